@@ -1,0 +1,34 @@
+// Content hashes (XXH3, 128 bits): they detect change and corruption, not an adversary.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace adept {
+
+/// Incremental XXH3-128.
+class Hasher {
+ public:
+  Hasher();
+  ~Hasher();
+  Hasher(Hasher&&) noexcept;
+  Hasher& operator=(Hasher&&) noexcept;
+
+  Hasher& update(std::span<const std::byte> bytes);
+  Hasher& update(std::string_view text);
+  /// "xxh3:" and 32 hexadecimal digits of everything so far.
+  std::string digest() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// Digest of one buffer.
+std::string hash_of(std::span<const std::byte> bytes);
+std::string hash_of(std::string_view text);
+
+}  // namespace adept

@@ -1,0 +1,94 @@
+#include "adept/core/progress.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <utility>
+
+namespace adept {
+namespace {
+
+constexpr double kLiveInterval = 0.2;  // seconds
+
+bool stderr_is_terminal() { return isatty(STDERR_FILENO) == 1; }
+
+}  // namespace
+
+std::string format_duration(double seconds) {
+  const auto total = static_cast<std::int64_t>(std::llround(std::max(0.0, seconds)));
+  const std::int64_t h = total / 3600, m = total / 60 % 60, s = total % 60;
+  return h > 0 ? fmt::format("{}:{:02}:{:02}", h, m, s) : fmt::format("{}:{:02}", m, s);
+}
+
+std::string format_count(std::int64_t value) {
+  std::string digits = std::to_string(value);
+  for (std::ptrdiff_t i = static_cast<std::ptrdiff_t>(digits.size()) - 3; i > (value < 0 ? 1 : 0); i -= 3)
+    digits.insert(static_cast<std::size_t>(i), ",");
+  return digits;
+}
+
+Progress::Progress(std::string stage, std::int64_t total, Options options)
+    : stage_(std::move(stage)),
+      total_(total),
+      options_(std::move(options)),
+      live_(stderr_is_terminal()),
+      start_(std::chrono::steady_clock::now()) {}
+
+Progress::~Progress() {
+  if (live_ && printed_ && !finished_) std::fputc('\n', stderr);
+}
+
+Progress& Progress::silent() {
+  static Progress progress("", 0, Options{.rate_unit = "", .plain_interval = 0, .quiet = true});
+  return progress;
+}
+
+double Progress::elapsed() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+}
+
+void Progress::update(std::int64_t done, std::int64_t work, const std::string& note) {
+  if (options_.quiet) return;
+  done_ = done;
+  work_ = work;
+  note_ = note;
+  const double now = elapsed();
+  if (now - last_print_ < (live_ ? kLiveInterval : options_.plain_interval)) return;
+  last_print_ = now;
+  print(false);
+}
+
+void Progress::finish(const std::string& note) {
+  if (options_.quiet || finished_) return;
+  if (!note.empty()) note_ = note;
+  print(true);
+  finished_ = true;
+}
+
+void Progress::print(bool last) {
+  const double seconds = elapsed();
+  std::string line = fmt::format("{:<10}", stage_);
+  if (total_ > 0)
+    line += fmt::format(" {}/{}", format_count(done_), format_count(total_));
+  else
+    line += fmt::format(" {}", format_count(done_));
+  if (!options_.rate_unit.empty() && work_ > 0 && seconds > 0)
+    line += fmt::format("  {} {}/s", format_count(static_cast<std::int64_t>(static_cast<double>(work_) / seconds)),
+                        options_.rate_unit);
+  if (!note_.empty()) line += "  " + note_;
+  if (last)
+    line += fmt::format("  in {}", format_duration(seconds));
+  else if (total_ > 0 && done_ > 0)
+    line += fmt::format("  {} left",
+                        format_duration(seconds * static_cast<double>(total_ - done_) / static_cast<double>(done_)));
+  if (live_)
+    fmt::print(stderr, "\r{}\x1b[K{}", line, last ? "\n" : "");
+  else
+    fmt::print(stderr, "{}\n", line);
+  std::fflush(stderr);
+  printed_ = true;
+}
+
+}  // namespace adept

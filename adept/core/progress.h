@@ -1,0 +1,58 @@
+// One line per long stage: live on a terminal, a plain line every few seconds when piped.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace adept {
+
+/// "1:05", "2:03:09": seconds for people.
+std::string format_duration(double seconds);
+/// "12,345": thousands separated.
+std::string format_count(std::int64_t value);
+
+/// Reports a stage's progress on standard error: done/total, rate, note, time left.
+class Progress {
+ public:
+  struct Options {
+    std::string rate_unit = "tok";  ///< what `work` counts, shown as "tok/s"; empty shows no rate
+    double plain_interval = 10.0;   ///< seconds between lines when standard error is not a terminal
+    bool quiet = false;             ///< prints nothing at all
+  };
+
+  /// `total` counts steps (0 if unknown). Nothing is printed before the first update.
+  Progress(std::string stage, std::int64_t total) : Progress(std::move(stage), total, Options()) {}
+  Progress(std::string stage, std::int64_t total, Options options);
+  /// Ends the line if the stage did not finish.
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  /// A Progress that prints nothing.
+  static Progress& silent();
+
+  /// `done` steps are done, `work` units of work were done in all (tokens), `note` is free text such as "loss 2.931".
+  void update(std::int64_t done, std::int64_t work = 0, const std::string& note = "");
+  /// Prints the last line with the total time.
+  void finish(const std::string& note = "");
+  /// Seconds since construction.
+  double elapsed() const;
+
+ private:
+  void print(bool last);
+
+  std::string stage_;
+  std::int64_t total_;
+  Options options_;
+  bool live_;
+  bool printed_ = false;
+  bool finished_ = false;
+  std::int64_t done_ = 0;
+  std::int64_t work_ = 0;
+  std::string note_;
+  std::chrono::steady_clock::time_point start_;
+  double last_print_ = 0;
+};
+
+}  // namespace adept

@@ -1,0 +1,20 @@
+// Stateless, counter-based randomness: every draw is a pure function of (seed, stream, counter), so there is no
+// generator state that a checkpoint could miss.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace adept {
+
+/// Independent streams of one seed. Values are part of the resume contract: never renumber.
+enum class RandomStream : std::uint64_t { kDocumentOrder = 1, kSampling = 2, kBootstrap = 3, kUnitProbe = 4 };
+
+/// 64 uniform random bits.
+std::uint64_t random_bits(std::uint64_t seed, RandomStream stream, std::uint64_t counter);
+/// Uniform in [0, 1), 53 bits.
+double random_uniform(std::uint64_t seed, RandomStream stream, std::uint64_t counter);
+/// Fisher-Yates shuffle in place; `salt` separates the shuffles of one stream (source, epoch).
+void random_shuffle(std::span<std::int64_t> values, std::uint64_t seed, RandomStream stream, std::uint64_t salt);
+
+}  // namespace adept

@@ -1,0 +1,27 @@
+include(GoogleTest)
+
+# adept_library(name LINK target...): the static library adept_<name> of every .cpp in the calling folder and below.
+function(adept_library name)
+  cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
+  if(sources)
+    add_library(adept_${name} STATIC ${sources})
+    target_include_directories(adept_${name} PUBLIC ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR}/generated)
+    target_link_libraries(adept_${name} PUBLIC ${ARG_LINK} PRIVATE adept_warnings)
+  else()
+    add_library(adept_${name} INTERFACE)
+    target_link_libraries(adept_${name} INTERFACE ${ARG_LINK})
+  endif()
+endfunction()
+
+# adept_test(name LINK target...): the GoogleTest program test_<name> of tests/unit/<name>/*.cpp.
+function(adept_test name)
+  cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp)
+  if(sources)
+    add_executable(test_${name} ${sources})
+    target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR})
+    target_link_libraries(test_${name} PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest_main adept_warnings)
+    add_test(NAME ${name} COMMAND test_${name})
+  endif()
+endfunction()

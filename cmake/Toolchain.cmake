@@ -1,0 +1,19 @@
+# Compiler settings of our own code: every warning is an error; ccache and mold where they are installed.
+find_program(ADEPT_CCACHE ccache)
+if(ADEPT_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${ADEPT_CCACHE})
+endif()
+find_program(ADEPT_MOLD mold)
+if(ADEPT_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+add_library(adept_warnings INTERFACE)
+target_compile_options(adept_warnings INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Werror
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)  # GCC 12 reports std::string::insert (gcc.gnu.org/PR105329)
+
+set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")
+if(ADEPT_SANITIZE)
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+endif()

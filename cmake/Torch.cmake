@@ -1,0 +1,40 @@
+# The imported target torch::torch, from the Python that has torch: -DADEPT_PYTHON=..., else $ADEPT_PYTHON, else the
+# project's .venv, else python3. A CPU or a CUDA build of torch will do, and no CUDA toolkit is needed: only ATen's
+# device-independent headers are used, and linking torch_cuda is what registers the device.
+if(NOT ADEPT_PYTHON)
+  if(DEFINED ENV{ADEPT_PYTHON})
+    set(ADEPT_PYTHON $ENV{ADEPT_PYTHON})
+  elseif(EXISTS ${CMAKE_SOURCE_DIR}/.venv/bin/python)
+    set(ADEPT_PYTHON ${CMAKE_SOURCE_DIR}/.venv/bin/python)
+  else()
+    set(ADEPT_PYTHON python3)
+  endif()
+endif()
+set(ADEPT_PYTHON ${ADEPT_PYTHON} CACHE STRING "Python that has torch >= 2.10")
+
+execute_process(
+  COMMAND ${ADEPT_PYTHON} -c "import torch, os; print(torch.__version__); print(os.path.dirname(torch.__file__)); print(int(torch._C._GLIBCXX_USE_CXX11_ABI))"
+  OUTPUT_VARIABLE torch_facts RESULT_VARIABLE torch_status ERROR_VARIABLE torch_error OUTPUT_STRIP_TRAILING_WHITESPACE)
+if(NOT torch_status EQUAL 0)
+  message(FATAL_ERROR "${ADEPT_PYTHON} cannot import torch: ${torch_error}\nRun scripts/setup, or pass -DADEPT_PYTHON=/path/to/python that has torch >= 2.10.")
+endif()
+string(REPLACE "\n" ";" torch_facts "${torch_facts}")
+list(GET torch_facts 0 ADEPT_TORCH_VERSION)
+list(GET torch_facts 1 torch_dir)
+list(GET torch_facts 2 torch_cxx11_abi)
+if(ADEPT_TORCH_VERSION VERSION_LESS 2.10)
+  message(FATAL_ERROR "torch ${ADEPT_TORCH_VERSION} in ${torch_dir} is too old: at least 2.10 is needed.")
+endif()
+message(STATUS "torch ${ADEPT_TORCH_VERSION} in ${torch_dir}")
+
+add_library(torch::torch INTERFACE IMPORTED)
+target_include_directories(torch::torch SYSTEM INTERFACE ${torch_dir}/include ${torch_dir}/include/torch/csrc/api/include)
+target_compile_definitions(torch::torch INTERFACE _GLIBCXX_USE_CXX11_ABI=${torch_cxx11_abi})
+set(torch_libraries torch torch_cpu c10)
+if(EXISTS ${torch_dir}/lib/libtorch_cuda.so)
+  list(APPEND torch_libraries torch_cuda c10_cuda)
+endif()
+target_link_directories(torch::torch INTERFACE ${torch_dir}/lib)
+# torch_cuda is used through registration alone, so the linker must not drop it.
+target_link_options(torch::torch INTERFACE -Wl,--no-as-needed -Wl,-rpath,${torch_dir}/lib)
+target_link_libraries(torch::torch INTERFACE ${torch_libraries})
