@@ -5,6 +5,8 @@
 namespace adept {
 namespace {
 
+__extension__ typedef unsigned __int128 Uint128;
+
 // The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
 std::uint64_t mix(std::uint64_t x) {
   x += 0x9e3779b97f4a7c15ULL;
@@ -26,7 +28,7 @@ double random_uniform(std::uint64_t seed, RandomStream stream, std::uint64_t cou
 void random_shuffle(std::span<std::int64_t> values, std::uint64_t seed, RandomStream stream, std::uint64_t salt) {
   const std::uint64_t key = random_bits(seed, stream, salt);
   for (std::size_t i = values.size(); i > 1; --i) {
-    const std::size_t j = static_cast<std::size_t>((static_cast<unsigned __int128>(mix(key ^ mix(i))) * i) >> 64);
+    const std::size_t j = static_cast<std::size_t>((static_cast<Uint128>(mix(key ^ mix(i))) * i) >> 64);
     std::swap(values[i - 1], values[j]);
   }
 }
