@@ -1,0 +1,41 @@
+#include "adept/io/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+
+#include "adept/io/posix.h"
+
+namespace adept::io {
+
+std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path) {
+  // O_NONBLOCK: opening a named pipe must not wait for a writer.
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd.is_open()) throw system_error(path, "open for reading", errno);
+  struct stat status = {};
+  if (::fstat(fd.get(), &status) != 0) throw system_error(path, "look at", errno);
+  if (!S_ISREG(status.st_mode))
+    throw DataError("{}: is {}; expected a regular file.", path.string(),
+                    S_ISDIR(status.st_mode) ? "a folder" : "a device or a pipe");
+  const auto size = static_cast<std::size_t>(status.st_size);
+  std::span<const std::byte> bytes;
+  if (size > 0) {
+    void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+    if (address == MAP_FAILED) throw system_error(path, "map into memory", errno);
+    bytes = {static_cast<const std::byte*>(address), size};
+  }
+  try {
+    return std::shared_ptr<const MappedFile>(new MappedFile(path, bytes));
+  } catch (...) {
+    if (size > 0) ::munmap(const_cast<std::byte*>(bytes.data()), size);
+    throw;
+  }
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+}  // namespace adept::io

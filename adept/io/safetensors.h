@@ -1,0 +1,74 @@
+// The safetensors format: an 8-byte little-endian header length, a JSON header, then the tensors' bytes.
+// https://github.com/huggingface/safetensors#format
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "adept/core/dtype.h"
+#include "adept/io/mapped_file.h"
+
+namespace adept::io {
+
+/// A named tensor whose bytes (row-major, little-endian) belong to somebody else.
+struct TensorView {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<std::int64_t> shape;  ///< empty for a scalar; a dimension may be 0
+  std::span<const std::byte> data;  ///< num_elements() * dtype_size(dtype) bytes
+
+  /// Product of the shape; 1 for a scalar.
+  std::int64_t num_elements() const;
+  /// Whether `data` may be read as the element type in place. Files of other writers may begin their data anywhere.
+  bool is_aligned() const;
+};
+
+/// "F32 [2, 3]", for messages.
+std::string describe(const TensorView& tensor);
+
+/// A memory-mapped safetensors file. Immutable; its tensors point into the mapping and live as long as this object.
+class SafetensorsFile {
+ public:
+  /// Maps the file and checks every rule of the format; nothing is read but the header.
+  ///
+  /// The header is a UTF-8 JSON object of at most 100 MB that starts with '{' (spaces may follow it) and has no
+  /// duplicate keys; each tensor has exactly dtype, shape and data_offsets; its bytes are shape times dtype; all
+  /// tensors together cover the rest of the file, without overlap or hole; `__metadata__` maps strings to strings.
+  /// Two limits are this reader's own: at most 64 dimensions, and a product of the non-zero dimensions below 2^63
+  /// bytes. Throws DataError that names the file, the tensor, what was found and what was expected.
+  static std::shared_ptr<const SafetensorsFile> open(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return mapping_->path(); }
+  /// In the order of their bytes in the file.
+  const std::vector<TensorView>& tensors() const { return tensors_; }
+  /// Null if there is no such tensor.
+  const TensorView* find(std::string_view name) const;
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+
+ private:
+  SafetensorsFile() = default;
+
+  std::shared_ptr<const MappedFile> mapping_;
+  std::vector<TensorView> tensors_;
+  std::unordered_map<std::string_view, std::size_t> index_;
+  std::map<std::string, std::string> metadata_;
+};
+
+/// Writes a file atomically and durably. The tensors are written one after the other from where they are.
+///
+/// Tensors are laid out as the official library does, by element type (widest alignment first) and then by name, and
+/// the header is padded with spaces to a multiple of 8 bytes, so that the result is the file that `safetensors` writes.
+/// Throws DataError on a failed write, a header above 100 MB, or a name that is not UTF-8; InternalError on duplicate
+/// names or on data that does not match its shape.
+void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
+                       const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+
+}  // namespace adept::io
