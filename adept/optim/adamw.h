@@ -1,0 +1,67 @@
+// AdamW with one learning rate per unit (Loshchilov & Hutter, arXiv 1711.05101; ADEPT, section 3.3).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace adept::optim {
+
+struct AdamWOptions {
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.0;  ///< decoupled; applied to matrices, never to norm gains and biases
+};
+
+/// One trainable tensor: its fp32 master and the fp32 gradient of the current step. Both are shared with the owner and
+/// updated in place.
+struct Parameter {
+  std::string name;
+  at::Tensor master;  ///< fp32
+  at::Tensor grad;    ///< fp32, same shape, summed over the whole global batch
+};
+
+/// The optimizer's memory of one parameter.
+struct Moments {
+  at::Tensor exp_avg;     ///< fp32
+  at::Tensor exp_avg_sq;  ///< fp32
+};
+
+/// One entry per unit. With every rate equal it is torch.optim.AdamW(fused=True) bit for bit; a rate of 0 leaves the
+/// unit's weights bit-identical (its moments still move).
+class AdamW {
+ public:
+  /// Moments start at zero. Throws InternalError for masters that are not fp32 or names that repeat.
+  AdamW(std::vector<Parameter> parameters, AdamWOptions options);
+
+  /// One update. `learning_rates` holds the rate of every parameter by name, the schedule included; a missing or an
+  /// unknown name is an InternalError. Gradients are multiplied by `grad_factor` (clipping) on the way.
+  void step(const std::map<std::string, double>& learning_rates, double grad_factor = 1.0);
+
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  const AdamWOptions& options() const { return options_; }
+  /// By parameter name; writing through the tensors restores a state.
+  const std::map<std::string, Moments>& moments() const { return moments_; }
+  /// Updates made so far; they set the bias correction.
+  std::int64_t num_updates() const { return num_updates_; }
+  void set_num_updates(std::int64_t num_updates) { num_updates_ = num_updates; }
+
+ private:
+  std::vector<Parameter> parameters_;
+  AdamWOptions options_;
+  std::map<std::string, Moments> moments_;
+  std::int64_t num_updates_ = 0;
+};
+
+/// 2-norm of all gradients together, accumulated in fp64. Not finite if any gradient is not.
+double global_grad_norm(const std::vector<Parameter>& parameters);
+
+/// Factor that brings a global norm down to `max_norm`; 1 if it is smaller or max_norm is 0 (no clipping). The formula
+/// is that of torch.nn.utils.clip_grad_norm_.
+double clip_factor(double norm, double max_norm);
+
+}  // namespace adept::optim

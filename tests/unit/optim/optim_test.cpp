@@ -1,0 +1,142 @@
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "adept/core/error.h"
+#include "adept/optim/adamw.h"
+#include "adept/optim/schedule.h"
+
+namespace adept::optim {
+namespace {
+
+std::vector<Parameter> two_parameters() {
+  const auto options = at::TensorOptions().dtype(at::kFloat);
+  return {{"matrix", at::randn({7, 19}, options), at::randn({7, 19}, options)},
+          {"gain", at::randn({33}, options), at::randn({33}, options)}};
+}
+
+// The update of AdamW written out, in fp64.
+at::Tensor adamw_by_hand(const at::Tensor& start, const at::Tensor& grad, double rate, const AdamWOptions& o,
+                         double decay, int updates) {
+  at::Tensor p = start.to(at::kDouble), g = grad.to(at::kDouble), m = at::zeros_like(p), v = at::zeros_like(p);
+  for (int t = 1; t <= updates; ++t) {
+    p = p * (1 - rate * decay);
+    m = o.beta1 * m + (1 - o.beta1) * g;
+    v = o.beta2 * v + (1 - o.beta2) * g * g;
+    const at::Tensor m_hat = m / (1 - std::pow(o.beta1, t)), v_hat = v / (1 - std::pow(o.beta2, t));
+    p = p - rate * m_hat / (v_hat.sqrt() + o.eps);
+  }
+  return p;
+}
+
+TEST(AdamW, FollowsTheFormulaWithARatePerUnitAndDecaysMatricesOnly) {
+  const auto parameters = two_parameters();
+  const at::Tensor matrix = parameters[0].master.clone(), gain = parameters[1].master.clone();
+  const AdamWOptions options{.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
+  AdamW adamw(parameters, options);
+  for (int i = 0; i < 3; ++i) adamw.step({{"matrix", 1e-2}, {"gain", 3e-2}});
+  const at::Tensor matrix_error =
+      (adamw_by_hand(matrix, parameters[0].grad, 1e-2, options, 0.1, 3) - parameters[0].master).abs().max();
+  const at::Tensor gain_error =
+      (adamw_by_hand(gain, parameters[1].grad, 3e-2, options, 0.0, 3) - parameters[1].master).abs().max();
+  EXPECT_LE(matrix_error.item<double>(), 1e-6);
+  EXPECT_LE(gain_error.item<double>(), 1e-6);
+}
+
+TEST(AdamW, EqualRatesAreThePlainFusedUpdateBitForBit) {
+  const auto parameters = two_parameters();
+  std::vector<at::Tensor> values, grads, first, second, counts;
+  for (const Parameter& p : parameters) {
+    values.push_back(p.master.clone());
+    grads.push_back(p.grad.clone());
+    first.push_back(at::zeros_like(p.master));
+    second.push_back(at::zeros_like(p.master));
+    counts.push_back(at::full({}, 1.0, p.master.options()));
+  }
+  at::_fused_adamw_(values, grads, first, second, {}, counts, 1e-3, 0.9, 0.95, 0.0, 1e-8, false, false);
+  AdamW adamw(parameters, {});
+  adamw.step({{"matrix", 1e-3}, {"gain", 1e-3}});
+  EXPECT_TRUE(at::equal(values[0], parameters[0].master));
+  EXPECT_TRUE(at::equal(values[1], parameters[1].master));
+}
+
+TEST(AdamW, ARateOfZeroLeavesTheUnitBitIdentical) {
+  const auto parameters = two_parameters();
+  const at::Tensor before = parameters[0].master.clone(), other = parameters[1].master.clone();
+  AdamW adamw(parameters, {.weight_decay = 0.5});
+  adamw.step({{"matrix", 0.0}, {"gain", 1e-3}});
+  EXPECT_TRUE(at::equal(before, parameters[0].master));
+  EXPECT_FALSE(at::equal(other, parameters[1].master));
+}
+
+TEST(AdamW, ClippingScalesTheGradientInsideTheUpdate) {
+  const auto parameters = two_parameters();
+  auto scaled = two_parameters();
+  for (std::size_t i = 0; i < 2; ++i) {
+    scaled[i].master.copy_(parameters[i].master);
+    scaled[i].grad.copy_(parameters[i].grad * 0.25);
+  }
+  AdamW clipped(parameters, {}), plain(scaled, {});
+  clipped.step({{"matrix", 1e-3}, {"gain", 1e-3}}, 0.25);
+  plain.step({{"matrix", 1e-3}, {"gain", 1e-3}});
+  EXPECT_TRUE(at::equal(parameters[0].master, scaled[0].master));
+}
+
+TEST(AdamW, RefusesMissingRatesAndRepeatedNames) {
+  auto parameters = two_parameters();
+  AdamW adamw(parameters, {});
+  EXPECT_THROW(adamw.step({{"matrix", 1.0}}), InternalError);
+  EXPECT_THROW(adamw.step({{"matrix", 1.0}, {"other", 1.0}}), InternalError);
+  parameters[1].name = "matrix";
+  EXPECT_THROW(AdamW(parameters, {}), InternalError);
+}
+
+TEST(GradNorm, IsTheNormOfAllGradientsTogetherAndShowsNonFiniteValues) {
+  auto parameters = two_parameters();
+  const double expected = std::sqrt(parameters[0].grad.to(at::kDouble).square().sum().item<double>() +
+                                    parameters[1].grad.to(at::kDouble).square().sum().item<double>());
+  EXPECT_NEAR(global_grad_norm(parameters), expected, 1e-9 * expected);
+  parameters[1].grad[3] = std::numeric_limits<float>::infinity();
+  EXPECT_FALSE(std::isfinite(global_grad_norm(parameters)));
+  parameters[1].grad[3] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_FALSE(std::isfinite(global_grad_norm(parameters)));
+}
+
+TEST(GradNorm, ClipFactorOnlyEverShrinks) {
+  EXPECT_EQ(clip_factor(0.5, 1.0), 1.0);
+  EXPECT_EQ(clip_factor(100.0, 0.0), 1.0);
+  EXPECT_NEAR(clip_factor(4.0, 1.0), 0.25, 1e-6);
+}
+
+TEST(Schedule, WarmsUpLinearlyFromTheFirstStep) {
+  const Schedule s{.kind = ScheduleKind::kConstant, .total_steps = 10, .warmup_steps = 4};
+  EXPECT_DOUBLE_EQ(s.factor(0), 0.25);
+  EXPECT_DOUBLE_EQ(s.factor(3), 1.0);
+  EXPECT_DOUBLE_EQ(s.factor(9), 1.0);
+}
+
+TEST(Schedule, LinearAndCosineEndAtTheMinimum) {
+  for (const ScheduleKind kind : {ScheduleKind::kLinear, ScheduleKind::kCosine}) {
+    const Schedule s{.kind = kind, .total_steps = 110, .warmup_steps = 10, .min_ratio = 0.1};
+    EXPECT_DOUBLE_EQ(s.factor(10), 1.0);
+    EXPECT_NEAR(s.factor(60), 0.55, 1e-12);
+    EXPECT_NEAR(s.factor(110), 0.1, 1e-12);
+    EXPECT_NEAR(s.factor(500), 0.1, 1e-12);
+  }
+  const Schedule cosine{.kind = ScheduleKind::kCosine, .total_steps = 100};
+  EXPECT_NEAR(cosine.factor(25), 0.5 * (1 + std::sqrt(0.5)), 1e-12);
+}
+
+TEST(Schedule, WsdIsStableUntilTheDecay) {
+  const Schedule s{
+      .kind = ScheduleKind::kWsd, .total_steps = 100, .warmup_steps = 10, .decay_steps = 20, .min_ratio = 0.0};
+  EXPECT_DOUBLE_EQ(s.factor(10), 1.0);
+  EXPECT_DOUBLE_EQ(s.factor(80), 1.0);
+  EXPECT_NEAR(s.factor(90), 0.5, 1e-12);
+  EXPECT_NEAR(s.factor(100), 0.0, 1e-12);
+}
+
+}  // namespace
+}  // namespace adept::optim
