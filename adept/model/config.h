@@ -1,0 +1,49 @@
+// What a config.json of the Hugging Face layout says about a decoder, checked before anything is allocated.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "adept/core/dtype.h"
+#include "adept/core/json.h"
+#include "adept/nn/rope.h"
+
+namespace adept::model {
+
+/// A Llama-like decoder: pre-norm blocks of grouped-query attention with rotary positions and a gated SiLU
+/// feed-forward. Names are those of config.json.
+struct ModelConfig {
+  std::string model_type;  ///< "llama", "mistral", "qwen2", "qwen3"
+  std::int64_t num_hidden_layers = 0;
+  std::int64_t hidden_size = 0;
+  std::int64_t intermediate_size = 0;
+  std::int64_t num_attention_heads = 0;
+  std::int64_t num_key_value_heads = 0;
+  std::int64_t head_dim = 0;
+  std::int64_t vocab_size = 0;
+  std::int64_t max_position_embeddings = 0;  ///< tokens; a hint, nothing here is limited by it
+  double rms_norm_eps = 1e-6;
+  nn::RopeParameters rope;
+  bool tie_word_embeddings = false;
+  bool qkv_bias = false;                     ///< biases of q_proj, k_proj, v_proj
+  bool o_bias = false;                       ///< bias of o_proj
+  bool mlp_bias = false;                     ///< biases of gate_proj, up_proj, down_proj
+  bool qk_norm = false;                      ///< RMS norms of each head's queries and keys
+  std::vector<std::int64_t> sliding_window;  ///< per layer: tokens that a query sees, itself included; 0 = all
+  std::optional<std::int64_t> bos_token_id;
+  std::vector<std::int64_t> eos_token_ids;  ///< empty: never ends by itself
+  std::optional<DType> dtype;               ///< torch_dtype / dtype: what the weights were saved in; a hint
+  Json source;                              ///< the file as read, key order kept, so that it can be written back
+};
+
+/// Reads and checks `source`; `where` names the file in messages. Every key is understood, known to be harmless, or
+/// refused by name. Throws DataError with all problems at once.
+ModelConfig parse_model_config(const Json& source, const std::string& where);
+
+/// Reads model_dir/config.json. Throws DataError.
+ModelConfig read_model_config(const std::filesystem::path& model_dir);
+
+}  // namespace adept::model

@@ -1,0 +1,34 @@
+// From a model directory to weights in memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+
+#include "adept/io/weight_files.h"
+#include "adept/model/config.h"
+#include "adept/model/weights.h"
+
+namespace adept::model {
+
+struct LoadOptions {
+  at::ScalarType dtype = at::kFloat;  ///< what the model computes in: fp32 or bf16
+  at::Device device = at::kCPU;
+};
+
+/// Loads every parameter of `config` from `files`, converted once to the compute dtype; where the file has that dtype
+/// and the device is the CPU, the tensor is the file's mapping itself (read-only) and costs no memory.
+///
+/// Throws DataError naming every missing, unexpected or mis-shaped tensor, all at once. Accepted beside the table:
+/// rotary inv_freq buffers, and the lm_head.weight of a tied model if it equals the embeddings.
+Weights load_weights(const ModelConfig& config, const io::WeightFiles& files, const LoadOptions& options = {});
+
+struct LoadedModel {
+  ModelConfig config;
+  Weights weights;
+};
+
+/// read_model_config, WeightFiles::open and load_weights.
+LoadedModel load_model(const std::filesystem::path& model_dir, const LoadOptions& options = {});
+
+}  // namespace adept::model

@@ -1,0 +1,28 @@
+// The vocabulary projection and next-token cross-entropy in one, chunk by chunk over tokens, so that no tensor of
+// (tokens x vocabulary) ever exists.
+//
+// Legend: N tokens (any leading shape), D model width, V vocabulary.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace adept::nn {
+
+/// Positions with this target carry no loss.
+inline constexpr std::int64_t kIgnoreIndex = -100;
+
+/// Sum over the positions with a target of -log softmax(hidden head^T)[target], in nats: a scalar in fp32 (fp64 for
+/// fp64 inputs). Divide by the number of targets to get the mean.
+///
+/// hidden (..., D), head (V, D), targets (...) int64 in 0 .. V-1 or kIgnoreIndex. Only positions with a target go
+/// through the vocabulary GEMM. Logits are rounded to the dtype of `hidden`, the rest is fp32. Differentiable once with
+/// respect to hidden and head; whichever gradient is needed is computed in the forward pass, the head's is accumulated
+/// in fp32. Throws DataError if a target is outside the vocabulary.
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets);
+
+/// The loss of each position, in the shape of `targets`, fp32, 0 where there is no target. Never builds a graph.
+at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets);
+
+}  // namespace adept::nn
