@@ -20,6 +20,7 @@ import argparse
 import bz2
 import collections
 import hashlib
+import html
 import json
 import pathlib
 import re
@@ -43,8 +44,8 @@ class InputError(Exception):
 # ---- the ontology ----------------------------------------------------------------------------------------------------
 
 def unescape_obo(text):
-    """OBO 1.4 escapes: https://owlcollab.github.io/oboformat/doc/obo-syntax.html"""
-    return re.sub(r"\\(.)", lambda match: {"n": " ", "W": " ", "t": " "}.get(match.group(1), match.group(1)), text)
+    """OBO 1.4 escapes, and HTML's, which the ontology holds too: https://owlcollab.github.io/oboformat/doc/obo-syntax.html"""
+    return html.unescape(re.sub(r"\\(.)", lambda match: " " if match.group(1) in "nWt" else match.group(1), text))
 
 
 def read_obo_terms(path):
