@@ -1,8 +1,11 @@
 #include "adept/core/json.h"
 
-#include <fstream>
-#include <iterator>
+#include <cstdio>
+#include <limits>
+#include <memory>
 #include <set>
+#include <system_error>
+#include <type_traits>
 #include <vector>
 
 #include "adept/core/error.h"
@@ -10,37 +13,72 @@
 namespace adept {
 namespace {
 
-constexpr int kMaxDepth = 256;
+constexpr std::size_t kMaxShownKey = 200;
+constexpr std::size_t kMaxShownFault = 400;
 
-}  // namespace
+std::string shortened(std::string text, std::size_t limit) {
+  if (text.size() > limit) text = text.substr(0, limit) + "...";
+  return text;
+}
 
-Json parse_json(std::string_view text, const std::string& where) {
+template <typename Document>
+Document parse(std::string_view text, const std::string& where) {
+  constexpr std::size_t kMaxKeys =
+      std::is_same_v<Document, Json> ? kMaxJsonKeys : std::numeric_limits<std::size_t>::max();
   std::vector<std::set<std::string>> keys;
-  const auto on_event = [&](int depth, nlohmann::detail::parse_event_t event, Json& value) {
+  const auto on_event = [&](int depth, nlohmann::detail::parse_event_t event, Document& value) {
     using Event = nlohmann::detail::parse_event_t;
-    if (depth > kMaxDepth)
-      throw DataError("{}: nested deeper than {} levels; no such file is expected here.", where, kMaxDepth);
+    if (depth > kMaxJsonDepth)
+      throw DataError("{}: nested deeper than {} levels; no such file is expected here.", where, kMaxJsonDepth);
     if (event == Event::object_start) keys.emplace_back();
     if (event == Event::object_end) keys.pop_back();
-    if (event == Event::key && !keys.back().insert(value.get<std::string>()).second)
-      throw DataError("{}: the key \"{}\" appears twice in one object; remove one.", where, value.get<std::string>());
+    if (event == Event::key) {
+      const auto& key = value.template get_ref<const std::string&>();
+      if (!keys.back().insert(key).second)
+        throw DataError("{}: the key \"{}\" appears twice in one object; remove one.", where,
+                        shortened(key, kMaxShownKey));
+      if (keys.back().size() > kMaxKeys)
+        throw DataError("{}: an object has more than {} keys; no such file is expected here.", where, kMaxKeys);
+    }
     return true;
   };
+  // The parser takes a NUL for the end of the text, and so would ignore all that follows.
+  if (const auto nul = text.find('\0'); nul != std::string_view::npos)
+    throw DataError("{}: not valid JSON: a NUL at byte {}.", where, nul);
   try {
-    return Json::parse(text.begin(), text.end(), on_event);
-  } catch (const Json::exception& error) {
+    return Document::parse(text.begin(), text.end(), on_event);
+  } catch (const nlohmann::json::exception& error) {
     std::string what = error.what();
-    const auto start = what.find("parse error");
-    throw DataError("{}: not valid JSON: {}.", where, start == std::string::npos ? what : what.substr(start));
+    if (const auto start = what.find("parse error"); start != std::string::npos) what = what.substr(start);
+    throw DataError("{}: not valid JSON: {}.", where, shortened(what, kMaxShownFault));
   }
 }
 
-Json read_json(const std::filesystem::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) throw DataError("{}: cannot be opened; expected a JSON file.", path.string());
-  const std::string text{std::istreambuf_iterator<char>(stream), {}};
-  if (stream.bad()) throw DataError("{}: cannot be read.", path.string());
-  return parse_json(text, path.string());
+std::string read_text(const std::filesystem::path& path) {
+  const auto reason = [] { return std::generic_category().message(errno); };
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rbe"), std::fclose);
+  if (!file) throw DataError("{}: cannot be opened: {}; expected a JSON file.", path.string(), reason());
+  std::string text;
+  std::vector<char> buffer(1 << 16);
+  while (const std::size_t count = std::fread(buffer.data(), 1, buffer.size(), file.get())) {
+    text.append(buffer.data(), count);
+    if (static_cast<std::int64_t>(text.size()) > kMaxJsonBytes)
+      throw DataError("{}: larger than {} bytes; no such JSON file is expected here.", path.string(), kMaxJsonBytes);
+  }
+  if (std::ferror(file.get()) != 0) throw DataError("{}: cannot be read: {}.", path.string(), reason());
+  return text;
+}
+
+}  // namespace
+
+Json parse_json(std::string_view text, const std::string& where) { return parse<Json>(text, where); }
+
+SortedJson parse_sorted_json(std::string_view text, const std::string& where) { return parse<SortedJson>(text, where); }
+
+Json read_json(const std::filesystem::path& path) { return parse_json(read_text(path), path.string()); }
+
+SortedJson read_sorted_json(const std::filesystem::path& path) {
+  return parse_sorted_json(read_text(path), path.string());
 }
 
 }  // namespace adept

@@ -1,19 +1,31 @@
 // JSON as used everywhere here: key order is kept, so that a config.json is written back as it was read.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 
 namespace adept {
 
+/// For documents with up to a few thousand keys per object (each look-up goes through all keys).
 using Json = nlohmann::ordered_json;
+/// For large documents (an index of weights, a vocabulary): keys are sorted, look-ups take logarithmic time.
+using SortedJson = nlohmann::json;
+
+/// What parse and read refuse, so that hostile text cannot take unbounded time or memory.
+inline constexpr std::int64_t kMaxJsonBytes = std::int64_t{256} << 20;  ///< of a file
+inline constexpr int kMaxJsonDepth = 256;
+inline constexpr std::size_t kMaxJsonKeys = 20'000;  ///< of one object of a Json; a SortedJson has no such limit
 
 /// Parses a whole file. Throws DataError with the path, and the line and column of the first fault. Bytes that are not
-/// UTF-8, duplicate keys and nesting beyond 256 levels are faults.
+/// UTF-8, a NUL, duplicate keys and the limits above are faults.
 Json read_json(const std::filesystem::path& path);
+SortedJson read_sorted_json(const std::filesystem::path& path);
 
 /// Parses text; `where` names it in errors.
 Json parse_json(std::string_view text, const std::string& where);
+SortedJson parse_sorted_json(std::string_view text, const std::string& where);
 
 }  // namespace adept

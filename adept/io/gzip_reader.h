@@ -58,6 +58,7 @@ class LineReader {
 
  private:
   bool fill();
+  void skip_byte_order_mark();
   void skip_rest_of_line();
 
   ByteReader reader_;
@@ -66,6 +67,7 @@ class LineReader {
   std::size_t begin_ = 0;
   std::size_t end_ = 0;
   std::int64_t line_number_ = 0;
+  bool at_start_ = true;
   bool inside_long_line_ = false;
 };
 

@@ -1,0 +1,153 @@
+#include "adept/io/hub.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include "adept/core/error.h"
+#include "adept/io/atomic_file.h"
+#include "adept/io/gzip_reader.h"
+#include "adept/io/mapped_file.h"
+
+namespace adept::io {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr std::int64_t kMaxRefBytes = 4096;
+
+std::optional<fs::path> environment_path(const char* name) {
+  const char* value = std::getenv(name);
+  if (value == nullptr || *value == '\0') return std::nullopt;
+  const std::string text = value;
+  const char* home = std::getenv("HOME");
+  if (home != nullptr && (text == "~" || text.starts_with("~/"))) return fs::path(home + text.substr(1));
+  return fs::path(text);
+}
+
+fs::path cache_directory() {
+  if (const auto path = environment_path("HF_HUB_CACHE")) return *path;
+  if (const auto path = environment_path("HF_HOME")) return *path / "hub";
+  if (const auto path = environment_path("XDG_CACHE_HOME")) return *path / "huggingface" / "hub";
+  if (const auto path = environment_path("HOME")) return *path / ".cache" / "huggingface" / "hub";
+  throw DataError("the Hugging Face cache cannot be found: none of HF_HUB_CACHE, HF_HOME, HOME is set; set one.");
+}
+
+bool is_name(std::string_view text) {
+  const auto is_allowed = [](unsigned char c) { return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.'; };
+  return !text.empty() && text.front() != '.' && text.find("..") == std::string_view::npos &&
+         std::all_of(text.begin(), text.end(), is_allowed);
+}
+
+// A branch may contain slashes ("refs/pr/1"); each part is a name, so that no part leads out of the cache.
+bool is_revision(std::string_view text) {
+  for (;;) {
+    const auto slash = text.find('/');
+    if (!is_name(text.substr(0, slash))) return false;
+    if (slash == std::string_view::npos) return true;
+    text.remove_prefix(slash + 1);
+  }
+}
+
+struct HubId {
+  std::string repository;  // "org/name"; old models have no organisation
+  std::string revision;    // empty: main
+};
+
+std::optional<HubId> parse_hub_id(const std::string& text) {
+  const auto at = text.find('@');
+  HubId id{text.substr(0, at), at == std::string::npos ? "" : text.substr(at + 1)};
+  const auto slash = id.repository.find('/');
+  const bool is_valid = is_name(id.repository.substr(0, slash)) &&
+                        (slash == std::string::npos || is_name(id.repository.substr(slash + 1))) &&
+                        (at == std::string::npos || is_revision(id.revision));
+  if (!is_valid) return std::nullopt;
+  return id;
+}
+
+std::vector<std::string> snapshots(const fs::path& repository) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator it(repository / "snapshots", error), end; !error && it != end; it.increment(error))
+    names.push_back(it->path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+DataError miss(const HubId& id, const fs::path& repository) {
+  std::string present;
+  for (const std::string& name : snapshots(repository)) present += (present.empty() ? "" : ", ") + name;
+  return DataError(
+      "{}{}{}: is neither a folder nor in the local Hugging Face cache ({}){}. Download it with "
+      "`hf download {}{}`.",
+      id.repository, id.revision.empty() ? "" : "@", id.revision, repository.string(),
+      present.empty() ? "" : fmt::format("; there are other revisions: {}", present), id.repository,
+      id.revision.empty() ? "" : " --revision " + id.revision);
+}
+
+fs::path resolve_hub_id(const HubId& id) {
+  std::string folder = "models--" + id.repository;
+  if (const auto slash = folder.find('/'); slash != std::string::npos) folder.replace(slash, 1, "--");
+  const fs::path repository = cache_directory() / folder;
+  const std::string revision = id.revision.empty() ? "main" : id.revision;
+  std::string commit = revision;
+  std::error_code ignored;
+  if (const fs::path ref = repository / "refs" / revision; fs::is_regular_file(ref, ignored)) {
+    commit = read_text_file(ref, kMaxRefBytes);
+    while (!commit.empty() && std::isspace(static_cast<unsigned char>(commit.back())) != 0) commit.pop_back();
+    if (!is_name(commit))
+      throw DataError("{}: does not hold the name of a commit. Remove it and run `hf download {}` again.", ref.string(),
+                      id.repository);
+  }
+  fs::path snapshot = repository / "snapshots" / commit;
+  if (!fs::is_directory(snapshot, ignored)) throw miss(id, repository);
+  return snapshot;
+}
+
+}  // namespace
+
+fs::path resolve_model(const std::string& directory_or_hub_id) {
+  const fs::path path(directory_or_hub_id);
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored)) return path;
+  if (path.extension() == ".gguf")
+    throw DataError("{}: a GGUF file is not used directly; convert it with `adept import-gguf --gguf {} --out DIR`.",
+                    path.string(), path.string());
+  if (fs::exists(path, ignored))
+    throw DataError("{}: is a file; expected the folder of a model or a hub id such as org/name.", path.string());
+  const std::optional<HubId> id = parse_hub_id(directory_or_hub_id);
+  if (!id)
+    throw DataError(
+        "{}: there is no such folder, and it is no hub id; expected the folder of a model, or org/name or "
+        "org/name@revision.",
+        directory_or_hub_id.empty() ? "the model \"\"" : directory_or_hub_id);
+  return resolve_hub_id(*id);
+}
+
+const std::vector<std::string_view>& tokenizer_file_names() {
+  static const std::vector<std::string_view> names = {"tokenizer.json",
+                                                      "tokenizer_config.json",
+                                                      "special_tokens_map.json",
+                                                      "vocab.json",
+                                                      "merges.txt",
+                                                      "tokenizer.model",
+                                                      "added_tokens.json",
+                                                      "chat_template.jinja",
+                                                      "generation_config.json"};
+  return names;
+}
+
+void copy_tokenizer_files(const fs::path& from_dir, const fs::path& to_dir) {
+  for (const std::string_view name : tokenizer_file_names()) {
+    const fs::path source = from_dir / name;
+    std::error_code error;
+    const fs::file_status status = fs::symlink_status(source, error);
+    if (status.type() == fs::file_type::not_found) continue;
+    // A link that leads nowhere is a broken download, not an absent file: opening it says so.
+    write_file_atomically(to_dir / name, MappedFile::open(source)->bytes());
+  }
+}
+
+}  // namespace adept::io

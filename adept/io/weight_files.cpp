@@ -1,0 +1,273 @@
+#include "adept/io/weight_files.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+
+#include "adept/core/error.h"
+#include "adept/core/hash.h"
+#include "adept/core/json.h"
+#include "adept/core/nearest_name.h"
+#include "adept/io/atomic_file.h"
+#include "adept/io/text_quote.h"
+
+namespace adept::io {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr char kSingleFile[] = "model.safetensors";
+constexpr char kIndexFile[] = "model.safetensors.index.json";
+constexpr std::size_t kMaxReported = 20;
+constexpr std::size_t kLongestSuggestion = 200;
+
+// Many faults of one kind are cut to the first few, with the number of the others.
+void throw_faults(const fs::path& where, const std::vector<std::string>& faults) {
+  if (faults.empty()) return;
+  std::string message =
+      fmt::format("{}: the weights are not complete or do not agree with their index:", where.string());
+  for (std::size_t i = 0; i < std::min(faults.size(), kMaxReported); ++i) message += "\n  " + faults[i];
+  if (faults.size() > kMaxReported) message += fmt::format("\n  ... and {} more", faults.size() - kMaxReported);
+  throw DataError(message + "\nGet the model again, or mend the index.");
+}
+
+DataError no_weights_error(const fs::path& model_dir) {
+  std::error_code error;
+  if (!fs::is_directory(model_dir, error))
+    return DataError("{}: is not a folder; expected a model.", model_dir.string());
+  std::set<std::string> gguf, others;
+  for (fs::directory_iterator it(model_dir, error), end; !error && it != end; it.increment(error)) {
+    const fs::path name = it->path().filename();
+    if (name.extension() == ".gguf") gguf.insert(name.string());
+    if (name.extension() == ".bin" || name.extension() == ".pth" || name.extension() == ".pt")
+      others.insert(name.string());
+  }
+  const std::string found = fmt::format("{}: has neither {} nor {}", model_dir.string(), kSingleFile, kIndexFile);
+  if (!gguf.empty())
+    return DataError("{}, but {}. Convert it with `adept import-gguf --gguf {} --out DIR`.", found, *gguf.begin(),
+                     (model_dir / *gguf.begin()).string());
+  if (!others.empty())
+    return DataError(
+        "{}, but {}, a pickle that is not read here. Save the model as safetensors: in Python, "
+        "AutoModelForCausalLM.from_pretrained(\"{}\").save_pretrained(DIR).",
+        found, *others.begin(), model_dir.string());
+  return DataError("{}. Expected a Hugging Face model; if a download was interrupted, repeat it.", found);
+}
+
+using WeightMap = std::map<std::string, std::string>;  // tensor -> file
+
+struct Index {
+  WeightMap weight_map;
+  std::optional<std::uint64_t> total_size;
+};
+
+bool is_plain_file_name(const std::string& name) {
+  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
+         name.find('\0') == std::string::npos;
+}
+
+Index read_index(const fs::path& path) {
+  const nlohmann::json json = read_sorted_json(path);
+  const auto map = json.is_object() ? json.find("weight_map") : json.end();
+  if (!json.is_object() || map == json.end() || !map->is_object())
+    throw DataError(
+        "{}: has no object \"weight_map\"; expected {{\"metadata\": ..., \"weight_map\": {{tensor: file}}}}.",
+        path.string());
+  Index index;
+  std::vector<std::string> faults;
+  for (const auto& [name, file] : map->items()) {
+    if (!file.is_string())
+      faults.push_back(fmt::format("tensor {}: the file is {}; expected a string", quote(name), file.type_name()));
+    else if (!is_plain_file_name(file.get_ref<const std::string&>()))
+      faults.push_back(fmt::format("tensor {}: the file {} is not a plain file name in this folder", quote(name),
+                                   quote(file.get_ref<const std::string&>())));
+    else
+      index.weight_map.emplace(name, file.get<std::string>());
+  }
+  throw_faults(path, faults);
+  const auto metadata = json.find("metadata");
+  if (metadata != json.end() && metadata->is_object()) {
+    const auto size = metadata->find("total_size");
+    if (size != metadata->end() && size->is_number_unsigned()) index.total_size = size->get<std::uint64_t>();
+  }
+  return index;
+}
+
+// `expected` is the part of `weight_map` that belongs to this shard.
+void check_shard(const SafetensorsFile& file, const std::string& name, const WeightMap& expected,
+                 const WeightMap& weight_map, std::vector<std::string>& faults) {
+  for (const TensorView& tensor : file.tensors()) {
+    const auto entry = weight_map.find(tensor.name);
+    if (entry == weight_map.end())
+      faults.push_back(fmt::format("{}: tensor {} is not in the index", name, quote(tensor.name)));
+    else if (entry->second != name)
+      faults.push_back(
+          fmt::format("{}: tensor {} is in the index, but for {}", name, quote(tensor.name), entry->second));
+  }
+  for (const auto& [tensor, shard] : expected)
+    if (file.find(tensor) == nullptr)
+      faults.push_back(fmt::format("{}: tensor {} of the index is not in it", name, quote(tensor)));
+}
+
+void refuse_existing_weights(const fs::path& model_dir) {
+  std::error_code error;
+  for (fs::directory_iterator it(model_dir, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (name == kIndexFile || (name.starts_with("model") && name.ends_with(".safetensors")))
+      throw DataError("{}: has the weight file {} already; remove it, or choose another folder.", model_dir.string(),
+                      name);
+  }
+  if (error) throw system_error(model_dir, "list the folder", error.value());
+}
+
+std::vector<std::vector<TensorView>> make_shards(std::span<const TensorView> tensors, std::int64_t max_shard_bytes) {
+  std::vector<std::vector<TensorView>> shards(1);
+  std::uint64_t size = 0;
+  for (const TensorView& tensor : tensors) {
+    if (!shards.back().empty() && size + tensor.data.size() > static_cast<std::uint64_t>(max_shard_bytes)) {
+      shards.emplace_back();
+      size = 0;
+    }
+    shards.back().push_back(tensor);
+    size += tensor.data.size();
+  }
+  return shards;
+}
+
+std::string hash_sorted(std::vector<const TensorView*>& tensors) {
+  std::sort(tensors.begin(), tensors.end(), [](const auto* a, const auto* b) { return a->name < b->name; });
+  Hasher hasher;
+  const auto update_count = [&](std::size_t count) {
+    const auto value = static_cast<std::uint64_t>(count);
+    hasher.update(std::as_bytes(std::span(&value, 1)));
+  };
+  for (const TensorView* tensor : tensors) {
+    update_count(tensor->name.size());
+    hasher.update(tensor->name);
+    const std::string_view dtype = safetensors_name(tensor->dtype);
+    update_count(dtype.size());
+    hasher.update(dtype);
+    update_count(tensor->shape.size());
+    hasher.update(std::as_bytes(std::span(tensor->shape)));
+    hasher.update(tensor->data);
+  }
+  return hasher.digest();
+}
+
+}  // namespace
+
+WeightFiles WeightFiles::open(const fs::path& model_dir) {
+  WeightFiles weights;
+  weights.directory_ = model_dir;
+  const fs::path single = model_dir / kSingleFile, index_path = model_dir / kIndexFile;
+  std::error_code ignored;
+  const bool has_single = fs::exists(single, ignored), has_index = fs::exists(index_path, ignored);
+  if (has_single && has_index)
+    spdlog::warn("{}: has both {} and {}; the former is used", model_dir.string(), kSingleFile, kIndexFile);
+  if (has_single) {
+    weights.add_file(SafetensorsFile::open(single));
+    return weights;
+  }
+  if (!has_index) throw no_weights_error(model_dir);
+
+  const Index index = read_index(index_path);
+  std::map<std::string, WeightMap> by_shard;
+  for (const auto& [tensor, shard] : index.weight_map) by_shard[shard].emplace(tensor, shard);
+  std::vector<std::string> faults;
+  for (const auto& [shard, tensors] : by_shard) {
+    if (!fs::exists(model_dir / shard, ignored)) {
+      faults.push_back(fmt::format("{}: is missing ({} tensors of the index)", shard, tensors.size()));
+      continue;
+    }
+    try {
+      auto file = SafetensorsFile::open(model_dir / shard);
+      check_shard(*file, shard, tensors, index.weight_map, faults);
+      weights.add_file(std::move(file));
+    } catch (const DataError& error) {
+      faults.emplace_back(error.what());
+    }
+  }
+  if (faults.empty() && index.total_size && *index.total_size != static_cast<std::uint64_t>(weights.total_bytes()))
+    faults.push_back(fmt::format("metadata.total_size is {}, but the tensors have {} bytes", *index.total_size,
+                                 weights.total_bytes()));
+  throw_faults(index_path, faults);
+  return weights;
+}
+
+void WeightFiles::add_file(std::shared_ptr<const SafetensorsFile> file) {
+  for (std::size_t i = 0; i < file->tensors().size(); ++i)
+    locations_.emplace(file->tensors()[i].name, Location{files_.size(), i});
+  files_.push_back(std::move(file));
+}
+
+std::vector<std::string> WeightFiles::names() const {
+  std::vector<std::string> names;
+  names.reserve(locations_.size());
+  for (const auto& [name, location] : locations_) names.emplace_back(name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+const TensorView* WeightFiles::find(std::string_view name) const {
+  const auto found = locations_.find(name);
+  return found == locations_.end() ? nullptr : &files_[found->second.file]->tensors()[found->second.tensor];
+}
+
+const TensorView& WeightFiles::at(std::string_view name) const {
+  if (const TensorView* tensor = find(name)) return *tensor;
+  std::vector<std::string> candidates = names();
+  std::erase_if(candidates, [](const std::string& candidate) { return candidate.size() > kLongestSuggestion; });
+  const std::string nearest = nearest_name(name, candidates);
+  throw DataError("{}: has no tensor {} among its {}{}.", directory_.string(), quote(name), locations_.size(),
+                  nearest.empty() ? "" : fmt::format("; the nearest name is {}", quote(nearest)));
+}
+
+std::shared_ptr<const void> WeightFiles::owner(std::string_view name) const {
+  at(name);
+  return files_[locations_.find(name)->second.file];
+}
+
+std::int64_t WeightFiles::total_bytes() const {
+  std::int64_t total = 0;
+  for (const auto& file : files_)
+    for (const TensorView& tensor : file->tensors()) total += static_cast<std::int64_t>(tensor.data.size());
+  return total;
+}
+
+std::string WeightFiles::hash() const {
+  std::vector<const TensorView*> tensors;
+  for (const auto& file : files_)
+    for (const TensorView& tensor : file->tensors()) tensors.push_back(&tensor);
+  return hash_sorted(tensors);
+}
+
+std::string hash_of_tensors(std::span<const TensorView> tensors) {
+  std::vector<const TensorView*> pointers;
+  for (const TensorView& tensor : tensors) pointers.push_back(&tensor);
+  return hash_sorted(pointers);
+}
+
+void write_weight_files(const fs::path& model_dir, std::span<const TensorView> tensors, std::int64_t max_shard_bytes) {
+  ADEPT_CHECK(max_shard_bytes > 0, "max_shard_bytes is {}", max_shard_bytes);
+  refuse_existing_weights(model_dir);
+  const std::vector<std::vector<TensorView>> shards = make_shards(tensors, max_shard_bytes);
+  if (shards.size() == 1) return write_safetensors(model_dir / kSingleFile, tensors);
+  nlohmann::json index;
+  std::uint64_t total_size = 0;
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+    write_safetensors(model_dir / name, shards[i]);
+    for (const TensorView& tensor : shards[i]) {
+      total_size += tensor.data.size();
+      const bool is_new = index["weight_map"].emplace(tensor.name, name).second;
+      ADEPT_CHECK(is_new, "{}: two tensors are called {}", model_dir.string(), tensor.name);
+    }
+  }
+  index["metadata"]["total_size"] = total_size;
+  write_file_atomically(model_dir / kIndexFile, index.dump(2) + "\n");
+}
+
+}  // namespace adept::io
