@@ -1,0 +1,257 @@
+#include "adept/method/expansion.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+#include "adept/core/error.h"
+#include "adept/io/hub.h"
+#include "adept/io/weight_files.h"
+#include "adept/model/config.h"
+#include "adept/model/save.h"
+#include "adept/model/weights.h"
+
+namespace adept::method {
+namespace {
+
+constexpr int kManifestVersion = 1;
+
+// The outputs of the two sub-blocks: zero in a copy, so that it is the identity.
+constexpr std::array<std::string_view, 4> kZeroInCopies = {"self_attn.o_proj.weight", "self_attn.o_proj.bias",
+                                                           "mlp.down_proj.weight", "mlp.down_proj.bias"};
+constexpr std::array<std::string_view, 2> kMustExist = {"self_attn.o_proj.weight", "mlp.down_proj.weight"};
+
+// One entry per layer: a copy gets its source's.
+constexpr std::array<std::string_view, 2> kPerLayerLists = {"layer_types", "mlp_layer_types"};
+// "Layers from here on": moves behind the copies of the layers before it.
+constexpr std::array<std::string_view, 1> kLayerThresholds = {"max_window_layers"};
+// Lists of layer indices: a copy joins where its source is a member.
+constexpr std::array<std::string_view, 1> kLayerIndexLists = {"mlp_only_layers"};
+// Rules over layer indices that no longer hold once copies are inserted; fine where they hold for every layer alike.
+constexpr std::array<std::string_view, 11> kPeriods = {
+    "sliding_window_pattern", "decoder_sparse_step", "full_attention_interval",   "interleave_moe_layer_step",
+    "no_rope_layer_interval", "attn_layer_period",   "attn_layer_offset",         "expert_layer_period",
+    "expert_layer_offset",    "moe_layer_freq",      "global_attn_every_n_layers"};
+// Lists that are no matter of layers even where their length is that of the layers.
+constexpr std::array<std::string_view, 3> kOtherLists = {"architectures", "eos_token_id", "pad_token_id"};
+
+template <std::size_t N>
+bool contains(const std::array<std::string_view, N>& names, std::string_view name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+struct LayerTensorName {
+  int layer;
+  std::string rest;  // "self_attn.q_proj.weight"
+};
+
+std::optional<LayerTensorName> split_layer_name(std::string_view name) {
+  std::int64_t layer = 0;
+  std::string rest;
+  if (!model::split_layer_parameter_name(name, layer, rest)) return std::nullopt;
+  return LayerTensorName{static_cast<int>(layer), rest};
+}
+
+const ExpandedLayer* copy_of(int source, std::span<const ExpandedLayer> copies) {
+  const auto found =
+      std::find_if(copies.begin(), copies.end(), [&](const ExpandedLayer& c) { return c.source == source; });
+  return found == copies.end() ? nullptr : &*found;
+}
+
+Json splice_list(const Json& list, std::span<const ExpandedLayer> copies) {
+  Json result = Json::array();
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    result.push_back(list[i]);
+    if (copy_of(static_cast<int>(i), copies)) result.push_back(list[i]);
+  }
+  return result;
+}
+
+Json remap_indices(const Json& list, std::span<const ExpandedLayer> copies) {
+  Json result = Json::array();
+  for (const Json& entry : list) {
+    const int index = entry.get<int>();
+    result.push_back(expanded_index(index, copies));
+    if (const ExpandedLayer* copy = copy_of(index, copies)) result.push_back(copy->index);
+  }
+  return result;
+}
+
+// A tensor list of the expanded model; `zeros` backs the zeroed tensors.
+std::vector<io::TensorView> expanded_tensors(const io::WeightFiles& weights, std::span<const ExpandedLayer> copies,
+                                             std::vector<std::byte>& zeros) {
+  std::size_t largest = 0;
+  for (const std::string& name : weights.names()) {
+    const auto split = split_layer_name(name);
+    if (split && contains(kZeroInCopies, split->rest)) largest = std::max(largest, weights.at(name).data.size());
+  }
+  zeros.assign(largest, std::byte{0});
+  std::vector<io::TensorView> tensors;
+  for (const std::string& name : weights.names()) {
+    io::TensorView tensor = weights.at(name);
+    tensor.name = expanded_name(name, copies);
+    tensors.push_back(tensor);
+    const auto split = split_layer_name(name);
+    const ExpandedLayer* copy = split ? copy_of(split->layer, copies) : nullptr;
+    if (!copy) continue;
+    tensor.name = model::layer_parameter_name(copy->index, split->rest);
+    if (contains(kZeroInCopies, split->rest)) tensor.data = std::span(zeros).first(tensor.data.size());
+    tensors.push_back(std::move(tensor));
+  }
+  for (const ExpandedLayer& copy : copies)
+    for (const std::string_view rest : kMustExist)
+      if (!weights.find(model::layer_parameter_name(copy.source, rest)))
+        throw DataError("{}: there is no {}, so a copy of layer {} could not be made the identity.",
+                        weights.directory().string(), model::layer_parameter_name(copy.source, rest), copy.source);
+  return tensors;
+}
+
+}  // namespace
+
+std::vector<int> select_lowest(const Importance& importance, int num_layers) {
+  const int total = static_cast<int>(importance.layers.size());
+  if (num_layers < 1 || num_layers > total)
+    throw ConfigError("number of layers to expand: found {}, expected 1 to {} (the layers of the model).", num_layers,
+                      total);
+  std::vector<LayerImportance> sorted = importance.layers;
+  std::sort(sorted.begin(), sorted.end(), [](const LayerImportance& a, const LayerImportance& b) {
+    return a.score != b.score ? a.score < b.score : a.index > b.index;
+  });
+  std::vector<int> after;
+  for (int i = 0; i < num_layers; ++i) after.push_back(sorted[static_cast<std::size_t>(i)].index);
+  std::sort(after.begin(), after.end());
+  return after;
+}
+
+std::vector<ExpandedLayer> place_copies(std::span<const int> after, int base_num_hidden_layers) {
+  if (after.empty()) throw ConfigError("layers to expand: found none, expected at least one.");
+  std::vector<ExpandedLayer> copies;
+  for (const int source : after) {
+    if (source < 0 || source >= base_num_hidden_layers)
+      throw ConfigError("layers to expand: found {}, expected indices from 0 to {} (the model has {} layers).", source,
+                        base_num_hidden_layers - 1, base_num_hidden_layers);
+    if (!copies.empty() && source <= copies.back().source)
+      throw ConfigError("layers to expand: found {} after {}, expected strictly ascending indices.", source,
+                        copies.back().source);
+    copies.push_back({.source = source, .index = source + 1 + static_cast<int>(copies.size())});
+  }
+  return copies;
+}
+
+int expanded_index(int base_index, std::span<const ExpandedLayer> copies) {
+  return base_index + static_cast<int>(std::count_if(copies.begin(), copies.end(),
+                                                     [&](const ExpandedLayer& c) { return c.source < base_index; }));
+}
+
+std::string expanded_name(const std::string& name, std::span<const ExpandedLayer> copies) {
+  const auto split = split_layer_name(name);
+  return split ? model::layer_parameter_name(expanded_index(split->layer, copies), split->rest) : name;
+}
+
+Json expand_config(const Json& config, std::span<const ExpandedLayer> copies, const std::string& where) {
+  const int num_layers = config.at("num_hidden_layers").get<int>();
+  Json result = config;
+  std::vector<std::string> problems;
+  for (const auto& [key, value] : config.items()) {
+    const bool one_per_layer = value.is_array() && static_cast<int>(value.size()) == num_layers;
+    if (value.is_null()) continue;
+    if (contains(kPerLayerLists, key)) {
+      if (one_per_layer)
+        result[key] = splice_list(value, copies);
+      else
+        problems.push_back(
+            fmt::format("{} has {} entries, expected num_hidden_layers = {}", key, value.size(), num_layers));
+    } else if (contains(kLayerThresholds, key)) {
+      result[key] = expanded_index(value.get<int>(), copies);
+    } else if (contains(kLayerIndexLists, key)) {
+      result[key] = remap_indices(value, copies);
+    } else if (contains(kPeriods, key) && value != 1) {
+      problems.push_back(
+          fmt::format("{} = {} is a rule over layer indices that inserted copies would break", key, value.dump()));
+    } else if (one_per_layer && num_layers > 1 && !contains(kOtherLists, key)) {
+      problems.push_back(fmt::format("{} has one entry per layer and its meaning is not known", key));
+    }
+  }
+  if (!problems.empty())
+    throw DataError("{}: cannot be expanded: {}. A model without these fields can.", where, fmt::join(problems, "; "));
+  result["num_hidden_layers"] = num_layers + static_cast<int>(copies.size());
+  return result;
+}
+
+Expansion expand_model(const std::filesystem::path& base_dir, const std::filesystem::path& out_dir,
+                       std::span<const int> after, const std::optional<Importance>& importance,
+                       io::OnExisting on_existing) {
+  const std::filesystem::path config_path = base_dir / "config.json";
+  const Json config = read_json(config_path);
+  const auto num_layers = static_cast<int>(model::parse_model_config(config, config_path.string()).num_hidden_layers);
+  const io::WeightFiles weights = io::WeightFiles::open(base_dir);
+  Expansion expansion{.base_hash = weights.hash(),
+                      .base_num_hidden_layers = num_layers,
+                      .layers = place_copies(after, num_layers),
+                      .importance = importance};
+  if (importance && static_cast<int>(importance->layers.size()) != num_layers)
+    throw DataError("{}: the importance scores are of a model with {} layers, this one has {}; probe this model.",
+                    base_dir.string(), importance->layers.size(), num_layers);
+  if (importance && !importance->model_hash.empty() && importance->model_hash != expansion.base_hash)
+    throw DataError("{}: the importance scores are of another model (weights {}, here {}); probe this model.",
+                    base_dir.string(), importance->model_hash, expansion.base_hash);
+  std::vector<std::byte> zeros;
+  const std::vector<io::TensorView> tensors = expanded_tensors(weights, expansion.layers, zeros);
+  io::AtomicDirectory directory(out_dir, on_existing);
+  io::write_weight_files(directory.path(), tensors);
+  model::write_config_json(directory.path(), expand_config(config, expansion.layers, config_path.string()));
+  io::copy_tokenizer_files(base_dir, directory.path());
+  io::write_file_atomically(directory.path() / kExpansionManifest, to_json(expansion).dump(2) + "\n");
+  directory.commit();
+  return expansion;
+}
+
+Json to_json(const Expansion& expansion) {
+  Json layers = Json::array();
+  for (const ExpandedLayer& layer : expansion.layers)
+    layers.push_back({{"source", layer.source}, {"index", layer.index}});
+  Json json = {{"version", kManifestVersion},
+               {"base_model_hash", expansion.base_hash},
+               {"base_num_hidden_layers", expansion.base_num_hidden_layers},
+               {"expanded_layers", layers}};
+  if (expansion.importance) json["importance"] = to_json(*expansion.importance);
+  return json;
+}
+
+Expansion read_expansion(const std::filesystem::path& model_dir) {
+  const std::filesystem::path path = model_dir / kExpansionManifest;
+  if (!std::filesystem::exists(path))
+    throw DataError(
+        "{}: found no {}; expected an expanded model. Make one with `adept expand --model {} --out DIR --after ...`.",
+        model_dir.string(), kExpansionManifest, model_dir.string());
+  const Json json = read_json(path);
+  Expansion expansion;
+  try {
+    if (json.at("version") != kManifestVersion)
+      throw DataError("{}: version is {}; this build reads version {}.", path.string(), json.at("version").dump(),
+                      kManifestVersion);
+    json.at("base_model_hash").get_to(expansion.base_hash);
+    json.at("base_num_hidden_layers").get_to(expansion.base_num_hidden_layers);
+    for (const Json& layer : json.at("expanded_layers"))
+      expansion.layers.push_back({.source = layer.at("source").get<int>(), .index = layer.at("index").get<int>()});
+    if (json.contains("importance")) expansion.importance = importance_from_json(json.at("importance"), path.string());
+  } catch (const Json::exception& error) {
+    throw DataError("{}: not a valid expansion manifest: {}. Expand the base model again.", path.string(),
+                    error.what());
+  }
+  std::vector<int> after;
+  for (const ExpandedLayer& layer : expansion.layers) after.push_back(layer.source);
+  std::vector<ExpandedLayer> expected;
+  try {
+    expected = place_copies(after, expansion.base_num_hidden_layers);
+  } catch (const ConfigError& error) {
+    throw DataError("{}: {} Expand the base model again.", path.string(), error.what());
+  }
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    if (expected[i].index != expansion.layers[i].index)
+      throw DataError("{}: the copy of layer {} is said to be layer {}, expected {}. Expand the base model again.",
+                      path.string(), expected[i].source, expansion.layers[i].index, expected[i].index);
+  return expansion;
+}
+
+}  // namespace adept::method

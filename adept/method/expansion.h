@@ -1,0 +1,66 @@
+// Selective expansion (ADEPT, section 3.2): an identity copy directly behind each of the least important layers.
+//
+// In a copy `o_proj` and `down_proj` (and their biases) are zero, so the block adds nothing to the residual stream and
+// the expanded model's logits equal the base model's by value. Everything else of the base keeps its bytes.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adept/core/json.h"
+#include "adept/io/atomic_file.h"
+#include "adept/method/importance.h"
+
+namespace adept::method {
+
+/// File name of the manifest in an expanded model's directory.
+inline constexpr char kExpansionManifest[] = "adept_expansion.json";
+
+/// One identity copy.
+struct ExpandedLayer {
+  int source = 0;  ///< index of the copied layer in the base model
+  int index = 0;   ///< index of the copy in the expanded model
+};
+
+/// What was expanded, and from what: the manifest. Trained layers are found from it, never guessed from zeros.
+struct Expansion {
+  std::string base_hash;  ///< content hash of the base's weights (io::WeightFiles::hash)
+  int base_num_hidden_layers = 0;
+  std::vector<ExpandedLayer> layers;     ///< ascending
+  std::optional<Importance> importance;  ///< the scores that led to the choice, where it was made by scores
+};
+
+/// The k least important layers, ascending by index; among equal scores the later layer, whose copy is cheaper to
+/// train. Throws ConfigError if k is not in 1 .. L.
+std::vector<int> select_lowest(const Importance& importance, int num_layers);
+
+/// Where the copies go. `after` holds base indices. Throws ConfigError unless they are strictly ascending and in 0 ..
+/// L-1.
+std::vector<ExpandedLayer> place_copies(std::span<const int> after, int base_num_hidden_layers);
+
+/// Index in the expanded model of a layer of the base model.
+int expanded_index(int base_index, std::span<const ExpandedLayer> copies);
+
+/// config.json of the expanded model: num_hidden_layers, per-layer lists (layer_types ...) with the source's entry
+/// inserted, layer indices (max_window_layers ...) remapped. A per-layer field or period that is not understood is a
+/// DataError that names it; `where` is the file.
+Json expand_config(const Json& config, std::span<const ExpandedLayer> copies, const std::string& where);
+
+/// Name of a base tensor in the expanded model: `model.layers.7.` may become `model.layers.9.`, other names stay.
+std::string expanded_name(const std::string& name, std::span<const ExpandedLayer> copies);
+
+/// Writes the expanded model directory, all of it or nothing: weights, config.json, tokenizer files, manifest. Nothing
+/// but the tensors' bytes is held in memory, and those are mapped. Throws ConfigError for a wrong choice of layers,
+/// DataError for anything about files, and for scores that are of another model.
+Expansion expand_model(const std::filesystem::path& base_dir, const std::filesystem::path& out_dir,
+                       std::span<const int> after, const std::optional<Importance>& importance,
+                       io::OnExisting on_existing = io::OnExisting::kFail);
+
+Json to_json(const Expansion& expansion);
+/// Reads the manifest of an expanded model. Throws DataError; a model that was never expanded gets told how.
+Expansion read_expansion(const std::filesystem::path& model_dir);
+
+}  // namespace adept::method

@@ -1,0 +1,70 @@
+#include "adept/method/layer_gradients.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <cstddef>
+
+#include "adept/core/error.h"
+
+namespace adept::method {
+namespace {
+
+// The decoder's tensors under new autograd identities: what is done with these leaves the originals alone.
+model::Decoder detached_decoder(const model::Decoder& decoder, std::span<const int> layers) {
+  model::Weights weights = decoder.weights();
+  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) *p.tensor = p.tensor->detach();
+  if (decoder.config().tie_word_embeddings) weights.lm_head = weights.embed_tokens;
+  weights.lm_head = weights.lm_head.detach();
+  for (const int layer : layers)
+    for (const model::NamedTensor& p : model::layer_parameters(decoder.config(), weights, layer))
+      p.tensor->set_requires_grad(true);
+  return {decoder.config(), std::move(weights)};
+}
+
+at::Tensor as_leaf(const at::Tensor& tensor) { return tensor.detach().set_requires_grad(true); }
+
+}  // namespace
+
+double visit_layer_gradients(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
+                             const LayerGradientVisitor& visit) {
+  ADEPT_CHECK(!layers.empty() && std::is_sorted(layers.begin(), layers.end()), "layers must be ascending");
+  ADEPT_CHECK(batch.num_targets > 0, "a batch without targets has no mean loss");
+  const auto num_layers = static_cast<int>(decoder.num_layers());
+  const int lowest = layers.front();
+  model::Decoder probe = detached_decoder(decoder, layers);
+
+  std::vector<at::Tensor> inputs;  // inputs[l - lowest]: h_l (B, T, D)
+  {
+    const at::NoGradGuard no_grad;
+    inputs.push_back(probe.layers(probe.embed(batch.input_ids), 0, lowest));
+    for (int l = lowest; l < num_layers; ++l) inputs.push_back(probe.layer(inputs.back(), l));
+  }
+
+  const at::AutoGradMode with_grad(true);
+  const at::Tensor top = as_leaf(inputs.back());
+  const at::Tensor loss = probe.loss_sum(top, batch.targets) / static_cast<double>(batch.num_targets);
+  at::Tensor gradient = torch::autograd::grad({loss}, {top})[0];  // dL/dh_{l+1}
+  for (int l = num_layers - 1; l >= lowest; --l) {
+    inputs.pop_back();
+    const bool chosen = std::binary_search(layers.begin(), layers.end(), l);
+    const at::Tensor h = l > lowest ? as_leaf(inputs.back()) : inputs.back();
+    std::vector<model::NamedTensor> parameters;
+    if (chosen) parameters = model::layer_parameters(probe.config(), probe.weights(), l);
+    std::vector<at::Tensor> wanted;
+    for (const model::NamedTensor& p : parameters) wanted.push_back(*p.tensor);
+    if (l > lowest) wanted.push_back(h);
+    const std::vector<at::Tensor> gradients = torch::autograd::grad({probe.layer(h, l)}, wanted, {gradient});
+    if (chosen) visit(l, parameters, std::span(gradients).first(parameters.size()));
+    if (l > lowest) gradient = gradients.back();
+  }
+  return loss.item<double>();
+}
+
+double first_order_importance(const at::Tensor& parameter, const at::Tensor& gradient) {
+  return (parameter.detach().to(at::kFloat) * gradient.to(at::kFloat)).abs().sum(at::kDouble).item<double>();
+}
+
+}  // namespace adept::method

@@ -1,0 +1,28 @@
+// Gradients of a loss with respect to the parameters of chosen layers, one layer at a time from the top down.
+//
+// Only the activations at layer boundaries are kept; each layer is computed again for its backward pass. So the memory
+// is that of one layer, however many are asked for, and gradients never touch a parameter's own .grad.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "adept/model/batch.h"
+#include "adept/model/decoder.h"
+
+namespace adept::method {
+
+/// Called once per chosen layer: its parameters and their gradients, in the same order, in the compute dtype.
+using LayerGradientVisitor = std::function<void(int layer, std::span<const model::NamedTensor> parameters,
+                                                std::span<const at::Tensor> gradients)>;
+
+/// Visits `layers` (ascending, not empty) of the gradient of the batch's mean loss (nats per predicted token), highest
+/// first, and returns that loss. The decoder is left as it was. A batch without targets is an InternalError.
+double visit_layer_gradients(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
+                             const LayerGradientVisitor& visit);
+
+/// sum_i |theta_i g_i|, the products in fp32, the sum in fp64.
+double first_order_importance(const at::Tensor& parameter, const at::Tensor& gradient);
+
+}  // namespace adept::method

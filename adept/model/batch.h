@@ -1,0 +1,27 @@
+// Token batches as tensors.
+//
+// Legend: B rows, T columns.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "adept/data/sequences.h"
+
+namespace adept::model {
+
+/// Right-padded sequences and the token that each position is to predict.
+struct Batch {
+  at::Tensor input_ids;          ///< (B, T) int64
+  at::Tensor targets;            ///< (B, T) int64; nn::kIgnoreIndex where nothing is predicted
+  std::int64_t num_targets = 0;  ///< predicted tokens
+
+  std::int64_t rows() const { return input_ids.size(0); }
+  std::int64_t num_positions() const { return input_ids.numel(); }
+};
+
+/// Copies the batch to `device`.
+Batch to_batch(const data::TokenBatch& batch, at::Device device);
+
+}  // namespace adept::model
