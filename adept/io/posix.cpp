@@ -17,21 +17,34 @@ constexpr std::size_t kMaxTransfer = 0x7ffff000;
 
 std::string_view advice(int error_number) {
   switch (error_number) {
-    case ENOSPC: return "Free space on this file system, or choose a place on another one";
-    case EDQUOT: return "The quota is used up; free space, or choose another place";
-    case EFBIG: return "The file is larger than this process or file system allows (see ulimit -f)";
-    case EROFS: return "The file system is read-only; choose another place";
+    case ENOSPC:
+      return "Free space on this file system, or choose a place on another one";
+    case EDQUOT:
+      return "The quota is used up; free space, or choose another place";
+    case EFBIG:
+      return "The file is larger than this process or file system allows (see ulimit -f)";
+    case EROFS:
+      return "The file system is read-only; choose another place";
     case EACCES:
-    case EPERM: return "Check the owner and the permissions of the file and of the folders above it";
-    case ENOENT: return "Check the spelling; create the folder if it is missing";
-    case ENOTDIR: return "A part of the path is a file, not a folder";
-    case ENAMETOOLONG: return "Choose a shorter name";
+    case EPERM:
+      return "Check the owner and the permissions of the file and of the folders above it";
+    case ENOENT:
+      return "Check the spelling; create the folder if it is missing";
+    case ENOTDIR:
+      return "A part of the path is a file, not a folder";
+    case ENAMETOOLONG:
+      return "Choose a shorter name";
     case EMFILE:
-    case ENFILE: return "Too many files are open (see ulimit -n)";
-    case ENOMEM: return "Not enough memory, or too many mappings (see vm.max_map_count)";
-    case EIO: return "The disk or the network file system failed; look at the system's log (dmesg)";
-    case ELOOP: return "Symbolic links go in a circle";
-    default: return "";
+    case ENFILE:
+      return "Too many files are open (see ulimit -n)";
+    case ENOMEM:
+      return "Not enough memory, or too many mappings (see vm.max_map_count)";
+    case EIO:
+      return "The disk or the network file system failed; look at the system's log (dmesg)";
+    case ELOOP:
+      return "Symbolic links go in a circle";
+    default:
+      return "";
   }
 }
 
