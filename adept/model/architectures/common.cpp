@@ -1,0 +1,100 @@
+#include <fmt/format.h>
+
+#include <string>
+
+#include "adept/model/architectures/architecture.h"
+
+namespace adept::model {
+namespace {
+
+void read_heads(ConfigReader& reader, ModelConfig& config, std::int64_t default_kv_heads,
+                std::int64_t default_head_dim) {
+  config.num_attention_heads = reader.integer("num_attention_heads", std::nullopt, 1, kMaxLayers);
+  const bool null_kv_heads = reader.present("num_key_value_heads") && !reader.has("num_key_value_heads");
+  const std::int64_t kv_heads = default_kv_heads == 0 || null_kv_heads ? config.num_attention_heads : default_kv_heads;
+  config.num_key_value_heads = reader.integer("num_key_value_heads", kv_heads, 1, kMaxLayers);
+  if (config.num_attention_heads % config.num_key_value_heads != 0) {
+    reader.problem("num_attention_heads", fmt::format("is {}, not a multiple of num_key_value_heads, {}",
+                                                      config.num_attention_heads, config.num_key_value_heads));
+  }
+  std::int64_t head_dim = default_head_dim;
+  if (head_dim == 0 && !reader.has("head_dim")) {
+    head_dim = config.hidden_size / config.num_attention_heads;
+    if (config.hidden_size % config.num_attention_heads != 0) {
+      reader.problem("hidden_size",
+                     fmt::format("is {}, not a multiple of num_attention_heads, {}, and there is no head_dim",
+                                 config.hidden_size, config.num_attention_heads));
+    }
+  }
+  config.head_dim = reader.integer("head_dim", head_dim, 1, kMaxLayers);
+  if (config.head_dim < 2 || config.head_dim % 2 != 0) {
+    reader.problem("head_dim", fmt::format("is {}; rotary positions need an even number", config.head_dim));
+  }
+}
+
+}  // namespace
+
+void read_dimensions(ConfigReader& reader, ModelConfig& config, std::int64_t default_kv_heads,
+                     std::int64_t default_head_dim) {
+  config.num_hidden_layers = reader.integer("num_hidden_layers", std::nullopt, 1, kMaxLayers);
+  config.hidden_size = reader.integer("hidden_size", std::nullopt, 1, kMaxDimension);
+  config.intermediate_size = reader.integer("intermediate_size", std::nullopt, 1, kMaxDimension);
+  config.vocab_size = reader.integer("vocab_size", std::nullopt, 1, kMaxInt32);
+  read_heads(reader, config, default_kv_heads, default_head_dim);
+  config.max_position_embeddings = reader.integer("max_position_embeddings", 0, 1, kMaxInt32);
+  config.rms_norm_eps = reader.number("rms_norm_eps", 1e-6, 0);
+  config.tie_word_embeddings = reader.boolean("tie_word_embeddings", false);
+  reader.require("hidden_act", {"silu", "swish"}, "Other activations are not implemented.");
+  reader.require("attention_dropout", {0},
+                 "This build trains without dropout; set it to 0 if that is meant (evaluation is the same).");
+}
+
+void read_special_tokens(ConfigReader& reader, ModelConfig& config, std::optional<std::int64_t> default_bos,
+                         std::optional<std::int64_t> default_eos) {
+  config.bos_token_id = reader.present("bos_token_id") ? std::nullopt : default_bos;
+  if (const auto bos = reader.integers("bos_token_id", 0, kMaxInt32); !bos.empty()) config.bos_token_id = bos.front();
+  config.eos_token_ids = reader.integers("eos_token_id", 0, kMaxInt32);
+  if (!reader.present("eos_token_id") && default_eos) config.eos_token_ids = {*default_eos};
+}
+
+void read_layer_types(ConfigReader& reader, ModelConfig& config, std::int64_t window, std::int64_t first_window_layer,
+                      std::string_view why_no_window) {
+  const std::int64_t num_layers = config.num_hidden_layers;
+  config.sliding_window.assign(static_cast<std::size_t>(num_layers), 0);
+  const Json& types = reader.take("layer_types");
+  if (types.is_null()) {
+    for (std::int64_t l = first_window_layer; l < num_layers; ++l)
+      config.sliding_window[static_cast<std::size_t>(l)] = window;
+    return;
+  }
+  if (!types.is_array() || types.size() != static_cast<std::size_t>(num_layers)) {
+    reader.problem("layer_types", types.is_array()
+                                      ? fmt::format("has {} entries; num_hidden_layers is {}", types.size(), num_layers)
+                                      : fmt::format("is {}; expected a list of strings", brief(types)));
+    return;
+  }
+  for (std::size_t l = 0; l < types.size(); ++l) {
+    if (types[l] == "sliding_attention") {
+      config.sliding_window[l] = window;
+      if (window > 0) continue;
+      reader.problem(fmt::format("layer_types[{}]", l), fmt::format("is \"sliding_attention\", but {}", why_no_window));
+    } else if (types[l] != "full_attention" && types[l] != "attention") {
+      reader.problem(fmt::format("layer_types[{}]", l),
+                     fmt::format("is {}; this build knows full_attention, sliding_attention", brief(types[l])));
+    } else {
+      continue;
+    }
+    return;  // one wrong entry says enough
+  }
+}
+
+void read_qwen_windows(ConfigReader& reader, ModelConfig& config) {
+  const bool use_window = reader.boolean("use_sliding_window", false);
+  const bool null_window = reader.present("sliding_window") && !reader.has("sliding_window");
+  const std::int64_t width = reader.integer("sliding_window", null_window ? 0 : 4096, use_window ? 1 : 0, kMaxInt32);
+  const std::int64_t first_window_layer = reader.integer("max_window_layers", 28, 0, kMaxInt32);
+  read_layer_types(reader, config, use_window ? width : 0, first_window_layer,
+                   use_window ? "sliding_window is null" : "use_sliding_window is false");
+}
+
+}  // namespace adept::model

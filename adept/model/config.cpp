@@ -1,0 +1,115 @@
+#include "adept/model/config.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "adept/core/error.h"
+#include "adept/model/architectures/architecture.h"
+
+namespace adept::model {
+namespace {
+
+/// Keys that change nothing that a forward pass, a loss or an exported model depends on, each with the reason.
+constexpr std::string_view kHarmless[] = {
+    // who wrote the file
+    "transformers_version", "_name_or_path", "name_or_path", "_commit_hash", "unsloth_version", "unsloth_fixed",
+    "transformers.js_config",
+    // initial values of weights that are loaded here
+    "initializer_range",
+    // how a Python program runs the model
+    "use_cache", "output_attentions", "output_hidden_states", "return_dict", "return_dict_in_generate", "output_scores",
+    "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "experts_implementation",
+    "torchscript", "use_bfloat16", "tf_legacy_loss", "keys_to_ignore_at_inference",
+    // padding never takes part in attention or loss
+    "pad_token_id",
+    // other special tokens: the tokenizer's business
+    "sep_token_id", "unk_token_id", "decoder_start_token_id", "tokenizer_class", "prefix",
+    // heads of other tasks
+    "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params",
+    "classifier_dropout",
+    // defaults of generate(), from before generation_config.json
+    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "temperature", "top_k", "top_p",
+    "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
+    "bad_words_ids", "num_return_sequences", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
+    "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "num_beam_groups",
+    "diversity_penalty"};
+
+void read_structure(ConfigReader& reader) {
+  const char* const kStock = "Only the stock architecture is implemented.";
+  reader.require("is_encoder_decoder", {false}, kStock);
+  reader.require("add_cross_attention", {false}, kStock);
+  reader.require("cross_attention_hidden_size", {}, kStock);
+  reader.require("is_decoder", {false, true}, kStock);
+  reader.require("tie_encoder_decoder", {false}, kStock);
+  reader.require("pruned_heads", {Json::object()}, "Pruned heads are not implemented.");
+  reader.require("chunk_size_feed_forward", {0}, "Set it to 0; the result is the same up to rounding.");
+  reader.require("quantization_config", {},
+                 "Quantized weights are not implemented; use the model's full-precision files.");
+  reader.require("per_layer_config", {}, "Layers of different sizes are not implemented.");
+  reader.require("auto_map", {},
+                 "It names Python code that comes with the model and cannot run here; remove it if the "
+                 "stock architecture is meant.");
+}
+
+void read_class(ConfigReader& reader, const Architecture& architecture) {
+  const Json& classes = reader.take("architectures");
+  if (classes.is_null() || (classes.is_array() && classes.empty())) return;
+  if (classes == Json::array({architecture.class_name})) return;
+  reader.problem("architectures", fmt::format("is {}; expected [\"{}\"] for model_type \"{}\"", brief(classes),
+                                              architecture.class_name, architecture.model_type));
+}
+
+/// A hint only: the files say what they hold.
+void read_dtype(ConfigReader& reader, ModelConfig& config) {
+  const Json& old_name = reader.take("torch_dtype");
+  const Json& new_name = reader.take("dtype");
+  const Json& name = new_name.is_null() ? old_name : new_name;
+  if (name == "float32") config.dtype = DType::kF32;
+  if (name == "float16") config.dtype = DType::kF16;
+  if (name == "bfloat16") config.dtype = DType::kBF16;
+}
+
+[[noreturn]] void refuse_model_type(const Json& model_type, const std::string& where) {
+  std::vector<std::string_view> names;
+  for (const Architecture* architecture : known_architectures()) names.push_back(architecture->model_type);
+  throw DataError("{}: model_type {}; this build knows {}", where,
+                  model_type.is_null() ? "is missing" : "is " + brief(model_type), fmt::join(names, ", "));
+}
+
+}  // namespace
+
+ModelConfig parse_model_config(const Json& source, const std::string& where) {
+  if (!source.is_object()) throw DataError("{}: expected a JSON object, found {}", where, brief(source));
+  std::vector<std::string> problems;
+  ConfigReader reader(source, "", problems);
+  const Json& model_type = reader.take("model_type");
+  const Architecture* architecture =
+      model_type.is_string() ? find_architecture(model_type.get<std::string>()) : nullptr;
+  if (architecture == nullptr) refuse_model_type(model_type, where);
+
+  ModelConfig config;
+  config.model_type = architecture->model_type;
+  config.source = source;
+  architecture->read(reader, config);
+  read_rope(reader, config);
+  read_structure(reader);
+  read_class(reader, *architecture);
+  read_dtype(reader, config);
+  for (const std::string_view key : kHarmless) reader.ignore(key);
+  reader.refuse_unknown("It may change what the model computes; remove it if you know that it does not.");
+  if (!problems.empty()) {
+    for (std::string& problem : problems) problem = where + ": " + problem;
+    throw DataError(fmt::format("{}", fmt::join(problems, "\n")));
+  }
+  return config;
+}
+
+ModelConfig read_model_config(const std::filesystem::path& model_dir) {
+  const std::filesystem::path path = model_dir / "config.json";
+  return parse_model_config(read_json(path), path.string());
+}
+
+}  // namespace adept::model

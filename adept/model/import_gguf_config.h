@@ -1,0 +1,49 @@
+// The metadata of a GGUF file as a config.json of the Hugging Face layout.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "adept/core/json.h"
+#include "adept/io/gguf.h"
+
+namespace adept::model {
+
+/// The dimensions that the tensors must have, and the two configuration files.
+struct GgufModel {
+  std::string model_type;  ///< general.architecture: "llama", "mistral", "qwen2", "qwen3"
+  std::int64_t num_layers = 0;
+  std::int64_t hidden_size = 0;
+  std::int64_t intermediate_size = 0;
+  std::int64_t num_heads = 0;
+  std::int64_t num_kv_heads = 0;
+  std::int64_t head_dim = 0;
+  std::int64_t vocab_size = 0;
+  std::int64_t context_length = 0;  ///< tokens
+  bool qkv_bias = false;
+  bool o_bias = false;
+  bool mlp_bias = false;
+  bool qk_norm = false;
+  bool tied = false;
+  bool permuted = false;  ///< the rows of q and k are in GGUF's interleaved order
+  Json config;
+  Json generation_config;
+};
+
+/// Reads and checks everything but the tokenizer's own keys.
+///
+/// Keys below general.* describe, and are ignored but for architecture, alignment, type and quantization_version. Of
+/// those below the architecture's name every one must be understood, or have the value that changes nothing. Throws
+/// DataError with all problems.
+GgufModel read_gguf_model(const io::GgufFile& file);
+
+/// The rope_scaling entry of config.json (null for none) that divides the rotary frequencies by `factors`, one per pair
+/// of dimensions, the tensor that llama.cpp's converter computes from rope_type "llama3". Its parameters are searched
+/// among round values and must reproduce every factor within fp32 rounding; otherwise a problem is added.
+Json recover_llama3_scaling(const std::vector<float>& factors, double rope_theta, std::vector<std::string>& problems);
+
+/// Throws DataError with `where` and the problems, if there are any.
+void throw_gguf_problems(const std::string& where, const std::vector<std::string>& problems);
+
+}  // namespace adept::model

@@ -1,0 +1,185 @@
+#include "adept/nn/cross_entropy.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/_log_softmax.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/nonzero.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "adept/nn/autograd.h"
+
+namespace adept::nn {
+namespace {
+
+/// Tokens per chunk: enough to keep the GEMM efficient, few enough to keep a chunk's logits near 256 MB in fp32.
+std::int64_t chunk_tokens(std::int64_t num_tokens, std::int64_t vocab_size) {
+  constexpr std::int64_t kChunkElements = 64 << 20;
+  return std::min(num_tokens, std::clamp<std::int64_t>(kChunkElements / vocab_size, 256, 2048));
+}
+
+/// The positions that carry loss: rows of `hidden` and their targets.
+struct Scored {
+  at::Tensor positions;  // (n) indices into the flattened targets; undefined if every position has a target
+  at::Tensor hidden;     // (n, D)
+  at::Tensor targets;    // (n)
+};
+
+void check_targets(const at::Tensor& targets, std::int64_t vocab_size) {
+  if (targets.numel() == 0) return;
+  const std::int64_t low = targets.min().item<std::int64_t>(), high = targets.max().item<std::int64_t>();
+  if (low < 0 || high >= vocab_size) {
+    throw DataError(
+        "target token {} is outside the model's vocabulary of {} tokens; the text was made with another tokenizer",
+        low < 0 ? low : high, vocab_size);
+  }
+}
+
+Scored select_scored(const at::Tensor& hidden, const at::Tensor& targets, std::int64_t vocab_size) {
+  ADEPT_CHECK(hidden.sizes().slice(0, hidden.dim() - 1) == targets.sizes(),
+              "hidden states and targets differ in shape");
+  Scored scored;
+  scored.hidden = hidden.reshape({-1, hidden.size(-1)});
+  scored.targets = targets.reshape({-1});
+  const at::Tensor positions = scored.targets.ne(kIgnoreIndex).nonzero().squeeze(1);
+  if (positions.size(0) < scored.targets.size(0)) {
+    scored.positions = positions;
+    scored.hidden = scored.hidden.index_select(0, positions);
+    scored.targets = scored.targets.index_select(0, positions);
+  }
+  check_targets(scored.targets, vocab_size);
+  return scored;
+}
+
+/// Buffers that are reused from chunk to chunk.
+class ChunkBuffers {
+ public:
+  ChunkBuffers(std::int64_t tokens, std::int64_t vocab_size, at::ScalarType wide, const at::Tensor& like)
+      : logits_(at::empty({tokens, vocab_size}, like.options())),
+        log_probabilities_(at::empty({tokens, vocab_size}, like.options().dtype(wide))) {}
+
+  /// log softmax(hidden head^T): (n, V) in the wide type, valid until the next call.
+  at::Tensor log_softmax(const at::Tensor& hidden, const at::Tensor& head) {
+    at::Tensor logits = logits_.narrow(0, 0, hidden.size(0));
+    at::Tensor result = log_probabilities_.narrow(0, 0, hidden.size(0));
+    at::mm_out(logits, hidden, head.t());
+    if (logits.scalar_type() == result.scalar_type()) return at::_log_softmax_out(result, logits, 1, false);
+    // The wide copy may be overwritten: each row is read before it is written.
+    result.copy_(logits);
+    return at::_log_softmax_out(result, result, 1, false);
+  }
+
+  /// The logits' buffer, free again once log_softmax has returned: `values` (n, V) in the compute dtype.
+  at::Tensor narrow_copy(const at::Tensor& values) {
+    if (values.scalar_type() == logits_.scalar_type()) return values;
+    return logits_.narrow(0, 0, values.size(0)).copy_(values);
+  }
+
+ private:
+  at::Tensor logits_, log_probabilities_;
+};
+
+struct Gradients {
+  at::Tensor hidden;  // (n, D) in the compute dtype
+  at::Tensor head;    // (V, D) in the wide type
+};
+
+/// Losses of the scored positions (n), and the gradients of their sum that are wanted.
+at::Tensor losses_and_gradients(const Scored& scored, const at::Tensor& head, bool want_hidden, bool want_head,
+                                Gradients& gradients) {
+  const at::Tensor &hidden = scored.hidden, &targets = scored.targets;
+  const std::int64_t n = hidden.size(0), vocab_size = head.size(0);
+  const at::ScalarType wide = accumulate_type(hidden);
+  at::Tensor losses = at::empty({n}, hidden.options().dtype(wide));
+  if (want_hidden) gradients.hidden = at::empty({n, hidden.size(1)}, hidden.options());
+  if (want_head) gradients.head = at::zeros(head.sizes(), head.options().dtype(wide));
+  const std::int64_t step = chunk_tokens(n, vocab_size);
+  ChunkBuffers buffers(step, vocab_size, wide, hidden);
+  const at::Tensor minus_one = at::ones({step, 1}, losses.options()).neg_();
+  for (std::int64_t begin = 0; begin < n; begin += step) {
+    const std::int64_t count = std::min(step, n - begin);
+    const at::Tensor rows = hidden.narrow(0, begin, count);
+    const at::Tensor target = targets.narrow(0, begin, count).unsqueeze(1);
+    at::Tensor probabilities = buffers.log_softmax(rows, head);
+    losses.narrow(0, begin, count).copy_(probabilities.gather(1, target).squeeze(1)).neg_();
+    if (!want_hidden && !want_head) continue;
+    // d loss / d logits = softmax - one_hot(target)
+    probabilities.exp_().scatter_add_(1, target, minus_one.narrow(0, 0, count));
+    const at::Tensor dlogits = buffers.narrow_copy(probabilities);
+    if (want_hidden) {
+      at::Tensor slot = gradients.hidden.narrow(0, begin, count);
+      at::mm_out(slot, dlogits, head);
+    }
+    if (!want_head) continue;
+    if (wide == dlogits.scalar_type()) {
+      gradients.head.addmm_(dlogits.t(), rows);
+    } else {
+      gradients.head.add_(at::mm(dlogits.t(), rows));
+    }
+  }
+  return losses;
+}
+
+class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& head,
+                            const at::Tensor& targets) {
+    const Scored scored = select_scored(hidden, targets, head.size(0));
+    Gradients gradients;
+    const at::Tensor losses =
+        losses_and_gradients(scored, head, hidden.requires_grad(), head.requires_grad(), gradients);
+    context->saved_data["shape"] = hidden.sizes().vec();
+    context->saved_data["head_dtype"] = static_cast<std::int64_t>(head.scalar_type());
+    context->save_for_backward({scored.positions, gradients.hidden, gradients.head});
+    return losses.sum();
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    check_differentiated_once("linear_cross_entropy");
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor& positions = saved[0];
+    at::Tensor dhidden, dhead;
+    if (saved[1].defined() && context->needs_input_grad(0)) {
+      const auto shape = context->saved_data["shape"].toIntVector();
+      dhidden = saved[1] * outputs[0].to(saved[1].scalar_type());
+      if (positions.defined()) {
+        std::int64_t rows = 1;
+        for (std::size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+        dhidden = at::zeros({rows, shape.back()}, dhidden.options()).index_copy_(0, positions, dhidden);
+      }
+      dhidden = dhidden.view(shape);
+    }
+    if (saved[2].defined() && context->needs_input_grad(1)) {
+      const auto dtype = static_cast<at::ScalarType>(context->saved_data["head_dtype"].toInt());
+      dhead = (saved[2] * outputs[0]).to(dtype);
+    }
+    return {dhidden, dhead, at::Tensor()};
+  }
+};
+
+at::Tensor plain_losses(const Scored& scored, const at::Tensor& head) {
+  Gradients unused;
+  return losses_and_gradients(scored, head, false, false, unused);
+}
+
+}  // namespace
+
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+  if (needs_gradient(hidden) || needs_gradient(head)) return LinearCrossEntropy::apply(hidden, head, targets);
+  const at::NoGradGuard no_grad;
+  return plain_losses(select_scored(hidden, targets, head.size(0)), head).sum();
+}
+
+at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+  const at::NoGradGuard no_grad;
+  const Scored scored = select_scored(hidden, targets, head.size(0));
+  const at::Tensor losses = plain_losses(scored, head).to(at::kFloat);
+  if (!scored.positions.defined()) return losses.view(targets.sizes());
+  return at::zeros({targets.numel()}, losses.options()).index_copy_(0, scored.positions, losses).view(targets.sizes());
+}
+
+}  // namespace adept::nn

@@ -1,0 +1,74 @@
+#include "adept/nn/reference.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <cmath>
+#include <limits>
+
+#include "adept/nn/attention.h"
+#include "adept/nn/autograd.h"
+#include "adept/nn/cross_entropy.h"
+
+namespace adept::nn::reference {
+
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  const at::Tensor y = at::matmul(x, weight.t());
+  return bias.defined() ? y + bias : y;
+}
+
+at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table) {
+  auto shape = ids.sizes().vec();
+  shape.push_back(table.size(1));
+  return table.index_select(0, ids.reshape({-1})).view(shape);
+}
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  const at::Tensor wide = x.to(accumulate_type(x));
+  const at::Tensor normalised = wide * (wide.square().mean(-1, /*keepdim=*/true) + eps).rsqrt();
+  return weight * normalised.to(x.scalar_type());
+}
+
+at::Tensor apply_rope(const at::Tensor& x, const RopeTables& tables) {
+  const std::int64_t half = x.size(-1) / 2;
+  const at::Tensor cos = at::cat({tables.cos, tables.cos}, -1), sin = at::cat({tables.sin, tables.sin}, -1);
+  const at::Tensor turned = at::cat({-x.narrow(-1, half, half), x.narrow(-1, 0, half)}, -1);
+  return x * cos + turned * sin;
+}
+
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::int64_t window) {
+  const std::int64_t group = q.size(1) / k.size(1);
+  const at::Tensor keys = k.repeat_interleave(group, 1), values = v.repeat_interleave(group, 1);
+  const at::Tensor scores = at::matmul(q, keys.transpose(2, 3)) / std::sqrt(static_cast<double>(q.size(3)));
+  const at::Tensor visible = causal_mask(q.size(2), k.size(2), window, q.device());
+  const at::Tensor masked =
+      scores.to(accumulate_type(q)).masked_fill(~visible, -std::numeric_limits<double>::infinity());
+  return at::matmul(at::softmax(masked, -1).to(q.scalar_type()), values);
+}
+
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) { return gate * gate.sigmoid() * up; }
+
+namespace {
+at::Tensor losses(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+  const at::Tensor log_probabilities = at::log_softmax(at::matmul(hidden, head.t()).to(accumulate_type(hidden)), -1);
+  const at::Tensor has_target = targets.ne(kIgnoreIndex);
+  const at::Tensor picked = log_probabilities.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1);
+  return at::where(has_target, -picked, at::zeros_like(picked));
+}
+}  // namespace
+
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+  return losses(hidden, head, targets).sum();
+}
+
+at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+  const at::NoGradGuard no_grad;
+  return losses(hidden, head, targets).to(at::kFloat);
+}
+
+}  // namespace adept::nn::reference
