@@ -1,1 +1,72 @@
-int main() { return 0; }
+#include <fmt/format.h>
+
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <system_error>
+
+#include "adept/core/error.h"
+#include "adept/core/log.h"
+#include "adept/core/signals.h"
+#include "adept/core/version_info.h"
+#include "cli/commands.h"
+#include "cli/failure.h"
+
+namespace adept::cli {
+namespace {
+
+std::string version() {
+  return fmt::format("adept {} (commit {}, torch {}, {})", kVersion, kCommit, kTorchVersion, kCompiler);
+}
+
+void print_to(std::FILE* file, const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), file);  // a failure is seen by flush_output
+}
+
+/// A full disk or a closed pipe must not pass for success.
+void flush_output() {
+  if (std::fflush(stdout) != 0 || std::ferror(stdout))
+    throw std::system_error(errno, std::generic_category(), "standard output");
+}
+
+int report(const Failure& failure) {
+  if (!failure.message.empty()) print_to(stderr, "error: " + failure.message + "\n");
+  return failure.exit_code;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{"ADEPT continual pretraining: expand a language model where it matters least, train only that", "adept"};
+  app.set_version_flag("--version", version(), "Print the version, the commit and the libraries");
+  app.require_subcommand(0, 1);
+  app.get_formatter()->column_width(36);
+  for (AddCommand add_command : kCommands) add_command(app);
+  try {
+    if (argc <= 1) {
+      print_to(stderr, app.help());
+      return static_cast<int>(ExitCode::kUsage);
+    }
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    print_to(stdout, app.help());
+  } catch (const CLI::CallForVersion&) {
+    print_to(stdout, version() + "\n");
+  } catch (const CLI::ParseError& error) {
+    return report(describe_usage_error(app, error, argc, argv));
+  }
+  flush_output();
+  return static_cast<int>(ExitCode::kOk);
+}
+
+}  // namespace
+}  // namespace adept::cli
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // a reader that leaves must not kill a training run
+  try {
+    adept::init_logging();
+    adept::install_signal_handlers();
+    return adept::cli::run(argc, argv);
+  } catch (...) {
+    return adept::cli::report(adept::cli::describe_failure(std::current_exception()));
+  }
+}

@@ -1,0 +1,177 @@
+// What fields must fulfil together.
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <initializer_list>
+
+#include "adept/config/reader.h"
+
+namespace adept::config {
+namespace {
+
+constexpr std::int64_t kDefaultNumLayers = 4;
+constexpr double kDefaultWarmupRatio = 0.03;
+constexpr double kDefaultEpochs = 1.0;
+
+class CrossCheck {
+ public:
+  CrossCheck(const Location& document, ReadResult& result)
+      : document_(document), result_(result), num_read_problems_(result.problems.size()) {}
+
+  /// Adds a problem at the first of `keys` unless `good`; silent where one of them could not be read.
+  void expect(bool good, std::initializer_list<std::string> keys, const std::string& text) {
+    if (good) return;
+    for (const std::string& key : keys)
+      if (is_broken(key)) return;
+    result_.add(location(*keys.begin()), *keys.begin(), text);
+  }
+
+ private:
+  /// Only reading breaks a key; two checks may both object to it.
+  bool is_broken(const std::string& key) const {
+    for (std::size_t i = 0; i < num_read_problems_; ++i) {
+      const std::string& broken = result_.problems[i].key;
+      if (broken == key || broken.starts_with(key + ".") || key.starts_with(broken + ".")) return true;
+    }
+    return false;
+  }
+
+  /// Of the key, or of the nearest section around it that was given.
+  Location location(std::string key) const {
+    for (;;) {
+      const auto found = result_.locations.find(key);
+      if (found != result_.locations.end()) return found->second;
+      const auto dot = key.rfind('.');
+      if (dot == std::string::npos) return document_;
+      key.resize(dot);
+    }
+  }
+
+  Location document_;
+  ReadResult& result_;
+  std::size_t num_read_problems_;
+};
+
+template <typename List>
+void check_names(const std::string& list_key, const List& sources, std::map<std::string, std::string>& first_use,
+                 CrossCheck& check) {
+  for (std::size_t i = 0; i < sources.size(); ++i) {
+    const std::string key = fmt::format("{}.{}.name", list_key, i);
+    const std::string& name = sources[i].name;
+    check.expect(
+        is_source_name(name), {key},
+        fmt::format("found {}; expected 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit",
+                    quote(name)));
+    const auto [use, is_new] = first_use.try_emplace(name, key);
+    check.expect(is_new, {key, use->second},
+                 fmt::format("found {}, which is {} too; expected a name of its own", quote(name), use->second));
+  }
+}
+
+void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
+  std::map<std::string, std::string> first_use;
+  check_names("data.train", config.data.train, first_use, check);
+  check_names("data.general", config.data.general, first_use, check);
+  check_names("data.eval", config.data.eval, first_use, check);
+
+  const std::vector<TrainSource>& train = config.data.train;
+  for (std::size_t i = 1; i < train.size(); ++i) {
+    const std::size_t without = train[i].weight ? 0 : i;
+    check.expect(train[i].weight.has_value() == train[0].weight.has_value(),
+                 {fmt::format("data.train.{}.weight", without), fmt::format("data.train.{}.weight", i - without)},
+                 "found nothing; expected a weight, as another source of data.train has one");
+  }
+  const bool probes = purpose == Purpose::kRun && config.expand.after.empty();
+  const bool updates = config.unit_lr.policy == UnitLrPolicy::kReference;
+  check.expect(!config.data.general.empty() || !(probes || updates),
+               {"data.general", "data", "unit_lr.policy", "expand.after"},
+               fmt::format("found nothing; expected general text, which {} is measured on",
+                           probes ? "layer importance" : "unit importance (unit_lr.policy: reference)"));
+}
+
+void check_train(const TrainConfig& train, CrossCheck& check) {
+  check.expect(!(train.warmup_steps && train.warmup_ratio), {"train.warmup_ratio", "train.warmup_steps"},
+               "found together with train.warmup_steps; expected one of the two (null unsets a key)");
+  check.expect(!(train.max_steps && train.num_train_epochs), {"train.num_train_epochs", "train.max_steps"},
+               "found together with train.max_steps; expected one of the two (null unsets a key)");
+  if (train.warmup_steps && train.max_steps)
+    check.expect(
+        *train.warmup_steps <= *train.max_steps, {"train.warmup_steps", "train.max_steps"},
+        fmt::format("found {}; expected at most train.max_steps, which is {}", *train.warmup_steps, *train.max_steps));
+  if (train.lr_scheduler != LrScheduler::kWsd) return;
+  double warmup = train.warmup_ratio.value_or(kDefaultWarmupRatio);
+  if (train.warmup_steps)
+    warmup = train.max_steps ? static_cast<double>(*train.warmup_steps) / static_cast<double>(*train.max_steps) : 0;
+  check.expect(
+      warmup + train.decay_ratio <= 1,
+      {"train.decay_ratio", "train.lr_scheduler", "train.warmup_ratio", "train.warmup_steps"},
+      fmt::format("found {}; expected warm-up and decay to take all steps at most, and the warm-up takes {:.4g}",
+                  train.decay_ratio, warmup));
+}
+
+void check_rest(const RunConfig& config, CrossCheck& check) {
+  const ExpandConfig& expand = config.expand;
+  check.expect(!expand.num_layers || expand.after.empty(), {"expand.after", "expand.num_layers"},
+               "found together with expand.num_layers; expected one of the two (null or [] unsets a key)");
+  for (std::size_t i = 1; i < expand.after.size(); ++i)
+    check.expect(
+        expand.after[i - 1] < expand.after[i], {fmt::format("expand.after.{}", i), "expand.after"},
+        fmt::format("found {} after {}; expected increasing layer indices", expand.after[i], expand.after[i - 1]));
+  check.expect(config.eval.stride <= config.seq_len, {"eval.stride", "seq_len"},
+               fmt::format("found {}; expected at most seq_len, which is {}", config.eval.stride, config.seq_len));
+  check.expect(!(config.eval.packed && config.eval.stride > 0), {"eval.stride", "eval.packed"},
+               fmt::format("found {} together with eval.packed; expected 0, as packed sequences do not overlap",
+                           config.eval.stride));
+  check.expect(
+      config.train.eval_steps == 0 || !config.data.eval.empty(), {"train.eval_steps", "data.eval"},
+      fmt::format("found {}, but data.eval is empty; expected 0, or text in data.eval", config.train.eval_steps));
+  const auto normal = [](const std::string& path) { return std::filesystem::path(path + "/").lexically_normal(); };
+  check.expect(config.model.empty() || normal(config.output_dir) != normal(config.model), {"output_dir", "model"},
+               fmt::format("found {}, which is the model; expected a directory of its own", quote(config.output_dir)));
+}
+
+void expand_home(std::string& path, const std::string& key, CrossCheck& check) {
+  if (path != "~" && !path.starts_with("~/")) return;
+  const char* home = std::getenv("HOME");
+  const bool has_home = home != nullptr && *home != '\0';
+  check.expect(has_home, {key}, fmt::format("found {}, but $HOME is not set; expected a path without ~", quote(path)));
+  if (has_home) path.replace(0, 1, home);
+}
+
+template <typename List>
+void expand_homes(List& sources, const std::string& key, CrossCheck& check) {
+  for (std::size_t i = 0; i < sources.size(); ++i)
+    for (std::string& path : sources[i].paths) expand_home(path, fmt::format("{}.{}.path", key, i), check);
+}
+
+}  // namespace
+
+bool is_source_name(std::string_view name) {
+  const auto is_alphanumeric = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+  };
+  if (name.empty() || name.size() > 64 || !is_alphanumeric(name.front())) return false;
+  return std::all_of(name.begin(), name.end(),
+                     [&](char c) { return is_alphanumeric(c) || c == '.' || c == '_' || c == '-'; });
+}
+
+void check_and_resolve(RunConfig& config, Purpose purpose, const Location& document, ReadResult& result) {
+  CrossCheck check(document, result);
+  expand_home(config.model, "model", check);
+  expand_home(config.output_dir, "output_dir", check);
+  expand_homes(config.data.train, "data.train", check);
+  expand_homes(config.data.general, "data.general", check);
+  expand_homes(config.data.eval, "data.eval", check);
+  check_data(config, purpose, check);
+  check_train(config.train, check);
+  check_rest(config, check);
+
+  ExpandConfig& expand = config.expand;
+  if (!expand.num_layers && expand.after.empty()) expand.num_layers = kDefaultNumLayers;
+  TrainConfig& train = config.train;
+  if (!train.warmup_steps && !train.warmup_ratio) train.warmup_ratio = kDefaultWarmupRatio;
+  if (!train.max_steps && !train.num_train_epochs) train.num_train_epochs = kDefaultEpochs;
+}
+
+}  // namespace adept::config

@@ -1,0 +1,328 @@
+#include "adept/config/document.h"
+
+#include <fmt/format.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "adept/core/error.h"
+#include "adept/core/json.h"
+
+namespace adept::config {
+namespace {
+
+constexpr std::size_t kMaxFileBytes = 1 << 20;
+constexpr int kMaxDepth = 32;
+constexpr int kMaxValues = 100'000;
+
+bool is_one_of(std::string_view text, std::initializer_list<std::string_view> words) {
+  return std::find(words.begin(), words.end(), text) != words.end();
+}
+
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+/// Skips digits and, after the first, underscores; returns whether there was a digit.
+bool skip_digits(std::string_view& text) {
+  if (text.empty() || !is_digit(text.front())) return false;
+  while (!text.empty() && (is_digit(text.front()) || text.front() == '_')) text.remove_prefix(1);
+  return true;
+}
+
+bool is_utf8(std::string_view text) {
+  try {
+    (void)Json(text).dump();
+    return true;
+  } catch (const Json::type_error&) {
+    return false;
+  }
+}
+
+[[noreturn]] void fail(const Location& location, const std::string& text) {
+  throw ConfigError("{}: {}", to_string(location), text);
+}
+
+std::string line_of(const std::string& text, int line) {
+  std::istringstream lines(text);
+  std::string content;
+  for (int i = 0; i < line; ++i) std::getline(lines, content);
+  return content;
+}
+
+/// From yaml-cpp's tree to ours.
+class Converter {
+ public:
+  Converter(Location source, std::vector<Problem>& problems) : source_(std::move(source)), problems_(problems) {}
+
+  Value convert(const YAML::Node& node, const Location& parent, const std::string& path, int depth) {
+    Value value;
+    value.location = node.IsNull() ? parent : at(node, parent);
+    if (depth > kMaxDepth) fail(value.location, fmt::format("nested beyond {} levels", kMaxDepth));
+    if (++num_values_ > kMaxValues)
+      fail(value.location, fmt::format("expands to more than {} values; expected fewer aliases", kMaxValues));
+    switch (node.Type()) {
+      case YAML::NodeType::Undefined:
+      case YAML::NodeType::Null:
+        break;
+      case YAML::NodeType::Scalar:
+        convert_scalar(node, value);
+        break;
+      case YAML::NodeType::Sequence:
+        value.kind = Value::Kind::kList;
+        for (const YAML::Node& item : node)
+          value.items.push_back(
+              convert(item, value.location, join(path, std::to_string(value.items.size())), depth + 1));
+        break;
+      case YAML::NodeType::Map:
+        convert_section(node, value, path, depth);
+        break;
+    }
+    return value;
+  }
+
+ private:
+  static std::string join(const std::string& path, const std::string& key) {
+    return path.empty() ? key : path + "." + key;
+  }
+
+  Location at(const YAML::Node& node, const Location& parent) const {
+    if (source_.is_override || node.Mark().is_null()) return parent;
+    Location location = source_;
+    location.line = node.Mark().line + 1;
+    return location;
+  }
+
+  void convert_scalar(const YAML::Node& node, Value& value) {
+    value.text = node.Scalar();
+    value.quoted = is_one_of(node.Tag(), {"!", "tag:yaml.org,2002:str"});
+    const bool is_null = !value.quoted && scalar_type(value.text) == ScalarType::kNull;
+    value.kind = is_null ? Value::Kind::kNull : Value::Kind::kScalar;
+  }
+
+  void convert_section(const YAML::Node& node, Value& value, const std::string& path, int depth) {
+    value.kind = Value::Kind::kSection;
+    std::vector<Entry> merged;
+    for (const auto& pair : node) {
+      const Location location = at(pair.first, value.location);
+      if (!pair.first.IsScalar()) {
+        problems_.push_back({location, path, "found a key that is not a word; expected KEY: VALUE"});
+        continue;
+      }
+      const std::string key = pair.first.Scalar();
+      Value member = convert(pair.second, location, join(path, key), depth + 1);
+      if (key == "<<" && pair.first.Tag() != "!") {
+        merge(std::move(member), path, merged);
+      } else if (const Value* earlier = value.find(key)) {
+        problems_.push_back({location, join(path, key),
+                             fmt::format("found the key a second time; expected it once (first: line {})",
+                                         std::max(earlier->location.line, 1))});
+      } else {
+        value.entries.push_back({key, location, std::move(member)});
+      }
+    }
+    for (Entry& entry : merged)  // what the section says itself wins
+      if (value.find(entry.key) == nullptr) value.entries.push_back(std::move(entry));
+  }
+
+  void merge(Value member, const std::string& path, std::vector<Entry>& merged) {
+    if (member.kind == Value::Kind::kList) {
+      for (Value& item : member.items) merge(std::move(item), path, merged);
+    } else if (member.kind == Value::Kind::kSection) {
+      std::move(member.entries.begin(), member.entries.end(), std::back_inserter(merged));
+    } else {
+      problems_.push_back({member.location, join(path, "<<"),
+                           fmt::format("found {}; expected an alias of a section", member.describe())});
+    }
+  }
+
+  Location source_;
+  std::vector<Problem>& problems_;
+  int num_values_ = 0;
+};
+
+std::vector<YAML::Node> load_yaml(const std::string& text, const Location& source) {
+  try {
+    return YAML::LoadAll(text);
+  } catch (const YAML::Exception& error) {
+    Location location = source;
+    if (!source.is_override && !error.mark.is_null()) location.line = error.mark.line + 1;
+    const std::string line = source.is_override ? "" : line_of(text, location.line);
+    const bool tab = line.substr(0, line.find_first_not_of(" \t")).find('\t') != std::string::npos;
+    fail(location, tab ? "found a tab in the indentation; expected spaces"
+                       : fmt::format("not valid YAML: {} (column {})", error.msg, error.mark.column + 1));
+  }
+}
+
+bool parse_index(std::string_view text, std::size_t& index) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), index);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
+Value parse_override_value(const std::string& text, const Location& location, std::vector<Problem>& problems) {
+  const bool is_yaml = !text.empty() && std::string_view("[{\"'").find(text.front()) != std::string_view::npos;
+  if (is_yaml) {
+    const std::vector<YAML::Node> documents = load_yaml(text, location);
+    if (documents.size() != 1) fail(location, "found several YAML documents; expected one value");
+    return Converter(location, problems).convert(documents.front(), location, "", 0);
+  }
+  Value value;
+  value.location = location;
+  value.text = text;
+  value.kind = scalar_type(text) == ScalarType::kNull ? Value::Kind::kNull : Value::Kind::kScalar;
+  return value;
+}
+
+Value null_at(const Location& location) {
+  Value value;
+  value.location = location;
+  return value;
+}
+
+/// The place that `key` names below `parent`, made if it is not there; nullptr if it cannot be.
+Value* descend(Value& parent, const std::string& key, const Location& location, std::string& why_not) {
+  std::size_t index = 0;
+  const bool is_index = parse_index(key, index);
+  if (parent.kind == Value::Kind::kNull) parent.kind = is_index ? Value::Kind::kList : Value::Kind::kSection;
+  if (parent.kind == Value::Kind::kSection) {
+    if (Value* child = parent.find(key)) return child;
+    return &parent.entries.emplace_back(Entry{key, location, null_at(location)}).value;
+  }
+  if (parent.kind == Value::Kind::kScalar) {
+    why_not = fmt::format("found {} there; expected a section or a list", parent.describe());
+    return nullptr;
+  }
+  if (!is_index || index > parent.items.size()) {
+    why_not = fmt::format("found the index {} of a list of {}; expected 0 to {}, where {} appends", quote(key),
+                          parent.items.size(), parent.items.size(), parent.items.size());
+    return nullptr;
+  }
+  if (index == parent.items.size()) parent.items.push_back(null_at(location));
+  return &parent.items[index];
+}
+
+}  // namespace
+
+std::string to_string(const Location& location) {
+  return location.line > 0 ? fmt::format("{}:{}", location.source, location.line) : location.source;
+}
+
+void throw_if_any(std::vector<Problem> problems) {
+  if (problems.empty()) return;
+  std::stable_sort(problems.begin(), problems.end(), [](const Problem& a, const Problem& b) {
+    return std::pair(a.location.is_override, a.location.line) < std::pair(b.location.is_override, b.location.line);
+  });
+  std::string message;
+  for (const Problem& problem : problems)
+    message += fmt::format("{}{}: {}{}{}", message.empty() ? "" : "\n", to_string(problem.location), problem.key,
+                           problem.key.empty() ? "" : ": ", problem.text);
+  throw ConfigError(message);
+}
+
+ScalarType scalar_type(std::string_view plain) {
+  if (is_one_of(plain, {"", "~", "null", "Null", "NULL"})) return ScalarType::kNull;
+  if (is_one_of(plain, {"true", "True", "TRUE", "false", "False", "FALSE", "yes", "Yes", "YES", "no", "No", "NO", "on",
+                        "On", "ON", "off", "Off", "OFF"}))
+    return ScalarType::kBool;
+  if (plain.front() == '+' || plain.front() == '-') plain.remove_prefix(1);
+  if (is_one_of(plain, {".inf", ".Inf", ".INF", ".nan", ".NaN", ".NAN", "inf", "nan"})) return ScalarType::kNumber;
+  const bool whole = skip_digits(plain);
+  if (whole && plain.empty()) return ScalarType::kInteger;
+  bool fraction = false;
+  if (!plain.empty() && plain.front() == '.') {
+    plain.remove_prefix(1);
+    fraction = skip_digits(plain);
+  }
+  if (!whole && !fraction) return ScalarType::kString;
+  if (!plain.empty() && (plain.front() == 'e' || plain.front() == 'E')) {
+    plain.remove_prefix(1);
+    if (!plain.empty() && (plain.front() == '+' || plain.front() == '-')) plain.remove_prefix(1);
+    if (!skip_digits(plain)) return ScalarType::kString;
+  }
+  return plain.empty() ? ScalarType::kNumber : ScalarType::kString;
+}
+
+Value* Value::find(std::string_view key) {
+  for (Entry& entry : entries)
+    if (entry.key == key) return &entry.value;
+  return nullptr;
+}
+
+std::string Value::describe() const {
+  switch (kind) {
+    case Kind::kNull:
+      return "nothing";
+    case Kind::kList:
+      return "a list";
+    case Kind::kSection:
+      return "a section";
+    case Kind::kScalar:
+      break;
+  }
+  if (quoted) return "the string " + quote(text);
+  return scalar_type(text) == ScalarType::kString ? quote(text) : text;
+}
+
+std::string quote(std::string_view text) {
+  constexpr std::size_t kShown = 80;
+  const std::string shown = Json(text.substr(0, kShown)).dump(-1, ' ', false, Json::error_handler_t::replace);
+  return text.size() > kShown ? shown + "..." : shown;
+}
+
+std::string read_config_file(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error))
+    throw ConfigError("{}: found a directory; expected a YAML file", path);
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw ConfigError("{}: cannot be read: {}", path, std::strerror(errno));
+  std::string text(kMaxFileBytes + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<std::size_t>(file.gcount()));
+  if (file.bad()) throw ConfigError("{}: cannot be read: {}", path, std::strerror(errno));
+  if (text.size() > kMaxFileBytes) throw ConfigError("{}: found more than 1 MiB; expected a run configuration", path);
+  return text;
+}
+
+Value parse_document(const std::string& text, const std::string& file, std::vector<Problem>& problems) {
+  const Location source{.source = file};
+  if (!is_utf8(text)) {
+    Location location{.source = file, .line = 1};
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line) && is_utf8(line);) ++location.line;
+    fail(location, "found bytes that are not UTF-8; expected a YAML file in UTF-8");
+  }
+  const std::vector<YAML::Node> documents = load_yaml(text, source);
+  if (documents.empty() || (documents.size() == 1 && documents.front().IsNull()))
+    fail(source, "found an empty file; expected at least model, output_dir and data");
+  if (documents.size() > 1) fail(source, "found several YAML documents (---); expected one");
+  Value document = Converter(source, problems).convert(documents.front(), source, "", 0);
+  if (document.kind != Value::Kind::kSection)
+    fail(document.location, fmt::format("found {}; expected KEY: VALUE lines", document.describe()));
+  return document;
+}
+
+void apply_override(Value& document, const std::string& override, std::vector<Problem>& problems) {
+  const Location location{.source = "--set " + override, .is_override = true};
+  const auto equals = override.find('=');
+  const std::string path = override.substr(0, equals);
+  if (equals == std::string::npos || path.empty()) {
+    problems.push_back({location, "", "expected KEY=VALUE, as in --set train.learning_rate=1e-4"});
+    return;
+  }
+  Value* place = &document;
+  std::istringstream keys(path + ".");
+  for (std::string key, why_not; std::getline(keys, key, '.');) {
+    if (key.empty()) why_not = "found an empty part; expected names separated by single dots";
+    if (why_not.empty()) place = descend(*place, key, location, why_not);
+    if (why_not.empty()) continue;
+    problems.push_back({location, path, why_not});
+    return;
+  }
+  *place = parse_override_value(override.substr(equals + 1), location, problems);
+}
+
+}  // namespace adept::config

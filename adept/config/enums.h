@@ -1,0 +1,81 @@
+// The configuration's choices, each with its spelling: one table per enum serves YAML, --set, options and help.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "adept/core/dtype.h"
+
+namespace adept::config {
+
+enum class Device { kCpu, kCuda };
+enum class TxtRecord { kFile, kLine, kParagraph };
+enum class BadRecord { kFail, kSkip };
+enum class EvalRole { kGeneral, kDomain, kOther };
+enum class ProbeMethod { kMaskOut, kCumulative };
+enum class LrScheduler { kConstant, kLinear, kCosine, kWsd };
+enum class UnitLrPolicy { kReference, kUniform };
+
+template <typename Enum>
+struct Choice {
+  Enum value;
+  std::string_view name;
+};
+
+/// All choices of an enum, in the order of the help. Specialised for each.
+template <typename Enum>
+inline constexpr std::array<Choice<Enum>, 0> kChoices{};
+
+template <>
+inline constexpr std::array kChoices<ComputeDType> = {Choice{ComputeDType::kFp32, "fp32"},
+                                                      Choice{ComputeDType::kBf16, "bf16"}};
+template <>
+inline constexpr std::array kChoices<Device> = {Choice{Device::kCpu, "cpu"}, Choice{Device::kCuda, "cuda"}};
+template <>
+inline constexpr std::array kChoices<TxtRecord> = {Choice{TxtRecord::kFile, "file"}, Choice{TxtRecord::kLine, "line"},
+                                                   Choice{TxtRecord::kParagraph, "paragraph"}};
+template <>
+inline constexpr std::array kChoices<BadRecord> = {Choice{BadRecord::kFail, "fail"}, Choice{BadRecord::kSkip, "skip"}};
+template <>
+inline constexpr std::array kChoices<EvalRole> = {
+    Choice{EvalRole::kGeneral, "general"}, Choice{EvalRole::kDomain, "domain"}, Choice{EvalRole::kOther, "other"}};
+template <>
+inline constexpr std::array kChoices<ProbeMethod> = {Choice{ProbeMethod::kMaskOut, "mask_out"},
+                                                     Choice{ProbeMethod::kCumulative, "cumulative"}};
+template <>
+inline constexpr std::array kChoices<LrScheduler> = {
+    Choice{LrScheduler::kConstant, "constant"}, Choice{LrScheduler::kLinear, "linear"},
+    Choice{LrScheduler::kCosine, "cosine"}, Choice{LrScheduler::kWsd, "wsd"}};
+template <>
+inline constexpr std::array kChoices<UnitLrPolicy> = {Choice{UnitLrPolicy::kReference, "reference"},
+                                                      Choice{UnitLrPolicy::kUniform, "uniform"}};
+
+/// The spelling of a choice.
+template <typename Enum>
+std::string_view to_string(Enum value) {
+  for (const auto& choice : kChoices<Enum>)
+    if (choice.value == value) return choice.name;
+  return "?";
+}
+
+/// The choice that is spelt `name`; nothing for an unknown one. Also takes float32 and bfloat16.
+template <typename Enum>
+std::optional<Enum> from_string(std::string_view name) {
+  if constexpr (std::is_same_v<Enum, ComputeDType>) return compute_dtype_from_string(name);
+  for (const auto& choice : kChoices<Enum>)
+    if (choice.name == name) return choice.value;
+  return std::nullopt;
+}
+
+/// All spellings, as in "cpu|cuda".
+template <typename Enum>
+std::string choices_of(std::string_view separator = "|") {
+  std::string all;
+  for (const auto& choice : kChoices<Enum>) all.append(all.empty() ? "" : separator).append(choice.name);
+  return all;
+}
+
+}  // namespace adept::config

@@ -1,0 +1,180 @@
+#include "adept/config/reader.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include "adept/core/nearest_name.h"
+
+namespace adept::config {
+namespace {
+
+constexpr double kLargestShownLimit = 1e15;
+
+/// How other trainers call the same thing.
+constexpr std::pair<std::string_view, std::string_view> kOtherNames[] = {
+    {"lr", "train.learning_rate"},
+    {"lr_scheduler_type", "train.lr_scheduler"},
+    {"per_device_train_batch_size", "train.batch_size"},
+    {"micro_batch_size", "train.batch_size"},
+    {"per_device_eval_batch_size", "eval.batch_size"},
+    {"gradient_accumulation_steps", "train.grad_accum"},
+    {"epochs", "train.num_train_epochs"},
+    {"adam_epsilon", "train.adam_eps"},
+    {"gradient_clipping", "train.max_grad_norm"},
+    {"model_name_or_path", "model"},
+    {"max_seq_length", "seq_len"},
+    {"max_length", "seq_len"},
+    {"cutoff_len", "seq_len"},
+    {"block_size", "seq_len"},
+    {"bf16", "dtype"},
+    {"torch_dtype", "dtype"},
+};
+
+std::string without_underscores(std::string text) {
+  std::erase(text, '_');
+  if (text.starts_with('+')) text.erase(0, 1);
+  return text;
+}
+
+bool is_plain(const Value& value, ScalarType type) {
+  return value.kind == Value::Kind::kScalar && !value.quoted && scalar_type(value.text) == type;
+}
+
+/// Finite doubles only.
+bool parse_number(const Value& value, double& number) {
+  if (!is_plain(value, ScalarType::kInteger) && !is_plain(value, ScalarType::kNumber)) return false;
+  const std::string text = without_underscores(value.text);
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return error == std::errc() && end == text.data() + text.size() && std::isfinite(number);
+}
+
+/// Digits, or a power such as 1e6. Not 010, which YAML 1.1 reads as eight, and not 3.0.
+bool parse_integer(const Value& value, std::int64_t& integer) {
+  const std::string text = without_underscores(value.text);
+  if (is_plain(value, ScalarType::kNumber) && text.find('.') == std::string::npos) {
+    double number = 0;
+    if (!parse_number(value, number) || number != std::floor(number) || std::abs(number) > 0x1p53) return false;
+    integer = static_cast<std::int64_t>(number);
+    return true;
+  }
+  const std::size_t digits = text.starts_with('-') ? 1 : 0;
+  if (!is_plain(value, ScalarType::kInteger) || (text.size() > digits + 1 && text[digits] == '0')) return false;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), integer);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
+std::string join_names(const std::vector<std::string>& names, std::string_view last_separator) {
+  std::string text;
+  for (std::size_t i = 0; i < names.size(); ++i)
+    text += (i == 0 ? "" : i + 1 == names.size() ? std::string(last_separator) : ", ") + names[i];
+  return text;
+}
+
+std::string last_part(const std::string& key) { return key.substr(key.rfind('.') + 1); }
+
+/// The full keys that the user may have meant by `name` in `section`.
+std::vector<std::string> meant_keys(const std::string& name, const std::string& section,
+                                    const std::vector<std::string>& known) {
+  const std::string prefix = section.empty() ? "" : section + ".";
+  std::vector<std::string> keys;
+  for (const KeyDoc& doc : all_keys())
+    if (last_part(doc.key) == name) keys.push_back(doc.key);
+  if (!keys.empty()) return keys;
+  if (const std::string nearest = nearest_name(name, known); !nearest.empty()) return {prefix + nearest};
+  for (const auto& [other, ours] : kOtherNames)
+    if (other == name) return {std::string(ours)};
+  return {};
+}
+
+}  // namespace
+
+std::string Range::text() const {
+  const bool has_min = std::isfinite(min), has_max = max < kLargestShownLimit;
+  if (has_min && has_max && !above_min && !below_max) return fmt::format(" from {} to {}", min, max);
+  std::string text;
+  if (has_min) text += fmt::format(" {} {}", above_min ? ">" : ">=", min);
+  if (has_max) text += fmt::format("{} {} {}", has_min ? " and" : "", below_max ? "<" : "<=", max);
+  return text;
+}
+
+void add_mismatch(const Value& value, const std::string& key, const std::string& expected, ReadResult& result) {
+  const bool quoted_number = value.quoted && (scalar_type(value.text) == ScalarType::kInteger ||
+                                              scalar_type(value.text) == ScalarType::kNumber);
+  result.add(
+      value.location, key,
+      fmt::format("found {}; expected {}{}", value.describe(), expected, quoted_number ? ", without quotes" : ""));
+}
+
+bool read_string(const Value& value, const std::string& key, std::string& target, ReadResult& result) {
+  // On the command line everything is text, and quotes within quotes would be a nuisance.
+  const bool is_text = value.quoted || value.location.is_override || is_plain(value, ScalarType::kString);
+  if (value.kind != Value::Kind::kScalar || !is_text) {
+    const bool scalar = value.kind == Value::Kind::kScalar;
+    result.add(value.location, key,
+               fmt::format("found {}; expected a string{}", value.describe(), scalar ? ", in quotes" : ""));
+    return false;
+  }
+  const bool control = std::any_of(value.text.begin(), value.text.end(),
+                                   [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
+  if (value.text.empty() || control) {
+    add_mismatch(value, key, control ? "a string without control characters" : "a string that is not empty", result);
+    return false;
+  }
+  target = value.text;
+  return true;
+}
+
+bool read_bool(const Value& value, const std::string& key, bool& target, ReadResult& result) {
+  if (!is_plain(value, ScalarType::kBool)) {
+    add_mismatch(value, key, "true or false", result);
+    return false;
+  }
+  const char second = value.text[1];  // yes, true, on | no, false, off: told apart by the first two letters
+  const char first = value.text[0];
+  target = first == 't' || first == 'T' || first == 'y' || first == 'Y' ||
+           ((first == 'o' || first == 'O') && (second == 'n' || second == 'N'));
+  return true;
+}
+
+bool read_integer(const Value& value, const std::string& key, const FieldOptions& options, std::int64_t& target,
+                  ReadResult& result) {
+  std::int64_t integer = 0;
+  if (!parse_integer(value, integer) || !options.range.contains(static_cast<double>(integer))) {
+    add_mismatch(value, key, expected_text<std::int64_t>(options), result);
+    return false;
+  }
+  target = integer;
+  return true;
+}
+
+bool read_number(const Value& value, const std::string& key, const FieldOptions& options, double& target,
+                 ReadResult& result) {
+  double number = 0;
+  if (!parse_number(value, number) || !options.range.contains(number)) {
+    add_mismatch(value, key, expected_text<double>(options), result);
+    return false;
+  }
+  target = number;
+  return true;
+}
+
+void add_unknown_choice(const Value& value, const std::string& key, const std::string& expected,
+                        const std::vector<std::string>& names, ReadResult& result) {
+  const std::string nearest = value.kind == Value::Kind::kScalar ? nearest_name(value.text, names) : "";
+  add_mismatch(value, key, nearest.empty() ? expected : fmt::format("{}; did you mean {}?", expected, nearest), result);
+}
+
+void add_unknown_key(const Entry& entry, const std::string& section, const std::vector<std::string>& known,
+                     ReadResult& result) {
+  const std::vector<std::string> meant = meant_keys(entry.key, section, known);
+  const std::string key = (section.empty() ? "" : section + ".") + entry.key;
+  const std::string printable = quote(key);
+  result.add(entry.location, printable.substr(1, printable.size() - 2),
+             meant.empty() ? fmt::format("found an unknown key; expected one of {}", join_names(known, ", "))
+                           : fmt::format("found an unknown key; did you mean {}?", join_names(meant, " or ")));
+}
+
+}  // namespace adept::config

@@ -1,0 +1,163 @@
+// The visitor that fills the structs from a document and collects everything that is wrong.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adept/config/document.h"
+#include "adept/config/types.h"
+
+namespace adept::config {
+
+/// What reading found out, beside the values.
+struct ReadResult {
+  std::vector<Problem> problems;
+  std::map<std::string, Location> locations;  ///< of every key that was given
+
+  void add(const Location& location, const std::string& key, const std::string& text) {
+    problems.push_back({location, key, text});
+  }
+};
+
+// Single values. Each returns whether `value` is one, and adds a problem if not; `target` changes only then.
+bool read_string(const Value& value, const std::string& key, std::string& target, ReadResult& result);
+bool read_bool(const Value& value, const std::string& key, bool& target, ReadResult& result);
+bool read_integer(const Value& value, const std::string& key, const FieldOptions& options, std::int64_t& target,
+                  ReadResult& result);
+bool read_number(const Value& value, const std::string& key, const FieldOptions& options, double& target,
+                 ReadResult& result);
+/// Adds "found X; expected Y".
+void add_mismatch(const Value& value, const std::string& key, const std::string& expected, ReadResult& result);
+/// Adds `; did you mean "name"?` to a mismatch where one of the names is near.
+void add_unknown_choice(const Value& value, const std::string& key, const std::string& expected,
+                        const std::vector<std::string>& names, ReadResult& result);
+/// Adds a problem for an unknown key of a section whose keys are `known`.
+void add_unknown_key(const Entry& entry, const std::string& section, const std::vector<std::string>& known,
+                     ReadResult& result);
+
+class SectionReader {
+ public:
+  /// `section` is nullptr where the document does not have it; `location` is where it is, or should be.
+  SectionReader(const Value* section, Location location, std::string path, ReadResult& result)
+      : section_(section), location_(std::move(location)), path_(std::move(path)), result_(result) {}
+
+  template <typename T>
+  void operator()(T& member, std::string_view name, std::string_view, const FieldOptions& options = {}) {
+    known_.emplace_back(name);
+    const std::string key = path_.empty() ? std::string(name) : path_ + "." + std::string(name);
+    const Value* value = section_ == nullptr ? nullptr : section_->find(name);
+    if (value != nullptr) {
+      result_.locations[key] = value->location;
+      read(member, *value, key, options);
+    } else if constexpr (kIsSection<T>) {
+      read_section(member, nullptr, location_, key);
+    } else if (options.required) {
+      result_.add(location_, key, "found nothing; expected " + expected_text<T>(options));
+    }
+  }
+
+  /// Reports the keys that no field asked for.
+  void finish() {
+    if (section_ == nullptr) return;
+    for (const Entry& entry : section_->entries)
+      if (std::find(known_.begin(), known_.end(), entry.key) == known_.end())
+        add_unknown_key(entry, path_, known_, result_);
+  }
+
+ private:
+  template <typename T>
+  bool read(T& member, const Value& value, const std::string& key, const FieldOptions& options) {
+    if constexpr (kIsOptional<T>) {
+      return read_optional(member, value, key, options);
+    } else if constexpr (kIsList<T>) {
+      return read_list(member, value, key, options);
+    } else if constexpr (kIsSection<T>) {
+      if (value.kind == Value::Kind::kSection || value.kind == Value::Kind::kNull)
+        return read_section(member, &value, value.location, key);
+      add_mismatch(value, key, expected_text<T>(options), result_);
+      return false;
+    } else if constexpr (std::is_enum_v<T>) {
+      return read_choice(member, value, key, options);
+    } else if constexpr (std::is_same_v<T, std::string>) {
+      return read_string(value, key, member, result_);
+    } else if constexpr (std::is_same_v<T, bool>) {
+      return read_bool(value, key, member, result_);
+    } else if constexpr (std::is_same_v<T, std::int64_t>) {
+      return read_integer(value, key, options, member, result_);
+    } else {
+      return read_number(value, key, options, member, result_);
+    }
+  }
+
+  template <typename T>
+  bool read_optional(std::optional<T>& member, const Value& value, const std::string& key,
+                     const FieldOptions& options) {
+    T inner{};
+    const bool is_null = value.kind == Value::Kind::kNull;
+    if (!is_null && !read(inner, value, key, options)) return false;
+    member = is_null ? std::nullopt : std::optional<T>(inner);
+    return true;
+  }
+
+  template <typename T>
+  bool read_list(std::vector<T>& member, const Value& value, const std::string& key, const FieldOptions& options) {
+    std::vector<T> items;
+    if (std::is_same_v<T, std::string> && value.kind == Value::Kind::kScalar) {
+      if (!read(items.emplace_back(), value, key, options)) return false;
+    } else if (value.kind != Value::Kind::kList || (options.required && value.items.empty())) {
+      const std::string found = value.kind == Value::Kind::kList ? "an empty list" : value.describe();
+      result_.add(value.location, key,
+                  fmt::format("found {}; expected {}", found, expected_text<std::vector<T>>(options)));
+      return false;
+    }
+    bool good = true;
+    for (const Value& item : value.items) {
+      const std::string item_key = key + "." + std::to_string(items.size());
+      result_.locations[item_key] = item.location;
+      good &= read(items.emplace_back(), item, item_key, options);
+    }
+    member = std::move(items);
+    return good;
+  }
+
+  template <typename T>
+  bool read_choice(T& member, const Value& value, const std::string& key, const FieldOptions& options) {
+    std::optional<T> choice;
+    if (value.kind == Value::Kind::kScalar) choice = from_string<T>(value.text);
+    if (choice) {
+      member = *choice;
+      return true;
+    }
+    std::vector<std::string> names;
+    for (const auto& known : kChoices<T>) names.emplace_back(known.name);
+    add_unknown_choice(value, key, expected_text<T>(options), names, result_);
+    return false;
+  }
+
+  template <typename T>
+  bool read_section(T& member, const Value* value, const Location& location, const std::string& key) {
+    SectionReader inner(value, location, key, result_);
+    describe(inner, member);
+    inner.finish();
+    return true;
+  }
+
+  const Value* section_;
+  Location location_;
+  std::string path_;
+  ReadResult& result_;
+  std::vector<std::string> known_;
+};
+
+/// Checks what fields must fulfil together, sets the unset alternatives, and expands a leading ~ in paths. Keys that
+/// have a problem already are left out.
+void check_and_resolve(RunConfig& config, Purpose purpose, const Location& document, ReadResult& result);
+
+}  // namespace adept::config

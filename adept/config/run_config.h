@@ -1,0 +1,148 @@
+// The configuration of a run: plain structs, whose fields, units and limits are described once, in schema.h.
+// `adept config --explain` prints the same. A default is the member's initialiser.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adept/config/enums.h"
+#include "adept/core/json.h"
+
+namespace adept::config {
+
+/// One named set of text.
+struct Source {
+  std::string name;                ///< unique in the configuration; a JSON key and part of file names
+  std::vector<std::string> paths;  ///< .txt or .jsonl, each also .gz; files, folders, globs
+  std::string text_field = "text";
+  TxtRecord txt_record = TxtRecord::kFile;
+  BadRecord on_bad_record = BadRecord::kFail;
+};
+
+struct TrainSource : Source {
+  std::optional<double> weight;  ///< share of the training tokens, relative; none in any source: in proportion to size
+};
+
+struct EvalSource : Source {
+  EvalRole role = EvalRole::kOther;
+};
+
+struct DataConfig {
+  std::vector<TrainSource> train;
+  std::vector<Source> general;  ///< the general-competence detection corpus: layer probe and unit importance
+  std::vector<EvalSource> eval;
+};
+
+struct ProbeConfig {
+  ProbeMethod method = ProbeMethod::kMaskOut;
+  std::int64_t max_tokens = 65536;  ///< 0 = all
+  std::int64_t batch_size = 8;
+};
+
+/// After loading, exactly one of the two is set.
+struct ExpandConfig {
+  std::optional<std::int64_t> num_layers;  ///< 4 if neither is given
+  std::vector<std::int64_t> after;
+};
+
+/// After loading, exactly one of max_steps and num_train_epochs is set, and exactly one of the two warm-ups.
+struct TrainConfig {
+  double learning_rate = 2e-4;
+  LrScheduler lr_scheduler = LrScheduler::kCosine;
+  std::optional<std::int64_t> warmup_steps;
+  std::optional<double> warmup_ratio;  ///< 0.03 if neither is given
+  double min_lr_ratio = 0.1;
+  double decay_ratio = 0.1;
+  std::optional<std::int64_t> max_steps;
+  std::optional<double> num_train_epochs;  ///< 1 if neither is given
+  std::int64_t batch_size = 4;
+  std::int64_t grad_accum = 1;
+  double weight_decay = 0.0;
+  double adam_beta1 = 0.9;
+  double adam_beta2 = 0.95;
+  double adam_eps = 1e-8;
+  double max_grad_norm = 1.0;
+  std::int64_t logging_steps = 10;
+  std::int64_t eval_steps = 0;
+  std::int64_t save_steps = 500;
+  std::int64_t save_total_limit = 2;
+  std::int64_t max_nonfinite_steps = 5;
+};
+
+struct UnitLrConfig {
+  UnitLrPolicy policy = UnitLrPolicy::kReference;
+  std::int64_t update_every = 500;
+  std::int64_t probe_tokens = 16384;
+};
+
+struct EvalConfig {
+  std::int64_t batch_size = 8;
+  bool packed = false;
+  std::int64_t stride = 0;
+  std::int64_t max_tokens = 0;
+};
+
+struct RunConfig {
+  std::string model;
+  std::string output_dir;
+  std::int64_t seed = 42;
+  ComputeDType dtype = ComputeDType::kFp32;
+  Device device = Device::kCpu;
+  std::int64_t threads = 0;
+  std::int64_t seq_len = 512;
+  DataConfig data;
+  ProbeConfig probe;
+  ExpandConfig expand;
+  TrainConfig train;
+  UnitLrConfig unit_lr;
+  EvalConfig eval;
+};
+
+/// What a configuration is loaded for: it decides which parts must be there.
+enum class Purpose {
+  kRun,   ///< `adept run`: everything
+  kTrain  ///< `adept train`: `model` is already expanded, so nothing is probed or expanded
+};
+
+/// Reads a YAML file, applies `overrides` ("train.learning_rate=1e-4", "data.eval.0.path=held_out.txt", values as in
+/// YAML) in order, and checks everything. Relative paths stay relative to the working directory; a leading ~ is
+/// expanded.
+///
+/// Throws one ConfigError that lists every problem, each as `FILE:LINE: key: found X; expected Y`.
+RunConfig load_run_config(const std::filesystem::path& path, const std::vector<std::string>& overrides = {},
+                          Purpose purpose = Purpose::kRun);
+
+/// The same from text; `file` is the name in messages.
+RunConfig parse_run_config(const std::string& text, const std::string& file,
+                           const std::vector<std::string>& overrides = {}, Purpose purpose = Purpose::kRun);
+
+/// The whole configuration, defaults included, in the order of `explain`. Loading it gives the same configuration.
+std::string to_yaml(const RunConfig& config);
+
+/// The same as JSON, whole or one section, for hashing the inputs of a stage.
+Json to_json(const RunConfig& config);
+Json to_json(const Source& config);
+Json to_json(const TrainSource& config);
+Json to_json(const EvalSource& config);
+Json to_json(const DataConfig& config);
+Json to_json(const ProbeConfig& config);
+Json to_json(const ExpandConfig& config);
+Json to_json(const TrainConfig& config);
+Json to_json(const UnitLrConfig& config);
+Json to_json(const EvalConfig& config);
+
+/// Whether `name` can name a source: 1 to 64 letters, digits, '.', '_' and '-', the first a letter or a digit.
+bool is_source_name(std::string_view name);
+
+/// A table of every key: type, default, unit, one line.
+std::string explain();
+
+/// Writes config.yaml (resolved) and versions.json (adept, commit, torch, compiler, processor, threads) into
+/// `directory`, which must exist. Throws DataError where it cannot write.
+void write_run_record(const std::filesystem::path& directory, const RunConfig& config);
+
+}  // namespace adept::config

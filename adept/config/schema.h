@@ -1,0 +1,174 @@
+// The one description of the configuration: every field's name, limits, unit and meaning. Reading, writing, --set and
+// --explain are visitors of it. To add a field: a member with its default in run_config.h, one line here.
+//
+// A visitor is called as visitor(member, name, meaning, options) for each field, in order; options may be left out.
+#pragma once
+
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "adept/config/run_config.h"
+
+namespace adept::config {
+
+/// The values that a number may have.
+struct Range {
+  double min = -std::numeric_limits<double>::infinity();
+  double max = std::numeric_limits<double>::infinity();
+  bool above_min = false;  ///< min itself is excluded
+  bool below_max = false;  ///< max itself is excluded
+
+  bool contains(double value) const {
+    return (above_min ? value > min : value >= min) && (below_max ? value < max : value <= max);
+  }
+  /// " > 0", " >= 1", " from 0 to 1", " >= 0 and < 1", or nothing.
+  std::string text() const;
+};
+
+inline constexpr Range kPositive{.min = 0, .above_min = true};
+inline constexpr Range kNotNegative{.min = 0};
+inline constexpr Range kFraction{.min = 0, .max = 1};
+inline constexpr Range kBelowOne{.min = 0, .max = 1, .below_max = true};
+/// Counts have an upper limit, so that products of a few of them cannot overflow 64 bits.
+inline constexpr Range kStepCount{.min = 0, .max = 1e9};
+inline constexpr Range kSteps{.min = 1, .max = 1e9};
+inline constexpr Range kTokens{.min = 0, .max = 1e15};
+inline constexpr Range kSequences{.min = 1, .max = 65536};
+
+/// What is known about a field beside its name, meaning, type and default.
+struct FieldOptions {
+  std::string_view unit = "";      ///< of a number
+  Range range = {};                ///< of a number, or of each number of a list
+  bool required = false;           ///< there is no default; a list must not be empty
+  std::string_view fallback = "";  ///< what happens where an optional field is not set
+};
+
+/// Fields that have fields of their own.
+template <typename T>
+inline constexpr bool kIsSection = std::is_class_v<T>;
+template <>
+inline constexpr bool kIsSection<std::string> = false;
+template <typename T>
+inline constexpr bool kIsSection<std::optional<T>> = false;
+template <typename T>
+inline constexpr bool kIsSection<std::vector<T>> = false;
+
+template <typename Visitor>
+void describe(Visitor& v, Source& c) {
+  v(c.name, "name", "Name of the set in results and file names; unique in the configuration", {.required = true});
+  v(c.paths, "path", "One or more .txt or .jsonl files (also .gz), folders, globs", {.required = true});
+  v(c.text_field, "text_field", "Field of a .jsonl record that holds the text");
+  v(c.txt_record, "txt_record", "What one document of a .txt file is");
+  v(c.on_bad_record, "on_bad_record", "What to do about an unreadable record: stop, or skip and count it");
+}
+
+template <typename Visitor>
+void describe(Visitor& v, TrainSource& c) {
+  describe(v, static_cast<Source&>(c));
+  v(c.weight, "weight", "Share of the training tokens, relative to the other sources; for all sources or for none",
+    {.range = kPositive, .fallback = "by size"});
+}
+
+template <typename Visitor>
+void describe(Visitor& v, EvalSource& c) {
+  describe(v, static_cast<Source&>(c));
+  v(c.role, "role", "What the set stands for in the final table");
+}
+
+template <typename Visitor>
+void describe(Visitor& v, DataConfig& c) {
+  v(c.train, "train", "Training text: the domain, and replay of general text", {.required = true});
+  v(c.general, "general", "General text that layer and unit importance are measured on");
+  v(c.eval, "eval", "Held-out text whose loss is measured before, during and after training");
+}
+
+template <typename Visitor>
+void describe(Visitor& v, ProbeConfig& c) {
+  v(c.method, "method", "Layer importance: loss without the layer, or gradient times weight");
+  v(c.max_tokens, "max_tokens", "Size of the probe taken from data.general; 0 = all",
+    {.unit = "tokens", .range = kTokens});
+  v(c.batch_size, "batch_size", "Batch of the probe", {.unit = "sequences", .range = kSequences});
+}
+
+template <typename Visitor>
+void describe(Visitor& v, ExpandConfig& c) {
+  v(c.num_layers, "num_layers", "How many of the least important layers to copy; not together with after",
+    {.unit = "layers", .range = {.min = 1, .max = 10000}, .fallback = "4"});
+  v(c.after, "after", "Layers to copy, by index in the base model, without a probe",
+    {.unit = "layer indices", .range = {.min = 0, .max = 10000}});
+}
+
+template <typename Visitor>
+void describe(Visitor& v, TrainConfig& c) {
+  v(c.learning_rate, "learning_rate", "Peak learning rate, before the factor of each unit", {.range = kPositive});
+  v(c.lr_scheduler, "lr_scheduler", "Course of the learning rate after the warm-up");
+  v(c.warmup_steps, "warmup_steps", "Linear warm-up; not together with warmup_ratio",
+    {.unit = "steps", .range = kStepCount});
+  v(c.warmup_ratio, "warmup_ratio", "Linear warm-up as a share of all steps",
+    {.unit = "of all steps", .range = kFraction, .fallback = "0.03"});
+  v(c.min_lr_ratio, "min_lr_ratio", "Last learning rate of linear, cosine and wsd",
+    {.unit = "of learning_rate", .range = kFraction});
+  v(c.decay_ratio, "decay_ratio", "Decay at the end of wsd", {.unit = "of all steps", .range = kFraction});
+  v(c.max_steps, "max_steps", "Length of the training; not together with num_train_epochs",
+    {.unit = "steps", .range = kSteps});
+  v(c.num_train_epochs, "num_train_epochs", "Length of the training in passes over data.train",
+    {.unit = "epochs", .range = {.min = 0, .max = 1e6, .above_min = true}, .fallback = "1"});
+  v(c.batch_size, "batch_size", "Micro-batch", {.unit = "sequences", .range = kSequences});
+  v(c.grad_accum, "grad_accum", "Micro-batches whose gradients make one step",
+    {.unit = "micro-batches", .range = kSequences});
+  v(c.weight_decay, "weight_decay", "AdamW's decoupled weight decay of matrices", {.range = kNotNegative});
+  v(c.adam_beta1, "adam_beta1", "AdamW's decay of the first moment", {.range = kBelowOne});
+  v(c.adam_beta2, "adam_beta2", "AdamW's decay of the second moment", {.range = kBelowOne});
+  v(c.adam_eps, "adam_eps", "AdamW's term against division by zero", {.range = kPositive});
+  v(c.max_grad_norm, "max_grad_norm", "Global gradient norm to clip to; 0 = off", {.range = kNotNegative});
+  v(c.logging_steps, "logging_steps", "Interval of lines in trainer_log.jsonl", {.unit = "steps", .range = kSteps});
+  v(c.eval_steps, "eval_steps", "Interval of evaluations on data.eval; 0 = only at the end",
+    {.unit = "steps", .range = kStepCount});
+  v(c.save_steps, "save_steps", "Interval of checkpoints; 0 = only at the end", {.unit = "steps", .range = kStepCount});
+  v(c.save_total_limit, "save_total_limit", "Checkpoints to keep, the newest",
+    {.unit = "checkpoints", .range = {.min = 2, .max = 1e6}});
+  v(c.max_nonfinite_steps, "max_nonfinite_steps", "Steps in a row with a non-finite loss or gradient that stop the run",
+    {.unit = "steps", .range = kSteps});
+}
+
+template <typename Visitor>
+void describe(Visitor& v, UnitLrConfig& c) {
+  v(c.policy, "policy", "Rate factor of each unit: 2 (I_max - I) / (I_max - I_min), or 1");
+  v(c.update_every, "update_every", "Interval of importance updates", {.unit = "steps", .range = kSteps});
+  v(c.probe_tokens, "probe_tokens", "Text of data.general that one importance update reads",
+    {.unit = "tokens", .range = {.min = 1, .max = 1e15}});
+}
+
+template <typename Visitor>
+void describe(Visitor& v, EvalConfig& c) {
+  v(c.batch_size, "batch_size", "Batch of the evaluation", {.unit = "sequences", .range = kSequences});
+  v(c.packed, "packed", "Score packed sequences, as training sees the data, instead of single documents");
+  v(c.stride, "stride", "Step between the windows of long documents; 0 = seq_len",
+    {.unit = "tokens", .range = {.min = 0, .max = 1 << 20}});
+  v(c.max_tokens, "max_tokens", "Tokens to score of each set; 0 = all", {.unit = "tokens", .range = kTokens});
+}
+
+template <typename Visitor>
+void describe(Visitor& v, RunConfig& c) {
+  v(c.model, "model", "Model directory, or a hub id in the local cache", {.required = true});
+  v(c.output_dir, "output_dir", "Run directory: checkpoints, logs, results, the exported model", {.required = true});
+  v(c.seed, "seed", "Seed of data order and sampling", {.range = {.min = 0, .max = 0x1p53}});
+  v(c.dtype, "dtype", "Precision to compute in; trained weights and moments are always fp32");
+  v(c.device, "device", "Where to compute");
+  v(c.threads, "threads", "Threads to compute with; 0 = the physical cores available",
+    {.unit = "threads", .range = {.min = 0, .max = 4096}});
+  v(c.seq_len, "seq_len", "Longest sequence in training, probe and evaluation",
+    {.unit = "tokens", .range = {.min = 2, .max = 1 << 20}});
+  v(c.data, "data", "The texts");
+  v(c.probe, "probe", "Stage 1, step 1: layer importance");
+  v(c.expand, "expand", "Stage 1, step 2: which layers are copied");
+  v(c.train, "train", "Stage 2: training of the copies");
+  v(c.unit_lr, "unit_lr", "Stage 2: learning rate of each unit");
+  v(c.eval, "eval", "How loss and perplexity are measured");
+}
+
+}  // namespace adept::config

@@ -1,0 +1,33 @@
+// The subcommands of `adept`, in the order of the help. To add one: write cli/<name>_command.cpp with
+//
+//     namespace adept::cli {
+//     namespace {
+//     struct Options { std::string model; int threads = 0; };   // what the command line sets
+//     void run(const Options& options) { set_threads(options.threads); ... }
+//     }  // namespace
+//     void add_name_command(CLI::App& app) {
+//       auto options = std::make_shared<Options>();
+//       CLI::App* command = app.add_subcommand("name", "One line, without a full stop");
+//       add_model_option(*command, options->model);             // shared options: cli/options.h
+//       add_threads_option(*command, options->threads);
+//       command->callback([options] { run(*options); });
+//     }
+//     }  // namespace adept::cli
+//
+// and add it here twice. Results go to standard output (fmt::print), messages to the log; failures are exceptions,
+// which main turns into one message and an exit code.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace adept::cli {
+
+void add_config_command(CLI::App& app);
+
+using AddCommand = void (*)(CLI::App& app);
+
+inline constexpr AddCommand kCommands[] = {
+    add_config_command,
+};
+
+}  // namespace adept::cli

@@ -1,0 +1,148 @@
+#include "cli/options.h"
+
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <optional>
+
+#include "adept/core/cpu.h"
+#include "adept/core/error.h"
+
+namespace adept::cli {
+namespace {
+
+/// --`name` with the spellings of an enum; `target` keeps its value as the default.
+template <typename Enum>
+CLI::Option* add_choice(CLI::App& command, const std::string& name, Enum& target, const std::string& description) {
+  const std::string choices = config::choices_of<Enum>();
+  auto set = [&target, name, choices](const std::string& word) {
+    const std::optional<Enum> value = config::from_string<Enum>(word);
+    if (!value) throw CLI::ValidationError(name, fmt::format("found \"{}\"; expected {}", word, choices));
+    target = *value;
+  };
+  CLI::Option* option = command.add_option_function<std::string>(name, set, description);
+  return option->type_name(choices)->default_str(std::string(config::to_string(target)));
+}
+
+/// "/a/medical.dev.jsonl.gz" -> "medical.dev", as a valid source name.
+std::string name_of_path(const std::string& path) {
+  std::filesystem::path file = std::filesystem::path(path).lexically_normal();
+  if (!file.has_filename()) file = file.parent_path();
+  for (const char* extension : {".gz", ".jsonl", ".txt"})
+    if (file.extension() == extension) file.replace_extension();
+  std::string name = file.filename().string().substr(0, 64);
+  const auto allowed = [](char c) { return config::is_source_name("a" + std::string(1, c)); };
+  std::replace_if(
+      name.begin(), name.end(), [&](char c) { return !allowed(c); }, '_');
+  return config::is_source_name(name) ? name : "data" + name.substr(0, 60);
+}
+
+struct NamedPath {
+  std::string name;  // empty: none given
+  std::string path;
+};
+
+/// NAME=PATH where the part before the first '=' can be a name and the whole is no file's name.
+NamedPath split_name(const std::string& argument) {
+  const auto equals = argument.find('=');
+  if (equals == std::string::npos || std::filesystem::exists(argument)) return {"", argument};
+  const std::string name = argument.substr(0, equals);
+  if (name.find('/') != std::string::npos) return {"", argument};
+  if (!config::is_source_name(name))
+    throw ConfigError(
+        "--data {}: found the name \"{}\"; expected 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a "
+        "digit",
+        argument, name);
+  return {name, argument.substr(equals + 1)};
+}
+
+}  // namespace
+
+CLI::Option* add_model_option(CLI::App& command, std::string& model) {
+  return command.add_option("--model", model, "Model directory, or a hub id in the local cache")
+      ->required()
+      ->type_name("DIR");
+}
+
+CLI::Option* add_dtype_option(CLI::App& command, ComputeDType& dtype) {
+  return add_choice(command, "--dtype", dtype, "Precision to compute in");
+}
+
+CLI::Option* add_device_option(CLI::App& command, config::Device& device) {
+  return add_choice(command, "--device", device, "Where to compute");
+}
+
+CLI::Option* add_seq_len_option(CLI::App& command, std::int64_t& seq_len) {
+  return command.add_option("--seq-len", seq_len, "Longest sequence, in tokens")
+      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 20))
+      ->type_name("N")
+      ->capture_default_str();
+}
+
+CLI::Option* add_batch_size_option(CLI::App& command, std::int64_t& batch_size) {
+  return command.add_option("--batch-size", batch_size, "Sequences per forward pass")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
+      ->type_name("N")
+      ->capture_default_str();
+}
+
+CLI::Option* add_threads_option(CLI::App& command, std::int64_t& threads) {
+  return command.add_option("--threads", threads, "Threads to compute with; 0 = the physical cores available")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{4096}))
+      ->type_name("N")
+      ->capture_default_str();
+}
+
+CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vector<std::string>& overrides) {
+  command.add_option("--set", overrides, "Override one key of the configuration; repeatable")
+      ->allow_extra_args(false)
+      ->type_name("KEY=VALUE");
+  return command.add_option("config", path, "Run configuration (keys: adept config --explain)")
+      ->required()
+      ->type_name("CONFIG.yaml");
+}
+
+void add_data_options(CLI::App& command, DataOptions& options) {
+  command.add_option("--data", options.data, "Text: .txt or .jsonl, also .gz; files, folders, globs; repeatable")
+      ->required()
+      ->type_name("[NAME=]PATH");
+  command.add_option("--text-field", options.text_field, "Field of a .jsonl record that holds the text")
+      ->type_name("FIELD")
+      ->capture_default_str();
+  add_choice(command, "--txt-record", options.txt_record, "One document of a .txt file is");
+  add_choice(command, "--on-bad-record", options.on_bad_record, "What to do about an unreadable record");
+}
+
+std::vector<config::Source> sources(const DataOptions& options) {
+  std::vector<config::Source> result;
+  std::map<std::string, bool> name_was_given;
+  for (const std::string& argument : options.data) {
+    const auto [given_name, path] = split_name(argument);
+    if (path.empty()) throw ConfigError("--data {}: the path is empty; expected [NAME=]PATH", argument);
+    const std::string name = given_name.empty() ? name_of_path(path) : given_name;
+    const auto [known, is_new] = name_was_given.try_emplace(name, !given_name.empty());
+    if (is_new) {
+      result.push_back({.name = name,
+                        .paths = {path},
+                        .text_field = options.text_field,
+                        .txt_record = options.txt_record,
+                        .on_bad_record = options.on_bad_record});
+      continue;
+    }
+    if (!known->second || given_name.empty())
+      throw ConfigError("--data {}: another --data is called \"{}\" too; give each a name, as in --data NAME={}",
+                        argument, name, path);
+    const auto same = [&](const config::Source& source) { return source.name == name; };
+    std::find_if(result.begin(), result.end(), same)->paths.push_back(path);
+  }
+  return result;
+}
+
+void set_threads(std::int64_t threads) {
+  at::set_num_threads(threads > 0 ? static_cast<int>(threads) : available_cores());
+}
+
+}  // namespace adept::cli

@@ -1,0 +1,50 @@
+// Command line options that several subcommands share, so that each has one spelling, one default and one check.
+// Every target must outlive the parse: keep it in the options struct that the command's callback owns.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "adept/config/run_config.h"
+
+namespace adept::cli {
+
+/// --model DIR (required): a model directory or a hub id.
+CLI::Option* add_model_option(CLI::App& command, std::string& model);
+/// --dtype fp32|bf16: the precision to compute in.
+CLI::Option* add_dtype_option(CLI::App& command, ComputeDType& dtype);
+/// --device cpu|cuda.
+CLI::Option* add_device_option(CLI::App& command, config::Device& device);
+/// --seq-len N: the longest sequence, in tokens.
+CLI::Option* add_seq_len_option(CLI::App& command, std::int64_t& seq_len);
+/// --batch-size N: sequences per forward pass.
+CLI::Option* add_batch_size_option(CLI::App& command, std::int64_t& batch_size);
+/// --threads N: 0 = the physical cores that this process may use. Then call set_threads.
+CLI::Option* add_threads_option(CLI::App& command, std::int64_t& threads);
+/// CONFIG.yaml, a required positional (which is returned), and --set KEY=VALUE, repeatable: the arguments of
+/// config::load_run_config.
+CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vector<std::string>& overrides);
+
+/// What --data and the options beside it say.
+struct DataOptions {
+  std::vector<std::string> data;  ///< each NAME=PATH or PATH
+  std::string text_field = "text";
+  config::TxtRecord txt_record = config::TxtRecord::kFile;
+  config::BadRecord on_bad_record = config::BadRecord::kFail;
+};
+
+/// --data NAME=PATH or PATH (repeatable, required), --text-field, --txt-record, --on-bad-record.
+void add_data_options(CLI::App& command, DataOptions& options);
+
+/// The sources that the options name, in order. A PATH without a name gets that of its file, without folder and
+/// extensions; paths of equal names given as NAME=PATH form one source.
+///
+/// Throws ConfigError for an empty path, a bad name, or two files that would get the same name.
+std::vector<config::Source> sources(const DataOptions& options);
+
+/// Sets the number of threads that ATen uses; 0 = available_cores().
+void set_threads(std::int64_t threads);
+
+}  // namespace adept::cli
