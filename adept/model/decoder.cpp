@@ -1,0 +1,150 @@
+#include "adept/model/decoder.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <mutex>
+#include <tuple>
+
+#include "adept/core/error.h"
+#include "adept/nn/attention.h"
+#include "adept/nn/cross_entropy.h"
+#include "adept/nn/linear.h"
+#include "adept/nn/rms_norm.h"
+#include "adept/nn/rope.h"
+#include "adept/nn/swiglu.h"
+
+namespace adept::model {
+namespace {
+
+at::Tensor project(const at::Tensor& x, const LinearWeights& weights) {
+  return nn::linear(x, weights.weight, weights.bias);
+}
+
+/// x + y, into y's memory where no graph is being recorded for it.
+at::Tensor add_residual(const at::Tensor& x, at::Tensor y) {
+  if (at::GradMode::is_enabled() && (x.requires_grad() || y.requires_grad())) return x + y;
+  return y.add_(x);
+}
+
+}  // namespace
+
+/// Cosines and sines for the longest sequence so far.
+struct Decoder::RopeCache {
+  std::mutex mutex;
+  nn::RopeTables tables;
+
+  nn::RopeTables get(const ModelConfig& config, std::int64_t begin, std::int64_t length, at::ScalarType dtype,
+                     at::Device device) {
+    const std::lock_guard lock(mutex);
+    const std::int64_t end = begin + length;
+    if (!tables.cos.defined() || tables.cos.size(0) < end) {
+      const std::int64_t known = tables.cos.defined() ? tables.cos.size(0) : 0;
+      const at::NoGradGuard no_grad;
+      tables = nn::rope_tables(config.rope, config.head_dim, std::max(end, 2 * known), dtype, device);
+    }
+    return {tables.cos.narrow(0, begin, length), tables.sin.narrow(0, begin, length)};
+  }
+};
+
+Decoder::Decoder(ModelConfig config, Weights weights)
+    : config_(std::move(config)), weights_(std::move(weights)), rope_(std::make_unique<RopeCache>()) {
+  for (const NamedTensor& parameter : named_parameters(config_, weights_)) {
+    ADEPT_CHECK(parameter.tensor->defined() && parameter.tensor->sizes() == parameter.shape,
+                "{} is not there or has the wrong shape", parameter.name);
+  }
+  if (config_.tie_word_embeddings) weights_.lm_head = weights_.embed_tokens;
+}
+
+Decoder::~Decoder() = default;
+Decoder::Decoder(Decoder&&) noexcept = default;
+Decoder& Decoder::operator=(Decoder&&) noexcept = default;
+
+Decoder Decoder::to(at::Device device) const {
+  Weights moved = weights_;
+  for (const NamedTensor& parameter : named_parameters(config_, moved)) {
+    *parameter.tensor = parameter.tensor->to(device);
+  }
+  return Decoder(config_, std::move(moved));
+}
+
+at::Tensor Decoder::embed(const at::Tensor& ids) const {
+  ADEPT_CHECK(ids.dim() == 2 && ids.scalar_type() == at::kLong, "ids must be (B, T) int64");
+  if (ids.numel() > 0) {
+    const std::int64_t low = ids.min().item<std::int64_t>(), high = ids.max().item<std::int64_t>();
+    if (low < 0 || high >= config_.vocab_size) {
+      throw DataError(
+          "token {} is outside the model's vocabulary of {} tokens; the text was made with another tokenizer",
+          low < 0 ? low : high, config_.vocab_size);
+    }
+  }
+  return nn::embedding(ids.to(device()), weights_.embed_tokens);
+}
+
+at::Tensor Decoder::attention(const at::Tensor& x, const LayerWeights& weights, std::int64_t l,
+                              KeyValueCache* cache) const {
+  const std::int64_t B = x.size(0), T = x.size(1), E = config_.head_dim;
+  const auto heads = [&](const LinearWeights& projection, std::int64_t count) {
+    return project(x, projection).view({B, T, count, E});
+  };
+  at::Tensor q = heads(weights.q_proj, config_.num_attention_heads);
+  at::Tensor k = heads(weights.k_proj, config_.num_key_value_heads);
+  at::Tensor v = heads(weights.v_proj, config_.num_key_value_heads).transpose(1, 2);  // (B, K, T, E)
+  if (config_.qk_norm) {
+    q = nn::rms_norm(q, weights.q_norm, config_.rms_norm_eps);
+    k = nn::rms_norm(k, weights.k_norm, config_.rms_norm_eps);
+  }
+  const std::int64_t begin = cache == nullptr ? 0 : cache->length(l);
+  const nn::RopeTables tables = rope_->get(config_, begin, T, x.scalar_type(), x.device());
+  q = nn::apply_rope(q.transpose(1, 2), tables);  // (B, H, T, E)
+  k = nn::apply_rope(k.transpose(1, 2), tables);  // (B, K, T, E)
+  const std::int64_t window = config_.sliding_window[static_cast<std::size_t>(l)];
+  if (cache != nullptr) std::tie(k, v) = cache->append(l, k, v, window);
+  const at::Tensor mixed = nn::causal_attention(q, k, v, window);  // (B, H, T, E)
+  return project(mixed.transpose(1, 2).reshape({B, T, config_.num_attention_heads * E}), weights.o_proj);
+}
+
+at::Tensor Decoder::layer(const at::Tensor& h, std::int64_t l, KeyValueCache* cache) const {
+  ADEPT_CHECK(l >= 0 && l < num_layers(), "layer {} of {}", l, num_layers());
+  const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(l)];
+  const at::Tensor x = nn::rms_norm(h, weights.input_layernorm, config_.rms_norm_eps);
+  const at::Tensor middle = add_residual(h, attention(x, weights, l, cache));
+  const at::Tensor y = nn::rms_norm(middle, weights.post_attention_layernorm, config_.rms_norm_eps);
+  const at::Tensor gated = nn::swiglu(project(y, weights.gate_proj), project(y, weights.up_proj));
+  return add_residual(middle, project(gated, weights.down_proj));
+}
+
+at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const LayerMask& bypass,
+                           KeyValueCache* cache) const {
+  ADEPT_CHECK(begin >= 0 && begin <= end && end <= num_layers(), "layers {} .. {} of {}", begin, end, num_layers());
+  ADEPT_CHECK(bypass.empty() || static_cast<std::int64_t>(bypass.size()) == num_layers(), "a mask of {} for {} layers",
+              bypass.size(), num_layers());
+  at::Tensor state = h;
+  for (std::int64_t l = begin; l < end; ++l) {
+    if (!bypass.empty() && bypass[static_cast<std::size_t>(l)]) continue;
+    state = layer(state, l, cache);
+  }
+  return state;
+}
+
+at::Tensor Decoder::logits(const at::Tensor& h) const {
+  return nn::linear(nn::rms_norm(h, weights_.norm, config_.rms_norm_eps), weights_.lm_head);
+}
+
+at::Tensor Decoder::loss_sum(const at::Tensor& h, const at::Tensor& targets) const {
+  return nn::linear_cross_entropy(nn::rms_norm(h, weights_.norm, config_.rms_norm_eps), weights_.lm_head,
+                                  targets.to(device()));
+}
+
+at::Tensor Decoder::token_losses(const at::Tensor& h, const at::Tensor& targets) const {
+  const at::NoGradGuard no_grad;
+  return nn::linear_cross_entropy_per_token(nn::rms_norm(h, weights_.norm, config_.rms_norm_eps), weights_.lm_head,
+                                            targets.to(device()));
+}
+
+at::Tensor Decoder::forward(const at::Tensor& ids, const LayerMask& bypass) const {
+  return layers(embed(ids), 0, num_layers(), bypass);
+}
+
+}  // namespace adept::model

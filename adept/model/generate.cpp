@@ -1,0 +1,86 @@
+#include "adept/model/generate.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "adept/core/error.h"
+#include "adept/core/random.h"
+
+namespace adept::model {
+namespace {
+
+void check_options(std::span<const std::int64_t> prompt, const GenerateOptions& options) {
+  if (prompt.empty()) throw ConfigError("the prompt has no tokens; give at least one character of text");
+  if (options.max_new_tokens < 0) {
+    throw ConfigError("max_new_tokens is {}; expected 0 or more", options.max_new_tokens);
+  }
+  if (!(options.temperature >= 0) || !std::isfinite(options.temperature)) {
+    throw ConfigError("temperature is {}; expected 0 (greedy) or more", options.temperature);
+  }
+  if (!(options.top_p > 0 && options.top_p <= 1)) {
+    throw ConfigError("top_p is {}; expected a number above 0, at most 1", options.top_p);
+  }
+}
+
+at::Tensor as_row(std::span<const std::int64_t> ids) {
+  return at::tensor(at::IntArrayRef(ids.data(), ids.size()), at::kLong).unsqueeze(0);
+}
+
+}  // namespace
+
+std::int64_t sample_token(const at::Tensor& logits, double temperature, double top_p, double u) {
+  const at::Tensor values = logits.to(at::kCPU, at::kDouble).contiguous();
+  const std::span<const double> scores(values.const_data_ptr<double>(), static_cast<std::size_t>(values.numel()));
+  ADEPT_CHECK(!scores.empty(), "no logits");
+  const auto best = std::max_element(scores.begin(), scores.end());  // the first of equals
+  if (!std::isfinite(*best) || std::any_of(scores.begin(), scores.end(), [](double x) { return std::isnan(x); })) {
+    throw DataError("the model's logits are not finite; its weights are damaged, or it needs fp32");
+  }
+  if (temperature == 0) return best - scores.begin();
+
+  std::vector<std::int64_t> order(scores.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+    return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
+  });
+  std::vector<double> cumulative(order.size());
+  double total = 0;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    total += std::exp((scores[static_cast<std::size_t>(order[i])] - *best) / temperature);
+    cumulative[i] = total;
+  }
+  // The smallest set whose probability reaches top_p, then a draw within it.
+  const auto last =
+      std::min(std::lower_bound(cumulative.begin(), cumulative.end(), top_p * total), cumulative.end() - 1);
+  const auto drawn = std::upper_bound(cumulative.begin(), last, u * *last);
+  return order[static_cast<std::size_t>(drawn - cumulative.begin())];
+}
+
+std::vector<std::int64_t> generate(const Decoder& decoder, std::span<const std::int64_t> prompt,
+                                   const GenerateOptions& options, const std::function<bool(std::int64_t)>& on_token) {
+  check_options(prompt, options);
+  const at::NoGradGuard no_grad;
+  std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
+  KeyValueCache cache(decoder.num_layers());
+  std::size_t cached = 0;
+  for (std::int64_t step = 0; step < options.max_new_tokens; ++step) {
+    const at::Tensor input = as_row(std::span(ids).subspan(options.use_cache ? cached : 0));
+    const at::Tensor h =
+        decoder.layers(decoder.embed(input), 0, decoder.num_layers(), {}, options.use_cache ? &cache : nullptr);
+    cached = ids.size();
+    const at::Tensor last = decoder.logits(h.narrow(1, h.size(1) - 1, 1)).reshape({-1});
+    const double u = random_uniform(options.seed, RandomStream::kSampling, static_cast<std::uint64_t>(step));
+    const std::int64_t token = sample_token(last, options.temperature, options.top_p, u);
+    ids.push_back(token);
+    const bool ended =
+        std::find(options.eos_token_ids.begin(), options.eos_token_ids.end(), token) != options.eos_token_ids.end();
+    if ((on_token && !on_token(token)) || ended) break;
+  }
+  return {ids.begin() + static_cast<std::ptrdiff_t>(prompt.size()), ids.end()};
+}
+
+}  // namespace adept::model
