@@ -5,6 +5,8 @@
 
 #include <cstdlib>
 #include <memory>
+#include <string>
+#include <utility>
 
 namespace adept {
 namespace {
@@ -24,13 +26,18 @@ class LevelPrefix : public spdlog::custom_flag_formatter {
 }  // namespace
 
 void init_logging() {
+  spdlog::drop("adept");  // a second call starts over
   auto logger = spdlog::stderr_color_mt("adept");
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
   formatter->add_flag<LevelPrefix>('*').set_pattern("%^%*%$%v");
   logger->set_formatter(std::move(formatter));
-  const char* level = std::getenv("ADEPT_LOG");
-  logger->set_level(spdlog::level::from_str(level ? level : "info"));
+  const char* setting = std::getenv("ADEPT_LOG");
+  const std::string name = setting != nullptr ? setting : "info";
+  const auto level = spdlog::level::from_str(name);
+  const bool is_known = level != spdlog::level::off || name == "off";  // from_str has no other sign of a wrong name
+  logger->set_level(is_known ? level : spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
+  if (!is_known) spdlog::warn("ADEPT_LOG is \"{}\"; expected debug, info, warn, error or off. Using info.", name);
 }
 
 }  // namespace adept

@@ -6,7 +6,7 @@
 namespace adept {
 
 /// Sets up the process's logger: standard error, "warning: ..." and "error: ..." prefixes, no time stamps. The level
-/// comes from $ADEPT_LOG (debug, info, warn, error; default info).
+/// comes from $ADEPT_LOG (debug, info, warn, error, off; default info; another value is reported and ignored).
 void init_logging();
 
 }  // namespace adept

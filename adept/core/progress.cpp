@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <utility>
@@ -11,13 +12,15 @@ namespace adept {
 namespace {
 
 constexpr double kLiveInterval = 0.2;  // seconds
+constexpr double kLongest = 1e12;      // seconds
 
 bool stderr_is_terminal() { return isatty(STDERR_FILENO) == 1; }
 
 }  // namespace
 
 std::string format_duration(double seconds) {
-  const auto total = static_cast<std::int64_t>(std::llround(std::max(0.0, seconds)));
+  // NaN and what does not fit into the integer become the nearest limit.
+  const auto total = seconds > 0 ? static_cast<std::int64_t>(std::llround(std::min(seconds, kLongest))) : 0;
   const std::int64_t h = total / 3600, m = total / 60 % 60, s = total % 60;
   return h > 0 ? fmt::format("{}:{:02}:{:02}", h, m, s) : fmt::format("{}:{:02}", m, s);
 }

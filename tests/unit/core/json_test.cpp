@@ -1,0 +1,89 @@
+#include "adept/core/json.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "adept/core/error.h"
+
+namespace adept {
+namespace {
+
+using testing::HasSubstr;
+
+template <typename Function>
+std::string data_error(Function&& function) {
+  try {
+    function();
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  return "no DataError";
+}
+
+std::string parse_error(std::string_view text) {
+  return data_error([&] { parse_json(text, "config.json"); });
+}
+
+TEST(Json, KeepsTheOrderOfKeys) {
+  EXPECT_EQ(parse_json(R"({"z": 1, "a": {"y": 2, "b": 3}})", "x").dump(), R"({"z":1,"a":{"y":2,"b":3}})");
+  EXPECT_EQ(parse_sorted_json(R"({"z": 1, "a": 2})", "x").dump(), R"({"a":2,"z":1})");
+}
+
+TEST(Json, RefusesDuplicateKeysAtEveryLevel) {
+  EXPECT_THAT(parse_error(R"({"a": 1, "a": 1})"), HasSubstr("config.json: the key \"a\" appears twice in one object"));
+  EXPECT_THAT(parse_error(R"({"x": [{"a": 1, "b": 2, "a": 3}]})"), HasSubstr("the key \"a\" appears twice"));
+  EXPECT_THAT(parse_error(R"({"a": {}, "\u0061": 3})"), HasSubstr("the key \"a\" appears twice"));
+  EXPECT_NO_THROW(parse_json(R"({"a": {"a": {"a": 1}}, "b": {"a": 2}, "c": [{"a": 1}, {"a": 1}]})", "x"));
+}
+
+TEST(Json, RefusesWhatIsNotJsonWithThePlace) {
+  EXPECT_THAT(parse_error("{\"a\": 1,\n \"b\": }"),
+              testing::AllOf(HasSubstr("config.json"), HasSubstr("line 2, column 7")));
+  EXPECT_THAT(parse_error(""), HasSubstr("not valid JSON"));
+  EXPECT_THAT(parse_error("{} {}"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(parse_error("{\"a\": \"\xff\"}"), HasSubstr("ill-formed UTF-8"));
+  EXPECT_THAT(parse_error("{\"a\": 1e999}"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(parse_error(std::string_view("{}\0garbage", 10)), HasSubstr("a NUL at byte 2"));
+}
+
+TEST(Json, RefusesDeepNestingWithoutExhaustingTheStack) {
+  EXPECT_NO_THROW(parse_json(std::string(200, '[') + std::string(200, ']'), "x"));
+  EXPECT_THAT(parse_error(std::string(5'000'000, '[')), HasSubstr("nested deeper than 256 levels"));
+  std::string objects;
+  for (int i = 0; i < 100'000; ++i) objects += "{\"a\":";
+  EXPECT_THAT(parse_error(objects), HasSubstr("nested deeper than 256 levels"));
+}
+
+TEST(Json, LargeObjectsAreRefusedWhereLookUpsAreLinearAndReadWhereTheyAreNot) {
+  std::string text = "{";
+  for (int i = 0; i < 100'000; ++i) text += (i == 0 ? "\"" : ",\"") + std::to_string(i) + "\":" + std::to_string(i);
+  text += "}";
+  EXPECT_THAT(parse_error(text), HasSubstr("more than 20000 keys"));
+  EXPECT_EQ(parse_sorted_json(text, "x").at("99999"), 99'999);
+}
+
+TEST(Json, FaultsInHugeTokensGiveShortMessages) {
+  EXPECT_LT(parse_error("{\"" + std::string(1'000'000, 'a')).size(), 1000);
+  const std::string key = "\"" + std::string(1'000'000, 'a') + "\":1";
+  EXPECT_LT(parse_error("{" + key + "," + key + "}").size(), 1000);
+}
+
+TEST(Json, UnreadableFilesAreDataErrorsWithThePath) {
+  const std::string directory = testing::TempDir();
+  EXPECT_THAT(data_error([] { read_json("/nonexistent/config.json"); }),
+              HasSubstr("/nonexistent/config.json: cannot be opened: No such file"));
+  EXPECT_THAT(data_error([&] { read_json(directory); }), HasSubstr("Is a directory"));
+  EXPECT_THAT(data_error([] { read_json("/dev/zero"); }), HasSubstr("/dev/zero: larger than 268435456 bytes"));
+}
+
+TEST(Json, ReadsAFile) {
+  const std::string path = testing::TempDir() + "/adept_json_test.json";
+  std::ofstream(path) << "{\"b\": [1, 2.5, null], \"a\": \"\xc3\xa9\"}\n";
+  EXPECT_EQ(read_json(path).dump(), "{\"b\":[1,2.5,null],\"a\":\"\xc3\xa9\"}");
+  std::remove(path.c_str());
+}
+
+}  // namespace
+}  // namespace adept
