@@ -1,0 +1,274 @@
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "adept/core/error.h"
+#include "adept/core/json.h"
+#include "adept/data/source_files.h"
+#include "adept/data/text_source.h"
+#include "adept/data/utf8.h"
+#include "adept/io/gzip_reader.h"
+#include "adept/io/text_quote.h"
+
+namespace adept::data {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kMaxDepth = 256;
+constexpr std::size_t kMaxParagraphBytes = std::size_t{256} << 20;
+
+/// Takes one text out of a JSON object without building the rest of it.
+class FieldExtractor : public Json::json_sax_t {
+ public:
+  FieldExtractor(const std::string& field, std::string& text) : field_(field), text_(text) {}
+
+  /// The reason, if the line gave no text, as it is counted; empty otherwise.
+  std::string reason;
+  /// What was found instead, for the message.
+  std::string found;
+
+  void parse(std::string_view line) {
+    const bool complete = Json::sax_parse(line.begin(), line.end(), this);
+    if (!complete && reason.empty()) reason = "invalid JSON";
+    if (!reason.empty() || num_texts_ == 1) return;
+    reason = num_texts_ == 0 ? "missing field" : "repeated field";
+    found = num_texts_ == 0 ? (keys_.empty() ? "an object without keys" : "the keys " + keys_)
+                            : fmt::format("the key {} {} times", io::quote(field_), num_texts_);
+  }
+
+  bool null() override { return value("null"); }
+  bool boolean(bool) override { return value("a boolean"); }
+  bool number_integer(std::int64_t) override { return value("a number"); }
+  bool number_unsigned(std::uint64_t) override { return value("a number"); }
+  bool number_float(double, const std::string&) override { return value("a number"); }
+  bool binary(Json::binary_t&) override { return value("binary data"); }
+  bool string(std::string& text) override {
+    if (depth_ != 1 || !wanted_) return value("a string");
+    wanted_ = false;
+    ++num_texts_;
+    text_.swap(text);
+    return true;
+  }
+  bool start_object(std::size_t) override { return enter("an object"); }
+  bool start_array(std::size_t) override { return enter("an array"); }
+  bool end_object() override { return leave(); }
+  bool end_array() override { return leave(); }
+  bool key(std::string& name) override {
+    if (depth_ != 1) return true;
+    wanted_ = name == field_;
+    if (++num_keys_ <= 8)
+      keys_ += (keys_.empty() ? "" : ", ") + io::quote(name);
+    else if (num_keys_ == 9)
+      keys_ += ", ...";
+    return true;
+  }
+  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) override {
+    const std::string_view what = error.what();
+    const auto detail = what.find("syntax error");
+    reason = "invalid JSON";
+    found = fmt::format("a fault at byte {}: {}", position,
+                        io::quote(what.substr(detail == std::string_view::npos ? 0 : detail)));
+    return false;
+  }
+
+ private:
+  bool fail(const char* why, std::string what) {
+    reason = why;
+    found = std::move(what);
+    return false;
+  }
+  bool value(const char* type) {
+    if (depth_ == 0) return fail("not an object", type);
+    if (depth_ == 1 && wanted_) return fail("field not a string", type);
+    return true;
+  }
+  bool enter(const char* type) {
+    if (depth_ == 0 && type == std::string_view("an array")) return fail("not an object", type);
+    if (depth_ == 1 && wanted_) return fail("field not a string", type);
+    if (++depth_ > kMaxDepth) return fail("invalid JSON", fmt::format("nesting beyond {} levels", kMaxDepth));
+    return true;
+  }
+  bool leave() {
+    --depth_;
+    return true;
+  }
+
+  const std::string& field_;
+  std::string& text_;
+  int depth_ = 0;
+  bool wanted_ = false;
+  int num_texts_ = 0;
+  int num_keys_ = 0;
+  std::string keys_;
+};
+
+bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos; }
+
+}  // namespace
+
+struct DocumentReader::State {
+  explicit State(const TextSource& text_source) : source(text_source) {
+    SourceFiles found = find_files(source);
+    files = std::move(found.files);
+    counts.ignored = std::move(found.ignored);
+    for (const fs::path& path : files) total_bytes += file_bytes(path);
+  }
+
+  bool next(std::string& text) {
+    for (;;) {
+      if (!lines) {
+        if (next_file == files.size()) return false;
+        if (open_file(text)) return true;
+      } else if (next_in_file(text)) {
+        ++counts.documents;
+        counts.bytes += static_cast<std::int64_t>(text.size());
+        return true;
+      }
+    }
+  }
+
+  // Opens the next file; a file that is one document is read at once.
+  bool open_file(std::string& text) {
+    file = files[next_file++];
+    kind = *file_kind(file);
+    line_number = 0;
+    ++counts.files;
+    if (kind == FileKind::kTxt && source.txt_record == TxtRecord::kFile) {
+      text = io::read_text_file(file);
+      finished_bytes += file_bytes(file);
+      if (!accept(text)) return false;
+      ++counts.documents;
+      counts.bytes += static_cast<std::int64_t>(text.size());
+      return true;
+    }
+    lines.emplace(file);
+    return false;
+  }
+
+  // False when the record was skipped, or the file has ended and is closed.
+  bool next_in_file(std::string& text) {
+    if (kind == FileKind::kTxt && source.txt_record == TxtRecord::kParagraph) return next_paragraph(text);
+    std::string& target = kind == FileKind::kJsonl ? line : text;
+    const Line found = next_line(target);
+    if (found == Line::kEnd) return false;
+    line_number = lines->line_number();
+    if (found == Line::kTooLong) return skip("line too long");
+    if (is_blank(target)) return skip("blank line");
+    return kind == FileKind::kTxt ? accept(target) : accept_json(target, text);
+  }
+
+  enum class Line { kGood, kTooLong, kEnd };
+
+  // At the end the file is closed.
+  Line next_line(std::string& target) {
+    try {
+      if (lines->next(target)) return Line::kGood;
+    } catch (const io::LineTooLongError&) {
+      if (source.on_bad_record == BadRecord::kFail) throw;
+      return Line::kTooLong;
+    }
+    finished_bytes += file_bytes(file);
+    lines.reset();
+    return Line::kEnd;
+  }
+
+  bool next_paragraph(std::string& text) {
+    text.clear();
+    bool started = false, too_long = false;
+    for (Line found = next_line(line); found != Line::kEnd; found = next_line(line)) {
+      if (found == Line::kGood && is_blank(line)) {
+        if (started) break;
+        continue;
+      }
+      if (!started) line_number = lines->line_number();
+      if (started && !too_long) text += '\n';
+      started = true;
+      too_long = too_long || found == Line::kTooLong || text.size() + line.size() > kMaxParagraphBytes;
+      if (!too_long) text += line;
+    }
+    if (!started) return false;
+    if (too_long)
+      return bad("paragraph too long", fmt::format("a paragraph of more than {} bytes", kMaxParagraphBytes),
+                 "paragraphs that blank lines end");
+    return accept(text);
+  }
+
+  bool accept_json(std::string_view record, std::string& text) {
+    if (const auto at = find_invalid_utf8(record)) return bad_utf8(record, *at);
+    FieldExtractor extractor(source.text_field, text);
+    extractor.parse(record);
+    if (!extractor.reason.empty())
+      return bad(
+          extractor.reason, extractor.found,
+          fmt::format("one JSON object on a line, with the text as a string in {}", io::quote(source.text_field)));
+    return text.empty() ? skip("empty text") : true;
+  }
+
+  bool accept(std::string_view text) {
+    if (text.empty()) return skip("empty text");
+    if (const auto at = find_invalid_utf8(text)) return bad_utf8(text, *at);
+    return true;
+  }
+
+  bool bad_utf8(std::string_view text, std::size_t at) {
+    // In a whole file or a paragraph the fault may be lines below the start.
+    const auto newlines = std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
+    const std::int64_t first_line = std::max<std::int64_t>(1, line_number);
+    line_number = first_line + newlines;
+    return bad("invalid UTF-8",
+               fmt::format("bytes that are no UTF-8 after {}",
+                           io::quote(text.substr(at > 20 ? at - 20 : 0, std::min<std::size_t>(at, 20)))),
+               "UTF-8 text");
+  }
+
+  bool bad(const std::string& reason, const std::string& found, const std::string& expected) {
+    if (source.on_bad_record == BadRecord::kSkip) return skip(reason);
+    throw DataError(
+        "{}: {}: found {}; expected {}. Mend it, or set on_bad_record to skip, which leaves such records out "
+        "and counts them.",
+        position(), reason, found, expected);
+  }
+
+  bool skip(const std::string& reason) {
+    ++counts.skipped[reason];
+    return false;
+  }
+
+  std::string position() const {
+    return line_number > 0 ? fmt::format("{}:{}", file.string(), line_number) : file.string();
+  }
+
+  static std::int64_t file_bytes(const fs::path& path) {
+    std::error_code error;
+    const auto size = fs::file_size(path, error);
+    return error ? 0 : static_cast<std::int64_t>(size);
+  }
+
+  TextSource source;
+  std::vector<fs::path> files;
+  std::size_t next_file = 0;
+  fs::path file;
+  FileKind kind = FileKind::kTxt;
+  std::optional<io::LineReader> lines;
+  std::string line;
+  std::int64_t line_number = 0;  // where the record starts; 0 for a whole file
+  std::int64_t finished_bytes = 0;
+  std::int64_t total_bytes = 0;
+  SourceCounts counts;
+};
+
+DocumentReader::DocumentReader(const TextSource& source) : state_(std::make_unique<State>(source)) {}
+DocumentReader::~DocumentReader() = default;
+DocumentReader::DocumentReader(DocumentReader&&) noexcept = default;
+DocumentReader& DocumentReader::operator=(DocumentReader&&) noexcept = default;
+
+bool DocumentReader::next(std::string& text) { return state_->next(text); }
+const SourceCounts& DocumentReader::counts() const { return state_->counts; }
+std::string DocumentReader::position() const { return state_->position(); }
+std::int64_t DocumentReader::file_bytes_read() const {
+  return state_->finished_bytes + (state_->lines ? state_->lines->file_position() : 0);
+}
+std::int64_t DocumentReader::file_bytes_total() const { return state_->total_bytes; }
+
+}  // namespace adept::data

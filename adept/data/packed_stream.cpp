@@ -1,0 +1,63 @@
+#include "adept/data/packed_stream.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "adept/core/error.h"
+
+namespace adept::data {
+namespace {
+
+std::vector<std::int64_t> identity(std::int64_t n) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  return order;
+}
+
+}  // namespace
+
+PackedStream::PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos)
+    : PackedStream(dataset, eos, identity(dataset.num_documents())) {}
+
+PackedStream::PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos, std::vector<std::int64_t> order)
+    : dataset_(std::move(dataset)), eos_(eos), order_(std::move(order)) {
+  if (eos_ && (*eos_ < 0 || *eos_ >= dataset_.vocab_size()))
+    throw ConfigError(
+        "the end-of-text id is {}, outside the vocabulary of {} ids of the data \"{}\"; use the id of the "
+        "tokenizer that made the data.",
+        *eos_, dataset_.vocab_size(), dataset_.name());
+  starts_.reserve(order_.size() + 1);
+  starts_.push_back(0);
+  for (const std::int64_t i : order_) {
+    ADEPT_CHECK(i >= 0 && i < dataset_.num_documents(), "document {} of {}", i, dataset_.num_documents());
+    const auto ids = dataset_.document(i);
+    const bool add_eos = eos_ && ids.back() != *eos_;
+    starts_.push_back(starts_.back() + static_cast<std::int64_t>(ids.size()) + (add_eos ? 1 : 0));
+  }
+}
+
+std::span<const std::int64_t> PackedStream::documents_until(std::int64_t end) const {
+  const auto past = std::upper_bound(starts_.begin() + 1, starts_.end(), end);
+  return std::span(order_).first(static_cast<std::size_t>(past - starts_.begin() - 1));
+}
+
+void PackedStream::read(std::int64_t begin, std::span<std::int32_t> out) const {
+  const auto size = static_cast<std::int64_t>(out.size());
+  ADEPT_CHECK(begin >= 0 && begin <= num_tokens() && size <= num_tokens() - begin, "tokens {} + {} of {}", begin, size,
+              num_tokens());
+  if (size == 0) return;
+  auto at = static_cast<std::size_t>(std::upper_bound(starts_.begin(), starts_.end(), begin) - starts_.begin()) - 1;
+  for (std::int64_t done = 0; done < size; ++at) {
+    const auto ids = dataset_.document(order_[at]);
+    const auto num_ids = static_cast<std::int64_t>(ids.size());
+    const std::int64_t from = begin + done - starts_[at];
+    const std::int64_t take = std::clamp<std::int64_t>(num_ids - from, 0, size - done);
+    std::copy_n(ids.begin() + std::min(from, num_ids), take, out.begin() + done);
+    done += take;
+    const bool has_eos = starts_[at + 1] - starts_[at] > num_ids;
+    if (has_eos && done < size) out[static_cast<std::size_t>(done++)] = *eos_;
+  }
+}
+
+}  // namespace adept::data

@@ -1,0 +1,48 @@
+// What was read from a source of text and what was left out, and the table that says so.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "adept/core/json.h"
+
+namespace adept::data {
+
+/// Counts of one source of text. Everything that was found is counted: a record is a document or skipped with a reason.
+struct SourceCounts {
+  std::int64_t files = 0;
+  std::int64_t documents = 0;
+  std::int64_t bytes = 0;                       ///< of the documents' text, UTF-8
+  std::int64_t tokens = 0;                      ///< ids of the documents; 0 before they are tokenized
+  std::map<std::string, std::int64_t> skipped;  ///< records by reason, such as "empty text"
+  std::map<std::string, std::int64_t> ignored;  ///< files of folders by reason, such as "file with extension .md"
+
+  std::int64_t num_skipped() const;
+  bool operator==(const SourceCounts&) const = default;
+};
+
+Json to_json(const SourceCounts& counts);
+/// The inverse of to_json. Throws DataError, with `where`, for anything else.
+SourceCounts source_counts_from_json(const Json& json, const std::string& where);
+
+/// One row of the table.
+struct NamedCounts {
+  std::string name;
+  SourceCounts counts;
+};
+
+/// A table for people, one row per source and a note per reason:
+///
+///     source   files  documents     tokens    bytes  skipped
+///     medquad      1     14,588  4,512,345  19.1 MB        2
+///       medquad: skipped 2 (2 empty text)
+///       medquad: ignored 1 (1 file with extension .md)
+std::string format_source_table(std::span<const NamedCounts> rows);
+
+/// "19.1 MB": decimal units.
+std::string format_bytes(std::int64_t bytes);
+
+}  // namespace adept::data

@@ -1,0 +1,29 @@
+// Which files a source of text consists of. Internal to adept::data.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace adept::data {
+
+enum class FileKind { kTxt, kJsonl };
+
+/// What a file is by its name, upper or lower case, with or without .gz; nothing for another kind.
+std::optional<FileKind> file_kind(const std::filesystem::path& path);
+/// The file's name without its folder and the extensions that file_kind knows.
+std::string bare_name(const std::filesystem::path& path);
+
+/// For messages: the kinds of files that are read.
+inline constexpr std::string_view kAcceptedFiles = ".txt, .jsonl, .txt.gz and .jsonl.gz";
+
+/// Whether a path holds one of * ? [.
+bool is_glob(std::string_view path);
+/// What a glob matches, sorted by name: `*`, `?` and `[...]` within a name, `**` as a whole name for any number of
+/// folders (links to folders are not entered). As in a shell, a leading dot must be spelled out. Folders that cannot be
+/// read match nothing.
+std::vector<std::filesystem::path> expand_glob(const std::string& pattern);
+
+}  // namespace adept::data

@@ -1,0 +1,89 @@
+// Text in: files, folders and globs of .txt and .jsonl, plain or gzipped, read as one document after another.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adept/data/source_counts.h"
+
+namespace adept::data {
+
+/// What one document of a .txt file is.
+enum class TxtRecord {
+  kFile,       ///< the whole file, byte for byte (without a byte order mark)
+  kLine,       ///< each line, without its end
+  kParagraph,  ///< lines up to the next blank one, joined by "\n"; a line of blanks and tabs is blank
+};
+
+/// What happens to a record that is not valid: broken JSON, no such field, not a string, not UTF-8.
+enum class BadRecord {
+  kFail,  ///< DataError that names file and line
+  kSkip,  ///< counted by reason
+};
+
+/// A named set of documents.
+struct TextSource {
+  std::string name;
+  std::vector<std::string> paths;   ///< files, folders (with all below), globs (* ? [a-z] and ** for any folders)
+  std::string text_field = "text";  ///< of the objects in .jsonl files
+  TxtRecord txt_record = TxtRecord::kFile;
+  BadRecord on_bad_record = BadRecord::kFail;
+};
+
+/// The files of a source, in the order in which they are read.
+struct SourceFiles {
+  std::vector<std::filesystem::path> files;
+  std::map<std::string, std::int64_t> ignored;  ///< what was found beside them, by reason
+};
+
+/// Finds the files of a source: paths in the given order, what a folder or a glob holds sorted by name, each file once.
+/// In folders, and where a glob does not say so, names that start with a dot are left out; those, files of other kinds
+/// and repetitions are counted in `ignored`. Symbolic links are followed. Throws ConfigError that lists every path
+/// which is not there, matches nothing, or is a file of another kind; DataError for a folder that cannot be read.
+SourceFiles find_files(const TextSource& source);
+
+/// Reads the documents of a source one by one; one file is open at a time.
+class DocumentReader {
+ public:
+  /// Finds the files; throws as find_files does.
+  explicit DocumentReader(const TextSource& source);
+  ~DocumentReader();
+  DocumentReader(DocumentReader&&) noexcept;
+  DocumentReader& operator=(DocumentReader&&) noexcept;
+
+  /// The next document: valid UTF-8, not empty. False after the last one. Throws DataError for a file that cannot be
+  /// read, is cut short or damaged, and for a bad record where the source does not skip those.
+  bool next(std::string& text);
+  /// Of what was read so far; the tokens are 0. Empty texts and blank lines are always skipped, and counted.
+  const SourceCounts& counts() const;
+  /// "file:line" of the document that next() gave last ("file" for a whole file).
+  std::string position() const;
+  /// Bytes of the files that were read, and of all files (on disk, so compressed where they are): for progress.
+  std::int64_t file_bytes_read() const;
+  std::int64_t file_bytes_total() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// Hash of everything that decides which documents a source gives: the bytes of its files in their order, their kinds,
+/// and the options. Not of names and places. Reads all files.
+std::string source_fingerprint(const TextSource& source);
+
+/// A source from NAME=PATH, or from PATH alone, which is named after the file or folder ("dir/mmlu_dev.jsonl.gz" is
+/// "mmlu_dev"). Names consist of letters, digits, '_', '-' and '.'. Throws ConfigError.
+TextSource parse_named_source(std::string_view argument);
+/// Several of them; a NAME that is given again adds its path to that source. Throws ConfigError, also for two paths
+/// without names that would be named alike.
+std::vector<TextSource> parse_named_sources(std::span<const std::string> arguments);
+/// Throws ConfigError for a name that is empty or holds other characters.
+void check_source_name(const std::string& name);
+
+}  // namespace adept::data

@@ -1,0 +1,75 @@
+// Tokenized documents: in memory, or in a file that is mapped.
+//
+// Legend: D documents, N tokens of all documents.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adept/data/source_counts.h"
+
+namespace adept::data {
+
+/// What a dataset was made from.
+struct DatasetInfo {
+  std::string name;                   ///< of the source
+  std::int64_t vocab_size = 0;        ///< every id is in 0 .. vocab_size-1
+  std::string source_fingerprint;     ///< of the text: source_fingerprint()
+  std::string tokenizer_fingerprint;  ///< of the tokenizer
+  SourceCounts counts;
+};
+
+/// Documents as token ids. Immutable, cheap to copy (copies share the storage), safe to read from several threads.
+/// No document is empty.
+class TokenDataset {
+ public:
+  /// Takes documents from memory; `document_bytes` are the lengths of their UTF-8 text. The counts of documents, bytes
+  /// and tokens in `info` are set. Throws DataError for an id outside the vocabulary; an empty document is a bug.
+  TokenDataset(DatasetInfo info, std::span<const std::vector<std::int32_t>> documents,
+               std::span<const std::int64_t> document_bytes);
+
+  /// Maps a file that write_token_file or tokenize_to_file wrote. Reads it once to verify sizes, content hash and ids.
+  /// Throws DataError for a file that is missing, damaged, cut short, of another version or of another kind.
+  static TokenDataset open(const std::filesystem::path& path);
+
+  const DatasetInfo& info() const { return data_->info; }
+  const std::string& name() const { return data_->info.name; }
+  const SourceCounts& counts() const { return data_->info.counts; }
+  std::int64_t vocab_size() const { return data_->info.vocab_size; }
+  /// Hash of the ids, the documents' boundaries and their byte lengths.
+  const std::string& fingerprint() const { return data_->fingerprint; }
+
+  std::int64_t num_documents() const { return static_cast<std::int64_t>(data_->bytes.size()); }
+  std::int64_t num_tokens() const { return static_cast<std::int64_t>(data_->tokens.size()); }
+  /// The ids of document i, never empty.
+  std::span<const std::int32_t> document(std::int64_t i) const;
+  /// Bytes of the text of document i, UTF-8.
+  std::int64_t document_bytes(std::int64_t i) const { return data_->bytes[static_cast<std::size_t>(i)]; }
+
+  /// All ids, (N).
+  std::span<const std::int32_t> tokens() const { return data_->tokens; }
+  /// Document i is tokens [offsets[i], offsets[i + 1]), (D + 1).
+  std::span<const std::int64_t> offsets() const { return data_->offsets; }
+  /// (D).
+  std::span<const std::int64_t> byte_lengths() const { return data_->bytes; }
+
+ private:
+  friend class MemorySink;
+  struct Data {
+    DatasetInfo info;
+    std::string fingerprint;
+    std::span<const std::int32_t> tokens;
+    std::span<const std::int64_t> offsets;
+    std::span<const std::int64_t> bytes;
+    std::shared_ptr<const void> owner;  ///< of the memory behind the spans
+  };
+  explicit TokenDataset(std::shared_ptr<const Data> data) : data_(std::move(data)) {}
+
+  std::shared_ptr<const Data> data_;
+};
+
+}  // namespace adept::data

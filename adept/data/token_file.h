@@ -1,0 +1,72 @@
+// The file format of a tokenized dataset, little endian:
+//
+//     magic "ADEPTTOK"              8 bytes
+//     version                       uint32, 1
+//     reserved                      uint32, 0
+//     ids                           N x int32, then zeros to a multiple of 8 bytes
+//     offsets of the documents      (D + 1) x int64
+//     byte lengths of their texts   D x int64
+//     JSON                          J bytes: name, vocab_size, fingerprints, counts, and the hash of the three arrays
+//     footer                        uint64 D, N, J; 40 bytes: the hash of magic, version, D, N, J and JSON, zero-padded
+//
+// The sizes stand at the end because the file is written in one pass.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adept/core/hash.h"
+#include "adept/data/token_dataset.h"
+#include "adept/io/atomic_file.h"
+
+namespace adept::data {
+
+/// Takes tokenized documents one after another.
+class TokenSink {
+ public:
+  virtual ~TokenSink() = default;
+  /// `ids` is not empty and every id is valid.
+  virtual void add(std::span<const std::int32_t> ids, std::int64_t text_bytes) = 0;
+  /// The dataset of all documents so far; called once, last. Sets the documents, bytes and tokens of info.counts.
+  virtual TokenDataset finish(DatasetInfo info) = 0;
+};
+
+/// Collects a dataset in memory.
+class MemorySink : public TokenSink {
+ public:
+  void add(std::span<const std::int32_t> ids, std::int64_t text_bytes) override;
+  TokenDataset finish(DatasetInfo info) override;
+
+ private:
+  std::vector<std::int32_t> tokens_;
+  std::vector<std::int64_t> offsets_ = {0};
+  std::vector<std::int64_t> bytes_;
+};
+
+/// Streams a dataset to a file, which takes its place only when it is complete and on disk. In memory it holds 16 bytes
+/// a document. Throws DataError if the file cannot be written (a full disk, for example).
+class FileSink : public TokenSink {
+ public:
+  explicit FileSink(std::filesystem::path path);
+  void add(std::span<const std::int32_t> ids, std::int64_t text_bytes) override;
+  /// The dataset as it was read back from the file.
+  TokenDataset finish(DatasetInfo info) override;
+
+ private:
+  void flush();
+
+  std::filesystem::path path_;
+  io::AtomicFile file_;
+  Hasher hasher_;
+  std::vector<std::int32_t> buffer_;
+  std::vector<std::int64_t> offsets_ = {0};
+  std::vector<std::int64_t> bytes_;
+};
+
+/// Writes a dataset that is in memory.
+void write_token_file(const std::filesystem::path& path, const TokenDataset& dataset);
+
+}  // namespace adept::data

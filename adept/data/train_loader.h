@@ -1,0 +1,106 @@
+// Training data: a mixture of datasets, each shuffled by document, packed, and repeated for as long as it is asked for.
+//
+// There is no hidden state: which tokens come next is a function of the seed and of a few counters, so a checkpoint
+// holds those and the run goes on exactly where it was.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "adept/core/json.h"
+#include "adept/data/packed_stream.h"
+#include "adept/data/sequences.h"
+#include "adept/data/token_dataset.h"
+
+namespace adept::data {
+
+/// One part of the mixture.
+struct TrainSource {
+  TokenDataset dataset;          ///< its name is the name of the source
+  std::optional<double> weight;  ///< share of the sequences, relative to the other sources'; give all or none
+};
+
+/// The order of the documents within an epoch.
+enum class DocumentOrder {
+  kShuffled,  ///< another one in each epoch
+  kAsGiven,   ///< that of the dataset
+};
+
+struct TrainLoaderOptions {
+  std::int64_t seq_len = 0;         ///< tokens of a sequence; the last one of an epoch may be shorter
+  std::optional<std::int32_t> eos;  ///< added after each document that does not end in it
+  std::uint64_t seed = 0;
+  DocumentOrder order = DocumentOrder::kShuffled;
+};
+
+/// Gives the sequences of a training run in order.
+///
+/// An epoch of a source is all of its documents once, joined by EOS and cut every seq_len tokens, tail kept (packed()).
+/// The mixture is a fixed schedule, no lottery: after n sequences in all, a source with the share w of the weights has
+/// given more than n w - 1 and fewer than n w + 1. Without weights the shares are those of the sources' sequences, and
+/// every n = the sum of them is one epoch of each.
+class TrainLoader {
+ public:
+  /// Throws ConfigError, with all problems, for: no sources, two of one name, a source without a sequence of at least
+  /// two tokens, weights for some sources only or not positive and finite, seq_len or EOS out of range.
+  TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions options);
+
+  /// The next sequences of the run; `source` of each is the index of its source.
+  std::vector<Sequence> next_step(std::int64_t num_sequences);
+
+  std::int64_t num_sources() const { return static_cast<std::int64_t>(sources_.size()); }
+  const std::string& source_name(std::int64_t source) const { return at(source).dataset.name(); }
+  /// The share of the sequences that a source gives, 0 to 1.
+  double share(std::int64_t source) const { return at(source).share; }
+  std::int64_t sequences_per_epoch(std::int64_t source) const { return at(source).sequences_per_epoch; }
+  /// Tokens of one epoch, EOS included, and how many of them are in no sequence (a last one that would be alone: 0 or
+  /// 1).
+  std::int64_t tokens_per_epoch(std::int64_t source) const { return at(source).stream.num_tokens(); }
+  std::int64_t lone_tokens_per_epoch(std::int64_t source) const;
+  /// The fewest sequences in all after which the first source has given `epochs` epochs. Throws ConfigError for a
+  /// number that is not positive and finite, or is too large to count.
+  std::int64_t sequences_for_epochs(double epochs) const;
+
+  /// Sequences given so far: in all, and by one source.
+  std::int64_t num_sequences() const { return total_; }
+  std::int64_t num_sequences(std::int64_t source) const { return at(source).count; }
+  /// Epochs of a source that have been given, with the fraction of the current one.
+  double epochs(std::int64_t source) const;
+
+  /// The position, as JSON, keyed by the names of the sources.
+  Json state() const;
+  /// Continues from a position. Throws ConfigError, naming every difference, if the sources, their data or weights, the
+  /// seed, the sequence length, EOS or the order are not those of the state; DataError if it is not a state. The loader
+  /// is unchanged then. `where` names the state in errors.
+  void load_state(const Json& state, const std::string& where);
+
+  /// A table for people: documents, tokens, sequences of an epoch and the share of each source.
+  std::string format_mixture() const;
+
+ private:
+  struct Source {
+    TokenDataset dataset;
+    PackedStream stream;  // of the epoch `epoch`
+    std::int64_t epoch = 0;
+    std::int64_t sequences_per_epoch = 0;
+    double weight = 0;
+    double share = 0;
+    std::int64_t count = 0;
+  };
+
+  const Source& at(std::int64_t source) const { return sources_.at(static_cast<std::size_t>(source)); }
+  void set_shares(const std::vector<TrainSource>& given);
+  PackedStream make_stream(const TokenDataset& dataset, std::int64_t epoch) const;
+  std::size_t pick_source() const;
+  Sequence next_of(std::size_t source);
+  std::string differences(const Json& state) const;
+
+  TrainLoaderOptions options_;
+  std::vector<Source> sources_;
+  std::vector<std::size_t> by_name_;
+  std::int64_t total_ = 0;
+};
+
+}  // namespace adept::data
