@@ -1,4 +1,4 @@
-"""Fixtures of the parity tests: where the programs and the optional real data are."""
+"""Fixtures of the Python tests: where the programs and the optional real data are."""
 
 import os
 import pathlib
@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(os.environ.get("ADEPT_BUILD", ROOT / "build" / "release"))
 
 
