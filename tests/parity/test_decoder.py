@@ -1,0 +1,173 @@
+"""The decoder against transformers: logits, loss, gradients, generation, files."""
+
+import json
+import pathlib
+
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import tiny_models
+from conftest import ROOT, run_program
+
+# Largest error relative to the largest value of a tensor.
+FP32_VALUES, FP32_GRADIENTS = 2e-4, 1e-3
+# bf16 keeps 8 bits: two correct programs that round at other places differ by about as much as either differs from
+# fp32. So the error of ours against fp32 may be at most this many times that of transformers in bf16.
+BF16_FACTOR = 1.5
+
+
+def relative_error(found, expected):
+    found, expected = found.double(), expected.double()
+    assert found.shape == expected.shape
+    error = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
+    return error.item() if torch.isfinite(error) else float("inf")
+
+
+def root_mean_square_error(found, expected):
+    found, expected = found.double(), expected.double()
+    error = ((found - expected).square().mean() / expected.square().mean()).sqrt()
+    return error.item() if torch.isfinite(error) else float("inf")
+
+
+def run_ours(directory, ids, targets, folder, *arguments):
+    """decoder_tool's tensors."""
+    given, made = folder / "input.safetensors", folder / "output.safetensors"
+    save_file({"ids": ids, "targets": targets}, given)
+    run_program("decoder_tool", directory, given, made, *arguments)
+    return load_file(made)
+
+
+def run_peer(model, ids, targets, gradients=True):
+    """The same tensors from transformers; the loss is written out, in fp32."""
+    model.zero_grad()
+    logits = model(input_ids=ids, use_cache=False).logits
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    result = {
+        "logits": logits.detach(),
+        "token_losses": losses.detach().view(ids.shape),
+        "loss_sum": losses.sum().detach(),
+    }
+    if gradients:
+        losses.sum().backward()
+        result |= {f"grad.{name}": parameter.grad.clone() for name, parameter in model.named_parameters()}
+    return result
+
+
+@pytest.mark.parametrize("name", tiny_models.TINY_MODELS)
+def test_tiny_model_equals_transformers_in_fp32(name, tmp_path):
+    model = tiny_models.build(name)
+    directory = tiny_models.save(name, model, tmp_path / "model")
+    ids, targets = tiny_models.random_batch(model.config.vocab_size)
+    ours = run_ours(directory, ids, targets, tmp_path, "--gradients")
+    peer = run_peer(model, ids, targets)
+    assert set(ours) == set(peer)
+    for key in peer:
+        limit = FP32_GRADIENTS if key.startswith("grad.") else FP32_VALUES
+        assert relative_error(ours[key], peer[key]) <= limit, key
+
+
+@pytest.mark.parametrize("name", ["llama_biases", "qwen2_max_window_layers", "qwen3_layer_types"])
+def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, tmp_path):
+    model = tiny_models.build(name).to(torch.bfloat16)
+    directory = tiny_models.save(name, model, tmp_path / "model")
+    ids, targets = tiny_models.random_batch(model.config.vocab_size)
+    ours = run_ours(directory, ids, targets, tmp_path, "--gradients", "--dtype", "bf16")
+    peer = run_peer(model, ids, targets)
+    exact = run_peer(model.float(), ids, targets)
+    assert ours["logits"].dtype == torch.bfloat16
+    for key in ("logits", "token_losses"):
+        assert root_mean_square_error(ours[key], exact[key]) <= BF16_FACTOR * root_mean_square_error(
+            peer[key], exact[key]
+        ), key
+    gradient_names = [key for key in exact if key.startswith("grad.")]
+    for key in gradient_names:
+        assert root_mean_square_error(ours[key], exact[key]) <= 0.02 + BF16_FACTOR * root_mean_square_error(
+            peer[key], exact[key]
+        ), key
+
+
+@pytest.mark.parametrize("name", ["llama_tied", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types"])
+@pytest.mark.parametrize("flag", [(), ("--no-cache",)])
+def test_greedy_generation_equals_transformers(name, flag, tmp_path):
+    model = tiny_models.build(name)
+    directory = tiny_models.save(name, model, tmp_path / "model")
+    ids, targets = tiny_models.random_batch(model.config.vocab_size, rows=1, columns=12)
+    ids = ids[:, :4].contiguous()
+    ours = run_ours(directory, ids, targets[:, :4].contiguous(), tmp_path, "--generate", 40, *flag)
+    expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False)
+    assert ours["generated"].tolist() == expected[0, 4:].tolist()
+
+
+@pytest.mark.parametrize("name", ["llama_biases", "llama_tied", "mistral", "qwen2", "qwen3_layer_types"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_saving_keeps_every_byte(name, dtype, tmp_path):
+    model = tiny_models.build(name, dtype=dtype)
+    directory = tiny_models.save(name, model, tmp_path / "model", max_shard_size="100KB")
+    ids, targets = tiny_models.random_batch(model.config.vocab_size)
+    run_ours(directory, ids, targets, tmp_path, "--save", tmp_path / "saved", "--dtype", "bf16")
+    before = {key: value for path in directory.glob("*.safetensors") for key, value in load_file(path).items()}
+    after = load_file(tmp_path / "saved" / "model.safetensors")
+    assert set(before) == set(after)
+    for key, value in before.items():
+        assert after[key].dtype == dtype and after[key].shape == value.shape
+        assert torch.equal(after[key].view(torch.uint8), value.view(torch.uint8)), key
+    assert json.loads((tmp_path / "saved" / "config.json").read_text()) == json.loads(
+        (directory / "config.json").read_text()
+    )
+    assert list(json.loads((tmp_path / "saved" / "config.json").read_text())) == list(
+        json.loads((directory / "config.json").read_text())
+    )
+    transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+
+
+def test_bypassed_layers_are_the_identity(tmp_path):
+    model = tiny_models.build("llama")
+    directory = tiny_models.save("llama", model, tmp_path / "model")
+    ids, targets = tiny_models.random_batch(model.config.vocab_size)
+    ours = run_ours(directory, ids, targets, tmp_path, "--bypass", "1")
+    del model.model.layers[1]
+    peer = run_peer(model, ids, targets, gradients=False)
+    for key in peer:
+        assert relative_error(ours[key], peer[key]) <= FP32_VALUES, key
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_gguf):
+    """The real SmolLM2 as a Hugging Face directory, made once by transformers' own reader of GGUF."""
+    if smollm2_gguf is None:
+        pytest.skip("SmolLM2's GGUF file is not in .cache/models; scripts/setup fetches it")
+    directory = ROOT / ".cache" / "smollm2-hf"
+    if not (directory / "config.json").is_file():
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            smollm2_gguf.parent, gguf_file=smollm2_gguf.name, dtype=torch.float32
+        )
+        temporary = pathlib.Path(f"{directory}.tmp")
+        model.save_pretrained(temporary)
+        temporary.rename(directory)
+    return directory
+
+
+def test_smollm2_equals_transformers_in_fp32(smollm2, tmp_path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
+    ids, targets = tiny_models.random_batch(model.config.vocab_size, rows=2, columns=47)
+    ours = run_ours(smollm2, ids, targets, tmp_path, "--gradients")
+    peer = run_peer(model, ids, targets)
+    assert set(ours) == set(peer)
+    for key in peer:
+        limit = FP32_GRADIENTS if key.startswith("grad.") else FP32_VALUES
+        assert relative_error(ours[key], peer[key]) <= limit, key
+
+
+def test_smollm2_in_bf16_is_as_near_to_fp32_as_transformers(smollm2, tmp_path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
+    ids, targets = tiny_models.random_batch(model.config.vocab_size, rows=1, columns=33)
+    exact = run_peer(model, ids, targets, gradients=False)
+    peer = run_peer(model.to(torch.bfloat16), ids, targets, gradients=False)
+    ours = run_ours(smollm2, ids, targets, tmp_path, "--dtype", "bf16")
+    for key in ("logits", "token_losses"):
+        assert root_mean_square_error(ours[key], exact[key]) <= BF16_FACTOR * root_mean_square_error(
+            peer[key], exact[key]
+        ), key
