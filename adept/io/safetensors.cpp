@@ -8,6 +8,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <tuple>
 
 #include "adept/core/error.h"
 #include "adept/io/atomic_file.h"
@@ -158,11 +159,7 @@ std::string describe(const TensorView& tensor) {
   return fmt::format("{} [{}]", safetensors_name(tensor.dtype), fmt::join(tensor.shape, ", "));
 }
 
-std::shared_ptr<const SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& path) {
-  std::shared_ptr<SafetensorsFile> file(new SafetensorsFile);
-  file->mapping_ = MappedFile::open(path);
-  const std::span<const std::byte> bytes = file->mapping_->bytes();
-  const std::string where = path.string();
+SafetensorsContents parse_safetensors(std::span<const std::byte> bytes, const std::string& where) {
   const std::string_view text = header_text(bytes, where);
   SafetensorsHeader header = parse_safetensors_header(text, where);
   std::sort(header.entries.begin(), header.entries.end(), [](const HeaderEntry& a, const HeaderEntry& b) {
@@ -170,20 +167,27 @@ std::shared_ptr<const SafetensorsFile> SafetensorsFile::open(const std::filesyst
   });
   const std::span<const std::byte> data = bytes.subspan(kLengthBytes + text.size());
   check_layout(header.entries, data.size(), where);
-
-  file->metadata_ = std::move(header.metadata);
-  file->tensors_.reserve(header.entries.size());
+  SafetensorsContents contents;
+  contents.metadata = std::move(header.metadata);
+  contents.tensors.reserve(header.entries.size());
   for (HeaderEntry& entry : header.entries)
-    file->tensors_.push_back({std::move(entry.name), entry.dtype, std::move(entry.shape),
-                              data.subspan(entry.begin, entry.end - entry.begin)});
-  file->index_.reserve(file->tensors_.size());
-  for (std::size_t i = 0; i < file->tensors_.size(); ++i) file->index_.emplace(file->tensors_[i].name, i);
+    contents.tensors.push_back({std::move(entry.name), entry.dtype, std::move(entry.shape),
+                                data.subspan(entry.begin, entry.end - entry.begin)});
+  return contents;
+}
+
+std::shared_ptr<const SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& path) {
+  std::shared_ptr<SafetensorsFile> file(new SafetensorsFile);
+  file->mapping_ = MappedFile::open(path);
+  file->contents_ = parse_safetensors(file->mapping_->bytes(), path.string());
+  file->index_.reserve(file->tensors().size());
+  for (std::size_t i = 0; i < file->tensors().size(); ++i) file->index_.emplace(file->tensors()[i].name, i);
   return file;
 }
 
 const TensorView* SafetensorsFile::find(std::string_view name) const {
   const auto found = index_.find(name);
-  return found == index_.end() ? nullptr : &tensors_[found->second];
+  return found == index_.end() ? nullptr : &contents_.tensors[found->second];
 }
 
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,

@@ -34,32 +34,40 @@ struct TensorView {
 /// "F32 [2, 3]", for messages.
 std::string describe(const TensorView& tensor);
 
+/// What is in a safetensors file; the tensors point into its bytes.
+struct SafetensorsContents {
+  std::vector<TensorView> tensors;  ///< in the order of their bytes in the file
+  std::map<std::string, std::string> metadata;
+};
+
+/// Checks every rule of the format on the bytes of a whole file; nothing is read but the header.
+///
+/// The header is a UTF-8 JSON object of at most 100 MB that starts with '{' (spaces may follow it) and has no
+/// duplicate keys; each tensor has exactly dtype, shape and data_offsets; its bytes are shape times dtype; all
+/// tensors together cover the rest of the file, without overlap or hole; `__metadata__` maps strings to strings.
+/// Two limits are this reader's own: at most 64 dimensions, and a product of the non-zero dimensions below 2^63
+/// bytes. Throws DataError that names the file (`where`), the tensor, what was found and what was expected.
+SafetensorsContents parse_safetensors(std::span<const std::byte> bytes, const std::string& where);
+
 /// A memory-mapped safetensors file. Immutable; its tensors point into the mapping and live as long as this object.
 class SafetensorsFile {
  public:
-  /// Maps the file and checks every rule of the format; nothing is read but the header.
-  ///
-  /// The header is a UTF-8 JSON object of at most 100 MB that starts with '{' (spaces may follow it) and has no
-  /// duplicate keys; each tensor has exactly dtype, shape and data_offsets; its bytes are shape times dtype; all
-  /// tensors together cover the rest of the file, without overlap or hole; `__metadata__` maps strings to strings.
-  /// Two limits are this reader's own: at most 64 dimensions, and a product of the non-zero dimensions below 2^63
-  /// bytes. Throws DataError that names the file, the tensor, what was found and what was expected.
+  /// Maps the file and checks it with parse_safetensors(). Throws DataError.
   static std::shared_ptr<const SafetensorsFile> open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return mapping_->path(); }
   /// In the order of their bytes in the file.
-  const std::vector<TensorView>& tensors() const { return tensors_; }
+  const std::vector<TensorView>& tensors() const { return contents_.tensors; }
   /// Null if there is no such tensor.
   const TensorView* find(std::string_view name) const;
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const std::map<std::string, std::string>& metadata() const { return contents_.metadata; }
 
  private:
   SafetensorsFile() = default;
 
   std::shared_ptr<const MappedFile> mapping_;
-  std::vector<TensorView> tensors_;
+  SafetensorsContents contents_;
   std::unordered_map<std::string_view, std::size_t> index_;
-  std::map<std::string, std::string> metadata_;
 };
 
 /// Writes a file atomically and durably. The tensors are written one after the other from where they are.

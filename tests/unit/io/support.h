@@ -1,0 +1,91 @@
+// What the tests of adept::io share.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adept/core/error.h"
+#include "adept/io/safetensors.h"
+
+namespace adept::io::test {
+
+/// A directory of its own for one test, removed at the end.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    std::string pattern = testing::TempDir() + "/adept-io-XXXXXX";
+    if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
+    path_ = pattern;
+  }
+  ~TemporaryDirectory() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path operator/(std::string_view name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+inline void write(const std::filesystem::path& path, std::string_view text) {
+  std::ofstream stream(path, std::ios::binary);
+  stream.write(text.data(), static_cast<std::streamsize>(text.size()));
+  ASSERT_TRUE(stream.flush()) << path;
+}
+
+inline std::string read(const std::filesystem::path& path) {
+  std::ifstream stream(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+/// Names in a directory, hidden ones too.
+inline std::set<std::string> names_in(const std::filesystem::path& directory) {
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) names.insert(entry.path().filename());
+  return names;
+}
+
+/// The message of the DataError that `function` throws.
+template <typename Function>
+std::string data_error(Function&& function) {
+  try {
+    function();
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  return "(no DataError)";
+}
+
+/// A tensor over memory of its own.
+struct OwnedTensor {
+  std::vector<std::byte> bytes;
+  TensorView view;
+};
+
+inline OwnedTensor make_tensor(std::string name, DType dtype, std::vector<std::int64_t> shape, unsigned seed) {
+  OwnedTensor tensor;
+  tensor.view = {std::move(name), dtype, std::move(shape), {}};
+  tensor.bytes.resize(static_cast<std::size_t>(tensor.view.num_elements()) * dtype_size(dtype));
+  for (std::size_t i = 0; i < tensor.bytes.size(); ++i)
+    tensor.bytes[i] = static_cast<std::byte>((i * 37 + seed * 101 + (i >> 8)) % 253);
+  tensor.view.data = tensor.bytes;
+  return tensor;
+}
+
+inline bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
+}
+
+}  // namespace adept::io::test
