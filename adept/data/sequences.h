@@ -18,7 +18,7 @@ inline constexpr std::int64_t kIgnoreIndex = -100;
 
 /// Tokens that a model reads in one go. Its targets are tokens[first_target ..]; those before are context only.
 struct Sequence {
-  std::vector<std::int32_t> tokens;
+  std::vector<std::int32_t> tokens{};
   std::int64_t first_target = 1;  ///< >= 1: the first token has no context
   std::int32_t source = 0;        ///< index of the source in a mixture
 
@@ -48,7 +48,7 @@ struct WindowOptions {
 /// How documents are packed.
 struct PackOptions {
   std::int64_t seq_len = 0;           ///< tokens of a sequence, >= 2; only the last one may be shorter
-  std::optional<std::int32_t> eos;    ///< added after each document that does not end in it
+  std::optional<std::int32_t> eos{};  ///< added after each document that does not end in it
   std::vector<std::int64_t> order{};  ///< of the documents; empty: the dataset's own
   std::int64_t max_tokens = 0;        ///< stop before the sequences, the first excepted, hold more tokens; 0: no limit
 };

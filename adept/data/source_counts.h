@@ -15,10 +15,10 @@ namespace adept::data {
 struct SourceCounts {
   std::int64_t files = 0;
   std::int64_t documents = 0;
-  std::int64_t bytes = 0;                       ///< of the documents' text, UTF-8
-  std::int64_t tokens = 0;                      ///< ids of the documents; 0 before they are tokenized
-  std::map<std::string, std::int64_t> skipped;  ///< records by reason, such as "empty text"
-  std::map<std::string, std::int64_t> ignored;  ///< files of folders by reason, such as "file with extension .md"
+  std::int64_t bytes = 0;                         ///< of the documents' text, UTF-8
+  std::int64_t tokens = 0;                        ///< ids of the documents; 0 before they are tokenized
+  std::map<std::string, std::int64_t> skipped{};  ///< records by reason, such as "empty text"
+  std::map<std::string, std::int64_t> ignored{};  ///< files of folders by reason, such as "file with extension .md"
 
   std::int64_t num_skipped() const;
   bool operator==(const SourceCounts&) const = default;

@@ -15,7 +15,7 @@ class Tokenizer;
 struct TextEncoder {
   std::function<std::vector<std::int32_t>(std::string_view)> encode;
   std::int64_t vocab_size = 0;  ///< every id must be in 0 .. vocab_size-1; that of the model, where there is one
-  std::string fingerprint;      ///< changes when the ids may change
+  std::string fingerprint{};    ///< changes when the ids may change
 };
 
 /// A document gets exactly the ids that its tokenizer gives, special tokens of the post-processor included.

@@ -29,9 +29,9 @@ enum class BadRecord {
 
 /// A named set of documents.
 struct TextSource {
-  std::string name;
-  std::vector<std::string> paths;   ///< files, folders (with all below), globs (* ? [a-z] and ** for any folders)
-  std::string text_field = "text";  ///< of the objects in .jsonl files
+  std::string name{};
+  std::vector<std::string> paths{};  ///< files, folders (with all below), globs (* ? [a-z] and ** for any folders)
+  std::string text_field = "text";   ///< of the objects in .jsonl files
   TxtRecord txt_record = TxtRecord::kFile;
   BadRecord on_bad_record = BadRecord::kFail;
 };

@@ -16,11 +16,11 @@ namespace adept::data {
 
 /// What a dataset was made from.
 struct DatasetInfo {
-  std::string name;                   ///< of the source
-  std::int64_t vocab_size = 0;        ///< every id is in 0 .. vocab_size-1
-  std::string source_fingerprint;     ///< of the text: source_fingerprint()
-  std::string tokenizer_fingerprint;  ///< of the tokenizer
-  SourceCounts counts;
+  std::string name{};                   ///< of the source
+  std::int64_t vocab_size = 0;          ///< every id is in 0 .. vocab_size-1
+  std::string source_fingerprint{};     ///< of the text: source_fingerprint()
+  std::string tokenizer_fingerprint{};  ///< of the tokenizer
+  SourceCounts counts{};
 };
 
 /// Documents as token ids. Immutable, cheap to copy (copies share the storage), safe to read from several threads.

@@ -18,8 +18,8 @@ namespace adept::data {
 
 /// One part of the mixture.
 struct TrainSource {
-  TokenDataset dataset;          ///< its name is the name of the source
-  std::optional<double> weight;  ///< share of the sequences, relative to the other sources'; give all or none
+  TokenDataset dataset;            ///< its name is the name of the source
+  std::optional<double> weight{};  ///< share of the sequences, relative to the other sources'; give all or none
 };
 
 /// The order of the documents within an epoch.
@@ -29,8 +29,8 @@ enum class DocumentOrder {
 };
 
 struct TrainLoaderOptions {
-  std::int64_t seq_len = 0;         ///< tokens of a sequence; the last one of an epoch may be shorter
-  std::optional<std::int32_t> eos;  ///< added after each document that does not end in it
+  std::int64_t seq_len = 0;           ///< tokens of a sequence; the last one of an epoch may be shorter
+  std::optional<std::int32_t> eos{};  ///< added after each document that does not end in it
   std::uint64_t seed = 0;
   DocumentOrder order = DocumentOrder::kShuffled;
 };

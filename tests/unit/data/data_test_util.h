@@ -1,0 +1,93 @@
+// Small sources of text and datasets for the tests of adept::data.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adept/data/text_encoder.h"
+#include "adept/data/token_dataset.h"
+
+namespace adept::data {
+
+/// A folder of the test's own, removed with all in it.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    const auto* test = testing::UnitTest::GetInstance()->current_test_info();
+    path_ = std::filesystem::temp_directory_path() /
+            ("adept_" + std::string(test->test_suite_name()) + "_" + test->name() + "_" + std::to_string(getpid()));
+    std::filesystem::remove_all(path_);
+    std::filesystem::create_directories(path_);
+  }
+  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  std::string operator/(std::string_view name) const { return (path_ / name).string(); }
+  std::string path() const { return path_.string(); }
+
+  /// Writes a file, and the folders above it; gzipped if its name ends in .gz. Returns its path.
+  std::string write(std::string_view name, std::string_view text) const {
+    const std::filesystem::path file = path_ / name;
+    std::filesystem::create_directories(file.parent_path());
+    if (name.ends_with(".gz")) {
+      gzFile out = gzopen(file.c_str(), "wb");
+      EXPECT_EQ(gzwrite(out, text.data(), static_cast<unsigned>(text.size())), static_cast<int>(text.size()));
+      gzclose(out);
+    } else {
+      std::ofstream(file, std::ios::binary) << text;
+    }
+    return file.string();
+  }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// One id per byte, of a vocabulary of 256.
+inline TextEncoder byte_encoder() {
+  return {.encode =
+              [](std::string_view text) {
+                std::vector<std::int32_t> ids;
+                for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+                return ids;
+              },
+          .vocab_size = 256,
+          .fingerprint = "bytes"};
+}
+
+/// Documents of the given lengths whose tokens are first_id, first_id + 1, ...: each token of the dataset is another
+/// id.
+inline TokenDataset counting_dataset(const std::string& name, const std::vector<std::int64_t>& lengths,
+                                     std::int32_t first_id = 1) {
+  std::vector<std::vector<std::int32_t>> documents;
+  std::int32_t id = first_id;
+  for (const std::int64_t length : lengths) {
+    documents.emplace_back();
+    for (std::int64_t i = 0; i < length; ++i) documents.back().push_back(id++);
+  }
+  std::vector<std::int64_t> bytes;
+  for (const std::int64_t length : lengths) bytes.push_back(3 * length);
+  return TokenDataset(DatasetInfo{.name = name, .vocab_size = 1'000'000, .counts = {}}, documents, bytes);
+}
+
+template <typename Exception, typename Function>
+std::string message_of(const Function& function) {
+  try {
+    function();
+  } catch (const Exception& error) {
+    return error.what();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return "";
+}
+
+}  // namespace adept::data

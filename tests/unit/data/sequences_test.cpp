@@ -1,0 +1,225 @@
+#include "adept/data/sequences.h"
+
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "adept/core/error.h"
+#include "adept/core/random.h"
+#include "data_test_util.h"
+
+namespace adept::data {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using Ids = std::vector<std::int32_t>;
+
+std::int64_t draw(std::uint64_t counter, std::int64_t low, std::int64_t high) {
+  return low + static_cast<std::int64_t>(random_uniform(7, RandomStream::kSampling, counter) *
+                                         static_cast<double>(high - low + 1));
+}
+
+TEST(Windows, OfAShortDocumentAreTheDocument) {
+  const auto set = windows(counting_dataset("a", {3, 2}), {.seq_len = 5});
+  ASSERT_EQ(set.size(), 2);
+  EXPECT_EQ(set[0], (Sequence{.tokens = {1, 2, 3}, .first_target = 1}));
+  EXPECT_EQ(set[1], (Sequence{.tokens = {4, 5}, .first_target = 1}));
+  EXPECT_EQ(set.counts().targets, 3);
+  EXPECT_EQ(set.counts().documents, 2);
+  EXPECT_EQ(set.counts().bytes, 15);
+}
+
+TEST(Windows, WithoutOverlapLeaveTheirFirstTokenUnpredicted) {
+  const auto set = windows(counting_dataset("a", {8}), {.seq_len = 3});
+  ASSERT_EQ(set.size(), 3);
+  EXPECT_EQ(set[0], (Sequence{.tokens = {1, 2, 3}, .first_target = 1}));
+  EXPECT_EQ(set[1], (Sequence{.tokens = {4, 5, 6}, .first_target = 1}));
+  EXPECT_EQ(set[2], (Sequence{.tokens = {7, 8}, .first_target = 1}));
+  EXPECT_EQ(set.counts().no_context, 3);
+}
+
+TEST(Windows, WithOverlapPredictOnlyWhatIsNew) {
+  const auto set = windows(counting_dataset("a", {7}), {.seq_len = 4, .stride = 2});
+  ASSERT_EQ(set.size(), 3);
+  EXPECT_EQ(set[0], (Sequence{.tokens = {1, 2, 3, 4}, .first_target = 1}));
+  EXPECT_EQ(set[1], (Sequence{.tokens = {3, 4, 5, 6}, .first_target = 2}));
+  EXPECT_EQ(set[2], (Sequence{.tokens = {5, 6, 7}, .first_target = 2}));
+}
+
+TEST(Windows, CountsWhatHasNothingToPredict) {
+  const auto set = windows(counting_dataset("a", {1, 4, 1}), {.seq_len = 3});
+  ASSERT_EQ(set.size(), 1);
+  EXPECT_EQ(set.counts().short_documents, 2);
+  EXPECT_EQ(set.counts().too_short, 3) << "two documents of one token, and the fourth token of the other";
+  EXPECT_EQ(set.counts().documents, 1);
+}
+
+// The loop of "Perplexity of fixed-length models" in the documentation of transformers, token by token.
+std::map<std::int32_t, Ids> reference_contexts(std::int64_t n, std::int64_t seq_len, std::int64_t stride) {
+  std::map<std::int32_t, Ids> contexts;
+  std::int64_t prev_end = 0;
+  for (std::int64_t begin = 0; begin < n; begin += stride) {
+    const std::int64_t end = std::min(begin + seq_len, n);
+    const std::int64_t target_length = end - prev_end;
+    for (std::int64_t t = std::max(begin + 1, end - target_length); t < end; ++t) {
+      Ids context;
+      for (std::int64_t c = begin; c < t; ++c) context.push_back(static_cast<std::int32_t>(c + 1));
+      EXPECT_TRUE(contexts.emplace(static_cast<std::int32_t>(t + 1), context).second);
+    }
+    prev_end = end;
+    if (end == n) break;
+  }
+  return contexts;
+}
+
+TEST(Windows, ScoreTheSameTokensInTheSameContextAsHuggingFacesRecipe) {
+  for (std::int64_t n = 1; n <= 14; ++n)
+    for (std::int64_t seq_len = 2; seq_len <= 6; ++seq_len)
+      for (std::int64_t stride = 1; stride <= seq_len; ++stride) {
+        const auto set = windows(counting_dataset("a", {n}), {.seq_len = seq_len, .stride = stride});
+        std::map<std::int32_t, Ids> contexts;
+        for (const Sequence& sequence : set.to_vector())
+          for (auto t = static_cast<std::size_t>(sequence.first_target); t < sequence.tokens.size(); ++t)
+            EXPECT_TRUE(contexts
+                            .emplace(sequence.tokens[t],
+                                     Ids(sequence.tokens.begin(), sequence.tokens.begin() + static_cast<long>(t)))
+                            .second)
+                << "scored twice";
+        EXPECT_EQ(contexts, reference_contexts(n, seq_len, stride)) << n << " " << seq_len << " " << stride;
+        const auto& c = set.counts();
+        EXPECT_EQ(c.targets, static_cast<std::int64_t>(contexts.size()));
+        EXPECT_EQ(c.targets + c.no_context + c.too_short, n);
+        EXPECT_EQ(c.beyond_limit, 0);
+      }
+}
+
+TEST(Windows, StopAtTheLimitOfTokens) {
+  const auto dataset = counting_dataset("a", {4, 10, 4});
+  const auto set = windows(dataset, {.seq_len = 4, .max_tokens = 9});
+  ASSERT_EQ(set.size(), 2);
+  EXPECT_EQ(set.num_input_tokens(), 8);
+  EXPECT_EQ(set.counts().documents, 1) << "the second one is not covered to its end";
+  EXPECT_EQ(set.counts().bytes, 12);
+  EXPECT_EQ(set.counts().beyond_limit, 10);
+  EXPECT_EQ(windows(dataset, {.seq_len = 4, .max_tokens = 1}).size(), 1) << "never nothing at all";
+}
+
+TEST(Windows, RefuseAWrongStrideOrLength) {
+  const auto dataset = counting_dataset("a", {4});
+  EXPECT_THAT(message_of<ConfigError>([&] { windows(dataset, {.seq_len = 4, .stride = 5}); }),
+              HasSubstr("stride is 5; expected 1 to 4"));
+  EXPECT_THROW(windows(dataset, {.seq_len = 4, .stride = -1}), ConfigError);
+  EXPECT_THAT(message_of<ConfigError>([&] { windows(dataset, {.seq_len = 1}); }), HasSubstr("seq_len is 1"));
+  EXPECT_THROW(windows(dataset, {.seq_len = 4, .max_tokens = -1}), ConfigError);
+}
+
+TEST(Packed, JoinsDocumentsWithEosAndKeepsTheTail) {
+  const auto set = packed(counting_dataset("a", {3, 2, 4}), {.seq_len = 5, .eos = 0});
+  ASSERT_EQ(set.size(), 3);
+  EXPECT_THAT(set[0].tokens, ElementsAre(1, 2, 3, 0, 4));
+  EXPECT_THAT(set[1].tokens, ElementsAre(5, 0, 6, 7, 8));
+  EXPECT_THAT(set[2].tokens, ElementsAre(9, 0));
+  EXPECT_EQ(set.counts().tokens, 12);
+  EXPECT_EQ(set.counts().targets, 9);
+  EXPECT_EQ(set.counts().documents, 3);
+  EXPECT_EQ(set.counts().bytes, 27);
+}
+
+TEST(Packed, AddsNoSecondEos) {
+  const std::vector<Ids> documents = {{1, 2, 0}, {3}, {0}};
+  const std::vector<std::int64_t> bytes = {1, 1, 1};
+  const TokenDataset dataset({.name = "a", .vocab_size = 10, .counts = {}}, documents, bytes);
+  EXPECT_THAT(packed(dataset, {.seq_len = 100, .eos = 0})[0].tokens, ElementsAre(1, 2, 0, 3, 0, 0));
+}
+
+TEST(Packed, TakesTheGivenOrderAndNoEos) {
+  const auto dataset = counting_dataset("a", {3, 2, 4});
+  const auto set = packed(dataset, {.seq_len = 4, .eos = std::nullopt, .order = {2, 0, 1}});
+  ASSERT_EQ(set.size(), 2);
+  EXPECT_THAT(set[0].tokens, ElementsAre(6, 7, 8, 9));
+  EXPECT_THAT(set[1].tokens, ElementsAre(1, 2, 3, 4));
+  EXPECT_EQ(set.counts().too_short, 1) << "the token 5 alone has nothing to predict; it is counted";
+}
+
+TEST(Packed, ReadsTheSameStreamAtAnyPlace) {
+  const auto dataset = counting_dataset("a", {3, 1, 7, 2, 5});
+  const PackedStream stream(dataset, 0, {4, 1, 0, 3, 2});
+  Ids all(static_cast<std::size_t>(stream.num_tokens()));
+  stream.read(0, all);
+  EXPECT_THAT(all, ElementsAre(14, 15, 16, 17, 18, 0, 4, 0, 1, 2, 3, 0, 12, 13, 0, 5, 6, 7, 8, 9, 10, 11, 0));
+  for (std::size_t begin = 0; begin <= all.size(); ++begin)
+    for (std::size_t size = 0; begin + size <= all.size(); ++size) {
+      Ids part(size);
+      stream.read(static_cast<std::int64_t>(begin), part);
+      ASSERT_TRUE(std::equal(part.begin(), part.end(), all.begin() + static_cast<long>(begin))) << begin << " " << size;
+    }
+  Ids beyond(2);
+  EXPECT_THROW(stream.read(static_cast<std::int64_t>(all.size()) - 1, beyond), InternalError);
+}
+
+TEST(Packed, StopsAtTheLimitOfTokens) {
+  const auto set = packed(counting_dataset("a", {3, 2, 4}), {.seq_len = 4, .eos = 0, .max_tokens = 8});
+  EXPECT_EQ(set.size(), 2);
+  EXPECT_EQ(set.counts().documents, 2);
+  EXPECT_EQ(set.counts().beyond_limit, 4);
+}
+
+TEST(Packed, RefusesAnEosOutsideTheVocabulary) {
+  EXPECT_THAT(message_of<ConfigError>([] { packed(counting_dataset("med", {3}), {.seq_len = 4, .eos = 1'000'000}); }),
+              HasSubstr("\"med\""));
+}
+
+TEST(Batch, ShiftsTargetsAndMasksPadding) {
+  const std::vector<Sequence> sequences = {{.tokens = {5, 6, 7}}, {.tokens = {8, 9, 1, 2}, .first_target = 3}};
+  const TokenBatch batch = make_batch(sequences, 4);
+  EXPECT_EQ(batch.rows, 2);
+  EXPECT_EQ(batch.cols, 4);
+  const auto x = kIgnoreIndex;
+  EXPECT_THAT(batch.input_ids, ElementsAre(5, 6, 7, 4, 8, 9, 1, 2));
+  EXPECT_THAT(batch.targets, ElementsAre(6, 7, x, x, x, x, 2, x));
+  EXPECT_THAT(batch.lengths, ElementsAre(3, 4));
+  EXPECT_EQ(batch.num_targets, 3);
+}
+
+TEST(Batch, OfNothingIsEmpty) {
+  const TokenBatch batch = make_batch({}, 0);
+  EXPECT_EQ(batch.rows, 0);
+  EXPECT_EQ(batch.num_targets, 0);
+}
+
+TEST(Grouping, PutsEverySequenceInOneGroupWithinTheLimits) {
+  std::vector<std::int64_t> lengths;
+  for (std::uint64_t i = 0; i < 500; ++i) lengths.push_back(draw(i, 2, 300));
+  const auto groups = group_into_batches(lengths, 8, 512);
+  std::set<std::int64_t> seen;
+  std::int64_t padded = 0, previous = 1000;
+  for (const auto& group : groups) {
+    std::int64_t cols = 0;
+    for (const std::int64_t i : group) {
+      EXPECT_TRUE(seen.insert(i).second);
+      cols = std::max(cols, lengths[static_cast<std::size_t>(i)]);
+      EXPECT_LE(lengths[static_cast<std::size_t>(i)], previous);
+      previous = lengths[static_cast<std::size_t>(i)];
+    }
+    EXPECT_LE(group.size(), 8u);
+    EXPECT_LE(cols * static_cast<std::int64_t>(group.size()), 512);
+    padded += cols * static_cast<std::int64_t>(group.size());
+  }
+  EXPECT_EQ(seen.size(), lengths.size());
+  std::int64_t total = 0;
+  for (const std::int64_t length : lengths) total += length;
+  EXPECT_LT(static_cast<double>(padded), 1.05 * static_cast<double>(total)) << "little is padded";
+}
+
+TEST(Grouping, KeepsTheOrderOfEqualLengthsAndTakesLongSequencesAlone) {
+  const std::vector<std::int64_t> lengths = {4, 9, 4, 4};
+  EXPECT_THAT(group_into_batches(lengths, 2, 8), ElementsAre(ElementsAre(1), ElementsAre(0, 2), ElementsAre(3)));
+  EXPECT_THROW(group_into_batches(lengths, 0, 8), ConfigError);
+  EXPECT_THROW(group_into_batches(lengths, 1, 0), ConfigError);
+}
+
+}  // namespace
+}  // namespace adept::data

@@ -1,0 +1,279 @@
+#include "adept/data/train_loader.h"
+
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <set>
+
+#include "adept/core/error.h"
+#include "adept/core/random.h"
+#include "data_test_util.h"
+
+namespace adept::data {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using Ids = std::vector<std::int32_t>;
+
+constexpr std::int32_t kEos = 0;
+
+std::vector<std::int64_t> random_lengths(std::uint64_t seed, std::int64_t count) {
+  std::vector<std::int64_t> lengths;
+  for (std::int64_t i = 0; i < count; ++i)
+    lengths.push_back(
+        1 + static_cast<std::int64_t>(random_bits(seed, RandomStream::kSampling, static_cast<std::uint64_t>(i)) % 40));
+  return lengths;
+}
+
+TrainLoader one_source(const TokenDataset& dataset, std::int64_t seq_len, std::uint64_t seed = 1,
+                       DocumentOrder order = DocumentOrder::kShuffled) {
+  return TrainLoader({{.dataset = dataset, .weight = {}}},
+                     {.seq_len = seq_len, .eos = kEos, .seed = seed, .order = order});
+}
+
+TrainLoader two_sources(double domain = 3, double replay = 1, std::uint64_t seed = 5) {
+  return TrainLoader({{.dataset = counting_dataset("domain", random_lengths(1, 37), 1), .weight = domain},
+                      {.dataset = counting_dataset("replay", random_lengths(2, 11), 100'000), .weight = replay}},
+                     {.seq_len = 16, .eos = kEos, .seed = seed});
+}
+
+Ids tokens_of(const std::vector<Sequence>& sequences) {
+  Ids ids;
+  for (const Sequence& sequence : sequences) ids.insert(ids.end(), sequence.tokens.begin(), sequence.tokens.end());
+  return ids;
+}
+
+TEST(TrainLoader, GivesEveryTokenOnceInAnEpoch) {
+  for (std::uint64_t seed = 0; seed < 60; ++seed)
+    for (const std::int64_t seq_len : {2, 3, 16, 64, 5000}) {
+      const auto lengths = random_lengths(seed, 1 + static_cast<std::int64_t>(seed));
+      const TokenDataset dataset = counting_dataset("a", lengths);
+      TrainLoader loader = one_source(dataset, seq_len, seed);
+      for (int epoch = 0; epoch < 2; ++epoch) {
+        const auto sequences = loader.next_step(loader.sequences_per_epoch(0));
+        Ids ids = tokens_of(sequences);
+        EXPECT_EQ(static_cast<std::int64_t>(ids.size()),
+                  dataset.num_tokens() + dataset.num_documents() - loader.lone_tokens_per_epoch(0))
+            << "every document and its EOS; a lone last token, which has no target, excepted";
+        EXPECT_EQ(static_cast<std::int64_t>(ids.size()) + loader.lone_tokens_per_epoch(0), loader.tokens_per_epoch(0));
+        std::erase(ids, kEos);
+        std::sort(ids.begin(), ids.end());
+        ASSERT_EQ(ids, Ids(dataset.tokens().begin(), dataset.tokens().end())) << "seed " << seed;
+        for (std::size_t i = 0; i + 1 < sequences.size(); ++i)
+          ASSERT_EQ(static_cast<std::int64_t>(sequences[i].tokens.size()), seq_len) << "only the last one is short";
+        for (const Sequence& sequence : sequences) ASSERT_GE(sequence.num_targets(), 1);
+      }
+    }
+}
+
+TEST(TrainLoader, KeepsDocumentsTogetherAndEndsThemWithEos) {
+  const TokenDataset dataset = counting_dataset("a", {5, 1, 9, 4});
+  TrainLoader loader = one_source(dataset, 6, 3);
+  const Ids ids = tokens_of(loader.next_step(loader.sequences_per_epoch(0)));
+  for (std::int64_t d = 0; d < dataset.num_documents(); ++d) {
+    const auto document = dataset.document(d);
+    const auto at = std::search(ids.begin(), ids.end(), document.begin(), document.end());
+    ASSERT_NE(at, ids.end());
+    EXPECT_EQ(*(at + static_cast<long>(document.size())), kEos);
+  }
+}
+
+TEST(TrainLoader, GivesWhatPackedGivesWhenNotShuffled) {
+  const TokenDataset dataset = counting_dataset("a", random_lengths(3, 20));
+  TrainLoader loader = one_source(dataset, 16, 1, DocumentOrder::kAsGiven);
+  const auto set = packed(dataset, {.seq_len = 16, .eos = kEos});
+  EXPECT_EQ(loader.sequences_per_epoch(0), set.size());
+  EXPECT_EQ(loader.next_step(set.size()), set.to_vector());
+  EXPECT_EQ(loader.next_step(set.size()), set.to_vector()) << "the second epoch is in the same order";
+}
+
+TEST(TrainLoader, ShufflesEachEpochSourceAndSeedAnew) {
+  const auto lengths = random_lengths(3, 50);
+  const TokenDataset dataset = counting_dataset("a", lengths);
+  TrainLoader loader = one_source(dataset, 16);
+  const std::int64_t n = loader.sequences_per_epoch(0);
+  const auto first = loader.next_step(n), second = loader.next_step(n);
+  EXPECT_NE(first, second);
+  EXPECT_EQ(one_source(dataset, 16).next_step(n), first) << "the same seed";
+  EXPECT_NE(one_source(dataset, 16, 2).next_step(n), first) << "another seed";
+  EXPECT_NE(one_source(counting_dataset("b", lengths), 16).next_step(n), first) << "another source";
+  EXPECT_NE(tokens_of(first), tokens_of(packed(dataset, {.seq_len = 16, .eos = kEos}).to_vector()));
+}
+
+TEST(TrainLoader, KeepsTheShareOfEverySourceWithinOneSequenceAllTheTime) {
+  for (std::uint64_t trial = 0; trial < 40; ++trial) {
+    std::vector<TrainSource> sources;
+    const auto num_sources = 1 + trial % 9;
+    double sum = 0;
+    for (std::uint64_t s = 0; s < num_sources; ++s) {
+      const double weight = std::exp(6 * random_uniform(trial, RandomStream::kSampling, s));
+      sum += weight;
+      sources.push_back({.dataset = counting_dataset("s" + std::to_string(s), {7, 9}), .weight = weight});
+    }
+    TrainLoader loader(sources, {.seq_len = 8, .eos = kEos});
+    for (std::int64_t n = 1; n <= 1500; ++n) {
+      loader.next_step(1);
+      for (std::size_t s = 0; s < sources.size(); ++s) {
+        const double expected = static_cast<double>(n) * *sources[s].weight / sum;
+        ASSERT_LT(std::abs(static_cast<double>(loader.num_sequences(static_cast<std::int64_t>(s))) - expected),
+                  1 + 1e-9)
+            << "trial " << trial << ", source " << s << " after " << n;
+      }
+    }
+  }
+}
+
+TEST(TrainLoader, WithoutWeightsTakesOneEpochOfEachSourceInTheSameTime) {
+  TrainLoader loader({{.dataset = counting_dataset("a", random_lengths(1, 31)), .weight = {}},
+                      {.dataset = counting_dataset("b", random_lengths(2, 7)), .weight = {}},
+                      {.dataset = counting_dataset("c", random_lengths(3, 120)), .weight = {}}},
+                     {.seq_len = 16, .eos = kEos});
+  const std::int64_t total =
+      loader.sequences_per_epoch(0) + loader.sequences_per_epoch(1) + loader.sequences_per_epoch(2);
+  EXPECT_EQ(loader.sequences_for_epochs(1), total);
+  EXPECT_EQ(loader.sequences_for_epochs(3), 3 * total);
+  for (int epoch = 1; epoch <= 3; ++epoch) {
+    loader.next_step(total);
+    for (std::int64_t s = 0; s < 3; ++s) EXPECT_EQ(loader.num_sequences(s), epoch * loader.sequences_per_epoch(s));
+  }
+  EXPECT_EQ(loader.epochs(1), 3.0);
+}
+
+TEST(TrainLoader, CountsEpochsOverTheFirstSource) {
+  for (const double epochs : {0.3, 1.0, 1.7, 4.0}) {
+    TrainLoader loader = two_sources(0.7, 0.3);
+    const std::int64_t n = loader.sequences_for_epochs(epochs);
+    loader.next_step(n);
+    EXPECT_GE(loader.epochs(0), epochs);
+    EXPECT_LE(std::abs(loader.epochs(0) - epochs), 2.0 / static_cast<double>(loader.sequences_per_epoch(0)));
+  }
+  const TrainLoader loader = two_sources();
+  for (const double epochs : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity(), 1e300})
+    EXPECT_THROW(loader.sequences_for_epochs(epochs), ConfigError) << epochs;
+}
+
+TEST(TrainLoader, ContinuesFromAnyPositionAsIfNeverStopped) {
+  TrainLoader loader = two_sources();
+  const auto run = two_sources().next_step(200);
+  for (std::size_t n = 0; n < 120; ++n) {
+    TrainLoader resumed = two_sources();
+    resumed.load_state(parse_json(loader.state().dump(), "state"), "state");
+    const auto rest = resumed.next_step(80);
+    ASSERT_TRUE(std::equal(rest.begin(), rest.end(), run.begin() + static_cast<long>(n))) << "after " << n;
+    EXPECT_EQ(loader.next_step(1).front(), run[n]);
+  }
+  EXPECT_GT(loader.epochs(0), 1.0) << "the test crosses epochs";
+  EXPECT_GT(loader.epochs(1), 1.0);
+}
+
+TEST(TrainLoader, GivesTheSameSequencesInStepsOfAnySize) {
+  const auto run = two_sources().next_step(60);
+  TrainLoader loader = two_sources();
+  std::vector<Sequence> pieces;
+  for (const std::int64_t size : {1, 7, 2, 30, 20})
+    for (Sequence& sequence : loader.next_step(size)) pieces.push_back(std::move(sequence));
+  EXPECT_EQ(pieces, run);
+}
+
+TEST(TrainLoader, TellsWhichSourceASequenceIsFrom) {
+  for (const Sequence& sequence : two_sources().next_step(100))
+    for (const std::int32_t id : sequence.tokens)
+      if (id != kEos) {
+        EXPECT_EQ(sequence.source, id >= 100'000 ? 1 : 0);
+      }
+}
+
+TEST(TrainLoader, RefusesThePositionOfOtherData) {
+  TrainLoader loader = two_sources();
+  loader.next_step(9);
+  const Json state = loader.state();
+  const auto refusal = [&](TrainLoader other) {
+    const Json before = other.state();
+    const std::string message = message_of<ConfigError>([&] { other.load_state(state, "checkpoint-9"); });
+    EXPECT_EQ(other.state(), before) << "unchanged";
+    EXPECT_THAT(message, HasSubstr("checkpoint-9"));
+    return message;
+  };
+  const TokenDataset domain = counting_dataset("domain", random_lengths(1, 37), 1);
+  const TokenDataset replay = counting_dataset("replay", random_lengths(2, 11), 100'000);
+  const TokenDataset changed = counting_dataset("replay", random_lengths(2, 11), 100'001);
+  EXPECT_THAT(refusal(TrainLoader({{domain, 3}, {changed, 1}}, {.seq_len = 16, .eos = kEos, .seed = 5})),
+              AllOf(HasSubstr("source \"replay\": its data (text or tokenizer) has changed"),
+                    testing::Not(HasSubstr("\"domain\""))));
+  EXPECT_THAT(refusal(TrainLoader({{domain, 3}}, {.seq_len = 16, .eos = kEos, .seed = 5})),
+              HasSubstr("source \"replay\" is gone"));
+  const TokenDataset extra = counting_dataset("extra", {5});
+  EXPECT_THAT(refusal(TrainLoader({{domain, 3}, {replay, 1}, {extra, 1}}, {.seq_len = 16, .eos = kEos, .seed = 5})),
+              HasSubstr("source \"extra\" is new"));
+  EXPECT_THAT(refusal(two_sources(1, 1)),
+              HasSubstr("source \"domain\": its share of the sequences is 0.5 now, but was 0.75"));
+  EXPECT_THAT(refusal(TrainLoader({{domain, 3}, {replay, 1}},
+                                  {.seq_len = 17, .eos = 1, .seed = 6, .order = DocumentOrder::kAsGiven})),
+              AllOf(HasSubstr("seed is 6 now, but was 5"), HasSubstr("seq_len is 17 now, but was 16"),
+                    HasSubstr("eos is 1 now, but was 0"), HasSubstr("order is \"as_given\" now")));
+}
+
+TEST(TrainLoader, DoesNotMindTheOrderOfTheSources) {
+  TrainLoader loader = two_sources();
+  loader.next_step(33);
+  TrainLoader swapped({{counting_dataset("replay", random_lengths(2, 11), 100'000), 1},
+                       {counting_dataset("domain", random_lengths(1, 37), 1), 3}},
+                      {.seq_len = 16, .eos = kEos, .seed = 5});
+  swapped.load_state(loader.state(), "state");
+  EXPECT_EQ(tokens_of(swapped.next_step(50)), tokens_of(loader.next_step(50)));
+}
+
+TEST(TrainLoader, RefusesADamagedPosition) {
+  TrainLoader loader = two_sources();
+  loader.next_step(9);
+  const Json good = loader.state();
+  EXPECT_THROW(loader.load_state(Json::array(), "s"), DataError);
+  EXPECT_THROW(loader.load_state(Json::object(), "s"), DataError);
+  const auto damage = [&](const std::string& pointer, const Json& value) {
+    Json bad = good;
+    bad[Json::json_pointer(pointer)] = value;
+    return message_of<DataError>([&] { loader.load_state(bad, "s"); });
+  };
+  EXPECT_THAT(damage("/sources/domain", 3), HasSubstr("not the position"));
+  EXPECT_THAT(damage("/sources/domain/sequences", -1), HasSubstr("not a count"));
+  EXPECT_THAT(damage("/sources/domain/sequences", 1.5), HasSubstr("not a count"));
+  EXPECT_THAT(damage("/sources/domain/sequences", std::numeric_limits<std::uint64_t>::max()), HasSubstr("not a count"));
+  EXPECT_THAT(damage("/sources/domain/index", 3), HasSubstr("contradicts itself"));
+  EXPECT_THAT(damage("/sources/domain/epoch", 3), HasSubstr("contradicts itself"));
+  EXPECT_THAT(damage("/sequences", 10), HasSubstr("do not sum"));
+  EXPECT_EQ(loader.state(), good);
+}
+
+TEST(TrainLoader, ReportsAllProblemsOfTheMixtureAtOnce) {
+  const TokenDataset a = counting_dataset("a", {5}), b = counting_dataset("b", {5}), c = counting_dataset("c", {5});
+  const std::string message = message_of<ConfigError>([&] {
+    TrainLoader({{a, std::nan("")}, {b, {}}, {c, 0.0}, {c, -1.0}}, {.seq_len = 1, .eos = -1});
+  });
+  for (const char* part :
+       {"seq_len is 1", "source \"a\": the weight is nan", "source \"b\" has no weight",
+        "source \"c\": the weight is 0", "source \"c\": the weight is -1", "called \"c\"", "end-of-text id -1"})
+    EXPECT_THAT(message, HasSubstr(part));
+  EXPECT_THROW(TrainLoader({}, {.seq_len = 8}), ConfigError);
+  EXPECT_THAT(message_of<ConfigError>([&] {
+                TrainLoader({{a, 1e-300}, {b, 1e300}}, {.seq_len = 8});
+              }),
+              HasSubstr("vanishes"));
+}
+
+TEST(TrainLoader, RefusesASourceWithNothingToPredict) {
+  EXPECT_THAT(message_of<ConfigError>([] {
+                TrainLoader({{counting_dataset("tiny", {1}), {}}}, {.seq_len = 8, .eos = std::nullopt});
+              }),
+              HasSubstr("source \"tiny\" has 1 documents with 1 tokens"));
+}
+
+TEST(TrainLoader, PrintsTheMixture) {
+  const std::string table = two_sources().format_mixture();
+  EXPECT_THAT(table, AllOf(HasSubstr("domain"), HasSubstr("replay"), HasSubstr("75.00%"), HasSubstr("25.00%")));
+}
+
+}  // namespace
+}  // namespace adept::data
