@@ -1,0 +1,259 @@
+#include "adept/io/gzip_reader.h"
+
+#include <gmock/gmock.h>
+#include <sys/stat.h>
+#include <zlib.h>
+
+#include <random>
+#include <thread>
+
+#include "tests/unit/io/support.h"
+
+namespace adept::io {
+namespace {
+
+using test::data_error;
+using test::TemporaryDirectory;
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+std::string gzip(std::string_view text) {
+  z_stream stream = {};
+  if (deflateInit2(&stream, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK) throw std::bad_alloc();
+  std::string out(deflateBound(&stream, text.size()) + 64, '\0');
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
+  stream.avail_in = static_cast<uInt>(text.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
+  out.resize(stream.total_out);
+  deflateEnd(&stream);
+  return out;
+}
+
+std::vector<std::string> lines_of(const std::filesystem::path& path, std::int64_t limit = 1 << 20) {
+  LineReader reader(path, limit);
+  std::vector<std::string> lines;
+  std::string line;
+  while (reader.next(line)) {
+    lines.push_back(line);
+    EXPECT_EQ(reader.line_number(), static_cast<std::int64_t>(lines.size()));
+  }
+  EXPECT_FALSE(reader.next(line)) << "the end stays the end";
+  return lines;
+}
+
+// Text that is long enough for several buffers, with lines of many lengths.
+std::string long_text() {
+  std::mt19937 random(5);
+  std::string text;
+  while (text.size() < (3U << 20)) text += std::string(random() % 3000, static_cast<char>('a' + random() % 26)) + "\n";
+  return text;
+}
+
+TEST(LineReader, EndsLinesAtNewlinesAndDropsOneCarriageReturn) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "x.txt";
+  const std::vector<std::pair<std::string, std::vector<std::string>>> cases = {
+      {"", {}},
+      {"\n", {""}},
+      {"a", {"a"}},
+      {"a\n", {"a"}},
+      {"a\n\nb", {"a", "", "b"}},
+      {"a\r\nb\r\n", {"a", "b"}},
+      {"a\r\r\nb", {"a\r", "b"}},
+      {"a\rb\n", {"a\rb"}},
+      {"a\r", {"a\r"}},
+      {"\r\n", {""}},
+      {std::string("a\0b\n\0", 5), {std::string("a\0b", 3), std::string("\0", 1)}},
+      {"\xef\xbb\xbf"
+       "a\n\xef\xbb\xbf"
+       "b",
+       {"a",
+        "\xef\xbb\xbf"
+        "b"}},
+      {"\xef\xbb\xbf", {}},
+      {"\xef\xbb", {"\xef\xbb"}},
+  };
+  for (const auto& [text, expected] : cases) {
+    test::write(path, text);
+    EXPECT_EQ(lines_of(path), expected) << testing::PrintToString(text);
+    test::write(path, gzip(text));
+    EXPECT_EQ(lines_of(path), expected) << "gzip: " << testing::PrintToString(text);
+  }
+}
+
+TEST(LineReader, LinesAcrossBuffersAreWhole) {
+  const TemporaryDirectory directory;
+  const std::string text = long_text();
+  test::write(directory / "x", text);
+  test::write(directory / "x.gz", gzip(text));
+  for (const char* name : {"x", "x.gz"}) {
+    std::string joined;
+    for (const std::string& line : lines_of(directory / name)) joined += line + "\n";
+    EXPECT_TRUE(joined == text) << name;
+  }
+  // A "\r\n" at every place around the end of a buffer.
+  for (std::size_t size = (256 << 10) - 3; size <= (256 << 10) + 2; ++size) {
+    test::write(directory / "y", std::string(size, 'x') + "\r\nb");
+    EXPECT_EQ(lines_of(directory / "y"), (std::vector<std::string>{std::string(size, 'x'), "b"})) << size;
+  }
+}
+
+TEST(LineReader, LongLinesAreReportedAndCanBeSkipped) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "x";
+  const std::string five_megabytes(5 << 20, 'x');
+  test::write(path, "12345\n123456\n12345\r\n" + five_megabytes + "\nok\n1234567");
+  LineReader reader(path, 5);
+  std::string line;
+  std::vector<std::string> lines, errors;
+  for (;;) {
+    try {
+      if (!reader.next(line)) break;
+      lines.push_back(line);
+    } catch (const LineTooLongError& error) {
+      errors.emplace_back(error.what());
+      EXPECT_LT(line.capacity(), 1U << 20);
+    }
+  }
+  EXPECT_THAT(lines, ElementsAre("12345", "12345", "ok"));
+  EXPECT_THAT(errors, ElementsAre(path.string() + ":2: the line is longer than 5 bytes; split it, or raise the limit.",
+                                  HasSubstr(path.string() + ":4: "), HasSubstr(path.string() + ":6: ")));
+}
+
+TEST(LineReader, ALineOfExactlyTheLimitAtTheEndOfABufferIsRead) {
+  const TemporaryDirectory directory;
+  for (std::int64_t limit = (256 << 10) - 2; limit <= (256 << 10) + 1; ++limit) {
+    const std::string line(static_cast<std::size_t>(limit), 'x');
+    test::write(directory / "x", line + "\r\n" + line + "\n" + line);
+    EXPECT_EQ(lines_of(directory / "x", limit), (std::vector<std::string>{line, line, line})) << limit;
+  }
+}
+
+TEST(ByteReader, SeveralMembersAreOneStream) {
+  const TemporaryDirectory directory;
+  const std::string text = long_text();
+  std::string members = gzip("");
+  for (std::size_t i = 0; i < text.size(); i += 100'000) members += gzip(std::string_view(text).substr(i, 100'000));
+  test::write(directory / "x.gz", members + gzip(""));
+  EXPECT_TRUE(read_text_file(directory / "x.gz") == text);
+  test::write(directory / "x.gz", members + std::string(1000, '\0'));
+  EXPECT_TRUE(read_text_file(directory / "x.gz") == text) << "zeros may follow";
+}
+
+TEST(ByteReader, TheContentDecidesNotTheName) {
+  const TemporaryDirectory directory;
+  test::write(directory / "x.txt", gzip("text"));
+  EXPECT_EQ(read_text_file(directory / "x.txt"), "text");
+  test::write(directory / "x.gz", "text");
+  EXPECT_THAT(data_error([&] { ByteReader(directory / "x.gz"); }),
+              HasSubstr("/x.gz: is called .gz, but is not compressed"));
+  test::write(directory / "x.gz", "");
+  EXPECT_THAT(data_error([&] { ByteReader(directory / "x.gz"); }), HasSubstr("/x.gz: is empty, which no gzip file is"));
+}
+
+TEST(ByteReader, RefusesOtherCompressions) {
+  const TemporaryDirectory directory;
+  const std::vector<std::pair<std::string, std::string>> cases = {{std::string("\x28\xb5\x2f\xfd\x04\x00", 6), "zstd"},
+                                                                  {std::string("\xfd"
+                                                                               "7zXZ\0\0",
+                                                                               7),
+                                                                   "xz"},
+                                                                  {"BZh91AY&SY...", "bzip2"},
+                                                                  {"PK\x03\x04...", "zip"}};
+  for (const auto& [start, name] : cases) {
+    test::write(directory / "x.txt", start);
+    EXPECT_THAT(data_error([&] { ByteReader(directory / "x.txt"); }),
+                HasSubstr("/x.txt: is compressed by " + name + "; only gzip and plain text are read"));
+  }
+  test::write(directory / "x.txt", "BZh is how this text starts");
+  EXPECT_EQ(read_text_file(directory / "x.txt"), "BZh is how this text starts");
+}
+
+TEST(ByteReader, EveryTruncationOfGzipIsReported) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "x.gz";
+  const std::string whole = gzip("some text that is compressed, and repeated: some text that is compressed");
+  for (std::size_t size = 0; size < whole.size(); ++size) {
+    test::write(path, std::string_view(whole).substr(0, size));
+    EXPECT_THAT(data_error([&] { read_text_file(path); }), HasSubstr(path.string() + ": ")) << size;
+    if (size >= 2) {
+      test::write(path, whole + whole.substr(0, size));
+      EXPECT_THAT(data_error([&] { read_text_file(path); }), HasSubstr("The file is cut short")) << "second " << size;
+    }
+  }
+}
+
+TEST(ByteReader, EveryFlippedBitOfGzipIsReportedOrHarmless) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "x.txt";
+  const std::string text = "some text that is compressed, and repeated: some text that is compressed";
+  const std::string whole = gzip(text);
+  constexpr std::size_t kHeader = 10;  // its time, flags and system do not change the text
+  for (std::size_t bit = 8 * kHeader; bit < 8 * whole.size(); ++bit) {
+    std::string changed = whole;
+    changed[bit / 8] = static_cast<char>(changed[bit / 8] ^ (1 << bit % 8));
+    test::write(path, changed);
+    std::string found;
+    const std::string message = data_error([&] { found = read_text_file(path); });
+    EXPECT_TRUE(found == text || message.find(path.string()) != std::string::npos) << bit << " " << message;
+    if (bit >= 8 * (whole.size() - 8)) {
+      EXPECT_THAT(message, HasSubstr("incorrect")) << "checksum and length";
+    }
+  }
+}
+
+TEST(ByteReader, GarbageAfterGzipIsReported) {
+  const TemporaryDirectory directory;
+  const std::string whole = gzip("text");
+  for (const std::string& garbage :
+       {std::string("x"), std::string("\x1f", 1), std::string("\0x", 2), std::string("\x1fz")}) {
+    test::write(directory / "x.gz", whole + garbage);
+    EXPECT_THAT(data_error([&] { read_text_file(directory / "x.gz"); }), HasSubstr("other data follow the gzip data"));
+  }
+}
+
+TEST(ByteReader, ReadsAPipeThatDeliversByteByByte) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "pipe";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  for (const std::string& contents :
+       {std::string("\xef\xbb\xbfline one\nline two"), gzip("\xef\xbb\xbfline one\nline two")}) {
+    std::thread writer([&] {
+      std::ofstream stream(path, std::ios::binary);
+      for (const char c : contents) stream.put(c).flush();
+    });
+    EXPECT_THAT(lines_of(path), ElementsAre("line one", "line two"));
+    writer.join();
+  }
+}
+
+TEST(ByteReader, RefusesWhatCannotBeRead) {
+  const TemporaryDirectory directory;
+  EXPECT_THAT(data_error([&] { ByteReader(directory / "none"); }),
+              AllOf(HasSubstr("/none: "), HasSubstr("No such file")));
+  EXPECT_THAT(data_error([&] { ByteReader(directory.path()); }), HasSubstr("is a folder; expected a file"));
+}
+
+TEST(ReadTextFile, IsBounded) {
+  const TemporaryDirectory directory;
+  test::write(directory / "x", "12345");
+  EXPECT_EQ(read_text_file(directory / "x", 5), "12345");
+  EXPECT_THAT(data_error([&] { read_text_file(directory / "x", 4); }),
+              HasSubstr("/x: the text is longer than 4 bytes"));
+  test::write(directory / "x",
+              "\xef\xbb\xbf"
+              "12345");
+  EXPECT_EQ(read_text_file(directory / "x", 5), "12345");
+  EXPECT_THAT(data_error([&] { read_text_file(directory / "x", 4); }), HasSubstr("longer than 4 bytes"));
+  test::write(directory / "bomb.gz", gzip(std::string(64 << 20, '\0')));
+  EXPECT_THAT(data_error([&] { read_text_file(directory / "bomb.gz", 1 << 20); }),
+              HasSubstr("longer than 1048576 bytes"));
+  EXPECT_THAT(data_error([&] { lines_of(directory / "bomb.gz", 1 << 20); }),
+              HasSubstr("bomb.gz:1: the line is longer"));
+}
+
+}  // namespace
+}  // namespace adept::io
