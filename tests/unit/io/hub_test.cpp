@@ -1,0 +1,149 @@
+#include "adept/io/hub.h"
+
+#include <gmock/gmock.h>
+
+#include <optional>
+
+#include "tests/unit/io/support.h"
+
+namespace adept::io {
+namespace {
+
+using test::data_error;
+using test::names_in;
+using test::TemporaryDirectory;
+using testing::AllOf;
+using testing::HasSubstr;
+
+constexpr char kCommit[] = "0123456789abcdef0123456789abcdef01234567";
+constexpr char kOldCommit[] = "fedcba9876543210fedcba9876543210fedcba98";
+
+// The environment of the cache, emptied, and put back at the end.
+class HubTest : public testing::Test {
+ protected:
+  HubTest() {
+    for (const char* name : kNames) {
+      const char* value = std::getenv(name);
+      saved_.emplace_back(value != nullptr ? std::optional<std::string>(value) : std::nullopt);
+      unsetenv(name);
+    }
+    setenv("HOME", directory_.path().c_str(), 1);
+  }
+  ~HubTest() override {
+    for (std::size_t i = 0; i < saved_.size(); ++i) {
+      if (saved_[i])
+        setenv(kNames[i], saved_[i]->c_str(), 1);
+      else
+        unsetenv(kNames[i]);
+    }
+  }
+
+  // A repository in this cache with two snapshots; main and refs/pr/1 name the first, the second has no name.
+  static std::filesystem::path make_repository(const std::filesystem::path& cache, const std::string& folder) {
+    const auto repository = cache / folder;
+    std::filesystem::create_directories(repository / "snapshots" / kCommit);
+    std::filesystem::create_directories(repository / "snapshots" / kOldCommit);
+    std::filesystem::create_directories(repository / "refs/refs/pr");
+    test::write(repository / "refs/main", kCommit);
+    test::write(repository / "refs/refs/pr/1", std::string(kCommit) + "\n");
+    return repository;
+  }
+
+  static constexpr const char* kNames[] = {"HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME"};
+  const TemporaryDirectory directory_;
+  std::vector<std::optional<std::string>> saved_;
+};
+
+TEST_F(HubTest, ADirectoryIsItself) { EXPECT_EQ(resolve_model(directory_.path().string()), directory_.path()); }
+
+TEST_F(HubTest, TheCacheIsWhereHuggingFaceHubPutsIt) {
+  const std::string folder = "models--org--name";
+  const auto found = [] { return resolve_model("org/name").parent_path().parent_path(); };
+  const auto by_home = make_repository(directory_ / ".cache/huggingface/hub", folder);
+  EXPECT_EQ(found(), by_home);
+  const auto by_xdg = make_repository(directory_ / "xdg/huggingface/hub", folder);
+  setenv("XDG_CACHE_HOME", (directory_ / "xdg").c_str(), 1);
+  EXPECT_EQ(found(), by_xdg);
+  const auto by_hf_home = make_repository(directory_ / "hf/hub", folder);
+  setenv("HF_HOME", "~/hf", 1);
+  EXPECT_EQ(found(), by_hf_home);
+  const auto by_hub_cache = make_repository(directory_ / "cache", folder);
+  setenv("HF_HUB_CACHE", (directory_ / "cache").c_str(), 1);
+  EXPECT_EQ(found(), by_hub_cache);
+}
+
+TEST_F(HubTest, RevisionsAreBranchesTagsOrCommits) {
+  const auto repository = make_repository(directory_ / ".cache/huggingface/hub", "models--org--name");
+  EXPECT_EQ(resolve_model("org/name"), repository / "snapshots" / kCommit);
+  EXPECT_EQ(resolve_model("org/name@main"), repository / "snapshots" / kCommit);
+  EXPECT_EQ(resolve_model("org/name@refs/pr/1"), repository / "snapshots" / kCommit);
+  EXPECT_EQ(resolve_model(std::string("org/name@") + kOldCommit), repository / "snapshots" / kOldCommit);
+  const auto legacy = make_repository(directory_ / ".cache/huggingface/hub", "models--gpt2");
+  EXPECT_EQ(resolve_model("gpt2"), legacy / "snapshots" / kCommit);
+}
+
+TEST_F(HubTest, AMissSaysWhichCommandDownloads) {
+  EXPECT_THAT(data_error([] { resolve_model("org/name"); }),
+              AllOf(HasSubstr("org/name: is neither a folder nor in the local Hugging Face cache"),
+                    HasSubstr((directory_ / ".cache/huggingface/hub/models--org--name").string()),
+                    HasSubstr("`hf download org/name`")));
+  const auto repository = make_repository(directory_ / ".cache/huggingface/hub", "models--org--name");
+  EXPECT_THAT(data_error([] { resolve_model("org/name@v2"); }),
+              AllOf(HasSubstr("`hf download org/name --revision v2`"),
+                    HasSubstr(std::string("other revisions: ") + kCommit + ", " + kOldCommit)));
+  std::filesystem::remove_all(repository / "snapshots");
+  EXPECT_THAT(data_error([] { resolve_model("org/name"); }), HasSubstr("`hf download org/name`"));
+  unsetenv("HOME");
+  EXPECT_THAT(data_error([] { resolve_model("org/name"); }), HasSubstr("none of HF_HUB_CACHE, HF_HOME, HOME is set"));
+}
+
+TEST_F(HubTest, NothingLeadsOutOfTheCache) {
+  const auto repository = make_repository(directory_ / ".cache/huggingface/hub", "models--org--name");
+  for (const char* id : {"", "/none", "./none", "org/name/more", "../name", "org/..", "org/name@", "org/name@../..",
+                         "org/name@a//b", "org/name@/etc", "org name", "org\\name", "a..b/c", "@main"})
+    EXPECT_THAT(data_error([&] { resolve_model(id); }), HasSubstr("there is no such folder, and it is no hub id"))
+        << id;
+  for (const std::string& ref : {std::string("../../.."), std::string(), std::string("/etc"), std::string("a\0b", 3)}) {
+    test::write(repository / "refs/main", ref);
+    EXPECT_THAT(data_error([] { resolve_model("org/name"); }), HasSubstr("does not hold the name of a commit")) << ref;
+  }
+  test::write(repository / "refs/main", std::string(10'000, 'a'));
+  EXPECT_THAT(data_error([] { resolve_model("org/name"); }), HasSubstr("refs/main: the text is longer than"));
+}
+
+TEST_F(HubTest, FilesAreNoModels) {
+  test::write(directory_ / "model.safetensors", "");
+  test::write(directory_ / "model.gguf", "");
+  EXPECT_THAT(data_error([&] { resolve_model((directory_ / "model.safetensors").string()); }),
+              HasSubstr("is a file; expected the folder of a model"));
+  EXPECT_THAT(data_error([&] { resolve_model((directory_ / "model.gguf").string()); }),
+              HasSubstr("`adept import-gguf --gguf " + (directory_ / "model.gguf").string() + " --out DIR`"));
+}
+
+TEST_F(HubTest, TokenizerFilesAreCopiedByteForByteAndOthersAreNot) {
+  const auto from = directory_ / "from", to = directory_ / "to";
+  std::filesystem::create_directories(from);
+  std::filesystem::create_directories(to);
+  test::write(directory_ / "blob", "{ \"a\" :1.0}\r\n");
+  std::filesystem::create_symlink("../blob", from / "tokenizer.json");  // as the hub's cache has it
+  test::write(from / "generation_config.json", "");
+  test::write(from / "tokenizer.model", std::string("\0\x01\xff", 3));
+  test::write(from / "config.json", "{}");
+  test::write(from / "model.safetensors", "");
+  copy_tokenizer_files(from, to);
+  EXPECT_EQ(names_in(to), (std::set<std::string>{"generation_config.json", "tokenizer.json", "tokenizer.model"}));
+  EXPECT_EQ(test::read(to / "tokenizer.json"), "{ \"a\" :1.0}\r\n");
+  EXPECT_TRUE(std::filesystem::is_regular_file(std::filesystem::symlink_status(to / "tokenizer.json")));
+  EXPECT_EQ(test::read(to / "tokenizer.model"), std::string("\0\x01\xff", 3));
+  EXPECT_EQ(tokenizer_file_names().size(), 9U);
+}
+
+TEST_F(HubTest, ABrokenLinkIsReportedAndNotTakenForAbsent) {
+  std::filesystem::create_directories(directory_ / "from");
+  std::filesystem::create_symlink("../none", directory_ / "from/tokenizer.json");
+  EXPECT_THAT(data_error([&] { copy_tokenizer_files(directory_ / "from", directory_.path()); }),
+              HasSubstr("/from/tokenizer.json: cannot open for reading: No such file"));
+}
+
+}  // namespace
+}  // namespace adept::io
