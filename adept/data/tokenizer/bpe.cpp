@@ -1,0 +1,302 @@
+#include "adept/data/tokenizer/bpe.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "adept/core/error.h"
+#include "adept/data/tokenizer/unicode.h"
+#include "adept/io/text_quote.h"
+
+namespace adept::data::tok {
+namespace {
+
+constexpr char32_t kLowCharacters = 0x400;
+constexpr std::size_t kMaxPiece = std::size_t{1} << 30;
+constexpr std::size_t kMaxCachedPiece = 64;
+constexpr std::size_t kMaxCachedPieces = 1 << 16;
+constexpr std::size_t kFewSymbols = 24;
+constexpr std::uint64_t kEmpty = ~std::uint64_t{0};
+
+std::uint64_t key_of(std::int32_t left, std::int32_t right) {
+  return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
+}
+
+std::size_t hash_of_key(std::uint64_t key) {
+  key *= 0x9E3779B97F4A7C15ULL;
+  return static_cast<std::size_t>(key ^ key >> 32);
+}
+
+// A heap's top is its largest element: the lowest rank, then the leftmost position.
+bool comes_later(const MergeScratch::Candidate& a, const MergeScratch::Candidate& b) {
+  return a.rank != b.rank ? a.rank > b.rank : a.position > b.position;
+}
+
+}  // namespace
+
+MergeTable::MergeTable(std::size_t expected) {
+  std::size_t slots = 16;
+  while (slots < expected * 2) slots *= 2;
+  slots_.assign(slots, {kEmpty, {}});
+}
+
+void MergeTable::set(std::int32_t left, std::int32_t right, Merge merge) {
+  if ((used_ + 1) * 2 > slots_.size()) grow();
+  const std::uint64_t key = key_of(left, right);
+  std::size_t i = hash_of_key(key) & (slots_.size() - 1);
+  while (slots_[i].key != kEmpty && slots_[i].key != key) i = (i + 1) & (slots_.size() - 1);
+  if (slots_[i].key == kEmpty) ++used_;
+  slots_[i] = {key, merge};
+}
+
+void MergeTable::grow() {
+  std::vector<Slot> old(slots_.size() * 2, {kEmpty, {}});
+  old.swap(slots_);
+  used_ = 0;
+  for (const Slot& slot : old)
+    if (slot.key != kEmpty)
+      set(static_cast<std::int32_t>(slot.key >> 32), static_cast<std::int32_t>(slot.key & 0xFFFFFFFFU), slot.merge);
+}
+
+const MergeTable::Merge* MergeTable::find(std::int32_t left, std::int32_t right) const {
+  const std::uint64_t key = key_of(left, right);
+  std::size_t i = hash_of_key(key) & (slots_.size() - 1);
+  while (slots_[i].key != kEmpty) {
+    if (slots_[i].key == key) return &slots_[i].merge;
+    i = (i + 1) & (slots_.size() - 1);
+  }
+  return nullptr;
+}
+
+BpeModel::BpeModel(const JsonField& model) : where_(model.where()) {
+  model.check_keys({"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
+                    "byte_fallback", "ignore_merges", "vocab", "merges"});
+  if (const auto dropout = model.find("dropout")) {
+    if (!dropout->json().is_number() || dropout->json().get<double>() != 0.0)
+      dropout->fail(fmt::format("is {}; this build knows null and 0: ids must not be random. Set it to null.",
+                                dropout->json().dump()));
+  }
+  if (const auto unknown = model.find("unk_token")) unknown_token_ = unknown->as_string();
+  if (const auto prefix = model.find("continuing_subword_prefix")) continuing_prefix_ = prefix->as_string();
+  if (const auto suffix = model.find("end_of_word_suffix")) word_suffix_ = suffix->as_string();
+  if (const auto fuse = model.find("fuse_unk")) fuse_unknown_ = fuse->as_bool();
+  if (const auto fallback = model.find("byte_fallback")) byte_fallback_ = fallback->as_bool();
+  if (const auto ignore = model.find("ignore_merges")) ignore_merges_ = ignore->as_bool();
+  read_vocabulary(model.at("vocab"));
+  read_merges(model.at("merges"));
+  prepare_characters();
+}
+
+void BpeModel::read_vocabulary(const JsonField& vocab) {
+  if (!vocab.json().is_object()) vocab.fail("must be an object of token: id.");
+  ids_.reserve(vocab.json().size());
+  std::int64_t highest = -1;
+  for (const auto& [token, value] : vocab.json().items()) {
+    if (!value.is_number_unsigned() || value.get<std::uint64_t>() > static_cast<std::uint64_t>(kMaxTokenId))
+      vocab.fail(fmt::format("gives {} the id {}; expected an integer from 0 to {}. The file is corrupt.",
+                             io::quote(token), value.dump(), kMaxTokenId));
+    const auto id = value.get<std::int32_t>();
+    ids_.emplace(token, id);
+    highest = std::max<std::int64_t>(highest, id);
+  }
+  tokens_.assign(static_cast<std::size_t>(highest + 1), nullptr);
+  for (const auto& [token, id] : ids_) {
+    auto& place = tokens_[static_cast<std::size_t>(id)];
+    if (place != nullptr)
+      vocab.fail(fmt::format("gives the id {} to both {} and {}; ids must be unique.", id,
+                             io::quote(std::min(*place, token)), io::quote(std::max(*place, token))));
+    place = &token;
+  }
+}
+
+void BpeModel::read_merges(const JsonField& merges) {
+  const SortedJson& list = merges.json();
+  const std::size_t count = merges.size();
+  merges_ = MergeTable(count);
+  const bool are_strings = count > 0 && list[0].is_string();
+  std::uint32_t rank = 0;
+  std::string joined;
+  const auto fail = [&](std::size_t i, const std::string& problem) { merges.at(i).fail(problem); };
+  for (std::size_t i = 0; i < count; ++i) {
+    std::string_view left, right;
+    if (are_strings) {
+      if (!list[i].is_string()) fail(i, "is not a string like those before it.");
+      const std::string_view line = list[i].get_ref<const std::string&>();
+      if (line.substr(0, 8) == "#version") continue;
+      const std::size_t blank = line.find(' ');
+      if (blank == std::string_view::npos || line.find(' ', blank + 1) != std::string_view::npos)
+        fail(i, fmt::format("is {}; expected two tokens with one blank between.", io::quote(line)));
+      left = line.substr(0, blank);
+      right = line.substr(blank + 1);
+    } else {
+      if (!list[i].is_array() || list[i].size() != 2 || !list[i][0].is_string() || !list[i][1].is_string())
+        fail(i, "is not a pair of two strings.");
+      left = list[i][0].get_ref<const std::string&>();
+      right = list[i][1].get_ref<const std::string&>();
+    }
+    const auto id = [&](std::string_view token) {
+      const auto found = id_of(token);
+      if (!found) fail(i, fmt::format("needs the token {}, which model.vocab does not have.", io::quote(token)));
+      return *found;
+    };
+    const auto left_id = id(left), right_id = id(right);
+    if (right.size() < continuing_prefix_.size())
+      fail(i, fmt::format("has {}, shorter than continuing_subword_prefix.", io::quote(right)));
+    joined.assign(left).append(right.substr(continuing_prefix_.size()));
+    merges_.set(left_id, right_id, {rank++, id(joined)});
+  }
+}
+
+void BpeModel::prepare_characters() {
+  low_characters_.assign(kLowCharacters, -1);
+  for (char32_t c = 0; c < kLowCharacters; ++c) {
+    std::string text;
+    append_utf8(text, c);
+    low_characters_[c] = id_of(text).value_or(-1);
+  }
+  byte_tokens_.assign(256, -1);
+  for (unsigned byte = 0; byte < 256; ++byte) byte_tokens_[byte] = id_of(fmt::format("<0x{:02X}>", byte)).value_or(-1);
+}
+
+std::optional<std::int32_t> BpeModel::id_of(std::string_view token) const {
+  const auto found = ids_.find(token);
+  return found == ids_.end() ? std::nullopt : std::optional(found->second);
+}
+
+const std::string* BpeModel::token_of(std::int32_t id) const {
+  return id < 0 || static_cast<std::size_t>(id) >= tokens_.size() ? nullptr : tokens_[static_cast<std::size_t>(id)];
+}
+
+std::int32_t BpeModel::unknown_id() const {
+  const auto id = id_of(*unknown_token_);
+  if (!id)
+    throw DataError("{}.unk_token is {}, which model.vocab does not have, and the text has a character that needs it.",
+                    where_, io::quote(*unknown_token_));
+  return *id;
+}
+
+namespace {
+
+void push_symbol(MergeScratch& scratch, std::int32_t id) {
+  const auto count = static_cast<std::int32_t>(scratch.symbols.size());
+  scratch.symbols.push_back({id, count - 1, count + 1, false});
+}
+
+}  // namespace
+
+// `tokenizers` leaves an unknown token pending while bytes are emitted, and appends it later; so does this.
+void BpeModel::add_unknown(std::string_view text, std::optional<std::int32_t>& pending, MergeScratch& scratch) const {
+  if (byte_fallback_) {
+    const bool all_known = std::all_of(text.begin(), text.end(),
+                                       [&](char byte) { return byte_tokens_[static_cast<unsigned char>(byte)] >= 0; });
+    if (all_known) {
+      for (const char byte : text) push_symbol(scratch, byte_tokens_[static_cast<unsigned char>(byte)]);
+      return;
+    }
+  }
+  if (!unknown_token_) return;
+  if (pending && fuse_unknown_) return;
+  if (pending) push_symbol(scratch, *pending);
+  pending = unknown_id();
+}
+
+void BpeModel::add_symbols(std::string_view piece, MergeScratch& scratch) const {
+  scratch.symbols.clear();
+  std::optional<std::int32_t> pending;
+  for (std::size_t i = 0; i < piece.size();) {
+    const std::size_t start = i;
+    const char32_t c = decode_utf8(piece, i);
+    const bool has_prefix = start > 0 && !continuing_prefix_.empty();
+    const bool has_suffix = i == piece.size() && !word_suffix_.empty();
+    std::string_view text = piece.substr(start, i - start);
+    std::optional<std::int32_t> id;
+    if (has_prefix || has_suffix) {
+      scratch.buffer.assign(has_prefix ? continuing_prefix_ : "").append(text).append(has_suffix ? word_suffix_ : "");
+      text = scratch.buffer;
+      id = id_of(text);
+    } else if (c < kLowCharacters) {
+      if (low_characters_[c] >= 0) id = low_characters_[c];
+    } else {
+      id = id_of(text);
+    }
+    if (!id) {
+      add_unknown(text, pending, scratch);
+      continue;
+    }
+    if (pending) push_symbol(scratch, *pending);
+    pending.reset();
+    push_symbol(scratch, *id);
+  }
+  if (pending) push_symbol(scratch, *pending);
+  if (!scratch.symbols.empty()) scratch.symbols.back().next = -1;
+}
+
+// Repeatedly joins the pair of lowest rank, the leftmost first. A heap of candidates, of which those that no longer
+// hold are skipped; a few symbols are scanned instead, which gives the same order.
+void BpeModel::merge(MergeScratch& scratch) const {
+  auto& symbols = scratch.symbols;
+  auto& heap = scratch.heap;
+  heap.clear();
+  const bool scans = symbols.size() <= kFewSymbols;
+  const auto offer = [&](std::int32_t position) {
+    const auto& left = symbols[static_cast<std::size_t>(position)];
+    if (left.next < 0) return;
+    const auto* merge = merges_.find(left.id, symbols[static_cast<std::size_t>(left.next)].id);
+    if (merge == nullptr) return;
+    heap.push_back({merge->rank, position, merge->id});
+    if (!scans) std::push_heap(heap.begin(), heap.end(), comes_later);
+  };
+  for (std::size_t i = 0; i < symbols.size(); ++i) offer(static_cast<std::int32_t>(i));
+  while (!heap.empty()) {
+    if (scans)
+      std::iter_swap(std::max_element(heap.begin(), heap.end(), comes_later), std::prev(heap.end()));
+    else
+      std::pop_heap(heap.begin(), heap.end(), comes_later);
+    const auto top = heap.back();
+    heap.pop_back();
+    auto& left = symbols[static_cast<std::size_t>(top.position)];
+    if (left.removed || left.next < 0) continue;
+    auto& right = symbols[static_cast<std::size_t>(left.next)];
+    const auto* merge = merges_.find(left.id, right.id);
+    if (merge == nullptr || merge->id != top.id) continue;
+    left.id = top.id;
+    right.removed = true;
+    left.next = right.next;
+    if (right.next >= 0) symbols[static_cast<std::size_t>(right.next)].previous = top.position;
+    if (left.previous >= 0) offer(left.previous);
+    offer(top.position);
+  }
+}
+
+void BpeModel::tokenize(std::string_view piece, MergeScratch& scratch, std::vector<std::int32_t>& ids) const {
+  if (piece.empty()) return;
+  if (piece.size() > kMaxPiece)
+    throw DataError("{}: a piece of text of {} bytes; at most {} can be merged. Split the document.", where_,
+                    piece.size(), kMaxPiece);
+  if (ignore_merges_) {
+    if (const auto id = id_of(piece)) {
+      ids.push_back(*id);
+      return;
+    }
+  }
+  const bool is_short = piece.size() <= kMaxCachedPiece;
+  if (is_short) {
+    if (const auto found = scratch.cache.find(piece); found != scratch.cache.end()) {
+      const auto begin = scratch.cached_ids.begin() + found->second.begin;
+      ids.insert(ids.end(), begin, begin + found->second.size);
+      return;
+    }
+  }
+  add_symbols(piece, scratch);
+  merge(scratch);
+  const std::size_t first = ids.size();
+  for (const auto& symbol : scratch.symbols)
+    if (!symbol.removed) ids.push_back(symbol.id);
+  if (is_short && scratch.cache.size() < kMaxCachedPieces) {
+    const auto begin = static_cast<std::uint32_t>(scratch.cached_ids.size());
+    scratch.cached_ids.insert(scratch.cached_ids.end(), ids.begin() + static_cast<std::ptrdiff_t>(first), ids.end());
+    scratch.cache.emplace(piece, MergeScratch::Cached{begin, static_cast<std::uint32_t>(ids.size() - first)});
+  }
+}
+
+}  // namespace adept::data::tok

@@ -1,0 +1,14 @@
+// Sets of code points as PCRE2 character classes.
+#pragma once
+
+#include <string>
+
+#include "adept/data/tokenizer/unicode.h"
+
+namespace adept::data::tok {
+
+/// A PCRE2 class that matches exactly the code points of `set`, whatever version of Unicode PCRE2 was built with: its
+/// own \p{..} are used where they lie within the set (they are fast), and the rest is written as ranges.
+std::string to_pcre2_class(const CodePointSet& set);
+
+}  // namespace adept::data::tok

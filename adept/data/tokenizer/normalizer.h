@@ -1,0 +1,34 @@
+// Normalizers of tokenizer.json: NFC, NFD, NFKC, NFKD, Lowercase, Strip, Replace, Prepend, ByteLevel, Sequence.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "adept/data/tokenizer/json_field.h"
+#include "adept/data/tokenizer/regex.h"
+
+namespace adept::data::tok {
+
+/// Text on its way, and how many of its first bytes stem from the first character of the document: Metaspace with
+/// `prepend_scheme: first` asks for that. 0 if the text does not begin where the document does.
+struct NormalizedText {
+  std::string text;
+  std::size_t first_bytes = 0;
+};
+
+class Normalizer {
+ public:
+  virtual ~Normalizer() = default;
+  virtual void normalize(NormalizedText& text, MatchScratch& scratch) const = 0;
+};
+
+/// Throws DataError for a type or key that is not supported.
+std::unique_ptr<Normalizer> make_normalizer(const JsonField& field);
+
+enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
+
+/// Unicode normalization as `tokenizers` does it: with the tables of Unicode 9.0, to which everything newer is inert.
+std::string unicode_normalized(std::string_view text, NormalForm form);
+
+}  // namespace adept::data::tok

@@ -1,0 +1,25 @@
+// The patterns of Split and Replace: {"String": "..."} or {"Regex": "..."}.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adept/data/tokenizer/json_field.h"
+#include "adept/data/tokenizer/regex.h"
+
+namespace adept::data::tok {
+
+class Pattern {
+ public:
+  explicit Pattern(const JsonField& field);
+  /// Appends spans that cover `text`.
+  void find_all(std::string_view text, MatchScratch& scratch, std::vector<Span>& spans) const;
+
+ private:
+  std::string literal_;
+  std::optional<Regex> regex_;
+};
+
+}  // namespace adept::data::tok

@@ -1,0 +1,74 @@
+#include "adept/data/tokenizer/special_tokens.h"
+
+#include <fmt/format.h>
+
+#include <string>
+#include <vector>
+
+#include "adept/core/error.h"
+#include "adept/core/json.h"
+#include "adept/data/tokenizer/bpe.h"
+#include "adept/data/tokenizer/json_field.h"
+#include "adept/io/text_quote.h"
+
+namespace adept::data {
+namespace {
+
+struct Source {
+  SortedJson json;
+  std::string file;
+  bool has_ids;  // `eos_token_id` rather than `eos_token`
+};
+
+std::int32_t id_of_token(const tok::JsonField& field, const Tokenizer& tokenizer) {
+  const std::string& content = (field.json().is_object() ? field.at("content") : field).as_string();
+  const auto id = tokenizer.token_to_id(content);
+  if (!id)
+    field.fail(fmt::format("is {}, which tokenizer.json does not have. The two files do not belong together.",
+                           io::quote(content)));
+  return *id;
+}
+
+std::optional<std::int32_t> id_of_value(const tok::JsonField& field, const Tokenizer& tokenizer) {
+  if (field.json().is_array() && field.json().empty()) return std::nullopt;
+  const tok::JsonField first = field.json().is_array() ? field.at(std::size_t{0}) : field;
+  const auto id = static_cast<std::int32_t>(first.as_integer(0, tok::kMaxTokenId));
+  if (!tokenizer.id_to_token(id))
+    first.fail(
+        fmt::format("is {}, an id that no token of tokenizer.json has. The two files do not belong together.", id));
+  return id;
+}
+
+std::optional<std::int32_t> find_token(const std::string& name, const std::vector<Source>& sources,
+                                       const Tokenizer& tokenizer) {
+  for (const Source& source : sources) {
+    const std::string key = name + (source.has_ids ? "_token_id" : "_token");
+    if (!source.json.is_object()) throw DataError("{}: expected an object.", source.file);
+    if (!source.json.contains(key)) continue;
+    const auto value = tok::JsonField(source.json, source.file).find(key);
+    if (!value) return std::nullopt;
+    return source.has_ids ? id_of_value(*value, tokenizer) : id_of_token(*value, tokenizer);
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+SpecialTokens load_special_tokens(const std::filesystem::path& model_dir, const Tokenizer& tokenizer) {
+  std::vector<Source> sources;
+  for (const char* name :
+       {"tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json"}) {
+    const auto path = model_dir / name;
+    if (!std::filesystem::exists(path)) continue;
+    const bool has_ids = std::string_view(name) == "generation_config.json" || std::string_view(name) == "config.json";
+    sources.push_back({read_sorted_json(path), path.string(), has_ids});
+  }
+  return {find_token("bos", sources, tokenizer), find_token("eos", sources, tokenizer),
+          find_token("pad", sources, tokenizer)};
+}
+
+SpecialTokens load_special_tokens(const std::filesystem::path& model_dir) {
+  return load_special_tokens(model_dir, Tokenizer::from_model_dir(model_dir));
+}
+
+}  // namespace adept::data

@@ -1,0 +1,90 @@
+// A program for the parity tests: tokenizer_tool TOKENIZER.json [--time]
+//
+// Reads JSON lines from standard input and answers each with one line:
+//   "text" or {"hex": "66ff"}  ->  {"ids", "bare": without special tokens, "text": decoded ids, "plain": without
+//   special tokens} [1, 2, 3]                  ->  {"text", "plain"}
+// A failure of one line is {"error": message}. With --time the lines are only encoded and the seconds and bytes
+// printed.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "adept/core/error.h"
+#include "adept/core/json.h"
+#include "adept/core/log.h"
+#include "adept/data/tokenizer/tokenizer.h"
+
+namespace {
+
+using adept::Json;
+using adept::data::Tokenizer;
+
+std::string bytes_of(const Json& request) {
+  if (request.is_string()) return request.get<std::string>();
+  const auto hex = request.at("hex").get<std::string>();
+  std::string bytes;
+  for (std::size_t i = 0; i + 1 < hex.size(); i += 2)
+    bytes += static_cast<char>(static_cast<unsigned char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
+  return bytes;
+}
+
+Json answer(const Tokenizer& tokenizer, const Json& request) {
+  Json reply;
+  std::vector<std::int32_t> ids;
+  if (request.is_array()) {
+    ids = request.get<std::vector<std::int32_t>>();
+  } else {
+    const std::string text = bytes_of(request);
+    ids = tokenizer.encode(text);
+    reply["ids"] = ids;
+    reply["bare"] = tokenizer.encode(text, false);
+  }
+  reply["text"] = tokenizer.decode(ids);
+  reply["plain"] = tokenizer.decode(ids, true);
+  return reply;
+}
+
+void time_lines(const Tokenizer& tokenizer) {
+  std::size_t bytes = 0, tokens = 0;
+  std::chrono::duration<double> seconds{};
+  for (std::string line; std::getline(std::cin, line);) {
+    const std::string text = bytes_of(adept::parse_json(line, "standard input"));
+    const auto start = std::chrono::steady_clock::now();
+    tokens += tokenizer.encode(text).size();
+    seconds += std::chrono::steady_clock::now() - start;
+    bytes += text.size();
+  }
+  std::cout << Json{{"seconds", seconds.count()}, {"bytes", bytes}, {"tokens", tokens}}.dump() << '\n';
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  adept::init_logging();
+  try {
+    if (argc < 2) throw adept::ConfigError("usage: tokenizer_tool TOKENIZER.json [--time] < lines");
+    const Tokenizer tokenizer = Tokenizer::from_file(argv[1]);
+    if (argc > 2) {
+      time_lines(tokenizer);
+      return 0;
+    }
+    std::cout << Json{{"vocab_size", tokenizer.vocab_size()}, {"max_token_id", tokenizer.max_token_id()}}.dump()
+              << '\n';
+    for (std::string line; std::getline(std::cin, line);) {
+      Json reply;
+      try {
+        reply = answer(tokenizer, adept::parse_json(line, "standard input"));
+      } catch (const adept::Error& error) {
+        reply = {{"error", error.what()}};
+      }
+      std::cout << reply.dump() << '\n';
+    }
+    return 0;
+  } catch (const adept::Error& error) {
+    std::cerr << "error: " << error.what() << '\n';
+    return static_cast<int>(error.exit_code());
+  }
+}
