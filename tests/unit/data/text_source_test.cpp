@@ -1,0 +1,356 @@
+#include "adept/data/text_source.h"
+
+#include <gmock/gmock.h>
+#include <sys/stat.h>
+
+#include <chrono>
+#include <map>
+
+#include "adept/core/error.h"
+#include "adept/data/utf8.h"
+#include "data_test_util.h"
+
+namespace adept::data {
+namespace {
+
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+using testing::Pair;
+namespace fs = std::filesystem;
+
+std::vector<std::string> read_all(const TextSource& source, SourceCounts* counts = nullptr) {
+  DocumentReader reader(source);
+  std::vector<std::string> texts;
+  for (std::string text; reader.next(text);) texts.push_back(text);
+  if (counts) *counts = reader.counts();
+  return texts;
+}
+
+TextSource source_of(std::vector<std::string> paths) { return {.name = "s", .paths = std::move(paths)}; }
+TextSource txt_source(const std::string& path, TxtRecord record) {
+  return {.name = "s", .paths = {path}, .txt_record = record};
+}
+TextSource skipping(const std::string& path) {
+  return {.name = "s", .paths = {path}, .on_bad_record = BadRecord::kSkip};
+}
+
+std::vector<std::string> names_of(const TextSource& source, const std::string& root) {
+  std::vector<std::string> names;
+  for (const fs::path& file : find_files(source).files) names.push_back(fs::relative(file, root).string());
+  return names;
+}
+
+TEST(TextSource, ReadsAWholeTextFileAsOneDocument) {
+  const TemporaryFolder folder;
+  const std::string text = "one\r\n\n two\twith NUL \0 and caf\u00e9\n";
+  SourceCounts counts;
+  EXPECT_THAT(read_all(source_of({folder.write("a.txt", text)}), &counts), ElementsAre(text));
+  EXPECT_EQ(counts.files, 1);
+  EXPECT_EQ(counts.documents, 1);
+  EXPECT_EQ(counts.bytes, static_cast<std::int64_t>(text.size()));
+  EXPECT_THAT(counts.skipped, IsEmpty());
+}
+
+TEST(TextSource, ReadsGzippedFilesAsPlainOnes) {
+  const TemporaryFolder folder;
+  EXPECT_THAT(
+      read_all(source_of({folder.write("a.txt.gz", "one\ntwo\n"), folder.write("b.JSONL.GZ", "{\"text\":\"x\"}"),
+                          folder.write("c.jsonl.gz", "{\"text\":\"y\"}\n{\"text\":\"z\"}\n")})),
+      ElementsAre("one\ntwo\n", "x", "y", "z"));
+}
+
+TEST(TextSource, SkipsAByteOrderMark) {
+  const TemporaryFolder folder;
+  EXPECT_THAT(read_all(source_of({folder.write("a.txt", "\xEF\xBB\xBFone"),
+                                  folder.write("b.jsonl", "\xEF\xBB\xBF{\"text\":\"two\"}\r\n")})),
+              ElementsAre("one", "two"));
+}
+
+TEST(TextSource, ReadsLinesAndCountsBlankOnes) {
+  const TemporaryFolder folder;
+  const auto path = folder.write("a.txt", "one\r\n\n  two \n \t\nthree");
+  SourceCounts counts;
+  EXPECT_THAT(read_all(txt_source(path, TxtRecord::kLine), &counts), ElementsAre("one", "  two ", "three"));
+  EXPECT_THAT(counts.skipped, ElementsAre(Pair("blank line", 2)));
+}
+
+TEST(TextSource, ReadsParagraphs) {
+  const TemporaryFolder folder;
+  const auto path = folder.write("a.txt", "\n\none\ntwo \n\n \t\r\nthree\r\nfour\n\n");
+  SourceCounts counts;
+  EXPECT_THAT(read_all(txt_source(path, TxtRecord::kParagraph), &counts), ElementsAre("one\ntwo ", "three\nfour"));
+  EXPECT_EQ(counts.documents, 2);
+  EXPECT_THAT(counts.skipped, IsEmpty());
+}
+
+TEST(TextSource, ReadsTheFieldThatIsNamed) {
+  const TemporaryFolder folder;
+  TextSource source = source_of({folder.write(
+      "a.jsonl",
+      R"({"id": [1, {"answer": "no"}], "answer": "caf\u00e9 \ud83d\ude00 \"q\"\n", "text": 3, "x": {"answer": 1}})"
+      "\n")});
+  source.text_field = "answer";
+  EXPECT_THAT(read_all(source), ElementsAre("caf\u00e9 \U0001F600 \"q\"\n"));
+}
+
+TEST(TextSource, CountsBlankLinesAndEmptyTexts) {
+  const TemporaryFolder folder;
+  const auto path = folder.write("a.jsonl", "{\"text\":\"a\"}\n\n   \n{\"text\":\"\"}\n{\"text\":\" \"}\n");
+  SourceCounts counts;
+  EXPECT_THAT(read_all(source_of({path, folder.write("empty.txt", "")}), &counts), ElementsAre("a", " "));
+  EXPECT_THAT(counts.skipped, ElementsAre(Pair("blank line", 2), Pair("empty text", 2)));
+  EXPECT_EQ(counts.files, 2);
+}
+
+struct BadLine {
+  const char* line;
+  const char* reason;
+  const char* found;
+};
+
+const BadLine kBadLines[] = {
+    {R"({"text": "cut)", "invalid JSON", "missing closing quote"},
+    {R"({"text": "a"} x)", "invalid JSON", "expected end of input"},
+    {R"({"text": "\ud800"})", "invalid JSON", "surrogate"},
+    {R"({"text": "a", "n": 1e999})", "invalid JSON", "number"},
+    {R"({"question": "q", "answer": "a"})", "missing field", "the keys \"question\", \"answer\""},
+    {"{}", "missing field", "an object without keys"},
+    {R"({"text": null})", "field not a string", "null"},
+    {R"({"text": 3})", "field not a string", "a number"},
+    {R"({"text": ["a"]})", "field not a string", "an array"},
+    {R"({"text": {"text": "a"}})", "field not a string", "an object"},
+    {R"({"text": "a", "text": "b"})", "repeated field", "2 times"},
+    {R"(["a"])", "not an object", "an array"},
+    {R"("a")", "not an object", "a string"},
+    {"7", "not an object", "a number"},
+    {"{\"text\": \"caf\xE9\"}", "invalid UTF-8", "no UTF-8 after"},
+    {"{\"text\": \"\xED\xA0\x80\"}", "invalid UTF-8", "no UTF-8 after"},
+};
+
+TEST(TextSource, RefusesABadRecordWithItsPlace) {
+  for (const BadLine& bad : kBadLines) {
+    const TemporaryFolder folder;
+    const auto path = folder.write("a.jsonl", "{\"text\":\"a\"}\n\n" + std::string(bad.line) + "\n");
+    const auto message = message_of<DataError>([&] { read_all(source_of({path})); });
+    EXPECT_THAT(message, AllOf(HasSubstr(path + ":3: "), HasSubstr(bad.reason), HasSubstr(bad.found),
+                               HasSubstr("expected"), HasSubstr("on_bad_record")))
+        << bad.line;
+    EXPECT_FALSE(find_invalid_utf8(message)) << "the message itself is text";
+  }
+}
+
+TEST(TextSource, SkipsAndCountsBadRecordsWhereItShould) {
+  const TemporaryFolder folder;
+  std::string lines;
+  std::map<std::string, std::int64_t> expected;
+  for (const BadLine& bad : kBadLines) {
+    lines += std::string(bad.line) + "\n{\"text\":\"good\"}\n";
+    ++expected[bad.reason];
+  }
+  SourceCounts counts;
+  const auto texts = read_all(skipping(folder.write("a.jsonl", lines)), &counts);
+  EXPECT_EQ(texts, std::vector<std::string>(std::size(kBadLines), "good"));
+  EXPECT_EQ(counts.skipped, expected);
+}
+
+TEST(TextSource, RefusesDeepNestingWithoutHarm) {
+  const TemporaryFolder folder;
+  const auto path = folder.write("a.jsonl", "{\"x\":" + std::string(3'000'000, '['));
+  EXPECT_THAT(message_of<DataError>([&] { read_all(source_of({path})); }), HasSubstr("nesting beyond 256 levels"));
+}
+
+TEST(TextSource, KeepsMessagesShort) {
+  const TemporaryFolder folder;
+  const std::string huge(1'000'000, 'k');
+  const auto path = folder.write("a.jsonl", "{\"" + huge + "\": \"" + huge + "\"}\n");
+  EXPECT_LT(message_of<DataError>([&] { read_all(source_of({path})); }).size(), 1000u);
+  const auto cut = folder.write("b.jsonl", "{\"text\": \"" + huge);
+  EXPECT_LT(message_of<DataError>([&] { read_all(source_of({cut})); }).size(), 1000u);
+}
+
+TEST(TextSource, NamesTheLineOfInvalidUtf8) {
+  const TemporaryFolder folder;
+  const auto path = folder.write("a.txt", "one\ntwo\n\nthree\nfo\xFFur\n");
+  for (const TxtRecord record : {TxtRecord::kFile, TxtRecord::kLine, TxtRecord::kParagraph})
+    EXPECT_THAT(message_of<DataError>([&] { read_all(txt_source(path, record)); }),
+                AllOf(HasSubstr(path + ":5: "), HasSubstr("invalid UTF-8")));
+  SourceCounts counts;
+  EXPECT_THAT(read_all(skipping(path), &counts), IsEmpty());
+  EXPECT_THAT(counts.skipped, ElementsAre(Pair("invalid UTF-8", 1)));
+}
+
+TEST(TextSource, RefusesAGzipFileThatIsCutShort) {
+  const TemporaryFolder folder;
+  std::string lines;
+  for (int i = 0; i < 5000; ++i) lines += "{\"text\":\"line " + std::to_string(i * 7919) + "\"}\n";
+  const auto path = folder.write("a.jsonl.gz", lines);
+  fs::resize_file(path, fs::file_size(path) / 2);
+  for (const TextSource& source : {source_of({path}), skipping(path)})
+    EXPECT_THAT(message_of<DataError>([&] { read_all(source); }), HasSubstr(path));
+}
+
+TEST(TextSource, FindsFilesOfAFolderSortedAndCountsTheOthers) {
+  const TemporaryFolder folder;
+  for (const char* name : {"d/b.txt", "d/a.jsonl", "d/sub/c.txt.gz", "d/sub/deep/z.jsonl.gz", "d/readme.md",
+                           "d/data.csv.gz", "d/LICENSE", "d/x.json", "d/.hidden.txt", "d/.git/y.txt"})
+    folder.write(name, "x");
+  fs::create_symlink("nowhere.txt", folder / "d/broken.txt");
+  const TextSource source = source_of({folder / "d"});
+  EXPECT_THAT(names_of(source, folder / "d"), ElementsAre("a.jsonl", "b.txt", "sub/c.txt.gz", "sub/deep/z.jsonl.gz"));
+  EXPECT_THAT(find_files(source).ignored,
+              ElementsAre(Pair("broken link", 1), Pair("file with extension .csv.gz", 1),
+                          Pair("file with extension .json", 1), Pair("file with extension .md", 1),
+                          Pair("file without extension", 1), Pair("hidden file or folder", 2)));
+}
+
+TEST(TextSource, ReadsEachFileOnce) {
+  const TemporaryFolder folder;
+  const auto a = folder.write("d/a.txt", "a"), b = folder.write("d/b.txt", "b");
+  fs::create_directory_symlink(folder / "d", folder / "d/circle");
+  fs::create_symlink(a, folder / "d/link.txt");
+  const TextSource source = source_of({b, folder / "d", folder / "d/../d/a.txt"});
+  EXPECT_THAT(read_all(source), ElementsAre("b", "a"));
+  EXPECT_THAT(find_files(source).ignored,
+              ElementsAre(Pair("file that was listed already", 3), Pair("folder that was read already", 1)));
+}
+
+TEST(TextSource, ExpandsGlobs) {
+  const TemporaryFolder folder;
+  for (const char* name : {"a1.txt", "a2.txt", "b1.jsonl", "n.md", ".h.txt", "x/a3.txt", "x/y/a4.txt", "x/.z/a5.txt"})
+    folder.write(name, "x");
+  const auto glob = [&](const char* pattern) { return names_of(source_of({folder / pattern}), folder.path()); };
+  EXPECT_THAT(glob("a*.txt"), ElementsAre("a1.txt", "a2.txt"));
+  EXPECT_THAT(glob("a?.txt"), ElementsAre("a1.txt", "a2.txt"));
+  EXPECT_THAT(glob("[!a]*"), ElementsAre("b1.jsonl", "x/a3.txt", "x/y/a4.txt")) << "a folder stands for its files";
+  EXPECT_THAT(glob("*/a3.txt"), ElementsAre("x/a3.txt"));
+  EXPECT_THAT(glob("**/a[1-4].txt"), ElementsAre("a1.txt", "a2.txt", "x/a3.txt", "x/y/a4.txt"));
+  EXPECT_THAT(glob("x/**"), ElementsAre("x/a3.txt", "x/y/a4.txt"));
+  EXPECT_THAT(glob(".*.txt"), ElementsAre(".h.txt"));
+  EXPECT_THAT(glob("**/**/**/**/**/a4.txt"), ElementsAre("x/y/a4.txt"));
+  const SourceFiles found = find_files(source_of({folder / "[an]*"}));
+  EXPECT_THAT(found.files, testing::SizeIs(2));
+  EXPECT_THAT(found.ignored, ElementsAre(Pair("file with extension .md", 1)));
+}
+
+TEST(TextSource, TakesAnExistingFileWhoseNameLooksLikeAGlob) {
+  const TemporaryFolder folder;
+  folder.write("a[1].txt", "bracket");
+  folder.write("a1.txt", "plain");
+  EXPECT_THAT(read_all(source_of({folder / "a[1].txt"})), ElementsAre("bracket"));
+}
+
+TEST(TextSource, ListsEveryPathThatIsWrong) {
+  const TemporaryFolder folder;
+  const auto csv = folder.write("table.csv", "x");
+  fs::create_directory(folder / "empty");
+  ASSERT_EQ(mkfifo((folder / "pipe.txt").c_str(), 0600), 0);
+  const TextSource source{.name = "med",
+                          .paths = {csv, folder / "gone.txt", folder / "*.jsonl", folder / "empty", "",
+                                    folder / "pipe.txt", folder.write("good.txt", "x")}};
+  const auto message = message_of<ConfigError>([&] { find_files(source); });
+  EXPECT_THAT(message, AllOf(HasSubstr("source \"med\""), HasSubstr(".txt, .jsonl, .txt.gz and .jsonl.gz"),
+                             HasSubstr("table.csv: a file with extension .csv"), HasSubstr("gone.txt: does not exist"),
+                             HasSubstr("*.jsonl: holds or matches no such file"),
+                             HasSubstr("empty: holds or matches no such file"), HasSubstr("\"\": does not exist")));
+  EXPECT_THAT(message, AllOf(HasSubstr("pipe.txt: a pipe or device"), Not(HasSubstr("good.txt"))));
+  EXPECT_THAT(message_of<ConfigError>([] { find_files(TextSource{.name = "none"}); }), HasSubstr("has no paths"));
+}
+
+TEST(TextSource, TellsWhereADocumentIs) {
+  const TemporaryFolder folder;
+  const auto path = folder.write("a.jsonl", "\n{\"text\":\"x\"}\n{\"text\":\"y\"}\n");
+  const auto whole = folder.write("b.txt", "z");
+  DocumentReader reader(source_of({path, whole}));
+  std::string text;
+  ASSERT_TRUE(reader.next(text));
+  EXPECT_EQ(reader.position(), path + ":2");
+  ASSERT_TRUE(reader.next(text));
+  EXPECT_EQ(reader.position(), path + ":3");
+  ASSERT_TRUE(reader.next(text));
+  EXPECT_EQ(reader.position(), whole);
+  EXPECT_FALSE(reader.next(text));
+  EXPECT_FALSE(reader.next(text)) << "it stays at the end";
+  EXPECT_EQ(reader.file_bytes_read(), reader.file_bytes_total());
+}
+
+TEST(TextSource, FingerprintFollowsContentAndOptionsNotNames) {
+  const TemporaryFolder folder;
+  const auto a = folder.write("a.txt", "one"), b = folder.write("b.txt", "two"), c = folder.write("c.txt", "one");
+  const auto base = source_fingerprint(source_of({a, b}));
+  EXPECT_EQ(source_fingerprint({.name = "other", .paths = {c, b}}), base);
+  EXPECT_NE(source_fingerprint(source_of({b, a})), base) << "another order";
+  EXPECT_NE(source_fingerprint(source_of({a})), base);
+  EXPECT_NE(source_fingerprint(source_of({folder.write("ab.txt", "onetwo")})), base) << "other documents";
+  EXPECT_NE(source_fingerprint({.name = "s", .paths = {a, b}, .text_field = "answer"}), base);
+  EXPECT_NE(source_fingerprint({.name = "s", .paths = {a, b}, .txt_record = TxtRecord::kLine}), base);
+  folder.write("b.txt", "twO");
+  EXPECT_NE(source_fingerprint(source_of({a, b})), base);
+}
+
+TEST(NamedSource, IsNamedAfterItsFileOrByTheUser) {
+  const auto parse = [](const char* argument) {
+    const TextSource source = parse_named_source(argument);
+    return source.name + " " + source.paths.at(0);
+  };
+  EXPECT_EQ(parse("dir/mmlu_dev.jsonl.gz"), "mmlu_dev dir/mmlu_dev.jsonl.gz");
+  EXPECT_EQ(parse("med=dir/x.txt"), "med dir/x.txt");
+  EXPECT_EQ(parse("med=a=b.txt"), "med a=b.txt");
+  EXPECT_EQ(parse("./a=b/x.txt"), "x ./a=b/x.txt") << "an equals sign inside a path";
+  EXPECT_EQ(parse("data/corpus/"), "corpus data/corpus/");
+  EXPECT_EQ(parse("my file.txt"), "my_file my file.txt");
+  EXPECT_EQ(parse("d/*.txt"), "_ d/*.txt");
+  for (const char* bad : {"", "=x.txt", "med=", "a b=x.txt", "a\n=x"}) EXPECT_THROW(parse(bad), ConfigError) << bad;
+}
+
+TEST(NamedSource, CollectsPathsOfOneNameAndRefusesAmbiguousOnes) {
+  const std::vector<std::string> arguments = {"a=x.txt", "y.txt", "a=z.txt"};
+  const auto sources = parse_named_sources(arguments);
+  ASSERT_EQ(sources.size(), 2u);
+  EXPECT_THAT(sources[0].paths, ElementsAre("x.txt", "z.txt"));
+  EXPECT_EQ(sources[1].name, "y");
+  const std::vector<std::string> alike = {"train/y.txt", "dev/y.txt"};
+  EXPECT_THAT(message_of<ConfigError>([&] { parse_named_sources(alike); }),
+              AllOf(HasSubstr("train/y.txt"), HasSubstr("dev/y.txt"), HasSubstr("NAME=PATH")));
+}
+
+TEST(Utf8, FindsTheFirstInvalidByte) {
+  EXPECT_FALSE(find_invalid_utf8(""));
+  EXPECT_FALSE(find_invalid_utf8("plain ascii of more than eight bytes, caf\u00e9 \u4e2d \U0001F600 and more ascii"));
+  EXPECT_FALSE(find_invalid_utf8("\U0010FFFF\uFFFF"));
+  EXPECT_EQ(find_invalid_utf8("01234567\x80"), 8u);
+  EXPECT_EQ(find_invalid_utf8("abc\xC3"), 3u) << "cut";
+  EXPECT_EQ(find_invalid_utf8("\xC0\xAF"), 0u) << "overlong";
+  EXPECT_EQ(find_invalid_utf8("a\xE0\x80\x80"), 1u) << "overlong";
+  EXPECT_EQ(find_invalid_utf8("ab\xED\xA0\x80"), 2u) << "a surrogate";
+  EXPECT_EQ(find_invalid_utf8("\xF4\x90\x80\x80"), 0u) << "above U+10FFFF";
+  EXPECT_EQ(find_invalid_utf8("\xFF"), 0u);
+}
+
+TEST(SourceTable, ShowsCountsAndReasons) {
+  SourceCounts counts{.files = 2, .documents = 14'588, .bytes = 19'100'000, .tokens = 4'512'345};
+  counts.skipped = {{"empty text", 1200}, {"invalid JSON", 1}};
+  counts.ignored = {{"file with extension .md", 3}};
+  const std::vector<NamedCounts> rows = {{"medquad", counts}, {"general", SourceCounts{}}};
+  const std::string table = format_source_table(rows);
+  EXPECT_THAT(table,
+              AllOf(HasSubstr("source   files  documents     tokens    bytes  skipped\n"),
+                    HasSubstr("medquad      2     14,588  4,512,345  19.1 MB    1,201\n"),
+                    HasSubstr("general      0          0          0      0 B        0\n"),
+                    HasSubstr("  medquad: skipped 1,201 (1,200 empty text, 1 invalid JSON)\n"),
+                    HasSubstr("  medquad: ignored 3 (3 file with extension .md)\n"), Not(HasSubstr("general: "))));
+  EXPECT_EQ(source_counts_from_json(to_json(counts), "x"), counts);
+  EXPECT_THROW(source_counts_from_json(Json::parse(R"({"files": -1})"), "x"), DataError);
+}
+
+TEST(SourceTable, RoundsBytesForPeople) {
+  EXPECT_EQ(format_bytes(999), "999 B");
+  EXPECT_EQ(format_bytes(1000), "1.0 kB");
+  EXPECT_EQ(format_bytes(999'999), "1.0 MB");
+  EXPECT_EQ(format_bytes(2'500'000'000), "2.5 GB");
+}
+
+}  // namespace
+}  // namespace adept::data
