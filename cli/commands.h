@@ -23,11 +23,13 @@
 namespace adept::cli {
 
 void add_config_command(CLI::App& app);
+void add_import_gguf_command(CLI::App& app);
 
 using AddCommand = void (*)(CLI::App& app);
 
 inline constexpr AddCommand kCommands[] = {
     add_config_command,
+    add_import_gguf_command,
 };
 
 }  // namespace adept::cli

@@ -1,6 +1,7 @@
 #include "adept/io/gguf.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <bit>
@@ -9,6 +10,7 @@
 
 #include "adept/core/error.h"
 #include "adept/io/gguf_types.h"
+#include "adept/io/text_quote.h"
 
 namespace adept::io {
 namespace {
@@ -86,14 +88,13 @@ namespace {
 
 [[noreturn]] void fail_type(const GgufFile& file, std::string_view key, const GgufValue& value,
                             std::string_view expected) {
-  throw DataError("{}: the metadata key {} is {}; expected {}.", file.where(), in_quotes(key), type_of(value),
-                  expected);
+  throw DataError("{}: the metadata key {} is {}; expected {}.", file.where(), quote(key), type_of(value), expected);
 }
 
 std::int64_t checked_integer(const GgufFile& file, std::string_view key, GgufValueType type, const std::byte* bytes) {
   const std::int64_t integer = load_integer(type, bytes);
   if (type == GgufValueType::kUint64 && integer < 0)
-    throw DataError("{}: the metadata key {} is {}; expected an integer below 2^63.", file.where(), in_quotes(key),
+    throw DataError("{}: the metadata key {} is {}; expected an integer below 2^63.", file.where(), quote(key),
                     load<std::uint64_t>(bytes));
   return integer;
 }

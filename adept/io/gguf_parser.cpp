@@ -10,6 +10,7 @@
 #include "adept/core/error.h"
 #include "adept/io/gguf.h"
 #include "adept/io/gguf_types.h"
+#include "adept/io/text_quote.h"
 
 namespace adept::io {
 namespace {
@@ -144,7 +145,7 @@ class GgufParser {
   GgufValueType read_type(const std::string& key) {
     const auto number = read<std::uint32_t>("a value's type");
     if (number > static_cast<std::uint32_t>(GgufValueType::kFloat64))
-      fail("the metadata key {} has the value type {}; the format has 0 to 12.", in_quotes(key), number);
+      fail("the metadata key {} has the value type {}; the format has 0 to 12.", quote(key), number);
     return static_cast<GgufValueType>(number);
   }
 
@@ -156,7 +157,7 @@ class GgufParser {
     if (const std::size_t size = gguf_scalar_size(value.type)) {
       value.bytes = take(size, "a value");
       if (value.type == GgufValueType::kBool && value.bytes.front() > std::byte{1})
-        fail("the metadata key {} is the boolean {}; expected 0 or 1.", in_quotes(key),
+        fail("the metadata key {} is the boolean {}; expected 0 or 1.", quote(key),
              static_cast<int>(value.bytes.front()));
     } else if (value.type == GgufValueType::kString) {
       value.bytes = std::as_bytes(std::span(read_string(left(), key)));
@@ -164,13 +165,12 @@ class GgufParser {
       read_array(key, value, 1);
     }
     const auto [place, added] = file_.values_.emplace(key, std::move(value));
-    if (!added) fail("the metadata key {} appears twice.", in_quotes(key));
+    if (!added) fail("the metadata key {} appears twice.", quote(key));
     file_.keys_.push_back(std::move(key));
   }
 
   void read_array(const std::string& key, GgufValue& value, int depth) {
-    if (depth > kMaxArrayDepth)
-      fail("the metadata key {} nests arrays deeper than {}.", in_quotes(key), kMaxArrayDepth);
+    if (depth > kMaxArrayDepth) fail("the metadata key {} nests arrays deeper than {}.", quote(key), kMaxArrayDepth);
     value.element_type = read_type(key);
     value.count = read<std::uint64_t>("an array's length");
     if (const std::size_t size = gguf_scalar_size(value.element_type)) {
@@ -195,8 +195,7 @@ class GgufParser {
     if (entry.name.empty()) fail("the name of tensor {} is empty.", index);
     const auto num_dimensions = read<std::uint32_t>("a tensor's number of dimensions");
     if (num_dimensions < 1 || num_dimensions > kMaxDimensions)
-      fail("tensor {} has {} dimensions; the format has 1 to {}.", in_quotes(entry.name), num_dimensions,
-           kMaxDimensions);
+      fail("tensor {} has {} dimensions; the format has 1 to {}.", quote(entry.name), num_dimensions, kMaxDimensions);
     for (std::uint32_t i = 0; i < num_dimensions; ++i) entry.sizes.push_back(read<std::uint64_t>("a tensor's shape"));
     entry.type = read<std::uint32_t>("a tensor's type");
     entry.offset = read<std::uint64_t>("a tensor's offset");
@@ -218,18 +217,18 @@ class GgufParser {
     bool unsupported = false;
     for (Entry& entry : entries) {
       if (file_.index_.contains(entry.name)) {
-        problems.push_back(fmt::format("tensor {} appears twice", in_quotes(entry.name)));
+        problems.push_back(fmt::format("tensor {} appears twice", quote(entry.name)));
         continue;
       }
       const auto type = supported_ggml_type(entry.type);
       if (!type) {
         problems.push_back(
-            fmt::format("tensor {} is stored as {}", in_quotes(entry.name), ggml_name_of_number(entry.type)));
+            fmt::format("tensor {} is stored as {}", quote(entry.name), ggml_name_of_number(entry.type)));
         unsupported = true;
         continue;
       }
       if (std::string problem = place_tensor(entry, *type, data, alignment); !problem.empty())
-        problems.push_back(fmt::format("tensor {} {}", in_quotes(entry.name), problem));
+        problems.push_back(fmt::format("tensor {} {}", quote(entry.name), problem));
     }
     if (problems.empty()) check_overlap(problems);
     if (problems.empty()) return;
@@ -279,7 +278,7 @@ class GgufParser {
       const auto& before = sorted[i - 1]->data;
       if (before.data() + before.size() > sorted[i]->data.data())
         problems.push_back(
-            fmt::format("tensors {} and {} overlap", in_quotes(sorted[i - 1]->name), in_quotes(sorted[i]->name)));
+            fmt::format("tensors {} and {} overlap", quote(sorted[i - 1]->name), quote(sorted[i]->name)));
     }
   }
 

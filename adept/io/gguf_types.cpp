@@ -112,22 +112,4 @@ std::string_view gguf_type_name(GgufValueType type) {
   return number < std::size(kNames) ? kNames[number] : "of an unknown type";
 }
 
-std::string in_quotes(std::string_view text) {
-  constexpr std::size_t kLongest = 80;
-  std::string result = "\"";
-  for (const char c : text.substr(0, kLongest)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f)
-      result += fmt::format("\\x{:02x}", byte);
-    else
-      result += c;
-  }
-  if (text.size() > kLongest) {
-    while (!result.empty() && (static_cast<unsigned char>(result.back()) & 0xc0) == 0x80) result.pop_back();
-    if (static_cast<unsigned char>(result.back()) >= 0xc0) result.pop_back();
-    result += "...";
-  }
-  return result + "\"";
-}
-
 }  // namespace adept::io

@@ -22,7 +22,4 @@ std::size_t gguf_scalar_size(GgufValueType type);
 /// "a 32-bit unsigned integer", for messages.
 std::string_view gguf_type_name(GgufValueType type);
 
-/// A string from the file in quotes, cut after 80 bytes, control characters escaped, for messages.
-std::string in_quotes(std::string_view text);
-
 }  // namespace adept::io

@@ -11,14 +11,14 @@
 #include <optional>
 
 #include "adept/core/error.h"
-#include "adept/io/gguf_types.h"
+#include "adept/io/text_quote.h"
 
 namespace adept::model {
 namespace {
 
 using io::GgufFile;
 using io::GgufValueType;
-using io::in_quotes;
+using io::quote;
 
 constexpr std::int64_t kLargest = std::numeric_limits<std::int32_t>::max();
 constexpr std::string_view kArchitectures[] = {"llama", "mistral", "qwen2", "qwen3"};
@@ -27,7 +27,7 @@ constexpr std::string_view kArchitectures[] = {"llama", "mistral", "qwen2", "qwe
 std::string brief(const GgufFile& file, const std::string& key) {
   const io::GgufValue& value = *file.value(key);
   if (value.type == GgufValueType::kArray) return fmt::format("an array of {}", value.count);
-  if (value.type == GgufValueType::kString) return in_quotes(*file.string(key));
+  if (value.type == GgufValueType::kString) return quote(*file.string(key));
   if (value.type == GgufValueType::kBool) return *file.boolean(key) ? "true" : "false";
   if (value.type == GgufValueType::kFloat32 || value.type == GgufValueType::kFloat64)
     return fmt::format("{}", *file.number(key));
@@ -47,22 +47,22 @@ class KeyReader {
   std::int64_t integer(std::string_view key, std::optional<std::int64_t> fallback, std::int64_t low) {
     const auto values = file_.integers(full(key));
     if (!values && fallback) return *fallback;
-    if (!values) return problem(low, "has no {}, an integer", in_quotes(full(key)));
-    if (values->empty()) return problem(low, "{} is an empty array; expected an integer", in_quotes(full(key)));
+    if (!values) return problem(low, "has no {}, an integer", quote(full(key)));
+    if (values->empty()) return problem(low, "{} is an empty array; expected an integer", quote(full(key)));
     if (std::ranges::any_of(*values, [&](std::int64_t value) { return value != values->front(); }))
       return problem(low, "{} differs between the layers; only one value for all of them can be expressed",
-                     in_quotes(full(key)));
+                     quote(full(key)));
     if (values->front() < low || values->front() > kLargest)
-      return problem(low, "{} is {}; expected {} to {}", in_quotes(full(key)), values->front(), low, kLargest);
+      return problem(low, "{} is {}; expected {} to {}", quote(full(key)), values->front(), low, kLargest);
     return values->front();
   }
 
   double positive_number(std::string_view key, std::optional<double> fallback) {
     const auto value = file_.number(full(key));
     if (!value && fallback) return *fallback;
-    if (!value) return problem(1.0, "has no {}, a number", in_quotes(full(key)));
+    if (!value) return problem(1.0, "has no {}, a number", quote(full(key)));
     if (!(*value > 0) || !std::isfinite(*value))
-      return problem(1.0, "{} is {}; expected a number above 0", in_quotes(full(key)), *value);
+      return problem(1.0, "{} is {}; expected a number above 0", quote(full(key)), *value);
     return *value;
   }
 
@@ -76,7 +76,7 @@ class KeyReader {
   }
 
   void refuse(std::string_view key) {
-    problem(0, "{} is {}: this changes the mathematics and is not implemented", in_quotes(full(key)),
+    problem(0, "{} is {}: this changes the mathematics and is not implemented", quote(full(key)),
             brief(file_, full(key)));
   }
 
@@ -142,14 +142,14 @@ void check_keys(KeyReader& reader, const GgufModel& model) {
                        std::ranges::count(kUnderstood, name) != 0 ||
                        std::ranges::any_of(kNeutral, [&](const auto& rule) { return rule.first == name; });
     if (!known)
-      reader.problem(0, "{} is {}: this key is not known here and may change the mathematics", in_quotes(key),
+      reader.problem(0, "{} is {}: this key is not known here and may change the mathematics", quote(key),
                      brief(reader.file(), key));
   }
 }
 
 void check_general_keys(const GgufFile& file, std::vector<std::string>& problems) {
   if (const auto type = file.string("general.type"); type && *type != "model")
-    problems.push_back(fmt::format("general.type is {}; expected \"model\"", in_quotes(*type)));
+    problems.push_back(fmt::format("general.type is {}; expected \"model\"", quote(*type)));
   if (const auto count = file.integer("split.count"); count && *count > 1)
     problems.push_back(
         fmt::format("is one of {} parts (split.count); join them first with llama-gguf-split --merge", *count));
@@ -174,16 +174,16 @@ void read_dimensions(KeyReader& reader, GgufModel& model) {
   if (const auto value_length = reader.integer("attention.value_length", model.head_dim, 1);
       value_length != model.head_dim)
     reader.problem(0, "{} is {}; only that of the keys, {}, is implemented",
-                   in_quotes(reader.full("attention.value_length")), value_length, model.head_dim);
+                   quote(reader.full("attention.value_length")), value_length, model.head_dim);
   if (model.head_dim % 2 != 0) reader.problem(0, "the size of a head is {}; expected an even number", model.head_dim);
   if (const auto rotated = reader.integer("rope.dimension_count", model.head_dim, 1); rotated != model.head_dim)
     reader.problem(0, "{} is {}: rotating only a part of a head, {}, changes the mathematics and is not implemented",
-                   in_quotes(reader.full("rope.dimension_count")), rotated, model.head_dim);
+                   quote(reader.full("rope.dimension_count")), rotated, model.head_dim);
   if (model.num_heads % model.num_kv_heads != 0)
     reader.problem(0, "{} query heads cannot be shared by {} key-value heads", model.num_heads, model.num_kv_heads);
   if (model.num_layers > std::ssize(reader.file().tensors())) {
-    reader.problem(0, "{} is {}, but the file has only {} tensors", in_quotes(reader.full("block_count")),
-                   model.num_layers, reader.file().tensors().size());
+    reader.problem(0, "{} is {}, but the file has only {} tensors", quote(reader.full("block_count")), model.num_layers,
+                   reader.file().tensors().size());
     model.num_layers = 1;  // no further loop over layers that cannot be there
   }
 }
@@ -193,7 +193,7 @@ void read_vocabulary_size(KeyReader& reader, GgufModel& model) {
   if (!embedding || embedding->shape.size() != 2) return;  // the tensors' own check reports it
   model.vocab_size = embedding->shape[0];
   if (const auto size = reader.integer("vocab_size", model.vocab_size, 1); size != model.vocab_size)
-    reader.problem(0, "{} is {}, but \"token_embd.weight\" has {} rows", in_quotes(reader.full("vocab_size")), size,
+    reader.problem(0, "{} is {}, but \"token_embd.weight\" has {} rows", quote(reader.full("vocab_size")), size,
                    model.vocab_size);
 }
 
@@ -214,8 +214,8 @@ void read_structure(KeyReader& reader, GgufModel& model) {
   if (model.model_type == "llama") model.mlp_bias = has("ffn_gate.bias") || has("ffn_up.bias") || has("ffn_down.bias");
   if (const auto layout = file.string(reader.full("tensor_data_layout")))
     if (!model.permuted || *layout != "Meta AI original pth")
-      reader.problem(0, "{} is {}, which this build does not know", in_quotes(reader.full("tensor_data_layout")),
-                     in_quotes(*layout));
+      reader.problem(0, "{} is {}, which this build does not know", quote(reader.full("tensor_data_layout")),
+                     quote(*layout));
 }
 
 // rope_scaling of config.json: null, linear or llama3.
@@ -225,7 +225,7 @@ Json read_rope_scaling(KeyReader& reader, const GgufModel& model, double rope_th
   const auto type = file.string(reader.full("rope.scaling.type"));
   if (type && *type != "none" && *type != "linear") {
     reader.problem(0, "{} is {}; this build knows none, linear, and llama3 (the tensor \"rope_freqs.weight\")",
-                   in_quotes(reader.full("rope.scaling.type")), in_quotes(*type));
+                   quote(reader.full("rope.scaling.type")), quote(*type));
     return nullptr;
   }
   // Without a type llama.cpp means linear; a factor of 0 is its "not set".
@@ -261,7 +261,7 @@ std::int64_t read_sliding_window(KeyReader& reader, const GgufModel& model) {
   reader.problem(0,
                  "{} is {}, shorter than the context of {}: which layers use it is not said in the file, so it cannot "
                  "be expressed",
-                 in_quotes(reader.full("attention.sliding_window")), window, model.context_length);
+                 quote(reader.full("attention.sliding_window")), window, model.context_length);
   return 0;
 }
 
@@ -318,7 +318,7 @@ GgufModel read_gguf_model(const io::GgufFile& file) {
     throw DataError("{}: has no \"general.architecture\"; expected one of {}.", file.where(),
                     fmt::join(kArchitectures, ", "));
   if (std::ranges::count(kArchitectures, *architecture) == 0)
-    throw DataError("{}: general.architecture is {}; this build knows {}.", file.where(), in_quotes(*architecture),
+    throw DataError("{}: general.architecture is {}; this build knows {}.", file.where(), quote(*architecture),
                     fmt::join(kArchitectures, ", "));
   std::vector<std::string> problems;
   GgufModel model;
@@ -329,8 +329,8 @@ GgufModel read_gguf_model(const io::GgufFile& file) {
   read_vocabulary_size(reader, model);
   read_structure(reader, model);
   if (model.model_type == "qwen2" && model.head_dim * model.num_heads != model.hidden_size)
-    reader.problem(0, "{} is {}; Qwen 2 has {} / {} only", in_quotes(reader.full("attention.key_length")),
-                   model.head_dim, model.hidden_size, model.num_heads);
+    reader.problem(0, "{} is {}; Qwen 2 has {} / {} only", quote(reader.full("attention.key_length")), model.head_dim,
+                   model.hidden_size, model.num_heads);
   const double rope_theta = reader.positive_number("rope.freq_base", 10000.0);  // llama.cpp's default
   const Json rope_scaling = read_rope_scaling(reader, model, rope_theta, problems);
   const double eps = reader.positive_number("attention.layer_norm_rms_epsilon", {});

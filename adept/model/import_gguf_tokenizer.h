@@ -1,0 +1,30 @@
+// The tokenizer inside a GGUF file as the files that Hugging Face tokenizers and transformers read.
+#pragma once
+
+#include <string>
+
+#include "adept/core/json.h"
+#include "adept/io/gguf.h"
+#include "adept/model/import_gguf_config.h"
+
+namespace adept::model {
+
+struct GgufTokenizer {
+  std::string pre_tokenizer;   ///< tokenizer.ggml.pre, or "sentencepiece"
+  std::string tokenizer_json;  ///< text of tokenizer.json
+  Json tokenizer_config;       ///< names of special tokens, chat template
+  Json special_tokens_map;
+};
+
+/// Builds the tokenizer of tokenizer.ggml.model "gpt2" (byte-level BPE; tokenizer.ggml.pre must be smollm, llama-bpe,
+/// qwen2, gpt-2 or default) or "llama" (SentencePiece BPE: merges are recovered from the scores). Other models and
+/// pre-tokenizers, and keys below tokenizer.ggml.* that are not known, are refused by name.
+///
+/// Ids are those of the original tokenizer. For smollm, llama-bpe and qwen2 that includes what GGUF does not say: the
+/// single digits, the ignored merges, and Qwen's NFC normalisation. Not in a GGUF file, and so lost: whether an added
+/// token strips the blanks beside it.
+///
+/// Throws DataError with all problems.
+GgufTokenizer read_gguf_tokenizer(const io::GgufFile& file, const GgufModel& model);
+
+}  // namespace adept::model

@@ -1,0 +1,53 @@
+// Tokens, their kinds and their merges, as a GGUF file has them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "adept/io/gguf.h"
+
+namespace adept::model {
+
+/// tokenizer.ggml.token_type, with llama.cpp's numbers.
+enum class GgufTokenType : std::int32_t {
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6,
+};
+
+/// The tokens of the file (which own the text), by id.
+struct GgufVocabulary {
+  const std::vector<std::string_view>* tokens = nullptr;
+  std::vector<GgufTokenType> types;
+  std::unordered_map<std::string_view, std::int64_t> ids;
+  std::optional<std::int64_t> bos, eos, unk, pad;
+
+  std::int64_t size() const { return std::ssize(types); }
+  std::string_view token(std::int64_t id) const { return (*tokens)[static_cast<std::size_t>(id)]; }
+  /// Control and unknown tokens, and those that the file names as BOS, EOS, padding or unknown.
+  bool is_special(std::int64_t id) const;
+  /// "[PAD49152]" and the like, which converters invent for rows of the embedding that have no token.
+  bool is_filler(std::int64_t id) const;
+};
+
+/// Reads tokenizer.ggml.tokens, token_type and the ids of special tokens. Adds a problem where there are none, more
+/// than `vocab_size`, duplicates, unknown kinds, or ids out of range.
+GgufVocabulary read_vocabulary(const io::GgufFile& file, std::int64_t vocab_size, std::vector<std::string>& problems);
+
+/// tokenizer.ggml.merges as they are ("Ġ t"), checked: two parts that are tokens, as is what they make.
+std::vector<std::string> read_merges(const io::GgufFile& file, const GgufVocabulary& vocabulary,
+                                     std::vector<std::string>& problems);
+
+/// The merges that a SentencePiece BPE model implies: each normal token is made from any two normal tokens that spell
+/// it, and a higher tokenizer.ggml.scores goes first. The order of transformers' generate_merges.
+std::vector<std::string> merges_from_scores(const io::GgufFile& file, const GgufVocabulary& vocabulary,
+                                            std::vector<std::string>& problems);
+
+}  // namespace adept::model

@@ -1,0 +1,50 @@
+#include <fmt/format.h>
+
+#include <memory>
+#include <string>
+
+#include "adept/core/progress.h"
+#include "adept/model/import_gguf.h"
+#include "cli/commands.h"
+
+namespace adept::cli {
+namespace {
+
+struct Options {
+  std::string gguf;
+  std::string out;
+  std::string dtype = "fp32";
+  bool force = false;
+};
+
+void run(const Options& options) {
+  model::ImportGgufOptions import;
+  import.dtype = options.dtype == "bf16" ? DType::kBF16 : options.dtype == "fp16" ? DType::kF16 : DType::kF32;
+  import.replace_existing = options.force;
+  Progress::Options progress_options;
+  progress_options.rate_unit = "";
+  Progress progress("import", 0, progress_options);
+  const model::ImportedModel model = model::import_gguf(options.gguf, options.out, import, progress);
+  fmt::print("{}: {}, {} layers, {} parameters as {}, vocabulary {}, pre-tokenizer {}\n", options.out, model.model_type,
+             model.num_layers, format_count(model.num_parameters), options.dtype, format_count(model.vocab_size),
+             model.pre_tokenizer);
+}
+
+}  // namespace
+
+void add_import_gguf_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("import-gguf", "Turn a GGUF file into a Hugging Face model directory");
+  command->add_option("--gguf", options->gguf, "Model file of llama.cpp (llama, mistral, qwen2, qwen3)")
+      ->required()
+      ->type_name("FILE");
+  command->add_option("--out", options->out, "Directory to write")->required()->type_name("DIR");
+  command->add_option("--dtype", options->dtype, "Type of the weights; fp32 keeps the dequantised values exactly")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
+      ->type_name("fp32|bf16|fp16")
+      ->capture_default_str();
+  command->add_flag("--force", options->force, "Replace the directory if it is there");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace adept::cli
