@@ -1,0 +1,60 @@
+// Checkpoints: everything that a run needs to go on as if it had never stopped, bit for bit on a CPU.
+//
+//     checkpoint-<step>/
+//       trainable.safetensors     fp32 masters of the expanded layers, by parameter name
+//       optimizer.safetensors     AdamW's moments: exp_avg.<name>, exp_avg_sq.<name>
+//       trainer_state.json        step, data position, unit importance, hashes; and a checksum of every tensor and of
+//       itself
+//
+// A directory is written under a temporary name, synchronised and renamed, so that a checkpoint is whole or absent.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "adept/core/json.h"
+#include "adept/method/units.h"
+#include "adept/optim/adamw.h"
+
+namespace adept::train {
+
+/// What a run is at the end of a step, beside its tensors. The generators of random numbers have no state of their own:
+/// draws are functions of seed and position (core/random.h).
+struct TrainerState {
+  std::int64_t step = 0;               ///< completed steps
+  std::int64_t total_tokens = 0;       ///< positions processed
+  std::int64_t nonfinite_in_row = 0;   ///< skipped updates since the last good one
+  std::int64_t nonfinite_total = 0;    ///< skipped updates
+  double train_seconds = 0;            ///< spent in steps, over all sessions of the run
+  Json loader;                         ///< position in the data
+  method::UnitValues unit_importance;  ///< empty before the first probe
+  method::UnitValues unit_lr_weights;  ///< of every trained parameter
+};
+
+/// What a checkpoint belongs to. A run with another identity refuses it.
+struct RunIdentity {
+  std::string model_hash;   ///< of the expanded model that the run started from
+  std::string frozen_hash;  ///< of the frozen tensors as they are in memory
+  Json config;              ///< of the keys that decide the result
+};
+
+/// Writes run_dir/checkpoint-<step> (replacing one of the same step) and returns its path. Throws DataError.
+std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir, const TrainerState& state,
+                                      const RunIdentity& identity, const optim::AdamW& optimizer);
+
+/// Removes the oldest checkpoints but `keep` (at least 2).
+void prune_checkpoints(const std::filesystem::path& run_dir, std::int64_t keep);
+
+/// The checkpoints of a run, newest first; names only, nothing is opened.
+std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& run_dir);
+
+/// Loads the newest checkpoint that is whole into the optimizer's masters and moments, and returns its state; nothing
+/// if there is none. A damaged one is reported and passed over. Throws DataError if the newest whole checkpoint belongs
+/// to another run, naming what differs, and if there are checkpoints but all are damaged.
+std::optional<TrainerState> load_newest_checkpoint(const std::filesystem::path& run_dir, const RunIdentity& identity,
+                                                   optim::AdamW& optimizer);
+
+}  // namespace adept::train

@@ -1,0 +1,35 @@
+// One training step: gradients of a global batch, clipping, one update.
+//
+// Legend: B sequences, T tokens, D hidden_size.
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+
+#include "adept/model/batch.h"
+#include "adept/model/decoder.h"
+#include "adept/optim/adamw.h"
+#include "adept/train/trainable.h"
+
+namespace adept::train {
+
+struct StepResult {
+  double loss = 0;               ///< nats per predicted token of the whole global batch
+  double grad_norm = 0;          ///< before clipping
+  std::int64_t num_targets = 0;  ///< predicted tokens
+  bool finite = true;            ///< false: loss or gradient was not, and nothing was changed
+};
+
+/// Mean loss of all micro-batches together and its gradient, left in the trainable's parameters: every predicted token
+/// weighs the same, whichever micro-batch it is in. No graph is built below the lowest trained layer.
+StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable,
+                             std::span<const model::Batch> micro_batches);
+
+/// compute_gradients, then one optimizer step with the given rates (by parameter name). A step whose loss or gradient
+/// is not finite changes no parameter and no moment.
+StepResult train_step(const model::Decoder& decoder, Trainable& trainable, optim::AdamW& optimizer,
+                      std::span<const model::Batch> micro_batches, const std::map<std::string, double>& learning_rates,
+                      double max_grad_norm);
+
+}  // namespace adept::train

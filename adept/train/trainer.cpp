@@ -1,0 +1,329 @@
+#include "adept/train/trainer.h"
+
+#include <chrono>
+#include <cmath>
+
+#include "adept/core/error.h"
+#include "adept/core/log.h"
+#include "adept/core/signals.h"
+#include "adept/io/hub.h"
+#include "adept/method/units.h"
+#include "adept/model/load.h"
+#include "adept/model/save.h"
+#include "adept/model/torch_tensors.h"
+
+namespace adept::train {
+namespace {
+
+double now_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+model::Decoder load_decoder(const TrainerInputs& inputs, const io::WeightFiles& files) {
+  model::ModelConfig config = model::read_model_config(inputs.model_dir);
+  const model::LoadOptions options{.dtype = model::to_scalar_type(inputs.config.dtype),
+                                   .device = inputs.config.device == config::Device::kCuda ? at::kCUDA : at::kCPU};
+  model::Weights weights = model::load_weights(config, files, options);
+  return {std::move(config), std::move(weights)};
+}
+
+method::Expansion checked_expansion(const std::filesystem::path& model_dir, const io::WeightFiles& files) {
+  method::Expansion expansion = method::read_expansion(model_dir);
+  const auto depth = model::read_model_config(model_dir).num_hidden_layers;
+  const auto expected = expansion.base_num_hidden_layers + static_cast<std::int64_t>(expansion.layers.size());
+  if (depth != expected)
+    throw DataError("{}: config.json has {} layers, {} says {}; expand the base model again.",
+                    files.directory().string(), depth, method::kExpansionManifest, expected);
+  return expansion;
+}
+
+optim::AdamWOptions adamw_options(const config::TrainConfig& c) {
+  return {.beta1 = c.adam_beta1, .beta2 = c.adam_beta2, .eps = c.adam_eps, .weight_decay = c.weight_decay};
+}
+
+optim::Schedule make_schedule(const config::TrainConfig& c, std::int64_t total_steps) {
+  const auto share = [&](double ratio) {
+    return static_cast<std::int64_t>(std::ceil(ratio * static_cast<double>(total_steps)));
+  };
+  const auto kind = [&] {
+    switch (c.lr_scheduler) {
+      case config::LrScheduler::kConstant:
+        return optim::ScheduleKind::kConstant;
+      case config::LrScheduler::kLinear:
+        return optim::ScheduleKind::kLinear;
+      case config::LrScheduler::kCosine:
+        return optim::ScheduleKind::kCosine;
+      case config::LrScheduler::kWsd:
+        return optim::ScheduleKind::kWsd;
+    }
+    throw InternalError("unknown lr_scheduler");
+  };
+  return {.kind = kind(),
+          .total_steps = total_steps,
+          .warmup_steps = c.warmup_steps ? *c.warmup_steps : share(c.warmup_ratio.value_or(0.0)),
+          .decay_steps = share(c.decay_ratio),
+          .min_ratio = c.min_lr_ratio};
+}
+
+// The keys that decide the weights; intervals of logs, evaluations and checkpoints may change between sessions.
+Json deciding_config(const config::RunConfig& c) {
+  Json train = config::to_json(c.train);
+  for (const char* key : {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "max_nonfinite_steps"})
+    train.erase(key);
+  return {{"seed", c.seed},
+          {"dtype", to_string(c.dtype)},
+          {"seq_len", c.seq_len},
+          {"train", train},
+          {"unit_lr", config::to_json(c.unit_lr)}};
+}
+
+method::UnitLrPolicy policy_of(const config::RunConfig& c) {
+  return c.unit_lr.policy == config::UnitLrPolicy::kReference ? method::UnitLrPolicy::kReference
+                                                              : method::UnitLrPolicy::kUniform;
+}
+
+std::vector<model::Batch> probe_batches(const data::SequenceSet& probe, std::int64_t batch_size, std::int64_t seq_len,
+                                        at::Device device) {
+  std::vector<model::Batch> batches;
+  for (const auto& group : data::group_into_batches(probe, batch_size, batch_size * seq_len)) {
+    std::vector<data::Sequence> rows;
+    for (const std::int64_t i : group) rows.push_back(probe[i]);
+    batches.push_back(model::to_batch(data::make_batch(rows), device));
+  }
+  return batches;
+}
+
+}  // namespace
+
+Json to_json(const TrainSummary& s) {
+  return {{"train_steps", s.steps},
+          {"train_loss", s.final_loss},
+          {"train_tokens", s.total_tokens},
+          {"train_runtime", s.train_seconds},
+          {"train_tokens_per_second", s.tokens_per_second},
+          {"trained_parameters", s.trained_parameters},
+          {"all_parameters", s.all_parameters},
+          {"nonfinite_steps", s.nonfinite_steps}};
+}
+
+Trainer::Trainer(TrainerInputs inputs)
+    : inputs_(std::move(inputs)),
+      expansion_(checked_expansion(inputs_.model_dir, io::WeightFiles::open(inputs_.model_dir))),
+      files_(io::WeightFiles::open(inputs_.model_dir)),
+      decoder_(load_decoder(inputs_, files_)),
+      trainable_(decoder_, expansion_, files_),
+      optimizer_(trainable_.parameters(), adamw_options(inputs_.config.train)) {
+  const config::TrainConfig& c = inputs_.config.train;
+  const std::int64_t per_step = c.batch_size * c.grad_accum;
+  total_sequences_ =
+      c.max_steps ? *c.max_steps * per_step : inputs_.loader.sequences_for_epochs(c.num_train_epochs.value_or(1.0));
+  total_steps_ = (total_sequences_ + per_step - 1) / per_step;
+  schedule_ = make_schedule(c, total_steps_);
+  identity_ = {.model_hash = files_.hash(),
+               .frozen_hash = frozen_hash(decoder_, expansion_),
+               .config = deciding_config(inputs_.config)};
+  for (const optim::Parameter& p : trainable_.parameters()) state_.unit_lr_weights[p.name] = 1.0;
+}
+
+void Trainer::restore(bool resume) {
+  if (!resume) {
+    const auto found = list_checkpoints(inputs_.run_dir);
+    if (!found.empty())
+      throw ConfigError("{}: holds {} of an earlier run. Continue it with --resume, or choose another output_dir.",
+                        inputs_.run_dir.string(), found.front().filename().string());
+    return;
+  }
+  if (auto loaded = load_newest_checkpoint(inputs_.run_dir, identity_, optimizer_)) {
+    state_ = std::move(*loaded);
+    trainable_.publish();
+    inputs_.loader.load_state(state_.loader, fmt::format("checkpoint-{}", state_.step));
+    saved_step_ = state_.step;
+    spdlog::info("resuming after step {} of {}", format_count(state_.step), format_count(total_steps_));
+  }
+}
+
+TrainSummary Trainer::run(bool resume) {
+  restore(resume);
+  log_ = std::make_unique<JsonlFile>(inputs_.run_dir / "trainer_log.jsonl", "current_steps", state_.step);
+  // The probe before step n belongs to the steps from n on: it is made again.
+  importance_log_ =
+      std::make_unique<JsonlFile>(inputs_.run_dir / "parameter_importance.jsonl", "step", state_.step - 1);
+  progress_ = std::make_unique<Progress>("train", total_steps_);
+  session_start_seconds_ = state_.train_seconds;
+  session_start_tokens_ = state_.total_tokens;
+  try {
+    loop();
+  } catch (const InterruptedError& error) {
+    if (saved_step_ != state_.step) save();
+    throw InterruptedError(fmt::format("{}; step {} of {} is saved in {}; continue with --resume", error.what(),
+                                       state_.step, total_steps_, inputs_.run_dir.string()),
+                           error.exit_code());
+  }
+  progress_->finish(fmt::format("loss {:.4f}", last_loss_));
+  return {.steps = state_.step,
+          .total_tokens = state_.total_tokens,
+          .trained_parameters = trainable_.num_parameters(),
+          .all_parameters = model::num_parameters(decoder_.config()),
+          .nonfinite_steps = state_.nonfinite_total,
+          .final_loss = last_loss_,
+          .train_seconds = state_.train_seconds,
+          .tokens_per_second =
+              state_.train_seconds > 0 ? static_cast<double>(state_.total_tokens) / state_.train_seconds : 0.0};
+}
+
+void Trainer::loop() {
+  const config::TrainConfig& c = inputs_.config.train;
+  while (state_.step < total_steps_) {
+    throw_if_interrupted();
+    update_unit_rates();
+    const StepResult result = take_step();
+    check_nonfinite(result);
+    log_step(result);
+    const bool last = state_.step == total_steps_;
+    if (!last && c.eval_steps > 0 && state_.step % c.eval_steps == 0) evaluate();
+    if (last || (c.save_steps > 0 && state_.step % c.save_steps == 0)) save();
+  }
+}
+
+void Trainer::update_unit_rates() {
+  if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform) return;
+  if (!state_.unit_importance.empty() && state_.step % inputs_.config.unit_lr.update_every != 0) return;
+  const auto batches =
+      probe_batches(inputs_.probe, inputs_.config.probe.batch_size, inputs_.config.seq_len, decoder_.device());
+  Progress progress("importance", static_cast<std::int64_t>(batches.size()));
+  state_.unit_importance = method::unit_importance(expansion_, decoder_, batches, progress);
+  state_.unit_lr_weights = method::unit_lr_weights(policy_of(inputs_.config), state_.unit_importance);
+  importance_log_->append(importance_line(state_.step, state_.unit_importance, state_.unit_lr_weights));
+}
+
+std::map<std::string, double> Trainer::learning_rates() const {
+  const double rate = inputs_.config.train.learning_rate * schedule_.factor(state_.step);
+  std::map<std::string, double> rates;
+  for (const auto& [name, weight] : state_.unit_lr_weights) rates[name] = rate * weight;
+  return rates;
+}
+
+StepResult Trainer::take_step() {
+  const config::TrainConfig& c = inputs_.config.train;
+  const double start = now_seconds();
+  std::vector<model::Batch> micro_batches;
+  const std::int64_t wanted = std::min(c.batch_size * c.grad_accum, total_sequences_ - inputs_.loader.num_sequences());
+  const std::vector<data::Sequence> sequences = inputs_.loader.next_step(wanted);
+  for (std::size_t begin = 0; begin < sequences.size(); begin += static_cast<std::size_t>(c.batch_size)) {
+    const std::size_t count = std::min(sequences.size() - begin, static_cast<std::size_t>(c.batch_size));
+    micro_batches.push_back(
+        model::to_batch(data::make_batch(std::span(sequences).subspan(begin, count)), decoder_.device()));
+  }
+  const StepResult result =
+      train_step(decoder_, trainable_, optimizer_, micro_batches, learning_rates(), c.max_grad_norm);
+  for (const data::Sequence& sequence : sequences)
+    state_.total_tokens += static_cast<std::int64_t>(sequence.tokens.size());
+  ++state_.step;
+  state_.train_seconds += now_seconds() - start;
+  return result;
+}
+
+void Trainer::check_nonfinite(const StepResult& result) {
+  if (result.finite) {
+    state_.nonfinite_in_row = 0;
+    return;
+  }
+  ++state_.nonfinite_in_row;
+  ++state_.nonfinite_total;
+  spdlog::warn("step {}: loss {} and gradient norm {}: not finite, the update is skipped ({} in a row)", state_.step,
+               result.loss, result.grad_norm, state_.nonfinite_in_row);
+  if (state_.nonfinite_in_row < inputs_.config.train.max_nonfinite_steps) return;
+  const auto found = list_checkpoints(inputs_.run_dir);
+  throw NonFiniteError(
+      fmt::format("{} steps in a row up to step {} had a loss or gradient that is not finite "
+                  "(train.max_nonfinite_steps). No update was made in them; "
+                  "the last good state is {}. Lower train.learning_rate, or look at the data.",
+                  state_.nonfinite_in_row, state_.step,
+                  found.empty() ? "the model that training started from" : found.front().string()));
+}
+
+void Trainer::log_step(const StepResult& result) {
+  if (result.finite) {
+    loss_sum_ += result.loss * static_cast<double>(result.num_targets);
+    loss_tokens_ += result.num_targets;
+  }
+  const double seconds = state_.train_seconds - session_start_seconds_;
+  const std::int64_t tokens = state_.total_tokens - session_start_tokens_;
+  const double rate = inputs_.config.train.learning_rate * schedule_.factor(state_.step - 1);
+  progress_->update(state_.step, tokens,
+                    fmt::format("loss {:.4f}  grad {:.2f}  lr {:.2e}", result.loss, result.grad_norm, rate));
+  if (state_.step % inputs_.config.train.logging_steps != 0 && state_.step != total_steps_) return;
+  if (loss_tokens_ > 0) last_loss_ = loss_sum_ / static_cast<double>(loss_tokens_);
+  const double throughput = seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
+  const double per_step = seconds * inputs_.config.train.batch_size * inputs_.config.train.grad_accum *
+                          inputs_.config.seq_len / static_cast<double>(std::max<std::int64_t>(tokens, 1));
+  Json extra = {{"loss", loss_tokens_ > 0 ? Json(last_loss_) : Json()},
+                {"lr", rate},
+                {"grad_norm", result.grad_norm},
+                {"nonfinite_steps", state_.nonfinite_total}};
+  log_->append(to_json(LogLine{.current_steps = state_.step,
+                               .total_steps = total_steps_,
+                               .epoch = inputs_.loader.epochs(0),
+                               .elapsed_seconds = seconds,
+                               .remaining_seconds = per_step * static_cast<double>(total_steps_ - state_.step),
+                               .throughput = throughput,
+                               .total_tokens = state_.total_tokens,
+                               .extra = extra}));
+  loss_sum_ = 0;
+  loss_tokens_ = 0;
+}
+
+void Trainer::evaluate() {
+  Json extra = Json::object();
+  for (const EvalSet& set : inputs_.eval) {
+    Progress progress("eval", set.sequences.size());
+    const eval::Perplexity result = eval::evaluate_perplexity(decoder_, set.name, set.sequences,
+                                                              {.batch_size = inputs_.config.eval.batch_size}, progress);
+    progress.finish(fmt::format("{} loss {:.4f}", set.name, result.loss));
+    // The plain key, which generic tools plot, is the first set's.
+    if (extra.empty()) extra["eval_loss"] = result.loss;
+    extra["eval_" + set.name + "_loss"] = result.loss;
+  }
+  if (extra.empty()) return;
+  log_->append(to_json(LogLine{.current_steps = state_.step,
+                               .total_steps = total_steps_,
+                               .epoch = inputs_.loader.epochs(0),
+                               .elapsed_seconds = state_.train_seconds - session_start_seconds_,
+                               .remaining_seconds = 0,
+                               .throughput = 0,
+                               .total_tokens = state_.total_tokens,
+                               .extra = extra}));
+}
+
+void Trainer::save() {
+  const std::string frozen = frozen_hash(decoder_, expansion_);
+  ADEPT_CHECK(frozen == identity_.frozen_hash, "frozen weights changed during training: {} became {}",
+              identity_.frozen_hash, frozen);
+  state_.loader = inputs_.loader.state();
+  save_checkpoint(inputs_.run_dir, state_, identity_, optimizer_);
+  prune_checkpoints(inputs_.run_dir, inputs_.config.train.save_total_limit);
+  saved_step_ = state_.step;
+}
+
+void Trainer::export_model(const std::filesystem::path& out_dir) const {
+  std::vector<at::Tensor> converted;
+  std::map<std::string, at::Tensor> masters;
+  for (const optim::Parameter& p : trainable_.parameters()) masters[p.name] = p.master;
+  std::vector<io::TensorView> views;
+  for (const std::string& name : files_.names()) {
+    io::TensorView view = files_.at(name);
+    if (const auto master = masters.find(name); master != masters.end()) {
+      converted.push_back(master->second.detach().cpu().to(model::to_scalar_type(view.dtype)).contiguous());
+      view = model::as_view(name, converted.back());
+    }
+    views.push_back(std::move(view));
+  }
+  io::AtomicDirectory directory(out_dir, io::OnExisting::kReplace);
+  io::write_weight_files(directory.path(), views);
+  model::write_config_json(directory.path(), decoder_.config().source);
+  io::copy_tokenizer_files(inputs_.model_dir, directory.path());
+  io::write_file_atomically(directory.path() / method::kExpansionManifest, to_json(expansion_).dump(2) + "\n");
+  directory.commit();
+}
+
+}  // namespace adept::train

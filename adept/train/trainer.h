@@ -1,0 +1,106 @@
+// The training loop: steps, unit importance, evaluation, records, checkpoints.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "adept/config/run_config.h"
+#include "adept/data/sequences.h"
+#include "adept/data/train_loader.h"
+#include "adept/eval/perplexity.h"
+#include "adept/io/weight_files.h"
+#include "adept/method/expansion.h"
+#include "adept/model/decoder.h"
+#include "adept/optim/adamw.h"
+#include "adept/optim/schedule.h"
+#include "adept/train/checkpoint.h"
+#include "adept/train/step.h"
+#include "adept/train/trainable.h"
+#include "adept/train/trainer_log.h"
+
+namespace adept::train {
+
+/// A named set of held-out text.
+struct EvalSet {
+  std::string name;
+  data::SequenceSet sequences;
+};
+
+/// What a trainer works on. `probe` is general text for unit importance; it may be empty for the policy `uniform`.
+struct TrainerInputs {
+  config::RunConfig config;
+  std::filesystem::path model_dir;  ///< an expanded model
+  std::filesystem::path run_dir;    ///< exists; gets checkpoints and records
+  data::TrainLoader loader;
+  data::SequenceSet probe;
+  std::vector<EvalSet> eval;
+};
+
+/// What came of a training.
+struct TrainSummary {
+  std::int64_t steps = 0;
+  std::int64_t total_tokens = 0;  ///< positions processed
+  std::int64_t trained_parameters = 0;
+  std::int64_t all_parameters = 0;
+  std::int64_t nonfinite_steps = 0;  ///< skipped updates
+  double final_loss = 0;             ///< training loss since the last log line
+  double train_seconds = 0;          ///< spent in steps
+  double tokens_per_second = 0;
+};
+Json to_json(const TrainSummary& summary);
+
+/// Trains the expanded layers of a model.
+class Trainer {
+ public:
+  /// Loads the model. Throws DataError and ConfigError for what is wrong with it or the data.
+  explicit Trainer(TrainerInputs inputs);
+
+  /// Trains from the start, or, with `resume`, from the newest whole checkpoint if there is one. Without `resume`,
+  /// checkpoints in run_dir are a ConfigError. Ends with a checkpoint of the last step.
+  ///
+  /// Throws NonFiniteError after max_nonfinite_steps in a row, and InterruptedError after SIGINT or SIGTERM; the state
+  /// is then saved.
+  TrainSummary run(bool resume);
+
+  /// Writes the model as it is now as a Hugging Face directory: tensors that were not trained keep their bytes, trained
+  /// ones get the element type that they have in the input. The manifest goes with it.
+  void export_model(const std::filesystem::path& out_dir) const;
+
+  const model::Decoder& decoder() const { return decoder_; }
+
+ private:
+  void restore(bool resume);
+  void loop();
+  void update_unit_rates();
+  StepResult take_step();
+  void log_step(const StepResult& result);
+  void evaluate();
+  void save();
+  void check_nonfinite(const StepResult& result);
+  std::map<std::string, double> learning_rates() const;
+
+  TrainerInputs inputs_;
+  method::Expansion expansion_;
+  io::WeightFiles files_;
+  model::Decoder decoder_;
+  Trainable trainable_;
+  optim::AdamW optimizer_;
+  std::int64_t total_sequences_ = 0;  // of the whole run; the last step may take fewer than the others
+  std::int64_t total_steps_ = 0;
+  optim::Schedule schedule_;
+  RunIdentity identity_;
+  TrainerState state_;
+  std::int64_t saved_step_ = -1;
+  std::unique_ptr<JsonlFile> log_, importance_log_;
+  std::unique_ptr<Progress> progress_;
+  // Since the last line of the log.
+  double loss_sum_ = 0, session_start_seconds_ = 0;
+  std::int64_t loss_tokens_ = 0, session_start_tokens_ = 0;
+  double last_loss_ = 0;
+};
+
+}  // namespace adept::train

@@ -1,0 +1,56 @@
+#include "adept/train/trainer_log.h"
+
+#include <sys/resource.h>
+
+#include <fstream>
+
+#include "adept/core/error.h"
+#include "adept/core/progress.h"
+#include "adept/io/atomic_file.h"
+
+namespace adept::train {
+
+std::int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * std::int64_t{1024};
+}
+
+JsonlFile::JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step)
+    : path_(std::move(path)) {
+  std::string kept, line;
+  std::ifstream old(path_);
+  while (std::getline(old, line)) {
+    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (json.is_object() && json.contains(step_key) && json[step_key].is_number_integer() &&
+        json[step_key] <= last_step)
+      kept += line + "\n";
+  }
+  old.close();
+  io::write_file_atomically(path_, kept);
+}
+
+void JsonlFile::append(const Json& line) {
+  std::ofstream file(path_, std::ios::app);
+  file << line.dump() << "\n";
+  file.flush();
+  if (!file) throw DataError("{}: cannot be written; is the disk full?", path_.string());
+}
+
+Json to_json(const LogLine& line) {
+  Json json = {{"current_steps", line.current_steps}, {"total_steps", line.total_steps}};
+  json.update(line.extra);
+  json["epoch"] = line.epoch;
+  json["percentage"] = 100.0 * static_cast<double>(line.current_steps) / static_cast<double>(line.total_steps);
+  json["elapsed_time"] = format_duration(line.elapsed_seconds);
+  json["remaining_time"] = format_duration(line.remaining_seconds);
+  json["throughput"] = line.throughput;
+  json["total_tokens"] = line.total_tokens;
+  return json;
+}
+
+Json importance_line(std::int64_t step, const method::UnitValues& importance, const method::UnitValues& lr_weights) {
+  return {{"step", step}, {"importance", importance}, {"lr_weight", lr_weights}};
+}
+
+}  // namespace adept::train

@@ -1,0 +1,44 @@
+// The records of a run, in the files and under the names that tools of the field read.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "adept/core/json.h"
+#include "adept/method/units.h"
+
+namespace adept::train {
+
+/// Highest resident memory of the process so far, in bytes.
+std::int64_t peak_memory_bytes();
+
+/// Appends JSON lines to a file, each written through at once.
+class JsonlFile {
+ public:
+  /// Continues a file whose lines have the integer `step_key`: lines of a step after `last_step` are dropped, so that a
+  /// resumed run does not repeat itself. A last line that was cut short is dropped too. Throws DataError.
+  JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step);
+  void append(const Json& line);
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// One line of trainer_log.jsonl, as LLaMA-Factory writes it; `extra` adds keys.
+struct LogLine {
+  std::int64_t current_steps = 0;
+  std::int64_t total_steps = 0;
+  double epoch = 0;            ///< of the first training source
+  double elapsed_seconds = 0;  ///< of this session
+  double remaining_seconds = 0;
+  double throughput = 0;  ///< tokens per second
+  std::int64_t total_tokens = 0;
+  Json extra = Json::object();
+};
+Json to_json(const LogLine& line);
+
+/// One line of parameter_importance.jsonl: {step, importance: {unit: I}, lr_weight: {unit: w}}.
+Json importance_line(std::int64_t step, const method::UnitValues& importance, const method::UnitValues& lr_weights);
+
+}  // namespace adept::train
