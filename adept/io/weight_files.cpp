@@ -88,6 +88,7 @@ Index read_index(const fs::path& path) {
       index.weight_map.emplace(name, file.get<std::string>());
   }
   throw_faults(path, faults);
+  if (index.weight_map.empty()) throw DataError("{}: names no tensor. Get the model again.", path.string());
   const auto metadata = json.find("metadata");
   if (metadata != json.end() && metadata->is_object()) {
     const auto size = metadata->find("total_size");
@@ -110,6 +111,16 @@ void check_shard(const SafetensorsFile& file, const std::string& name, const Wei
   for (const auto& [tensor, shard] : expected)
     if (file.find(tensor) == nullptr)
       faults.push_back(fmt::format("{}: tensor {} of the index is not in it", name, quote(tensor)));
+}
+
+// Left from another download or save; transformers passes them over too.
+void warn_of_other_shards(const fs::path& model_dir, const std::map<std::string, WeightMap>& shards) {
+  std::error_code error;
+  for (fs::directory_iterator it(model_dir, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (name.starts_with("model-") && name.ends_with(".safetensors") && !shards.contains(name))
+      spdlog::warn("{}: {} is not in {} and is not used", model_dir.string(), name, kIndexFile);
+  }
 }
 
 void refuse_existing_weights(const fs::path& model_dir) {
@@ -194,6 +205,7 @@ WeightFiles WeightFiles::open(const fs::path& model_dir) {
     faults.push_back(fmt::format("metadata.total_size is {}, but the tensors have {} bytes", *index.total_size,
                                  weights.total_bytes()));
   throw_faults(index_path, faults);
+  warn_of_other_shards(model_dir, by_shard);
   return weights;
 }
 

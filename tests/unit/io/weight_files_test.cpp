@@ -218,6 +218,7 @@ TEST_F(WeightFilesTest, AnIndexOfAnotherFormIsRefused) {
       {"[]", "has no object \"weight_map\""},
       {"{}", "has no object \"weight_map\""},
       {R"({"weight_map": []})", "has no object \"weight_map\""},
+      {R"({"weight_map": {}})", "names no tensor"},
       {R"({"weight_map": {"a": 1, "b": null}})", "tensor \"b\": the file is null; expected a string"},
       {R"({"weight_map": {"a": "x", "a": "y"}})", "the key \"a\" appears twice"},
       {"{", "not valid JSON"}};
@@ -252,6 +253,14 @@ TEST_F(WeightFilesTest, TheSingleFileIsUsedWhereBothArePresent) {
   testing::internal::CaptureStdout();
   EXPECT_THAT(WeightFiles::open(directory_.path()).names(), ElementsAre("layers.0.w"));
   EXPECT_THAT(testing::internal::GetCapturedStdout(), HasSubstr("has both model.safetensors and"));
+}
+
+TEST_F(WeightFilesTest, AShardThatTheIndexDoesNotNameIsReported) {
+  write_shards();
+  write_safetensors(directory_ / "model-00004-of-00004.safetensors", std::vector{views_[0]});
+  testing::internal::CaptureStdout();
+  expect_all_tensors(WeightFiles::open(directory_.path()));
+  EXPECT_THAT(testing::internal::GetCapturedStdout(), HasSubstr("model-00004-of-00004.safetensors is not in"));
 }
 
 TEST_F(WeightFilesTest, WritingBesideOtherWeightsIsRefused) {
