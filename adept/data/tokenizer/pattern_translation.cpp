@@ -175,7 +175,7 @@ class Translator {
   }
 
   // A class escape such as \s or \p{L}, the backslash already behind; nothing if it is another escape.
-  std::optional<CodePointSet> class_escape() {
+  std::optional<CodePointSet> class_escape(bool in_brackets) {
     if (at_end()) refuse("a \\ at the end");
     const char kind = pattern_[position_];
     CodePointSet set;
@@ -190,7 +190,7 @@ class Translator {
         break;
       case 'w':
       case 'W':
-        set = CodePointSet::word();
+        set = in_brackets ? CodePointSet::word() : CodePointSet::word_outside_brackets();
         break;
       case 'h':
       case 'H':
@@ -272,7 +272,7 @@ class Translator {
 
   std::string escape(bool ignore_case, std::optional<char32_t>& letter) {
     ++position_;
-    if (const auto set = class_escape()) {
+    if (const auto set = class_escape(false)) {
       check_case(*set, ignore_case);
       return to_pcre2_class(*set);
     }
@@ -280,7 +280,7 @@ class Translator {
     if (take("z")) return "\\z";
     if (next_is("b") || next_is("B")) {
       const bool boundary = pattern_[position_++] == 'b';
-      const std::string word = to_pcre2_class(CodePointSet::word());
+      const std::string word = to_pcre2_class(CodePointSet::word_outside_brackets());
       return boundary ? fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", word)
                       : fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", word);
     }
@@ -324,7 +324,7 @@ class Translator {
   CodePointSet bracket_item(bool ignore_case) {
     char32_t first = 0;
     if (take("\\")) {
-      if (const auto escaped = class_escape()) {
+      if (const auto escaped = class_escape(true)) {
         if (next_is("-") && !next_is("-]")) refuse("a range that begins with a class");
         check_case(*escaped, ignore_case);
         return *escaped;
@@ -338,7 +338,7 @@ class Translator {
       ++position_;
       if (next_is("[") || next_is("&&")) refuse("a range that ends in a class");
       if (take("\\")) {
-        if (class_escape()) refuse("a range that ends in a class");
+        if (class_escape(true)) refuse("a range that ends in a class");
         last = take("b") ? U'\b' : character_escape();
       } else {
         last = take_code_point();

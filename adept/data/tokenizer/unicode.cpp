@@ -194,9 +194,11 @@ CodePointSet CodePointSet::white_space() {
 CodePointSet CodePointSet::word() {
   CodePointSet set = of_category("L").united(of_category("M"));
   for (const std::string_view name : {"Nd", "Nl", "Pc"}) set = set.united(of_category(name));
-  std::vector<Range> more(std::begin(kCircledLetters), std::end(kCircledLetters));
-  more.insert(more.end(), {{0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}});
-  return set.united(CodePointSet(std::move(more)));
+  return set.united(CodePointSet({std::begin(kCircledLetters), std::end(kCircledLetters)}));
+}
+
+CodePointSet CodePointSet::word_outside_brackets() {
+  return word().united(CodePointSet({{0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}}));
 }
 
 void CodePointSet::add(char32_t first, char32_t last) {

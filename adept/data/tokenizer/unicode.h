@@ -77,8 +77,10 @@ class CodePointSet {
   /// Of a one- or two-letter name such as "L" or "Nd"; empty for an unknown name.
   static CodePointSet of_category(std::string_view name);
   static CodePointSet white_space();
-  /// Oniguruma's \w: Alphabetic, M, Nd, Pc, and the six superscripts and fractions of Latin-1.
+  /// Oniguruma's \w within brackets: Alphabetic, M, Nd, Pc.
   static CodePointSet word();
+  /// Oniguruma's \w and \b outside of brackets: these and the six superscripts and fractions of Latin-1.
+  static CodePointSet word_outside_brackets();
 
   void add(char32_t first, char32_t last);
   CodePointSet united(const CodePointSet& other) const;
