@@ -1,0 +1,100 @@
+"""The transformers side of bench/run: the same work as adept_bench, told over the same lines.
+
+Settings, chosen to be fast for transformers: SDPA attention, no key-value cache, frozen parameters without gradients (so
+autograd records nothing below the lowest copy), parameters and AdamW state in the compute dtype, fused AdamW, gradients
+freed between steps. `--compile` adds torch.compile.
+
+Lines in:  repeat | end.   Lines out: one JSON object each: ready, then the answer to each line.
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+import sys
+import time
+
+import torch
+import transformers
+
+transformers.utils.logging.disable_progress_bar()
+LEARNING_RATE, BETAS, EPS = 1e-4, (0.9, 0.95), 1e-8  # as in adept_bench
+
+
+def peak_rss_bytes():
+    """High-water mark of this process's resident memory."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def trained_layers(model_directory):
+    manifest = json.loads((model_directory / "adept_expansion.json").read_text())
+    return [layer["index"] for layer in manifest["expanded_layers"]]
+
+
+class Work:
+    """One timed unit: forward and loss, or a whole training step on the copies."""
+
+    def __init__(self, arguments):
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(
+            arguments.model, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
+        self.model.config.use_cache = False
+        self.model.requires_grad_(False)
+        self.ids = torch.tensor(json.loads(arguments.ids.read_text()))
+        self.optimizer = None
+        if arguments.work == "step":
+            self.model.train()
+            for index in trained_layers(arguments.model):
+                self.model.model.layers[index].requires_grad_(True)
+            self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            self.optimizer = torch.optim.AdamW(
+                self.parameters, lr=LEARNING_RATE, betas=BETAS, eps=EPS, weight_decay=0.0, fused=True)
+        else:
+            self.model.eval()
+        self.run = torch.compile(self.model) if arguments.compile else self.model
+
+    def once(self):
+        if self.optimizer is None:
+            with torch.inference_mode():
+                return self.run(input_ids=self.ids, labels=self.ids).loss.item()
+        loss = self.run(input_ids=self.ids, labels=self.ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--model", type=pathlib.Path, required=True)
+    parser.add_argument("--ids", type=pathlib.Path, required=True, help="JSON: rows of token ids")
+    parser.add_argument("--work", choices=("forward", "step"), required=True)
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--compile", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    work = Work(arguments)
+
+    def say(**fields):
+        print(json.dumps(fields), flush=True)
+
+    say(ready=True, tokens=work.ids.numel(), threads=torch.get_num_threads(),
+        trained=sum(parameter.numel() for parameter in work.model.parameters() if parameter.requires_grad),
+        versions={"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()})
+    for line in sys.stdin:
+        if line.strip() == "repeat":
+            start = time.perf_counter()
+            loss = work.once()
+            say(seconds=time.perf_counter() - start, loss=loss)
+        else:
+            say(peak_rss_bytes=peak_rss_bytes())
+            return
+
+
+if __name__ == "__main__":
+    main()
