@@ -15,8 +15,8 @@ namespace {
 /// Keys that change nothing that a forward pass, a loss or an exported model depends on, each with the reason.
 constexpr std::string_view kHarmless[] = {
     // who wrote the file
-    "transformers_version", "_name_or_path", "name_or_path", "_commit_hash", "unsloth_version", "unsloth_fixed",
-    "transformers.js_config",
+    "transformers_version", "_name_or_path", "name_or_path", "_model_name_or_path", "_commit_hash", "unsloth_version",
+    "unsloth_fixed", "transformers.js_config",
     // initial values of weights that are loaded here
     "initializer_range",
     // how a Python program runs the model

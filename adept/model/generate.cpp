@@ -9,12 +9,18 @@
 
 #include "adept/core/error.h"
 #include "adept/core/random.h"
+#include "adept/model/config_reader.h"
 
 namespace adept::model {
 namespace {
 
-void check_options(std::span<const std::int64_t> prompt, const GenerateOptions& options) {
-  if (prompt.empty()) throw ConfigError("the prompt has no tokens; give at least one character of text");
+at::Tensor as_row(std::span<const std::int64_t> ids) {
+  return at::tensor(at::IntArrayRef(ids.data(), ids.size()), at::kLong).unsqueeze(0);
+}
+
+}  // namespace
+
+void check_generate_options(const GenerateOptions& options) {
   if (options.max_new_tokens < 0) {
     throw ConfigError("max_new_tokens is {}; expected 0 or more", options.max_new_tokens);
   }
@@ -26,11 +32,18 @@ void check_options(std::span<const std::int64_t> prompt, const GenerateOptions& 
   }
 }
 
-at::Tensor as_row(std::span<const std::int64_t> ids) {
-  return at::tensor(at::IntArrayRef(ids.data(), ids.size()), at::kLong).unsqueeze(0);
+std::vector<std::int64_t> read_end_tokens(const std::filesystem::path& model_dir, const ModelConfig& config) {
+  const std::filesystem::path path = model_dir / "generation_config.json";
+  if (!std::filesystem::exists(path)) return config.eos_token_ids;
+  const Json source = read_json(path);
+  if (!source.is_object()) throw DataError("{}: expected a JSON object, found {}", path.string(), brief(source));
+  std::vector<std::string> problems;
+  ConfigReader reader(source, "", problems);
+  if (!reader.has("eos_token_id")) return config.eos_token_ids;
+  std::vector<std::int64_t> tokens = reader.integers("eos_token_id", 0, INT32_MAX);
+  if (!problems.empty()) throw DataError("{}: {}", path.string(), problems.front());
+  return tokens;
 }
-
-}  // namespace
 
 std::int64_t sample_token(const at::Tensor& logits, double temperature, double top_p, double u) {
   const at::Tensor values = logits.to(at::kCPU, at::kDouble).contiguous();
@@ -62,7 +75,8 @@ std::int64_t sample_token(const at::Tensor& logits, double temperature, double t
 
 std::vector<std::int64_t> generate(const Decoder& decoder, std::span<const std::int64_t> prompt,
                                    const GenerateOptions& options, const std::function<bool(std::int64_t)>& on_token) {
-  check_options(prompt, options);
+  check_generate_options(options);
+  if (prompt.empty()) throw ConfigError("the prompt has no tokens; give at least one character of text");
   const at::NoGradGuard no_grad;
   std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
   KeyValueCache cache(decoder.num_layers());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <span>
 #include <vector>
@@ -12,12 +13,19 @@ namespace adept::model {
 
 struct GenerateOptions {
   std::int64_t max_new_tokens = 128;
-  double temperature = 0;                   ///< 0: greedy; else logits are divided by it before sampling
-  double top_p = 1.0;                       ///< sample from the smallest set of tokens whose probability reaches this
-  std::uint64_t seed = 0;                   ///< token i of a run is a pure function of (seed, i, the tokens before)
-  bool use_cache = true;                    ///< false recomputes everything for each token; for tests
-  std::vector<std::int64_t> eos_token_ids;  ///< generation ends after one of these
+  double temperature = 0;  ///< 0: greedy; else logits are divided by it before sampling
+  double top_p = 1.0;      ///< sample from the smallest set of tokens whose probability reaches this
+  std::uint64_t seed = 0;  ///< token i of a run is a pure function of (seed, i, the tokens before)
+  bool use_cache = true;   ///< false recomputes everything for each token; for tests
+  std::vector<std::int64_t> eos_token_ids = {};  ///< generation ends after one of these
 };
+
+/// Throws ConfigError for options that cannot be meant.
+void check_generate_options(const GenerateOptions& options);
+
+/// The tokens that end a text of this model: eos_token_id of generation_config.json where there is one (as
+/// transformers does), else of config.json. Throws DataError.
+std::vector<std::int64_t> read_end_tokens(const std::filesystem::path& model_dir, const ModelConfig& config);
 
 /// The new tokens after `prompt` (not empty), the ending one included. `on_token` is called for each as it comes;
 /// returning false ends the generation. Throws ConfigError for impossible options.

@@ -6,8 +6,8 @@ import pathlib
 import pytest
 import torch
 import transformers
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 import tiny_models
 from conftest import ROOT, run_program
@@ -141,9 +141,11 @@ def smollm2(smollm2_gguf):
         pytest.skip("SmolLM2's GGUF file is not in .cache/models; scripts/setup fetches it")
     directory = ROOT / ".cache" / "smollm2-hf"
     if not (directory / "config.json").is_file():
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            smollm2_gguf.parent, gguf_file=smollm2_gguf.name, dtype=torch.float32
-        )
+        config = transformers.AutoConfig.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        tensors = load_gguf_checkpoint(str(smollm2_gguf), return_tensors=True, model_to_load=model)["tensors"]
+        missing = model.load_state_dict(tensors, strict=False)
+        assert missing.missing_keys in ([], ["lm_head.weight"]) and not missing.unexpected_keys
         temporary = pathlib.Path(f"{directory}.tmp")
         model.save_pretrained(temporary)
         temporary.rename(directory)

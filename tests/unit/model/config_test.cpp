@@ -1,0 +1,250 @@
+#include "adept/model/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "adept/core/error.h"
+#include "adept/model/architectures/architecture.h"
+
+namespace adept::model {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+Json llama() {
+  return Json::parse(R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+    "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2,
+    "vocab_size": 300, "rms_norm_eps": 1e-5, "hidden_act": "silu", "max_position_embeddings": 512,
+    "bos_token_id": 1, "eos_token_id": [2, 7], "initializer_range": 0.02, "use_cache": true, "torch_dtype": "bfloat16",
+    "transformers_version": "4.40.1"})");
+}
+
+Json with(Json config, const std::string& key, Json value) {
+  config[key] = std::move(value);
+  return config;
+}
+
+Json of_type(const std::string& type, const std::string& class_name) {
+  return with(with(llama(), "model_type", type), "architectures", Json::array({class_name}));
+}
+
+ModelConfig parse(const Json& config) { return parse_model_config(config, "m/config.json"); }
+
+std::string refusal(const Json& config) {
+  try {
+    parse(config);
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  return "(accepted)";
+}
+
+TEST(ModelConfig, ReadsALlama) {
+  const ModelConfig config = parse(llama());
+  EXPECT_EQ(config.model_type, "llama");
+  EXPECT_EQ(config.num_hidden_layers, 4);
+  EXPECT_EQ(config.head_dim, 8);
+  EXPECT_EQ(config.num_key_value_heads, 2);
+  EXPECT_EQ(config.rms_norm_eps, 1e-5);
+  EXPECT_EQ(config.rope.theta, 10000);
+  EXPECT_FALSE(config.tie_word_embeddings || config.qkv_bias || config.o_bias || config.mlp_bias || config.qk_norm);
+  EXPECT_EQ(config.bos_token_id, 1);
+  EXPECT_THAT(config.eos_token_ids, ElementsAre(2, 7));
+  EXPECT_THAT(config.sliding_window, ElementsAre(0, 0, 0, 0));
+  EXPECT_EQ(config.dtype, DType::kBF16);
+  EXPECT_EQ(config.source, llama());
+}
+
+// The defaults of transformers' configuration classes.
+TEST(ModelConfig, FillsMissingKeysAsTransformersDoes) {
+  Json config = llama();
+  for (const char* key : {"num_key_value_heads", "bos_token_id", "eos_token_id", "rms_norm_eps", "hidden_act"})
+    config.erase(key);
+  const ModelConfig as_llama = parse(config);
+  EXPECT_EQ(as_llama.num_key_value_heads, 8);
+  EXPECT_EQ(as_llama.rms_norm_eps, 1e-6);
+  EXPECT_EQ(as_llama.bos_token_id, 1);
+  EXPECT_THAT(as_llama.eos_token_ids, ElementsAre(2));
+  config["architectures"] = nullptr;
+  config["model_type"] = "mistral";
+  EXPECT_EQ(parse(config).num_key_value_heads, 8);
+  EXPECT_THAT(parse(config).sliding_window, ElementsAre(4096, 4096, 4096, 4096));
+  config["num_key_value_heads"] = 2;
+  config["model_type"] = "qwen3";
+  const ModelConfig as_qwen = parse(config);
+  EXPECT_EQ(as_qwen.head_dim, 128);
+  EXPECT_EQ(as_qwen.bos_token_id, std::nullopt);
+  EXPECT_TRUE(as_qwen.eos_token_ids.empty());
+}
+
+TEST(ModelConfig, ReadsBiasesNormsAndHeadDimPerArchitecture) {
+  const ModelConfig biased = parse(with(with(with(llama(), "attention_bias", true), "mlp_bias", true), "head_dim", 10));
+  EXPECT_TRUE(biased.qkv_bias && biased.o_bias && biased.mlp_bias);
+  EXPECT_EQ(biased.head_dim, 10);
+  const ModelConfig qwen2 = parse(of_type("qwen2", "Qwen2ForCausalLM"));
+  EXPECT_TRUE(qwen2.qkv_bias && !qwen2.o_bias && !qwen2.qk_norm);
+  const ModelConfig qwen3 = parse(of_type("qwen3", "Qwen3ForCausalLM"));
+  EXPECT_TRUE(!qwen3.qkv_bias && qwen3.qk_norm);
+}
+
+TEST(ModelConfig, ReadsBothSpellingsOfRope) {
+  const Json scaling = Json::parse(R"({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 128})");
+  const ModelConfig old_one = parse(with(with(llama(), "rope_theta", 5e5), "rope_scaling", scaling));
+  const ModelConfig new_one = parse(with(llama(), "rope_parameters", with(scaling, "rope_theta", 5e5)));
+  for (const ModelConfig& config : {old_one, new_one}) {
+    EXPECT_EQ(config.rope.type, nn::RopeType::kLlama3);
+    EXPECT_EQ(config.rope.theta, 5e5);
+    EXPECT_EQ(config.rope.factor, 8);
+    EXPECT_EQ(config.rope.original_max_position_embeddings, 128);
+  }
+  const ModelConfig linear = parse(with(llama(), "rope_scaling", {{"type", "linear"}, {"factor", 2}}));
+  EXPECT_EQ(linear.rope.type, nn::RopeType::kLinear);
+  EXPECT_EQ(linear.rope.factor, 2);
+  EXPECT_EQ(parse(with(llama(), "rope_scaling", nullptr)).rope.type, nn::RopeType::kDefault);
+}
+
+TEST(ModelConfig, Llama3ScalingFallsBackToTheContextLength) {
+  const Json scaling = {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1}, {"high_freq_factor", 4}};
+  EXPECT_EQ(parse(with(llama(), "rope_scaling", scaling)).rope.original_max_position_embeddings, 512);
+}
+
+TEST(ModelConfig, ReadsSlidingWindows) {
+  const Json mistral = of_type("mistral", "MistralForCausalLM");
+  EXPECT_THAT(parse(with(mistral, "sliding_window", 16)).sliding_window, ElementsAre(16, 16, 16, 16));
+  EXPECT_THAT(parse(with(mistral, "sliding_window", nullptr)).sliding_window, ElementsAre(0, 0, 0, 0));
+  Json qwen = with(of_type("qwen2", "Qwen2ForCausalLM"), "sliding_window", 16);
+  EXPECT_THAT(parse(qwen).sliding_window, ElementsAre(0, 0, 0, 0));
+  qwen["use_sliding_window"] = true;
+  EXPECT_THAT(parse(qwen).sliding_window, ElementsAre(0, 0, 0, 0));  // max_window_layers is 28 by default
+  qwen["max_window_layers"] = 3;
+  EXPECT_THAT(parse(qwen).sliding_window, ElementsAre(0, 0, 0, 16));
+  qwen["layer_types"] = {"sliding_attention", "full_attention", "sliding_attention", "full_attention"};
+  EXPECT_THAT(parse(qwen).sliding_window, ElementsAre(16, 0, 16, 0));
+}
+
+TEST(ModelConfig, RefusesRopeTypesByName) {
+  const std::string message = refusal(with(llama(), "rope_scaling", {{"type", "yarn"}, {"factor", 4}}));
+  EXPECT_THAT(message,
+              HasSubstr("m/config.json: rope_scaling.type is \"yarn\"; this build knows default, linear, llama3"));
+}
+
+struct Refused {
+  std::string name, key;
+  Json value;
+  std::string message;
+  std::string model_type = "llama";
+};
+
+class RefusedKeys : public ::testing::TestWithParam<Refused> {};
+
+TEST_P(RefusedKeys, AreNamed) {
+  const Refused& c = GetParam();
+  Json config = with(llama(), "model_type", c.model_type);
+  config.erase("architectures");
+  EXPECT_THAT(refusal(with(config, c.key, c.value)), AllOf(HasSubstr("m/config.json: " + c.key), HasSubstr(c.message)));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Table, RefusedKeys,
+    ::testing::Values(
+        Refused{"Unknown", "residual_multiplier", 0.22, "is 0.22, a key that this build does not know"},
+        Refused{"UnknownNull", "layer_scale", nullptr, "is null, a key that this build does not know"},
+        Refused{"Activation", "hidden_act", "gelu", "is \"gelu\"; this build knows \"silu\", \"swish\" only"},
+        Refused{"Dropout", "attention_dropout", 0.1, "trains without dropout"},
+        Refused{"TensorParallel", "pretraining_tp", 2, "is 2; this build knows 1 only"},
+        Refused{"PartialRotary", "partial_rotary_factor", 0.5, "Rotating a part of each head is not implemented"},
+        Refused{"Quantized", "quantization_config", Json::object({{"bits", 4}}),
+                "Quantized weights are not implemented"},
+        Refused{"Interleaved", "rope_interleaved", true, "Interleaved rotary positions"},
+        Refused{"RemoteCode", "auto_map", Json::object({{"AutoModel", "x.Y"}}), "names Python code"},
+        Refused{"Class", "architectures", Json::array({"LlamaForSequenceClassification"}),
+                "expected [\"LlamaForCausalLM\"]"},
+        Refused{"EncoderDecoder", "is_encoder_decoder", true, "Only the stock architecture is implemented"},
+        Refused{"PerLayer", "per_layer_config", Json::object({{"0", 1}}), "Layers of different sizes"},
+        Refused{"Layers", "num_hidden_layers", 0, "is 0; expected an integer from 1 to"},
+        Refused{"NegativeHidden", "hidden_size", -64, "is -64; expected an integer from 1 to"},
+        Refused{"HugeHidden", "hidden_size", 1LL << 40, "expected an integer from 1 to 1048576"},
+        Refused{"HugestHidden", "hidden_size", 18446744073709551615ULL, "expected an integer from 1 to 1048576"},
+        Refused{"FractionHidden", "hidden_size", 64.5, "is 64.5; expected an integer"},
+        Refused{"TextHidden", "hidden_size", "64", "is \"64\"; expected an integer"},
+        Refused{"NullHidden", "hidden_size", nullptr, "is null; expected an integer"},
+        Refused{"HugeVocabulary", "vocab_size", 1LL << 31, "expected an integer from 1 to 2147483647"},
+        Refused{"IndivisibleHidden", "hidden_size", 60, "is 60, not a multiple of num_attention_heads, 8"},
+        Refused{"IndivisibleHeads", "num_attention_heads", 9, "is 9, not a multiple of num_key_value_heads, 2"},
+        Refused{"OddHeadDim", "head_dim", 7, "is 7; rotary positions need an even number"},
+        Refused{"Epsilon", "rms_norm_eps", 0, "is 0; expected a number above 0"},
+        Refused{"TextEpsilon", "rms_norm_eps", "1e-5", "expected a number above 0"},
+        Refused{"Theta", "rope_theta", -1, "is -1; expected a number above 0"},
+        Refused{"Tied", "tie_word_embeddings", 1, "is 1; expected true or false"},
+        Refused{"Eos", "eos_token_id", Json::array({2, "x"}), "expected an integer from 0"},
+        Refused{"RopeText", "rope_scaling", "yarn", "expected an object"},
+        Refused{"LlamaWindow", "sliding_window", 5, "a key that this build does not know"},
+        Refused{"MistralWindow", "sliding_window", 0, "is 0; expected an integer from 1 to", "mistral"},
+        Refused{"LayerTypesLength", "layer_types", Json::array({"full_attention"}),
+                "has 1 entries; num_hidden_layers is 4", "qwen3"},
+        Refused{"QwenBias", "attention_bias", true, "a key that this build does not know", "qwen2"},
+        Refused{"Mrope", "use_mrope", true, "Multimodal rotary positions", "qwen2"}),
+    [](const auto& instance) { return instance.param.name; });
+
+TEST(ModelConfig, RefusesFaultsInsideRope) {
+  const auto of = [](const Json& scaling) {
+    return refusal(with(with(llama(), "rope_theta", 1e4), "rope_parameters", scaling));
+  };
+  EXPECT_THAT(of({{"rope_type", "linear"}}), HasSubstr("rope_parameters.factor is missing"));
+  EXPECT_THAT(of({{"rope_type", "default"}, {"mrope_section", {1, 2}}}),
+              HasSubstr("rope_parameters.mrope_section is [1,2], a key that this build does not know"));
+  EXPECT_THAT(of({{"rope_type", "default"}, {"type", "linear"}}),
+              HasSubstr("rope_parameters.type is \"linear\" but rope_type"));
+  EXPECT_THAT(of({{"rope_type", "default"}, {"rope_theta", 5}}),
+              HasSubstr("rope_parameters.rope_theta is 5, but 10000 outside"));
+  EXPECT_THAT(of({{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}),
+              HasSubstr("rope_parameters.partial_rotary_factor is 0.5"));
+  EXPECT_THAT(of({{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}, {"high_freq_factor", 4}}),
+              HasSubstr("rope_parameters.high_freq_factor is 4; expected more than low_freq_factor, 4"));
+  EXPECT_THAT(of({{"full_attention", {{"rope_type", "default"}}}}), HasSubstr("rope_parameters.full_attention is"));
+  const Json both = with(with(llama(), "rope_scaling", {{"type", "linear"}, {"factor", 2}}), "rope_parameters",
+                         {{"rope_type", "linear"}, {"factor", 3}});
+  EXPECT_THAT(refusal(both), HasSubstr("rope_scaling and rope_parameters are both given and differ"));
+}
+
+TEST(ModelConfig, RefusesWindowsThatContradictEachOther) {
+  Json qwen = of_type("qwen3", "Qwen3ForCausalLM");
+  qwen["layer_types"] = {"full_attention", "sliding_attention", "full_attention", "full_attention"};
+  EXPECT_THAT(refusal(qwen), HasSubstr("layer_types[1] is \"sliding_attention\", but use_sliding_window is false"));
+  qwen["layer_types"][1] = "linear_attention";
+  EXPECT_THAT(refusal(qwen), HasSubstr("layer_types[1] is \"linear_attention\"; this build knows"));
+  Json mistral = with(of_type("mistral", "MistralForCausalLM"), "sliding_window", 8);
+  mistral["layer_types"] = {"full_attention", "sliding_attention", "full_attention", "full_attention"};
+  EXPECT_THAT(refusal(mistral), HasSubstr("layer_types mixes full and sliding attention"));
+}
+
+TEST(ModelConfig, ReportsEveryProblemAtOnce) {
+  Json config = with(with(llama(), "hidden_act", "relu"), "some_new_key", 1);
+  config.erase("vocab_size");
+  EXPECT_THAT(refusal(config),
+              AllOf(HasSubstr("m/config.json: hidden_act is"), HasSubstr("m/config.json: some_new_key is 1"),
+                    HasSubstr("m/config.json: vocab_size is missing")));
+}
+
+TEST(ModelConfig, RefusesOtherArchitectures) {
+  EXPECT_THAT(refusal(with(llama(), "model_type", "gemma2")),
+              HasSubstr("m/config.json: model_type is \"gemma2\"; this build knows llama, mistral, qwen2, qwen3"));
+  EXPECT_THAT(refusal(with(llama(), "model_type", nullptr)), HasSubstr("model_type is missing"));
+  EXPECT_THAT(refusal(Json::array()), HasSubstr("expected a JSON object"));
+}
+
+TEST(ModelConfig, CutsLongValuesInMessages) {
+  EXPECT_THAT(refusal(with(llama(), "strange", std::string(5000, 'x'))),
+              AllOf(HasSubstr("xxx..."), Not(HasSubstr(std::string(200, 'x')))));
+}
+
+TEST(ModelConfig, ReportsAMissingFile) { EXPECT_THROW(read_model_config("/nonexistent/model"), DataError); }
+
+}  // namespace
+}  // namespace adept::model

@@ -1,0 +1,248 @@
+#include "adept/model/weights.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/zeros.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <limits>
+#include <set>
+
+#include "adept/core/error.h"
+#include "adept/model/load.h"
+#include "adept/model/save.h"
+#include "adept/model/torch_tensors.h"
+#include "tests/unit/model/random_model.h"
+
+namespace adept::model {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class ModelDirectory : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
+    directory_ = std::filesystem::temp_directory_path() /
+                 ("adept_weights_" + std::string(info->name()) + std::to_string(getpid()));
+    std::filesystem::create_directories(directory_);
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  /// Tensors of a tiny model under their names; a test may damage them before they are written.
+  std::map<std::string, at::Tensor> tensors(const ModelConfig& config) const {
+    Weights weights = test::random_weights(config);
+    std::map<std::string, at::Tensor> result;
+    for (const NamedTensor& parameter : named_parameters(config, weights)) result[parameter.name] = *parameter.tensor;
+    return result;
+  }
+
+  void write(const std::map<std::string, at::Tensor>& tensors) const {
+    std::vector<io::TensorView> views;
+    for (const auto& [name, tensor] : tensors) views.push_back(as_view(name, tensor));
+    io::write_weight_files(directory_, views);
+  }
+
+  std::string refusal(const ModelConfig& config) const {
+    try {
+      load_weights(config, io::WeightFiles::open(directory_));
+    } catch (const DataError& error) {
+      return error.what();
+    }
+    return "(accepted)";
+  }
+
+  std::filesystem::path directory_;
+};
+
+TEST(NameTable, ListsEveryTensorOnceWithItsShape) {
+  Json json = test::tiny_config_json("llama");
+  json["attention_bias"] = true;
+  json["mlp_bias"] = true;
+  const ModelConfig config = test::tiny_config(json);
+  Weights weights;
+  std::set<std::string> names;
+  std::set<const at::Tensor*> slots;
+  for (const NamedTensor& parameter : named_parameters(config, weights)) {
+    EXPECT_TRUE(names.insert(parameter.name).second) << parameter.name;
+    EXPECT_TRUE(slots.insert(parameter.tensor).second) << parameter.name;
+  }
+  EXPECT_EQ(names.size(), 3U + 3 * (9 + 7));
+  EXPECT_TRUE(names.contains("model.layers.2.mlp.down_proj.bias"));
+  EXPECT_TRUE(names.contains("lm_head.weight"));
+}
+
+TEST(NameTable, OfALayerHoldsItsUnits) {
+  const ModelConfig config = test::tiny_config(test::tiny_config_json("qwen3"));
+  Weights weights = test::random_weights(config);
+  const auto table = layer_parameters(config, weights, 1);
+  std::vector<std::string> units;
+  for (const NamedTensor& parameter : table) units.push_back(parameter.unit);
+  EXPECT_THAT(units, ElementsAre("input_layernorm.weight", "self_attn.q_proj.weight", "self_attn.k_proj.weight",
+                                 "self_attn.v_proj.weight", "self_attn.q_norm.weight", "self_attn.k_norm.weight",
+                                 "self_attn.o_proj.weight", "post_attention_layernorm.weight", "mlp.gate_proj.weight",
+                                 "mlp.up_proj.weight", "mlp.down_proj.weight"));
+  EXPECT_EQ(table[4].name, "model.layers.1.self_attn.q_norm.weight");
+  EXPECT_THAT(table[4].shape, ElementsAre(4));
+  EXPECT_EQ(table[1].tensor, &weights.layers[1].q_proj.weight);
+}
+
+TEST(NameTable, NamesGoBothWays) {
+  std::int64_t layer = -1;
+  std::string unit;
+  EXPECT_EQ(layer_parameter_name(12, "mlp.up_proj.weight"), "model.layers.12.mlp.up_proj.weight");
+  EXPECT_TRUE(split_layer_parameter_name("model.layers.12.mlp.up_proj.weight", layer, unit));
+  EXPECT_EQ(layer, 12);
+  EXPECT_EQ(unit, "mlp.up_proj.weight");
+  for (const char* name : {"model.norm.weight", "model.layers.", "model.layers.x.y", "model.layers.-1.y",
+                           "model.layers.3", "model.layers.99999999999999999999.y"}) {
+    EXPECT_FALSE(split_layer_parameter_name(name, layer, unit)) << name;
+  }
+}
+
+TEST(NameTable, CountsATiedHeadOnce) {
+  Json json = test::tiny_config_json();
+  const std::int64_t untied = num_parameters(test::tiny_config(json));
+  json["tie_word_embeddings"] = true;
+  EXPECT_EQ(untied - num_parameters(test::tiny_config(json)), 53 * 24);
+}
+
+TEST(NonFiniteParameters, AreNamed) {
+  const ModelConfig config = test::tiny_config();
+  Weights weights = test::random_weights(config);
+  EXPECT_TRUE(non_finite_parameters(config, weights).empty());
+  weights.layers[1].k_proj.weight[2][3] = std::numeric_limits<float>::quiet_NaN();
+  weights.norm[0] = std::numeric_limits<float>::infinity();
+  EXPECT_THAT(non_finite_parameters(config, weights),
+              ElementsAre("model.layers.1.self_attn.k_proj.weight", "model.norm.weight"));
+}
+
+TEST_F(ModelDirectory, LoadsWithoutACopyWhereTheTypeMatches) {
+  const ModelConfig config = test::tiny_config();
+  const auto expected = tensors(config);
+  write(expected);
+  Weights weights;
+  {
+    const auto files = io::WeightFiles::open(directory_);
+    weights = load_weights(config, files);
+    EXPECT_EQ(weights.norm.const_data_ptr(), files.at("model.norm.weight").data.data());
+  }
+  for (const NamedTensor& parameter : named_parameters(config, weights)) {  // the mapping outlives `files`
+    EXPECT_TRUE(parameter.tensor->equal(expected.at(parameter.name))) << parameter.name;
+  }
+}
+
+TEST_F(ModelDirectory, ConvertsToTheComputeType) {
+  const ModelConfig config = test::tiny_config();
+  auto expected = tensors(config);
+  for (auto& [name, tensor] : expected) tensor = tensor.to(at::kHalf);
+  write(expected);
+  const Weights weights = load_weights(config, io::WeightFiles::open(directory_), {.dtype = at::kBFloat16});
+  EXPECT_TRUE(weights.embed_tokens.equal(expected.at("model.embed_tokens.weight").to(at::kBFloat16)));
+}
+
+TEST_F(ModelDirectory, NamesEveryWrongTensorAtOnce) {
+  const ModelConfig config = test::tiny_config();
+  auto damaged = tensors(config);
+  damaged.erase("model.layers.1.mlp.up_proj.weight");
+  damaged["model.layers.0.self_attn.q_proj.weight"] = at::zeros({24, 23});
+  damaged["model.layers.2.self_attn.q_proj.bias"] = at::zeros({24});
+  damaged["model.norm.weight"] = at::zeros({24}, at::kInt);
+  write(damaged);
+  EXPECT_THAT(
+      refusal(config),
+      AllOf(HasSubstr("model.layers.1.mlp.up_proj.weight is missing; config.json demands it with shape [36, 24]"),
+            HasSubstr("model.layers.0.self_attn.q_proj.weight has shape [24, 23]; config.json demands [24, 24]"),
+            HasSubstr("model.layers.2.self_attn.q_proj.bias is not a tensor of this architecture"),
+            HasSubstr("model.norm.weight has element type I32; this build reads F32, BF16, F16"),
+            HasSubstr(directory_.string())));
+}
+
+TEST_F(ModelDirectory, ShowsTwentyProblemsAndCountsTheRest) {
+  const ModelConfig config = test::tiny_config();
+  write({{"model.norm.weight", at::zeros({24})}});
+  EXPECT_THAT(refusal(config), AllOf(HasSubstr("... and 9 more"), HasSubstr("do not belong to this config.json")));
+}
+
+TEST_F(ModelDirectory, AcceptsRotaryBuffersOfOldFiles) {
+  const ModelConfig config = test::tiny_config();
+  auto with_buffers = tensors(config);
+  with_buffers["model.layers.0.self_attn.rotary_emb.inv_freq"] = at::zeros({2});
+  write(with_buffers);
+  EXPECT_EQ(refusal(config), "(accepted)");
+}
+
+TEST_F(ModelDirectory, AcceptsARedundantTiedHead) {
+  Json json = test::tiny_config_json();
+  json["tie_word_embeddings"] = true;
+  const ModelConfig config = test::tiny_config(json);
+  auto redundant = tensors(config);
+  redundant["lm_head.weight"] = redundant.at("model.embed_tokens.weight").clone();
+  write(redundant);
+  EXPECT_EQ(refusal(config), "(accepted)");
+}
+
+TEST_F(ModelDirectory, RefusesATiedHeadThatDiffers) {
+  Json json = test::tiny_config_json();
+  json["tie_word_embeddings"] = true;
+  const ModelConfig config = test::tiny_config(json);
+  auto redundant = tensors(config);
+  redundant["lm_head.weight"] = redundant.at("model.embed_tokens.weight") + 1;
+  write(redundant);
+  EXPECT_THAT(refusal(config), HasSubstr("lm_head.weight differs from model.embed_tokens.weight"));
+}
+
+TEST_F(ModelDirectory, SavesUnchangedTensorsByTheirBytesAndChangedOnesByValue) {
+  const ModelConfig config = test::tiny_config();
+  auto original = tensors(config);
+  for (auto& [name, tensor] : original) tensor = tensor.to(at::kHalf);
+  write(original);
+  const auto files = io::WeightFiles::open(directory_);
+  Weights weights = load_weights(config, files, {.dtype = at::kBFloat16});  // loses bits that the file has
+  weights.norm = weights.norm.clone().mul_(2);
+  const auto saved_dir = directory_ / "saved";
+  std::filesystem::create_directories(saved_dir);
+  SaveOptions options;
+  options.source = &files;
+  options.source_name = [](const std::string& name) { return name == "model.norm.weight" ? std::string() : name; };
+  save_model(saved_dir, config, weights, options);
+  const auto saved = io::WeightFiles::open(saved_dir);
+  for (const std::string& name : saved.names()) {
+    const at::Tensor value = as_tensor(saved.at(name), saved.owner(name));
+    if (name == "model.norm.weight") {
+      EXPECT_TRUE(value.equal(weights.norm.to(at::kFloat)));
+    } else {
+      EXPECT_TRUE(value.equal(original.at(name))) << name;
+    }
+  }
+  EXPECT_EQ(read_model_config(saved_dir).source.dump(), config.source.dump());
+}
+
+TEST(TorchTensors, ElementTypesGoBothWays) {
+  for (const DType type :
+       {DType::kBool, DType::kU8, DType::kI8, DType::kI16, DType::kU16, DType::kI32, DType::kU32, DType::kI64,
+        DType::kU64, DType::kF16, DType::kBF16, DType::kF32, DType::kF64, DType::kF8E4M3, DType::kF8E5M2}) {
+    EXPECT_EQ(to_dtype(to_scalar_type(type)), type);
+  }
+}
+
+TEST(TorchTensors, UnalignedBytesAreCopied) {
+  alignas(8) std::byte bytes[12] = {};
+  bytes[1] = std::byte{7};
+  const io::TensorView view{"x", DType::kI32, {2}, std::span<const std::byte>(bytes + 1, 8)};
+  const at::Tensor tensor = as_tensor(view, nullptr);
+  EXPECT_EQ(tensor[0].item<int>(), 7);
+  EXPECT_NE(tensor.const_data_ptr(), static_cast<const void*>(bytes + 1));
+}
+
+TEST(TorchTensors, RefusesTensorsThatAreNotContiguous) {
+  EXPECT_THROW(as_view("x", at::zeros({2, 3}).t()), InternalError);
+}
+
+}  // namespace
+}  // namespace adept::model

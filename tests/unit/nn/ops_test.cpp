@@ -1,0 +1,224 @@
+// Every operation against its plain reference, values and gradients, and against finite differences in fp64: one table
+// of cases for all of it.
+#include <ATen/Context.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/randn_like.h>
+#include <ATen/ops/zeros_like.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "adept/nn/attention.h"
+#include "adept/nn/cross_entropy.h"
+#include "adept/nn/linear.h"
+#include "adept/nn/reference.h"
+#include "adept/nn/rms_norm.h"
+#include "adept/nn/rope.h"
+#include "adept/nn/swiglu.h"
+#include "tests/support/tolerance.h"
+
+namespace adept::nn {
+namespace {
+
+using Inputs = std::vector<at::Tensor>;
+using Operation = std::function<at::Tensor(const Inputs&)>;
+
+struct Case {
+  std::string name;
+  std::function<Inputs(at::ScalarType)> inputs;  ///< the differentiable ones
+  Operation fast, reference;
+};
+
+void PrintTo(const Case& c, std::ostream* stream) { *stream << c.name; }
+
+at::Tensor randn(at::IntArrayRef sizes, at::ScalarType type) { return at::randn(sizes, at::kDouble).to(type); }
+
+Case linear_case(std::int64_t tokens, std::int64_t in, std::int64_t out, bool bias) {
+  const auto apply = [bias](auto function) {
+    return [=](const Inputs& x) { return function(x[0], x[1], bias ? x[2] : at::Tensor()); };
+  };
+  return {fmt::format("Linear_{}x{}x{}{}", tokens, in, out, bias ? "_bias" : ""),
+          [=](at::ScalarType t) {
+            Inputs inputs = {randn({2, tokens, in}, t), randn({out, in}, t)};
+            if (bias) inputs.push_back(randn({out}, t));
+            return inputs;
+          },
+          apply(linear), apply(reference::linear)};
+}
+
+Case embedding_case(std::int64_t tokens) {
+  const at::Tensor ids = at::randint(0, 31, {2, tokens}, at::kLong);
+  return {fmt::format("Embedding_{}", tokens),
+          [](at::ScalarType t) {
+            return Inputs{randn({31, 12}, t)};
+          },
+          [=](const Inputs& x) { return nn::embedding(ids, x[0]); },
+          [=](const Inputs& x) { return reference::embedding(ids, x[0]); }};
+}
+
+Case norm_case(std::vector<std::int64_t> shape, double eps) {
+  return {fmt::format("RmsNorm_{}x{}x{}_eps{}", shape[0], shape[1], shape[2], eps > 1e-3 ? "Large" : "Small"),
+          [=](at::ScalarType t) {
+            return Inputs{randn(shape, t) * 3, randn({shape.back()}, t)};
+          },
+          [=](const Inputs& x) { return rms_norm(x[0], x[1], eps); },
+          [=](const Inputs& x) { return reference::rms_norm(x[0], x[1], eps); }};
+}
+
+Case rope_case(std::int64_t heads, std::int64_t tokens, std::int64_t head_dim) {
+  const auto apply = [=](auto function) {
+    return [=](const Inputs& x) {
+      const RopeTables tables = rope_tables({}, head_dim, tokens, x[0].scalar_type());
+      return function(x[0].transpose(1, 2), tables);  // the layout that projections leave behind
+    };
+  };
+  return {fmt::format("Rope_{}x{}x{}", heads, tokens, head_dim),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, tokens, heads, head_dim}, t)};
+          },
+          apply(apply_rope), apply(reference::apply_rope)};
+}
+
+Case swiglu_case(std::int64_t tokens, std::int64_t width) {
+  return {fmt::format("Swiglu_{}x{}", tokens, width),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, tokens, width}, t) * 3, randn({2, tokens, width}, t)};
+          },
+          [](const Inputs& x) { return swiglu(x[0], x[1]); },
+          [](const Inputs& x) { return reference::swiglu(x[0], x[1]); }};
+}
+
+struct AttentionShape {
+  std::int64_t heads, kv_heads, queries, keys, head_dim, window;
+};
+
+Case attention_case(const AttentionShape& s) {
+  return {fmt::format("Attention_h{}kv{}_q{}k{}_e{}_w{}", s.heads, s.kv_heads, s.queries, s.keys, s.head_dim, s.window),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, s.heads, s.queries, s.head_dim}, t), randn({2, s.kv_heads, s.keys, s.head_dim}, t),
+                          randn({2, s.kv_heads, s.keys, s.head_dim}, t)};
+          },
+          [=](const Inputs& x) { return causal_attention(x[0], x[1], x[2], s.window); },
+          [=](const Inputs& x) { return reference::causal_attention(x[0], x[1], x[2], s.window); }};
+}
+
+/// `ignored` of every `period` positions have no target.
+Case cross_entropy_case(std::int64_t tokens, std::int64_t vocab, std::int64_t ignored, std::int64_t period) {
+  at::Tensor targets = at::randint(0, vocab, {2, tokens}, at::kLong);
+  const at::Tensor position = at::arange(2 * tokens, at::kLong).view({2, tokens});
+  targets.masked_fill_(position.remainder(period) < ignored, kIgnoreIndex);
+  return {fmt::format("CrossEntropy_{}x{}_ignore{}of{}", tokens, vocab, ignored, period),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, tokens, 20}, t), randn({vocab, 20}, t)};
+          },
+          [=](const Inputs& x) { return linear_cross_entropy(x[0], x[1], targets); },
+          [=](const Inputs& x) { return reference::linear_cross_entropy(x[0], x[1], targets); }};
+}
+
+std::vector<Case> all_cases() {
+  at::manual_seed(7);
+  std::vector<Case> cases;
+  for (const std::int64_t tokens : {1, 17, 511}) {
+    cases.push_back(linear_case(tokens, 24, 7, false));
+    cases.push_back(linear_case(tokens, 9, 40, true));
+    cases.push_back(embedding_case(tokens));
+    cases.push_back(swiglu_case(tokens, 13));
+    cases.push_back(norm_case({2, tokens, 72}, 1e-6));
+    cases.push_back(rope_case(3, tokens, 10));
+    cases.push_back(cross_entropy_case(tokens, 37, 0, 3));
+    cases.push_back(cross_entropy_case(tokens, 37, 1, 3));
+    cases.push_back(cross_entropy_case(tokens, 37, 3, 3));
+    for (const std::int64_t window : {0, 1, 5, 600}) cases.push_back(attention_case({9, 3, tokens, tokens, 8, window}));
+  }
+  cases.push_back(norm_case({1, 3, 1}, 0.5));
+  cases.push_back(norm_case({1, 5, 576}, 1e-5));
+  cases.push_back(rope_case(1, 17, 80));
+  cases.push_back(rope_case(9, 17, 2));
+  cases.push_back(attention_case({1, 1, 17, 17, 80, 0}));
+  cases.push_back(attention_case({9, 1, 17, 17, 80, 4}));
+  cases.push_back(attention_case({3, 3, 511, 511, 16, 100}));
+  cases.push_back(attention_case({6, 2, 1, 40, 16, 0}));  // steps of generation: fewer queries than keys
+  cases.push_back(attention_case({6, 2, 1, 40, 16, 7}));
+  cases.push_back(attention_case({6, 2, 5, 40, 16, 0}));
+  cases.push_back(attention_case({6, 2, 5, 40, 16, 7}));
+  cases.push_back(cross_entropy_case(1500, 37, 1, 5));  // several chunks
+  return cases;
+}
+
+class Operations : public ::testing::TestWithParam<Case> {};
+
+struct Result {
+  at::Tensor value;
+  Inputs gradients;
+};
+
+Result run(const Operation& operation, const Inputs& values, const at::Tensor& direction) {
+  Inputs inputs;
+  for (const at::Tensor& value : values) inputs.push_back(value.detach().clone().requires_grad_());
+  Result result;
+  result.value = operation(inputs);
+  const at::Tensor seed = direction.defined() ? direction : at::ones_like(result.value);
+  result.value.backward(seed.to(result.value.scalar_type()));
+  for (const at::Tensor& input : inputs) {
+    result.gradients.push_back(input.grad().defined() ? input.grad() : at::zeros_like(input));
+  }
+  return result;
+}
+
+void compare_with_reference(const Case& c, at::ScalarType type) {
+  at::manual_seed(1);
+  const Inputs values = c.inputs(type);
+  Inputs wide;
+  for (const at::Tensor& value : values) wide.push_back(value.to(at::kDouble));
+  const at::Tensor direction = at::randn_like(c.reference(wide));
+  const Result found = run(c.fast, values, direction), expected = run(c.reference, wide, direction);
+  const auto limit = test::tolerance(type);
+  EXPECT_TRUE(test::is_close(found.value, expected.value, limit.values));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    EXPECT_EQ(found.gradients[i].scalar_type(), type);
+    EXPECT_TRUE(test::is_close(found.gradients[i], expected.gradients[i], limit.gradients)) << "gradient " << i;
+  }
+  const at::NoGradGuard no_grad;
+  EXPECT_TRUE(test::is_close(c.fast(values), found.value, limit.values)) << "without a graph";
+}
+
+TEST_P(Operations, EqualsItsReferenceInFp32) { compare_with_reference(GetParam(), at::kFloat); }
+TEST_P(Operations, EqualsItsReferenceInBf16) { compare_with_reference(GetParam(), at::kBFloat16); }
+
+// Along a random direction u of all inputs: (f(x + h u) - f(x - h u)) / 2h against the gradient's product with u.
+TEST_P(Operations, GradientEqualsFiniteDifferencesInFp64) {
+  at::manual_seed(2);
+  const Inputs values = GetParam().inputs(at::kDouble);
+  const at::Tensor direction = at::randn_like(GetParam().fast(values));
+  const Result result = run(GetParam().fast, values, direction);
+  const double h = 1e-6;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    Inputs above = values, below = values;
+    const at::Tensor u = at::randn_like(values[i]);
+    above[i] = values[i] + h * u;
+    below[i] = values[i] - h * u;
+    const at::Tensor slope = (GetParam().fast(above) - GetParam().fast(below)) / (2 * h);
+    const at::Tensor numeric = (slope * direction).sum(), analytic = (result.gradients[i] * u).sum();
+    // The differences themselves are good to about 1e-10 of the value.
+    const at::Tensor scale = (result.gradients[i] * u).abs().sum() + 1e-3 * (result.value * direction).abs().sum();
+    const double error = ((numeric - analytic).abs() / scale).item<double>();
+    EXPECT_TRUE(error <= test::tolerance(at::kDouble).gradients) << "input " << i << ", error " << error;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Table, Operations, ::testing::ValuesIn(all_cases()),
+                         [](const auto& instance) { return instance.param.name; });
+
+}  // namespace
+}  // namespace adept::nn

@@ -1,0 +1,197 @@
+// What holds for single operations beyond agreement with the reference.
+#include <ATen/Context.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+
+#include "adept/core/error.h"
+#include "adept/nn/attention.h"
+#include "adept/nn/cross_entropy.h"
+#include "adept/nn/linear.h"
+#include "adept/nn/reference.h"
+#include "adept/nn/rms_norm.h"
+#include "adept/nn/rope.h"
+#include "adept/nn/swiglu.h"
+#include "tests/support/tolerance.h"
+
+namespace adept::nn {
+namespace {
+
+TEST(CausalMask, ShowsTheLastWindowKeysUpToTheQueryItself) {
+  const at::Tensor expected =
+      at::tensor({0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1}, at::kLong).view({3, 5}).to(at::kBool);
+  EXPECT_TRUE(causal_mask(3, 5, 2, at::kCPU).equal(expected));
+  EXPECT_EQ(causal_mask(4, 4, 0, at::kCPU).sum().item<int>(), 10);
+}
+
+TEST(CausalAttention, FutureTokensChangeNothing) {
+  at::manual_seed(3);
+  const at::Tensor q = at::randn({1, 4, 9, 8}), k = at::randn({1, 2, 9, 8}), v = at::randn({1, 2, 9, 8});
+  for (const std::int64_t window : {0, 3}) {
+    const at::Tensor before = causal_attention(q, k, v, window);
+    at::Tensor k2 = k.clone(), v2 = v.clone();
+    k2.narrow(2, 6, 3).fill_(100);
+    v2.narrow(2, 6, 3).fill_(-100);
+    EXPECT_TRUE(causal_attention(q, k2, v2, window).narrow(2, 0, 6).equal(before.narrow(2, 0, 6)));
+  }
+}
+
+TEST(CausalAttention, AWindowOfTheWholeTextIsNoWindow) {
+  at::manual_seed(3);
+  const at::Tensor q = at::randn({2, 4, 33, 8}), k = at::randn({2, 2, 33, 8}), v = at::randn({2, 2, 33, 8});
+  EXPECT_TRUE(causal_attention(q, k, v, 33).equal(causal_attention(q, k, v, 0)));
+  EXPECT_FALSE(causal_attention(q, k, v, 32).equal(causal_attention(q, k, v, 0)));
+}
+
+TEST(CausalAttention, RefusesMoreQueriesThanKeys) {
+  const at::Tensor q = at::zeros({1, 2, 4, 8}), k = at::zeros({1, 2, 3, 8});
+  EXPECT_THROW(causal_attention(q, k, k), InternalError);
+}
+
+TEST(Rope, PositionZeroTurnsNothing) {
+  const at::Tensor x = at::randn({1, 2, 1, 8});
+  EXPECT_TRUE(apply_rope(x, rope_tables({}, 8, 1)).equal(x));
+}
+
+TEST(Rope, KeepsTheLengthOfEveryPair) {
+  at::manual_seed(3);
+  const at::Tensor x = at::randn({1, 2, 50, 8});
+  const auto pair_norms = [](const at::Tensor& t) { return t.view({1, 2, 50, 2, 4}).square().sum(3); };
+  EXPECT_TRUE(test::is_close(pair_norms(apply_rope(x, rope_tables({}, 8, 50))), pair_norms(x), 1e-5));
+}
+
+TEST(Rope, ScoresDependOnTheDistanceOnly) {
+  at::manual_seed(3);
+  const at::Tensor q = at::randn({1, 1, 1, 16}).expand({1, 1, 40, 16}),
+                   k = at::randn({1, 1, 1, 16}).expand({1, 1, 40, 16});
+  const RopeTables tables = rope_tables({}, 16, 40);
+  const at::Tensor scores = apply_rope(q, tables).matmul(apply_rope(k, tables).transpose(2, 3)).squeeze();
+  EXPECT_TRUE(test::is_close(scores.diagonal(-3), at::full({37}, scores[3][0].item<double>()), 1e-5));
+}
+
+TEST(Rope, LinearScalingStretchesPositions) {
+  const RopeTables plain = rope_tables({}, 8, 10);
+  const RopeTables stretched = rope_tables({.type = RopeType::kLinear, .factor = 4}, 8, 37);
+  EXPECT_TRUE(test::is_close(stretched.cos[36], plain.cos[9], 1e-5));
+  EXPECT_TRUE(test::is_close(stretched.sin[20], plain.sin[5], 1e-5));
+}
+
+TEST(Rope, Llama3KeepsShortWavelengthsAndStretchesLongOnes) {
+  const RopeParameters p{.type = RopeType::kLlama3,
+                         .theta = 500000,
+                         .factor = 8,
+                         .low_freq_factor = 1,
+                         .high_freq_factor = 4,
+                         .original_max_position_embeddings = 8192};
+  const at::Tensor plain = rope_frequencies({.theta = 500000}, 128), scaled = rope_frequencies(p, 128);
+  const at::Tensor ratio = scaled / plain;
+  EXPECT_EQ(ratio[0].item<float>(), 1);
+  EXPECT_FLOAT_EQ(ratio[63].item<float>(), 0.125F);
+  EXPECT_TRUE((ratio.diff() <= 1e-6).all().item<bool>());  // no jump up between the bands
+  EXPECT_GT(((ratio > 0.13) & (ratio < 0.99)).sum().item<int>(), 0);
+}
+
+TEST(RmsNorm, NormalisesInFp32AndRoundsBeforeTheWeight) {
+  const at::Tensor x = at::full({1, 4}, 3e30, at::kBFloat16);  // its square overflows nothing if the norm is scaled
+  const at::Tensor small = at::full({1, 4}, 1.2345678, at::kBFloat16);
+  const at::Tensor weight = at::full({4}, 1.0078125, at::kBFloat16);
+  const at::Tensor expected = reference::rms_norm(small, weight, 1e-6);
+  EXPECT_TRUE(rms_norm(small, weight, 1e-6).equal(expected));
+  EXPECT_EQ(rms_norm(x, weight, 1e-6).scalar_type(), at::kBFloat16);
+}
+
+TEST(RmsNorm, OfZerosIsZeroWithAFiniteGradient) {
+  const at::Tensor x = at::zeros({2, 6}).requires_grad_();
+  const at::Tensor weight = at::ones({6});
+  const at::Tensor y = rms_norm(x, weight, 1e-6);
+  y.sum().backward();
+  EXPECT_EQ(y.abs().max().item<float>(), 0);
+  EXPECT_TRUE(test::is_close(x.grad(), at::full({2, 6}, 1000.0), 1e-5));
+}
+
+TEST(Operations, BuildNoGraphOverFrozenInputs) {
+  const at::Tensor x = at::randn({1, 2, 3, 4}), w = at::randn({4});
+  EXPECT_FALSE(rms_norm(x, w, 1e-6).requires_grad());
+  EXPECT_FALSE(swiglu(x, x).requires_grad());
+  EXPECT_FALSE(apply_rope(x, rope_tables({}, 4, 3)).requires_grad());
+  EXPECT_FALSE(linear_cross_entropy(at::randn({3, 4}), at::randn({5, 4}), at::zeros({3}, at::kLong)).requires_grad());
+}
+
+TEST(Operations, FrozenWeightsGetNoGradient) {
+  at::manual_seed(3);
+  const at::Tensor x = at::randn({2, 3, 4}).requires_grad_();
+  const at::Tensor norm = at::randn({4}), head = at::randn({9, 4});
+  linear_cross_entropy(rms_norm(x, norm, 1e-6), head, at::randint(0, 9, {2, 3}, at::kLong)).backward();
+  EXPECT_TRUE(x.grad().defined());
+  EXPECT_FALSE(norm.grad().defined());
+  EXPECT_FALSE(head.grad().defined());
+}
+
+TEST(Operations, RefuseASecondDerivative) {
+  const at::Tensor x = at::randn({2, 4}).requires_grad_();
+  const at::Tensor loss = swiglu(x, x).sum();
+  EXPECT_THROW(torch::autograd::grad({loss}, {x}, {}, std::nullopt, /*create_graph=*/true), InternalError);
+}
+
+TEST(CrossEntropy, PerTokenLossesSumToTheSum) {
+  at::manual_seed(3);
+  const at::Tensor hidden = at::randn({2, 9, 8}), head = at::randn({31, 8});
+  at::Tensor targets = at::randint(0, 31, {2, 9}, at::kLong);
+  targets.narrow(1, 4, 3).fill_(kIgnoreIndex);
+  const at::Tensor losses = linear_cross_entropy_per_token(hidden, head, targets);
+  EXPECT_EQ(losses.sizes(), targets.sizes());
+  EXPECT_EQ(losses.scalar_type(), at::kFloat);
+  EXPECT_EQ(losses.narrow(1, 4, 3).abs().max().item<float>(), 0);
+  EXPECT_TRUE(test::is_close(losses, reference::linear_cross_entropy_per_token(hidden, head, targets), 1e-5));
+  EXPECT_TRUE(test::is_close(losses.sum(), linear_cross_entropy(hidden, head, targets), 1e-6));
+}
+
+TEST(CrossEntropy, APositionWithoutTargetChangesNothing) {
+  at::manual_seed(3);
+  at::Tensor hidden = at::randn({1, 6, 8});
+  const at::Tensor head = at::randn({31, 8}), targets = at::tensor({3, -100, 4, -100, 5, 6}, at::kLong).view({1, 6});
+  const at::Tensor before = linear_cross_entropy(hidden, head, targets);
+  hidden.select(1, 1).fill_(std::nan(""));
+  EXPECT_TRUE(linear_cross_entropy(hidden, head, targets).equal(before));
+}
+
+TEST(CrossEntropy, OfNothingIsZero) {
+  const at::Tensor hidden = at::randn({1, 3, 8}).requires_grad_(), head = at::randn({31, 8});
+  const at::Tensor loss = linear_cross_entropy(hidden, head, at::full({1, 3}, kIgnoreIndex, at::kLong));
+  loss.backward();
+  EXPECT_EQ(loss.item<float>(), 0);
+  EXPECT_EQ(hidden.grad().abs().max().item<float>(), 0);
+}
+
+TEST(CrossEntropy, SurvivesExtremeLogits) {
+  const at::Tensor hidden = at::full({1, 1}, 1000.0).requires_grad_();
+  const at::Tensor head = at::tensor({1.0F, -1.0F, 0.0F}).view({3, 1});
+  const at::Tensor loss = linear_cross_entropy(hidden, head, at::tensor({1}, at::kLong));
+  loss.backward();
+  EXPECT_FLOAT_EQ(loss.item<float>(), 2000);
+  EXPECT_FLOAT_EQ(hidden.grad().item<float>(), 2);
+}
+
+TEST(CrossEntropy, RefusesATargetOutsideTheVocabulary) {
+  const at::Tensor hidden = at::randn({2, 8}), head = at::randn({31, 8});
+  try {
+    linear_cross_entropy(hidden, head, at::tensor({3, 31}, at::kLong));
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("target token 31 is outside the model's vocabulary of 31 tokens"));
+  }
+  EXPECT_THROW(linear_cross_entropy_per_token(hidden, head, at::tensor({-1, 3}, at::kLong)), DataError);
+}
+
+}  // namespace
+}  // namespace adept::nn
