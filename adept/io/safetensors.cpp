@@ -124,6 +124,11 @@ std::string make_header(const std::filesystem::path& path, std::span<const Tenso
       throw DataError("{}: the name {} is not UTF-8 and cannot be written.", path.string(), quote(text));
     }
   };
+  const auto check_size = [&](std::size_t size) {
+    if (size > kMaxSafetensorsHeader)
+      throw DataError("{}: the header would have {} bytes or more; at most {} are allowed. Write more, smaller files.",
+                      path.string(), size, kMaxSafetensorsHeader);
+  };
   std::string header = "{";
   if (!metadata.empty()) {
     header += "\"__metadata__\":{";
@@ -133,6 +138,7 @@ std::string make_header(const std::filesystem::path& path, std::span<const Tenso
   }
   std::size_t offset = 0;
   for (const TensorView* tensor : order) {
+    check_size(header.size() + tensor->name.size());
     header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}},", json_string(tensor->name),
                           safetensors_name(tensor->dtype), fmt::join(tensor->shape, ","), offset,
                           offset + tensor->data.size());
@@ -141,9 +147,7 @@ std::string make_header(const std::filesystem::path& path, std::span<const Tenso
   if (header.back() == ',') header.pop_back();
   header += '}';
   header.append((kHeaderAlignment - header.size() % kHeaderAlignment) % kHeaderAlignment, ' ');
-  if (header.size() > kMaxSafetensorsHeader)
-    throw DataError("{}: the header would have {} bytes; at most {} are allowed. Write more, smaller files.",
-                    path.string(), header.size(), kMaxSafetensorsHeader);
+  check_size(header.size());
   return header;
 }
 

@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::size_t kMaxDims = 64;
 constexpr std::size_t kMaxMetadataEntries = 100'000;
+constexpr std::size_t kMaxShownNumber = 40;
 
 // A state machine over the events of the JSON parser: whatever the format does not have is refused where it starts.
 class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
@@ -25,7 +26,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   bool null() override { return refuse("null"); }
   bool boolean(bool value) override { return refuse(value ? "true" : "false"); }
   bool number_integer(number_integer_t value) override { return refuse(std::to_string(value)); }
-  bool number_float(number_float_t, const string_t& text) override { return refuse(text); }
+  bool number_float(number_float_t, const string_t& text) override { return refuse(text.substr(0, kMaxShownNumber)); }
   bool binary(binary_t&) override { return refuse("binary data"); }
 
   bool number_unsigned(number_unsigned_t value) override {
