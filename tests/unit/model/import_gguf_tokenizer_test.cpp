@@ -1,0 +1,209 @@
+#include "adept/model/import_gguf_tokenizer.h"
+
+#include <gmock/gmock.h>
+
+#include <functional>
+
+#include "adept/data/tokenizer/tokenizer.h"
+#include "tests/unit/model/import_gguf_support.h"
+
+namespace adept::model {
+namespace {
+
+using test::GgufBuilder;
+using test::refusal;
+using test::tiny_model;
+using test::tokenizer_of;
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+/// The pieces that the imported tokenizer cuts `text` into.
+std::vector<std::string> tokens_of(const GgufBuilder& builder, const std::string& text) {
+  const test::TemporaryDirectory directory;
+  io::test::write(directory / "tokenizer.json", tokenizer_of(builder).tokenizer_json);
+  const auto tokenizer = data::Tokenizer::from_file(directory / "tokenizer.json");
+  std::vector<std::string> tokens;
+  for (const std::int32_t id : tokenizer.encode(text)) tokens.push_back(*tokenizer.id_to_token(id));
+  return tokens;
+}
+
+std::string decoded(const GgufBuilder& builder, const std::string& text) {
+  const test::TemporaryDirectory directory;
+  io::test::write(directory / "tokenizer.json", tokenizer_of(builder).tokenizer_json);
+  const auto tokenizer = data::Tokenizer::from_file(directory / "tokenizer.json");
+  return tokenizer.decode(tokenizer.encode(text));
+}
+
+TEST(ImportGgufTokenizer, EachPreTokenizerCutsDigitsInItsOwnWay) {
+  // The merge "1 2" shows whether two digits may come together, and the blank whether it may stay with them.
+  EXPECT_THAT(tokens_of(tiny_model("llama", "smollm"), "a 12"), ElementsAre("a", "Ġ", "1", "2"));
+  EXPECT_THAT(tokens_of(tiny_model("llama", "qwen2"), "a 12"), ElementsAre("a", "Ġ", "1", "2"));
+  EXPECT_THAT(tokens_of(tiny_model("llama", "gpt-2"), "a 12"), ElementsAre("a", "Ġ", "12"));
+  GgufBuilder llama3 = tiny_model("llama", "llama-bpe");
+  llama3.set("tokenizer.ggml.add_bos_token", false);
+  EXPECT_THAT(tokens_of(llama3, "a 0012"), ElementsAre("a", "Ġ", "0", "0", "1", "2"));  // 001, 2
+  EXPECT_THAT(tokens_of(tiny_model("llama", "gpt-2"), "a 0012"), ElementsAre("a", "Ġ", "0", "0", "12"));
+  EXPECT_THAT(tokens_of(tiny_model("llama", "default"), "a 0012"), ElementsAre("a", "Ġ", "0", "0", "1", "2"));
+  EXPECT_THAT(tokens_of(tiny_model("llama", "default"), "a012"), ElementsAre("a", "0", "12"));
+}
+
+TEST(ImportGgufTokenizer, MergesApply) {
+  for (const char* pre : {"smollm", "qwen2", "gpt-2", "default"}) {
+    EXPECT_THAT(tokens_of(tiny_model("llama", pre), "the the"), ElementsAre("t", "he", "Ġthe")) << pre;
+    EXPECT_EQ(decoded(tiny_model("llama", pre), "Grüße, the 12!\n"), "Grüße, the 12!\n") << pre;
+  }
+}
+
+TEST(ImportGgufTokenizer, ControlAndUserDefinedTokensStayWhole) {
+  EXPECT_THAT(tokens_of(tiny_model(), "the<|end|>  the"), ElementsAre("t", "he", "<|end|>", "  ", "t", "he"));
+  const Json json = Json::parse(tokenizer_of(tiny_model()).tokenizer_json);
+  ASSERT_EQ(json["added_tokens"].size(), 2u);
+  EXPECT_EQ(json["added_tokens"][0]["content"], "<|end|>");
+  EXPECT_TRUE(json["added_tokens"][0]["special"].get<bool>());
+  EXPECT_EQ(json["added_tokens"][1]["id"], 261);
+  EXPECT_FALSE(json["added_tokens"][1]["special"].get<bool>());
+}
+
+TEST(ImportGgufTokenizer, BosAndEosAreAddedAsTheFileSays) {
+  GgufBuilder builder = tiny_model();
+  builder.set("tokenizer.ggml.bos_token_id", std::uint32_t{0});
+  EXPECT_THAT(tokens_of(builder, "a"), ElementsAre("a"));
+  builder.set("tokenizer.ggml.add_bos_token", true);
+  EXPECT_THAT(tokens_of(builder, "a"), ElementsAre("Ā", "a"));
+  builder.set("tokenizer.ggml.add_eos_token", true);
+  EXPECT_THAT(tokens_of(builder, "a"), ElementsAre("Ā", "a", "<|end|>"));
+  GgufBuilder llama3 = tiny_model("llama", "llama-bpe");  // adds BOS unless told otherwise
+  EXPECT_THAT(refusal(llama3), HasSubstr("the tokenizer adds bos, but there is no \"tokenizer.ggml.bos_token_id\""));
+  llama3.set("tokenizer.ggml.bos_token_id", std::uint32_t{260});
+  EXPECT_THAT(tokens_of(llama3, "a"), ElementsAre("<|end|>", "a"));
+}
+
+TEST(ImportGgufTokenizer, WhatGgufDoesNotSayIsFilledIn) {
+  EXPECT_TRUE(Json::parse(tokenizer_of(tiny_model("llama", "gpt-2")).tokenizer_json)["normalizer"].is_null());
+  const Json qwen = Json::parse(tokenizer_of(tiny_model("qwen2", "qwen2")).tokenizer_json);
+  EXPECT_EQ(qwen["normalizer"]["type"], "NFC");
+  EXPECT_FALSE(qwen["model"]["ignore_merges"].get<bool>());
+  GgufBuilder llama3 = tiny_model("llama", "llama-bpe");
+  llama3.set("tokenizer.ggml.bos_token_id", std::uint32_t{260});
+  EXPECT_TRUE(Json::parse(tokenizer_of(llama3).tokenizer_json)["model"]["ignore_merges"].get<bool>());
+}
+
+TEST(ImportGgufTokenizer, FillersOfTheEmbeddingAreNoTokens) {
+  GgufBuilder builder = tiny_model();
+  std::vector<std::string> tokens = test::byte_alphabet();
+  for (const char* token : {"Ġt", "he", "Ġthe", "12", "[PAD260]", "[PAD999]"}) tokens.emplace_back(token);
+  std::vector<std::int32_t> types(tokens.size(), 1);
+  types[260] = types[261] = 5;
+  builder.set("tokenizer.ggml.tokens", tokens).set("tokenizer.ggml.token_type", types);
+  builder.remove("tokenizer.ggml.eos_token_id");
+  const Json vocabulary = Json::parse(tokenizer_of(builder).tokenizer_json)["model"]["vocab"];
+  EXPECT_FALSE(vocabulary.contains("[PAD260]"));
+  EXPECT_EQ(vocabulary["[PAD999]"], 261) << "an unused token of another name is kept";
+  EXPECT_EQ(vocabulary.size(), 261u);
+}
+
+TEST(ImportGgufTokenizer, NamesSpecialTokensAndTemplates) {
+  GgufBuilder builder = tiny_model();
+  builder.set("tokenizer.ggml.padding_token_id", std::uint32_t{0}).set("tokenizer.chat_template", "{{ x }}");
+  const GgufTokenizer tokenizer = tokenizer_of(builder);
+  EXPECT_EQ(tokenizer.special_tokens_map, (Json{{"eos_token", "<|end|>"}, {"pad_token", "Ā"}}));
+  EXPECT_EQ(tokenizer.tokenizer_config["eos_token"], "<|end|>");
+  EXPECT_EQ(tokenizer.tokenizer_config["chat_template"], "{{ x }}");
+  EXPECT_EQ(tokenizer.tokenizer_config["model_max_length"], 64);
+  builder.set("tokenizer.chat_template.tool_use", "{{ y }}");
+  EXPECT_EQ(
+      tokenizer_of(builder).tokenizer_config["chat_template"],
+      Json::parse(R"([{"name": "default", "template": "{{ x }}"}, {"name": "tool_use", "template": "{{ y }}"}])"));
+}
+
+GgufBuilder sentencepiece_model() {
+  GgufBuilder builder = tiny_model();
+  test::set_sentencepiece_tokenizer(builder);
+  return builder;
+}
+
+TEST(ImportGgufTokenizer, SentencePieceMergesFollowTheScores) {
+  const Json json = Json::parse(tokenizer_of(sentencepiece_model()).tokenizer_json);
+  EXPECT_EQ(json["model"]["merges"], Json::parse(R"(["h e", "th e", "t he", "▁ the", "t h"])"));
+  EXPECT_TRUE(json["model"]["byte_fallback"].get<bool>());
+  EXPECT_EQ(json["model"]["unk_token"], "<unk>");
+  EXPECT_THAT(tokens_of(sentencepiece_model(), "the tth"), ElementsAre("<s>", "▁the", "▁", "t", "th"));
+  EXPECT_THAT(tokens_of(sentencepiece_model(), "é"), ElementsAre("<s>", "▁", "<0xC3>", "<0xA9>"));
+  EXPECT_EQ(decoded(sentencepiece_model(), "the é  h"), "<s> the é  h");
+}
+
+TEST(ImportGgufTokenizer, SentencePieceNeverMergesIntoControlTokens) {
+  // "<s>" as text in pieces would need merges of its characters; as an added token it stays whole instead.
+  const Json json = Json::parse(tokenizer_of(sentencepiece_model()).tokenizer_json);
+  for (const Json& merge : json["model"]["merges"]) EXPECT_EQ(merge.get<std::string>().find('<'), std::string::npos);
+}
+
+TEST(ImportGgufTokenizer, SentencePieceWithoutAPrefixBlank) {
+  GgufBuilder builder = sentencepiece_model();
+  builder.set("tokenizer.ggml.add_space_prefix", false).set("tokenizer.ggml.add_bos_token", false);
+  EXPECT_THAT(tokens_of(builder, "the the"), ElementsAre("the", "▁the"));
+  EXPECT_EQ(decoded(builder, " the"), " the");
+}
+
+TEST(ImportGgufTokenizer, RefusesByNameWhatItCannotExpress) {
+  struct Case {
+    std::function<void(GgufBuilder&)> edit;
+    std::string message;
+  };
+  const auto u32 = [](std::uint32_t value) { return value; };
+  const std::vector<Case> cases = {
+      {[](auto& b) { b.remove("tokenizer.ggml.model"); }, "has no \"tokenizer.ggml.model\"; expected \"gpt2\" or"},
+      {[](auto& b) { b.set("tokenizer.ggml.model", "t5"); },
+       "tokenizer.ggml.model is \"t5\"; this build knows \"gpt2\" (byte-level BPE) and \"llama\""},
+      {[](auto& b) { b.remove("tokenizer.ggml.pre"); }, "has no \"tokenizer.ggml.pre\", as files of old converters"},
+      {[](auto& b) { b.set("tokenizer.ggml.pre", "tekken"); },
+       "tokenizer.ggml.pre is \"tekken\"; this build knows smollm, llama-bpe, qwen2, gpt-2 and default"},
+      {[](auto& b) { b.set("tokenizer.ggml.add_space_prefix", true); }, "add_space_prefix\" is true"},
+      {[](auto& b) { b.set("tokenizer.ggml.add_sep_token", true); }, "add_sep_token\" is true"},
+      {[](auto& b) { b.set("tokenizer.ggml.remove_extra_whitespaces", true); }, "remove_extra_whitespaces\" is true"},
+      {[](auto& b) { b.set("tokenizer.ggml.precompiled_charsmap", std::vector<std::uint8_t>{1}); },
+       "precompiled_charsmap\" is not empty"},
+      {[](auto& b) { b.set("tokenizer.ggml.lowercase", true); },
+       "\"tokenizer.ggml.lowercase\" is not known here and may change the tokens"},
+      {[](auto& b) { b.remove("tokenizer.ggml.tokens"); }, "has no \"tokenizer.ggml.tokens\""},
+      {[](auto& b) { b.remove("tokenizer.ggml.token_type"); }, "has no \"tokenizer.ggml.token_type\""},
+      {[](auto& b) { b.set("tokenizer.ggml.token_type", std::vector<std::int32_t>{1}); },
+       "has 262 tokens but 1 token types"},
+      {[](auto& b) { b.set("tokenizer.ggml.token_type", std::vector<std::int32_t>(262, 7)); },
+       "token 0 has the type 7; expected 1 to 6"},
+      {[](auto& b) { b.remove("tokenizer.ggml.merges"); }, "has no \"tokenizer.ggml.merges\""},
+      {[](auto& b) {
+         b.set("tokenizer.ggml.merges", std::vector<std::string>{"h e", "he"});
+       },
+       "merge 1, \"he\", is not two tokens with a blank between them"},
+      {[](auto& b) { b.set("tokenizer.ggml.merges", std::vector<std::string>{"h e r"}); },
+       "merge 0, \"h e r\", is not"},
+      {[](auto& b) { b.set("tokenizer.ggml.merges", std::vector<std::string>{"h a"}); },
+       "merge 0, \"h a\", needs \"ha\", which is no token"},
+      {[u32](auto& b) { b.set("tokenizer.ggml.eos_token_id", u32(265)); },
+       "\"tokenizer.ggml.eos_token_id\" is 265, but there are 262 tokens"},
+      {[](auto& b) { b.set("tokenizer.ggml.tokens", std::vector<std::string>(262, "x")); },
+       "tokens 0 and 1 are both \"x\""},
+      {[](auto& b) { b.set("tokenizer.ggml.tokens", std::vector<std::string>(271, "x")); },
+       "has 271 tokens, but \"token_embd.weight\" has 270 rows"},
+      {[](auto& b) {
+         test::set_sentencepiece_tokenizer(b);
+         b.remove("tokenizer.ggml.scores");
+       },
+       "has 270 tokens but 0 \"tokenizer.ggml.scores\", the order of merges"},
+      {[](auto& b) {
+         test::set_sentencepiece_tokenizer(b);
+         b.set("tokenizer.ggml.pre", "smollm");
+       },
+       "tokenizer.ggml.pre is \"smollm\"; a SentencePiece tokenizer has \"default\" or none"},
+  };
+  for (const Case& c : cases) {
+    GgufBuilder builder = tiny_model();
+    c.edit(builder);
+    EXPECT_THAT(refusal(builder), AllOf(HasSubstr("x.gguf: "), HasSubstr(c.message)));
+  }
+}
+
+}  // namespace
+}  // namespace adept::model
