@@ -44,7 +44,7 @@ std::vector<std::string> option_names(const CLI::App& app) {
 
 std::string suggestion(const std::string& word, const std::vector<std::string>& candidates) {
   const std::string nearest = nearest_name(word, candidates);
-  return nearest.empty() ? "" : fmt::format("; did you mean \"{}\"?", nearest);
+  return nearest.empty() ? "." : fmt::format("; did you mean \"{}\"?", nearest);
 }
 
 }  // namespace
@@ -85,12 +85,21 @@ Failure describe_usage_error(const CLI::App& app, const CLI::ParseError& error, 
   }
   const CLI::App& command = *chosen.front();
   const std::string hint = fmt::format("See: adept {} --help", command.get_name());
-  for (const std::string& word : app.remaining(true))
-    if (word.starts_with("--"))
-      return {kUsage,
-              fmt::format("unknown option \"{}\" of adept {}{} {}", word.substr(0, word.find('=')), command.get_name(),
-                          suggestion(word.substr(0, word.find('=')), option_names(command)), hint)};
-  return {kUsage, fmt::format("adept {}: {}. {}", command.get_name(), error.what(), hint)};
+  for (const std::string& word : app.remaining(true)) {
+    if (!word.starts_with('-')) continue;
+    const std::string name = word.substr(0, word.find('='));
+    return {kUsage, fmt::format("unknown option \"{}\" of adept {}{} {}", name, command.get_name(),
+                                suggestion(name, option_names(command)), hint)};
+  }
+  std::string problem = error.what();
+  const std::vector<std::string> stray = app.remaining(true);
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !stray.empty())
+    problem = fmt::format("found \"{}\"; expected {}", stray.front(),
+                          command.get_options([](const CLI::Option* o) { return o->get_positional(); }).empty()
+                              ? "options only"
+                              : "no further argument");
+  if (problem.ends_with('.')) problem.pop_back();
+  return {kUsage, fmt::format("adept {}: {}. {}", command.get_name(), problem, hint)};
 }
 
 }  // namespace adept::cli

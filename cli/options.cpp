@@ -18,9 +18,11 @@ namespace {
 template <typename Enum>
 CLI::Option* add_choice(CLI::App& command, const std::string& name, Enum& target, const std::string& description) {
   const std::string choices = config::choices_of<Enum>();
-  auto set = [&target, name, choices](const std::string& word) {
+  auto set = [&target, name](const std::string& word) {
     const std::optional<Enum> value = config::from_string<Enum>(word);
-    if (!value) throw CLI::ValidationError(name, fmt::format("found \"{}\"; expected {}", word, choices));
+    if (!value)
+      throw CLI::ValidationError(
+          name, fmt::format("found \"{}\"; expected {}", word, config::choices_of<Enum>(", ", " or ")));
     target = *value;
   };
   CLI::Option* option = command.add_option_function<std::string>(name, set, description);

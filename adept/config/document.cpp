@@ -59,9 +59,10 @@ class Converter {
  public:
   Converter(Location source, std::vector<Problem>& problems) : source_(std::move(source)), problems_(problems) {}
 
-  Value convert(const YAML::Node& node, const Location& parent, const std::string& path, int depth) {
+  /// `location` is where the value's key is, which also an alias and an empty value have.
+  Value convert(const YAML::Node& node, const Location& location, const std::string& path, int depth) {
     Value value;
-    value.location = node.IsNull() ? parent : at(node, parent);
+    value.location = location;
     if (depth > kMaxDepth) fail(value.location, fmt::format("nested beyond {} levels", kMaxDepth));
     if (++num_values_ > kMaxValues)
       fail(value.location, fmt::format("expands to more than {} values; expected fewer aliases", kMaxValues));
@@ -74,9 +75,10 @@ class Converter {
         break;
       case YAML::NodeType::Sequence:
         value.kind = Value::Kind::kList;
-        for (const YAML::Node& item : node)
-          value.items.push_back(
-              convert(item, value.location, join(path, std::to_string(value.items.size())), depth + 1));
+        for (const YAML::Node& item : node) {
+          const Location place = item.IsNull() ? location : at(item, location);
+          value.items.push_back(convert(item, place, join(path, std::to_string(value.items.size())), depth + 1));
+        }
         break;
       case YAML::NodeType::Map:
         convert_section(node, value, path, depth);
@@ -118,9 +120,10 @@ class Converter {
       if (key == "<<" && pair.first.Tag() != "!") {
         merge(std::move(member), path, merged);
       } else if (const Value* earlier = value.find(key)) {
-        problems_.push_back({location, join(path, key),
-                             fmt::format("found the key a second time; expected it once (first: line {})",
-                                         std::max(earlier->location.line, 1))});
+        const std::string first = fmt::format(" (first: line {})", earlier->location.line);
+        problems_.push_back(
+            {location, join(path, key),
+             fmt::format("found the key a second time; expected it once{}", source_.is_override ? "" : first)});
       } else {
         value.entries.push_back({key, location, std::move(member)});
       }
@@ -147,14 +150,17 @@ class Converter {
 
 std::vector<YAML::Node> load_yaml(const std::string& text, const Location& source) {
   try {
-    return YAML::LoadAll(text);
+    // yaml-cpp lets the end of the text close a quoted string, but not the end of a document.
+    return YAML::LoadAll(text + "\n...\n");
   } catch (const YAML::Exception& error) {
     Location location = source;
     if (!source.is_override && !error.mark.is_null()) location.line = error.mark.line + 1;
     const std::string line = source.is_override ? "" : line_of(text, location.line);
-    const bool tab = line.substr(0, line.find_first_not_of(" \t")).find('\t') != std::string::npos;
-    fail(location, tab ? "found a tab in the indentation; expected spaces"
-                       : fmt::format("not valid YAML: {} (column {})", error.msg, error.mark.column + 1));
+    if (line.substr(0, line.find_first_not_of(" \t")).find('\t') != std::string::npos)
+      fail(location, "found a tab in the indentation; expected spaces");
+    if (error.msg == YAML::ErrorMsg::DOC_IN_SCALAR)
+      fail(location, "not valid YAML: the text ends inside quotes; expected the closing quote");
+    fail(location, fmt::format("not valid YAML: {} (column {})", error.msg, error.mark.column + 1));
   }
 }
 
@@ -163,12 +169,13 @@ bool parse_index(std::string_view text, std::size_t& index) {
   return error == std::errc() && end == text.data() + text.size();
 }
 
-Value parse_override_value(const std::string& text, const Location& location, std::vector<Problem>& problems) {
+Value parse_override_value(const std::string& text, const std::string& key, const Location& location,
+                           std::vector<Problem>& problems) {
   const bool is_yaml = !text.empty() && std::string_view("[{\"'").find(text.front()) != std::string_view::npos;
   if (is_yaml) {
     const std::vector<YAML::Node> documents = load_yaml(text, location);
-    if (documents.size() != 1) fail(location, "found several YAML documents; expected one value");
-    return Converter(location, problems).convert(documents.front(), location, "", 0);
+    if (documents.size() != 1) fail(location, "found more than one value; expected one");
+    return Converter(location, problems).convert(documents.front(), location, key, 0);
   }
   Value value;
   value.location = location;
@@ -301,7 +308,8 @@ Value parse_document(const std::string& text, const std::string& file, std::vect
   if (documents.size() > 1) fail(source, "found several YAML documents (---); expected one");
   Value document = Converter(source, problems).convert(documents.front(), source, "", 0);
   if (document.kind != Value::Kind::kSection)
-    fail(document.location, fmt::format("found {}; expected KEY: VALUE lines", document.describe()));
+    fail({.source = file, .line = documents.front().Mark().line + 1},
+         fmt::format("found {}; expected KEY: VALUE lines", document.describe()));
   return document;
 }
 
@@ -313,16 +321,18 @@ void apply_override(Value& document, const std::string& override, std::vector<Pr
     problems.push_back({location, "", "expected KEY=VALUE, as in --set train.learning_rate=1e-4"});
     return;
   }
+  std::vector<std::string> keys;
+  std::istringstream parts(path + ".");
+  for (std::string key; std::getline(parts, key, '.');) keys.push_back(key);
+  std::string why_not;
+  if (std::find(keys.begin(), keys.end(), "") != keys.end())
+    why_not = "found an empty part; expected names separated by single dots";
   Value* place = &document;
-  std::istringstream keys(path + ".");
-  for (std::string key, why_not; std::getline(keys, key, '.');) {
-    if (key.empty()) why_not = "found an empty part; expected names separated by single dots";
-    if (why_not.empty()) place = descend(*place, key, location, why_not);
-    if (why_not.empty()) continue;
+  for (std::size_t i = 0; i < keys.size() && why_not.empty(); ++i) place = descend(*place, keys[i], location, why_not);
+  if (why_not.empty())
+    *place = parse_override_value(override.substr(equals + 1), path, location, problems);
+  else
     problems.push_back({location, path, why_not});
-    return;
-  }
-  *place = parse_override_value(override.substr(equals + 1), location, problems);
 }
 
 }  // namespace adept::config

@@ -70,11 +70,14 @@ std::optional<Enum> from_string(std::string_view name) {
   return std::nullopt;
 }
 
-/// All spellings, as in "cpu|cuda".
+/// All spellings: "constant|linear|cosine|wsd", or with ", " and " or ": "constant, linear, cosine or wsd".
 template <typename Enum>
-std::string choices_of(std::string_view separator = "|") {
+std::string choices_of(std::string_view separator = "|", std::string_view last_separator = "|") {
   std::string all;
-  for (const auto& choice : kChoices<Enum>) all.append(all.empty() ? "" : separator).append(choice.name);
+  for (const auto& choice : kChoices<Enum>) {
+    const bool last = choice.value == kChoices<Enum>.back().value;
+    all.append(all.empty() ? std::string_view() : last ? last_separator : separator).append(choice.name);
+  }
   return all;
 }
 

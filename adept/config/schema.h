@@ -156,7 +156,7 @@ template <typename Visitor>
 void describe(Visitor& v, RunConfig& c) {
   v(c.model, "model", "Model directory, or a hub id in the local cache", {.required = true});
   v(c.output_dir, "output_dir", "Run directory: checkpoints, logs, results, the exported model", {.required = true});
-  v(c.seed, "seed", "Seed of data order and sampling", {.range = {.min = 0, .max = 0x1p53}});
+  v(c.seed, "seed", "Seed of data order and sampling", {.range = {.min = 0, .max = 4294967295}});
   v(c.dtype, "dtype", "Precision to compute in; trained weights and moments are always fp32");
   v(c.device, "device", "Where to compute");
   v(c.threads, "threads", "Threads to compute with; 0 = the physical cores available",

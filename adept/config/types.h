@@ -51,7 +51,7 @@ std::string expected_text(const FieldOptions& options) {
   if constexpr (kIsOptional<T>)
     return expected_text<typename T::value_type>(options);
   else if constexpr (std::is_enum_v<T>)
-    return choices_of<T>(" or ");
+    return choices_of<T>(", ", " or ");
   else if constexpr (std::is_same_v<T, bool>)
     return "true or false";
   else if constexpr (std::is_same_v<T, std::vector<std::string>>)

@@ -24,8 +24,10 @@ void emit(YAML::Emitter& out, const Json& value) {
     const auto& text = value.get_ref<const std::string&>();
     if (scalar_type(text) != ScalarType::kString) out << YAML::DoubleQuoted;
     out << text;
+  } else if (value.is_null()) {
+    out << YAML::LowerNull << YAML::Null;
   } else {
-    out << value.dump();  // numbers in their shortest exact form, true, false, null
+    out << value.dump();  // numbers in their shortest exact form, true, false
   }
 }
 

@@ -1,0 +1,154 @@
+"""The program as scripts meet it: exit codes, messages on standard error, results on standard output."""
+
+import os
+import subprocess
+
+import pytest
+
+from conftest import BUILD, run_program
+
+CONFIG = """\
+model: base
+output_dir: out
+data:
+  train:
+    - {name: med, path: med.txt, weight: 0.7}
+    - {name: replay, path: [general.jsonl.gz, more/], weight: 0.3}
+  general: [{name: gen, path: "*.txt"}]
+train:
+  learning_rate: 5e-4
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def run(*arguments, **options):
+    return run_program("adept", *arguments, check=False, **options)
+
+
+def assert_usage_error(process, message):
+    assert process.returncode == 2, process
+    assert process.stderr == f"error: {message}\n"
+    assert process.stdout == ""
+
+
+def test_version_names_commit_torch_and_compiler():
+    process = run("--version")
+    assert process.returncode == 0
+    assert process.stdout.startswith("adept 0.")
+    for word in ("commit ", "torch 2.", "GNU "):
+        assert word in process.stdout
+    assert process.stdout.count("\n") == 1 and process.stderr == ""
+
+
+def test_help_lists_commands_and_commands_have_help():
+    process = run("--help")
+    assert process.returncode == 0 and process.stderr == ""
+    names = [line.split()[0] for line in process.stdout.partition("Subcommands:")[2].splitlines() if line.strip()]
+    assert "config" in names
+    for name in names:
+        own = run(name, "--help")
+        assert own.returncode == 0 and f"adept {name}" in own.stdout, name
+
+
+def test_no_arguments_print_the_help_and_fail():
+    process = run()
+    assert process.returncode == 2
+    assert process.stdout == "" and "Subcommands:" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["confg"], 'unknown command "confg"; did you mean "config"? See: adept --help'),
+        (["frobnicate"], 'unknown command "frobnicate". See: adept --help'),
+        (["--verzion"], 'unknown option "--verzion"; did you mean "--version"? See: adept --help'),
+        (["config"], "adept config: expected CONFIG.yaml or --explain. See: adept config --help"),
+        (
+            ["config", "--explian"],
+            'unknown option "--explian" of adept config; did you mean "--explain"? See: adept config --help',
+        ),
+        (["config", "a", "b"], 'adept config: found "b"; expected no further argument. See: adept config --help'),
+        (["config", "/no/such.yaml"], "/no/such.yaml: cannot be read: No such file or directory"),
+        (["config", "/"], "/: found a directory; expected a YAML file"),
+    ],
+)
+def test_wrong_command_lines(arguments, message):
+    assert_usage_error(run(*arguments), message)
+
+
+def test_config_prints_the_resolved_configuration_which_loads_again(config, tmp_path):
+    process = run("config", config)
+    assert process.returncode == 0 and process.stderr == ""
+    assert "\n  learning_rate: 0.0005\n" in process.stdout
+    assert "\n  num_layers: 4\n" in process.stdout
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(process.stdout)
+    assert run("config", resolved).stdout == process.stdout
+
+
+def test_the_resolved_configuration_is_yaml_to_others(config):
+    yaml = pytest.importorskip("yaml")
+    document = yaml.safe_load(run("config", config, "--set", "output_dir=no", "--set", "train.adam_eps=1e-300").stdout)
+    assert document["train"]["learning_rate"] == 5e-4
+    assert document["output_dir"] == "no"
+    assert document["train"]["max_steps"] is None
+    assert [source["weight"] for source in document["data"]["train"]] == [0.7, 0.3]
+
+
+def test_set_overrides_and_repeats(config):
+    process = run("config", config, "--set", "train.learning_rate=1e-3", "--set", "expand.after=[3, 7]", "--set", "seed=7")
+    assert process.returncode == 0
+    for line in ("seed: 7", "  learning_rate: 0.001", "  after: [3, 7]", "  num_layers: null"):
+        assert f"\n{line}\n" in process.stdout
+
+
+def test_all_problems_are_reported_at_once(config):
+    config.write_text(CONFIG.replace("5e-4", "fast") + "  epochs: 3\nseqlen: 8\n")
+    assert_usage_error(
+        run("config", config, "--set", "data.train.0.weight=-1"),
+        f'{config}:9: train.learning_rate: found "fast"; expected a number > 0\n'
+        f"{config}:10: train.epochs: found an unknown key; did you mean train.num_train_epochs?\n"
+        f"{config}:11: seqlen: found an unknown key; did you mean seq_len?\n"
+        "--set data.train.0.weight=-1: data.train.0.weight: found -1; expected a number > 0",
+    )
+
+
+def test_explain_has_a_line_for_every_key(config):
+    process = run("config", "--explain")
+    assert process.returncode == 0
+    header, *rows = process.stdout.splitlines()
+    assert header.split() == ["KEY", "TYPE", "DEFAULT", "UNIT", "MEANING"]
+    columns = [header.index(word) for word in header.split()] + [None]
+    for row in rows:
+        cells = [row[begin:end].strip() for begin, end in zip(columns, columns[1:])]
+        assert all(cells), row
+    keys = [row.split()[0] for row in rows]
+    assert len(keys) == len(set(keys)) and "train.learning_rate" in keys and "data.train.N.path" in keys
+
+
+def test_config_can_come_from_a_pipe(config):
+    process = subprocess.run(
+        ["bash", "-c", f'"{BUILD / "adept"}" config <(cat "{config}")'], capture_output=True, text=True
+    )
+    assert process.returncode == 0 and process.stdout.startswith("model: base\n")
+
+
+def test_a_reader_that_leaves_is_no_failure():
+    script = f'set -o pipefail; "{BUILD / "adept"}" config --explain | true'
+    for _ in range(5):
+        process = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+        assert process.returncode == 0 and process.stderr == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_full_disk_is_a_failure():
+    with open("/dev/full", "w") as full:
+        process = subprocess.run([BUILD / "adept", "config", "--explain"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert process.returncode == 1
+    assert process.stderr == "error: standard output: No space left on device\n"

@@ -1,0 +1,137 @@
+#include "cli/options.h"
+
+#include <ATen/Parallel.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "adept/core/cpu.h"
+#include "adept/core/error.h"
+
+namespace adept::cli {
+namespace {
+
+using config::Source;
+using testing::ElementsAre;
+
+std::vector<Source> sources_of(const std::vector<std::string>& data) {
+  DataOptions options;
+  options.data = data;
+  return sources(options);
+}
+
+std::string error_of(const std::vector<std::string>& data) {
+  try {
+    sources_of(data);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(DataOption, NamesComeFromTheArgumentOrTheFile) {
+  for (const auto& [argument, name] :
+       std::vector<std::pair<std::string, std::string>>{{"med=a/b.txt", "med"},
+                                                        {"a/medical.jsonl.gz", "medical"},
+                                                        {"a/medical.dev.txt", "medical.dev"},
+                                                        {"a/folder/", "folder"},
+                                                        {"a/folder/.", "folder"},
+                                                        {"*.txt", "data_"},
+                                                        {"a b.txt", "a_b"},
+                                                        {"dir=x/file=1.txt", "dir"},
+                                                        {"./dir=x/file.txt", "file"}})
+    EXPECT_EQ(sources_of({argument}).at(0).name, name) << argument;
+  EXPECT_THAT(sources_of({"med=a=b.txt"}).at(0).paths, ElementsAre("a=b.txt"));
+}
+
+TEST(DataOption, EqualGivenNamesFormOneSourceInOrder) {
+  const std::vector<Source> result = sources_of({"a=1.txt", "b=2.txt", "a=3.txt"});
+  ASSERT_EQ(result.size(), 2u);
+  EXPECT_THAT(result[0].paths, ElementsAre("1.txt", "3.txt"));
+  EXPECT_EQ(result[1].name, "b");
+}
+
+TEST(DataOption, AFileWithAnEqualsSignIsAFile) {
+  const auto folder = std::filesystem::temp_directory_path() / "adept_data_option";
+  std::filesystem::create_directories(folder);
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(folder);
+  std::ofstream("k=v.txt") << "text";
+  const std::vector<Source> result = sources_of({"k=v.txt"});
+  std::filesystem::current_path(before);
+  std::filesystem::remove_all(folder);
+  EXPECT_EQ(result.at(0).name, "k_v");
+  EXPECT_THAT(result.at(0).paths, ElementsAre("k=v.txt"));
+}
+
+TEST(DataOption, RefusesWhatItWouldHaveToGuess) {
+  EXPECT_EQ(error_of({"a="}), "--data a=: the path is empty; expected [NAME=]PATH");
+  EXPECT_EQ(error_of({""}), "--data : the path is empty; expected [NAME=]PATH");
+  EXPECT_EQ(error_of({"a b=c.txt"}),
+            "--data a b=c.txt: found the name \"a b\"; expected 1 to 64 letters, digits, '.', '_' or '-', the first a "
+            "letter or a digit");
+  EXPECT_EQ(error_of({"x/dev.txt", "y/dev.txt"}),
+            "--data y/dev.txt: another --data is called \"dev\" too; give each a name, as in --data NAME=y/dev.txt");
+  EXPECT_EQ(error_of({"dev=x.txt", "dev.txt"}),
+            "--data dev.txt: another --data is called \"dev\" too; give each a name, as in --data NAME=dev.txt");
+}
+
+TEST(Options, AreParsedIntoTheirTargets) {
+  CLI::App app;
+  ComputeDType dtype = ComputeDType::kFp32;
+  config::Device device = config::Device::kCpu;
+  std::int64_t seq_len = 512, batch_size = 8, threads = 0;
+  DataOptions data;
+  std::string path;
+  std::vector<std::string> overrides;
+  add_dtype_option(app, dtype);
+  add_device_option(app, device);
+  add_seq_len_option(app, seq_len);
+  add_batch_size_option(app, batch_size);
+  add_threads_option(app, threads);
+  add_data_options(app, data);
+  add_config_options(app, path, overrides);
+  app.parse(
+      "--set a.b=1 run.yaml --set c=[1,2] --dtype bf16 --device cuda --seq-len 64 --batch-size 2 --threads 3 "
+      "--data x.txt y=z.txt --data w --text-field body --txt-record line --on-bad-record skip");
+  EXPECT_EQ(path, "run.yaml");
+  EXPECT_THAT(overrides, ElementsAre("a.b=1", "c=[1,2]"));
+  EXPECT_EQ(dtype, ComputeDType::kBf16);
+  EXPECT_EQ(device, config::Device::kCuda);
+  EXPECT_EQ(seq_len, 64);
+  EXPECT_EQ(batch_size, 2);
+  EXPECT_EQ(threads, 3);
+  const std::vector<Source> result = sources(data);
+  ASSERT_EQ(result.size(), 3u);
+  EXPECT_EQ(result[1].name, "y");
+  EXPECT_EQ(result[2].text_field, "body");
+  EXPECT_EQ(result[2].txt_record, config::TxtRecord::kLine);
+  EXPECT_EQ(result[2].on_bad_record, config::BadRecord::kSkip);
+}
+
+TEST(Options, RefuseWrongValues) {
+  const auto error_of_dtype = [](const std::string& word) -> std::string {
+    CLI::App app;
+    ComputeDType dtype = ComputeDType::kFp32;
+    add_dtype_option(app, dtype);
+    try {
+      app.parse("--dtype " + word);
+    } catch (const CLI::ParseError& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(error_of_dtype("fp16"), "--dtype: found \"fp16\"; expected fp32 or bf16");
+}
+
+TEST(Threads, ZeroMeansTheCoresAvailable) {
+  set_threads(1);
+  EXPECT_EQ(at::get_num_threads(), 1);
+  set_threads(0);
+  EXPECT_EQ(at::get_num_threads(), available_cores());
+}
+
+}  // namespace
+}  // namespace adept::cli

@@ -1,0 +1,275 @@
+#include "adept/config/run_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "adept/config/types.h"
+#include "adept/core/error.h"
+
+namespace adept::config {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr char kMinimal[] = R"(model: base
+output_dir: out
+data:
+  train: [{name: med, path: med.txt}]
+  general: [{name: gen, path: gen.txt}]
+)";
+
+RunConfig parse(const std::string& text, const std::vector<std::string>& overrides = {},
+                Purpose purpose = Purpose::kRun) {
+  return parse_run_config(text, "run.yaml", overrides, purpose);
+}
+
+RunConfig minimal_with(const std::vector<std::string>& overrides) { return parse(kMinimal, overrides); }
+
+TEST(RunConfig, MinimalFileGetsEveryDefault) {
+  const RunConfig config = parse(kMinimal);
+  EXPECT_EQ(config.model, "base");
+  EXPECT_EQ(config.seed, 42);
+  EXPECT_EQ(config.dtype, ComputeDType::kFp32);
+  EXPECT_EQ(config.data.train.at(0).paths, std::vector<std::string>{"med.txt"});
+  EXPECT_EQ(config.data.train.at(0).weight, std::nullopt);
+  EXPECT_EQ(config.expand.num_layers, 4);
+  EXPECT_EQ(config.train.warmup_ratio, 0.03);
+  EXPECT_EQ(config.train.warmup_steps, std::nullopt);
+  EXPECT_EQ(config.train.num_train_epochs, 1.0);
+  EXPECT_EQ(config.train.max_steps, std::nullopt);
+}
+
+TEST(RunConfig, EveryKindOfValueIsRead) {
+  const RunConfig config = parse(R"(
+model: org/name
+output_dir: "2024"
+dtype: bfloat16
+device: cuda
+seq_len: 1_024
+data:
+  train:
+    - name: med
+      path: [a.txt, "b*.jsonl.gz"]
+      text_field: body
+      txt_record: paragraph
+      on_bad_record: skip
+      weight: 3
+    - {name: replay, path: r, weight: .5}
+  general: [{name: gen, path: g}]
+  eval: [{name: held_out, path: h, role: domain}]
+probe: {method: cumulative, max_tokens: 1e6}
+expand: {after: [3, 7, 11]}
+train: {learning_rate: 5e-4, lr_scheduler: wsd, warmup_steps: 10, max_steps: 100, weight_decay: 1}
+unit_lr: {policy: uniform}
+eval: {packed: yes}
+)");
+  EXPECT_EQ(config.output_dir, "2024");
+  EXPECT_EQ(config.dtype, ComputeDType::kBf16);
+  EXPECT_EQ(config.device, Device::kCuda);
+  EXPECT_EQ(config.seq_len, 1024);
+  EXPECT_THAT(config.data.train.at(0).paths, ElementsAre("a.txt", "b*.jsonl.gz"));
+  EXPECT_EQ(config.data.train.at(0).text_field, "body");
+  EXPECT_EQ(config.data.train.at(0).txt_record, TxtRecord::kParagraph);
+  EXPECT_EQ(config.data.train.at(0).on_bad_record, BadRecord::kSkip);
+  EXPECT_EQ(config.data.train.at(0).weight, 3.0);
+  EXPECT_EQ(config.data.train.at(1).weight, 0.5);
+  EXPECT_EQ(config.data.eval.at(0).role, EvalRole::kDomain);
+  EXPECT_EQ(config.probe.method, ProbeMethod::kCumulative);
+  EXPECT_EQ(config.probe.max_tokens, 1'000'000);
+  EXPECT_THAT(config.expand.after, ElementsAre(3, 7, 11));
+  EXPECT_EQ(config.expand.num_layers, std::nullopt);
+  EXPECT_EQ(config.train.learning_rate, 5e-4);
+  EXPECT_EQ(config.train.lr_scheduler, LrScheduler::kWsd);
+  EXPECT_EQ(config.train.warmup_steps, 10);
+  EXPECT_EQ(config.train.warmup_ratio, std::nullopt);
+  EXPECT_EQ(config.train.max_steps, 100);
+  EXPECT_EQ(config.train.num_train_epochs, std::nullopt);
+  EXPECT_EQ(config.train.weight_decay, 1.0);
+  EXPECT_EQ(config.unit_lr.policy, UnitLrPolicy::kUniform);
+  EXPECT_TRUE(config.eval.packed);
+}
+
+TEST(RunConfig, NumbersAreReadAsYamlUsersWriteThem) {
+  for (const auto& [text, value] : std::vector<std::pair<std::string, double>>{
+           {"5e-4", 5e-4}, {"5.0e-4", 5e-4}, {"5E-4", 5e-4}, {"+0.5", 0.5}, {"1", 1.0}, {".25", 0.25}, {"1_0.5", 10.5}})
+    EXPECT_EQ(minimal_with({"train.learning_rate=" + text}).train.learning_rate, value) << text;
+  for (const auto& [text, value] : std::vector<std::pair<std::string, std::int64_t>>{
+           {"1000", 1000}, {"1_000", 1000}, {"+7", 7}, {"1e3", 1000}, {"12e+2", 1200}})
+    EXPECT_EQ(minimal_with({"train.max_steps=" + text}).train.max_steps, value) << text;
+  for (const char* text : {"true", "True", "TRUE", "yes", "Yes", "on", "ON"})
+    EXPECT_TRUE(minimal_with({std::string("eval.packed=") + text}).eval.packed) << text;
+  for (const char* text : {"false", "False", "no", "NO", "off", "Off"})
+    EXPECT_FALSE(minimal_with({std::string("eval.packed=") + text}).eval.packed) << text;
+}
+
+TEST(RunConfig, AnchorsAliasesAndMergeKeysAreExpanded) {
+  const RunConfig config = parse(R"(model: m
+output_dir: o
+data:
+  train: [&med {name: med, path: med.txt, text_field: body}]
+  general: [{<<: *med, name: gen}]
+  eval: [{name: e, <<: [{path: first}, *med]}]
+train: {learning_rate: &rate 1e-3, weight_decay: *rate}
+)");
+  EXPECT_EQ(config.data.general.at(0).name, "gen");
+  EXPECT_EQ(config.data.general.at(0).text_field, "body");
+  EXPECT_THAT(config.data.eval.at(0).paths, ElementsAre("first"));
+  EXPECT_EQ(config.train.weight_decay, 1e-3);
+}
+
+TEST(RunConfig, EmptySectionMeansItsDefaults) {
+  EXPECT_EQ(parse(std::string(kMinimal) + "train:\n  # learning_rate: 1\n").train.learning_rate, 2e-4);
+}
+
+TEST(RunConfig, LeadingTildeIsTheHomeFolder) {
+  ASSERT_EQ(setenv("HOME", "/home/someone", 1), 0);
+  const RunConfig config = minimal_with({"model=~/m", "output_dir='~'", "data.train.0.path=[~/a, b~]"});
+  EXPECT_EQ(config.model, "/home/someone/m");
+  EXPECT_EQ(config.output_dir, "/home/someone");
+  EXPECT_THAT(config.data.train.at(0).paths, ElementsAre("/home/someone/a", "b~"));
+}
+
+TEST(Overrides, LaterOnesWinAndListsGrow) {
+  const RunConfig config =
+      minimal_with({"seed=1", "seed=2", "data.eval.0.name=first", "data.eval.0.path=a=b.txt", "data.eval.1.name=second",
+                    "data.eval.1.path=[c, d]", "expand.after.0=3", "expand.after.1=5", "data.train.0.weight=null"});
+  EXPECT_EQ(config.seed, 2);
+  ASSERT_EQ(config.data.eval.size(), 2u);
+  EXPECT_THAT(config.data.eval[0].paths, ElementsAre("a=b.txt"));
+  EXPECT_THAT(config.data.eval[1].paths, ElementsAre("c", "d"));
+  EXPECT_THAT(config.expand.after, ElementsAre(3, 5));
+}
+
+TEST(Overrides, PlainValuesAreTakenLiterally) {
+  const RunConfig config = minimal_with({"model=a #1: *.txt", "output_dir=42", "data.train.0.path=*.txt"});
+  EXPECT_EQ(config.model, "a #1: *.txt");
+  EXPECT_EQ(config.output_dir, "42");
+  EXPECT_THAT(config.data.train[0].paths, ElementsAre("*.txt"));
+}
+
+TEST(Overrides, NullUnsetsAnAlternative) {
+  const std::string text = std::string(kMinimal) + "expand: {num_layers: 2}\n";
+  EXPECT_THAT(parse(text, {"expand.num_layers=null", "expand.after=[1, 2]"}).expand.after, ElementsAre(1, 2));
+}
+
+TEST(Dump, LoadingTheDumpGivesTheSameDump) {
+  for (const RunConfig& config :
+       {parse(kMinimal),
+        minimal_with({"model=no", "output_dir=007", "data.train.0.path=['# x', \"a: b\", 'null', '~x']",
+                      "train.learning_rate=0.1", "train.adam_eps=1e-300", "expand.after=[0,9]", "train.max_steps=5",
+                      "train.warmup_steps=1", "data.train.0.weight=0.30000000000000004",
+                      "data.eval=[{name: \"1\", path: 'é ü 日本 😀', role: general}]"})}) {
+    const std::string dump = to_yaml(config);
+    EXPECT_EQ(to_yaml(parse(dump)), dump);
+    EXPECT_EQ(to_json(parse(dump)), to_json(config));
+  }
+}
+
+TEST(Dump, KeepsOrderAndExactNumbers) {
+  const std::string dump = to_yaml(minimal_with({"train.learning_rate=0.1", "expand.after=[0,9]"}));
+  EXPECT_THAT(dump, testing::StartsWith("model: base\noutput_dir: out\nseed: 42\ndtype: fp32\n"));
+  EXPECT_THAT(dump, HasSubstr("\n  num_layers: null\n  after: [0, 9]\n"));
+  EXPECT_THAT(dump, HasSubstr("\n  learning_rate: 0.1\n"));
+}
+
+TEST(Json, SectionsEqualTheWhole) {
+  const RunConfig config = parse(kMinimal);
+  const Json whole = to_json(config);
+  EXPECT_EQ(whole["data"], to_json(config.data));
+  EXPECT_EQ(whole["data"]["train"][0], to_json(config.data.train[0]));
+  EXPECT_EQ(whole["probe"], to_json(config.probe));
+  EXPECT_EQ(whole["expand"], to_json(config.expand));
+  EXPECT_EQ(whole["train"], to_json(config.train));
+  EXPECT_EQ(whole["unit_lr"], to_json(config.unit_lr));
+  EXPECT_EQ(whole["eval"], to_json(config.eval));
+  EXPECT_EQ(whole["data"]["train"][0]["weight"], nullptr);
+}
+
+/// The dotted keys of every value in the JSON form, indices replaced by N.
+void collect_keys(const Json& value, const std::string& prefix, std::vector<std::string>& keys) {
+  for (const auto& [key, member] : value.items()) {
+    const std::string path = prefix.empty() ? key : prefix + "." + key;
+    const bool sections = member.is_array() && !member.empty() && member[0].is_object();
+    if (member.is_object()) collect_keys(member, path, keys);
+    if (sections) collect_keys(member[0], path + ".N", keys);
+    if (!member.is_object() && !sections) keys.push_back(path);
+  }
+}
+
+TEST(Explain, NamesEveryKeyOnceInTheOrderOfTheDump) {
+  std::vector<std::string> dumped, explained;
+  collect_keys(to_json(minimal_with({"data.eval=[{name: e, path: p}]"})), "", dumped);
+  for (const KeyDoc& doc : all_keys()) explained.push_back(doc.key);
+  EXPECT_EQ(explained, dumped);
+}
+
+TEST(Explain, EachLineHasTypeDefaultUnitAndMeaning) {
+  std::istringstream lines(explain());
+  std::string line;
+  std::getline(lines, line);
+  EXPECT_THAT(line, testing::MatchesRegex("KEY +TYPE +DEFAULT +UNIT +MEANING"));
+  for (const KeyDoc& doc : all_keys()) {
+    ASSERT_TRUE(std::getline(lines, line)) << doc.key;
+    EXPECT_THAT(line, testing::StartsWith(doc.key + " "));
+    for (const std::string& part : {doc.type, doc.fallback, doc.unit.empty() ? "-" : doc.unit, doc.doc}) {
+      EXPECT_FALSE(part.empty()) << doc.key;
+      EXPECT_THAT(line, HasSubstr("  " + part));
+    }
+  }
+  EXPECT_FALSE(std::getline(lines, line));
+}
+
+TEST(Explain, EveryKeyCanBeSet) {
+  const Json defaults = to_json(minimal_with({"data.eval=[{name: e, path: p}]"}));
+  for (const KeyDoc& doc : all_keys()) {
+    std::string key = doc.key, pointer = "/" + key;
+    if (const auto index = key.find(".N."); index != std::string::npos) key[index + 1] = '0';
+    pointer = "/" + key;
+    std::replace(pointer.begin(), pointer.end(), '.', '/');
+    // One value per type that is not the default.
+    std::string value = "other";
+    if (doc.type.starts_with("integer") || doc.type.starts_with("number")) value = "0.75";
+    if (doc.type.starts_with("integer")) value = "9";
+    if (doc.type.starts_with("list of integers")) value = "[1,2]";
+    if (doc.type.find('|') != std::string::npos) {
+      const std::string first = doc.type.substr(0, doc.type.find('|'));
+      value = first == doc.fallback ? doc.type.substr(doc.type.rfind('|') + 1) : first;
+    }
+    std::vector<std::string> overrides = {"data.eval=[{name: e, path: p}]", key + "=" + value};
+    const Json changed = to_json(minimal_with(overrides));
+    const Json::json_pointer at(pointer);
+    EXPECT_NE(changed.at(at), defaults.at(at)) << key << "=" << value;
+  }
+}
+
+TEST(RunRecord, HoldsTheResolvedConfigurationAndTheVersions) {
+  const auto folder = std::filesystem::path(testing::TempDir()) / "adept_run_record";
+  std::filesystem::create_directories(folder);
+  const RunConfig config = minimal_with({"threads=3"});
+  write_run_record(folder, config);
+  EXPECT_EQ(to_yaml(load_run_config(folder / "config.yaml")), to_yaml(config));
+  const Json versions = read_json(folder / "versions.json");
+  for (const char* key : {"adept", "commit", "torch", "compiler", "cpu"})
+    EXPECT_FALSE(versions.at(key).get<std::string>().empty()) << key;
+  EXPECT_TRUE(versions.at("instruction_sets").is_array());
+  EXPECT_EQ(versions.at("threads"), 3);
+  std::filesystem::remove_all(folder);
+}
+
+TEST(RunRecord, NamesTheFileThatItCannotWrite) {
+  try {
+    write_run_record("/no/such/folder", parse(kMinimal));
+    FAIL() << "no error";
+  } catch (const DataError& error) {
+    EXPECT_STREQ(error.what(), "/no/such/folder/config.yaml: cannot be written: No such file or directory");
+  }
+}
+
+}  // namespace
+}  // namespace adept::config
