@@ -211,7 +211,8 @@ TEST_P(Operations, GradientEqualsFiniteDifferencesInFp64) {
     const at::Tensor slope = (GetParam().fast(above) - GetParam().fast(below)) / (2 * h);
     const at::Tensor numeric = (slope * direction).sum(), analytic = (result.gradients[i] * u).sum();
     // The differences themselves are good to about 1e-10 of the value.
-    const at::Tensor scale = (result.gradients[i] * u).abs().sum() + 1e-3 * (result.value * direction).abs().sum();
+    const at::Tensor scale =
+        (result.gradients[i] * u).abs().sum() + 1e-3 * (result.value * direction).abs().sum() + 1e-12;
     const double error = ((numeric - analytic).abs() / scale).item<double>();
     EXPECT_TRUE(error <= test::tolerance(at::kDouble).gradients) << "input " << i << ", error " << error;
   }
