@@ -11,6 +11,12 @@ std::string_view to_string(ImportanceMethod method) {
   return method == ImportanceMethod::kMaskOut ? "mask_out" : "cumulative";
 }
 
+ImportanceMethod importance_method_from_string(std::string_view name) {
+  for (const ImportanceMethod method : {ImportanceMethod::kMaskOut, ImportanceMethod::kCumulative})
+    if (to_string(method) == name) return method;
+  throw ConfigError("importance method: found \"{}\"; expected mask_out or cumulative.", name);
+}
+
 void normalize_and_rank(std::vector<LayerImportance>& layers) {
   const auto by_score = [](const LayerImportance& a, const LayerImportance& b) { return a.score < b.score; };
   const auto [low, high] = std::minmax_element(layers.begin(), layers.end(), by_score);

@@ -126,6 +126,9 @@ TrainerState state_from_json(const Json& json) {
   json.at("nonfinite_in_row").get_to(state.nonfinite_in_row);
   json.at("nonfinite_total").get_to(state.nonfinite_total);
   json.at("train_seconds").get_to(state.train_seconds);
+  json.at("loss_sum").get_to(state.loss_sum);
+  json.at("loss_tokens").get_to(state.loss_tokens);
+  json.at("last_loss").get_to(state.last_loss);
   state.loader = json.at("loader");
   state.unit_importance = json.at("unit_importance").get<method::UnitValues>();
   state.unit_lr_weights = json.at("unit_lr_weights").get<method::UnitValues>();
@@ -161,6 +164,9 @@ fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, con
                {"nonfinite_in_row", state.nonfinite_in_row},
                {"nonfinite_total", state.nonfinite_total},
                {"train_seconds", state.train_seconds},
+               {"loss_sum", state.loss_sum},
+               {"loss_tokens", state.loss_tokens},
+               {"last_loss", state.last_loss},
                {"loader", state.loader},
                {"unit_importance", state.unit_importance},
                {"unit_lr_weights", state.unit_lr_weights},

@@ -82,17 +82,6 @@ method::UnitLrPolicy policy_of(const config::RunConfig& c) {
                                                               : method::UnitLrPolicy::kUniform;
 }
 
-std::vector<model::Batch> probe_batches(const data::SequenceSet& probe, std::int64_t batch_size, std::int64_t seq_len,
-                                        at::Device device) {
-  std::vector<model::Batch> batches;
-  for (const auto& group : data::group_into_batches(probe, batch_size, batch_size * seq_len)) {
-    std::vector<data::Sequence> rows;
-    for (const std::int64_t i : group) rows.push_back(probe[i]);
-    batches.push_back(model::to_batch(data::make_batch(rows), device));
-  }
-  return batches;
-}
-
 }  // namespace
 
 Json to_json(const TrainSummary& s) {
@@ -159,13 +148,13 @@ TrainSummary Trainer::run(bool resume) {
                                        state_.step, total_steps_, inputs_.run_dir.string()),
                            error.exit_code());
   }
-  progress_->finish(fmt::format("loss {:.4f}", last_loss_));
+  progress_->finish(fmt::format("loss {:.4f}", state_.last_loss));
   return {.steps = state_.step,
           .total_tokens = state_.total_tokens,
           .trained_parameters = trainable_.num_parameters(),
           .all_parameters = model::num_parameters(decoder_.config()),
           .nonfinite_steps = state_.nonfinite_total,
-          .final_loss = last_loss_,
+          .final_loss = state_.last_loss,
           .train_seconds = state_.train_seconds,
           .tokens_per_second =
               state_.train_seconds > 0 ? static_cast<double>(state_.total_tokens) / state_.train_seconds : 0.0};
@@ -188,10 +177,8 @@ void Trainer::loop() {
 void Trainer::update_unit_rates() {
   if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform) return;
   if (!state_.unit_importance.empty() && state_.step % inputs_.config.unit_lr.update_every != 0) return;
-  const auto batches =
-      probe_batches(inputs_.probe, inputs_.config.probe.batch_size, inputs_.config.seq_len, decoder_.device());
-  Progress progress("importance", static_cast<std::int64_t>(batches.size()));
-  state_.unit_importance = method::unit_importance(expansion_, decoder_, batches, progress);
+  Progress progress("importance", static_cast<std::int64_t>(inputs_.probe.size()));
+  state_.unit_importance = method::unit_importance(expansion_, decoder_, inputs_.probe, progress);
   state_.unit_lr_weights = method::unit_lr_weights(policy_of(inputs_.config), state_.unit_importance);
   importance_log_->append(importance_line(state_.step, state_.unit_importance, state_.unit_lr_weights));
 }
@@ -244,8 +231,8 @@ void Trainer::check_nonfinite(const StepResult& result) {
 
 void Trainer::log_step(const StepResult& result) {
   if (result.finite) {
-    loss_sum_ += result.loss * static_cast<double>(result.num_targets);
-    loss_tokens_ += result.num_targets;
+    state_.loss_sum += result.loss * static_cast<double>(result.num_targets);
+    state_.loss_tokens += result.num_targets;
   }
   const double seconds = state_.train_seconds - session_start_seconds_;
   const std::int64_t tokens = state_.total_tokens - session_start_tokens_;
@@ -253,11 +240,11 @@ void Trainer::log_step(const StepResult& result) {
   progress_->update(state_.step, tokens,
                     fmt::format("loss {:.4f}  grad {:.2f}  lr {:.2e}", result.loss, result.grad_norm, rate));
   if (state_.step % inputs_.config.train.logging_steps != 0 && state_.step != total_steps_) return;
-  if (loss_tokens_ > 0) last_loss_ = loss_sum_ / static_cast<double>(loss_tokens_);
+  if (state_.loss_tokens > 0) state_.last_loss = state_.loss_sum / static_cast<double>(state_.loss_tokens);
   const double throughput = seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
   const double per_step = seconds * inputs_.config.train.batch_size * inputs_.config.train.grad_accum *
                           inputs_.config.seq_len / static_cast<double>(std::max<std::int64_t>(tokens, 1));
-  Json extra = {{"loss", loss_tokens_ > 0 ? Json(last_loss_) : Json()},
+  Json extra = {{"loss", state_.loss_tokens > 0 ? Json(state_.last_loss) : Json()},
                 {"lr", rate},
                 {"grad_norm", result.grad_norm},
                 {"nonfinite_steps", state_.nonfinite_total}};
@@ -269,8 +256,8 @@ void Trainer::log_step(const StepResult& result) {
                                .throughput = throughput,
                                .total_tokens = state_.total_tokens,
                                .extra = extra}));
-  loss_sum_ = 0;
-  loss_tokens_ = 0;
+  state_.loss_sum = 0;
+  state_.loss_tokens = 0;
 }
 
 void Trainer::evaluate() {

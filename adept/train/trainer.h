@@ -36,7 +36,7 @@ struct TrainerInputs {
   std::filesystem::path model_dir;  ///< an expanded model
   std::filesystem::path run_dir;    ///< exists; gets checkpoints and records
   data::TrainLoader loader;
-  data::SequenceSet probe;
+  std::vector<model::Batch> probe;
   std::vector<EvalSet> eval;
 };
 
@@ -97,10 +97,8 @@ class Trainer {
   std::int64_t saved_step_ = -1;
   std::unique_ptr<JsonlFile> log_, importance_log_;
   std::unique_ptr<Progress> progress_;
-  // Since the last line of the log.
-  double loss_sum_ = 0, session_start_seconds_ = 0;
-  std::int64_t loss_tokens_ = 0, session_start_tokens_ = 0;
-  double last_loss_ = 0;
+  double session_start_seconds_ = 0;
+  std::int64_t session_start_tokens_ = 0;
 };
 
 }  // namespace adept::train

@@ -1,0 +1,53 @@
+#include "adept/run/model_context.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+
+#include "adept/core/cpu.h"
+#include "adept/core/error.h"
+#include "adept/core/log.h"
+#include "adept/io/hub.h"
+#include "adept/model/load.h"
+#include "adept/model/torch_tensors.h"
+
+namespace adept::run {
+
+TextModel load_text_model(const std::string& directory_or_hub_id) {
+  const std::filesystem::path dir = io::resolve_model(directory_or_hub_id);
+  model::ModelConfig config = model::read_model_config(dir);
+  data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(dir);
+  const data::SpecialTokens special_tokens = data::load_special_tokens(dir, tokenizer);
+  return {.dir = dir, .config = std::move(config), .tokenizer = std::move(tokenizer), .special_tokens = special_tokens};
+}
+
+at::Device to_device(config::Device device) { return device == config::Device::kCuda ? at::kCUDA : at::kCPU; }
+
+model::Decoder load_decoder(const std::filesystem::path& model_dir, ComputeDType dtype, config::Device device) {
+  model::LoadedModel loaded =
+      model::load_model(model_dir, {.dtype = model::to_scalar_type(dtype), .device = to_device(device)});
+  return {std::move(loaded.config), std::move(loaded.weights)};
+}
+
+void init_compute(std::int64_t threads, ComputeDType dtype, config::Device device) {
+  at::set_num_threads(threads > 0 ? static_cast<int>(threads) : available_cores());
+  if (device == config::Device::kCuda && !at::hasCUDA())
+    throw ConfigError(
+        "device: found cuda, but this torch has no CUDA or sees no GPU; expected cpu, or build with a CUDA torch.");
+  if (device == config::Device::kCpu && dtype == ComputeDType::kBf16 && !cpu_has_native_bf16())
+    spdlog::warn("this processor ({}) has no bf16 instructions: fp32 is as fast or faster, and more exact",
+                 cpu_model_name());
+}
+
+method::Importance probe_importance(const model::Decoder& decoder, const std::vector<model::Batch>& batches,
+                                    method::ImportanceMethod method) {
+  std::int64_t rows = 0;
+  for (const model::Batch& batch : batches) rows += batch.rows();
+  const bool mask_out = method == method::ImportanceMethod::kMaskOut;
+  Progress progress("probe", mask_out ? static_cast<std::int64_t>(batches.size()) * (decoder.num_layers() + 1) : rows);
+  method::Importance importance =
+      mask_out ? method::mask_out(decoder, batches, progress) : method::cumulative(decoder, batches, progress);
+  progress.finish(fmt::format("loss {:.4f}", importance.baseline_loss));
+  return importance;
+}
+
+}  // namespace adept::run

@@ -1,0 +1,46 @@
+// A model as the stages of a run need it: where it is, its text side, and its decoder on demand.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "adept/config/run_config.h"
+#include "adept/data/text_encoder.h"
+#include "adept/data/tokenizer/special_tokens.h"
+#include "adept/data/tokenizer/tokenizer.h"
+#include "adept/method/importance.h"
+#include "adept/model/batch.h"
+#include "adept/model/config.h"
+#include "adept/model/decoder.h"
+
+namespace adept::run {
+
+/// The tokenizer of a model directory and what it implies.
+struct TextModel {
+  std::filesystem::path dir;
+  model::ModelConfig config;
+  data::Tokenizer tokenizer;
+  data::SpecialTokens special_tokens;
+
+  /// Valid while this object lives. Ids are checked against the rows of the model's embeddings.
+  data::TextEncoder encoder() const { return data::make_text_encoder(tokenizer, config.vocab_size); }
+};
+
+/// Resolves a directory or hub id and reads config and tokenizer. Throws DataError.
+TextModel load_text_model(const std::string& directory_or_hub_id);
+
+/// Loads the weights for computing in `dtype` on `device`. Throws DataError; ConfigError for a device that is not
+/// there.
+model::Decoder load_decoder(const std::filesystem::path& model_dir, ComputeDType dtype, config::Device device);
+
+/// Sets ATen's threads (0 = available_cores()) and warns where bf16 is slow on this processor.
+void init_compute(std::int64_t threads, ComputeDType dtype, config::Device device);
+
+/// Layer importance by the given method, with a progress line.
+method::Importance probe_importance(const model::Decoder& decoder, const std::vector<model::Batch>& batches,
+                                    method::ImportanceMethod method);
+
+at::Device to_device(config::Device device);
+
+}  // namespace adept::run

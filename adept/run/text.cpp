@@ -1,0 +1,141 @@
+#include "adept/run/text.h"
+
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include "adept/core/error.h"
+#include "adept/core/log.h"
+#include "adept/data/source_counts.h"
+#include "adept/data/tokenize.h"
+
+namespace adept::run {
+namespace {
+
+namespace fs = std::filesystem;
+
+data::TxtRecord to_data(config::TxtRecord record) {
+  switch (record) {
+    case config::TxtRecord::kFile:
+      return data::TxtRecord::kFile;
+    case config::TxtRecord::kLine:
+      return data::TxtRecord::kLine;
+    case config::TxtRecord::kParagraph:
+      return data::TxtRecord::kParagraph;
+  }
+  throw InternalError("unknown txt_record");
+}
+
+// A file of the same text and tokenizer, or nothing; a damaged one is made again.
+std::optional<data::TokenDataset> open_current(const fs::path& path, const std::string& source,
+                                               const std::string& tokenizer, std::int64_t vocab_size) {
+  if (!fs::exists(path)) return std::nullopt;
+  try {
+    data::TokenDataset dataset = data::TokenDataset::open(path);
+    const data::DatasetInfo& info = dataset.info();
+    if (info.source_fingerprint == source && info.tokenizer_fingerprint == tokenizer && info.vocab_size == vocab_size)
+      return dataset;
+  } catch (const DataError& error) {
+    spdlog::warn("{} Tokenizing again.", error.what());
+  }
+  return std::nullopt;
+}
+
+data::TokenizeOptions tokenize_options() { return {.num_threads = at::get_num_threads()}; }
+
+}  // namespace
+
+data::TextSource to_text_source(const config::Source& source) {
+  return {.name = source.name,
+          .paths = source.paths,
+          .text_field = source.text_field,
+          .txt_record = to_data(source.txt_record),
+          .on_bad_record =
+              source.on_bad_record == config::BadRecord::kSkip ? data::BadRecord::kSkip : data::BadRecord::kFail};
+}
+
+data::TokenDataset tokenize_source(const TextModel& model, const config::Source& source) {
+  Progress progress("tokenize", 0);
+  return data::tokenize(to_text_source(source), model.encoder(), tokenize_options(), progress);
+}
+
+data::TokenDataset tokenize_source_cached(const TextModel& model, const config::Source& source,
+                                          const fs::path& directory) {
+  const fs::path path = directory / (source.name + ".tokens");
+  const data::TextSource text = to_text_source(source);
+  const data::TextEncoder encoder = model.encoder();
+  if (auto current = open_current(path, data::source_fingerprint(text), encoder.fingerprint, encoder.vocab_size))
+    return *current;
+  fs::create_directories(directory);
+  Progress progress("tokenize", 0);
+  return data::tokenize_to_file(path, text, encoder, tokenize_options(), progress);
+}
+
+Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, const fs::path& directory) {
+  Datasets datasets;
+  for (const auto& source : data.train) datasets.train.push_back(tokenize_source_cached(model, source, directory));
+  for (const auto& source : data.general) datasets.general.push_back(tokenize_source_cached(model, source, directory));
+  for (const auto& source : data.eval) datasets.eval.push_back(tokenize_source_cached(model, source, directory));
+  return datasets;
+}
+
+void print_counts(const std::vector<data::TokenDataset>& datasets) {
+  std::vector<data::NamedCounts> rows;
+  for (const data::TokenDataset& dataset : datasets)
+    rows.push_back({.name = dataset.name(), .counts = dataset.counts()});
+  fmt::print(stderr, "{}", data::format_source_table(rows));
+}
+
+data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDataset& dataset,
+                                    const ScoringOptions& options) {
+  if (options.packed)
+    return data::packed(
+        dataset, {.seq_len = options.seq_len, .eos = model.special_tokens.eos, .max_tokens = options.max_tokens});
+  return data::windows(dataset,
+                       {.seq_len = options.seq_len, .stride = options.stride, .max_tokens = options.max_tokens});
+}
+
+std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenDataset>& general, std::int64_t seq_len,
+                                               std::int64_t max_tokens) {
+  if (general.empty()) throw ConfigError("data.general: found no source; expected at least one of general text.");
+  const auto share = max_tokens / static_cast<std::int64_t>(general.size());
+  std::vector<data::SequenceSet> sets;
+  for (const data::TokenDataset& dataset : general)
+    sets.push_back(data::windows(
+        dataset, {.seq_len = seq_len, .max_tokens = max_tokens > 0 ? std::max<std::int64_t>(share, 1) : 0}));
+  return sets;
+}
+
+std::vector<model::Batch> to_batches(const std::vector<data::SequenceSet>& sets, std::int64_t batch_size,
+                                     at::Device device) {
+  std::vector<data::Sequence> sequences;
+  std::vector<std::int64_t> lengths;
+  std::int64_t longest = 0;
+  for (const data::SequenceSet& set : sets)
+    for (std::int64_t i = 0; i < set.size(); ++i) {
+      sequences.push_back(set[i]);
+      lengths.push_back(set.length(i));
+      longest = std::max(longest, set.length(i));
+    }
+  std::vector<model::Batch> batches;
+  for (const auto& group : data::group_into_batches(lengths, batch_size, batch_size * longest)) {
+    std::vector<data::Sequence> rows;
+    for (const std::int64_t i : group) rows.push_back(sequences[static_cast<std::size_t>(i)]);
+    batches.push_back(model::to_batch(data::make_batch(rows), device));
+  }
+  return batches;
+}
+
+data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config,
+                                    const std::vector<data::TokenDataset>& train) {
+  if (!model.special_tokens.eos)
+    throw DataError("{}: names no EOS token; expected eos_token in tokenizer_config.json, to put between documents.",
+                    model.dir.string());
+  std::vector<data::TrainSource> sources;
+  for (std::size_t i = 0; i < train.size(); ++i)
+    sources.push_back({.dataset = train[i], .weight = config.data.train[i].weight});
+  return {
+      std::move(sources),
+      {.seq_len = config.seq_len, .eos = model.special_tokens.eos, .seed = static_cast<std::uint64_t>(config.seed)}};
+}
+
+}  // namespace adept::run

@@ -1,0 +1,60 @@
+// Text of the configuration, tokenized: for training, probing and evaluation.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "adept/config/run_config.h"
+#include "adept/data/sequences.h"
+#include "adept/data/text_source.h"
+#include "adept/data/token_dataset.h"
+#include "adept/data/train_loader.h"
+#include "adept/run/model_context.h"
+
+namespace adept::run {
+
+data::TextSource to_text_source(const config::Source& source);
+
+/// Tokenizes one source into memory.
+data::TokenDataset tokenize_source(const TextModel& model, const config::Source& source);
+
+/// Tokenizes one source into `directory`/<name>.tokens, or maps that file if it was made from the same text, options
+/// and tokenizer.
+data::TokenDataset tokenize_source_cached(const TextModel& model, const config::Source& source,
+                                          const std::filesystem::path& directory);
+
+/// Every source of a configuration, in its order.
+struct Datasets {
+  std::vector<data::TokenDataset> train;
+  std::vector<data::TokenDataset> general;
+  std::vector<data::TokenDataset> eval;
+};
+Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, const std::filesystem::path& directory);
+
+/// Prints documents, tokens, and what was skipped and why, on standard error.
+void print_counts(const std::vector<data::TokenDataset>& datasets);
+
+/// How documents become sequences.
+struct ScoringOptions {
+  std::int64_t seq_len = 512;
+  std::int64_t stride = 0;      ///< 0 = seq_len
+  bool packed = false;          ///< as training sees the data
+  std::int64_t max_tokens = 0;  ///< 0 = all
+};
+data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDataset& dataset,
+                                    const ScoringOptions& options);
+
+/// Several general sources as one: equal shares of `max_tokens`, documents alone. Throws ConfigError if there is none.
+std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenDataset>& general, std::int64_t seq_len,
+                                               std::int64_t max_tokens);
+
+/// Padded batches of all the sequences, similar lengths together.
+std::vector<model::Batch> to_batches(const std::vector<data::SequenceSet>& sets, std::int64_t batch_size,
+                                     at::Device device);
+
+/// The training mixture of a configuration.
+data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config,
+                                    const std::vector<data::TokenDataset>& train);
+
+}  // namespace adept::run

@@ -1,0 +1,77 @@
+#include <fmt/format.h>
+
+#include <map>
+#include <memory>
+
+#include "adept/core/error.h"
+#include "adept/eval/perplexity.h"
+#include "adept/io/atomic_file.h"
+#include "adept/run/model_context.h"
+#include "adept/run/text.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+
+namespace adept::cli {
+namespace {
+
+struct Options {
+  std::string model, out;
+  DataOptions data;
+  ComputeDType dtype = ComputeDType::kFp32;
+  config::Device device = config::Device::kCpu;
+  std::int64_t batch_size = 8, threads = 0;
+  run::ScoringOptions scoring;
+};
+
+void print_results(const std::map<std::string, eval::Perplexity>& results) {
+  fmt::print("{:<24} {:>10} {:>12} {:>14} {:>12} {:>10}\n", "dataset", "loss", "perplexity", "bits_per_byte", "tokens",
+             "documents");
+  for (const auto& [name, r] : results)
+    fmt::print("{:<24} {:>10.4f} {:>12.4f} {:>14.4f} {:>12} {:>10}\n", name, r.loss, r.perplexity, r.bits_per_byte,
+               format_count(r.tokens), format_count(r.documents));
+}
+
+void run(const Options& options) {
+  run::init_compute(options.threads, options.dtype, options.device);
+  const run::TextModel model = run::load_text_model(options.model);
+  std::vector<data::TokenDataset> datasets;
+  for (const config::Source& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));
+  run::print_counts(datasets);
+  const model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
+  std::map<std::string, eval::Perplexity> results;
+  for (const data::TokenDataset& dataset : datasets) {
+    const data::SequenceSet sequences = run::scoring_sequences(model, dataset, options.scoring);
+    Progress progress("eval", sequences.size());
+    results[dataset.name()] =
+        eval::evaluate_perplexity(decoder, dataset.name(), sequences, {.batch_size = options.batch_size}, progress);
+    progress.finish(dataset.name());
+  }
+  if (!options.out.empty()) io::write_file_atomically(options.out, eval::results_to_json(results).dump(2) + "\n");
+  print_results(results);
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("eval", "Measure loss, perplexity and bits per byte on text");
+  add_model_option(*command, options->model);
+  add_data_options(*command, options->data);
+  command->add_option("--out", options->out, "File for the results (JSON)");
+  add_seq_len_option(*command, options->scoring.seq_len);
+  command
+      ->add_option("--stride", options->scoring.stride,
+                   "Step between the windows of a long document; 0 = --seq-len, no overlap")
+      ->capture_default_str();
+  command->add_flag("--packed", options->scoring.packed, "Score documents joined by EOS, as training sees them");
+  command->add_option("--max-tokens", options->scoring.max_tokens, "Stop after this many tokens of each set; 0 = all")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  add_batch_size_option(*command, options->batch_size);
+  add_dtype_option(*command, options->dtype);
+  add_device_option(*command, options->device);
+  add_threads_option(*command, options->threads);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace adept::cli

@@ -1,0 +1,54 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "adept/core/error.h"
+#include "adept/io/hub.h"
+#include "adept/method/expansion.h"
+#include "cli/commands.h"
+
+namespace adept::cli {
+namespace {
+
+struct Options {
+  std::string model, out, importance;
+  int layers = 0;
+  std::vector<int> after;
+  bool force = false;
+};
+
+void run(const Options& options) {
+  const bool by_score = !options.importance.empty() && options.layers != 0;
+  if (by_score == !options.after.empty() || options.importance.empty() != (options.layers == 0))
+    throw ConfigError(
+        "adept expand: expected either --importance FILE --layers K, or --after 3,7,11. See: adept expand --help");
+  std::optional<method::Importance> importance;
+  std::vector<int> after = options.after;
+  if (by_score) {
+    importance = method::read_importance(options.importance);
+    after = method::select_lowest(*importance, options.layers);
+  }
+  const method::Expansion expansion =
+      method::expand_model(io::resolve_model(options.model), options.out, after, importance,
+                           options.force ? io::OnExisting::kReplace : io::OnExisting::kFail);
+  fmt::print("{:>6} {:>6}\n", "source", "copy");
+  for (const method::ExpandedLayer& layer : expansion.layers) fmt::print("{:>6} {:>6}\n", layer.source, layer.index);
+  fmt::print("{} layers became {}: {}\n", expansion.base_num_hidden_layers,
+             expansion.base_num_hidden_layers + static_cast<int>(expansion.layers.size()), options.out);
+}
+
+}  // namespace
+
+void add_expand_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("expand", "Put an identity copy behind each of the least important layers");
+  command->add_option("--model", options->model, "Model directory, or a hub id in the local cache")->required();
+  command->add_option("--out", options->out, "Directory for the expanded model")->required();
+  command->add_option("--importance", options->importance, "Scores of adept probe");
+  command->add_option("--layers", options->layers, "How many of the least important layers to copy");
+  command->add_option("--after", options->after, "Layers to copy, by index: 3,7,11")->delimiter(',');
+  command->add_flag("--force", options->force, "Replace --out if it exists");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace adept::cli

@@ -1,0 +1,24 @@
+#include <memory>
+
+#include "adept/run/pipeline.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+
+namespace adept::cli {
+namespace {
+
+struct Options {
+  std::string path;
+  std::vector<std::string> overrides;
+};
+
+}  // namespace
+
+void add_run_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("run", "Probe, expand, train, evaluate and export, in one directory");
+  add_config_options(*command, options->path, options->overrides);
+  command->callback([options] { run::run_pipeline(config::load_run_config(options->path, options->overrides)); });
+}
+
+}  // namespace adept::cli
