@@ -19,9 +19,8 @@ struct TextEncoder {
 };
 
 /// A document gets exactly the ids that its tokenizer gives, special tokens of the post-processor included.
-/// `tokenizer` must outlive the result.
+/// `vocab_size` is that of the model; without one, it is what the tokenizer's ids need.
 TextEncoder make_text_encoder(const Tokenizer& tokenizer);
-/// The same, for a model with `vocab_size` rows of embeddings.
 TextEncoder make_text_encoder(const Tokenizer& tokenizer, std::int64_t vocab_size);
 
 }  // namespace adept::data

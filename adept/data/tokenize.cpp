@@ -25,18 +25,22 @@ struct Chunk {
   bool done = false;
 };
 
+std::vector<std::int32_t> encode(const std::string& text, const TextEncoder& encoder) {
+  std::vector<std::int32_t> ids = encoder.encode(text);
+  for (const std::int32_t id : ids)
+    if (id < 0 || id >= encoder.vocab_size)
+      throw DataError(
+          "the tokenizer gives the id {}, but the model's vocabulary has {} ids; they do not belong together.", id,
+          encoder.vocab_size);
+  return ids;
+}
+
 void encode_chunk(Chunk& chunk, const TextEncoder& encoder) {
   try {
     chunk.ids.reserve(chunk.texts.size());
-    for (std::size_t i = 0; i < chunk.texts.size(); ++i) {
-      chunk.ids.push_back(encoder.encode(chunk.texts[i]));
-      for (const std::int32_t id : chunk.ids.back())
-        if (id < 0 || id >= encoder.vocab_size)
-          throw DataError(
-              "{}: the tokenizer gives the id {}, but the model's vocabulary has {} ids; they do not belong "
-              "together.",
-              chunk.positions[i], id, encoder.vocab_size);
-    }
+    for (const std::string& text : chunk.texts) chunk.ids.push_back(encode(text, encoder));
+  } catch (const DataError& error) {
+    chunk.error = std::make_exception_ptr(DataError("{}: {}", chunk.positions[chunk.ids.size()], error.what()));
   } catch (...) {
     chunk.error = std::current_exception();
   }

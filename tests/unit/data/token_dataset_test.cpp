@@ -11,6 +11,7 @@
 #include "adept/data/text_source.h"
 #include "adept/data/token_file.h"
 #include "adept/data/tokenize.h"
+#include "adept/data/tokenizer/tokenizer.h"
 #include "data_test_util.h"
 
 namespace adept::data {
@@ -83,6 +84,35 @@ TEST(TokenDataset, IsTheSameWithAnyNumberOfThreadsInMemoryAndInAFile) {
   expect_equal(TokenDataset::open(folder / "tokens"), one);
 }
 
+// A tokenizer of the letters a and b that puts BOS in front of every text.
+constexpr const char* kTokenizer = R"({
+  "version": "1.0", "added_tokens": [
+    {"id": 3, "content": "<s>", "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+     "normalized": false}],
+  "normalizer": null, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+    "use_regex": false},
+  "post_processor": {"type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [3], "tokens": ["<s>"]}}},
+  "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+  "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+    "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+    "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}})";
+
+TEST(TokenDataset, HoldsExactlyTheIdsThatTheTokenizerGives) {
+  const TemporaryFolder folder;
+  const Tokenizer tokenizer = Tokenizer::from_file(folder.write("tokenizer.json", kTokenizer));
+  const TextSource source{.name = "s", .paths = {folder.write("a.txt", "abba\nb")}, .txt_record = TxtRecord::kLine};
+  const TokenDataset dataset = tokenize(source, make_text_encoder(tokenizer));
+  EXPECT_THAT(dataset.document(0), ElementsAre(3, 2, 1, 0));
+  EXPECT_THAT(dataset.document(1), ElementsAre(3, 1));
+  EXPECT_EQ(dataset.vocab_size(), 4);
+  EXPECT_EQ(dataset.info().tokenizer_fingerprint, tokenizer.fingerprint());
+  EXPECT_THAT(message_of<DataError>([&] { tokenize(source, make_text_encoder(tokenizer, 3)); }),
+              HasSubstr("the id 3, but the model's vocabulary has 3 ids"));
+}
+
 TEST(TokenDataset, CountsDocumentsWithoutTokens) {
   const TemporaryFolder folder;
   TextEncoder encoder = byte_encoder();
@@ -122,7 +152,7 @@ TEST(TokenDataset, PassesOnTheErrorsOfReaderAndTokenizer) {
     failing.encode = [](std::string_view) -> std::vector<std::int32_t> { throw DataError("no such luck"); };
     EXPECT_EQ(message_of<DataError>(
                   [&] { tokenize_to_file(folder / "tokens", {.name = "s", .paths = {path}}, failing, options); }),
-              "no such luck");
+              path + ":1: no such luck");
   }
   EXPECT_FALSE(fs::exists(folder / "tokens")) << "a failure leaves no file";
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1) << "and no temporary one";
