@@ -16,12 +16,21 @@ namespace {
 
 constexpr std::size_t kFewRanges = 12;
 
+// Every code point that a version of Unicode may give a property: planes 4 to 13 are empty, 15 and 16 are private.
+const std::string& all_code_points() {
+  static const std::string text = [] {
+    std::string all;
+    all.reserve(1'300'000);
+    for (char32_t c = 0; c <= 0xEFFFF; ++c)
+      if ((c < 0xD800 || c > 0xDFFF) && (c < 0x40000 || c > 0xDFFFF)) append_utf8(all, c);
+    return all;
+  }();
+  return text;
+}
+
 // What \p{name} matches in the PCRE2 that runs, found by matching it against every code point.
 CodePointSet scan_property(std::string_view name) {
-  std::string all;
-  all.reserve(4'400'000);
-  for (char32_t c = 0; c <= 0x10FFFF; ++c)
-    if (c < 0xD800 || c > 0xDFFF) append_utf8(all, c);
+  const std::string& all = all_code_points();
   const std::string pattern = fmt::format("\\p{{{}}}+", name);
   int error = 0;
   PCRE2_SIZE offset = 0;
