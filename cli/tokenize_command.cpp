@@ -1,0 +1,98 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cstdio>
+#include <memory>
+#include <optional>
+
+#include "adept/core/error.h"
+#include "adept/core/progress.h"
+#include "adept/core/signals.h"
+#include "adept/data/source_counts.h"
+#include "adept/data/text_source.h"
+#include "adept/data/tokenizer/tokenizer.h"
+#include "adept/io/atomic_file.h"
+#include "adept/io/hub.h"
+#include "adept/run/text.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+
+namespace adept::cli {
+namespace {
+
+struct Options {
+  std::string model, out;
+  std::optional<std::string> text;
+  DataOptions data;
+};
+
+/// Standard output, or a file that appears when it is complete.
+class LineWriter {
+ public:
+  explicit LineWriter(const std::string& out) {
+    if (!out.empty()) file_.emplace(out);
+  }
+  void write(const std::string& line) {
+    if (file_)
+      file_->write(line);
+    else if (std::fwrite(line.data(), 1, line.size(), stdout) != line.size())
+      throw std::system_error(errno, std::generic_category(), "standard output");
+  }
+  void finish() {
+    if (file_) file_->commit();
+  }
+
+ private:
+  std::optional<io::AtomicFile> file_;
+};
+
+std::string line_of(const std::vector<std::int32_t>& ids) { return fmt::format("[{}]\n", fmt::join(ids, ", ")); }
+
+data::SourceCounts tokenize(const data::Tokenizer& tokenizer, const data::TextSource& source, LineWriter& writer) {
+  data::DocumentReader reader(source);
+  Progress progress("tokenize", 0);
+  std::int64_t tokens = 0;
+  for (std::string text; reader.next(text);) {
+    throw_if_interrupted();
+    const std::vector<std::int32_t> ids = tokenizer.encode(text);
+    tokens += std::ssize(ids);
+    writer.write(line_of(ids));
+    progress.update(reader.counts().documents, tokens, source.name);
+  }
+  progress.finish(source.name);
+  data::SourceCounts counts = reader.counts();
+  counts.tokens = tokens;
+  return counts;
+}
+
+void run(const Options& options) {
+  if (options.text.has_value() == !options.data.data.empty())
+    throw ConfigError("adept tokenize: found {} of --text and --data; expected exactly one.",
+                      options.text ? "both" : "none");
+  const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(io::resolve_model(options.model));
+  LineWriter writer(options.out);
+  if (options.text) {
+    writer.write(line_of(tokenizer.encode(*options.text)));
+    return writer.finish();
+  }
+  std::vector<data::NamedCounts> counts;
+  for (const config::Source& source : sources(options.data))
+    counts.push_back({source.name, tokenize(tokenizer, run::to_text_source(source), writer)});
+  writer.finish();
+  fmt::print(stderr, "{}", data::format_source_table(counts));
+}
+
+}  // namespace
+
+void add_tokenize_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("tokenize", "Print the token ids of text, one document a line, as JSON lists");
+  add_model_option(*command, options->model);
+  command->add_option("--text", options->text, "The text itself, one document")->type_name("STRING");
+  add_data_options(*command, options->data);
+  command->get_option("--data")->required(false);
+  command->add_option("--out", options->out, "File for the ids instead of standard output")->type_name("FILE");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace adept::cli
