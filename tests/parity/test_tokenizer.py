@@ -301,6 +301,8 @@ def splits():
         "ignore_case": regex(r"(?i)th|(?-i:E)s|k|[a-c]x"),
         "bounds": regex(r"\p{L}{2,4}|\d{,2}|o{2}"),
         "anchors": regex(r"\A.|.\z"),
+        "line_anchors": regex(r"^.|\w$|\s++$|\n$"),
+        "braces": regex(r"\d{1,2}+x|\p{N}{2}?a|o{1,3}?|\p{L}{3}+"),
         "marks": regex(r"\p{M}+|\p{P}|\p{S}|\p{Z}|\p{Cf}|\p{Cn}|\p{Co}"),
     }.items():
         kinds[name] = [pre_tokenizers.Split(pattern, "isolated")]

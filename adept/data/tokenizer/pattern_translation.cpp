@@ -113,7 +113,11 @@ class Translator {
         refuse("a repetition whose bounds are reversed");
       position_ = close + 1;
       atom += fmt::format("{{{},{}}}", low.empty() ? "0" : low, high);
-      if (next_is("?") || next_is("+")) refuse("{n,m} followed by ? or +");
+      // In Ruby's syntax {n}? makes an exact count optional, and + after braces repeats instead of being possessive.
+      if (next_is("+") || (next_is("?") && comma == std::string_view::npos))
+        atom = fmt::format("(?:{}){}", atom, pattern_[position_++]);
+      else if (take("?"))
+        atom += '?';
     } else {
       return atom;
     }
@@ -132,7 +136,8 @@ class Translator {
     if (next_is("\\")) return escape(ignore_case, letter);
     if (take(".")) return "[^\\n]";
     if (next_is("*") || next_is("+") || next_is("?") || next_is("{")) refuse("a repetition of nothing");
-    if (next_is("^") || next_is("$")) refuse("an anchor ^ or $");
+    if (take("^")) return "(?m:^)";  // Ruby's anchors are those of lines
+    if (take("$")) return "(?m:$)";
     return literal(take_code_point(), ignore_case, letter);
   }
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <new>
 
 #include "adept/core/error.h"
 #include "adept/data/tokenizer/unicode.h"
@@ -77,10 +78,14 @@ struct Regex::Code {
 
 Regex::Regex(std::string_view pattern, const std::string& where) : code_(std::make_unique<Code>()) {
   const std::string translated = translate_pattern(pattern, where);
+  const std::unique_ptr<pcre2_compile_context, Freer<pcre2_compile_context_free>> context(
+      pcre2_compile_context_create(nullptr));
+  if (!context) throw std::bad_alloc();
+  pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   int error = 0;
   PCRE2_SIZE offset = 0;
   code_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), PCRE2_UTF, &error,
-                                  &offset, nullptr));
+                                  &offset, context.get()));
   if (!code_->code)
     throw DataError("{} is {}, which is not a pattern that this build can compile: {}. Use another tokenizer.", where,
                     io::quote(pattern), message_of(error));
