@@ -67,8 +67,8 @@ data::SourceCounts tokenize(const data::Tokenizer& tokenizer, const data::TextSo
 
 void run(const Options& options) {
   if (options.text.has_value() == !options.data.data.empty())
-    throw ConfigError("adept tokenize: found {} of --text and --data; expected exactly one.",
-                      options.text ? "both" : "none");
+    throw ConfigError("adept tokenize: found {}; expected exactly one of them.",
+                      options.text ? "both --text and --data" : "neither --text nor --data");
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(io::resolve_model(options.model));
   LineWriter writer(options.out);
   if (options.text) {
