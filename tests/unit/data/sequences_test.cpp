@@ -217,6 +217,10 @@ TEST(Grouping, PutsEverySequenceInOneGroupWithinTheLimits) {
 TEST(Grouping, KeepsTheOrderOfEqualLengthsAndTakesLongSequencesAlone) {
   const std::vector<std::int64_t> lengths = {4, 9, 4, 4};
   EXPECT_THAT(group_into_batches(lengths, 2, 8), ElementsAre(ElementsAre(1), ElementsAre(0, 2), ElementsAre(3)));
+  const std::vector<std::int64_t> equal(1000, 4);
+  const auto groups = group_into_batches(equal, 1000, 4000);
+  ASSERT_EQ(groups.size(), 1u);
+  EXPECT_TRUE(std::is_sorted(groups[0].begin(), groups[0].end()));
   EXPECT_THROW(group_into_batches(lengths, 0, 8), ConfigError);
   EXPECT_THROW(group_into_batches(lengths, 1, 0), ConfigError);
 }

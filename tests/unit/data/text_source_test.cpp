@@ -284,6 +284,7 @@ TEST(TextSource, FingerprintFollowsContentAndOptionsNotNames) {
   EXPECT_NE(source_fingerprint(source_of({b, a})), base) << "another order";
   EXPECT_NE(source_fingerprint(source_of({a})), base);
   EXPECT_NE(source_fingerprint(source_of({folder.write("ab.txt", "onetwo")})), base) << "other documents";
+  EXPECT_NE(source_fingerprint(source_of({folder.write("ab.txt", "onekind 0\ntwo")})), base) << "other documents";
   EXPECT_NE(source_fingerprint({.name = "s", .paths = {a, b}, .text_field = "answer"}), base);
   EXPECT_NE(source_fingerprint({.name = "s", .paths = {a, b}, .txt_record = TxtRecord::kLine}), base);
   folder.write("b.txt", "twO");
@@ -321,6 +322,11 @@ TEST(Utf8, FindsTheFirstInvalidByte) {
   EXPECT_FALSE(find_invalid_utf8("plain ascii of more than eight bytes, caf\u00e9 \u4e2d \U0001F600 and more ascii"));
   EXPECT_FALSE(find_invalid_utf8("\U0010FFFF\uFFFF"));
   EXPECT_EQ(find_invalid_utf8("01234567\x80"), 8u);
+  for (std::size_t at = 0; at < 24; ++at) {
+    std::string text(24, 'x');
+    text[at] = '\x80';
+    EXPECT_EQ(find_invalid_utf8(text), at);
+  }
   EXPECT_EQ(find_invalid_utf8("abc\xC3"), 3u) << "cut";
   EXPECT_EQ(find_invalid_utf8("\xC0\xAF"), 0u) << "overlong";
   EXPECT_EQ(find_invalid_utf8("a\xE0\x80\x80"), 1u) << "overlong";

@@ -249,6 +249,10 @@ TEST(TokenFile, SaysWhatIsWrong) {
   for (const std::size_t field : {64, 56, 48})
     EXPECT_THAT(problem(std::string(good).replace(good.size() - field, 8, std::string(8, '\xFF'))),
                 HasSubstr("do not fit"));
+  // 2^60 documents more are 2^64 bytes more: nothing, in arithmetic that wraps around.
+  std::string wrapped = good;
+  wrapped[good.size() - 64 + 7] = static_cast<char>(wrapped[good.size() - 64 + 7] | 0x10);
+  EXPECT_THAT(problem(wrapped), HasSubstr("do not fit"));
 }
 
 // A file with right checksums can still lie; nothing of it may be believed unchecked.

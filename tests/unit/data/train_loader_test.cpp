@@ -142,6 +142,21 @@ TEST(TrainLoader, WithoutWeightsTakesOneEpochOfEachSourceInTheSameTime) {
   EXPECT_EQ(loader.epochs(1), 3.0);
 }
 
+TEST(TrainLoader, IsExactWhereSharesAreNoBinaryFractions) {
+  for (std::int64_t a = 1; a <= 60; ++a)
+    for (const std::int64_t b : {1, 7, 49, 93}) {
+      TrainLoader loader({{.dataset = counting_dataset("a", {2 * a}), .weight = {}},
+                          {.dataset = counting_dataset("b", {2 * b}), .weight = {}}},
+                         {.seq_len = 2});
+      ASSERT_EQ(loader.sequences_per_epoch(0), a);
+      for (int epoch = 1; epoch <= 3; ++epoch) {
+        ASSERT_EQ(loader.sequences_for_epochs(epoch), epoch * (a + b));
+        loader.next_step(a + b);
+        ASSERT_EQ(loader.num_sequences(0), epoch * a) << a << " and " << b;
+      }
+    }
+}
+
 TEST(TrainLoader, CountsEpochsOverTheFirstSource) {
   for (const double epochs : {0.3, 1.0, 1.7, 4.0}) {
     TrainLoader loader = two_sources(0.7, 0.3);
