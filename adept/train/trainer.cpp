@@ -137,9 +137,11 @@ TrainSummary Trainer::run(bool resume) {
   // The probe before step n belongs to the steps from n on: it is made again.
   importance_log_ =
       std::make_unique<JsonlFile>(inputs_.run_dir / "parameter_importance.jsonl", "step", state_.step - 1);
-  progress_ = std::make_unique<Progress>("train", total_steps_);
+  // Steps only: the time of probes and evaluations between them would blur the rate.
+  progress_ = std::make_unique<Progress>("train", total_steps_, Progress::Options{.rate_unit = ""});
   session_start_seconds_ = state_.train_seconds;
   session_start_tokens_ = state_.total_tokens;
+  session_start_step_ = state_.step;
   try {
     loop();
   } catch (const InterruptedError& error) {
@@ -237,13 +239,14 @@ void Trainer::log_step(const StepResult& result) {
   const double seconds = state_.train_seconds - session_start_seconds_;
   const std::int64_t tokens = state_.total_tokens - session_start_tokens_;
   const double rate = inputs_.config.train.learning_rate * schedule_.factor(state_.step - 1);
-  progress_->update(state_.step, tokens,
-                    fmt::format("loss {:.4f}  grad {:.2f}  lr {:.2e}", result.loss, result.grad_norm, rate));
+  const double throughput = seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
+  progress_->update(
+      state_.step, 0,
+      fmt::format("{} tok/s  loss {:.4f}  grad {:.2f}  lr {:.2e}", format_count(static_cast<std::int64_t>(throughput)),
+                  result.loss, result.grad_norm, rate));
   if (state_.step % inputs_.config.train.logging_steps != 0 && state_.step != total_steps_) return;
   if (state_.loss_tokens > 0) state_.last_loss = state_.loss_sum / static_cast<double>(state_.loss_tokens);
-  const double throughput = seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
-  const double per_step = seconds * inputs_.config.train.batch_size * inputs_.config.train.grad_accum *
-                          inputs_.config.seq_len / static_cast<double>(std::max<std::int64_t>(tokens, 1));
+  const double per_step = seconds / static_cast<double>(state_.step - session_start_step_);
   Json extra = {{"loss", state_.loss_tokens > 0 ? Json(state_.last_loss) : Json()},
                 {"lr", rate},
                 {"grad_norm", result.grad_norm},

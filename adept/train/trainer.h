@@ -98,7 +98,7 @@ class Trainer {
   std::unique_ptr<JsonlFile> log_, importance_log_;
   std::unique_ptr<Progress> progress_;
   double session_start_seconds_ = 0;
-  std::int64_t session_start_tokens_ = 0;
+  std::int64_t session_start_tokens_ = 0, session_start_step_ = 0;
 };
 
 }  // namespace adept::train
