@@ -370,11 +370,11 @@ def assert_same(peer, path, texts):
     replies = run_tool(path, texts)
     assert replies[0]["vocab_size"] == peer.get_vocab_size()
     expected = peer.encode_batch(texts)
-    bare = peer.encode_batch(texts, add_special_tokens=False)
-    for text, reply, encoding, plain in zip(texts, replies[1:], expected, bare):
+    for text, reply, encoding in zip(texts, replies[1:], expected):
         shown = f"text {text[:200]!r}"
         assert reply.get("ids") == encoding.ids, shown + str(reply)[:300]
-        assert reply["bare"] == plain.ids, shown
+        if len(text) < 500:
+            assert reply["bare"] == peer.encode(text, add_special_tokens=False).ids, shown
         assert reply["text"] == peer.decode(encoding.ids, skip_special_tokens=False), shown
         assert reply["plain"] == peer.decode(encoding.ids, skip_special_tokens=True), shown
 
@@ -417,7 +417,7 @@ def test_every_kind_gives_the_ids_and_text_of_tokenizers(kind, tmp_path):
 
 
 def test_every_split_gives_the_ids_of_tokenizers(tmp_path):
-    texts = HARD_STRINGS + TRAINING_TEXT[:6] + random_texts(seed=7, count=300)
+    texts = HARD_STRINGS + TRAINING_TEXT[:6] + random_texts(seed=7, count=150)
     peer = crossing_bpe()
     last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     failures = []
@@ -437,6 +437,8 @@ def test_every_normalizer_gives_the_ids_of_tokenizers(name, tmp_path):
     points = [*range(0x20, 0x3400), *range(0xA000, 0xAC10), *range(0xF900, 0x11FFF), *range(0x16000, 0x17000),
               *range(0x1B000, 0x1FC00), *range(0x2F800, 0x2FA20), *range(0xE0000, 0xE0200)]  # fmt: skip
     points = [point for point in points if not 0xD800 <= point <= 0xDFFF]
+    if not name.startswith("nf") and name != "lowercase":
+        points = points[::20]  # these ask for nothing but white space and bytes
     texts = ["".join(f"{chr(p)}x{chr(p)}\u0345\u0301{chr(p)}\u0334 " for p in points[i : i + 64]) for i in range(0, len(points), 64)]
     peer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -481,7 +483,7 @@ def real_lines(folder, limit):
 
 @pytest.mark.parametrize("kind", [gpt2, smollm, llama3, qwen2, llama2, mistral], ids=lambda kind: kind.__name__)
 def test_real_text_gives_the_ids_and_text_of_tokenizers(kind, real_text, tmp_path):
-    texts = list(real_lines(real_text, 60_000)) if real_text else TRAINING_TEXT  # the stand-in where there is no real text
+    texts = list(real_lines(real_text, 30_000)) if real_text else TRAINING_TEXT  # the stand-in where there is no real text
     assert_same(kind(), tmp_path / "tokenizer.json", texts)
 
 
@@ -506,7 +508,7 @@ def smollm2(smollm2_gguf):
 
 
 def test_the_real_smollm2_gives_the_ids_and_text_of_tokenizers(smollm2, real_text, tmp_path):
-    texts = all_texts() + (list(real_lines(real_text, 250_000)) if real_text else TRAINING_TEXT)
+    texts = all_texts() + (list(real_lines(real_text, 200_000)) if real_text else TRAINING_TEXT)
     assert_same(smollm2 or smollm(), tmp_path / "tokenizer.json", texts)  # a trained stand-in where it is not there
 
 
