@@ -32,6 +32,8 @@ class Progress {
   /// A Progress that prints nothing.
   static Progress& silent();
 
+  /// For a stage that learns its number of steps only after it began.
+  void set_total(std::int64_t total) { total_ = total; }
   /// `done` steps are done, `work` units of work were done in all (tokens), `note` is free text such as "loss 2.931".
   void update(std::int64_t done, std::int64_t work = 0, const std::string& note = "");
   /// Prints the last line with the total time.
