@@ -3,10 +3,10 @@
     bench/run [ROW...] [--repeats N] [--json FILE]
 
 Each row starts one process per side on the same model directory, the same 4 x 512 token ids and the same number of
-threads. The processes live through the row and work one at a time, turn by turn: transformers, adept, transformers, ...;
-the first turn of each is warm-up and not counted. The losses of both sides are compared at every turn: a row whose sides
-do not compute the same thing is an error. Needs the model (scripts/fetch-demo-assets model; it is imported and expanded
-here with build/release/adept) and the news text (scripts/fetch-demo-assets text).
+threads. The processes live through the row and work one at a time, turn by turn: transformers, adept, transformers;
+the first turn of each is warm-up and not counted. The losses of both sides are compared at every turn: a row whose
+sides do not compute the same thing is an error. Needs the model (scripts/fetch-demo-assets model; it is imported and
+expanded here with build/release/adept) and the news text (scripts/fetch-demo-assets text).
 """
 
 import argparse
@@ -36,13 +36,22 @@ class Row:
     after: tuple = ()
 
     def label(self):
-        what = "forward + loss" if self.work == "forward" else f"ADEPT step, copies after {', '.join(map(str, self.after))}"
+        what = (
+            "forward + loss"
+            if self.work == "forward"
+            else f"ADEPT step, copies after {', '.join(map(str, self.after))}"
+        )
         return f"{what}, {self.dtype}"
 
 
-ROWS = {"forward-fp32": Row("forward", "fp32"), "forward-bf16": Row("forward", "bf16"),
-        "step-fp32": Row("step", "fp32", SPREAD), "step-bf16": Row("step", "bf16", SPREAD),
-        "step-top-fp32": Row("step", "fp32", TOP), "step-top-bf16": Row("step", "bf16", TOP)}
+ROWS = {
+    "forward-fp32": Row("forward", "fp32"),
+    "forward-bf16": Row("forward", "bf16"),
+    "step-fp32": Row("step", "fp32", SPREAD),
+    "step-bf16": Row("step", "bf16", SPREAD),
+    "step-top-fp32": Row("step", "fp32", TOP),
+    "step-top-bf16": Row("step", "bf16", TOP),
+}
 
 
 class BenchError(Exception):
@@ -78,9 +87,15 @@ class Side:
         peak = self.tell("end")["peak_rss_bytes"]
         self.process.wait()
         rates = sorted(self.ready["tokens"] / seconds for seconds in self.seconds[1:])
-        return {"tokens_per_s": {"min": rates[0], "median": statistics.median(rates), "max": rates[-1]},
-                "peak_rss_bytes": peak, "seconds": self.seconds, "losses": self.losses, "threads": self.ready["threads"],
-                "trained_parameters": self.ready["trained"], "versions": self.ready["versions"]}
+        return {
+            "tokens_per_s": {"min": rates[0], "median": statistics.median(rates), "max": rates[-1]},
+            "peak_rss_bytes": peak,
+            "seconds": self.seconds,
+            "losses": self.losses,
+            "threads": self.ready["threads"],
+            "trained_parameters": self.ready["trained"],
+            "versions": self.ready["versions"],
+        }
 
 
 def adept(build, *arguments):
@@ -107,29 +122,45 @@ def model_directory(build, after):
 def write_ids(rows, columns):
     """Real text as token ids, rows x columns, into a file for both sides."""
     import tokenizers
+
     if not TEXT.is_file():
         raise BenchError(f"{TEXT.relative_to(ROOT)} is not here; run scripts/fetch-demo-assets text")
     text = TEXT.read_text(encoding="utf-8")[: rows * columns * 8]
     ids = tokenizers.Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(text, add_special_tokens=False).ids
     path = CACHE / "bench" / f"ids-{rows}x{columns}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([ids[row * columns:(row + 1) * columns] for row in range(rows)]))
+    path.write_text(json.dumps([ids[row * columns : (row + 1) * columns] for row in range(rows)]))
     return path
 
 
 def check_same_work(row, peer, own):
     for turn, (expected, found) in enumerate(zip(peer.losses, own.losses)):
         if not abs(expected - found) <= LOSS_TOLERANCE[row.dtype] * abs(expected):
-            raise BenchError(f"{row.label()}: turn {turn}: transformers' loss is {expected:.6f}, adept's {found:.6f}; "
-                             "the two sides do not do the same work")
+            raise BenchError(
+                f"{row.label()}: turn {turn}: transformers' loss is {expected:.6f}, adept's {found:.6f}; "
+                "the two sides do not do the same work"
+            )
     if peer.ready["trained"] != own.ready["trained"]:
-        raise BenchError(f"{row.label()}: {peer.ready['trained']:,} parameters train in transformers, {own.ready['trained']:,} in adept")
+        raise BenchError(
+            f"{row.label()}: {peer.ready['trained']:,} parameters train in transformers, "
+            f"{own.ready['trained']:,} in adept"
+        )
 
 
 def measure(row, build, arguments):
     model = model_directory(build, row.after)
-    common = ["--model", model, "--ids", write_ids(*arguments.batch), "--work", row.work, "--dtype", row.dtype,
-              "--threads", str(arguments.threads)]
+    common = [
+        "--model",
+        model,
+        "--ids",
+        write_ids(*arguments.batch),
+        "--work",
+        row.work,
+        "--dtype",
+        row.dtype,
+        "--threads",
+        str(arguments.threads),
+    ]
     peer_options = ["--compile"] if arguments.compile_peer else []
     sides = []
     try:
@@ -137,8 +168,11 @@ def measure(row, build, arguments):
         sides.append(Side("adept", [build / "adept_bench", *common]))
         for turn in range(arguments.repeats + 1):
             for side in sides:
-                print(f"\r{row.label()}: {'warm-up' if turn == 0 else f'{turn}/{arguments.repeats}'} {side.name}\033[K",
-                      end="", file=sys.stderr)
+                print(
+                    f"\r{row.label()}: {'warm-up' if turn == 0 else f'{turn}/{arguments.repeats}'} {side.name}\033[K",
+                    end="",
+                    file=sys.stderr,
+                )
                 side.repeat()
             check_same_work(row, *sides)
         print("\r\033[K", end="", file=sys.stderr)
@@ -148,25 +182,46 @@ def measure(row, build, arguments):
             if side.process.poll() is None:
                 side.process.kill()
             side.process.wait()
-    return {"row": row.label(), "work": row.work, "dtype": row.dtype, "after": row.after, "transformers": peer, "adept": own,
-            "ratio": own["tokens_per_s"]["median"] / peer["tokens_per_s"]["median"],
-            "memory_ratio": own["peak_rss_bytes"] / peer["peak_rss_bytes"]}
+    return {
+        "row": row.label(),
+        "work": row.work,
+        "dtype": row.dtype,
+        "after": row.after,
+        "transformers": peer,
+        "adept": own,
+        "ratio": own["tokens_per_s"]["median"] / peer["tokens_per_s"]["median"],
+        "memory_ratio": own["peak_rss_bytes"] / peer["peak_rss_bytes"],
+    }
 
 
 def hardware():
     cpuinfo = pathlib.Path("/proc/cpuinfo").read_text()
-    field = lambda name: next((line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith(name)), "unknown")
+    field = lambda name: next(
+        (line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith(name)), "unknown"
+    )
     flags = field("flags").split()
-    return {"cpu": field("model name"), "cores": len(os.sched_getaffinity(0)), "system": platform.platform(),
-            "instruction_sets": [name for name in ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16") if name in flags],
-            "load_average_at_start": os.getloadavg()[0]}
+    return {
+        "cpu": field("model name"),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.platform(),
+        "instruction_sets": [
+            name for name in ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16") if name in flags
+        ],
+        "load_average_at_start": os.getloadavg()[0],
+    }
 
 
 def print_header(machine, arguments):
-    print(f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instruction_sets'])}), {arguments.threads} threads, "
-          f"batch {arguments.batch[0]} x {arguments.batch[1]}, {arguments.repeats} repeats after one warm-up, interleaved")
+    print(
+        f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instruction_sets'])}), "
+        f"{arguments.threads} threads, batch {arguments.batch[0]} x {arguments.batch[1]}, "
+        f"{arguments.repeats} repeats after one warm-up, interleaved"
+    )
     if machine["load_average_at_start"] > 0.5:
-        print(f"note: the machine was not idle (load {machine['load_average_at_start']:.1f}); compare the ratios, not the rates")
+        print(
+            f"note: the machine was not idle (load {machine['load_average_at_start']:.1f}); "
+            "compare the ratios, not the rates"
+        )
     if "avx512_bf16" not in machine["instruction_sets"] and "amx_bf16" not in machine["instruction_sets"]:
         print("note: this processor has no bf16 products of its own; the bf16 rows are emulated on both sides")
     print(f"\n{'':<46}{'transformers, tokens/s':^26}{'adept, tokens/s':^26}{'ratio':>7}{'peak RSS, GB':^18}")
@@ -176,8 +231,11 @@ def print_header(machine, arguments):
 def print_row(result):
     rates = lambda side: "{min:8.0f}{median:8.0f}{max:8.0f}  ".format(**result[side]["tokens_per_s"])
     memory = lambda side: f"{result[side]['peak_rss_bytes'] / 1e9:8.2f}"
-    print(f"{result['row']:<46}{rates('transformers')}{rates('adept')}{result['ratio']:>7.2f}{memory('transformers')}{memory('adept')}",
-          flush=True)
+    print(
+        f"{result['row']:<46}{rates('transformers')}{rates('adept')}{result['ratio']:>7.2f}"
+        f"{memory('transformers')}{memory('adept')}",
+        flush=True,
+    )
 
 
 def parse_arguments():
@@ -210,11 +268,23 @@ def main():
             results.append(measure(ROWS[name], build, arguments))
             print_row(results[-1])
         versions = {side: results[0][side]["versions"] for side in ("transformers", "adept")}
-        print("\n" + "; ".join(f"{side}: " + ", ".join(f"{name} {version}" for name, version in found.items())
-                               for side, found in versions.items()))
+        print(
+            "\n"
+            + "; ".join(
+                f"{side}: " + ", ".join(f"{name} {version}" for name, version in found.items())
+                for side, found in versions.items()
+            )
+        )
         if arguments.json:
-            record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "hardware": machine, "threads": arguments.threads,
-                      "batch": arguments.batch, "repeats": arguments.repeats, "compile_peer": arguments.compile_peer, "rows": results}
+            record = {
+                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "hardware": machine,
+                "threads": arguments.threads,
+                "batch": arguments.batch,
+                "repeats": arguments.repeats,
+                "compile_peer": arguments.compile_peer,
+                "rows": results,
+            }
             arguments.json.write_text(json.dumps(record, indent=2) + "\n")
     except BenchError as error:
         print(f"\nbench/run: {error}", file=sys.stderr)

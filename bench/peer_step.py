@@ -1,8 +1,8 @@
 """The transformers side of bench/run: the same work as adept_bench, told over the same lines.
 
-Settings, chosen to be fast for transformers: SDPA attention, no key-value cache, frozen parameters without gradients (so
-autograd records nothing below the lowest copy), parameters and AdamW state in the compute dtype, fused AdamW, gradients
-freed between steps. `--compile` adds torch.compile.
+Settings, chosen to be fast for transformers: SDPA attention, no key-value cache, frozen parameters without gradients
+(so autograd records nothing below the lowest copy), parameters and AdamW state in the compute dtype, fused AdamW,
+gradients freed between steps. `--compile` adds torch.compile.
 
 Lines in:  repeat | end.   Lines out: one JSON object each: ready, then the answer to each line.
 """
@@ -40,7 +40,8 @@ class Work:
     def __init__(self, arguments):
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
-            arguments.model, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
+            arguments.model, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+        )
         self.model.config.use_cache = False
         self.model.requires_grad_(False)
         self.ids = torch.tensor(json.loads(arguments.ids.read_text()))
@@ -51,7 +52,8 @@ class Work:
                 self.model.model.layers[index].requires_grad_(True)
             self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
             self.optimizer = torch.optim.AdamW(
-                self.parameters, lr=LEARNING_RATE, betas=BETAS, eps=EPS, weight_decay=0.0, fused=True)
+                self.parameters, lr=LEARNING_RATE, betas=BETAS, eps=EPS, weight_decay=0.0, fused=True
+            )
         else:
             self.model.eval()
         self.run = torch.compile(self.model) if arguments.compile else self.model
@@ -83,9 +85,17 @@ def main():
     def say(**fields):
         print(json.dumps(fields), flush=True)
 
-    say(ready=True, tokens=work.ids.numel(), threads=torch.get_num_threads(),
+    say(
+        ready=True,
+        tokens=work.ids.numel(),
+        threads=torch.get_num_threads(),
         trained=sum(parameter.numel() for parameter in work.model.parameters() if parameter.requires_grad),
-        versions={"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()})
+        versions={
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    )
     for line in sys.stdin:
         if line.strip() == "repeat":
             start = time.perf_counter()

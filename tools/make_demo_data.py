@@ -12,8 +12,8 @@ Out, JSON lines {"id", "text"}:
     general_probe, general_replay, general_heldout   passages of a few paragraphs, split by article
     demo_data.json                                   hashes of the inputs, counts
 
-The split follows a hash of each id, near-duplicates go to one side together, and every file is in hash order, so that its
-first documents are a fair sample of it. The same inputs give the same bytes. Python's standard library only.
+The split follows a hash of each id, near-duplicates go to one side together, and every file is in hash order, so that
+its first documents are a fair sample of it. The same inputs give the same bytes. Python's standard library only.
 """
 
 import argparse
@@ -43,8 +43,9 @@ class InputError(Exception):
 
 # ---- the ontology ----------------------------------------------------------------------------------------------------
 
+
 def unescape_obo(text):
-    """OBO 1.4 escapes, and HTML's, which the ontology holds too: https://owlcollab.github.io/oboformat/doc/obo-syntax.html"""
+    """OBO 1.4 escapes (https://owlcollab.github.io/oboformat/doc/obo-syntax.html), and HTML's, which are there too."""
     return html.unescape(re.sub(r"\\(.)", lambda match: " " if match.group(1) in "nWt" else match.group(1), text))
 
 
@@ -65,7 +66,10 @@ def read_obo_terms(path):
 
 
 CITATION = re.compile(
-    r"PMID|PMC\d|https?:|www\.|doi:|DOI|ISBN|OMIM:|ORPHA|HP:\d|UMLS|HPO:|UBERON|GO:\d|MP:\d|SNOMED|xref|orcid|\]\]|\[\[", re.I)
+    r"PMID|PMC\d|https?:|www\.|doi:|DOI|ISBN|OMIM:|ORPHA|HP:\d|UMLS|HPO:|UBERON|GO:\d|MP:\d|SNOMED|"
+    r"xref|orcid|\]\]|\[\[",
+    re.I,
+)
 
 
 def without_citations(text):
@@ -115,7 +119,7 @@ def enumeration(names, conjunction):
 def lower_first(name, vocabulary):
     """Inside a sentence; a proper name or an abbreviation, which the ontology never writes small, keeps its capital."""
     word = re.match(r"\w*", name).group()
-    return word.lower() + name[len(word):] if word.lower() in vocabulary else name
+    return word.lower() + name[len(word) :] if word.lower() in vocabulary else name
 
 
 def quoted(field):
@@ -162,6 +166,7 @@ def ontology_documents(path):
 
 # ---- near-duplicates -------------------------------------------------------------------------------------------------
 
+
 def word_set(text):
     return frozenset(re.findall(r"\w+", text.lower()))
 
@@ -189,7 +194,7 @@ def similar_pairs(sets, threshold):
     index = collections.defaultdict(list)
     for key in sorted(sets, key=lambda key: (len(sets[key]), key)):
         words = sorted(sets[key], key=lambda word: (frequency[word], word))
-        prefix = words[:len(words) - -int(-threshold * len(words) // 1) + 1]
+        prefix = words[: len(words) - -int(-threshold * len(words) // 1) + 1]
         candidates = {other for word in prefix for other in index[word] if len(sets[other]) >= threshold * len(words)}
         for other in candidates:
             common = len(sets[key] & sets[other])
@@ -212,6 +217,7 @@ def group_near_duplicates(documents):
 
 
 # ---- general text ----------------------------------------------------------------------------------------------------
+
 
 def passages(paragraphs):
     """Consecutive paragraphs joined to documents of about PASSAGE_CHARACTERS."""
@@ -262,6 +268,7 @@ def news_documents(path):
 
 # ---- splitting and writing -------------------------------------------------------------------------------------------
 
+
 def fraction(text):
     """A number in [0, 1) that depends on the text only."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
@@ -302,11 +309,16 @@ def make(text_folder, out_folder):
             raise InputError(f"{text_folder}: nothing is left for {name}; the inputs hold too little text")
         write_jsonl(out_folder / f"{name}.jsonl", documents)
         text = [text for _, text in documents]
-        rows.append((name, len(documents), sum(len(part.split()) for part in text), sum(len(part.encode()) for part in text)))
+        rows.append(
+            (name, len(documents), sum(len(part.split()) for part in text), sum(len(part.encode()) for part in text))
+        )
     skipped = {f"terms, {reason}": count for reason, count in skipped_terms.items()}
     skipped |= {f"articles, {reason}": count for reason, count in skipped_articles.items() if count}
-    record = {"inputs": {name: hashlib.sha256((text_folder / name).read_bytes()).hexdigest() for name in INPUTS},
-              "files": [dict(zip(("name", "documents", "words", "bytes"), row)) for row in rows], "skipped": skipped}
+    record = {
+        "inputs": {name: hashlib.sha256((text_folder / name).read_bytes()).hexdigest() for name in INPUTS},
+        "files": [dict(zip(("name", "documents", "words", "bytes"), row)) for row in rows],
+        "skipped": skipped,
+    }
     (out_folder / "demo_data.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return rows, skipped
 

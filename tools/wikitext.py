@@ -1,9 +1,9 @@
 """Wikipedia markup to clean prose.
 
-Only what reads as prose is kept: whole sentences of running paragraphs. Headings, lists, tables, captions, references and
-notes go; inline templates whose text is known (units, foreign words, dates) are written out; a sentence that holds
-anything else that cannot be written as plain text (a formula, an unknown template) is dropped whole, so that no sentence
-is left with a hole in it. The markup: https://www.mediawiki.org/wiki/Help:Formatting and Help:Templates.
+Only what reads as prose is kept: whole sentences of running paragraphs. Headings, lists, tables, captions, references
+and notes go; inline templates whose text is known (units, foreign words, dates) are written out; a sentence that holds
+anything else that cannot be written as plain text (a formula, an unknown template) is dropped whole, so that no
+sentence is left with a hole in it. The markup: https://www.mediawiki.org/wiki/Help:Formatting and Help:Templates.
 """
 
 import html
@@ -16,28 +16,81 @@ BLOCKS_AS_HOLES = ("math", "chem", "code", "source", "syntaxhighlight", "nowiki"
 SECTIONS_WITHOUT_PROSE = re.compile(
     r"references|external links|see also|notes|further reading|bibliography|footnotes|sources|citations|works cited|"
     r"notes and references|other uses|gallery|filmography|discography|publications|selected works|works",
-    re.IGNORECASE)
+    re.IGNORECASE,
+)
 
 # Templates that show nothing in the running text, or only a note mark.
 SILENT_TEMPLATES = re.compile(
-    r"(cit|cn$|fact$|sfn|harv|rp$|refn|efn|ref |ref$|r$|note|dead link|web ?archive|wayback|main|see|further|about|for$|"
-    r"other|redirect|distinguish|hatnote|clear|use |pp-|reflist|refbegin|refend|ipa|respell|pron|audio|clarify|when$|"
+    r"(cit|cn$|fact$|sfn|harv|rp$|refn|efn|ref |ref$|r$|note|dead link|web ?archive|wayback|main|see|further|about|"
+    r"for$|other|redirect|distinguish|hatnote|clear|use |pp-|reflist|refbegin|refend|ipa|respell|pron|audio|clarify|"
+    r"when$|"
     r"who|which|by whom|where|why|how$|page needed|dubious|disputed|better source|not in citation|failed ver|"
     r"verif|vague|update|portal|infobox|taxobox|good article|featured article|inconsistent citations|elucidate|"
     r"full|specify|according to whom|quantify|original research|or$|pov|npov|peacock|weasel|unreferenced|refimprove|"
     r"more footnotes|anchor|coord|contradict|undue|lead|tone|default|toc|self-pub|third-party|unreliable|"
-    r"neologism|attribution|expand|empty|inline|discuss|subscription|registration|isbn|google books|-$)")
-FIRST_ARGUMENT = {"nowrap", "small", "smaller", "big", "larger", "nobold", "nobr", "vanchor", "sc", "smallcaps", "nihongo",
-                  "val", "abbr", "visible anchor", "title", "em", "strong", "keypress", "linktext", "angle bracket"}
+    r"neologism|attribution|expand|empty|inline|discuss|subscription|registration|isbn|google books|-$)"
+)
+FIRST_ARGUMENT = {
+    "nowrap",
+    "small",
+    "smaller",
+    "big",
+    "larger",
+    "nobold",
+    "nobr",
+    "vanchor",
+    "sc",
+    "smallcaps",
+    "nihongo",
+    "val",
+    "abbr",
+    "visible anchor",
+    "title",
+    "em",
+    "strong",
+    "keypress",
+    "linktext",
+    "angle bracket",
+}
 LAST_ARGUMENT = {"lang", "transl", "transliteration"}
 UNITS = {
-    "km": "kilometres", "m": "metres", "cm": "centimetres", "mm": "millimetres", "mi": "miles", "ft": "feet",
-    "in": "inches", "yd": "yards", "nmi": "nautical miles", "km2": "square kilometres", "sqkm": "square kilometres",
-    "sqmi": "square miles", "mi2": "square miles", "ha": "hectares", "acre": "acres", "acres": "acres", "kg": "kilograms",
-    "lb": "pounds", "g": "grams", "oz": "ounces", "t": "tonnes", "C": "°C", "F": "°F", "K": "kelvins",
-    "km/h": "kilometres per hour", "mph": "miles per hour", "L": "litres", "l": "litres", "USgal": "gallons",
-    "m2": "square metres", "sqft": "square feet", "m3": "cubic metres", "ST": "short tons", "LT": "long tons"}
-RANGES = {"-": "–", "–": "–", "to": " to ", "and": " and ", "x": " by ", "by": " by ", "to(-)": " to ", "or": " or "}
+    "km": "kilometres",
+    "m": "metres",
+    "cm": "centimetres",
+    "mm": "millimetres",
+    "mi": "miles",
+    "ft": "feet",
+    "in": "inches",
+    "yd": "yards",
+    "nmi": "nautical miles",
+    "km2": "square kilometres",
+    "sqkm": "square kilometres",
+    "sqmi": "square miles",
+    "mi2": "square miles",
+    "ha": "hectares",
+    "acre": "acres",
+    "acres": "acres",
+    "kg": "kilograms",
+    "lb": "pounds",
+    "g": "grams",
+    "oz": "ounces",
+    "t": "tonnes",
+    "C": "°C",
+    "F": "°F",
+    "K": "kelvins",
+    "km/h": "kilometres per hour",
+    "mph": "miles per hour",
+    "L": "litres",
+    "l": "litres",
+    "USgal": "gallons",
+    "m2": "square metres",
+    "sqft": "square feet",
+    "m3": "cubic metres",
+    "ST": "short tons",
+    "LT": "long tons",
+}
+RANGES = {"-": "–", "–": "–", "x": " by ", "to(-)": " to "}
+RANGES.update({word: f" {word} " for word in ("to", "and", "by", "or")})
 SUPERSCRIPTS = str.maketrans("0123456789+-−n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿ")
 
 
@@ -124,8 +177,11 @@ def remove_blocks(text):
 
 def superscript(match):
     shown = match.group(1).strip()
-    return shown.translate(SUPERSCRIPTS) if re.fullmatch(r"[0-9+−n-]+", shown) else (
-        shown if shown in ("st", "nd", "rd", "th") else HOLE)
+    return (
+        shown.translate(SUPERSCRIPTS)
+        if re.fullmatch(r"[0-9+−n-]+", shown)
+        else (shown if shown in ("st", "nd", "rd", "th") else HOLE)
+    )
 
 
 def remove_inline_markup(text):
@@ -143,13 +199,17 @@ def remove_inline_markup(text):
     return re.sub(r"[\u00a0\u2009\u202f\u2002\u2003]", " ", text).replace("\u200b", "").replace("\u00ad", "")
 
 
-ABBREVIATION = re.compile(r"(?:\b[A-Z]|\b(?:St|Dr|Mr|Mrs|Ms|c|ca|vs|No|e\.g|i\.e|etc|Jr|Sr|Gen|Col|Capt|Lt|Rev|fl|pp?|vol))\.$")
+ABBREVIATION = re.compile(
+    r"(?:\b[A-Z]|\b(?:St|Dr|Mr|Mrs|Ms|c|ca|vs|No|e\.g|i\.e|etc|Jr|Sr|Gen|Col|Capt|Lt|Rev|fl|pp?|vol))\.$"
+)
 
 
 def split_sentences(paragraph):
     """Sentences of one paragraph; a full stop after an initial or a common abbreviation does not end one."""
     sentences = []
-    for piece in re.split(r"(?<=[.!?])\s+(?=[\"“‘'(A-Z0-9\x00])|(?<=[.!?][\"”’')])\s+(?=[\"“‘'(A-Z0-9\x00])", paragraph):
+    for piece in re.split(
+        r"(?<=[.!?])\s+(?=[\"“‘'(A-Z0-9\x00])|(?<=[.!?][\"”’')])\s+(?=[\"“‘'(A-Z0-9\x00])", paragraph
+    ):
         if sentences and ABBREVIATION.search(sentences[-1]):
             sentences[-1] += " " + piece
         else:
@@ -176,9 +236,15 @@ def clean_paragraph(line):
     line = re.sub(r"\s+", " ", line).strip()
     line = re.sub(r"\s+([,.;:!?)](?:\s|$))", r"\1", line)
     line = re.sub(r"([(])\s+", r"\1", line)
-    kept = [sentence for sentence in split_sentences(line)
-            if SENTENCE_END.search(sentence) and not LEFTOVER.search(sentence) and balanced(sentence)
-            and sentence[0] not in ".,;:!?)" and len(sentence) >= 15]
+    kept = [
+        sentence
+        for sentence in split_sentences(line)
+        if SENTENCE_END.search(sentence)
+        and not LEFTOVER.search(sentence)
+        and balanced(sentence)
+        and sentence[0] not in ".,;:!?)"
+        and len(sentence) >= 15
+    ]
     return " ".join(kept)
 
 

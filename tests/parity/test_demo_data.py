@@ -1,5 +1,5 @@
-"""The demo's corpora: disjoint, the same on every run, plain prose. On the real inputs where they were fetched, else on a
-small stand-in of the same formats."""
+"""The demo's corpora: disjoint, the same on every run, plain prose. On a small stand-in of the same formats, and on the
+real inputs where they were fetched."""
 
 import bz2
 import collections
@@ -18,8 +18,10 @@ TOOL = ROOT / "tools" / "make_demo_data.py"
 REAL_TEXT = ROOT / ".cache" / "text"
 FILES = ("domain_train", "domain_heldout", "general_probe", "general_replay", "general_heldout")
 MARKUP = re.compile(
-    r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}|'''|</?(?:ref|sub|sup|br|div|span|math|small|blockquote)\b|&(?:nbsp|amp|lt|gt|quot|ndash);|"
-    r"https?:|www\.|==|\|\||\bPMID|\bxref\b|orcid|\bthumb\||\x00|\bHP:\d|File:|Category:|\(\s*[,;)]|\\[nW\"]")
+    r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}|'''|</?(?:ref|sub|sup|br|div|span|math|small|blockquote)\b|"
+    r"&(?:nbsp|amp|lt|gt|quot|ndash);|https?:|www\.|==|\|\||\bPMID|\bxref\b|orcid|\bthumb\||"
+    r"\x00|\bHP:\d|File:|Category:|\(\s*[,;)]|\\[nW\"]"
+)
 
 
 def tool_module():
@@ -30,7 +32,9 @@ def tool_module():
 
 
 def run_tool(text, out):
-    return subprocess.run([sys.executable, str(TOOL), "--text", str(text), "--out", str(out)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(TOOL), "--text", str(text), "--out", str(out)], capture_output=True, text=True
+    )
 
 
 def word(number):
@@ -47,10 +51,12 @@ def write_stand_in(folder):
     folder.mkdir(parents=True)
     stanzas = ["format-version: 1.2\n"]
     for number in range(200):
-        stanzas.append(f'[Term]\nid: HP:{number:07d}\nname: Sign {word(number)}\n'
-                       f'def: "{sentence(number)} Said \\"so\\" (PMID:1234)." [PMID:77, https://orcid.org/0000-0001]\n'
-                       f'comment: {sentence(number + 500)} {{xref="https://orcid.org/0000"}}\n'
-                       f'synonym: "{word(number + 300)} sign" EXACT layperson []\nsynonym: "Old" EXACT obsolete_synonym []\n')
+        stanzas.append(
+            f"[Term]\nid: HP:{number:07d}\nname: Sign {word(number)}\n"
+            f'def: "{sentence(number)} Said \\"so\\" (PMID:1234)." [PMID:77, https://orcid.org/0000-0001]\n'
+            f'comment: {sentence(number + 500)} {{xref="https://orcid.org/0000"}}\n'
+            f'synonym: "{word(number + 300)} sign" EXACT layperson []\nsynonym: "Old" EXACT obsolete_synonym []\n'
+        )
     stanzas.append('[Term]\nid: HP:0009001\nname: Gone\ndef: "A term that is in use no more." []\nis_obsolete: true\n')
     stanzas.append("[Term]\nid: HP:0009002\nname: Undefined\n")
     (folder / "hp.obo").write_text("\n".join(stanzas), encoding="utf-8")
@@ -59,15 +65,21 @@ def write_stand_in(folder):
     pages = []
     for number in range(40):
         body = " ".join(sentence(9000 + number * 31 + part) for part in range(8))
-        markup = (f"{{{{Infobox|name={{{{small|X}}}}|area=5}}}}\n'''{body[:-1]}''' in [[Place (town)|a place]]"
-                  f"<ref name=\"a/b\">{{{{cite web|url=http://x.org}}}}</ref>.{{{{citation needed|date=May}}}} It is "
-                  f"{{{{convert|5|km|mi}}}} long&nbsp;here. The sum <math>x^2</math> is dropped.\n"
-                  f"[[File:A.jpg|thumb|A [[caption]] here.]]\n{{| class=\"x\"\n|-\n| cell || cell\n|}}\n* a list item\n"
-                  f"== References ==\n{sentence(number)} {sentence(number + 1)} {sentence(number + 2)}\n[[Category:Things]]")
-        pages.append(f"<page><title>Page {number}</title><ns>0</ns><id>{number}</id><revision><id>1</id>"
-                     f"<text>{html.escape(markup)}</text></revision></page>")
-    pages.append('<page><title>R</title><ns>0</ns><id>99</id><redirect title="Page 1"/><revision>'
-                 "<text>#REDIRECT [[Page 1]]</text></revision></page>")
+        markup = (
+            f"{{{{Infobox|name={{{{small|X}}}}|area=5}}}}\n'''{body[:-1]}''' in [[Place (town)|a place]]"
+            f'<ref name="a/b">{{{{cite web|url=http://x.org}}}}</ref>.{{{{citation needed|date=May}}}} It is '
+            f"{{{{convert|5|km|mi}}}} long&nbsp;here. The sum <math>x^2</math> is dropped.\n"
+            f'[[File:A.jpg|thumb|A [[caption]] here.]]\n{{| class="x"\n|-\n| cell || cell\n|}}\n* a list item\n'
+            f"== References ==\n{sentence(number)} {sentence(number + 1)} {sentence(number + 2)}\n[[Category:Things]]"
+        )
+        pages.append(
+            f"<page><title>Page {number}</title><ns>0</ns><id>{number}</id><revision><id>1</id>"
+            f"<text>{html.escape(markup)}</text></revision></page>"
+        )
+    pages.append(
+        '<page><title>R</title><ns>0</ns><id>99</id><redirect title="Page 1"/><revision>'
+        "<text>#REDIRECT [[Page 1]]</text></revision></page>"
+    )
     dump = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/">' + "".join(pages) + "</mediawiki>"
     (folder / "enwiki.xml.bz2").write_bytes(bz2.compress(dump.encode()))
 
@@ -84,9 +96,12 @@ def corpora(request, tmp_path_factory):
         pytest.skip("the real texts are not here (scripts/fetch-demo-assets text); the stand-in covers the same")
     process = run_tool(text, folder / "out")
     assert process.returncode == 0, process.stderr
-    documents = {name: [json.loads(line) for line in (folder / "out" / f"{name}.jsonl").open(encoding="utf-8")] for name in FILES}
+    documents = {
+        name: [json.loads(line) for line in (folder / "out" / f"{name}.jsonl").open(encoding="utf-8")] for name in FILES
+    }
     return collections.namedtuple("Corpora", "kind text out documents printed")(
-        request.param, text, folder / "out", documents, process.stdout)
+        request.param, text, folder / "out", documents, process.stdout
+    )
 
 
 def test_every_document_has_an_id_and_text_and_the_table_counts_them(corpora):
@@ -124,16 +139,23 @@ def test_the_tool_groups_what_brute_force_groups(corpora):
     if corpora.kind == "real":
         pytest.skip("quadratic; the stand-in covers it")
     tool = tool_module()
-    sets = {f"{number:03d}": frozenset(word(number % 40 + offset * (1 + number % 3)) for offset in range(10)) for number in range(120)}
-    similar = {tuple(sorted((one, other))) for one in sets for other in sets
-               if one != other and len(sets[one] & sets[other]) >= 0.7 * len(sets[one] | sets[other])}
+    sets = {
+        f"{number:03d}": frozenset(word(number % 40 + offset * (1 + number % 3)) for offset in range(10))
+        for number in range(120)
+    }
+    similar = {
+        tuple(sorted((one, other)))
+        for one in sets
+        for other in sets
+        if one != other and len(sets[one] & sets[other]) >= 0.7 * len(sets[one] | sets[other])
+    }
     assert similar and {tuple(sorted(pair)) for pair in tool.similar_pairs(sets, 0.7)} == similar
 
 
 def test_no_markup_and_no_citation_is_left(corpora):
     for name, documents in corpora.documents.items():
         found = [MARKUP.search(document["text"]) for document in documents]
-        left = [match.string[max(0, match.start() - 40):match.end() + 40] for match in found if match]
+        left = [match.string[max(0, match.start() - 40) : match.end() + 40] for match in found if match]
         assert left == [], name
 
 
@@ -157,7 +179,18 @@ def test_the_stand_in_reads_as_expected(corpora):
     text = "\n".join(document["text"] for documents in corpora.documents.values() for document in documents)
     assert "in a place. It is 5 kilometres long here." in text
     assert 'Said "so".' in text and " sign. " in text and "It is also called " in text
-    for absent in ("The sum", "cell", "caption", "list item", "Infobox", "no more", "Undefined", "Old", "REDIRECT", "Category"):
+    for absent in (
+        "The sum",
+        "cell",
+        "caption",
+        "list item",
+        "Infobox",
+        "no more",
+        "Undefined",
+        "Old",
+        "REDIRECT",
+        "Category",
+    ):
         assert absent not in text, absent
 
 
