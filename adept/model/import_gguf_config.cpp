@@ -275,7 +275,7 @@ void write_token_ids(const GgufFile& file, const GgufModel& model, Json& config,
     const auto id = file.integer(key);
     if (id && (*id < 0 || (model.vocab_size > 0 && *id >= model.vocab_size)))
       problems.push_back(fmt::format("{} is {}; expected 0 to {}", key, *id, model.vocab_size - 1));
-    if (id) config[std::string(name)] = *id;
+    config[std::string(name)] = id ? Json(*id) : Json();  // null: otherwise transformers takes the class's defaults
   }
 }
 
@@ -340,7 +340,7 @@ GgufModel read_gguf_model(const io::GgufFile& file) {
   model.generation_config = Json::object();
   write_token_ids(file, model, model.config, problems);
   for (const char* name : {"bos_token_id", "eos_token_id", "pad_token_id"})
-    if (model.config.contains(name)) model.generation_config[name] = model.config[name];
+    if (!model.config[name].is_null()) model.generation_config[name] = model.config[name];
   throw_gguf_problems(file.where(), problems);
   return model;
 }

@@ -235,13 +235,22 @@ Json read_chat_templates(const GgufFile& file) {
   return named;
 }
 
-void write_special_tokens(const GgufVocabulary& vocabulary, Json& target) {
+// A token that occurs in text as any other cannot be named here: transformers would cut text at it.
+Json read_special_tokens(const GgufFile& file, const GgufVocabulary& vocabulary) {
   const std::pair<const char*, std::optional<std::int64_t>> kNames[] = {{"bos_token", vocabulary.bos},
                                                                         {"eos_token", vocabulary.eos},
                                                                         {"unk_token", vocabulary.unk},
                                                                         {"pad_token", vocabulary.pad}};
-  for (const auto& [name, id] : kNames)
-    if (id) target[name] = vocabulary.token(*id);
+  Json special = Json::object();
+  for (const auto& [name, id] : kNames) {
+    if (!id) continue;
+    if (vocabulary.is_special(*id))
+      special[name] = vocabulary.token(*id);
+    else
+      spdlog::warn("{}: {} is token {}, {}, which is no control token; the tokenizer's files leave it out",
+                   file.where(), name, *id, quote(vocabulary.token(*id)));
+  }
+  return special;
 }
 
 }  // namespace
@@ -278,8 +287,7 @@ GgufTokenizer read_gguf_tokenizer(const io::GgufFile& file, const GgufModel& mod
   GgufTokenizer result;
   result.pre_tokenizer = *kind == "gpt2" ? std::string(*pre_name) : "sentencepiece";
   result.tokenizer_json = tokenizer_json_text(vocabulary, parts);
-  result.special_tokens_map = Json::object();
-  write_special_tokens(vocabulary, result.special_tokens_map);
+  result.special_tokens_map = read_special_tokens(file, vocabulary);
   result.tokenizer_config = result.special_tokens_map;
   if (Json templates = read_chat_templates(file); !templates.is_null())
     result.tokenizer_config["chat_template"] = std::move(templates);

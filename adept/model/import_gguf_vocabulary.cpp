@@ -55,11 +55,12 @@ void read_types(const io::GgufFile& file, GgufVocabulary& vocabulary, std::vecto
 
 void index_tokens(GgufVocabulary& vocabulary, std::vector<std::string>& problems) {
   std::size_t num_duplicates = 0;
+  std::size_t num_empty = 0;
   for (std::int64_t id = 0; id < vocabulary.size(); ++id) {
+    if (vocabulary.token(id).empty() && num_empty++ == 0) problems.push_back(fmt::format("token {} is empty", id));
     const auto [first, added] = vocabulary.ids.emplace(vocabulary.token(id), id);
     if (!added && ++num_duplicates <= kMaxReported)
       problems.push_back(fmt::format("tokens {} and {} are both {}", first->second, id, quote(vocabulary.token(id))));
-    if (vocabulary.token(id).empty()) problems.push_back(fmt::format("token {} is empty", id));
   }
   if (num_duplicates > kMaxReported)
     problems.push_back(fmt::format("and {} more tokens appear twice", num_duplicates - kMaxReported));
@@ -69,12 +70,12 @@ void index_tokens(GgufVocabulary& vocabulary, std::vector<std::string>& problems
 
 bool GgufVocabulary::is_special(std::int64_t id) const {
   const GgufTokenType type = types[static_cast<std::size_t>(id)];
-  return type == GgufTokenType::kControl || type == GgufTokenType::kUnknown || id == bos || id == eos || id == unk ||
-         id == pad;
+  if (type == GgufTokenType::kUserDefined) return id == bos || id == eos || id == unk || id == pad;
+  return type == GgufTokenType::kControl || type == GgufTokenType::kUnknown;
 }
 
 bool GgufVocabulary::is_filler(std::int64_t id) const {
-  return types[static_cast<std::size_t>(id)] == GgufTokenType::kUnused && !is_special(id) &&
+  return types[static_cast<std::size_t>(id)] == GgufTokenType::kUnused && id != bos && id != eos && id != pad &&
          token(id) == fmt::format("[PAD{}]", id);
 }
 

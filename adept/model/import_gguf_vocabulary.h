@@ -31,7 +31,8 @@ struct GgufVocabulary {
 
   std::int64_t size() const { return std::ssize(types); }
   std::string_view token(std::int64_t id) const { return (*tokens)[static_cast<std::size_t>(id)]; }
-  /// Control and unknown tokens, and those that the file names as BOS, EOS, padding or unknown.
+  /// Control and unknown tokens, and user-defined ones that the file names as BOS, EOS, padding or unknown. A normal
+  /// token is never special, whatever the file names it: some name token 0, "!", as unknown, and text has it too.
   bool is_special(std::int64_t id) const;
   /// "[PAD49152]" and the like, which converters invent for rows of the embedding that have no token.
   bool is_filler(std::int64_t id) const;

@@ -57,6 +57,12 @@ TEST(ImportGgufConfig, OptionalKeysHaveTheDefaultsOfLlamaCpp) {
   EXPECT_EQ(model.config["num_key_value_heads"], 2);
 }
 
+TEST(ImportGgufConfig, MissingTokenIdsAreNullInsteadOfTheDefaultsOfTransformers) {
+  const GgufModel model = model_of(tiny_model());
+  EXPECT_TRUE(model.config["bos_token_id"].is_null());
+  EXPECT_EQ(model.generation_config, (Json{{"eos_token_id", 260}}));
+}
+
 TEST(ImportGgufConfig, AHeadMayHaveASizeOfItsOwn) {
   GgufBuilder builder = tiny_model("qwen3");
   builder.set("qwen3.attention.key_length", std::uint32_t{16}).set("qwen3.attention.value_length", std::uint32_t{16});

@@ -105,9 +105,9 @@ TEST(ImportGgufTokenizer, FillersOfTheEmbeddingAreNoTokens) {
 
 TEST(ImportGgufTokenizer, NamesSpecialTokensAndTemplates) {
   GgufBuilder builder = tiny_model();
-  builder.set("tokenizer.ggml.padding_token_id", std::uint32_t{0}).set("tokenizer.chat_template", "{{ x }}");
+  builder.set("tokenizer.ggml.padding_token_id", std::uint32_t{261}).set("tokenizer.chat_template", "{{ x }}");
   const GgufTokenizer tokenizer = tokenizer_of(builder);
-  EXPECT_EQ(tokenizer.special_tokens_map, (Json{{"eos_token", "<|end|>"}, {"pad_token", "Ā"}}));
+  EXPECT_EQ(tokenizer.special_tokens_map, (Json{{"eos_token", "<|end|>"}, {"pad_token", "  "}}));
   EXPECT_EQ(tokenizer.tokenizer_config["eos_token"], "<|end|>");
   EXPECT_EQ(tokenizer.tokenizer_config["chat_template"], "{{ x }}");
   EXPECT_EQ(tokenizer.tokenizer_config["model_max_length"], 64);
@@ -115,6 +115,15 @@ TEST(ImportGgufTokenizer, NamesSpecialTokensAndTemplates) {
   EXPECT_EQ(
       tokenizer_of(builder).tokenizer_config["chat_template"],
       Json::parse(R"([{"name": "default", "template": "{{ x }}"}, {"name": "tool_use", "template": "{{ y }}"}])"));
+}
+
+TEST(ImportGgufTokenizer, ANormalTokenIsNeverSpecial) {
+  GgufBuilder builder = tiny_model();
+  builder.set("tokenizer.ggml.unknown_token_id", std::uint32_t{257});  // "he"
+  EXPECT_THAT(tokens_of(builder, " the"), ElementsAre("Ġthe"));
+  const GgufTokenizer tokenizer = tokenizer_of(builder);
+  EXPECT_FALSE(tokenizer.special_tokens_map.contains("unk_token"));
+  EXPECT_EQ(Json::parse(tokenizer.tokenizer_json)["added_tokens"].size(), 2u);
 }
 
 GgufBuilder sentencepiece_model() {
