@@ -1,6 +1,7 @@
 #include "adept/config/document.h"
 
 #include <fmt/format.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -148,10 +149,37 @@ class Converter {
   int num_values_ = 0;
 };
 
-std::vector<YAML::Node> load_yaml(const std::string& text, const Location& source) {
+struct IgnoreEvents : YAML::EventHandler {
+  using Mark = YAML::Mark;
+  using Tag = std::string;
+  using Anchor = YAML::anchor_t;
+  using Style = YAML::EmitterStyle::value;
+  void OnDocumentStart(const Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const Mark&, Anchor) override {}
+  void OnAlias(const Mark&, Anchor) override {}
+  void OnScalar(const Mark&, const Tag&, Anchor, const std::string&) override {}
+  void OnSequenceStart(const Mark&, const Tag&, Anchor, Style) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const Mark&, const Tag&, Anchor, Style) override {}
+  void OnMapEnd() override {}
+};
+
+/// YAML::LoadAll would tell too, but yaml-cpp 0.7 finds endless empty documents where a text begins with a comma.
+bool has_several_documents(const std::string& text) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  IgnoreEvents ignore;
+  return parser.HandleNextDocument(ignore) && parser.HandleNextDocument(ignore);
+}
+
+/// The one document of the text; null if it is empty.
+YAML::Node load_yaml(const std::string& text, const Location& source) {
+  // yaml-cpp lets the end of the text close a quoted string, but not the end of a document.
+  const std::string ended = text + "\n...\n";
   try {
-    // yaml-cpp lets the end of the text close a quoted string, but not the end of a document.
-    return YAML::LoadAll(text + "\n...\n");
+    YAML::Node document = YAML::Load(ended);
+    if (!has_several_documents(ended)) return document;
   } catch (const YAML::Exception& error) {
     Location location = source;
     if (!source.is_override && !error.mark.is_null()) location.line = error.mark.line + 1;
@@ -162,6 +190,7 @@ std::vector<YAML::Node> load_yaml(const std::string& text, const Location& sourc
       fail(location, "not valid YAML: the text ends inside quotes; expected the closing quote");
     fail(location, fmt::format("not valid YAML: {} (column {})", error.msg, error.mark.column + 1));
   }
+  fail(source, "found more after the end of the first YAML document; expected one document");
 }
 
 bool parse_index(std::string_view text, std::size_t& index) {
@@ -173,9 +202,7 @@ Value parse_override_value(const std::string& text, const std::string& key, cons
                            std::vector<Problem>& problems) {
   const bool is_yaml = !text.empty() && std::string_view("[{\"'").find(text.front()) != std::string_view::npos;
   if (is_yaml) {
-    const std::vector<YAML::Node> documents = load_yaml(text, location);
-    if (documents.size() != 1) fail(location, "found more than one value; expected one");
-    return Converter(location, problems).convert(documents.front(), location, key, 0);
+    return Converter(location, problems).convert(load_yaml(text, location), location, key, 0);
   }
   Value value;
   value.location = location;
@@ -302,13 +329,11 @@ Value parse_document(const std::string& text, const std::string& file, std::vect
     for (std::string line; std::getline(lines, line) && is_utf8(line);) ++location.line;
     fail(location, "found bytes that are not UTF-8; expected a YAML file in UTF-8");
   }
-  const std::vector<YAML::Node> documents = load_yaml(text, source);
-  if (documents.empty() || (documents.size() == 1 && documents.front().IsNull()))
-    fail(source, "found an empty file; expected at least model, output_dir and data");
-  if (documents.size() > 1) fail(source, "found several YAML documents (---); expected one");
-  Value document = Converter(source, problems).convert(documents.front(), source, "", 0);
+  const YAML::Node root = load_yaml(text, source);
+  if (root.IsNull()) fail(source, "found an empty file; expected at least model, output_dir and data");
+  Value document = Converter(source, problems).convert(root, source, "", 0);
   if (document.kind != Value::Kind::kSection)
-    fail({.source = file, .line = documents.front().Mark().line + 1},
+    fail({.source = file, .line = root.Mark().line + 1},
          fmt::format("found {}; expected KEY: VALUE lines", document.describe()));
   return document;
 }

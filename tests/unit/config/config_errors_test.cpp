@@ -2,12 +2,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include "adept/config/run_config.h"
 #include "adept/core/error.h"
+#include "adept/core/random.h"
 
 namespace adept::config {
 namespace {
@@ -233,7 +235,8 @@ TEST(ConfigErrors, Overrides) {
        "--set data.train.med.weight=1: data.train.med.weight: found the index \"med\" of a list of 1; expected 0 to 1, "
        "where 1 appends"},
       {"model='a", "--set model='a: not valid YAML: the text ends inside quotes; expected the closing quote"},
-      {"model=\"a\" b", "--set model=\"a\" b: found more than one value; expected one"},
+      {"model=\"a\" b",
+       "--set model=\"a\" b: found more after the end of the first YAML document; expected one document"},
       {"data.eval=[{name: e, name: f, path: p}]",
        "--set data.eval=[{name: e, name: f, path: p}]: data.eval.0.name: found the key a second time; expected it "
        "once"},
@@ -247,7 +250,8 @@ TEST(ConfigErrors, DocumentsThatAreNotYaml) {
       {"# only a comment\n", "run.yaml: found an empty file; expected at least model, output_dir and data"},
       {"- a\n- b\n", "run.yaml:1: found a list; expected KEY: VALUE lines"},
       {"\njust text\n", "run.yaml:2: found \"just text\"; expected KEY: VALUE lines"},
-      {"model: a\n---\nmodel: b\n", "run.yaml: found several YAML documents (---); expected one"},
+      {"model: a\n---\nmodel: b\n",
+       "run.yaml: found more after the end of the first YAML document; expected one document"},
       {"train:\n\tseed: 1\n", "run.yaml:2: found a tab in the indentation; expected spaces"},
       {"model: \"a\nseed: 1\n", "run.yaml:4: not valid YAML: the text ends inside quotes; expected the closing quote"},
       {"a: 1\nb: \xff\n", "run.yaml:2: found bytes that are not UTF-8; expected a YAML file in UTF-8"},
@@ -272,6 +276,8 @@ TEST(ConfigErrors, KeysTwiceOrThatAreNoWords) {
 }
 
 TEST(ConfigErrors, HostileDocumentsAreBounded) {
+  EXPECT_EQ(message_of(",model: a\n"),
+            "run.yaml: found more after the end of the first YAML document; expected one document");
   EXPECT_EQ(message_of("a: &a [*a]\n"), "run.yaml:1: nested beyond 32 levels");
   std::string laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
   for (int i = 1; i < 12; ++i) {
@@ -284,6 +290,41 @@ TEST(ConfigErrors, HostileDocumentsAreBounded) {
   EXPECT_THAT(message_of(std::string(100'000, '{')), HasSubstr("run.yaml"));
   EXPECT_THAT(message_of("model: " + std::string(5000, 'x') + "\nmodel: 1"), HasSubstr("second time"));
   EXPECT_LT(message_of(std::string(kGood) + "seed: " + std::string(5000, 'x')).size(), 300u);
+}
+
+TEST(ConfigErrors, MutatedTextIsReadOrRefusedNeverWorse) {
+  const std::string good = std::string(kGood) +
+                           "expand: {after: [1, 2]}\ntrain: &t {learning_rate: 5e-4, \"max_steps\": 1_0}\n"
+                           "eval: # comment\n  packed: no\nunit_lr:\n  policy: |\n    uniform\n";
+  const std::string_view alphabet = "{}[]:,#&*!|>'\"%@`-?<~ \t\n\\x0.e\xc3";
+  int refused = 0;
+  for (std::uint64_t trial = 0; trial < 1000; ++trial) {
+    std::string text = good;
+    auto draw = [&, i = 0u](std::size_t limit) mutable {
+      return random_bits(7, RandomStream::kSampling, trial * 64 + i++) % limit;
+    };
+    for (std::size_t edits = 1 + draw(4); edits > 0; --edits) {
+      const std::size_t at = draw(text.size());
+      const char c = alphabet[draw(alphabet.size())];
+      switch (draw(3)) {
+        case 0:
+          text[at] = c;
+          break;
+        case 1:
+          text.insert(at, 1, c);
+          break;
+        default:
+          text.erase(at, 1 + draw(8));
+      }
+    }
+    try {
+      parse_run_config(text, "run.yaml", {"data.train.0." + text.substr(draw(text.size()), draw(20))});
+    } catch (const ConfigError& error) {
+      ++refused;
+      EXPECT_STRNE(error.what(), "") << text;
+    }
+  }
+  EXPECT_GT(refused, 500);
 }
 
 TEST(ConfigErrors, FilesThatCannotBeRead) {
