@@ -224,8 +224,9 @@ def print_header(machine, arguments):
         )
     if "avx512_bf16" not in machine["instruction_sets"] and "amx_bf16" not in machine["instruction_sets"]:
         print("note: this processor has no bf16 products of its own; the bf16 rows are emulated on both sides")
-    print(f"\n{'':<46}{'transformers, tokens/s':^26}{'adept, tokens/s':^26}{'ratio':>7}{'peak RSS, GB':^18}")
-    print(f"{'':<46}{'min  median     max':^26}{'min  median     max':^26}{'':>7}{'peer   adept':^18}")
+    rates = f"{'min':>8}{'median':>8}{'max':>8}  "
+    print(f"\n{'':<46}{'transformers, tokens/s':^26}{'adept, tokens/s':^26}{'ratio':>7}{'peak RSS, GB':>16}")
+    print(f"{'':<46}{rates}{rates}{'':>7}{'peer':>8}{'adept':>8}")
 
 
 def print_row(result):
