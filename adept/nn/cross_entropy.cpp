@@ -16,9 +16,9 @@
 namespace adept::nn {
 namespace {
 
-/// Tokens per chunk: enough to keep the GEMM efficient, few enough to keep a chunk's logits near 256 MB in fp32.
+/// Tokens per chunk: enough to keep the GEMM efficient, few enough to keep a chunk's logits near 128 MB in fp32.
 std::int64_t chunk_tokens(std::int64_t num_tokens, std::int64_t vocab_size) {
-  constexpr std::int64_t kChunkElements = 64 << 20;
+  constexpr std::int64_t kChunkElements = 32 << 20;
   return std::min(num_tokens, std::clamp<std::int64_t>(kChunkElements / vocab_size, 256, 2048));
 }
 

@@ -14,7 +14,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <deque>
+#include <functional>
 
 #include "adept/core/error.h"
 #include "adept/io/safetensors.h"
@@ -55,22 +57,33 @@ at::Tensor read_input(const io::SafetensorsFile& file, const char* name) {
   return model::as_tensor(*view, nullptr).clone();
 }
 
-double seconds_of(const std::function<void()>& action) {
-  const auto begin = std::chrono::steady_clock::now();
-  action();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
+/// Seconds of wall clock and of processor time, the least of several runs.
+struct Times {
+  double wall = 1e9, cpu = 1e9;
+
+  void add(const std::function<void()>& action) {
+    const auto begin = std::chrono::steady_clock::now();
+    const std::clock_t cpu_begin = std::clock();
+    action();
+    wall = std::min(wall, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    cpu = std::min(cpu, static_cast<double>(std::clock() - cpu_begin) / CLOCKS_PER_SEC);
+  }
+};
 
 void print_times(const model::Decoder& decoder, const at::Tensor& ids, const at::Tensor& targets, std::int64_t count) {
-  double forward = 1e9, both = 1e9;
+  Times forward, both;
   for (std::int64_t i = 0; i < count; ++i) {
-    forward = std::min(forward, seconds_of([&] { decoder.token_losses(decoder.forward(ids), targets); }));
-    both = std::min(both, seconds_of([&] {
-                      const at::Tensor loss = decoder.loss_sum(decoder.forward(ids), targets);
-                      if (loss.requires_grad()) loss.backward();
-                    }));
+    forward.add([&] {
+      const at::NoGradGuard no_grad;
+      decoder.token_losses(decoder.forward(ids), targets);
+    });
+    both.add([&] {
+      const at::Tensor loss = decoder.loss_sum(decoder.forward(ids), targets);
+      if (loss.requires_grad()) loss.backward();
+    });
   }
-  fmt::print("{{\"threads\": {}, \"forward\": {}, \"forward_backward\": {}}}\n", at::get_num_threads(), forward, both);
+  fmt::print("threads {}: forward {:.3f} s (cpu {:.3f}), forward and backward {:.3f} s (cpu {:.3f})\n",
+             at::get_num_threads(), forward.wall, forward.cpu, both.wall, both.cpu);
 }
 
 void run(const Arguments& arguments) {
