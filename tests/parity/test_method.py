@@ -1,0 +1,241 @@
+"""The method against plain computations with transformers: expansion, layer importance."""
+
+import json
+import math
+
+import pytest
+import text_models
+import tiny_models
+import torch
+from conftest import run_program
+from safetensors.torch import load_file, save_file
+from text_models import one_thread  # noqa: F401, an automatic fixture
+
+ZERO_IN_COPIES = ("self_attn.o_proj.weight", "self_attn.o_proj.bias", "mlp.down_proj.weight", "mlp.down_proj.bias")
+# Two-sided 95 % quantiles of Student's t by degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2).
+STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
+STUDENT_T |= {11: 2.201, 12: 2.179, 13: 2.160, 14: 2.145, 15: 2.131, 16: 2.120, 17: 2.110, 18: 2.101, 19: 2.093}
+
+
+def read_tensors(directory):
+    return {name: tensor for path in directory.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+def same_bytes(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+
+
+def expand(base, out, after):
+    run_program("adept", "expand", "--model", base, "--out", out, "--after", ",".join(map(str, after)))
+    return out
+
+
+def layer_map(after, num_layers):
+    """[(source, is_copy)] of every layer of the expanded model."""
+    return [(l, copy) for l in range(num_layers) for copy in ([False, True] if l in after else [False])]
+
+
+def expected_tensors(base, after, num_layers):
+    """The expanded model's tensors, written down from the definition."""
+    expected = {name: tensor for name, tensor in base.items() if not name.startswith("model.layers.")}
+    for index, (source, is_copy) in enumerate(layer_map(after, num_layers)):
+        prefix = f"model.layers.{source}."
+        for name, tensor in base.items():
+            if name.startswith(prefix):
+                unit = name[len(prefix) :]
+                zero = is_copy and unit in ZERO_IN_COPIES
+                expected[f"model.layers.{index}.{unit}"] = torch.zeros_like(tensor) if zero else tensor
+    return expected
+
+
+def check_expansion(name, base, out, after):
+    num_layers = tiny_models.COMMON["num_hidden_layers"]
+    expand(base, out, after)
+    found, expected = read_tensors(out), expected_tensors(read_tensors(base), after, num_layers)
+    assert set(found) == set(expected)
+    for key, tensor in expected.items():
+        assert same_bytes(found[key], tensor), key
+
+    before, config = (json.loads((path / "config.json").read_text()) for path in (base, out))
+    assert config["num_hidden_layers"] == num_layers + len(after)
+    changed = {key for key in before | config if before.get(key) != config.get(key)}
+    assert changed <= {"num_hidden_layers", "layer_types", "max_window_layers"}
+    if before.get("layer_types") is not None:
+        assert config["layer_types"] == [before["layer_types"][l] for l, _ in layer_map(after, num_layers)]
+    for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (out / file).read_bytes() == (base / file).read_bytes()
+
+    ids, _ = tiny_models.random_batch(tiny_models.COMMON["vocab_size"])
+    with torch.no_grad():
+        base_logits = text_models.load(base, torch.float32)(ids).logits
+        logits = text_models.load(out, torch.float32)(ids).logits
+    assert torch.isfinite(base_logits).all()
+    assert (logits - base_logits).abs().max().item() == 0
+
+    manifest = json.loads((out / "adept_expansion.json").read_text())
+    copies = [(source, i) for i, (source, is_copy) in enumerate(layer_map(after, num_layers)) if is_copy]
+    assert [(layer["source"], layer["index"]) for layer in manifest["expanded_layers"]] == copies
+    assert manifest["base_num_hidden_layers"] == num_layers and manifest["base_model_hash"]
+
+
+@pytest.mark.parametrize("name", tiny_models.TINY_MODELS)
+def test_a_copy_after_every_layer_changes_no_logit_in_transformers(name, tmp_path):
+    check_expansion(name, text_models.save(name, tmp_path / "base"), tmp_path / "out", [0, 1, 2])
+
+
+@pytest.mark.parametrize("after", [[0], [2]])
+@pytest.mark.parametrize("name", ["qwen2_max_window_layers", "qwen3_layer_types"])
+def test_a_copy_changes_no_logit_wherever_it_is(name, after, tmp_path):
+    check_expansion(name, text_models.save(name, tmp_path / "base"), tmp_path / "out", after)
+
+
+def test_shards_and_half_precision_keep_their_bytes(tmp_path):
+    base = text_models.save("llama_tied", tmp_path / "base", dtype=torch.bfloat16, max_shard_size="100KB")
+    assert len(list(base.glob("*.safetensors"))) > 1
+    check_expansion("llama_tied", base, tmp_path / "out", [1])
+
+
+def test_our_own_logits_stay_the_same_too(tmp_path):
+    base = text_models.save("qwen2_max_window_layers", tmp_path / "base")
+    out = expand(base, tmp_path / "out", [0, 1])
+    ids, targets = tiny_models.random_batch(tiny_models.COMMON["vocab_size"])
+    save_file({"ids": ids, "targets": targets}, tmp_path / "input.safetensors")
+    logits = []
+    for directory in (base, out):
+        run_program("decoder_tool", directory, tmp_path / "input.safetensors", tmp_path / "output.safetensors")
+        logits.append(load_file(tmp_path / "output.safetensors")["logits"])
+    assert torch.equal(*logits)
+
+
+# Layer importance. Five layers, so that ranks mean something; what is computed here is as slow and plain as it can be.
+
+NUM_LAYERS, SEQ_LEN = 5, 24
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("probed")
+    text_models.save("qwen2_max_window_layers", folder / "model", num_hidden_layers=NUM_LAYERS)
+    texts = {"one": text_models.sentences("general", 3), "two": text_models.sentences("domain", 4)}
+    texts["two"].append("a")  # one token: nothing to predict
+    for name, documents in texts.items():
+        text_models.write_jsonl(folder / f"{name}.jsonl", documents)
+    return folder, texts
+
+
+def probe(folder, *arguments, names=("one", "two")):
+    data = [word for name in names for word in ("--data", folder / f"{name}.jsonl")]
+    run_program(
+        "adept", "probe", "--model", folder / "model", *data, "--out", folder / "importance.json",
+        "--seq-len", SEQ_LEN, "--batch-size", 3, *arguments,
+    )  # fmt: skip
+    return json.loads((folder / "importance.json").read_text())
+
+
+def sequence_loss(model, ids, first_target):
+    """Sum over the predicted tokens of one sequence, alone and unpadded."""
+    logits = model(torch.tensor([ids]), use_cache=False).logits[0, first_target - 1 : -1]
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[first_target:]), reduction="sum")
+
+
+def ratio_interval(totals, weights):
+    """Ratio estimator: mean and its 95 % interval, sequences being the sample (Cochran, Sampling Techniques, 6.4)."""
+    n, mean = len(totals), math.fsum(totals) / math.fsum(weights)
+    residuals = math.fsum((t - mean * w) ** 2 for t, w in zip(totals, weights))
+    error = math.sqrt(n / (n - 1) * residuals) / math.fsum(weights)
+    return mean, [mean - STUDENT_T[n - 1] * error, mean + STUDENT_T[n - 1] * error]
+
+
+def check_importance(found, method, sequences, baseline, scores, intervals):
+    assert set(found) - {"model_hash"} == {"method", "baseline_loss", "tokens", "sequences", "layers"}
+    assert found["method"] == method
+    assert found["sequences"] == len(sequences)
+    assert found["tokens"] == sum(len(ids) - first for ids, first in sequences)
+    assert found["baseline_loss"] == pytest.approx(baseline, rel=2e-6)
+    for l, layer in enumerate(found["layers"]):
+        assert set(layer) == {"index", "score", "normalized", "rank", "ci95"} and layer["index"] == l
+        assert layer["score"] == pytest.approx(scores[l], rel=1e-4, abs=1e-5)
+        assert layer["ci95"] == pytest.approx(intervals[l], rel=1e-3, abs=1e-4)
+        assert layer["normalized"] == pytest.approx((scores[l] - min(scores)) / (max(scores) - min(scores)), abs=1e-4)
+    by_score = sorted(range(NUM_LAYERS), key=lambda l: -scores[l])
+    assert [layer["index"] for layer in sorted(found["layers"], key=lambda layer: layer["rank"])] == by_score
+    assert sorted(layer["rank"] for layer in found["layers"]) == list(range(1, NUM_LAYERS + 1))
+
+
+def probe_windows(texts, names):
+    ids = [text_models.encode(text) for name in names for text in texts[name]]
+    sequences = text_models.windows(ids, SEQ_LEN)
+    assert len(sequences) > len(ids) / 2 and any(len(window) > SEQ_LEN for window in ids)
+    return sequences
+
+
+@torch.no_grad()
+def test_mask_out_is_the_loss_without_the_layer(probed):
+    folder, texts = probed
+    found = probe(folder)
+    sequences = probe_windows(texts, ("one", "two"))
+    model = text_models.load(folder / "model").double()
+    weights = [len(ids) - first for ids, first in sequences]
+    losses = [sequence_loss(model, *sequence).item() for sequence in sequences]
+    scores, intervals = [], []
+    for layer in model.model.layers:
+        identity = layer.register_forward_hook(lambda module, arguments, output: arguments[0])
+        bypassed = [sequence_loss(model, *sequence).item() for sequence in sequences]
+        identity.remove()
+        score, interval = ratio_interval([b - a for a, b in zip(losses, bypassed)], weights)
+        scores.append(score)
+        intervals.append(interval)
+    check_importance(found, "mask_out", sequences, sum(losses) / sum(weights), scores, intervals)
+
+    run_program("adept", "expand", "--model", folder / "model", "--out", folder / "expanded", "--importance",
+                folder / "importance.json", "--layers", 3)  # fmt: skip
+    manifest = json.loads((folder / "expanded" / "adept_expansion.json").read_text())
+    lowest = sorted(sorted(range(NUM_LAYERS), key=lambda l: scores[l])[:3])
+    assert [layer["source"] for layer in manifest["expanded_layers"]] == lowest
+    assert manifest["importance"] == found
+
+
+def test_cumulative_is_gradient_times_weight(probed):
+    folder, texts = probed
+    found = probe(folder, "--method", "cumulative", names=["two"])
+    sequences = probe_windows(texts, ["two"])
+    model = text_models.load(folder / "model").double()
+    weights = [len(ids) - first for ids, first in sequences]
+    losses, sums = [], [[] for _ in range(NUM_LAYERS)]
+    for sequence, tokens in zip(sequences, weights):
+        model.zero_grad()
+        loss = sequence_loss(model, *sequence)
+        (loss / tokens).backward()
+        losses.append(loss.item())
+        for l, layer in enumerate(model.model.layers):
+            sums[l].append(tokens * sum((p.grad * p).abs().sum().item() for p in layer.parameters()))
+    means, intervals = zip(*(ratio_interval(layer, weights) for layer in sums))
+    largest = max(means)
+    check_importance(
+        found, "cumulative", sequences, sum(losses) / sum(weights),
+        [mean / largest for mean in means], [[side / largest for side in interval] for interval in intervals],
+    )  # fmt: skip
+
+
+def test_the_size_of_a_probe_is_shared_by_its_sources(probed):
+    folder, texts = probed
+    found = probe(folder, "--max-tokens", 100)
+    taken = []
+    for name in ("one", "two"):
+        total = 0
+        for window in probe_windows(texts, [name]):
+            total += len(window[0])
+            if total > 50:
+                break
+            taken.append(window)
+    assert found["sequences"] == len(taken)
+    assert found["tokens"] == sum(len(ids) - first for ids, first in taken)
+
+
+def test_one_sequence_has_no_interval(probed):
+    folder, _ = probed
+    found = probe(folder, "--max-tokens", 1, names=["one"])
+    assert found["sequences"] == 1
+    assert all(layer["ci95"] == [None, None] for layer in found["layers"])
+    run_program("adept", "expand", "--model", folder / "model", "--out", folder / "by_one", "--importance",
+                folder / "importance.json", "--layers", 1)  # fmt: skip
