@@ -55,32 +55,32 @@ Scored select_scored(const at::Tensor& hidden, const at::Tensor& targets, std::i
   return scored;
 }
 
-/// Buffers that are reused from chunk to chunk.
+/// Buffers that are reused from chunk to chunk: one for the logits, another only if they are narrower than the softmax.
 class ChunkBuffers {
  public:
   ChunkBuffers(std::int64_t tokens, std::int64_t vocab_size, at::ScalarType wide, const at::Tensor& like)
       : logits_(at::empty({tokens, vocab_size}, like.options())),
-        log_probabilities_(at::empty({tokens, vocab_size}, like.options().dtype(wide))) {}
+        wide_(wide == like.scalar_type() ? logits_ : at::empty({tokens, vocab_size}, like.options().dtype(wide))) {}
 
   /// log softmax(hidden head^T): (n, V) in the wide type, valid until the next call.
   at::Tensor log_softmax(const at::Tensor& hidden, const at::Tensor& head) {
     at::Tensor logits = logits_.narrow(0, 0, hidden.size(0));
-    at::Tensor result = log_probabilities_.narrow(0, 0, hidden.size(0));
     at::mm_out(logits, hidden, head.t());
-    if (logits.scalar_type() == result.scalar_type()) return at::_log_softmax_out(result, logits, 1, false);
-    // The wide copy may be overwritten: each row is read before it is written.
-    result.copy_(logits);
-    return at::_log_softmax_out(result, result, 1, false);
+    at::Tensor wide = wide_.narrow(0, 0, hidden.size(0));
+    if (!wide_.is_same(logits_)) wide.copy_(logits);
+    // ATen's CPU kernel reads each element before it writes it; of other devices that is not known.
+    if (wide.is_cpu()) return at::_log_softmax_out(wide, wide, 1, false);
+    return at::_log_softmax(wide, 1, false);
   }
 
-  /// The logits' buffer, free again once log_softmax has returned: `values` (n, V) in the compute dtype.
+  /// `values` (n, V) in the compute dtype, in the logits' buffer, which is free once log_softmax has returned.
   at::Tensor narrow_copy(const at::Tensor& values) {
     if (values.scalar_type() == logits_.scalar_type()) return values;
     return logits_.narrow(0, 0, values.size(0)).copy_(values);
   }
 
  private:
-  at::Tensor logits_, log_probabilities_;
+  at::Tensor logits_, wide_;
 };
 
 struct Gradients {
