@@ -1,0 +1,36 @@
+// A program for the parity tests: prints the sequences that a training run reads, one JSON object a line.
+//
+//   loader_tool CONFIG.yaml CACHE_DIR NUM_SEQUENCES      -> {"source": "name", "tokens": [...]}
+#include <fmt/format.h>
+
+#include <cstdlib>
+
+#include "adept/core/error.h"
+#include "adept/core/json.h"
+#include "adept/run/text.h"
+
+namespace adept {
+namespace {
+
+void print_sequences(const std::string& config_path, const std::string& cache_dir, std::int64_t num_sequences) {
+  const config::RunConfig config = config::load_run_config(config_path, {}, config::Purpose::kTrain);
+  const run::TextModel model = run::load_text_model(config.model);
+  const run::Datasets datasets = run::tokenize_all(model, config.data, cache_dir);
+  data::TrainLoader loader = run::make_train_loader(model, config, datasets.train);
+  for (const data::Sequence& sequence : loader.next_step(num_sequences))
+    fmt::print("{}\n", Json{{"source", loader.source_name(sequence.source)}, {"tokens", sequence.tokens}}.dump());
+}
+
+}  // namespace
+}  // namespace adept
+
+int main(int argc, char** argv) {
+  try {
+    ADEPT_CHECK(argc == 4, "expected CONFIG.yaml CACHE_DIR NUM_SEQUENCES");
+    adept::print_sequences(argv[1], argv[2], std::strtoll(argv[3], nullptr, 10));
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "{}\n", error.what());
+    return 1;
+  }
+  return 0;
+}
