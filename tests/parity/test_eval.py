@@ -1,0 +1,154 @@
+"""`adept eval` against the documented recipe, computed with transformers and tokenizers."""
+
+import json
+import math
+
+import pytest
+import text_models
+import torch
+import transformers
+from conftest import ROOT, run_program
+from text_models import one_thread  # noqa: F401, an automatic fixture
+
+SEQ_LEN = 20
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["no_bos", "bos"])
+def setup(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("eval")
+    text_models.save("qwen3_layer_types", folder / "model", bos=request.param)
+    texts = {"first": text_models.sentences("general", 5), "second": text_models.sentences("domain", 4, seed=1)}
+    # One token (none with BOS), exactly one window, one window and a single token more.
+    exact = text_models.sentences("general", 1, seed=7)[0] * 5
+    for length in (1, SEQ_LEN, SEQ_LEN + 1):
+        texts["second"].append(text_models.tokenizer().decode(text_models.encode(exact)[:length]))
+    for name, documents in texts.items():
+        text_models.write_jsonl(folder / f"{name}.jsonl", documents)
+    return folder, texts, request.param
+
+
+def evaluate(folder, *arguments, names=("first", "second")):
+    data = [word for name in names for word in ("--data", f"{name}={folder / name}.jsonl")]
+    run_program(
+        "adept", "eval", "--model", folder / "model", *data, "--out", folder / "results.json", "--threads", 1,
+        "--batch-size", 3, *arguments,
+    )  # fmt: skip
+    found = json.loads((folder / "results.json").read_text())
+    assert set(found) == {"datasets"} and set(found["datasets"]) == set(names)
+    return found["datasets"]
+
+
+@torch.no_grad()
+def score(model, windows):
+    """Sum of the loss in nats over the targets of each window, alone and unpadded, and their number."""
+    total, tokens = 0.0, 0
+    for ids, first_target in windows:
+        logits = model(torch.tensor([ids]), use_cache=False).logits[0, first_target - 1 : -1]
+        total += torch.nn.functional.cross_entropy(logits, torch.tensor(ids[first_target:]), reduction="sum").item()
+        tokens += len(ids) - first_target
+    return total, tokens
+
+
+def check(found, total, tokens, texts, rel=2e-6):
+    assert set(found) == {"loss", "perplexity", "bits_per_byte", "tokens", "documents"}
+    assert found["tokens"] == tokens
+    assert found["documents"] == len(texts)
+    assert found["loss"] == pytest.approx(total / tokens, rel=rel)
+    assert found["perplexity"] == pytest.approx(math.exp(total / tokens), rel=20 * rel)
+    num_bytes = sum(len(text.encode()) for text in texts)
+    assert found["bits_per_byte"] == pytest.approx(total / math.log(2) / num_bytes, rel=rel)
+
+
+def scored(ids, texts):
+    """A document of one token has nothing to predict and is not counted."""
+    return [text for i, text in zip(ids, texts) if len(i) > 1]
+
+
+@pytest.mark.parametrize("stride", [None, 7])
+def test_each_document_alone(setup, stride):
+    folder, texts, bos = setup
+    found = evaluate(folder, "--seq-len", SEQ_LEN, *(["--stride", stride] if stride else []))
+    model = text_models.load(folder / "model").double()
+    for name, documents in texts.items():
+        ids = [text_models.encode(text, bos=bos) for text in documents]
+        windows = text_models.windows(ids, SEQ_LEN, stride)
+        total, tokens = score(model, windows)
+        if stride:  # the first token of a document is the only one that has no context
+            assert tokens == sum(len(i) - 1 for i in ids)
+        check(found[name], total, tokens, scored(ids, documents))
+
+
+def test_overlapping_windows_are_the_perplexity_recipe_of_hugging_face(setup):
+    """The loop of transformers' documentation, "Perplexity of fixed-length models"; its mean is per window."""
+    folder, texts, bos = setup
+    stride = 7
+    found = evaluate(folder, "--seq-len", SEQ_LEN, "--stride", stride, names=["first"])["first"]
+    model = text_models.load(folder / "model").double()
+    total = tokens = 0
+    for text in texts["first"]:
+        ids = torch.tensor([text_models.encode(text, bos=bos)])
+        previous_end = 0
+        for begin in range(0, ids.size(1), stride):
+            end = min(begin + SEQ_LEN, ids.size(1))
+            labels = ids[:, begin:end].clone()
+            labels[:, : -(end - previous_end)] = -100
+            valid = (labels[:, 1:] != -100).sum().item()
+            with torch.no_grad():
+                total += model(ids[:, begin:end], labels=labels).loss.item() * valid
+            tokens += valid
+            previous_end = end
+            if end == ids.size(1):
+                break
+    assert found["tokens"] == tokens
+    assert found["loss"] == pytest.approx(total / tokens, rel=2e-6)
+
+
+def test_packed_joins_documents_with_eos(setup):
+    folder, texts, bos = setup
+    found = evaluate(folder, "--seq-len", SEQ_LEN, "--packed")
+    model = text_models.load(folder / "model").double()
+    for name, documents in texts.items():
+        stream = [token for text in documents for token in text_models.encode(text, bos=bos) + [text_models.EOS]]
+        windows = [(stream[i : i + SEQ_LEN], 1) for i in range(0, len(stream), SEQ_LEN)]
+        total, tokens = score(model, [window for window in windows if len(window[0]) > 1])
+        check(found[name], total, tokens, documents)
+
+
+def test_a_limit_stops_before_the_window_that_exceeds_it(setup):
+    folder, texts, bos = setup
+    found = evaluate(folder, "--seq-len", SEQ_LEN, "--max-tokens", 60, names=["first"])["first"]
+    taken, size = [], 0
+    for window in text_models.windows([text_models.encode(text, bos=bos) for text in texts["first"]], SEQ_LEN):
+        size += len(window[0])
+        if size > 60:
+            break
+        taken.append(window)
+    total, tokens = score(text_models.load(folder / "model").double(), taken)
+    assert found["tokens"] == tokens
+    assert found["loss"] == pytest.approx(total / tokens, rel=2e-6)
+
+
+def test_smollm2_scores_real_text_as_transformers_does(real_text, tmp_path):
+    directory = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct"
+    if not (directory / "model.safetensors").is_file():
+        pytest.skip("SmolLM2 is not in .cache/models; scripts/demo imports it")
+    source = real_text / "medquad_dev.jsonl.gz" if real_text else None
+    if source is None or not source.is_file():  # a stand-in: no real text here
+        source = text_models.write_jsonl(tmp_path / "text.jsonl", text_models.sentences("domain", 40))
+    limit, seq_len = 1500, 256
+    run_program(
+        "adept", "eval", "--model", directory, "--data", f"text={source}", "--out", tmp_path / "results.json",
+        "--seq-len", seq_len, "--max-tokens", limit,
+    )  # fmt: skip
+    found = json.loads((tmp_path / "results.json").read_text())["datasets"]["text"]
+    lines = run_program("adept", "tokenize", "--model", directory, "--data", source).stdout.splitlines()
+    windows, size = [], 0
+    for window in text_models.windows(map(json.loads, lines), seq_len):
+        size += len(window[0])
+        if size > limit:
+            break
+        windows.append(window)
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    total, tokens = score(model, windows)
+    assert tokens > 1000 and found["tokens"] == tokens
+    assert found["loss"] == pytest.approx(total / tokens, rel=2e-4)
