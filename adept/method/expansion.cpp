@@ -7,6 +7,7 @@
 #include "adept/core/error.h"
 #include "adept/io/hub.h"
 #include "adept/io/weight_files.h"
+#include "adept/method/json_field.h"
 #include "adept/model/config.h"
 #include "adept/model/save.h"
 #include "adept/model/weights.h"
@@ -106,6 +107,21 @@ std::vector<io::TensorView> expanded_tensors(const io::WeightFiles& weights, std
   return tensors;
 }
 
+// Catches a default that depends on the depth, such as Qwen's max_window_layers: a layer must see what it saw.
+void check_windows(const model::ModelConfig& base, const model::ModelConfig& expanded,
+                   std::span<const ExpandedLayer> copies, const std::string& where) {
+  for (int l = 0; l < static_cast<int>(base.num_hidden_layers); ++l) {
+    const std::int64_t window = base.sliding_window[static_cast<std::size_t>(l)];
+    const ExpandedLayer* copy = copy_of(l, copies);
+    for (const int index : {expanded_index(l, copies), copy ? copy->index : expanded_index(l, copies)})
+      if (const std::int64_t found = expanded.sliding_window[static_cast<std::size_t>(index)]; found != window)
+        throw DataError(
+            "{}: cannot be expanded: layer {} sees {} tokens (0 = all), as layer {} of the deeper model it would see "
+            "{}. Write layer_types or max_window_layers, which have defaults, into the file.",
+            where, l, window, index, found);
+  }
+}
+
 }  // namespace
 
 std::vector<int> select_lowest(const Importance& importance, int num_layers) {
@@ -183,7 +199,8 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
                        io::OnExisting on_existing) {
   const std::filesystem::path config_path = base_dir / "config.json";
   const Json config = read_json(config_path);
-  const auto num_layers = static_cast<int>(model::parse_model_config(config, config_path.string()).num_hidden_layers);
+  const model::ModelConfig base = model::parse_model_config(config, config_path.string());
+  const auto num_layers = static_cast<int>(base.num_hidden_layers);
   const io::WeightFiles weights = io::WeightFiles::open(base_dir);
   Expansion expansion{.base_hash = weights.hash(),
                       .base_num_hidden_layers = num_layers,
@@ -195,11 +212,14 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
   if (importance && !importance->model_hash.empty() && importance->model_hash != expansion.base_hash)
     throw DataError("{}: the importance scores are of another model (weights {}, here {}); probe this model.",
                     base_dir.string(), importance->model_hash, expansion.base_hash);
+  const Json new_config = expand_config(config, expansion.layers, config_path.string());
+  check_windows(base, model::parse_model_config(new_config, config_path.string()), expansion.layers,
+                config_path.string());
   std::vector<std::byte> zeros;
   const std::vector<io::TensorView> tensors = expanded_tensors(weights, expansion.layers, zeros);
   io::AtomicDirectory directory(out_dir, on_existing);
   io::write_weight_files(directory.path(), tensors);
-  model::write_config_json(directory.path(), expand_config(config, expansion.layers, config_path.string()));
+  model::write_config_json(directory.path(), new_config);
   io::copy_tokenizer_files(base_dir, directory.path());
   io::write_file_atomically(directory.path() / kExpansionManifest, to_json(expansion).dump(2) + "\n");
   directory.commit();
@@ -227,18 +247,20 @@ Expansion read_expansion(const std::filesystem::path& model_dir) {
   const Json json = read_json(path);
   Expansion expansion;
   try {
-    if (json.at("version") != kManifestVersion)
-      throw DataError("{}: version is {}; this build reads version {}.", path.string(), json.at("version").dump(),
-                      kManifestVersion);
-    json.at("base_model_hash").get_to(expansion.base_hash);
-    json.at("base_num_hidden_layers").get_to(expansion.base_num_hidden_layers);
-    for (const Json& layer : json.at("expanded_layers"))
-      expansion.layers.push_back({.source = layer.at("source").get<int>(), .index = layer.at("index").get<int>()});
-    if (json.contains("importance")) expansion.importance = importance_from_json(json.at("importance"), path.string());
-  } catch (const Json::exception& error) {
+    if (const int version = json_field<int>(json, "version"); version != kManifestVersion)
+      throw DataError("version is {}; this build reads version {}", version, kManifestVersion);
+    expansion.base_hash = json_field<std::string>(json, "base_model_hash");
+    expansion.base_num_hidden_layers = json_field<int>(json, "base_num_hidden_layers");
+    for (const Json& layer : json_list(json, "expanded_layers")) {
+      const std::string prefix = fmt::format("expanded_layers[{}].", expansion.layers.size());
+      expansion.layers.push_back(
+          {.source = json_field<int>(layer, "source", prefix), .index = json_field<int>(layer, "index", prefix)});
+    }
+  } catch (const DataError& error) {
     throw DataError("{}: not a valid expansion manifest: {}. Expand the base model again.", path.string(),
                     error.what());
   }
+  if (json.contains("importance")) expansion.importance = importance_from_json(json.at("importance"), path.string());
   std::vector<int> after;
   for (const ExpandedLayer& layer : expansion.layers) after.push_back(layer.source);
   std::vector<ExpandedLayer> expected;

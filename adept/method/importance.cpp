@@ -1,11 +1,33 @@
 #include "adept/method/importance.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "adept/core/error.h"
+#include "adept/method/json_field.h"
 
 namespace adept::method {
+namespace {
+
+// A single sequence has no interval: its infinite bounds are null in JSON.
+std::array<double, 2> read_interval(const Json& entry, const std::string& prefix) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  const auto bound = [&](const Json& value, double if_null) {
+    if (!value.is_null() && !value.is_number())
+      throw DataError("{}ci95 holds {}; expected numbers or null", prefix, model::brief(value));
+    return value.is_null() ? if_null : value.get<double>();
+  };
+  const Json interval = entry.is_object() ? entry.value("ci95", Json()) : Json();
+  if (!interval.is_array() || interval.size() != 2)
+    throw DataError("{}ci95 is {}; expected a list of two numbers", prefix, model::brief(interval));
+  return {bound(interval[0], -infinity), bound(interval[1], infinity)};
+}
+
+}  // namespace
 
 std::string_view to_string(ImportanceMethod method) {
   return method == ImportanceMethod::kMaskOut ? "mask_out" : "cumulative";
@@ -18,6 +40,11 @@ ImportanceMethod importance_method_from_string(std::string_view name) {
 }
 
 void normalize_and_rank(std::vector<LayerImportance>& layers) {
+  for (const LayerImportance& layer : layers)
+    if (!std::isfinite(layer.score))
+      throw DataError(
+          "importance of layer {}: the score is not finite ({}); look at the model's weights and the probe text.",
+          layer.index, layer.score);
   const auto by_score = [](const LayerImportance& a, const LayerImportance& b) { return a.score < b.score; };
   const auto [low, high] = std::minmax_element(layers.begin(), layers.end(), by_score);
   const double min = low->score, range = high->score - low->score;
@@ -46,24 +73,18 @@ Json to_json(const Importance& importance) {
 Importance importance_from_json(const Json& json, const std::string& where) {
   Importance importance;
   try {
-    json.at("method").get_to(importance.method);
-    json.at("baseline_loss").get_to(importance.baseline_loss);
-    json.at("tokens").get_to(importance.tokens);
-    json.at("sequences").get_to(importance.sequences);
-    importance.model_hash = json.value("model_hash", "");
-    for (const Json& entry : json.at("layers")) {
-      LayerImportance layer;
-      entry.at("index").get_to(layer.index);
-      entry.at("score").get_to(layer.score);
-      // A single sequence has no interval: infinities are null in JSON.
-      for (std::size_t side = 0; side < 2; ++side) {
-        const Json& bound = entry.at("ci95").at(side);
-        constexpr double infinity = std::numeric_limits<double>::infinity();
-        layer.ci95[side] = bound.is_null() ? (side == 0 ? -infinity : infinity) : bound.get<double>();
-      }
-      importance.layers.push_back(layer);
+    importance.method = json_field<std::string>(json, "method");
+    importance.baseline_loss = json_field<double>(json, "baseline_loss");
+    importance.tokens = json_field<std::int64_t>(json, "tokens");
+    importance.sequences = json_field<std::int64_t>(json, "sequences");
+    if (json.contains("model_hash")) importance.model_hash = json_field<std::string>(json, "model_hash");
+    for (const Json& entry : json_list(json, "layers")) {
+      const std::string prefix = fmt::format("layers[{}].", importance.layers.size());
+      importance.layers.push_back({.index = json_field<int>(entry, "index", prefix),
+                                   .score = json_field<double>(entry, "score", prefix),
+                                   .ci95 = read_interval(entry, prefix)});
     }
-  } catch (const Json::exception& error) {
+  } catch (const DataError& error) {
     throw DataError("{}: not importance scores of `adept probe`: {}. Run `adept probe` again.", where, error.what());
   }
   if (importance.layers.empty()) throw DataError("{}: holds no layers; run `adept probe` again.", where);

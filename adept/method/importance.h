@@ -51,7 +51,7 @@ struct Importance {
 ///
 /// The prefix below a bypassed layer is computed once and reused, so the cost is L + L(L-1)/2 layer passes and L+1
 /// heads instead of L + L(L-1); the losses are bit-identical to bypassing from scratch. Throws DataError if no token is
-/// predicted.
+/// predicted or a score is not finite.
 Importance mask_out(const model::Decoder& decoder, const std::vector<model::Batch>& batches, Progress& progress);
 
 /// The plain definition of mask_out: L+1 whole forward passes. For tests.
@@ -60,14 +60,15 @@ Importance mask_out_naive(const model::Decoder& decoder, const std::vector<model
 /// First-order importance from one backward pass per sequence: I_theta = mean over sequences, weighted by their
 /// predicted tokens, of sum_i |g_i theta_i|, g the gradient of the sequence's mean loss. Activations are kept at layer
 /// boundaries only. The decoder's weights and their gradients are left as they were. Throws DataError if no token is
-/// predicted.
+/// predicted or a score is not finite.
 Importance cumulative(const model::Decoder& decoder, const std::vector<model::Batch>& batches, Progress& progress);
 
-/// Fills normalized and rank from the scores. Ties are ranked by index.
+/// Fills normalized and rank from the scores. Ties are ranked by index. Throws DataError for a score that is not
+/// finite.
 void normalize_and_rank(std::vector<LayerImportance>& layers);
 
 Json to_json(const Importance& importance);
-/// Throws DataError that names every missing or ill-typed field.
+/// Throws DataError that names the missing or ill-typed field.
 Importance importance_from_json(const Json& json, const std::string& where);
 Importance read_importance(const std::filesystem::path& path);
 

@@ -1,0 +1,43 @@
+// Fields of a JSON object, with messages that name them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "adept/core/error.h"
+#include "adept/core/json.h"
+#include "adept/model/config_reader.h"
+
+namespace adept::method {
+
+/// object[key] as a std::string, an integer type or double. Throws DataError, "PREFIXkey is FOUND; expected ...", for a
+/// field that is missing, of another type, or out of the type's range.
+template <typename T>
+T json_field(const Json& object, const std::string& key, const std::string& prefix = "") {
+  if (!object.is_object() || !object.contains(key)) throw DataError("{}{} is missing", prefix, key);
+  const Json& value = object.at(key);
+  const char* expected = "a number";
+  if constexpr (std::is_same_v<T, std::string>) {
+    if (value.is_string()) return value.get<T>();
+    expected = "a string";
+  } else if constexpr (std::is_integral_v<T>) {
+    if (value.is_number_unsigned() && std::in_range<T>(value.get<std::uint64_t>())) return value.get<T>();
+    if (value.is_number_integer() && !value.is_number_unsigned() && std::in_range<T>(value.get<std::int64_t>()))
+      return value.get<T>();
+    expected = "an integer";
+  } else if (value.is_number()) {
+    return value.get<T>();
+  }
+  throw DataError("{}{} is {}; expected {}", prefix, key, model::brief(value), expected);
+}
+
+/// object[key], which must be a list.
+inline const Json& json_list(const Json& object, const std::string& key) {
+  if (!object.is_object() || !object.contains(key)) throw DataError("{} is missing", key);
+  if (!object.at(key).is_array()) throw DataError("{} is {}; expected a list", key, model::brief(object.at(key)));
+  return object.at(key);
+}
+
+}  // namespace adept::method

@@ -1,0 +1,172 @@
+// Tiny random models on disk, and batches for them: what tests of the layers above adept/model start from.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adept/core/random.h"
+#include "adept/data/sequences.h"
+#include "adept/method/expansion.h"
+#include "adept/model/batch.h"
+#include "adept/model/decoder.h"
+#include "adept/model/load.h"
+#include "adept/model/save.h"
+#include "tests/unit/model/random_model.h"
+
+namespace adept::test {
+
+/// A directory of its own for one test, removed at the end.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    std::string pattern = testing::TempDir() + "/adept-XXXXXX";
+    if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
+    path_ = pattern;
+  }
+  ~TemporaryDirectory() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path operator/(std::string_view name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+inline void write_file(const std::filesystem::path& path, std::string_view text) {
+  std::ofstream stream(path, std::ios::binary);
+  stream.write(text.data(), static_cast<std::streamsize>(text.size()));
+  if (!stream.flush()) throw std::runtime_error("cannot write " + path.string());
+}
+
+inline std::string read_file(const std::filesystem::path& path) {
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) throw std::runtime_error("cannot read " + path.string());
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+/// The message of the exception of this type that `function` throws; another type passes through.
+template <typename Exception, typename Function>
+std::string message_of(Function&& function) {
+  try {
+    function();
+  } catch (const Exception& error) {
+    return error.what();
+  }
+  return "(nothing was thrown)";
+}
+
+/// One of each way in which supported architectures differ.
+inline const std::vector<std::string>& model_kinds() {
+  static const std::vector<std::string> kinds = {"llama", "llama_biased_tied", "mistral", "qwen2", "qwen3"};
+  return kinds;
+}
+
+inline Json config_of_kind(const std::string& kind, int num_layers = 4) {
+  Json json = tiny_config_json(kind.substr(0, kind.find('_')));
+  json["num_hidden_layers"] = num_layers;
+  if (kind == "llama_biased_tied") {
+    json["attention_bias"] = json["mlp_bias"] = json["tie_word_embeddings"] = true;
+  } else if (kind == "mistral") {
+    json["sliding_window"] = 5;
+  } else if (kind == "qwen2") {
+    json["use_sliding_window"] = true;
+    json["sliding_window"] = 5;
+    json["max_window_layers"] = num_layers / 2;
+  } else if (kind == "qwen3") {
+    json["use_sliding_window"] = true;
+    json["sliding_window"] = 5;
+    json["layer_types"] = Json::array();
+    for (int l = 0; l < num_layers; ++l)
+      json["layer_types"].push_back(l % 3 == 1 ? "full_attention" : "sliding_attention");
+  }
+  return json;
+}
+
+/// A model directory with random weights.
+inline void write_model(const std::filesystem::path& dir, const Json& json, DType dtype = DType::kF32,
+                        std::int64_t max_shard_bytes = 5'000'000'000) {
+  std::filesystem::create_directories(dir);
+  const model::ModelConfig config = model::parse_model_config(json, dir.string());
+  model::SaveOptions options;
+  options.new_dtype = dtype;
+  options.max_shard_bytes = max_shard_bytes;
+  model::save_model(dir, config, random_weights(config), options);
+}
+
+inline model::Decoder load_decoder(const std::filesystem::path& dir, at::ScalarType dtype = at::kFloat) {
+  model::LoadedModel loaded = model::load_model(dir, {.dtype = dtype});
+  return {std::move(loaded.config), std::move(loaded.weights)};
+}
+
+/// A model of this kind in `dir`/base and its expansion behind the layers `after` in `dir`/expanded.
+struct ExpandedModel {
+  std::filesystem::path base, expanded;
+  method::Expansion expansion;
+};
+inline ExpandedModel write_expanded_model(const std::filesystem::path& dir, const std::string& kind,
+                                          const std::vector<int>& after, DType dtype = DType::kF32,
+                                          int num_layers = 4) {
+  ExpandedModel model{.base = dir / "base", .expanded = dir / "expanded", .expansion = {}};
+  write_model(model.base, config_of_kind(kind, num_layers), dtype);
+  model.expansion = method::expand_model(model.base, model.expanded, after, std::nullopt);
+  return model;
+}
+
+/// Ids 3 .. vocab_size-1, a function of seed and position alone.
+inline std::vector<std::int32_t> random_tokens(std::int64_t count, std::uint64_t seed, std::int32_t vocab_size = 53) {
+  std::vector<std::int32_t> tokens;
+  for (std::int64_t i = 0; i < count; ++i)
+    tokens.push_back(
+        3 + static_cast<std::int32_t>(random_bits(seed, RandomStream::kSampling, static_cast<std::uint64_t>(i)) %
+                                      static_cast<std::uint64_t>(vocab_size - 3)));
+  return tokens;
+}
+
+inline std::vector<data::Sequence> random_sequences(const std::vector<std::int64_t>& lengths, std::uint64_t seed) {
+  std::vector<data::Sequence> sequences;
+  for (std::size_t i = 0; i < lengths.size(); ++i)
+    sequences.push_back({.tokens = random_tokens(lengths[i], 1000 * seed + i)});
+  return sequences;
+}
+
+/// Rows of the given lengths, padded with `pad_id` to the longest.
+inline model::Batch random_batch(const std::vector<std::int64_t>& lengths, std::uint64_t seed = 1,
+                                 std::int32_t pad_id = 0) {
+  return model::to_batch(data::make_batch(random_sequences(lengths, seed), pad_id), at::kCPU);
+}
+
+/// Byte equality, which tells 0 from -0 and takes a NaN for itself.
+inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
+  if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) return false;
+  const at::Tensor x = a.detach().cpu().contiguous(), y = b.detach().cpu().contiguous();
+  return x.nbytes() == 0 || std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
+}
+
+/// Copies of all parameters, by name.
+inline std::map<std::string, at::Tensor> parameters_of(const model::Decoder& decoder) {
+  std::map<std::string, at::Tensor> copies;
+  model::Weights weights = decoder.weights();
+  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights))
+    copies[p.name] = p.tensor->detach().clone();
+  return copies;
+}
+
+}  // namespace adept::test

@@ -1,0 +1,104 @@
+#include "adept/method/layer_gradients.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/tensor.h>
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "adept/core/error.h"
+#include "tests/support/tiny_models.h"
+#include "tests/support/tolerance.h"
+
+namespace adept::method {
+namespace {
+
+model::Decoder decoder_of(const std::string& kind, at::ScalarType dtype) {
+  const model::ModelConfig config = test::tiny_config(test::config_of_kind(kind));
+  return model::Decoder(config, test::random_weights(config, 5, dtype));
+}
+
+struct Gradients {
+  double loss = 0;
+  std::map<std::string, at::Tensor> by_name;
+};
+
+// One graph over the whole model.
+Gradients plain_autograd(const std::string& kind, at::ScalarType dtype, const model::Batch& batch) {
+  model::Decoder decoder = decoder_of(kind, dtype);
+  const auto table = model::named_parameters(decoder.config(), decoder.weights());
+  for (const auto& p : table)
+    if (p.layer >= 0) p.tensor->requires_grad_();
+  const at::Tensor loss =
+      decoder.loss_sum(decoder.forward(batch.input_ids), batch.targets) / static_cast<double>(batch.num_targets);
+  loss.backward();
+  Gradients result{.loss = loss.item<double>(), .by_name = {}};
+  for (const auto& p : table)
+    if (p.layer >= 0) result.by_name[p.name] = p.tensor->grad();
+  return result;
+}
+
+TEST(LayerGradients, AreThoseOfOneGraphOverTheWholeModel) {
+  const model::Batch batch = test::random_batch({9, 4, 7});
+  for (const std::string& kind : test::model_kinds()) {
+    for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
+      SCOPED_TRACE(kind + " " + at::toString(dtype));
+      const Gradients expected = plain_autograd(kind, dtype, batch);
+      const std::vector<int> layers = {0, 1, 2, 3};
+      std::size_t seen = 0;
+      const double loss =
+          visit_layer_gradients(decoder_of(kind, dtype), batch, layers, [&](int, auto parameters, auto gradients) {
+            ASSERT_EQ(parameters.size(), gradients.size());
+            for (std::size_t i = 0; i < parameters.size(); ++i, ++seen) {
+              // fp64 sums differ only by the order in which a residual's two gradients are added.
+              const double limit = dtype == at::kDouble ? 1e-12 : test::tolerance(dtype).gradients;
+              EXPECT_TRUE(test::is_close(gradients[i], expected.by_name.at(parameters[i].name), limit))
+                  << parameters[i].name;
+            }
+          });
+      EXPECT_EQ(seen, expected.by_name.size());
+      EXPECT_NEAR(loss, expected.loss, 1e-12 + (dtype == at::kDouble ? 0 : 1e-6) * expected.loss);
+    }
+  }
+}
+
+TEST(LayerGradients, OfASubsetAreThoseOfAllLayersBitForBitAndComeHighestFirst) {
+  const model::Decoder decoder = decoder_of("qwen3", at::kFloat);
+  const model::Batch batch = test::random_batch({9, 4, 7});
+  std::map<std::string, at::Tensor> all;
+  const std::vector<int> every = {0, 1, 2, 3};
+  visit_layer_gradients(decoder, batch, every, [&](int, auto parameters, auto gradients) {
+    for (std::size_t i = 0; i < parameters.size(); ++i) all[parameters[i].name] = gradients[i];
+  });
+  for (const std::vector<int>& chosen : {std::vector<int>{1, 3}, {0}, {3}, {0, 2}}) {
+    std::vector<int> order;
+    visit_layer_gradients(decoder, batch, chosen, [&](int layer, auto parameters, auto gradients) {
+      order.push_back(layer);
+      for (std::size_t i = 0; i < parameters.size(); ++i) {
+        EXPECT_EQ(parameters[i].layer, layer);
+        EXPECT_TRUE(test::same_bits(gradients[i], all.at(parameters[i].name))) << parameters[i].name;
+      }
+    });
+    EXPECT_EQ(order, std::vector<int>(chosen.rbegin(), chosen.rend()));
+  }
+}
+
+TEST(LayerGradients, RefuseLayersOutOfOrderAndBatchesWithoutTargets) {
+  const model::Decoder decoder = decoder_of("llama", at::kFloat);
+  const auto visit = [&](const model::Batch& batch, const std::vector<int>& layers) {
+    visit_layer_gradients(decoder, batch, layers, [](int, auto, auto) {});
+  };
+  EXPECT_THROW(visit(test::random_batch({5}), {}), InternalError);
+  EXPECT_THROW(visit(test::random_batch({5}), {2, 1}), InternalError);
+  EXPECT_THROW(visit(test::random_batch({1}), {1}), InternalError);
+}
+
+TEST(FirstOrderImportance, SumsTheMagnitudesOfTheProducts) {
+  const at::Tensor parameter = at::tensor({1.0, -2.0, 3.0}, at::kFloat).requires_grad_();
+  const at::Tensor gradient = at::tensor({0.5, 0.25, -1.0}, at::kFloat);
+  EXPECT_DOUBLE_EQ(first_order_importance(parameter, gradient), 0.5 + 0.5 + 3.0);
+  EXPECT_DOUBLE_EQ(first_order_importance(parameter.to(at::kBFloat16), gradient.to(at::kBFloat16)), 4.0);
+}
+
+}  // namespace
+}  // namespace adept::method
