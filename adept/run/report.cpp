@@ -21,7 +21,7 @@ std::string loss_row(const config::EvalSource& set, const RunResults& results) {
   const std::string label = fmt::format("{} ({})", set.name, config::to_string(set.role));
   const auto before = results.before.find(set.name);
   if (before == results.before.end())
-    return fmt::format("  {:<28} {:>8} {:>8.4f} {:>9} {:>8} {:>8.3f}\n", label, "", after.loss, "", "",
+    return fmt::format("  {:<28} {:>8} {:>8.4f} {:>9} {:>9} {:>9.3f}\n", label, "", after.loss, "", "",
                        after.perplexity);
   const eval::Perplexity& base = before->second;
   return fmt::format("  {:<28} {:>8.4f} {:>8.4f} {:>+9.4f} {:>9.3f} {:>9.3f} {:>+8.2f} %\n", label, base.loss,

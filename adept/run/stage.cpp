@@ -54,6 +54,7 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
       records_.push_back(*record);
       return;
     }
+  std::filesystem::remove(path);  // work that fails halfway may have changed the outputs of the last time
   StageRecord record{
       .name = name, .inputs = inputs, .seconds = timed(work), .peak_memory_bytes = train::peak_memory_bytes()};
   io::write_file_atomically(path, Json{{"stage", name},

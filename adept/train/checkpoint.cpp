@@ -24,6 +24,9 @@ constexpr char kStateFile[] = "trainer_state.json";
 constexpr char kTrainableFile[] = "trainable.safetensors";
 constexpr char kOptimizerFile[] = "optimizer.safetensors";
 
+// Of the tensor files.
+std::map<std::string, std::string> metadata() { return {{"format", "pt"}}; }
+
 // Keeps CPU copies alive while their views are written.
 struct HostTensors {
   std::vector<at::Tensor> tensors;
@@ -72,7 +75,7 @@ std::optional<std::int64_t> step_of(const fs::path& path) {
   return step;
 }
 
-// Checks a tensor file against its checksums and returns it; throws DataError.
+// Checks a tensor file against its checksums and returns it, nothing in it left unchecked; throws DataError.
 std::shared_ptr<const io::SafetensorsFile> open_verified(const fs::path& path, const Json& sums,
                                                          const HostTensors& expected) {
   auto file = io::SafetensorsFile::open(path);
@@ -85,6 +88,8 @@ std::shared_ptr<const io::SafetensorsFile> open_verified(const fs::path& path, c
     if (!sums.contains(want.name) || sums.at(want.name) != hash_of(found->data))
       throw DataError("{}: tensor {} does not match its checksum.", path.string(), want.name);
   }
+  if (file->tensors().size() != expected.views.size() || file->metadata() != metadata())
+    throw DataError("{}: holds something that was never saved in it.", path.string());
   return file;
 }
 
@@ -176,8 +181,8 @@ fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, con
                {"checksums", sums}};
   json["checksum"] = state_checksum(json);
   io::AtomicDirectory directory(run_dir / fmt::format("{}{}", kPrefix, state.step), io::OnExisting::kReplace);
-  io::write_safetensors(directory.path() / kTrainableFile, masters.views);
-  io::write_safetensors(directory.path() / kOptimizerFile, moments.views);
+  io::write_safetensors(directory.path() / kTrainableFile, masters.views, metadata());
+  io::write_safetensors(directory.path() / kOptimizerFile, moments.views, metadata());
   io::write_file_atomically(directory.path() / kStateFile, json.dump(2) + "\n");
   directory.commit();
   return directory.final_path();

@@ -55,8 +55,9 @@ void prune_checkpoints(const std::filesystem::path& run_dir, std::int64_t keep);
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& run_dir);
 
 /// Loads the newest checkpoint that is whole into the optimizer's masters and moments, and returns its state; nothing
-/// if there is none. A damaged one is reported and passed over. Throws DataError if the newest whole checkpoint belongs
-/// to another run, naming what differs, and if there are checkpoints but all are damaged.
+/// if there is none. A damaged one is reported and passed over. Throws ConfigError if a checkpoint on the way belongs
+/// to another run, naming what differs; DataError if there are checkpoints but all are damaged. The optimizer is
+/// unchanged then.
 std::optional<TrainerState> load_newest_checkpoint(const std::filesystem::path& run_dir, const RunIdentity& identity,
                                                    optim::AdamW& optimizer);
 

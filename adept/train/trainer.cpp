@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "adept/core/error.h"
+#include "adept/core/hash.h"
 #include "adept/core/log.h"
 #include "adept/core/signals.h"
 #include "adept/io/hub.h"
@@ -77,6 +78,17 @@ Json deciding_config(const config::RunConfig& c) {
           {"unit_lr", config::to_json(c.unit_lr)}};
 }
 
+// Of the general text that decides the units' rates, batched as it is.
+std::string probe_hash(const std::vector<model::Batch>& batches) {
+  Hasher hasher;
+  for (const model::Batch& batch : batches) {
+    hasher.update(fmt::format("{} {} ", batch.rows(), batch.num_positions()));
+    for (const at::Tensor& ids : {batch.input_ids.cpu().contiguous(), batch.targets.cpu().contiguous()})
+      hasher.update(model::as_view("", ids).data);
+  }
+  return hasher.digest();
+}
+
 method::UnitLrPolicy policy_of(const config::RunConfig& c) {
   return c.unit_lr.policy == config::UnitLrPolicy::kReference ? method::UnitLrPolicy::kReference
                                                               : method::UnitLrPolicy::kUniform;
@@ -111,6 +123,8 @@ Trainer::Trainer(TrainerInputs inputs)
   identity_ = {.model_hash = files_.hash(),
                .frozen_hash = frozen_hash(decoder_, expansion_),
                .config = deciding_config(inputs_.config)};
+  if (policy_of(inputs_.config) != method::UnitLrPolicy::kUniform)
+    identity_.config["probe_text"] = probe_hash(inputs_.probe);
   for (const optim::Parameter& p : trainable_.parameters()) state_.unit_lr_weights[p.name] = 1.0;
 }
 

@@ -1,0 +1,137 @@
+#include "adept/run/stage.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "adept/core/error.h"
+#include "tests/support/tiny_models.h"
+
+namespace adept::run {
+namespace {
+
+using ::testing::ElementsAre;
+
+// A stage that writes "out" in a run directory, each time in a session of its own.
+struct Stage {
+  test::TemporaryDirectory dir;
+  int done = 0;
+
+  StageRecord run(const Json& inputs, const std::vector<std::string>& outputs = {"out"}) {
+    StageRunner runner(dir.path());
+    runner.run("stage", inputs, outputs, [&] {
+      ++done;
+      test::write_file(dir / "out", "result");
+    });
+    return runner.records().at(0);
+  }
+  std::filesystem::path record() const { return dir / "stages/stage.json"; }
+};
+
+const Json kInputs = {{"model", "xxh3:1"}, {"config", {{"seq_len", 8}}}};
+
+TEST(StageRunner, DoesAStageOnceAndKeepsItInLaterSessions) {
+  Stage stage;
+  EXPECT_FALSE(stage.run(kInputs).skipped);
+  EXPECT_EQ(stage.done, 1);
+  const StageRecord kept = stage.run(kInputs);
+  EXPECT_TRUE(kept.skipped);
+  EXPECT_EQ(stage.done, 1);
+  EXPECT_EQ(kept.name, "stage");
+  EXPECT_EQ(kept.inputs, kInputs);
+}
+
+TEST(StageRunner, AKeptStageReportsTheTimeAndMemoryOfTheSessionThatDidIt) {
+  Stage stage;
+  stage.run(kInputs);
+  Json record = read_json(stage.record());
+  EXPECT_GE(record["seconds"].get<double>(), 0);
+  EXPECT_GT(record["peak_memory_bytes"].get<std::int64_t>(), 1 << 20);
+  record["seconds"] = 1234.5;
+  record["peak_memory_bytes"] = 777;
+  test::write_file(stage.record(), record.dump());
+  const StageRecord kept = stage.run(kInputs);
+  EXPECT_TRUE(kept.skipped);
+  EXPECT_EQ(kept.seconds, 1234.5);
+  EXPECT_EQ(kept.peak_memory_bytes, 777);
+}
+
+TEST(StageRunner, DoesAStageAgainWhenAnyInputHasChanged) {
+  Stage stage;
+  stage.run(kInputs);
+  Json changed = kInputs;
+  changed["config"]["seq_len"] = 16;
+  EXPECT_FALSE(stage.run(changed).skipped);
+  EXPECT_TRUE(stage.run(changed).skipped);
+  EXPECT_FALSE(stage.run(kInputs).skipped) << "the record is that of the last time";
+  changed = kInputs;
+  changed["more"] = nullptr;
+  EXPECT_FALSE(stage.run(changed).skipped);
+  EXPECT_EQ(stage.done, 4);
+}
+
+TEST(StageRunner, DoesAStageAgainWhenAnOutputIsMissing) {
+  Stage stage;
+  test::write_file(stage.dir / "second", "");
+  stage.run(kInputs, {"out", "second"});
+  EXPECT_TRUE(stage.run(kInputs, {"out", "second"}).skipped);
+  std::filesystem::remove(stage.dir / "out");
+  EXPECT_FALSE(stage.run(kInputs, {"out", "second"}).skipped);
+  std::filesystem::remove(stage.dir / "second");
+  EXPECT_FALSE(stage.run(kInputs, {"out", "second"}).skipped);
+}
+
+TEST(StageRunner, DoesAStageAgainWhenItsRecordIsDamagedOrGone) {
+  Stage stage;
+  stage.run(kInputs);
+  const std::string good = test::read_file(stage.record());
+  for (const std::string& bad :
+       {std::string(), good.substr(0, good.size() / 2), std::string("[]"), std::string("{\"seconds\": 1}"),
+        std::string(R"({"inputs_hash": "xxh3:00000000000000000000000000000000", "seconds": 1})")}) {
+    test::write_file(stage.record(), bad);
+    EXPECT_FALSE(stage.run(kInputs).skipped) << bad;
+    EXPECT_TRUE(stage.run(kInputs).skipped) << "after " << bad;
+  }
+  std::filesystem::remove(stage.record());
+  EXPECT_FALSE(stage.run(kInputs).skipped);
+}
+
+TEST(StageRunner, AStageThatFailedIsDoneAgainEvenIfItWasOnceDoneFromTheSameInputs) {
+  Stage stage;
+  stage.run(kInputs);
+  {
+    StageRunner runner(stage.dir.path());
+    const auto fail = [&] {
+      runner.run("stage", {{"other", 1}}, {"out"}, [&] {
+        test::write_file(stage.dir / "out", "half of another result");
+        throw DataError("no space left");
+      });
+    };
+    EXPECT_EQ(test::message_of<DataError>(fail), "no space left");
+    EXPECT_TRUE(runner.records().empty());
+  }
+  EXPECT_FALSE(stage.run({{"other", 1}}).skipped);
+  stage.run(kInputs);
+  {
+    StageRunner runner(stage.dir.path());
+    EXPECT_THROW(runner.run("stage", {{"other", 2}}, {"out"}, [] { throw DataError("stopped"); }), DataError);
+  }
+  EXPECT_FALSE(stage.run(kInputs).skipped) << "the output may be that of the failed work";
+}
+
+TEST(StageRunner, KeepsRecordsInTheOrderOfTheStagesAndNoneOnDiskOfThoseThatAlwaysRun) {
+  const test::TemporaryDirectory dir;
+  StageRunner runner(dir.path());
+  int always = 0;
+  runner.always("tokenize", [&] { ++always; });
+  runner.run("probe", {}, {}, [] {});
+  runner.always("tokenize", [&] { ++always; });
+  EXPECT_EQ(always, 2);
+  std::vector<std::string> names;
+  for (const StageRecord& record : runner.records()) names.push_back(record.name);
+  EXPECT_THAT(names, ElementsAre("tokenize", "probe", "tokenize"));
+  EXPECT_TRUE(std::filesystem::exists(dir / "stages/probe.json"));
+  EXPECT_FALSE(std::filesystem::exists(dir / "stages/tokenize.json"));
+}
+
+}  // namespace
+}  // namespace adept::run

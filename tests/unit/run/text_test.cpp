@@ -1,0 +1,231 @@
+// Text of a configuration: the cache of tokens, and sequences for scoring, probing and training.
+#include "adept/run/text.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include "adept/core/error.h"
+#include "tests/support/tiny_models.h"
+
+namespace adept::run {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+namespace fs = std::filesystem;
+
+// One id a letter: a 0, b 1 ... z 25, blank 26, newline 27; </s> is 28.
+Json letters_tokenizer() {
+  Json vocab = Json::object();
+  for (int i = 0; i < 26; ++i) vocab[std::string(1, static_cast<char>('a' + i))] = i;
+  vocab[" "] = 26;
+  vocab["\n"] = 27;
+  vocab["</s>"] = 28;
+  Json json = Json::parse(R"({"version": "1.0", "truncation": null, "padding": null,
+      "added_tokens": [{"id": 28, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+                        "normalized": false, "special": true}],
+      "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
+      "model": {"type": "BPE", "merges": []}})");
+  json["model"]["vocab"] = vocab;
+  return json;
+}
+
+struct Texts {
+  test::TemporaryDirectory dir;
+  config::Source source;
+
+  Texts() {
+    fs::create_directories(dir / "model");
+    test::write_file(dir / "model/config.json", test::config_of_kind("llama").dump());
+    test::write_file(dir / "model/tokenizer.json", letters_tokenizer().dump());
+    test::write_file(dir / "model/tokenizer_config.json", R"({"eos_token": "</s>"})");
+    test::write_file(dir / "text.txt", "abc\nde\nfghi");
+    source.name = "letters";
+    source.paths = {(dir / "text.txt").string()};
+    source.txt_record = config::TxtRecord::kLine;
+  }
+  TextModel model() const { return load_text_model((dir / "model").string()); }
+  fs::path cached() const { return dir / "data/letters.tokens"; }
+  data::TokenDataset tokens() const { return tokenize_source_cached(model(), source, dir / "data"); }
+  // Which file is there: another one has another number.
+  std::uint64_t inode() const {
+    struct stat status = {};
+    EXPECT_EQ(stat(cached().c_str(), &status), 0);
+    return status.st_ino;
+  }
+};
+
+std::vector<std::int32_t> ids_of(const data::TokenDataset& dataset, std::int64_t document) {
+  const auto ids = dataset.document(document);
+  return {ids.begin(), ids.end()};
+}
+
+// While the old file's number is held by a link, no new file can get it.
+template <typename Change>
+bool is_made_again(Texts& t, const Change& change) {
+  t.tokens();
+  fs::remove(t.dir / "link");
+  fs::create_hard_link(t.cached(), t.dir / "link");
+  const std::uint64_t before = t.inode();
+  change();
+  const data::TokenDataset found = t.tokens();
+  EXPECT_EQ(found.fingerprint(), tokenize_source(t.model(), t.source).fingerprint());
+  return t.inode() != before;
+}
+
+TEST(TokenCache, HoldsTheIdsOfEachDocument) {
+  const Texts t;
+  for (const data::TokenDataset& dataset : {t.tokens(), t.tokens(), tokenize_source(t.model(), t.source)}) {
+    ASSERT_EQ(dataset.num_documents(), 3);
+    EXPECT_THAT(ids_of(dataset, 0), ElementsAre(0, 1, 2));
+    EXPECT_THAT(ids_of(dataset, 1), ElementsAre(3, 4));
+    EXPECT_THAT(ids_of(dataset, 2), ElementsAre(5, 6, 7, 8));
+    EXPECT_EQ(dataset.name(), "letters");
+  }
+}
+
+TEST(TokenCache, IsKeptWhileTextOptionsAndTokenizerAreTheSame) {
+  Texts t;
+  EXPECT_FALSE(is_made_again(t, [] {}));
+  EXPECT_FALSE(is_made_again(t, [&] {
+    fs::last_write_time(t.dir / "text.txt", fs::file_time_type::clock::now());
+    fs::rename(t.dir / "text.txt", t.dir / "moved.txt");
+    t.source.paths = {(t.dir / "moved.txt").string()};
+  })) << "the same bytes elsewhere";
+}
+
+TEST(TokenCache, IsMadeAgainWhenTheTextChanges) {
+  Texts t;
+  EXPECT_TRUE(is_made_again(t, [&] { test::write_file(t.dir / "text.txt", "abc\nde\nfghj"); }));
+  EXPECT_THAT(ids_of(t.tokens(), 2), ElementsAre(5, 6, 7, 9));
+}
+
+TEST(TokenCache, IsMadeAgainWhenAnOptionOfTheSourceChanges) {
+  Texts t;
+  EXPECT_TRUE(is_made_again(t, [&] { t.source.txt_record = config::TxtRecord::kFile; }));
+  EXPECT_EQ(t.tokens().num_documents(), 1);
+}
+
+TEST(TokenCache, IsMadeAgainWhenTheTokenizerOrTheVocabularyChanges) {
+  Texts t;
+  EXPECT_TRUE(is_made_again(t, [&] {
+    Json json = letters_tokenizer();
+    json["model"]["vocab"]["a"] = 1;
+    json["model"]["vocab"]["b"] = 0;
+    test::write_file(t.dir / "model/tokenizer.json", json.dump());
+  }));
+  EXPECT_THAT(ids_of(t.tokens(), 0), ElementsAre(1, 0, 2));
+  EXPECT_TRUE(is_made_again(t, [&] {
+    Json json = test::config_of_kind("llama");
+    json["vocab_size"] = 60;
+    test::write_file(t.dir / "model/config.json", json.dump());
+  }));
+  EXPECT_EQ(t.tokens().vocab_size(), 60);
+}
+
+TEST(TokenCache, IsMadeAgainWhenTheFileIsDamaged) {
+  Texts t;
+  EXPECT_TRUE(is_made_again(t, [&] {
+    std::string bytes = test::read_file(t.cached());
+    bytes[20] = static_cast<char>(bytes[20] ^ 1);
+    fs::remove(t.cached());
+    test::write_file(t.cached(), bytes);
+    fs::remove(t.dir / "second");
+    fs::create_hard_link(t.cached(), t.dir / "second");
+  }));
+  EXPECT_THAT(ids_of(t.tokens(), 0), ElementsAre(0, 1, 2));
+}
+
+TEST(ScoringSequences, AreDocumentsAloneOrPackedWithEos) {
+  const Texts t;
+  const data::SequenceSet alone = scoring_sequences(t.model(), t.tokens(), {.seq_len = 8});
+  ASSERT_EQ(alone.size(), 3);
+  EXPECT_THAT(alone[1].tokens, ElementsAre(3, 4));
+  const data::SequenceSet packed = scoring_sequences(t.model(), t.tokens(), {.seq_len = 8, .packed = true});
+  ASSERT_EQ(packed.size(), 2);
+  EXPECT_THAT(packed[0].tokens, ElementsAre(0, 1, 2, 28, 3, 4, 28, 5));
+  EXPECT_THAT(packed[1].tokens, ElementsAre(6, 7, 8, 28));
+  const data::SequenceSet overlapping = scoring_sequences(t.model(), t.tokens(), {.seq_len = 3, .stride = 1});
+  EXPECT_EQ(overlapping.counts().targets, 2 + 1 + 3);
+  EXPECT_EQ(scoring_sequences(t.model(), t.tokens(), {.seq_len = 8, .max_tokens = 3}).size(), 1);
+}
+
+data::TokenDataset lengths_of(const std::string& name, const std::vector<std::int64_t>& lengths) {
+  std::vector<std::vector<std::int32_t>> documents;
+  for (const std::int64_t length : lengths) documents.push_back(test::random_tokens(length, documents.size()));
+  const std::vector<std::int64_t> bytes(lengths.size(), 5);
+  return data::TokenDataset({.name = name, .vocab_size = 53, .counts = {}}, documents, bytes);
+}
+
+TEST(ProbeSequences, TakeEqualSharesOfEverySource) {
+  const std::vector<data::TokenDataset> general = {lengths_of("a", {4, 4, 4, 4}), lengths_of("b", {4, 4, 4, 4})};
+  const auto shared = probe_sequences(general, 8, 16);
+  ASSERT_EQ(shared.size(), 2U);
+  EXPECT_EQ(shared[0].num_input_tokens(), 8);
+  EXPECT_EQ(shared[1].num_input_tokens(), 8);
+  EXPECT_EQ(probe_sequences(general, 8, 0)[1].num_input_tokens(), 16) << "0 is all";
+  EXPECT_EQ(probe_sequences(general, 8, 1)[1].size(), 1) << "at least one sequence of each";
+  EXPECT_THAT(test::message_of<ConfigError>([] { probe_sequences({}, 8, 0); }),
+              HasSubstr("data.general: found no source; expected at least one of general text"));
+}
+
+TEST(ToBatches, HoldEverySequenceOnceInRowsOfTheBatchSize) {
+  const std::vector<data::TokenDataset> general = {lengths_of("a", {9, 2, 5}), lengths_of("b", {3, 7})};
+  const auto batches = to_batches(probe_sequences(general, 16, 0), 2, at::kCPU);
+  std::int64_t rows = 0, targets = 0;
+  for (const model::Batch& batch : batches) {
+    EXPECT_LE(batch.rows(), 2);
+    rows += batch.rows();
+    targets += batch.num_targets;
+  }
+  EXPECT_EQ(rows, 5);
+  EXPECT_EQ(targets, 8 + 1 + 4 + 2 + 6);
+}
+
+TEST(MakeTrainLoader, JoinsDocumentsWithEosAndTakesTheWeights) {
+  const Texts t;
+  config::RunConfig config;
+  config.seq_len = 4;
+  config.data.train.resize(2);
+  config.data.train[0].weight = 3;
+  config.data.train[1].weight = 1;
+  const data::TrainLoader loader =
+      make_train_loader(t.model(), config, {lengths_of("a", {9, 2}), lengths_of("b", {3, 7})});
+  EXPECT_EQ(loader.tokens_per_epoch(0), 9 + 2 + 2);
+  EXPECT_DOUBLE_EQ(loader.share(0), 0.75);
+  EXPECT_EQ(loader.state()["eos"], 28);
+  EXPECT_EQ(loader.state()["seed"], 42);
+}
+
+TEST(MakeTrainLoader, RefusesAModelWithoutAnEndOfSequenceToken) {
+  const Texts t;
+  test::write_file(t.dir / "model/tokenizer_config.json", R"({"eos_token": null})");
+  config::RunConfig config;
+  config.data.train.resize(1);
+  EXPECT_THAT(test::message_of<DataError>([&] { make_train_loader(t.model(), config, {lengths_of("a", {9})}); }),
+              HasSubstr("names no EOS token; expected eos_token in tokenizer_config.json"));
+}
+
+TEST(ToTextSource, KeepsEveryOption) {
+  config::Source source;
+  source.name = "name";
+  source.paths = {"a", "b"};
+  source.text_field = "body";
+  source.on_bad_record = config::BadRecord::kSkip;
+  source.txt_record = config::TxtRecord::kParagraph;
+  const data::TextSource found = to_text_source(source);
+  EXPECT_EQ(found.name, "name");
+  EXPECT_THAT(found.paths, ElementsAre("a", "b"));
+  EXPECT_EQ(found.text_field, "body");
+  EXPECT_EQ(found.on_bad_record, data::BadRecord::kSkip);
+  EXPECT_EQ(found.txt_record, data::TxtRecord::kParagraph);
+  source.on_bad_record = config::BadRecord::kFail;
+  source.txt_record = config::TxtRecord::kFile;
+  EXPECT_EQ(to_text_source(source).on_bad_record, data::BadRecord::kFail);
+  EXPECT_EQ(to_text_source(source).txt_record, data::TxtRecord::kFile);
+}
+
+}  // namespace
+}  // namespace adept::run

@@ -1,0 +1,326 @@
+#include "adept/train/checkpoint.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
+
+#include <limits>
+#include <sstream>
+
+#include "adept/core/error.h"
+#include "adept/core/log.h"
+#include "adept/io/atomic_file.h"
+#include "tests/support/tiny_models.h"
+
+namespace adept::train {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+const std::vector<std::string> kFiles = {"trainable.safetensors", "optimizer.safetensors", "trainer_state.json"};
+
+// Warnings of the test's life time.
+class CapturedLog {
+ public:
+  CapturedLog() : previous_(spdlog::default_logger()) {
+    spdlog::set_default_logger(
+        std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(stream_)));
+  }
+  ~CapturedLog() { spdlog::set_default_logger(previous_); }
+  std::string text() const { return stream_.str(); }
+
+ private:
+  std::shared_ptr<spdlog::logger> previous_;
+  std::ostringstream stream_;
+};
+
+optim::AdamW make_optimizer(std::vector<std::int64_t> matrix = {3, 2}) {
+  const std::vector<optim::Parameter> parameters = {
+      {.name = "b.matrix", .master = at::zeros(matrix), .grad = at::zeros(matrix)},
+      {.name = "a.gain", .master = at::zeros({4}), .grad = at::zeros({4})}};
+  return optim::AdamW(parameters, {});
+}
+
+// Fills masters and moments with values that depend on `seed`.
+void fill(optim::AdamW& optimizer, std::uint64_t seed) {
+  at::manual_seed(seed);
+  for (const optim::Parameter& p : optimizer.parameters()) {
+    p.master.copy_(at::randn(p.master.sizes()));
+    optimizer.moments().at(p.name).exp_avg.copy_(at::randn(p.master.sizes()));
+    optimizer.moments().at(p.name).exp_avg_sq.copy_(at::randn(p.master.sizes()).square());
+  }
+  optimizer.set_num_updates(static_cast<std::int64_t>(seed) * 10);
+}
+
+std::map<std::string, at::Tensor> contents(const optim::AdamW& optimizer) {
+  std::map<std::string, at::Tensor> tensors;
+  for (const optim::Parameter& p : optimizer.parameters()) {
+    tensors["master." + p.name] = p.master.clone();
+    tensors["first." + p.name] = optimizer.moments().at(p.name).exp_avg.clone();
+    tensors["second." + p.name] = optimizer.moments().at(p.name).exp_avg_sq.clone();
+  }
+  return tensors;
+}
+
+bool same_contents(const optim::AdamW& optimizer, const std::map<std::string, at::Tensor>& expected) {
+  for (const auto& [name, tensor] : contents(optimizer))
+    if (!test::same_bits(tensor, expected.at(name))) return false;
+  return true;
+}
+
+TrainerState make_state(std::int64_t step) {
+  return {.step = step,
+          .total_tokens = 1LL << 40,
+          .nonfinite_in_row = 1,
+          .nonfinite_total = 7,
+          .train_seconds = 12.345678901234567,
+          .loss_sum = 0.1 + 0.2,
+          .loss_tokens = 321,
+          .last_loss = 1.0 / 3.0,
+          .loader = {{"sequences", 17}, {"sources", {{"a", {{"index", 3}}}}}},
+          .unit_importance = {{"a.gain", 1e-300}, {"b.matrix", 2.0 / 3.0}},
+          .unit_lr_weights = {{"a.gain", 2.0}, {"b.matrix", 0.0}}};
+}
+
+void expect_equal(const TrainerState& a, const TrainerState& b) {
+  EXPECT_EQ(a.step, b.step);
+  EXPECT_EQ(a.total_tokens, b.total_tokens);
+  EXPECT_EQ(a.nonfinite_in_row, b.nonfinite_in_row);
+  EXPECT_EQ(a.nonfinite_total, b.nonfinite_total);
+  EXPECT_EQ(a.train_seconds, b.train_seconds);
+  EXPECT_EQ(a.loss_sum, b.loss_sum);
+  EXPECT_EQ(a.loss_tokens, b.loss_tokens);
+  EXPECT_EQ(a.last_loss, b.last_loss);
+  EXPECT_EQ(a.loader, b.loader);
+  EXPECT_EQ(a.unit_importance, b.unit_importance);
+  EXPECT_EQ(a.unit_lr_weights, b.unit_lr_weights);
+}
+
+RunIdentity make_identity() {
+  return {.model_hash = "xxh3:model",
+          .frozen_hash = "xxh3:frozen",
+          .config = {{"seed", 42}, {"train", {{"learning_rate", 2e-4}, {"batch_size", 4}}}}};
+}
+
+// Two checkpoints, of steps 1 and 2.
+struct TwoCheckpoints {
+  test::TemporaryDirectory dir;
+  optim::AdamW optimizer = make_optimizer();
+  std::map<std::string, at::Tensor> first, second;
+  std::filesystem::path older = dir / "checkpoint-1", newer = dir / "checkpoint-2";
+
+  TwoCheckpoints() {
+    fill(optimizer, 1);
+    first = contents(optimizer);
+    save_checkpoint(dir.path(), make_state(1), make_identity(), optimizer);
+    fill(optimizer, 2);
+    second = contents(optimizer);
+    save_checkpoint(dir.path(), make_state(2), make_identity(), optimizer);
+    fill(optimizer, 3);
+  }
+  std::optional<TrainerState> load() { return load_newest_checkpoint(dir.path(), make_identity(), optimizer); }
+};
+
+TEST(Checkpoint, ComesBackBitForBit) {
+  const test::TemporaryDirectory dir;
+  optim::AdamW saved = make_optimizer();
+  fill(saved, 1);
+  const float infinity = std::numeric_limits<float>::infinity();
+  saved.parameters()[1].master.copy_(at::tensor({-0.0F, 1e-42F, infinity, std::nanf("")}));
+  const auto path = save_checkpoint(dir.path(), make_state(5), make_identity(), saved);
+  EXPECT_EQ(path, dir / "checkpoint-5");
+  for (const std::string& file : kFiles) EXPECT_TRUE(std::filesystem::exists(path / file)) << file;
+  optim::AdamW loaded = make_optimizer();
+  const auto state = load_newest_checkpoint(dir.path(), make_identity(), loaded);
+  ASSERT_TRUE(state.has_value());
+  expect_equal(*state, make_state(5));
+  EXPECT_TRUE(same_contents(loaded, contents(saved)));
+  EXPECT_EQ(loaded.num_updates(), 10);
+}
+
+TEST(Checkpoint, OfTheSameStepReplacesTheOldOne) {
+  TwoCheckpoints c;
+  const auto third = contents(c.optimizer);
+  save_checkpoint(c.dir.path(), make_state(2), make_identity(), c.optimizer);
+  fill(c.optimizer, 4);
+  EXPECT_EQ(c.load()->step, 2);
+  EXPECT_TRUE(same_contents(c.optimizer, third));
+}
+
+TEST(Checkpoint, ThereIsNothingToLoadInAnEmptyOrMissingDirectory) {
+  const test::TemporaryDirectory dir;
+  optim::AdamW optimizer = make_optimizer();
+  EXPECT_FALSE(load_newest_checkpoint(dir.path(), make_identity(), optimizer).has_value());
+  EXPECT_FALSE(load_newest_checkpoint(dir / "missing", make_identity(), optimizer).has_value());
+}
+
+TEST(Checkpoint, ABitFlippedAnywhereIsDetectedAndTheOlderOneIsTaken) {
+  TwoCheckpoints c;
+  for (const std::string& file : kFiles) {
+    SCOPED_TRACE(file);
+    const std::string good = test::read_file(c.newer / file);
+    int harmless = 0;
+    std::string places;
+    for (std::size_t i = 0; i < good.size(); i += file == "trainer_state.json" ? 3 : 1) {
+      const CapturedLog log;
+      std::string bad = good;
+      bad[i] = static_cast<char>(bad[i] ^ (1 << (i * 5 % 8)));
+      test::write_file(c.newer / file, bad);
+      fill(c.optimizer, 3);
+      const auto state = c.load();
+      ASSERT_TRUE(state.has_value()) << i;
+      if (state->step == 2) {  // such as 1e-300 written 1E-300: the same state
+        expect_equal(*state, make_state(2));
+        ASSERT_TRUE(same_contents(c.optimizer, c.second)) << i;
+        ++harmless;
+        places += fmt::format("{}: {} -> {}\n", i, good.substr(i - std::min<std::size_t>(i, 9), 19), bad[i]);
+        continue;
+      }
+      ASSERT_EQ(state->step, 1) << i;
+      ASSERT_TRUE(same_contents(c.optimizer, c.first)) << i;
+      ASSERT_THAT(log.text(), HasSubstr(c.newer.string() + ": passed over")) << i;
+      ASSERT_THAT(log.text(), HasSubstr("resuming from " + c.older.string())) << i;
+    }
+    EXPECT_LE(harmless, file == "trainer_state.json" ? 3 : 0) << places;
+    test::write_file(c.newer / file, good);
+    EXPECT_EQ(c.load()->step, 2);
+  }
+}
+
+TEST(Checkpoint, CutShortOrMissingFilesAreDetectedAndTheOlderOneIsTaken) {
+  TwoCheckpoints c;
+  for (const std::string& file : kFiles) {
+    SCOPED_TRACE(file);
+    const std::string good = test::read_file(c.newer / file);
+    for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{7}, std::size_t{8}, std::size_t{9},
+                                   good.size() / 2, good.size() - 2}) {
+      const CapturedLog log;
+      test::write_file(c.newer / file, good.substr(0, size));
+      fill(c.optimizer, 3);
+      EXPECT_EQ(c.load()->step, 1) << size;
+      EXPECT_TRUE(same_contents(c.optimizer, c.first)) << size;
+      EXPECT_THAT(log.text(), HasSubstr(file));
+    }
+    std::filesystem::remove(c.newer / file);
+    const CapturedLog log;
+    EXPECT_EQ(c.load()->step, 1);
+    test::write_file(c.newer / file, good + " junk");
+    EXPECT_EQ(c.load()->step, 1);
+    test::write_file(c.newer / file, good);
+    EXPECT_EQ(c.load()->step, 2);
+  }
+}
+
+TEST(Checkpoint, FilesOfTwoCheckpointsDoNotMix) {
+  for (const std::string file : {"trainable.safetensors", "optimizer.safetensors"}) {
+    TwoCheckpoints c;
+    const CapturedLog log;
+    std::filesystem::copy_file(c.older / file, c.newer / file, std::filesystem::copy_options::overwrite_existing);
+    EXPECT_EQ(c.load()->step, 1);
+    EXPECT_THAT(log.text(), HasSubstr("does not match its checksum"));
+  }
+}
+
+TEST(Checkpoint, IfAllAreDamagedThatIsSaidAndNothingIsLoaded) {
+  TwoCheckpoints c;
+  const CapturedLog log;
+  const auto before = contents(c.optimizer);
+  std::filesystem::remove(c.older / "trainer_state.json");
+  test::write_file(c.newer / "optimizer.safetensors", "x");
+  EXPECT_THAT(
+      test::message_of<DataError>([&] { c.load(); }),
+      HasSubstr(c.dir.path().string() + ": all 2 checkpoints are damaged (see the warnings above). Start anew"));
+  EXPECT_TRUE(same_contents(c.optimizer, before));
+  EXPECT_THAT(log.text(), HasSubstr((c.newer / "optimizer.safetensors").string()));
+  EXPECT_THAT(log.text(), HasSubstr((c.older / "trainer_state.json").string()));
+}
+
+TEST(Checkpoint, OfAnotherRunIsRefusedWithEverythingThatDiffers) {
+  TwoCheckpoints c;
+  const auto before = contents(c.optimizer);
+  const auto refusal = [&](const RunIdentity& identity) {
+    return test::message_of<ConfigError>([&] { load_newest_checkpoint(c.dir.path(), identity, c.optimizer); });
+  };
+  RunIdentity other = make_identity();
+  other.model_hash = "xxh3:other";
+  other.frozen_hash = "xxh3:follows";
+  other.config["train"]["learning_rate"] = 1e-3;
+  other.config["train"].erase("batch_size");
+  other.config["dtype"] = "bf16";
+  const std::string message = refusal(other);
+  EXPECT_THAT(message, HasSubstr("checkpoint-2: belongs to another run"));
+  EXPECT_THAT(message, HasSubstr("model: weights were \"xxh3:model\", now xxh3:other"));
+  EXPECT_THAT(message, Not(HasSubstr("frozen"))) << "another model has other frozen weights";
+  EXPECT_THAT(message, HasSubstr("config /train/learning_rate: was 0.0002, now 0.001"));
+  EXPECT_THAT(message, HasSubstr("config /train/batch_size: was 4, now absent"));
+  EXPECT_THAT(message, HasSubstr("config /dtype: was absent, now \"bf16\""));
+  EXPECT_THAT(message, Not(HasSubstr("seed")));
+  EXPECT_THAT(message, HasSubstr("Resume with the same inputs, or start anew in another output_dir."));
+  RunIdentity frozen = make_identity();
+  frozen.frozen_hash = "xxh3:changed";
+  EXPECT_THAT(refusal(frozen), HasSubstr("frozen weights in memory: were \"xxh3:frozen\", now xxh3:changed"));
+  EXPECT_TRUE(same_contents(c.optimizer, before)) << "a refused checkpoint was loaded";
+}
+
+TEST(Checkpoint, OfOtherTensorsIsNotLoaded) {
+  TwoCheckpoints c;
+  const CapturedLog log;
+  optim::AdamW other = make_optimizer({2, 3});
+  EXPECT_THROW(load_newest_checkpoint(c.dir.path(), make_identity(), other), DataError);
+  EXPECT_THAT(log.text(), HasSubstr("tensor b.matrix is F32 [3, 2], expected F32 [2, 3]"));
+}
+
+std::vector<std::string> names_of(const std::vector<std::filesystem::path>& paths) {
+  std::vector<std::string> names;
+  for (const auto& path : paths) names.push_back(path.filename());
+  return names;
+}
+
+TEST(CheckpointList, IsNewestFirstByNumberAndIgnoresEverythingElse) {
+  const test::TemporaryDirectory dir;
+  for (const char* name : {"checkpoint-9", "checkpoint-10", "checkpoint-100", "checkpoint-", "checkpoint-7x",
+                           "checkpoint-x7", ".checkpoint-200.tmp-a1b2", "checkpoint-300.tmp-c3", "model"})
+    std::filesystem::create_directories(dir / name);
+  test::write_file(dir / "checkpoint-500", "a file");
+  EXPECT_THAT(names_of(list_checkpoints(dir.path())), ElementsAre("checkpoint-100", "checkpoint-10", "checkpoint-9"));
+}
+
+TEST(CheckpointList, HoldsNoDirectoryThatIsBeingWritten) {
+  TwoCheckpoints c;
+  // What a killed process leaves: the temporary of a checkpoint, under whatever name the writer gives it.
+  std::filesystem::path temporary;
+  {
+    io::AtomicDirectory writing(c.dir / "checkpoint-3");
+    temporary = writing.path();
+    std::filesystem::copy(c.newer, temporary, std::filesystem::copy_options::recursive);
+    std::filesystem::copy(temporary, c.dir / "kept", std::filesystem::copy_options::recursive);
+  }
+  std::filesystem::rename(c.dir / "kept", temporary);
+  EXPECT_THAT(names_of(list_checkpoints(c.dir.path())), ElementsAre("checkpoint-2", "checkpoint-1"));
+  EXPECT_EQ(c.load()->step, 2);
+}
+
+TEST(CheckpointPruning, KeepsTheNewestAndNeverFewerThanTwo) {
+  const auto left_after = [](std::int64_t keep) {
+    const test::TemporaryDirectory dir;
+    for (const int step : {8, 9, 10, 11, 100})
+      std::filesystem::create_directories(dir / ("checkpoint-" + std::to_string(step)) / "inner");
+    std::filesystem::create_directories(dir / "model");
+    prune_checkpoints(dir.path(), keep);
+    EXPECT_TRUE(std::filesystem::exists(dir / "model"));
+    return names_of(list_checkpoints(dir.path()));
+  };
+  EXPECT_THAT(left_after(3), ElementsAre("checkpoint-100", "checkpoint-11", "checkpoint-10"));
+  for (const std::int64_t keep : {2, 1, 0, -1})
+    EXPECT_THAT(left_after(keep), ElementsAre("checkpoint-100", "checkpoint-11"));
+  EXPECT_EQ(left_after(9).size(), 5U);
+}
+
+}  // namespace
+}  // namespace adept::train

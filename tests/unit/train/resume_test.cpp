@@ -1,0 +1,180 @@
+// A run that goes on where it was is the run that never stopped.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+
+#include "adept/core/error.h"
+#include "adept/core/signals.h"
+#include "tests/unit/train/tiny_training.h"
+
+namespace adept::train {
+namespace {
+
+using ::testing::HasSubstr;
+
+// A checkpoint's state without what depends on the clock.
+Json timeless_state(const fs::path& checkpoint) {
+  Json state = read_json(checkpoint / "trainer_state.json");
+  state.erase("train_seconds");
+  state.erase("checksum");
+  return state;
+}
+
+std::vector<Json> timeless_log(const fs::path& run_dir) {
+  std::vector<Json> lines = lines_of(run_dir / "trainer_log.jsonl");
+  for (Json& line : lines)
+    for (const char* key : {"elapsed_time", "remaining_time", "throughput"}) line.erase(key);
+  return lines;
+}
+
+std::string last_of(const config::RunConfig& config) { return "checkpoint-" + std::to_string(*config.train.max_steps); }
+
+// Both runs ended in the same weights, moments, state and records, bit for bit.
+void expect_same_run(const fs::path& found, const fs::path& expected, const std::string& checkpoint) {
+  for (const char* file : {"trainable.safetensors", "optimizer.safetensors"})
+    EXPECT_EQ(test::read_file(found / checkpoint / file), test::read_file(expected / checkpoint / file)) << file;
+  EXPECT_EQ(timeless_state(found / checkpoint), timeless_state(expected / checkpoint));
+  EXPECT_EQ(timeless_log(found), timeless_log(expected));
+  EXPECT_EQ(test::read_file(found / "parameter_importance.jsonl"),
+            test::read_file(expected / "parameter_importance.jsonl"));
+}
+
+// A copy of a run as it was when it was killed after step n: later checkpoints are not there, later log lines are.
+void copy_killed_after(const fs::path& run, const fs::path& copy, std::int64_t step) {
+  fs::copy(run, copy, fs::copy_options::recursive);
+  for (const fs::path& checkpoint : list_checkpoints(copy))
+    if (std::stoll(checkpoint.filename().string().substr(11)) > step) fs::remove_all(checkpoint);
+}
+
+TEST(Resume, GoesOnBitForBitFromAnyStepAcrossImportanceUpdatesEpochsAndSources) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  const config::RunConfig config = small_config();
+  const TrainSummary whole = train(config, model.expanded, dir / "whole");
+  EXPECT_EQ(whole.steps, 12);
+  EXPECT_EQ(lines_of(dir / "whole" / "parameter_importance.jsonl").size(), 3U) << "before steps 0, 5 and 10";
+  const Json loader = read_json(dir / "whole" / "checkpoint-12" / "trainer_state.json")["loader"];
+  EXPECT_GE(loader["sources"]["domain"]["epoch"], 2) << "the run does not go through several epochs";
+  EXPECT_GE(loader["sources"]["replay"]["epoch"], 1);
+  for (const std::int64_t n : {1, 4, 5, 6, 9, 11, 12}) {
+    SCOPED_TRACE(n);
+    const fs::path run = dir / ("resumed-" + std::to_string(n));
+    copy_killed_after(dir / "whole", run, n);
+    const TrainSummary resumed = train(config, model.expanded, run, /*resume=*/true);
+    EXPECT_EQ(resumed.steps, 12);
+    EXPECT_EQ(resumed.total_tokens, whole.total_tokens);
+    EXPECT_EQ(resumed.final_loss, whole.final_loss);
+    expect_same_run(run, dir / "whole", last_of(config));
+  }
+}
+
+TEST(Resume, AfterEverySingleStepInBf16WithBiasesAndATiedHead) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama_biased_tied", {0, 2}, DType::kBF16);
+  config::RunConfig config = small_config();
+  config.dtype = ComputeDType::kBf16;
+  config.train.max_steps = 6;
+  config.unit_lr.update_every = 2;
+  train(config, model.expanded, dir / "whole");
+  for (std::int64_t n = 2; n <= 6; ++n) {
+    copy_killed_after(dir / "whole", dir / "one", n - 1);
+    train(config, model.expanded, dir / "one", /*resume=*/true);
+    expect_same_run(dir / "one", dir / "whole", last_of(config));
+    fs::remove_all(dir / "one");
+  }
+}
+
+TEST(Resume, TakesTheOlderCheckpointWhenTheNewestIsDamagedAndEndsTheSame) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  const config::RunConfig config = small_config();
+  train(config, model.expanded, dir / "whole");
+  copy_killed_after(dir / "whole", dir / "run", 7);
+  test::write_file(dir / "run" / "checkpoint-7" / "optimizer.safetensors", "torn");
+  train(config, model.expanded, dir / "run", /*resume=*/true);
+  expect_same_run(dir / "run", dir / "whole", last_of(config));
+}
+
+TEST(Resume, WithoutACheckpointStartsAnew) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  const config::RunConfig config = small_config();
+  train(config, model.expanded, dir / "whole");
+  train(config, model.expanded, dir / "run", /*resume=*/true);
+  expect_same_run(dir / "run", dir / "whole", last_of(config));
+}
+
+TEST(Resume, OfAFinishedRunChangesNothing) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.max_steps = 3;
+  const TrainSummary first = train(config, model.expanded, dir / "run");
+  fs::copy(dir / "run", dir / "before", fs::copy_options::recursive);
+  const TrainSummary again = train(config, model.expanded, dir / "run", /*resume=*/true);
+  EXPECT_EQ(again.steps, 3);
+  EXPECT_EQ(again.final_loss, first.final_loss);
+  expect_same_run(dir / "run", dir / "before", last_of(config));
+}
+
+TEST(Resume, RefusesAnotherConfigurationOtherDataAndAnotherProbe) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.max_steps = 2;
+  train(config, model.expanded, dir / "run");
+  const auto refusal = [&](TrainerInputs inputs) {
+    return test::message_of<ConfigError>([&] { Trainer(std::move(inputs)).run(true); });
+  };
+  config::RunConfig faster = config;
+  faster.train.learning_rate = 2e-2;
+  EXPECT_THAT(refusal(make_inputs(faster, model.expanded, dir / "run")),
+              HasSubstr("config /train/learning_rate: was 0.01, now 0.02"));
+  TrainerInputs other_data = make_inputs(config, model.expanded, dir / "run");
+  other_data.loader = make_loader(config, 5);
+  EXPECT_THAT(refusal(std::move(other_data)), HasSubstr("source \"domain\": its data (text or tokenizer) has changed"));
+  TrainerInputs other_probe = make_inputs(config, model.expanded, dir / "run");
+  other_probe.probe = probe_batches(32);
+  EXPECT_THAT(refusal(std::move(other_probe)), HasSubstr("config /probe_text: was "));
+  test::write_expanded_model(dir / "other", "llama", {0, 3});
+  EXPECT_THAT(refusal(make_inputs(config, dir / "other" / "expanded", dir / "run")), HasSubstr("model: weights were"));
+}
+
+TEST(Resume, TakesOtherIntervalsOfRecordsAndCheckpoints) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  train(config, model.expanded, dir / "whole");
+  copy_killed_after(dir / "whole", dir / "run", 6);
+  config.train.save_steps = 4;
+  config.train.save_total_limit = 2;
+  config.train.logging_steps = 1;
+  config.train.max_nonfinite_steps = 1;
+  train(config, model.expanded, dir / "run", /*resume=*/true);
+  for (const char* file : {"trainable.safetensors", "optimizer.safetensors"})
+    EXPECT_EQ(test::read_file(dir / "run" / "checkpoint-12" / file),
+              test::read_file(dir / "whole" / "checkpoint-12" / file));
+  EXPECT_EQ(list_checkpoints(dir / "run").size(), 2U);
+}
+
+TEST(Interrupt, SavesAndNamesTheExitCodeAndResumesToTheSameEnd) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // the signal stays pending for the rest of the process
+  const auto interrupted_run = [] {
+    const test::TemporaryDirectory dir;
+    const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+    install_signal_handlers();
+    std::raise(SIGTERM);
+    try {
+      train(small_config(), model.expanded, dir / "run");
+    } catch (const InterruptedError& error) {
+      fmt::print(stderr, "{}\n{} checkpoint(s)", error.what(), list_checkpoints(dir / "run").size());
+      std::exit(static_cast<int>(error.exit_code()));
+    }
+  };
+  EXPECT_EXIT(interrupted_run(), ::testing::ExitedWithCode(143),
+              "SIGTERM.*step 0 of 12 is saved in .*run; continue with --resume\n1 checkpoint");
+}
+
+}  // namespace
+}  // namespace adept::train

@@ -1,0 +1,422 @@
+// What is trained and what is not, gradients of a global batch, and one update: the oracles of the method.
+#include "adept/train/step.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros_like.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+
+#include <cmath>
+#include <set>
+#include <unordered_set>
+
+#include "adept/core/error.h"
+#include "adept/io/weight_files.h"
+#include "adept/method/units.h"
+#include "adept/model/torch_tensors.h"
+#include "adept/train/trainable.h"
+#include "tests/support/tiny_models.h"
+#include "tests/support/tolerance.h"
+
+namespace adept::train {
+namespace {
+
+const std::vector<int> kAfter = {1, 3};
+
+// An expanded model that is ready to train.
+struct ReadyModel {
+  test::TemporaryDirectory dir;
+  test::ExpandedModel model;
+  io::WeightFiles files;
+  model::Decoder decoder;
+  Trainable trainable;
+
+  explicit ReadyModel(const std::string& kind, at::ScalarType dtype = at::kFloat,
+                      const std::vector<int>& after = kAfter, int num_layers = 4)
+      : model(test::write_expanded_model(dir.path(), kind, after, DType::kF32, num_layers)),
+        files(io::WeightFiles::open(model.expanded)),
+        decoder(test::load_decoder(model.expanded, dtype)),
+        trainable(decoder, model.expansion, files) {}
+
+  std::map<std::string, double> rates(double rate) const {
+    std::map<std::string, double> rates;
+    for (const optim::Parameter& p : trainable.parameters()) rates[p.name] = rate;
+    return rates;
+  }
+  std::map<std::string, at::Tensor> masters() const {
+    std::map<std::string, at::Tensor> copies;
+    for (const optim::Parameter& p : trainable.parameters()) copies[p.name] = p.master.clone();
+    return copies;
+  }
+  std::map<std::string, at::Tensor> gradients() const {
+    std::map<std::string, at::Tensor> copies;
+    for (const optim::Parameter& p : trainable.parameters()) copies[p.name] = p.grad.clone();
+    return copies;
+  }
+  // A few steps that move the copies away from the identity.
+  void train(int steps, double rate = 1e-2) {
+    optim::AdamW optimizer(trainable.parameters(), {});
+    for (int i = 0; i < steps; ++i) {
+      const std::vector<model::Batch> batches = {test::random_batch({9, 4, 7}, static_cast<std::uint64_t>(i) + 1)};
+      const StepResult result = train_step(decoder, trainable, optimizer, batches, rates(rate), 1.0);
+      ASSERT_TRUE(result.finite);
+    }
+  }
+};
+
+bool ends_in_output(const std::string& name) {
+  return name.find(".o_proj.") != std::string::npos || name.find(".down_proj.") != std::string::npos;
+}
+
+TEST(Trainable, HoldsExactlyTheUnitsAndNothingElseAsksForAGradient) {
+  for (const std::string& kind : test::model_kinds()) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      SCOPED_TRACE(kind);
+      ReadyModel s(kind, dtype);
+      const auto units = method::unit_names(s.model.expansion, s.decoder);
+      std::set<std::string> found;
+      std::int64_t elements = 0;
+      for (const optim::Parameter& p : s.trainable.parameters()) {
+        EXPECT_TRUE(found.insert(p.name).second) << p.name;
+        EXPECT_EQ(p.master.scalar_type(), at::kFloat);
+        EXPECT_EQ(p.grad.scalar_type(), at::kFloat);
+        EXPECT_EQ(p.grad.sizes(), p.master.sizes());
+        elements += p.master.numel();
+      }
+      EXPECT_EQ(found, std::set<std::string>(units.begin(), units.end()));
+      EXPECT_EQ(s.trainable.num_parameters(), elements);
+      EXPECT_EQ(s.trainable.lowest_layer(), 2);
+      for (const auto& p : model::named_parameters(s.decoder.config(), s.decoder.weights())) {
+        EXPECT_EQ(p.tensor->requires_grad(), found.contains(p.name)) << p.name;
+        EXPECT_EQ(p.tensor->scalar_type(), dtype) << p.name;
+      }
+    }
+  }
+}
+
+TEST(Trainable, MastersAreTheFilesValuesInFullPrecisionEvenIfTheModelComputesInBf16) {
+  ReadyModel s("qwen3", at::kBFloat16);
+  std::int64_t rounded = 0;
+  for (const optim::Parameter& p : s.trainable.parameters()) {
+    const at::Tensor stored = model::as_tensor(s.files.at(p.name), s.files.owner(p.name));
+    EXPECT_TRUE(test::same_bits(p.master, stored)) << p.name;
+    rounded += p.master.ne(p.master.to(at::kBFloat16).to(at::kFloat)).sum().item<std::int64_t>();
+  }
+  EXPECT_GT(rounded, 0) << "the values would survive bf16, so nothing was shown";
+}
+
+TEST(Gradients, BeforeTrainingAreExactlyZeroButInTheOutputsOfTheCopies) {
+  for (const std::string& kind : test::model_kinds()) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      SCOPED_TRACE(kind);
+      ReadyModel s(kind, dtype);
+      const std::vector<model::Batch> batches = {test::random_batch({9, 4, 7}), test::random_batch({13}, 2)};
+      compute_gradients(s.decoder, s.trainable, batches);
+      for (const auto& [name, grad] : s.gradients()) {
+        const bool zero = !grad.ne(0).any().item<bool>();
+        EXPECT_EQ(zero, !ends_in_output(name)) << name;
+      }
+    }
+  }
+}
+
+TEST(Gradients, OfOneBatchEqualThoseOfItsRowsOneByOneWhateverTheirLengths) {
+  const auto rows = test::random_sequences({9, 2, 13, 5}, 1);
+  std::vector<model::Batch> one_by_one;
+  for (const auto& row : rows) one_by_one.push_back(model::to_batch(data::make_batch(std::span(&row, 1)), at::kCPU));
+  const std::vector<model::Batch> together = {model::to_batch(data::make_batch(rows), at::kCPU)};
+  for (const std::string kind : {"llama_biased_tied", "qwen3"}) {
+    SCOPED_TRACE(kind);
+    ReadyModel s(kind);
+    s.train(3);  // so that every gradient is there
+    const StepResult whole = compute_gradients(s.decoder, s.trainable, together);
+    const auto expected = s.gradients();
+    const StepResult parts = compute_gradients(s.decoder, s.trainable, one_by_one);
+    EXPECT_EQ(whole.num_targets, 8 + 1 + 12 + 4);
+    EXPECT_EQ(parts.num_targets, whole.num_targets);
+    const auto tolerance = test::tolerance(at::kFloat);
+    EXPECT_NEAR(parts.loss, whole.loss, tolerance.values * whole.loss);
+    EXPECT_NEAR(parts.grad_norm, whole.grad_norm, tolerance.gradients * whole.grad_norm);
+    for (const auto& [name, grad] : s.gradients())
+      EXPECT_TRUE(test::is_close(grad, expected.at(name), tolerance.gradients)) << name;
+    double mean_of_means = 0;
+    for (const auto& row : one_by_one) mean_of_means += compute_gradients(s.decoder, s.trainable, {&row, 1}).loss / 4;
+    EXPECT_GT(std::abs(mean_of_means - whole.loss), 100 * tolerance.values * whole.loss) << "lengths do not matter";
+  }
+}
+
+TEST(Gradients, StartFromZeroInEveryStep) {
+  ReadyModel s("llama");
+  s.train(2);
+  const std::vector<model::Batch> batches = {test::random_batch({9, 4})};
+  compute_gradients(s.decoder, s.trainable, batches);
+  const auto first = s.gradients();
+  compute_gradients(s.decoder, s.trainable, batches);
+  for (const auto& [name, grad] : s.gradients()) EXPECT_TRUE(test::same_bits(grad, first.at(name))) << name;
+}
+
+TEST(Gradients, AreNotMovedByAProbeBetweenSteps) {
+  ReadyModel s("llama");
+  s.train(2);
+  const std::vector<model::Batch> batches = {test::random_batch({9, 4})};
+  compute_gradients(s.decoder, s.trainable, batches);
+  const auto before = s.gradients();
+  method::unit_importance(s.model.expansion, s.decoder, {test::random_batch({13, 6}, 9)}, Progress::silent());
+  for (const auto& [name, grad] : s.gradients()) EXPECT_TRUE(test::same_bits(grad, before.at(name))) << name;
+}
+
+TEST(Gradients, InBf16AreThoseOfEachMicroBatchSummedInFp32) {
+  ReadyModel s("llama", at::kBFloat16);
+  const std::vector<model::Batch> batches = {test::random_batch({9, 4}), test::random_batch({13, 7}, 2),
+                                             test::random_batch({5, 11}, 3)};
+  const StepResult result = compute_gradients(s.decoder, s.trainable, batches);
+  std::map<std::string, at::Tensor> expected;
+  for (const model::Batch& batch : batches) {
+    std::vector<std::string> names;
+    std::vector<at::Tensor> leaves;
+    for (const auto& p : model::named_parameters(s.decoder.config(), s.decoder.weights())) {
+      EXPECT_FALSE(p.tensor->grad().defined()) << p.name << " keeps a bf16 gradient";
+      if (!p.tensor->requires_grad()) continue;
+      names.push_back(p.name);
+      leaves.push_back(*p.tensor);
+    }
+    const at::Tensor loss =
+        s.decoder.loss_sum(s.decoder.forward(batch.input_ids), batch.targets) / static_cast<double>(result.num_targets);
+    const auto gradients = torch::autograd::grad({loss}, leaves);
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      ASSERT_EQ(gradients[i].scalar_type(), at::kBFloat16);
+      const at::Tensor wide = gradients[i].to(at::kFloat);
+      expected[names[i]] = expected.contains(names[i]) ? expected[names[i]] + wide : wide;
+    }
+  }
+  std::int64_t beyond_bf16 = 0;
+  for (const auto& [name, grad] : s.gradients()) {
+    EXPECT_TRUE(grad.equal(expected.at(name))) << name;
+    beyond_bf16 += grad.ne(grad.to(at::kBFloat16).to(at::kFloat)).sum().item<std::int64_t>();
+  }
+  EXPECT_GT(beyond_bf16, 0) << "the sums fit into bf16, so nothing was shown";
+}
+
+TEST(Gradients, ReachNoFrozenTensor) {
+  ReadyModel s("qwen2");
+  s.train(2);
+  for (const auto& p : model::named_parameters(s.decoder.config(), s.decoder.weights()))
+    if (p.layer != 2 && p.layer != 5) {
+      EXPECT_FALSE(p.tensor->grad().defined()) << p.name;
+    }
+}
+
+TEST(Gradients, OfAGlobalBatchWithoutTargetsAreABug) {
+  ReadyModel s("llama");
+  const std::vector<model::Batch> batches = {test::random_batch({1, 1})};
+  EXPECT_THROW(compute_gradients(s.decoder, s.trainable, batches), InternalError);
+}
+
+// Nodes of the graph that a backward pass of the loss would visit.
+std::size_t graph_size(const model::Decoder& decoder) {
+  const model::Batch batch = test::random_batch({9, 4});
+  const at::Tensor loss = decoder.loss_sum(decoder.forward(batch.input_ids), batch.targets);
+  std::unordered_set<torch::autograd::Node*> seen;
+  std::vector<torch::autograd::Node*> stack = {loss.grad_fn().get()};
+  while (!stack.empty()) {
+    torch::autograd::Node* node = stack.back();
+    stack.pop_back();
+    if (node == nullptr || !seen.insert(node).second) continue;
+    for (const auto& edge : node->next_edges()) stack.push_back(edge.function.get());
+  }
+  return seen.size();
+}
+
+TEST(Graph, OfCopiesAtTheTopDoesNotGrowWithTheLayersBelow) {
+  const ReadyModel shallow("llama", at::kFloat, {1, 2}, 3), deep("llama", at::kFloat, {5, 6}, 7);
+  const ReadyModel low("llama", at::kFloat, {0, 6}, 7);
+  EXPECT_EQ(deep.trainable.lowest_layer(), 6);
+  const at::Tensor entering = deep.decoder.layers(deep.decoder.embed(test::random_batch({9}).input_ids), 0, 6);
+  EXPECT_FALSE(entering.requires_grad());
+  EXPECT_FALSE(entering.grad_fn());
+  EXPECT_EQ(graph_size(deep.decoder), graph_size(shallow.decoder));
+  EXPECT_GT(graph_size(low.decoder), graph_size(deep.decoder));
+}
+
+// Plain AdamW on all units at once, matrices with and vectors without weight decay.
+struct PlainAdamW {
+  std::vector<at::Tensor> values[2], first[2], second[2];
+  std::vector<std::string> names[2];
+
+  explicit PlainAdamW(const Trainable& trainable) {
+    for (const optim::Parameter& p : trainable.parameters()) {
+      const int group = p.master.dim() >= 2 ? 0 : 1;
+      names[group].push_back(p.name);
+      values[group].push_back(p.master.clone());
+      first[group].push_back(at::zeros_like(p.master));
+      second[group].push_back(at::zeros_like(p.master));
+    }
+  }
+  void step(const std::map<std::string, at::Tensor>& gradients, int update, double rate, double decay,
+            double grad_factor) {
+    for (int group = 0; group < 2; ++group) {
+      std::vector<at::Tensor> grads, counts;
+      for (const std::string& name : names[group]) {
+        grads.push_back(gradients.at(name).clone());
+        counts.push_back(at::full({}, static_cast<double>(update), at::kFloat));
+      }
+      std::optional<at::Tensor> scale;
+      if (grad_factor != 1.0) scale = at::full({}, 1.0 / grad_factor, at::kFloat);
+      at::_fused_adamw_(values[group], grads, first[group], second[group], {}, counts, rate, 0.9, 0.95,
+                        group == 0 ? decay : 0.0, 1e-8, false, false, scale);
+    }
+  }
+};
+
+TEST(TrainStep, WithAllUnitWeightsOneIsPlainAdamWOnTheCopiesBitForBit) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    for (const double max_grad_norm : {0.0, 0.05}) {
+      SCOPED_TRACE(max_grad_norm);
+      ReadyModel s("qwen3", dtype), reference("qwen3", dtype);
+      optim::AdamW optimizer(s.trainable.parameters(), {.weight_decay = 0.1});
+      PlainAdamW plain(reference.trainable);
+      method::UnitValues equal;
+      for (const auto& name : method::unit_names(s.model.expansion, s.decoder)) equal[name] = 0.5;
+      const auto weights = method::unit_lr_weights(method::UnitLrPolicy::kReference, equal);
+      for (int update = 1; update <= 4; ++update) {
+        const double rate = 1e-2 / update;
+        std::map<std::string, double> rates;
+        for (const auto& [name, weight] : weights) rates[name] = rate * weight;
+        const std::vector<model::Batch> batches = {test::random_batch({9, 4}, static_cast<std::uint64_t>(update)),
+                                                   test::random_batch({6}, 50)};
+        const StepResult result = train_step(s.decoder, s.trainable, optimizer, batches, rates, max_grad_norm);
+        ASSERT_TRUE(result.finite);
+        if (max_grad_norm > 0) {
+          ASSERT_GT(result.grad_norm, max_grad_norm) << "nothing is clipped";
+        }
+        compute_gradients(reference.decoder, reference.trainable, batches);
+        plain.step(reference.gradients(), update, rate, 0.1, optim::clip_factor(result.grad_norm, max_grad_norm));
+        const at::NoGradGuard no_grad;
+        for (const optim::Parameter& p : reference.trainable.parameters())
+          for (int group = 0; group < 2; ++group)
+            for (std::size_t i = 0; i < plain.names[group].size(); ++i)
+              if (plain.names[group][i] == p.name) p.master.copy_(plain.values[group][i]);
+        reference.trainable.publish();
+      }
+      const auto masters = s.masters();
+      for (int group = 0; group < 2; ++group)
+        for (std::size_t i = 0; i < plain.names[group].size(); ++i) {
+          const std::string& name = plain.names[group][i];
+          EXPECT_TRUE(test::same_bits(masters.at(name), plain.values[group][i])) << name;
+          EXPECT_TRUE(test::same_bits(optimizer.moments().at(name).exp_avg, plain.first[group][i])) << name;
+          EXPECT_TRUE(test::same_bits(optimizer.moments().at(name).exp_avg_sq, plain.second[group][i])) << name;
+        }
+    }
+  }
+}
+
+TEST(TrainStep, AUnitWithWeightZeroStaysBitIdenticalWhileTheOthersMove) {
+  for (const std::string still : {"model.layers.2.self_attn.o_proj.weight", "model.layers.5.mlp.gate_proj.weight",
+                                  "model.layers.5.input_layernorm.weight"}) {
+    SCOPED_TRACE(still);
+    ReadyModel s("qwen3");
+    s.train(2);  // a copy with an output of zero has gradients nowhere else
+    const auto before = s.masters();
+    optim::AdamW optimizer(s.trainable.parameters(), {.weight_decay = 0.1});
+    auto rates = s.rates(1e-2);
+    rates.at(still) = 0;
+    for (std::uint64_t i = 1; i <= 4; ++i) {
+      const std::vector<model::Batch> batches = {test::random_batch({9, 4, 7}, i)};
+      train_step(s.decoder, s.trainable, optimizer, batches, rates, 1.0);
+    }
+    for (const auto& [name, master] : s.masters())
+      EXPECT_EQ(test::same_bits(master, before.at(name)), name == still) << name;
+  }
+}
+
+TEST(TrainStep, ShowsTheDecoderTheNewMasters) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    ReadyModel s("llama_biased_tied", dtype);
+    s.train(2);
+    const auto shown = test::parameters_of(s.decoder);
+    for (const auto& [name, master] : s.masters())
+      EXPECT_TRUE(test::same_bits(shown.at(name), master.to(dtype))) << name;
+  }
+}
+
+TEST(TrainStep, FrozenTensorsKeepTheirBytes) {
+  for (const std::string& kind : test::model_kinds()) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      SCOPED_TRACE(kind);
+      ReadyModel s(kind, dtype);
+      const auto before = test::parameters_of(s.decoder);
+      const std::string hash = frozen_hash(s.decoder, s.model.expansion);
+      s.train(3);
+      EXPECT_EQ(frozen_hash(s.decoder, s.model.expansion), hash);
+      std::set<std::string> trained;
+      for (const optim::Parameter& p : s.trainable.parameters()) trained.insert(p.name);
+      for (const auto& [name, value] : test::parameters_of(s.decoder))
+        EXPECT_EQ(test::same_bits(value, before.at(name)), !trained.contains(name)) << name;
+    }
+  }
+}
+
+TEST(FrozenHash, SeesEveryFrozenTensorAndNoTrainedOne) {
+  ReadyModel s("llama_biased_tied");
+  const std::string hash = frozen_hash(s.decoder, s.model.expansion);
+  for (const auto& p : model::named_parameters(s.decoder.config(), s.decoder.weights())) {
+    const at::Tensor original = *p.tensor;
+    *p.tensor = original.detach().clone();
+    p.tensor->view(-1)[p.tensor->numel() - 1] += 1e-3;
+    const bool frozen = p.layer != 2 && p.layer != 5;
+    EXPECT_EQ(frozen_hash(s.decoder, s.model.expansion) != hash, frozen) << p.name;
+    *p.tensor = original;
+  }
+}
+
+TEST(TrainStep, BypassingTheCopiesOfATrainedModelGivesExactlyTheBase) {
+  for (const std::string& kind : test::model_kinds()) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      SCOPED_TRACE(kind);
+      ReadyModel s(kind, dtype);
+      s.train(3);
+      const at::NoGradGuard no_grad;
+      const model::Decoder base = test::load_decoder(s.model.base, dtype);
+      const at::Tensor ids = test::random_batch({17, 11}).input_ids;
+      model::LayerMask bypass(6, false);
+      bypass[2] = bypass[5] = true;
+      const at::Tensor expected = base.logits(base.forward(ids));
+      EXPECT_TRUE(test::same_bits(s.decoder.logits(s.decoder.forward(ids, bypass)), expected));
+      EXPECT_FALSE(s.decoder.logits(s.decoder.forward(ids)).equal(expected)) << "training had no effect";
+    }
+  }
+}
+
+TEST(TrainStep, ALossThatIsNotFiniteChangesNoParameterAndNoMoment) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    ReadyModel s("llama", dtype);
+    optim::AdamW optimizer(s.trainable.parameters(), {});
+    const std::vector<model::Batch> batches = {test::random_batch({9, 4})};
+    ASSERT_TRUE(train_step(s.decoder, s.trainable, optimizer, batches, s.rates(1e-2), 1.0).finite);
+    s.trainable.parameters()[3].master.view(-1)[0] = std::nan("");
+    s.trainable.publish();
+    const auto masters = s.masters();
+    std::map<std::string, at::Tensor> first, second;
+    for (const auto& [name, moments] : optimizer.moments()) {
+      first[name] = moments.exp_avg.clone();
+      second[name] = moments.exp_avg_sq.clone();
+    }
+    const StepResult result = train_step(s.decoder, s.trainable, optimizer, batches, s.rates(1e-2), 1.0);
+    EXPECT_FALSE(result.finite);
+    EXPECT_EQ(result.num_targets, 11);
+    EXPECT_EQ(optimizer.num_updates(), 1);
+    for (const auto& [name, master] : s.masters()) EXPECT_TRUE(test::same_bits(master, masters.at(name))) << name;
+    for (const auto& [name, moments] : optimizer.moments()) {
+      EXPECT_TRUE(test::same_bits(moments.exp_avg, first.at(name))) << name;
+      EXPECT_TRUE(test::same_bits(moments.exp_avg_sq, second.at(name))) << name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace adept::train

@@ -1,0 +1,84 @@
+#include "adept/train/trainer_log.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "adept/core/error.h"
+#include "tests/support/tiny_models.h"
+
+namespace adept::train {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kFive[] =
+    "{\"step\":1,\"loss\":2.5}\n{\"step\":2}\n{\"step\":2,\"eval_loss\":2.0}\n{\"step\":3}\n{\"step\":4}\n";
+
+std::string kept_of(const std::string& text, std::int64_t last_step) {
+  const test::TemporaryDirectory dir;
+  test::write_file(dir / "log.jsonl", text);
+  const JsonlFile file(dir / "log.jsonl", "step", last_step);
+  return test::read_file(dir / "log.jsonl");
+}
+
+TEST(JsonlFile, ContinuesAfterTheLastStepByteForByte) {
+  EXPECT_EQ(kept_of(kFive, 2), "{\"step\":1,\"loss\":2.5}\n{\"step\":2}\n{\"step\":2,\"eval_loss\":2.0}\n");
+  EXPECT_EQ(kept_of(kFive, 4), kFive);
+  EXPECT_EQ(kept_of(kFive, 100), kFive);
+  EXPECT_EQ(kept_of(kFive, 0), "");
+  EXPECT_EQ(kept_of(kFive, -1), "");
+}
+
+TEST(JsonlFile, DropsALastLineThatWasCutShortAndWhatIsNoRecord) {
+  EXPECT_EQ(kept_of("{\"step\":1}\n{\"step\":2,\"lo", 9), "{\"step\":1}\n");
+  EXPECT_EQ(kept_of("{\"step\":1}\n{\"step\":2}", 9), "{\"step\":1}\n{\"step\":2}\n");
+  EXPECT_EQ(kept_of("{\"step\":1}\n\n[2]\n{\"other\":1}\n{\"step\":\"1\"}\n{\"step\":1.5}\n{\"step\":2}\n", 9),
+            "{\"step\":1}\n{\"step\":2}\n");
+}
+
+TEST(JsonlFile, AppendsOneLineEachThatCanBeReadAtOnce) {
+  const test::TemporaryDirectory dir;
+  JsonlFile file(dir / "log.jsonl", "step", 0);
+  EXPECT_EQ(test::read_file(dir / "log.jsonl"), "");
+  file.append({{"step", 1}, {"text", "a\nb"}});
+  EXPECT_EQ(test::read_file(dir / "log.jsonl"), "{\"step\":1,\"text\":\"a\\nb\"}\n");
+  file.append({{"step", 2}});
+  EXPECT_EQ(test::read_file(dir / "log.jsonl"), "{\"step\":1,\"text\":\"a\\nb\"}\n{\"step\":2}\n");
+}
+
+TEST(JsonlFile, SaysWhichFileCannotBeWritten) {
+  const test::TemporaryDirectory dir;
+  JsonlFile file(dir / "log.jsonl", "step", 0);
+  std::filesystem::remove(dir / "log.jsonl");
+  std::filesystem::create_directories(dir / "log.jsonl");
+  EXPECT_THAT(test::message_of<DataError>([&] {
+                file.append({{"step", 1}});
+              }),
+              HasSubstr((dir / "log.jsonl").string() + ": cannot be written; is the disk full?"));
+}
+
+TEST(LogLine, HasTheKeysOfLlamaFactoryAndItsExtras) {
+  const Json json = to_json(LogLine{.current_steps = 3,
+                                    .total_steps = 12,
+                                    .epoch = 0.5,
+                                    .elapsed_seconds = 65,
+                                    .remaining_seconds = 3725,
+                                    .throughput = 99.5,
+                                    .total_tokens = 4096,
+                                    .extra = {{"loss", 2.25}, {"lr", 1e-4}}});
+  EXPECT_EQ(json.dump(), R"({"current_steps":3,"total_steps":12,"loss":2.25,"lr":0.0001,"epoch":0.5,"percentage":25.0,)"
+                         R"("elapsed_time":"1:05","remaining_time":"1:02:05","throughput":99.5,"total_tokens":4096})");
+}
+
+TEST(ImportanceLine, HoldsBothValuesOfEveryUnit) {
+  EXPECT_EQ(importance_line(5, {{"a", 0.25}, {"b", 0.5}}, {{"a", 2.0}, {"b", 0.0}}).dump(),
+            R"({"step":5,"importance":{"a":0.25,"b":0.5},"lr_weight":{"a":2.0,"b":0.0}})");
+}
+
+TEST(PeakMemory, IsThatOfAProcessWithTorchInIt) {
+  EXPECT_GT(peak_memory_bytes(), std::int64_t{10} << 20);
+  EXPECT_LT(peak_memory_bytes(), std::int64_t{1} << 40);
+}
+
+}  // namespace
+}  // namespace adept::train

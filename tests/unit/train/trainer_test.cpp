@@ -1,0 +1,365 @@
+// Whole training runs on tiny data: records, rates, checkpoints, losses that are not finite, export.
+#include "adept/train/trainer.h"
+
+#include <ATen/core/grad_mode.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "adept/core/error.h"
+#include "adept/io/safetensors.h"
+#include "adept/method/units.h"
+#include "adept/model/torch_tensors.h"
+#include "tests/unit/train/tiny_training.h"
+
+namespace adept::train {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+TEST(Run, RefusesADirectoryWithCheckpointsUnlessResuming) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.max_steps = 1;
+  train(config, model.expanded, dir / "run");
+  EXPECT_THAT(
+      test::message_of<ConfigError>([&] { train(config, model.expanded, dir / "run"); }),
+      HasSubstr("holds checkpoint-1 of an earlier run. Continue it with --resume, or choose another output_dir"));
+}
+
+TEST(Run, RefusesAModelThatWasNotExpandedOrDoesNotFitItsManifest) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  EXPECT_THAT(test::message_of<DataError>([&] { train(small_config(), model.base, dir / "run"); }),
+              HasSubstr("found no adept_expansion.json; expected an expanded model"));
+  fs::copy_file(model.expanded / method::kExpansionManifest, model.base / method::kExpansionManifest);
+  EXPECT_THAT(test::message_of<DataError>([&] { train(small_config(), model.base, dir / "run"); }),
+              HasSubstr("config.json has 4 layers, adept_expansion.json says 6; expand the base model again"));
+}
+
+TEST(Run, OfOneEpochTrainsOnEveryTokenOnceTailsIncluded) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.max_steps.reset();
+  config.train.num_train_epochs = 1.0;
+  TrainerInputs inputs = make_inputs(config, model.expanded, dir / "run");
+  inputs.loader = data::TrainLoader({{.dataset = dataset_of("domain", {11, 30, 7, 19, 5}, 1)}},
+                                    {.seq_len = 8, .eos = 2, .seed = 7});
+  const TrainSummary summary = Trainer(std::move(inputs)).run(false);
+  EXPECT_EQ(summary.total_tokens, 11 + 30 + 7 + 19 + 5 + 5) << "five documents, an EOS after each";
+  EXPECT_EQ(summary.steps, 3) << "77 tokens are 10 sequences: two steps of four and one of two";
+}
+
+TEST(Run, CountsWhatIsTrained) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.max_steps = 1;
+  const TrainSummary summary = train(config, model.expanded, dir / "run");
+  // A layer: q 24x24, k and v 8x24, o 24x24, gate, up and down 36x24, two norms of 24.
+  const std::int64_t layer = 2 * 24 * 24 + 2 * 8 * 24 + 3 * 36 * 24 + 2 * 24;
+  EXPECT_EQ(summary.trained_parameters, 2 * layer);
+  EXPECT_EQ(summary.all_parameters, 6 * layer + 2 * 53 * 24 + 24);
+  const Json json = to_json(summary);
+  EXPECT_EQ(json["trained_parameters"], 2 * layer);
+  EXPECT_EQ(json["train_steps"], 1);
+  EXPECT_EQ(json["train_loss"], summary.final_loss);
+}
+
+TEST(Run, LowersTheLossOnWhatItTrainsOn) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "qwen3", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.max_steps = 60;
+  config.train.save_steps = 0;
+  config.train.logging_steps = 5;
+  train(config, model.expanded, dir / "run");
+  const auto log = lines_of(dir / "run" / "trainer_log.jsonl");
+  ASSERT_EQ(log.size(), 12U);
+  EXPECT_LT(log.back()["loss"].get<double>(), 0.9 * log.front()["loss"].get<double>());
+}
+
+TEST(Log, HoldsTheScheduledRateAndTheCountsOfEachLine) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.lr_scheduler = config::LrScheduler::kLinear;
+  config.train.warmup_steps = 2;
+  config.train.min_lr_ratio = 0.0;
+  config.train.max_steps = 6;
+  config.train.logging_steps = 1;
+  train(config, model.expanded, dir / "run");
+  const auto log = lines_of(dir / "run" / "trainer_log.jsonl");
+  ASSERT_EQ(log.size(), 6U);
+  const std::vector<double> factors = {0.5, 1.0, 1.0, 0.75, 0.5, 0.25};
+  std::int64_t tokens = 0;
+  for (std::size_t i = 0; i < 6; ++i) {
+    EXPECT_EQ(log[i]["current_steps"], i + 1);
+    EXPECT_EQ(log[i]["total_steps"], 6);
+    EXPECT_DOUBLE_EQ(log[i]["lr"].get<double>(), 1e-2 * factors[i]) << i;
+    EXPECT_GT(log[i]["loss"].get<double>(), 0);
+    EXPECT_GT(log[i]["grad_norm"].get<double>(), 0);
+    EXPECT_EQ(log[i]["nonfinite_steps"], 0);
+    EXPECT_GT(log[i]["total_tokens"].get<std::int64_t>(), tokens);
+    tokens = log[i]["total_tokens"].get<std::int64_t>();
+    EXPECT_NEAR(log[i]["percentage"].get<double>(), 100.0 * static_cast<double>(i + 1) / 6, 1e-9);
+  }
+  EXPECT_GT(log.back()["epoch"].get<double>(), log.front()["epoch"].get<double>());
+}
+
+TEST(Log, ALineHoldsTheMeanOverTheTokensOfItsSteps) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.learning_rate = 0;  // the model stays the base
+  config.train.max_steps = 5;
+  config.train.logging_steps = 3;
+  train(config, model.expanded, dir / "run");
+  const auto log = lines_of(dir / "run" / "trainer_log.jsonl");
+  ASSERT_EQ(log.size(), 2U) << "after step 3 and after the last";
+  const model::Decoder base = test::load_decoder(model.base);
+  data::TrainLoader loader = make_loader(config);
+  for (const auto& [line, steps] : {std::pair{0, 3}, {1, 2}}) {
+    const at::NoGradGuard no_grad;
+    const model::Batch batch = model::to_batch(data::make_batch(loader.next_step(steps * 4)), at::kCPU);
+    const double loss = base.token_losses(base.forward(batch.input_ids), batch.targets).sum(at::kDouble).item<double>();
+    EXPECT_NEAR(log[static_cast<std::size_t>(line)]["loss"].get<double>(),
+                loss / static_cast<double>(batch.num_targets), 1e-4);
+  }
+}
+
+TEST(Log, HoldsEvaluationsUnderTheNameOfEachSet) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.learning_rate = 0;
+  config.train.max_steps = 5;
+  config.train.eval_steps = 2;
+  config.train.logging_steps = 100;
+  TrainerInputs inputs = make_inputs(config, model.expanded, dir / "run");
+  inputs.eval.push_back({"held_out", data::windows(dataset_of("held_out", {9, 12}, 8), {.seq_len = 8})});
+  inputs.eval.push_back({"general", data::windows(dataset_of("general", {20}, 9), {.seq_len = 8})});
+  const auto eval = inputs.eval;
+  Trainer(std::move(inputs)).run(false);
+  const model::Decoder base = test::load_decoder(model.base);
+  const auto log = lines_of(dir / "run" / "trainer_log.jsonl");
+  ASSERT_EQ(log.size(), 3U) << "evaluations after steps 2 and 4, and the last step";
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(log[i]["current_steps"], 2 * (i + 1));
+    for (const EvalSet& set : eval)
+      EXPECT_NEAR(log[i]["eval_" + set.name + "_loss"].get<double>(),
+                  eval::evaluate_perplexity(base, set.name, set.sequences, {}).loss, 1e-4);
+    EXPECT_EQ(log[i]["eval_loss"], log[i]["eval_held_out_loss"]) << "the plain key is the first set's";
+  }
+}
+
+TEST(UnitRates, AreRecordedAtEachUpdateAndFollowTheReferenceFormula) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "qwen3", {1, 3});
+  train(small_config(), model.expanded, dir / "run");
+  const auto lines = lines_of(dir / "run" / "parameter_importance.jsonl");
+  ASSERT_EQ(lines.size(), 3U);
+  const auto units = method::unit_names(model.expansion, test::load_decoder(model.expanded));
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    EXPECT_EQ(lines[i]["step"], 5 * i);
+    const auto importance = lines[i]["importance"].get<method::UnitValues>();
+    const auto weights = lines[i]["lr_weight"].get<method::UnitValues>();
+    EXPECT_EQ(importance.size(), units.size());
+    EXPECT_EQ(weights, method::unit_lr_weights(method::UnitLrPolicy::kReference, importance));
+    for (const std::string& unit : units) EXPECT_GT(importance.at(unit), 0) << unit << " at step " << 5 * i;
+  }
+  EXPECT_NE(lines[0]["importance"], lines[1]["importance"]);
+  const auto at_start =
+      method::unit_importance(model.expansion, test::load_decoder(model.expanded), probe_batches(), Progress::silent());
+  EXPECT_EQ(lines[0]["importance"].get<method::UnitValues>(), at_start);
+}
+
+TEST(UnitRates, OfThePolicyUniformNeedNoProbe) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.unit_lr.policy = config::UnitLrPolicy::kUniform;
+  config.train.max_steps = 6;
+  TrainerInputs inputs = make_inputs(config, model.expanded, dir / "run");
+  inputs.probe.clear();
+  Trainer(std::move(inputs)).run(false);
+  EXPECT_EQ(test::read_file(dir / "run" / "parameter_importance.jsonl"), "");
+  const Json state = read_json(dir / "run" / "checkpoint-6" / "trainer_state.json");
+  EXPECT_TRUE(state["unit_importance"].empty());
+  for (const auto& [name, weight] : state["unit_lr_weights"].items()) EXPECT_EQ(weight, 1.0) << name;
+}
+
+TEST(Checkpoints, AreMadeAtTheIntervalAndAtTheEndAndPruned) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.max_steps = 10;
+  config.train.save_steps = 3;
+  const auto checkpoints_of = [&](const char* run) {
+    train(config, model.expanded, dir / run);
+    std::vector<std::string> names;
+    for (const auto& path : list_checkpoints(dir / run)) names.push_back(path.filename());
+    return names;
+  };
+  EXPECT_THAT(checkpoints_of("all"), ElementsAre("checkpoint-10", "checkpoint-9", "checkpoint-6", "checkpoint-3"));
+  config.train.save_total_limit = 2;
+  EXPECT_THAT(checkpoints_of("two"), ElementsAre("checkpoint-10", "checkpoint-9"));
+  config.train.save_steps = 0;
+  EXPECT_THAT(checkpoints_of("last"), ElementsAre("checkpoint-10"));
+}
+
+// A rate that makes the first update overflow: every later loss is not finite.
+config::RunConfig exploding_config() {
+  config::RunConfig config = small_config();
+  config.unit_lr.policy = config::UnitLrPolicy::kUniform;
+  config.train.learning_rate = 1e38;
+  config.train.lr_scheduler = config::LrScheduler::kConstant;
+  config.train.warmup_steps = 0;
+  config.train.weight_decay = 0;
+  return config;
+}
+
+TEST(NonFinite, UpdatesAreSkippedAndCountedAndChangeNothing) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = exploding_config();
+  config.train.max_steps = 4;
+  config.train.max_nonfinite_steps = 100;
+  config.train.logging_steps = 1;
+  const TrainSummary summary = train(config, model.expanded, dir / "run");
+  EXPECT_EQ(summary.steps, 4);
+  EXPECT_EQ(summary.nonfinite_steps, 3);
+  for (const char* file : {"trainable.safetensors", "optimizer.safetensors"})
+    EXPECT_EQ(test::read_file(dir / "run" / "checkpoint-4" / file),
+              test::read_file(dir / "run" / "checkpoint-1" / file));
+  const Json state = read_json(dir / "run" / "checkpoint-4" / "trainer_state.json");
+  EXPECT_EQ(state["num_updates"], 1);
+  EXPECT_EQ(state["nonfinite_in_row"], 3);
+  const auto log = lines_of(dir / "run" / "trainer_log.jsonl");
+  ASSERT_EQ(log.size(), 4U);
+  EXPECT_EQ(log[3]["nonfinite_steps"], 3);
+  EXPECT_TRUE(log[3]["loss"].is_null());
+}
+
+TEST(NonFinite, StepsInARowStopTheRunAndKeepTheLastCheckpoint) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = exploding_config();
+  config.train.max_nonfinite_steps = 3;
+  const std::string message = test::message_of<NonFiniteError>([&] { train(config, model.expanded, dir / "run"); });
+  EXPECT_THAT(message, HasSubstr("3 steps in a row up to step 4 had a loss or gradient that is not finite"));
+  EXPECT_THAT(message, HasSubstr("No update was made in them"));
+  EXPECT_THAT(message, HasSubstr("the last good state is " + (dir / "run" / "checkpoint-3").string()));
+  EXPECT_THAT(message, HasSubstr("Lower train.learning_rate, or look at the data"));
+  EXPECT_EQ(test::read_file(dir / "run" / "checkpoint-3" / "trainable.safetensors"),
+            test::read_file(dir / "run" / "checkpoint-1" / "trainable.safetensors"));
+  // The count goes on where it was: one more step of the kind stops the resumed run.
+  EXPECT_THAT(test::message_of<NonFiniteError>([&] { train(config, model.expanded, dir / "run", true); }),
+              HasSubstr("3 steps in a row up to step 4"));
+}
+
+TEST(NonFinite, WithoutACheckpointTheLastGoodStateIsTheInput) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = exploding_config();
+  config.train.max_nonfinite_steps = 1;
+  config.train.save_steps = 0;
+  EXPECT_THAT(test::message_of<NonFiniteError>([&] { train(config, model.expanded, dir / "run"); }),
+              HasSubstr("the last good state is the model that training started from"));
+  EXPECT_TRUE(list_checkpoints(dir / "run").empty());
+}
+
+TEST(NonFinite, AProbeOfABrokenModelSaysSo) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = exploding_config();
+  config.unit_lr.policy = config::UnitLrPolicy::kReference;
+  config.unit_lr.update_every = 1;
+  EXPECT_THAT(test::message_of<DataError>([&] { train(config, model.expanded, dir / "run"); }),
+              HasSubstr("unit importance of model.layers."));
+  EXPECT_EQ(list_checkpoints(dir / "run").size(), 1U) << "that of step 1";
+}
+
+// Exports a model that was trained for three steps.
+struct Exported {
+  test::TemporaryDirectory dir;
+  test::ExpandedModel model;
+  config::RunConfig config = small_config();
+  std::unique_ptr<Trainer> trainer;
+
+  Exported(const std::string& kind, DType dtype, ComputeDType compute = ComputeDType::kFp32)
+      : model(test::write_expanded_model(dir.path(), kind, {1, 3}, dtype)) {
+    test::write_file(model.expanded / "tokenizer.json", "{\"any\":  1}");
+    config.dtype = compute;
+    config.train.max_steps = 3;
+    trainer = std::make_unique<Trainer>(make_inputs(config, model.expanded, dir / "run"));
+    trainer->run(false);
+    trainer->export_model(dir / "out");
+  }
+};
+
+TEST(Export, KeepsFrozenBytesElementTypesAndTheFilesBesideThem) {
+  for (const std::string& kind : test::model_kinds()) {
+    for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF16}) {
+      SCOPED_TRACE(kind);
+      const Exported e(kind, dtype);
+      const io::WeightFiles before = io::WeightFiles::open(e.model.expanded),
+                            after = io::WeightFiles::open(e.dir / "out");
+      const auto units = method::unit_names(e.model.expansion, e.trainer->decoder());
+      EXPECT_EQ(after.names(), before.names());
+      for (const std::string& name : before.names()) {
+        EXPECT_EQ(after.at(name).dtype, dtype);
+        EXPECT_EQ(after.at(name).shape, before.at(name).shape);
+        const bool trained = std::ranges::find(units, name) != units.end();
+        const bool same = std::ranges::equal(after.at(name).data, before.at(name).data);
+        const bool moves = trained && name.find("_proj.weight") != std::string::npos;
+        EXPECT_TRUE(trained || same) << name;
+        EXPECT_FALSE(moves && same) << name;
+      }
+      for (const char* file : {"config.json", "tokenizer.json", method::kExpansionManifest})
+        EXPECT_EQ(test::read_file(e.dir / "out" / file), test::read_file(e.model.expanded / file)) << file;
+      EXPECT_EQ(method::read_expansion(e.dir / "out").layers.size(), 2U);
+    }
+  }
+}
+
+TEST(Export, LoadsAgainAsTheModelThatWasTrained) {
+  const at::Tensor ids = test::random_batch({17, 11}).input_ids;
+  for (const std::string& kind : test::model_kinds()) {
+    SCOPED_TRACE(kind);
+    const Exported e(kind, DType::kF32);
+    const at::NoGradGuard no_grad;
+    const model::Decoder loaded = test::load_decoder(e.dir / "out");
+    const model::Decoder& trained = e.trainer->decoder();
+    EXPECT_TRUE(test::same_bits(loaded.logits(loaded.forward(ids)), trained.logits(trained.forward(ids))));
+  }
+}
+
+TEST(Export, RoundsTheMastersToTheElementTypeOfTheInput) {
+  for (const ComputeDType compute : {ComputeDType::kFp32, ComputeDType::kBf16}) {
+    const Exported e("llama", DType::kBF16, compute);
+    const io::WeightFiles out = io::WeightFiles::open(e.dir / "out");
+    const auto masters = io::SafetensorsFile::open(e.dir / "run" / "checkpoint-3" / "trainable.safetensors");
+    for (const io::TensorView& master : masters->tensors()) {
+      const at::Tensor expected = model::as_tensor(master, masters).to(at::kBFloat16);
+      EXPECT_TRUE(test::same_bits(model::as_tensor(out.at(master.name), out.owner(master.name)), expected))
+          << master.name;
+    }
+  }
+}
+
+TEST(Export, ReplacesAnOlderExport) {
+  const Exported e("llama", DType::kF32);
+  test::write_file(e.dir / "out" / "old", "x");
+  e.trainer->export_model(e.dir / "out");
+  EXPECT_FALSE(fs::exists(e.dir / "out" / "old"));
+  EXPECT_TRUE(fs::exists(e.dir / "out" / "config.json"));
+}
+
+}  // namespace
+}  // namespace adept::train
