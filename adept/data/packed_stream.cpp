@@ -37,11 +37,6 @@ PackedStream::PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos
   }
 }
 
-std::span<const std::int64_t> PackedStream::documents_until(std::int64_t end) const {
-  const auto past = std::upper_bound(starts_.begin() + 1, starts_.end(), end);
-  return std::span(order_).first(static_cast<std::size_t>(past - starts_.begin() - 1));
-}
-
 void PackedStream::read(std::int64_t begin, std::span<std::int32_t> out) const {
   const auto size = static_cast<std::int64_t>(out.size());
   ADEPT_CHECK(begin >= 0 && begin <= num_tokens() && size <= num_tokens() - begin, "tokens {} + {} of {}", begin, size,

@@ -24,8 +24,10 @@ class PackedStream {
 
   std::int64_t num_tokens() const { return starts_.back(); }
   const TokenDataset& dataset() const { return dataset_; }
-  /// The documents that end, with their EOS, at or before a place in the stream; in the stream's order.
-  std::span<const std::int64_t> documents_until(std::int64_t end) const;
+  /// The documents, in the stream's order, (D).
+  std::span<const std::int64_t> order() const { return order_; }
+  /// Where document order()[i] begins in the stream; (D + 1), the last one is num_tokens().
+  std::span<const std::int64_t> starts() const { return starts_; }
   /// Copies tokens [begin, begin + out.size()) of the stream.
   void read(std::int64_t begin, std::span<std::int32_t> out) const;
 

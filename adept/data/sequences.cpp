@@ -1,6 +1,7 @@
 #include "adept/data/sequences.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -30,6 +31,14 @@ class SequenceSetBuilder {
   const PackedStream& stream() const { return set_.stream_; }
   std::int64_t num_input_tokens() const { return set_.num_input_tokens_; }
   bool full() const { return full_; }
+
+  /// Counts a document of which `covered` of `num_tokens` tokens are in sequences.
+  void add_document(std::int64_t bytes, std::int64_t covered, std::int64_t num_tokens) {
+    if (covered == 0) return;
+    const double share = static_cast<double>(covered) / static_cast<double>(num_tokens);
+    ++counts().documents;
+    counts().bytes += covered == num_tokens ? bytes : std::llround(static_cast<double>(bytes) * share);
+  }
 
   /// Returns false, and adds nothing from then on, once the limit is reached.
   bool add(std::int64_t begin, std::int64_t length, std::int64_t first_target) {
@@ -94,7 +103,8 @@ SequenceSet windows(const TokenDataset& dataset, const WindowOptions& options) {
       counts.too_short += n;
       continue;
     }
-    for (std::int64_t begin = 0, scored = 0; scored < n; begin += stride) {
+    std::int64_t scored = 0;
+    for (std::int64_t begin = 0; scored < n; begin += stride) {
       const std::int64_t end = std::min(begin + options.seq_len, n);
       const std::int64_t first_target = std::max<std::int64_t>(1, scored - begin);
       if (end - begin < 2)
@@ -105,9 +115,7 @@ SequenceSet windows(const TokenDataset& dataset, const WindowOptions& options) {
         ++counts.no_context;
       scored = end;
     }
-    if (builder.full()) break;
-    ++counts.documents;
-    counts.bytes += dataset.document_bytes(d);
+    builder.add_document(dataset.document_bytes(d), scored, n);
   }
   return builder.finish();
 }
@@ -129,10 +137,10 @@ SequenceSet packed(const TokenDataset& dataset, const PackOptions& options) {
       ++counts.no_context;
   }
   const std::int64_t end = builder.full() ? builder.num_input_tokens() : n;
-  for (const std::int64_t d : builder.stream().documents_until(end)) {
-    ++counts.documents;
-    counts.bytes += dataset.document_bytes(d);
-  }
+  const std::span<const std::int64_t> starts = builder.stream().starts();
+  for (std::size_t i = 0; i + 1 < starts.size() && starts[i] < end; ++i)
+    builder.add_document(dataset.document_bytes(builder.stream().order()[i]), std::min(starts[i + 1], end) - starts[i],
+                         starts[i + 1] - starts[i]);
   return builder.finish();
 }
 

@@ -115,17 +115,29 @@ def test_packed_joins_documents_with_eos(setup):
 
 
 def test_a_limit_stops_before_the_window_that_exceeds_it(setup):
+    """Bits per byte stay comparable: a document that is cut counts with the bytes of its share of tokens."""
     folder, texts, bos = setup
-    found = evaluate(folder, "--seq-len", SEQ_LEN, "--max-tokens", 60, names=["first"])["first"]
-    taken, size = [], 0
-    for window in text_models.windows([text_models.encode(text, bos=bos) for text in texts["first"]], SEQ_LEN):
-        size += len(window[0])
-        if size > 60:
+    limit = 60
+    found = evaluate(folder, "--seq-len", SEQ_LEN, "--max-tokens", limit, names=["first"])["first"]
+    taken, size, documents, num_bytes = [], 0, 0, 0
+    for text in texts["first"]:
+        ids, covered = text_models.encode(text, bos=bos), 0
+        for window in text_models.windows([ids], SEQ_LEN):
+            size += len(window[0])
+            if size <= limit:
+                taken.append(window)
+                covered += len(window[0])
+        if size <= limit:
+            covered = len(ids)  # a last single token is no window
+        documents += covered > 0
+        num_bytes += len(text.encode()) * covered / len(ids)
+        if size > limit:
             break
-        taken.append(window)
+    assert 0 < covered < len(ids), "the limit should cut a document"
     total, tokens = score(text_models.load(folder / "model").double(), taken)
-    assert found["tokens"] == tokens
+    assert found["tokens"] == tokens and found["documents"] == documents
     assert found["loss"] == pytest.approx(total / tokens, rel=2e-6)
+    assert found["bits_per_byte"] == pytest.approx(total / math.log(2) / num_bytes, abs=total / num_bytes**2)
 
 
 def test_smollm2_scores_real_text_as_transformers_does(real_text, tmp_path):

@@ -101,8 +101,8 @@ TEST(Windows, StopAtTheLimitOfTokens) {
   const auto set = windows(dataset, {.seq_len = 4, .max_tokens = 9});
   ASSERT_EQ(set.size(), 2);
   EXPECT_EQ(set.num_input_tokens(), 8);
-  EXPECT_EQ(set.counts().documents, 1) << "the second one is not covered to its end";
-  EXPECT_EQ(set.counts().bytes, 12);
+  EXPECT_EQ(set.counts().documents, 2);
+  EXPECT_EQ(set.counts().bytes, 12 + 30 * 4 / 10) << "4 of the 10 tokens of the second one are covered";
   EXPECT_EQ(set.counts().beyond_limit, 10);
   EXPECT_EQ(windows(dataset, {.seq_len = 4, .max_tokens = 1}).size(), 1) << "never nothing at all";
 }
@@ -163,7 +163,8 @@ TEST(Packed, ReadsTheSameStreamAtAnyPlace) {
 TEST(Packed, StopsAtTheLimitOfTokens) {
   const auto set = packed(counting_dataset("a", {3, 2, 4}), {.seq_len = 4, .eos = 0, .max_tokens = 8});
   EXPECT_EQ(set.size(), 2);
-  EXPECT_EQ(set.counts().documents, 2);
+  EXPECT_EQ(set.counts().documents, 3);
+  EXPECT_EQ(set.counts().bytes, 9 + 6 + 12 * 1 / 5) << "1 of the 5 tokens of the third one, EOS included";
   EXPECT_EQ(set.counts().beyond_limit, 4);
 }
 
