@@ -106,6 +106,12 @@ Json read_state(const fs::path& path) {
   return state;
 }
 
+// "/train/learning_rate" -> "train.learning_rate", as in the configuration.
+std::string config_key(std::string pointer) {
+  std::replace(pointer.begin(), pointer.end(), '/', '.');
+  return pointer.substr(1);
+}
+
 // Differences between the run that saved and the run that wants to go on, one line each.
 std::vector<std::string> differences(const Json& saved, const RunIdentity& now) {
   std::vector<std::string> lines;
@@ -117,10 +123,10 @@ std::vector<std::string> differences(const Json& saved, const RunIdentity& now) 
   const Json before = saved.at("config").flatten(), after = now.config.flatten();
   for (const auto& [key, value] : after.items())
     if (!before.contains(key) || before.at(key) != value)
-      lines.push_back(fmt::format("config {}: was {}, now {}", key,
+      lines.push_back(fmt::format("{}: was {}, now {}", config_key(key),
                                   before.contains(key) ? before.at(key).dump() : "absent", value.dump()));
   for (const auto& [key, value] : before.items())
-    if (!after.contains(key)) lines.push_back(fmt::format("config {}: was {}, now absent", key, value.dump()));
+    if (!after.contains(key)) lines.push_back(fmt::format("{}: was {}, now absent", config_key(key), value.dump()));
   return lines;
 }
 

@@ -160,9 +160,11 @@ TrainSummary Trainer::run(bool resume) {
     loop();
   } catch (const InterruptedError& error) {
     if (saved_step_ != state_.step) save();
-    throw InterruptedError(fmt::format("{}; step {} of {} is saved in {}; continue with --resume", error.what(),
-                                       state_.step, total_steps_, inputs_.run_dir.string()),
-                           error.exit_code());
+    throw InterruptedError(
+        fmt::format(
+            "{}; step {} of {} is saved in {}; the same command goes on from there (adept train: with --resume)",
+            error.what(), state_.step, total_steps_, inputs_.run_dir.string()),
+        error.exit_code());
   }
   progress_->finish(fmt::format("loss {:.4f}", state_.last_loss));
   return {.steps = state_.step,

@@ -257,9 +257,9 @@ TEST(Checkpoint, OfAnotherRunIsRefusedWithEverythingThatDiffers) {
   EXPECT_THAT(message, HasSubstr("checkpoint-2: belongs to another run"));
   EXPECT_THAT(message, HasSubstr("model: weights were \"xxh3:model\", now xxh3:other"));
   EXPECT_THAT(message, Not(HasSubstr("frozen"))) << "another model has other frozen weights";
-  EXPECT_THAT(message, HasSubstr("config /train/learning_rate: was 0.0002, now 0.001"));
-  EXPECT_THAT(message, HasSubstr("config /train/batch_size: was 4, now absent"));
-  EXPECT_THAT(message, HasSubstr("config /dtype: was absent, now \"bf16\""));
+  EXPECT_THAT(message, HasSubstr("\n  train.learning_rate: was 0.0002, now 0.001"));
+  EXPECT_THAT(message, HasSubstr("\n  train.batch_size: was 4, now absent"));
+  EXPECT_THAT(message, HasSubstr("\n  dtype: was absent, now \"bf16\""));
   EXPECT_THAT(message, Not(HasSubstr("seed")));
   EXPECT_THAT(message, HasSubstr("Resume with the same inputs, or start anew in another output_dir."));
   RunIdentity frozen = make_identity();

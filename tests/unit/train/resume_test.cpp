@@ -130,13 +130,13 @@ TEST(Resume, RefusesAnotherConfigurationOtherDataAndAnotherProbe) {
   config::RunConfig faster = config;
   faster.train.learning_rate = 2e-2;
   EXPECT_THAT(refusal(make_inputs(faster, model.expanded, dir / "run")),
-              HasSubstr("config /train/learning_rate: was 0.01, now 0.02"));
+              HasSubstr("\n  train.learning_rate: was 0.01, now 0.02"));
   TrainerInputs other_data = make_inputs(config, model.expanded, dir / "run");
   other_data.loader = make_loader(config, 5);
   EXPECT_THAT(refusal(std::move(other_data)), HasSubstr("source \"domain\": its data (text or tokenizer) has changed"));
   TrainerInputs other_probe = make_inputs(config, model.expanded, dir / "run");
   other_probe.probe = probe_batches(32);
-  EXPECT_THAT(refusal(std::move(other_probe)), HasSubstr("config /probe_text: was "));
+  EXPECT_THAT(refusal(std::move(other_probe)), HasSubstr("\n  probe_text: was "));
   test::write_expanded_model(dir / "other", "llama", {0, 3});
   EXPECT_THAT(refusal(make_inputs(config, dir / "other" / "expanded", dir / "run")), HasSubstr("model: weights were"));
 }
@@ -173,7 +173,8 @@ TEST(Interrupt, SavesAndNamesTheExitCodeAndResumesToTheSameEnd) {
     }
   };
   EXPECT_EXIT(interrupted_run(), ::testing::ExitedWithCode(143),
-              "SIGTERM.*step 0 of 12 is saved in .*run; continue with --resume\n1 checkpoint");
+              "SIGTERM.*step 0 of 12 is saved in .*run; the same command goes on from there .adept train: with "
+              "--resume.\n1 checkpoint");
 }
 
 }  // namespace
