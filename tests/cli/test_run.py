@@ -1,0 +1,270 @@
+"""`adept run`, from text to exported model in one directory, and what it does when it is called again."""
+
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+import text_models
+import torch
+from conftest import BUILD, run_program
+from safetensors.torch import load_file
+
+STAGES = ("baseline", "probe", "expand", "train", "eval")
+LOG_KEYS = {"current_steps", "total_steps", "epoch", "percentage", "elapsed_time", "remaining_time", "throughput",
+            "total_tokens"}  # fmt: skip
+
+
+def base_config(**changes):
+    """Paths are relative to the working directory, as users write them."""
+    config = dict(
+        model="base",
+        output_dir="out",
+        threads=1,
+        seq_len=48,
+        data={
+            "train": [
+                {"name": "domain", "path": ["notes", "more.txt.gz"], "weight": 0.8, "txt_record": "line"},
+                {"name": "replay", "path": "general.jsonl.gz", "weight": 0.2, "text_field": "body"},
+            ],
+            "general": [{"name": "probe", "path": "probe-*.jsonl"}],
+            "eval": [
+                {"name": "held-general", "path": "held.txt", "role": "general", "txt_record": "paragraph"},
+                {"name": "held-domain", "path": "domain.jsonl", "role": "domain"},
+            ],
+        },
+        probe={"max_tokens": 1000},
+        expand={"num_layers": 2},
+        train={"max_steps": 6, "logging_steps": 2, "eval_steps": 3, "save_steps": 2, "learning_rate": 1e-3},
+        unit_lr={"update_every": 3, "probe_tokens": 500},
+        eval={"max_tokens": 600},
+    )
+    return {**config, **changes}
+
+
+def make_inputs(folder):
+    """A sharded bf16 model, and text of every kind that is read."""
+    text_models.save("llama_tied", folder / "base", dtype=torch.bfloat16, max_shard_size="60KB")
+    (folder / "notes" / "deep").mkdir(parents=True)
+    (folder / "notes" / "a.txt").write_text("\n".join(text_models.sentences("domain", 20)).replace("\r", ""))
+    text_models.write_jsonl(folder / "notes" / "deep" / "b.jsonl", text_models.sentences("domain", 20, seed=1))
+    (folder / "notes" / "picture.png").write_bytes(b"\x89PNG")  # is no text; it is counted and left out
+    with gzip.open(folder / "more.txt.gz", "wt") as file:
+        file.write("one line of renal text\n\nanother line of renal text\n")
+    with gzip.open(folder / "general.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"body": text}) + "\n" for text in text_models.sentences("general", 20))
+    for i in range(2):
+        text_models.write_jsonl(folder / f"probe-{i}.jsonl", text_models.sentences("general", 10, seed=10 + i))
+    (folder / "held.txt").write_text("\n\n".join(text_models.sentences("general", 10, seed=20)))
+    text_models.write_jsonl(folder / "domain.jsonl", text_models.sentences("domain", 20, seed=30))
+
+
+def run(folder, *arguments, config=None, check=True, **options):
+    if config is not None:
+        (folder / "run.yaml").write_text(json.dumps(config, indent=1))
+    return run_program("adept", "run", "run.yaml", *arguments, cwd=folder, check=check, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    make_inputs(folder)
+    return folder, run(folder, config=base_config())
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def kept(process):
+    return [line.split()[0] for line in process.stderr.splitlines() if line.endswith("unchanged, kept")]
+
+
+def table(process):
+    """The printed table but for time and memory, which are those of this call too."""
+    return [line for line in process.stdout.splitlines() if not line.startswith(("  time ", "  peak memory "))]
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_documented_file_is_there(finished):
+    out = finished[0] / "out"
+    for name in (
+        "config.yaml", "versions.json", "eval_base.json", "importance.json", "trainer_log.jsonl",
+        "parameter_importance.jsonl", "eval_model.json", "all_results.json", "checkpoint-4/trainer_state.json",
+        "checkpoint-6/trainer_state.json", "expanded/adept_expansion.json", "model/model.safetensors",
+        "model/config.json", "model/tokenizer.json", "model/tokenizer_config.json", "model/generation_config.json",
+        "data/domain.tokens", "data/replay.tokens", "data/probe.tokens", "data/held-general.tokens",
+        "data/held-domain.tokens",
+    ):  # fmt: skip
+        assert (out / name).is_file(), name
+    assert not [path.name for path in out.rglob("*") if ".tmp" in path.name]
+    assert set(json.loads((out / "versions.json").read_text())) >= {"adept", "commit", "torch", "compiler", "threads"}
+
+
+def test_the_result_is_a_plain_deeper_model(finished):
+    out = finished[0] / "out"
+    model = text_models.load(out / "model")
+    assert model.config.num_hidden_layers == 5
+    tensors = load_file(out / "model" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    copies = [layer["index"] for layer in json.loads((out / "model" / "adept_expansion.json").read_text())["expanded_layers"]]
+    expanded = load_file(out / "expanded" / "model.safetensors")
+    changed = {name for name in tensors if not torch.equal(tensors[name], expanded[name])}
+    assert changed and all(int(name.split(".")[2]) in copies for name in changed)
+
+
+def test_records_have_the_keys_that_tools_read(finished):
+    out = finished[0] / "out"
+    log = read_lines(out / "trainer_log.jsonl")
+    steps = [line for line in log if "loss" in line]
+    evals = [line for line in log if "eval_loss" in line]
+    assert [line["current_steps"] for line in steps] == [2, 4, 6]
+    assert [line["current_steps"] for line in evals] == [3]
+    for line in log:
+        assert LOG_KEYS <= set(line) and line["total_steps"] == 6
+    assert all(line["lr"] > 0 and line["grad_norm"] > 0 for line in steps)
+    assert all(line["eval_loss"] == line["eval_held-general_loss"] for line in evals)
+    assert all("eval_held-domain_loss" in line for line in evals)
+    assert [line["percentage"] for line in steps] == pytest.approx([100 / 3, 200 / 3, 100])
+    importance = read_lines(out / "parameter_importance.jsonl")
+    assert [line["step"] for line in importance] == [0, 3]
+    assert all(set(line["importance"]) == set(line["lr_weight"]) for line in importance)
+
+    results = json.loads((out / "all_results.json").read_text())
+    before, after = (json.loads((out / f"eval_{which}.json").read_text())["datasets"] for which in ("base", "model"))
+    for name in ("held-general", "held-domain"):
+        assert results[f"base_{name}_loss"] == before[name]["loss"]
+        assert results[f"eval_{name}_loss"] == after[name]["loss"]
+    assert results["train_steps"] == 6 and results["trained_parameters"] < results["all_parameters"]
+    assert all(f"seconds_{stage}" in results for stage in STAGES) and results["peak_memory_bytes"] > 1e6
+
+
+def test_the_table_and_the_counts_are_printed(finished):
+    process = finished[1]
+    for words in ("held-general (general)", "held-domain (domain)", "trained ", "tokens/s", "peak memory", "out/model"):
+        assert words in process.stdout, words
+    assert re.search(r"^  trained +[\d,]+ of [\d,]+ parameters \(\d+\.\d %\)$", process.stdout, re.M)
+    rows = process.stderr.partition("skipped\n")[2].splitlines()[:7]
+    counts = {row.split()[0]: row.split() for row in rows}
+    assert counts["domain"][1:3] == ["3", "42"], "files and documents"
+    assert counts["replay"][1:3] == ["1", "20"] and counts["probe"][1:3] == ["2", "20"]
+    assert "domain: skipped 1 (1 blank line)" in process.stderr
+    assert "domain: ignored 1 (1 file with extension .png)" in process.stderr
+    assert "\r" not in process.stderr and "\x1b" not in process.stderr, "plain lines when piped"
+
+
+def test_adept_eval_of_the_result_agrees(finished):
+    folder = finished[0]
+    run_program("adept", "eval", "--model", "out/model", "--data", "held-domain=domain.jsonl", "--out", "again.json",
+                "--seq-len", 48, "--max-tokens", 600, cwd=folder)  # fmt: skip
+    again = json.loads((folder / "again.json").read_text())["datasets"]["held-domain"]
+    assert again == json.loads((folder / "out" / "eval_model.json").read_text())["datasets"]["held-domain"]
+
+
+def test_a_second_call_keeps_every_stage(copied, finished):
+    process = run(copied)
+    assert kept(process) == list(STAGES)
+    assert table(process) == table(finished[1])
+    assert process.stdout.count("(kept)") == len(STAGES)
+
+
+def test_what_changed_is_done_again_and_nothing_else(copied):
+    other_eval = run(copied, "--set", "eval.max_tokens=300")
+    assert kept(other_eval) == ["probe", "expand", "train"]
+    assert "eval.max_tokens" not in other_eval.stderr
+    (copied / "domain.jsonl").write_text('{"text": "a few other words"}\n')
+    assert kept(run(copied, "--set", "eval.max_tokens=300")) == ["probe", "expand", "train"]
+    shutil.rmtree(copied / "out" / "model")
+    again = run(copied, "--set", "eval.max_tokens=300")
+    assert kept(again) == ["baseline", "probe", "expand", "eval"]
+    assert "resuming after step 6 of 6" in again.stderr
+
+
+def test_other_training_in_the_same_directory_is_refused_by_name(copied):
+    model = (copied / "out" / "model" / "model.safetensors").read_bytes()
+    process = run(copied, "--set", "train.learning_rate=5e-4", "--set", "seed=1", check=False)
+    assert process.returncode == 2
+    assert process.stderr.endswith(
+        "error: out/checkpoint-6: belongs to another run:\n  seed: was 42, now 1\n"
+        "  train.learning_rate: was 0.001, now 0.0005\n"
+        "Resume with the same inputs, or start anew in another output_dir.\n"
+    )
+    assert (copied / "out" / "model" / "model.safetensors").read_bytes() == model
+    other_text = copied / "notes" / "a.txt"
+    other_text.write_text(other_text.read_text() + "\nmore")
+    process = run(copied, check=False)
+    assert process.returncode == 2
+    assert 'source "domain": its data (text or tokenizer) has changed' in process.stderr
+
+
+def test_layers_can_be_chosen_by_hand_and_settings_on_the_command_line(finished, tmp_path):
+    folder = finished[0]
+    process = run(
+        folder, "--set", f"output_dir={tmp_path}/run", "--set", "expand={after: [0]}", "--set", "dtype=bf16", "--set",
+        "train.max_steps=2", "--set", "unit_lr.policy=uniform", "--set", "data.general=[]", "--set", "threads=2",
+    )  # fmt: skip
+    out = tmp_path / "run"
+    assert not (out / "importance.json").exists() and "copies after layers 0" in process.stderr
+    manifest = json.loads((out / "model" / "adept_expansion.json").read_text())
+    assert manifest["expanded_layers"] == [{"source": 0, "index": 1}]
+    config = (out / "config.yaml").read_text()
+    for line in ("dtype: bf16", "  after: [0]", "  policy: uniform", "  max_steps: 2"):
+        assert f"\n{line}\n" in config
+    assert json.loads((out / "all_results.json").read_text())["train_steps"] == 2
+    moved = load_file(out / "checkpoint-2" / "trainable.safetensors")
+    assert {tensor.dtype for tensor in moved.values()} == {torch.float32}, "masters are fp32 whatever computes"
+    assert all(tensor.isfinite().all() for tensor in moved.values())
+    assert text_models.load(out / "model").config.num_hidden_layers == 4
+
+
+def test_a_hub_id_is_found_in_the_cache(finished, tmp_path):
+    folder = finished[0]
+    repository = tmp_path / "hub" / "models--some--tiny-model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc123\n")
+    (repository / "snapshots").mkdir()
+    os.symlink(folder / "base", repository / "snapshots" / "abc123")
+    environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_CACHE"}
+    run(
+        folder, "--set", "model=some/tiny-model", "--set", f"output_dir={tmp_path}/run", "--set", "train.max_steps=1",
+        env={**environment, "HF_HOME": str(tmp_path)},
+    )  # fmt: skip
+    by_path, by_id = (
+        json.loads((path / "importance.json").read_text()) for path in (folder / "out", tmp_path / "run")
+    )
+    assert by_path == by_id
+
+
+@pytest.mark.parametrize("stage, file", [("baseline", "data/held-domain.tokens"), ("probe", "eval_base.json")])
+def test_an_interrupt_stops_a_stage_and_the_next_call_goes_on(finished, stage, file, tmp_path):
+    folder = finished[0]
+    out = tmp_path / "run"
+    text_models.write_jsonl(tmp_path / "long.jsonl", text_models.sentences("general", 1500))
+    settings = [
+        f"output_dir={out}", "train.max_steps=1", "eval.max_tokens=0", "probe.max_tokens=0",
+        f"data.{'eval' if stage == 'baseline' else 'general'}.0.path={tmp_path}/long.jsonl",
+    ]  # fmt: skip
+    arguments = ["run", "run.yaml", *(word for setting in settings for word in ("--set", setting))]
+    process = subprocess.Popen(
+        [BUILD / "adept", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not (out / file).exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    messages = process.communicate()[1]
+    assert process.returncode == 130, messages
+    assert messages.endswith("error: interrupted (SIGINT)\n")
+    assert not (out / "stages" / f"{stage}.json").exists()
+    assert not [path.name for path in out.rglob("*") if ".tmp" in path.name]
+    before = ["baseline"] if stage == "probe" else []
+    assert kept(run_program("adept", *arguments, cwd=folder)) == before
