@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "adept/core/error.h"
 #include "adept/eval/perplexity.h"
@@ -32,21 +33,35 @@ void print_results(const std::map<std::string, eval::Perplexity>& results) {
 }
 
 void run(const Options& options) {
+  if (options.scoring.packed && options.scoring.stride > 0)
+    throw ConfigError(
+        "adept eval: found --packed and --stride {}; expected one of them, as packed text has no overlap.",
+        options.scoring.stride);
+  if (options.scoring.stride > options.scoring.seq_len)
+    throw ConfigError("adept eval: found --stride {}; expected at most {}, the value of --seq-len.",
+                      options.scoring.stride, options.scoring.seq_len);
   run::init_compute(options.threads, options.dtype, options.device);
+  std::optional<io::AtomicFile> out;  // a place that cannot be written is no news to hear after hours
+  if (!options.out.empty()) out.emplace(options.out);
   const run::TextModel model = run::load_text_model(options.model);
+  const model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
   std::vector<data::TokenDataset> datasets;
   for (const config::Source& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));
   run::print_counts(datasets);
-  const model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
   std::map<std::string, eval::Perplexity> results;
   for (const data::TokenDataset& dataset : datasets) {
     const data::SequenceSet sequences = run::scoring_sequences(model, dataset, options.scoring);
     Progress progress("eval", sequences.size());
-    results[dataset.name()] =
+    const auto result =
         eval::evaluate_perplexity(decoder, dataset.name(), sequences, {.batch_size = options.batch_size}, progress);
     progress.finish(dataset.name());
+    eval::require_finite(dataset.name(), result);
+    results[dataset.name()] = result;
   }
-  if (!options.out.empty()) io::write_file_atomically(options.out, eval::results_to_json(results).dump(2) + "\n");
+  if (out) {
+    out->write(eval::results_to_json(results).dump(2) + "\n");
+    out->commit();
+  }
   print_results(results);
 }
 
@@ -62,11 +77,12 @@ void add_eval_command(CLI::App& app) {
   command
       ->add_option("--stride", options->scoring.stride,
                    "Step between the windows of a long document; 0 = --seq-len, no overlap")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 20))
       ->capture_default_str();
   command->add_flag("--packed", options->scoring.packed, "Score documents joined by EOS, as training sees them");
   command->add_option("--max-tokens", options->scoring.max_tokens, "Stop after this many tokens of each set; 0 = all")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(std::int64_t{0}, kMaxTokens));
   add_batch_size_option(*command, options->batch_size);
   add_dtype_option(*command, options->dtype);
   add_device_option(*command, options->device);

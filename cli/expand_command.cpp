@@ -12,25 +12,28 @@ namespace {
 
 struct Options {
   std::string model, out, importance;
-  int layers = 0;
+  std::optional<int> layers;
   std::vector<int> after;
   bool force = false;
 };
 
 void run(const Options& options) {
-  const bool by_score = !options.importance.empty() && options.layers != 0;
-  if (by_score == !options.after.empty() || options.importance.empty() != (options.layers == 0))
+  const bool by_score = !options.importance.empty() && options.layers;
+  if (by_score == !options.after.empty() || options.importance.empty() == options.layers.has_value())
     throw ConfigError(
         "adept expand: expected either --importance FILE --layers K, or --after 3,7,11. See: adept expand --help");
+  const std::filesystem::path model = io::resolve_model(options.model);
+  std::error_code ignored;
+  if (std::filesystem::equivalent(model, options.out, ignored))
+    throw ConfigError("--out {}: is the model itself; expected a directory of its own.", options.out);
   std::optional<method::Importance> importance;
   std::vector<int> after = options.after;
   if (by_score) {
     importance = method::read_importance(options.importance);
-    after = method::select_lowest(*importance, options.layers);
+    after = method::select_lowest(*importance, *options.layers);
   }
-  const method::Expansion expansion =
-      method::expand_model(io::resolve_model(options.model), options.out, after, importance,
-                           options.force ? io::OnExisting::kReplace : io::OnExisting::kFail);
+  const method::Expansion expansion = method::expand_model(
+      model, options.out, after, importance, options.force ? io::OnExisting::kReplace : io::OnExisting::kFail);
   fmt::print("{:>6} {:>6}\n", "source", "copy");
   for (const method::ExpandedLayer& layer : expansion.layers) fmt::print("{:>6} {:>6}\n", layer.source, layer.index);
   fmt::print("{} layers became {}: {}\n", expansion.base_num_hidden_layers,

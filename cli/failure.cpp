@@ -47,6 +47,14 @@ std::string suggestion(const std::string& word, const std::vector<std::string>& 
   return nearest.empty() ? "." : fmt::format("; did you mean \"{}\"?", nearest);
 }
 
+/// "Could not convert: --layers = x" is all that CLI11 tells; the options that it converts are numbers.
+std::string conversion_problem(const std::string& text) {
+  const auto colon = text.find(": "), equals = text.find(" = ");
+  if (colon == std::string::npos || equals == std::string::npos || equals < colon) return text;
+  return fmt::format("{}: found \"{}\"; expected a number within its limits",
+                     text.substr(colon + 2, equals - colon - 2), text.substr(equals + 3));
+}
+
 }  // namespace
 
 Failure describe_failure(std::exception_ptr exception) {
@@ -99,6 +107,7 @@ Failure describe_usage_error(const CLI::App& app, const CLI::ParseError& error, 
                               ? "options only"
                               : "no further argument");
   if (problem.ends_with('.')) problem.pop_back();
+  if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr) problem = conversion_problem(problem);
   return {kUsage, fmt::format("adept {}: {}. {}", command.get_name(), problem, hint)};
 }
 

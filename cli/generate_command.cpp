@@ -13,6 +13,7 @@
 #include "adept/model/generate.h"
 #include "adept/model/load.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/run/model_context.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 
@@ -65,12 +66,11 @@ class TextStream {
 
 void run(Options& options) {
   model::check_generate_options(options.generate);
-  set_threads(options.threads);
+  run::init_compute(options.threads, options.dtype, options.device);
   const std::filesystem::path directory = io::resolve_model(options.model);
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(directory);
-  const at::Device device = options.device == config::Device::kCuda ? at::kCUDA : at::kCPU;
-  model::LoadedModel loaded =
-      model::load_model(directory, {.dtype = model::to_scalar_type(options.dtype), .device = device});
+  model::LoadedModel loaded = model::load_model(
+      directory, {.dtype = model::to_scalar_type(options.dtype), .device = run::to_device(options.device)});
   options.generate.eos_token_ids = model::read_end_tokens(directory, loaded.config);
   const model::Decoder decoder(std::move(loaded.config), std::move(loaded.weights));
   const std::vector<std::int32_t> prompt = tokenizer.encode(options.prompt);

@@ -13,6 +13,9 @@ namespace adept::cli {
 
 /// --model DIR (required): a model directory or a hub id.
 CLI::Option* add_model_option(CLI::App& command, std::string& model);
+/// The most that --max-tokens takes.
+inline constexpr std::int64_t kMaxTokens = 1'000'000'000'000'000;
+
 /// --dtype fp32|bf16: the precision to compute in.
 CLI::Option* add_dtype_option(CLI::App& command, ComputeDType& dtype);
 /// --device cpu|cuda.

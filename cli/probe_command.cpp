@@ -32,16 +32,18 @@ void print_scores(const method::Importance& importance) {
 void run(const Options& options) {
   run::init_compute(options.threads, options.dtype, options.device);
   const method::ImportanceMethod method = method::importance_method_from_string(options.method);
+  io::AtomicFile out(options.out);  // a place that cannot be written is no news to hear after hours
   const run::TextModel model = run::load_text_model(options.model);
+  const model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
   std::vector<data::TokenDataset> datasets;
   for (const config::Source& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));
   run::print_counts(datasets);
-  const model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
   const auto sets = run::probe_sequences(datasets, options.seq_len, options.max_tokens);
   method::Importance importance =
       run::probe_importance(decoder, run::to_batches(sets, options.batch_size, decoder.device()), method);
   importance.model_hash = io::WeightFiles::open(model.dir).hash();
-  io::write_file_atomically(options.out, method::to_json(importance).dump(2) + "\n");
+  out.write(method::to_json(importance).dump(2) + "\n");
+  out.commit();
   print_scores(importance);
 }
 
@@ -60,7 +62,7 @@ void add_probe_command(CLI::App& app) {
   add_seq_len_option(*command, options->seq_len);
   command->add_option("--max-tokens", options->max_tokens, "Text to measure on, shared equally by the sources; 0 = all")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(std::int64_t{0}, kMaxTokens));
   add_batch_size_option(*command, options->batch_size);
   add_dtype_option(*command, options->dtype);
   add_device_option(*command, options->device);

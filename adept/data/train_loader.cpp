@@ -72,7 +72,7 @@ std::int64_t count_at(const Json& json, const char* key, const std::string& wher
 
 TrainLoader::TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions options) : options_(options) {
   std::vector<std::string> problems = find_problems(sources, options_);
-  if (!problems.empty()) throw ConfigError("the training data: {}", join_problems(problems));
+  if (!problems.empty()) throw ConfigError("the training data:{}", join_problems(problems));
   for (const TrainSource& given : sources) {
     Source source{.dataset = given.dataset, .stream = make_stream(given.dataset, 0)};
     source.sequences_per_epoch = num_sequences_of(source.stream.num_tokens(), options_.seq_len);
@@ -81,7 +81,7 @@ TrainLoader::TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions op
                                      given.dataset.name(), given.dataset.num_documents(), given.dataset.num_tokens()));
     sources_.push_back(std::move(source));
   }
-  if (!problems.empty()) throw ConfigError("the training data: {}", join_problems(problems));
+  if (!problems.empty()) throw ConfigError("the training data:{}", join_problems(problems));
   set_shares(sources);
   by_name_.resize(sources_.size());
   std::iota(by_name_.begin(), by_name_.end(), std::size_t{0});

@@ -16,10 +16,7 @@ Perplexity evaluate_perplexity(const model::Decoder& decoder, const std::string&
                                const data::SequenceSet& sequences, const PerplexityOptions& options,
                                Progress& progress) {
   const at::NoGradGuard no_grad;
-  const data::SequenceCounts& counts = sequences.counts();
-  if (counts.targets == 0)
-    throw DataError("{}: found no token to predict ({} documents of one token); expected longer documents.", name,
-                    counts.short_documents);
+  require_targets(name, sequences);
   std::int64_t longest = 0;
   for (const std::int64_t length : sequences.lengths()) longest = std::max(longest, length);
   double total = 0;
@@ -36,6 +33,7 @@ Perplexity evaluate_perplexity(const model::Decoder& decoder, const std::string&
     done += static_cast<std::int64_t>(group.size());
     progress.update(done, positions, fmt::format("{} loss {:.3f}", name, total / static_cast<double>(tokens)));
   }
+  const data::SequenceCounts& counts = sequences.counts();
   ADEPT_CHECK(tokens == counts.targets, "{} targets were scored, {} were planned", tokens, counts.targets);
   const double loss = total / static_cast<double>(tokens);
   return {.loss = loss,
@@ -43,6 +41,20 @@ Perplexity evaluate_perplexity(const model::Decoder& decoder, const std::string&
           .bits_per_byte = counts.bytes > 0 ? total / std::numbers::ln2 / static_cast<double>(counts.bytes) : 0.0,
           .tokens = tokens,
           .documents = counts.documents};
+}
+
+void require_targets(const std::string& name, const data::SequenceSet& sequences) {
+  const data::SequenceCounts& counts = sequences.counts();
+  if (counts.tokens == 0) throw DataError("{}: holds no text; expected at least one document of two tokens.", name);
+  if (counts.targets == 0)
+    throw DataError("{}: found no token to predict ({} documents of one token); expected longer documents.", name,
+                    counts.short_documents);
+}
+
+void require_finite(const std::string& name, const Perplexity& result) {
+  if (!std::isfinite(result.loss))
+    throw NonFiniteError(
+        fmt::format("{}: the loss is not finite; the model's weights are damaged, or it needs dtype fp32.", name));
 }
 
 Json to_json(const Perplexity& result) {

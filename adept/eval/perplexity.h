@@ -30,6 +30,12 @@ Perplexity evaluate_perplexity(const model::Decoder& decoder, const std::string&
                                const data::SequenceSet& sequences, const PerplexityOptions& options,
                                Progress& progress = Progress::silent());
 
+/// Throws DataError, with `name`, if nothing in `sequences` can be predicted.
+void require_targets(const std::string& name, const data::SequenceSet& sequences);
+
+/// Throws NonFiniteError, with `name`, for a loss that is not a number.
+void require_finite(const std::string& name, const Perplexity& result);
+
 Json to_json(const Perplexity& result);
 /// Throws DataError for anything else; `where` names it.
 Perplexity perplexity_from_json(const Json& json, const std::string& where);

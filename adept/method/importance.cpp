@@ -42,9 +42,9 @@ ImportanceMethod importance_method_from_string(std::string_view name) {
 void normalize_and_rank(std::vector<LayerImportance>& layers) {
   for (const LayerImportance& layer : layers)
     if (!std::isfinite(layer.score))
-      throw DataError(
-          "importance of layer {}: the score is not finite ({}); look at the model's weights and the probe text.",
-          layer.index, layer.score);
+      throw NonFiniteError(fmt::format(
+          "importance of layer {}: the score is not finite; look at the model's weights and the probe text.",
+          layer.index));
   const auto by_score = [](const LayerImportance& a, const LayerImportance& b) { return a.score < b.score; };
   const auto [low, high] = std::minmax_element(layers.begin(), layers.end(), by_score);
   const double min = low->score, range = high->score - low->score;

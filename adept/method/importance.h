@@ -63,7 +63,7 @@ Importance mask_out_naive(const model::Decoder& decoder, const std::vector<model
 /// predicted or a score is not finite.
 Importance cumulative(const model::Decoder& decoder, const std::vector<model::Batch>& batches, Progress& progress);
 
-/// Fills normalized and rank from the scores. Ties are ranked by index. Throws DataError for a score that is not
+/// Fills normalized and rank from the scores. Ties are ranked by index. Throws NonFiniteError for a score that is not
 /// finite.
 void normalize_and_rank(std::vector<LayerImportance>& layers);
 

@@ -62,7 +62,8 @@ UnitValues unit_importance(const Expansion& expansion, const model::Decoder& dec
   for (auto& [name, value] : importance) {
     value /= tokens;
     if (!std::isfinite(value))
-      throw DataError("unit importance of {} is not finite; look at the general text and the model's weights.", name);
+      throw NonFiniteError(
+          fmt::format("unit importance of {} is not finite; look at the general text and the model's weights.", name));
   }
   ADEPT_CHECK(importance.size() == unit_names(expansion, decoder).size(), "units and scores differ in number");
   return importance;

@@ -27,8 +27,8 @@ std::vector<std::string> unit_names(const Expansion& expansion, const model::Dec
 ///
 /// A copy that is still the identity has no gradient but in o_proj and down_proj, and these are zero: every score would
 /// be 0. Such a copy's units take the scores of its source layer, of which it is a copy. Gradients live in buffers of
-/// their own: no gradient, moment or parameter changes. Throws DataError if no token is predicted or a score is not
-/// finite.
+/// their own: no gradient, moment or parameter changes. Throws DataError if no token is predicted,
+/// NonFiniteError if a score is not finite.
 UnitValues unit_importance(const Expansion& expansion, const model::Decoder& decoder,
                            const std::vector<model::Batch>& batches, Progress& progress);
 

@@ -109,6 +109,8 @@ ModelConfig parse_model_config(const Json& source, const std::string& where) {
 
 ModelConfig read_model_config(const std::filesystem::path& model_dir) {
   const std::filesystem::path path = model_dir / "config.json";
+  if (!std::filesystem::exists(path))
+    throw DataError("{}: has no config.json; expected the folder of a Hugging Face model.", model_dir.string());
   return parse_model_config(read_json(path), path.string());
 }
 

@@ -51,7 +51,7 @@ std::int64_t sample_token(const at::Tensor& logits, double temperature, double t
   ADEPT_CHECK(!scores.empty(), "no logits");
   const auto best = std::max_element(scores.begin(), scores.end());  // the first of equals
   if (!std::isfinite(*best) || std::any_of(scores.begin(), scores.end(), [](double x) { return std::isnan(x); })) {
-    throw DataError("the model's logits are not finite; its weights are damaged, or it needs fp32");
+    throw NonFiniteError("the model's logits are not finite; its weights are damaged, or it needs dtype fp32");
   }
   if (temperature == 0) return best - scores.begin();
 

@@ -34,16 +34,42 @@ void write_json(const fs::path& path, const Json& json) { io::write_file_atomica
 class Run {
  public:
   explicit Run(const config::RunConfig& config)
-      : config_(config), dir_(config.output_dir), stages_(prepare(dir_, config)) {}
+      : config_(config),
+        dir_(config.output_dir),
+        stages_(prepare(dir_, config)),
+        model_(load_text_model(config.model)),
+        base_hash_(io::WeightFiles::open(model_.dir).hash()) {}
+
+  // The model of the configuration is expanded already. Throws DataError if it is not.
+  void use_expanded_model() {
+    method::read_expansion(model_.dir);
+    trained_from_ = model_.dir;
+  }
 
   // Each file of tokens knows what it was made from, so this stage looks at the text every time.
   void tokenize() {
     stages_.always("tokenize", [&] { prepare_text(); });
   }
 
+  // What would stop a later stage is said before the first one, which may take hours.
+  void check_inputs(bool expands) const {
+    const std::int64_t depth = model_.config.num_hidden_layers;
+    if (expands && config_.expand.num_layers.value_or(0) > depth)
+      throw ConfigError("expand.num_layers: found {}; expected at most {}, the layers of {}.",
+                        *config_.expand.num_layers, depth, model_.dir.string());
+    if (expands && !config_.expand.after.empty() && config_.expand.after.back() >= depth)
+      throw ConfigError("expand.after: found {}; expected at most {}, the last layer of {}.",
+                        config_.expand.after.back(), depth - 1, model_.dir.string());
+    make_train_loader(model_, config_, datasets_.train);
+    for (const data::TokenDataset& dataset : datasets_.eval)
+      eval::require_targets(dataset.name(), eval_sequences(dataset));
+    for (const data::TokenDataset& dataset : datasets_.general)
+      eval::require_targets(dataset.name(), data::windows(dataset, {.seq_len = config_.seq_len}));
+  }
+
   void baseline() {
     stages_.run("baseline", eval_inputs(base_hash_), {"eval_base.json"},
-                [&] { evaluate(model_->dir, "eval_base.json"); });
+                [&] { evaluate(model_.dir, "eval_base.json"); });
   }
 
   void probe() {
@@ -53,7 +79,7 @@ class Run {
                          {"seq_len", config_.seq_len},
                          {"dtype", to_string(config_.dtype)}};
     stages_.run("probe", inputs, {"importance.json"}, [&] {
-      const model::Decoder decoder = load_decoder(model_->dir, config_.dtype, config_.device);
+      const model::Decoder decoder = load_decoder(model_.dir, config_.dtype, config_.device);
       const auto batches = to_batches(probe_sequences(datasets_.general, config_.seq_len, config_.probe.max_tokens),
                                       config_.probe.batch_size, decoder.device());
       method::Importance importance = probe_importance(
@@ -73,14 +99,11 @@ class Run {
     const Json inputs = {
         {"model", base_hash_}, {"after", after}, {"importance", importance ? method::to_json(*importance) : Json()}};
     stages_.run("expand", inputs, {"expanded/config.json", "expanded/adept_expansion.json"}, [&] {
-      method::expand_model(model_->dir, dir_ / "expanded", after, importance, io::OnExisting::kReplace);
+      method::expand_model(model_.dir, dir_ / "expanded", after, importance, io::OnExisting::kReplace);
     });
     spdlog::info("expanded   copies after layers {}", fmt::join(after, ", "));
     trained_from_ = dir_ / "expanded";
   }
-
-  // The model of the configuration is expanded already.
-  void use_expanded_model() { trained_from_ = model_->dir; }
 
   void train(bool resume) {
     const io::WeightFiles files = io::WeightFiles::open(trained_from_);
@@ -119,20 +142,19 @@ class Run {
 
  private:
   void prepare_text() {
-    model_.emplace(load_text_model(config_.model));
-    datasets_ = tokenize_all(*model_, config_.data, dir_ / "data");
+    datasets_ = tokenize_all(model_, config_.data, dir_ / "data");
     std::vector<data::TokenDataset> all;
     for (const auto* part : {&datasets_.train, &datasets_.general, &datasets_.eval})
       all.insert(all.end(), part->begin(), part->end());
     print_counts(all);
-    base_hash_ = io::WeightFiles::open(model_->dir).hash();
   }
 
   static fs::path prepare(const fs::path& dir, const config::RunConfig& config) {
     init_compute(config.threads, config.dtype, config.device);
     std::error_code error;
     fs::create_directories(dir, error);
-    if (error) throw DataError("output_dir: {} cannot be made: {}.", dir.string(), error.message());
+    if (error)
+      throw DataError("output_dir: {} cannot be made: {}. Choose another place.", dir.string(), error.message());
     config::write_run_record(dir, config);
     return dir;
   }
@@ -146,7 +168,7 @@ class Run {
   }
 
   data::SequenceSet eval_sequences(const data::TokenDataset& dataset) const {
-    return scoring_sequences(*model_, dataset,
+    return scoring_sequences(model_, dataset,
                              {.seq_len = config_.seq_len,
                               .stride = config_.eval.stride,
                               .packed = config_.eval.packed,
@@ -162,6 +184,7 @@ class Run {
       const auto result = eval::evaluate_perplexity(decoder, dataset.name(), sequences,
                                                     {.batch_size = config_.eval.batch_size}, progress);
       progress.finish(fmt::format("{} loss {:.4f}", dataset.name(), result.loss));
+      eval::require_finite(dataset.name(), result);
       results[dataset.name()] = result;
     }
     write_json(dir_ / file, eval::results_to_json(results));
@@ -171,7 +194,7 @@ class Run {
     train::TrainerInputs inputs{.config = config_,
                                 .model_dir = trained_from_,
                                 .run_dir = dir_,
-                                .loader = make_train_loader(*model_, config_, datasets_.train),
+                                .loader = make_train_loader(model_, config_, datasets_.train),
                                 .probe = {},
                                 .eval = {}};
     fmt::print(stderr, "{}", inputs.loader.format_mixture());
@@ -190,9 +213,9 @@ class Run {
   const config::RunConfig& config_;
   fs::path dir_;
   StageRunner stages_;
-  std::optional<TextModel> model_;
-  Datasets datasets_;
+  TextModel model_;
   std::string base_hash_;
+  Datasets datasets_;
   fs::path trained_from_;
 };
 
@@ -201,6 +224,7 @@ class Run {
 void run_pipeline(const config::RunConfig& config) {
   Run run(config);
   run.tokenize();
+  run.check_inputs(/*expands=*/true);
   run.baseline();
   if (config.expand.after.empty()) run.probe();
   run.expand();
@@ -211,8 +235,9 @@ void run_pipeline(const config::RunConfig& config) {
 
 void run_training(const config::RunConfig& config, bool resume) {
   Run run(config);
-  run.tokenize();
   run.use_expanded_model();
+  run.tokenize();
+  run.check_inputs(/*expands=*/false);
   run.train(resume);
   run.evaluate_result();
   run.report();

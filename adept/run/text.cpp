@@ -109,7 +109,7 @@ std::vector<model::Batch> to_batches(const std::vector<data::SequenceSet>& sets,
                                      at::Device device) {
   std::vector<data::Sequence> sequences;
   std::vector<std::int64_t> lengths;
-  std::int64_t longest = 0;
+  std::int64_t longest = 1;
   for (const data::SequenceSet& set : sets)
     for (std::int64_t i = 0; i < set.size(); ++i) {
       sequences.push_back(set[i]);

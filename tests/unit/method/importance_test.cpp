@@ -141,9 +141,9 @@ TEST(LayerImportance, RefusesAModelWithAWeightThatIsNotANumber) {
   model::Decoder decoder = decoder_of("llama");
   decoder.weights().layers[2].up_proj.weight[3][4] = std::nan("");
   const std::vector<model::Batch> batches = {test::random_batch({9, 4})};
-  EXPECT_THAT(test::message_of<DataError>([&] { mask_out(decoder, batches, Progress::silent()); }),
+  EXPECT_THAT(test::message_of<NonFiniteError>([&] { mask_out(decoder, batches, Progress::silent()); }),
               HasSubstr("importance of layer 0: the score is not finite"));
-  EXPECT_THAT(test::message_of<DataError>([&] { cumulative(decoder, batches, Progress::silent()); }),
+  EXPECT_THAT(test::message_of<NonFiniteError>([&] { cumulative(decoder, batches, Progress::silent()); }),
               HasSubstr("the score is not finite"));
 }
 
@@ -246,7 +246,8 @@ TEST(NormalizeAndRank, GivesZeroWhereAllScoresAreEqual) {
 TEST(NormalizeAndRank, RefusesScoresThatAreNotFinite) {
   for (const double bad : {std::nan(""), kInfinity, -kInfinity}) {
     auto layers = with_scores({0.1, bad, 0.2});
-    EXPECT_THAT(test::message_of<DataError>([&] { normalize_and_rank(layers); }), HasSubstr("importance of layer 1"));
+    EXPECT_THAT(test::message_of<NonFiniteError>([&] { normalize_and_rank(layers); }),
+                HasSubstr("importance of layer 1"));
   }
 }
 

@@ -182,7 +182,9 @@ TEST(UnitImportance, RefusesTextWithoutAPredictedTokenAndScoresThatAreNotFinite)
   at::Tensor& norm = decoder.weights().norm;
   norm = norm.clone();
   norm[3] = std::nan("");
-  EXPECT_THAT(refusal(probe_batches()), HasSubstr("is not finite; look at the general text and the model's weights"));
+  EXPECT_THAT(test::message_of<NonFiniteError>(
+                  [&] { unit_importance(model.expansion, decoder, probe_batches(), Progress::silent()); }),
+              HasSubstr("is not finite; look at the general text and the model's weights"));
 }
 
 TEST(UnitLrWeights, OfTheReferenceFallLinearlyFromTwoToZero) {

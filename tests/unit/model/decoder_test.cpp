@@ -267,7 +267,7 @@ TEST(SampleToken, FollowsTheDistribution) {
 }
 
 TEST(SampleToken, RefusesLogitsThatAreNotFinite) {
-  EXPECT_THROW(sample_token(at::tensor({0.0, std::nan("")}), 1, 1, 0.5), DataError);
+  EXPECT_THROW(sample_token(at::tensor({0.0, std::nan("")}), 1, 1, 0.5), NonFiniteError);
 }
 
 }  // namespace

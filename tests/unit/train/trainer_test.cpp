@@ -280,7 +280,7 @@ TEST(NonFinite, AProbeOfABrokenModelSaysSo) {
   config::RunConfig config = exploding_config();
   config.unit_lr.policy = config::UnitLrPolicy::kReference;
   config.unit_lr.update_every = 1;
-  EXPECT_THAT(test::message_of<DataError>([&] { train(config, model.expanded, dir / "run"); }),
+  EXPECT_THAT(test::message_of<NonFiniteError>([&] { train(config, model.expanded, dir / "run"); }),
               HasSubstr("unit importance of model.layers."));
   EXPECT_EQ(list_checkpoints(dir / "run").size(), 1U) << "that of step 1";
 }

@@ -1,0 +1,255 @@
+"""What users do wrong, and what they are told: where, what was found, what was expected, what to do."""
+
+import gzip
+import json
+import pathlib
+import shutil
+
+import pytest
+import text_models
+from conftest import run_program
+from safetensors.torch import load_file, save_file
+
+USAGE, FAILED, NON_FINITE = 2, 1, 3
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("errors")
+    text_models.save("llama_tied", folder / "base")
+    text_models.write_jsonl(folder / "text.jsonl", text_models.sentences("general", 30))
+    (folder / "empty.jsonl").write_text("")
+    (folder / "short.jsonl").write_text('{"text":"a"}\n')
+    (folder / "bad.jsonl").write_text('{"text":"a b c"}\n{"txt": 3}\nnot json\n')
+    (folder / "broken.jsonl").write_text('{"text":"a b c"}\nnot json\n')
+    (folder / "latin.txt").write_bytes(b"caf\xe9\n")
+    (folder / "cut.txt.gz").write_bytes(gzip.compress(b"abc" * 1000)[:30])
+    (folder / "junk.gguf").write_bytes(b"not a gguf file at all")
+    (folder / "folder").mkdir()
+    run_program("adept", "probe", "--model", "base", "--data", "text.jsonl", "--out", "scores.json", cwd=folder)
+    run_program("adept", "expand", "--model", "base", "--out", "expanded", "--after", "1", cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def base(inputs, tmp_path):
+    """A copy of the model that a test can spoil."""
+    return pathlib.Path(shutil.copytree(inputs / "base", tmp_path / "spoiled"))
+
+
+def assert_fails(process, code, *messages):
+    """Ends with `code`; the error is the last thing on standard error and holds every one of `messages`."""
+    assert process.returncode == code, process.stderr
+    error = process.stderr.rpartition("error: ")[2]
+    assert error, process.stderr
+    for message in messages:
+        assert message in error, error
+    assert "what():" not in process.stderr and "please report" not in process.stderr
+    assert process.stdout == ""
+
+
+EVAL = ["eval", "--model", "base"]
+TEXT = ["--data", "text.jsonl"]
+PROBE = ["probe", "--model", "base", "--out", "new.json"]
+EXPAND = ["expand", "--model", "base", "--out", "new"]
+GENERATE = ["generate", "--model", "base", "--prompt"]
+COMMAND_LINES = [
+    # models
+    (["eval", "--model", "some/model", *TEXT], FAILED,
+     "some/model: is neither a folder nor in the local Hugging Face cache", "Download it with `hf download some/model`"),
+    (["eval", "--model", "folder", *TEXT], FAILED, "folder: has no config.json; expected the folder of a Hugging Face"),
+    (["eval", "--model", "text.jsonl", *TEXT], FAILED, "text.jsonl: is a file; expected the folder of a model"),
+    # text
+    (EVAL, USAGE, "adept eval: --data is required. See: adept eval --help"),
+    ([*EVAL, "--data", "none.jsonl"], USAGE, 'source "none"', "none.jsonl: does not exist", ".txt, .jsonl"),
+    ([*EVAL, "--data", "no*.jsonl"], USAGE, "no*.jsonl: holds or matches no such file"),
+    ([*EVAL, "--data", "folder"], USAGE, "folder: holds or matches no such file"),
+    ([*EVAL, "--data", "a b=text.jsonl"], USAGE, 'found the name "a b"; expected 1 to 64 letters'),
+    ([*EVAL, "--data", "x="], USAGE, "--data x=: the path is empty; expected [NAME=]PATH"),
+    ([*EVAL, *TEXT, "--data", "./text.jsonl"], USAGE, 'another --data is called "text" too', "--data NAME=./text.jsonl"),
+    ([*EVAL, "--data", "empty.jsonl"], FAILED, "empty: holds no text; expected at least one document of two tokens"),
+    ([*EVAL, "--data", "short.jsonl"], FAILED, "short: found no token to predict", "expected longer documents"),
+    ([*EVAL, "--data", "bad.jsonl"], FAILED, 'bad.jsonl:2: missing field: found the keys "txt"', "on_bad_record"),
+    ([*EVAL, "--data", "broken.jsonl"], FAILED, "broken.jsonl:2: ", "expected one JSON object on a line"),
+    ([*EVAL, *TEXT, "--text-field", "body"], FAILED, 'text.jsonl:1: missing field: found the keys "text"', '"body"'),
+    ([*EVAL, "--data", "latin.txt"], FAILED, 'latin.txt:1: invalid UTF-8: found bytes that are no UTF-8 after "caf"'),
+    ([*EVAL, "--data", "cut.txt.gz"], FAILED, "cut.txt.gz: the gzip data end in the middle", "cut short; get it again"),
+    # options
+    ([*EVAL, *TEXT, "--dtype", "fp64"], USAGE, '--dtype: found "fp64"; expected fp32 or bf16'),
+    ([*EVAL, *TEXT, "--seq-len", "1"], USAGE, "--seq-len", "2 to 1048576"),
+    ([*EVAL, *TEXT, "--batch-size", "x"], USAGE, "--batch-size", "1 to 1048576"),
+    ([*EVAL, *TEXT, "--max-tokens", "-1"], USAGE, "--max-tokens", "0 to"),
+    ([*EVAL, *TEXT, "--stride", "-1"], USAGE, "--stride", "0 to"),
+    ([*EVAL, *TEXT, "--seq-len", "16", "--stride", "17"], USAGE, "found --stride 17; expected at most 16"),
+    ([*EVAL, *TEXT, "--packed", "--stride", "4"], USAGE, "found --packed and --stride 4; expected one of them"),
+    ([*EVAL, *TEXT, "--out", "none/x.json"], FAILED, "none/x.json: cannot create", "create the folder"),
+    ([*PROBE, *TEXT, "--method", "magic"], USAGE, 'found "magic"; expected mask_out or cumulative'),
+    ([*PROBE, "--data", "short.jsonl"], FAILED, "probe text: found no token to predict"),
+    (["probe", "--model", "base", *TEXT], USAGE, "--out is required"),
+    (["probe", "--model", "base", *TEXT, "--out", "none/x.json"], FAILED, "none/x.json: cannot create"),
+    (["tokenize", "--model", "base"], USAGE, "found neither --text nor --data; expected exactly one of them"),
+    (["tokenize", "--model", "base", "--text", "a", *TEXT], USAGE, "found both --text and --data"),
+    (["tokenize", "--model", "base", "--data", "bad.jsonl", "--out", "new"], FAILED, "bad.jsonl:2: missing"),
+    # layers
+    (EXPAND, USAGE, "expected either --importance FILE --layers K, or --after 3,7,11"),
+    ([*EXPAND, "--layers", "2"], USAGE, "expected either --importance FILE --layers K, or --after 3,7,11"),
+    ([*EXPAND, "--importance", "scores.json"], USAGE, "expected either --importance FILE --layers K"),
+    ([*EXPAND, "--importance", "none.json", "--layers", "2"], FAILED, "none.json: cannot be opened"),
+    ([*EXPAND, "--importance", "text.jsonl", "--layers", "2"], FAILED, "text.jsonl: not valid JSON", "line 2"),
+    ([*EXPAND, "--importance", "base/config.json", "--layers", "2"], FAILED, "not importance scores of `adept probe`"),
+    ([*EXPAND, "--importance", "scores.json", "--layers", "9"], USAGE, "found 9, expected 1 to 3"),
+    ([*EXPAND, "--importance", "scores.json", "--layers", "0"], USAGE, "found 0, expected 1 to 3"),
+    ([*EXPAND, "--after", "99"], USAGE, "found 99, expected indices from 0 to 2 (the model has 3 layers)"),
+    ([*EXPAND, "--after", "1,1"], USAGE, "found 1 after 1, expected strictly ascending"),
+    ([*EXPAND, "--after", "x"], USAGE, '--after: found "x"; expected a number'),
+    (["expand", "--model", "base", "--out", "base", "--after", "1"], USAGE, "--out base: is the model itself"),
+    (["expand", "--model", "base", "--out", "expanded", "--after", "1"], FAILED, "expanded: exists already; remove it"),
+    (["expand", "--model", "expanded", "--out", "new", "--importance", "scores.json", "--layers", "1"], FAILED,
+     "the importance scores are of a model with 3 layers, this one has 4; probe this model"),
+    # generation
+    ([*GENERATE, ""], USAGE, "the prompt has no tokens"),
+    ([*GENERATE, "a", "--temperature", "-1"], USAGE, "temperature is -1; expected 0 (greedy) or more"),
+    ([*GENERATE, "a", "--top-p", "0"], USAGE, "top_p is 0; expected a number above 0, at most 1"),
+    ([*GENERATE, "a", "--max-new-tokens", "-3"], USAGE, "max_new_tokens is -3; expected 0 or more"),
+    ([*GENERATE, "a", "--seed", "x"], USAGE, '--seed: found "x"; expected a number'),
+    # GGUF
+    (["import-gguf", "--gguf", "junk.gguf", "--out", "new"], FAILED, 'junk.gguf: starts with "not "; expected "GGUF"'),
+    (["import-gguf", "--gguf", "none.gguf", "--out", "new"], FAILED, "none.gguf: cannot open for reading"),
+    (["import-gguf", "--gguf", "folder", "--out", "new"], FAILED, "folder: is a folder; expected a regular file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments, code, messages", [(row[0], row[1], row[2:]) for row in COMMAND_LINES])
+def test_a_wrong_command_line_is_told(inputs, arguments, code, messages):
+    before = sorted(inputs.rglob("*"))
+    assert_fails(run_program("adept", *arguments, cwd=inputs, check=False), code, *messages)
+    assert sorted(inputs.rglob("*")) == before, "nothing is left behind"
+
+
+CONFIG = dict(
+    model="base",
+    output_dir="run",
+    threads=1,
+    seq_len=48,
+    data={
+        "train": [{"name": "t", "path": "text.jsonl"}],
+        "general": [{"name": "g", "path": "text.jsonl"}],
+        "eval": [{"name": "e", "path": "text.jsonl", "role": "domain"}],
+    },
+    expand={"num_layers": 2},
+    train={"max_steps": 6, "batch_size": 2},
+)
+
+
+def with_data(part, path):
+    sources = [{**source, "path": path} for source in CONFIG["data"][part]]
+    return {"data": {**CONFIG["data"], part: sources}}
+
+
+CONFIGS = [
+    (dict(model="nowhere"), FAILED, "nowhere: is neither a folder nor in the local Hugging Face cache"),
+    (dict(expand={"num_layers": 77}), USAGE, "expand.num_layers: found 77; expected at most 3, the layers of base"),
+    (dict(expand={"after": [0, 77]}), USAGE, "expand.after: found 77; expected at most 2, the last layer of base"),
+    (dict(output_dir="text.jsonl/x"), FAILED, "output_dir: text.jsonl/x cannot be made: Not a directory"),
+    (with_data("train", "empty.jsonl"), USAGE, 'source "t" has 0 documents with 0 tokens; at least 2 tokens are needed'),
+    (with_data("general", "short.jsonl"), FAILED, "g: found no token to predict"),
+    (with_data("eval", "empty.jsonl"), FAILED, "e: holds no text"),
+    (with_data("eval", "none.jsonl"), USAGE, "none.jsonl: does not exist"),
+    (dict(data={**CONFIG["data"], "general": []}), USAGE, "data.general: found nothing; expected general text"),
+    (dict(data={**CONFIG["data"], "train": []}), USAGE, "data.train: "),
+    (dict(train={"max_steps": 9, "num_train_epochs": 1}), USAGE, "max_steps"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change, code, messages", [(row[0], row[1], row[2:]) for row in CONFIGS])
+def test_a_wrong_configuration_is_told(inputs, tmp_path, change, code, messages):
+    config = tmp_path / "run.yaml"
+    config.write_text(json.dumps({**CONFIG, "output_dir": str(tmp_path / "run"), **change}))
+    process = run_program("adept", "run", config, cwd=inputs, check=False)
+    assert_fails(process, code, *messages)
+
+
+@pytest.mark.parametrize(
+    "text, message", [("", "found an empty file; expected at least model, output_dir and data"),
+                      ("model: [\n", "not valid YAML"), ("- 1\n", "expected")],
+)  # fmt: skip
+def test_a_file_that_is_no_configuration_is_told(tmp_path, text, message):
+    (tmp_path / "run.yaml").write_text(text)
+    assert_fails(run_program("adept", "run", "run.yaml", cwd=tmp_path, check=False), USAGE, "run.yaml", message)
+
+
+def test_train_wants_an_expanded_model_before_it_reads_the_text(inputs, tmp_path):
+    (tmp_path / "run.yaml").write_text(json.dumps({**CONFIG, "output_dir": str(tmp_path / "run")}))
+    process = run_program("adept", "train", tmp_path / "run.yaml", cwd=inputs, check=False)
+    assert_fails(process, FAILED, "base: found no adept_expansion.json", "adept expand --model base --out DIR")
+    assert "tokenize" not in process.stderr
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def evaluate(model, inputs):
+    return run_program("adept", "eval", "--model", model, "--data", "text.jsonl", cwd=inputs, check=False)
+
+
+@pytest.mark.parametrize(
+    "changes, messages",
+    [
+        ({"model_type": "gpt2"}, ['config.json: model_type is "gpt2"; this build knows llama, mistral, qwen2, qwen3']),
+        (  # everything that is wrong at once
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2}, "hidden_act": "gelu", "quantization_config": {"bits": 4}},
+            ['hidden_act is "gelu"', 'rope_parameters.rope_type is "yarn"', "quantization_config", "not implemented"],
+        ),
+        ({"hidden_size": 80}, ["has shape", "config.json demands", "The weights do not belong to this config.json"]),
+        ({"num_hidden_layers": 9}, ["layers.3.input_layernorm.weight is missing; config.json demands it with shape"]),
+        ({"vocab_size": 50}, ["50"]),
+    ],
+)
+def test_a_model_that_cannot_be_computed_is_refused_by_name(inputs, base, changes, messages):
+    edit_json(base / "config.json", **changes)
+    assert_fails(evaluate(base, inputs), FAILED, *messages)
+
+
+def test_damaged_files_of_a_model_are_told(inputs, base):
+    weights = base / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    assert_fails(evaluate(base, inputs), FAILED, "model.safetensors: tensor", "The file is cut short or corrupt")
+    weights.unlink()
+    assert_fails(evaluate(base, inputs), FAILED, "has neither model.safetensors nor model.safetensors.index.json")
+    (base / "pytorch_model.bin").write_bytes(b"x")
+    assert_fails(evaluate(base, inputs), FAILED, "pytorch_model.bin, a pickle that is not read here", "save_pretrained")
+    weights.write_bytes(whole)
+    tokenizer = (base / "tokenizer.json").read_text()
+    edit_json(base / "tokenizer.json", normalizer={"type": "BertNormalizer"})
+    assert_fails(evaluate(base, inputs), FAILED, 'normalizer.type is "BertNormalizer"; this build knows')
+    (base / "tokenizer.json").unlink()
+    assert_fails(evaluate(base, inputs), FAILED, "tokenizer.json: cannot be read", "save them as tokenizer.json")
+    (base / "tokenizer.json").write_text(tokenizer)
+    (base / "config.json").write_text("{")
+    assert_fails(evaluate(base, inputs), FAILED, "config.json: not valid JSON")
+
+
+def test_weights_that_are_no_numbers_have_an_exit_code_of_their_own(inputs, base):
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, base / "model.safetensors")
+    assert_fails(evaluate(base, inputs), NON_FINITE, "text: the loss is not finite", "weights are damaged")
+    process = run_program("adept", "generate", "--model", base, "--prompt", "a", check=False)
+    assert process.returncode == NON_FINITE and "logits are not finite" in process.stderr
+    process = run_program("adept", "probe", "--model", base, *TEXT, "--out", "q.json", cwd=inputs, check=False)
+    assert_fails(process, NON_FINITE, "importance of layer 0: the score is not finite")
+    assert not list(inputs.glob("*q.json*"))
+
+
+def test_training_whose_loss_stays_non_finite_has_that_exit_code_too(inputs, tmp_path):
+    model = pathlib.Path(shutil.copytree(inputs / "expanded", tmp_path / "model"))
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, model / "model.safetensors")
+    config = {**CONFIG, "model": str(model), "output_dir": str(tmp_path / "run"), "unit_lr": {"policy": "uniform"},
+              "train": {"max_steps": 9, "max_nonfinite_steps": 2}}  # fmt: skip
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+    process = run_program("adept", "train", tmp_path / "run.yaml", cwd=inputs, check=False)
+    assert_fails(process, NON_FINITE, "2 steps in a row up to step 2", "Lower train.learning_rate, or look at the data")
