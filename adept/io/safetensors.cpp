@@ -104,9 +104,6 @@ std::vector<const TensorView*> in_file_order(std::span<const TensorView> tensors
 void check_tensors(const std::filesystem::path& path, std::span<const TensorView> tensors) {
   std::vector<std::string_view> names;
   for (const TensorView& tensor : tensors) {
-    const auto size = static_cast<std::size_t>(tensor.num_elements()) * dtype_size(tensor.dtype);
-    ADEPT_CHECK(tensor.data.size() == size, "{}: tensor {} {} has {} bytes", path.string(), tensor.name,
-                describe(tensor), tensor.data.size());
     ADEPT_CHECK(tensor.name != "__metadata__", "{}: a tensor cannot have this name", path.string());
     names.push_back(tensor.name);
   }
@@ -141,8 +138,8 @@ std::string make_header(const std::filesystem::path& path, std::span<const Tenso
     check_size(header.size() + tensor->name.size());
     header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}},", json_string(tensor->name),
                           safetensors_name(tensor->dtype), fmt::join(tensor->shape, ","), offset,
-                          offset + tensor->data.size());
-    offset += tensor->data.size();
+                          offset + tensor->num_bytes());
+    offset += tensor->num_bytes();
   }
   if (header.back() == ',') header.pop_back();
   header += '}';
@@ -156,6 +153,8 @@ std::string make_header(const std::filesystem::path& path, std::span<const Tenso
 std::int64_t TensorView::num_elements() const {
   return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
+
+std::size_t TensorView::num_bytes() const { return static_cast<std::size_t>(num_elements()) * dtype_size(dtype); }
 
 bool TensorView::is_aligned() const { return reinterpret_cast<std::uintptr_t>(data.data()) % dtype_size(dtype) == 0; }
 
@@ -195,7 +194,7 @@ const TensorView* SafetensorsFile::find(std::string_view name) const {
 }
 
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
-                       const std::map<std::string, std::string>& metadata) {
+                       const std::map<std::string, std::string>& metadata, const TensorReader& read) {
   check_tensors(path, tensors);
   const std::vector<const TensorView*> order = in_file_order(tensors);
   const std::string header = make_header(path, order, metadata);
@@ -203,7 +202,12 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
   AtomicFile file(path);
   file.write(std::as_bytes(std::span(&length, 1)));
   file.write(header);
-  for (const TensorView* tensor : order) file.write(tensor->data);
+  for (const TensorView* tensor : order) {
+    const std::span<const std::byte> data = read ? read(*tensor) : tensor->data;
+    ADEPT_CHECK(data.size() == tensor->num_bytes(), "{}: tensor {} {} has {} bytes", path.string(), tensor->name,
+                describe(*tensor), data.size());
+    file.write(data);
+  }
   file.commit();
 }
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -23,10 +24,12 @@ struct TensorView {
   std::string name;
   DType dtype = DType::kF32;
   std::vector<std::int64_t> shape;  ///< empty for a scalar; a dimension may be 0
-  std::span<const std::byte> data;  ///< num_elements() * dtype_size(dtype) bytes
+  std::span<const std::byte> data;  ///< num_bytes() bytes
 
   /// Product of the shape; 1 for a scalar.
   std::int64_t num_elements() const;
+  /// num_elements() * dtype_size(dtype).
+  std::size_t num_bytes() const;
   /// Whether `data` may be read as the element type in place. Files of other writers may begin their data anywhere.
   bool is_aligned() const;
 };
@@ -70,13 +73,18 @@ class SafetensorsFile {
   std::unordered_map<std::string_view, std::size_t> index_;
 };
 
-/// Writes a file atomically and durably. The tensors are written one after the other from where they are.
+/// Gives the bytes of a tensor when its turn to be written has come; they have to live until the next call.
+using TensorReader = std::function<std::span<const std::byte>(const TensorView&)>;
+
+/// Writes a file atomically and durably. The tensors are written one after the other from where they are, or, with
+/// `read`, from what it returns for them; their own `data` may be empty then.
 ///
 /// Tensors are laid out as the official library does, by element type (widest alignment first) and then by name, and
 /// the header is padded with spaces to a multiple of 8 bytes, so that the result is the file that `safetensors` writes.
 /// Throws DataError on a failed write, a header above 100 MB, or a name that is not UTF-8; InternalError on duplicate
 /// names or on data that does not match its shape.
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
-                       const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+                       const std::map<std::string, std::string>& metadata = {{"format", "pt"}},
+                       const TensorReader& read = {});
 
 }  // namespace adept::io

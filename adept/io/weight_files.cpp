@@ -138,12 +138,12 @@ std::vector<std::vector<TensorView>> make_shards(std::span<const TensorView> ten
   std::vector<std::vector<TensorView>> shards(1);
   std::uint64_t size = 0;
   for (const TensorView& tensor : tensors) {
-    if (!shards.back().empty() && size + tensor.data.size() > static_cast<std::uint64_t>(max_shard_bytes)) {
+    if (!shards.back().empty() && size + tensor.num_bytes() > static_cast<std::uint64_t>(max_shard_bytes)) {
       shards.emplace_back();
       size = 0;
     }
     shards.back().push_back(tensor);
-    size += tensor.data.size();
+    size += tensor.num_bytes();
   }
   return shards;
 }
@@ -262,18 +262,20 @@ std::string hash_of_tensors(std::span<const TensorView> tensors) {
   return hash_sorted(pointers);
 }
 
-void write_weight_files(const fs::path& model_dir, std::span<const TensorView> tensors, std::int64_t max_shard_bytes) {
+void write_weight_files(const fs::path& model_dir, std::span<const TensorView> tensors, std::int64_t max_shard_bytes,
+                        const TensorReader& read) {
   ADEPT_CHECK(max_shard_bytes > 0, "max_shard_bytes is {}", max_shard_bytes);
   refuse_existing_weights(model_dir);
+  const std::map<std::string, std::string> metadata = {{"format", "pt"}};  // what transformers asks for
   const std::vector<std::vector<TensorView>> shards = make_shards(tensors, max_shard_bytes);
-  if (shards.size() == 1) return write_safetensors(model_dir / kSingleFile, tensors);
+  if (shards.size() == 1) return write_safetensors(model_dir / kSingleFile, tensors, metadata, read);
   nlohmann::json index;
   std::uint64_t total_size = 0;
   for (std::size_t i = 0; i < shards.size(); ++i) {
     const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
-    write_safetensors(model_dir / name, shards[i]);
+    write_safetensors(model_dir / name, shards[i], metadata, read);
     for (const TensorView& tensor : shards[i]) {
-      total_size += tensor.data.size();
+      total_size += tensor.num_bytes();
       const bool is_new = index["weight_map"].emplace(tensor.name, name).second;
       ADEPT_CHECK(is_new, "{}: two tensors are called {}", model_dir.string(), tensor.name);
     }

@@ -52,12 +52,16 @@ class WeightFiles {
   std::unordered_map<std::string_view, Location> locations_;
 };
 
+/// As transformers splits large models.
+inline constexpr std::int64_t kMaxShardBytes = 5'000'000'000;
+
 /// Writes model.safetensors if everything fits into `max_shard_bytes`, else model-00001-of-0000N.safetensors ... and
 /// model.safetensors.index.json; shards are filled in the given order, and a larger tensor gets a shard of its own.
-/// Each file is written atomically, the index last; for all or nothing, write into an AtomicDirectory.
+/// Each file is written atomically, the index last; for all or nothing, write into an AtomicDirectory. With `read` the
+/// bytes come from there, tensor by tensor, so that a model larger than the memory can be written.
 /// Throws DataError on a failed write, or if the directory has weight files already.
 void write_weight_files(const std::filesystem::path& model_dir, std::span<const TensorView> tensors,
-                        std::int64_t max_shard_bytes = 5'000'000'000);
+                        std::int64_t max_shard_bytes = kMaxShardBytes, const TensorReader& read = {});
 
 /// WeightFiles::hash() of tensors in memory.
 std::string hash_of_tensors(std::span<const TensorView> tensors);

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <memory>
+#include <map>
+#include <span>
+#include <string_view>
 #include <vector>
 
 #include "adept/core/error.h"
@@ -25,33 +27,29 @@ const char* torch_name(DType dtype) {
   throw ConfigError("weights cannot be written as {}; expected F32, BF16 or F16.", safetensors_name(dtype));
 }
 
-// All weights in the output's type, with the memory that they are in.
-struct ConvertedWeights {
-  std::unique_ptr<std::byte[]> memory;
+// Converts and writes the weights tensor by tensor, so that only one of them is in memory. Throws what is wrong with
+// their values once all have been looked at.
+void write_weights(const std::filesystem::path& directory, const io::GgufFile& file,
+                   const std::vector<GgufTensorPlan>& plan, DType dtype, Progress& progress) {
   std::vector<io::TensorView> tensors;
-  std::int64_t num_elements = 0;
-};
-
-ConvertedWeights convert(const io::GgufFile& file, const std::vector<GgufTensorPlan>& plan, DType dtype,
-                         Progress& progress) {
-  ConvertedWeights weights;
-  for (const GgufTensorPlan& item : plan) weights.num_elements += item.source->num_elements();
-  weights.memory =
-      std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(weights.num_elements) * dtype_size(dtype));
-  std::byte* next = weights.memory.get();
-  std::vector<std::string> problems;
+  std::map<std::string_view, const GgufTensorPlan*> by_name;
   for (const GgufTensorPlan& item : plan) {
-    throw_if_interrupted();
-    const auto size = static_cast<std::size_t>(item.source->num_elements()) * dtype_size(dtype);
-    const std::span<std::byte> out(next, size);
-    if (std::string problem = convert_gguf_tensor(item, dtype, out); !problem.empty())
-      problems.push_back(std::move(problem));
-    weights.tensors.push_back({item.name, dtype, item.source->shape, out});
-    next += size;
-    progress.update(std::ssize(weights.tensors));
+    tensors.push_back({item.name, dtype, item.source->shape, {}});
+    by_name[item.name] = &item;
   }
+  std::vector<std::string> problems;
+  std::vector<std::byte> bytes;
+  std::int64_t done = 0;
+  const auto read = [&](const io::TensorView& tensor) -> std::span<const std::byte> {
+    throw_if_interrupted();
+    bytes.resize(tensor.num_bytes());
+    if (std::string problem = convert_gguf_tensor(*by_name.at(tensor.name), dtype, bytes); !problem.empty())
+      problems.push_back(std::move(problem));
+    progress.update(++done);
+    return bytes;
+  };
+  io::write_weight_files(directory, tensors, io::kMaxShardBytes, read);
   throw_gguf_problems(file.where(), problems);
-  return weights;
 }
 
 }  // namespace
@@ -74,12 +72,13 @@ ImportedModel import_gguf(const std::filesystem::path& gguf, const std::filesyst
   io::write_file_atomically(directory.path() / "tokenizer.json", tokenizer.tokenizer_json);
   write_json("tokenizer_config.json", tokenizer.tokenizer_config);
   write_json("special_tokens_map.json", tokenizer.special_tokens_map);
-  const ConvertedWeights weights = convert(*file, plan, options.dtype, progress);
-  io::write_weight_files(directory.path(), weights.tensors);
+  write_weights(directory.path(), *file, plan, options.dtype, progress);
   directory.commit();
   progress.finish();
 
-  return {model.model_type, tokenizer.pre_tokenizer, model.num_layers, weights.num_elements, model.vocab_size};
+  std::int64_t num_parameters = 0;
+  for (const GgufTensorPlan& item : plan) num_parameters += item.source->num_elements();
+  return {model.model_type, tokenizer.pre_tokenizer, model.num_layers, num_parameters, model.vocab_size};
 }
 
 }  // namespace adept::model

@@ -25,7 +25,7 @@ struct SaveOptions {
   const io::WeightFiles* source = nullptr;
   std::function<std::string(const std::string& name)> source_name = [](const std::string& name) { return name; };
   DType new_dtype = DType::kF32;
-  std::int64_t max_shard_bytes = 5'000'000'000;
+  std::int64_t max_shard_bytes = io::kMaxShardBytes;
 };
 void save_model(const std::filesystem::path& model_dir, const ModelConfig& config, const Weights& weights,
                 const SaveOptions& options);

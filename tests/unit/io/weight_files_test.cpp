@@ -128,6 +128,24 @@ TEST_F(WeightFilesTest, TheOwnerKeepsTheBytesAlive) {
   EXPECT_TRUE(test::same_bytes(data, owned_[1].bytes));
 }
 
+// The bytes are asked for one tensor at a time, so that they need not be in memory together.
+TEST_F(WeightFilesTest, TensorsCanBeReadWhenTheyAreWritten) {
+  std::vector<TensorView> without_data = views_;
+  for (TensorView& view : without_data) view.data = {};
+  std::vector<std::byte> buffer;
+  const auto read = [&](const TensorView& wanted) -> std::span<const std::byte> {
+    for (const OwnedTensor& tensor : owned_)
+      if (tensor.view.name == wanted.name) buffer = tensor.bytes;
+    return buffer;
+  };
+  for (const std::int64_t max_shard_bytes : {40, 1000}) {
+    const TemporaryDirectory directory;
+    write_weight_files(directory.path(), without_data, max_shard_bytes, read);
+    expect_all_tensors(WeightFiles::open(directory.path()));
+  }
+  EXPECT_THROW(write_weight_files(directory_.path(), without_data), InternalError);
+}
+
 TEST_F(WeightFilesTest, CopiesAndMovesKeepTheirNames) {
   write_shards();
   auto original = std::make_unique<WeightFiles>(WeightFiles::open(directory_.path()));
