@@ -64,6 +64,14 @@ DataError exists_error(const fs::path& path) {
 
 }  // namespace
 
+bool is_temporary_name(std::string_view name) {
+  const std::size_t suffix = name.rfind(".tmp-");
+  if (!name.starts_with('.') || suffix == std::string_view::npos || suffix == 0) return false;
+  const std::string_view numbers = name.substr(suffix + 5);
+  return numbers.find('-') != std::string_view::npos &&
+         numbers.find_first_not_of("0123456789abcdef-") == std::string_view::npos;
+}
+
 AtomicFile::AtomicFile(fs::path final_path) : final_path_(std::move(final_path)) {
   std::error_code ignored;
   if (!final_path_.has_filename() || fs::is_directory(final_path_, ignored))

@@ -9,6 +9,7 @@
 #include "adept/core/log.h"
 #include "adept/eval/perplexity.h"
 #include "adept/io/atomic_file.h"
+#include "adept/io/directory_lock.h"
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
 #include "adept/run/model_context.h"
@@ -35,10 +36,13 @@ class Run {
  public:
   explicit Run(const config::RunConfig& config)
       : config_(config),
-        dir_(config.output_dir),
-        stages_(prepare(dir_, config)),
+        dir_(prepare(config)),
+        lock_(dir_),
+        stages_(dir_),
         model_(load_text_model(config.model)),
-        base_hash_(io::WeightFiles::open(model_.dir).hash()) {}
+        base_hash_(io::WeightFiles::open(model_.dir).hash()) {
+    config::write_run_record(dir_, config);
+  }
 
   // The model of the configuration is expanded already. Throws DataError if it is not.
   void use_expanded_model() {
@@ -149,13 +153,13 @@ class Run {
     print_counts(all);
   }
 
-  static fs::path prepare(const fs::path& dir, const config::RunConfig& config) {
+  static fs::path prepare(const config::RunConfig& config) {
+    fs::path dir = config.output_dir;
     init_compute(config.threads, config.dtype, config.device);
     std::error_code error;
     fs::create_directories(dir, error);
     if (error)
       throw DataError("output_dir: {} cannot be made: {}. Choose another place.", dir.string(), error.message());
-    config::write_run_record(dir, config);
     return dir;
   }
 
@@ -212,6 +216,7 @@ class Run {
 
   const config::RunConfig& config_;
   fs::path dir_;
+  io::DirectoryLock lock_;
   StageRunner stages_;
   TextModel model_;
   std::string base_hash_;

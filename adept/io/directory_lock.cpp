@@ -1,0 +1,53 @@
+#include "adept/io/directory_lock.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <string>
+#include <vector>
+
+#include "adept/io/atomic_file.h"
+
+namespace adept::io {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string holder_of(int fd, const fs::path& path) {
+  std::array<char, 32> text{};
+  const std::size_t size = read_some(fd, text, path);
+  return size == 0 ? "another process" : "process " + std::string(text.data(), size);
+}
+
+void remove_temporaries(const fs::path& directory) {
+  std::error_code error;
+  std::vector<fs::path> found;
+  for (fs::recursive_directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
+    if (!is_temporary_name(it->path().filename().string())) continue;
+    found.push_back(it->path());
+    it.disable_recursion_pending();
+  }
+  for (const fs::path& path : found) fs::remove_all(path, error);  // what cannot be removed is in nobody's way
+}
+
+}  // namespace
+
+DirectoryLock::DirectoryLock(const fs::path& directory) {
+  const fs::path path = directory / ".lock";
+  fd_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+  if (!fd_.is_open()) throw system_error(path, "create", errno);
+  if (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) throw system_error(path, "lock", errno);
+    throw DataError("{}: {} is at work in this folder. Wait for it, or choose another one.", directory.string(),
+                    holder_of(fd_.get(), path));
+  }
+  if (::ftruncate(fd_.get(), 0) != 0) throw system_error(path, "write", errno);
+  const std::string holder = std::to_string(::getpid());
+  write_all(fd_.get(), std::as_bytes(std::span(holder)), path);
+  remove_temporaries(directory);
+}
+
+}  // namespace adept::io
