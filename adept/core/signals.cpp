@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <string_view>
 
 #include "adept/core/error.h"
 
@@ -16,6 +17,15 @@ void on_signal(int signal) {
   g_signal = signal;
 }
 
+// Nothing but async-signal-safe calls: the interrupted code may hold any lock.
+void on_bus_error(int) {
+  constexpr std::string_view kMessage =
+      "error: a file that is being read became shorter, or its disk failed. Get the model or data again, and do not "
+      "change them while they are in use.\n";
+  [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, kMessage.data(), kMessage.size());
+  _exit(static_cast<int>(ExitCode::kFailure));
+}
+
 }  // namespace
 
 void install_signal_handlers() {
@@ -25,6 +35,10 @@ void install_signal_handlers() {
   action.sa_flags = SA_RESTART;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  struct sigaction bus_error = {};
+  bus_error.sa_handler = on_bus_error;
+  sigemptyset(&bus_error.sa_mask);
+  sigaction(SIGBUS, &bus_error, nullptr);
 }
 
 int pending_signal() { return g_signal; }

@@ -3,7 +3,8 @@
 
 namespace adept {
 
-/// Installs the handlers. Call once, from main.
+/// Installs the handlers. Call once, from main. SIGBUS, which a memory-mapped file raises that becomes shorter or
+/// cannot be read, ends the process with a message and exit code 1.
 void install_signal_handlers();
 /// The signal that arrived, or 0. Long loops ask between steps.
 int pending_signal();
