@@ -1,9 +1,9 @@
-# adept/core/version_info.h: the version, the commit and the libraries that this build was made of.
-find_package(Git QUIET)
-set(ADEPT_COMMIT "unknown")
-if(GIT_FOUND)
-  execute_process(COMMAND ${GIT_EXECUTABLE} describe --always --dirty --abbrev=12 --exclude=*
-                  WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} OUTPUT_VARIABLE ADEPT_COMMIT
-                  OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-endif()
-configure_file(${CMAKE_SOURCE_DIR}/cmake/version_info.h.in ${CMAKE_BINARY_DIR}/generated/adept/core/version_info.h @ONLY)
+# adept/core/version_info.h: the version, the commit and the libraries that this build was made of. Looked at in every
+# build, because a commit does not configure again; written only when it changes.
+set(ADEPT_VERSION_INFO
+    -DSOURCE_DIR=${CMAKE_SOURCE_DIR} -DBINARY_DIR=${CMAKE_BINARY_DIR} -DPROJECT_VERSION=${PROJECT_VERSION}
+    -DADEPT_TORCH_VERSION=${ADEPT_TORCH_VERSION} "-DADEPT_COMPILER=${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}"
+    -P ${CMAKE_SOURCE_DIR}/cmake/WriteVersion.cmake)
+execute_process(COMMAND ${CMAKE_COMMAND} ${ADEPT_VERSION_INFO})
+add_custom_target(adept_version COMMAND ${CMAKE_COMMAND} ${ADEPT_VERSION_INFO} VERBATIM
+                  BYPRODUCTS ${CMAKE_BINARY_DIR}/generated/adept/core/version_info.h COMMENT "Looking at the commit")
