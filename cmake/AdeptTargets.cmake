@@ -14,7 +14,9 @@ function(adept_library name)
   endif()
 endfunction()
 
-# adept_test(name LINK target...): the GoogleTest program test_<name> of tests/unit/<name>/*.cpp.
+# adept_test(name LINK target...): the GoogleTest program test_<name> of tests/unit/<name>/*.cpp. The target unit_tests is
+# all of them.
+add_custom_target(unit_tests)
 function(adept_test name)
   cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp)
@@ -23,5 +25,6 @@ function(adept_test name)
     target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR})
     target_link_libraries(test_${name} PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest_main adept_warnings)
     add_test(NAME ${name} COMMAND test_${name})
+    add_dependencies(unit_tests test_${name})
   endif()
 endfunction()

@@ -11,8 +11,10 @@ endif()
 add_library(adept_warnings INTERFACE)
 target_compile_options(adept_warnings INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Werror
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)  # GCC 12 reports std::string::insert (gcc.gnu.org/PR105329)
+if(CMAKE_UNITY_BUILD)
+  target_compile_options(adept_warnings INTERFACE -Wno-subobject-linkage)  # a .cpp counts as a header there
+endif()
 
-set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")
 if(ADEPT_SANITIZE)
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   add_link_options(-fsanitize=address,undefined)

@@ -30,7 +30,7 @@ message(STATUS "torch ${ADEPT_TORCH_VERSION} in ${torch_dir}")
 add_library(torch::torch INTERFACE IMPORTED)
 # After the system's folders: torch brings an fmt of its own, and spdlog needs the system's.
 target_compile_options(torch::torch INTERFACE "SHELL:-idirafter ${torch_dir}/include" "SHELL:-idirafter ${torch_dir}/include/torch/csrc/api/include")
-target_compile_definitions(torch::torch INTERFACE _GLIBCXX_USE_CXX11_ABI=${torch_cxx11_abi})
+target_compile_definitions(torch::torch INTERFACE _GLIBCXX_USE_CXX11_ABI=${torch_cxx11_abi} AT_PER_OPERATOR_HEADERS)
 set(torch_libraries torch torch_cpu c10)
 if(EXISTS ${torch_dir}/lib/libtorch_cuda.so)
   list(APPEND torch_libraries torch_cuda c10_cuda)

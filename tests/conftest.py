@@ -33,6 +33,6 @@ def real_text():
 
 @pytest.fixture(scope="session")
 def smollm2_gguf():
-    """The GGUF file of SmolLM2-135M-Instruct that scripts/setup puts into .cache, or None."""
+    """The GGUF file of SmolLM2-135M-Instruct that scripts/fetch-demo-assets puts into .cache, or None."""
     path = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
     return path if path.is_file() else None

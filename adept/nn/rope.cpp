@@ -68,7 +68,7 @@ at::Tensor rope_frequencies(const RopeParameters& parameters, std::int64_t head_
     case RopeType::kLlama3:
       return llama3_frequencies(frequencies, parameters);
   }
-  ADEPT_CHECK(false, "unknown rope type {}", static_cast<int>(parameters.type));
+  throw InternalError("unknown rope type");
 }
 
 RopeTables rope_tables(const RopeParameters& parameters, std::int64_t head_dim, std::int64_t length,

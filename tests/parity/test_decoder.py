@@ -148,7 +148,7 @@ def test_bypassed_layers_are_the_identity(tmp_path):
 def smollm2(smollm2_gguf):
     """The real SmolLM2 as a Hugging Face directory, made once by transformers' own reader of GGUF."""
     if smollm2_gguf is None:
-        pytest.skip("SmolLM2's GGUF file is not in .cache/models; scripts/setup fetches it")
+        pytest.skip("SmolLM2's GGUF file is not in .cache/models; scripts/fetch-demo-assets puts it there")
     directory = ROOT / ".cache" / "smollm2-hf"
     if not (directory / "config.json").is_file():
         config = transformers.AutoConfig.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)

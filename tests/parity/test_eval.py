@@ -140,10 +140,13 @@ def test_a_limit_stops_before_the_window_that_exceeds_it(setup):
     assert found["bits_per_byte"] == pytest.approx(total / math.log(2) / num_bytes, abs=total / num_bytes**2)
 
 
-def test_smollm2_scores_real_text_as_transformers_does(real_text, tmp_path):
+def test_smollm2_scores_real_text_as_transformers_does(smollm2_gguf, real_text, tmp_path):
     directory = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct"
     if not (directory / "model.safetensors").is_file():
-        pytest.skip("SmolLM2 is not in .cache/models; scripts/demo imports it")
+        if smollm2_gguf is None:
+            pytest.skip("SmolLM2's GGUF file is not in .cache/models; scripts/fetch-demo-assets puts it there")
+        directory = tmp_path / "smollm2"
+        run_program("adept", "import-gguf", "--gguf", smollm2_gguf, "--out", directory)
     source = real_text / "medquad_dev.jsonl.gz" if real_text else None
     if source is None or not source.is_file():  # a stand-in: no real text here
         source = text_models.write_jsonl(tmp_path / "text.jsonl", text_models.sentences("domain", 40))

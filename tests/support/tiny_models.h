@@ -100,6 +100,12 @@ inline Json config_of_kind(const std::string& kind, int num_layers = 4) {
   return json;
 }
 
+/// A decoder of such a configuration with random weights.
+inline model::Decoder decoder_of_kind(const std::string& kind, at::ScalarType dtype = at::kFloat) {
+  const model::ModelConfig config = tiny_config(config_of_kind(kind));
+  return model::Decoder(config, random_weights(config, 5, dtype));
+}
+
 /// A model directory with random weights.
 inline void write_model(const std::filesystem::path& dir, const Json& json, DType dtype = DType::kF32,
                         std::int64_t max_shard_bytes = 5'000'000'000) {

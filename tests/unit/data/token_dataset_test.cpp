@@ -161,11 +161,13 @@ TEST(TokenDataset, PassesOnTheErrorsOfReaderAndTokenizer) {
 
 TEST(TokenDataset, KeepsFewTextsInFlight) {
   const TemporaryFolder folder;
-  const TextSource source{.name = "s", .paths = {folder.write("a.jsonl", many_lines(2000))}};
+  const TextSource source{.name = "s",
+                          .paths = {folder.write("a.jsonl", "{\"text\": \"first\"}\n" + many_lines(2000))}};
   std::atomic<int> encoded = 0, ahead = 0;
   TextEncoder slow_first = byte_encoder();
   slow_first.encode = [&, encode = slow_first.encode](std::string_view text) {
-    if (encoded++ == 0) {
+    ++encoded;
+    if (text == "first") {
       // While the first document holds up the order, the others must not run ahead without bound.
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
       ahead = encoded.load();

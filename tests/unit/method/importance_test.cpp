@@ -20,11 +20,6 @@ using ::testing::HasSubstr;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-model::Decoder decoder_of(const std::string& kind, at::ScalarType dtype = at::kFloat) {
-  const model::ModelConfig config = test::tiny_config(test::config_of_kind(kind));
-  return model::Decoder(config, test::random_weights(config, 5, dtype));
-}
-
 // Different lengths in each batch, so that rows are padded, and a row with a context that is not scored.
 std::vector<model::Batch> padded_batches(std::int32_t pad_id = 0) {
   auto with_context = test::random_sequences({9, 12}, 3);
@@ -63,7 +58,7 @@ TEST(MaskOut, ReusingThePrefixGivesTheNaiveResultBitForBit) {
   for (const std::string& kind : test::model_kinds()) {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
       SCOPED_TRACE(kind);
-      const model::Decoder decoder = decoder_of(kind, dtype);
+      const model::Decoder decoder = test::decoder_of_kind(kind, dtype);
       expect_equal(mask_out(decoder, padded_batches(), Progress::silent()), mask_out_naive(decoder, padded_batches()));
     }
   }
@@ -84,7 +79,7 @@ double sequence_loss(const model::Decoder& decoder, const data::Sequence& sequen
 TEST(MaskOut, IsTheTokenWeightedRiseOfTheLossOfEachSequenceAlone) {
   for (const std::string kind : {"llama_biased_tied", "qwen3"}) {
     SCOPED_TRACE(kind);
-    const model::Decoder decoder = decoder_of(kind);
+    const model::Decoder decoder = test::decoder_of_kind(kind);
     const Importance found = mask_out(decoder, padded_batches(), Progress::silent());
     const auto rows = rows_of_padded_batches();
     std::vector<double> base, counts;
@@ -114,13 +109,13 @@ TEST(MaskOut, IsTheTokenWeightedRiseOfTheLossOfEachSequenceAlone) {
 }
 
 TEST(MaskOut, DoesNotDependOnWhatThePaddingHolds) {
-  const model::Decoder decoder = decoder_of("mistral");
+  const model::Decoder decoder = test::decoder_of_kind("mistral");
   expect_equal(mask_out(decoder, padded_batches(0), Progress::silent()),
                mask_out(decoder, padded_batches(17), Progress::silent()));
 }
 
 TEST(MaskOut, OneSequenceHasAnInfiniteInterval) {
-  const Importance found = mask_out(decoder_of("llama"), {test::random_batch({9})}, Progress::silent());
+  const Importance found = mask_out(test::decoder_of_kind("llama"), {test::random_batch({9})}, Progress::silent());
   for (const LayerImportance& layer : found.layers) {
     EXPECT_EQ(layer.ci95[0], -kInfinity);
     EXPECT_EQ(layer.ci95[1], kInfinity);
@@ -128,7 +123,7 @@ TEST(MaskOut, OneSequenceHasAnInfiniteInterval) {
 }
 
 TEST(MaskOut, RefusesTextWithoutAPredictedToken) {
-  const model::Decoder decoder = decoder_of("llama");
+  const model::Decoder decoder = test::decoder_of_kind("llama");
   for (const auto& batches : {std::vector<model::Batch>{}, {test::random_batch({1, 1})}}) {
     EXPECT_THAT(test::message_of<DataError>([&] { mask_out(decoder, batches, Progress::silent()); }),
                 HasSubstr("found no token to predict; expected documents of at least two tokens"));
@@ -138,7 +133,7 @@ TEST(MaskOut, RefusesTextWithoutAPredictedToken) {
 }
 
 TEST(LayerImportance, RefusesAModelWithAWeightThatIsNotANumber) {
-  model::Decoder decoder = decoder_of("llama");
+  model::Decoder decoder = test::decoder_of_kind("llama");
   decoder.weights().layers[2].up_proj.weight[3][4] = std::nan("");
   const std::vector<model::Batch> batches = {test::random_batch({9, 4})};
   EXPECT_THAT(test::message_of<NonFiniteError>([&] { mask_out(decoder, batches, Progress::silent()); }),
@@ -149,7 +144,7 @@ TEST(LayerImportance, RefusesAModelWithAWeightThatIsNotANumber) {
 
 // I of each layer for one sequence: autograd over the whole model, products and sums in fp64.
 std::vector<double> importance_by_autograd(const std::string& kind, const data::Sequence& sequence, double& loss_sum) {
-  model::Decoder decoder = decoder_of(kind);
+  model::Decoder decoder = test::decoder_of_kind(kind);
   model::Weights& weights = decoder.weights();
   const auto table = model::named_parameters(decoder.config(), weights);
   for (const auto& p : table)
@@ -169,7 +164,7 @@ std::vector<double> importance_by_autograd(const std::string& kind, const data::
 TEST(Cumulative, IsTheMeanOverSequencesOfTheSumsFromPlainAutograd) {
   for (const std::string kind : {"llama_biased_tied", "qwen2", "qwen3"}) {
     SCOPED_TRACE(kind);
-    const Importance found = cumulative(decoder_of(kind), padded_batches(), Progress::silent());
+    const Importance found = cumulative(test::decoder_of_kind(kind), padded_batches(), Progress::silent());
     std::vector<std::vector<double>> totals(4);
     std::vector<double> counts, losses;
     for (const auto& row : rows_of_padded_batches()) {
@@ -201,7 +196,7 @@ TEST(Cumulative, IsTheMeanOverSequencesOfTheSumsFromPlainAutograd) {
 }
 
 TEST(Cumulative, LeavesWeightsAndTheirGradientsAsTheyWere) {
-  model::Decoder decoder = decoder_of("qwen3");
+  model::Decoder decoder = test::decoder_of_kind("qwen3");
   at::Tensor& trained = decoder.weights().layers[1].o_proj.weight;
   trained.requires_grad_();
   trained.mutable_grad() = trained.detach() * 0.25;
@@ -217,14 +212,14 @@ TEST(Cumulative, LeavesWeightsAndTheirGradientsAsTheyWere) {
   }
 }
 
-std::vector<LayerImportance> with_scores(const std::vector<double>& scores) {
+std::vector<LayerImportance> layers_with_scores(const std::vector<double>& scores) {
   std::vector<LayerImportance> layers;
   for (const double score : scores) layers.push_back({.index = static_cast<int>(layers.size()), .score = score});
   return layers;
 }
 
 TEST(NormalizeAndRank, MapsTheRangeToZeroToOneAndRanksTiesByIndex) {
-  auto layers = with_scores({0.3, -0.1, 0.3, 0.1});
+  auto layers = layers_with_scores({0.3, -0.1, 0.3, 0.1});
   normalize_and_rank(layers);
   const std::vector<double> normalized = {1, 0, 1, 0.5};
   const std::vector<int> ranks = {1, 4, 2, 3};
@@ -235,7 +230,7 @@ TEST(NormalizeAndRank, MapsTheRangeToZeroToOneAndRanksTiesByIndex) {
 }
 
 TEST(NormalizeAndRank, GivesZeroWhereAllScoresAreEqual) {
-  auto layers = with_scores({0.25, 0.25, 0.25});
+  auto layers = layers_with_scores({0.25, 0.25, 0.25});
   normalize_and_rank(layers);
   for (std::size_t l = 0; l < 3; ++l) {
     EXPECT_EQ(layers[l].normalized, 0);
@@ -245,7 +240,7 @@ TEST(NormalizeAndRank, GivesZeroWhereAllScoresAreEqual) {
 
 TEST(NormalizeAndRank, RefusesScoresThatAreNotFinite) {
   for (const double bad : {std::nan(""), kInfinity, -kInfinity}) {
-    auto layers = with_scores({0.1, bad, 0.2});
+    auto layers = layers_with_scores({0.1, bad, 0.2});
     EXPECT_THAT(test::message_of<NonFiniteError>([&] { normalize_and_rank(layers); }),
                 HasSubstr("importance of layer 1"));
   }
@@ -264,7 +259,7 @@ Importance hand_made() {
                         .baseline_loss = 2.0 / 3.0,
                         .tokens = 1234567890123,
                         .sequences = 17,
-                        .layers = with_scores({0.1 + 0.2, -1e-17, 5e300})};
+                        .layers = layers_with_scores({0.1 + 0.2, -1e-17, 5e300})};
   importance.layers[0].ci95 = {-0.1, 0.7};
   importance.layers[1].ci95 = {-kInfinity, kInfinity};
   importance.layers[2].ci95 = {4e300, 6e300};

@@ -13,11 +13,6 @@
 namespace adept::method {
 namespace {
 
-model::Decoder decoder_of(const std::string& kind, at::ScalarType dtype) {
-  const model::ModelConfig config = test::tiny_config(test::config_of_kind(kind));
-  return model::Decoder(config, test::random_weights(config, 5, dtype));
-}
-
 struct Gradients {
   double loss = 0;
   std::map<std::string, at::Tensor> by_name;
@@ -25,7 +20,7 @@ struct Gradients {
 
 // One graph over the whole model.
 Gradients plain_autograd(const std::string& kind, at::ScalarType dtype, const model::Batch& batch) {
-  model::Decoder decoder = decoder_of(kind, dtype);
+  model::Decoder decoder = test::decoder_of_kind(kind, dtype);
   const auto table = model::named_parameters(decoder.config(), decoder.weights());
   for (const auto& p : table)
     if (p.layer >= 0) p.tensor->requires_grad_();
@@ -46,8 +41,8 @@ TEST(LayerGradients, AreThoseOfOneGraphOverTheWholeModel) {
       const Gradients expected = plain_autograd(kind, dtype, batch);
       const std::vector<int> layers = {0, 1, 2, 3};
       std::size_t seen = 0;
-      const double loss =
-          visit_layer_gradients(decoder_of(kind, dtype), batch, layers, [&](int, auto parameters, auto gradients) {
+      const double loss = visit_layer_gradients(
+          test::decoder_of_kind(kind, dtype), batch, layers, [&](int, auto parameters, auto gradients) {
             ASSERT_EQ(parameters.size(), gradients.size());
             for (std::size_t i = 0; i < parameters.size(); ++i, ++seen) {
               // fp64 sums differ only by the order in which a residual's two gradients are added.
@@ -63,7 +58,7 @@ TEST(LayerGradients, AreThoseOfOneGraphOverTheWholeModel) {
 }
 
 TEST(LayerGradients, OfASubsetAreThoseOfAllLayersBitForBitAndComeHighestFirst) {
-  const model::Decoder decoder = decoder_of("qwen3", at::kFloat);
+  const model::Decoder decoder = test::decoder_of_kind("qwen3", at::kFloat);
   const model::Batch batch = test::random_batch({9, 4, 7});
   std::map<std::string, at::Tensor> all;
   const std::vector<int> every = {0, 1, 2, 3};
@@ -84,7 +79,7 @@ TEST(LayerGradients, OfASubsetAreThoseOfAllLayersBitForBitAndComeHighestFirst) {
 }
 
 TEST(LayerGradients, RefuseLayersOutOfOrderAndBatchesWithoutTargets) {
-  const model::Decoder decoder = decoder_of("llama", at::kFloat);
+  const model::Decoder decoder = test::decoder_of_kind("llama", at::kFloat);
   const auto visit = [&](const model::Batch& batch, const std::vector<int>& layers) {
     visit_layer_gradients(decoder, batch, layers, [](int, auto, auto) {});
   };

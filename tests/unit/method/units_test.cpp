@@ -18,7 +18,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-const std::vector<int> kAfter = {1, 3};
+const std::vector<int> kCopiesAfter = {1, 3};
 
 std::vector<model::Batch> probe_batches() {
   return {test::random_batch({9, 4, 7}, 1), test::random_batch({13, 2}, 2), test::random_batch({1}, 3)};
@@ -61,7 +61,7 @@ TEST(Units, PartitionTheTensorsOfTheExpandedLayers) {
   for (const std::string& kind : test::model_kinds()) {
     SCOPED_TRACE(kind);
     const test::TemporaryDirectory dir;
-    const auto model = test::write_expanded_model(dir.path(), kind, kAfter);
+    const auto model = test::write_expanded_model(dir.path(), kind, kCopiesAfter);
     model::Decoder decoder = test::load_decoder(model.expanded);
     const auto units = unit_names(model.expansion, decoder);
     const std::set<std::string> unique(units.begin(), units.end());
@@ -78,7 +78,7 @@ TEST(UnitImportance, OfAChangedCopyIsItsOwnFromPlainAutograd) {
   for (const std::string& kind : test::model_kinds()) {
     SCOPED_TRACE(kind);
     const test::TemporaryDirectory dir;
-    const auto model = test::write_expanded_model(dir.path(), kind, kAfter);
+    const auto model = test::write_expanded_model(dir.path(), kind, kCopiesAfter);
     model::Decoder decoder = test::load_decoder(model.expanded);
     for (const int copy : {2, 5}) change_copy(decoder, copy);
     const UnitValues found = unit_importance(model.expansion, decoder, probe_batches(), Progress::silent());
@@ -97,7 +97,7 @@ TEST(UnitImportance, BeforeTrainingIsThatOfTheSourcesInTheBaseModel) {
   for (const std::string& kind : test::model_kinds()) {
     SCOPED_TRACE(kind);
     const test::TemporaryDirectory dir;
-    const auto model = test::write_expanded_model(dir.path(), kind, kAfter);
+    const auto model = test::write_expanded_model(dir.path(), kind, kCopiesAfter);
     const UnitValues found =
         unit_importance(model.expansion, test::load_decoder(model.expanded), probe_batches(), Progress::silent());
     model::Decoder base = test::load_decoder(model.base);
@@ -116,7 +116,7 @@ TEST(UnitImportance, BeforeTrainingIsThatOfTheSourcesInTheBaseModel) {
 
 TEST(UnitImportance, TakesTheSourceOnlyForTheCopyThatIsStillTheIdentity) {
   const test::TemporaryDirectory dir;
-  const auto model = test::write_expanded_model(dir.path(), "qwen3", kAfter);
+  const auto model = test::write_expanded_model(dir.path(), "qwen3", kCopiesAfter);
   model::Decoder decoder = test::load_decoder(model.expanded);
   change_copy(decoder, 5);
   const UnitValues found = unit_importance(model.expansion, decoder, probe_batches(), Progress::silent());
@@ -145,7 +145,7 @@ TEST(UnitImportance, OneElementThatIsNotZeroMakesACopyScoreItself) {
 
 TEST(UnitImportance, AProbeChangesNoParameterNoGradientAndNoGenerator) {
   const test::TemporaryDirectory dir;
-  const auto model = test::write_expanded_model(dir.path(), "qwen2", kAfter);
+  const auto model = test::write_expanded_model(dir.path(), "qwen2", kCopiesAfter);
   model::Decoder decoder = test::load_decoder(model.expanded);
   change_copy(decoder, 2);
   std::map<std::string, at::Tensor> grads;
@@ -172,7 +172,7 @@ TEST(UnitImportance, AProbeChangesNoParameterNoGradientAndNoGenerator) {
 
 TEST(UnitImportance, RefusesTextWithoutAPredictedTokenAndScoresThatAreNotFinite) {
   const test::TemporaryDirectory dir;
-  const auto model = test::write_expanded_model(dir.path(), "llama", kAfter);
+  const auto model = test::write_expanded_model(dir.path(), "llama", kCopiesAfter);
   model::Decoder decoder = test::load_decoder(model.expanded);
   const auto refusal = [&](const std::vector<model::Batch>& batches) {
     return test::message_of<DataError>([&] { unit_importance(model.expansion, decoder, batches, Progress::silent()); });

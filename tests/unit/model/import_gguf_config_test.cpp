@@ -12,10 +12,10 @@
 namespace adept::model {
 namespace {
 
-using test::GgufBuilder;
-using test::model_of;
-using test::refusal;
-using test::tiny_model;
+using gguf_test::GgufBuilder;
+using gguf_test::model_of;
+using gguf_test::refusal;
+using gguf_test::tiny_model;
 using testing::AllOf;
 using testing::HasSubstr;
 
@@ -50,8 +50,8 @@ TEST(ImportGgufConfig, OptionalKeysHaveTheDefaultsOfLlamaCpp) {
   GgufBuilder builder = tiny_model();
   builder.remove("llama.rope.freq_base").remove("llama.attention.head_count_kv");
   builder.remove_tensor("blk.0.attn_k.weight").remove_tensor("blk.0.attn_v.weight");
-  test::add_counting(builder, "blk.0.attn_k.weight", {8, 8}, 0);
-  test::add_counting(builder, "blk.0.attn_v.weight", {8, 8}, 0);
+  gguf_test::add_counting(builder, "blk.0.attn_k.weight", {8, 8}, 0);
+  gguf_test::add_counting(builder, "blk.0.attn_v.weight", {8, 8}, 0);
   const GgufModel model = model_of(builder);
   EXPECT_EQ(model.config["rope_theta"], 10000.0);
   EXPECT_EQ(model.config["num_key_value_heads"], 2);
@@ -71,11 +71,11 @@ TEST(ImportGgufConfig, AHeadMayHaveASizeOfItsOwn) {
 
 TEST(ImportGgufConfig, BiasesOfLlamaAreRead) {
   GgufBuilder builder = tiny_model();
-  test::add_counting(builder, "blk.0.attn_q.bias", {8}, 0);
-  test::add_counting(builder, "blk.0.attn_k.bias", {4}, 0);
-  test::add_counting(builder, "blk.0.attn_v.bias", {4}, 0);
+  gguf_test::add_counting(builder, "blk.0.attn_q.bias", {8}, 0);
+  gguf_test::add_counting(builder, "blk.0.attn_k.bias", {4}, 0);
+  gguf_test::add_counting(builder, "blk.0.attn_v.bias", {4}, 0);
   EXPECT_THAT(refusal(builder), HasSubstr("has no tensor \"blk.0.attn_output.bias\", which llama needs"));
-  test::add_counting(builder, "blk.0.attn_output.bias", {8}, 0);
+  gguf_test::add_counting(builder, "blk.0.attn_output.bias", {8}, 0);
   const GgufModel model = model_of(builder);
   EXPECT_EQ(refusal(builder), "(no DataError)");
   EXPECT_TRUE(model.config["attention_bias"].get<bool>());

@@ -12,7 +12,9 @@
 #include "tests/unit/io/gguf_builder.h"
 #include "tests/unit/io/support.h"
 
-namespace adept::model::test {
+namespace adept::gguf_test {
+
+using namespace model;  // NOLINT(google-build-using-namespace)
 
 using io::test::data_error;
 using io::test::GgufBuilder;
@@ -138,4 +140,4 @@ inline std::string refusal(const GgufBuilder& builder) {
   });
 }
 
-}  // namespace adept::model::test
+}  // namespace adept::gguf_test

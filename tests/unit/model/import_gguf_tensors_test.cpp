@@ -16,14 +16,14 @@
 namespace adept::model {
 namespace {
 
-using test::data_error;
-using test::GgufBuilder;
-using test::refusal;
-using test::tiny_model;
+using gguf_test::data_error;
+using gguf_test::GgufBuilder;
+using gguf_test::refusal;
+using gguf_test::tiny_model;
 using testing::AllOf;
 using testing::HasSubstr;
 
-ImportedModel import_to(const GgufBuilder& builder, const test::TemporaryDirectory& directory,
+ImportedModel import_to(const GgufBuilder& builder, const gguf_test::TemporaryDirectory& directory,
                         const ImportGgufOptions& options = {}) {
   io::test::write(directory / "tiny.gguf", builder.build());
   return import_gguf(directory / "tiny.gguf", directory / "out", options, Progress::silent());
@@ -37,7 +37,7 @@ std::vector<float> values_of(const io::WeightFiles& weights, std::string_view na
 }
 
 TEST(ImportGguf, WritesADirectoryThatIsComplete) {
-  const test::TemporaryDirectory directory;
+  const gguf_test::TemporaryDirectory directory;
   for (const char* name : {"llama", "mistral", "qwen2", "qwen3"}) {
     ImportGgufOptions options;
     options.replace_existing = true;
@@ -59,7 +59,7 @@ TEST(ImportGguf, WritesADirectoryThatIsComplete) {
 }
 
 TEST(ImportGguf, PutsTheRowsOfQueriesAndKeysBackInOrder) {
-  const test::TemporaryDirectory directory;
+  const gguf_test::TemporaryDirectory directory;
   import_to(tiny_model("llama"), directory);
   const io::WeightFiles weights = io::WeightFiles::open(directory / "out");
   const std::vector<float> q = values_of(weights, "model.layers.0.self_attn.q_proj.weight");
@@ -73,7 +73,7 @@ TEST(ImportGguf, PutsTheRowsOfQueriesAndKeysBackInOrder) {
 
 TEST(ImportGguf, LeavesTheRowsOfQwenAlone) {
   for (const char* name : {"qwen2", "qwen3"}) {
-    const test::TemporaryDirectory directory;
+    const gguf_test::TemporaryDirectory directory;
     import_to(tiny_model(name), directory);
     const std::vector<float> q =
         values_of(io::WeightFiles::open(directory / "out"), "model.layers.0.self_attn.q_proj.weight");
@@ -84,8 +84,8 @@ TEST(ImportGguf, LeavesTheRowsOfQwenAlone) {
 TEST(ImportGguf, BiasesOfQueriesAndKeysAreReorderedToo) {
   GgufBuilder builder = tiny_model();
   for (const auto& [name, size] : {std::pair{"attn_q", 8}, {"attn_k", 4}, {"attn_v", 4}, {"attn_output", 8}})
-    test::add_counting(builder, std::string("blk.0.") + name + ".bias", {static_cast<std::uint64_t>(size)}, 0);
-  const test::TemporaryDirectory directory;
+    gguf_test::add_counting(builder, std::string("blk.0.") + name + ".bias", {static_cast<std::uint64_t>(size)}, 0);
+  const gguf_test::TemporaryDirectory directory;
   import_to(builder, directory);
   const io::WeightFiles weights = io::WeightFiles::open(directory / "out");
   EXPECT_THAT(values_of(weights, "model.layers.0.self_attn.q_proj.bias"), testing::ElementsAre(0, 2, 1, 3, 4, 6, 5, 7));
@@ -118,7 +118,7 @@ TEST(ImportGguf, RoundsToNearestEvenWhenAsked) {
 }
 
 TEST(ImportGguf, RefusesValuesThatAreNoWeights) {
-  const test::TemporaryDirectory directory;
+  const gguf_test::TemporaryDirectory directory;
   GgufBuilder builder = tiny_model();
   builder.tensor("output_norm.weight").data.replace(8, 4, io::test::little_endian(70000.0f));
   ImportGgufOptions half;
@@ -137,7 +137,7 @@ TEST(ImportGguf, RefusesValuesThatAreNoWeights) {
 }
 
 TEST(ImportGguf, ReplacesADirectoryOnlyWhenAsked) {
-  const test::TemporaryDirectory directory;
+  const gguf_test::TemporaryDirectory directory;
   std::filesystem::create_directory(directory / "out");
   io::test::write(directory / "out" / "mine.txt", "x");
   EXPECT_THAT(data_error([&] { import_to(tiny_model(), directory); }), HasSubstr("out"));
@@ -151,7 +151,7 @@ TEST(ImportGguf, ReplacesADirectoryOnlyWhenAsked) {
 TEST(ImportGguf, RefusesMissingUnknownAndMisshapenTensorsAllAtOnce) {
   GgufBuilder builder = tiny_model();
   builder.remove_tensor("blk.0.attn_v.weight").tensor("blk.0.ffn_up.weight").sizes = {8, 11};
-  test::add_counting(builder, "blk.0.attn_sinks.weight", {2}, 0);
+  gguf_test::add_counting(builder, "blk.0.attn_sinks.weight", {2}, 0);
   EXPECT_THAT(refusal(builder),
               AllOf(HasSubstr("3 problems"), HasSubstr("has no tensor \"blk.0.attn_v.weight\", which llama needs"),
                     HasSubstr("tensor \"blk.0.ffn_up.weight\" is F32 [11, 8]; the metadata asks for [12, 8]"),
@@ -159,13 +159,13 @@ TEST(ImportGguf, RefusesMissingUnknownAndMisshapenTensorsAllAtOnce) {
   EXPECT_THAT(refusal(tiny_model().remove_tensor("token_embd.weight")),
               HasSubstr("has no tensor \"token_embd.weight\""));
   GgufBuilder beyond = tiny_model();
-  test::add_counting(beyond, "blk.1.attn_norm.weight", {8}, 0);
+  gguf_test::add_counting(beyond, "blk.1.attn_norm.weight", {8}, 0);
   EXPECT_THAT(refusal(beyond), HasSubstr("tensor \"blk.1.attn_norm.weight\""));
 }
 
 TEST(ImportGguf, SurvivesMutations) {
   GgufBuilder with_pieces = tiny_model();
-  test::set_sentencepiece_tokenizer(with_pieces);
+  gguf_test::set_sentencepiece_tokenizer(with_pieces);
   std::mt19937 random(3);
   int num_read = 0;
   for (const GgufBuilder& builder : {tiny_model("llama", "llama-bpe"), tiny_model("qwen2", "default"), with_pieces}) {
@@ -182,7 +182,7 @@ TEST(ImportGguf, SurvivesMutations) {
       else
         bytes[place] = static_cast<char>(bytes[place] ^ (1 << random() % 8));
       try {
-        const test::ParsedGguf file(bytes);
+        const gguf_test::ParsedGguf file(bytes);
         const GgufModel model = read_gguf_model(*file);
         const auto plan = plan_gguf_tensors(*file, model);
         read_gguf_tokenizer(*file, model);

@@ -10,17 +10,17 @@
 namespace adept::model {
 namespace {
 
-using test::GgufBuilder;
-using test::refusal;
-using test::tiny_model;
-using test::tokenizer_of;
+using gguf_test::GgufBuilder;
+using gguf_test::refusal;
+using gguf_test::tiny_model;
+using gguf_test::tokenizer_of;
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
 /// The pieces that the imported tokenizer cuts `text` into.
 std::vector<std::string> tokens_of(const GgufBuilder& builder, const std::string& text) {
-  const test::TemporaryDirectory directory;
+  const gguf_test::TemporaryDirectory directory;
   io::test::write(directory / "tokenizer.json", tokenizer_of(builder).tokenizer_json);
   const auto tokenizer = data::Tokenizer::from_file(directory / "tokenizer.json");
   std::vector<std::string> tokens;
@@ -29,7 +29,7 @@ std::vector<std::string> tokens_of(const GgufBuilder& builder, const std::string
 }
 
 std::string decoded(const GgufBuilder& builder, const std::string& text) {
-  const test::TemporaryDirectory directory;
+  const gguf_test::TemporaryDirectory directory;
   io::test::write(directory / "tokenizer.json", tokenizer_of(builder).tokenizer_json);
   const auto tokenizer = data::Tokenizer::from_file(directory / "tokenizer.json");
   return tokenizer.decode(tokenizer.encode(text));
@@ -91,7 +91,7 @@ TEST(ImportGgufTokenizer, WhatGgufDoesNotSayIsFilledIn) {
 
 TEST(ImportGgufTokenizer, FillersOfTheEmbeddingAreNoTokens) {
   GgufBuilder builder = tiny_model();
-  std::vector<std::string> tokens = test::byte_alphabet();
+  std::vector<std::string> tokens = gguf_test::byte_alphabet();
   for (const char* token : {"Ġt", "he", "Ġthe", "12", "[PAD260]", "[PAD999]"}) tokens.emplace_back(token);
   std::vector<std::int32_t> types(tokens.size(), 1);
   types[260] = types[261] = 5;
@@ -128,7 +128,7 @@ TEST(ImportGgufTokenizer, ANormalTokenIsNeverSpecial) {
 
 GgufBuilder sentencepiece_model() {
   GgufBuilder builder = tiny_model();
-  test::set_sentencepiece_tokenizer(builder);
+  gguf_test::set_sentencepiece_tokenizer(builder);
   return builder;
 }
 
@@ -197,12 +197,12 @@ TEST(ImportGgufTokenizer, RefusesByNameWhatItCannotExpress) {
       {[](auto& b) { b.set("tokenizer.ggml.tokens", std::vector<std::string>(271, "x")); },
        "has 271 tokens, but \"token_embd.weight\" has 270 rows"},
       {[](auto& b) {
-         test::set_sentencepiece_tokenizer(b);
+         gguf_test::set_sentencepiece_tokenizer(b);
          b.remove("tokenizer.ggml.scores");
        },
        "has 270 tokens but 0 \"tokenizer.ggml.scores\", the order of merges"},
       {[](auto& b) {
-         test::set_sentencepiece_tokenizer(b);
+         gguf_test::set_sentencepiece_tokenizer(b);
          b.set("tokenizer.ggml.pre", "smollm");
        },
        "tokenizer.ggml.pre is \"smollm\"; a SentencePiece tokenizer has \"default\" or none"},
