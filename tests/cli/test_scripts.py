@@ -1,0 +1,25 @@
+"""The scripts beside the program."""
+
+import os
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.mark.parametrize("os_release", ["ID=fedora\nID_LIKE=rhel\n", "ID=alpine\n", None])
+def test_setup_on_another_system_says_what_is_needed_and_stops(os_release, tmp_path):
+    path = tmp_path / "os-release"
+    if os_release is not None:
+        path.write_text(os_release)
+    process = subprocess.run(
+        [ROOT / "scripts" / "setup"], env={**os.environ, "ADEPT_OS_RELEASE": str(path)}, capture_output=True, text=True
+    )
+    assert process.returncode == 1 and process.stdout == ""
+    for words in ("not Debian or Ubuntu", "libyaml-cpp-dev", "C++20 compiler", "torch >= 2.10", "cmake --preset release"):
+        assert words in process.stderr
+
+
+def test_fetch_names_an_unknown_asset():
+    process = subprocess.run([ROOT / "scripts" / "fetch-demo-assets", "modle"], capture_output=True, text=True)
+    assert process.returncode == 2 and "unknown asset modle; known: model, text" in process.stderr
