@@ -37,6 +37,7 @@ class SequenceSetBuilder {
     if (covered == 0) return;
     const double share = static_cast<double>(covered) / static_cast<double>(num_tokens);
     ++counts().documents;
+    counts().covered += covered;
     counts().bytes += covered == num_tokens ? bytes : std::llround(static_cast<double>(bytes) * share);
   }
 

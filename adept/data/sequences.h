@@ -30,6 +30,7 @@ struct Sequence {
 struct SequenceCounts {
   std::int64_t documents = 0;        ///< in at least one sequence
   std::int64_t bytes = 0;            ///< of their text; of a document that max_tokens cuts, in proportion to its tokens
+  std::int64_t covered = 0;          ///< tokens that `bytes` is the text of: those of the documents up to the limit
   std::int64_t tokens = 0;           ///< of the dataset, and the EOS tokens added after documents
   std::int64_t targets = 0;          ///< tokens that are predicted, each once
   std::int64_t no_context = 0;       ///< tokens that begin a sequence and are predicted in no other

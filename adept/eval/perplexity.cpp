@@ -38,7 +38,9 @@ Perplexity evaluate_perplexity(const model::Decoder& decoder, const std::string&
   const double loss = total / static_cast<double>(tokens);
   return {.loss = loss,
           .perplexity = std::exp(loss),
-          .bits_per_byte = counts.bytes > 0 ? total / std::numbers::ln2 / static_cast<double>(counts.bytes) : 0.0,
+          .bits_per_byte = counts.bytes > 0 ? loss / std::numbers::ln2 * static_cast<double>(counts.covered) /
+                                                  static_cast<double>(counts.bytes)
+                                            : 0.0,
           .tokens = tokens,
           .documents = counts.documents};
 }

@@ -49,14 +49,15 @@ def score(model, windows):
     return total, tokens
 
 
-def check(found, total, tokens, texts, rel=2e-6):
+def check(found, total, tokens, texts, num_tokens, rel=2e-6):
+    """`num_tokens` are all tokens of the texts: those that are not predicted count as the others in bits per byte."""
     assert set(found) == {"loss", "perplexity", "bits_per_byte", "tokens", "documents"}
     assert found["tokens"] == tokens
     assert found["documents"] == len(texts)
     assert found["loss"] == pytest.approx(total / tokens, rel=rel)
     assert found["perplexity"] == pytest.approx(math.exp(total / tokens), rel=20 * rel)
     num_bytes = sum(len(text.encode()) for text in texts)
-    assert found["bits_per_byte"] == pytest.approx(total / math.log(2) / num_bytes, rel=rel)
+    assert found["bits_per_byte"] == pytest.approx(total / tokens / math.log(2) * num_tokens / num_bytes, rel=rel)
 
 
 def scored(ids, texts):
@@ -75,7 +76,7 @@ def test_each_document_alone(setup, stride):
         total, tokens = score(model, windows)
         if stride:  # the first token of a document is the only one that has no context
             assert tokens == sum(len(i) - 1 for i in ids)
-        check(found[name], total, tokens, scored(ids, documents))
+        check(found[name], total, tokens, scored(ids, documents), sum(len(i) for i in ids if len(i) > 1))
 
 
 def test_overlapping_windows_are_the_perplexity_recipe_of_hugging_face(setup):
@@ -111,7 +112,7 @@ def test_packed_joins_documents_with_eos(setup):
         stream = [token for text in documents for token in text_models.encode(text, bos=bos) + [text_models.EOS]]
         windows = [(stream[i : i + SEQ_LEN], 1) for i in range(0, len(stream), SEQ_LEN)]
         total, tokens = score(model, [window for window in windows if len(window[0]) > 1])
-        check(found[name], total, tokens, documents)
+        check(found[name], total, tokens, documents, len(stream))
 
 
 def test_a_limit_stops_before_the_window_that_exceeds_it(setup):
@@ -119,7 +120,7 @@ def test_a_limit_stops_before_the_window_that_exceeds_it(setup):
     folder, texts, bos = setup
     limit = 60
     found = evaluate(folder, "--seq-len", SEQ_LEN, "--max-tokens", limit, names=["first"])["first"]
-    taken, size, documents, num_bytes = [], 0, 0, 0
+    taken, size, documents, num_bytes, num_tokens = [], 0, 0, 0, 0
     for text in texts["first"]:
         ids, covered = text_models.encode(text, bos=bos), 0
         for window in text_models.windows([ids], SEQ_LEN):
@@ -131,13 +132,15 @@ def test_a_limit_stops_before_the_window_that_exceeds_it(setup):
             covered = len(ids)  # a last single token is no window
         documents += covered > 0
         num_bytes += len(text.encode()) * covered / len(ids)
+        num_tokens += covered
         if size > limit:
             break
     assert 0 < covered < len(ids), "the limit should cut a document"
     total, tokens = score(text_models.load(folder / "model").double(), taken)
     assert found["tokens"] == tokens and found["documents"] == documents
     assert found["loss"] == pytest.approx(total / tokens, rel=2e-6)
-    assert found["bits_per_byte"] == pytest.approx(total / math.log(2) / num_bytes, abs=total / num_bytes**2)
+    bits = total / tokens / math.log(2) * num_tokens
+    assert found["bits_per_byte"] == pytest.approx(bits / num_bytes, abs=bits / num_bytes**2)
 
 
 def test_smollm2_scores_real_text_as_transformers_does(smollm2_gguf, real_text, tmp_path):

@@ -83,8 +83,8 @@ TEST(Perplexity, IsTheMeanOverEveryTokenOfEachDocumentAlone) {
     const double loss = direct.total / static_cast<double>(direct.tokens);
     EXPECT_NEAR(found.loss, loss, test::tolerance(at::kFloat).values * loss);
     EXPECT_DOUBLE_EQ(found.perplexity, std::exp(found.loss));
-    // Bytes 7, 17, 37, 47 and 57 of the five documents.
-    EXPECT_DOUBLE_EQ(found.bits_per_byte, found.loss * 60 / std::numbers::ln2 / (7 + 17 + 37 + 47 + 57));
+    // 60 predicted tokens and the first of each of the five documents; their bytes are 7, 17, 37, 47 and 57.
+    EXPECT_DOUBLE_EQ(found.bits_per_byte, found.loss * (60 + 5) / std::numbers::ln2 / (7 + 17 + 37 + 47 + 57));
   }
 }
 
