@@ -28,6 +28,13 @@ model::Decoder load_decoder(const std::filesystem::path& model_dir, ComputeDType
   return {std::move(loaded.config), std::move(loaded.weights)};
 }
 
+void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len) {
+  const Json limit = model.config.source.value("max_position_embeddings", Json());
+  if (limit.is_number_integer() && seq_len > limit.get<std::int64_t>())
+    spdlog::warn("seq_len {} is more than the {} positions that {} was made for (max_position_embeddings)", seq_len,
+                 limit.get<std::int64_t>(), model.dir.string());
+}
+
 void init_compute(std::int64_t threads, ComputeDType dtype, config::Device device) {
   at::set_num_threads(threads > 0 ? static_cast<int>(threads) : available_cores());
   if (device == config::Device::kCuda && !at::hasCUDA())

@@ -34,6 +34,9 @@ TextModel load_text_model(const std::string& directory_or_hub_id);
 /// there.
 model::Decoder load_decoder(const std::filesystem::path& model_dir, ComputeDType dtype, config::Device device);
 
+/// Warns where `seq_len` is longer than the model was made for.
+void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len);
+
 /// Sets ATen's threads (0 = available_cores()) and warns where bf16 is slow on this processor.
 void init_compute(std::int64_t threads, ComputeDType dtype, config::Device device);
 

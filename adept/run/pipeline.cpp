@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "adept/core/error.h"
@@ -10,6 +11,7 @@
 #include "adept/eval/perplexity.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/directory_lock.h"
+#include "adept/io/hub.h"
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
 #include "adept/run/model_context.h"
@@ -34,15 +36,14 @@ void write_json(const fs::path& path, const Json& json) { io::write_file_atomica
 // What every stage of a run needs.
 class Run {
  public:
-  explicit Run(const config::RunConfig& config)
+  Run(const config::RunConfig& config, bool expands)
       : config_(config),
-        dir_(prepare(config)),
+        expands_(expands),
+        dir_(prepare(config, expands)),
         lock_(dir_),
         stages_(dir_),
         model_(load_text_model(config.model)),
-        base_hash_(io::WeightFiles::open(model_.dir).hash()) {
-    config::write_run_record(dir_, config);
-  }
+        base_hash_(io::WeightFiles::open(model_.dir).hash()) {}
 
   // The model of the configuration is expanded already. Throws DataError if it is not.
   void use_expanded_model() {
@@ -55,13 +56,14 @@ class Run {
     stages_.always("tokenize", [&] { prepare_text(); });
   }
 
-  // What would stop a later stage is said before the first one, which may take hours.
-  void check_inputs(bool expands) const {
+  // What would stop a later stage is said before the first one, which may take hours, and before anything of an earlier
+  // run in this directory is changed.
+  void check_inputs() {
     const std::int64_t depth = model_.config.num_hidden_layers;
-    if (expands && config_.expand.num_layers.value_or(0) > depth)
+    if (expands_ && config_.expand.num_layers.value_or(0) > depth)
       throw ConfigError("expand.num_layers: found {}; expected at most {}, the layers of {}.",
                         *config_.expand.num_layers, depth, model_.dir.string());
-    if (expands && !config_.expand.after.empty() && config_.expand.after.back() >= depth)
+    if (expands_ && !config_.expand.after.empty() && config_.expand.after.back() >= depth)
       throw ConfigError("expand.after: found {}; expected at most {}, the last layer of {}.",
                         config_.expand.after.back(), depth - 1, model_.dir.string());
     make_train_loader(model_, config_, datasets_.train);
@@ -69,7 +71,20 @@ class Run {
       eval::require_targets(dataset.name(), eval_sequences(dataset));
     for (const data::TokenDataset& dataset : datasets_.general)
       eval::require_targets(dataset.name(), data::windows(dataset, {.seq_len = config_.seq_len}));
+    warn_of_long_sequences(model_, config_.seq_len);
+    if (!train::list_checkpoints(dir_).empty()) {
+      train::check_same_training(dir_, config_);
+      const bool probes = expands_ && config_.expand.after.empty();
+      if ((probes && stages_.has_other_inputs("probe", probe_inputs())) ||
+          (expands_ && stages_.has_other_inputs("expand", expand_inputs())))
+        throw ConfigError(
+            "{}: holds checkpoints of a model that was probed or expanded otherwise (model, data.general, probe or "
+            "expand have changed). Start anew in another output_dir.",
+            dir_.string());
+    }
   }
+
+  void record_config() const { config::write_run_record(dir_, config_); }
 
   void baseline() {
     stages_.run("baseline", eval_inputs(base_hash_), {"eval_base.json"},
@@ -77,12 +92,7 @@ class Run {
   }
 
   void probe() {
-    const Json inputs = {{"model", base_hash_},
-                         {"general", fingerprints(datasets_.general)},
-                         {"probe", config::to_json(config_.probe)},
-                         {"seq_len", config_.seq_len},
-                         {"dtype", to_string(config_.dtype)}};
-    stages_.run("probe", inputs, {"importance.json"}, [&] {
+    stages_.run("probe", probe_inputs(), {"importance.json"}, [&] {
       const model::Decoder decoder = load_decoder(model_.dir, config_.dtype, config_.device);
       const auto batches = to_batches(probe_sequences(datasets_.general, config_.seq_len, config_.probe.max_tokens),
                                       config_.probe.batch_size, decoder.device());
@@ -94,17 +104,14 @@ class Run {
   }
 
   void expand() {
-    std::optional<method::Importance> importance;
-    std::vector<int> after(config_.expand.after.begin(), config_.expand.after.end());
-    if (after.empty()) {
-      importance = method::read_importance(dir_ / "importance.json");
-      after = method::select_lowest(*importance, static_cast<int>(config_.expand.num_layers.value()));
-    }
-    const Json inputs = {
-        {"model", base_hash_}, {"after", after}, {"importance", importance ? method::to_json(*importance) : Json()}};
-    stages_.run("expand", inputs, {"expanded/config.json", "expanded/adept_expansion.json"}, [&] {
-      method::expand_model(model_.dir, dir_ / "expanded", after, importance, io::OnExisting::kReplace);
+    stages_.run("expand", expand_inputs(), {"expanded"}, [&] {
+      const std::optional<method::Importance> importance = importance_if_probed();
+      method::expand_model(model_.dir, dir_ / "expanded", copied_layers(importance), importance,
+                           io::OnExisting::kReplace);
     });
+    const method::Expansion expansion = method::read_expansion(dir_ / "expanded");
+    std::vector<int> after;
+    for (const method::ExpandedLayer& layer : expansion.layers) after.push_back(layer.source);
     spdlog::info("expanded   copies after layers {}", fmt::join(after, ", "));
     trained_from_ = dir_ / "expanded";
   }
@@ -122,7 +129,7 @@ class Run {
                          {"general", fingerprints(datasets_.general)},
                          {"weights", config::to_json(config_.data).at("train")},
                          {"config", config}};
-    stages_.run("train", inputs, {"model/config.json", "train_results.json"}, [&] {
+    stages_.run("train", inputs, {"model", "train_results.json"}, [&] {
       train::Trainer trainer(trainer_inputs());
       const train::TrainSummary summary = trainer.run(resume);
       trainer.export_model(dir_ / "model");
@@ -145,6 +152,32 @@ class Run {
   }
 
  private:
+  Json probe_inputs() const {
+    return {{"model", base_hash_},
+            {"general", fingerprints(datasets_.general)},
+            {"probe", config::to_json(config_.probe)},
+            {"seq_len", config_.seq_len},
+            {"dtype", to_string(config_.dtype)}};
+  }
+
+  Json expand_inputs() const {
+    const std::optional<method::Importance> importance = importance_if_probed();
+    return {{"model", base_hash_},
+            {"expand", config::to_json(config_.expand)},
+            {"importance", importance ? method::to_json(*importance) : Json()}};
+  }
+
+  std::optional<method::Importance> importance_if_probed() const {
+    const fs::path path = dir_ / "importance.json";
+    if (!config_.expand.after.empty() || !fs::exists(path)) return std::nullopt;
+    return method::read_importance(path);
+  }
+
+  std::vector<int> copied_layers(const std::optional<method::Importance>& importance) const {
+    if (!importance) return {config_.expand.after.begin(), config_.expand.after.end()};
+    return method::select_lowest(*importance, static_cast<int>(config_.expand.num_layers.value()));
+  }
+
   void prepare_text() {
     datasets_ = tokenize_all(model_, config_.data, dir_ / "data");
     std::vector<data::TokenDataset> all;
@@ -153,9 +186,28 @@ class Run {
     print_counts(all);
   }
 
-  static fs::path prepare(const config::RunConfig& config) {
+  // Nothing is written over the model that the run starts from, nor over what somebody else put there.
+  static void check_directory(const fs::path& dir, const fs::path& model, bool expands) {
+    std::vector<fs::path> written = {dir / "model"};
+    if (expands) written.push_back(dir / "expanded");
+    const auto is_below = [&](const fs::path& folder) {
+      const fs::path relative = fs::weakly_canonical(model).lexically_relative(fs::weakly_canonical(folder));
+      return !relative.empty() && *relative.begin() != "..";
+    };
+    if (fs::weakly_canonical(model) == fs::weakly_canonical(dir) ||
+        std::any_of(written.begin(), written.end(), is_below))
+      throw ConfigError("output_dir: found {}; the model {} would be overwritten. Choose another place.", dir.string(),
+                        model.string());
+    for (const fs::path& folder : written)
+      if (fs::exists(folder) && !(fs::is_directory(folder) && fs::is_empty(folder)) &&
+          !fs::exists(folder / method::kExpansionManifest))
+        throw ConfigError("output_dir: {} exists and was not made by adept. Choose another place.", folder.string());
+  }
+
+  static fs::path prepare(const config::RunConfig& config, bool expands) {
     fs::path dir = config.output_dir;
     init_compute(config.threads, config.dtype, config.device);
+    check_directory(dir, io::resolve_model(config.model), expands);
     std::error_code error;
     fs::create_directories(dir, error);
     if (error)
@@ -215,6 +267,7 @@ class Run {
   }
 
   const config::RunConfig& config_;
+  bool expands_;  // the model is not expanded yet
   fs::path dir_;
   io::DirectoryLock lock_;
   StageRunner stages_;
@@ -227,9 +280,10 @@ class Run {
 }  // namespace
 
 void run_pipeline(const config::RunConfig& config) {
-  Run run(config);
+  Run run(config, /*expands=*/true);
   run.tokenize();
-  run.check_inputs(/*expands=*/true);
+  run.check_inputs();
+  run.record_config();
   run.baseline();
   if (config.expand.after.empty()) run.probe();
   run.expand();
@@ -239,10 +293,12 @@ void run_pipeline(const config::RunConfig& config) {
 }
 
 void run_training(const config::RunConfig& config, bool resume) {
-  Run run(config);
+  Run run(config, /*expands=*/false);
   run.use_expanded_model();
   run.tokenize();
-  run.check_inputs(/*expands=*/false);
+  run.check_inputs();
+  run.record_config();
+  run.baseline();
   run.train(resume);
   run.evaluate_result();
   run.report();

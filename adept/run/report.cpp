@@ -37,6 +37,7 @@ Json results_json(const config::RunConfig& config, const RunResults& results, co
     if (const auto before = results.before.find(set.name); before != results.before.end()) {
       json["base_" + set.name + "_loss"] = before->second.loss;
       json["base_" + set.name + "_perplexity"] = before->second.perplexity;
+      json["base_" + set.name + "_bits_per_byte"] = before->second.bits_per_byte;
     }
     const eval::Perplexity& after = results.after.at(set.name);
     json["eval_" + set.name + "_loss"] = after.loss;

@@ -2,73 +2,126 @@
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
 
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
 #include "adept/core/progress.h"
 #include "adept/io/atomic_file.h"
+#include "adept/io/mapped_file.h"
 #include "adept/train/trainer_log.h"
 
 namespace adept::run {
 namespace {
 
-std::optional<StageRecord> read_record(const std::filesystem::path& path, const std::string& name, const Json& inputs) {
-  if (!std::filesystem::exists(path)) return std::nullopt;
-  try {
-    const Json json = read_json(path);
-    if (json.at("inputs_hash") != hash_of(inputs.dump())) return std::nullopt;
-    return StageRecord{.name = name,
-                       .inputs = inputs,
-                       .seconds = json.at("seconds").get<double>(),
-                       .peak_memory_bytes = json.at("peak_memory_bytes").get<std::int64_t>(),
-                       .skipped = true};
-  } catch (const std::exception& error) {  // a damaged record only costs doing the stage again
-    spdlog::warn("{}: {}; the stage is done again", path.string(), error.what());
-    return std::nullopt;
+namespace fs = std::filesystem;
+
+/// Hash of a file's bytes, or of every file below a folder, by name.
+Json content_of(const fs::path& path) {
+  if (!fs::is_directory(path)) {
+    const auto file = io::MappedFile::open(path);
+    Hasher hasher;
+    hasher.update(file->bytes());
+    return hasher.digest();
   }
+  Json files = Json::object();
+  std::vector<fs::path> entries;
+  for (const auto& entry : fs::recursive_directory_iterator(path))
+    if (entry.is_regular_file()) entries.push_back(entry.path());
+  std::sort(entries.begin(), entries.end());
+  for (const fs::path& entry : entries) files[fs::relative(entry, path).string()] = content_of(entry);
+  return files;
 }
 
-double timed(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
+/// The name of an output that is not what the record says; empty if all are.
+std::string changed_output(const fs::path& run_dir, const Json& recorded) {
+  for (const auto& [name, content] : recorded.items())
+    if (!fs::exists(run_dir / name) || content_of(run_dir / name) != content) return name;
+  return "";
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void write_record(const fs::path& path, const Json& record) { io::write_file_atomically(path, record.dump(2) + "\n"); }
+
+/// The record of an earlier session; null if there is none, or none that can be read.
+Json read_record(const fs::path& path) {
+  if (!fs::exists(path)) return {};
+  try {
+    const Json json = read_json(path);
+    json.at("inputs_hash").get<std::string>();
+    json.at("seconds").get<double>();
+    json.at("peak_memory_bytes").get<std::int64_t>();
+    if (json.at("outputs").is_object()) return json;
+  } catch (const std::exception& error) {  // a damaged record only costs doing the stage again
+    spdlog::warn("{}: {}; the stage is done again", path.string(), error.what());
+  }
+  return {};
 }
 
 }  // namespace
 
-StageRunner::StageRunner(std::filesystem::path run_dir) : run_dir_(std::move(run_dir)) {
-  std::filesystem::create_directories(run_dir_ / "stages");
+StageRunner::StageRunner(fs::path run_dir) : run_dir_(std::move(run_dir)) {
+  fs::create_directories(run_dir_ / "stages");
+}
+
+bool StageRunner::has_other_inputs(const std::string& name, const Json& inputs) const {
+  const Json record = read_record(record_path(name));
+  return !record.is_null() && record["inputs_hash"] != hash_of(inputs.dump());
 }
 
 void StageRunner::run(const std::string& name, const Json& inputs, const std::vector<std::string>& outputs,
                       const std::function<void()>& work) {
-  const std::filesystem::path path = run_dir_ / "stages" / (name + ".json");
-  const bool complete = std::all_of(outputs.begin(), outputs.end(), [&](const std::string& output) {
-    return std::filesystem::exists(run_dir_ / output);
-  });
-  if (complete)
-    if (auto record = read_record(path, name, inputs)) {
+  const fs::path path = record_path(name);
+  const std::string inputs_hash = hash_of(inputs.dump());
+  Json record = read_record(path);
+  const bool same_inputs = !record.is_null() && record["inputs_hash"] == inputs_hash;
+  if (same_inputs && !record.value("interrupted", false)) {
+    const std::string changed = changed_output(run_dir_, record["outputs"]);
+    if (changed.empty()) {
       spdlog::info("{:<10} unchanged, kept", name);
-      records_.push_back(*record);
+      records_.push_back({.name = name,
+                          .inputs = inputs,
+                          .seconds = record["seconds"].get<double>(),
+                          .peak_memory_bytes = record["peak_memory_bytes"].get<std::int64_t>(),
+                          .skipped = true});
       return;
     }
-  std::filesystem::remove(path);  // work that fails halfway may have changed the outputs of the last time
-  StageRecord record{
-      .name = name, .inputs = inputs, .seconds = timed(work), .peak_memory_bytes = train::peak_memory_bytes()};
-  io::write_file_atomically(path, Json{{"stage", name},
-                                       {"inputs", inputs},
-                                       {"inputs_hash", hash_of(inputs.dump())},
-                                       {"seconds", record.seconds},
-                                       {"peak_memory_bytes", record.peak_memory_bytes}}
-                                          .dump(2) +
-                                      "\n");
-  records_.push_back(std::move(record));
+    spdlog::warn("{}: is not there, or has changed since it was made; the stage is done again",
+                 (run_dir_ / changed).string());
+  }
+  fs::remove(path);  // work that fails halfway may have changed the outputs of the last time
+  const double before = same_inputs && record.value("interrupted", false) ? record["seconds"].get<double>() : 0.0;
+  const auto start = std::chrono::steady_clock::now();
+  record = {{"stage", name}, {"inputs", inputs}, {"inputs_hash", inputs_hash}, {"outputs", Json::object()}};
+  const auto measure = [&] {
+    record["seconds"] = before + seconds_since(start);
+    record["peak_memory_bytes"] = train::peak_memory_bytes();
+  };
+  try {
+    work();
+  } catch (const InterruptedError&) {
+    measure();
+    record["interrupted"] = true;
+    write_record(path, record);
+    throw;
+  }
+  for (const std::string& output : outputs)
+    record["outputs"][output] = fs::exists(run_dir_ / output) ? content_of(run_dir_ / output) : Json();
+  measure();
+  write_record(path, record);
+  records_.push_back({.name = name,
+                      .inputs = inputs,
+                      .seconds = record["seconds"].get<double>(),
+                      .peak_memory_bytes = record["peak_memory_bytes"].get<std::int64_t>()});
 }
 
 void StageRunner::always(const std::string& name, const std::function<void()>& work) {
-  const double seconds = timed(work);
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  const double seconds = seconds_since(start);
   records_.push_back({.name = name, .inputs = {}, .seconds = seconds, .peak_memory_bytes = train::peak_memory_bytes()});
 }
 

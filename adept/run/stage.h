@@ -14,7 +14,7 @@ namespace adept::run {
 struct StageRecord {
   std::string name;
   Json inputs;         ///< whatever decides the outputs: hashes of files, parts of the configuration
-  double seconds = 0;  ///< of the session that did it
+  double seconds = 0;  ///< of the session that did it, and of those that were interrupted at it
   std::int64_t peak_memory_bytes = 0;
   bool skipped = false;  ///< done by an earlier session
 };
@@ -24,10 +24,14 @@ class StageRunner {
  public:
   explicit StageRunner(std::filesystem::path run_dir);
 
-  /// Does `work` unless an earlier session did it from equal `inputs` and all `outputs` (relative to the run directory)
-  /// are there. The record is written when `work` returns; an exception leaves none.
+  /// Does `work` unless an earlier session did it from equal `inputs` and all `outputs` (files and folders, relative to
+  /// the run directory) hold the bytes that they held then. The record is written when `work` returns; an exception
+  /// leaves none, but the time spent is kept and counted when the stage is done at last.
   void run(const std::string& name, const Json& inputs, const std::vector<std::string>& outputs,
            const std::function<void()>& work);
+
+  /// Whether an earlier session did the stage from other inputs.
+  bool has_other_inputs(const std::string& name, const Json& inputs) const;
 
   /// Does `work` every time, and keeps no record of it on disk.
   void always(const std::string& name, const std::function<void()>& work);
@@ -36,6 +40,8 @@ class StageRunner {
   const std::vector<StageRecord>& records() const { return records_; }
 
  private:
+  std::filesystem::path record_path(const std::string& name) const { return run_dir_ / "stages" / (name + ".json"); }
+
   std::filesystem::path run_dir_;
   std::vector<StageRecord> records_;
 };

@@ -112,22 +112,35 @@ std::string config_key(std::string pointer) {
   return pointer.substr(1);
 }
 
+// Differences between the configuration that was saved and that of now, one line each.
+std::vector<std::string> config_differences(const Json& saved, const Json& now) {
+  std::vector<std::string> lines;
+  const Json before = saved.flatten(), after = now.flatten();
+  for (const auto& [key, value] : after.items())
+    if (!before.contains(key) || before.at(key) != value)
+      lines.push_back(fmt::format("{}: was {}, now {}", config_key(key),
+                                  before.contains(key) ? before.at(key).dump() : "absent", value.dump()));
+  return lines;
+}
+
 // Differences between the run that saved and the run that wants to go on, one line each.
 std::vector<std::string> differences(const Json& saved, const RunIdentity& now) {
-  std::vector<std::string> lines;
+  std::vector<std::string> lines = config_differences(saved.at("config"), now.config);
+  const Json before = saved.at("config").flatten(), after = now.config.flatten();
+  for (const auto& [key, value] : before.items())
+    if (!after.contains(key)) lines.push_back(fmt::format("{}: was {}, now absent", config_key(key), value.dump()));
   if (saved.at("model_hash") != now.model_hash)
     lines.push_back(fmt::format("model: weights were {}, now {}", saved.at("model_hash").dump(), now.model_hash));
   else if (saved.at("frozen_hash") != now.frozen_hash)
     lines.push_back(
         fmt::format("frozen weights in memory: were {}, now {}", saved.at("frozen_hash").dump(), now.frozen_hash));
-  const Json before = saved.at("config").flatten(), after = now.config.flatten();
-  for (const auto& [key, value] : after.items())
-    if (!before.contains(key) || before.at(key) != value)
-      lines.push_back(fmt::format("{}: was {}, now {}", config_key(key),
-                                  before.contains(key) ? before.at(key).dump() : "absent", value.dump()));
-  for (const auto& [key, value] : before.items())
-    if (!after.contains(key)) lines.push_back(fmt::format("{}: was {}, now absent", config_key(key), value.dump()));
   return lines;
+}
+
+ConfigError other_run_error(const fs::path& dir, const std::vector<std::string>& lines) {
+  return ConfigError(
+      "{}: belongs to another run:\n  {}\nResume with the same inputs, or start anew in another output_dir.",
+      dir.string(), fmt::join(lines, "\n  "));
 }
 
 TrainerState state_from_json(const Json& json) {
@@ -140,6 +153,8 @@ TrainerState state_from_json(const Json& json) {
   json.at("loss_sum").get_to(state.loss_sum);
   json.at("loss_tokens").get_to(state.loss_tokens);
   json.at("last_loss").get_to(state.last_loss);
+  json.at("run_loss_sum").get_to(state.run_loss_sum);
+  json.at("run_loss_tokens").get_to(state.run_loss_tokens);
   state.loader = json.at("loader");
   state.unit_importance = json.at("unit_importance").get<method::UnitValues>();
   state.unit_lr_weights = json.at("unit_lr_weights").get<method::UnitValues>();
@@ -178,6 +193,8 @@ fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, con
                {"loss_sum", state.loss_sum},
                {"loss_tokens", state.loss_tokens},
                {"last_loss", state.last_loss},
+               {"run_loss_sum", state.run_loss_sum},
+               {"run_loss_tokens", state.run_loss_tokens},
                {"loader", state.loader},
                {"unit_importance", state.unit_importance},
                {"unit_lr_weights", state.unit_lr_weights},
@@ -212,6 +229,21 @@ void prune_checkpoints(const fs::path& run_dir, std::int64_t keep) {
   }
 }
 
+void check_same_config(const fs::path& run_dir, const Json& config) {
+  for (const fs::path& dir : list_checkpoints(run_dir)) {
+    std::vector<std::string> lines;
+    try {
+      lines = config_differences(read_state(dir / kStateFile).at("config"), config);
+    } catch (const DataError&) {  // reported when it is loaded
+      continue;
+    } catch (const Json::exception&) {
+      continue;
+    }
+    if (!lines.empty()) throw other_run_error(dir, lines);
+    return;
+  }
+}
+
 std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, const RunIdentity& identity,
                                                    optim::AdamW& optimizer) {
   const std::vector<fs::path> found = list_checkpoints(run_dir);
@@ -221,10 +253,7 @@ std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, cons
     try {
       json = read_state(dir / kStateFile);
       const std::vector<std::string> other = differences(json, identity);
-      if (!other.empty())
-        throw ConfigError(
-            "{}: belongs to another run:\n  {}\nResume with the same inputs, or start anew in another output_dir.",
-            dir.string(), fmt::join(other, "\n  "));
+      if (!other.empty()) throw other_run_error(dir, other);
       state = load(dir, json, optimizer);
     } catch (const DataError& error) {
       spdlog::warn("{}: passed over, it is damaged: {}", dir.string(), error.what());

@@ -32,6 +32,8 @@ struct TrainerState {
   double loss_sum = 0;                 ///< of the tokens since the last log line, nats
   std::int64_t loss_tokens = 0;        ///< predicted tokens since the last log line
   double last_loss = 0;                ///< of the last log line
+  double run_loss_sum = 0;             ///< of all predicted tokens of the run, nats
+  std::int64_t run_loss_tokens = 0;    ///< predicted tokens of the run
   Json loader;                         ///< position in the data
   method::UnitValues unit_importance;  ///< empty before the first probe
   method::UnitValues unit_lr_weights;  ///< of every trained parameter
@@ -53,6 +55,11 @@ void prune_checkpoints(const std::filesystem::path& run_dir, std::int64_t keep);
 
 /// The checkpoints of a run, newest first; names only, nothing is opened.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& run_dir);
+
+/// Throws ConfigError if the newest checkpoint that can be read was made with another configuration, naming what
+/// differs: to be asked before anything in run_dir changes. `config` is RunIdentity::config; keys that it lacks are not
+/// compared.
+void check_same_config(const std::filesystem::path& run_dir, const Json& config);
 
 /// Loads the newest checkpoint that is whole into the optimizer's masters and moments, and returns its state; nothing
 /// if there is none. A damaged one is reported and passed over. Throws ConfigError if a checkpoint on the way belongs

@@ -98,13 +98,18 @@ method::UnitLrPolicy policy_of(const config::RunConfig& c) {
 
 Json to_json(const TrainSummary& s) {
   return {{"train_steps", s.steps},
-          {"train_loss", s.final_loss},
+          {"train_loss", s.train_loss},
+          {"final_loss", s.final_loss},
           {"train_tokens", s.total_tokens},
           {"train_runtime", s.train_seconds},
           {"train_tokens_per_second", s.tokens_per_second},
           {"trained_parameters", s.trained_parameters},
           {"all_parameters", s.all_parameters},
           {"nonfinite_steps", s.nonfinite_steps}};
+}
+
+void check_same_training(const std::filesystem::path& run_dir, const config::RunConfig& config) {
+  check_same_config(run_dir, deciding_config(config));
 }
 
 Trainer::Trainer(TrainerInputs inputs)
@@ -172,6 +177,8 @@ TrainSummary Trainer::run(bool resume) {
           .trained_parameters = trainable_.num_parameters(),
           .all_parameters = model::num_parameters(decoder_.config()),
           .nonfinite_steps = state_.nonfinite_total,
+          .train_loss =
+              state_.run_loss_tokens > 0 ? state_.run_loss_sum / static_cast<double>(state_.run_loss_tokens) : 0.0,
           .final_loss = state_.last_loss,
           .train_seconds = state_.train_seconds,
           .tokens_per_second =
@@ -188,7 +195,10 @@ void Trainer::loop() {
     log_step(result);
     const bool last = state_.step == total_steps_;
     if (!last && c.eval_steps > 0 && state_.step % c.eval_steps == 0) evaluate();
-    if (last || (c.save_steps > 0 && state_.step % c.save_steps == 0)) save();
+    // In a row of skipped updates the weights may be what is wrong: the checkpoints before it stay, and no other is
+    // made.
+    const bool due = c.save_steps > 0 && state_.step % c.save_steps == 0 && result.finite;
+    if (last || due) save();
   }
 }
 
@@ -239,42 +249,34 @@ void Trainer::check_nonfinite(const StepResult& result) {
                result.loss, result.grad_norm, state_.nonfinite_in_row);
   if (state_.nonfinite_in_row < inputs_.config.train.max_nonfinite_steps) return;
   const auto found = list_checkpoints(inputs_.run_dir);
-  throw NonFiniteError(
-      fmt::format("{} steps in a row up to step {} had a loss or gradient that is not finite "
-                  "(train.max_nonfinite_steps). No update was made in them; "
-                  "the last good state is {}. Lower train.learning_rate, or look at the data.",
-                  state_.nonfinite_in_row, state_.step,
-                  found.empty() ? "the model that training started from" : found.front().string()));
+  throw NonFiniteError(fmt::format(
+      "{} steps in a row up to step {} had a loss or gradient that is not finite "
+      "(train.max_nonfinite_steps). No update was made in them; "
+      "the last state before them is {}. Look at the data, or start anew in another output_dir with a lower "
+      "train.learning_rate.",
+      state_.nonfinite_in_row, state_.step,
+      found.empty() ? "the model that training started from" : found.front().string()));
 }
 
 void Trainer::log_step(const StepResult& result) {
   if (result.finite) {
     state_.loss_sum += result.loss * static_cast<double>(result.num_targets);
     state_.loss_tokens += result.num_targets;
+    state_.run_loss_sum += result.loss * static_cast<double>(result.num_targets);
+    state_.run_loss_tokens += result.num_targets;
   }
-  const double seconds = state_.train_seconds - session_start_seconds_;
-  const std::int64_t tokens = state_.total_tokens - session_start_tokens_;
   const double rate = inputs_.config.train.learning_rate * schedule_.factor(state_.step - 1);
-  const double throughput = seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
   progress_->update(
       state_.step, 0,
-      fmt::format("{} tok/s  loss {:.4f}  grad {:.2f}  lr {:.2e}", format_count(static_cast<std::int64_t>(throughput)),
-                  result.loss, result.grad_norm, rate));
+      fmt::format("{} tok/s  loss {:.4f}  grad {:.2f}  lr {:.2e}",
+                  format_count(static_cast<std::int64_t>(throughput())), result.loss, result.grad_norm, rate));
   if (state_.step % inputs_.config.train.logging_steps != 0 && state_.step != total_steps_) return;
   if (state_.loss_tokens > 0) state_.last_loss = state_.loss_sum / static_cast<double>(state_.loss_tokens);
-  const double per_step = seconds / static_cast<double>(state_.step - session_start_step_);
   Json extra = {{"loss", state_.loss_tokens > 0 ? Json(state_.last_loss) : Json()},
                 {"lr", rate},
                 {"grad_norm", result.grad_norm},
                 {"nonfinite_steps", state_.nonfinite_total}};
-  log_->append(to_json(LogLine{.current_steps = state_.step,
-                               .total_steps = total_steps_,
-                               .epoch = inputs_.loader.epochs(0),
-                               .elapsed_seconds = seconds,
-                               .remaining_seconds = per_step * static_cast<double>(total_steps_ - state_.step),
-                               .throughput = throughput,
-                               .total_tokens = state_.total_tokens,
-                               .extra = extra}));
+  log_->append(log_line(extra));
   state_.loss_sum = 0;
   state_.loss_tokens = 0;
 }
@@ -291,14 +293,25 @@ void Trainer::evaluate() {
     extra["eval_" + set.name + "_loss"] = result.loss;
   }
   if (extra.empty()) return;
-  log_->append(to_json(LogLine{.current_steps = state_.step,
-                               .total_steps = total_steps_,
-                               .epoch = inputs_.loader.epochs(0),
-                               .elapsed_seconds = state_.train_seconds - session_start_seconds_,
-                               .remaining_seconds = 0,
-                               .throughput = 0,
-                               .total_tokens = state_.total_tokens,
-                               .extra = extra}));
+  log_->append(log_line(extra));
+}
+
+double Trainer::throughput() const {
+  const double seconds = state_.train_seconds - session_start_seconds_;
+  return seconds > 0 ? static_cast<double>(state_.total_tokens - session_start_tokens_) / seconds : 0.0;
+}
+
+Json Trainer::log_line(const Json& extra) const {
+  const double per_step = (state_.train_seconds - session_start_seconds_) /
+                          static_cast<double>(std::max<std::int64_t>(state_.step - session_start_step_, 1));
+  return to_json(LogLine{.current_steps = state_.step,
+                         .total_steps = total_steps_,
+                         .epoch = inputs_.loader.epochs(0),
+                         .elapsed_seconds = state_.train_seconds,
+                         .remaining_seconds = per_step * static_cast<double>(total_steps_ - state_.step),
+                         .throughput = throughput(),
+                         .total_tokens = state_.total_tokens,
+                         .extra = extra});
 }
 
 void Trainer::save() {
@@ -307,7 +320,7 @@ void Trainer::save() {
               identity_.frozen_hash, frozen);
   state_.loader = inputs_.loader.state();
   save_checkpoint(inputs_.run_dir, state_, identity_, optimizer_);
-  prune_checkpoints(inputs_.run_dir, inputs_.config.train.save_total_limit);
+  if (state_.nonfinite_in_row == 0) prune_checkpoints(inputs_.run_dir, inputs_.config.train.save_total_limit);
   saved_step_ = state_.step;
 }
 

@@ -47,11 +47,15 @@ struct TrainSummary {
   std::int64_t trained_parameters = 0;
   std::int64_t all_parameters = 0;
   std::int64_t nonfinite_steps = 0;  ///< skipped updates
-  double final_loss = 0;             ///< training loss since the last log line
+  double train_loss = 0;             ///< mean over the predicted tokens of the whole run, as transformers reports it
+  double final_loss = 0;             ///< of the last log line
   double train_seconds = 0;          ///< spent in steps
   double tokens_per_second = 0;
 };
 Json to_json(const TrainSummary& summary);
+
+/// Throws ConfigError if run_dir has a checkpoint that was made with other keys that decide the result.
+void check_same_training(const std::filesystem::path& run_dir, const config::RunConfig& config);
 
 /// Trains the expanded layers of a model.
 class Trainer {
@@ -78,6 +82,8 @@ class Trainer {
   void update_unit_rates();
   StepResult take_step();
   void log_step(const StepResult& result);
+  Json log_line(const Json& extra) const;
+  double throughput() const;  ///< tokens per second of this session's steps
   void evaluate();
   void save();
   void check_nonfinite(const StepResult& result);

@@ -30,7 +30,7 @@ struct LogLine {
   std::int64_t current_steps = 0;
   std::int64_t total_steps = 0;
   double epoch = 0;            ///< of the first training source
-  double elapsed_seconds = 0;  ///< of this session
+  double elapsed_seconds = 0;  ///< spent in steps, over all sessions of the run
   double remaining_seconds = 0;
   double throughput = 0;  ///< tokens per second
   std::int64_t total_tokens = 0;

@@ -87,6 +87,10 @@ def kept(process):
     return [line.split()[0] for line in process.stderr.splitlines() if line.endswith("unchanged, kept")]
 
 
+def snapshot(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
 def table(process):
     """The printed table but for time and memory, which are those of this call too."""
     return [line for line in process.stdout.splitlines() if not line.startswith(("  time ", "  peak memory "))]
@@ -191,7 +195,7 @@ def test_what_changed_is_done_again_and_nothing_else(copied):
 
 
 def test_other_training_in_the_same_directory_is_refused_by_name(copied):
-    model = (copied / "out" / "model" / "model.safetensors").read_bytes()
+    before = snapshot(copied / "out")
     process = run(copied, "--set", "train.learning_rate=5e-4", "--set", "seed=1", check=False)
     assert process.returncode == 2
     assert process.stderr.endswith(
@@ -199,12 +203,61 @@ def test_other_training_in_the_same_directory_is_refused_by_name(copied):
         "  train.learning_rate: was 0.001, now 0.0005\n"
         "Resume with the same inputs, or start anew in another output_dir.\n"
     )
-    assert (copied / "out" / "model" / "model.safetensors").read_bytes() == model
+    for change in ("seq_len=32", "expand.num_layers=1", "probe.max_tokens=500", "dtype=bf16"):
+        process = run(copied, "--set", change, check=False)
+        assert process.returncode == 2 and "another output_dir" in process.stderr, change
+    assert snapshot(copied / "out") == before, "what is refused changes nothing, records included"
     other_text = copied / "notes" / "a.txt"
     other_text.write_text(other_text.read_text() + "\nmore")
     process = run(copied, check=False)
     assert process.returncode == 2
     assert 'source "domain": its data (text or tokenizer) has changed' in process.stderr
+
+
+def test_a_result_that_was_damaged_or_lost_is_made_again(copied, finished):
+    for name in ("model/model.safetensors", "expanded/model.safetensors"):
+        path = copied / "out" / name
+        whole = path.read_bytes()
+        for spoil in (lambda: path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1])), path.unlink):
+            spoil()
+            process = run(copied)
+            assert "the stage is done again" in process.stderr and path.read_bytes() == whole
+            assert table(process) == table(finished[1])
+
+
+@pytest.mark.parametrize("output_dir, model", [(".", "model"), ("base", "base"), ("runs/a", "runs/a/expanded"), (".", "./model/../model")])
+def test_the_model_that_a_run_starts_from_is_never_overwritten(finished, tmp_path, output_dir, model):
+    shutil.copytree(finished[0], tmp_path / "copy", ignore=shutil.ignore_patterns("out"))
+    folder = tmp_path / "copy"
+    (folder / model).parent.mkdir(parents=True, exist_ok=True)
+    if model != "base":
+        shutil.move(folder / "base", folder / model)
+    before = snapshot(folder)
+    process = run(folder, "--set", f"output_dir={output_dir}", "--set", f"model={model}", check=False)
+    assert process.returncode == 2
+    assert "would be overwritten. Choose another place" in process.stderr or "which is the model" in process.stderr
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("name", ["model", "expanded"])
+def test_what_others_put_into_the_directory_is_not_replaced(finished, tmp_path, name):
+    (tmp_path / "run" / name).mkdir(parents=True)
+    (tmp_path / "run" / name / "thesis.txt").write_text("years of work")
+    process = run(finished[0], "--set", f"output_dir={tmp_path}/run", check=False)
+    assert process.returncode == 2 and "exists and was not made by adept" in process.stderr
+    assert (tmp_path / "run" / name / "thesis.txt").read_text() == "years of work"
+
+
+def test_two_runs_in_one_directory_are_refused(finished, tmp_path):
+    folder = finished[0]
+    settings = ["--set", f"output_dir={tmp_path}/run", "--set", "train.max_steps=10000", "--set", "eval.max_tokens=300"]
+    first = subprocess.Popen([BUILD / "adept", "run", "run.yaml", *settings], cwd=folder, stderr=subprocess.DEVNULL)
+    while first.poll() is None and not (tmp_path / "run" / "config.yaml").exists():
+        time.sleep(0.01)
+    process = run(folder, *settings, check=False)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait() == 143
+    assert process.returncode == 1 and f"process {first.pid} is at work in this folder" in process.stderr
 
 
 def test_layers_can_be_chosen_by_hand_and_settings_on_the_command_line(finished, tmp_path):
@@ -264,7 +317,7 @@ def test_an_interrupt_stops_a_stage_and_the_next_call_goes_on(finished, stage, f
     messages = process.communicate()[1]
     assert process.returncode == 130, messages
     assert messages.endswith("error: interrupted (SIGINT)\n")
-    assert not (out / "stages" / f"{stage}.json").exists()
+    assert json.loads((out / "stages" / f"{stage}.json").read_text())["interrupted"]
     assert not [path.name for path in out.rglob("*") if ".tmp" in path.name]
     before = ["baseline"] if stage == "probe" else []
     assert kept(run_program("adept", *arguments, cwd=folder)) == before

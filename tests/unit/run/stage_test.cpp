@@ -80,6 +80,56 @@ TEST(StageRunner, DoesAStageAgainWhenAnOutputIsMissing) {
   EXPECT_FALSE(stage.run(kInputs, {"out", "second"}).skipped);
 }
 
+TEST(StageRunner, DoesAStageAgainWhenAnOutputHasChanged) {
+  Stage stage;
+  const std::vector<std::string> outputs = {"out", "folder"};
+  std::filesystem::create_directories(stage.dir / "folder/deep");
+  test::write_file(stage.dir / "folder/deep/weights", "1234");
+  stage.run(kInputs, outputs);
+  EXPECT_TRUE(stage.run(kInputs, outputs).skipped);
+  test::write_file(stage.dir / "folder/deep/weights", "1235");
+  EXPECT_FALSE(stage.run(kInputs, outputs).skipped) << "one bit";
+  EXPECT_TRUE(stage.run(kInputs, outputs).skipped);
+  test::write_file(stage.dir / "folder/more", "");
+  EXPECT_FALSE(stage.run(kInputs, outputs).skipped) << "a file more";
+  std::filesystem::remove(stage.dir / "folder/deep/weights");
+  EXPECT_FALSE(stage.run(kInputs, outputs).skipped) << "a file less";
+  EXPECT_TRUE(stage.run(kInputs, outputs).skipped);
+}
+
+TEST(StageRunner, CountsTheTimeOfInterruptedSessions) {
+  Stage stage;
+  const auto interrupt = [&](const Json& inputs) {
+    StageRunner runner(stage.dir.path());
+    EXPECT_THROW(
+        runner.run("stage", inputs, {"out"}, [] { throw InterruptedError("interrupted", ExitCode::kInterrupted); }),
+        InterruptedError);
+  };
+  interrupt(kInputs);
+  Json record = read_json(stage.record());
+  EXPECT_EQ(record["interrupted"], true);
+  record["seconds"] = 1000;
+  test::write_file(stage.record(), record.dump());
+  interrupt(kInputs);
+  const StageRecord done = stage.run(kInputs);
+  EXPECT_FALSE(done.skipped);
+  EXPECT_GE(done.seconds, 1000);
+  EXPECT_LT(done.seconds, 1100);
+  interrupt({{"other", 1}});
+  EXPECT_LT(stage.run(kInputs).seconds, 100) << "work on other inputs is no part of it";
+}
+
+TEST(StageRunner, TellsWhetherAStageWasDoneFromOtherInputs) {
+  Stage stage;
+  const auto other = [&](const Json& inputs) {
+    return StageRunner(stage.dir.path()).has_other_inputs("stage", inputs);
+  };
+  EXPECT_FALSE(other(kInputs)) << "it was never done";
+  stage.run(kInputs);
+  EXPECT_FALSE(other(kInputs));
+  EXPECT_TRUE(other({{"other", 1}}));
+}
+
 TEST(StageRunner, DoesAStageAgainWhenItsRecordIsDamagedOrGone) {
   Stage stage;
   stage.run(kInputs);

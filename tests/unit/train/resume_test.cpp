@@ -65,6 +65,7 @@ TEST(Resume, GoesOnBitForBitFromAnyStepAcrossImportanceUpdatesEpochsAndSources) 
     EXPECT_EQ(resumed.steps, 12);
     EXPECT_EQ(resumed.total_tokens, whole.total_tokens);
     EXPECT_EQ(resumed.final_loss, whole.final_loss);
+    EXPECT_EQ(resumed.train_loss, whole.train_loss);
     expect_same_run(run, dir / "whole", last_of(config));
   }
 }
