@@ -44,6 +44,7 @@ void run(const Options& options) {
   std::optional<io::AtomicFile> out;  // a place that cannot be written is no news to hear after hours
   if (!options.out.empty()) out.emplace(options.out);
   const run::TextModel model = run::load_text_model(options.model);
+  run::warn_of_long_sequences(model, options.scoring.seq_len);
   const model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
   std::vector<data::TokenDataset> datasets;
   for (const config::Source& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));
@@ -80,7 +81,9 @@ void add_eval_command(CLI::App& app) {
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 20))
       ->capture_default_str();
   command->add_flag("--packed", options->scoring.packed, "Score documents joined by EOS, as training sees them");
-  command->add_option("--max-tokens", options->scoring.max_tokens, "Stop after this many tokens of each set; 0 = all")
+  command
+      ->add_option("--max-tokens", options->scoring.max_tokens,
+                   "Tokens to score of each set at most, but at least one sequence; 0 = all")
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{0}, kMaxTokens));
   add_batch_size_option(*command, options->batch_size);

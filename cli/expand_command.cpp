@@ -1,6 +1,11 @@
 #include <fmt/format.h>
 
+#include <charconv>
 #include <memory>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
 
 #include "adept/core/error.h"
 #include "adept/io/hub.h"
@@ -13,9 +18,23 @@ namespace {
 struct Options {
   std::string model, out, importance;
   std::optional<int> layers;
-  std::vector<int> after;
+  std::string after;
   bool force = false;
 };
+
+/// "3,7,11" as numbers.
+std::vector<int> parse_layers(const std::string& text) {
+  std::vector<int> layers;
+  std::istringstream items(text + ",");
+  for (std::string item; std::getline(items, item, ',');) {
+    int layer = 0;
+    const auto [end, error] = std::from_chars(item.data(), item.data() + item.size(), layer);
+    if (error != std::errc() || end != item.data() + item.size())
+      throw ConfigError("--after {}: found \"{}\"; expected layer indices such as 3,7,11.", text, item);
+    layers.push_back(layer);
+  }
+  return layers;
+}
 
 void run(const Options& options) {
   const bool by_score = !options.importance.empty() && options.layers;
@@ -27,7 +46,8 @@ void run(const Options& options) {
   if (std::filesystem::equivalent(model, options.out, ignored))
     throw ConfigError("--out {}: is the model itself; expected a directory of its own.", options.out);
   std::optional<method::Importance> importance;
-  std::vector<int> after = options.after;
+  std::vector<int> after;
+  if (!options.after.empty()) after = parse_layers(options.after);
   if (by_score) {
     importance = method::read_importance(options.importance);
     after = method::select_lowest(*importance, *options.layers);
@@ -49,7 +69,8 @@ void add_expand_command(CLI::App& app) {
   command->add_option("--out", options->out, "Directory for the expanded model")->required();
   command->add_option("--importance", options->importance, "Scores of adept probe");
   command->add_option("--layers", options->layers, "How many of the least important layers to copy");
-  command->add_option("--after", options->after, "Layers to copy, by index: 3,7,11")->delimiter(',');
+  command->add_option("--after", options->after, "Layers to copy, by index, instead of --importance and --layers")
+      ->type_name("3,7,11");
   command->add_flag("--force", options->force, "Replace --out if it exists");
   command->callback([options] { run(*options); });
 }

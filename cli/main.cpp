@@ -3,6 +3,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <string_view>
 #include <system_error>
 
 #include "adept/core/error.h"
@@ -34,6 +35,17 @@ int report(const Failure& failure) {
   return failure.exit_code;
 }
 
+/// The option that was given an empty value, as by a shell variable that is not set; the library would take it for 0.
+std::string option_without_value(int argc, char** argv) {
+  for (int i = 2; i < argc; ++i) {
+    const std::string_view word = argv[i], option = word.empty() ? argv[i - 1] : word;
+    if (!option.starts_with("--") || !(word.empty() || word.ends_with('='))) continue;
+    const std::string_view name = option.substr(0, option.find('='));
+    if (name != "--prompt" && name != "--text") return std::string(name);
+  }
+  return "";
+}
+
 int run(int argc, char** argv) {
   CLI::App app{"ADEPT continual pretraining: expand a language model where it matters least, train only that", "adept"};
   app.set_version_flag("--version", version(), "Print the version, the commit and the libraries");
@@ -45,6 +57,9 @@ int run(int argc, char** argv) {
       print_to(stderr, app.help());
       return static_cast<int>(ExitCode::kUsage);
     }
+    if (const std::string option = option_without_value(argc, argv); !option.empty())
+      throw ConfigError("adept {}: {}: found an empty value; expected one. See: adept {} --help", argv[1], option,
+                        argv[1]);
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     print_to(stdout, app.help());

@@ -93,7 +93,7 @@ CLI::Option* add_batch_size_option(CLI::App& command, std::int64_t& batch_size) 
 
 CLI::Option* add_threads_option(CLI::App& command, std::int64_t& threads) {
   return command.add_option("--threads", threads, "Threads to compute with; 0 = the physical cores available")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{4096}))
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1024}))
       ->type_name("N")
       ->capture_default_str();
 }

@@ -34,6 +34,7 @@ void run(const Options& options) {
   const method::ImportanceMethod method = method::importance_method_from_string(options.method);
   io::AtomicFile out(options.out);  // a place that cannot be written is no news to hear after hours
   const run::TextModel model = run::load_text_model(options.model);
+  run::warn_of_long_sequences(model, options.seq_len);
   const model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
   std::vector<data::TokenDataset> datasets;
   for (const config::Source& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));

@@ -346,6 +346,10 @@ void apply_override(Value& document, const std::string& override, std::vector<Pr
     problems.push_back({location, "", "expected KEY=VALUE, as in --set train.learning_rate=1e-4"});
     return;
   }
+  if (equals + 1 == override.size()) {
+    problems.push_back({location, path, "found no value; expected KEY=VALUE (null unsets a key)"});
+    return;
+  }
   std::vector<std::string> keys;
   std::istringstream parts(path + ".");
   for (std::string key; std::getline(parts, key, '.');) keys.push_back(key);

@@ -115,7 +115,8 @@ void describe(Visitor& v, TrainConfig& c) {
   v(c.decay_ratio, "decay_ratio", "Decay at the end of wsd", {.unit = "of all steps", .range = kFraction});
   v(c.max_steps, "max_steps", "Length of the training; not together with num_train_epochs",
     {.unit = "steps", .range = kSteps});
-  v(c.num_train_epochs, "num_train_epochs", "Length of the training in passes over data.train",
+  v(c.num_train_epochs, "num_train_epochs",
+    "Length of the training in passes over the first source of data.train; the others follow by weight",
     {.unit = "epochs", .range = {.min = 0, .max = 1e6, .above_min = true}, .fallback = "1"});
   v(c.batch_size, "batch_size", "Micro-batch", {.unit = "sequences", .range = kSequences});
   v(c.grad_accum, "grad_accum", "Micro-batches whose gradients make one step",
@@ -160,7 +161,7 @@ void describe(Visitor& v, RunConfig& c) {
   v(c.dtype, "dtype", "Precision to compute in; trained weights and moments are always fp32");
   v(c.device, "device", "Where to compute");
   v(c.threads, "threads", "Threads to compute with; 0 = the physical cores available",
-    {.unit = "threads", .range = {.min = 0, .max = 4096}});
+    {.unit = "threads", .range = {.min = 0, .max = 1024}});
   v(c.seq_len, "seq_len", "Longest sequence in training, probe and evaluation",
     {.unit = "tokens", .range = {.min = 2, .max = 1 << 20}});
   v(c.data, "data", "The texts");

@@ -1,6 +1,7 @@
 #include "adept/core/progress.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +16,13 @@ constexpr double kLiveInterval = 0.2;  // seconds
 constexpr double kLongest = 1e12;      // seconds
 
 bool stderr_is_terminal() { return isatty(STDERR_FILENO) == 1; }
+
+/// A line that wraps cannot be written over.
+std::string cut_to_terminal(const std::string& line) {
+  winsize size = {};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return line;
+  return line.substr(0, size.ws_col - 1U);
+}
 
 }  // namespace
 
@@ -87,7 +95,7 @@ void Progress::print(bool last) {
     line += fmt::format("  {} left",
                         format_duration(seconds * static_cast<double>(total_ - done_) / static_cast<double>(done_)));
   if (live_)
-    fmt::print(stderr, "\r{}\x1b[K{}", line, last ? "\n" : "");
+    fmt::print(stderr, "\r{}\x1b[K{}", last ? line : cut_to_terminal(line), last ? "\n" : "");
   else
     fmt::print(stderr, "{}\n", line);
   std::fflush(stderr);

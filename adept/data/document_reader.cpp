@@ -225,8 +225,8 @@ struct DocumentReader::State {
   bool bad(const std::string& reason, const std::string& found, const std::string& expected) {
     if (source.on_bad_record == BadRecord::kSkip) return skip(reason);
     throw DataError(
-        "{}: {}: found {}; expected {}. Mend it, or set on_bad_record to skip, which leaves such records out "
-        "and counts them.",
+        "{}: {}: found {}; expected {}. Mend it, or leave such records out and count them: on_bad_record: "
+        "skip, or --on-bad-record skip.",
         position(), reason, found, expected);
   }
 

@@ -101,7 +101,10 @@ COMMAND_LINES = [
     ([*EXPAND, "--importance", "scores.json", "--layers", "0"], USAGE, "found 0, expected 1 to 3"),
     ([*EXPAND, "--after", "99"], USAGE, "found 99, expected indices from 0 to 2 (the model has 3 layers)"),
     ([*EXPAND, "--after", "1,1"], USAGE, "found 1 after 1, expected strictly ascending"),
-    ([*EXPAND, "--after", "x"], USAGE, '--after: found "x"; expected a number'),
+    ([*EXPAND, "--after", "0,,1"], USAGE, 'found ""; expected layer indices'),
+    ([*EXPAND, "--after", ""], USAGE, "adept expand: --after: found an empty value; expected one"),
+    ([*EVAL, *TEXT, "--max-tokens="], USAGE, "adept eval: --max-tokens: found an empty value"),
+    ([*EXPAND, "--after", "x"], USAGE, '--after x: found "x"; expected layer indices such as 3,7,11'),
     (["expand", "--model", "base", "--out", "base", "--after", "1"], USAGE, "--out base: is the model itself"),
     (["expand", "--model", "base", "--out", "expanded", "--after", "1"], FAILED, "expanded: exists already; remove it"),
     (["expand", "--model", "expanded", "--out", "new", "--importance", "scores.json", "--layers", "1"], FAILED,
@@ -157,7 +160,7 @@ CONFIGS = [
     (with_data("eval", "none.jsonl"), USAGE, "none.jsonl: does not exist"),
     (dict(data={**CONFIG["data"], "general": []}), USAGE, "data.general: found nothing; expected general text"),
     (dict(data={**CONFIG["data"], "train": []}), USAGE, "data.train: "),
-    (dict(train={"max_steps": 9, "num_train_epochs": 1}), USAGE, "max_steps"),
+    (dict(train={"max_steps": 9, "num_train_epochs": 1}), USAGE, "num_train_epochs: found together with train.max_steps"),
 ]  # fmt: skip
 
 
@@ -203,7 +206,7 @@ def evaluate(model, inputs):
         ),
         ({"hidden_size": 80}, ["has shape", "config.json demands", "The weights do not belong to this config.json"]),
         ({"num_hidden_layers": 9}, ["layers.3.input_layernorm.weight is missing; config.json demands it with shape"]),
-        ({"vocab_size": 50}, ["50"]),
+        ({"vocab_size": 50}, ["model.embed_tokens.weight has shape [331, 72]; config.json demands [50, 72]"]),
     ],
 )
 def test_a_model_that_cannot_be_computed_is_refused_by_name(inputs, base, changes, messages):
@@ -248,8 +251,8 @@ def test_training_whose_loss_stays_non_finite_has_that_exit_code_too(inputs, tmp
     tensors = load_file(model / "model.safetensors")
     tensors["model.norm.weight"][0] = float("nan")
     save_file(tensors, model / "model.safetensors")
-    config = {**CONFIG, "model": str(model), "output_dir": str(tmp_path / "run"), "unit_lr": {"policy": "uniform"},
+    config = {**CONFIG, "data": {**CONFIG["data"], "eval": []}, "model": str(model), "output_dir": str(tmp_path / "run"), "unit_lr": {"policy": "uniform"},
               "train": {"max_steps": 9, "max_nonfinite_steps": 2}}  # fmt: skip
     (tmp_path / "run.yaml").write_text(json.dumps(config))
     process = run_program("adept", "train", tmp_path / "run.yaml", cwd=inputs, check=False)
-    assert_fails(process, NON_FINITE, "2 steps in a row up to step 2", "Lower train.learning_rate, or look at the data")
+    assert_fails(process, NON_FINITE, "2 steps in a row up to step 2", "with a lower train.learning_rate")

@@ -225,7 +225,7 @@ TEST(ConfigErrors, Overrides) {
       {"=5", "--set =5: expected KEY=VALUE, as in --set train.learning_rate=1e-4"},
       {"a..b=5", "--set a..b=5: a..b: found an empty part; expected names separated by single dots"},
       {"seed=x", "--set seed=x: seed: found \"x\"; expected an integer from 0 to 4294967295"},
-      {"seed=", "--set seed=: seed: found nothing; expected an integer from 0 to 4294967295"},
+      {"seed=", "--set seed=: seed: found no value; expected KEY=VALUE (null unsets a key)"},
       {"sed=1", "--set sed=1: sed: found an unknown key; did you mean seed?"},
       {"model.path=x", "--set model.path=x: model.path: found \"base\" there; expected a section or a list"},
       {"data.train.5.name=x",
