@@ -1,4 +1,8 @@
 # Compiler settings of our own code: every warning is an error; ccache and mold where they are installed.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 12)
+  message(FATAL_ERROR "GCC ${CMAKE_CXX_COMPILER_VERSION} is too old: at least 12 is needed, as in CXX=g++-12.")
+endif()
+
 find_program(ADEPT_CCACHE ccache)
 if(ADEPT_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${ADEPT_CCACHE})
