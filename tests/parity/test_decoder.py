@@ -18,6 +18,8 @@ FP32_VALUES, FP32_GRADIENTS = 2e-4, 1e-3
 # bf16 keeps 8 bits: two correct programs that round at other places differ by about as much as either differs from
 # fp32. So the error of ours against fp32 may be at most this many times that of transformers in bf16.
 BF16_FACTOR = 1.5
+# ... and for gradients, some of which transformers happens to round exactly, 2 % of their size on top.
+BF16_GRADIENT_FLOOR = 0.02
 
 
 def relative_error(found, expected):
@@ -71,7 +73,7 @@ def test_tiny_model_equals_transformers_in_fp32(name, tmp_path):
         assert relative_error(ours[key], peer[key]) <= limit, key
 
 
-@pytest.mark.parametrize("name", ["llama_biases", "qwen2_max_window_layers", "qwen3_layer_types"])
+@pytest.mark.parametrize("name", ["llama_biases", "llama3_scaling", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types"])
 def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, tmp_path):
     model = tiny_models.build(name).to(torch.bfloat16)
     directory = tiny_models.save(name, model, tmp_path / "model")
@@ -86,7 +88,7 @@ def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, tmp_path):
         ), key
     gradient_names = [key for key in exact if key.startswith("grad.")]
     for key in gradient_names:
-        assert root_mean_square_error(ours[key], exact[key]) <= 0.02 + BF16_FACTOR * root_mean_square_error(
+        assert root_mean_square_error(ours[key], exact[key]) <= BF16_GRADIENT_FLOOR + BF16_FACTOR * root_mean_square_error(
             peer[key], exact[key]
         ), key
 
