@@ -6,8 +6,12 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
+#include <optional>
 #include <random>
+#include <regex>
 #include <string>
+#include <vector>
 
 #include "adept/core/error.h"
 
@@ -23,6 +27,14 @@ fs::path temporary_name(const fs::path& final_path) {
   static thread_local std::random_device device;
   const std::string stem = final_path.filename().string().substr(0, kMaxStem);
   return parent_of(final_path) / fmt::format(".{}.tmp-{}-{:08x}", stem, ::getpid(), device());
+}
+
+// The process in a name that temporary_name made; nothing for other names.
+std::optional<pid_t> process_of_temporary(const std::string& name) {
+  static const std::regex pattern(R"(\..+\.tmp-([0-9]{1,9})-[0-9a-f]{8})");
+  std::smatch match;
+  if (!std::regex_match(name, match, pattern)) return std::nullopt;
+  return static_cast<pid_t>(std::stol(match[1]));
 }
 
 // "out/" names the same directory as "out", but has no file name that a temporary could be made from.
@@ -64,12 +76,14 @@ DataError exists_error(const fs::path& path) {
 
 }  // namespace
 
-bool is_temporary_name(std::string_view name) {
-  const std::size_t suffix = name.rfind(".tmp-");
-  if (!name.starts_with('.') || suffix == std::string_view::npos || suffix == 0) return false;
-  const std::string_view numbers = name.substr(suffix + 5);
-  return numbers.find('-') != std::string_view::npos &&
-         numbers.find_first_not_of("0123456789abcdef-") == std::string_view::npos;
+void remove_temporaries(const fs::path& directory) {
+  std::error_code error;
+  std::vector<fs::path> left;
+  for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
+    const auto process = process_of_temporary(it->path().filename().string());
+    if (process && ::kill(*process, 0) != 0 && errno == ESRCH) left.push_back(it->path());
+  }
+  for (const fs::path& path : left) fs::remove_all(path, error);  // what cannot be removed is in nobody's way
 }
 
 AtomicFile::AtomicFile(fs::path final_path) : final_path_(std::move(final_path)) {

@@ -2,7 +2,7 @@
 //
 // Everything is written under a temporary name in the same parent, synchronised (fsync), renamed, and the parent is
 // synchronised. A failure or an exception on the way removes the temporary and leaves what was there before. A process
-// that is killed leaves a temporary behind, ".<name>.tmp-<process>-<number>"; a DirectoryLock removes those.
+// that is killed leaves a temporary behind, ".<name>.tmp-<process>-<number>"; see remove_temporaries.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +14,8 @@
 
 namespace adept::io {
 
-/// Whether a file or directory of this name is a temporary of the classes below.
-bool is_temporary_name(std::string_view name);
+/// Removes from `directory` (not from folders in it) what the classes below left there in processes that have ended.
+void remove_temporaries(const std::filesystem::path& directory);
 
 /// Writes one file in pieces; an existing file is replaced by commit(). Every failure is a DataError that names the
 /// path and says what to do. The parent directory must exist.

@@ -7,9 +7,6 @@
 #include <array>
 #include <cerrno>
 #include <string>
-#include <vector>
-
-#include "adept/io/atomic_file.h"
 
 namespace adept::io {
 namespace {
@@ -20,17 +17,6 @@ std::string holder_of(int fd, const fs::path& path) {
   std::array<char, 32> text{};
   const std::size_t size = read_some(fd, text, path);
   return size == 0 ? "another process" : "process " + std::string(text.data(), size);
-}
-
-void remove_temporaries(const fs::path& directory) {
-  std::error_code error;
-  std::vector<fs::path> found;
-  for (fs::recursive_directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
-    if (!is_temporary_name(it->path().filename().string())) continue;
-    found.push_back(it->path());
-    it.disable_recursion_pending();
-  }
-  for (const fs::path& path : found) fs::remove_all(path, error);  // what cannot be removed is in nobody's way
 }
 
 }  // namespace
@@ -47,7 +33,6 @@ DirectoryLock::DirectoryLock(const fs::path& directory) {
   if (::ftruncate(fd_.get(), 0) != 0) throw system_error(path, "write", errno);
   const std::string holder = std::to_string(::getpid());
   write_all(fd_.get(), std::as_bytes(std::span(holder)), path);
-  remove_temporaries(directory);
 }
 
 }  // namespace adept::io

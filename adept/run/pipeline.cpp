@@ -43,7 +43,9 @@ class Run {
         lock_(dir_),
         stages_(dir_),
         model_(load_text_model(config.model)),
-        base_hash_(io::WeightFiles::open(model_.dir).hash()) {}
+        base_hash_(io::WeightFiles::open(model_.dir).hash()) {
+    for (const char* folder : {"", "data", "stages"}) io::remove_temporaries(dir_ / folder);
+  }
 
   // The model of the configuration is expanded already. Throws DataError if it is not.
   void use_expanded_model() {
@@ -75,8 +77,9 @@ class Run {
     if (!train::list_checkpoints(dir_).empty()) {
       train::check_same_training(dir_, config_);
       const bool probes = expands_ && config_.expand.after.empty();
+      const bool is_probed = !probes || fs::exists(dir_ / "importance.json");  // if not, it will be: from equal inputs
       if ((probes && stages_.has_other_inputs("probe", probe_inputs())) ||
-          (expands_ && stages_.has_other_inputs("expand", expand_inputs())))
+          (expands_ && is_probed && stages_.has_other_inputs("expand", expand_inputs())))
         throw ConfigError(
             "{}: holds checkpoints of a model that was probed or expanded otherwise (model, data.general, probe or "
             "expand have changed). Start anew in another output_dir.",

@@ -1,9 +1,15 @@
 """The program as scripts meet it: exit codes, messages on standard error, results on standard output."""
 
+import fcntl
 import os
+import pty
+import re
+import struct
 import subprocess
+import termios
 
 import pytest
+import text_models
 
 from conftest import BUILD, run_program
 
@@ -151,3 +157,33 @@ def test_a_full_disk_is_a_failure():
         process = subprocess.run([BUILD / "adept", "config", "--explain"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert process.returncode == 1
     assert process.stderr.startswith("error: ") and process.stderr.endswith(": No space left on device\n")
+
+
+def test_longer_sequences_than_the_model_was_made_for_are_warned_of(tmp_path):
+    model = text_models.save("llama_tied", tmp_path / "model")
+    text = text_models.write_jsonl(tmp_path / "text.jsonl", text_models.sentences("general", 3))
+    warning = "seq_len 513 is more than the 512 positions that"
+    assert warning in run("eval", "--model", model, "--data", text, "--seq-len", 513).stderr
+    assert "positions" not in run("eval", "--model", model, "--data", text, "--seq-len", 512).stderr
+
+
+def test_the_live_line_never_wraps(tmp_path):
+    model = text_models.save("llama_tied", tmp_path / "model")
+    text = text_models.write_jsonl(tmp_path / "text.jsonl", text_models.sentences("general", 1500))
+    terminal, other_end = pty.openpty()
+    columns = 30
+    fcntl.ioctl(other_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    command = [BUILD / "adept", "probe", "--model", model, "--data", text, "--out", tmp_path / "scores.json"]
+    process = subprocess.Popen([*command, "--max-tokens", "0"], stdout=subprocess.DEVNULL, stderr=other_end)
+    os.close(other_end)
+    output = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            output += chunk
+    except OSError:  # the other end is closed
+        pass
+    assert process.wait() == 0, output
+    lines = re.split(r"[\r\n]+", output.decode())
+    live = [line.removesuffix("\x1b[K") for line in lines if line.endswith("\x1b[K")]
+    assert any(line.startswith("probe") for line in live), lines
+    assert all(len(line) < columns for line in live), live

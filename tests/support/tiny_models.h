@@ -25,30 +25,10 @@
 #include "adept/model/decoder.h"
 #include "adept/model/load.h"
 #include "adept/model/save.h"
+#include "tests/support/temporary_directory.h"
 #include "tests/unit/model/random_model.h"
 
 namespace adept::test {
-
-/// A directory of its own for one test, removed at the end.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string pattern = testing::TempDir() + "/adept-XXXXXX";
-    if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
-    path_ = pattern;
-  }
-  ~TemporaryDirectory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path operator/(std::string_view name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
 
 inline void write_file(const std::filesystem::path& path, std::string_view text) {
   std::ofstream stream(path, std::ios::binary);

@@ -337,5 +337,21 @@ TEST(MappedFile, RefusesWhatCannotBeMapped) {
   EXPECT_THAT(data_error([&] { MappedFile::open(directory / "loop"); }), HasSubstr("Symbolic links go in a circle"));
 }
 
+TEST(RemoveTemporaries, TakesThoseOfEndedProcessesInTheFolderItselfAndNothingElse) {
+  const TemporaryDirectory directory;
+  const std::string ended = ".tmp-999999999-0012abcd", alive = fmt::format(".tmp-{}-0012abcd", ::getpid());
+  std::filesystem::create_directories(directory / (".checkpoint-3" + ended) / "deep");
+  test::write(directory / (".results.json" + ended), "half");
+  std::filesystem::create_directories(directory / "other-run");
+  const Names kept = {"other-run", ".results.json" + alive, ended, "x" + ended, ".x.tmp-notes", ".x.tmp-17", ".hidden"};
+  for (const std::string& name : kept)
+    if (name != "other-run") test::write(directory / name, "mine");
+  test::write(directory / "other-run" / (".x" + ended), "not of this folder");
+  remove_temporaries(directory.path());
+  EXPECT_EQ(names_in(directory.path()), kept);
+  EXPECT_EQ(names_in(directory / "other-run"), Names{".x" + ended});
+  EXPECT_NO_THROW(remove_temporaries("/no/such/folder"));
+}
+
 }  // namespace
 }  // namespace adept::io

@@ -12,7 +12,6 @@ namespace adept::io {
 namespace {
 
 using test::data_error;
-using test::names_in;
 using test::TemporaryDirectory;
 
 TEST(DirectoryLock, IsHeldByOneProcessAtATimeAndNamesIt) {
@@ -37,19 +36,6 @@ TEST(DirectoryLock, EndsWithItsProcess) {
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   ASSERT_TRUE(WIFSIGNALED(status));
   EXPECT_NO_THROW(DirectoryLock(directory.path()));
-}
-
-TEST(DirectoryLock, RemovesTheTemporariesOfKilledProcessesAndNothingElse) {
-  const TemporaryDirectory directory;
-  std::filesystem::create_directories(directory / "data" / ".checkpoint-3.tmp-17-0012abcd" / "deep");
-  test::write(directory / ".results.json.tmp-17-0012abcd", "half");
-  for (const char* kept : {".tmp-17-0012abcd", "x.tmp-17-0012abcd", ".x.tmp-notes", ".x.tmp-17", ".hidden"})
-    test::write(directory / kept, "mine");
-  const DirectoryLock lock(directory.path());
-  EXPECT_THAT(names_in(directory.path()),
-              testing::UnorderedElementsAre(".lock", "data", ".tmp-17-0012abcd", "x.tmp-17-0012abcd", ".x.tmp-notes",
-                                            ".x.tmp-17", ".hidden"));
-  EXPECT_THAT(names_in(directory / "data"), testing::IsEmpty());
 }
 
 TEST(DirectoryLock, SaysWhereItCannotBe) {

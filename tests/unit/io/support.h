@@ -17,27 +17,11 @@
 
 #include "adept/core/error.h"
 #include "adept/io/safetensors.h"
+#include "tests/support/temporary_directory.h"
 
 namespace adept::io::test {
 
-/// A directory of its own for one test, removed at the end.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string pattern = testing::TempDir() + "/adept-io-XXXXXX";
-    if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
-    path_ = pattern;
-  }
-  ~TemporaryDirectory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path operator/(std::string_view name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
+using adept::test::TemporaryDirectory;
 
 inline void write(const std::filesystem::path& path, std::string_view text) {
   std::ofstream stream(path, std::ios::binary);
