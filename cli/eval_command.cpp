@@ -73,19 +73,13 @@ void add_eval_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("eval", "Measure loss, perplexity and bits per byte on text");
   add_model_option(*command, options->model);
   add_data_options(*command, options->data);
-  command->add_option("--out", options->out, "File for the results (JSON)");
+  command->add_option("--out", options->out, "File for the results (JSON)")->type_name("FILE");
   add_seq_len_option(*command, options->scoring.seq_len);
-  command
-      ->add_option("--stride", options->scoring.stride,
-                   "Step between the windows of a long document; 0 = --seq-len, no overlap")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 20))
-      ->capture_default_str();
+  add_count_option(*command, "--stride", options->scoring.stride, 0, kMaxSequence,
+                   "Step between the windows of a long document; 0 = --seq-len, no overlap");
   command->add_flag("--packed", options->scoring.packed, "Score documents joined by EOS, as training sees them");
-  command
-      ->add_option("--max-tokens", options->scoring.max_tokens,
-                   "Tokens to score of each set at most, but at least one sequence; 0 = all")
-      ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{0}, kMaxTokens));
+  add_max_tokens_option(*command, options->scoring.max_tokens,
+                        "Tokens to score of each set at most, but at least one sequence; 0 = all");
   add_batch_size_option(*command, options->batch_size);
   add_dtype_option(*command, options->dtype);
   add_device_option(*command, options->device);

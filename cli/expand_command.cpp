@@ -11,6 +11,7 @@
 #include "adept/io/hub.h"
 #include "adept/method/expansion.h"
 #include "cli/commands.h"
+#include "cli/options.h"
 
 namespace adept::cli {
 namespace {
@@ -65,10 +66,10 @@ void run(const Options& options) {
 void add_expand_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("expand", "Put an identity copy behind each of the least important layers");
-  command->add_option("--model", options->model, "Model directory, or a hub id in the local cache")->required();
-  command->add_option("--out", options->out, "Directory for the expanded model")->required();
-  command->add_option("--importance", options->importance, "Scores of adept probe");
-  command->add_option("--layers", options->layers, "How many of the least important layers to copy");
+  add_model_option(*command, options->model);
+  command->add_option("--out", options->out, "Directory for the expanded model")->required()->type_name("DIR");
+  command->add_option("--importance", options->importance, "Scores of adept probe")->type_name("FILE");
+  command->add_option("--layers", options->layers, "How many of the least important layers to copy")->type_name("K");
   command->add_option("--after", options->after, "Layers to copy, by index, instead of --importance and --layers")
       ->type_name("3,7,11");
   command->add_flag("--force", options->force, "Replace --out if it exists");

@@ -66,6 +66,7 @@ class TextStream {
 
 void run(Options& options) {
   model::check_generate_options(options.generate);
+  require_utf8("--prompt", options.prompt);
   run::init_compute(options.threads, options.dtype, options.device);
   const std::filesystem::path directory = io::resolve_model(options.model);
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(directory);

@@ -10,9 +10,12 @@
 
 #include "adept/core/cpu.h"
 #include "adept/core/error.h"
+#include "adept/data/utf8.h"
 
 namespace adept::cli {
 namespace {
+
+constexpr std::int64_t kMaxTokens = 1'000'000'000'000'000;
 
 /// --`name` with the spellings of an enum; `target` keeps its value as the default.
 template <typename Enum>
@@ -77,25 +80,34 @@ CLI::Option* add_device_option(CLI::App& command, config::Device& device) {
   return add_choice(command, "--device", device, "Where to compute");
 }
 
-CLI::Option* add_seq_len_option(CLI::App& command, std::int64_t& seq_len) {
-  return command.add_option("--seq-len", seq_len, "Longest sequence, in tokens")
-      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 20))
+CLI::Option* add_count_option(CLI::App& command, const std::string& name, std::int64_t& target, std::int64_t least,
+                              std::int64_t most, const std::string& description) {
+  const auto check = [least, most](const std::string& text) {
+    std::int64_t value = 0;
+    const bool is_good = CLI::detail::lexical_cast(text, value) && value >= least && value <= most;
+    return is_good ? "" : fmt::format("found \"{}\"; expected a whole number from {} to {}", text, least, most);
+  };
+  return command.add_option(name, target, description)
+      ->check(CLI::Validator(check, "", ""))
       ->type_name("N")
       ->capture_default_str();
+}
+
+CLI::Option* add_seq_len_option(CLI::App& command, std::int64_t& seq_len) {
+  return add_count_option(command, "--seq-len", seq_len, 2, kMaxSequence, "Longest sequence, in tokens");
 }
 
 CLI::Option* add_batch_size_option(CLI::App& command, std::int64_t& batch_size) {
-  return command.add_option("--batch-size", batch_size, "Sequences per forward pass")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
-      ->type_name("N")
-      ->capture_default_str();
+  return add_count_option(command, "--batch-size", batch_size, 1, kMaxSequence, "Sequences per forward pass");
+}
+
+CLI::Option* add_max_tokens_option(CLI::App& command, std::int64_t& max_tokens, const std::string& description) {
+  return add_count_option(command, "--max-tokens", max_tokens, 0, kMaxTokens, description);
 }
 
 CLI::Option* add_threads_option(CLI::App& command, std::int64_t& threads) {
-  return command.add_option("--threads", threads, "Threads to compute with; 0 = the physical cores available")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1024}))
-      ->type_name("N")
-      ->capture_default_str();
+  return add_count_option(command, "--threads", threads, 0, 1024,
+                          "Threads to compute with; 0 = the physical cores available");
 }
 
 CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vector<std::string>& overrides) {
@@ -141,6 +153,12 @@ std::vector<config::Source> sources(const DataOptions& options) {
     std::find_if(result.begin(), result.end(), same)->paths.push_back(path);
   }
   return result;
+}
+
+void require_utf8(const std::string& option, const std::string& text) {
+  if (const auto at = data::find_invalid_utf8(text))
+    throw ConfigError("{}: found a byte at {} that is no part of a UTF-8 character; expected text in UTF-8.", option,
+                      *at);
 }
 
 void set_threads(std::int64_t threads) {

@@ -13,9 +13,12 @@ namespace adept::cli {
 
 /// --model DIR (required): a model directory or a hub id.
 CLI::Option* add_model_option(CLI::App& command, std::string& model);
-/// The most that --max-tokens takes.
-inline constexpr std::int64_t kMaxTokens = 1'000'000'000'000'000;
+/// The most that an option of sequence length takes.
+inline constexpr std::int64_t kMaxSequence = std::int64_t{1} << 20;
 
+/// `name` N with `least` <= N <= `most`; `target` holds the default.
+CLI::Option* add_count_option(CLI::App& command, const std::string& name, std::int64_t& target, std::int64_t least,
+                              std::int64_t most, const std::string& description);
 /// --dtype fp32|bf16: the precision to compute in.
 CLI::Option* add_dtype_option(CLI::App& command, ComputeDType& dtype);
 /// --device cpu|cuda.
@@ -24,6 +27,8 @@ CLI::Option* add_device_option(CLI::App& command, config::Device& device);
 CLI::Option* add_seq_len_option(CLI::App& command, std::int64_t& seq_len);
 /// --batch-size N: sequences per forward pass.
 CLI::Option* add_batch_size_option(CLI::App& command, std::int64_t& batch_size);
+/// --max-tokens N; 0 = all.
+CLI::Option* add_max_tokens_option(CLI::App& command, std::int64_t& max_tokens, const std::string& description);
 /// --threads N: 0 = the physical cores that this process may use. Then call set_threads.
 CLI::Option* add_threads_option(CLI::App& command, std::int64_t& threads);
 /// CONFIG.yaml, a required positional (which is returned), and --set KEY=VALUE, repeatable: the arguments of
@@ -46,6 +51,9 @@ void add_data_options(CLI::App& command, DataOptions& options);
 ///
 /// Throws ConfigError for an empty path, a bad name, or two files that would get the same name.
 std::vector<config::Source> sources(const DataOptions& options);
+
+/// Throws ConfigError if the `text` of an option is not UTF-8.
+void require_utf8(const std::string& option, const std::string& text);
 
 /// Sets the number of threads that ATen uses; 0 = available_cores().
 void set_threads(std::int64_t threads);

@@ -55,15 +55,14 @@ void add_probe_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("probe", "Measure how much general skill each layer carries");
   add_model_option(*command, options->model);
   add_data_options(*command, options->data);
-  command->add_option("--out", options->out, "File for the scores (JSON)")->required();
+  command->add_option("--out", options->out, "File for the scores (JSON)")->required()->type_name("FILE");
   command
       ->add_option("--method", options->method,
                    "mask_out (loss without the layer) or cumulative (gradient times weight)")
+      ->type_name("mask_out|cumulative")
       ->capture_default_str();
   add_seq_len_option(*command, options->seq_len);
-  command->add_option("--max-tokens", options->max_tokens, "Text to measure on, shared equally by the sources; 0 = all")
-      ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{0}, kMaxTokens));
+  add_max_tokens_option(*command, options->max_tokens, "Text to measure on, shared equally by the sources; 0 = all");
   add_batch_size_option(*command, options->batch_size);
   add_dtype_option(*command, options->dtype);
   add_device_option(*command, options->device);

@@ -69,6 +69,7 @@ void run(const Options& options) {
   if (options.text.has_value() == !options.data.data.empty())
     throw ConfigError("adept tokenize: found {}; expected exactly one of them.",
                       options.text ? "both --text and --data" : "neither --text nor --data");
+  if (options.text) require_utf8("--text", *options.text);
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(io::resolve_model(options.model));
   LineWriter writer(options.out);
   if (options.text) {

@@ -76,10 +76,10 @@ std::vector<std::string> snapshots(const fs::path& repository) {
   return names;
 }
 
-DataError miss(const HubId& id, const fs::path& repository) {
+ConfigError miss(const HubId& id, const fs::path& repository) {
   std::string present;
   for (const std::string& name : snapshots(repository)) present += (present.empty() ? "" : ", ") + name;
-  return DataError(
+  return ConfigError(
       "{}{}{}: is neither a folder nor in the local Hugging Face cache ({}){}. Download it with "
       "`hf download {}{}`.",
       id.repository, id.revision.empty() ? "" : "@", id.revision, repository.string(),
@@ -113,13 +113,13 @@ fs::path resolve_model(const std::string& directory_or_hub_id) {
   std::error_code ignored;
   if (fs::is_directory(path, ignored)) return path;
   if (path.extension() == ".gguf")
-    throw DataError("{}: a GGUF file is not used directly; convert it with `adept import-gguf --gguf {} --out DIR`.",
-                    path.string(), path.string());
+    throw ConfigError("{}: a GGUF file is not used directly; convert it with `adept import-gguf --gguf {} --out DIR`.",
+                      path.string(), path.string());
   if (fs::exists(path, ignored))
-    throw DataError("{}: is a file; expected the folder of a model or a hub id such as org/name.", path.string());
+    throw ConfigError("{}: is a file; expected the folder of a model or a hub id such as org/name.", path.string());
   const std::optional<HubId> id = parse_hub_id(directory_or_hub_id);
   if (!id)
-    throw DataError(
+    throw ConfigError(
         "{}: there is no such folder, and it is no hub id; expected the folder of a model, or org/name or "
         "org/name@revision.",
         directory_or_hub_id.empty() ? "the model \"\"" : directory_or_hub_id);

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "adept/core/error.h"
+#include "adept/core/log.h"
 #include "adept/io/hub.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/json_field.h"
@@ -212,6 +213,9 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
   if (importance && !importance->model_hash.empty() && importance->model_hash != expansion.base_hash)
     throw DataError("{}: the importance scores are of another model (weights {}, here {}); probe this model.",
                     base_dir.string(), importance->model_hash, expansion.base_hash);
+  if (std::filesystem::exists(base_dir / kExpansionManifest))
+    spdlog::warn("{}: was expanded before. Its copies count as layers of the base from here on: only new ones train.",
+                 base_dir.string());
   const Json new_config = expand_config(config, expansion.layers, config_path.string());
   check_windows(base, model::parse_model_config(new_config, config_path.string()), expansion.layers,
                 config_path.string());

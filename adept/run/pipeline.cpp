@@ -74,6 +74,7 @@ class Run {
     for (const data::TokenDataset& dataset : datasets_.general)
       eval::require_targets(dataset.name(), data::windows(dataset, {.seq_len = config_.seq_len}));
     warn_of_long_sequences(model_, config_.seq_len);
+    warn_of_shared_files(config_.data);
     if (!train::list_checkpoints(dir_).empty()) {
       train::check_same_training(dir_, config_);
       const bool probes = expands_ && config_.expand.after.empty();

@@ -3,6 +3,8 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include <map>
+
 #include "adept/core/error.h"
 #include "adept/core/log.h"
 #include "adept/data/source_counts.h"
@@ -83,6 +85,18 @@ void print_counts(const std::vector<data::TokenDataset>& datasets) {
   for (const data::TokenDataset& dataset : datasets)
     rows.push_back({.name = dataset.name(), .counts = dataset.counts()});
   fmt::print(stderr, "{}", data::format_source_table(rows));
+}
+
+void warn_of_shared_files(const config::DataConfig& data) {
+  std::map<fs::path, std::string> trained_on;  // file -> source
+  for (const config::Source& source : data.train)
+    for (const fs::path& file : data::find_files(to_text_source(source)).files)
+      trained_on.emplace(fs::canonical(file), source.name);
+  for (const config::Source& source : data.eval)
+    for (const fs::path& file : data::find_files(to_text_source(source)).files)
+      if (const auto found = trained_on.find(fs::canonical(file)); found != trained_on.end())
+        spdlog::warn("{}: is in data.train ({}) and in data.eval ({}): what is measured on it was trained on.",
+                     file.string(), found->second, source.name);
 }
 
 data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDataset& dataset,

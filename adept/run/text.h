@@ -35,6 +35,9 @@ Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, co
 /// Prints documents, tokens, and what was skipped and why, on standard error.
 void print_counts(const std::vector<data::TokenDataset>& datasets);
 
+/// Warns of each file that is both trained on and measured on: such a measurement says nothing of what was learnt.
+void warn_of_shared_files(const config::DataConfig& data);
+
 /// How documents become sequences.
 struct ScoringOptions {
   std::int64_t seq_len = 512;

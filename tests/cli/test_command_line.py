@@ -188,3 +188,11 @@ def test_the_live_line_never_wraps(tmp_path):
     live = [line for line in shown if " in 0:" not in line]  # the last line of a stage stays, and may be long
     assert any(line.startswith("probe") for line in live), lines
     assert all(len(line) < columns for line in live), live
+
+
+def test_expanding_an_expanded_model_says_what_its_copies_are_now(tmp_path):
+    text_models.save("llama_tied", tmp_path / "base")
+    first = run_program("adept", "expand", "--model", "base", "--out", "once", "--after", "1", cwd=tmp_path)
+    assert first.stderr == ""
+    second = run_program("adept", "expand", "--model", "once", "--out", "twice", "--after", "3", cwd=tmp_path)
+    assert "once: was expanded before. Its copies count as layers of the base" in second.stderr

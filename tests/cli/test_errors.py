@@ -55,10 +55,10 @@ EXPAND = ["expand", "--model", "base", "--out", "new"]
 GENERATE = ["generate", "--model", "base", "--prompt"]
 COMMAND_LINES = [
     # models
-    (["eval", "--model", "some/model", *TEXT], FAILED,
+    (["eval", "--model", "some/model", *TEXT], USAGE,
      "some/model: is neither a folder nor in the local Hugging Face cache", "Download it with `hf download some/model`"),
     (["eval", "--model", "folder", *TEXT], FAILED, "folder: has no config.json; expected the folder of a Hugging Face"),
-    (["eval", "--model", "text.jsonl", *TEXT], FAILED, "text.jsonl: is a file; expected the folder of a model"),
+    (["eval", "--model", "text.jsonl", *TEXT], USAGE, "text.jsonl: is a file; expected the folder of a model"),
     # text
     (EVAL, USAGE, "adept eval: --data is required. See: adept eval --help"),
     ([*EVAL, "--data", "none.jsonl"], USAGE, 'source "none"', "none.jsonl: does not exist", ".txt, .jsonl"),
@@ -76,8 +76,8 @@ COMMAND_LINES = [
     ([*EVAL, "--data", "cut.txt.gz"], FAILED, "cut.txt.gz: the gzip data end in the middle", "cut short; get it again"),
     # options
     ([*EVAL, *TEXT, "--dtype", "fp64"], USAGE, '--dtype: found "fp64"; expected fp32 or bf16'),
-    ([*EVAL, *TEXT, "--seq-len", "1"], USAGE, "--seq-len", "2 to 1048576"),
-    ([*EVAL, *TEXT, "--batch-size", "x"], USAGE, "--batch-size", "1 to 1048576"),
+    ([*EVAL, *TEXT, "--seq-len", "1"], USAGE, '--seq-len: found "1"; expected a whole number from 2 to 1048576'),
+    ([*EVAL, *TEXT, "--batch-size", "x"], USAGE, '--batch-size: found "x"; expected a whole number from 1 to'),
     ([*EVAL, *TEXT, "--max-tokens", "-1"], USAGE, "--max-tokens", "0 to"),
     ([*EVAL, *TEXT, "--stride", "-1"], USAGE, "--stride", "0 to"),
     ([*EVAL, *TEXT, "--seq-len", "16", "--stride", "17"], USAGE, "found --stride 17; expected at most 16"),
@@ -89,6 +89,7 @@ COMMAND_LINES = [
     (["probe", "--model", "base", *TEXT, "--out", "none/x.json"], FAILED, "none/x.json: cannot create"),
     (["tokenize", "--model", "base"], USAGE, "found neither --text nor --data; expected exactly one of them"),
     (["tokenize", "--model", "base", "--text", "a", *TEXT], USAGE, "found both --text and --data"),
+    (["tokenize", "--model", "base", "--text", "a\udcff"], USAGE, "--text: found a byte at 1 that is no part of a UTF-8"),
     (["tokenize", "--model", "base", "--data", "bad.jsonl", "--out", "new"], FAILED, "bad.jsonl:2: missing"),
     # layers
     (EXPAND, USAGE, "expected either --importance FILE --layers K, or --after 3,7,11"),
@@ -111,6 +112,7 @@ COMMAND_LINES = [
      "the importance scores are of a model with 3 layers, this one has 4; probe this model"),
     # generation
     ([*GENERATE, ""], USAGE, "the prompt has no tokens"),
+    ([*GENERATE, "\udcc3"], USAGE, "--prompt: found a byte at 0 that is no part of a UTF-8 character"),
     ([*GENERATE, "a", "--temperature", "-1"], USAGE, "temperature is -1; expected 0 (greedy) or more"),
     ([*GENERATE, "a", "--top-p", "0"], USAGE, "top_p is 0; expected a number above 0, at most 1"),
     ([*GENERATE, "a", "--max-new-tokens", "-3"], USAGE, "max_new_tokens is -3; expected 0 or more"),
@@ -150,7 +152,7 @@ def with_data(part, path):
 
 
 CONFIGS = [
-    (dict(model="nowhere"), FAILED, "nowhere: is neither a folder nor in the local Hugging Face cache"),
+    (dict(model="nowhere"), USAGE, "nowhere: is neither a folder nor in the local Hugging Face cache"),
     (dict(expand={"num_layers": 77}), USAGE, "expand.num_layers: found 77; expected at most 3, the layers of base"),
     (dict(expand={"after": [0, 77]}), USAGE, "expand.after: found 77; expected at most 2, the last layer of base"),
     (dict(output_dir="text.jsonl/x"), FAILED, "output_dir: text.jsonl/x cannot be made: Not a directory"),

@@ -280,6 +280,15 @@ def test_layers_can_be_chosen_by_hand_and_settings_on_the_command_line(finished,
     assert text_models.load(out / "model").config.num_hidden_layers == 4
 
 
+def test_text_that_is_trained_and_measured_on_is_warned_of(finished, tmp_path):
+    folder, process = finished[0], finished[1]
+    warning = "is in data.train"
+    assert warning not in process.stderr
+    same = "data.eval=[{name: same, path: ./general.jsonl.gz, text_field: body}]"
+    again = run(folder, "--set", f"output_dir={tmp_path}/run", "--set", same, "--set", "train.max_steps=1")
+    assert "./general.jsonl.gz: is in data.train (replay) and in data.eval (same): what is measured" in again.stderr
+
+
 def test_a_hub_id_is_found_in_the_cache(finished, tmp_path):
     folder = finished[0]
     repository = tmp_path / "hub" / "models--some--tiny-model"

@@ -23,3 +23,14 @@ def test_setup_on_another_system_says_what_is_needed_and_stops(os_release, tmp_p
 def test_fetch_names_an_unknown_asset():
     process = subprocess.run([ROOT / "scripts" / "fetch-demo-assets", "modle"], capture_output=True, text=True)
     assert process.returncode == 2 and "unknown asset modle; known: model, text" in process.stderr
+
+
+def test_setup_with_a_python_without_torch_says_so(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    process = subprocess.run(
+        [ROOT / "scripts" / "setup"], env={**os.environ, "ADEPT_PYTHON": str(python)}, capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    assert process.stderr.endswith(f"setup: {python} has no torch; it needs torch >= 2.10, or unset ADEPT_PYTHON to use the project's own\n")

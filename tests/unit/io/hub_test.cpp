@@ -9,6 +9,7 @@
 namespace adept::io {
 namespace {
 
+using test::config_error;
 using test::data_error;
 using test::names_in;
 using test::TemporaryDirectory;
@@ -83,16 +84,16 @@ TEST_F(HubTest, RevisionsAreBranchesTagsOrCommits) {
 }
 
 TEST_F(HubTest, AMissSaysWhichCommandDownloads) {
-  EXPECT_THAT(data_error([] { resolve_model("org/name"); }),
+  EXPECT_THAT(config_error([] { resolve_model("org/name"); }),
               AllOf(HasSubstr("org/name: is neither a folder nor in the local Hugging Face cache"),
                     HasSubstr((directory_ / ".cache/huggingface/hub/models--org--name").string()),
                     HasSubstr("`hf download org/name`")));
   const auto repository = make_repository(directory_ / ".cache/huggingface/hub", "models--org--name");
-  EXPECT_THAT(data_error([] { resolve_model("org/name@v2"); }),
+  EXPECT_THAT(config_error([] { resolve_model("org/name@v2"); }),
               AllOf(HasSubstr("`hf download org/name --revision v2`"),
                     HasSubstr(std::string("other revisions: ") + kCommit + ", " + kOldCommit)));
   std::filesystem::remove_all(repository / "snapshots");
-  EXPECT_THAT(data_error([] { resolve_model("org/name"); }), HasSubstr("`hf download org/name`"));
+  EXPECT_THAT(config_error([] { resolve_model("org/name"); }), HasSubstr("`hf download org/name`"));
   unsetenv("HOME");
   EXPECT_THAT(data_error([] { resolve_model("org/name"); }), HasSubstr("none of HF_HUB_CACHE, HF_HOME, HOME is set"));
 }
@@ -101,7 +102,7 @@ TEST_F(HubTest, NothingLeadsOutOfTheCache) {
   const auto repository = make_repository(directory_ / ".cache/huggingface/hub", "models--org--name");
   for (const char* id : {"", "/none", "./none", "org/name/more", "../name", "org/..", "org/name@", "org/name@../..",
                          "org/name@a//b", "org/name@/etc", "org name", "org\\name", "a..b/c", "@main"})
-    EXPECT_THAT(data_error([&] { resolve_model(id); }), HasSubstr("there is no such folder, and it is no hub id"))
+    EXPECT_THAT(config_error([&] { resolve_model(id); }), HasSubstr("there is no such folder, and it is no hub id"))
         << id;
   for (const std::string& ref : {std::string("../../.."), std::string(), std::string("/etc"), std::string("a\0b", 3)}) {
     test::write(repository / "refs/main", ref);
@@ -114,9 +115,9 @@ TEST_F(HubTest, NothingLeadsOutOfTheCache) {
 TEST_F(HubTest, FilesAreNoModels) {
   test::write(directory_ / "model.safetensors", "");
   test::write(directory_ / "model.gguf", "");
-  EXPECT_THAT(data_error([&] { resolve_model((directory_ / "model.safetensors").string()); }),
+  EXPECT_THAT(config_error([&] { resolve_model((directory_ / "model.safetensors").string()); }),
               HasSubstr("is a file; expected the folder of a model"));
-  EXPECT_THAT(data_error([&] { resolve_model((directory_ / "model.gguf").string()); }),
+  EXPECT_THAT(config_error([&] { resolve_model((directory_ / "model.gguf").string()); }),
               HasSubstr("`adept import-gguf --gguf " + (directory_ / "model.gguf").string() + " --out DIR`"));
 }
 

@@ -41,15 +41,23 @@ inline std::set<std::string> names_in(const std::filesystem::path& directory) {
   return names;
 }
 
-/// The message of the DataError that `function` throws.
-template <typename Function>
-std::string data_error(Function&& function) {
+/// The message of the error of this type that `function` throws.
+template <typename Error, typename Function>
+std::string message_of(Function&& function) {
   try {
     function();
-  } catch (const DataError& error) {
+  } catch (const Error& error) {
     return error.what();
   }
-  return "(no DataError)";
+  return "(no such error)";
+}
+template <typename Function>
+std::string data_error(Function&& function) {
+  return message_of<DataError>(function);
+}
+template <typename Function>
+std::string config_error(Function&& function) {
+  return message_of<ConfigError>(function);
 }
 
 /// A tensor over memory of its own.
