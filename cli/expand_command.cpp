@@ -10,6 +10,7 @@
 #include "adept/core/error.h"
 #include "adept/io/hub.h"
 #include "adept/method/expansion.h"
+#include "adept/run/expansion_plan.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 
@@ -17,46 +18,86 @@ namespace adept::cli {
 namespace {
 
 struct Options {
-  std::string model, out, importance;
+  std::string model, out, importance, method, after, exclude, trainable;
   std::optional<int> layers;
-  std::string after;
+  std::string strategy;
+  std::int64_t copies = 1, seq_len = 512;
   bool force = false;
 };
 
 /// "3,7,11" as numbers.
-std::vector<int> parse_layers(const std::string& text) {
-  std::vector<int> layers;
+std::vector<std::int64_t> parse_layers(const std::string& option, const std::string& text) {
+  std::vector<std::int64_t> layers;
   std::istringstream items(text + ",");
   for (std::string item; std::getline(items, item, ',');) {
     int layer = 0;
     const auto [end, error] = std::from_chars(item.data(), item.data() + item.size(), layer);
     if (error != std::errc() || end != item.data() + item.size())
-      throw ConfigError("--after {}: found \"{}\"; expected layer indices such as 3,7,11.", text, item);
+      throw ConfigError("{} {}: found \"{}\"; expected layer indices such as 3,7,11.", option, text, item);
     layers.push_back(layer);
   }
   return layers;
 }
 
-void run(const Options& options) {
-  const bool by_score = !options.importance.empty() && options.layers;
-  if (by_score == !options.after.empty() || options.importance.empty() == options.layers.has_value())
+/// "15%" or "0.15".
+double parse_share(const std::string& text) {
+  double share = 0;
+  const bool percent = text.ends_with('%');
+  const char* last = text.data() + text.size() - (percent ? 1 : 0);
+  const auto [end, error] = std::from_chars(text.data(), last, share);
+  if (percent) share /= 100;
+  if (error != std::errc() || end != last || !(share > 0 && share < 1))
+    throw ConfigError("--trainable: found \"{}\"; expected a share of all parameters such as 15%.", text);
+  return share;
+}
+
+/// The options as the configuration would hold them.
+config::ExpandConfig expand_config(const Options& options) {
+  const bool by_hand = !options.after.empty();
+  config::ExpandConfig expand{
+      .strategy = by_hand ? config::SelectionStrategy::kManual : config::SelectionStrategy::kLowest,
+      .num_layers = options.layers,
+      .trainable = {},
+      .after = {},
+      .copies = options.copies,
+      .exclude = {}};
+  if (!options.strategy.empty()) {
+    const auto strategy = config::from_string<config::SelectionStrategy>(options.strategy);
+    if (!strategy || (*strategy == config::SelectionStrategy::kManual) != by_hand)
+      throw ConfigError("--strategy: found \"{}\"{}; expected {}.", options.strategy,
+                        by_hand ? " together with --after" : "",
+                        by_hand ? "manual" : "lowest, cost_aware, uniform or highest");
+    expand.strategy = strategy;
+  }
+  if (!options.trainable.empty()) expand.trainable = parse_share(options.trainable);
+  if (!options.exclude.empty()) expand.exclude = parse_layers("--exclude", options.exclude);
+  if (by_hand) expand.after = parse_layers("--after", options.after);
+  const bool has_size = options.layers.has_value() != expand.trainable.has_value();
+  const bool has_scores = !options.importance.empty() || !expand.needs_scores();
+  if (by_hand ? options.layers || expand.trainable || !options.importance.empty() || !options.exclude.empty() ||
+                    options.copies != 1
+              : !has_size || !has_scores)
     throw ConfigError(
-        "adept expand: expected either --importance FILE --layers K, or --after 3,7,11. See: adept expand --help");
+        "adept expand: expected either --importance FILE with --layers K or --trainable SHARE, or --strategy uniform "
+        "with one of these, or --after 3,7,11 alone. See: adept expand --help");
+  return expand;
+}
+
+void run(const Options& options) {
+  const config::ExpandConfig expand = expand_config(options);
   const std::filesystem::path model = io::resolve_model(options.model);
   std::error_code ignored;
   if (std::filesystem::equivalent(model, options.out, ignored))
     throw ConfigError("--out {}: is the model itself; expected a directory of its own.", options.out);
+  const model::ModelConfig base = model::read_model_config(model);
   std::optional<method::Importance> importance;
-  std::vector<int> after;
-  if (!options.after.empty()) after = parse_layers(options.after);
-  if (by_score) {
-    importance = method::read_importance(options.importance);
-    after = method::select_lowest(*importance, *options.layers);
-  }
+  if (!options.importance.empty()) importance = method::read_importance(options.importance, options.method);
+  const std::vector<int> after = run::choose_layers(expand, base, options.seq_len, importance);
   const method::Expansion expansion = method::expand_model(
       model, options.out, after, importance, options.force ? io::OnExisting::kReplace : io::OnExisting::kFail);
   fmt::print("{:>6} {:>6}\n", "source", "copy");
   for (const method::ExpandedLayer& layer : expansion.layers) fmt::print("{:>6} {:>6}\n", layer.source, layer.index);
+  fmt::print("{}", run::describe_step_cost(base, options.seq_len, after, expand, importance));
   fmt::print("{} layers became {}: {}\n", expansion.base_num_hidden_layers,
              expansion.base_num_hidden_layers + static_cast<int>(expansion.layers.size()), options.out);
 }
@@ -69,9 +110,25 @@ void add_expand_command(CLI::App& app) {
   add_model_option(*command, options->model);
   command->add_option("--out", options->out, "Directory for the expanded model")->required()->type_name("DIR");
   command->add_option("--importance", options->importance, "Scores of adept probe")->type_name("FILE");
-  command->add_option("--layers", options->layers, "How many of the least important layers to copy")->type_name("K");
-  command->add_option("--after", options->after, "Layers to copy, by index, instead of --importance and --layers")
+  command->add_option("--method", options->method, "Which of the scores in the file; default: the first")
+      ->type_name("NAME");
+  command
+      ->add_option("--strategy", options->strategy,
+                   "lowest scores (default); cost_aware: of layers that the probe cannot tell apart the highest, which "
+                   "are the cheapest to train; uniform: evenly spread; highest scores; manual: those of --after")
+      ->type_name(config::choices_of<config::SelectionStrategy>());
+  command->add_option("--layers", options->layers, "How many layers to copy")->type_name("K");
+  command
+      ->add_option("--trainable", options->trainable,
+                   "How many instead, as the most that the copies may be of all parameters, such as 15%")
+      ->type_name("SHARE");
+  command->add_option("--exclude", options->exclude, "Layers that are never chosen")->type_name("0,1");
+  add_count_option(*command, "--copies", options->copies, 1, 100, "Copies of each chosen layer");
+  command
+      ->add_option("--after", options->after,
+                   "Layers to copy, by index, instead of --importance and --layers; an index once for each copy")
       ->type_name("3,7,11");
+  add_seq_len_option(*command, options->seq_len)->description("Length of training sequences, for the predicted cost");
   command->add_flag("--force", options->force, "Replace --out if it exists");
   command->callback([options] { run(*options); });
 }

@@ -1,11 +1,18 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
+#include <iterator>
+#include <map>
 #include <memory>
+#include <optional>
 
 #include "adept/core/error.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/weight_files.h"
+#include "adept/method/expansion.h"
 #include "adept/method/importance.h"
+#include "adept/method/statistics.h"
 #include "adept/run/model_context.h"
 #include "adept/run/text.h"
 #include "cli/commands.h"
@@ -16,36 +23,137 @@ namespace {
 
 struct Options {
   std::string model, out, method = "mask_out";
+  std::vector<std::string> domain;
   DataOptions data;
   ComputeDType dtype = ComputeDType::kFp32;
   config::Device device = config::Device::kCpu;
-  std::int64_t seq_len = 512, max_tokens = 65536, batch_size = 8, threads = 0;
+  bool until_separated = false;
+  std::int64_t seq_len = 512, max_tokens = 65536, batch_size = 8, threads = 0, layers = 0;
 };
 
+std::vector<std::string> methods_of(const Options& options) {
+  std::vector<std::string> names;
+  for (const method::ImportanceMethod& method : method::importance_methods())
+    if (options.method == "all" || options.method == method.name) names.emplace_back(method.name);
+  if (names.empty())
+    throw ConfigError("--method: found \"{}\"; expected one of {}, {}, all.", options.method,
+                      method::importance_method_names(", "), method::kGainMethod);
+  return names;
+}
+
 void print_scores(const method::Importance& importance) {
-  fmt::print("{:>5} {:>12} {:>10} {:>5}   {}\n", "layer", "score", "normalized", "rank", "95 % interval");
+  const int k = importance.stability.num_lowest;
+  fmt::print("{}, layers by index; 'lowest' is how often a layer is among the {} lowest in resamples of the text\n",
+             importance.method, k);
+  fmt::print("{:>5} {:>12} {:>10} {:>5} {:>7}   {}\n", "layer", "score", "normalized", "rank", "lowest",
+             "95 % interval");
   for (const method::LayerImportance& layer : importance.layers)
-    fmt::print("{:>5} {:>12.6f} {:>10.4f} {:>5}   [{:.6f}, {:.6f}]\n", layer.index, layer.score, layer.normalized,
-               layer.rank, layer.ci95[0], layer.ci95[1]);
+    fmt::print("{:>5} {:>12.6f} {:>10.4f} {:>5} {:>5.0f} %   [{:.6f}, {:.6f}]\n", layer.index, layer.score,
+               layer.normalized, layer.rank, 100 * layer.lowest_share, layer.ci95[0], layer.ci95[1]);
+  if (importance.stability.num_resamples > 0)
+    fmt::print("the {} lowest: {} (the same ones in {:.1f} % of the resamples)\n", k,
+               fmt::join(method::lowest(importance.scores(), k), ", "), 100 * importance.stability.same_set_share);
+  if (importance.separation)
+    fmt::print("{} after {} tokens in {} sequences, {} looks (needed: the same ones in {:.1f} %)\n",
+               importance.separation->reached ? "separated" : "not separated", format_count(importance.tokens),
+               format_count(importance.sequences), importance.separation->looks,
+               100 * importance.separation->required_share);
+}
+
+// How far the methods agree: above the diagonal Spearman's correlation, below it how many of the k lowest they share.
+void print_agreement(const std::vector<method::Importance>& importances, int k) {
+  fmt::print("\nagreement: Spearman's rank correlation / layers in common among the {} lowest\n{:<18}", k, "");
+  for (const method::Importance& column : importances) fmt::print("{:>18}", column.method);
+  for (const method::Importance& row : importances) {
+    fmt::print("\n{:<18}", row.method);
+    const std::vector<int> a = method::lowest(row.scores(), k);
+    for (const method::Importance& column : importances) {
+      const std::vector<int> b = method::lowest(column.scores(), k);
+      std::vector<int> common;
+      std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(common));
+      fmt::print("{:>18}", fmt::format("{:.2f} / {}", method::spearman(row.scores(), column.scores()), common.size()));
+    }
+  }
+  fmt::print("\n");
+}
+
+void print_gains(const method::Importance& importance) {
+  fmt::print(
+      "a copy behind each layer, to first order: what a step of the sign of the domain's gradient gains there, and "
+      "what "
+      "it does to the general loss\n{:>5} {:>12} {:>12} {:>14} {:>8}\n",
+      "layer", "gain (L1)", "gain (L2)", "general", "cosine");
+  for (const method::LayerImportance& layer : importance.layers)
+    fmt::print("{:>5} {:>12.4f} {:>12.4f} {:>+14.4f} {:>+8.3f}\n", layer.index, layer.gain->l1, layer.gain->l2,
+               layer.gain->general_change, layer.gain->cosine);
+}
+
+// What each layer is worth in both texts, copies marked.
+void print_both(const std::filesystem::path& model_dir, const method::Importance& general,
+                const method::Importance& domain) {
+  std::map<int, int> source_of_copy;
+  if (std::filesystem::exists(model_dir / method::kExpansionManifest))
+    for (const method::ExpandedLayer& copy : method::read_expansion(model_dir).layers)
+      source_of_copy[copy.index] = copy.source;
+  fmt::print("{} on both texts\n{:>5} {:>12} {:>12}\n", general.method, "layer", "general", "domain");
+  for (std::size_t l = 0; l < general.layers.size(); ++l) {
+    const auto copy = source_of_copy.find(static_cast<int>(l));
+    fmt::print("{:>5} {:>+12.6f} {:>+12.6f}{}\n", l, general.layers[l].score, domain.layers[l].score,
+               copy == source_of_copy.end() ? "" : fmt::format("   copy of layer {} of the base", copy->second));
+  }
+}
+
+std::vector<data::TokenDataset> tokenize(const run::TextModel& model, const std::vector<config::Source>& sources) {
+  std::vector<data::TokenDataset> datasets;
+  for (const config::Source& source : sources) datasets.push_back(run::tokenize_source(model, source));
+  return datasets;
 }
 
 void run(const Options& options) {
   run::init_compute(options.threads, options.dtype, options.device);
-  const method::ImportanceMethod method = method::importance_method_from_string(options.method);
+  const bool gains = options.method == method::kGainMethod;
+  if (gains && options.domain.empty())
+    throw ConfigError("adept probe: --method gain needs --domain, the text whose gain is measured.");
+  if (!options.domain.empty() && (options.method == "all" || options.until_separated))
+    throw ConfigError("adept probe: found --domain together with {}; expected one method on all of the text.",
+                      options.method == "all" ? "--method all" : "--until-separated");
+  const std::vector<std::string> methods = gains ? std::vector<std::string>() : methods_of(options);
   io::AtomicFile out(options.out);  // a place that cannot be written is no news to hear after hours
   const run::TextModel model = run::load_text_model(options.model);
   run::warn_of_long_sequences(model, options.seq_len);
   const model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
-  std::vector<data::TokenDataset> datasets;
-  for (const config::Source& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));
-  run::print_counts(datasets);
-  const auto sets = run::probe_sequences(datasets, options.seq_len, options.max_tokens);
-  method::Importance importance =
-      run::probe_importance(decoder, run::to_batches(sets, options.batch_size, decoder.device()), method);
-  importance.model_hash = io::WeightFiles::open(model.dir).hash();
-  out.write(method::to_json(importance).dump(2) + "\n");
+  const std::string hash = io::WeightFiles::open(model.dir).hash();
+  DataOptions domain_options = options.data;
+  domain_options.data = options.domain;
+  const auto general = tokenize(model, sources(options.data)), domain = tokenize(model, sources(domain_options));
+  run::print_counts(general);
+  if (!domain.empty()) run::print_counts(domain);
+  const auto parts_of = [&](const std::vector<data::TokenDataset>& datasets) {
+    return run::to_parts(run::probe_sequences(datasets, options.seq_len, options.max_tokens), options.batch_size,
+                         decoder.device(), options.until_separated);
+  };
+  if (gains) {
+    const method::Importance gain = run::probe_gain(decoder, hash, parts_of(domain)[0], parts_of(general)[0]);
+    out.write(method::to_json(gain).dump(2) + "\n");
+    out.commit();
+    return print_gains(gain);
+  }
+  const auto num_lowest =
+      static_cast<int>(options.layers > 0 ? options.layers : std::min<std::int64_t>(4, decoder.num_layers()));
+  const method::ProbeOptions probe = {
+      .methods = methods, .num_lowest = num_lowest, .until_separated = options.until_separated};
+  const auto importances = run::probe_layers(decoder, hash, parts_of(general), probe);
+  Json json = method::to_json(importances);
+  std::optional<method::Importance> in_domain;
+  if (!domain.empty()) {
+    in_domain = run::probe_layers(decoder, hash, parts_of(domain), probe).front();
+    json["domain"] = method::to_json(*in_domain);
+  }
+  out.write(json.dump(2) + "\n");
   out.commit();
-  print_scores(importance);
+  for (const method::Importance& importance : importances) print_scores(importance);
+  if (importances.size() > 1) print_agreement(importances, num_lowest);
+  if (in_domain) print_both(model.dir, importances.front(), *in_domain);
 }
 
 }  // namespace
@@ -57,10 +165,20 @@ void add_probe_command(CLI::App& app) {
   add_data_options(*command, options->data);
   command->add_option("--out", options->out, "File for the scores (JSON)")->required()->type_name("FILE");
   command
-      ->add_option("--method", options->method,
-                   "mask_out (loss without the layer) or cumulative (gradient times weight)")
-      ->type_name("mask_out|cumulative")
-      ->capture_default_str();
+      ->add_option("--domain", options->domain,
+                   "Domain text: with --method gain whose gain is measured; else the method is measured on it too, so "
+                   "that one sees what each layer and each trained copy is worth in both")
+      ->type_name("[NAME=]PATH");
+  std::string meanings =
+      "all: every one of these, and how far they agree\ngain: what a copy behind each layer would gain in --domain";
+  for (const method::ImportanceMethod& method : method::importance_methods())
+    meanings += fmt::format("\n{}: {}", method.name, method.meaning);
+  command->add_option("--method", options->method, meanings)->type_name("NAME")->capture_default_str();
+  add_count_option(*command, "--layers", options->layers, 0, 10000,
+                   "How many of the lowest layers will be expanded: how certain their choice is gets measured; 0 = 4, "
+                   "or all of a smaller model");
+  command->add_flag("--until-separated", options->until_separated,
+                    "Stop before --max-tokens as soon as that choice is certain (95 %)");
   add_seq_len_option(*command, options->seq_len);
   add_max_tokens_option(*command, options->max_tokens, "Text to measure on, shared equally by the sources; 0 = all");
   add_batch_size_option(*command, options->batch_size);

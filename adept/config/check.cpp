@@ -82,7 +82,7 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
                  {fmt::format("data.train.{}.weight", without), fmt::format("data.train.{}.weight", i - without)},
                  "found nothing; expected a weight, as another source of data.train has one");
   }
-  const bool probes = purpose == Purpose::kRun && config.expand.after.empty();
+  const bool probes = purpose == Purpose::kRun && config.expand.needs_scores();
   const bool updates = config.unit_lr.policy == UnitLrPolicy::kReference;
   check.expect(!config.data.general.empty() || !(probes || updates),
                {"data.general", "data", "unit_lr.policy", "expand.after"},
@@ -110,14 +110,33 @@ void check_train(const TrainConfig& train, CrossCheck& check) {
                   train.decay_ratio, warmup));
 }
 
-void check_rest(const RunConfig& config, CrossCheck& check) {
-  const ExpandConfig& expand = config.expand;
-  check.expect(!expand.num_layers || expand.after.empty(), {"expand.after", "expand.num_layers"},
+void check_expand(const ExpandConfig& expand, CrossCheck& check) {
+  const bool by_hand = !expand.after.empty();
+  check.expect(!expand.num_layers || !by_hand, {"expand.after", "expand.num_layers"},
                "found together with expand.num_layers; expected one of the two (null or [] unsets a key)");
+  check.expect(!expand.trainable || !(by_hand || expand.num_layers),
+               {"expand.trainable", "expand.num_layers", "expand.after"},
+               "found together with another size of the expansion; expected one of expand.num_layers, expand.trainable "
+               "and expand.after (null or [] unsets a key)");
   for (std::size_t i = 1; i < expand.after.size(); ++i)
     check.expect(
-        expand.after[i - 1] < expand.after[i], {fmt::format("expand.after.{}", i), "expand.after"},
-        fmt::format("found {} after {}; expected increasing layer indices", expand.after[i], expand.after[i - 1]));
+        expand.after[i - 1] <= expand.after[i], {fmt::format("expand.after.{}", i), "expand.after"},
+        fmt::format("found {} after {}; expected ascending layer indices", expand.after[i], expand.after[i - 1]));
+  if (expand.strategy) {
+    const bool manual = *expand.strategy == SelectionStrategy::kManual;
+    check.expect(manual == by_hand, {"expand.strategy", "expand.after"},
+                 manual ? "found manual; expected the layers in expand.after"
+                        : fmt::format("found {} together with expand.after; expected manual, or no expand.after",
+                                      to_string(*expand.strategy)));
+  }
+  check.expect(
+      !by_hand || expand.copies == 1, {"expand.copies", "expand.after"},
+      fmt::format("found {} together with expand.after; expected an index there once for each copy", expand.copies));
+  check.expect(!by_hand || expand.exclude.empty(), {"expand.exclude", "expand.after"},
+               "found together with expand.after, which names the layers itself");
+}
+
+void check_rest(const RunConfig& config, CrossCheck& check) {
   check.expect(config.eval.stride <= config.seq_len, {"eval.stride", "seq_len"},
                fmt::format("found {}; expected at most seq_len, which is {}", config.eval.stride, config.seq_len));
   check.expect(!(config.eval.packed && config.eval.stride > 0), {"eval.stride", "eval.packed"},
@@ -158,17 +177,20 @@ bool is_source_name(std::string_view name) {
 
 void check_and_resolve(RunConfig& config, Purpose purpose, const Location& document, ReadResult& result) {
   CrossCheck check(document, result);
+  ExpandConfig& expand = config.expand;
   expand_home(config.model, "model", check);
   expand_home(config.output_dir, "output_dir", check);
   expand_homes(config.data.train, "data.train", check);
   expand_homes(config.data.general, "data.general", check);
   expand_homes(config.data.eval, "data.eval", check);
+  check_expand(expand, check);
+  if (!expand.strategy)
+    expand.strategy = expand.after.empty() ? SelectionStrategy::kLowest : SelectionStrategy::kManual;
   check_data(config, purpose, check);
   check_train(config.train, check);
   check_rest(config, check);
 
-  ExpandConfig& expand = config.expand;
-  if (!expand.num_layers && expand.after.empty()) expand.num_layers = kDefaultNumLayers;
+  if (!expand.num_layers && !expand.trainable && expand.after.empty()) expand.num_layers = kDefaultNumLayers;
   TrainConfig& train = config.train;
   if (!train.warmup_steps && !train.warmup_ratio) train.warmup_ratio = kDefaultWarmupRatio;
   if (!train.max_steps && !train.num_train_epochs) train.num_train_epochs = kDefaultEpochs;

@@ -15,7 +15,8 @@ enum class Device { kCpu, kCuda };
 enum class TxtRecord { kFile, kLine, kParagraph };
 enum class BadRecord { kFail, kSkip };
 enum class EvalRole { kGeneral, kDomain, kOther };
-enum class ProbeMethod { kMaskOut, kCumulative };
+enum class ProbeMethod { kMaskOut, kCumulative, kRankAggregation, kFisher, kBlockInfluence, kTaylorGate };
+enum class SelectionStrategy { kLowest, kCostAware, kUniform, kHighest, kGainPerCost, kManual };
 enum class LrScheduler { kConstant, kLinear, kCosine, kWsd };
 enum class UnitLrPolicy { kReference, kUniform };
 
@@ -44,7 +45,18 @@ inline constexpr std::array kChoices<EvalRole> = {
     Choice{EvalRole::kGeneral, "general"}, Choice{EvalRole::kDomain, "domain"}, Choice{EvalRole::kOther, "other"}};
 template <>
 inline constexpr std::array kChoices<ProbeMethod> = {Choice{ProbeMethod::kMaskOut, "mask_out"},
-                                                     Choice{ProbeMethod::kCumulative, "cumulative"}};
+                                                     Choice{ProbeMethod::kCumulative, "cumulative"},
+                                                     Choice{ProbeMethod::kRankAggregation, "rank_aggregation"},
+                                                     Choice{ProbeMethod::kFisher, "fisher"},
+                                                     Choice{ProbeMethod::kBlockInfluence, "block_influence"},
+                                                     Choice{ProbeMethod::kTaylorGate, "taylor_gate"}};
+template <>
+inline constexpr std::array kChoices<SelectionStrategy> = {Choice{SelectionStrategy::kLowest, "lowest"},
+                                                           Choice{SelectionStrategy::kCostAware, "cost_aware"},
+                                                           Choice{SelectionStrategy::kUniform, "uniform"},
+                                                           Choice{SelectionStrategy::kHighest, "highest"},
+                                                           Choice{SelectionStrategy::kGainPerCost, "gain_per_cost"},
+                                                           Choice{SelectionStrategy::kManual, "manual"}};
 template <>
 inline constexpr std::array kChoices<LrScheduler> = {
     Choice{LrScheduler::kConstant, "constant"}, Choice{LrScheduler::kLinear, "linear"},

@@ -51,6 +51,17 @@ bool parse_number(const Value& value, double& number) {
   return error == std::errc() && end == text.data() + text.size() && std::isfinite(number);
 }
 
+/// "15%", as 0.15.
+bool parse_percent(const Value& value, double& number) {
+  if (value.kind != Value::Kind::kScalar || !value.text.ends_with('%')) return false;
+  Value percent = value;
+  percent.text.pop_back();
+  percent.quoted = false;
+  if (!parse_number(percent, number)) return false;
+  number /= 100;
+  return true;
+}
+
 /// Digits, or a power such as 1e6. Not 010, which YAML 1.1 reads as eight, and not 3.0.
 bool parse_integer(const Value& value, std::int64_t& integer) {
   const std::string text = without_underscores(value.text);
@@ -153,7 +164,9 @@ bool read_integer(const Value& value, const std::string& key, const FieldOptions
 bool read_number(const Value& value, const std::string& key, const FieldOptions& options, double& target,
                  ReadResult& result) {
   double number = 0;
-  if (!parse_number(value, number) || !options.range.contains(number)) {
+  const bool is_share = options.range.min == 0 && options.range.max == 1;
+  const bool good = (is_share && parse_percent(value, number)) || parse_number(value, number);
+  if (!good || !options.range.contains(number)) {
     add_mismatch(value, key, expected_text<double>(options), result);
     return false;
   }

@@ -40,13 +40,23 @@ struct DataConfig {
 struct ProbeConfig {
   ProbeMethod method = ProbeMethod::kMaskOut;
   std::int64_t max_tokens = 65536;  ///< 0 = all
+  bool until_separated = false;
   std::int64_t batch_size = 8;
 };
 
-/// After loading, exactly one of the two is set.
+/// After loading, the strategy is set, and exactly one of num_layers, trainable and after.
 struct ExpandConfig {
-  std::optional<std::int64_t> num_layers;  ///< 4 if neither is given
+  std::optional<SelectionStrategy> strategy;
+  std::optional<std::int64_t> num_layers;  ///< 4 if none of the three is given
+  std::optional<double> trainable;         ///< share of all parameters, 0 .. 1
   std::vector<std::int64_t> after;
+  std::int64_t copies = 1;
+  std::vector<std::int64_t> exclude;
+
+  /// Whether the choice goes by importance scores.
+  bool needs_scores() const {
+    return strategy != SelectionStrategy::kManual && strategy != SelectionStrategy::kUniform;
+  }
 };
 
 /// After loading, exactly one of max_steps and num_train_epochs is set, and exactly one of the two warm-ups.

@@ -61,7 +61,8 @@ template <typename Visitor>
 void describe(Visitor& v, Source& c) {
   v(c.name, "name", "Name of the set in results and file names; unique in the configuration", {.required = true});
   v(c.paths, "path", "One or more .txt or .jsonl files (also .gz), folders, globs", {.required = true});
-  v(c.text_field, "text_field", "Field of a .jsonl record that holds the text");
+  v(c.text_field, "text_field",
+    "Field of a .jsonl record that holds the text; question, choices and answer are rendered");
   v(c.txt_record, "txt_record", "What one document of a .txt file is");
   v(c.on_bad_record, "on_bad_record", "What to do about an unreadable record: stop, or skip and count it");
 }
@@ -88,18 +89,30 @@ void describe(Visitor& v, DataConfig& c) {
 
 template <typename Visitor>
 void describe(Visitor& v, ProbeConfig& c) {
-  v(c.method, "method", "Layer importance: loss without the layer, or gradient times weight");
+  v(c.method, "method", "How layer importance is scored; mask_out is the loss without the layer");
   v(c.max_tokens, "max_tokens", "Size of the probe taken from data.general; 0 = all",
     {.unit = "tokens", .range = kTokens});
+  v(c.until_separated, "until_separated",
+    "Stop before max_tokens as soon as the choice of the lowest layers is certain (95 %)");
   v(c.batch_size, "batch_size", "Batch of the probe", {.unit = "sequences", .range = kSequences});
 }
 
 template <typename Visitor>
 void describe(Visitor& v, ExpandConfig& c) {
-  v(c.num_layers, "num_layers", "How many of the least important layers to copy; not together with after",
+  constexpr Range layer_index = {.min = 0, .max = 10000};
+  v(c.strategy, "strategy",
+    "Which layers are copied: lowest importance; cost_aware, the highest of those that the probe cannot tell from the "
+    "lowest; evenly spread; highest importance; highest gain in the first source of data.train for what a step costs; "
+    "or those in after",
+    {.fallback = "lowest; manual with after"});
+  v(c.num_layers, "num_layers", "How many layers are copied; not together with trainable or after",
     {.unit = "layers", .range = {.min = 1, .max = 10000}, .fallback = "4"});
-  v(c.after, "after", "Layers to copy, by index in the base model, without a probe",
-    {.unit = "layer indices", .range = {.min = 0, .max = 10000}});
+  v(c.trainable, "trainable", "How many instead, as the most that the copies may be of all parameters, such as 15%",
+    {.unit = "of all parameters", .range = {.min = 0, .max = 1, .above_min = true, .below_max = true}});
+  v(c.after, "after", "Layers to copy, by index in the base model, without a probe; an index once for each copy",
+    {.unit = "layer indices", .range = layer_index});
+  v(c.copies, "copies", "Copies of each chosen layer", {.unit = "copies", .range = {.min = 1, .max = 100}});
+  v(c.exclude, "exclude", "Layers that are never chosen", {.unit = "layer indices", .range = layer_index});
 }
 
 template <typename Visitor>

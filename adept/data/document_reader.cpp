@@ -4,6 +4,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/json.h"
+#include "adept/data/multiple_choice.h"
 #include "adept/data/source_files.h"
 #include "adept/data/text_source.h"
 #include "adept/data/utf8.h"
@@ -198,10 +199,16 @@ struct DocumentReader::State {
     if (const auto at = find_invalid_utf8(record)) return bad_utf8(record, *at);
     FieldExtractor extractor(source.text_field, text);
     extractor.parse(record);
-    if (!extractor.reason.empty())
+    if (!extractor.reason.empty()) {
+      auto question = extractor.reason == "missing field" ? render_multiple_choice(record) : std::nullopt;
+      if (question) {
+        text = std::move(*question);
+        return true;
+      }
       return bad(
           extractor.reason, extractor.found,
           fmt::format("one JSON object on a line, with the text as a string in {}", io::quote(source.text_field)));
+    }
     return text.empty() ? skip("empty text") : true;
   }
 

@@ -31,7 +31,8 @@ enum class BadRecord {
 struct TextSource {
   std::string name{};
   std::vector<std::string> paths{};  ///< files, folders (with all below), globs (* ? [a-z] and ** for any folders)
-  std::string text_field = "text";   ///< of the objects in .jsonl files
+  /// Of the objects in .jsonl files. Those without it may be multiple-choice questions (multiple_choice.h).
+  std::string text_field = "text";
   TxtRecord txt_record = TxtRecord::kFile;
   BadRecord on_bad_record = BadRecord::kFail;
 };

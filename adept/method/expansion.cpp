@@ -54,17 +54,18 @@ std::optional<LayerTensorName> split_layer_name(std::string_view name) {
   return LayerTensorName{static_cast<int>(layer), rest};
 }
 
-const ExpandedLayer* copy_of(int source, std::span<const ExpandedLayer> copies) {
-  const auto found =
-      std::find_if(copies.begin(), copies.end(), [&](const ExpandedLayer& c) { return c.source == source; });
-  return found == copies.end() ? nullptr : &*found;
+std::vector<ExpandedLayer> copies_of(int source, std::span<const ExpandedLayer> copies) {
+  std::vector<ExpandedLayer> found;
+  for (const ExpandedLayer& copy : copies)
+    if (copy.source == source) found.push_back(copy);
+  return found;
 }
 
 Json splice_list(const Json& list, std::span<const ExpandedLayer> copies) {
   Json result = Json::array();
   for (std::size_t i = 0; i < list.size(); ++i) {
     result.push_back(list[i]);
-    if (copy_of(static_cast<int>(i), copies)) result.push_back(list[i]);
+    for (std::size_t n = copies_of(static_cast<int>(i), copies).size(); n > 0; --n) result.push_back(list[i]);
   }
   return result;
 }
@@ -74,7 +75,7 @@ Json remap_indices(const Json& list, std::span<const ExpandedLayer> copies) {
   for (const Json& entry : list) {
     const int index = entry.get<int>();
     result.push_back(expanded_index(index, copies));
-    if (const ExpandedLayer* copy = copy_of(index, copies)) result.push_back(copy->index);
+    for (const ExpandedLayer& copy : copies_of(index, copies)) result.push_back(copy.index);
   }
   return result;
 }
@@ -94,11 +95,12 @@ std::vector<io::TensorView> expanded_tensors(const io::WeightFiles& weights, std
     tensor.name = expanded_name(name, copies);
     tensors.push_back(tensor);
     const auto split = split_layer_name(name);
-    const ExpandedLayer* copy = split ? copy_of(split->layer, copies) : nullptr;
-    if (!copy) continue;
-    tensor.name = model::layer_parameter_name(copy->index, split->rest);
+    if (!split) continue;
     if (contains(kZeroInCopies, split->rest)) tensor.data = std::span(zeros).first(tensor.data.size());
-    tensors.push_back(std::move(tensor));
+    for (const ExpandedLayer& copy : copies_of(split->layer, copies)) {
+      tensor.name = model::layer_parameter_name(copy.index, split->rest);
+      tensors.push_back(tensor);
+    }
   }
   for (const ExpandedLayer& copy : copies)
     for (const std::string_view rest : kMustExist)
@@ -113,8 +115,9 @@ void check_windows(const model::ModelConfig& base, const model::ModelConfig& exp
                    std::span<const ExpandedLayer> copies, const std::string& where) {
   for (int l = 0; l < static_cast<int>(base.num_hidden_layers); ++l) {
     const std::int64_t window = base.sliding_window[static_cast<std::size_t>(l)];
-    const ExpandedLayer* copy = copy_of(l, copies);
-    for (const int index : {expanded_index(l, copies), copy ? copy->index : expanded_index(l, copies)})
+    std::vector<int> indices = {expanded_index(l, copies)};
+    for (const ExpandedLayer& copy : copies_of(l, copies)) indices.push_back(copy.index);
+    for (const int index : indices)
       if (const std::int64_t found = expanded.sliding_window[static_cast<std::size_t>(index)]; found != window)
         throw DataError(
             "{}: cannot be expanded: layer {} sees {} tokens (0 = all), as layer {} of the deeper model it would see "
@@ -125,21 +128,6 @@ void check_windows(const model::ModelConfig& base, const model::ModelConfig& exp
 
 }  // namespace
 
-std::vector<int> select_lowest(const Importance& importance, int num_layers) {
-  const int total = static_cast<int>(importance.layers.size());
-  if (num_layers < 1 || num_layers > total)
-    throw ConfigError("number of layers to expand: found {}, expected 1 to {} (the layers of the model).", num_layers,
-                      total);
-  std::vector<LayerImportance> sorted = importance.layers;
-  std::sort(sorted.begin(), sorted.end(), [](const LayerImportance& a, const LayerImportance& b) {
-    return a.score != b.score ? a.score < b.score : a.index > b.index;
-  });
-  std::vector<int> after;
-  for (int i = 0; i < num_layers; ++i) after.push_back(sorted[static_cast<std::size_t>(i)].index);
-  std::sort(after.begin(), after.end());
-  return after;
-}
-
 std::vector<ExpandedLayer> place_copies(std::span<const int> after, int base_num_hidden_layers) {
   if (after.empty()) throw ConfigError("layers to expand: found none, expected at least one.");
   std::vector<ExpandedLayer> copies;
@@ -147,8 +135,8 @@ std::vector<ExpandedLayer> place_copies(std::span<const int> after, int base_num
     if (source < 0 || source >= base_num_hidden_layers)
       throw ConfigError("layers to expand: found {}, expected indices from 0 to {} (the model has {} layers).", source,
                         base_num_hidden_layers - 1, base_num_hidden_layers);
-    if (!copies.empty() && source <= copies.back().source)
-      throw ConfigError("layers to expand: found {} after {}, expected strictly ascending indices.", source,
+    if (!copies.empty() && source < copies.back().source)
+      throw ConfigError("layers to expand: found {} after {}, expected ascending indices.", source,
                         copies.back().source);
     copies.push_back({.source = source, .index = source + 1 + static_cast<int>(copies.size())});
   }

@@ -33,12 +33,8 @@ struct Expansion {
   std::optional<Importance> importance;  ///< the scores that led to the choice, where it was made by scores
 };
 
-/// The k least important layers, ascending by index; among equal scores the later layer, whose copy is cheaper to
-/// train. Throws ConfigError if k is not in 1 .. L.
-std::vector<int> select_lowest(const Importance& importance, int num_layers);
-
-/// Where the copies go. `after` holds base indices. Throws ConfigError unless they are strictly ascending and in 0 ..
-/// L-1.
+/// Where the copies go. `after` holds base indices, an index once for each copy of that layer. Throws ConfigError
+/// unless they are ascending and in 0 .. L-1.
 std::vector<ExpandedLayer> place_copies(std::span<const int> after, int base_num_hidden_layers);
 
 /// Index in the expanded model of a layer of the base model.

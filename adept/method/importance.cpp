@@ -29,14 +29,29 @@ std::array<double, 2> read_interval(const Json& entry, const std::string& prefix
 
 }  // namespace
 
-std::string_view to_string(ImportanceMethod method) {
-  return method == ImportanceMethod::kMaskOut ? "mask_out" : "cumulative";
+std::vector<double> Importance::scores() const {
+  std::vector<double> scores;
+  for (const LayerImportance& layer : layers) scores.push_back(layer.score);
+  return scores;
 }
 
-ImportanceMethod importance_method_from_string(std::string_view name) {
-  for (const ImportanceMethod method : {ImportanceMethod::kMaskOut, ImportanceMethod::kCumulative})
-    if (to_string(method) == name) return method;
-  throw ConfigError("importance method: found \"{}\"; expected mask_out or cumulative.", name);
+Importance to_importance(const Gain& gain) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  Importance importance{.method = kGainMethod,
+                        .model_hash = "",
+                        .baseline_loss = gain.domain_loss,
+                        .tokens = gain.domain_tokens,
+                        .sequences = gain.domain_sequences,
+                        .layers = {},
+                        .stability = {},
+                        .separation = {}};
+  for (const LayerGain& layer : gain.layers)
+    importance.layers.push_back({.index = static_cast<int>(importance.layers.size()),
+                                 .score = layer.l1,
+                                 .ci95 = {-infinity, infinity},
+                                 .gain = layer});
+  normalize_and_rank(importance.layers);
+  return importance;
 }
 
 void normalize_and_rank(std::vector<LayerImportance>& layers) {
@@ -58,34 +73,116 @@ void normalize_and_rank(std::vector<LayerImportance>& layers) {
 }
 
 Json to_json(const Importance& importance) {
+  const bool resampled = importance.stability.num_resamples > 0;
   Json layers = Json::array();
-  for (const LayerImportance& layer : importance.layers)
+  for (const LayerImportance& layer : importance.layers) {
     layers.push_back({{"index", layer.index},
                       {"score", layer.score},
                       {"normalized", layer.normalized},
                       {"rank", layer.rank},
                       {"ci95", {layer.ci95[0], layer.ci95[1]}}});
-  return {{"method", importance.method},         {"baseline_loss", importance.baseline_loss},
-          {"tokens", importance.tokens},         {"sequences", importance.sequences},
-          {"model_hash", importance.model_hash}, {"layers", layers}};
+    if (resampled) layers.back()["lowest_share"] = layer.lowest_share;
+    if (layer.gain)
+      layers.back()["gain"] = {{"l1", layer.gain->l1},
+                               {"l2", layer.gain->l2},
+                               {"general_change", layer.gain->general_change},
+                               {"cosine", layer.gain->cosine}};
+  }
+  Json json = {{"method", importance.method},         {"baseline_loss", importance.baseline_loss},
+               {"tokens", importance.tokens},         {"sequences", importance.sequences},
+               {"model_hash", importance.model_hash}, {"layers", layers}};
+  if (resampled)
+    json["stability"] = {{"num_lowest", importance.stability.num_lowest},
+                         {"resamples", importance.stability.num_resamples},
+                         {"same_set_share", importance.stability.same_set_share},
+                         {"covariance", importance.stability.covariance}};
+  if (importance.separation)
+    json["separation"] = {{"reached", importance.separation->reached},
+                          {"required_share", importance.separation->required_share},
+                          {"looks", importance.separation->looks}};
+  return json;
 }
 
-Importance importance_from_json(const Json& json, const std::string& where) {
+Json to_json(std::span<const Importance> importances) {
+  Json json = to_json(importances[0]);
+  for (const Importance& other : importances.subspan(1)) json["methods"][other.method] = to_json(other);
+  return json;
+}
+
+namespace {
+
+Stability read_stability(const Json& json, std::size_t num_layers) {
+  Stability stability{.num_lowest = json_field<int>(json, "num_lowest", "stability."),
+                      .num_resamples = json_field<int>(json, "resamples", "stability."),
+                      .same_set_share = json_field<double>(json, "same_set_share", "stability."),
+                      .covariance = {}};
+  for (const Json& row : json_list(json, "covariance")) {
+    std::vector<double> values;
+    for (const Json& value : row) {
+      if (!value.is_number()) throw DataError("stability.covariance holds {}; expected numbers", model::brief(value));
+      values.push_back(value.get<double>());
+    }
+    stability.covariance.push_back(std::move(values));
+  }
+  for (const auto& row : stability.covariance)
+    if (row.size() != num_layers || stability.covariance.size() != num_layers)
+      throw DataError("stability.covariance has not a row and a column for each of the {} layers", num_layers);
+  return stability;
+}
+
+Importance read_scores(const Json& json) {
+  Importance importance;
+  importance.method = json_field<std::string>(json, "method");
+  importance.baseline_loss = json_field<double>(json, "baseline_loss");
+  importance.tokens = json_field<std::int64_t>(json, "tokens");
+  importance.sequences = json_field<std::int64_t>(json, "sequences");
+  if (json.contains("model_hash")) importance.model_hash = json_field<std::string>(json, "model_hash");
+  for (const Json& entry : json_list(json, "layers")) {
+    const std::string prefix = fmt::format("layers[{}].", importance.layers.size());
+    importance.layers.push_back({.index = json_field<int>(entry, "index", prefix),
+                                 .score = json_field<double>(entry, "score", prefix),
+                                 .ci95 = read_interval(entry, prefix)});
+    if (entry.contains("lowest_share"))
+      importance.layers.back().lowest_share = json_field<double>(entry, "lowest_share", prefix);
+    if (entry.contains("gain")) {
+      const Json& gain = entry["gain"];
+      importance.layers.back().gain = {.l1 = json_field<double>(gain, "l1", prefix + "gain."),
+                                       .l2 = json_field<double>(gain, "l2", prefix + "gain."),
+                                       .general_change = json_field<double>(gain, "general_change", prefix + "gain."),
+                                       .cosine = json_field<double>(gain, "cosine", prefix + "gain.")};
+    }
+  }
+  if (json.contains("stability")) importance.stability = read_stability(json["stability"], importance.layers.size());
+  if (json.contains("separation")) {
+    const Json& separation = json["separation"];
+    importance.separation = {.reached = separation.is_object() && separation.value("reached", Json()) == true,
+                             .required_share = json_field<double>(separation, "required_share", "separation."),
+                             .looks = json_field<int>(separation, "looks", "separation.")};
+  }
+  return importance;
+}
+
+// The part of the file that holds the scores of `method`.
+const Json& scores_of(const Json& json, const std::string& method) {
+  if (method.empty() || json_field<std::string>(json, "method") == method) return json;
+  std::string known = json_field<std::string>(json, "method");
+  if (json.contains("methods") && json["methods"].is_object()) {
+    if (json["methods"].contains(method)) return json["methods"][method];
+    for (const auto& [name, scores] : json["methods"].items()) known += ", " + name;
+  }
+  throw ConfigError("found no scores of {}; expected a method that was probed: {}", method, known);
+}
+
+}  // namespace
+
+Importance importance_from_json(const Json& json, const std::string& where, const std::string& method) {
   Importance importance;
   try {
-    importance.method = json_field<std::string>(json, "method");
-    importance.baseline_loss = json_field<double>(json, "baseline_loss");
-    importance.tokens = json_field<std::int64_t>(json, "tokens");
-    importance.sequences = json_field<std::int64_t>(json, "sequences");
-    if (json.contains("model_hash")) importance.model_hash = json_field<std::string>(json, "model_hash");
-    for (const Json& entry : json_list(json, "layers")) {
-      const std::string prefix = fmt::format("layers[{}].", importance.layers.size());
-      importance.layers.push_back({.index = json_field<int>(entry, "index", prefix),
-                                   .score = json_field<double>(entry, "score", prefix),
-                                   .ci95 = read_interval(entry, prefix)});
-    }
+    importance = read_scores(scores_of(json, method));
   } catch (const DataError& error) {
     throw DataError("{}: not importance scores of `adept probe`: {}. Run `adept probe` again.", where, error.what());
+  } catch (const ConfigError& error) {
+    throw ConfigError("{}: {}.", where, error.what());
   }
   if (importance.layers.empty()) throw DataError("{}: holds no layers; run `adept probe` again.", where);
   for (std::size_t i = 0; i < importance.layers.size(); ++i)
@@ -96,8 +193,8 @@ Importance importance_from_json(const Json& json, const std::string& where) {
   return importance;
 }
 
-Importance read_importance(const std::filesystem::path& path) {
-  return importance_from_json(read_json(path), path.string());
+Importance read_importance(const std::filesystem::path& path, const std::string& method) {
+  return importance_from_json(read_json(path), path.string(), method);
 }
 
 }  // namespace adept::method

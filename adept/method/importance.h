@@ -1,5 +1,6 @@
 // General-competence importance of decoder layers (ADEPT, arXiv 2510.10071, section 3.1): what each layer is worth to
-// the general skill that must not be lost. The least important ones are expanded.
+// the general skill that must not be lost. The least important ones are expanded. The ways to score are in
+// importance_methods.h.
 //
 // Legend: L layers, N sequences.
 #pragma once
@@ -7,69 +8,96 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "adept/core/json.h"
 #include "adept/core/progress.h"
-#include "adept/model/batch.h"
-#include "adept/model/decoder.h"
+#include "adept/method/gain.h"
+#include "adept/method/importance_methods.h"
 
 namespace adept::method {
 
-/// How the score of a layer is computed.
-enum class ImportanceMethod {
-  kMaskOut,     ///< loss with the layer bypassed minus the model's loss, nats per token; the paper's best
-  kCumulative,  ///< sum of |gradient * weight| over the layer's tensors, divided by the largest layer's
-};
-
-/// "mask_out", "cumulative".
-std::string_view to_string(ImportanceMethod method);
-/// Throws ConfigError that lists the known names.
-ImportanceMethod importance_method_from_string(std::string_view name);
-
 /// The score of one layer.
 struct LayerImportance {
-  int index = 0;                 ///< in the probed model, 0 .. L-1
-  double score = 0;              ///< see ImportanceMethod
-  double normalized = 0;         ///< (score - min) / (max - min) over layers; 0 where the range is 0
-  int rank = 0;                  ///< 1 = the most important layer
-  std::array<double, 2> ci95{};  ///< of `score`, paired over sequences
+  int index = 0;                  ///< in the probed model, 0 .. L-1
+  double score = 0;               ///< see importance_methods.h
+  double normalized = 0;          ///< (score - min) / (max - min) over layers; 0 where the range is 0
+  int rank = 0;                   ///< 1 = the most important layer
+  std::array<double, 2> ci95{};   ///< of `score`, the sequences of each source being its sample
+  double lowest_share = 0;        ///< of resamples in which the layer is among the k lowest
+  std::optional<LayerGain> gain{};  ///< where the score is one
 };
 
-/// The result of a probe, and the contents of importance.json.
+/// How sure the choice of the k lowest is: from scores of bootstrap samples of the sequences.
+struct Stability {
+  int num_lowest = 0;         ///< k
+  int num_resamples = 0;      ///< 0: unknown
+  double same_set_share = 0;  ///< of resamples whose k lowest are those of the scores
+  /// (L, L) of the scores over the resamples: which differences between layers are certain. Empty: unknown.
+  std::vector<std::vector<double>> covariance;
+};
+
+/// How a probe went that could stop early.
+struct Separation {
+  bool reached = false;       ///< the k lowest were the same in `required_share` of the resamples
+  double required_share = 0;  ///< 1 - 0.05 / planned looks
+  int looks = 0;              ///< times that the scores were looked at
+};
+
+/// The scores of one method, and the contents of importance.json.
 struct Importance {
   std::string method;
   std::string model_hash;    ///< content hash of the probed weights; an expansion refuses scores of another model
-  double baseline_loss = 0;  ///< nats per token
+  double baseline_loss = 0;  ///< nats per token, sources weighing the same
   std::int64_t tokens = 0;   ///< predicted tokens
   std::int64_t sequences = 0;
   std::vector<LayerImportance> layers;
+  Stability stability;
+  std::optional<Separation> separation;
+
+  std::vector<double> scores() const;
 };
 
-/// Bypasses every layer in turn (identity residual).
-///
-/// The prefix below a bypassed layer is computed once and reused, so the cost is L + L(L-1)/2 layer passes and L+1
-/// heads instead of L + L(L-1); the losses are bit-identical to bypassing from scratch. Throws DataError if no token is
-/// predicted or a score is not finite.
-Importance mask_out(const model::Decoder& decoder, const std::vector<model::Batch>& batches, Progress& progress);
+/// Scores, intervals and stability from what was measured. Throws NonFiniteError for a score that is not finite.
+Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method, int num_lowest);
 
-/// The plain definition of mask_out: L+1 whole forward passes. For tests.
-Importance mask_out_naive(const model::Decoder& decoder, const std::vector<model::Batch>& batches);
+/// What to measure.
+struct ProbeOptions {
+  std::vector<std::string> methods = {"mask_out"};
+  int num_lowest = 4;  ///< k, for the stability; at most L
+  /// Stop as soon as the k lowest of the first method are separated from the rest: the same ones in 1 - 0.05 / looks of
+  /// the resamples (the error of 5 % is shared by all looks, Bonferroni).
+  bool until_separated = false;
+};
 
-/// First-order importance from one backward pass per sequence: I_theta = mean over sequences, weighted by their
-/// predicted tokens, of sum_i |g_i theta_i|, g the gradient of the sequence's mean loss. Activations are kept at layer
-/// boundaries only. The decoder's weights and their gradients are left as they were. Throws DataError if no token is
-/// predicted or a score is not finite.
-Importance cumulative(const model::Decoder& decoder, const std::vector<model::Batch>& batches, Progress& progress);
+/// One Importance per method, in the order asked, all from the fewest passes: one backward pass gives all methods that
+/// need gradients. `parts` is the text; the scores are looked at after each part, which only `until_separated` needs.
+/// Throws ConfigError for an unknown method or num_lowest, DataError if no token is predicted, NonFiniteError if a
+/// score is not finite.
+std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
+                              const ProbeOptions& options, Progress& progress);
+/// Units of work that `probe` tells the progress line.
+std::int64_t probe_work(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
+                        const ProbeOptions& options);
+
+/// The name of scores that are gains.
+inline constexpr char kGainMethod[] = "gain";
+/// Gains as scores, a layer's being its l1: here the highest are the best. baseline_loss, tokens and sequences are
+/// those of the domain text.
+Importance to_importance(const Gain& gain);
 
 /// Fills normalized and rank from the scores. Ties are ranked by index. Throws NonFiniteError for a score that is not
 /// finite.
 void normalize_and_rank(std::vector<LayerImportance>& layers);
 
+/// importance.json: the first of several methods is the file's own, the others are in "methods" by name.
 Json to_json(const Importance& importance);
-/// Throws DataError that names the missing or ill-typed field.
-Importance importance_from_json(const Json& json, const std::string& where);
-Importance read_importance(const std::filesystem::path& path);
+Json to_json(std::span<const Importance> importances);
+/// The scores of `method`, or the file's own. Throws DataError that names the missing or ill-typed field.
+Importance importance_from_json(const Json& json, const std::string& where, const std::string& method = "");
+Importance read_importance(const std::filesystem::path& path, const std::string& method = "");
 
 }  // namespace adept::method

@@ -12,29 +12,15 @@
 namespace adept::method {
 namespace {
 
-// The decoder's tensors under new autograd identities: what is done with these leaves the originals alone.
-model::Decoder detached_decoder(const model::Decoder& decoder, std::span<const int> layers) {
-  model::Weights weights = decoder.weights();
-  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) *p.tensor = p.tensor->detach();
-  if (decoder.config().tie_word_embeddings) weights.lm_head = weights.embed_tokens;
-  weights.lm_head = weights.lm_head.detach();
-  for (const int layer : layers)
-    for (const model::NamedTensor& p : model::layer_parameters(decoder.config(), weights, layer))
-      p.tensor->set_requires_grad(true);
-  return {decoder.config(), std::move(weights)};
-}
-
 at::Tensor as_leaf(const at::Tensor& tensor) { return tensor.detach().set_requires_grad(true); }
 
-}  // namespace
-
-double visit_layer_gradients(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
-                             const LayerGradientVisitor& visit) {
+double visit(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
+             bool with_parameters, const LayerGradientVisitor& visitor) {
   ADEPT_CHECK(!layers.empty() && std::is_sorted(layers.begin(), layers.end()), "layers must be ascending");
   ADEPT_CHECK(batch.num_targets > 0, "a batch without targets has no mean loss");
   const auto num_layers = static_cast<int>(decoder.num_layers());
   const int lowest = layers.front();
-  model::Decoder probe = detached_decoder(decoder, layers);
+  model::Decoder probe = detached_decoder(decoder, with_parameters ? layers : std::span<const int>());
 
   std::vector<at::Tensor> inputs;  // inputs[l - lowest]: h_l (B, T, D)
   {
@@ -48,19 +34,50 @@ double visit_layer_gradients(const model::Decoder& decoder, const model::Batch& 
   const at::Tensor loss = probe.loss_sum(top, batch.targets) / static_cast<double>(batch.num_targets);
   at::Tensor gradient = torch::autograd::grad({loss}, {top})[0];  // dL/dh_{l+1}
   for (int l = num_layers - 1; l >= lowest; --l) {
+    const at::Tensor output = inputs.back();
     inputs.pop_back();
     const bool chosen = std::binary_search(layers.begin(), layers.end(), l);
     const at::Tensor h = l > lowest ? as_leaf(inputs.back()) : inputs.back();
     std::vector<model::NamedTensor> parameters;
-    if (chosen) parameters = model::layer_parameters(probe.config(), probe.weights(), l);
+    if (chosen && with_parameters) parameters = model::layer_parameters(probe.config(), probe.weights(), l);
     std::vector<at::Tensor> wanted;
     for (const model::NamedTensor& p : parameters) wanted.push_back(*p.tensor);
     if (l > lowest) wanted.push_back(h);
-    const std::vector<at::Tensor> gradients = torch::autograd::grad({probe.layer(h, l)}, wanted, {gradient});
-    if (chosen) visit(l, parameters, std::span(gradients).first(parameters.size()));
+    std::vector<at::Tensor> gradients;
+    if (!wanted.empty()) gradients = torch::autograd::grad({probe.layer(h, l)}, wanted, {gradient});
+    if (chosen)
+      visitor({.layer = l,
+               .parameters = parameters,
+               .gradients = std::span(gradients).first(parameters.size()),
+               .input = h,
+               .output = output,
+               .output_gradient = gradient});
     if (l > lowest) gradient = gradients.back();
   }
   return loss.item<double>();
+}
+
+}  // namespace
+
+model::Decoder detached_decoder(const model::Decoder& decoder, std::span<const int> layers) {
+  model::Weights weights = decoder.weights();
+  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) *p.tensor = p.tensor->detach();
+  if (decoder.config().tie_word_embeddings) weights.lm_head = weights.embed_tokens;
+  weights.lm_head = weights.lm_head.detach();
+  for (const int layer : layers)
+    for (const model::NamedTensor& p : model::layer_parameters(decoder.config(), weights, layer))
+      p.tensor->set_requires_grad(true);
+  return {decoder.config(), std::move(weights)};
+}
+
+double visit_layer_gradients(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
+                             const LayerGradientVisitor& visitor) {
+  return visit(decoder, batch, layers, /*with_parameters=*/true, visitor);
+}
+
+double visit_output_gradients(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
+                              const LayerGradientVisitor& visitor) {
+  return visit(decoder, batch, layers, /*with_parameters=*/false, visitor);
 }
 
 double first_order_importance(const at::Tensor& parameter, const at::Tensor& gradient) {

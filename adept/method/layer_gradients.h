@@ -13,14 +13,30 @@
 
 namespace adept::method {
 
-/// Called once per chosen layer: its parameters and their gradients, in the same order, in the compute dtype.
-using LayerGradientVisitor = std::function<void(int layer, std::span<const model::NamedTensor> parameters,
-                                                std::span<const at::Tensor> gradients)>;
+/// One chosen layer: its parameters and their gradients in the same order, and what goes through it. All in the compute
+/// dtype. B sequences, T tokens, D hidden_size.
+struct LayerGradients {
+  int layer = 0;
+  std::span<const model::NamedTensor> parameters;
+  std::span<const at::Tensor> gradients;
+  at::Tensor input;            ///< h_l (B, T, D)
+  at::Tensor output;           ///< h_{l+1} (B, T, D)
+  at::Tensor output_gradient;  ///< dL/dh_{l+1} (B, T, D)
+};
+using LayerGradientVisitor = std::function<void(const LayerGradients&)>;
 
 /// Visits `layers` (ascending, not empty) of the gradient of the batch's mean loss (nats per predicted token), highest
 /// first, and returns that loss. The decoder is left as it was. A batch without targets is an InternalError.
 double visit_layer_gradients(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
                              const LayerGradientVisitor& visit);
+
+/// The same without the parameters' gradients, which are half of the work: `parameters` and `gradients` are empty.
+double visit_output_gradients(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
+                              const LayerGradientVisitor& visit);
+
+/// The decoder's tensors under new autograd identities, of which the parameters of `layers` require a gradient: what is
+/// done with these leaves the originals alone.
+model::Decoder detached_decoder(const model::Decoder& decoder, std::span<const int> layers);
 
 /// sum_i |theta_i g_i|, the products in fp32, the sum in fp64.
 double first_order_importance(const at::Tensor& parameter, const at::Tensor& gradient);

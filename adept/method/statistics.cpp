@@ -1,11 +1,14 @@
 #include "adept/method/statistics.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numbers>
 #include <numeric>
 
 #include "adept/core/error.h"
+#include "adept/core/random.h"
 
 namespace adept::method {
 namespace {
@@ -37,27 +40,119 @@ double student_t_975(int degrees_of_freedom) {
   return 0.5 * (low + high);
 }
 
-double weighted_mean(std::span<const double> totals, std::span<const double> weights) {
-  return std::accumulate(totals.begin(), totals.end(), 0.0) / std::accumulate(weights.begin(), weights.end(), 0.0);
+namespace {
+
+struct SourceMean {
+  double total = 0, tokens = 0, squares = 0;  // squares: of the residuals
+  double n = 0;
+  double mean() const { return total / tokens; }
+};
+
+// Of each source that has sequences.
+std::vector<SourceMean> source_means(const StratifiedTotals& sample) {
+  ADEPT_CHECK(sample.totals.size() == sample.tokens.size() && !sample.totals.empty(), "{} totals, {} token counts",
+              sample.totals.size(), sample.tokens.size());
+  ADEPT_CHECK(sample.sources.empty() || sample.sources.size() == sample.totals.size(), "sources and totals differ");
+  std::map<int, SourceMean> means;
+  const auto source = [&](std::size_t i) { return sample.sources.empty() ? 0 : sample.sources[i]; };
+  for (std::size_t i = 0; i < sample.totals.size(); ++i) {
+    SourceMean& mean = means[source(i)];
+    mean.total += sample.totals[i];
+    mean.tokens += sample.tokens[i];
+    mean.n += 1;
+  }
+  for (std::size_t i = 0; i < sample.totals.size(); ++i) {
+    SourceMean& mean = means[source(i)];
+    const double residual = sample.totals[i] - mean.mean() * sample.tokens[i];
+    mean.squares += residual * residual;
+  }
+  std::vector<SourceMean> result;
+  for (const auto& [index, mean] : means) result.push_back(mean);
+  return result;
 }
 
-std::array<double, 2> weighted_mean_ci95(std::span<const double> totals, std::span<const double> weights) {
-  ADEPT_CHECK(totals.size() == weights.size(), "{} totals, {} weights", totals.size(), weights.size());
-  const auto n = static_cast<double>(totals.size());
-  if (totals.size() < 2) {
-    constexpr double infinity = std::numeric_limits<double>::infinity();
-    return {-infinity, infinity};
+// Ranks from 1, equal values sharing their mean rank.
+std::vector<double> ranks(std::span<const double> values) {
+  std::vector<std::size_t> order(values.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return values[a] < values[b]; });
+  std::vector<double> result(values.size());
+  for (std::size_t begin = 0, end = 0; begin < order.size(); begin = end) {
+    while (end < order.size() && values[order[end]] == values[order[begin]]) ++end;
+    for (std::size_t i = begin; i < end; ++i) result[order[i]] = 0.5 * static_cast<double>(begin + 1 + end);
   }
-  const double mean = weighted_mean(totals, weights);
-  double squares = 0, weight = 0;
-  for (std::size_t i = 0; i < totals.size(); ++i) {
-    const double residual = totals[i] - mean * weights[i];
-    squares += residual * residual;
-    weight += weights[i];
+  return result;
+}
+
+}  // namespace
+
+double token_mean(const StratifiedTotals& sample) {
+  const std::vector<SourceMean> sources = source_means(sample);
+  double sum = 0;
+  for (const SourceMean& source : sources) sum += source.mean();
+  return sum / static_cast<double>(sources.size());
+}
+
+std::array<double, 2> token_mean_ci95(const StratifiedTotals& sample) {
+  const std::vector<SourceMean> sources = source_means(sample);
+  const auto num_sources = static_cast<double>(sources.size());
+  double mean = 0, variance = 0;
+  for (const SourceMean& source : sources) {
+    if (source.n < 2) {
+      constexpr double infinity = std::numeric_limits<double>::infinity();
+      return {-infinity, infinity};
+    }
+    mean += source.mean() / num_sources;
+    const double error = std::sqrt(source.squares * source.n / (source.n - 1)) / source.tokens / num_sources;
+    variance += error * error;
   }
-  const double error = std::sqrt(squares * n / (n - 1)) / weight;
-  const double half_width = student_t_975(static_cast<int>(totals.size()) - 1) * error;
+  const auto freedom = static_cast<int>(sample.totals.size() - sources.size());
+  const double half_width = student_t_975(freedom) * std::sqrt(variance);
   return {mean - half_width, mean + half_width};
+}
+
+std::vector<std::vector<double>> resampled_scores(const ProbeSamples& samples, const ImportanceMethod& method,
+                                                  int num_resamples, std::uint64_t seed) {
+  std::map<int, std::vector<std::size_t>> members;  // of each source
+  for (std::size_t n = 0; n < samples.num_sequences(); ++n) members[samples.sources[n]].push_back(n);
+  std::vector<std::vector<double>> scores;
+  std::uint64_t draw = 0;
+  for (int r = 0; r < num_resamples; ++r) {
+    std::vector<double> counts(samples.num_sequences());
+    for (const auto& [source, sequences] : members)
+      for (std::size_t i = 0; i < sequences.size(); ++i) {
+        const double u = random_uniform(seed, RandomStream::kBootstrap, draw++);
+        counts[sequences[static_cast<std::size_t>(u * static_cast<double>(sequences.size()))]] += 1;
+      }
+    scores.push_back(method.scores(layer_means(samples, method.measure, counts)));
+  }
+  return scores;
+}
+
+std::vector<int> lowest(std::span<const double> scores, int k) {
+  ADEPT_CHECK(k >= 0 && k <= std::ssize(scores), "{} of {} scores", k, scores.size());
+  std::vector<int> order(scores.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](int a, int b) {
+    const double x = scores[static_cast<std::size_t>(a)], y = scores[static_cast<std::size_t>(b)];
+    return x != y ? x < y : a > b;
+  });
+  order.resize(static_cast<std::size_t>(k));
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
+double spearman(std::span<const double> a, std::span<const double> b) {
+  ADEPT_CHECK(a.size() == b.size() && !a.empty(), "{} and {} values", a.size(), b.size());
+  const std::vector<double> x = ranks(a), y = ranks(b);
+  const double middle = 0.5 * (static_cast<double>(a.size()) + 1);
+  double xy = 0, xx = 0, yy = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    xy += (x[i] - middle) * (y[i] - middle);
+    xx += (x[i] - middle) * (x[i] - middle);
+    yy += (y[i] - middle) * (y[i] - middle);
+  }
+  return xy / std::sqrt(xx * yy);
 }
 
 }  // namespace adept::method

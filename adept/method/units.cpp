@@ -30,41 +30,46 @@ std::vector<std::string> unit_names(const Expansion& expansion, const model::Dec
 }
 
 UnitValues unit_importance(const Expansion& expansion, const model::Decoder& decoder,
-                           const std::vector<model::Batch>& batches, Progress& progress) {
-  // The layer that is scored for each copy: the copy itself, or its source while it is the identity.
-  std::map<int, int> copy_of_scored;
+                           const std::vector<ProbeBatch>& batches, Progress& progress) {
+  // The copies that each scored layer stands for: itself, or those that are still the identity, of which it is the
+  // source.
+  std::map<int, std::vector<int>> copies_of_scored;
   for (const ExpandedLayer& copy : expansion.layers) {
     const bool identity = is_identity(decoder.weights().layers[static_cast<std::size_t>(copy.index)]);
-    copy_of_scored[identity ? expanded_index(copy.source, expansion.layers) : copy.index] = copy.index;
+    copies_of_scored[identity ? expanded_index(copy.source, expansion.layers) : copy.index].push_back(copy.index);
   }
   std::vector<int> scored;
-  for (const auto& [layer, copy] : copy_of_scored) scored.push_back(layer);
+  for (const auto& [layer, copies] : copies_of_scored) scored.push_back(layer);
 
-  UnitValues importance;
-  double tokens = 0;
+  std::map<int, UnitValues> totals;  // by source
+  std::map<int, double> tokens;
   std::int64_t done = 0, positions = 0;
-  for (const model::Batch& batch : batches) {
+  for (const auto& [batch, source] : batches) {
     throw_if_interrupted();
     if (batch.num_targets == 0) continue;
     const auto n = static_cast<double>(batch.num_targets);
-    visit_layer_gradients(decoder, batch, scored, [&](int layer, auto parameters, auto gradients) {
-      for (std::size_t i = 0; i < parameters.size(); ++i) {
-        const std::string name = model::layer_parameter_name(copy_of_scored.at(layer), parameters[i].unit);
-        importance[name] +=
-            n * first_order_importance(*parameters[i].tensor, gradients[i]) / static_cast<double>(gradients[i].numel());
+    UnitValues& total = totals[source];
+    visit_layer_gradients(decoder, batch, scored, [&](const LayerGradients& g) {
+      for (std::size_t i = 0; i < g.parameters.size(); ++i) {
+        const double score = n * first_order_importance(*g.parameters[i].tensor, g.gradients[i]) /
+                             static_cast<double>(g.gradients[i].numel());
+        for (const int copy : copies_of_scored.at(g.layer))
+          total[model::layer_parameter_name(copy, g.parameters[i].unit)] += score;
       }
     });
-    tokens += n;
+    tokens[source] += n;
     progress.update(++done, positions += batch.num_positions());
   }
-  if (tokens == 0)
+  if (tokens.empty())
     throw DataError("data.general: found no token to predict; expected documents of at least two tokens.");
-  for (auto& [name, value] : importance) {
-    value /= tokens;
+  UnitValues importance;
+  for (const auto& [source, total] : totals)
+    for (const auto& [name, value] : total)
+      importance[name] += value / tokens.at(source) / static_cast<double>(totals.size());
+  for (const auto& [name, value] : importance)
     if (!std::isfinite(value))
       throw NonFiniteError(
           fmt::format("unit importance of {} is not finite; look at the general text and the model's weights.", name));
-  }
   ADEPT_CHECK(importance.size() == unit_names(expansion, decoder).size(), "units and scores differ in number");
   return importance;
 }

@@ -11,7 +11,7 @@
 
 #include "adept/core/progress.h"
 #include "adept/method/expansion.h"
-#include "adept/model/batch.h"
+#include "adept/method/samples.h"
 #include "adept/model/decoder.h"
 
 namespace adept::method {
@@ -23,14 +23,14 @@ using UnitValues = std::map<std::string, double>;
 std::vector<std::string> unit_names(const Expansion& expansion, const model::Decoder& decoder);
 
 /// I_u = mean over elements i of |theta_i| * mean over batches of |g_i|, g the gradient of the batch's mean loss on
-/// general text; batches weigh by their predicted tokens.
+/// general text; batches weigh by their predicted tokens, sources the same.
 ///
 /// A copy that is still the identity has no gradient but in o_proj and down_proj, and these are zero: every score would
 /// be 0. Such a copy's units take the scores of its source layer, of which it is a copy. Gradients live in buffers of
 /// their own: no gradient, moment or parameter changes. Throws DataError if no token is predicted,
 /// NonFiniteError if a score is not finite.
 UnitValues unit_importance(const Expansion& expansion, const model::Decoder& decoder,
-                           const std::vector<model::Batch>& batches, Progress& progress);
+                           const std::vector<ProbeBatch>& batches, Progress& progress);
 
 /// How a unit's rate follows from its importance. The rate of unit u at step t is base_lr * schedule(t) * w_u.
 enum class UnitLrPolicy {

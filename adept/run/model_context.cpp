@@ -45,15 +45,29 @@ void init_compute(std::int64_t threads, ComputeDType dtype, config::Device devic
                  cpu_model_name());
 }
 
-method::Importance probe_importance(const model::Decoder& decoder, const std::vector<model::Batch>& batches,
-                                    method::ImportanceMethod method) {
-  std::int64_t rows = 0;
-  for (const model::Batch& batch : batches) rows += batch.rows();
-  const bool mask_out = method == method::ImportanceMethod::kMaskOut;
-  Progress progress("probe", mask_out ? static_cast<std::int64_t>(batches.size()) * (decoder.num_layers() + 1) : rows);
-  method::Importance importance =
-      mask_out ? method::mask_out(decoder, batches, progress) : method::cumulative(decoder, batches, progress);
-  progress.finish(fmt::format("loss {:.4f}", importance.baseline_loss));
+std::vector<method::Importance> probe_layers(const model::Decoder& decoder, const std::string& model_hash,
+                                             const std::vector<std::vector<method::ProbeBatch>>& parts,
+                                             const method::ProbeOptions& options) {
+  Progress progress("probe", method::probe_work(decoder, parts, options));
+  std::vector<method::Importance> importances = method::probe(decoder, parts, options, progress);
+  for (method::Importance& importance : importances) importance.model_hash = model_hash;
+  const method::Importance& first = importances.front();
+  const std::optional<method::Separation>& separation = first.separation;
+  progress.finish(fmt::format("loss {:.4f}, {} tokens{}", first.baseline_loss, format_count(first.tokens),
+                              !separation           ? ""
+                              : separation->reached ? ", separated"
+                                                    : ", not separated"));
+  return importances;
+}
+
+method::Importance probe_gain(const model::Decoder& decoder, const std::string& model_hash,
+                              const std::vector<method::ProbeBatch>& domain,
+                              const std::vector<method::ProbeBatch>& general) {
+  Progress progress("gain", static_cast<std::int64_t>(domain.size() + general.size()));
+  const method::Gain gain = method::expansion_gain(decoder, domain, general, progress);
+  progress.finish(fmt::format("loss {:.4f} in the domain, {:.4f} in general", gain.domain_loss, gain.general_loss));
+  method::Importance importance = method::to_importance(gain);
+  importance.model_hash = model_hash;
   return importance;
 }
 

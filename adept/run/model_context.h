@@ -40,9 +40,15 @@ void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len);
 /// Sets ATen's threads (0 = available_cores()) and warns where bf16 is slow on this processor.
 void init_compute(std::int64_t threads, ComputeDType dtype, config::Device device);
 
-/// Layer importance by the given method, with a progress line.
-method::Importance probe_importance(const model::Decoder& decoder, const std::vector<model::Batch>& batches,
-                                    method::ImportanceMethod method);
+/// method::probe with a progress line, and the scores stamped with the hash of the model's weights.
+std::vector<method::Importance> probe_layers(const model::Decoder& decoder, const std::string& model_hash,
+                                             const std::vector<std::vector<method::ProbeBatch>>& parts,
+                                             const method::ProbeOptions& options);
+
+/// method::expansion_gain with a progress line, as scores stamped with the hash of the model's weights.
+method::Importance probe_gain(const model::Decoder& decoder, const std::string& model_hash,
+                              const std::vector<method::ProbeBatch>& domain,
+                              const std::vector<method::ProbeBatch>& general);
 
 at::Device to_device(config::Device device);
 

@@ -14,6 +14,7 @@
 #include "adept/io/hub.h"
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
+#include "adept/run/expansion_plan.h"
 #include "adept/run/model_context.h"
 #include "adept/run/report.h"
 #include "adept/run/stage.h"
@@ -61,13 +62,7 @@ class Run {
   // What would stop a later stage is said before the first one, which may take hours, and before anything of an earlier
   // run in this directory is changed.
   void check_inputs() {
-    const std::int64_t depth = model_.config.num_hidden_layers;
-    if (expands_ && config_.expand.num_layers.value_or(0) > depth)
-      throw ConfigError("expand.num_layers: found {}; expected at most {}, the layers of {}.",
-                        *config_.expand.num_layers, depth, model_.dir.string());
-    if (expands_ && !config_.expand.after.empty() && config_.expand.after.back() >= depth)
-      throw ConfigError("expand.after: found {}; expected at most {}, the last layer of {}.",
-                        config_.expand.after.back(), depth - 1, model_.dir.string());
+    if (expands_) check_expansion(config_.expand, model_.config, model_.dir.string());
     make_train_loader(model_, config_, datasets_.train);
     for (const data::TokenDataset& dataset : datasets_.eval)
       eval::require_targets(dataset.name(), eval_sequences(dataset));
@@ -77,7 +72,7 @@ class Run {
     warn_of_shared_files(config_.data);
     if (!train::list_checkpoints(dir_).empty()) {
       train::check_same_training(dir_, config_);
-      const bool probes = expands_ && config_.expand.after.empty();
+      const bool probes = expands_ && config_.expand.needs_scores();
       const bool is_probed = !probes || fs::exists(dir_ / "importance.json");  // if not, it will be: from equal inputs
       if ((probes && stages_.has_other_inputs("probe", probe_inputs())) ||
           (expands_ && is_probed && stages_.has_other_inputs("expand", expand_inputs())))
@@ -98,25 +93,36 @@ class Run {
   void probe() {
     stages_.run("probe", probe_inputs(), {"importance.json"}, [&] {
       const model::Decoder decoder = load_decoder(model_.dir, config_.dtype, config_.device);
-      const auto batches = to_batches(probe_sequences(datasets_.general, config_.seq_len, config_.probe.max_tokens),
-                                      config_.probe.batch_size, decoder.device());
-      method::Importance importance = probe_importance(
-          decoder, batches, method::importance_method_from_string(config::to_string(config_.probe.method)));
-      importance.model_hash = base_hash_;
-      write_json(dir_ / "importance.json", method::to_json(importance));
+      const auto general = probe_sequences(datasets_.general, config_.seq_len, config_.probe.max_tokens);
+      const auto batch_size = config_.probe.batch_size;
+      std::vector<method::Importance> importances;
+      if (config_.expand.strategy == config::SelectionStrategy::kGainPerCost) {
+        const auto domain = probe_sequences({datasets_.train.front()}, config_.seq_len, config_.probe.max_tokens);
+        importances.push_back(probe_gain(decoder, base_hash_, to_batches(domain, batch_size, decoder.device()),
+                                         to_batches(general, batch_size, decoder.device())));
+      } else {
+        const bool until_separated = config_.probe.until_separated;
+        importances =
+            probe_layers(decoder, base_hash_, to_parts(general, batch_size, decoder.device(), until_separated),
+                         {.methods = {std::string(config::to_string(config_.probe.method))},
+                          .num_lowest = num_copied_layers(config_.expand, model_.config),
+                          .until_separated = until_separated});
+      }
+      write_json(dir_ / "importance.json", method::to_json(importances));
     });
   }
 
   void expand() {
     stages_.run("expand", expand_inputs(), {"expanded"}, [&] {
       const std::optional<method::Importance> importance = importance_if_probed();
-      method::expand_model(model_.dir, dir_ / "expanded", copied_layers(importance), importance,
-                           io::OnExisting::kReplace);
+      const std::vector<int> after = choose_layers(config_.expand, model_.config, config_.seq_len, importance);
+      method::expand_model(model_.dir, dir_ / "expanded", after, importance, io::OnExisting::kReplace);
     });
     const method::Expansion expansion = method::read_expansion(dir_ / "expanded");
     std::vector<int> after;
     for (const method::ExpandedLayer& layer : expansion.layers) after.push_back(layer.source);
-    spdlog::info("expanded   copies after layers {}", fmt::join(after, ", "));
+    fmt::print(stderr, "expanded   {}",
+               describe_step_cost(model_.config, config_.seq_len, after, config_.expand, importance_if_probed()));
     trained_from_ = dir_ / "expanded";
   }
 
@@ -157,11 +163,16 @@ class Run {
 
  private:
   Json probe_inputs() const {
-    return {{"model", base_hash_},
-            {"general", fingerprints(datasets_.general)},
-            {"probe", config::to_json(config_.probe)},
-            {"seq_len", config_.seq_len},
-            {"dtype", to_string(config_.dtype)}};
+    Json inputs = {{"model", base_hash_},
+                   {"general", fingerprints(datasets_.general)},
+                   {"probe", config::to_json(config_.probe)},
+                   {"seq_len", config_.seq_len},
+                   {"dtype", to_string(config_.dtype)}};
+    // How many are chosen decides how long a probe takes that stops when they are certain.
+    if (config_.probe.until_separated) inputs["num_layers"] = num_copied_layers(config_.expand, model_.config);
+    if (config_.expand.strategy == config::SelectionStrategy::kGainPerCost)
+      inputs["domain"] = datasets_.train.front().fingerprint();
+    return inputs;
   }
 
   Json expand_inputs() const {
@@ -173,13 +184,8 @@ class Run {
 
   std::optional<method::Importance> importance_if_probed() const {
     const fs::path path = dir_ / "importance.json";
-    if (!config_.expand.after.empty() || !fs::exists(path)) return std::nullopt;
+    if (!config_.expand.needs_scores() || !fs::exists(path)) return std::nullopt;
     return method::read_importance(path);
-  }
-
-  std::vector<int> copied_layers(const std::optional<method::Importance>& importance) const {
-    if (!importance) return {config_.expand.after.begin(), config_.expand.after.end()};
-    return method::select_lowest(*importance, static_cast<int>(config_.expand.num_layers.value()));
   }
 
   void prepare_text() {
@@ -289,7 +295,7 @@ void run_pipeline(const config::RunConfig& config) {
   run.check_inputs();
   run.record_config();
   run.baseline();
-  if (config.expand.after.empty()) run.probe();
+  if (config.expand.needs_scores()) run.probe();
   run.expand();
   run.train(/*resume=*/true);
   run.evaluate_result();

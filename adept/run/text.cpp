@@ -4,9 +4,11 @@
 #include <fmt/format.h>
 
 #include <map>
+#include <numeric>
 
 #include "adept/core/error.h"
 #include "adept/core/log.h"
+#include "adept/core/random.h"
 #include "adept/data/source_counts.h"
 #include "adept/data/tokenize.h"
 
@@ -40,6 +42,27 @@ std::optional<data::TokenDataset> open_current(const fs::path& path, const std::
     spdlog::warn("{} Tokenizing again.", error.what());
   }
   return std::nullopt;
+}
+
+std::vector<std::int64_t> all_indices(const data::SequenceSet& set) {
+  std::vector<std::int64_t> indices(static_cast<std::size_t>(set.size()));
+  std::iota(indices.begin(), indices.end(), 0);
+  return indices;
+}
+
+void append_batches(const data::SequenceSet& set, std::span<const std::int64_t> indices, int source,
+                    std::int64_t batch_size, at::Device device, std::vector<method::ProbeBatch>& batches) {
+  std::vector<std::int64_t> lengths;
+  std::int64_t longest = 1;
+  for (const std::int64_t i : indices) {
+    lengths.push_back(set.length(i));
+    longest = std::max(longest, lengths.back());
+  }
+  for (const auto& group : data::group_into_batches(lengths, batch_size, batch_size * longest)) {
+    std::vector<data::Sequence> rows;
+    for (const std::int64_t i : group) rows.push_back(set[indices[static_cast<std::size_t>(i)]]);
+    batches.push_back({.batch = model::to_batch(data::make_batch(rows), device), .source = source});
+  }
 }
 
 data::TokenizeOptions tokenize_options() { return {.num_threads = at::get_num_threads()}; }
@@ -119,24 +142,37 @@ std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenData
   return sets;
 }
 
-std::vector<model::Batch> to_batches(const std::vector<data::SequenceSet>& sets, std::int64_t batch_size,
-                                     at::Device device) {
-  std::vector<data::Sequence> sequences;
-  std::vector<std::int64_t> lengths;
-  std::int64_t longest = 1;
-  for (const data::SequenceSet& set : sets)
-    for (std::int64_t i = 0; i < set.size(); ++i) {
-      sequences.push_back(set[i]);
-      lengths.push_back(set.length(i));
-      longest = std::max(longest, set.length(i));
-    }
-  std::vector<model::Batch> batches;
-  for (const auto& group : data::group_into_batches(lengths, batch_size, batch_size * longest)) {
-    std::vector<data::Sequence> rows;
-    for (const std::int64_t i : group) rows.push_back(sequences[static_cast<std::size_t>(i)]);
-    batches.push_back(model::to_batch(data::make_batch(rows), device));
-  }
+std::vector<method::ProbeBatch> to_batches(const std::vector<data::SequenceSet>& sets, std::int64_t batch_size,
+                                           at::Device device) {
+  std::vector<method::ProbeBatch> batches;
+  for (std::size_t source = 0; source < sets.size(); ++source)
+    append_batches(sets[source], all_indices(sets[source]), static_cast<int>(source), batch_size, device, batches);
   return batches;
+}
+
+std::vector<std::vector<method::ProbeBatch>> to_parts(const std::vector<data::SequenceSet>& sets,
+                                                      std::int64_t batch_size, at::Device device, bool growing) {
+  if (!growing) return {to_batches(sets, batch_size, device)};
+  constexpr std::int64_t fewest = 32;
+  constexpr std::size_t most_parts = 7;
+  std::int64_t total = 0;
+  for (const data::SequenceSet& set : sets) total += set.size();
+  std::size_t num_parts = 1;
+  while (num_parts < most_parts && (total >> num_parts) >= fewest) ++num_parts;
+  std::vector<std::vector<method::ProbeBatch>> parts(num_parts);
+  for (std::size_t source = 0; source < sets.size(); ++source) {
+    std::vector<std::int64_t> order = all_indices(sets[source]);
+    random_shuffle(order, /*seed=*/0, RandomStream::kProbeOrder, source);
+    std::size_t begin = 0;
+    for (std::size_t part = 0; part < num_parts; ++part) {
+      const std::size_t denominator = std::size_t{1} << (num_parts - 1 - part);
+      const std::size_t end = (order.size() + denominator - 1) / denominator;
+      append_batches(sets[source], std::span(order).subspan(begin, end - begin), static_cast<int>(source), batch_size,
+                     device, parts[part]);
+      begin = end;
+    }
+  }
+  return parts;
 }
 
 data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config,

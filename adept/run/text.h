@@ -10,6 +10,7 @@
 #include "adept/data/text_source.h"
 #include "adept/data/token_dataset.h"
 #include "adept/data/train_loader.h"
+#include "adept/method/samples.h"
 #include "adept/run/model_context.h"
 
 namespace adept::run {
@@ -52,9 +53,14 @@ data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDat
 std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenDataset>& general, std::int64_t seq_len,
                                                std::int64_t max_tokens);
 
-/// Padded batches of all the sequences, similar lengths together.
-std::vector<model::Batch> to_batches(const std::vector<data::SequenceSet>& sets, std::int64_t batch_size,
-                                     at::Device device);
+/// Padded batches of the sequences of each set, which is a source; similar lengths together.
+std::vector<method::ProbeBatch> to_batches(const std::vector<data::SequenceSet>& sets, std::int64_t batch_size,
+                                           at::Device device);
+
+/// The same as one part, or in `growing` parts of 1/2^n, 1/2^n, ..., 1/4 and 1/2 of each set, its sequences in random
+/// order: for a probe that may stop early. The first part has 32 sequences or more, or is all there is.
+std::vector<std::vector<method::ProbeBatch>> to_parts(const std::vector<data::SequenceSet>& sets,
+                                                      std::int64_t batch_size, at::Device device, bool growing);
 
 /// The training mixture of a configuration.
 data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config,

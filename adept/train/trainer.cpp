@@ -79,10 +79,10 @@ Json deciding_config(const config::RunConfig& c) {
 }
 
 // Of the general text that decides the units' rates, batched as it is.
-std::string probe_hash(const std::vector<model::Batch>& batches) {
+std::string probe_hash(const std::vector<method::ProbeBatch>& batches) {
   Hasher hasher;
-  for (const model::Batch& batch : batches) {
-    hasher.update(fmt::format("{} {} ", batch.rows(), batch.num_positions()));
+  for (const auto& [batch, source] : batches) {
+    hasher.update(fmt::format("{} {} {} ", source, batch.rows(), batch.num_positions()));
     for (const at::Tensor& ids : {batch.input_ids.cpu().contiguous(), batch.targets.cpu().contiguous()})
       hasher.update(model::as_view("", ids).data);
   }

@@ -36,7 +36,7 @@ struct TrainerInputs {
   std::filesystem::path model_dir;  ///< an expanded model
   std::filesystem::path run_dir;    ///< exists; gets checkpoints and records
   data::TrainLoader loader;
-  std::vector<model::Batch> probe;
+  std::vector<method::ProbeBatch> probe;
   std::vector<EvalSet> eval;
 };
 

@@ -138,22 +138,30 @@ def sequence_loss(model, ids, first_target):
     return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[first_target:]), reduction="sum")
 
 
-def ratio_interval(totals, weights):
-    """Ratio estimator: mean and its 95 % interval, sequences being the sample (Cochran, Sampling Techniques, 6.4)."""
-    n, mean = len(totals), math.fsum(totals) / math.fsum(weights)
-    residuals = math.fsum((t - mean * w) ** 2 for t, w in zip(totals, weights))
-    error = math.sqrt(n / (n - 1) * residuals) / math.fsum(weights)
-    return mean, [mean - STUDENT_T[n - 1] * error, mean + STUDENT_T[n - 1] * error]
+def ratio_interval(totals, weights, sources=None):
+    """Ratio estimator: mean and its 95 % interval, sequences being the sample (Cochran, Sampling Techniques, 6.4). Of
+    several sources the mean of their means, and the variances add (6.10)."""
+    sources = sources or [0] * len(totals)
+    mean, variance, strata = 0, 0, sorted(set(sources))
+    for source in strata:
+        rows = [(t, w) for t, w, s in zip(totals, weights, sources) if s == source]
+        n, tokens = len(rows), math.fsum(w for _, w in rows)
+        ratio = math.fsum(t for t, _ in rows) / tokens
+        residuals = math.fsum((t - ratio * w) ** 2 for t, w in rows)
+        mean += ratio / len(strata)
+        variance += n / (n - 1) * residuals / tokens**2 / len(strata) ** 2
+    half_width = STUDENT_T[len(totals) - len(strata)] * math.sqrt(variance)
+    return mean, [mean - half_width, mean + half_width]
 
 
 def check_importance(found, method, sequences, baseline, scores, intervals):
-    assert set(found) - {"model_hash"} == {"method", "baseline_loss", "tokens", "sequences", "layers"}
+    assert set(found) - {"model_hash"} == {"method", "baseline_loss", "tokens", "sequences", "layers", "stability"}
     assert found["method"] == method
     assert found["sequences"] == len(sequences)
     assert found["tokens"] == sum(len(ids) - first for ids, first in sequences)
     assert found["baseline_loss"] == pytest.approx(baseline, rel=2e-6)
     for l, layer in enumerate(found["layers"]):
-        assert set(layer) == {"index", "score", "normalized", "rank", "ci95"} and layer["index"] == l
+        assert set(layer) == {"index", "score", "normalized", "rank", "ci95", "lowest_share"} and layer["index"] == l
         assert layer["score"] == pytest.approx(scores[l], rel=1e-4, abs=1e-5)
         assert layer["ci95"] == pytest.approx(intervals[l], rel=1e-3, abs=1e-4)
         assert layer["normalized"] == pytest.approx((scores[l] - min(scores)) / (max(scores) - min(scores)), abs=1e-4)
@@ -173,7 +181,9 @@ def probe_windows(texts, names):
 def test_mask_out_is_the_loss_without_the_layer(probed):
     folder, texts = probed
     found = probe(folder)
-    sequences = probe_windows(texts, ("one", "two"))
+    of_source = [probe_windows(texts, [name]) for name in ("one", "two")]
+    sequences = of_source[0] + of_source[1]
+    sources = [i for i, windows in enumerate(of_source) for _ in windows]
     model = text_models.load(folder / "model").double()
     weights = [len(ids) - first for ids, first in sequences]
     losses = [sequence_loss(model, *sequence).item() for sequence in sequences]
@@ -182,10 +192,11 @@ def test_mask_out_is_the_loss_without_the_layer(probed):
         identity = layer.register_forward_hook(lambda module, arguments, output: arguments[0])
         bypassed = [sequence_loss(model, *sequence).item() for sequence in sequences]
         identity.remove()
-        score, interval = ratio_interval([b - a for a, b in zip(losses, bypassed)], weights)
+        score, interval = ratio_interval([b - a for a, b in zip(losses, bypassed)], weights, sources)
         scores.append(score)
         intervals.append(interval)
-    check_importance(found, "mask_out", sequences, sum(losses) / sum(weights), scores, intervals)
+    baseline, _ = ratio_interval(losses, weights, sources)
+    check_importance(found, "mask_out", sequences, baseline, scores, intervals)
 
     run_program("adept", "expand", "--model", folder / "model", "--out", folder / "expanded", "--importance",
                 folder / "importance.json", "--layers", 3)  # fmt: skip
@@ -239,3 +250,86 @@ def test_one_sequence_has_no_interval(probed):
     assert all(layer["ci95"] == [None, None] for layer in found["layers"])
     run_program("adept", "expand", "--model", folder / "model", "--out", folder / "by_one", "--importance",
                 folder / "importance.json", "--layers", 1)  # fmt: skip
+
+
+def test_one_backward_gives_every_first_order_method(probed):
+    """fisher, taylor_gate, rank_aggregation and block_influence, each from its definition."""
+    folder, texts = probed
+    run_program("adept", "probe", "--model", folder / "model", "--data", folder / "two.jsonl", "--method", "all",
+                "--out", folder / "all.json", "--seq-len", SEQ_LEN)  # fmt: skip
+    found = json.loads((folder / "all.json").read_text())
+    assert found["method"] == "mask_out"
+    sequences = probe_windows(texts, ["two"])
+    model = text_models.load(folder / "model").double()
+    tokens = sum(len(ids) - first for ids, first in sequences)
+    scores = {name: [0.0] * NUM_LAYERS for name in ("fisher", "taylor_gate", "block_influence")}
+    parts = {}
+    for ids, first in sequences:
+        n = len(ids) - first
+        states = []
+        hooks = [layer.register_forward_hook(lambda m, args, out: states.append((args[0], out))) for layer in model.model.layers]
+        model.zero_grad()
+        loss = sequence_loss(model, ids, first)
+        gradients = torch.autograd.grad(loss, [out for _, out in states], retain_graph=True)
+        (loss / n).backward()
+        for hook in hooks:
+            hook.remove()
+        for l, ((before, after), gradient) in enumerate(zip(states, gradients)):
+            scores["taylor_gate"][l] -= (gradient * (after - before)).sum().item() / tokens
+            cosine = torch.nn.functional.cosine_similarity(before, after, dim=-1)[0, first - 1 : -1]
+            scores["block_influence"][l] += (1 - cosine).sum().item() / tokens
+            for name, p in model.model.layers[l].named_parameters():
+                scores["fisher"][l] += n * p.grad.square().sum().item() / tokens
+                parts.setdefault(name, [0.0] * NUM_LAYERS)[l] += n * (p.grad * p).abs().sum().item() / tokens
+    ranks = [[1 + sum(v > value for v in values) for value in values] for values in parts.values()]
+    scores["rank_aggregation"] = [1 - sum(rank[l] for rank in ranks) / len(ranks) / NUM_LAYERS for l in range(NUM_LAYERS)]
+    for name, expected in scores.items():
+        layers = found["methods"][name]["layers"]
+        assert [layer["score"] for layer in layers] == pytest.approx(expected, rel=1e-3), name
+
+
+def test_the_gain_of_a_copy_is_the_gradient_of_its_outputs(probed):
+    """Autograd on the model that transformers loads with a copy behind every layer."""
+    folder, texts = probed
+    found = probe(folder, "--method", "gain", "--domain", folder / "two.jsonl", names=["one"])
+    expand(folder / "model", folder / "all_copied", range(NUM_LAYERS))
+    model = text_models.load(folder / "all_copied").double()
+    gradients, losses = {}, {}
+    for name in ("one", "two"):
+        sequences = probe_windows(texts, [name])
+        tokens = sum(len(ids) - first for ids, first in sequences)
+        model.zero_grad()
+        loss = sum(sequence_loss(model, *sequence) for sequence in sequences) / tokens
+        loss.backward()
+        losses[name] = loss.item()
+        copies = [model.model.layers[2 * l + 1] for l in range(NUM_LAYERS)]
+        gradients[name] = [
+            torch.cat([c.self_attn.o_proj.weight.grad.flatten(), c.mlp.down_proj.weight.grad.flatten()]) for c in copies
+        ]
+    assert found["method"] == "gain" and found["baseline_loss"] == pytest.approx(losses["two"], rel=1e-5)
+    for layer, g, q in zip(found["layers"], gradients["two"], gradients["one"]):
+        assert layer["gain"]["l1"] == pytest.approx(g.abs().sum().item(), rel=1e-3)
+        assert layer["gain"]["l2"] == pytest.approx(g.norm().item(), rel=1e-3)
+        assert layer["gain"]["general_change"] == pytest.approx(-(g.sign() * q).sum().item(), rel=1e-2)
+        assert layer["gain"]["cosine"] == pytest.approx((g @ q / g.norm() / q.norm()).item(), abs=1e-3)
+
+
+def test_layers_are_chosen_by_the_strategy(probed):
+    folder, _ = probed
+    probe(folder, "--method", "cumulative")
+    scores = [layer["score"] for layer in json.loads((folder / "importance.json").read_text())["layers"]]
+
+    def chosen(*arguments):
+        run_program("adept", "expand", "--model", folder / "model", "--out", folder / "chosen", "--force", *arguments)
+        manifest = json.loads((folder / "chosen" / "adept_expansion.json").read_text())
+        return [layer["source"] for layer in manifest["expanded_layers"]]
+
+    by_score = sorted(range(NUM_LAYERS), key=lambda l: scores[l])
+    file = ["--importance", folder / "importance.json"]
+    assert chosen(*file, "--layers", 2, "--strategy", "highest") == sorted(by_score[-2:])
+    assert chosen(*file, "--layers", 2, "--exclude", by_score[0]) == sorted(by_score[1:3])
+    assert chosen(*file, "--layers", 1, "--copies", 2) == [by_score[0]] * 2
+    assert chosen("--strategy", "uniform", "--layers", 2) == [1, 4]
+    assert chosen("--after", "2,2,3") == [2, 2, 3]
+    assert len(chosen(*file, "--trainable", "45%")) > len(chosen(*file, "--trainable", "0.25"))
+    assert chosen(*file, "--layers", 2, "--strategy", "cost_aware")

@@ -109,7 +109,8 @@ TEST(ConfigErrors, UnknownKeysNameTheNearest) {
        "run.yaml:6: batch_size: found an unknown key; did you mean probe.batch_size, train.batch_size or "
        "eval.batch_size?"},
       {"probe: {colour: red}",
-       "run.yaml:6: probe.colour: found an unknown key; expected one of method, max_tokens, batch_size"},
+       "run.yaml:6: probe.colour: found an unknown key; expected one of method, max_tokens, until_separated, "
+       "batch_size"},
       {"\"a\\nb\": 1",
        "run.yaml:6: a\\nb: found an unknown key; expected one of model, output_dir, seed, dtype, device, threads, "
        "seq_len, data, probe, expand, train, unit_lr, eval"},
@@ -176,7 +177,29 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
       {"expand: {num_layers: 2, after: [1]}",
        "run.yaml:6: expand.after: found together with expand.num_layers; expected one of the two (null or [] unsets a "
        "key)"},
-      {"expand: {after: [3, 7, 7]}", "run.yaml:6: expand.after.2: found 7 after 7; expected increasing layer indices"},
+      {"expand: {after: [3, 7, 5]}", "run.yaml:6: expand.after.2: found 5 after 7; expected ascending layer indices"},
+      {"expand: {trainable: 15%, num_layers: 2}",
+       "run.yaml:6: expand.trainable: found together with another size of the expansion; expected one of "
+       "expand.num_layers, expand.trainable and expand.after (null or [] unsets a key)"},
+      {"expand: {trainable: 0.2, after: [1]}",
+       "run.yaml:6: expand.trainable: found together with another size of the "
+       "expansion; expected one of expand.num_layers, expand.trainable and expand.after (null or [] unsets a key)"},
+      {"expand: {trainable: 150%}", "run.yaml:6: expand.trainable: found \"150%\"; expected a number > 0 and < 1"},
+      {"expand: {trainable: lots}", "run.yaml:6: expand.trainable: found \"lots\"; expected a number > 0 and < 1"},
+      {"expand: {strategy: manual}", "run.yaml:6: expand.strategy: found manual; expected the layers in expand.after"},
+      {"expand: {strategy: uniform, after: [1]}",
+       "run.yaml:6: expand.strategy: found uniform together with expand.after; expected manual, or no expand.after"},
+      {"expand: {strategy: lowst}",
+       "run.yaml:6: expand.strategy: found \"lowst\"; expected lowest, cost_aware, uniform, "
+       "highest, gain_per_cost or manual; did you mean lowest?"},
+      {"expand: {after: [1], copies: 2}",
+       "run.yaml:6: expand.copies: found 2 together with expand.after; expected an index there once for "
+       "each copy"},
+      {"expand: {after: [1], exclude: [2]}",
+       "run.yaml:6: expand.exclude: found together with expand.after, which names the layers itself"},
+      {"probe: {method: mask}",
+       "run.yaml:6: probe.method: found \"mask\"; expected mask_out, cumulative, "
+       "rank_aggregation, fisher, block_influence or taylor_gate"},
       {"train: {warmup_steps: 1, warmup_ratio: 0.1}",
        "run.yaml:6: train.warmup_ratio: found together with train.warmup_steps; expected one of the two (null unsets a "
        "key)"},

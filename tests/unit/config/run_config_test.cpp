@@ -39,6 +39,8 @@ TEST(RunConfig, MinimalFileGetsEveryDefault) {
   EXPECT_EQ(config.data.train.at(0).paths, std::vector<std::string>{"med.txt"});
   EXPECT_EQ(config.data.train.at(0).weight, std::nullopt);
   EXPECT_EQ(config.expand.num_layers, 4);
+  EXPECT_EQ(config.expand.strategy, SelectionStrategy::kLowest);
+  EXPECT_TRUE(config.expand.needs_scores());
   EXPECT_EQ(config.train.warmup_ratio, 0.03);
   EXPECT_EQ(config.train.warmup_steps, std::nullopt);
   EXPECT_EQ(config.train.num_train_epochs, 1.0);
@@ -84,6 +86,8 @@ eval: {packed: yes}
   EXPECT_EQ(config.probe.max_tokens, 1'000'000);
   EXPECT_THAT(config.expand.after, ElementsAre(3, 7, 11));
   EXPECT_EQ(config.expand.num_layers, std::nullopt);
+  EXPECT_EQ(config.expand.strategy, SelectionStrategy::kManual);
+  EXPECT_FALSE(config.expand.needs_scores());
   EXPECT_EQ(config.train.learning_rate, 5e-4);
   EXPECT_EQ(config.train.lr_scheduler, LrScheduler::kWsd);
   EXPECT_EQ(config.train.warmup_steps, 10);
@@ -153,6 +157,13 @@ TEST(Overrides, PlainValuesAreTakenLiterally) {
   EXPECT_THAT(config.data.train[0].paths, ElementsAre("*.txt"));
 }
 
+TEST(Values, SharesMayBePercentages) {
+  EXPECT_EQ(minimal_with({"expand.trainable=15%"}).expand.trainable, 0.15);
+  EXPECT_EQ(minimal_with({"expand.trainable=0.15"}).expand.trainable, 0.15);
+  EXPECT_EQ(minimal_with({"expand.trainable=15%"}).expand.num_layers, std::nullopt);
+  EXPECT_EQ(minimal_with({"train.warmup_ratio=3%"}).train.warmup_ratio, 0.03);
+}
+
 TEST(Overrides, NullUnsetsAnAlternative) {
   const std::string text = std::string(kMinimal) + "expand: {num_layers: 2}\n";
   EXPECT_THAT(parse(text, {"expand.num_layers=null", "expand.after=[1, 2]"}).expand.after, ElementsAre(1, 2));
@@ -174,7 +185,7 @@ TEST(Dump, LoadingTheDumpGivesTheSameDump) {
 TEST(Dump, KeepsOrderAndExactNumbers) {
   const std::string dump = to_yaml(minimal_with({"train.learning_rate=0.1", "expand.after=[0,9]"}));
   EXPECT_THAT(dump, testing::StartsWith("model: base\noutput_dir: out\nseed: 42\ndtype: fp32\n"));
-  EXPECT_THAT(dump, HasSubstr("\n  num_layers: null\n  after: [0, 9]\n"));
+  EXPECT_THAT(dump, HasSubstr("\n  num_layers: null\n  trainable: null\n  after: [0, 9]\n"));
   EXPECT_THAT(dump, HasSubstr("\n  learning_rate: 0.1\n"));
 }
 
@@ -238,8 +249,8 @@ TEST(Explain, EveryKeyCanBeSet) {
     if (doc.type.starts_with("integer")) value = "9";
     if (doc.type.starts_with("list of integers")) value = "[1,2]";
     if (doc.type.find('|') != std::string::npos) {
-      const std::string first = doc.type.substr(0, doc.type.find('|'));
-      value = first == doc.fallback ? doc.type.substr(doc.type.rfind('|') + 1) : first;
+      const std::string first = doc.type.substr(0, doc.type.find('|')), rest = doc.type.substr(first.size() + 1);
+      value = doc.fallback.starts_with(first) ? rest.substr(0, rest.find('|')) : first;
     }
     std::vector<std::string> overrides = {"data.eval=[{name: e, path: p}]", key + "=" + value};
     const Json changed = to_json(minimal_with(overrides));

@@ -41,23 +41,23 @@ inline std::set<std::string> names_in(const std::filesystem::path& directory) {
   return names;
 }
 
-/// The message of the error of this type that `function` throws.
+/// The message of the error of this type that `function` throws, or `none`.
 template <typename Error, typename Function>
-std::string message_of(Function&& function) {
+std::string message_of(Function&& function, const char* none) {
   try {
     function();
   } catch (const Error& error) {
     return error.what();
   }
-  return "(no such error)";
+  return none;
 }
 template <typename Function>
 std::string data_error(Function&& function) {
-  return message_of<DataError>(function);
+  return message_of<DataError>(function, "(no DataError)");
 }
 template <typename Function>
 std::string config_error(Function&& function) {
-  return message_of<ConfigError>(function);
+  return message_of<ConfigError>(function, "(no ConfigError)");
 }
 
 /// A tensor over memory of its own.

@@ -124,7 +124,9 @@ Importance scores_of(const std::filesystem::path& model_dir, const std::vector<d
                         .baseline_loss = 2.5,
                         .tokens = 100,
                         .sequences = 1,
-                        .layers = {}};
+                        .layers = {},
+                        .stability = {},
+                        .separation = {}};
   constexpr double infinity = std::numeric_limits<double>::infinity();
   for (const double score : scores)
     importance.layers.push_back(
@@ -173,7 +175,7 @@ TEST(Manifest, OfADamagedFileNamesWhatIsWrong) {
   EXPECT_THAT(refusal("/expanded_layers", Json::array()), HasSubstr("layers to expand: found none"));
   EXPECT_THAT(refusal("/expanded_layers/1", 3), HasSubstr("expanded_layers[1].source is missing"));
   EXPECT_THAT(refusal("/expanded_layers/1/source", 2.5), HasSubstr("expanded_layers[1].source is 2.5"));
-  EXPECT_THAT(refusal("/expanded_layers/1/source", 0), HasSubstr("found 0 after 1, expected strictly ascending"));
+  EXPECT_THAT(refusal("/expanded_layers/1/source", 0), HasSubstr("found 0 after 1, expected ascending"));
   EXPECT_THAT(refusal("/expanded_layers/1/index", 4),
               HasSubstr("the copy of layer 3 is said to be layer 4, expected 5. Expand the base model again."));
   EXPECT_THAT(refusal("/importance", 1), HasSubstr("not importance scores"));

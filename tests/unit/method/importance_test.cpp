@@ -5,9 +5,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 
+#include "adept/config/enums.h"
 #include "adept/core/error.h"
 #include "adept/method/statistics.h"
 #include "tests/support/tiny_models.h"
@@ -37,6 +40,18 @@ std::vector<data::Sequence> rows_of_padded_batches() {
   return rows;
 }
 
+std::vector<ProbeBatch> of_one_source(const std::vector<model::Batch>& batches) {
+  std::vector<ProbeBatch> result;
+  for (const model::Batch& batch : batches) result.push_back({.batch = batch, .source = 0});
+  return result;
+}
+
+Importance probe_with(const std::string& method, const model::Decoder& decoder,
+                      const std::vector<model::Batch>& batches) {
+  const std::vector<std::vector<ProbeBatch>> parts = {of_one_source(batches)};
+  return probe(decoder, parts, {.methods = {method}, .num_lowest = 2}, Progress::silent()).at(0);
+}
+
 void expect_equal(const Importance& a, const Importance& b) {
   EXPECT_EQ(a.method, b.method);
   EXPECT_EQ(a.model_hash, b.model_hash);
@@ -51,7 +66,17 @@ void expect_equal(const Importance& a, const Importance& b) {
     EXPECT_EQ(a.layers[l].normalized, b.layers[l].normalized);
     EXPECT_EQ(a.layers[l].rank, b.layers[l].rank);
     EXPECT_EQ(a.layers[l].ci95, b.layers[l].ci95);
+    EXPECT_EQ(a.layers[l].lowest_share, b.layers[l].lowest_share);
   }
+  EXPECT_EQ(a.stability.num_lowest, b.stability.num_lowest);
+  EXPECT_EQ(a.stability.num_resamples, b.stability.num_resamples);
+  EXPECT_EQ(a.stability.same_set_share, b.stability.same_set_share);
+  EXPECT_EQ(a.stability.covariance, b.stability.covariance);
+  ASSERT_EQ(a.separation.has_value(), b.separation.has_value());
+  if (!a.separation) return;
+  EXPECT_EQ(a.separation->reached, b.separation->reached);
+  EXPECT_EQ(a.separation->required_share, b.separation->required_share);
+  EXPECT_EQ(a.separation->looks, b.separation->looks);
 }
 
 TEST(MaskOut, ReusingThePrefixGivesTheNaiveResultBitForBit) {
@@ -59,7 +84,14 @@ TEST(MaskOut, ReusingThePrefixGivesTheNaiveResultBitForBit) {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
       SCOPED_TRACE(kind);
       const model::Decoder decoder = test::decoder_of_kind(kind, dtype);
-      expect_equal(mask_out(decoder, padded_batches(), Progress::silent()), mask_out_naive(decoder, padded_batches()));
+      ProbeSamples fast{.num_layers = 4, .tokens = {}, .losses = {}, .sources = {}, .tables = {}}, naive = fast;
+      for (const ProbeBatch& batch : of_one_source(padded_batches())) {
+        measure_bypass(decoder, batch, fast, [](std::int64_t) {});
+        measure_bypass_naive(decoder, batch, naive);
+      }
+      EXPECT_EQ(fast.losses, naive.losses);
+      EXPECT_EQ(fast.tables.at(Measure::kBypassLoss).values, naive.tables.at(Measure::kBypassLoss).values);
+      EXPECT_EQ(fast.tables.at(Measure::kBypassLoss).values.size(), 8U * 4U);
     }
   }
 }
@@ -76,11 +108,15 @@ double sequence_loss(const model::Decoder& decoder, const data::Sequence& sequen
   return sum;
 }
 
+double mean_of(const std::vector<double>& totals, const std::vector<double>& tokens) {
+  return token_mean({.totals = totals, .tokens = tokens, .sources = {}});
+}
+
 TEST(MaskOut, IsTheTokenWeightedRiseOfTheLossOfEachSequenceAlone) {
   for (const std::string kind : {"llama_biased_tied", "qwen3"}) {
     SCOPED_TRACE(kind);
     const model::Decoder decoder = test::decoder_of_kind(kind);
-    const Importance found = mask_out(decoder, padded_batches(), Progress::silent());
+    const Importance found = probe_with("mask_out", decoder, padded_batches());
     const auto rows = rows_of_padded_batches();
     std::vector<double> base, counts;
     for (const auto& row : rows) {
@@ -91,7 +127,7 @@ TEST(MaskOut, IsTheTokenWeightedRiseOfTheLossOfEachSequenceAlone) {
     EXPECT_EQ(found.sequences, 8);
     EXPECT_EQ(found.tokens, 8 + 3 + 6 + 1 + 12 + 8 + 7 + 4);
     const double tolerance = test::tolerance(at::kFloat).values * found.baseline_loss;
-    EXPECT_NEAR(found.baseline_loss, weighted_mean(base, counts), tolerance);
+    EXPECT_NEAR(found.baseline_loss, mean_of(base, counts), tolerance);
     ASSERT_EQ(found.layers.size(), 4U);
     for (std::size_t l = 0; l < 4; ++l) {
       std::vector<double> rise;
@@ -99,8 +135,8 @@ TEST(MaskOut, IsTheTokenWeightedRiseOfTheLossOfEachSequenceAlone) {
       bypass[l] = true;
       for (std::size_t i = 0; i < rows.size(); ++i) rise.push_back(sequence_loss(decoder, rows[i], bypass) - base[i]);
       EXPECT_EQ(found.layers[l].index, static_cast<int>(l));
-      EXPECT_NEAR(found.layers[l].score, weighted_mean(rise, counts), 2 * tolerance) << l;
-      const auto ci95 = weighted_mean_ci95(rise, counts);
+      EXPECT_NEAR(found.layers[l].score, mean_of(rise, counts), 2 * tolerance) << l;
+      const auto ci95 = token_mean_ci95({.totals = rise, .tokens = counts, .sources = {}});
       EXPECT_NEAR(found.layers[l].ci95[0], ci95[0], 8 * tolerance) << l;
       EXPECT_NEAR(found.layers[l].ci95[1], ci95[1], 8 * tolerance) << l;
       EXPECT_GT(std::abs(found.layers[l].score), 100 * tolerance) << "the comparison would not see an error";
@@ -108,101 +144,171 @@ TEST(MaskOut, IsTheTokenWeightedRiseOfTheLossOfEachSequenceAlone) {
   }
 }
 
-TEST(MaskOut, DoesNotDependOnWhatThePaddingHolds) {
+TEST(Probe, DoesNotDependOnWhatThePaddingHolds) {
   const model::Decoder decoder = test::decoder_of_kind("mistral");
-  expect_equal(mask_out(decoder, padded_batches(0), Progress::silent()),
-               mask_out(decoder, padded_batches(17), Progress::silent()));
+  for (const ImportanceMethod& method : importance_methods())
+    expect_equal(probe_with(std::string(method.name), decoder, padded_batches(0)),
+                 probe_with(std::string(method.name), decoder, padded_batches(17)));
 }
 
-TEST(MaskOut, OneSequenceHasAnInfiniteInterval) {
-  const Importance found = mask_out(test::decoder_of_kind("llama"), {test::random_batch({9})}, Progress::silent());
-  for (const LayerImportance& layer : found.layers) {
-    EXPECT_EQ(layer.ci95[0], -kInfinity);
-    EXPECT_EQ(layer.ci95[1], kInfinity);
+TEST(Probe, OfOneSequenceHasInfiniteIntervalsAndNoStability) {
+  for (const ImportanceMethod& method : importance_methods()) {
+    const Importance found =
+        probe_with(std::string(method.name), test::decoder_of_kind("llama"), {test::random_batch({9})});
+    for (const LayerImportance& layer : found.layers) {
+      EXPECT_EQ(layer.ci95[0], -kInfinity) << method.name;
+      EXPECT_EQ(layer.ci95[1], kInfinity) << method.name;
+    }
+    EXPECT_EQ(found.stability.num_resamples, 0) << method.name;
   }
 }
 
-TEST(MaskOut, RefusesTextWithoutAPredictedToken) {
+TEST(Probe, RefusesTextWithoutAPredictedToken) {
   const model::Decoder decoder = test::decoder_of_kind("llama");
-  for (const auto& batches : {std::vector<model::Batch>{}, {test::random_batch({1, 1})}}) {
-    EXPECT_THAT(test::message_of<DataError>([&] { mask_out(decoder, batches, Progress::silent()); }),
-                HasSubstr("found no token to predict; expected documents of at least two tokens"));
-    EXPECT_THAT(test::message_of<DataError>([&] { cumulative(decoder, batches, Progress::silent()); }),
-                HasSubstr("found no token to predict; expected documents of at least two tokens"));
-  }
+  for (const auto& batches : {std::vector<model::Batch>{}, {test::random_batch({1, 1})}})
+    for (const ImportanceMethod& method : importance_methods())
+      EXPECT_THAT(test::message_of<DataError>([&] { probe_with(std::string(method.name), decoder, batches); }),
+                  HasSubstr("found no token to predict; expected documents of at least two tokens"));
 }
 
-TEST(LayerImportance, RefusesAModelWithAWeightThatIsNotANumber) {
+TEST(Probe, RefusesAModelWithAWeightThatIsNotANumber) {
   model::Decoder decoder = test::decoder_of_kind("llama");
   decoder.weights().layers[2].up_proj.weight[3][4] = std::nan("");
-  const std::vector<model::Batch> batches = {test::random_batch({9, 4})};
-  EXPECT_THAT(test::message_of<NonFiniteError>([&] { mask_out(decoder, batches, Progress::silent()); }),
-              HasSubstr("importance of layer 0: the score is not finite"));
-  EXPECT_THAT(test::message_of<NonFiniteError>([&] { cumulative(decoder, batches, Progress::silent()); }),
-              HasSubstr("the score is not finite"));
+  for (const char* method : {"mask_out", "cumulative", "fisher", "block_influence", "taylor_gate"})
+    EXPECT_THAT(test::message_of<NonFiniteError>([&] {
+                  probe_with(method, decoder, {test::random_batch({9, 4})});
+                }),
+                HasSubstr("the score is not finite"))
+        << method;
 }
 
-// I of each layer for one sequence: autograd over the whole model, products and sums in fp64.
-std::vector<double> importance_by_autograd(const std::string& kind, const data::Sequence& sequence, double& loss_sum) {
+// What one sequence says of each layer, from one graph over the whole model; products and sums in fp64.
+struct DirectMeasures {
+  double loss_sum = 0;
+  std::vector<std::map<std::string, double>> first_order{4};  // of each tensor: sum |g theta|
+  std::vector<double> squared = std::vector<double>(4), gate = squared, angle = squared;
+};
+
+DirectMeasures measures_by_autograd(const std::string& kind, const data::Sequence& sequence) {
   model::Decoder decoder = test::decoder_of_kind(kind);
-  model::Weights& weights = decoder.weights();
-  const auto table = model::named_parameters(decoder.config(), weights);
+  const auto table = model::named_parameters(decoder.config(), decoder.weights());
   for (const auto& p : table)
     if (p.layer >= 0) p.tensor->requires_grad_();
   const model::Batch batch = model::to_batch(data::make_batch(std::span(&sequence, 1)), at::kCPU);
-  const at::Tensor loss = decoder.loss_sum(decoder.forward(batch.input_ids), batch.targets);
+  std::vector<at::Tensor> states = {decoder.embed(batch.input_ids)};
+  for (std::int64_t l = 0; l < 4; ++l) {
+    states.push_back(decoder.layer(states.back(), l));
+    states.back().retain_grad();
+  }
+  const at::Tensor loss = decoder.loss_sum(states.back(), batch.targets);
   (loss / static_cast<double>(batch.num_targets)).backward();
-  loss_sum = loss.item<double>();
-  std::vector<double> layers(4, 0.0);
-  for (const auto& p : table)
-    if (p.layer >= 0)
-      layers[static_cast<std::size_t>(p.layer)] +=
-          (p.tensor->detach().to(at::kDouble) * p.tensor->grad().to(at::kDouble)).abs().sum().item<double>();
-  return layers;
+  DirectMeasures result{.loss_sum = loss.item<double>()};
+  for (const auto& p : table) {
+    if (p.layer < 0) continue;
+    const auto l = static_cast<std::size_t>(p.layer);
+    const at::Tensor gradient = p.tensor->grad().to(at::kDouble);
+    result.first_order[l][p.unit] = (p.tensor->detach().to(at::kDouble) * gradient).abs().sum().item<double>();
+    result.squared[l] += gradient.square().sum().item<double>();
+  }
+  for (std::size_t l = 0; l < 4; ++l) {
+    const at::Tensor before = states[l].detach().to(at::kDouble)[0], after = states[l + 1].detach().to(at::kDouble)[0];
+    const at::Tensor gradient = states[l + 1].grad().to(at::kDouble)[0];
+    result.gate[l] = -(gradient * (after - before)).sum().item<double>();
+    for (std::int64_t t = sequence.first_target - 1; t + 1 < std::ssize(sequence.tokens); ++t)
+      result.angle[l] += 1 - (before[t].dot(after[t]) / before[t].norm() / after[t].norm()).item<double>();
+  }
+  return result;
 }
 
-TEST(Cumulative, IsTheMeanOverSequencesOfTheSumsFromPlainAutograd) {
+// Token-weighted means over the padded batches.
+struct DirectScores {
+  double loss = 0;
+  std::vector<double> cumulative = std::vector<double>(4), fisher = cumulative, gate = cumulative, angle = cumulative;
+  std::map<std::string, std::vector<double>> by_part;  // (4) each
+  std::vector<std::vector<double>> cumulative_totals{4};
+  std::vector<double> counts;
+};
+
+DirectScores scores_by_autograd(const std::string& kind) {
+  DirectScores result;
+  const auto rows = rows_of_padded_batches();
+  double tokens = 0;
+  for (const auto& row : rows) tokens += static_cast<double>(row.num_targets());
+  for (const auto& row : rows) {
+    const DirectMeasures m = measures_by_autograd(kind, row);
+    const auto n = static_cast<double>(row.num_targets());
+    result.counts.push_back(n);
+    result.loss += m.loss_sum / tokens;
+    for (std::size_t l = 0; l < 4; ++l) {
+      double sum = 0;
+      for (const auto& [part, value] : m.first_order[l]) {
+        auto& values = result.by_part[part];
+        values.resize(4);
+        values[l] += n * value / tokens;
+        sum += value;
+      }
+      result.cumulative_totals[l].push_back(n * sum);
+      result.cumulative[l] += n * sum / tokens;
+      result.fisher[l] += n * m.squared[l] / tokens;
+      result.gate[l] += n * m.gate[l] / tokens;  // of the mean loss, times its tokens: of the sum
+      result.angle[l] += m.angle[l] / tokens;
+    }
+  }
+  return result;
+}
+
+void expect_scores(const Importance& found, const std::vector<double>& expected) {
+  double largest = 0;
+  for (const double value : expected) largest = std::max(largest, std::abs(value));
+  for (std::size_t l = 0; l < 4; ++l)
+    EXPECT_NEAR(found.layers[l].score, expected[l], 2 * test::tolerance(at::kFloat).gradients * largest)
+        << found.method << " " << l;
+}
+
+TEST(GradientMethods, AreTheTokenWeightedMeansOfPlainAutograd) {
   for (const std::string kind : {"llama_biased_tied", "qwen2", "qwen3"}) {
     SCOPED_TRACE(kind);
-    const Importance found = cumulative(test::decoder_of_kind(kind), padded_batches(), Progress::silent());
-    std::vector<std::vector<double>> totals(4);
-    std::vector<double> counts, losses;
-    for (const auto& row : rows_of_padded_batches()) {
-      const auto n = static_cast<double>(row.num_targets());
-      double loss = 0;
-      const auto layers = importance_by_autograd(kind, row, loss);
-      for (std::size_t l = 0; l < 4; ++l) totals[l].push_back(layers[l] * n);
-      counts.push_back(n);
-      losses.push_back(loss);
-    }
-    double largest = 0;
-    for (const auto& layer : totals) largest = std::max(largest, weighted_mean(layer, counts));
-    EXPECT_EQ(found.method, "cumulative");
-    EXPECT_EQ(found.sequences, 8);
-    EXPECT_EQ(found.tokens, 49);
-    EXPECT_NEAR(found.baseline_loss, weighted_mean(losses, counts), 2e-5 * found.baseline_loss);
-    const double tolerance = 2 * test::tolerance(at::kFloat).gradients;
+    const DirectScores direct = scores_by_autograd(kind);
+    const model::Decoder decoder = test::decoder_of_kind(kind);
+    const Importance cumulative = probe_with("cumulative", decoder, padded_batches());
+    EXPECT_EQ(cumulative.method, "cumulative");
+    EXPECT_EQ(cumulative.sequences, 8);
+    EXPECT_EQ(cumulative.tokens, 49);
+    EXPECT_NEAR(cumulative.baseline_loss, direct.loss, 2e-5 * direct.loss);
+    const double largest = *std::max_element(direct.cumulative.begin(), direct.cumulative.end());
+    std::vector<double> shares = direct.cumulative;
+    for (double& share : shares) share /= largest;
+    expect_scores(cumulative, shares);
     for (std::size_t l = 0; l < 4; ++l) {
-      EXPECT_NEAR(found.layers[l].score, weighted_mean(totals[l], counts) / largest, tolerance) << l;
-      const auto ci95 = weighted_mean_ci95(totals[l], counts);
-      EXPECT_NEAR(found.layers[l].ci95[0], ci95[0] / largest, 4 * tolerance) << l;
-      EXPECT_NEAR(found.layers[l].ci95[1], ci95[1] / largest, 4 * tolerance) << l;
+      const auto ci95 =
+          token_mean_ci95({.totals = direct.cumulative_totals[l], .tokens = direct.counts, .sources = {}});
+      const double tolerance = 8 * test::tolerance(at::kFloat).gradients;
+      EXPECT_NEAR(cumulative.layers[l].ci95[0], ci95[0] / largest, tolerance) << l;
+      EXPECT_NEAR(cumulative.layers[l].ci95[1], ci95[1] / largest, tolerance) << l;
     }
-    EXPECT_EQ(std::max_element(found.layers.begin(), found.layers.end(),
-                               [](const auto& a, const auto& b) { return a.score < b.score; })
-                  ->score,
-              1.0);
+    expect_scores(probe_with("fisher", decoder, padded_batches()), direct.fisher);
+    expect_scores(probe_with("taylor_gate", decoder, padded_batches()), direct.gate);
+    expect_scores(probe_with("block_influence", decoder, padded_batches()), direct.angle);
+
+    // 1 - the mean over tensors of the layer's place among the layers, from 1, divided by the number of layers.
+    std::vector<double> ranks(4, 1.0);
+    for (const auto& [part, values] : direct.by_part)
+      for (std::size_t l = 0; l < 4; ++l) {
+        const auto larger = std::count_if(values.begin(), values.end(), [&](double v) { return v > values[l]; });
+        ranks[l] -= (1.0 + static_cast<double>(larger)) / 4.0 / static_cast<double>(direct.by_part.size());
+      }
+    expect_scores(probe_with("rank_aggregation", decoder, padded_batches()), ranks);
   }
 }
 
-TEST(Cumulative, LeavesWeightsAndTheirGradientsAsTheyWere) {
+TEST(GradientMethods, LeaveWeightsAndTheirGradientsAsTheyWere) {
   model::Decoder decoder = test::decoder_of_kind("qwen3");
   at::Tensor& trained = decoder.weights().layers[1].o_proj.weight;
   trained.requires_grad_();
   trained.mutable_grad() = trained.detach() * 0.25;
   const auto before = test::parameters_of(decoder);
   const at::Tensor grad = trained.grad().clone();
-  cumulative(decoder, padded_batches(), Progress::silent());
+  probe_with("cumulative", decoder, padded_batches());
   for (const auto& [name, value] : test::parameters_of(decoder)) EXPECT_TRUE(test::same_bits(value, before.at(name)));
   EXPECT_TRUE(test::same_bits(trained.grad(), grad));
   for (const auto& p : model::named_parameters(decoder.config(), decoder.weights())) {
@@ -210,6 +316,112 @@ TEST(Cumulative, LeavesWeightsAndTheirGradientsAsTheyWere) {
     EXPECT_EQ(p.tensor->requires_grad(), is_trained) << p.name;
     EXPECT_EQ(p.tensor->grad().defined(), is_trained) << p.name;
   }
+}
+
+TEST(Probe, OfAllMethodsAtOnceGivesWhatEachGivesAlone) {
+  const model::Decoder decoder = test::decoder_of_kind("llama");
+  std::vector<std::string> names;
+  for (const ImportanceMethod& method : importance_methods()) names.emplace_back(method.name);
+  const std::vector<std::vector<ProbeBatch>> parts = {of_one_source(padded_batches())};
+  const auto all = probe(decoder, parts, {.methods = names, .num_lowest = 2}, Progress::silent());
+  ASSERT_EQ(all.size(), names.size());
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const Importance alone = probe_with(names[i], decoder, padded_batches());
+    EXPECT_EQ(all[i].method, names[i]);
+    for (std::size_t l = 0; l < 4; ++l) {
+      const double tolerance = 1e-5 * std::abs(alone.layers[l].score);  // one row alone, or several side by side
+      EXPECT_NEAR(all[i].layers[l].score, alone.layers[l].score, tolerance) << names[i] << " " << l;
+    }
+  }
+}
+
+TEST(Probe, WeighsSourcesTheSameWhateverTheirSizes) {
+  const model::Decoder decoder = test::decoder_of_kind("llama");
+  const model::Batch large = test::random_batch({9, 12, 7, 11}, 1), small = test::random_batch({5, 6}, 2);
+  const std::vector<std::vector<ProbeBatch>> parts = {{{large, 0}, {small, 1}}};
+  for (const ImportanceMethod& method : importance_methods()) {
+    if (!method.is_mean || method.name == "cumulative") continue;
+    const std::string name(method.name);
+    const Importance both = probe(decoder, parts, {.methods = {name}, .num_lowest = 1}, Progress::silent()).at(0);
+    const Importance a = probe_with(name, decoder, {large}), b = probe_with(name, decoder, {small});
+    EXPECT_NEAR(both.baseline_loss, 0.5 * (a.baseline_loss + b.baseline_loss), 1e-9);
+    for (std::size_t l = 0; l < 4; ++l)
+      EXPECT_NEAR(both.layers[l].score, 0.5 * (a.layers[l].score + b.layers[l].score), 1e-9) << name;
+  }
+}
+
+// Sequences of ten tokens whose measures are given: values[n][l].
+ProbeSamples made_samples(const std::vector<std::vector<double>>& values) {
+  ProbeSamples samples{.num_layers = static_cast<int>(values[0].size()),
+                       .tokens = std::vector<double>(values.size(), 10.0),
+                       .losses = std::vector<double>(values.size(), 20.0),
+                       .sources = std::vector<int>(values.size(), 0),
+                       .tables = {}};
+  for (const auto& row : values)
+    for (const double value : row) samples.tables[Measure::kBypassLoss].values.push_back(10 * value);
+  return samples;
+}
+
+TEST(Stability, IsTheShareOfResamplesInWhichALayerIsAmongTheLowest) {
+  // Layer 0 is always lowest; 1 and 2 trade places from sequence to sequence; 3 is always highest.
+  std::vector<std::vector<double>> values;
+  for (int n = 0; n < 40; ++n) values.push_back({0.1, n % 2 == 0 ? 0.2 : 0.4, n % 2 == 0 ? 0.41 : 0.21, 0.9});
+  const Importance found = summarize(made_samples(values), importance_method("mask_out"), 2);
+  EXPECT_EQ(found.stability.num_lowest, 2);
+  EXPECT_EQ(found.stability.num_resamples, 1000);
+  EXPECT_NEAR(found.layers[0].lowest_share, 1, 1e-9);
+  EXPECT_EQ(found.layers[3].lowest_share, 0);
+  EXPECT_NEAR(found.layers[1].lowest_share + found.layers[2].lowest_share, 1, 1e-9);
+  EXPECT_NEAR(found.stability.same_set_share, found.layers[1].lowest_share, 1e-9);
+  // The mean of 40 draws of +-0.2 has a standard deviation of 0.0316, the means differ by 0.01: P(2 z * 0.0316 < 0.01).
+  EXPECT_NEAR(found.layers[1].lowest_share, 0.56, 0.06);
+  EXPECT_NEAR(found.stability.covariance[1][1], 0.01 / 40, 0.01 / 40 * 0.15);
+  EXPECT_NEAR(found.stability.covariance[1][2], -0.01 / 40, 0.01 / 40 * 0.15);
+  EXPECT_NEAR(found.stability.covariance[0][0], 0, 1e-20);
+}
+
+TEST(Stability, IsTheSameEveryTime) {
+  std::vector<std::vector<double>> values;
+  for (int n = 0; n < 20; ++n) values.push_back({std::sin(n), std::cos(n), 0.1});
+  const ProbeSamples samples = made_samples(values);
+  expect_equal(summarize(samples, importance_method("mask_out"), 1),
+               summarize(samples, importance_method("mask_out"), 1));
+}
+
+TEST(UntilSeparated, StopsAtTheFirstLookThatIsCertainAndElseReadsEverything) {
+  const model::Decoder decoder = test::decoder_of_kind("llama");
+  std::vector<std::vector<ProbeBatch>> parts;
+  for (unsigned seed = 0; seed < 4; ++seed)
+    parts.push_back({{test::random_batch(std::vector<std::int64_t>(20, 12), seed + 1), 0}});
+  const auto with = [&](int num_lowest) {
+    return probe(decoder, parts, {.methods = {"mask_out"}, .num_lowest = num_lowest, .until_separated = true},
+                 Progress::silent())
+        .at(0);
+  };
+  const Importance trivial = with(4);  // all four of four layers
+  ASSERT_TRUE(trivial.separation);
+  EXPECT_TRUE(trivial.separation->reached);
+  EXPECT_EQ(trivial.separation->looks, 1);
+  EXPECT_EQ(trivial.sequences, 20);
+  EXPECT_DOUBLE_EQ(trivial.separation->required_share, 1 - 0.05 / 4);
+  for (const int k : {1, 2, 3}) {
+    const Importance found = with(k);
+    const bool certain = found.stability.same_set_share >= found.separation->required_share;
+    EXPECT_EQ(found.separation->reached, certain) << k;
+    EXPECT_EQ(found.sequences, 20 * found.separation->looks) << k;
+    if (!certain) {
+      EXPECT_EQ(found.separation->looks, 4) << k;
+    }
+  }
+}
+
+TEST(Probe, RefusesToChooseMoreLayersThanThereAre) {
+  const model::Decoder decoder = test::decoder_of_kind("llama");
+  const std::vector<std::vector<ProbeBatch>> parts = {of_one_source(padded_batches())};
+  for (const int k : {0, 5})
+    EXPECT_THAT(test::message_of<ConfigError>(
+                    [&] { probe(decoder, parts, {.methods = {"mask_out"}, .num_lowest = k}, Progress::silent()); }),
+                HasSubstr(fmt::format("found {}; expected 1 to 4, the layers of the model", k)));
 }
 
 std::vector<LayerImportance> layers_with_scores(const std::vector<double>& scores) {
@@ -246,11 +458,17 @@ TEST(NormalizeAndRank, RefusesScoresThatAreNotFinite) {
   }
 }
 
-TEST(ImportanceMethod, NamesGoBothWaysAndOthersAreListed) {
-  for (const ImportanceMethod method : {ImportanceMethod::kMaskOut, ImportanceMethod::kCumulative})
-    EXPECT_EQ(importance_method_from_string(to_string(method)), method);
-  EXPECT_THAT(test::message_of<ConfigError>([] { importance_method_from_string("mask-out"); }),
-              HasSubstr("found \"mask-out\"; expected mask_out or cumulative"));
+TEST(ImportanceMethods, AreThoseOfTheConfiguration) {
+  std::vector<std::string_view> names;
+  for (const auto& choice : config::kChoices<config::ProbeMethod>) names.push_back(choice.name);
+  std::vector<std::string_view> known;
+  for (const ImportanceMethod& method : importance_methods()) {
+    known.push_back(method.name);
+    EXPECT_EQ(importance_method(method.name).name, method.name);
+  }
+  EXPECT_EQ(known, names);
+  EXPECT_THAT(test::message_of<ConfigError>([] { importance_method("mask-out"); }),
+              HasSubstr("found \"mask-out\"; expected one of mask_out, cumulative, rank_aggregation, fisher"));
 }
 
 Importance hand_made() {
@@ -259,7 +477,9 @@ Importance hand_made() {
                         .baseline_loss = 2.0 / 3.0,
                         .tokens = 1234567890123,
                         .sequences = 17,
-                        .layers = layers_with_scores({0.1 + 0.2, -1e-17, 5e300})};
+                        .layers = layers_with_scores({0.1 + 0.2, -1e-17, 5e300}),
+                        .stability = {},
+                        .separation = {}};
   importance.layers[0].ci95 = {-0.1, 0.7};
   importance.layers[1].ci95 = {-kInfinity, kInfinity};
   importance.layers[2].ci95 = {4e300, 6e300};
@@ -275,6 +495,34 @@ TEST(ImportanceJson, SurvivesTheRoundTripThroughTextWithInfiniteIntervals) {
   const test::TemporaryDirectory dir;
   test::write_file(dir / "importance.json", text);
   expect_equal(read_importance(dir / "importance.json"), importance);
+}
+
+TEST(ImportanceJson, KeepsStabilityAndSeparation) {
+  Importance importance = hand_made();
+  importance.stability = {.num_lowest = 2,
+                          .num_resamples = 1000,
+                          .same_set_share = 0.875,
+                          .covariance = {{1, 0.5, 0}, {0.5, 2, -0.25}, {0, -0.25, 3e-9}}};
+  importance.separation = Separation{.reached = true, .required_share = 0.99, .looks = 3};
+  importance.layers[1].lowest_share = 0.125;
+  expect_equal(importance_from_json(parse_json(to_json(importance).dump(2), "text"), "text"), importance);
+  Json json = to_json(importance);
+  json["stability"]["covariance"].erase(0);
+  EXPECT_THAT(test::message_of<DataError>([&] { importance_from_json(json, "x"); }),
+              HasSubstr("stability.covariance has not a row and a column for each of the 3 layers"));
+}
+
+TEST(ImportanceJson, HoldsSeveralMethodsOfWhichOneIsAskedFor) {
+  std::vector<Importance> both = {hand_made(), hand_made()};
+  both[1].method = "fisher";
+  both[1].layers[0].score = 7;
+  normalize_and_rank(both[1].layers);
+  const Json json = parse_json(to_json(both).dump(), "text");
+  expect_equal(importance_from_json(json, "x"), both[0]);
+  expect_equal(importance_from_json(json, "x", "mask_out"), both[0]);
+  expect_equal(importance_from_json(json, "x", "fisher"), both[1]);
+  EXPECT_THAT(test::message_of<ConfigError>([&] { importance_from_json(json, "x.json", "cumulative"); }),
+              HasSubstr("x.json: found no scores of cumulative; expected a method that was probed: mask_out, fisher"));
 }
 
 TEST(ImportanceJson, HasTheFieldsOfTheContract) {

@@ -41,9 +41,12 @@ TEST(LayerGradients, AreThoseOfOneGraphOverTheWholeModel) {
       const Gradients expected = plain_autograd(kind, dtype, batch);
       const std::vector<int> layers = {0, 1, 2, 3};
       std::size_t seen = 0;
-      const double loss = visit_layer_gradients(
-          test::decoder_of_kind(kind, dtype), batch, layers, [&](int, auto parameters, auto gradients) {
+      const double loss =
+          visit_layer_gradients(test::decoder_of_kind(kind, dtype), batch, layers, [&](const LayerGradients& found) {
+            const auto& [layer, parameters, gradients, input, output, output_gradient] = found;
             ASSERT_EQ(parameters.size(), gradients.size());
+            EXPECT_EQ(input.sizes(), output.sizes());
+            EXPECT_EQ(output_gradient.sizes(), output.sizes());
             for (std::size_t i = 0; i < parameters.size(); ++i, ++seen) {
               // fp64 sums differ only by the order in which a residual's two gradients are added.
               const double limit = dtype == at::kDouble ? 1e-12 : test::tolerance(dtype).gradients;
@@ -62,16 +65,16 @@ TEST(LayerGradients, OfASubsetAreThoseOfAllLayersBitForBitAndComeHighestFirst) {
   const model::Batch batch = test::random_batch({9, 4, 7});
   std::map<std::string, at::Tensor> all;
   const std::vector<int> every = {0, 1, 2, 3};
-  visit_layer_gradients(decoder, batch, every, [&](int, auto parameters, auto gradients) {
-    for (std::size_t i = 0; i < parameters.size(); ++i) all[parameters[i].name] = gradients[i];
+  visit_layer_gradients(decoder, batch, every, [&](const LayerGradients& g) {
+    for (std::size_t i = 0; i < g.parameters.size(); ++i) all[g.parameters[i].name] = g.gradients[i];
   });
   for (const std::vector<int>& chosen : {std::vector<int>{1, 3}, {0}, {3}, {0, 2}}) {
     std::vector<int> order;
-    visit_layer_gradients(decoder, batch, chosen, [&](int layer, auto parameters, auto gradients) {
-      order.push_back(layer);
-      for (std::size_t i = 0; i < parameters.size(); ++i) {
-        EXPECT_EQ(parameters[i].layer, layer);
-        EXPECT_TRUE(test::same_bits(gradients[i], all.at(parameters[i].name))) << parameters[i].name;
+    visit_layer_gradients(decoder, batch, chosen, [&](const LayerGradients& g) {
+      order.push_back(g.layer);
+      for (std::size_t i = 0; i < g.parameters.size(); ++i) {
+        EXPECT_EQ(g.parameters[i].layer, g.layer);
+        EXPECT_TRUE(test::same_bits(g.gradients[i], all.at(g.parameters[i].name))) << g.parameters[i].name;
       }
     });
     EXPECT_EQ(order, std::vector<int>(chosen.rbegin(), chosen.rend()));
@@ -81,7 +84,7 @@ TEST(LayerGradients, OfASubsetAreThoseOfAllLayersBitForBitAndComeHighestFirst) {
 TEST(LayerGradients, RefuseLayersOutOfOrderAndBatchesWithoutTargets) {
   const model::Decoder decoder = test::decoder_of_kind("llama", at::kFloat);
   const auto visit = [&](const model::Batch& batch, const std::vector<int>& layers) {
-    visit_layer_gradients(decoder, batch, layers, [](int, auto, auto) {});
+    visit_layer_gradients(decoder, batch, layers, [](const LayerGradients&) {});
   };
   EXPECT_THROW(visit(test::random_batch({5}), {}), InternalError);
   EXPECT_THROW(visit(test::random_batch({5}), {2, 1}), InternalError);

@@ -20,8 +20,8 @@ using ::testing::HasSubstr;
 
 const std::vector<int> kCopiesAfter = {1, 3};
 
-std::vector<model::Batch> probe_batches() {
-  return {test::random_batch({9, 4, 7}, 1), test::random_batch({13, 2}, 2), test::random_batch({1}, 3)};
+std::vector<ProbeBatch> probe_batches() {
+  return {{test::random_batch({9, 4, 7}, 1)}, {test::random_batch({13, 2}, 2)}, {test::random_batch({1}, 3)}};
 }
 
 // Gives a copy outputs of its own, as training does.
@@ -37,7 +37,7 @@ UnitValues importance_by_autograd(model::Decoder& decoder, int layer) {
   for (const auto& p : parameters) *p.tensor = p.tensor->detach().clone().requires_grad_();
   UnitValues totals;
   double tokens = 0;
-  for (const model::Batch& batch : probe_batches()) {
+  for (const auto& [batch, source] : probe_batches()) {
     if (batch.num_targets == 0) continue;
     const auto n = static_cast<double>(batch.num_targets);
     for (const auto& p : parameters) p.tensor->mutable_grad().reset();
@@ -170,14 +170,39 @@ TEST(UnitImportance, AProbeChangesNoParameterNoGradientAndNoGenerator) {
   }
 }
 
+TEST(UnitImportance, WeighsSourcesTheSame) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", kCopiesAfter);
+  const model::Decoder decoder = test::load_decoder(model.expanded);
+  const model::Batch large = test::random_batch({9, 11, 12}, 1), small = test::random_batch({4}, 2);
+  const auto scores = [&](const std::vector<ProbeBatch>& batches) {
+    return unit_importance(model.expansion, decoder, batches, Progress::silent());
+  };
+  const UnitValues both = scores({{large, 0}, {small, 1}}), a = scores({{large}}), b = scores({{small}});
+  for (const auto& [name, value] : both) EXPECT_NEAR(value, 0.5 * (a.at(name) + b.at(name)), 1e-12 + 1e-9 * value);
+}
+
+TEST(UnitImportance, OfSeveralUntrainedCopiesIsThatOfTheirSource) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 1});
+  const UnitValues found =
+      unit_importance(model.expansion, test::load_decoder(model.expanded), probe_batches(), Progress::silent());
+  for (const auto& [name, value] : found) {
+    std::int64_t layer = 0;
+    std::string unit;
+    ASSERT_TRUE(model::split_layer_parameter_name(name, layer, unit));
+    EXPECT_EQ(value, found.at(model::layer_parameter_name(layer == 2 ? 3 : 2, unit)));
+  }
+}
+
 TEST(UnitImportance, RefusesTextWithoutAPredictedTokenAndScoresThatAreNotFinite) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", kCopiesAfter);
   model::Decoder decoder = test::load_decoder(model.expanded);
-  const auto refusal = [&](const std::vector<model::Batch>& batches) {
+  const auto refusal = [&](const std::vector<ProbeBatch>& batches) {
     return test::message_of<DataError>([&] { unit_importance(model.expansion, decoder, batches, Progress::silent()); });
   };
-  for (const auto& batches : {std::vector<model::Batch>{}, {test::random_batch({1, 1})}})
+  for (const auto& batches : {std::vector<ProbeBatch>{}, {{test::random_batch({1, 1})}}})
     EXPECT_THAT(refusal(batches), HasSubstr("data.general: found no token to predict; expected documents of at least"));
   at::Tensor& norm = decoder.weights().norm;
   norm = norm.clone();

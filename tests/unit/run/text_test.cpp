@@ -3,7 +3,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
 #include <sys/stat.h>
+#include <set>
 
 #include "adept/core/error.h"
 #include "tests/support/tiny_models.h"
@@ -175,13 +177,41 @@ TEST(ToBatches, HoldEverySequenceOnceInRowsOfTheBatchSize) {
   const std::vector<data::TokenDataset> general = {lengths_of("a", {9, 2, 5}), lengths_of("b", {3, 7})};
   const auto batches = to_batches(probe_sequences(general, 16, 0), 2, at::kCPU);
   std::int64_t rows = 0, targets = 0;
-  for (const model::Batch& batch : batches) {
+  std::vector<std::int64_t> rows_of_source(2);
+  for (const auto& [batch, source] : batches) {
     EXPECT_LE(batch.rows(), 2);
     rows += batch.rows();
     targets += batch.num_targets;
+    rows_of_source.at(static_cast<std::size_t>(source)) += batch.rows();
   }
   EXPECT_EQ(rows, 5);
   EXPECT_EQ(targets, 8 + 1 + 4 + 2 + 6);
+  EXPECT_EQ(rows_of_source, (std::vector<std::int64_t>{3, 2}));
+}
+
+TEST(ToParts, DoubleTheTextOfEachSourceAndHoldItAllOnce) {
+  const std::vector<data::TokenDataset> general = {lengths_of("a", std::vector<std::int64_t>(160, 5)),
+                                                   lengths_of("b", std::vector<std::int64_t>(96, 7))};
+  const auto sets = probe_sequences(general, 16, 0);
+  const auto parts = to_parts(sets, 8, at::kCPU, /*growing=*/true);
+  ASSERT_EQ(parts.size(), 4U) << "256 sequences: 32, 32, 64, 128";
+  const std::vector<std::vector<std::int64_t>> expected = {{20, 12}, {20, 12}, {40, 24}, {80, 48}};
+  std::multiset<std::vector<std::int64_t>> seen, all;
+  for (std::size_t part = 0; part < parts.size(); ++part) {
+    std::vector<std::int64_t> rows(2);
+    for (const auto& [batch, source] : parts[part]) {
+      rows.at(static_cast<std::size_t>(source)) += batch.rows();
+      for (std::int64_t b = 0; b < batch.rows(); ++b) {
+        const at::Tensor ids = batch.input_ids[b].contiguous();
+        seen.emplace(ids.data_ptr<std::int64_t>(), ids.data_ptr<std::int64_t>() + ids.numel());
+      }
+    }
+    EXPECT_EQ(rows, expected[part]) << part;
+  }
+  for (const auto& set : sets)
+    for (const data::Sequence& sequence : set.to_vector()) all.emplace(sequence.tokens.begin(), sequence.tokens.end());
+  EXPECT_EQ(seen, all);
+  EXPECT_EQ(to_parts(probe_sequences({lengths_of("a", {4, 5, 6})}, 16, 0), 8, at::kCPU, /*growing=*/true).size(), 1U);
 }
 
 TEST(MakeTrainLoader, JoinsDocumentsWithEosAndTakesTheWeights) {

@@ -166,7 +166,7 @@ TEST(Gradients, AreNotMovedByAProbeBetweenSteps) {
   const std::vector<model::Batch> batches = {test::random_batch({9, 4})};
   compute_gradients(s.decoder, s.trainable, batches);
   const auto before = s.gradients();
-  method::unit_importance(s.model.expansion, s.decoder, {test::random_batch({13, 6}, 9)}, Progress::silent());
+  method::unit_importance(s.model.expansion, s.decoder, {{test::random_batch({13, 6}, 9)}}, Progress::silent());
   for (const auto& [name, grad] : s.gradients()) EXPECT_TRUE(test::same_bits(grad, before.at(name))) << name;
 }
 

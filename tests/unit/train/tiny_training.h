@@ -50,8 +50,8 @@ inline data::TrainLoader make_loader(const config::RunConfig& config, std::uint6
           {.seq_len = config.seq_len, .eos = 2, .seed = static_cast<std::uint64_t>(config.seed)}};
 }
 
-inline std::vector<model::Batch> probe_batches(std::uint64_t seed = 31) {
-  return {test::random_batch({8, 5}, seed), test::random_batch({7}, seed + 1)};
+inline std::vector<method::ProbeBatch> probe_batches(std::uint64_t seed = 31) {
+  return {{test::random_batch({8, 5}, seed)}, {test::random_batch({7}, seed + 1)}};
 }
 
 inline TrainerInputs make_inputs(const config::RunConfig& config, const fs::path& model_dir, const fs::path& run_dir) {

@@ -1,0 +1,124 @@
+// Legend: B sequences, T tokens, D hidden_size.
+#include "adept/method/gain.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "adept/core/error.h"
+#include "adept/core/signals.h"
+#include "adept/method/layer_gradients.h"
+
+namespace adept::method {
+namespace {
+
+// Mean gradients of one text for the copy behind each layer, and the text's loss.
+struct CopyGradients {
+  std::vector<std::vector<at::Tensor>> layers;  // o_proj, down_proj and their biases, fp32
+  double loss = 0;
+  std::int64_t tokens = 0, sequences = 0;
+};
+
+std::vector<at::Tensor*> outputs_of(model::LayerWeights& layer) {
+  std::vector<at::Tensor*> slots = {&layer.o_proj.weight, &layer.down_proj.weight};
+  for (at::Tensor* bias : {&layer.o_proj.bias, &layer.down_proj.bias})
+    if (bias->defined()) slots.push_back(bias);
+  return slots;
+}
+
+// A decoder whose layer l is the copy that would stand behind layer l.
+model::Decoder copies_of_layers(const model::Decoder& decoder) {
+  model::Decoder copies = detached_decoder(decoder, {});
+  for (model::LayerWeights& layer : copies.weights().layers)
+    for (at::Tensor* slot : outputs_of(layer)) *slot = at::zeros_like(*slot).set_requires_grad(true);
+  return copies;
+}
+
+std::map<int, double> tokens_of_sources(const std::vector<ProbeBatch>& batches, const char* what) {
+  std::map<int, double> tokens;
+  for (const auto& [batch, source] : batches)
+    if (batch.num_targets > 0) tokens[source] += static_cast<double>(batch.num_targets);
+  if (tokens.empty())
+    throw DataError("{} text: found no token to predict; expected documents of at least two tokens.", what);
+  return tokens;
+}
+
+CopyGradients copy_gradients(const model::Decoder& decoder, const std::vector<ProbeBatch>& batches, const char* what,
+                             const Tick& tick) {
+  model::Decoder copies = copies_of_layers(decoder);
+  const std::map<int, double> tokens = tokens_of_sources(batches, what);
+  std::vector<int> layers(static_cast<std::size_t>(decoder.num_layers()));
+  std::iota(layers.begin(), layers.end(), 0);
+  CopyGradients result;
+  for (model::LayerWeights& layer : copies.weights().layers) {
+    result.layers.emplace_back();
+    for (const at::Tensor* slot : outputs_of(layer))
+      result.layers.back().push_back(at::zeros(slot->sizes(), slot->options().dtype(at::kFloat).requires_grad(false)));
+  }
+  for (const auto& [batch, source] : batches) {
+    throw_if_interrupted();
+    if (batch.num_targets == 0) continue;
+    const double share =
+        static_cast<double>(batch.num_targets) / tokens.at(source) / static_cast<double>(tokens.size());
+    result.loss += share * visit_output_gradients(decoder, batch, layers, [&](const LayerGradients& g) {
+                     const auto l = static_cast<std::size_t>(g.layer);
+                     std::vector<at::Tensor> wanted;
+                     for (const at::Tensor* slot : outputs_of(copies.weights().layers[l])) wanted.push_back(*slot);
+                     const at::AutoGradMode with_grad(true);
+                     const auto gradients =
+                         torch::autograd::grad({copies.layer(g.output.detach(), g.layer)}, wanted, {g.output_gradient});
+                     for (std::size_t i = 0; i < wanted.size(); ++i)
+                       result.layers[l][i].add_(gradients[i].to(at::kFloat), share);
+                   });
+    result.tokens += batch.num_targets;
+    result.sequences += batch.rows();
+    tick(batch.num_positions());
+  }
+  return result;
+}
+
+double sum(const at::Tensor& tensor) { return tensor.sum(at::kDouble).item<double>(); }
+
+}  // namespace
+
+Gain expansion_gain(const model::Decoder& decoder, const std::vector<ProbeBatch>& domain,
+                    const std::vector<ProbeBatch>& general, Progress& progress) {
+  std::int64_t done = 0, positions = 0;
+  const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
+  const CopyGradients d = copy_gradients(decoder, domain, "domain", tick);
+  const CopyGradients q = copy_gradients(decoder, general, "general", tick);
+  Gain gain{.domain_loss = d.loss,
+            .general_loss = q.loss,
+            .domain_tokens = d.tokens,
+            .general_tokens = q.tokens,
+            .domain_sequences = d.sequences,
+            .general_sequences = q.sequences,
+            .layers = {}};
+  for (std::size_t l = 0; l < d.layers.size(); ++l) {
+    LayerGain layer;
+    double domain_squares = 0, general_squares = 0, product = 0;
+    for (std::size_t i = 0; i < d.layers[l].size(); ++i) {
+      const at::Tensor& a = d.layers[l][i];
+      const at::Tensor& b = q.layers[l][i];
+      layer.l1 += sum(a.abs());
+      layer.general_change -= sum(a.sign() * b);
+      domain_squares += sum(a.square());
+      general_squares += sum(b.square());
+      product += sum(a * b);
+    }
+    layer.l2 = std::sqrt(domain_squares);
+    if (const double norms = std::sqrt(domain_squares * general_squares); norms > 0) layer.cosine = product / norms;
+    if (!std::isfinite(layer.l1) || !std::isfinite(general_squares))
+      throw NonFiniteError(fmt::format(
+          "gain of a copy behind layer {}: a gradient is not finite; look at the model's weights and the text.", l));
+    gain.layers.push_back(layer);
+  }
+  return gain;
+}
+
+}  // namespace adept::method

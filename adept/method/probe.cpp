@@ -1,0 +1,188 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <numeric>
+
+#include "adept/core/error.h"
+#include "adept/method/importance.h"
+#include "adept/method/statistics.h"
+
+namespace adept::method {
+namespace {
+
+constexpr int kResamples = 1000;
+constexpr std::uint64_t kResampleSeed = 0;
+constexpr double kError = 0.05;
+// Below it a resample says little about the text.
+constexpr std::size_t kFewestSequences = 16;
+
+// Which passes the methods need. kAngle comes with the gradients where those are needed anyway.
+struct Passes {
+  bool bypass = false, gradients = false, angles = false;
+
+  explicit Passes(const ProbeOptions& options) {
+    for (const std::string& name : options.methods) {
+      const Measure measure = importance_method(name).measure;
+      bypass |= measure == Measure::kBypassLoss;
+      angles |= measure == Measure::kAngle;
+      gradients |= measure != Measure::kBypassLoss && measure != Measure::kAngle;
+    }
+    angles &= !gradients;
+  }
+};
+
+std::vector<std::vector<double>> covariance_of(const std::vector<std::vector<double>>& rows) {
+  const std::size_t width = rows.front().size();
+  const auto n = static_cast<double>(rows.size());
+  std::vector<double> mean(width);
+  for (const auto& row : rows)
+    for (std::size_t i = 0; i < width; ++i) mean[i] += row[i] / n;
+  std::vector<std::vector<double>> covariance(width, std::vector<double>(width));
+  for (const auto& row : rows)
+    for (std::size_t i = 0; i < width; ++i)
+      for (std::size_t j = 0; j < width; ++j) covariance[i][j] += (row[i] - mean[i]) * (row[j] - mean[j]) / (n - 1);
+  return covariance;
+}
+
+std::array<double, 2> percentiles95(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const auto at = [&](double share) {
+    return values[static_cast<std::size_t>(std::lround(share * static_cast<double>(values.size() - 1)))];
+  };
+  return {at(0.025), at(0.975)};
+}
+
+double share_of_same_lowest(const std::vector<std::vector<double>>& resampled, const std::vector<int>& chosen) {
+  const auto same = std::count_if(resampled.begin(), resampled.end(), [&](const std::vector<double>& scores) {
+    return lowest(scores, static_cast<int>(chosen.size())) == chosen;
+  });
+  return static_cast<double>(same) / static_cast<double>(resampled.size());
+}
+
+void add_intervals(const ProbeSamples& samples, const ImportanceMethod& method,
+                   const std::vector<std::vector<double>>& resampled, std::vector<LayerImportance>& layers) {
+  const MeasureTable& table = samples.tables.at(method.measure);
+  const LayerMeans means = layer_means(samples, method.measure);
+  for (LayerImportance& layer : layers) {
+    const auto l = static_cast<std::size_t>(layer.index);
+    if (!method.is_mean && resampled.empty()) {
+      constexpr double infinity = std::numeric_limits<double>::infinity();
+      layer.ci95 = {-infinity, infinity};
+      continue;
+    }
+    if (!method.is_mean) {
+      std::vector<double> scores;
+      for (const auto& row : resampled) scores.push_back(row[l]);
+      layer.ci95 = percentiles95(std::move(scores));
+      continue;
+    }
+    std::vector<double> totals;
+    for (std::size_t n = 0; n < samples.num_sequences(); ++n) {
+      const double* row =
+          table.values.data() + (n * static_cast<std::size_t>(samples.num_layers) + l) * table.parts.size();
+      totals.push_back(std::accumulate(row, row + table.parts.size(), 0.0));
+    }
+    layer.ci95 = token_mean_ci95({.totals = totals, .tokens = samples.tokens, .sources = samples.sources});
+    const double mean = means.sum(layer.index);
+    if (mean != 0 && layer.score != mean)
+      for (double& bound : layer.ci95) bound *= layer.score / mean;
+  }
+}
+
+// Infinite intervals belong to sources with a single sequence, whose resamples are all alike.
+bool can_resample(const ProbeSamples& samples) {
+  std::map<int, int> sequences;
+  for (const int source : samples.sources) ++sequences[source];
+  return std::all_of(sequences.begin(), sequences.end(), [](const auto& s) { return s.second > 1; });
+}
+
+}  // namespace
+
+Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method, int num_lowest) {
+  if (samples.tokens.empty())
+    throw DataError("probe text: found no token to predict; expected documents of at least two tokens.");
+  Importance importance{
+      .method = std::string(method.name),
+      .model_hash = "",
+      .baseline_loss = token_mean({.totals = samples.losses, .tokens = samples.tokens, .sources = samples.sources}),
+      .tokens = 0,
+      .sequences = std::ssize(samples.tokens),
+      .layers = {},
+      .stability = {},
+      .separation = {}};
+  double tokens = 0;
+  for (const double n : samples.tokens) tokens += n;
+  importance.tokens = static_cast<std::int64_t>(tokens);
+  for (const double score : method.scores(layer_means(samples, method.measure)))
+    importance.layers.push_back({.index = static_cast<int>(importance.layers.size()), .score = score});
+  normalize_and_rank(importance.layers);
+  std::vector<std::vector<double>> resampled;
+  if (can_resample(samples)) {
+    resampled = resampled_scores(samples, method, kResamples, kResampleSeed);
+    for (const auto& scores : resampled)
+      for (const int l : lowest(scores, num_lowest))
+        importance.layers[static_cast<std::size_t>(l)].lowest_share += 1.0 / kResamples;
+    importance.stability = {.num_lowest = num_lowest,
+                            .num_resamples = kResamples,
+                            .same_set_share = share_of_same_lowest(resampled, lowest(importance.scores(), num_lowest)),
+                            .covariance = covariance_of(resampled)};
+  }
+  add_intervals(samples, method, resampled, importance.layers);
+  return importance;
+}
+
+std::int64_t probe_work(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
+                        const ProbeOptions& options) {
+  const Passes passes(options);
+  std::int64_t work = 0;
+  for (const auto& part : parts)
+    for (const ProbeBatch& batch : part) {
+      const std::vector<double> counts = [&] {
+        ProbeSamples samples;
+        add_sequences(batch, samples);
+        return samples.tokens;
+      }();
+      work += passes.bypass ? decoder.num_layers() + 1 : 0;
+      work += passes.gradients ? std::ssize(counts) : 0;
+      work += passes.angles ? 1 : 0;
+    }
+  return work;
+}
+
+std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
+                              const ProbeOptions& options, Progress& progress) {
+  const auto num_layers = static_cast<int>(decoder.num_layers());
+  if (options.num_lowest < 1 || options.num_lowest > num_layers)
+    throw ConfigError("number of layers to choose: found {}; expected 1 to {}, the layers of the model.",
+                      options.num_lowest, num_layers);
+  const Passes passes(options);
+  const ImportanceMethod& first = importance_method(options.methods.at(0));
+  ProbeSamples samples{.num_layers = num_layers, .tokens = {}, .losses = {}, .sources = {}, .tables = {}};
+  std::int64_t done = 0, positions = 0;
+  const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
+  Separation separation{.reached = false, .required_share = 1 - kError / static_cast<double>(parts.size()), .looks = 0};
+  for (const auto& part : parts) {
+    for (const ProbeBatch& batch : part) {
+      add_sequences(batch, samples);
+      if (passes.bypass) measure_bypass(decoder, batch, samples, tick);
+      if (passes.gradients) measure_gradients(decoder, batch, samples, tick);
+      if (passes.angles) measure_angles(decoder, batch, samples, tick);
+    }
+    if (!options.until_separated || samples.num_sequences() < kFewestSequences) continue;
+    ++separation.looks;
+    const double share = summarize(samples, first, options.num_lowest).stability.same_set_share;
+    separation.reached = share >= separation.required_share;
+    if (separation.reached) break;
+  }
+  std::vector<Importance> importances;
+  for (const std::string& name : options.methods) {
+    importances.push_back(summarize(samples, importance_method(name), options.num_lowest));
+    if (options.until_separated) importances.back().separation = separation;
+  }
+  return importances;
+}
+
+}  // namespace adept::method

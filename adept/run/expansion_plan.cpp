@@ -1,0 +1,92 @@
+#include "adept/run/expansion_plan.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "adept/core/error.h"
+#include "adept/method/cost.h"
+#include "adept/method/selection.h"
+
+namespace adept::run {
+namespace {
+
+std::vector<int> to_ints(const std::vector<std::int64_t>& values) { return {values.begin(), values.end()}; }
+
+method::SelectionStrategy to_method(config::SelectionStrategy strategy) {
+  switch (strategy) {
+    case config::SelectionStrategy::kLowest:
+      return method::SelectionStrategy::kLowest;
+    case config::SelectionStrategy::kCostAware:
+      return method::SelectionStrategy::kCostAware;
+    case config::SelectionStrategy::kUniform:
+      return method::SelectionStrategy::kUniform;
+    case config::SelectionStrategy::kHighest:
+      return method::SelectionStrategy::kHighest;
+    case config::SelectionStrategy::kGainPerCost:
+      return method::SelectionStrategy::kGainPerCost;
+    case config::SelectionStrategy::kManual:
+      break;
+  }
+  throw InternalError("no strategy of selection");
+}
+
+void expect_below(const char* key, const std::vector<std::int64_t>& layers, std::int64_t depth,
+                  const std::string& where) {
+  for (const std::int64_t layer : layers)
+    if (layer >= depth)
+      throw ConfigError("{}: found {}; expected at most {}, the last layer of {}.", key, layer, depth - 1, where);
+}
+
+}  // namespace
+
+int num_copied_layers(const config::ExpandConfig& expand, const model::ModelConfig& base) {
+  if (expand.trainable)
+    return method::num_layers_for_budget(base, *expand.trainable, static_cast<int>(expand.copies),
+                                         static_cast<int>(expand.exclude.size()));
+  return static_cast<int>(expand.num_layers.value_or(0));
+}
+
+void check_expansion(const config::ExpandConfig& expand, const model::ModelConfig& base, const std::string& where) {
+  const std::int64_t depth = base.num_hidden_layers;
+  expect_below("expand.after", expand.after, depth, where);
+  expect_below("expand.exclude", expand.exclude, depth, where);
+  const auto left = depth - static_cast<std::int64_t>(expand.exclude.size());
+  if (expand.num_layers.value_or(0) > left)
+    throw ConfigError("expand.num_layers: found {}; expected at most {}, the layers of {}{}.", *expand.num_layers, left,
+                      where, expand.exclude.empty() ? "" : " less those in expand.exclude");
+  if (expand.trainable) num_copied_layers(expand, base);
+}
+
+std::vector<int> choose_layers(const config::ExpandConfig& expand, const model::ModelConfig& base, std::int64_t seq_len,
+                               const std::optional<method::Importance>& importance) {
+  if (!expand.after.empty()) return to_ints(expand.after);
+  return method::select_layers({.strategy = to_method(expand.strategy.value()),
+                                .num_layers = num_copied_layers(expand, base),
+                                .exclude = to_ints(expand.exclude),
+                                .copies = static_cast<int>(expand.copies),
+                                .step_cost =
+                                    [&](int lowest_source, int num_copies) {
+                                      return method::step_flops_per_token(base, seq_len, lowest_source, num_copies);
+                                    }},
+                               static_cast<int>(base.num_hidden_layers), importance);
+}
+
+std::string describe_step_cost(const model::ModelConfig& base, std::int64_t seq_len, std::span<const int> after,
+                               const config::ExpandConfig& expand,
+                               const std::optional<method::Importance>& importance) {
+  const double full = method::full_step_flops_per_token(base, seq_len);
+  const auto line = [&](std::string_view what, std::span<const int> layers) {
+    const double cost = method::step_flops_per_token(base, seq_len, layers);
+    return fmt::format("{} {}: predicted {:.3g} GFLOP per token and step, {:.0f} % of training every parameter\n", what,
+                       fmt::join(layers, ", "), 1e-9 * cost, 100 * cost / full);
+  };
+  std::string text = line("copies after layers", after);
+  if (expand.strategy == config::SelectionStrategy::kCostAware && importance) {
+    config::ExpandConfig lowest = expand;
+    lowest.strategy = config::SelectionStrategy::kLowest;
+    text += line("the lowest, which cost_aware left,", choose_layers(lowest, base, seq_len, importance));
+  }
+  return text;
+}
+
+}  // namespace adept::run

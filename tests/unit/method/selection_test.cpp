@@ -1,0 +1,156 @@
+#include "adept/method/selection.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "adept/core/error.h"
+#include "adept/method/cost.h"
+#include "adept/model/weights.h"
+#include "tests/support/tiny_models.h"
+
+namespace adept::method {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+Importance scored(const std::vector<double>& scores, double standard_error = 0) {
+  Importance importance;
+  importance.sequences = 1001;  // Student's t is 1.962
+  for (const double score : scores)
+    importance.layers.push_back({.index = static_cast<int>(importance.layers.size()), .score = score});
+  importance.stability = {.num_lowest = 1,
+                          .num_resamples = 1000,
+                          .same_set_share = 1,
+                          .covariance = std::vector(scores.size(), std::vector<double>(scores.size()))};
+  for (std::size_t l = 0; l < scores.size(); ++l)
+    importance.stability.covariance[l][l] = standard_error * standard_error;
+  return importance;
+}
+
+std::vector<int> select(const Importance& importance, SelectionOptions options) {
+  return select_layers(options, static_cast<int>(importance.layers.size()), importance);
+}
+
+TEST(SelectLowest, TakesTheLeastImportantLayersAscendingByIndex) {
+  const Importance importance = scored({0.9, 0.1, 0.5, -0.2, 0.3});
+  EXPECT_THAT(select(importance, {.num_layers = 1}), ElementsAre(3));
+  EXPECT_THAT(select(importance, {.num_layers = 3}), ElementsAre(1, 3, 4));
+  EXPECT_THAT(select(importance, {.num_layers = 5}), ElementsAre(0, 1, 2, 3, 4));
+}
+
+TEST(SelectLowest, TakesTheLaterOfEqualLayers) {
+  const Importance importance = scored({0.5, 0.1, 0.5, 0.1, 0.1});
+  EXPECT_THAT(select(importance, {.num_layers = 1}), ElementsAre(4));
+  EXPECT_THAT(select(importance, {.num_layers = 2}), ElementsAre(3, 4));
+  EXPECT_THAT(select(importance, {.num_layers = 4}), ElementsAre(1, 2, 3, 4));
+}
+
+TEST(SelectHighest, IsForAblation) {
+  const Importance importance = scored({0.9, 0.1, 0.5, -0.2, 0.9});
+  EXPECT_THAT(select(importance, {.strategy = SelectionStrategy::kHighest, .num_layers = 3}), ElementsAre(0, 2, 4));
+  EXPECT_THAT(select(importance, {.strategy = SelectionStrategy::kHighest, .num_layers = 1}), ElementsAre(4));
+}
+
+TEST(SelectLayers, ExcludesAndRepeats) {
+  const Importance importance = scored({0.9, 0.1, 0.5, -0.2, 0.3});
+  EXPECT_THAT(select(importance, {.num_layers = 2, .exclude = {3, 1}}), ElementsAre(2, 4));
+  EXPECT_THAT(select(importance, {.num_layers = 2, .copies = 3}), ElementsAre(1, 1, 1, 3, 3, 3));
+  EXPECT_THAT(select(importance, {.strategy = SelectionStrategy::kUniform, .num_layers = 2, .exclude = {4}}),
+              ElementsAre(1, 3));
+}
+
+TEST(SelectUniform, TakesTheLastLayerOfEachGroup) {
+  const auto after = [](int depth, int k) {
+    return select_layers({.strategy = SelectionStrategy::kUniform, .num_layers = k}, depth, std::nullopt);
+  };
+  EXPECT_THAT(after(32, 8), ElementsAre(3, 7, 11, 15, 19, 23, 27, 31));  // LLaMA-Pro's own
+  EXPECT_THAT(after(30, 4), ElementsAre(6, 14, 21, 29));
+  EXPECT_THAT(after(5, 5), ElementsAre(0, 1, 2, 3, 4));
+  EXPECT_THAT(after(5, 1), ElementsAre(4));
+}
+
+TEST(SelectCostAware, TakesTheHighestOfThoseThatCannotBeToldApart) {
+  // Differences of 0.04 and less are within 1.96 * sqrt(2) * 0.0145 = 0.0402. The second lowest is layer 1.
+  const Importance importance = scored({0.0, 0.20, 0.9, 0.21, 0.24, 0.25, 0.8}, 0.0145);
+  const auto cost_aware = [&](int k) {
+    return select(importance, {.strategy = SelectionStrategy::kCostAware, .num_layers = k});
+  };
+  EXPECT_THAT(cost_aware(1), ElementsAre(0)) << "nothing is like it";
+  EXPECT_THAT(cost_aware(2), ElementsAre(0, 4)) << "0 is surely lower; 1, 3 and 4 are alike, 5 is not like 1";
+  EXPECT_THAT(cost_aware(3), ElementsAre(0, 4, 5)) << "the third lowest is 3, and 5 is like it";
+  EXPECT_THAT(cost_aware(5), ElementsAre(0, 1, 3, 4, 5));
+  EXPECT_THAT(select(importance, {.num_layers = 2}), ElementsAre(0, 1));
+  const Importance certain = scored({0.3, 0.1, 0.2, 0.4});
+  EXPECT_THAT(select(certain, {.strategy = SelectionStrategy::kCostAware, .num_layers = 2}), ElementsAre(1, 2))
+      << "without doubt it is lowest";
+}
+
+TEST(AreApart, TakesTheCovarianceIntoAccount) {
+  Importance importance = scored({0.1, 0.2}, 0.1);
+  EXPECT_FALSE(are_apart(importance, 0, 1));
+  // Two scores that rise and fall together: the variance of the difference is 2 (0.01 - 0.0099).
+  importance.stability.covariance[0][1] = importance.stability.covariance[1][0] = 0.0099;
+  EXPECT_TRUE(are_apart(importance, 0, 1));
+}
+
+TEST(SelectLayers, NamesWhatIsWrong) {
+  const Importance importance = scored({0.9, 0.1, 0.5});
+  const auto refusal = [](const std::optional<Importance>& scores, const SelectionOptions& options) {
+    return test::message_of<ConfigError>([&] { select_layers(options, 3, scores); });
+  };
+  for (const int k : {-1, 0, 4})
+    EXPECT_THAT(refusal(importance, {.num_layers = k}),
+                HasSubstr("number of layers to expand: found " + std::to_string(k) + ", expected 1 to 3"));
+  EXPECT_THAT(refusal(importance, {.num_layers = 3, .exclude = {1}}),
+              HasSubstr("found 3, expected 1 to 2 (the layers of the model that are not excluded)"));
+  EXPECT_THAT(refusal(importance, {.num_layers = 1, .exclude = {3}}),
+              HasSubstr("layers to exclude: found 3, expected indices from 0 to 2"));
+  EXPECT_THAT(refusal(std::nullopt, {.num_layers = 1}), HasSubstr("found no importance scores"));
+  EXPECT_THAT(refusal(scored({1, 2}), {.num_layers = 1}),
+              HasSubstr("the importance scores are of 2 layers, the model has 3; probe this model"));
+  Importance blind = importance;
+  blind.stability = {};
+  EXPECT_THAT(refusal(blind, {.strategy = SelectionStrategy::kCostAware, .num_layers = 1}),
+              HasSubstr("cost_aware needs to know how certain the scores are"));
+}
+
+TEST(Budget, GivesTheMostLayersWhoseShareFits) {
+  const model::ModelConfig base = model::parse_model_config(test::config_of_kind("llama"), "config.json");
+  const auto share = [&](int k) {
+    model::ModelConfig deeper = base;
+    deeper.num_hidden_layers += k;
+    const auto all = static_cast<double>(model::num_parameters(deeper));
+    return (all - static_cast<double>(model::num_parameters(base))) / all;
+  };
+  for (int k = 1; k <= 4; ++k) {
+    EXPECT_EQ(num_layers_for_budget(base, share(k) + 1e-9, 1, 0), k);
+  }
+  EXPECT_EQ(num_layers_for_budget(base, share(3) - 1e-6, 1, 0), 2);
+  EXPECT_EQ(num_layers_for_budget(base, 0.99, 1, 0), 4) << "no more than there are";
+  EXPECT_EQ(num_layers_for_budget(base, 0.99, 1, 1), 3) << "less the excluded ones";
+  EXPECT_EQ(num_layers_for_budget(base, share(4) + 1e-9, 2, 0), 2) << "two copies each";
+  EXPECT_THAT(test::message_of<ConfigError>([&] { num_layers_for_budget(base, share(1) / 2, 1, 0); }),
+              HasSubstr("which is one layer of this model copied once"));
+}
+
+TEST(StepCost, IsTheSumOfItsParts) {
+  model::ModelConfig c;
+  c.num_hidden_layers = 10;
+  c.hidden_size = 100;
+  c.intermediate_size = 300;
+  c.num_attention_heads = 4;
+  c.num_key_value_heads = 2;
+  c.head_dim = 25;
+  c.vocab_size = 1000;
+  // P = 100 * (100 + 50 + 50 + 100) + 3 * 100 * 300 = 120,000; a = 4 * 100 * 32 = 12,800 at 64 tokens; h = 200,000.
+  const double forward_layer = 2 * 120'000 + 12'800, head = 200'000;
+  const std::vector<int> after = {6, 8};
+  EXPECT_DOUBLE_EQ(step_flops_per_token(c, 64, after),
+                   12 * forward_layer + head + head + 3 * (240'000 + 25'600.0) + 2 * (480'000 + 25'600.0));
+  EXPECT_DOUBLE_EQ(full_step_flops_per_token(c, 64), 3 * (10 * forward_layer + head));
+  EXPECT_LT(step_flops_per_token(c, 64, 9, 2), step_flops_per_token(c, 64, 0, 2));
+}
+
+}  // namespace
+}  // namespace adept::method
