@@ -28,6 +28,7 @@
 #include "adept/model/load.h"
 #include "adept/nn/cross_entropy.h"
 #include "adept/optim/adamw.h"
+#include "adept/train/methods.h"
 #include "adept/train/step.h"
 #include "adept/train/trainable.h"
 
@@ -102,8 +103,9 @@ class Work {
   Work(const Options& options, model::LoadedModel loaded)
       : decoder_(std::move(loaded.config), std::move(loaded.weights)), batch_(next_token_batch(read_ids(options.ids))) {
     if (options.work != "step") return;
-    trainable_ = std::make_unique<train::Trainable>(decoder_, method::read_expansion(options.model),
-                                                    io::WeightFiles::open(options.model));
+    const io::WeightFiles files = io::WeightFiles::open(options.model);
+    trainable_ = std::make_unique<train::Trainable>(
+        decoder_, train::expanded_tensors(decoder_, method::read_expansion(options.model), files));
     optimizer_ = std::make_unique<optim::AdamW>(trainable_->parameters(), optim::AdamWOptions{});
     for (const optim::Parameter& parameter : trainable_->parameters()) rates_[parameter.name] = kLearningRate;
   }

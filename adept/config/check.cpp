@@ -1,6 +1,9 @@
 // What fields must fulfil together.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <initializer_list>
@@ -13,6 +16,7 @@ namespace {
 constexpr std::int64_t kDefaultNumLayers = 4;
 constexpr double kDefaultWarmupRatio = 0.03;
 constexpr double kDefaultEpochs = 1.0;
+constexpr double kReplayRatio = 0.25;
 
 class CrossCheck {
  public:
@@ -69,20 +73,31 @@ void check_names(const std::string& list_key, const List& sources, std::map<std:
   }
 }
 
+void check_weights(const std::string& list_key, const std::vector<TrainSource>& sources, CrossCheck& check) {
+  for (std::size_t i = 1; i < sources.size(); ++i) {
+    const std::size_t without = sources[i].weight ? 0 : i;
+    check.expect(sources[i].weight.has_value() == sources[0].weight.has_value(),
+                 {fmt::format("{}.{}.weight", list_key, without), fmt::format("{}.{}.weight", list_key, i - without)},
+                 fmt::format("found nothing; expected a weight, as another source of {} has one", list_key));
+  }
+}
+
 void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
   std::map<std::string, std::string> first_use;
   check_names("data.train", config.data.train, first_use, check);
+  check_names("data.replay", config.data.replay, first_use, check);
   check_names("data.general", config.data.general, first_use, check);
   check_names("data.eval", config.data.eval, first_use, check);
 
-  const std::vector<TrainSource>& train = config.data.train;
-  for (std::size_t i = 1; i < train.size(); ++i) {
-    const std::size_t without = train[i].weight ? 0 : i;
-    check.expect(train[i].weight.has_value() == train[0].weight.has_value(),
-                 {fmt::format("data.train.{}.weight", without), fmt::format("data.train.{}.weight", i - without)},
-                 "found nothing; expected a weight, as another source of data.train has one");
-  }
-  const bool probes = purpose == Purpose::kRun && config.expand.needs_scores();
+  check_weights("data.train", config.data.train, check);
+  check_weights("data.replay", config.data.replay, check);
+  const double ratio = config.train.replay_ratio.value_or(0);
+  check.expect(
+      ratio == 0 || !config.data.replay.empty(), {"data.replay", "data", "train.replay_ratio", "method"},
+      fmt::format("found nothing; expected the general text of which {:.4g} of the training sequences are taken "
+                  "({})",
+                  ratio, config.method == Method::kReplay ? "method: replay" : "train.replay_ratio"));
+  const bool probes = purpose == Purpose::kRun && config.expands() && config.expand.needs_scores();
   const bool updates = config.unit_lr.policy == UnitLrPolicy::kReference;
   check.expect(!config.data.general.empty() || !(probes || updates),
                {"data.general", "data", "unit_lr.policy", "expand.after"},
@@ -136,6 +151,17 @@ void check_expand(const ExpandConfig& expand, CrossCheck& check) {
                "found together with expand.after, which names the layers itself");
 }
 
+void check_lora(const LoraConfig& lora, CrossCheck& check) {
+  constexpr std::array<std::string_view, 7> known = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                                     "gate_proj", "up_proj", "down_proj"};
+  for (std::size_t i = 0; i < lora.target_modules.size(); ++i) {
+    const std::string& name = lora.target_modules[i];
+    check.expect(std::find(known.begin(), known.end(), name) != known.end(),
+                 {fmt::format("lora.target_modules.{}", i), "lora.target_modules"},
+                 fmt::format("found {}; expected one of {}", quote(name), fmt::join(known, ", ")));
+  }
+}
+
 void check_rest(const RunConfig& config, CrossCheck& check) {
   check.expect(config.eval.stride <= config.seq_len, {"eval.stride", "seq_len"},
                fmt::format("found {}; expected at most seq_len, which is {}", config.eval.stride, config.seq_len));
@@ -181,16 +207,22 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
   expand_home(config.model, "model", check);
   expand_home(config.output_dir, "output_dir", check);
   expand_homes(config.data.train, "data.train", check);
+  expand_homes(config.data.replay, "data.replay", check);
   expand_homes(config.data.general, "data.general", check);
   expand_homes(config.data.eval, "data.eval", check);
+  if (config.method == Method::kLlamaPro && expand.after.empty()) expand.strategy = SelectionStrategy::kUniform;
+  if (config.method != Method::kAdept) config.unit_lr.policy = UnitLrPolicy::kUniform;
+  if (!config.train.replay_ratio) config.train.replay_ratio = config.method == Method::kReplay ? kReplayRatio : 0.0;
   check_expand(expand, check);
   if (!expand.strategy)
     expand.strategy = expand.after.empty() ? SelectionStrategy::kLowest : SelectionStrategy::kManual;
   check_data(config, purpose, check);
   check_train(config.train, check);
+  check_lora(config.lora, check);
   check_rest(config, check);
 
   if (!expand.num_layers && !expand.trainable && expand.after.empty()) expand.num_layers = kDefaultNumLayers;
+  if (!config.lora.alpha) config.lora.alpha = 2.0 * static_cast<double>(config.lora.rank);
   TrainConfig& train = config.train;
   if (!train.warmup_steps && !train.warmup_ratio) train.warmup_ratio = kDefaultWarmupRatio;
   if (!train.max_steps && !train.num_train_epochs) train.num_train_epochs = kDefaultEpochs;

@@ -12,6 +12,7 @@
 namespace adept::config {
 
 enum class Device { kCpu, kCuda };
+enum class Method { kAdept, kFull, kReplay, kLlamaPro, kLora, kTopKLayers };
 enum class TxtRecord { kFile, kLine, kParagraph };
 enum class BadRecord { kFail, kSkip };
 enum class EvalRole { kGeneral, kDomain, kOther };
@@ -35,6 +36,10 @@ inline constexpr std::array kChoices<ComputeDType> = {Choice{ComputeDType::kFp32
                                                       Choice{ComputeDType::kBf16, "bf16"}};
 template <>
 inline constexpr std::array kChoices<Device> = {Choice{Device::kCpu, "cpu"}, Choice{Device::kCuda, "cuda"}};
+template <>
+inline constexpr std::array kChoices<Method> = {
+    Choice{Method::kAdept, "adept"},        Choice{Method::kFull, "full"}, Choice{Method::kReplay, "replay"},
+    Choice{Method::kLlamaPro, "llama_pro"}, Choice{Method::kLora, "lora"}, Choice{Method::kTopKLayers, "top_k_layers"}};
 template <>
 inline constexpr std::array kChoices<TxtRecord> = {Choice{TxtRecord::kFile, "file"}, Choice{TxtRecord::kLine, "line"},
                                                    Choice{TxtRecord::kParagraph, "paragraph"}};

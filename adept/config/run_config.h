@@ -33,7 +33,8 @@ struct EvalSource : Source {
 
 struct DataConfig {
   std::vector<TrainSource> train;
-  std::vector<Source> general;  ///< the general-competence detection corpus: layer probe and unit importance
+  std::vector<TrainSource> replay;  ///< mixed in as train.replay_ratio says
+  std::vector<Source> general;      ///< the general-competence detection corpus: layer probe and unit importance
   std::vector<EvalSource> eval;
 };
 
@@ -69,6 +70,7 @@ struct TrainConfig {
   double decay_ratio = 0.1;
   std::optional<std::int64_t> max_steps;
   std::optional<double> num_train_epochs;  ///< 1 if neither is given
+  std::optional<double> replay_ratio;      ///< after loading, set: 0.25 for the method replay, else 0
   std::int64_t batch_size = 4;
   std::int64_t grad_accum = 1;
   double weight_decay = 0.0;
@@ -89,6 +91,17 @@ struct UnitLrConfig {
   std::int64_t probe_tokens = 16384;
 };
 
+struct LoraConfig {
+  std::int64_t rank = 8;
+  std::optional<double> alpha;  ///< 2 rank if it is not given
+  double dropout = 0.0;
+  std::vector<std::string> target_modules;  ///< empty: all projections
+};
+
+struct TopKLayersConfig {
+  std::int64_t num_layers = 4;
+};
+
 struct EvalConfig {
   std::int64_t batch_size = 8;
   bool packed = false;
@@ -99,6 +112,7 @@ struct EvalConfig {
 struct RunConfig {
   std::string model;
   std::string output_dir;
+  Method method = Method::kAdept;
   std::int64_t seed = 42;
   ComputeDType dtype = ComputeDType::kFp32;
   Device device = Device::kCpu;
@@ -109,7 +123,12 @@ struct RunConfig {
   ExpandConfig expand;
   TrainConfig train;
   UnitLrConfig unit_lr;
+  LoraConfig lora;
+  TopKLayersConfig top_k_layers;
   EvalConfig eval;
+
+  /// Whether the method trains copies of layers.
+  bool expands() const { return method == Method::kAdept || method == Method::kLlamaPro; }
 };
 
 /// What a configuration is loaded for: it decides which parts must be there.
@@ -143,6 +162,8 @@ Json to_json(const ProbeConfig& config);
 Json to_json(const ExpandConfig& config);
 Json to_json(const TrainConfig& config);
 Json to_json(const UnitLrConfig& config);
+Json to_json(const LoraConfig& config);
+Json to_json(const TopKLayersConfig& config);
 Json to_json(const EvalConfig& config);
 
 /// Whether `name` can name a source: 1 to 64 letters, digits, '.', '_' and '-', the first a letter or a digit.

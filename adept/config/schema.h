@@ -83,6 +83,7 @@ void describe(Visitor& v, EvalSource& c) {
 template <typename Visitor>
 void describe(Visitor& v, DataConfig& c) {
   v(c.train, "train", "Training text: the domain, and replay of general text", {.required = true});
+  v(c.replay, "replay", "General text that is mixed into the training text as train.replay_ratio says");
   v(c.general, "general", "General text that layer and unit importance are measured on");
   v(c.eval, "eval", "Held-out text whose loss is measured before, during and after training");
 }
@@ -131,6 +132,8 @@ void describe(Visitor& v, TrainConfig& c) {
   v(c.num_train_epochs, "num_train_epochs",
     "Length of the training in passes over the first source of data.train; the others follow by weight",
     {.unit = "epochs", .range = {.min = 0, .max = 1e6, .above_min = true}, .fallback = "1"});
+  v(c.replay_ratio, "replay_ratio", "Share of the training sequences that data.replay gives",
+    {.unit = "of all sequences", .range = kBelowOne, .fallback = "0.25 for the method replay, else 0"});
   v(c.batch_size, "batch_size", "Micro-batch", {.unit = "sequences", .range = kSequences});
   v(c.grad_accum, "grad_accum", "Micro-batches whose gradients make one step",
     {.unit = "micro-batches", .range = kSequences});
@@ -158,6 +161,21 @@ void describe(Visitor& v, UnitLrConfig& c) {
 }
 
 template <typename Visitor>
+void describe(Visitor& v, LoraConfig& c) {
+  v(c.rank, "rank", "Rank of the adapters", {.range = {.min = 1, .max = 65536}});
+  v(c.alpha, "alpha", "The adapters' output is multiplied by alpha / rank", {.range = kPositive, .fallback = "2 rank"});
+  v(c.dropout, "dropout", "Dropout of the adapters' input in training", {.range = kBelowOne});
+  v(c.target_modules, "target_modules",
+    "Projections that get an adapter, such as [q_proj, v_proj]; [] = all of the layers");
+}
+
+template <typename Visitor>
+void describe(Visitor& v, TopKLayersConfig& c) {
+  v(c.num_layers, "num_layers", "How many of the last layers train",
+    {.unit = "layers", .range = {.min = 1, .max = 10000}});
+}
+
+template <typename Visitor>
 void describe(Visitor& v, EvalConfig& c) {
   v(c.batch_size, "batch_size", "Batch of the evaluation", {.unit = "sequences", .range = kSequences});
   v(c.packed, "packed", "Score packed sequences, as training sees the data, instead of single documents");
@@ -170,6 +188,10 @@ template <typename Visitor>
 void describe(Visitor& v, RunConfig& c) {
   v(c.model, "model", "Model directory, or a hub id in the local cache", {.required = true});
   v(c.output_dir, "output_dir", "Run directory: checkpoints, logs, results, the exported model", {.required = true});
+  v(c.method, "method",
+    "What trains: identity copies at rates by importance (adept) or at one rate (llama_pro), everything without or "
+    "with "
+    "replayed general text (full, replay), adapters of all projections (lora), the last layers (top_k_layers)");
   v(c.seed, "seed", "Seed of data order and sampling", {.range = {.min = 0, .max = 4294967295}});
   v(c.dtype, "dtype", "Precision to compute in; trained weights and moments are always fp32");
   v(c.device, "device", "Where to compute");
@@ -178,10 +200,12 @@ void describe(Visitor& v, RunConfig& c) {
   v(c.seq_len, "seq_len", "Longest sequence in training, probe and evaluation",
     {.unit = "tokens", .range = {.min = 2, .max = 1 << 20}});
   v(c.data, "data", "The texts");
-  v(c.probe, "probe", "Stage 1, step 1: layer importance");
-  v(c.expand, "expand", "Stage 1, step 2: which layers are copied");
-  v(c.train, "train", "Stage 2: training of the copies");
-  v(c.unit_lr, "unit_lr", "Stage 2: learning rate of each unit");
+  v(c.probe, "probe", "Stage 1, step 1: layer importance (method adept)");
+  v(c.expand, "expand", "Stage 1, step 2: which layers are copied (adept, llama_pro)");
+  v(c.train, "train", "Stage 2: training");
+  v(c.unit_lr, "unit_lr", "Stage 2: learning rate of each unit (adept)");
+  v(c.lora, "lora", "The method lora");
+  v(c.top_k_layers, "top_k_layers", "The method top_k_layers");
   v(c.eval, "eval", "How loss and perplexity are measured");
 }
 

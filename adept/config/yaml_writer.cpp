@@ -52,6 +52,8 @@ Json to_json(const ProbeConfig& config) { return encode(config); }
 Json to_json(const ExpandConfig& config) { return encode(config); }
 Json to_json(const TrainConfig& config) { return encode(config); }
 Json to_json(const UnitLrConfig& config) { return encode(config); }
+Json to_json(const LoraConfig& config) { return encode(config); }
+Json to_json(const TopKLayersConfig& config) { return encode(config); }
 Json to_json(const EvalConfig& config) { return encode(config); }
 
 }  // namespace adept::config

@@ -19,7 +19,7 @@ namespace adept::model {
 namespace {
 
 at::Tensor project(const at::Tensor& x, const LinearWeights& weights) {
-  return nn::linear(x, weights.weight, weights.bias);
+  return nn::adapted_linear(x, weights.weight, weights.bias, weights.adapter);
 }
 
 /// x + y, into y's memory where no graph is being recorded for it.

@@ -121,6 +121,26 @@ std::vector<NamedTensor> layer_parameters(const ModelConfig& config, Weights& we
   return table;
 }
 
+std::vector<NamedLinear> named_linears(Weights& weights) {
+  std::vector<NamedLinear> linears;
+  for (std::size_t l = 0; l < weights.layers.size(); ++l) {
+    LayerWeights& w = weights.layers[l];
+    const auto add = [&](std::string_view block, std::string_view module_name, LinearWeights& linear) {
+      const auto layer = static_cast<std::int64_t>(l);
+      linears.push_back({layer_parameter_name(layer, fmt::format("{}.{}", block, module_name)),
+                         std::string(module_name), layer, &linear});
+    };
+    add("self_attn", "q_proj", w.q_proj);
+    add("self_attn", "k_proj", w.k_proj);
+    add("self_attn", "v_proj", w.v_proj);
+    add("self_attn", "o_proj", w.o_proj);
+    add("mlp", "gate_proj", w.gate_proj);
+    add("mlp", "up_proj", w.up_proj);
+    add("mlp", "down_proj", w.down_proj);
+  }
+  return linears;
+}
+
 std::string layer_parameter_name(std::int64_t layer, std::string_view unit) {
   return fmt::format("{}{}.{}", kLayerPrefix, layer, unit);
 }

@@ -11,13 +11,15 @@
 #include <vector>
 
 #include "adept/model/config.h"
+#include "adept/nn/linear.h"
 
 namespace adept::model {
 
-/// y = x weight^T + bias.
+/// y = x weight^T + bias, and what an adapter adds.
 struct LinearWeights {
-  at::Tensor weight;  ///< (out, in)
-  at::Tensor bias;    ///< (out), undefined where the architecture has none
+  at::Tensor weight;        ///< (out, in)
+  at::Tensor bias;          ///< (out), undefined where the architecture has none
+  nn::LoraAdapter adapter;  ///< none, unless LoRA is trained
 };
 
 /// One decoder layer. Tensors that the architecture does not have are undefined.
@@ -58,6 +60,18 @@ std::vector<NamedTensor> named_parameters(const ModelConfig& config, Weights& we
 
 /// The parameters of one layer only: the units of METHOD.md, section 3.
 std::vector<NamedTensor> layer_parameters(const ModelConfig& config, Weights& weights, std::int64_t layer);
+
+/// A projection of a layer.
+struct NamedLinear {
+  std::string name;         ///< "model.layers.7.self_attn.q_proj"
+  std::string module_name;  ///< "q_proj"
+  std::int64_t layer = 0;
+  LinearWeights* linear = nullptr;
+};
+
+/// The projections of all layers (q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj), in the order of the
+/// computation.
+std::vector<NamedLinear> named_linears(Weights& weights);
 
 /// "model.layers.7.self_attn.q_proj.weight" from (7, "self_attn.q_proj.weight").
 std::string layer_parameter_name(std::int64_t layer, std::string_view unit);

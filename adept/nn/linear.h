@@ -1,6 +1,6 @@
 // Projections and the token embedding.
 //
-// Legend: B sequences, T tokens, D input width, E output width, V vocabulary.
+// Legend: B sequences, T tokens, D input width, E output width, V vocabulary, R rank of an adapter.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,6 +10,21 @@ namespace adept::nn {
 /// x (..., D) times weight (E, D) transposed, plus bias (E) unless it is undefined: (..., E). Nothing is saved for the
 /// weight's gradient when the weight is frozen.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
+
+/// A low-rank addition to a projection (LoRA, arXiv 2106.09685): scale * dropout(x) A^T B^T.
+struct LoraAdapter {
+  at::Tensor a;        ///< (R, D); undefined: no adapter
+  at::Tensor b;        ///< (E, R)
+  double scale = 1;    ///< alpha / R
+  double dropout = 0;  ///< probability; only while a graph is recorded
+};
+
+/// linear(x, weight, bias), and the adapter's addition if there is one. The dropout draws from ATen's generator.
+at::Tensor adapted_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                          const LoraAdapter& adapter);
+
+/// weight + scale * B A, (E, D) in fp32: what adapted_linear computes without dropout, as one matrix.
+at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter);
 
 /// Rows of `table` (V, D) for `ids` (B, T) int64: (B, T, D). Throws c10::IndexError for an id outside 0 .. V-1.
 at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table);

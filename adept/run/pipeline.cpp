@@ -19,6 +19,7 @@
 #include "adept/run/report.h"
 #include "adept/run/stage.h"
 #include "adept/run/text.h"
+#include "adept/train/methods.h"
 #include "adept/train/trainer.h"
 
 namespace adept::run {
@@ -48,9 +49,9 @@ class Run {
     for (const char* folder : {"", "data", "stages"}) io::remove_temporaries(dir_ / folder);
   }
 
-  // The model of the configuration is expanded already. Throws DataError if it is not.
-  void use_expanded_model() {
-    method::read_expansion(model_.dir);
+  // Training starts from the model of the configuration. Throws DataError if the method trains copies and it has none.
+  void use_model() {
+    if (config_.expands()) method::read_expansion(model_.dir);
     trained_from_ = model_.dir;
   }
 
@@ -63,7 +64,8 @@ class Run {
   // run in this directory is changed.
   void check_inputs() {
     if (expands_) check_expansion(config_.expand, model_.config, model_.dir.string());
-    make_train_loader(model_, config_, datasets_.train);
+    train::check_method(config_, model_.config, model_.dir.string());
+    make_train_loader(model_, config_, datasets_);
     for (const data::TokenDataset& dataset : datasets_.eval)
       eval::require_targets(dataset.name(), eval_sequences(dataset));
     for (const data::TokenDataset& dataset : datasets_.general)
@@ -129,16 +131,21 @@ class Run {
   void train(bool resume) {
     const io::WeightFiles files = io::WeightFiles::open(trained_from_);
     Json config = {{"seed", config_.seed},
+                   {"method", std::string(config::to_string(config_.method))},
                    {"dtype", to_string(config_.dtype)},
                    {"seq_len", config_.seq_len},
                    {"probe_batch_size", config_.probe.batch_size},
                    {"train", config::to_json(config_.train)},
                    {"unit_lr", config::to_json(config_.unit_lr)}};
-    const Json inputs = {{"model", files.hash()},
-                         {"train", fingerprints(datasets_.train)},
-                         {"general", fingerprints(datasets_.general)},
-                         {"weights", config::to_json(config_.data).at("train")},
-                         {"config", config}};
+    if (config_.method == config::Method::kLora) config["lora"] = config::to_json(config_.lora);
+    if (config_.method == config::Method::kTopKLayers) config["top_k_layers"] = config::to_json(config_.top_k_layers);
+    const Json inputs = {
+        {"model", files.hash()},
+        {"train", fingerprints(datasets_.train)},
+        {"replay", fingerprints(datasets_.replay)},
+        {"general", fingerprints(datasets_.general)},
+        {"weights", {config::to_json(config_.data).at("train"), config::to_json(config_.data).at("replay")}},
+        {"config", config}};
     stages_.run("train", inputs, {"model", "train_results.json"}, [&] {
       train::Trainer trainer(trainer_inputs());
       const train::TrainSummary summary = trainer.run(resume);
@@ -191,7 +198,7 @@ class Run {
   void prepare_text() {
     datasets_ = tokenize_all(model_, config_.data, dir_ / "data");
     std::vector<data::TokenDataset> all;
-    for (const auto* part : {&datasets_.train, &datasets_.general, &datasets_.eval})
+    for (const auto* part : {&datasets_.train, &datasets_.replay, &datasets_.general, &datasets_.eval})
       all.insert(all.end(), part->begin(), part->end());
     print_counts(all);
   }
@@ -210,7 +217,7 @@ class Run {
                         model.string());
     for (const fs::path& folder : written)
       if (fs::exists(folder) && !(fs::is_directory(folder) && fs::is_empty(folder)) &&
-          !fs::exists(folder / method::kExpansionManifest))
+          !fs::exists(folder / method::kExpansionManifest) && !fs::exists(folder / train::kTrainingRecord))
         throw ConfigError("output_dir: {} exists and was not made by adept. Choose another place.", folder.string());
   }
 
@@ -260,7 +267,7 @@ class Run {
     train::TrainerInputs inputs{.config = config_,
                                 .model_dir = trained_from_,
                                 .run_dir = dir_,
-                                .loader = make_train_loader(model_, config_, datasets_.train),
+                                .loader = make_train_loader(model_, config_, datasets_),
                                 .probe = {},
                                 .eval = {}};
     fmt::print(stderr, "{}", inputs.loader.format_mixture());
@@ -277,7 +284,7 @@ class Run {
   }
 
   const config::RunConfig& config_;
-  bool expands_;  // the model is not expanded yet
+  bool expands_;  // the model is to be expanded
   fs::path dir_;
   io::DirectoryLock lock_;
   StageRunner stages_;
@@ -290,13 +297,17 @@ class Run {
 }  // namespace
 
 void run_pipeline(const config::RunConfig& config) {
-  Run run(config, /*expands=*/true);
+  Run run(config, config.expands());
   run.tokenize();
   run.check_inputs();
   run.record_config();
   run.baseline();
-  if (config.expand.needs_scores()) run.probe();
-  run.expand();
+  if (config.expands()) {
+    if (config.expand.needs_scores()) run.probe();
+    run.expand();
+  } else {
+    run.use_model();
+  }
   run.train(/*resume=*/true);
   run.evaluate_result();
   run.report();
@@ -304,7 +315,7 @@ void run_pipeline(const config::RunConfig& config) {
 
 void run_training(const config::RunConfig& config, bool resume) {
   Run run(config, /*expands=*/false);
-  run.use_expanded_model();
+  run.use_model();
   run.tokenize();
   run.check_inputs();
   run.record_config();

@@ -32,7 +32,8 @@ std::string loss_row(const config::EvalSource& set, const RunResults& results) {
 }  // namespace
 
 Json results_json(const config::RunConfig& config, const RunResults& results, const std::vector<StageRecord>& stages) {
-  Json json = results.training;
+  Json json = {{"method", std::string(config::to_string(config.method))}};
+  json.update(results.training);
   for (const config::EvalSource& set : config.data.eval) {
     if (const auto before = results.before.find(set.name); before != results.before.end()) {
       json["base_" + set.name + "_loss"] = before->second.loss;
@@ -58,7 +59,8 @@ std::string results_table(const config::RunConfig& config, const RunResults& res
   const Json& t = results.training;
   const auto trained = t.at("trained_parameters").get<std::int64_t>();
   const auto all = t.at("all_parameters").get<std::int64_t>();
-  table += fmt::format("\n  trained       {} of {} parameters ({:.1f} %)\n", format_count(trained), format_count(all),
+  table += fmt::format("\n  method        {}\n", config::to_string(config.method));
+  table += fmt::format("  trained       {} of {} parameters ({:.1f} %)\n", format_count(trained), format_count(all),
                        100.0 * static_cast<double>(trained) / static_cast<double>(all));
   table += fmt::format("  training      {} steps, {} tokens, {} tokens/s\n",
                        format_count(t.at("train_steps").get<std::int64_t>()),

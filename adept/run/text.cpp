@@ -65,6 +65,22 @@ void append_batches(const data::SequenceSet& set, std::span<const std::int64_t> 
   }
 }
 
+// With a `share` of the mixture, it is split by the weights given, or by tokens (an EOS follows each document) where
+// none are.
+void append_sources(const std::vector<data::TokenDataset>& datasets, const std::vector<config::TrainSource>& configs,
+                    std::optional<double> share, std::vector<data::TrainSource>& sources) {
+  std::vector<double> weights;
+  for (std::size_t i = 0; i < datasets.size(); ++i)
+    weights.push_back(
+        configs[i].weight.value_or(static_cast<double>(datasets[i].num_tokens() + datasets[i].num_documents())));
+  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+  for (std::size_t i = 0; i < datasets.size(); ++i) {
+    std::optional<double> weight = configs[i].weight;
+    if (share && total > 0) weight = *share * weights[i] / total;
+    sources.push_back({.dataset = datasets[i], .weight = weight});
+  }
+}
+
 data::TokenizeOptions tokenize_options() { return {.num_threads = at::get_num_threads()}; }
 
 }  // namespace
@@ -98,6 +114,7 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const config::
 Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, const fs::path& directory) {
   Datasets datasets;
   for (const auto& source : data.train) datasets.train.push_back(tokenize_source_cached(model, source, directory));
+  for (const auto& source : data.replay) datasets.replay.push_back(tokenize_source_cached(model, source, directory));
   for (const auto& source : data.general) datasets.general.push_back(tokenize_source_cached(model, source, directory));
   for (const auto& source : data.eval) datasets.eval.push_back(tokenize_source_cached(model, source, directory));
   return datasets;
@@ -112,9 +129,10 @@ void print_counts(const std::vector<data::TokenDataset>& datasets) {
 
 void warn_of_shared_files(const config::DataConfig& data) {
   std::map<fs::path, std::string> trained_on;  // file -> source
-  for (const config::Source& source : data.train)
-    for (const fs::path& file : data::find_files(to_text_source(source)).files)
-      trained_on.emplace(fs::canonical(file), source.name);
+  for (const auto* part : {&data.train, &data.replay})
+    for (const config::Source& source : *part)
+      for (const fs::path& file : data::find_files(to_text_source(source)).files)
+        trained_on.emplace(fs::canonical(file), source.name);
   for (const config::Source& source : data.eval)
     for (const fs::path& file : data::find_files(to_text_source(source)).files)
       if (const auto found = trained_on.find(fs::canonical(file)); found != trained_on.end())
@@ -175,14 +193,14 @@ std::vector<std::vector<method::ProbeBatch>> to_parts(const std::vector<data::Se
   return parts;
 }
 
-data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config,
-                                    const std::vector<data::TokenDataset>& train) {
+data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config, const Datasets& datasets) {
   if (!model.special_tokens.eos)
     throw DataError("{}: names no EOS token; expected eos_token in tokenizer_config.json, to put between documents.",
                     model.dir.string());
+  const double replay = config.train.replay_ratio.value_or(0);
   std::vector<data::TrainSource> sources;
-  for (std::size_t i = 0; i < train.size(); ++i)
-    sources.push_back({.dataset = train[i], .weight = config.data.train[i].weight});
+  append_sources(datasets.train, config.data.train, replay > 0 ? std::optional(1 - replay) : std::nullopt, sources);
+  if (replay > 0) append_sources(datasets.replay, config.data.replay, replay, sources);
   return {
       std::move(sources),
       {.seq_len = config.seq_len, .eos = model.special_tokens.eos, .seed = static_cast<std::uint64_t>(config.seed)}};

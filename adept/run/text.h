@@ -28,6 +28,7 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const config::
 /// Every source of a configuration, in its order.
 struct Datasets {
   std::vector<data::TokenDataset> train;
+  std::vector<data::TokenDataset> replay;
   std::vector<data::TokenDataset> general;
   std::vector<data::TokenDataset> eval;
 };
@@ -62,8 +63,7 @@ std::vector<method::ProbeBatch> to_batches(const std::vector<data::SequenceSet>&
 std::vector<std::vector<method::ProbeBatch>> to_parts(const std::vector<data::SequenceSet>& sets,
                                                       std::int64_t batch_size, at::Device device, bool growing);
 
-/// The training mixture of a configuration.
-data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config,
-                                    const std::vector<data::TokenDataset>& train);
+/// The training mixture of a configuration: data.train, and of data.replay the share that train.replay_ratio says.
+data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config, const Datasets& datasets);
 
 }  // namespace adept::run

@@ -18,12 +18,13 @@ StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable
   const auto total = static_cast<double>(result.num_targets);
   trainable.zero_gradients();
   for (const model::Batch& batch : micro_batches) {
+    const std::int64_t lowest = trainable.trains_embeddings() ? 0 : trainable.lowest_layer();
     at::Tensor h;  // (B, T, D)
     {
-      const at::NoGradGuard no_grad;
-      h = decoder.layers(decoder.embed(batch.input_ids), 0, trainable.lowest_layer());
+      const at::AutoGradMode with_grad(trainable.trains_embeddings());
+      h = decoder.layers(decoder.embed(batch.input_ids), 0, lowest);
     }
-    h = decoder.layers(h, trainable.lowest_layer(), decoder.num_layers());
+    h = decoder.layers(h, lowest, decoder.num_layers());
     const at::Tensor loss = decoder.loss_sum(h, batch.targets) / total;
     h.reset();
     torch::autograd::backward({loss}, {});

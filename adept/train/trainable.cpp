@@ -3,34 +3,33 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <set>
 
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
-#include "adept/method/units.h"
 #include "adept/model/torch_tensors.h"
 
 namespace adept::train {
 
-Trainable::Trainable(model::Decoder& decoder, const method::Expansion& expansion, const io::WeightFiles& files)
-    : lowest_layer_(expansion.layers.front().index) {
+Trainable::Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors)
+    : lowest_layer_(decoder.num_layers()) {
   const at::ScalarType compute = decoder.dtype();
   ADEPT_CHECK(compute == at::kFloat || compute == at::kBFloat16, "training computes in fp32 or bf16");
-  const std::vector<std::string> units = method::unit_names(expansion, decoder);
-  std::set<std::string> missing(units.begin(), units.end());
-  ADEPT_CHECK(missing.size() == units.size(), "units overlap");
-  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), decoder.weights())) {
-    if (missing.erase(p.name) == 0) continue;
-    const at::Tensor master =
-        model::as_tensor(files.at(p.name), files.owner(p.name)).to(at::kFloat, false, true).to(decoder.device());
-    const at::Tensor grad = at::zeros_like(master);
-    const at::Tensor leaf = (compute == at::kFloat ? master.detach() : master.to(compute)).set_requires_grad(true);
+  std::set<const at::Tensor*> slots;
+  for (TrainedTensor& t : tensors) {
+    ADEPT_CHECK(slots.insert(t.slot).second, "{} is trained twice", t.name);
+    const at::Tensor grad = at::zeros_like(t.master);
+    const at::Tensor leaf = (compute == at::kFloat ? t.master.detach() : t.master.to(compute)).set_requires_grad(true);
     if (compute == at::kFloat) leaf.mutable_grad() = grad;
-    *p.tensor = leaf;
+    *t.slot = leaf;
     leaves_.push_back(leaf);
-    parameters_.push_back({.name = p.name, .master = master, .grad = grad});
+    parameters_.push_back({.name = t.name, .master = t.master, .grad = grad});
+    if (t.layer >= 0) lowest_layer_ = std::min(lowest_layer_, t.layer);
+    trains_embeddings_ |= t.slot == &decoder.weights().embed_tokens;
+    t.master.reset();
   }
-  ADEPT_CHECK(missing.empty(), "{} units are no tensors of the model", missing.size());
+  if (decoder.config().tie_word_embeddings) decoder.weights().lm_head = decoder.weights().embed_tokens;
 }
 
 std::int64_t Trainable::num_parameters() const {
@@ -61,13 +60,13 @@ void Trainable::publish() {
     if (leaves_[i].scalar_type() != at::kFloat) leaves_[i].copy_(parameters_[i].master);
 }
 
-std::string frozen_hash(const model::Decoder& decoder, const method::Expansion& expansion) {
-  std::set<std::int64_t> trained;
-  for (const method::ExpandedLayer& copy : expansion.layers) trained.insert(copy.index);
+std::string frozen_hash(const model::Decoder& decoder, const Trainable& trainable) {
+  std::set<std::string> trained;
+  for (const optim::Parameter& p : trainable.parameters()) trained.insert(p.name);
   Hasher hasher;
   model::Weights weights = decoder.weights();
   for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) {
-    if (trained.contains(p.layer)) continue;
+    if (trained.contains(p.name)) continue;
     const at::Tensor tensor = p.tensor->cpu().contiguous();
     hasher.update(p.name).update(model::as_view(p.name, tensor).data);
   }

@@ -1,4 +1,4 @@
-// The trained tensors of an expanded model: fp32 masters and gradients, and the copies that the forward pass reads.
+// The trained tensors of a model: fp32 masters and gradients, and the copies that the forward pass reads.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,26 +7,34 @@
 #include <string>
 #include <vector>
 
-#include "adept/io/weight_files.h"
-#include "adept/method/expansion.h"
 #include "adept/model/decoder.h"
 #include "adept/optim/adamw.h"
 
 namespace adept::train {
 
-/// Makes the expanded layers of a decoder trainable and keeps everything else frozen.
+/// A tensor that is to train.
+struct TrainedTensor {
+  std::string name;            ///< unique; in checkpoints and for rates
+  std::int64_t layer = -1;     ///< -1: outside the layers
+  at::Tensor* slot = nullptr;  ///< where the decoder reads it
+  at::Tensor master;           ///< its start, fp32, on the decoder's device
+};
+
+/// Makes tensors of a decoder trainable and keeps everything else frozen.
 ///
 /// In fp32 the decoder reads the masters themselves and autograd adds straight into the gradients. In bf16 the decoder
 /// has copies, whose bf16 gradients are added to the fp32 ones after every micro-batch.
 class Trainable {
  public:
-  /// Replaces the slots of the expanded layers in decoder.weights(); the masters come from `files` in full precision.
-  Trainable(model::Decoder& decoder, const method::Expansion& expansion, const io::WeightFiles& files);
+  /// Replaces the slots of `tensors`, which are in decoder.weights(). A name or slot that repeats is an InternalError.
+  Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors);
 
-  /// Name, master and gradient of every trained tensor. The units partition what is trained: checked at construction.
+  /// Name, master and gradient of every trained tensor.
   const std::vector<optim::Parameter>& parameters() const { return parameters_; }
-  /// Index of the lowest trained layer; below it nothing needs a graph.
-  int lowest_layer() const { return lowest_layer_; }
+  /// Index of the lowest layer with a trained tensor, or their number; below it nothing needs a graph unless the
+  /// embeddings train.
+  std::int64_t lowest_layer() const { return lowest_layer_; }
+  bool trains_embeddings() const { return trains_embeddings_; }
   std::int64_t num_parameters() const;
 
   void zero_gradients();
@@ -38,10 +46,11 @@ class Trainable {
  private:
   std::vector<optim::Parameter> parameters_;
   std::vector<at::Tensor> leaves_;  // what the decoder reads, in the order of parameters_
-  int lowest_layer_ = 0;
+  std::int64_t lowest_layer_ = 0;
+  bool trains_embeddings_ = false;
 };
 
-/// Content hash of every tensor that is not trained, as it is in memory.
-std::string frozen_hash(const model::Decoder& decoder, const method::Expansion& expansion);
+/// Content hash of every tensor of the model that is not trained, as it is in memory.
+std::string frozen_hash(const model::Decoder& decoder, const Trainable& trainable);
 
 }  // namespace adept::train

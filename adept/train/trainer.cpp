@@ -1,17 +1,22 @@
 #include "adept/train/trainer.h"
 
+#include <ATen/Context.h>
+
 #include <chrono>
 #include <cmath>
 
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
+#include "adept/core/random.h"
 #include "adept/core/signals.h"
 #include "adept/io/hub.h"
 #include "adept/method/units.h"
 #include "adept/model/load.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/nn/linear.h"
+#include "adept/train/methods.h"
 
 namespace adept::train {
 namespace {
@@ -28,7 +33,10 @@ model::Decoder load_decoder(const TrainerInputs& inputs, const io::WeightFiles& 
   return {std::move(config), std::move(weights)};
 }
 
-method::Expansion checked_expansion(const std::filesystem::path& model_dir, const io::WeightFiles& files) {
+std::optional<method::Expansion> checked_expansion(const config::RunConfig& config,
+                                                   const std::filesystem::path& model_dir,
+                                                   const io::WeightFiles& files) {
+  if (!config.expands()) return std::nullopt;
   method::Expansion expansion = method::read_expansion(model_dir);
   const auto depth = model::read_model_config(model_dir).num_hidden_layers;
   const auto expected = expansion.base_num_hidden_layers + static_cast<std::int64_t>(expansion.layers.size());
@@ -72,10 +80,13 @@ Json deciding_config(const config::RunConfig& c) {
   for (const char* key : {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "max_nonfinite_steps"})
     train.erase(key);
   return {{"seed", c.seed},
+          {"method", std::string(config::to_string(c.method))},
           {"dtype", to_string(c.dtype)},
           {"seq_len", c.seq_len},
           {"train", train},
-          {"unit_lr", config::to_json(c.unit_lr)}};
+          {"unit_lr", config::to_json(c.unit_lr)},
+          {"lora", c.method == config::Method::kLora ? config::to_json(c.lora) : Json()},
+          {"top_k_layers", c.method == config::Method::kTopKLayers ? config::to_json(c.top_k_layers) : Json()}};
 }
 
 // Of the general text that decides the units' rates, batched as it is.
@@ -114,10 +125,10 @@ void check_same_training(const std::filesystem::path& run_dir, const config::Run
 
 Trainer::Trainer(TrainerInputs inputs)
     : inputs_(std::move(inputs)),
-      expansion_(checked_expansion(inputs_.model_dir, io::WeightFiles::open(inputs_.model_dir))),
+      expansion_(checked_expansion(inputs_.config, inputs_.model_dir, io::WeightFiles::open(inputs_.model_dir))),
       files_(io::WeightFiles::open(inputs_.model_dir)),
       decoder_(load_decoder(inputs_, files_)),
-      trainable_(decoder_, expansion_, files_),
+      trainable_(decoder_, trained_tensors(inputs_.config, decoder_, expansion_, files_)),
       optimizer_(trainable_.parameters(), adamw_options(inputs_.config.train)) {
   const config::TrainConfig& c = inputs_.config.train;
   const std::int64_t per_step = c.batch_size * c.grad_accum;
@@ -126,7 +137,7 @@ Trainer::Trainer(TrainerInputs inputs)
   total_steps_ = (total_sequences_ + per_step - 1) / per_step;
   schedule_ = make_schedule(c, total_steps_);
   identity_ = {.model_hash = files_.hash(),
-               .frozen_hash = frozen_hash(decoder_, expansion_),
+               .frozen_hash = frozen_hash(decoder_, trainable_),
                .config = deciding_config(inputs_.config)};
   if (policy_of(inputs_.config) != method::UnitLrPolicy::kUniform)
     identity_.config["probe_text"] = probe_hash(inputs_.probe);
@@ -206,7 +217,7 @@ void Trainer::update_unit_rates() {
   if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform) return;
   if (!state_.unit_importance.empty() && state_.step % inputs_.config.unit_lr.update_every != 0) return;
   Progress progress("importance", static_cast<std::int64_t>(inputs_.probe.size()));
-  state_.unit_importance = method::unit_importance(expansion_, decoder_, inputs_.probe, progress);
+  state_.unit_importance = method::unit_importance(*expansion_, decoder_, inputs_.probe, progress);
   state_.unit_lr_weights = method::unit_lr_weights(policy_of(inputs_.config), state_.unit_importance);
   importance_log_->append(importance_line(state_.step, state_.unit_importance, state_.unit_lr_weights));
 }
@@ -221,6 +232,9 @@ std::map<std::string, double> Trainer::learning_rates() const {
 StepResult Trainer::take_step() {
   const config::TrainConfig& c = inputs_.config.train;
   const double start = now_seconds();
+  // What draws from ATen's generator (LoRA's dropout) draws the same in a resumed run.
+  const auto seed = static_cast<std::uint64_t>(inputs_.config.seed);
+  at::manual_seed(random_bits(seed, RandomStream::kDropout, static_cast<std::uint64_t>(state_.step)));
   std::vector<model::Batch> micro_batches;
   const std::int64_t wanted = std::min(c.batch_size * c.grad_accum, total_sequences_ - inputs_.loader.num_sequences());
   const std::vector<data::Sequence> sequences = inputs_.loader.next_step(wanted);
@@ -315,7 +329,7 @@ Json Trainer::log_line(const Json& extra) const {
 }
 
 void Trainer::save() {
-  const std::string frozen = frozen_hash(decoder_, expansion_);
+  const std::string frozen = frozen_hash(decoder_, trainable_);
   ADEPT_CHECK(frozen == identity_.frozen_hash, "frozen weights changed during training: {} became {}",
               identity_.frozen_hash, frozen);
   state_.loader = inputs_.loader.state();
@@ -325,14 +339,23 @@ void Trainer::save() {
 }
 
 void Trainer::export_model(const std::filesystem::path& out_dir) const {
-  std::vector<at::Tensor> converted;
   std::map<std::string, at::Tensor> masters;
   for (const optim::Parameter& p : trainable_.parameters()) masters[p.name] = p.master;
+  const auto trained = [&](const std::string& name) -> at::Tensor {
+    if (const auto master = masters.find(name); master != masters.end()) return master->second.detach();
+    const std::string projection = name.substr(0, name.rfind('.'));
+    const auto a = masters.find(projection + ".lora_A.weight");
+    if (a == masters.end() || !name.ends_with(".weight")) return {};
+    const double scale = inputs_.config.lora.alpha.value() / static_cast<double>(inputs_.config.lora.rank);
+    return nn::merged_weight(model::as_tensor(files_.at(name), files_.owner(name)).to(decoder_.device()),
+                             {.a = a->second, .b = masters.at(projection + ".lora_B.weight"), .scale = scale});
+  };
+  std::vector<at::Tensor> converted;
   std::vector<io::TensorView> views;
   for (const std::string& name : files_.names()) {
     io::TensorView view = files_.at(name);
-    if (const auto master = masters.find(name); master != masters.end()) {
-      converted.push_back(master->second.detach().cpu().to(model::to_scalar_type(view.dtype)).contiguous());
+    if (const at::Tensor tensor = trained(name); tensor.defined()) {
+      converted.push_back(tensor.cpu().to(model::to_scalar_type(view.dtype)).contiguous());
       view = model::as_view(name, converted.back());
     }
     views.push_back(std::move(view));
@@ -341,7 +364,13 @@ void Trainer::export_model(const std::filesystem::path& out_dir) const {
   io::write_weight_files(directory.path(), views);
   model::write_config_json(directory.path(), decoder_.config().source);
   io::copy_tokenizer_files(inputs_.model_dir, directory.path());
-  io::write_file_atomically(directory.path() / method::kExpansionManifest, to_json(expansion_).dump(2) + "\n");
+  const Json record = {{"method", std::string(config::to_string(inputs_.config.method))},
+                       {"trained_from", files_.hash()},
+                       {"steps", state_.step},
+                       {"trained_parameters", trainable_.num_parameters()}};
+  io::write_file_atomically(directory.path() / kTrainingRecord, record.dump(2) + "\n");
+  if (expansion_)
+    io::write_file_atomically(directory.path() / method::kExpansionManifest, to_json(*expansion_).dump(2) + "\n");
   directory.commit();
 }
 

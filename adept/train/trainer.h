@@ -33,12 +33,15 @@ struct EvalSet {
 /// What a trainer works on. `probe` is general text for unit importance; it may be empty for the policy `uniform`.
 struct TrainerInputs {
   config::RunConfig config;
-  std::filesystem::path model_dir;  ///< an expanded model
+  std::filesystem::path model_dir;  ///< an expanded model for the methods that train copies
   std::filesystem::path run_dir;    ///< exists; gets checkpoints and records
   data::TrainLoader loader;
   std::vector<method::ProbeBatch> probe;
   std::vector<EvalSet> eval;
 };
+
+/// File name of the record in an exported model's directory: what trained it, from what.
+inline constexpr char kTrainingRecord[] = "adept_training.json";
 
 /// What came of a training.
 struct TrainSummary {
@@ -57,7 +60,7 @@ Json to_json(const TrainSummary& summary);
 /// Throws ConfigError if run_dir has a checkpoint that was made with other keys that decide the result.
 void check_same_training(const std::filesystem::path& run_dir, const config::RunConfig& config);
 
-/// Trains the expanded layers of a model.
+/// Trains a model by the configuration's method.
 class Trainer {
  public:
   /// Loads the model. Throws DataError and ConfigError for what is wrong with it or the data.
@@ -71,7 +74,8 @@ class Trainer {
   TrainSummary run(bool resume);
 
   /// Writes the model as it is now as a Hugging Face directory: tensors that were not trained keep their bytes, trained
-  /// ones get the element type that they have in the input. The manifest goes with it.
+  /// ones (LoRA's adapters merged into their projections) get the element type that they have in the input. Beside it
+  /// go kTrainingRecord and, of an expanded model, the manifest.
   void export_model(const std::filesystem::path& out_dir) const;
 
   const model::Decoder& decoder() const { return decoder_; }
@@ -90,7 +94,7 @@ class Trainer {
   std::map<std::string, double> learning_rates() const;
 
   TrainerInputs inputs_;
-  method::Expansion expansion_;
+  std::optional<method::Expansion> expansion_;
   io::WeightFiles files_;
   model::Decoder decoder_;
   Trainable trainable_;

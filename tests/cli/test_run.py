@@ -280,6 +280,25 @@ def test_layers_can_be_chosen_by_hand_and_settings_on_the_command_line(finished,
     assert text_models.load(out / "model").config.num_hidden_layers == 4
 
 
+@pytest.mark.parametrize("method", ["full", "replay", "llama_pro", "lora", "top_k_layers"])
+def test_another_method_is_one_word(finished, tmp_path, method):
+    folder = finished[0]
+    replay = "data.replay=[{name: more, path: general.jsonl.gz, text_field: body}]"
+    arguments = ["--set", f"output_dir={tmp_path}/run", "--set", f"method={method}", "--set", replay,
+                 "--set", "top_k_layers.num_layers=1"]  # fmt: skip
+    process = run(folder, *arguments)
+    out = tmp_path / "run"
+    expands = method == "llama_pro"
+    assert (out / "expanded").exists() == expands and not (out / "importance.json").exists()
+    assert json.loads((out / "model" / "adept_training.json").read_text())["method"] == method
+    assert ("more" in process.stderr.split("share")[-1]) == (method == "replay")
+    model = text_models.load(out / "model")
+    assert model.config.num_hidden_layers == text_models.load(folder / "base").config.num_hidden_layers + 2 * expands
+    results = json.loads((out / "all_results.json").read_text())
+    assert results["eval_held-domain_loss"] != results["base_held-domain_loss"]
+    assert kept(run(folder, *arguments)) == ["baseline", *(["expand"] if expands else []), "train", "eval"]
+
+
 def test_text_that_is_trained_and_measured_on_is_warned_of(finished, tmp_path):
     folder, process = finished[0], finished[1]
     warning = "is in data.train"

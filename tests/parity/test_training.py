@@ -202,6 +202,118 @@ def test_twenty_steps_equal_pytorch(name, after, tmp_path):
     check_exported_logits(result, tmp_path)
 
 
+# The same for the methods that train something else than copies.
+
+LORA = dict(rank=4, alpha=12.0, target_modules=["q_proj", "v_proj", "down_proj"])
+
+
+def random_uniform(seed, stream, counter):
+    """The engine's counter-based generator: SplitMix64's finaliser, nested."""
+
+    def mix(x):
+        mask = (1 << 64) - 1
+        x = (x + 0x9E3779B97F4A7C15) & mask
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+        return x ^ (x >> 31)
+
+    return (mix(mix(mix(seed) ^ stream) ^ counter) >> 11) * 2.0**-53
+
+
+class Adapted(torch.nn.Module):
+    """A frozen projection and what LoRA adds to it, as peft computes it."""
+
+    def __init__(self, linear, rank, alpha, draw):
+        super().__init__()
+        self.linear, self.scale = linear, alpha / rank
+        bound = linear.in_features**-0.5
+        start = [bound * (2 * draw() - 1) for _ in range(rank * linear.in_features)]
+        self.lora_A = torch.nn.Parameter(torch.tensor(start).view(rank, linear.in_features))
+        self.lora_B = torch.nn.Parameter(torch.zeros(linear.out_features, rank))
+
+    def forward(self, x):
+        return self.linear(x) + (x @ self.lora_A.T @ self.lora_B.T) * self.scale
+
+
+def trained_parameters(model, method):
+    """By name, in the order of the checkpoint, and what merges LoRA at the end."""
+    if method == "lora":
+        model.requires_grad_(False)
+        counter = iter(range(10**9))
+        adapters = {}
+        for l, layer in enumerate(model.model.layers):
+            for path in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+                         "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"):  # fmt: skip
+                block, name = path.split(".")
+                if name not in LORA["target_modules"]:
+                    continue
+                adapted = Adapted(getattr(getattr(layer, block), name), LORA["rank"], LORA["alpha"],
+                                  lambda: random_uniform(42, 6, next(counter)))  # fmt: skip
+                setattr(getattr(layer, block), name, adapted)
+                adapters[f"model.layers.{l}.{path}"] = adapted
+        return {f"{name}.lora_{side}.weight": getattr(a, f"lora_{side}") for name, a in adapters.items() for side in "AB"}
+    names = dict(model.named_parameters())
+    if method == "top_k_layers":
+        last = model.config.num_hidden_layers - 1
+        names = {name: p for name, p in names.items() if name.startswith(f"model.layers.{last}.")}
+    return names
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "top_k_layers"])
+@pytest.mark.parametrize("name", ["llama_tied", "qwen2_max_window_layers"])
+def test_twenty_steps_of_every_method_equal_pytorch(name, method, tmp_path):
+    base = text_models.save(name, tmp_path / "base")
+    text_models.write_jsonl(tmp_path / "domain.jsonl", text_models.sentences("domain", 40))
+    config = write_config(
+        tmp_path / "train.yaml", model=str(base), output_dir=str(tmp_path / "run"), seq_len=SEQ_LEN, threads=1,
+        method=method, data={"train": [{"name": "domain", "path": str(tmp_path / "domain.jsonl")}]},
+        train=TRAIN | {"save_steps": 1, "save_total_limit": 100}, lora=LORA, top_k_layers={"num_layers": 1},
+    )  # fmt: skip
+    run_program("adept", "train", config)
+    per_step = TRAIN["batch_size"] * TRAIN["grad_accum"]
+    printed = run_program("loader_tool", config, tmp_path / "cache", STEPS * per_step).stdout
+    sequences = [json.loads(line)["tokens"] for line in printed.splitlines()]
+
+    model = text_models.load(base, torch.float32)
+    trained = trained_parameters(model, method)
+    decay = [p for p in trained.values() if p.dim() >= 2], [p for p in trained.values() if p.dim() < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay[0], "weight_decay": TRAIN["weight_decay"]}, {"params": decay[1], "weight_decay": 0.0}],
+        betas=(TRAIN["adam_beta1"], TRAIN["adam_beta2"]), eps=TRAIN["adam_eps"],
+    )  # fmt: skip
+    start = {key: p.detach().clone() for key, p in trained.items()}
+    losses, norms = [], []
+    for step in range(STEPS):
+        rows = sequences[step * per_step : (step + 1) * per_step]
+        micro_batches = [rows[i : i + TRAIN["batch_size"]] for i in range(0, per_step, TRAIN["batch_size"])]
+        model.zero_grad()
+        loss = 0.0
+        for part in mean_loss(model, micro_batches, count_targets(rows)):
+            part.backward()
+            loss += part.item()
+        losses.append(loss)
+        norms.append(torch.nn.utils.clip_grad_norm_(list(trained.values()), TRAIN["max_grad_norm"]).item())
+        for group in optimizer.param_groups:
+            group["lr"] = TRAIN["learning_rate"] * schedule(step)
+        optimizer.step()
+
+    log = read_lines(tmp_path / "run" / "trainer_log.jsonl")
+    assert [line["loss"] for line in log] == pytest.approx(losses, rel=1e-4)
+    assert [line["grad_norm"] for line in log] == pytest.approx(norms, rel=1e-3)
+    ours = load_file(tmp_path / "run" / f"checkpoint-{STEPS}" / "trainable.safetensors")
+    assert set(ours) == set(trained)
+    for key, p in trained.items():
+        moved = (p.detach() - start[key]).square().mean().sqrt().item()
+        apart = (p.detach() - ours[key]).square().mean().sqrt().item()
+        assert moved > 0 and apart <= 2e-3 * moved, key
+
+    ids, _ = tiny_models.random_batch(tiny_models.COMMON["vocab_size"])
+    with torch.no_grad():
+        exported, peer = text_models.load(tmp_path / "run" / "model")(ids).logits, model(ids).logits
+    assert ((exported - peer).abs().max() / peer.abs().max()).item() <= 2e-4
+    check_exported_logits(tmp_path / "run" / "model", tmp_path)
+
+
 def check_exported_logits(directory, folder):
     ids, targets = tiny_models.random_batch(tiny_models.COMMON["vocab_size"])
     save_file({"ids": ids, "targets": targets}, folder / "input.safetensors")

@@ -16,7 +16,7 @@ void print_sequences(const std::string& config_path, const std::string& cache_di
   const config::RunConfig config = config::load_run_config(config_path, {}, config::Purpose::kTrain);
   const run::TextModel model = run::load_text_model(config.model);
   const run::Datasets datasets = run::tokenize_all(model, config.data, cache_dir);
-  data::TrainLoader loader = run::make_train_loader(model, config, datasets.train);
+  data::TrainLoader loader = run::make_train_loader(model, config, datasets);
   for (const data::Sequence& sequence : loader.next_step(num_sequences))
     fmt::print("{}\n", Json{{"source", loader.source_name(sequence.source)}, {"tokens", sequence.tokens}}.dump());
 }

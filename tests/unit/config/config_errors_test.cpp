@@ -112,8 +112,8 @@ TEST(ConfigErrors, UnknownKeysNameTheNearest) {
        "run.yaml:6: probe.colour: found an unknown key; expected one of method, max_tokens, until_separated, "
        "batch_size"},
       {"\"a\\nb\": 1",
-       "run.yaml:6: a\\nb: found an unknown key; expected one of model, output_dir, seed, dtype, device, threads, "
-       "seq_len, data, probe, expand, train, unit_lr, eval"},
+       "run.yaml:6: a\\nb: found an unknown key; expected one of model, output_dir, method, seed, dtype, device, "
+       "threads, seq_len, data, probe, expand, train, unit_lr, lora, top_k_layers, eval"},
   };
   for (const Case& c : cases) EXPECT_EQ(message_of(kGood + c.yaml), c.message) << c.yaml;
 }
@@ -197,6 +197,20 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
        "each copy"},
       {"expand: {after: [1], exclude: [2]}",
        "run.yaml:6: expand.exclude: found together with expand.after, which names the layers itself"},
+      {"method: replay",
+       "run.yaml:3: data.replay: found nothing; expected the general text of which 0.25 of the training sequences are "
+       "taken (method: replay)"},
+      {"train: {replay_ratio: 10%}",
+       "run.yaml:3: data.replay: found nothing; expected the general text of which 0.1 of the training sequences are "
+       "taken (train.replay_ratio)"},
+      {"lora: {target_modules: [q_proj, qkv_proj]}",
+       "run.yaml:6: lora.target_modules.1: found \"qkv_proj\"; expected one of q_proj, k_proj, v_proj, o_proj, "
+       "gate_proj, "
+       "up_proj, down_proj"},
+      {"method: lorra",
+       "run.yaml:6: method: found \"lorra\"; expected adept, full, replay, llama_pro, lora or top_k_layers; did you "
+       "mean "
+       "lora?"},
       {"probe: {method: mask}",
        "run.yaml:6: probe.method: found \"mask\"; expected mask_out, cumulative, "
        "rank_aggregation, fisher, block_influence or taylor_gate"},

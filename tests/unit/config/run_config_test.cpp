@@ -164,6 +164,22 @@ TEST(Values, SharesMayBePercentages) {
   EXPECT_EQ(minimal_with({"train.warmup_ratio=3%"}).train.warmup_ratio, 0.03);
 }
 
+TEST(Methods, SetWhatTheyImplyAndLeaveTheRest) {
+  const RunConfig pro = minimal_with({"method=llama_pro"});
+  EXPECT_EQ(pro.expand.strategy, SelectionStrategy::kUniform);
+  EXPECT_EQ(pro.unit_lr.policy, UnitLrPolicy::kUniform);
+  EXPECT_TRUE(pro.expands());
+  EXPECT_EQ(minimal_with({"method=llama_pro", "expand.after=[1]"}).expand.strategy, SelectionStrategy::kManual);
+  const RunConfig full = minimal_with({"method=full", "data.general=[]"});
+  EXPECT_FALSE(full.expands());
+  EXPECT_EQ(full.unit_lr.policy, UnitLrPolicy::kUniform);
+  EXPECT_EQ(full.train.replay_ratio, 0.0);
+  EXPECT_EQ(minimal_with({"method=replay", "data.replay=[{name: r, path: p}]"}).train.replay_ratio, 0.25);
+  EXPECT_EQ(minimal_with({"train.replay_ratio=0.1", "data.replay=[{name: r, path: p}]"}).train.replay_ratio, 0.1);
+  EXPECT_EQ(minimal_with({"method=lora"}).lora.alpha, 16.0);
+  EXPECT_EQ(minimal_with({"method=lora", "lora.rank=4"}).lora.alpha, 8.0);
+}
+
 TEST(Overrides, NullUnsetsAnAlternative) {
   const std::string text = std::string(kMinimal) + "expand: {num_layers: 2}\n";
   EXPECT_THAT(parse(text, {"expand.num_layers=null", "expand.after=[1, 2]"}).expand.after, ElementsAre(1, 2));
@@ -184,7 +200,7 @@ TEST(Dump, LoadingTheDumpGivesTheSameDump) {
 
 TEST(Dump, KeepsOrderAndExactNumbers) {
   const std::string dump = to_yaml(minimal_with({"train.learning_rate=0.1", "expand.after=[0,9]"}));
-  EXPECT_THAT(dump, testing::StartsWith("model: base\noutput_dir: out\nseed: 42\ndtype: fp32\n"));
+  EXPECT_THAT(dump, testing::StartsWith("model: base\noutput_dir: out\nmethod: adept\nseed: 42\ndtype: fp32\n"));
   EXPECT_THAT(dump, HasSubstr("\n  num_layers: null\n  trainable: null\n  after: [0, 9]\n"));
   EXPECT_THAT(dump, HasSubstr("\n  learning_rate: 0.1\n"));
 }
@@ -215,7 +231,8 @@ void collect_keys(const Json& value, const std::string& prefix, std::vector<std:
 
 TEST(Explain, NamesEveryKeyOnceInTheOrderOfTheDump) {
   std::vector<std::string> dumped, explained;
-  collect_keys(to_json(minimal_with({"data.eval=[{name: e, path: p}]"})), "", dumped);
+  collect_keys(to_json(minimal_with({"data.eval=[{name: e, path: p}]", "data.replay=[{name: r, path: p}]"})), "",
+               dumped);
   for (const KeyDoc& doc : all_keys()) explained.push_back(doc.key);
   EXPECT_EQ(explained, dumped);
 }
@@ -237,7 +254,7 @@ TEST(Explain, EachLineHasTypeDefaultUnitAndMeaning) {
 }
 
 TEST(Explain, EveryKeyCanBeSet) {
-  const Json defaults = to_json(minimal_with({"data.eval=[{name: e, path: p}]"}));
+  const Json defaults = to_json(minimal_with({"data.eval=[{name: e, path: p}]", "data.replay=[{name: r, path: p}]"}));
   for (const KeyDoc& doc : all_keys()) {
     std::string key = doc.key, pointer = "/" + key;
     if (const auto index = key.find(".N."); index != std::string::npos) key[index + 1] = '0';
@@ -248,11 +265,13 @@ TEST(Explain, EveryKeyCanBeSet) {
     if (doc.type.starts_with("integer") || doc.type.starts_with("number")) value = "0.75";
     if (doc.type.starts_with("integer")) value = "9";
     if (doc.type.starts_with("list of integers")) value = "[1,2]";
+    if (key == "lora.target_modules") value = "q_proj";
     if (doc.type.find('|') != std::string::npos) {
       const std::string first = doc.type.substr(0, doc.type.find('|')), rest = doc.type.substr(first.size() + 1);
       value = doc.fallback.starts_with(first) ? rest.substr(0, rest.find('|')) : first;
     }
-    std::vector<std::string> overrides = {"data.eval=[{name: e, path: p}]", key + "=" + value};
+    std::vector<std::string> overrides = {"data.eval=[{name: e, path: p}]", "data.replay=[{name: r, path: p}]",
+                                          key + "=" + value};
     const Json changed = to_json(minimal_with(overrides));
     const Json::json_pointer at(pointer);
     EXPECT_NE(changed.at(at), defaults.at(at)) << key << "=" << value;

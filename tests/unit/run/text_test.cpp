@@ -221,12 +221,23 @@ TEST(MakeTrainLoader, JoinsDocumentsWithEosAndTakesTheWeights) {
   config.data.train.resize(2);
   config.data.train[0].weight = 3;
   config.data.train[1].weight = 1;
-  const data::TrainLoader loader =
-      make_train_loader(t.model(), config, {lengths_of("a", {9, 2}), lengths_of("b", {3, 7})});
+  Datasets datasets{
+      .train = {lengths_of("a", {9, 2}), lengths_of("b", {3, 7})}, .replay = {}, .general = {}, .eval = {}};
+  const data::TrainLoader loader = make_train_loader(t.model(), config, datasets);
   EXPECT_EQ(loader.tokens_per_epoch(0), 9 + 2 + 2);
   EXPECT_DOUBLE_EQ(loader.share(0), 0.75);
   EXPECT_EQ(loader.state()["eos"], 28);
   EXPECT_EQ(loader.state()["seed"], 42);
+
+  datasets.replay = {lengths_of("c", {9, 9}), lengths_of("d", {3, 1})};
+  config.data.replay.resize(2);
+  EXPECT_EQ(make_train_loader(t.model(), config, datasets).num_sources(), 2) << "no ratio, no replay";
+  config.train.replay_ratio = 0.2;
+  const data::TrainLoader with_replay = make_train_loader(t.model(), config, datasets);
+  EXPECT_NEAR(with_replay.share(0), 0.8 * 0.75, 1e-12);
+  EXPECT_NEAR(with_replay.share(1), 0.8 * 0.25, 1e-12);
+  EXPECT_NEAR(with_replay.share(2), 0.2 * 20 / 26, 1e-12) << "by size, as there are no weights";
+  EXPECT_NEAR(with_replay.share(3), 0.2 * 6 / 26, 1e-12);
 }
 
 TEST(MakeTrainLoader, RefusesAModelWithoutAnEndOfSequenceToken) {
@@ -234,7 +245,8 @@ TEST(MakeTrainLoader, RefusesAModelWithoutAnEndOfSequenceToken) {
   test::write_file(t.dir / "model/tokenizer_config.json", R"({"eos_token": null})");
   config::RunConfig config;
   config.data.train.resize(1);
-  EXPECT_THAT(test::message_of<DataError>([&] { make_train_loader(t.model(), config, {lengths_of("a", {9})}); }),
+  const Datasets datasets{.train = {lengths_of("a", {9})}, .replay = {}, .general = {}, .eval = {}};
+  EXPECT_THAT(test::message_of<DataError>([&] { make_train_loader(t.model(), config, datasets); }),
               HasSubstr("names no EOS token; expected eos_token in tokenizer_config.json"));
 }
 

@@ -19,6 +19,7 @@
 #include "adept/io/weight_files.h"
 #include "adept/method/units.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/train/methods.h"
 #include "adept/train/trainable.h"
 #include "tests/support/tiny_models.h"
 #include "tests/support/tolerance.h"
@@ -41,7 +42,7 @@ struct ReadyModel {
       : model(test::write_expanded_model(dir.path(), kind, after, DType::kF32, num_layers)),
         files(io::WeightFiles::open(model.expanded)),
         decoder(test::load_decoder(model.expanded, dtype)),
-        trainable(decoder, model.expansion, files) {}
+        trainable(decoder, expanded_tensors(decoder, model.expansion, files)) {}
 
   std::map<std::string, double> rates(double rate) const {
     std::map<std::string, double> rates;
@@ -350,9 +351,9 @@ TEST(TrainStep, FrozenTensorsKeepTheirBytes) {
       SCOPED_TRACE(kind);
       ReadyModel s(kind, dtype);
       const auto before = test::parameters_of(s.decoder);
-      const std::string hash = frozen_hash(s.decoder, s.model.expansion);
+      const std::string hash = frozen_hash(s.decoder, s.trainable);
       s.train(3);
-      EXPECT_EQ(frozen_hash(s.decoder, s.model.expansion), hash);
+      EXPECT_EQ(frozen_hash(s.decoder, s.trainable), hash);
       std::set<std::string> trained;
       for (const optim::Parameter& p : s.trainable.parameters()) trained.insert(p.name);
       for (const auto& [name, value] : test::parameters_of(s.decoder))
@@ -363,13 +364,13 @@ TEST(TrainStep, FrozenTensorsKeepTheirBytes) {
 
 TEST(FrozenHash, SeesEveryFrozenTensorAndNoTrainedOne) {
   ReadyModel s("llama_biased_tied");
-  const std::string hash = frozen_hash(s.decoder, s.model.expansion);
+  const std::string hash = frozen_hash(s.decoder, s.trainable);
   for (const auto& p : model::named_parameters(s.decoder.config(), s.decoder.weights())) {
     const at::Tensor original = *p.tensor;
     *p.tensor = original.detach().clone();
     p.tensor->view(-1)[p.tensor->numel() - 1] += 1e-3;
     const bool frozen = p.layer != 2 && p.layer != 5;
-    EXPECT_EQ(frozen_hash(s.decoder, s.model.expansion) != hash, frozen) << p.name;
+    EXPECT_EQ(frozen_hash(s.decoder, s.trainable) != hash, frozen) << p.name;
     *p.tensor = original;
   }
 }

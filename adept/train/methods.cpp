@@ -1,0 +1,106 @@
+#include "adept/train/methods.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <set>
+
+#include "adept/core/error.h"
+#include "adept/core/random.h"
+#include "adept/method/units.h"
+#include "adept/model/torch_tensors.h"
+
+namespace adept::train {
+namespace {
+
+using Choose = std::function<bool(const model::NamedTensor&)>;
+
+std::vector<TrainedTensor> tensors_of_model(model::Decoder& decoder, const io::WeightFiles& files,
+                                            const Choose& choose) {
+  std::vector<TrainedTensor> tensors;
+  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), decoder.weights())) {
+    if (!choose(p)) continue;
+    const at::Tensor master =
+        model::as_tensor(files.at(p.name), files.owner(p.name)).to(at::kFloat, false, true).to(decoder.device());
+    tensors.push_back({.name = p.name, .layer = p.layer, .slot = p.tensor, .master = master});
+  }
+  return tensors;
+}
+
+// As peft starts it: kaiming_uniform with a = sqrt(5), which is uniform in +-1/sqrt(columns).
+at::Tensor uniform_start(std::int64_t rows, std::int64_t columns, std::uint64_t seed, std::uint64_t& counter) {
+  at::Tensor tensor = at::empty({rows, columns}, at::kFloat);
+  const double bound = 1.0 / std::sqrt(static_cast<double>(columns));
+  auto* values = tensor.data_ptr<float>();
+  for (std::int64_t i = 0; i < tensor.numel(); ++i)
+    values[i] = static_cast<float>(bound * (2 * random_uniform(seed, RandomStream::kLora, counter++) - 1));
+  return tensor;
+}
+
+std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::Decoder& decoder) {
+  const config::LoraConfig& lora = config.lora;
+  const std::set<std::string> targets(lora.target_modules.begin(), lora.target_modules.end());
+  std::uint64_t counter = 0;
+  std::vector<TrainedTensor> tensors;
+  for (const model::NamedLinear& l : model::named_linears(decoder.weights())) {
+    if (!targets.empty() && !targets.contains(l.module_name)) continue;
+    const std::int64_t rows = l.linear->weight.size(0), columns = l.linear->weight.size(1);
+    nn::LoraAdapter& adapter = l.linear->adapter;
+    adapter.scale = lora.alpha.value() / static_cast<double>(lora.rank);
+    adapter.dropout = lora.dropout;
+    const auto seed = static_cast<std::uint64_t>(config.seed);
+    const at::Tensor a = uniform_start(lora.rank, columns, seed, counter).to(decoder.device());
+    const at::Tensor b = at::zeros({rows, lora.rank}, a.options());
+    tensors.push_back({.name = l.name + ".lora_A.weight", .layer = l.layer, .slot = &adapter.a, .master = a});
+    tensors.push_back({.name = l.name + ".lora_B.weight", .layer = l.layer, .slot = &adapter.b, .master = b});
+  }
+  return tensors;
+}
+
+}  // namespace
+
+std::vector<TrainedTensor> expanded_tensors(model::Decoder& decoder, const method::Expansion& expansion,
+                                            const io::WeightFiles& files) {
+  const std::vector<std::string> units = method::unit_names(expansion, decoder);
+  const std::set<std::string> names(units.begin(), units.end());
+  ADEPT_CHECK(names.size() == units.size(), "units overlap");
+  auto tensors = tensors_of_model(decoder, files, [&](const auto& p) { return names.contains(p.name); });
+  ADEPT_CHECK(tensors.size() == names.size(), "{} units, of which {} are tensors of the model", names.size(),
+              tensors.size());
+  return tensors;
+}
+
+std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, model::Decoder& decoder,
+                                           const std::optional<method::Expansion>& expansion,
+                                           const io::WeightFiles& files) {
+  switch (config.method) {
+    case config::Method::kAdept:
+    case config::Method::kLlamaPro:
+      return expanded_tensors(decoder, expansion.value(), files);
+    case config::Method::kFull:
+    case config::Method::kReplay:
+      return tensors_of_model(decoder, files, [](const auto&) { return true; });
+    case config::Method::kLora:
+      return add_adapters(config, decoder);
+    case config::Method::kTopKLayers: {
+      const std::int64_t first = decoder.num_layers() - config.top_k_layers.num_layers;
+      return tensors_of_model(decoder, files, [&](const auto& p) { return p.layer >= first; });
+    }
+  }
+  throw InternalError("unknown method");
+}
+
+void check_method(const config::RunConfig& config, const model::ModelConfig& model, const std::string& where) {
+  if (config.method == config::Method::kTopKLayers && config.top_k_layers.num_layers > model.num_hidden_layers)
+    throw ConfigError("top_k_layers.num_layers: found {}; expected at most {}, the layers of {}.",
+                      config.top_k_layers.num_layers, model.num_hidden_layers, where);
+  const std::int64_t narrowest = std::min(model.hidden_size, model.num_key_value_heads * model.head_dim);
+  if (config.method == config::Method::kLora && config.lora.rank > narrowest)
+    throw ConfigError("lora.rank: found {}; expected at most {}, the narrowest side of a projection of {}.",
+                      config.lora.rank, narrowest, where);
+}
+
+}  // namespace adept::train

@@ -1,0 +1,35 @@
+// What each method trains: ADEPT, and what a user would otherwise take, in the same engine.
+//
+//   adept, llama_pro   the identity copies of an expanded model (LLaMA-Pro: arXiv 2401.02415)
+//   full, replay       every parameter
+//   lora               low-rank adapters of projections (arXiv 2106.09685), merged when the model is exported
+//   top_k_layers       the last k layers
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "adept/config/run_config.h"
+#include "adept/io/weight_files.h"
+#include "adept/method/expansion.h"
+#include "adept/model/decoder.h"
+#include "adept/train/trainable.h"
+
+namespace adept::train {
+
+/// The tensors that the configuration's method trains. Starts come from `files` in full precision. LoRA's adapters are
+/// put into the decoder: B is 0, A uniform in +-1/sqrt(D) by the seed, as in peft. `expansion` is for the methods that
+/// expand. Throws ConfigError for more layers than there are.
+std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, model::Decoder& decoder,
+                                           const std::optional<method::Expansion>& expansion,
+                                           const io::WeightFiles& files);
+
+/// The expanded layers' tensors: the units, which partition what is trained.
+std::vector<TrainedTensor> expanded_tensors(model::Decoder& decoder, const method::Expansion& expansion,
+                                            const io::WeightFiles& files);
+
+/// Throws ConfigError where the model cannot be trained as configured: before anything is loaded.
+void check_method(const config::RunConfig& config, const model::ModelConfig& model, const std::string& where);
+
+}  // namespace adept::train
