@@ -107,14 +107,16 @@ class Work {
     trainable_ = std::make_unique<train::Trainable>(
         decoder_, train::expanded_tensors(decoder_, method::read_expansion(options.model), files));
     optimizer_ = std::make_unique<optim::AdamW>(trainable_->parameters(), optim::AdamWOptions{});
-    for (const optim::Parameter& parameter : trainable_->parameters()) rates_[parameter.name] = kLearningRate;
+    std::map<std::string, double> rates;
+    for (const optim::Parameter& parameter : trainable_->parameters()) rates[parameter.name] = kLearningRate;
+    rates_ = optim::whole_rates(trainable_->parameters(), rates);
   }
 
   model::Decoder decoder_;
   model::Batch batch_;
   std::unique_ptr<train::Trainable> trainable_;
   std::unique_ptr<optim::AdamW> optimizer_;
-  std::map<std::string, double> rates_;
+  optim::ParameterRates rates_;
 };
 
 void serve(const Options& options) {

@@ -51,16 +51,16 @@ struct NamedPath {
 };
 
 /// NAME=PATH where the part before the first '=' can be a name and the whole is no file's name.
-NamedPath split_name(const std::string& argument) {
+NamedPath split_name(const std::string& option, const std::string& argument) {
   const auto equals = argument.find('=');
   if (equals == std::string::npos || std::filesystem::exists(argument)) return {"", argument};
   const std::string name = argument.substr(0, equals);
   if (name.find('/') != std::string::npos) return {"", argument};
   if (!config::is_source_name(name))
     throw ConfigError(
-        "--data {}: found the name \"{}\"; expected 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a "
+        "{} {}: found the name \"{}\"; expected 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a "
         "digit",
-        argument, name);
+        option, argument, name);
   return {name, argument.substr(equals + 1)};
 }
 
@@ -123,6 +123,10 @@ void add_data_options(CLI::App& command, DataOptions& options) {
   command.add_option("--data", options.data, "Text: .txt or .jsonl, also .gz; files, folders, globs; repeatable")
       ->required()
       ->type_name("[NAME=]PATH");
+  add_text_options(command, options);
+}
+
+void add_text_options(CLI::App& command, DataOptions& options) {
   command.add_option("--text-field", options.text_field, "Field of a .jsonl record that holds the text")
       ->type_name("FIELD")
       ->capture_default_str();
@@ -134,8 +138,8 @@ std::vector<config::Source> sources(const DataOptions& options) {
   std::vector<config::Source> result;
   std::map<std::string, bool> name_was_given;
   for (const std::string& argument : options.data) {
-    const auto [given_name, path] = split_name(argument);
-    if (path.empty()) throw ConfigError("--data {}: the path is empty; expected [NAME=]PATH", argument);
+    const auto [given_name, path] = split_name(options.option, argument);
+    if (path.empty()) throw ConfigError("{} {}: the path is empty; expected [NAME=]PATH", options.option, argument);
     const std::string name = given_name.empty() ? name_of_path(path) : given_name;
     const auto [known, is_new] = name_was_given.try_emplace(name, !given_name.empty());
     if (is_new) {
@@ -147,8 +151,8 @@ std::vector<config::Source> sources(const DataOptions& options) {
       continue;
     }
     if (!known->second || given_name.empty())
-      throw ConfigError("--data {}: another --data is called \"{}\" too; give each a name, as in --data NAME={}",
-                        argument, name, path);
+      throw ConfigError("{0} {1}: another {0} is called \"{2}\" too; give each a name, as in {0} NAME={3}",
+                        options.option, argument, name, path);
     const auto same = [&](const config::Source& source) { return source.name == name; };
     std::find_if(result.begin(), result.end(), same)->paths.push_back(path);
   }

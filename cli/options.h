@@ -37,6 +37,7 @@ CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vecto
 
 /// What --data and the options beside it say.
 struct DataOptions {
+  std::string option = "--data";  ///< for messages
   std::vector<std::string> data;  ///< each NAME=PATH or PATH
   std::string text_field = "text";
   config::TxtRecord txt_record = config::TxtRecord::kFile;
@@ -45,6 +46,9 @@ struct DataOptions {
 
 /// --data NAME=PATH or PATH (repeatable, required), --text-field, --txt-record, --on-bad-record.
 void add_data_options(CLI::App& command, DataOptions& options);
+
+/// Those beside --data alone.
+void add_text_options(CLI::App& command, DataOptions& options);
 
 /// The sources that the options name, in order. A PATH without a name gets that of its file, without folder and
 /// extensions; paths of equal names given as NAME=PATH form one source.

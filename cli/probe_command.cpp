@@ -124,6 +124,7 @@ void run(const Options& options) {
   const model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
   const std::string hash = io::WeightFiles::open(model.dir).hash();
   DataOptions domain_options = options.data;
+  domain_options.option = "--domain";
   domain_options.data = options.domain;
   const auto general = tokenize(model, sources(options.data)), domain = tokenize(model, sources(domain_options));
   run::print_counts(general);

@@ -17,6 +17,7 @@ constexpr std::int64_t kDefaultNumLayers = 4;
 constexpr double kDefaultWarmupRatio = 0.03;
 constexpr double kDefaultEpochs = 1.0;
 constexpr double kReplayRatio = 0.25;
+constexpr double kNormalizedEma = 0.5;
 
 class CrossCheck {
  public:
@@ -73,7 +74,8 @@ void check_names(const std::string& list_key, const List& sources, std::map<std:
   }
 }
 
-void check_weights(const std::string& list_key, const std::vector<TrainSource>& sources, CrossCheck& check) {
+template <typename List>
+void check_weights(const std::string& list_key, const List& sources, CrossCheck& check) {
   for (std::size_t i = 1; i < sources.size(); ++i) {
     const std::size_t without = sources[i].weight ? 0 : i;
     check.expect(sources[i].weight.has_value() == sources[0].weight.has_value(),
@@ -91,6 +93,7 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
 
   check_weights("data.train", config.data.train, check);
   check_weights("data.replay", config.data.replay, check);
+  check_weights("data.general", config.data.general, check);
   const double ratio = config.train.replay_ratio.value_or(0);
   check.expect(
       ratio == 0 || !config.data.replay.empty(), {"data.replay", "data", "train.replay_ratio", "method"},
@@ -98,11 +101,12 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
                   "({})",
                   ratio, config.method == Method::kReplay ? "method: replay" : "train.replay_ratio"));
   const bool probes = purpose == Purpose::kRun && config.expands() && config.expand.needs_scores();
-  const bool updates = config.unit_lr.policy == UnitLrPolicy::kReference;
-  check.expect(!config.data.general.empty() || !(probes || updates),
-               {"data.general", "data", "unit_lr.policy", "expand.after"},
-               fmt::format("found nothing; expected general text, which {} is measured on",
-                           probes ? "layer importance" : "unit importance (unit_lr.policy: reference)"));
+  const bool updates = config.unit_lr.policy != UnitLrPolicy::kUniform;
+  check.expect(
+      !config.data.general.empty() || !(probes || updates), {"data.general", "data", "unit_lr.policy", "expand.after"},
+      fmt::format("found nothing; expected general text, which {} is measured on",
+                  probes ? "layer importance"
+                         : fmt::format("unit importance (unit_lr.policy: {})", to_string(config.unit_lr.policy))));
 }
 
 void check_train(const TrainConfig& train, CrossCheck& check) {
@@ -212,6 +216,8 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
   expand_homes(config.data.eval, "data.eval", check);
   if (config.method == Method::kLlamaPro && expand.after.empty()) expand.strategy = SelectionStrategy::kUniform;
   if (config.method != Method::kAdept) config.unit_lr.policy = UnitLrPolicy::kUniform;
+  if (!config.unit_lr.ema)
+    config.unit_lr.ema = config.unit_lr.policy == UnitLrPolicy::kNormalized ? kNormalizedEma : 0.0;
   if (!config.train.replay_ratio) config.train.replay_ratio = config.method == Method::kReplay ? kReplayRatio : 0.0;
   check_expand(expand, check);
   if (!expand.strategy)

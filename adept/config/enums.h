@@ -19,7 +19,7 @@ enum class EvalRole { kGeneral, kDomain, kOther };
 enum class ProbeMethod { kMaskOut, kCumulative, kRankAggregation, kFisher, kBlockInfluence, kTaylorGate };
 enum class SelectionStrategy { kLowest, kCostAware, kUniform, kHighest, kGainPerCost, kManual };
 enum class LrScheduler { kConstant, kLinear, kCosine, kWsd };
-enum class UnitLrPolicy { kReference, kUniform };
+enum class UnitLrPolicy { kReference, kUniform, kNormalized };
 
 template <typename Enum>
 struct Choice {
@@ -68,7 +68,8 @@ inline constexpr std::array kChoices<LrScheduler> = {
     Choice{LrScheduler::kCosine, "cosine"}, Choice{LrScheduler::kWsd, "wsd"}};
 template <>
 inline constexpr std::array kChoices<UnitLrPolicy> = {Choice{UnitLrPolicy::kReference, "reference"},
-                                                      Choice{UnitLrPolicy::kUniform, "uniform"}};
+                                                      Choice{UnitLrPolicy::kUniform, "uniform"},
+                                                      Choice{UnitLrPolicy::kNormalized, "normalized"}};
 
 /// The spelling of a choice.
 template <typename Enum>

@@ -27,14 +27,18 @@ struct TrainSource : Source {
   std::optional<double> weight;  ///< share of the training tokens, relative; none in any source: in proportion to size
 };
 
+struct GeneralSource : Source {
+  std::optional<double> weight;  ///< share in a measurement, relative; none in any source: all the same
+};
+
 struct EvalSource : Source {
   EvalRole role = EvalRole::kOther;
 };
 
 struct DataConfig {
   std::vector<TrainSource> train;
-  std::vector<TrainSource> replay;  ///< mixed in as train.replay_ratio says
-  std::vector<Source> general;      ///< the general-competence detection corpus: layer probe and unit importance
+  std::vector<TrainSource> replay;     ///< mixed in as train.replay_ratio says
+  std::vector<GeneralSource> general;  ///< the general-competence detection corpus: layer probe and unit importance
   std::vector<EvalSource> eval;
 };
 
@@ -85,8 +89,19 @@ struct TrainConfig {
   std::int64_t max_nonfinite_steps = 5;
 };
 
+/// Units whose rate is multiplied.
+struct UnitFactor {
+  std::string units;  ///< pattern of their names: * and ?
+  double factor = 1;
+};
+
 struct UnitLrConfig {
   UnitLrPolicy policy = UnitLrPolicy::kReference;
+  bool by_head = false;
+  std::int64_t ffn_block_size = 0;  ///< 0 = whole tensors
+  double floor = 0.1;               ///< of the policy normalized
+  std::optional<double> ema;        ///< after loading, set: 0.5 for the policy normalized, else 0
+  std::vector<UnitFactor> factors;
   std::int64_t update_every = 500;
   std::int64_t probe_tokens = 16384;
 };
@@ -156,11 +171,13 @@ std::string to_yaml(const RunConfig& config);
 Json to_json(const RunConfig& config);
 Json to_json(const Source& config);
 Json to_json(const TrainSource& config);
+Json to_json(const GeneralSource& config);
 Json to_json(const EvalSource& config);
 Json to_json(const DataConfig& config);
 Json to_json(const ProbeConfig& config);
 Json to_json(const ExpandConfig& config);
 Json to_json(const TrainConfig& config);
+Json to_json(const UnitFactor& config);
 Json to_json(const UnitLrConfig& config);
 Json to_json(const LoraConfig& config);
 Json to_json(const TopKLayersConfig& config);

@@ -75,6 +75,13 @@ void describe(Visitor& v, TrainSource& c) {
 }
 
 template <typename Visitor>
+void describe(Visitor& v, GeneralSource& c) {
+  describe(v, static_cast<Source&>(c));
+  v(c.weight, "weight", "Weight of the source in what is measured on several, relative; for all sources or for none",
+    {.range = kPositive, .fallback = "all the same"});
+}
+
+template <typename Visitor>
 void describe(Visitor& v, EvalSource& c) {
   describe(v, static_cast<Source&>(c));
   v(c.role, "role", "What the set stands for in the final table");
@@ -153,8 +160,24 @@ void describe(Visitor& v, TrainConfig& c) {
 }
 
 template <typename Visitor>
+void describe(Visitor& v, UnitFactor& c) {
+  v(c.units, "units", "Names of units, * and ? standing for any letters, such as *.mlp.*", {.required = true});
+  v(c.factor, "factor", "What their rate is multiplied with; 0 freezes them", {.range = kNotNegative});
+}
+
+template <typename Visitor>
 void describe(Visitor& v, UnitLrConfig& c) {
-  v(c.policy, "policy", "Rate factor of each unit: 2 (I_max - I) / (I_max - I_min), or 1");
+  v(c.policy, "policy",
+    "Rate factor of each unit: reference, 2 (I_max - I) / (I_max - I_min); uniform, 1; normalized, norm gains and "
+    "biases "
+    "ranged apart from matrices, floor + (1 - floor) (I_max - I) / (I_max - I_min), divided by its mean over elements");
+  v(c.by_head, "by_head", "Split the attention's projections into a unit for each head");
+  v(c.ffn_block_size, "ffn_block_size", "Split the feed-forward's projections into units of so many neurons; 0 = whole",
+    {.unit = "neurons", .range = {.min = 0, .max = 1e9}});
+  v(c.floor, "floor", "Least factor of the policy normalized, before its division by the mean", {.range = kFraction});
+  v(c.ema, "ema", "Share of the earlier importance that an update keeps",
+    {.range = kBelowOne, .fallback = "0.5 for the policy normalized, else 0"});
+  v(c.factors, "factors", "Further factors of units by name, in any policy");
   v(c.update_every, "update_every", "Interval of importance updates", {.unit = "steps", .range = kSteps});
   v(c.probe_tokens, "probe_tokens", "Text of data.general that one importance update reads",
     {.unit = "tokens", .range = {.min = 1, .max = 1e15}});

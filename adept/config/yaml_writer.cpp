@@ -46,11 +46,13 @@ std::string to_yaml(const RunConfig& config) { return emit_document(encode(confi
 Json to_json(const RunConfig& config) { return encode(config); }
 Json to_json(const Source& config) { return encode(config); }
 Json to_json(const TrainSource& config) { return encode(config); }
+Json to_json(const GeneralSource& config) { return encode(config); }
 Json to_json(const EvalSource& config) { return encode(config); }
 Json to_json(const DataConfig& config) { return encode(config); }
 Json to_json(const ProbeConfig& config) { return encode(config); }
 Json to_json(const ExpandConfig& config) { return encode(config); }
 Json to_json(const TrainConfig& config) { return encode(config); }
+Json to_json(const UnitFactor& config) { return encode(config); }
 Json to_json(const UnitLrConfig& config) { return encode(config); }
 Json to_json(const LoraConfig& config) { return encode(config); }
 Json to_json(const TopKLayersConfig& config) { return encode(config); }

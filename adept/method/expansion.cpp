@@ -195,6 +195,8 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
                       .base_num_hidden_layers = num_layers,
                       .layers = place_copies(after, num_layers),
                       .importance = importance};
+  // What only a choice needs is not for the manifest.
+  if (expansion.importance) expansion.importance->stability.covariance.clear();
   if (importance && static_cast<int>(importance->layers.size()) != num_layers)
     throw DataError("{}: the importance scores are of a model with {} layers, this one has {}; probe this model.",
                     base_dir.string(), importance->layers.size(), num_layers);

@@ -41,7 +41,7 @@ model::Decoder copies_of_layers(const model::Decoder& decoder) {
 
 std::map<int, double> tokens_of_sources(const std::vector<ProbeBatch>& batches, const char* what) {
   std::map<int, double> tokens;
-  for (const auto& [batch, source] : batches)
+  for (const auto& [batch, source, weight] : batches)
     if (batch.num_targets > 0) tokens[source] += static_cast<double>(batch.num_targets);
   if (tokens.empty())
     throw DataError("{} text: found no token to predict; expected documents of at least two tokens.", what);
@@ -52,6 +52,7 @@ CopyGradients copy_gradients(const model::Decoder& decoder, const std::vector<Pr
                              const Tick& tick) {
   model::Decoder copies = copies_of_layers(decoder);
   const std::map<int, double> tokens = tokens_of_sources(batches, what);
+  const std::map<int, double> shares = source_shares(batches);
   std::vector<int> layers(static_cast<std::size_t>(decoder.num_layers()));
   std::iota(layers.begin(), layers.end(), 0);
   CopyGradients result;
@@ -60,11 +61,10 @@ CopyGradients copy_gradients(const model::Decoder& decoder, const std::vector<Pr
     for (const at::Tensor* slot : outputs_of(layer))
       result.layers.back().push_back(at::zeros(slot->sizes(), slot->options().dtype(at::kFloat).requires_grad(false)));
   }
-  for (const auto& [batch, source] : batches) {
+  for (const auto& [batch, source, weight] : batches) {
     throw_if_interrupted();
     if (batch.num_targets == 0) continue;
-    const double share =
-        static_cast<double>(batch.num_targets) / tokens.at(source) / static_cast<double>(tokens.size());
+    const double share = shares.at(source) * static_cast<double>(batch.num_targets) / tokens.at(source);
     result.loss += share * visit_output_gradients(decoder, batch, layers, [&](const LayerGradients& g) {
                      const auto l = static_cast<std::size_t>(g.layer);
                      std::vector<at::Tensor> wanted;

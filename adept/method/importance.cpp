@@ -94,8 +94,8 @@ Json to_json(const Importance& importance) {
   if (resampled)
     json["stability"] = {{"num_lowest", importance.stability.num_lowest},
                          {"resamples", importance.stability.num_resamples},
-                         {"same_set_share", importance.stability.same_set_share},
-                         {"covariance", importance.stability.covariance}};
+                         {"same_set_share", importance.stability.same_set_share}};
+  if (!importance.stability.covariance.empty()) json["stability"]["covariance"] = importance.stability.covariance;
   if (importance.separation)
     json["separation"] = {{"reached", importance.separation->reached},
                           {"required_share", importance.separation->required_share},
@@ -116,7 +116,7 @@ Stability read_stability(const Json& json, std::size_t num_layers) {
                       .num_resamples = json_field<int>(json, "resamples", "stability."),
                       .same_set_share = json_field<double>(json, "same_set_share", "stability."),
                       .covariance = {}};
-  for (const Json& row : json_list(json, "covariance")) {
+  for (const Json& row : json.contains("covariance") ? json_list(json, "covariance") : Json::array()) {
     std::vector<double> values;
     for (const Json& value : row) {
       if (!value.is_number()) throw DataError("stability.covariance holds {}; expected numbers", model::brief(value));

@@ -22,12 +22,12 @@ namespace adept::method {
 
 /// The score of one layer.
 struct LayerImportance {
-  int index = 0;                  ///< in the probed model, 0 .. L-1
-  double score = 0;               ///< see importance_methods.h
-  double normalized = 0;          ///< (score - min) / (max - min) over layers; 0 where the range is 0
-  int rank = 0;                   ///< 1 = the most important layer
-  std::array<double, 2> ci95{};   ///< of `score`, the sequences of each source being its sample
-  double lowest_share = 0;        ///< of resamples in which the layer is among the k lowest
+  int index = 0;                    ///< in the probed model, 0 .. L-1
+  double score = 0;                 ///< see importance_methods.h
+  double normalized = 0;            ///< (score - min) / (max - min) over layers; 0 where the range is 0
+  int rank = 0;                     ///< 1 = the most important layer
+  std::array<double, 2> ci95{};     ///< of `score`, the sequences of each source being its sample
+  double lowest_share = 0;          ///< of resamples in which the layer is among the k lowest
   std::optional<LayerGain> gain{};  ///< where the score is one
 };
 

@@ -85,7 +85,8 @@ void add_intervals(const ProbeSamples& samples, const ImportanceMethod& method,
           table.values.data() + (n * static_cast<std::size_t>(samples.num_layers) + l) * table.parts.size();
       totals.push_back(std::accumulate(row, row + table.parts.size(), 0.0));
     }
-    layer.ci95 = token_mean_ci95({.totals = totals, .tokens = samples.tokens, .sources = samples.sources});
+    layer.ci95 = token_mean_ci95(
+        {.totals = totals, .tokens = samples.tokens, .sources = samples.sources, .weights = samples.source_weights});
     const double mean = means.sum(layer.index);
     if (mean != 0 && layer.score != mean)
       for (double& bound : layer.ci95) bound *= layer.score / mean;
@@ -104,15 +105,17 @@ bool can_resample(const ProbeSamples& samples) {
 Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method, int num_lowest) {
   if (samples.tokens.empty())
     throw DataError("probe text: found no token to predict; expected documents of at least two tokens.");
-  Importance importance{
-      .method = std::string(method.name),
-      .model_hash = "",
-      .baseline_loss = token_mean({.totals = samples.losses, .tokens = samples.tokens, .sources = samples.sources}),
-      .tokens = 0,
-      .sequences = std::ssize(samples.tokens),
-      .layers = {},
-      .stability = {},
-      .separation = {}};
+  Importance importance{.method = std::string(method.name),
+                        .model_hash = "",
+                        .baseline_loss = token_mean({.totals = samples.losses,
+                                                     .tokens = samples.tokens,
+                                                     .sources = samples.sources,
+                                                     .weights = samples.source_weights}),
+                        .tokens = 0,
+                        .sequences = std::ssize(samples.tokens),
+                        .layers = {},
+                        .stability = {},
+                        .separation = {}};
   double tokens = 0;
   for (const double n : samples.tokens) tokens += n;
   importance.tokens = static_cast<std::int64_t>(tokens);
@@ -160,7 +163,8 @@ std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std
                       options.num_lowest, num_layers);
   const Passes passes(options);
   const ImportanceMethod& first = importance_method(options.methods.at(0));
-  ProbeSamples samples{.num_layers = num_layers, .tokens = {}, .losses = {}, .sources = {}, .tables = {}};
+  ProbeSamples samples{
+      .num_layers = num_layers, .tokens = {}, .losses = {}, .sources = {}, .source_weights = {}, .tables = {}};
   std::int64_t done = 0, positions = 0;
   const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
   Separation separation{.reached = false, .required_share = 1 - kError / static_cast<double>(parts.size()), .looks = 0};

@@ -88,25 +88,37 @@ LayerMeans layer_means(const ProbeSamples& samples, Measure measure, std::span<c
   const std::size_t width = static_cast<std::size_t>(samples.num_layers) * table.parts.size();
   ADEPT_CHECK(table.values.size() == samples.num_sequences() * width, "a table of {} values for {} sequences",
               table.values.size(), samples.num_sequences());
-  const int num_sources = 1 + *std::max_element(samples.sources.begin(), samples.sources.end());
-  std::vector<double> tokens(static_cast<std::size_t>(num_sources));
-  std::vector<std::vector<double>> totals(tokens.size(), std::vector<double>(width));
+  std::map<int, double> tokens;
+  std::map<int, std::vector<double>> totals;
   for (std::size_t n = 0; n < samples.num_sequences(); ++n) {
     const double count = counts.empty() ? 1.0 : counts[n];
     if (count == 0) continue;
-    const auto source = static_cast<std::size_t>(samples.sources[n]);
     const double* row = table.values.data() + n * width;
-    double* total = totals[source].data();
-    tokens[source] += count * samples.tokens[n];
+    std::vector<double>& total = totals[samples.sources[n]];
+    total.resize(width);
+    tokens[samples.sources[n]] += count * samples.tokens[n];
     for (std::size_t i = 0; i < width; ++i) total[i] += count * row[i];
   }
   LayerMeans means{.num_layers = samples.num_layers,
                    .num_parts = static_cast<int>(table.parts.size()),
                    .values = std::vector<double>(width)};
-  const auto present = static_cast<double>(std::count_if(tokens.begin(), tokens.end(), [](double t) { return t > 0; }));
-  for (std::size_t s = 0; s < tokens.size(); ++s)
-    for (std::size_t i = 0; tokens[s] > 0 && i < width; ++i) means.values[i] += totals[s][i] / tokens[s] / present;
+  double weights = 0;
+  for (const auto& [source, total] : totals) weights += samples.source_weights.at(source);
+  for (const auto& [source, total] : totals) {
+    const double factor = samples.source_weights.at(source) / weights / tokens.at(source);
+    for (std::size_t i = 0; i < width; ++i) means.values[i] += factor * total[i];
+  }
   return means;
+}
+
+std::map<int, double> source_shares(std::span<const ProbeBatch> batches) {
+  std::map<int, double> shares;
+  for (const ProbeBatch& batch : batches)
+    if (batch.batch.num_targets > 0) shares[batch.source] = batch.weight;
+  double total = 0;
+  for (const auto& [source, weight] : shares) total += weight;
+  for (auto& [source, weight] : shares) weight /= total;
+  return shares;
 }
 
 void add_sequences(const ProbeBatch& batch, ProbeSamples& samples) {
@@ -114,6 +126,7 @@ void add_sequences(const ProbeBatch& batch, ProbeSamples& samples) {
     if (count == 0) continue;
     samples.tokens.push_back(count);
     samples.sources.push_back(batch.source);
+    samples.source_weights[batch.source] = batch.weight;
   }
 }
 

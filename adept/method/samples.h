@@ -15,11 +15,15 @@
 
 namespace adept::method {
 
-/// Sequences of one source of general text. Sources weigh the same, whatever their sizes.
+/// Sequences of one source of text. What is measured is the mean of the sources' means per token, whatever their sizes.
 struct ProbeBatch {
   model::Batch batch;
-  int source = 0;  ///< 0, 1, ...
+  int source = 0;     ///< 0, 1, ...
+  double weight = 1;  ///< of the source in that mean, relative; the same in all its batches
 };
+
+/// The share of each source in a mean: its weight over those of all sources that have a token to predict.
+std::map<int, double> source_shares(std::span<const ProbeBatch> batches);
 
 /// A quantity that the passes below measure, of sequence n and layer l. All are totals over n's predicted tokens, so
 /// that total / tokens is a mean per token. g is the gradient of n's mean loss, F_l(h_l) = h_{l+1} - h_l.
@@ -40,15 +44,16 @@ struct MeasureTable {
 /// All that was measured so far. Sequences without a predicted token are left out.
 struct ProbeSamples {
   int num_layers = 0;
-  std::vector<double> tokens;  ///< (N) predicted
-  std::vector<double> losses;  ///< (N) sums, nats
-  std::vector<int> sources;    ///< (N)
+  std::vector<double> tokens;            ///< (N) predicted
+  std::vector<double> losses;            ///< (N) sums, nats
+  std::vector<int> sources;              ///< (N)
+  std::map<int, double> source_weights;  ///< of the sources that are there
   std::map<Measure, MeasureTable> tables;
 
   std::size_t num_sequences() const { return tokens.size(); }
 };
 
-/// Per-token means of a measure over the sequences; each source weighs the same.
+/// Per-token means of a measure over the sequences, averaged over the sources by their weights.
 struct LayerMeans {
   int num_layers = 0, num_parts = 1;
   std::vector<double> values;  ///< (L, P)

@@ -25,9 +25,9 @@ enum class SelectionStrategy {
 /// How many copies, and which layers may have them.
 struct SelectionOptions {
   SelectionStrategy strategy = SelectionStrategy::kLowest;
-  int num_layers = 4;        ///< k
+  int num_layers = 4;             ///< k
   std::vector<int> exclude = {};  ///< layers that get no copy
-  int copies = 1;            ///< of each chosen layer, one behind the other
+  int copies = 1;                 ///< of each chosen layer, one behind the other
   /// For kGainPerCost: what a step costs with this many copies, the lowest behind this layer.
   std::function<double(int lowest_source, int num_copies)> step_cost = {};
 };

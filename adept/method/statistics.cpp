@@ -44,7 +44,7 @@ namespace {
 
 struct SourceMean {
   double total = 0, tokens = 0, squares = 0;  // squares: of the residuals
-  double n = 0;
+  double n = 0, share = 0;
   double mean() const { return total / tokens; }
 };
 
@@ -66,8 +66,14 @@ std::vector<SourceMean> source_means(const StratifiedTotals& sample) {
     const double residual = sample.totals[i] - mean.mean() * sample.tokens[i];
     mean.squares += residual * residual;
   }
+  const auto weight = [&](int index) { return sample.weights.empty() ? 1.0 : sample.weights.at(index); };
+  double weights = 0;
+  for (const auto& [index, mean] : means) weights += weight(index);
   std::vector<SourceMean> result;
-  for (const auto& [index, mean] : means) result.push_back(mean);
+  for (auto& [index, mean] : means) {
+    mean.share = weight(index) / weights;
+    result.push_back(mean);
+  }
   return result;
 }
 
@@ -87,23 +93,21 @@ std::vector<double> ranks(std::span<const double> values) {
 }  // namespace
 
 double token_mean(const StratifiedTotals& sample) {
-  const std::vector<SourceMean> sources = source_means(sample);
   double sum = 0;
-  for (const SourceMean& source : sources) sum += source.mean();
-  return sum / static_cast<double>(sources.size());
+  for (const SourceMean& source : source_means(sample)) sum += source.share * source.mean();
+  return sum;
 }
 
 std::array<double, 2> token_mean_ci95(const StratifiedTotals& sample) {
   const std::vector<SourceMean> sources = source_means(sample);
-  const auto num_sources = static_cast<double>(sources.size());
   double mean = 0, variance = 0;
   for (const SourceMean& source : sources) {
     if (source.n < 2) {
       constexpr double infinity = std::numeric_limits<double>::infinity();
       return {-infinity, infinity};
     }
-    mean += source.mean() / num_sources;
-    const double error = std::sqrt(source.squares * source.n / (source.n - 1)) / source.tokens / num_sources;
+    mean += source.share * source.mean();
+    const double error = source.share * std::sqrt(source.squares * source.n / (source.n - 1)) / source.tokens;
     variance += error * error;
   }
   const auto freedom = static_cast<int>(sample.totals.size() - sources.size());

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <span>
 #include <vector>
 
@@ -17,9 +18,10 @@ struct StratifiedTotals {
   std::span<const double> totals;  ///< (N)
   std::span<const double> tokens;  ///< (N)
   std::span<const int> sources;    ///< (N); empty: one source
+  std::map<int, double> weights;   ///< of the sources; empty: all the same
 };
 
-/// Mean per token: of each source, sum of totals / sum of tokens; every source weighs the same.
+/// Mean per token: of each source, sum of totals / sum of tokens; over the sources, by their weights.
 double token_mean(const StratifiedTotals& sample);
 
 /// 95 % interval of token_mean, the sequences of each source being its sample: the ratio estimator's standard error

@@ -1,8 +1,13 @@
 #include "adept/method/units.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/sum.h>
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <iterator>
+#include <set>
 
 #include "adept/core/error.h"
 #include "adept/core/signals.h"
@@ -18,19 +23,112 @@ bool is_identity(const model::LayerWeights& layer) {
          is_zero(layer.down_proj.bias);
 }
 
-}  // namespace
+// How a tensor falls into parts of `step` slices along `dim`; no part: one unit.
+struct Split {
+  std::int64_t dim = 0;
+  std::int64_t step = 0;
+  std::string part;
+};
 
-std::vector<std::string> unit_names(const Expansion& expansion, const model::Decoder& decoder) {
-  std::vector<std::string> names;
-  model::Weights weights = decoder.weights();
-  for (const ExpandedLayer& copy : expansion.layers)
-    for (const model::NamedTensor& p : model::layer_parameters(decoder.config(), weights, copy.index))
-      names.push_back(p.name);
-  return names;
+Split split_of(const model::NamedTensor& p, const model::ModelConfig& config, const UnitGranularity& granularity) {
+  const auto is_one_of = [&](std::initializer_list<std::string_view> names) {
+    return std::any_of(names.begin(), names.end(), [&](std::string_view name) { return p.unit.starts_with(name); });
+  };
+  const bool is_bias = p.unit.ends_with(".bias");
+  if (granularity.by_head) {
+    if (is_one_of({"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"})) return {0, config.head_dim, "head"};
+    if (is_one_of({"self_attn.o_proj"}) && !is_bias) return {1, config.head_dim, "head"};
+  }
+  if (granularity.ffn_block_size > 0) {
+    if (is_one_of({"mlp.gate_proj", "mlp.up_proj"})) return {0, granularity.ffn_block_size, "block"};
+    if (is_one_of({"mlp.down_proj"}) && !is_bias) return {1, granularity.ffn_block_size, "block"};
+  }
+  return {};
 }
 
-UnitValues unit_importance(const Expansion& expansion, const model::Decoder& decoder,
+// Sums of |theta g| over everything but `dim`: products in fp32, sums in fp64.
+at::Tensor sums_along(std::int64_t dim, const at::Tensor& parameter, const at::Tensor& gradient) {
+  const at::Tensor products = (parameter.detach().to(at::kFloat) * gradient.to(at::kFloat)).abs();
+  if (products.dim() == 1) return products.to(at::kDouble).cpu();
+  return products.sum({1 - dim}, /*keepdim=*/false, at::kDouble).cpu();
+}
+
+struct Range {
+  double low = 0, high = 0;
+  // 0 at the top, 1 at the bottom; `if_flat` where there is no range.
+  double distance_to_top(double value, double if_flat) const {
+    return high > low ? (high - value) / (high - low) : if_flat;
+  }
+};
+
+Range range_of(const std::vector<Unit>& units, const UnitValues& importance) {
+  Range range{importance.at(units.front().name), importance.at(units.front().name)};
+  for (const Unit& unit : units) {
+    range.low = std::min(range.low, importance.at(unit.name));
+    range.high = std::max(range.high, importance.at(unit.name));
+  }
+  return range;
+}
+
+}  // namespace
+
+std::vector<Unit> make_units(const Expansion& expansion, const model::Decoder& decoder,
+                             const UnitGranularity& granularity) {
+  const model::ModelConfig& config = decoder.config();
+  if (granularity.ffn_block_size > config.intermediate_size)
+    throw ConfigError("unit_lr.ffn_block_size: found {}; expected at most {}, the model's intermediate_size.",
+                      granularity.ffn_block_size, config.intermediate_size);
+  std::vector<Unit> units;
+  model::Weights weights = decoder.weights();
+  for (const ExpandedLayer& copy : expansion.layers)
+    for (const model::NamedTensor& p : model::layer_parameters(config, weights, copy.index)) {
+      const Split split = split_of(p, config, granularity);
+      const std::int64_t size = p.shape[static_cast<std::size_t>(split.dim)];
+      const std::int64_t others = p.tensor->numel() / size;
+      const std::int64_t step = split.part.empty() ? size : split.step;
+      for (std::int64_t begin = 0; begin < size; begin += step) {
+        const std::int64_t end = std::min(begin + step, size);
+        units.push_back(
+            {.name = split.part.empty() ? p.name : fmt::format("{}/{}.{}", p.name, split.part, begin / step),
+             .parameter = p.name,
+             .dim = split.dim,
+             .begin = begin,
+             .end = end,
+             .elements = (end - begin) * others,
+             .is_matrix = p.shape.size() > 1});
+      }
+    }
+  check_partition(units, decoder);
+  return units;
+}
+
+void check_partition(const std::vector<Unit>& units, const model::Decoder& decoder) {
+  std::map<std::string, std::vector<const Unit*>> of_parameter;
+  std::set<std::string> names;
+  for (const Unit& unit : units) {
+    ADEPT_CHECK(names.insert(unit.name).second, "two units are called {}", unit.name);
+    of_parameter[unit.parameter].push_back(&unit);
+  }
+  model::Weights weights = decoder.weights();
+  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) {
+    const auto found = of_parameter.find(p.name);
+    if (found == of_parameter.end()) continue;
+    std::int64_t next = 0;
+    for (const Unit* unit : found->second) {
+      ADEPT_CHECK(unit->dim == found->second.front()->dim && unit->begin == next && unit->end > next,
+                  "{} does not follow the unit before it", unit->name);
+      next = unit->end;
+    }
+    ADEPT_CHECK(next == p.tensor->size(found->second.front()->dim), "the units of {} do not cover it", p.name);
+    of_parameter.erase(found);
+  }
+  ADEPT_CHECK(of_parameter.empty(), "{} units are no tensors of the model", of_parameter.size());
+}
+
+UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::Decoder& decoder,
                            const std::vector<ProbeBatch>& batches, Progress& progress) {
+  std::map<std::string, std::vector<const Unit*>> units_of;  // by parameter
+  for (const Unit& unit : units) units_of[unit.parameter].push_back(&unit);
   // The copies that each scored layer stands for: itself, or those that are still the identity, of which it is the
   // source.
   std::map<int, std::vector<int>> copies_of_scored;
@@ -44,17 +142,23 @@ UnitValues unit_importance(const Expansion& expansion, const model::Decoder& dec
   std::map<int, UnitValues> totals;  // by source
   std::map<int, double> tokens;
   std::int64_t done = 0, positions = 0;
-  for (const auto& [batch, source] : batches) {
+  for (const auto& [batch, source, weight] : batches) {
     throw_if_interrupted();
     if (batch.num_targets == 0) continue;
     const auto n = static_cast<double>(batch.num_targets);
     UnitValues& total = totals[source];
     visit_layer_gradients(decoder, batch, scored, [&](const LayerGradients& g) {
       for (std::size_t i = 0; i < g.parameters.size(); ++i) {
-        const double score = n * first_order_importance(*g.parameters[i].tensor, g.gradients[i]) /
-                             static_cast<double>(g.gradients[i].numel());
-        for (const int copy : copies_of_scored.at(g.layer))
-          total[model::layer_parameter_name(copy, g.parameters[i].unit)] += score;
+        const model::NamedTensor& p = g.parameters[i];
+        const auto& parts = units_of.at(model::layer_parameter_name(copies_of_scored.at(g.layer).front(), p.unit));
+        const at::Tensor sums = sums_along(parts.front()->dim, *p.tensor, g.gradients[i]);
+        for (std::size_t part = 0; part < parts.size(); ++part) {
+          const Unit& unit = *parts[part];
+          const double score =
+              n * sums.slice(0, unit.begin, unit.end).sum().item<double>() / static_cast<double>(unit.elements);
+          for (const int copy : copies_of_scored.at(g.layer))
+            total[units_of.at(model::layer_parameter_name(copy, p.unit))[part]->name] += score;
+        }
       }
     });
     tokens[source] += n;
@@ -63,28 +167,65 @@ UnitValues unit_importance(const Expansion& expansion, const model::Decoder& dec
   if (tokens.empty())
     throw DataError("data.general: found no token to predict; expected documents of at least two tokens.");
   UnitValues importance;
+  const std::map<int, double> shares = source_shares(batches);
   for (const auto& [source, total] : totals)
-    for (const auto& [name, value] : total)
-      importance[name] += value / tokens.at(source) / static_cast<double>(totals.size());
+    for (const auto& [name, value] : total) importance[name] += shares.at(source) * value / tokens.at(source);
   for (const auto& [name, value] : importance)
     if (!std::isfinite(value))
       throw NonFiniteError(
           fmt::format("unit importance of {} is not finite; look at the general text and the model's weights.", name));
-  ADEPT_CHECK(importance.size() == unit_names(expansion, decoder).size(), "units and scores differ in number");
+  ADEPT_CHECK(importance.size() == units.size(), "units and scores differ in number");
   return importance;
 }
 
-std::string_view to_string(UnitLrPolicy policy) { return policy == UnitLrPolicy::kReference ? "reference" : "uniform"; }
+std::string_view to_string(UnitLrPolicy policy) {
+  switch (policy) {
+    case UnitLrPolicy::kReference:
+      return "reference";
+    case UnitLrPolicy::kUniform:
+      return "uniform";
+    case UnitLrPolicy::kNormalized:
+      return "normalized";
+  }
+  throw InternalError("unknown policy");
+}
 
-UnitValues unit_lr_weights(UnitLrPolicy policy, const UnitValues& importance) {
-  ADEPT_CHECK(!importance.empty(), "no units");
-  const auto by_value = [](const auto& a, const auto& b) { return a.second < b.second; };
-  const auto [low, high] = std::minmax_element(importance.begin(), importance.end(), by_value);
-  const double max = high->second, range = high->second - low->second;
+UnitValues unit_lr_weights(UnitLrPolicy policy, const std::vector<Unit>& units, const UnitValues& importance,
+                           double floor) {
+  ADEPT_CHECK(!units.empty(), "no units");
   UnitValues weights;
-  for (const auto& [name, value] : importance)
-    weights[name] = policy == UnitLrPolicy::kUniform || range == 0 ? 1.0 : 2.0 * (max - value) / range;
+  if (policy == UnitLrPolicy::kUniform) {
+    for (const Unit& unit : units) weights[unit.name] = 1.0;
+    return weights;
+  }
+  if (policy == UnitLrPolicy::kReference) {
+    const Range range = range_of(units, importance);
+    for (const Unit& unit : units) weights[unit.name] = 2.0 * range.distance_to_top(importance.at(unit.name), 0.5);
+    return weights;
+  }
+  for (const bool matrices : {true, false}) {
+    std::vector<Unit> group;
+    std::copy_if(units.begin(), units.end(), std::back_inserter(group),
+                 [&](const Unit& unit) { return unit.is_matrix == matrices; });
+    if (group.empty()) continue;
+    const Range range = range_of(group, importance);
+    double sum = 0, elements = 0;
+    for (const Unit& unit : group) {
+      const double value = floor + (1 - floor) * range.distance_to_top(importance.at(unit.name), 1.0);
+      weights[unit.name] = value;
+      sum += value * static_cast<double>(unit.elements);
+      elements += static_cast<double>(unit.elements);
+    }
+    for (const Unit& unit : group) weights[unit.name] *= elements / sum;
+  }
   return weights;
+}
+
+UnitValues smoothed(const UnitValues& before, const UnitValues& now, double keep) {
+  UnitValues result = now;
+  for (auto& [name, value] : result)
+    if (const auto old = before.find(name); old != before.end()) value = keep * old->second + (1 - keep) * value;
+  return result;
 }
 
 }  // namespace adept::method

@@ -1,9 +1,11 @@
 // Units of the expanded layers, their importance for general skill, and the learning rate that follows from it
 // (ADEPT, sections 3.3 and 3.4).
 //
-// A unit is one named tensor of an expanded layer. The units partition what is trained: disjoint and complete.
+// A unit is one named tensor of an expanded layer, or, finer, the part of it that belongs to one attention head or to a
+// block of feed-forward neurons. The units partition what is trained: disjoint and complete.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>
@@ -16,11 +18,33 @@
 
 namespace adept::method {
 
-/// A value per unit, keyed by the parameter's name in the expanded model.
+/// A value per unit, keyed by its name.
 using UnitValues = std::map<std::string, double>;
 
-/// Names of all units of the expanded layers, in the order of the computation.
-std::vector<std::string> unit_names(const Expansion& expansion, const model::Decoder& decoder);
+/// How finely tensors are split. The default is the paper's: not at all.
+struct UnitGranularity {
+  bool by_head = false;             ///< q_proj, k_proj, v_proj by rows, o_proj by columns, their biases
+  std::int64_t ffn_block_size = 0;  ///< neurons: gate_proj, up_proj by rows, down_proj by columns; 0: whole
+};
+
+/// Slices begin .. end-1 of a tensor along `dim`.
+struct Unit {
+  std::string name;       ///< the parameter's; of a part with "/head.3" or "/block.3" behind it
+  std::string parameter;  ///< name in the expanded model
+  std::int64_t dim = 0;   ///< 0: rows, 1: columns
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t elements = 0;  ///< of the slices
+  bool is_matrix = true;      ///< false: part of a norm gain or a bias
+};
+
+/// All units of the expanded layers, in the order of the computation. Throws ConfigError for a block size that is more
+/// than the model's intermediate_size.
+std::vector<Unit> make_units(const Expansion& expansion, const model::Decoder& decoder,
+                             const UnitGranularity& granularity = {});
+
+/// InternalError unless the units of each parameter cover it from its first slice to its last, each once.
+void check_partition(const std::vector<Unit>& units, const model::Decoder& decoder);
 
 /// I_u = mean over elements i of |theta_i| * mean over batches of |g_i|, g the gradient of the batch's mean loss on
 /// general text; batches weigh by their predicted tokens, sources the same.
@@ -29,20 +53,31 @@ std::vector<std::string> unit_names(const Expansion& expansion, const model::Dec
 /// be 0. Such a copy's units take the scores of its source layer, of which it is a copy. Gradients live in buffers of
 /// their own: no gradient, moment or parameter changes. Throws DataError if no token is predicted,
 /// NonFiniteError if a score is not finite.
-UnitValues unit_importance(const Expansion& expansion, const model::Decoder& decoder,
+UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::Decoder& decoder,
                            const std::vector<ProbeBatch>& batches, Progress& progress);
 
 /// How a unit's rate follows from its importance. The rate of unit u at step t is base_lr * schedule(t) * w_u.
 enum class UnitLrPolicy {
-  kReference,  ///< w_u = 2 (I_max - I_u) / (I_max - I_min), 1 where the range is 0; the paper's 2 (1 - I_u) with I in
-               ///< [0, 1]
-  kUniform,    ///< w_u = 1: plain AdamW on the expanded layers
+  /// w_u = 2 (I_max - I_u) / (I_max - I_min), 1 where the range is 0; the paper's 2 (1 - I_u) with I in [0, 1].
+  kReference,
+  /// w_u = 1: plain AdamW on the expanded layers.
+  kUniform,
+  /// Ours. Norm gains and biases, whose |theta g| is larger by their theta alone, are ranged apart from matrices: in
+  /// each
+  /// of the two groups v_u = floor + (1 - floor) (I_max - I_u) / (I_max - I_min), 1 where the range is 0, and w_u is
+  /// v_u
+  /// divided by its mean over the group's elements: no unit stands still, and the mean rate is base_lr.
+  kNormalized,
 };
 
-/// "reference", "uniform".
+/// "reference", "uniform", "normalized".
 std::string_view to_string(UnitLrPolicy policy);
 
-/// w_u of every unit.
-UnitValues unit_lr_weights(UnitLrPolicy policy, const UnitValues& importance);
+/// w_u of every unit. `floor` (0 .. 1) is kNormalized's.
+UnitValues unit_lr_weights(UnitLrPolicy policy, const std::vector<Unit>& units, const UnitValues& importance,
+                           double floor = 0);
+
+/// Exponential moving average over probes: keep * before + (1 - keep) * now; `now` where there is no `before`.
+UnitValues smoothed(const UnitValues& before, const UnitValues& now, double keep);
 
 }  // namespace adept::method

@@ -5,12 +5,37 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "adept/core/error.h"
 
 namespace adept::optim {
+
+namespace {
+
+void check_slices(const Parameter& p, const std::vector<RateSlice>& slices) {
+  ADEPT_CHECK(!slices.empty(), "no learning rate for {}", p.name);
+  std::int64_t next = 0;
+  for (const RateSlice& slice : slices) {
+    ADEPT_CHECK(slice.dim == slices.front().dim && slice.begin == next && slice.end > next,
+                "the learning rates of {} leave a gap or overlap", p.name);
+    next = slice.end;
+  }
+  ADEPT_CHECK(next == p.master.size(slices.front().dim), "the learning rates of {} do not cover it", p.name);
+}
+
+}  // namespace
+
+ParameterRates whole_rates(const std::vector<Parameter>& parameters, const std::map<std::string, double>& rates) {
+  ParameterRates result;
+  for (const Parameter& p : parameters)
+    if (const auto rate = rates.find(p.name); rate != rates.end())
+      result[p.name] = {{.dim = 0, .begin = 0, .end = p.master.size(0), .rate = rate->second}};
+  ADEPT_CHECK(result.size() == rates.size(), "a learning rate for a parameter that does not train");
+  return result;
+}
 
 AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options)
     : parameters_(std::move(parameters)), options_(options) {
@@ -22,21 +47,43 @@ AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options)
   }
 }
 
-void AdamW::step(const std::map<std::string, double>& learning_rates, double grad_factor) {
+void AdamW::update(const at::Tensor& master, const at::Tensor& grad, const Moments& moments, double rate,
+                   double weight_decay, const std::optional<at::Tensor>& grad_scale) {
+  // The kernel reads the number of updates as a tensor of its own per parameter.
+  const at::Tensor count = at::full({}, static_cast<double>(num_updates_), master.options());
+  at::_fused_adamw_({master}, {grad}, {moments.exp_avg}, {moments.exp_avg_sq}, {}, {count}, rate, options_.beta1,
+                    options_.beta2, weight_decay, options_.eps, /*amsgrad=*/false, /*maximize=*/false, grad_scale);
+}
+
+void AdamW::step(const ParameterRates& learning_rates, double grad_factor) {
   ADEPT_CHECK(learning_rates.size() == parameters_.size(), "{} rates for {} parameters", learning_rates.size(),
               parameters_.size());
   ++num_updates_;
   std::optional<at::Tensor> grad_scale;
   if (grad_factor != 1.0) grad_scale = at::full({}, 1.0 / grad_factor, parameters_.at(0).grad.options());
   for (Parameter& p : parameters_) {
-    const auto rate = learning_rates.find(p.name);
-    ADEPT_CHECK(rate != learning_rates.end(), "no learning rate for {}", p.name);
+    const auto found = learning_rates.find(p.name);
+    ADEPT_CHECK(found != learning_rates.end(), "no learning rate for {}", p.name);
+    const std::vector<RateSlice>& slices = found->second;
+    check_slices(p, slices);
     const Moments& m = moments_.at(p.name);
-    // The kernel reads the number of updates as a tensor of its own per parameter.
-    const at::Tensor count = at::full({}, static_cast<double>(num_updates_), p.master.options());
     const double weight_decay = p.master.dim() >= 2 ? options_.weight_decay : 0.0;
-    at::_fused_adamw_({p.master}, {p.grad}, {m.exp_avg}, {m.exp_avg_sq}, {}, {count}, rate->second, options_.beta1,
-                      options_.beta2, weight_decay, options_.eps, /*amsgrad=*/false, /*maximize=*/false, grad_scale);
+    const auto same_rate = [&](const RateSlice& slice) { return slice.rate == slices.front().rate; };
+    if (std::all_of(slices.begin(), slices.end(), same_rate)) {
+      update(p.master, p.grad, m, slices.front().rate, weight_decay, grad_scale);
+      continue;
+    }
+    for (const RateSlice& slice : slices) {
+      const auto part = [&](const at::Tensor& tensor) { return tensor.slice(slice.dim, slice.begin, slice.end); };
+      // The kernel wants contiguous tensors: columns are updated in copies.
+      const at::Tensor master = part(p.master).contiguous(), grad = part(p.grad).contiguous();
+      const Moments moments = {part(m.exp_avg).contiguous(), part(m.exp_avg_sq).contiguous()};
+      update(master, grad, moments, slice.rate, weight_decay, grad_scale);
+      if (slice.dim == 0) continue;  // rows are views
+      part(p.master).copy_(master);
+      part(m.exp_avg).copy_(moments.exp_avg);
+      part(m.exp_avg_sq).copy_(moments.exp_avg_sq);
+    }
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,20 @@ struct Moments {
   at::Tensor exp_avg_sq;  ///< fp32
 };
 
+/// The rate of the slices begin .. end-1 of a parameter along `dim`.
+struct RateSlice {
+  std::int64_t dim = 0;  ///< 0: rows, 1: columns
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  double rate = 0;
+};
+
+/// By parameter name: slices that cover it, each once.
+using ParameterRates = std::map<std::string, std::vector<RateSlice>>;
+
+/// One rate for the whole of each parameter, by name.
+ParameterRates whole_rates(const std::vector<Parameter>& parameters, const std::map<std::string, double>& rates);
+
 /// One entry per unit. With every rate equal it is torch.optim.AdamW(fused=True) bit for bit; a rate of 0 leaves the
 /// unit's weights bit-identical (its moments still move).
 class AdamW {
@@ -40,7 +55,7 @@ class AdamW {
 
   /// One update. `learning_rates` holds the rate of every parameter by name, the schedule included; a missing or an
   /// unknown name is an InternalError. Gradients are multiplied by `grad_factor` (clipping) on the way.
-  void step(const std::map<std::string, double>& learning_rates, double grad_factor = 1.0);
+  void step(const ParameterRates& learning_rates, double grad_factor = 1.0);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const AdamWOptions& options() const { return options_; }
@@ -51,6 +66,9 @@ class AdamW {
   void set_num_updates(std::int64_t num_updates) { num_updates_ = num_updates; }
 
  private:
+  void update(const at::Tensor& master, const at::Tensor& grad, const Moments& moments, double rate,
+              double weight_decay, const std::optional<at::Tensor>& grad_scale);
+
   std::vector<Parameter> parameters_;
   AdamWOptions options_;
   std::map<std::string, Moments> moments_;

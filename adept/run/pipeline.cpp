@@ -12,6 +12,7 @@
 #include "adept/io/atomic_file.h"
 #include "adept/io/directory_lock.h"
 #include "adept/io/hub.h"
+#include "adept/method/copies.h"
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
 #include "adept/run/expansion_plan.h"
@@ -34,6 +35,9 @@ Json fingerprints(const std::vector<data::TokenDataset>& datasets) {
 }
 
 void write_json(const fs::path& path, const Json& json) { io::write_file_atomically(path, json.dump(2) + "\n"); }
+
+// Of each held-out set, to see what the copies are worth.
+constexpr std::int64_t kCopiesTokens = 16384;
 
 // What every stage of a run needs.
 class Run {
@@ -97,15 +101,16 @@ class Run {
       const model::Decoder decoder = load_decoder(model_.dir, config_.dtype, config_.device);
       const auto general = probe_sequences(datasets_.general, config_.seq_len, config_.probe.max_tokens);
       const auto batch_size = config_.probe.batch_size;
+      const auto weights = general_weights(config_.data);
       std::vector<method::Importance> importances;
       if (config_.expand.strategy == config::SelectionStrategy::kGainPerCost) {
         const auto domain = probe_sequences({datasets_.train.front()}, config_.seq_len, config_.probe.max_tokens);
         importances.push_back(probe_gain(decoder, base_hash_, to_batches(domain, batch_size, decoder.device()),
-                                         to_batches(general, batch_size, decoder.device())));
+                                         to_batches(general, batch_size, decoder.device(), weights)));
       } else {
         const bool until_separated = config_.probe.until_separated;
         importances =
-            probe_layers(decoder, base_hash_, to_parts(general, batch_size, decoder.device(), until_separated),
+            probe_layers(decoder, base_hash_, to_parts(general, batch_size, decoder.device(), until_separated, weights),
                          {.methods = {std::string(config::to_string(config_.probe.method))},
                           .num_lowest = num_copied_layers(config_.expand, model_.config),
                           .until_separated = until_separated});
@@ -159,6 +164,26 @@ class Run {
     stages_.run("eval", eval_inputs(hash), {"eval_model.json"}, [&] { evaluate(dir_ / "model", "eval_model.json"); });
   }
 
+  // What each copy became: on each held-out set, without each of them.
+  void inspect_copies() {
+    if (datasets_.eval.empty()) return;
+    const std::string hash = io::WeightFiles::open(dir_ / "model").hash();
+    stages_.run("copies", eval_inputs(hash), {"copies.json"}, [&] {
+      const model::Decoder decoder = load_decoder(dir_ / "model", config_.dtype, config_.device);
+      const method::Expansion expansion = method::read_expansion(dir_ / "model");
+      Json sets = Json::object();
+      for (const data::TokenDataset& dataset : datasets_.eval) {
+        const auto sequences = data::windows(dataset, {.seq_len = config_.seq_len, .max_tokens = kCopiesTokens});
+        const auto batches = to_batches({sequences}, config_.eval.batch_size, decoder.device());
+        Progress progress("copies", std::ssize(batches));
+        const method::CopiesOnText report = method::inspect_copies(decoder, expansion, batches, progress);
+        progress.finish(dataset.name());
+        sets[dataset.name()] = method::to_json(report);
+      }
+      write_json(dir_ / "copies.json", sets);
+    });
+  }
+
   void report() {
     RunResults results{
         .before = {}, .after = read_results("eval_model.json"), .training = read_json(dir_ / "train_results.json")};
@@ -172,6 +197,7 @@ class Run {
   Json probe_inputs() const {
     Json inputs = {{"model", base_hash_},
                    {"general", fingerprints(datasets_.general)},
+                   {"general_weights", general_weights(config_.data)},
                    {"probe", config::to_json(config_.probe)},
                    {"seq_len", config_.seq_len},
                    {"dtype", to_string(config_.dtype)}};
@@ -273,7 +299,7 @@ class Run {
     fmt::print(stderr, "{}", inputs.loader.format_mixture());
     if (config_.unit_lr.policy != config::UnitLrPolicy::kUniform)
       inputs.probe = to_batches(probe_sequences(datasets_.general, config_.seq_len, config_.unit_lr.probe_tokens),
-                                config_.probe.batch_size, to_device(config_.device));
+                                config_.probe.batch_size, to_device(config_.device), general_weights(config_.data));
     for (const data::TokenDataset& dataset : datasets_.eval)
       inputs.eval.push_back({dataset.name(), eval_sequences(dataset)});
     return inputs;
@@ -310,6 +336,7 @@ void run_pipeline(const config::RunConfig& config) {
   }
   run.train(/*resume=*/true);
   run.evaluate_result();
+  if (config.expands()) run.inspect_copies();
   run.report();
 }
 
@@ -322,6 +349,7 @@ void run_training(const config::RunConfig& config, bool resume) {
   run.baseline();
   run.train(resume);
   run.evaluate_result();
+  if (config.expands()) run.inspect_copies();
   run.report();
 }
 

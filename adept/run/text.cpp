@@ -50,8 +50,9 @@ std::vector<std::int64_t> all_indices(const data::SequenceSet& set) {
   return indices;
 }
 
-void append_batches(const data::SequenceSet& set, std::span<const std::int64_t> indices, int source,
-                    std::int64_t batch_size, at::Device device, std::vector<method::ProbeBatch>& batches) {
+void append_batches(const data::SequenceSet& set, std::span<const std::int64_t> indices, std::size_t source,
+                    const std::vector<double>& weights, std::int64_t batch_size, at::Device device,
+                    std::vector<method::ProbeBatch>& batches) {
   std::vector<std::int64_t> lengths;
   std::int64_t longest = 1;
   for (const std::int64_t i : indices) {
@@ -61,7 +62,9 @@ void append_batches(const data::SequenceSet& set, std::span<const std::int64_t> 
   for (const auto& group : data::group_into_batches(lengths, batch_size, batch_size * longest)) {
     std::vector<data::Sequence> rows;
     for (const std::int64_t i : group) rows.push_back(set[indices[static_cast<std::size_t>(i)]]);
-    batches.push_back({.batch = model::to_batch(data::make_batch(rows), device), .source = source});
+    batches.push_back({.batch = model::to_batch(data::make_batch(rows), device),
+                       .source = static_cast<int>(source),
+                       .weight = weights.empty() ? 1.0 : weights.at(source)});
   }
 }
 
@@ -161,16 +164,23 @@ std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenData
 }
 
 std::vector<method::ProbeBatch> to_batches(const std::vector<data::SequenceSet>& sets, std::int64_t batch_size,
-                                           at::Device device) {
+                                           at::Device device, const std::vector<double>& weights) {
   std::vector<method::ProbeBatch> batches;
   for (std::size_t source = 0; source < sets.size(); ++source)
-    append_batches(sets[source], all_indices(sets[source]), static_cast<int>(source), batch_size, device, batches);
+    append_batches(sets[source], all_indices(sets[source]), source, weights, batch_size, device, batches);
   return batches;
 }
 
+std::vector<double> general_weights(const config::DataConfig& data) {
+  std::vector<double> weights;
+  for (const config::GeneralSource& source : data.general) weights.push_back(source.weight.value_or(1.0));
+  return weights;
+}
+
 std::vector<std::vector<method::ProbeBatch>> to_parts(const std::vector<data::SequenceSet>& sets,
-                                                      std::int64_t batch_size, at::Device device, bool growing) {
-  if (!growing) return {to_batches(sets, batch_size, device)};
+                                                      std::int64_t batch_size, at::Device device, bool growing,
+                                                      const std::vector<double>& weights) {
+  if (!growing) return {to_batches(sets, batch_size, device, weights)};
   constexpr std::int64_t fewest = 32;
   constexpr std::size_t most_parts = 7;
   std::int64_t total = 0;
@@ -185,8 +195,8 @@ std::vector<std::vector<method::ProbeBatch>> to_parts(const std::vector<data::Se
     for (std::size_t part = 0; part < num_parts; ++part) {
       const std::size_t denominator = std::size_t{1} << (num_parts - 1 - part);
       const std::size_t end = (order.size() + denominator - 1) / denominator;
-      append_batches(sets[source], std::span(order).subspan(begin, end - begin), static_cast<int>(source), batch_size,
-                     device, parts[part]);
+      append_batches(sets[source], std::span(order).subspan(begin, end - begin), source, weights, batch_size, device,
+                     parts[part]);
       begin = end;
     }
   }

@@ -54,14 +54,19 @@ data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDat
 std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenDataset>& general, std::int64_t seq_len,
                                                std::int64_t max_tokens);
 
-/// Padded batches of the sequences of each set, which is a source; similar lengths together.
+/// Padded batches of the sequences of each set, which is a source; similar lengths together. `weights` are those of the
+/// sources in what is measured; empty: all the same.
 std::vector<method::ProbeBatch> to_batches(const std::vector<data::SequenceSet>& sets, std::int64_t batch_size,
-                                           at::Device device);
+                                           at::Device device, const std::vector<double>& weights = {});
+
+/// The weights of data.general.
+std::vector<double> general_weights(const config::DataConfig& data);
 
 /// The same as one part, or in `growing` parts of 1/2^n, 1/2^n, ..., 1/4 and 1/2 of each set, its sequences in random
 /// order: for a probe that may stop early. The first part has 32 sequences or more, or is all there is.
 std::vector<std::vector<method::ProbeBatch>> to_parts(const std::vector<data::SequenceSet>& sets,
-                                                      std::int64_t batch_size, at::Device device, bool growing);
+                                                      std::int64_t batch_size, at::Device device, bool growing,
+                                                      const std::vector<double>& weights = {});
 
 /// The training mixture of a configuration: data.train, and of data.replay the share that train.replay_ratio says.
 data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config, const Datasets& datasets);

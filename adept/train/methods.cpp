@@ -10,7 +10,6 @@
 
 #include "adept/core/error.h"
 #include "adept/core/random.h"
-#include "adept/method/units.h"
 #include "adept/model/torch_tensors.h"
 
 namespace adept::train {
@@ -64,13 +63,9 @@ std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::
 
 std::vector<TrainedTensor> expanded_tensors(model::Decoder& decoder, const method::Expansion& expansion,
                                             const io::WeightFiles& files) {
-  const std::vector<std::string> units = method::unit_names(expansion, decoder);
-  const std::set<std::string> names(units.begin(), units.end());
-  ADEPT_CHECK(names.size() == units.size(), "units overlap");
-  auto tensors = tensors_of_model(decoder, files, [&](const auto& p) { return names.contains(p.name); });
-  ADEPT_CHECK(tensors.size() == names.size(), "{} units, of which {} are tensors of the model", names.size(),
-              tensors.size());
-  return tensors;
+  std::set<std::int64_t> copies;
+  for (const method::ExpandedLayer& layer : expansion.layers) copies.insert(layer.index);
+  return tensors_of_model(decoder, files, [&](const auto& p) { return copies.contains(p.layer); });
 }
 
 std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, model::Decoder& decoder,

@@ -37,7 +37,7 @@ StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable
 }
 
 StepResult train_step(const model::Decoder& decoder, Trainable& trainable, optim::AdamW& optimizer,
-                      std::span<const model::Batch> micro_batches, const std::map<std::string, double>& learning_rates,
+                      std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
                       double max_grad_norm) {
   const StepResult result = compute_gradients(decoder, trainable, micro_batches);
   if (!result.finite) return result;

@@ -29,7 +29,7 @@ StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable
 /// compute_gradients, then one optimizer step with the given rates (by parameter name). A step whose loss or gradient
 /// is not finite changes no parameter and no moment.
 StepResult train_step(const model::Decoder& decoder, Trainable& trainable, optim::AdamW& optimizer,
-                      std::span<const model::Batch> micro_batches, const std::map<std::string, double>& learning_rates,
+                      std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
                       double max_grad_norm);
 
 }  // namespace adept::train

@@ -1,6 +1,7 @@
 #include "adept/train/trainer.h"
 
 #include <ATen/Context.h>
+#include <fnmatch.h>
 
 #include <chrono>
 #include <cmath>
@@ -92,8 +93,8 @@ Json deciding_config(const config::RunConfig& c) {
 // Of the general text that decides the units' rates, batched as it is.
 std::string probe_hash(const std::vector<method::ProbeBatch>& batches) {
   Hasher hasher;
-  for (const auto& [batch, source] : batches) {
-    hasher.update(fmt::format("{} {} {} ", source, batch.rows(), batch.num_positions()));
+  for (const auto& [batch, source, weight] : batches) {
+    hasher.update(fmt::format("{} {} {} {} ", source, weight, batch.rows(), batch.num_positions()));
     for (const at::Tensor& ids : {batch.input_ids.cpu().contiguous(), batch.targets.cpu().contiguous()})
       hasher.update(model::as_view("", ids).data);
   }
@@ -101,8 +102,48 @@ std::string probe_hash(const std::vector<method::ProbeBatch>& batches) {
 }
 
 method::UnitLrPolicy policy_of(const config::RunConfig& c) {
-  return c.unit_lr.policy == config::UnitLrPolicy::kReference ? method::UnitLrPolicy::kReference
-                                                              : method::UnitLrPolicy::kUniform;
+  switch (c.unit_lr.policy) {
+    case config::UnitLrPolicy::kReference:
+      return method::UnitLrPolicy::kReference;
+    case config::UnitLrPolicy::kUniform:
+      return method::UnitLrPolicy::kUniform;
+    case config::UnitLrPolicy::kNormalized:
+      return method::UnitLrPolicy::kNormalized;
+  }
+  throw InternalError("unknown policy");
+}
+
+// The units of the copies; of other methods every trained parameter is one.
+std::vector<method::Unit> units_of(const config::RunConfig& c, const std::optional<method::Expansion>& expansion,
+                                   const model::Decoder& decoder, const Trainable& trainable) {
+  if (expansion)
+    return method::make_units(*expansion, decoder,
+                              {.by_head = c.unit_lr.by_head, .ffn_block_size = c.unit_lr.ffn_block_size});
+  std::vector<method::Unit> units;
+  for (const optim::Parameter& p : trainable.parameters())
+    units.push_back({.name = p.name,
+                     .parameter = p.name,
+                     .dim = 0,
+                     .begin = 0,
+                     .end = p.master.size(0),
+                     .elements = p.master.numel(),
+                     .is_matrix = p.master.dim() > 1});
+  return units;
+}
+
+void apply_factors(const std::vector<config::UnitFactor>& factors, method::UnitValues& weights) {
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    bool matched = false;
+    for (auto& [name, weight] : weights) {
+      if (fnmatch(factors[i].units.c_str(), name.c_str(), 0) != 0) continue;
+      weight *= factors[i].factor;
+      matched = true;
+    }
+    if (!matched)
+      throw ConfigError(
+          "unit_lr.factors.{}.units: found \"{}\", which is no unit's name; expected a pattern of names such as {}.", i,
+          factors[i].units, weights.begin()->first);
+  }
 }
 
 }  // namespace
@@ -141,7 +182,9 @@ Trainer::Trainer(TrainerInputs inputs)
                .config = deciding_config(inputs_.config)};
   if (policy_of(inputs_.config) != method::UnitLrPolicy::kUniform)
     identity_.config["probe_text"] = probe_hash(inputs_.probe);
-  for (const optim::Parameter& p : trainable_.parameters()) state_.unit_lr_weights[p.name] = 1.0;
+  units_ = units_of(inputs_.config, expansion_, decoder_, trainable_);
+  for (const method::Unit& unit : units_) state_.unit_lr_weights[unit.name] = 1.0;
+  apply_factors(inputs_.config.unit_lr.factors, state_.unit_lr_weights);
 }
 
 void Trainer::restore(bool resume) {
@@ -217,15 +260,20 @@ void Trainer::update_unit_rates() {
   if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform) return;
   if (!state_.unit_importance.empty() && state_.step % inputs_.config.unit_lr.update_every != 0) return;
   Progress progress("importance", static_cast<std::int64_t>(inputs_.probe.size()));
-  state_.unit_importance = method::unit_importance(*expansion_, decoder_, inputs_.probe, progress);
-  state_.unit_lr_weights = method::unit_lr_weights(policy_of(inputs_.config), state_.unit_importance);
+  const config::UnitLrConfig& c = inputs_.config.unit_lr;
+  const auto measured = method::unit_importance(*expansion_, units_, decoder_, inputs_.probe, progress);
+  state_.unit_importance = method::smoothed(state_.unit_importance, measured, c.ema.value_or(0));
+  state_.unit_lr_weights = method::unit_lr_weights(policy_of(inputs_.config), units_, state_.unit_importance, c.floor);
+  apply_factors(c.factors, state_.unit_lr_weights);
   importance_log_->append(importance_line(state_.step, state_.unit_importance, state_.unit_lr_weights));
 }
 
-std::map<std::string, double> Trainer::learning_rates() const {
+optim::ParameterRates Trainer::learning_rates() const {
   const double rate = inputs_.config.train.learning_rate * schedule_.factor(state_.step);
-  std::map<std::string, double> rates;
-  for (const auto& [name, weight] : state_.unit_lr_weights) rates[name] = rate * weight;
+  optim::ParameterRates rates;
+  for (const method::Unit& unit : units_)
+    rates[unit.parameter].push_back(
+        {.dim = unit.dim, .begin = unit.begin, .end = unit.end, .rate = rate * state_.unit_lr_weights.at(unit.name)});
   return rates;
 }
 

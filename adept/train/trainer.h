@@ -91,13 +91,14 @@ class Trainer {
   void evaluate();
   void save();
   void check_nonfinite(const StepResult& result);
-  std::map<std::string, double> learning_rates() const;
+  optim::ParameterRates learning_rates() const;
 
   TrainerInputs inputs_;
   std::optional<method::Expansion> expansion_;
   io::WeightFiles files_;
   model::Decoder decoder_;
   Trainable trainable_;
+  std::vector<method::Unit> units_;  // of the copies, or every trained parameter
   optim::AdamW optimizer_;
   std::int64_t total_sequences_ = 0;  // of the whole run; the last step may take fewer than the others
   std::int64_t total_steps_ = 0;

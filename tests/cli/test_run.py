@@ -15,7 +15,7 @@ import torch
 from conftest import BUILD, run_program
 from safetensors.torch import load_file
 
-STAGES = ("baseline", "probe", "expand", "train", "eval")
+STAGES = ("baseline", "probe", "expand", "train", "eval", "copies")
 LOG_KEYS = {"current_steps", "total_steps", "epoch", "percentage", "elapsed_time", "remaining_time", "throughput",
             "total_tokens"}  # fmt: skip
 
@@ -104,7 +104,7 @@ def test_every_documented_file_is_there(finished):
     out = finished[0] / "out"
     for name in (
         "config.yaml", "versions.json", "eval_base.json", "importance.json", "trainer_log.jsonl",
-        "parameter_importance.jsonl", "eval_model.json", "all_results.json", "checkpoint-4/trainer_state.json",
+        "parameter_importance.jsonl", "copies.json", "eval_model.json", "all_results.json", "checkpoint-4/trainer_state.json",
         "checkpoint-6/trainer_state.json", "expanded/adept_expansion.json", "model/model.safetensors",
         "model/config.json", "model/tokenizer.json", "model/tokenizer_config.json", "model/generation_config.json",
         "data/domain.tokens", "data/replay.tokens", "data/probe.tokens", "data/held-general.tokens",
@@ -190,7 +190,7 @@ def test_what_changed_is_done_again_and_nothing_else(copied):
     assert kept(run(copied, "--set", "eval.max_tokens=300")) == ["probe", "expand", "train"]
     shutil.rmtree(copied / "out" / "model")
     again = run(copied, "--set", "eval.max_tokens=300")
-    assert kept(again) == ["baseline", "probe", "expand", "eval"]
+    assert kept(again) == ["baseline", "probe", "expand", "eval", "copies"]
     assert "resuming after step 6 of 6" in again.stderr
 
 
@@ -296,7 +296,7 @@ def test_another_method_is_one_word(finished, tmp_path, method):
     assert model.config.num_hidden_layers == text_models.load(folder / "base").config.num_hidden_layers + 2 * expands
     results = json.loads((out / "all_results.json").read_text())
     assert results["eval_held-domain_loss"] != results["base_held-domain_loss"]
-    assert kept(run(folder, *arguments)) == ["baseline", *(["expand"] if expands else []), "train", "eval"]
+    assert kept(run(folder, *arguments)) == ["baseline", *(["expand"] if expands else []), "train", "eval", *(["copies"] if expands else [])]
 
 
 def test_text_that_is_trained_and_measured_on_is_warned_of(finished, tmp_path):

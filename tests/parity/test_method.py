@@ -203,6 +203,7 @@ def test_mask_out_is_the_loss_without_the_layer(probed):
     manifest = json.loads((folder / "expanded" / "adept_expansion.json").read_text())
     lowest = sorted(sorted(range(NUM_LAYERS), key=lambda l: scores[l])[:3])
     assert [layer["source"] for layer in manifest["expanded_layers"]] == lowest
+    del found["stability"]["covariance"]  # what only a choice needs
     assert manifest["importance"] == found
 
 

@@ -456,3 +456,43 @@ def test_a_damaged_checkpoint_is_passed_over(straight):
     assert "does not match its checksum" in process.stderr
     assert f"resuming from {out}/checkpoint-{RUN_STEPS - 2}" in process.stderr
     assert_same_run(out, folder / "straight")
+
+
+def test_dial_zero_is_the_base_and_one_the_trained_model(straight):
+    folder, _ = straight
+    trained = folder / "straight" / "model"
+    general, domain = ["--general", folder / "probe.jsonl"], ["--domain", folder / "domain.jsonl"]
+
+    def dial(out, *arguments):
+        process = run_program("adept", "dial", "--model", trained, *general, *domain, "--out", folder / out, "--seq-len", 96,
+                              "--threads", 1, *arguments)  # fmt: skip
+        return process, json.loads((folder / out / "adept_dial.json").read_text())
+
+    ids, _ = tiny_models.random_batch(tiny_models.COMMON["vocab_size"])
+    with torch.no_grad():
+        base = text_models.load(folder / "base", torch.float32)(ids).logits
+        _, zero = dial("dial-0", "--general-weight", "1e9", "--points", 2)
+        _, one = dial("dial-1", "--max-general-rise", 100)
+        low = text_models.load(folder / "dial-0", torch.float32)(ids).logits
+    # A weight that large keeps the base unless the general text gains too.
+    if zero["chosen"]["alphas"] == [0, 0]:
+        assert (low - base).abs().max().item() == 0
+    assert one["chosen"]["alphas"] == [1, 1]
+    assert (folder / "dial-1" / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    assert [point["alpha"] for point in one["curve"]] == pytest.approx([i / 10 for i in range(11)])
+    for name, model, text in (("general_loss", folder / "base", "probe"), ("domain_loss", folder / "base", "domain")):
+        run_program("adept", "eval", "--model", model, "--data", f"x={folder / text}.jsonl", "--seq-len", 96, "--out",
+                    folder / "x.json", "--max-tokens", 16384)  # fmt: skip
+        loss = json.loads((folder / "x.json").read_text())["datasets"]["x"]["loss"]
+        assert one["curve"][0][name] == pytest.approx(loss, rel=1e-5)
+    process, _ = dial("dial-each", "--per-copy", "--points", 3)
+    assert "copy of layer" in process.stdout
+    again = run_program("adept", "dial", "--model", trained, *general, *domain, "--out", folder / "dial-1", check=False)
+    assert again.returncode == 1 and "dial-1: exists already; remove it, or replace it with --force" in again.stderr
+    plain = run_program("adept", "dial", "--model", folder / "base", *general, *domain, "--out", folder / "no", check=False)
+    assert plain.returncode == 1 and "found no adept_expansion.json; expected an expanded model" in plain.stderr
+    copies = json.loads((folder / "straight" / "copies.json").read_text())["held-out"]
+    assert [copy["index"] for copy in copies["copies"]] == [
+        copy["index"] for copy in json.loads((trained / "adept_expansion.json").read_text())["expanded_layers"]
+    ]
+    assert all(copy["contribution"] > 0 for copy in copies["copies"])

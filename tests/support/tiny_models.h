@@ -21,6 +21,7 @@
 #include "adept/core/random.h"
 #include "adept/data/sequences.h"
 #include "adept/method/expansion.h"
+#include "adept/method/units.h"
 #include "adept/model/batch.h"
 #include "adept/model/decoder.h"
 #include "adept/model/load.h"
@@ -153,6 +154,12 @@ inline std::map<std::string, at::Tensor> parameters_of(const model::Decoder& dec
   for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights))
     copies[p.name] = p.tensor->detach().clone();
   return copies;
+}
+
+inline std::vector<std::string> names_of(const std::vector<method::Unit>& units) {
+  std::vector<std::string> names;
+  for (const method::Unit& unit : units) names.push_back(unit.name);
+  return names;
 }
 
 }  // namespace adept::test

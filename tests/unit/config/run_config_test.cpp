@@ -231,8 +231,9 @@ void collect_keys(const Json& value, const std::string& prefix, std::vector<std:
 
 TEST(Explain, NamesEveryKeyOnceInTheOrderOfTheDump) {
   std::vector<std::string> dumped, explained;
-  collect_keys(to_json(minimal_with({"data.eval=[{name: e, path: p}]", "data.replay=[{name: r, path: p}]"})), "",
-               dumped);
+  collect_keys(to_json(minimal_with({"data.eval=[{name: e, path: p}]", "data.replay=[{name: r, path: p}]",
+                                     "unit_lr.factors=[{units: \"*\", factor: 1}]"})),
+               "", dumped);
   for (const KeyDoc& doc : all_keys()) explained.push_back(doc.key);
   EXPECT_EQ(explained, dumped);
 }
@@ -254,7 +255,8 @@ TEST(Explain, EachLineHasTypeDefaultUnitAndMeaning) {
 }
 
 TEST(Explain, EveryKeyCanBeSet) {
-  const Json defaults = to_json(minimal_with({"data.eval=[{name: e, path: p}]", "data.replay=[{name: r, path: p}]"}));
+  const Json defaults = to_json(minimal_with({"data.eval=[{name: e, path: p}]", "data.replay=[{name: r, path: p}]",
+                                              "unit_lr.factors=[{units: \"*\", factor: 1}]"}));
   for (const KeyDoc& doc : all_keys()) {
     std::string key = doc.key, pointer = "/" + key;
     if (const auto index = key.find(".N."); index != std::string::npos) key[index + 1] = '0';
@@ -271,7 +273,7 @@ TEST(Explain, EveryKeyCanBeSet) {
       value = doc.fallback.starts_with(first) ? rest.substr(0, rest.find('|')) : first;
     }
     std::vector<std::string> overrides = {"data.eval=[{name: e, path: p}]", "data.replay=[{name: r, path: p}]",
-                                          key + "=" + value};
+                                          "unit_lr.factors=[{units: \"*\", factor: 1}]", key + "=" + value};
     const Json changed = to_json(minimal_with(overrides));
     const Json::json_pointer at(pointer);
     EXPECT_NE(changed.at(at), defaults.at(at)) << key << "=" << value;

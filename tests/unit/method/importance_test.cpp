@@ -84,7 +84,8 @@ TEST(MaskOut, ReusingThePrefixGivesTheNaiveResultBitForBit) {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
       SCOPED_TRACE(kind);
       const model::Decoder decoder = test::decoder_of_kind(kind, dtype);
-      ProbeSamples fast{.num_layers = 4, .tokens = {}, .losses = {}, .sources = {}, .tables = {}}, naive = fast;
+      ProbeSamples fast{.num_layers = 4, .tokens = {}, .losses = {}, .sources = {}, .source_weights = {}, .tables = {}},
+          naive = fast;
       for (const ProbeBatch& batch : of_one_source(padded_batches())) {
         measure_bypass(decoder, batch, fast, [](std::int64_t) {});
         measure_bypass_naive(decoder, batch, naive);
@@ -109,7 +110,7 @@ double sequence_loss(const model::Decoder& decoder, const data::Sequence& sequen
 }
 
 double mean_of(const std::vector<double>& totals, const std::vector<double>& tokens) {
-  return token_mean({.totals = totals, .tokens = tokens, .sources = {}});
+  return token_mean({.totals = totals, .tokens = tokens, .sources = {}, .weights = {}});
 }
 
 TEST(MaskOut, IsTheTokenWeightedRiseOfTheLossOfEachSequenceAlone) {
@@ -136,7 +137,7 @@ TEST(MaskOut, IsTheTokenWeightedRiseOfTheLossOfEachSequenceAlone) {
       for (std::size_t i = 0; i < rows.size(); ++i) rise.push_back(sequence_loss(decoder, rows[i], bypass) - base[i]);
       EXPECT_EQ(found.layers[l].index, static_cast<int>(l));
       EXPECT_NEAR(found.layers[l].score, mean_of(rise, counts), 2 * tolerance) << l;
-      const auto ci95 = token_mean_ci95({.totals = rise, .tokens = counts, .sources = {}});
+      const auto ci95 = token_mean_ci95({.totals = rise, .tokens = counts, .sources = {}, .weights = {}});
       EXPECT_NEAR(found.layers[l].ci95[0], ci95[0], 8 * tolerance) << l;
       EXPECT_NEAR(found.layers[l].ci95[1], ci95[1], 8 * tolerance) << l;
       EXPECT_GT(std::abs(found.layers[l].score), 100 * tolerance) << "the comparison would not see an error";
@@ -280,8 +281,8 @@ TEST(GradientMethods, AreTheTokenWeightedMeansOfPlainAutograd) {
     for (double& share : shares) share /= largest;
     expect_scores(cumulative, shares);
     for (std::size_t l = 0; l < 4; ++l) {
-      const auto ci95 =
-          token_mean_ci95({.totals = direct.cumulative_totals[l], .tokens = direct.counts, .sources = {}});
+      const auto ci95 = token_mean_ci95(
+          {.totals = direct.cumulative_totals[l], .tokens = direct.counts, .sources = {}, .weights = {}});
       const double tolerance = 8 * test::tolerance(at::kFloat).gradients;
       EXPECT_NEAR(cumulative.layers[l].ci95[0], ci95[0] / largest, tolerance) << l;
       EXPECT_NEAR(cumulative.layers[l].ci95[1], ci95[1] / largest, tolerance) << l;
@@ -335,18 +336,21 @@ TEST(Probe, OfAllMethodsAtOnceGivesWhatEachGivesAlone) {
   }
 }
 
-TEST(Probe, WeighsSourcesTheSameWhateverTheirSizes) {
+TEST(Probe, WeighsSourcesAsToldWhateverTheirSizes) {
   const model::Decoder decoder = test::decoder_of_kind("llama");
   const model::Batch large = test::random_batch({9, 12, 7, 11}, 1), small = test::random_batch({5, 6}, 2);
-  const std::vector<std::vector<ProbeBatch>> parts = {{{large, 0}, {small, 1}}};
-  for (const ImportanceMethod& method : importance_methods()) {
-    if (!method.is_mean || method.name == "cumulative") continue;
-    const std::string name(method.name);
-    const Importance both = probe(decoder, parts, {.methods = {name}, .num_lowest = 1}, Progress::silent()).at(0);
-    const Importance a = probe_with(name, decoder, {large}), b = probe_with(name, decoder, {small});
-    EXPECT_NEAR(both.baseline_loss, 0.5 * (a.baseline_loss + b.baseline_loss), 1e-9);
-    for (std::size_t l = 0; l < 4; ++l)
-      EXPECT_NEAR(both.layers[l].score, 0.5 * (a.layers[l].score + b.layers[l].score), 1e-9) << name;
+  for (const double weight : {1.0, 3.0}) {
+    const std::vector<std::vector<ProbeBatch>> parts = {{{large, 0, weight}, {small, 1, 1.0}}};
+    const double share = weight / (weight + 1);
+    for (const ImportanceMethod& method : importance_methods()) {
+      if (!method.is_mean || method.name == "cumulative") continue;
+      const std::string name(method.name);
+      const Importance both = probe(decoder, parts, {.methods = {name}, .num_lowest = 1}, Progress::silent()).at(0);
+      const Importance a = probe_with(name, decoder, {large}), b = probe_with(name, decoder, {small});
+      EXPECT_NEAR(both.baseline_loss, share * a.baseline_loss + (1 - share) * b.baseline_loss, 1e-9);
+      for (std::size_t l = 0; l < 4; ++l)
+        EXPECT_NEAR(both.layers[l].score, share * a.layers[l].score + (1 - share) * b.layers[l].score, 1e-9) << name;
+    }
   }
 }
 
@@ -356,6 +360,7 @@ ProbeSamples made_samples(const std::vector<std::vector<double>>& values) {
                        .tokens = std::vector<double>(values.size(), 10.0),
                        .losses = std::vector<double>(values.size(), 20.0),
                        .sources = std::vector<int>(values.size(), 0),
+                       .source_weights = {{0, 1.0}},
                        .tables = {}};
   for (const auto& row : values)
     for (const double value : row) samples.tables[Measure::kBypassLoss].values.push_back(10 * value);

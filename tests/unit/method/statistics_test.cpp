@@ -36,7 +36,7 @@ TEST(StudentT, HasNoQuantileWithoutADegreeOfFreedom) { EXPECT_THROW(student_t_97
 
 StratifiedTotals sample(const std::vector<double>& totals, const std::vector<double>& tokens,
                         const std::vector<int>& sources = {}) {
-  return {.totals = totals, .tokens = tokens, .sources = sources};
+  return {.totals = totals, .tokens = tokens, .sources = sources, .weights = {}};
 }
 
 TEST(TokenMean, IsTheSumOverTheSumOfTokensAndSourcesWeighTheSame) {

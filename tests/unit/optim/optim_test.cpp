@@ -1,4 +1,9 @@
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -36,7 +41,7 @@ TEST(AdamW, FollowsTheFormulaWithARatePerUnitAndDecaysMatricesOnly) {
   const at::Tensor matrix = parameters[0].master.clone(), gain = parameters[1].master.clone();
   const AdamWOptions options{.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
   AdamW adamw(parameters, options);
-  for (int i = 0; i < 3; ++i) adamw.step({{"matrix", 1e-2}, {"gain", 3e-2}});
+  for (int i = 0; i < 3; ++i) adamw.step(whole_rates(adamw.parameters(), {{"matrix", 1e-2}, {"gain", 3e-2}}));
   const at::Tensor matrix_error =
       (adamw_by_hand(matrix, parameters[0].grad, 1e-2, options, 0.1, 3) - parameters[0].master).abs().max();
   const at::Tensor gain_error =
@@ -57,7 +62,7 @@ TEST(AdamW, EqualRatesAreThePlainFusedUpdateBitForBit) {
   }
   at::_fused_adamw_(values, grads, first, second, {}, counts, 1e-3, 0.9, 0.95, 0.0, 1e-8, false, false);
   AdamW adamw(parameters, {});
-  adamw.step({{"matrix", 1e-3}, {"gain", 1e-3}});
+  adamw.step(whole_rates(adamw.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}));
   EXPECT_TRUE(at::equal(values[0], parameters[0].master));
   EXPECT_TRUE(at::equal(values[1], parameters[1].master));
 }
@@ -66,7 +71,7 @@ TEST(AdamW, ARateOfZeroLeavesTheUnitBitIdentical) {
   const auto parameters = two_parameters();
   const at::Tensor before = parameters[0].master.clone(), other = parameters[1].master.clone();
   AdamW adamw(parameters, {.weight_decay = 0.5});
-  adamw.step({{"matrix", 0.0}, {"gain", 1e-3}});
+  adamw.step(whole_rates(adamw.parameters(), {{"matrix", 0.0}, {"gain", 1e-3}}));
   EXPECT_TRUE(at::equal(before, parameters[0].master));
   EXPECT_FALSE(at::equal(other, parameters[1].master));
 }
@@ -79,16 +84,16 @@ TEST(AdamW, ClippingScalesTheGradientInsideTheUpdate) {
     scaled[i].grad.copy_(parameters[i].grad * 0.25);
   }
   AdamW clipped(parameters, {}), plain(scaled, {});
-  clipped.step({{"matrix", 1e-3}, {"gain", 1e-3}}, 0.25);
-  plain.step({{"matrix", 1e-3}, {"gain", 1e-3}});
+  clipped.step(whole_rates(clipped.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}), 0.25);
+  plain.step(whole_rates(plain.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}));
   EXPECT_TRUE(at::equal(parameters[0].master, scaled[0].master));
 }
 
 TEST(AdamW, RefusesMissingRatesAndRepeatedNames) {
   auto parameters = two_parameters();
   AdamW adamw(parameters, {});
-  EXPECT_THROW(adamw.step({{"matrix", 1.0}}), InternalError);
-  EXPECT_THROW(adamw.step({{"matrix", 1.0}, {"other", 1.0}}), InternalError);
+  EXPECT_THROW(adamw.step(whole_rates(adamw.parameters(), {{"matrix", 1.0}})), InternalError);
+  EXPECT_THROW(adamw.step(whole_rates(adamw.parameters(), {{"matrix", 1.0}, {"other", 1.0}})), InternalError);
   parameters[1].name = "matrix";
   EXPECT_THROW(AdamW(parameters, {}), InternalError);
 }
@@ -136,6 +141,44 @@ TEST(Schedule, WsdIsStableUntilTheDecay) {
   EXPECT_DOUBLE_EQ(s.factor(80), 1.0);
   EXPECT_NEAR(s.factor(90), 0.5, 1e-12);
   EXPECT_NEAR(s.factor(100), 0.0, 1e-12);
+}
+
+// Each row, or each column, has the rate of its slice.
+TEST(AdamW, TakesEverySliceAtItsOwnRate) {
+  for (const std::int64_t dim : {0, 1}) {
+    at::manual_seed(5);
+    const at::Tensor start = at::randn({7, 9}), gradient = at::randn({7, 9});
+    const std::vector<RateSlice> slices = {{dim, 0, 2, 1e-2}, {dim, 2, 3, 0.0}, {dim, 3, start.size(dim), 3e-2}};
+    const auto updated = [&](const std::vector<RateSlice>& rates) {
+      AdamW adamw({{.name = "m", .master = start.clone(), .grad = gradient.clone()}}, {.weight_decay = 0.1});
+      for (int i = 0; i < 3; ++i) {
+        adamw.parameters()[0].grad.copy_(gradient);  // the kernel leaves the clipped one
+        adamw.step({{"m", rates}}, 0.5);
+      }
+      return std::vector<at::Tensor>{adamw.parameters()[0].master, adamw.moments().at("m").exp_avg,
+                                     adamw.moments().at("m").exp_avg_sq};
+    };
+    const auto found = updated(slices);
+    for (const RateSlice& slice : slices) {
+      const auto whole = updated({{dim, 0, start.size(dim), slice.rate}});
+      for (std::size_t i = 0; i < found.size(); ++i)
+        EXPECT_TRUE(at::allclose(found[i].slice(dim, slice.begin, slice.end),
+                                 whole[i].slice(dim, slice.begin, slice.end), 1e-6, 1e-9))
+            << dim << " " << slice.begin;
+    }
+    EXPECT_TRUE(at::equal(found[0].slice(dim, 2, 3), start.slice(dim, 2, 3))) << "a rate of 0 changes no bit";
+  }
+}
+
+TEST(AdamW, RefusesRatesThatDoNotCoverAParameterOnce) {
+  AdamW adamw({{.name = "m", .master = at::zeros({4, 2}), .grad = at::zeros({4, 2})}}, {});
+  for (const std::vector<RateSlice>& slices : {std::vector<RateSlice>{},
+                                               {{0, 0, 3, 1.0}},
+                                               {{0, 0, 3, 1.0}, {0, 2, 4, 1.0}},
+                                               {{0, 0, 2, 1.0}, {1, 2, 4, 1.0}},
+                                               {{0, 1, 4, 1.0}},
+                                               {{0, 0, 5, 1.0}}})
+    EXPECT_THROW(adamw.step({{"m", slices}}), InternalError);
 }
 
 }  // namespace

@@ -178,7 +178,7 @@ TEST(ToBatches, HoldEverySequenceOnceInRowsOfTheBatchSize) {
   const auto batches = to_batches(probe_sequences(general, 16, 0), 2, at::kCPU);
   std::int64_t rows = 0, targets = 0;
   std::vector<std::int64_t> rows_of_source(2);
-  for (const auto& [batch, source] : batches) {
+  for (const auto& [batch, source, weight] : batches) {
     EXPECT_LE(batch.rows(), 2);
     rows += batch.rows();
     targets += batch.num_targets;
@@ -199,7 +199,7 @@ TEST(ToParts, DoubleTheTextOfEachSourceAndHoldItAllOnce) {
   std::multiset<std::vector<std::int64_t>> seen, all;
   for (std::size_t part = 0; part < parts.size(); ++part) {
     std::vector<std::int64_t> rows(2);
-    for (const auto& [batch, source] : parts[part]) {
+    for (const auto& [batch, source, weight] : parts[part]) {
       rows.at(static_cast<std::size_t>(source)) += batch.rows();
       for (std::int64_t b = 0; b < batch.rows(); ++b) {
         const at::Tensor ids = batch.input_ids[b].contiguous();

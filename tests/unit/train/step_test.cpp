@@ -44,10 +44,10 @@ struct ReadyModel {
         decoder(test::load_decoder(model.expanded, dtype)),
         trainable(decoder, expanded_tensors(decoder, model.expansion, files)) {}
 
-  std::map<std::string, double> rates(double rate) const {
+  optim::ParameterRates rates(double rate) const {
     std::map<std::string, double> rates;
     for (const optim::Parameter& p : trainable.parameters()) rates[p.name] = rate;
-    return rates;
+    return optim::whole_rates(trainable.parameters(), rates);
   }
   std::map<std::string, at::Tensor> masters() const {
     std::map<std::string, at::Tensor> copies;
@@ -79,7 +79,7 @@ TEST(Trainable, HoldsExactlyTheUnitsAndNothingElseAsksForAGradient) {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
       SCOPED_TRACE(kind);
       ReadyModel s(kind, dtype);
-      const auto units = method::unit_names(s.model.expansion, s.decoder);
+      const auto units = test::names_of(method::make_units(s.model.expansion, s.decoder));
       std::set<std::string> found;
       std::int64_t elements = 0;
       for (const optim::Parameter& p : s.trainable.parameters()) {
@@ -167,7 +167,8 @@ TEST(Gradients, AreNotMovedByAProbeBetweenSteps) {
   const std::vector<model::Batch> batches = {test::random_batch({9, 4})};
   compute_gradients(s.decoder, s.trainable, batches);
   const auto before = s.gradients();
-  method::unit_importance(s.model.expansion, s.decoder, {{test::random_batch({13, 6}, 9)}}, Progress::silent());
+  method::unit_importance(s.model.expansion, method::make_units(s.model.expansion, s.decoder), s.decoder,
+                          {{test::random_batch({13, 6}, 9)}}, Progress::silent());
   for (const auto& [name, grad] : s.gradients()) EXPECT_TRUE(test::same_bits(grad, before.at(name))) << name;
 }
 
@@ -282,15 +283,17 @@ TEST(TrainStep, WithAllUnitWeightsOneIsPlainAdamWOnTheCopiesBitForBit) {
       optim::AdamW optimizer(s.trainable.parameters(), {.weight_decay = 0.1});
       PlainAdamW plain(reference.trainable);
       method::UnitValues equal;
-      for (const auto& name : method::unit_names(s.model.expansion, s.decoder)) equal[name] = 0.5;
-      const auto weights = method::unit_lr_weights(method::UnitLrPolicy::kReference, equal);
+      const auto units = method::make_units(s.model.expansion, s.decoder);
+      for (const method::Unit& unit : units) equal[unit.name] = 0.5;
+      const auto weights = method::unit_lr_weights(method::UnitLrPolicy::kReference, units, equal);
       for (int update = 1; update <= 4; ++update) {
         const double rate = 1e-2 / update;
         std::map<std::string, double> rates;
         for (const auto& [name, weight] : weights) rates[name] = rate * weight;
         const std::vector<model::Batch> batches = {test::random_batch({9, 4}, static_cast<std::uint64_t>(update)),
                                                    test::random_batch({6}, 50)};
-        const StepResult result = train_step(s.decoder, s.trainable, optimizer, batches, rates, max_grad_norm);
+        const StepResult result = train_step(s.decoder, s.trainable, optimizer, batches,
+                                             optim::whole_rates(s.trainable.parameters(), rates), max_grad_norm);
         ASSERT_TRUE(result.finite);
         if (max_grad_norm > 0) {
           ASSERT_GT(result.grad_norm, max_grad_norm) << "nothing is clipped";
@@ -325,7 +328,7 @@ TEST(TrainStep, AUnitWithWeightZeroStaysBitIdenticalWhileTheOthersMove) {
     const auto before = s.masters();
     optim::AdamW optimizer(s.trainable.parameters(), {.weight_decay = 0.1});
     auto rates = s.rates(1e-2);
-    rates.at(still) = 0;
+    rates.at(still).front().rate = 0;
     for (std::uint64_t i = 1; i <= 4; ++i) {
       const std::vector<model::Batch> batches = {test::random_batch({9, 4, 7}, i)};
       train_step(s.decoder, s.trainable, optimizer, batches, rates, 1.0);

@@ -165,19 +165,79 @@ TEST(UnitRates, AreRecordedAtEachUpdateAndFollowTheReferenceFormula) {
   train(small_config(), model.expanded, dir / "run");
   const auto lines = lines_of(dir / "run" / "parameter_importance.jsonl");
   ASSERT_EQ(lines.size(), 3U);
-  const auto units = method::unit_names(model.expansion, test::load_decoder(model.expanded));
+  const model::Decoder start = test::load_decoder(model.expanded);
+  const auto units = method::make_units(model.expansion, start);
   for (std::size_t i = 0; i < lines.size(); ++i) {
     EXPECT_EQ(lines[i]["step"], 5 * i);
     const auto importance = lines[i]["importance"].get<method::UnitValues>();
     const auto weights = lines[i]["lr_weight"].get<method::UnitValues>();
     EXPECT_EQ(importance.size(), units.size());
-    EXPECT_EQ(weights, method::unit_lr_weights(method::UnitLrPolicy::kReference, importance));
-    for (const std::string& unit : units) EXPECT_GT(importance.at(unit), 0) << unit << " at step " << 5 * i;
+    EXPECT_EQ(weights, method::unit_lr_weights(method::UnitLrPolicy::kReference, units, importance));
+    for (const std::string& unit : test::names_of(units))
+      EXPECT_GT(importance.at(unit), 0) << unit << " at step " << 5 * i;
   }
   EXPECT_NE(lines[0]["importance"], lines[1]["importance"]);
-  const auto at_start =
-      method::unit_importance(model.expansion, test::load_decoder(model.expanded), probe_batches(), Progress::silent());
+  const auto at_start = method::unit_importance(model.expansion, units, start, probe_batches(), Progress::silent());
   EXPECT_EQ(lines[0]["importance"].get<method::UnitValues>(), at_start);
+}
+
+TEST(UnitRates, FollowGranularityPolicyAverageAndFactors) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "qwen3", {1, 3});
+  config::RunConfig config = small_config();
+  config.unit_lr.policy = config::UnitLrPolicy::kNormalized;
+  config.unit_lr.by_head = true;
+  config.unit_lr.ffn_block_size = 5;
+  config.unit_lr.floor = 0.2;
+  config.unit_lr.ema = 0.25;
+  config.unit_lr.factors = {{.units = "*.mlp.*", .factor = 0.5},
+                            {.units = "*layers.2.self_attn.q_proj*", .factor = 0.0}};
+  train(config, model.expanded, dir / "run");
+  const auto units =
+      method::make_units(model.expansion, test::load_decoder(model.expanded), {.by_head = true, .ffn_block_size = 5});
+  const auto lines = lines_of(dir / "run" / "parameter_importance.jsonl");
+  ASSERT_EQ(lines.size(), 3U);
+  for (const Json& line : lines) {
+    const auto importance = line["importance"].get<method::UnitValues>();
+    auto expected = method::unit_lr_weights(method::UnitLrPolicy::kNormalized, units, importance, 0.2);
+    for (auto& [name, weight] : expected) {
+      if (name.find(".mlp.") != std::string::npos) weight *= 0.5;
+      if (name.find("layers.2.self_attn.q_proj") != std::string::npos) weight = 0;
+    }
+    EXPECT_EQ(line["lr_weight"].get<method::UnitValues>(), expected);
+  }
+  const io::WeightFiles start = io::WeightFiles::open(model.expanded);
+  Trainer trainer(make_inputs(config, model.expanded, dir / "run"));
+  trainer.run(/*resume=*/true);
+  trainer.export_model(dir / "out");
+  const io::WeightFiles end = io::WeightFiles::open(dir / "out");
+  const auto changed = [&](const std::string& name) {
+    return !std::ranges::equal(start.at(name).data, end.at(name).data);
+  };
+  EXPECT_FALSE(changed("model.layers.2.self_attn.q_proj.weight")) << "a factor of 0 changes no bit";
+  EXPECT_TRUE(changed("model.layers.5.self_attn.q_proj.weight"));
+  config.unit_lr.factors = {{.units = "*.attention.*", .factor = 0.5}};
+  EXPECT_THAT(
+      test::message_of<ConfigError>([&] { Trainer(make_inputs(config, model.expanded, dir / "other")); }),
+      testing::HasSubstr("unit_lr.factors.0.units: found \"*.attention.*\", which is no unit's name; expected"));
+}
+
+TEST(UnitRates, OfHeadsAndBlocksResumeBitForBit) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.unit_lr.policy = config::UnitLrPolicy::kNormalized;
+  config.unit_lr.by_head = true;
+  config.unit_lr.ffn_block_size = 3;
+  config.unit_lr.ema = 0.5;
+  train(config, model.expanded, dir / "whole");
+  fs::copy(dir / "whole", dir / "resumed", fs::copy_options::recursive);
+  for (const fs::path& checkpoint : list_checkpoints(dir / "resumed"))
+    if (std::stoll(checkpoint.filename().string().substr(11)) > 7) fs::remove_all(checkpoint);
+  train(config, model.expanded, dir / "resumed", /*resume=*/true);
+  for (const char* file : {"trainable.safetensors", "optimizer.safetensors"})
+    EXPECT_EQ(test::read_file(dir / "resumed" / "checkpoint-12" / file),
+              test::read_file(dir / "whole" / "checkpoint-12" / file));
 }
 
 TEST(UnitRates, OfThePolicyUniformNeedNoProbe) {
@@ -309,7 +369,7 @@ TEST(Export, KeepsFrozenBytesElementTypesAndTheFilesBesideThem) {
       const Exported e(kind, dtype);
       const io::WeightFiles before = io::WeightFiles::open(e.model.expanded),
                             after = io::WeightFiles::open(e.dir / "out");
-      const auto units = method::unit_names(e.model.expansion, e.trainer->decoder());
+      const auto units = test::names_of(method::make_units(e.model.expansion, e.trainer->decoder()));
       EXPECT_EQ(after.names(), before.names());
       for (const std::string& name : before.names()) {
         EXPECT_EQ(after.at(name).dtype, dtype);

@@ -1,0 +1,32 @@
+// What each trained copy does: how much it adds to the residual stream, and what the loss is without it.
+#pragma once
+
+#include <vector>
+
+#include "adept/core/json.h"
+#include "adept/core/progress.h"
+#include "adept/method/expansion.h"
+#include "adept/method/samples.h"
+#include "adept/model/decoder.h"
+
+namespace adept::method {
+
+struct CopyReport {
+  ExpandedLayer layer;
+  double contribution = 0;  ///< mean over predicted positions of |h_{l+1} - h_l| / |h_l|, 2-norms
+  double loss_rise = 0;     ///< loss with the copy bypassed minus the model's, nats per token
+};
+
+/// Copies on one text. Sources weigh the same.
+struct CopiesOnText {
+  double loss = 0;  ///< of the model, nats per token
+  std::vector<CopyReport> copies;
+};
+
+/// Bypasses each copy in turn; the layers below it are computed once. Throws DataError if no token is predicted.
+CopiesOnText inspect_copies(const model::Decoder& decoder, const Expansion& expansion,
+                            const std::vector<ProbeBatch>& batches, Progress& progress);
+
+Json to_json(const CopiesOnText& report);
+
+}  // namespace adept::method

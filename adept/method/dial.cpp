@@ -1,0 +1,222 @@
+// Legend: B sequences, T tokens, D hidden_size.
+#include "adept/method/dial.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "adept/core/error.h"
+#include "adept/core/signals.h"
+#include "adept/io/hub.h"
+#include "adept/io/weight_files.h"
+#include "adept/model/save.h"
+#include "adept/model/torch_tensors.h"
+
+namespace adept::method {
+namespace {
+
+constexpr char kDialRecord[] = "adept_dial.json";
+constexpr int kSweeps = 2;
+
+// What reaches the lowest copy, of one batch.
+struct Prefix {
+  at::Tensor h;  // (B, T, D)
+  at::Tensor targets;
+  double tokens = 0;
+  int source = 0;
+  double share = 0;  // of the source in the mean
+};
+
+std::vector<at::Tensor*> outputs_of(model::LayerWeights& layer) {
+  std::vector<at::Tensor*> slots;
+  for (at::Tensor* slot : {&layer.o_proj.weight, &layer.o_proj.bias, &layer.down_proj.weight, &layer.down_proj.bias})
+    if (slot->defined()) slots.push_back(slot);
+  return slots;
+}
+
+class DialedModel {
+ public:
+  DialedModel(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
+              const std::vector<ProbeBatch>& domain)
+      : decoder_(decoder),
+        expansion_(expansion),
+        general_(prefixes(general, "general")),
+        domain_(prefixes(domain, "domain")) {
+    for (const ExpandedLayer& copy : expansion_.layers) {
+      trained_.emplace_back();
+      for (const at::Tensor* slot : outputs_of(layer(copy))) trained_.back().push_back(*slot);
+    }
+  }
+  ~DialedModel() { set(std::vector<double>(trained_.size(), 1.0)); }
+  DialedModel(const DialedModel&) = delete;
+  DialedModel& operator=(const DialedModel&) = delete;
+
+  std::int64_t num_batches() const { return std::ssize(general_) + std::ssize(domain_); }
+
+  DialPoint measure(const std::vector<double>& alphas, const Tick& tick) {
+    set(alphas);
+    const double general = loss(general_, tick), domain = loss(domain_, tick);
+    return {.alphas = alphas, .general_loss = general, .domain_loss = domain};
+  }
+
+ private:
+  model::LayerWeights& layer(const ExpandedLayer& copy) {
+    return decoder_.weights().layers[static_cast<std::size_t>(copy.index)];
+  }
+
+  void set(const std::vector<double>& alphas) {
+    const at::NoGradGuard no_grad;
+    for (std::size_t c = 0; c < trained_.size(); ++c) {
+      const auto slots = outputs_of(layer(expansion_.layers[c]));
+      for (std::size_t i = 0; i < slots.size(); ++i)
+        *slots[i] = alphas[c] == 1 ? trained_[c][i] : trained_[c][i] * alphas[c];
+    }
+  }
+
+  std::vector<Prefix> prefixes(const std::vector<ProbeBatch>& batches, const char* what) const {
+    const at::NoGradGuard no_grad;
+    const std::map<int, double> shares = source_shares(batches);
+    std::vector<Prefix> result;
+    for (const auto& [batch, source, weight] : batches) {
+      throw_if_interrupted();
+      if (batch.num_targets == 0) continue;
+      result.push_back({.h = decoder_.layers(decoder_.embed(batch.input_ids), 0, expansion_.layers.front().index),
+                        .targets = batch.targets,
+                        .tokens = static_cast<double>(batch.num_targets),
+                        .source = source,
+                        .share = shares.at(source)});
+    }
+    if (result.empty())
+      throw DataError("{} text: found no token to predict; expected documents of at least two tokens.", what);
+    return result;
+  }
+
+  double loss(const std::vector<Prefix>& prefixes, const Tick& tick) const {
+    const at::NoGradGuard no_grad;
+    struct Sums {
+      double loss = 0, tokens = 0, share = 0;
+    };
+    std::map<int, Sums> sums;  // by source
+    for (const Prefix& prefix : prefixes) {
+      throw_if_interrupted();
+      const at::Tensor h = decoder_.layers(prefix.h, expansion_.layers.front().index, decoder_.num_layers());
+      Sums& s = sums[prefix.source];
+      s.loss += decoder_.token_losses(h, prefix.targets).sum(at::kDouble).item<double>();
+      s.tokens += prefix.tokens;
+      s.share = prefix.share;
+      tick(prefix.targets.numel());
+    }
+    double mean = 0;
+    for (const auto& [source, s] : sums) mean += s.share * s.loss / s.tokens;
+    return mean;
+  }
+
+  model::Decoder& decoder_;
+  const Expansion& expansion_;
+  std::vector<Prefix> general_, domain_;
+  std::vector<std::vector<at::Tensor>> trained_;
+};
+
+// Whether `a` is to be preferred to `b`.
+class Preference {
+ public:
+  Preference(const DialOptions& options, const DialPoint& base) : options_(options), base_(base) {}
+
+  bool is_allowed(const DialPoint& p) const {
+    return !options_.max_general_rise || p.general_loss <= base_.general_loss + *options_.max_general_rise;
+  }
+  bool is_better(const DialPoint& a, const DialPoint& b) const { return is_allowed(a) && cost(a) < cost(b); }
+
+ private:
+  double cost(const DialPoint& p) const { return p.domain_loss + options_.general_weight.value_or(0) * p.general_loss; }
+
+  const DialOptions& options_;
+  const DialPoint& base_;
+};
+
+// The largest within the bound, or the best of the trade-off.
+DialPoint choose(const std::vector<DialPoint>& curve, const DialOptions& options) {
+  const Preference preference(options, curve.front());
+  DialPoint chosen = curve.front();
+  for (const DialPoint& point : curve)
+    if (options.general_weight ? preference.is_better(point, chosen) : preference.is_allowed(point)) chosen = point;
+  return chosen;
+}
+
+Json point_json(const DialPoint& point) {
+  return {{"alphas", point.alphas}, {"general_loss", point.general_loss}, {"domain_loss", point.domain_loss}};
+}
+
+}  // namespace
+
+Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
+                  const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress) {
+  ADEPT_CHECK(options.points >= 2, "a curve of {} points", options.points);
+  ADEPT_CHECK(options.max_general_rise.has_value() != options.general_weight.has_value(), "one criterion is wanted");
+  DialedModel model(decoder, expansion, general, domain);
+  std::int64_t done = 0, positions = 0;
+  const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
+  const std::size_t num_copies = expansion.layers.size();
+  Dial dial;
+  std::vector<double> values;
+  for (int i = 0; i < options.points; ++i) values.push_back(static_cast<double>(i) / (options.points - 1));
+  for (const double alpha : values) dial.curve.push_back(model.measure(std::vector<double>(num_copies, alpha), tick));
+  dial.chosen = choose(dial.curve, options);
+  if (!options.per_copy) return dial;
+  const Preference preference(options, dial.curve.front());
+  for (int sweep = 0; sweep < kSweeps; ++sweep)
+    for (std::size_t copy = 0; copy < num_copies; ++copy)
+      for (const double alpha : values) {
+        std::vector<double> alphas = dial.chosen.alphas;
+        if (alphas[copy] == alpha) continue;
+        alphas[copy] = alpha;
+        const DialPoint point = model.measure(alphas, tick);
+        if (preference.is_better(point, dial.chosen)) dial.chosen = point;
+      }
+  return dial;
+}
+
+void export_dialed(const std::filesystem::path& model_dir, const std::filesystem::path& out_dir,
+                   const Expansion& expansion, std::span<const double> alphas, const Json& record,
+                   io::OnExisting on_existing) {
+  ADEPT_CHECK(alphas.size() == expansion.layers.size(), "{} alphas for {} copies", alphas.size(),
+              expansion.layers.size());
+  const io::WeightFiles files = io::WeightFiles::open(model_dir);
+  std::map<std::string, double> factors;  // of tensors that change
+  for (std::size_t c = 0; c < alphas.size(); ++c)
+    for (const char* unit :
+         {"self_attn.o_proj.weight", "self_attn.o_proj.bias", "mlp.down_proj.weight", "mlp.down_proj.bias"})
+      if (alphas[c] != 1) factors[model::layer_parameter_name(expansion.layers[c].index, unit)] = alphas[c];
+  std::vector<at::Tensor> scaled;
+  std::vector<io::TensorView> views;
+  for (const std::string& name : files.names()) {
+    io::TensorView view = files.at(name);
+    if (const auto factor = factors.find(name); factor != factors.end()) {
+      const at::Tensor tensor = model::as_tensor(view, files.owner(name));
+      scaled.push_back((tensor.to(at::kFloat) * factor->second).to(tensor.scalar_type()).contiguous());
+      view = model::as_view(name, scaled.back());
+    }
+    views.push_back(std::move(view));
+  }
+  io::AtomicDirectory directory(out_dir, on_existing);
+  io::write_weight_files(directory.path(), views);
+  model::write_config_json(directory.path(), read_json(model_dir / "config.json"));
+  io::copy_tokenizer_files(model_dir, directory.path());
+  io::write_file_atomically(directory.path() / kExpansionManifest, to_json(expansion).dump(2) + "\n");
+  io::write_file_atomically(directory.path() / kDialRecord, record.dump(2) + "\n");
+  directory.commit();
+}
+
+Json to_json(const Dial& dial, const Expansion& expansion) {
+  Json copies = Json::array(), curve = Json::array();
+  for (const ExpandedLayer& copy : expansion.layers) copies.push_back(copy.index);
+  for (const DialPoint& point : dial.curve)
+    curve.push_back(
+        {{"alpha", point.alphas.front()}, {"general_loss", point.general_loss}, {"domain_loss", point.domain_loss}});
+  return {{"copies", copies}, {"curve", curve}, {"chosen", point_json(dial.chosen)}};
+}
+
+}  // namespace adept::method

@@ -1,0 +1,57 @@
+// How much of what was learnt is used: the copies' outputs scaled by alpha, without training anything.
+//
+// A copy adds alpha * o_proj(...) and alpha * down_proj(...) to the residual stream: at 0 it is the identity and the
+// model exactly the base, at 1 it is as trained. Between them lies a curve of general against domain loss.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "adept/core/json.h"
+#include "adept/core/progress.h"
+#include "adept/io/atomic_file.h"
+#include "adept/method/expansion.h"
+#include "adept/method/samples.h"
+#include "adept/model/decoder.h"
+
+namespace adept::method {
+
+/// The model with one alpha per copy, and its losses in nats per token (sources weigh the same).
+struct DialPoint {
+  std::vector<double> alphas;  ///< in the order of Expansion::layers
+  double general_loss = 0;
+  double domain_loss = 0;
+};
+
+struct DialOptions {
+  int points = 11;  ///< of the curve, 0 and 1 included; at least 2
+  /// The general loss may be this much above the base's, nats per token. Not together with `general_weight`.
+  std::optional<double> max_general_rise;
+  /// The lowest domain_loss + general_weight * general_loss is wanted.
+  std::optional<double> general_weight;
+  bool per_copy = false;  ///< then each copy gets an alpha of its own, by coordinate search from the common one
+};
+
+struct Dial {
+  std::vector<DialPoint> curve;  ///< with a common alpha, ascending; the first is the base
+  DialPoint chosen;
+};
+
+/// Measures the curve and chooses on it: the largest alpha within the bound, or the best of the trade-off. A search per
+/// copy tries the curve's alphas for one copy after the other, twice, and keeps what lowers the domain loss within the
+/// bound, or the trade-off. The layers below the lowest copy are computed once; their output is kept in memory. The
+/// decoder is left as it was. Throws DataError if there is no token to predict in one of the texts.
+Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
+                  const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress);
+
+/// Writes the model of `model_dir` with these alphas: at 1 a copy keeps its bytes, all other tensors always do. The
+/// manifest goes with it, and adept_dial.json holds `record`.
+void export_dialed(const std::filesystem::path& model_dir, const std::filesystem::path& out_dir,
+                   const Expansion& expansion, std::span<const double> alphas, const Json& record,
+                   io::OnExisting on_existing = io::OnExisting::kFail);
+
+Json to_json(const Dial& dial, const Expansion& expansion);
+
+}  // namespace adept::method
