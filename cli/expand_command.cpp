@@ -64,9 +64,9 @@ config::ExpandConfig expand_config(const Options& options) {
   if (!options.strategy.empty()) {
     const auto strategy = config::from_string<config::SelectionStrategy>(options.strategy);
     if (!strategy || (*strategy == config::SelectionStrategy::kManual) != by_hand)
-      throw ConfigError("--strategy: found \"{}\"{}; expected {}.", options.strategy,
-                        by_hand ? " together with --after" : "",
-                        by_hand ? "manual" : "lowest, cost_aware, uniform or highest");
+      throw ConfigError(
+          "--strategy: found \"{}\"{}; expected {}.", options.strategy, by_hand ? " together with --after" : "",
+          by_hand ? "manual" : "lowest, cost_aware, uniform, highest or gain_per_cost (manual goes with --after)");
     expand.strategy = strategy;
   }
   if (!options.trainable.empty()) expand.trainable = parse_share(options.trainable);
@@ -113,9 +113,11 @@ void add_expand_command(CLI::App& app) {
   command->add_option("--method", options->method, "Which of the scores in the file; default: the first")
       ->type_name("NAME");
   command
-      ->add_option("--strategy", options->strategy,
-                   "lowest scores (default); cost_aware: of layers that the probe cannot tell apart the highest, which "
-                   "are the cheapest to train; uniform: evenly spread; highest scores; manual: those of --after")
+      ->add_option(
+          "--strategy", options->strategy,
+          "lowest scores (default); cost_aware: of layers that the probe cannot tell apart the highest, which "
+          "are the cheapest to train; uniform: evenly spread; highest scores; gain_per_cost: of adept probe --method "
+          "gain, the highest for what a step costs; manual: those of --after")
       ->type_name(config::choices_of<config::SelectionStrategy>());
   command->add_option("--layers", options->layers, "How many layers to copy")->type_name("K");
   command

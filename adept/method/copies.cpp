@@ -13,18 +13,18 @@
 namespace adept::method {
 namespace {
 
-struct Sums {
+struct CopySums {
   double tokens = 0, loss = 0;
   std::vector<double> contributions, bypassed;
 };
 
-double sum(const at::Tensor& tensor) { return tensor.sum(at::kDouble).item<double>(); }
+double total(const at::Tensor& tensor) { return tensor.sum(at::kDouble).item<double>(); }
 
 // Sum over the positions with a target of |after - before| / |before|.
 double contribution(const at::Tensor& before, const at::Tensor& after, const at::Tensor& targets) {
   const at::Tensor a = before.to(at::kFloat), step = after.to(at::kFloat) - a;  // (B, T, D)
   const at::Tensor ratio = (step.square().sum(-1) / a.square().sum(-1).clamp_min(1e-30)).sqrt();
-  return sum(ratio.masked_fill(targets.to(ratio.device()).eq(nn::kIgnoreIndex), 0));
+  return total(ratio.masked_fill(targets.to(ratio.device()).eq(nn::kIgnoreIndex), 0));
 }
 
 }  // namespace
@@ -32,12 +32,12 @@ double contribution(const at::Tensor& before, const at::Tensor& after, const at:
 CopiesOnText inspect_copies(const model::Decoder& decoder, const Expansion& expansion,
                             const std::vector<ProbeBatch>& batches, Progress& progress) {
   const at::NoGradGuard no_grad;
-  std::map<int, Sums> sums;  // by source
+  std::map<int, CopySums> sums;  // by source
   std::int64_t done = 0, positions = 0;
   for (const auto& [batch, source, weight] : batches) {
     throw_if_interrupted();
     if (batch.num_targets == 0) continue;
-    Sums& s = sums[source];
+    CopySums& s = sums[source];
     s.contributions.resize(expansion.layers.size());
     s.bypassed.resize(expansion.layers.size());
     s.tokens += static_cast<double>(batch.num_targets);
@@ -47,13 +47,13 @@ CopiesOnText inspect_copies(const model::Decoder& decoder, const Expansion& expa
       const std::int64_t index = expansion.layers[c].index;
       h = decoder.layers(h, next, index);
       const at::Tensor without = decoder.layers(h, index + 1, decoder.num_layers());
-      s.bypassed[c] += sum(decoder.token_losses(without, batch.targets));
+      s.bypassed[c] += total(decoder.token_losses(without, batch.targets));
       const at::Tensor after = decoder.layer(h, index);
       s.contributions[c] += contribution(h, after, batch.targets);
       h = after;
       next = index + 1;
     }
-    s.loss += sum(decoder.token_losses(decoder.layers(h, next, decoder.num_layers()), batch.targets));
+    s.loss += total(decoder.token_losses(decoder.layers(h, next, decoder.num_layers()), batch.targets));
     progress.update(++done, positions += batch.num_positions());
   }
   if (sums.empty()) throw DataError("found no token to predict; expected documents of at least two tokens.");

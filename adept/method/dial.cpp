@@ -30,13 +30,6 @@ struct Prefix {
   double share = 0;  // of the source in the mean
 };
 
-std::vector<at::Tensor*> outputs_of(model::LayerWeights& layer) {
-  std::vector<at::Tensor*> slots;
-  for (at::Tensor* slot : {&layer.o_proj.weight, &layer.o_proj.bias, &layer.down_proj.weight, &layer.down_proj.bias})
-    if (slot->defined()) slots.push_back(slot);
-  return slots;
-}
-
 class DialedModel {
  public:
   DialedModel(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
@@ -47,7 +40,7 @@ class DialedModel {
         domain_(prefixes(domain, "domain")) {
     for (const ExpandedLayer& copy : expansion_.layers) {
       trained_.emplace_back();
-      for (const at::Tensor* slot : outputs_of(layer(copy))) trained_.back().push_back(*slot);
+      for (const at::Tensor* slot : output_slots(layer(copy))) trained_.back().push_back(*slot);
     }
   }
   ~DialedModel() { set(std::vector<double>(trained_.size(), 1.0)); }
@@ -70,7 +63,7 @@ class DialedModel {
   void set(const std::vector<double>& alphas) {
     const at::NoGradGuard no_grad;
     for (std::size_t c = 0; c < trained_.size(); ++c) {
-      const auto slots = outputs_of(layer(expansion_.layers[c]));
+      const auto slots = output_slots(layer(expansion_.layers[c]));
       for (std::size_t i = 0; i < slots.size(); ++i)
         *slots[i] = alphas[c] == 1 ? trained_[c][i] : trained_[c][i] * alphas[c];
     }
@@ -96,14 +89,14 @@ class DialedModel {
 
   double loss(const std::vector<Prefix>& prefixes, const Tick& tick) const {
     const at::NoGradGuard no_grad;
-    struct Sums {
+    struct SourceLoss {
       double loss = 0, tokens = 0, share = 0;
     };
-    std::map<int, Sums> sums;  // by source
+    std::map<int, SourceLoss> sums;  // by source
     for (const Prefix& prefix : prefixes) {
       throw_if_interrupted();
       const at::Tensor h = decoder_.layers(prefix.h, expansion_.layers.front().index, decoder_.num_layers());
-      Sums& s = sums[prefix.source];
+      SourceLoss& s = sums[prefix.source];
       s.loss += decoder_.token_losses(h, prefix.targets).sum(at::kDouble).item<double>();
       s.tokens += prefix.tokens;
       s.share = prefix.share;

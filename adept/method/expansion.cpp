@@ -220,6 +220,13 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
   return expansion;
 }
 
+std::vector<at::Tensor*> output_slots(model::LayerWeights& layer) {
+  std::vector<at::Tensor*> slots = {&layer.o_proj.weight, &layer.down_proj.weight};
+  for (at::Tensor* bias : {&layer.o_proj.bias, &layer.down_proj.bias})
+    if (bias->defined()) slots.push_back(bias);
+  return slots;
+}
+
 Json to_json(const Expansion& expansion) {
   Json layers = Json::array();
   for (const ExpandedLayer& layer : expansion.layers)

@@ -13,6 +13,7 @@
 #include "adept/core/json.h"
 #include "adept/io/atomic_file.h"
 #include "adept/method/importance.h"
+#include "adept/model/weights.h"
 
 namespace adept::method {
 
@@ -54,6 +55,10 @@ std::string expanded_name(const std::string& name, std::span<const ExpandedLayer
 Expansion expand_model(const std::filesystem::path& base_dir, const std::filesystem::path& out_dir,
                        std::span<const int> after, const std::optional<Importance>& importance,
                        io::OnExisting on_existing = io::OnExisting::kFail);
+
+/// The tensors through which a layer writes into the residual stream, zero in an untrained copy: o_proj, down_proj and
+/// those of their biases that it has.
+std::vector<at::Tensor*> output_slots(model::LayerWeights& layer);
 
 Json to_json(const Expansion& expansion);
 /// Reads the manifest of an expanded model. Throws DataError; a model that was never expanded gets told how.

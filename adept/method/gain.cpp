@@ -12,6 +12,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/signals.h"
+#include "adept/method/expansion.h"
 #include "adept/method/layer_gradients.h"
 
 namespace adept::method {
@@ -24,18 +25,11 @@ struct CopyGradients {
   std::int64_t tokens = 0, sequences = 0;
 };
 
-std::vector<at::Tensor*> outputs_of(model::LayerWeights& layer) {
-  std::vector<at::Tensor*> slots = {&layer.o_proj.weight, &layer.down_proj.weight};
-  for (at::Tensor* bias : {&layer.o_proj.bias, &layer.down_proj.bias})
-    if (bias->defined()) slots.push_back(bias);
-  return slots;
-}
-
 // A decoder whose layer l is the copy that would stand behind layer l.
 model::Decoder copies_of_layers(const model::Decoder& decoder) {
   model::Decoder copies = detached_decoder(decoder, {});
   for (model::LayerWeights& layer : copies.weights().layers)
-    for (at::Tensor* slot : outputs_of(layer)) *slot = at::zeros_like(*slot).set_requires_grad(true);
+    for (at::Tensor* slot : output_slots(layer)) *slot = at::zeros_like(*slot).set_requires_grad(true);
   return copies;
 }
 
@@ -58,7 +52,7 @@ CopyGradients copy_gradients(const model::Decoder& decoder, const std::vector<Pr
   CopyGradients result;
   for (model::LayerWeights& layer : copies.weights().layers) {
     result.layers.emplace_back();
-    for (const at::Tensor* slot : outputs_of(layer))
+    for (const at::Tensor* slot : output_slots(layer))
       result.layers.back().push_back(at::zeros(slot->sizes(), slot->options().dtype(at::kFloat).requires_grad(false)));
   }
   for (const auto& [batch, source, weight] : batches) {
@@ -68,7 +62,7 @@ CopyGradients copy_gradients(const model::Decoder& decoder, const std::vector<Pr
     result.loss += share * visit_output_gradients(decoder, batch, layers, [&](const LayerGradients& g) {
                      const auto l = static_cast<std::size_t>(g.layer);
                      std::vector<at::Tensor> wanted;
-                     for (const at::Tensor* slot : outputs_of(copies.weights().layers[l])) wanted.push_back(*slot);
+                     for (const at::Tensor* slot : output_slots(copies.weights().layers[l])) wanted.push_back(*slot);
                      const at::AutoGradMode with_grad(true);
                      const auto gradients =
                          torch::autograd::grad({copies.layer(g.output.detach(), g.layer)}, wanted, {g.output_gradient});
@@ -82,7 +76,7 @@ CopyGradients copy_gradients(const model::Decoder& decoder, const std::vector<Pr
   return result;
 }
 
-double sum(const at::Tensor& tensor) { return tensor.sum(at::kDouble).item<double>(); }
+double sum_of(const at::Tensor& tensor) { return tensor.sum(at::kDouble).item<double>(); }
 
 }  // namespace
 
@@ -105,11 +99,11 @@ Gain expansion_gain(const model::Decoder& decoder, const std::vector<ProbeBatch>
     for (std::size_t i = 0; i < d.layers[l].size(); ++i) {
       const at::Tensor& a = d.layers[l][i];
       const at::Tensor& b = q.layers[l][i];
-      layer.l1 += sum(a.abs());
-      layer.general_change -= sum(a.sign() * b);
-      domain_squares += sum(a.square());
-      general_squares += sum(b.square());
-      product += sum(a * b);
+      layer.l1 += sum_of(a.abs());
+      layer.general_change -= sum_of(a.sign() * b);
+      domain_squares += sum_of(a.square());
+      general_squares += sum_of(b.square());
+      product += sum_of(a * b);
     }
     layer.l2 = std::sqrt(domain_squares);
     if (const double norms = std::sqrt(domain_squares * general_squares); norms > 0) layer.cosine = product / norms;

@@ -16,11 +16,10 @@
 namespace adept::method {
 namespace {
 
-bool is_zero(const at::Tensor& tensor) { return !tensor.defined() || !tensor.detach().ne(0).any().item<bool>(); }
-
-bool is_identity(const model::LayerWeights& layer) {
-  return is_zero(layer.o_proj.weight) && is_zero(layer.o_proj.bias) && is_zero(layer.down_proj.weight) &&
-         is_zero(layer.down_proj.bias);
+bool is_identity(model::LayerWeights layer) {
+  const auto slots = output_slots(layer);
+  return std::none_of(slots.begin(), slots.end(),
+                      [](const at::Tensor* slot) { return slot->detach().ne(0).any().item<bool>(); });
 }
 
 // How a tensor falls into parts of `step` slices along `dim`; no part: one unit.

@@ -389,6 +389,10 @@ void Trainer::save() {
 void Trainer::export_model(const std::filesystem::path& out_dir) const {
   std::map<std::string, at::Tensor> masters;
   for (const optim::Parameter& p : trainable_.parameters()) masters[p.name] = p.master;
+  // A file may hold a tied head too.
+  if (const auto table = masters.find("model.embed_tokens.weight");
+      table != masters.end() && decoder_.config().tie_word_embeddings)
+    masters["lm_head.weight"] = table->second;
   const auto trained = [&](const std::string& name) -> at::Tensor {
     if (const auto master = masters.find(name); master != masters.end()) return master->second.detach();
     const std::string projection = name.substr(0, name.rfind('.'));
@@ -398,18 +402,17 @@ void Trainer::export_model(const std::filesystem::path& out_dir) const {
     return nn::merged_weight(model::as_tensor(files_.at(name), files_.owner(name)).to(decoder_.device()),
                              {.a = a->second, .b = masters.at(projection + ".lora_B.weight"), .scale = scale});
   };
-  std::vector<at::Tensor> converted;
   std::vector<io::TensorView> views;
-  for (const std::string& name : files_.names()) {
-    io::TensorView view = files_.at(name);
-    if (const at::Tensor tensor = trained(name); tensor.defined()) {
-      converted.push_back(tensor.cpu().to(model::to_scalar_type(view.dtype)).contiguous());
-      view = model::as_view(name, converted.back());
-    }
-    views.push_back(std::move(view));
-  }
+  for (const std::string& name : files_.names()) views.push_back(files_.at(name));
+  at::Tensor converted;  // one at a time: with every parameter trained they would be a second model
+  const auto read = [&](const io::TensorView& view) -> std::span<const std::byte> {
+    const at::Tensor tensor = trained(view.name);
+    if (!tensor.defined()) return view.data;
+    converted = tensor.cpu().to(model::to_scalar_type(view.dtype)).contiguous();
+    return model::as_view(view.name, converted).data;
+  };
   io::AtomicDirectory directory(out_dir, io::OnExisting::kReplace);
-  io::write_weight_files(directory.path(), views);
+  io::write_weight_files(directory.path(), views, io::kMaxShardBytes, read);
   model::write_config_json(directory.path(), decoder_.config().source);
   io::copy_tokenizer_files(inputs_.model_dir, directory.path());
   const Json record = {{"method", std::string(config::to_string(inputs_.config.method))},

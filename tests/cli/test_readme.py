@@ -73,3 +73,11 @@ def test_a_shipped_configuration_runs(config, folder):
         data += ["--set", f"{key}.path={file}.jsonl"]
     output = run([str(BUILD / "adept"), "run", f"configs/{config}", *SMALL_RUN, *data], folder)
     assert "peak memory" in output
+
+
+def test_the_method_is_documented_choice_by_choice():
+    explained = run([BUILD / "adept", "config", "--explain"], ROOT)
+    text = (ROOT / "docs" / "method.md").read_text()
+    for key in ("probe.method", "expand.strategy", "unit_lr.policy"):
+        choices = re.search(rf"^{re.escape(key)} +(\S+)", explained, re.MULTILINE)[1].split("|")
+        assert len(choices) >= 3 and all(f"| `{choice}`" in text for choice in choices), (key, choices)

@@ -13,7 +13,7 @@ import pytest
 import text_models
 import torch
 from conftest import BUILD, run_program
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 STAGES = ("baseline", "probe", "expand", "train", "eval", "copies")
 LOG_KEYS = {"current_steps", "total_steps", "epoch", "percentage", "elapsed_time", "remaining_time", "throughput",
@@ -294,6 +294,13 @@ def test_another_method_is_one_word(finished, tmp_path, method):
     assert ("more" in process.stderr.split("share")[-1]) == (method == "replay")
     model = text_models.load(out / "model")
     assert model.config.num_hidden_layers == text_models.load(folder / "base").config.num_hidden_layers + 2 * expands
+    ids = torch.arange(3, 27).view(2, 12)
+    save_file({"ids": ids, "targets": ids}, tmp_path / "input.safetensors")
+    run_program("decoder_tool", out / "model", tmp_path / "input.safetensors", tmp_path / "output.safetensors")
+    ours = load_file(tmp_path / "output.safetensors")["logits"]
+    with torch.no_grad():
+        peer = text_models.load(out / "model", torch.float32)(ids).logits
+    assert ((ours - peer).abs().max() / peer.abs().max()).item() <= 2e-4
     results = json.loads((out / "all_results.json").read_text())
     assert results["eval_held-domain_loss"] != results["base_held-domain_loss"]
     assert kept(run(folder, *arguments)) == ["baseline", *(["expand"] if expands else []), "train", "eval", *(["copies"] if expands else [])]
