@@ -1,10 +1,17 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <charconv>
+#include <cmath>
+#include <filesystem>
 #include <memory>
 #include <optional>
+#include <sstream>
+#include <utility>
 
 #include "adept/core/error.h"
+#include "adept/core/log.h"
+#include "adept/io/weight_files.h"
 #include "adept/method/dial.h"
 #include "adept/run/model_context.h"
 #include "adept/run/text.h"
@@ -17,7 +24,7 @@ namespace {
 constexpr double kDefaultRise = 0.01;  // nats per token: about 1 % of the perplexity
 
 struct Options {
-  std::string model, out;
+  std::string model, out, alpha;
   std::vector<std::string> general, domain;
   DataOptions data;
   std::optional<double> max_general_rise, general_weight;
@@ -41,27 +48,66 @@ void print_dial(const method::Dial& dial, const method::Expansion& expansion) {
                expansion.layers[c].index);
 }
 
-void run(const Options& options) {
+/// "0.4", or "0.4,1,0" for each copy.
+std::vector<double> parse_alphas(const std::string& text, std::size_t num_copies) {
+  std::vector<double> alphas;
+  std::istringstream items(text + ",");
+  for (std::string item; std::getline(items, item, ',');) {
+    double alpha = 0;
+    const auto [end, error] = std::from_chars(item.data(), item.data() + item.size(), alpha);
+    if (error != std::errc() || end != item.data() + item.size() || !(alpha >= 0 && alpha <= 1))
+      throw ConfigError(
+          "--alpha {}: found \"{}\"; expected a number from 0 to 1, or one for each copy such as 0.4,1,0.", text, item);
+    alphas.push_back(alpha);
+  }
+  if (alphas.size() == 1) alphas.resize(num_copies, alphas.front());
+  if (alphas.size() != num_copies)
+    throw ConfigError("--alpha {}: found {} numbers; expected one, or one for each of the {} copies.", text,
+                      alphas.size(), num_copies);
+  return alphas;
+}
+
+void check_options(const Options& options) {
   if (options.max_general_rise && options.general_weight)
     throw ConfigError("adept dial: found --max-general-rise and --general-weight; expected one of them.");
-  if ((options.max_general_rise.value_or(0) < 0) || (options.general_weight.value_or(0) < 0))
-    throw ConfigError("adept dial: found a negative {}; expected 0 or more.",
-                      options.max_general_rise ? "--max-general-rise" : "--general-weight");
+  for (const auto& [name, value] : {std::pair{"--max-general-rise", options.max_general_rise},
+                                    std::pair{"--general-weight", options.general_weight}})
+    if (value && !(std::isfinite(*value) && *value >= 0))
+      throw ConfigError("adept dial: {}: found {}; expected a number, 0 or more.", name, *value);
+  const bool has_texts = !options.general.empty() && !options.domain.empty();
+  if (options.alpha.empty() && !has_texts)
+    throw ConfigError("adept dial: expected --general and --domain, the texts to measure on, or --alpha.");
+  if (!options.alpha.empty() && (!options.general.empty() || !options.domain.empty()))
+    throw ConfigError("adept dial: found --alpha together with texts; expected a value, or texts to choose it on.");
+}
+
+void run(const Options& options) {
+  check_options(options);
   run::init_compute(options.threads, options.dtype, options.device);
   const run::TextModel model = run::load_text_model(options.model);
   const method::Expansion expansion = method::read_expansion(model.dir);
-  std::error_code ignored;
-  if (std::filesystem::equivalent(model.dir, options.out, ignored))
-    throw ConfigError("--out {}: is the model itself; expected a directory of its own.", options.out);
-  if (std::filesystem::exists(options.out) && !options.force)
-    throw DataError("{}: exists already; remove it, or replace it with --force.", options.out);
+  check_output_directory(options.out, model.dir, options.force);
+  if (std::filesystem::exists(model.dir / method::kDialRecord))
+    spdlog::warn("{}: was dialed before: 1 is what it is now, not what was trained.", model.dir.string());
+  const auto on_existing = options.force ? io::OnExisting::kReplace : io::OnExisting::kFail;
+  Json record = {{"model_hash", io::WeightFiles::open(model.dir).hash()}};
+  if (!options.alpha.empty()) {
+    const std::vector<double> alphas = parse_alphas(options.alpha, expansion.layers.size());
+    record["chosen"] = {{"alphas", alphas}};
+    method::export_dialed(model.dir, options.out, expansion, alphas, record, on_existing);
+    fmt::print("{}\n", options.out);
+    return;
+  }
   model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
   const auto batches = [&](const std::string& option, const std::vector<std::string>& paths) {
     DataOptions data = options.data;
     data.option = option;
     data.data = paths;
     std::vector<data::TokenDataset> datasets;
-    for (const config::Source& source : sources(data)) datasets.push_back(run::tokenize_source(model, source));
+    for (const config::Source& source : sources(data)) {
+      datasets.push_back(run::tokenize_source(model, source));
+      record["texts"][option.substr(2)][source.name] = datasets.back().fingerprint();
+    }
     run::print_counts(datasets);
     return run::to_batches(run::probe_sequences(datasets, options.seq_len, options.max_tokens), options.batch_size,
                            decoder.device());
@@ -72,14 +118,16 @@ void run(const Options& options) {
                                       .general_weight = options.general_weight,
                                       .per_copy = options.per_copy};
   if (!options.general_weight) dial_options.max_general_rise = options.max_general_rise.value_or(kDefaultRise);
-  const auto copies = std::ssize(expansion.layers);
-  const std::int64_t measurements = options.points + (options.per_copy ? 2 * copies * (options.points - 1) : 0);
-  Progress progress("dial", measurements * static_cast<std::int64_t>(general.size() + domain.size()));
+  Progress progress("dial", method::most_measurements(dial_options, expansion) *
+                                static_cast<std::int64_t>(general.size() + domain.size()));
   const method::Dial dial = method::measure_dial(decoder, expansion, general, domain, dial_options, progress);
   progress.finish(
       fmt::format("general loss {:.4f}, domain loss {:.4f}", dial.chosen.general_loss, dial.chosen.domain_loss));
-  method::export_dialed(model.dir, options.out, expansion, dial.chosen.alphas, method::to_json(dial, expansion),
-                        options.force ? io::OnExisting::kReplace : io::OnExisting::kFail);
+  record["dtype"] = std::string(to_string(options.dtype));
+  record["max_general_rise"] = dial_options.max_general_rise ? Json(*dial_options.max_general_rise) : Json();
+  record["general_weight"] = dial_options.general_weight ? Json(*dial_options.general_weight) : Json();
+  record.update(method::to_json(dial, expansion));
+  method::export_dialed(model.dir, options.out, expansion, dial.chosen.alphas, record, on_existing);
   print_dial(dial, expansion);
   fmt::print("{}\n", options.out);
 }
@@ -92,11 +140,10 @@ void add_dial_command(CLI::App& app) {
       app.add_subcommand("dial", "Scale what the copies of a trained model add, between the base (0) and all (1)");
   add_model_option(*command, options->model);
   command->add_option("--general", options->general, "General text whose loss is to stay; as --data of adept probe")
-      ->required()
       ->type_name("[NAME=]PATH");
-  command->add_option("--domain", options->domain, "Domain text whose loss is to fall")
-      ->required()
-      ->type_name("[NAME=]PATH");
+  command->add_option("--domain", options->domain, "Domain text whose loss is to fall")->type_name("[NAME=]PATH");
+  command->add_option("--alpha", options->alpha, "This scale, or one for each copy, instead of a search on texts")
+      ->type_name("0.4|0.4,1,0");
   add_text_options(*command, options->data);
   command->add_option("--out", options->out, "Directory for the model as chosen")->required()->type_name("DIR");
   command

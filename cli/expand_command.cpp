@@ -86,9 +86,7 @@ config::ExpandConfig expand_config(const Options& options) {
 void run(const Options& options) {
   const config::ExpandConfig expand = expand_config(options);
   const std::filesystem::path model = io::resolve_model(options.model);
-  std::error_code ignored;
-  if (std::filesystem::equivalent(model, options.out, ignored))
-    throw ConfigError("--out {}: is the model itself; expected a directory of its own.", options.out);
+  check_output_directory(options.out, model, options.force);
   const model::ModelConfig base = model::read_model_config(model);
   std::optional<method::Importance> importance;
   if (!options.importance.empty()) importance = method::read_importance(options.importance, options.method);

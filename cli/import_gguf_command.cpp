@@ -6,6 +6,7 @@
 #include "adept/core/progress.h"
 #include "adept/model/import_gguf.h"
 #include "cli/commands.h"
+#include "cli/options.h"
 
 namespace adept::cli {
 namespace {
@@ -24,6 +25,7 @@ void run(const Options& options) {
   Progress::Options progress_options;
   progress_options.rate_unit = "";
   Progress progress("import", 0, progress_options);
+  check_output_directory(options.out, options.gguf, options.force);
   const model::ImportedModel model = model::import_gguf(options.gguf, options.out, import, progress);
   fmt::print("{}: {}, {} layers, {} parameters as {}, vocabulary {}, pre-tokenizer {}\n", options.out, model.model_type,
              model.num_layers, format_count(model.num_parameters), options.dtype, format_count(model.vocab_size),

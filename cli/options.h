@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,10 @@ std::vector<config::Source> sources(const DataOptions& options);
 
 /// Throws ConfigError if the `text` of an option is not UTF-8.
 void require_utf8(const std::string& option, const std::string& text);
+
+/// Throws for an output directory that exists and may not be replaced: without `force`, if it holds `input` (a model
+/// directory or a file) or is it, or if it is neither empty nor a model directory (it has no config.json).
+void check_output_directory(const std::string& out, const std::filesystem::path& input, bool force);
 
 /// Sets the number of threads that ATen uses; 0 = available_cores().
 void set_threads(std::int64_t threads);

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "adept/core/error.h"
+#include "adept/eval/perplexity.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/expansion.h"
@@ -53,7 +54,9 @@ void print_scores(const method::Importance& importance) {
   if (importance.stability.num_resamples > 0)
     fmt::print("the {} lowest: {} (the same ones in {:.1f} % of the resamples)\n", k,
                fmt::join(method::lowest(importance.scores(), k), ", "), 100 * importance.stability.same_set_share);
-  if (importance.separation)
+  if (importance.separation && importance.separation->looks == 0)
+    fmt::print("not separated: fewer than the 16 sequences that a look needs\n");
+  else if (importance.separation)
     fmt::print("{} after {} tokens in {} sequences, {} looks (needed: the same ones in {:.1f} %)\n",
                importance.separation->reached ? "separated" : "not separated", format_count(importance.tokens),
                format_count(importance.sequences), importance.separation->looks,
@@ -133,6 +136,9 @@ void run(const Options& options) {
     return run::to_parts(run::probe_sequences(datasets, options.seq_len, options.max_tokens), options.batch_size,
                          decoder.device(), options.until_separated);
   };
+  for (const auto* part : {&general, &domain})
+    for (const data::TokenDataset& dataset : *part)
+      eval::require_targets(dataset.name(), data::windows(dataset, {.seq_len = options.seq_len}));
   if (gains) {
     const method::Importance gain = run::probe_gain(decoder, hash, parts_of(domain)[0], parts_of(general)[0]);
     out.write(method::to_json(gain).dump(2) + "\n");

@@ -18,8 +18,8 @@
 namespace adept::method {
 namespace {
 
-constexpr char kDialRecord[] = "adept_dial.json";
 constexpr int kSweeps = 2;
+constexpr int kBisections = 6;
 
 // What reaches the lowest copy, of one batch.
 struct Prefix {
@@ -145,6 +145,11 @@ Json point_json(const DialPoint& point) {
 
 }  // namespace
 
+std::int64_t most_measurements(const DialOptions& options, const Expansion& expansion) {
+  const std::int64_t search = options.per_copy ? kSweeps * std::ssize(expansion.layers) * options.points : 0;
+  return options.points + (options.max_general_rise ? kBisections : 0) + search;
+}
+
 Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
                   const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress) {
   ADEPT_CHECK(options.points >= 2, "a curve of {} points", options.points);
@@ -158,8 +163,18 @@ Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std
   for (int i = 0; i < options.points; ++i) values.push_back(static_cast<double>(i) / (options.points - 1));
   for (const double alpha : values) dial.curve.push_back(model.measure(std::vector<double>(num_copies, alpha), tick));
   dial.chosen = choose(dial.curve, options);
-  if (!options.per_copy) return dial;
   const Preference preference(options, dial.curve.front());
+  if (const double low = dial.chosen.alphas.front(); options.max_general_rise && low < 1) {
+    // Between the chosen point of the curve and the next one, which is beyond the bound.
+    double inside = low, outside = low + 1.0 / (options.points - 1);
+    for (int i = 0; i < kBisections; ++i) {
+      const double middle = 0.5 * (inside + outside);
+      const DialPoint point = model.measure(std::vector<double>(num_copies, middle), tick);
+      (preference.is_allowed(point) ? inside : outside) = middle;
+      if (preference.is_allowed(point)) dial.chosen = point;
+    }
+  }
+  if (!options.per_copy) return dial;
   for (int sweep = 0; sweep < kSweeps; ++sweep)
     for (std::size_t copy = 0; copy < num_copies; ++copy)
       for (const double alpha : values) {

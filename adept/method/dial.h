@@ -39,7 +39,14 @@ struct Dial {
   DialPoint chosen;
 };
 
-/// Measures the curve and chooses on it: the largest alpha within the bound, or the best of the trade-off. A search per
+/// File name of the record in a dialed model's directory.
+inline constexpr char kDialRecord[] = "adept_dial.json";
+
+/// How often measure_dial measures at most, for a progress line.
+std::int64_t most_measurements(const DialOptions& options, const Expansion& expansion);
+
+/// Measures the curve and chooses on it: the largest alpha within the bound (found by bisection between the curve's
+/// points), or the best point of the trade-off. A search per
 /// copy tries the curve's alphas for one copy after the other, twice, and keeps what lowers the domain loss within the
 /// bound, or the trade-off. The layers below the lowest copy are computed once; their output is kept in memory. The
 /// decoder is left as it was. Throws DataError if there is no token to predict in one of the texts.
@@ -47,7 +54,7 @@ Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std
                   const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress);
 
 /// Writes the model of `model_dir` with these alphas: at 1 a copy keeps its bytes, all other tensors always do. The
-/// manifest goes with it, and adept_dial.json holds `record`.
+/// manifest goes with it, and kDialRecord holds `record`.
 void export_dialed(const std::filesystem::path& model_dir, const std::filesystem::path& out_dir,
                    const Expansion& expansion, std::span<const double> alphas, const Json& record,
                    io::OnExisting on_existing = io::OnExisting::kFail);

@@ -27,15 +27,15 @@ std::vector<double> share_of_largest(const LayerMeans& means) {
 
 // 1 - mean over parts p of rank_p(l) / L, rank 1 being the most important layer for that part; ties rank by index.
 std::vector<double> mean_rank(const LayerMeans& means) {
-  std::vector<double> scores(static_cast<std::size_t>(means.num_layers), 1.0);
-  std::vector<int> order(scores.size());
+  std::vector<int> ranks(static_cast<std::size_t>(means.num_layers)), order(ranks.size());
   for (int p = 0; p < means.num_parts; ++p) {
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return means.at(a, p) > means.at(b, p); });
     for (std::size_t position = 0; position < order.size(); ++position)
-      scores[static_cast<std::size_t>(order[position])] -=
-          static_cast<double>(position + 1) / means.num_parts / means.num_layers;
+      ranks[static_cast<std::size_t>(order[position])] += static_cast<int>(position) + 1;
   }
+  std::vector<double> scores;
+  for (const int sum : ranks) scores.push_back(1 - static_cast<double>(sum) / (means.num_parts * means.num_layers));
   return scores;
 }
 

@@ -184,7 +184,7 @@ std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std
   std::vector<Importance> importances;
   for (const std::string& name : options.methods) {
     importances.push_back(summarize(samples, importance_method(name), options.num_lowest));
-    if (options.until_separated) importances.back().separation = separation;
+    if (options.until_separated && importances.size() == 1) importances.back().separation = separation;
   }
   return importances;
 }

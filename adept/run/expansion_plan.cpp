@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <set>
+
 #include "adept/core/error.h"
 #include "adept/method/cost.h"
 #include "adept/method/selection.h"
@@ -30,6 +33,10 @@ method::SelectionStrategy to_method(config::SelectionStrategy strategy) {
   throw InternalError("no strategy of selection");
 }
 
+int num_excluded(const config::ExpandConfig& expand) {
+  return static_cast<int>(std::set<std::int64_t>(expand.exclude.begin(), expand.exclude.end()).size());
+}
+
 void expect_below(const char* key, const std::vector<std::int64_t>& layers, std::int64_t depth,
                   const std::string& where) {
   for (const std::int64_t layer : layers)
@@ -42,7 +49,7 @@ void expect_below(const char* key, const std::vector<std::int64_t>& layers, std:
 int num_copied_layers(const config::ExpandConfig& expand, const model::ModelConfig& base) {
   if (expand.trainable)
     return method::num_layers_for_budget(base, *expand.trainable, static_cast<int>(expand.copies),
-                                         static_cast<int>(expand.exclude.size()));
+                                         num_excluded(expand));
   return static_cast<int>(expand.num_layers.value_or(0));
 }
 
@@ -50,7 +57,7 @@ void check_expansion(const config::ExpandConfig& expand, const model::ModelConfi
   const std::int64_t depth = base.num_hidden_layers;
   expect_below("expand.after", expand.after, depth, where);
   expect_below("expand.exclude", expand.exclude, depth, where);
-  const auto left = depth - static_cast<std::int64_t>(expand.exclude.size());
+  const std::int64_t left = depth - num_excluded(expand);
   if (expand.num_layers.value_or(0) > left)
     throw ConfigError("expand.num_layers: found {}; expected at most {}, the layers of {}{}.", *expand.num_layers, left,
                       where, expand.exclude.empty() ? "" : " less those in expand.exclude");
@@ -77,14 +84,15 @@ std::string describe_step_cost(const model::ModelConfig& base, std::int64_t seq_
   const double full = method::full_step_flops_per_token(base, seq_len);
   const auto line = [&](std::string_view what, std::span<const int> layers) {
     const double cost = method::step_flops_per_token(base, seq_len, layers);
-    return fmt::format("{} {}: predicted {:.3g} GFLOP per token and step, {:.0f} % of training every parameter\n", what,
+    return fmt::format("{} {}: predicted {:.3g} GFLOP per token, {:.0f} % of training every parameter\n", what,
                        fmt::join(layers, ", "), 1e-9 * cost, 100 * cost / full);
   };
   std::string text = line("copies after layers", after);
   if (expand.strategy == config::SelectionStrategy::kCostAware && importance) {
     config::ExpandConfig lowest = expand;
     lowest.strategy = config::SelectionStrategy::kLowest;
-    text += line("the lowest, which cost_aware left,", choose_layers(lowest, base, seq_len, importance));
+    const std::vector<int> lowest_layers = choose_layers(lowest, base, seq_len, importance);
+    if (!std::ranges::equal(lowest_layers, after)) text += line("the lowest, which cost_aware left,", lowest_layers);
   }
   return text;
 }

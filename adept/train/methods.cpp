@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <fnmatch.h>
 
 #include <algorithm>
 #include <cmath>
@@ -59,6 +60,28 @@ std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::
   return tensors;
 }
 
+// Each pattern must match a name that a copy's unit can have; which layers get copies is not known yet.
+void check_unit_names(const config::RunConfig& config, model::ModelConfig model) {
+  model.num_hidden_layers *= 2;
+  model::Weights weights;
+  const auto parameters = model::named_parameters(model, weights);
+  const auto matches = [&](const std::string& pattern) {
+    return std::any_of(parameters.begin(), parameters.end(), [&](const model::NamedTensor& p) {
+      const auto is_name = [&](const std::string& name) { return fnmatch(pattern.c_str(), name.c_str(), 0) == 0; };
+      return p.layer >= 0 && (is_name(p.name) || is_name(p.name + "/head.0") || is_name(p.name + "/block.0"));
+    });
+  };
+  const auto& factors = config.unit_lr.factors;
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    const bool names_a_part = factors[i].units.find('/') != std::string::npos;  // looked at once the units are known
+    if (!names_a_part && !matches(factors[i].units))
+      throw ConfigError(
+          "unit_lr.factors.{}.units: found \"{}\", which is no unit's name; expected a pattern of names such as "
+          "model.layers.8.mlp.up_proj.weight.",
+          i, factors[i].units);
+  }
+}
+
 }  // namespace
 
 std::vector<TrainedTensor> expanded_tensors(model::Decoder& decoder, const method::Expansion& expansion,
@@ -92,10 +115,24 @@ void check_method(const config::RunConfig& config, const model::ModelConfig& mod
   if (config.method == config::Method::kTopKLayers && config.top_k_layers.num_layers > model.num_hidden_layers)
     throw ConfigError("top_k_layers.num_layers: found {}; expected at most {}, the layers of {}.",
                       config.top_k_layers.num_layers, model.num_hidden_layers, where);
-  const std::int64_t narrowest = std::min(model.hidden_size, model.num_key_value_heads * model.head_dim);
-  if (config.method == config::Method::kLora && config.lora.rank > narrowest)
-    throw ConfigError("lora.rank: found {}; expected at most {}, the narrowest side of a projection of {}.",
-                      config.lora.rank, narrowest, where);
+  if (config.method == config::Method::kLora) {
+    const std::set<std::string> targets(config.lora.target_modules.begin(), config.lora.target_modules.end());
+    const auto is_target = [&](const char* name) { return targets.empty() || targets.contains(name); };
+    const std::int64_t queries = model.num_attention_heads * model.head_dim;
+    std::int64_t narrowest = model.hidden_size;
+    if (is_target("q_proj") || is_target("o_proj")) narrowest = std::min(narrowest, queries);
+    if (is_target("k_proj") || is_target("v_proj"))
+      narrowest = std::min(narrowest, model.num_key_value_heads * model.head_dim);
+    if (is_target("gate_proj") || is_target("up_proj") || is_target("down_proj"))
+      narrowest = std::min(narrowest, model.intermediate_size);
+    if (config.lora.rank > narrowest)
+      throw ConfigError("lora.rank: found {}; expected at most {}, the narrowest side of a projection of {}.",
+                        config.lora.rank, narrowest, where);
+  }
+  if (config.expands() && config.unit_lr.ffn_block_size > model.intermediate_size)
+    throw ConfigError("unit_lr.ffn_block_size: found {}; expected at most {}, the intermediate_size of {}.",
+                      config.unit_lr.ffn_block_size, model.intermediate_size, where);
+  if (config.expands()) check_unit_names(config, model);
 }
 
 }  // namespace adept::train

@@ -144,6 +144,8 @@ void apply_factors(const std::vector<config::UnitFactor>& factors, method::UnitV
           "unit_lr.factors.{}.units: found \"{}\", which is no unit's name; expected a pattern of names such as {}.", i,
           factors[i].units, weights.begin()->first);
   }
+  if (std::all_of(weights.begin(), weights.end(), [](const auto& unit) { return unit.second == 0; }))
+    throw ConfigError("unit_lr.factors: found 0 for every unit; nothing would train.");
 }
 
 }  // namespace

@@ -295,7 +295,7 @@ def test_another_method_is_one_word(finished, tmp_path, method):
     model = text_models.load(out / "model")
     assert model.config.num_hidden_layers == text_models.load(folder / "base").config.num_hidden_layers + 2 * expands
     ids = torch.arange(3, 27).view(2, 12)
-    save_file({"ids": ids, "targets": ids}, tmp_path / "input.safetensors")
+    save_file({"ids": ids, "targets": ids.clone()}, tmp_path / "input.safetensors")
     run_program("decoder_tool", out / "model", tmp_path / "input.safetensors", tmp_path / "output.safetensors")
     ours = load_file(tmp_path / "output.safetensors")["logits"]
     with torch.no_grad():

@@ -169,6 +169,8 @@ TEST(ProbeSequences, TakeEqualSharesOfEverySource) {
   EXPECT_EQ(shared[1].num_input_tokens(), 8);
   EXPECT_EQ(probe_sequences(general, 8, 0)[1].num_input_tokens(), 16) << "0 is all";
   EXPECT_EQ(probe_sequences(general, 8, 1)[1].size(), 1) << "at least one sequence of each";
+  EXPECT_THAT(test::message_of<ConfigError>([&] { probe_sequences(general, 33, 0); }),
+              HasSubstr("a: found 32 tokens in all; expected at least one sequence of seq_len, which is 33"));
   EXPECT_THAT(test::message_of<ConfigError>([] { probe_sequences({}, 8, 0); }),
               HasSubstr("data.general: found no source; expected at least one of general text"));
 }
@@ -211,7 +213,7 @@ TEST(ToParts, DoubleTheTextOfEachSourceAndHoldItAllOnce) {
   for (const auto& set : sets)
     for (const data::Sequence& sequence : set.to_vector()) all.emplace(sequence.tokens.begin(), sequence.tokens.end());
   EXPECT_EQ(seen, all);
-  EXPECT_EQ(to_parts(probe_sequences({lengths_of("a", {4, 5, 6})}, 16, 0), 8, at::kCPU, /*growing=*/true).size(), 1U);
+  EXPECT_EQ(to_parts(probe_sequences({lengths_of("a", {4, 5, 6})}, 8, 0), 8, at::kCPU, /*growing=*/true).size(), 1U);
 }
 
 TEST(MakeTrainLoader, JoinsDocumentsWithEosAndTakesTheWeights) {
