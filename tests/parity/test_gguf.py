@@ -439,7 +439,7 @@ def test_the_command_reports_and_refuses(adept, tmp_path):
     again = adept("import-gguf", "--gguf", path, "--out", out, check=False)
     assert again.returncode == 1 and str(out) in again.stderr
     adept("import-gguf", "--gguf", path, "--out", out, "--force")
-    missing = adept("import-gguf", "--gguf", tmp_path / "none.gguf", "--out", out, check=False)
+    missing = adept("import-gguf", "--gguf", tmp_path / "none.gguf", "--out", tmp_path / "other", check=False)
     assert missing.returncode == 1 and "none.gguf" in missing.stderr
     assert adept("import-gguf", "--gguf", path, "--out", out, "--dtype", "int8", check=False).returncode == 2
     assert adept("import-gguf", "--gguf", path, check=False).returncode == 2
