@@ -37,7 +37,7 @@ Json fingerprints(const std::vector<data::TokenDataset>& datasets) {
 void write_json(const fs::path& path, const Json& json) { io::write_file_atomically(path, json.dump(2) + "\n"); }
 
 // Of each held-out set, to see what the copies are worth.
-constexpr std::int64_t kCopiesTokens = 16384;
+constexpr std::int64_t kCopiesTokens = 4096;
 
 // What every stage of a run needs.
 class Run {
