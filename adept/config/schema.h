@@ -169,8 +169,8 @@ template <typename Visitor>
 void describe(Visitor& v, UnitLrConfig& c) {
   v(c.policy, "policy",
     "Rate factor of each unit: reference, 2 (I_max - I) / (I_max - I_min); uniform, 1; normalized, norm gains and "
-    "biases "
-    "ranged apart from matrices, floor + (1 - floor) (I_max - I) / (I_max - I_min), divided by its mean over elements");
+    "biases ranged apart from matrices, floor + (1 - floor) (I_max - I) / (I_max - I_min), divided by its mean over "
+    "elements");
   v(c.by_head, "by_head", "Split the attention's projections into a unit for each head");
   v(c.ffn_block_size, "ffn_block_size", "Split the feed-forward's projections into units of so many neurons; 0 = whole",
     {.unit = "neurons", .range = {.min = 0, .max = 1e9}});
@@ -213,8 +213,7 @@ void describe(Visitor& v, RunConfig& c) {
   v(c.output_dir, "output_dir", "Run directory: checkpoints, logs, results, the exported model", {.required = true});
   v(c.method, "method",
     "What trains: identity copies at rates by importance (adept) or at one rate (llama_pro), everything without or "
-    "with "
-    "replayed general text (full, replay), adapters of all projections (lora), the last layers (top_k_layers)");
+    "with replayed general text (full, replay), adapters of all projections (lora), the last layers (top_k_layers)");
   v(c.seed, "seed", "Seed of data order and sampling", {.range = {.min = 0, .max = 4294967295}});
   v(c.dtype, "dtype", "Precision to compute in; trained weights and moments are always fp32");
   v(c.device, "device", "Where to compute");

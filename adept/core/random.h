@@ -8,7 +8,15 @@
 namespace adept {
 
 /// Independent streams of one seed. Values are part of the resume contract: never renumber.
-enum class RandomStream : std::uint64_t { kDocumentOrder = 1, kSampling = 2, kBootstrap = 3, kUnitProbe = 4, kProbeOrder = 5, kLora = 6, kDropout = 7 };
+enum class RandomStream : std::uint64_t {
+  kDocumentOrder = 1,
+  kSampling = 2,
+  kBootstrap = 3,
+  kUnitProbe = 4,
+  kProbeOrder = 5,
+  kLora = 6,
+  kDropout = 7
+};
 
 /// 64 uniform random bits.
 std::uint64_t random_bits(std::uint64_t seed, RandomStream stream, std::uint64_t counter);

@@ -47,8 +47,6 @@ class DialedModel {
   DialedModel(const DialedModel&) = delete;
   DialedModel& operator=(const DialedModel&) = delete;
 
-  std::int64_t num_batches() const { return std::ssize(general_) + std::ssize(domain_); }
-
   DialPoint measure(const std::vector<double>& alphas, const Tick& tick) {
     set(alphas);
     const double general = loss(general_, tick), domain = loss(domain_, tick);

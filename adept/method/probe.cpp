@@ -143,13 +143,8 @@ std::int64_t probe_work(const model::Decoder& decoder, std::span<const std::vect
   std::int64_t work = 0;
   for (const auto& part : parts)
     for (const ProbeBatch& batch : part) {
-      const std::vector<double> counts = [&] {
-        ProbeSamples samples;
-        add_sequences(batch, samples);
-        return samples.tokens;
-      }();
       work += passes.bypass ? decoder.num_layers() + 1 : 0;
-      work += passes.gradients ? std::ssize(counts) : 0;
+      work += passes.gradients ? batch.batch.rows() : 0;
       work += passes.angles ? 1 : 0;
     }
   return work;

@@ -142,6 +142,8 @@ COMMAND_LINES = [
     (["expand", "--model", "base", "--after", "1", "--out", "text.jsonl", "--force"], FAILED, "is no model directory"),
     (["dial", "--model", "expanded", "--alpha", "2", "--out", "new"], USAGE, '--alpha 2: found "2"; expected a number from'),
     (["dial", "--model", "expanded", "--alpha", "1,1", "--out", "new"], USAGE, "found 2 numbers; expected one, or one for"),
+    (["dial", "--model", "expanded", "--alpha", "1", "--domain", "text.jsonl", "--out", "new"], USAGE,
+     "found --alpha together with texts"),
     (["dial", "--model", "expanded", "--out", "new"], USAGE, "expected --general and --domain", "or --alpha"),
     (["dial", "--model", "expanded", "--general", "text.jsonl", "--domain", "text.jsonl", "--out", "new",
       "--max-general-rise", "nan"], USAGE, "--max-general-rise: found nan; expected a number, 0 or more"),

@@ -86,23 +86,24 @@ def schedule(step):
     return ratio + (1 - ratio) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (STEPS - warmup)))
 
 
-def train_in_pytorch(directory, copies, sequences, probe):
-    model = text_models.load(directory, torch.float32)
-    units = unit_names(model, copies)
-    optimizer = torch.optim.AdamW(
+def adamw(parameters):
+    """One group for each parameter, by name; matrices decay."""
+    return torch.optim.AdamW(
         [
             {"params": [p], "name": name, "weight_decay": TRAIN["weight_decay"] if p.dim() >= 2 else 0.0}
-            for name, p in units.items()
+            for name, p in parameters.items()
         ],
         betas=(TRAIN["adam_beta1"], TRAIN["adam_beta2"]),
         eps=TRAIN["adam_eps"],
     )
-    losses, norms, importances = [], [], {}
+
+
+def take_steps(model, trained, optimizer, sequences, rate_of, before=lambda step: None):
+    """STEPS steps, each over one global batch in micro-batches, clipped; the losses and the norms before clipping."""
+    losses, norms = [], []
     per_step = TRAIN["batch_size"] * TRAIN["grad_accum"]
     for step in range(STEPS):
-        if step % UNIT_LR["update_every"] == 0:
-            importances[step] = unit_importance(model, copies, probe, of_sources=step == 0)
-            weights = reference_weights(importances[step])
+        before(step)
         rows = sequences[step * per_step : (step + 1) * per_step]
         micro_batches = [rows[i : i + TRAIN["batch_size"]] for i in range(0, per_step, TRAIN["batch_size"])]
         model.zero_grad()
@@ -111,10 +112,28 @@ def train_in_pytorch(directory, copies, sequences, probe):
             part.backward()
             loss += part.item()
         losses.append(loss)
-        norms.append(torch.nn.utils.clip_grad_norm_(list(units.values()), TRAIN["max_grad_norm"]).item())
+        norms.append(torch.nn.utils.clip_grad_norm_(list(trained.values()), TRAIN["max_grad_norm"]).item())
         for group in optimizer.param_groups:
-            group["lr"] = TRAIN["learning_rate"] * schedule(step) * weights[group["name"]]
+            group["lr"] = rate_of(group["name"], step)
         optimizer.step()
+    return losses, norms
+
+
+def train_in_pytorch(directory, copies, sequences, probe):
+    model = text_models.load(directory, torch.float32)
+    units = unit_names(model, copies)
+    optimizer = adamw(units)
+    importances, weights = {}, {}
+
+    def rate_of(name, step):
+        return TRAIN["learning_rate"] * schedule(step) * weights[name]
+
+    def before(step):
+        if step % UNIT_LR["update_every"] == 0:
+            importances[step] = unit_importance(model, copies, probe, of_sources=step == 0)
+            weights.update(reference_weights(importances[step]))
+
+    losses, norms = take_steps(model, units, optimizer, sequences, rate_of, before)
     return model, losses, norms, importances
 
 
@@ -276,26 +295,11 @@ def test_twenty_steps_of_every_method_equal_pytorch(name, method, tmp_path):
 
     model = text_models.load(base, torch.float32)
     trained = trained_parameters(model, method)
-    decay = [p for p in trained.values() if p.dim() >= 2], [p for p in trained.values() if p.dim() < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay[0], "weight_decay": TRAIN["weight_decay"]}, {"params": decay[1], "weight_decay": 0.0}],
-        betas=(TRAIN["adam_beta1"], TRAIN["adam_beta2"]), eps=TRAIN["adam_eps"],
-    )  # fmt: skip
+    optimizer = adamw(trained)
     start = {key: p.detach().clone() for key, p in trained.items()}
-    losses, norms = [], []
-    for step in range(STEPS):
-        rows = sequences[step * per_step : (step + 1) * per_step]
-        micro_batches = [rows[i : i + TRAIN["batch_size"]] for i in range(0, per_step, TRAIN["batch_size"])]
-        model.zero_grad()
-        loss = 0.0
-        for part in mean_loss(model, micro_batches, count_targets(rows)):
-            part.backward()
-            loss += part.item()
-        losses.append(loss)
-        norms.append(torch.nn.utils.clip_grad_norm_(list(trained.values()), TRAIN["max_grad_norm"]).item())
-        for group in optimizer.param_groups:
-            group["lr"] = TRAIN["learning_rate"] * schedule(step)
-        optimizer.step()
+    losses, norms = take_steps(
+        model, trained, optimizer, sequences, lambda name, step: TRAIN["learning_rate"] * schedule(step)
+    )
 
     log = read_lines(tmp_path / "run" / "trainer_log.jsonl")
     assert [line["loss"] for line in log] == pytest.approx(losses, rel=1e-4)

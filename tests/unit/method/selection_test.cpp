@@ -86,6 +86,23 @@ TEST(SelectCostAware, TakesTheHighestOfThoseThatCannotBeToldApart) {
       << "without doubt it is lowest";
 }
 
+TEST(SelectByGain, TakesTheBestSetForItsCostAndKnowsItsScores) {
+  Importance gain = scored({10, 1, 2, 9, 3});
+  gain.method = kGainMethod;
+  SelectionOptions options = {.strategy = SelectionStrategy::kGainPerCost, .num_layers = 2};
+  options.step_cost = [](int, int) { return 1.0; };
+  EXPECT_THAT(select(gain, options), ElementsAre(0, 3)) << "where all cost the same, the largest gains";
+  options.step_cost = [](int lowest, int) { return 5.0 - lowest; };
+  EXPECT_THAT(select(gain, options), ElementsAre(3, 4)) << "12 / 2 against 19 / 5";
+  EXPECT_THAT(test::message_of<ConfigError>([&] {
+                select(scored({1, 2, 3}), options);
+              }),
+              HasSubstr("gain_per_cost needs the scores of `adept probe --method gain`"));
+  for (const auto strategy : {SelectionStrategy::kLowest, SelectionStrategy::kCostAware})
+    EXPECT_THAT(test::message_of<ConfigError>([&] { select(gain, {.strategy = strategy, .num_layers = 1}); }),
+                HasSubstr("found scores of method gain, of which high ones are good"));
+}
+
 TEST(AreApart, TakesTheCovarianceIntoAccount) {
   Importance importance = scored({0.1, 0.2}, 0.1);
   EXPECT_FALSE(are_apart(importance, 0, 1));

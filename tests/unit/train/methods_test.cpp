@@ -147,9 +147,7 @@ TEST(Methods, ResumeBitForBitDropoutIncluded) {
       config.train.max_steps = 6;
       config.lora.dropout = 0.3;
       train(config, start_of(config, model), dir / "whole");
-      fs::copy(dir / "whole", dir / "resumed", fs::copy_options::recursive);
-      for (const fs::path& checkpoint : list_checkpoints(dir / "resumed"))
-        if (std::stoll(checkpoint.filename().string().substr(11)) > 3) fs::remove_all(checkpoint);
+      copy_killed_after(dir / "whole", dir / "resumed", 3);
       at::manual_seed(99);
       train(config, start_of(config, model), dir / "resumed", /*resume=*/true);
       for (const char* file : {"trainable.safetensors", "optimizer.safetensors"})

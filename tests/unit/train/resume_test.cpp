@@ -40,13 +40,6 @@ void expect_same_run(const fs::path& found, const fs::path& expected, const std:
             test::read_file(expected / "parameter_importance.jsonl"));
 }
 
-// A copy of a run as it was when it was killed after step n: later checkpoints are not there, later log lines are.
-void copy_killed_after(const fs::path& run, const fs::path& copy, std::int64_t step) {
-  fs::copy(run, copy, fs::copy_options::recursive);
-  for (const fs::path& checkpoint : list_checkpoints(copy))
-    if (std::stoll(checkpoint.filename().string().substr(11)) > step) fs::remove_all(checkpoint);
-}
-
 TEST(Resume, GoesOnBitForBitFromAnyStepAcrossImportanceUpdatesEpochsAndSources) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});

@@ -69,6 +69,13 @@ inline TrainSummary train(const config::RunConfig& config, const fs::path& model
   return Trainer(make_inputs(config, model_dir, run_dir)).run(resume);
 }
 
+// A copy of a run as it was when it was killed after step n: later checkpoints are not there, later log lines are.
+inline void copy_killed_after(const fs::path& run, const fs::path& copy, std::int64_t step) {
+  fs::copy(run, copy, fs::copy_options::recursive);
+  for (const fs::path& checkpoint : list_checkpoints(copy))
+    if (std::stoll(checkpoint.filename().string().substr(11)) > step) fs::remove_all(checkpoint);
+}
+
 inline std::vector<Json> lines_of(const fs::path& path) {
   std::vector<Json> lines;
   std::ifstream stream(path);

@@ -231,9 +231,7 @@ TEST(UnitRates, OfHeadsAndBlocksResumeBitForBit) {
   config.unit_lr.ffn_block_size = 3;
   config.unit_lr.ema = 0.5;
   train(config, model.expanded, dir / "whole");
-  fs::copy(dir / "whole", dir / "resumed", fs::copy_options::recursive);
-  for (const fs::path& checkpoint : list_checkpoints(dir / "resumed"))
-    if (std::stoll(checkpoint.filename().string().substr(11)) > 7) fs::remove_all(checkpoint);
+  copy_killed_after(dir / "whole", dir / "resumed", 7);
   train(config, model.expanded, dir / "resumed", /*resume=*/true);
   for (const char* file : {"trainable.safetensors", "optimizer.safetensors"})
     EXPECT_EQ(test::read_file(dir / "resumed" / "checkpoint-12" / file),
