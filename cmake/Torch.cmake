@@ -35,6 +35,14 @@ set(torch_libraries torch torch_cpu c10)
 if(EXISTS ${torch_dir}/lib/libtorch_cuda.so)
   list(APPEND torch_libraries torch_cuda c10_cuda)
 endif()
+# at::parallel_for is serial without it. The runtime must be the one that torch brings, as two in one process would use
+# each core twice; a torch that was built from source uses the system's.
+target_compile_options(torch::torch INTERFACE -fopenmp)
+file(GLOB torch_openmp ${torch_dir}/lib/libgomp*.so* ${torch_dir}/../torch.libs/libgomp*.so*)
+list(APPEND torch_libraries ${torch_openmp})
+if(NOT torch_openmp)
+  list(APPEND torch_libraries gomp)
+endif()
 target_link_directories(torch::torch INTERFACE ${torch_dir}/lib)
 # torch_cuda is used through registration alone, so the linker must not drop it.
 target_link_options(torch::torch INTERFACE -Wl,--no-as-needed -Wl,-rpath,${torch_dir}/lib)

@@ -101,7 +101,7 @@ at::Tensor Decoder::attention(const at::Tensor& x, const LayerWeights& weights, 
   k = nn::apply_rope(k.transpose(1, 2), tables);  // (B, K, T, E)
   const std::int64_t window = config_.sliding_window[static_cast<std::size_t>(l)];
   if (cache != nullptr) std::tie(k, v) = cache->append(l, k, v, window);
-  const at::Tensor mixed = nn::causal_attention(q, k, v, window);  // (B, H, T, E)
+  const at::Tensor mixed = nn::causal_attention(q, k, v, {.window = window});  // (B, H, T, E)
   return project(mixed.transpose(1, 2).reshape({B, T, config_.num_attention_heads * E}), weights.o_proj);
 }
 

@@ -1,36 +1,169 @@
 #include "adept/nn/attention.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <new>
+#include <numeric>
 #include <optional>
+#include <vector>
 
-#include "adept/core/error.h"
+#include "adept/kernels/attention.h"
+#include "adept/nn/autograd.h"
 
 namespace adept::nn {
+namespace {
 
-at::Tensor causal_mask(std::int64_t num_queries, std::int64_t num_keys, std::int64_t window, at::Device device) {
+/// Memory of the calling thread that lives on from call to call: mapping fresh pages takes longer than filling them.
+float* thread_workspace(std::int64_t floats) {
+  constexpr std::align_val_t kAlignment{64};
+  struct Free {
+    void operator()(float* p) const { ::operator delete[](p, kAlignment); }
+  };
+  thread_local std::unique_ptr<float[], Free> memory;
+  thread_local std::int64_t size = 0;
+  if (size < floats) {
+    memory.reset();
+    memory.reset(static_cast<float*>(::operator new[](static_cast<std::size_t>(floats) * sizeof(float), kAlignment)));
+    size = floats;
+  }
+  return memory.get();
+}
+
+kernels::Heads heads_of(const at::Tensor& t) {
+  return {
+      .data = t.data_ptr(), .batch_stride = t.stride(0), .head_stride = t.stride(1), .position_stride = t.stride(2)};
+}
+
+at::Tensor with_contiguous_rows(const at::Tensor& t) { return t.stride(3) == 1 ? t : t.contiguous(); }
+
+/// (B, heads, T, E) in the memory order (B, T, heads, E), which the projections around it read and write.
+at::Tensor empty_like_projected(const at::Tensor& t) {
+  return at::empty({t.size(0), t.size(2), t.size(1), t.size(3)}, t.options()).transpose(1, 2);
+}
+
+/// Of each query the first key that it sees: (1 or B, T) int32.
+at::Tensor first_keys(std::int64_t num_queries, std::int64_t num_keys, const Visibility& visibility) {
+  const at::TensorOptions options(at::kInt);
+  at::Tensor first = at::arange(num_keys - num_queries, num_keys, options).unsqueeze(0);  // each query's own position
+  first = visibility.window > 0 ? (first - (visibility.window - 1)).clamp_min_(0) : first.zero_();
+  if (visibility.document_starts.defined()) first = first.maximum(visibility.document_starts);
+  return first.to(at::kInt).contiguous();
+}
+
+kernels::Attention describe(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& first,
+                            const at::Tensor& out, const at::Tensor& log_sum_exp) {
+  kernels::Attention attention;
+  attention.element = q.scalar_type() == at::kFloat ? kernels::Element::kFloat : kernels::Element::kBFloat16;
+  attention.batch = q.size(0);
+  attention.num_heads = q.size(1);
+  attention.num_key_value_heads = k.size(1);
+  attention.num_queries = q.size(2);
+  attention.num_keys = k.size(2);
+  attention.head_dim = q.size(3);
+  attention.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(q.size(3))));
+  attention.first_key = first.const_data_ptr<std::int32_t>();
+  attention.first_key_stride = first.size(0) == 1 ? 0 : first.size(1);
+  // So many that every thread gets the same number of units.
+  const std::int64_t heads = attention.batch * attention.num_key_value_heads, threads = at::get_num_threads();
+  attention.num_parts = std::min(threads / std::gcd(heads, threads), (attention.num_keys + 63) / 64);
+  attention.q = heads_of(q);
+  attention.k = heads_of(k);
+  attention.v = heads_of(v);
+  attention.out = heads_of(out);
+  attention.log_sum_exp = log_sum_exp.defined() ? log_sum_exp.data_ptr<float>() : nullptr;
+  return attention;
+}
+
+at::Tensor forward_pass(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& first,
+                        const at::Tensor& log_sum_exp) {
+  at::Tensor out = empty_like_projected(q);
+  const kernels::Attention attention = describe(q, k, v, first, out, log_sum_exp);
+  at::parallel_for(0, kernels::num_units(attention), 1, [&](std::int64_t begin, std::int64_t end) {
+    kernels::attention_forward(attention, begin, end, thread_workspace(kernels::forward_workspace(attention)));
+  });
+  return out;
+}
+
+class FusedAttention : public torch::autograd::Function<FusedAttention> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const at::Tensor& first) {
+    const at::Tensor log_sum_exp = at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kFloat));
+    at::Tensor out = forward_pass(q, k, v, first, log_sum_exp);
+    context->save_for_backward({q, k, v, first, out, log_sum_exp});
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    check_differentiated_once("causal_attention");
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2];
+    const at::Tensor grad_out = with_contiguous_rows(outputs[0]);
+    at::Tensor grad_q = empty_like_projected(q), grad_k = empty_like_projected(k), grad_v = empty_like_projected(v);
+    kernels::Attention attention = describe(q, k, v, saved[3], saved[4], saved[5]);
+    attention.grad_out = heads_of(grad_out);
+    at::Tensor grad_q_parts;
+    if (attention.num_parts > 1) {
+      grad_q_parts =
+          at::empty({attention.num_parts, q.size(0), q.size(1), q.size(2), q.size(3)}, q.options().dtype(at::kFloat));
+      attention.grad_q_parts = grad_q_parts.data_ptr<float>();
+    }
+    attention.grad_q = heads_of(grad_q);
+    attention.grad_k = heads_of(grad_k);
+    attention.grad_v = heads_of(grad_v);
+    at::parallel_for(0, kernels::num_units(attention), 1, [&](std::int64_t begin, std::int64_t end) {
+      kernels::attention_backward(attention, begin, end, thread_workspace(kernels::backward_workspace(attention)));
+    });
+    if (grad_q_parts.defined()) grad_q.copy_(grad_q_parts.sum(0));
+    return {grad_q, grad_k, grad_v, at::Tensor()};
+  }
+};
+
+/// ATen's, for what the kernel does not do: other devices, fp64, and single queries, which read every key once.
+at::Tensor by_aten(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Visibility& visibility) {
+  const std::int64_t num_queries = q.size(2), num_keys = k.size(2);
+  const bool grouped = q.size(1) != k.size(1);
+  const bool cut = (visibility.window > 0 && visibility.window < num_keys) || visibility.document_starts.defined();
+  const bool sees_all = num_queries == 1 && !cut;
+  if (sees_all || (!cut && num_queries == num_keys))
+    return at::scaled_dot_product_attention(q, k, v, std::nullopt, 0.0, /*is_causal=*/!sees_all, std::nullopt, grouped);
+  const at::Tensor mask = causal_mask(num_queries, num_keys, visibility, q.device());
+  return at::scaled_dot_product_attention(q, k, v, mask, 0.0, /*is_causal=*/false, std::nullopt, grouped);
+}
+
+}  // namespace
+
+at::Tensor causal_mask(std::int64_t num_queries, std::int64_t num_keys, const Visibility& visibility,
+                       at::Device device) {
   const auto options = at::TensorOptions(at::kLong).device(device);
   const at::Tensor query = at::arange(num_keys - num_queries, num_keys, options).unsqueeze(1);
   const at::Tensor key = at::arange(num_keys, options).unsqueeze(0);
   at::Tensor visible = key <= query;
-  if (window > 0) visible.logical_and_(key > query - window);
-  return visible;
+  if (visibility.window > 0) visible = visible.logical_and(key > query - visibility.window);
+  visible = visible.unsqueeze(0).unsqueeze(0);
+  if (!visibility.document_starts.defined()) return visible;
+  const at::Tensor start = visibility.document_starts.to(device).unsqueeze(1).unsqueeze(3);  // (B, 1, T, 1)
+  return visible.logical_and(key >= start);
 }
 
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::int64_t window) {
-  const std::int64_t num_queries = q.size(2), num_keys = k.size(2);
-  ADEPT_CHECK(num_keys >= num_queries && q.size(1) % k.size(1) == 0,
-              "attention of {} queries ({} heads) to {} keys ({})", num_queries, q.size(1), num_keys, k.size(1));
-  const bool grouped = q.size(1) != k.size(1);
-  const bool cut = window > 0 && window < num_keys;
-  const bool sees_all = num_queries == 1 && !cut;
-  if (sees_all || (!cut && num_queries == num_keys)) {
-    return at::scaled_dot_product_attention(q, k, v, std::nullopt, 0.0, /*is_causal=*/!sees_all, std::nullopt, grouped);
-  }
-  const at::Tensor mask = causal_mask(num_queries, num_keys, window, q.device());
-  return at::scaled_dot_product_attention(q, k, v, mask, 0.0, /*is_causal=*/false, std::nullopt, grouped);
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const Visibility& visibility) {
+  ADEPT_CHECK(k.size(2) >= q.size(2) && q.size(1) % k.size(1) == 0 && k.sizes() == v.sizes(),
+              "attention of {} queries ({} heads) to {} keys ({})", q.size(2), q.size(1), k.size(2), k.size(1));
+  const bool has_kernel = q.is_cpu() && (q.scalar_type() == at::kFloat || q.scalar_type() == at::kBFloat16);
+  if (!has_kernel || q.size(2) <= 1 || q.numel() == 0) return by_aten(q, k, v, visibility);
+  const at::Tensor first = first_keys(q.size(2), k.size(2), visibility);
+  const at::Tensor rows[] = {with_contiguous_rows(q), with_contiguous_rows(k), with_contiguous_rows(v)};
+  if (needs_gradient(q) || needs_gradient(k) || needs_gradient(v))
+    return FusedAttention::apply(rows[0], rows[1], rows[2], first);
+  return forward_pass(rows[0], rows[1], rows[2], first, {});
 }
 
 }  // namespace adept::nn

@@ -1,4 +1,4 @@
-// Causal attention with grouped queries and sliding windows.
+// Causal attention with grouped queries, sliding windows, and documents that do not see each other.
 //
 // Legend: B sequences, H query heads, K key-value heads (H a multiple of K), T queries, S keys (S >= T), E head_dim.
 #pragma once
@@ -9,13 +9,23 @@
 
 namespace adept::nn {
 
-/// softmax(q k^T / sqrt(E)) v for q (B, H, T, E), k and v (B, K, S, E): (B, H, T, E).
-///
-/// Query t stands at key position S - T + t and sees the keys up to its own position; `window` > 0 restricts it to the
-/// last `window` of them, itself included (0: no restriction). Head h reads key-value head h / (H / K).
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::int64_t window = 0);
+/// Which keys a query sees, beside those after its own position, which it never does.
+struct Visibility {
+  std::int64_t window = 0;       ///< only the last so many, the query's own included; 0: no restriction
+  at::Tensor document_starts{};  ///< (B, T) int32 on the CPU: the key position where the query's document starts;
+                                 ///< ascending along T. Undefined: one document. cu_seqlens of packed sequences, spread
+                                 ///< over their tokens.
+};
 
-/// The mask that causal_attention applies: bool (T, S), true where query t may see key s.
-at::Tensor causal_mask(std::int64_t num_queries, std::int64_t num_keys, std::int64_t window, at::Device device);
+/// softmax(q k^T / sqrt(E)) v for q (B, H, T, E), k and v (B, K, S, E): (B, H, T, E), laid out as (B, T, H, E).
+///
+/// Query t stands at key position S - T + t. Head h reads key-value head h / (H / K). On the CPU in fp32 and bf16 no
+/// (T x S) matrix is stored and blocks that no query sees are skipped; sums are in fp32. Differentiable once.
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const Visibility& visibility = {});
+
+/// What causal_attention lets see: bool (1 or B, 1, T, S), true where query t may see key s.
+at::Tensor causal_mask(std::int64_t num_queries, std::int64_t num_keys, const Visibility& visibility,
+                       at::Device device);
 
 }  // namespace adept::nn

@@ -41,11 +41,12 @@ at::Tensor apply_rope(const at::Tensor& x, const RopeTables& tables) {
   return x * cos + turned * sin;
 }
 
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::int64_t window) {
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const Visibility& visibility) {
   const std::int64_t group = q.size(1) / k.size(1);
   const at::Tensor keys = k.repeat_interleave(group, 1), values = v.repeat_interleave(group, 1);
   const at::Tensor scores = at::matmul(q, keys.transpose(2, 3)) / std::sqrt(static_cast<double>(q.size(3)));
-  const at::Tensor visible = causal_mask(q.size(2), k.size(2), window, q.device());
+  const at::Tensor visible = causal_mask(q.size(2), k.size(2), visibility, q.device());
   const at::Tensor masked =
       scores.to(accumulate_type(q)).masked_fill(~visible, -std::numeric_limits<double>::infinity());
   return at::matmul(at::softmax(masked, -1).to(q.scalar_type()), values);

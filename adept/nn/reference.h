@@ -2,6 +2,7 @@
 // Shapes and meaning are those of the function of the same name.
 #pragma once
 
+#include "adept/nn/attention.h"
 #include "adept/nn/rope.h"
 
 namespace adept::nn::reference {
@@ -10,7 +11,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table);
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 at::Tensor apply_rope(const at::Tensor& x, const RopeTables& tables);
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::int64_t window);
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const Visibility& visibility = {});
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets);
 at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets);

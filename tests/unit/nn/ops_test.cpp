@@ -10,6 +10,7 @@
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/randn_like.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros_like.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -101,16 +102,27 @@ Case swiglu_case(std::int64_t tokens, std::int64_t width) {
 
 struct AttentionShape {
   std::int64_t heads, kv_heads, queries, keys, head_dim, window;
+  bool documents = false;
 };
 
+/// Of two sequences: a new document every 7 or every 150 tokens.
+at::Tensor document_starts(const AttentionShape& s) {
+  const at::Tensor position = at::arange(s.keys - s.queries, s.keys, at::kInt);
+  const auto multiple = [&](std::int64_t n) { return position - position.remainder(n); };
+  return at::stack({multiple(7), multiple(150)}).to(at::kInt);
+}
+
 Case attention_case(const AttentionShape& s) {
-  return {fmt::format("Attention_h{}kv{}_q{}k{}_e{}_w{}", s.heads, s.kv_heads, s.queries, s.keys, s.head_dim, s.window),
+  const Visibility visibility = {.window = s.window,
+                                 .document_starts = s.documents ? document_starts(s) : at::Tensor()};
+  return {fmt::format("Attention_h{}kv{}_q{}k{}_e{}_w{}{}", s.heads, s.kv_heads, s.queries, s.keys, s.head_dim,
+                      s.window, s.documents ? "_documents" : ""),
           [=](at::ScalarType t) {
             return Inputs{randn({2, s.heads, s.queries, s.head_dim}, t), randn({2, s.kv_heads, s.keys, s.head_dim}, t),
                           randn({2, s.kv_heads, s.keys, s.head_dim}, t)};
           },
-          [=](const Inputs& x) { return causal_attention(x[0], x[1], x[2], s.window); },
-          [=](const Inputs& x) { return reference::causal_attention(x[0], x[1], x[2], s.window); }};
+          [=](const Inputs& x) { return causal_attention(x[0], x[1], x[2], visibility); },
+          [=](const Inputs& x) { return reference::causal_attention(x[0], x[1], x[2], visibility); }};
 }
 
 /// `ignored` of every `period` positions have no target.
@@ -148,6 +160,12 @@ std::vector<Case> all_cases() {
   cases.push_back(attention_case({1, 1, 17, 17, 80, 0}));
   cases.push_back(attention_case({9, 1, 17, 17, 80, 4}));
   cases.push_back(attention_case({3, 3, 511, 511, 16, 100}));
+  cases.push_back(attention_case({3, 1, 300, 300, 33, 0}));  // no multiple of any vector
+  cases.push_back(attention_case({2, 2, 130, 130, 256, 0}));
+  for (const std::int64_t window : {0, 5, 70}) {
+    cases.push_back(attention_case({4, 2, 511, 511, 32, window, true}));
+    cases.push_back(attention_case({4, 2, 50, 190, 32, window, true}));
+  }
   cases.push_back(attention_case({6, 2, 1, 40, 16, 0}));  // steps of generation: fewer queries than keys
   cases.push_back(attention_case({6, 2, 1, 40, 16, 7}));
   cases.push_back(attention_case({6, 2, 5, 40, 16, 0}));

@@ -1,5 +1,6 @@
 // What holds for single operations beyond agreement with the reference.
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
@@ -13,6 +14,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <vector>
 
 #include "adept/core/error.h"
 #include "adept/nn/attention.h"
@@ -30,27 +32,45 @@ namespace {
 TEST(CausalMask, ShowsTheLastWindowKeysUpToTheQueryItself) {
   const at::Tensor expected =
       at::tensor({0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1}, at::kLong).view({3, 5}).to(at::kBool);
-  EXPECT_TRUE(causal_mask(3, 5, 2, at::kCPU).equal(expected));
-  EXPECT_EQ(causal_mask(4, 4, 0, at::kCPU).sum().item<int>(), 10);
+  EXPECT_TRUE(causal_mask(3, 5, {.window = 2}, at::kCPU)[0][0].equal(expected));
+  EXPECT_EQ(causal_mask(4, 4, {}, at::kCPU).sum().item<int>(), 10);
 }
 
 TEST(CausalAttention, FutureTokensChangeNothing) {
   at::manual_seed(3);
   const at::Tensor q = at::randn({1, 4, 9, 8}), k = at::randn({1, 2, 9, 8}), v = at::randn({1, 2, 9, 8});
   for (const std::int64_t window : {0, 3}) {
-    const at::Tensor before = causal_attention(q, k, v, window);
+    const at::Tensor before = causal_attention(q, k, v, {.window = window});
     at::Tensor k2 = k.clone(), v2 = v.clone();
     k2.narrow(2, 6, 3).fill_(100);
     v2.narrow(2, 6, 3).fill_(-100);
-    EXPECT_TRUE(causal_attention(q, k2, v2, window).narrow(2, 0, 6).equal(before.narrow(2, 0, 6)));
+    EXPECT_TRUE(causal_attention(q, k2, v2, {.window = window}).narrow(2, 0, 6).equal(before.narrow(2, 0, 6)));
   }
 }
 
 TEST(CausalAttention, AWindowOfTheWholeTextIsNoWindow) {
   at::manual_seed(3);
   const at::Tensor q = at::randn({2, 4, 33, 8}), k = at::randn({2, 2, 33, 8}), v = at::randn({2, 2, 33, 8});
-  EXPECT_TRUE(causal_attention(q, k, v, 33).equal(causal_attention(q, k, v, 0)));
-  EXPECT_FALSE(causal_attention(q, k, v, 32).equal(causal_attention(q, k, v, 0)));
+  EXPECT_TRUE(causal_attention(q, k, v, {.window = 33}).equal(causal_attention(q, k, v)));
+  EXPECT_FALSE(causal_attention(q, k, v, {.window = 32}).equal(causal_attention(q, k, v)));
+}
+
+TEST(CausalAttention, GivesTheSameOnAnyNumberOfThreads) {
+  at::manual_seed(3);
+  const at::Tensor q = at::randn({1, 2, 200, 24}).requires_grad_(), k = at::randn({1, 1, 200, 24}).requires_grad_();
+  const at::Tensor v = at::randn({1, 1, 200, 24}).requires_grad_(), direction = at::randn({1, 2, 200, 24});
+  const int threads_before = at::get_num_threads();
+  std::vector<at::Tensor> values;
+  std::vector<std::vector<at::Tensor>> gradients;
+  for (const int threads : {1, 2, 3, 8}) {  // one unit of work has to be cut into parts
+    at::set_num_threads(threads);
+    values.push_back(causal_attention(q, k, v, {.window = 150}));
+    gradients.push_back(torch::autograd::grad({values.back()}, {q, k, v}, {direction}));
+    EXPECT_TRUE(values.back().equal(values.front()));
+    for (std::size_t i = 0; i < 3; ++i)
+      EXPECT_TRUE(test::is_close(gradients.back()[i], gradients.front()[i], 1e-6)) << threads << " threads, " << i;
+  }
+  at::set_num_threads(threads_before);
 }
 
 TEST(CausalAttention, RefusesMoreQueriesThanKeys) {

@@ -1,0 +1,51 @@
+// Causal attention on the CPU, block by block, so that no (queries x keys) matrix is ever stored (FlashAttention-2,
+// Dao, arXiv 2307.08691), forward and backward.
+//
+// Legend: B sequences, H query heads, K key-value heads (H a multiple of K), T queries, S keys (S >= T), E head_dim.
+#pragma once
+
+#include <cstdint>
+
+namespace adept::kernels {
+
+/// What the elements of the tensors are; all arithmetic is in fp32.
+enum class Element { kFloat, kBFloat16 };
+
+/// A tensor (B, heads, positions, E) whose last dimension is contiguous; strides in elements.
+struct Heads {
+  void* data = nullptr;
+  std::int64_t batch_stride = 0;
+  std::int64_t head_stride = 0;
+  std::int64_t position_stride = 0;
+};
+
+/// The arguments of both passes. Query t of a sequence stands at key position S - T + t; it sees the keys from
+/// first_key[t] to its own position.
+struct Attention {
+  Element element = Element::kFloat;
+  std::int64_t batch = 0, num_heads = 0, num_key_value_heads = 0, num_queries = 0, num_keys = 0, head_dim = 0;
+  float scale = 1;                          ///< of the scores
+  const std::int32_t* first_key = nullptr;  ///< (B, T), ascending along T, never beyond the query's own position
+  std::int64_t first_key_stride = 0;        ///< from sequence to sequence; 0: the same for all
+  Heads q, k, v;
+  Heads out;                               ///< forward: written; backward: read
+  float* log_sum_exp = nullptr;            ///< (B, H, T): forward: written unless null; backward: read
+  Heads grad_out, grad_q, grad_k, grad_v;  ///< backward: the last three are written
+  /// Into how many units the work on one key-value head is cut: forward by its queries, backward by its keys, each with
+  /// a sum of its own for grad_q.
+  std::int64_t num_parts = 1;
+  float* grad_q_parts = nullptr;  ///< backward with several parts: (parts, B, H, T, E), written instead of grad_q
+};
+
+/// The work is cut into units that can run in any order and on any thread, each with a workspace of its own: one for
+/// each sequence, key-value head and part.
+std::int64_t num_units(const Attention& attention);
+/// In floats, of one unit.
+std::int64_t forward_workspace(const Attention& attention);
+std::int64_t backward_workspace(const Attention& attention);
+
+/// Units begin .. end-1; `workspace` is aligned to 64 bytes.
+void attention_forward(const Attention& attention, std::int64_t begin, std::int64_t end, float* workspace);
+void attention_backward(const Attention& attention, std::int64_t begin, std::int64_t end, float* workspace);
+
+}  // namespace adept::kernels

@@ -1,0 +1,67 @@
+// What the two halves of the attention kernel agree on: sizes, and where things lie in a workspace.
+#pragma once
+
+#include "adept/kernels/attention.h"
+
+namespace adept::kernels {
+
+/// A tile of scores is 48 queries x 64 keys: with what it is made from it fits into a first-level cache of 48 KB.
+inline constexpr std::int64_t kQueryTile = 48;
+inline constexpr std::int64_t kKeyBlock = 64;
+/// Rows are padded to the widest vector.
+inline constexpr std::int64_t kRowAlignment = 16;
+
+constexpr std::int64_t round_up(std::int64_t n, std::int64_t step) { return (n + step - 1) / step * step; }
+constexpr std::int64_t padded_head_dim(const Attention& a) { return round_up(a.head_dim, kRowAlignment); }
+constexpr std::int64_t padded_keys(const Attention& a) { return round_up(a.num_keys, kKeyBlock); }
+
+/// Of one key-value head: keys transposed block by block (blocks, E, 64), values (S, E); and of the tile in work:
+/// queries, outputs, scores, the rows' largest scores and sums.
+struct ForwardWorkspace {
+  float *keys, *values, *q, *out, *scores, *row_max, *row_sum;
+
+  static std::int64_t size(const Attention& a) {
+    return 2 * (padded_keys(a) + kQueryTile) * padded_head_dim(a) + kQueryTile * kKeyBlock + 2 * kQueryTile;
+  }
+
+  ForwardWorkspace(const Attention& a, float* begin) {
+    const std::int64_t width = padded_head_dim(a), rows = padded_keys(a);
+    keys = begin;
+    values = keys + rows * width;
+    q = values + rows * width;
+    out = q + kQueryTile * width;
+    scores = out + kQueryTile * width;
+    row_max = scores + kQueryTile * kKeyBlock;
+    row_sum = row_max + kQueryTile;
+  }
+};
+
+/// Of one key-value head: keys and values transposed block by block, keys, and both gradients; of the query head in
+/// work: queries, gradient of the output, gradient of the queries, row sums of output times gradient; of the tile in
+/// work: probabilities, and the gradient of the scores.
+struct BackwardWorkspace {
+  float *keys_t, *values_t, *keys, *grad_k, *grad_v, *q, *grad_out, *grad_q, *delta, *scores, *grad_scores;
+
+  static std::int64_t size(const Attention& a) {
+    const std::int64_t queries = round_up(a.num_queries, kRowAlignment);
+    return (5 * padded_keys(a) + 3 * queries) * padded_head_dim(a) + queries + 2 * kQueryTile * kKeyBlock;
+  }
+
+  BackwardWorkspace(const Attention& a, float* begin) {
+    const std::int64_t width = padded_head_dim(a), rows = padded_keys(a);
+    const std::int64_t queries = round_up(a.num_queries, kRowAlignment);
+    keys_t = begin;
+    values_t = keys_t + rows * width;
+    keys = values_t + rows * width;
+    grad_k = keys + rows * width;
+    grad_v = grad_k + rows * width;
+    q = grad_v + rows * width;
+    grad_out = q + queries * width;
+    grad_q = grad_out + queries * width;
+    delta = grad_q + queries * width;
+    scores = delta + queries;
+    grad_scores = scores + kQueryTile * kKeyBlock;
+  }
+};
+
+}  // namespace adept::kernels

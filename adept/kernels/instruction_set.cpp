@@ -1,0 +1,64 @@
+#include "adept/kernels/instruction_set.h"
+
+#include <array>
+#include <cstdlib>
+#include <string>
+
+#include "adept/core/error.h"
+
+namespace adept::kernels {
+namespace {
+
+constexpr std::array kAll = {InstructionSet::kAvx512, InstructionSet::kAvx2, InstructionSet::kGeneric};
+
+InstructionSet decide() {
+  std::string supported;
+  for (const InstructionSet set : kAll)
+    if (is_supported(set)) supported.append(supported.empty() ? "" : ", ").append(to_string(set));
+  if (const char* wanted = std::getenv("ADEPT_INSTRUCTION_SET"); wanted != nullptr && *wanted != '\0') {
+    for (const InstructionSet set : kAll)
+      if (to_string(set) == wanted && is_supported(set)) return set;
+    throw ConfigError("ADEPT_INSTRUCTION_SET: found \"{}\"; expected one that this processor has: {}.", wanted,
+                      supported);
+  }
+  for (const InstructionSet set : kAll)
+    if (is_supported(set)) return set;
+  return InstructionSet::kGeneric;
+}
+
+}  // namespace
+
+std::string_view to_string(InstructionSet set) {
+  switch (set) {
+    case InstructionSet::kGeneric:
+      return "generic";
+    case InstructionSet::kAvx2:
+      return "avx2";
+    case InstructionSet::kAvx512:
+      return "avx512";
+  }
+  throw InternalError("unknown instruction set");
+}
+
+bool is_supported(InstructionSet set) {
+  switch (set) {
+    case InstructionSet::kGeneric:
+      return true;
+#ifdef ADEPT_HAS_AVX2  // the compiler's function looks at what the operating system saves, too
+    case InstructionSet::kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case InstructionSet::kAvx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+    default:
+      return false;
+  }
+}
+
+InstructionSet instruction_set() {
+  static const InstructionSet chosen = decide();
+  return chosen;
+}
+
+}  // namespace adept::kernels

@@ -1,0 +1,21 @@
+// Which instructions the kernels of this folder use: the best that the processor has, decided at run time.
+#pragma once
+
+#include <string_view>
+
+namespace adept::kernels {
+
+/// Each is a compilation of simd/*.cpp.
+enum class InstructionSet { kGeneric, kAvx2, kAvx512 };
+
+/// "generic", "avx2", "avx512".
+std::string_view to_string(InstructionSet set);
+
+/// Whether this processor and operating system can run it.
+bool is_supported(InstructionSet set);
+
+/// The best supported one, or what $ADEPT_INSTRUCTION_SET names. Decided at the first call. Throws ConfigError for an
+/// unknown name, and for a set that this processor lacks.
+InstructionSet instruction_set();
+
+}  // namespace adept::kernels

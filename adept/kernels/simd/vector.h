@@ -1,0 +1,158 @@
+// Vectors of floats of the instruction set that the including file is compiled for, and a small matrix product on them.
+// Everything here has internal linkage: see CMakeLists.txt.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace adept::kernels {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kMostVectors = 4;  // of a row of the product's register tile
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+constexpr int kMostVectors = 2;
+#else
+constexpr int kLanes = 4;
+constexpr int kMostVectors = 2;
+#endif
+constexpr int kMostRows = 6;  // of the register tile: with 4 (2) vectors it fills the 32 (16) registers
+
+using Vector = float __attribute__((vector_size(4 * kLanes)));
+using IntVector = std::uint32_t __attribute__((vector_size(4 * kLanes)));
+using LooseVector = float __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+
+inline Vector load(const float* p) { return *reinterpret_cast<const LooseVector*>(p); }
+inline void store(float* p, Vector v) { *reinterpret_cast<LooseVector*>(p) = v; }
+inline Vector splat(float x) { return x - Vector{}; }
+inline Vector maximum(Vector a, Vector b) { return a > b ? a : b; }
+
+/// Lane i of the result is lane i ^ distance of v.
+template <int kDistance>
+inline Vector swap_lanes(Vector v) {
+  IntVector from;
+  for (unsigned i = 0; i < kLanes; ++i) from[i] = i ^ kDistance;
+  return __builtin_shuffle(v, from);
+}
+
+inline float sum_of(Vector v) {
+  if constexpr (kLanes > 8) v += swap_lanes<8>(v);
+  if constexpr (kLanes > 4) v += swap_lanes<4>(v);
+  v += swap_lanes<2>(v);
+  v += swap_lanes<1>(v);
+  return v[0];
+}
+inline float largest_of(Vector v) {
+  if constexpr (kLanes > 8) v = maximum(v, swap_lanes<8>(v));
+  if constexpr (kLanes > 4) v = maximum(v, swap_lanes<4>(v));
+  v = maximum(v, swap_lanes<2>(v));
+  return maximum(v, swap_lanes<1>(v))[0];
+}
+
+/// e^x for x <= 0 or little above it, to 2 units in the last place; 0 below -87; NaN stays NaN.
+inline Vector exponential(Vector x) {
+  constexpr float log2e = 1.44269504088896341f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  constexpr float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+  const Vector bounded = x < splat(-87.0f) ? splat(-87.0f) : x;
+  const Vector shifted = bounded * splat(log2e) + splat(shift);
+  const Vector whole = shifted - splat(shift);
+  const Vector r = bounded - whole * splat(ln2_high) - whole * splat(ln2_low);
+  // Cephes' minimax polynomial of expf on [-ln 2 / 2, ln 2 / 2].
+  Vector p = splat(1.9875691500e-4f);
+  p = p * r + splat(1.3981999507e-3f);
+  p = p * r + splat(8.3334519073e-3f);
+  p = p * r + splat(4.1665795894e-2f);
+  p = p * r + splat(1.6666665459e-1f);
+  p = p * r + splat(5.0000001201e-1f);
+  p = p * r * r + r + splat(1.0f);
+  const IntVector exponent = (reinterpret_cast<IntVector>(shifted) << 23) + (IntVector{} + (127u << 23));
+  const Vector result = p * reinterpret_cast<Vector>(exponent);
+  return x < splat(-87.0f) ? Vector{} : result;
+}
+
+/// c (R x 16 V) = or += the sum over k < depth of a(r, k) b(k, :), a(r, k) = a[r * a_row + k * a_depth].
+template <int R, int V, bool kAdd>
+inline __attribute__((always_inline)) void register_tile(std::int64_t depth, const float* a, std::int64_t a_row,
+                                                         std::int64_t a_depth, const float* b, std::int64_t b_row,
+                                                         float* c, std::int64_t c_row) {
+  Vector sum[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) sum[r][v] = kAdd ? load(c + r * c_row + v * kLanes) : Vector{};
+  for (std::int64_t k = 0; k < depth; ++k) {
+    Vector row[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) row[v] = load(b + v * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Vector factor = splat(a[r * a_row]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[r][v] += factor * row[v];
+    }
+    a += a_depth;
+    b += b_row;
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(c + r * c_row + v * kLanes, sum[r][v]);
+}
+
+template <int V, bool kAdd>
+void column_of_tiles(std::int64_t rows, std::int64_t depth, const float* a, std::int64_t a_row, std::int64_t a_depth,
+                     const float* b, std::int64_t b_row, float* c, std::int64_t c_row) {
+  static_assert(kMostRows == 6);
+  for (; rows >= 6; rows -= 6, a += 6 * a_row, c += 6 * c_row)
+    register_tile<6, V, kAdd>(depth, a, a_row, a_depth, b, b_row, c, c_row);
+  if (rows >= 4) {
+    register_tile<4, V, kAdd>(depth, a, a_row, a_depth, b, b_row, c, c_row);
+    rows -= 4, a += 4 * a_row, c += 4 * c_row;
+  }
+  if (rows >= 2) {
+    register_tile<2, V, kAdd>(depth, a, a_row, a_depth, b, b_row, c, c_row);
+    rows -= 2, a += 2 * a_row, c += 2 * c_row;
+  }
+  if (rows == 1) register_tile<1, V, kAdd>(depth, a, a_row, a_depth, b, b_row, c, c_row);
+}
+
+/// c (rows x columns) = or += a b, b (depth x columns); `columns` is a multiple of kLanes.
+template <bool kAdd>
+void multiply(std::int64_t rows, std::int64_t columns, std::int64_t depth, const float* a, std::int64_t a_row,
+              std::int64_t a_depth, const float* b, std::int64_t b_row, float* c, std::int64_t c_row) {
+  while (columns > 0) {
+    std::int64_t width = kMostVectors * kLanes;
+    if (columns >= width) {
+      column_of_tiles<kMostVectors, kAdd>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row);
+    } else if (width = kMostVectors / 2 * kLanes; columns >= width) {
+      column_of_tiles<kMostVectors / 2, kAdd>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row);
+    } else {
+      width = kLanes;
+      column_of_tiles<1, kAdd>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row);
+    }
+    b += width, c += width, columns -= width;
+  }
+}
+
+// bf16 is the upper half of an fp32.
+inline float widen(std::uint16_t bits) {
+  const std::uint32_t wide = static_cast<std::uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+inline float widen(float value) { return value; }
+
+/// To the nearest, ties to even; NaN stays NaN.
+inline void narrow(float value, std::uint16_t& result) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const std::uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  result = static_cast<std::uint16_t>(value != value ? 0x7fc0 : rounded);
+}
+inline void narrow(float value, float& result) { result = value; }
+
+}  // namespace
+}  // namespace adept::kernels
