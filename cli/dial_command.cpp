@@ -1,12 +1,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <memory>
 #include <optional>
-#include <sstream>
 #include <utility>
 
 #include "adept/core/error.h"
@@ -50,16 +48,9 @@ void print_dial(const method::Dial& dial, const method::Expansion& expansion) {
 
 /// "0.4", or "0.4,1,0" for each copy.
 std::vector<double> parse_alphas(const std::string& text, std::size_t num_copies) {
-  std::vector<double> alphas;
-  std::istringstream items(text + ",");
-  for (std::string item; std::getline(items, item, ',');) {
-    double alpha = 0;
-    const auto [end, error] = std::from_chars(item.data(), item.data() + item.size(), alpha);
-    if (error != std::errc() || end != item.data() + item.size() || !(alpha >= 0 && alpha <= 1))
-      throw ConfigError(
-          "--alpha {}: found \"{}\"; expected a number from 0 to 1, or one for each copy such as 0.4,1,0.", text, item);
-    alphas.push_back(alpha);
-  }
+  std::vector<double> alphas = parse_numbers(
+      "--alpha", text, [](double alpha) { return alpha >= 0 && alpha <= 1; },
+      "a number from 0 to 1, or one for each copy such as 0.4,1,0");
   if (alphas.size() == 1) alphas.resize(num_copies, alphas.front());
   if (alphas.size() != num_copies)
     throw ConfigError("--alpha {}: found {} numbers; expected one, or one for each of the {} copies.", text,

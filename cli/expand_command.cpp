@@ -74,11 +74,12 @@ config::ExpandConfig expand_config(const Options& options) {
   if (by_hand) expand.after = parse_layers("--after", options.after);
   const bool has_size = options.layers.has_value() != expand.trainable.has_value();
   const bool has_scores = !options.importance.empty() || !expand.needs_scores();
-  if (by_hand ? options.layers || expand.trainable || !options.importance.empty() || !options.exclude.empty() ||
-                    options.copies != 1
+  if (by_hand ? options.layers || expand.trainable || !options.importance.empty() || !options.method.empty() ||
+                    !options.exclude.empty() || options.copies != 1
               : !has_size || !has_scores)
     throw ConfigError(
-        "adept expand: expected either --importance FILE with --layers K or --trainable SHARE, or --strategy uniform "
+        "adept expand: expected either --importance FILE (and --method) with --layers K or --trainable SHARE, or "
+        "--strategy uniform "
         "with one of these, or --after 3,7,11 alone. See: adept expand --help");
   return expand;
 }

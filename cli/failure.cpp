@@ -101,11 +101,15 @@ Failure describe_usage_error(const CLI::App& app, const CLI::ParseError& error, 
   }
   std::string problem = error.what();
   const std::vector<std::string> stray = app.remaining(true);
-  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !stray.empty())
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !stray.empty()) {
+    const bool overrides =
+        stray.front().find('=') != std::string::npos && command.get_option_no_throw("--set") != nullptr;
+    const bool has_positional = !command.get_options([](const CLI::Option* o) { return o->get_positional(); }).empty();
     problem = fmt::format("found \"{}\"; expected {}", stray.front(),
-                          command.get_options([](const CLI::Option* o) { return o->get_positional(); }).empty()
-                              ? "options only"
-                              : "no further argument");
+                          overrides        ? "--set before each KEY=VALUE"
+                          : has_positional ? "no further argument"
+                                           : "options only");
+  }
   if (problem.ends_with('.')) problem.pop_back();
   if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr) problem = conversion_problem(problem);
   return {kUsage, fmt::format("adept {}: {}. {}", command.get_name(), problem, hint)};

@@ -4,9 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <sstream>
 
 #include "adept/core/cpu.h"
 #include "adept/core/error.h"
@@ -157,6 +159,20 @@ std::vector<config::Source> sources(const DataOptions& options) {
     std::find_if(result.begin(), result.end(), same)->paths.push_back(path);
   }
   return result;
+}
+
+std::vector<double> parse_numbers(const std::string& option, const std::string& text, bool (*is_good)(double),
+                                  const std::string& expected) {
+  std::vector<double> numbers;
+  std::istringstream items(text + ",");
+  for (std::string item; std::getline(items, item, ',');) {
+    double number = 0;
+    const auto [end, error] = std::from_chars(item.data(), item.data() + item.size(), number);
+    if (error != std::errc() || end != item.data() + item.size() || !is_good(number))
+      throw ConfigError("{} {}: found \"{}\"; expected {}.", option, text, item, expected);
+    numbers.push_back(number);
+  }
+  return numbers;
 }
 
 void require_utf8(const std::string& option, const std::string& text) {

@@ -57,6 +57,11 @@ void add_text_options(CLI::App& command, DataOptions& options);
 /// Throws ConfigError for an empty path, a bad name, or two files that would get the same name.
 std::vector<config::Source> sources(const DataOptions& options);
 
+/// "0.4,1,0" as numbers. Throws ConfigError for anything else, and for a number of which `is_good` is false; `expected`
+/// says what is.
+std::vector<double> parse_numbers(const std::string& option, const std::string& text, bool (*is_good)(double),
+                                  const std::string& expected);
+
 /// Throws ConfigError if the `text` of an option is not UTF-8.
 void require_utf8(const std::string& option, const std::string& text);
 

@@ -2,6 +2,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -14,6 +15,7 @@
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
 #include "adept/method/statistics.h"
+#include "adept/run/expansion_plan.h"
 #include "adept/run/model_context.h"
 #include "adept/run/text.h"
 #include "cli/commands.h"
@@ -23,7 +25,7 @@ namespace adept::cli {
 namespace {
 
 struct Options {
-  std::string model, out, method = "mask_out";
+  std::string model, out, method = "mask_out", weights;
   std::vector<std::string> domain;
   DataOptions data;
   ComputeDType dtype = ComputeDType::kFp32;
@@ -31,6 +33,18 @@ struct Options {
   bool until_separated = false;
   std::int64_t seq_len = 512, max_tokens = 65536, batch_size = 8, threads = 0, layers = 0;
 };
+
+/// One for each source of --data.
+std::vector<double> parse_weights(const std::string& text, std::size_t num_sources) {
+  if (text.empty()) return {};
+  const std::vector<double> weights = parse_numbers(
+      "--weights", text, [](double weight) { return weight > 0 && std::isfinite(weight); },
+      "a number above 0 for each source of --data, such as 2,1");
+  if (weights.size() != num_sources)
+    throw ConfigError("--weights {}: found {} numbers; expected one for each of the {} sources of --data.", text,
+                      weights.size(), num_sources);
+  return weights;
+}
 
 std::vector<std::string> methods_of(const Options& options) {
   std::vector<std::string> names;
@@ -80,7 +94,8 @@ void print_agreement(const std::vector<method::Importance>& importances, int k) 
   fmt::print("\n");
 }
 
-void print_gains(const method::Importance& importance) {
+void print_gains(const method::Importance& importance, const model::ModelConfig& base, int num_lowest,
+                 std::int64_t seq_len) {
   fmt::print(
       "a copy behind each layer, to first order: what a step of the sign of the domain's gradient gains there, and "
       "what "
@@ -89,6 +104,13 @@ void print_gains(const method::Importance& importance) {
   for (const method::LayerImportance& layer : importance.layers)
     fmt::print("{:>5} {:>12.4f} {:>12.4f} {:>+14.4f} {:>+8.3f}\n", layer.index, layer.gain->l1, layer.gain->l2,
                layer.gain->general_change, layer.gain->cosine);
+  const config::ExpandConfig expand{.strategy = config::SelectionStrategy::kGainPerCost,
+                                    .num_layers = num_lowest,
+                                    .trainable = {},
+                                    .after = {},
+                                    .exclude = {}};
+  const std::vector<int> chosen = run::choose_layers(expand, base, seq_len, importance);
+  fmt::print("gain_per_cost: {}", run::describe_step_cost(base, seq_len, chosen, expand, importance));
 }
 
 // What each layer is worth in both texts, copies marked.
@@ -121,39 +143,45 @@ void run(const Options& options) {
     throw ConfigError("adept probe: found --domain together with {}; expected one method on all of the text.",
                       options.method == "all" ? "--method all" : "--until-separated");
   const std::vector<std::string> methods = gains ? std::vector<std::string>() : methods_of(options);
+  const std::vector<config::Source> general_sources = sources(options.data);
+  const std::vector<double> weights = parse_weights(options.weights, general_sources.size());
   io::AtomicFile out(options.out);  // a place that cannot be written is no news to hear after hours
   const run::TextModel model = run::load_text_model(options.model);
   run::warn_of_long_sequences(model, options.seq_len);
   const model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
+  if (options.layers > decoder.num_layers())
+    throw ConfigError("--layers: found {}; expected at most {}, the layers of {}.", options.layers,
+                      decoder.num_layers(), model.dir.string());
+  const auto num_lowest =
+      static_cast<int>(options.layers > 0 ? options.layers : std::min<std::int64_t>(4, decoder.num_layers()));
   const std::string hash = io::WeightFiles::open(model.dir).hash();
   DataOptions domain_options = options.data;
   domain_options.option = "--domain";
   domain_options.data = options.domain;
-  const auto general = tokenize(model, sources(options.data)), domain = tokenize(model, sources(domain_options));
+  const auto general = tokenize(model, general_sources), domain = tokenize(model, sources(domain_options));
   run::print_counts(general);
   if (!domain.empty()) run::print_counts(domain);
-  const auto parts_of = [&](const std::vector<data::TokenDataset>& datasets) {
+  const auto parts_of = [&](const std::vector<data::TokenDataset>& datasets, const std::vector<double>& of_sources) {
     return run::to_parts(run::probe_sequences(datasets, options.seq_len, options.max_tokens), options.batch_size,
-                         decoder.device(), options.until_separated);
+                         decoder.device(), options.until_separated, of_sources);
   };
   for (const auto* part : {&general, &domain})
     for (const data::TokenDataset& dataset : *part)
       eval::require_targets(dataset.name(), data::windows(dataset, {.seq_len = options.seq_len}));
   if (gains) {
-    const method::Importance gain = run::probe_gain(decoder, hash, parts_of(domain)[0], parts_of(general)[0]);
+    const method::Importance gain =
+        run::probe_gain(decoder, hash, parts_of(domain, {})[0], parts_of(general, weights)[0]);
     out.write(method::to_json(gain).dump(2) + "\n");
     out.commit();
-    return print_gains(gain);
+    return print_gains(gain, decoder.config(), num_lowest, options.seq_len);
   }
-  const auto num_lowest =
-      static_cast<int>(options.layers > 0 ? options.layers : std::min<std::int64_t>(4, decoder.num_layers()));
   const method::ProbeOptions probe = {
       .methods = methods, .num_lowest = num_lowest, .until_separated = options.until_separated};
-  const auto importances = run::probe_layers(decoder, hash, parts_of(general), probe);
+  const auto importances = run::probe_layers(decoder, hash, parts_of(general, weights), probe);
   Json json = method::to_json(importances);
   std::optional<method::Importance> in_domain;
   if (!domain.empty()) {
-    in_domain = run::probe_layers(decoder, hash, parts_of(domain), probe).front();
+    in_domain = run::probe_layers(decoder, hash, parts_of(domain, {}), probe).front();
     json["domain"] = method::to_json(*in_domain);
   }
   out.write(json.dump(2) + "\n");
@@ -170,6 +198,10 @@ void add_probe_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("probe", "Measure how much general skill each layer carries");
   add_model_option(*command, options->model);
   add_data_options(*command, options->data);
+  command
+      ->add_option("--weights", options->weights,
+                   "Weight of each source of --data in what is measured, in their order; without it all weigh the same")
+      ->type_name("2,1");
   command->add_option("--out", options->out, "File for the scores (JSON)")->required()->type_name("FILE");
   command
       ->add_option("--domain", options->domain,
@@ -182,7 +214,7 @@ void add_probe_command(CLI::App& app) {
     meanings += fmt::format("\n{}: {}", method.name, method.meaning);
   command->add_option("--method", options->method, meanings)->type_name("NAME")->capture_default_str();
   add_count_option(*command, "--layers", options->layers, 0, 10000,
-                   "How many of the lowest layers will be expanded: how certain their choice is gets measured; 0 = 4, "
+                   "How many layers will be expanded: how certain the choice of the lowest is gets measured; 0 = 4, "
                    "or all of a smaller model");
   command->add_flag("--until-separated", options->until_separated,
                     "Stop before --max-tokens as soon as that choice is certain (95 %)");

@@ -9,6 +9,7 @@
 #include <initializer_list>
 
 #include "adept/config/reader.h"
+#include "adept/core/log.h"
 
 namespace adept::config {
 namespace {
@@ -180,6 +181,15 @@ void check_rest(const RunConfig& config, CrossCheck& check) {
                fmt::format("found {}, which is the model; expected a directory of its own", quote(config.output_dir)));
 }
 
+// What a method settles itself. A configuration may serve several methods, so another value is no fault, but is said.
+template <typename Choice>
+void settle(Choice& value, Choice wanted, const char* key, const RunConfig& config, const ReadResult& result) {
+  if (const auto given = result.locations.find(key); given != result.locations.end() && value != wanted)
+    spdlog::info("{}: {}: the method {} takes {} instead of {}", to_string(given->second), key,
+                 to_string(config.method), to_string(wanted), to_string(value));
+  value = wanted;
+}
+
 void expand_home(std::string& path, const std::string& key, CrossCheck& check) {
   if (path != "~" && !path.starts_with("~/")) return;
   const char* home = std::getenv("HOME");
@@ -214,8 +224,12 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
   expand_homes(config.data.replay, "data.replay", check);
   expand_homes(config.data.general, "data.general", check);
   expand_homes(config.data.eval, "data.eval", check);
-  if (config.method == Method::kLlamaPro && expand.after.empty()) expand.strategy = SelectionStrategy::kUniform;
-  if (config.method != Method::kAdept) config.unit_lr.policy = UnitLrPolicy::kUniform;
+  if (config.method == Method::kLlamaPro && expand.after.empty()) {
+    if (!expand.strategy) expand.strategy = SelectionStrategy::kUniform;
+    settle(*expand.strategy, SelectionStrategy::kUniform, "expand.strategy", config, result);
+  }
+  if (config.method != Method::kAdept)
+    settle(config.unit_lr.policy, UnitLrPolicy::kUniform, "unit_lr.policy", config, result);
   if (!config.unit_lr.ema)
     config.unit_lr.ema = config.unit_lr.policy == UnitLrPolicy::kNormalized ? kNormalizedEma : 0.0;
   if (!config.train.replay_ratio) config.train.replay_ratio = config.method == Method::kReplay ? kReplayRatio : 0.0;

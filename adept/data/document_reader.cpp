@@ -200,10 +200,15 @@ struct DocumentReader::State {
     FieldExtractor extractor(source.text_field, text);
     extractor.parse(record);
     if (!extractor.reason.empty()) {
-      auto question = extractor.reason == "missing field" ? render_multiple_choice(record) : std::nullopt;
-      if (question) {
-        text = std::move(*question);
-        return true;
+      if (extractor.reason == "missing field") {
+        MultipleChoice question = render_multiple_choice(record);
+        if (!question.problem.empty())
+          return bad("unreadable question", question.problem,
+                     "choices as a list or by label, and an answer that is one of them");
+        if (!question.text.empty()) {
+          text = std::move(question.text);
+          return true;
+        }
       }
       return bad(
           extractor.reason, extractor.found,

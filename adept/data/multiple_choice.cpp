@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "adept/core/json.h"
+#include "adept/io/text_quote.h"
 
 namespace adept::data {
 namespace {
@@ -67,19 +69,24 @@ const Json* first_of(const Json& record, std::initializer_list<const char*> keys
 
 }  // namespace
 
-std::optional<std::string> render_multiple_choice(std::string_view record) {
+MultipleChoice render_multiple_choice(std::string_view record) {
   const Json json = Json::parse(record, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return std::nullopt;
+  if (!json.is_object()) return {};
   const Json* question = first_of(json, {"question"});
   const Json* listed = first_of(json, {"choices", "options"});
   const Json* answer = first_of(json, {"answer_idx", "answerKey", "answer"});
-  if (question == nullptr || !question->is_string() || listed == nullptr || answer == nullptr) return std::nullopt;
+  if (question == nullptr || !question->is_string() || listed == nullptr || answer == nullptr) return {};
   const std::vector<Choice> choices = read_choices(*listed);
+  if (choices.empty()) return {.text = "", .problem = "a question without choices that can be read"};
   const std::optional<std::size_t> right = read_answer(*answer, choices);
-  if (!right) return std::nullopt;
+  if (!right)
+    return {.text = "",
+            .problem = fmt::format("a question whose answer {} is none of its {} choices",
+                                   io::quote(answer->is_string() ? answer->get<std::string>() : answer->dump()),
+                                   choices.size())};
   std::string text = stripped(question->get<std::string>()) + "\n";
   for (std::size_t i = 0; i < choices.size(); ++i) text += fmt::format("{}. {}\n", letter(i), choices[i].text);
-  return text + "Answer: " + letter(*right);
+  return {.text = text + "Answer: " + letter(*right), .problem = ""};
 }
 
 }  // namespace adept::data

@@ -10,7 +10,6 @@
 
 #include "adept/core/error.h"
 #include "adept/core/signals.h"
-#include "adept/io/hub.h"
 #include "adept/io/weight_files.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
@@ -193,9 +192,8 @@ void export_dialed(const std::filesystem::path& model_dir, const std::filesystem
   const io::WeightFiles files = io::WeightFiles::open(model_dir);
   std::map<std::string, double> factors;  // of tensors that change
   for (std::size_t c = 0; c < alphas.size(); ++c)
-    for (const char* unit :
-         {"self_attn.o_proj.weight", "self_attn.o_proj.bias", "mlp.down_proj.weight", "mlp.down_proj.bias"})
-      if (alphas[c] != 1) factors[model::layer_parameter_name(expansion.layers[c].index, unit)] = alphas[c];
+    for (const std::string_view output : kLayerOutputs)
+      if (alphas[c] != 1) factors[model::layer_parameter_name(expansion.layers[c].index, output)] = alphas[c];
   std::vector<at::Tensor> scaled;
   std::vector<io::TensorView> views;
   for (const std::string& name : files.names()) {
@@ -208,9 +206,7 @@ void export_dialed(const std::filesystem::path& model_dir, const std::filesystem
     views.push_back(std::move(view));
   }
   io::AtomicDirectory directory(out_dir, on_existing);
-  io::write_weight_files(directory.path(), views);
-  model::write_config_json(directory.path(), read_json(model_dir / "config.json"));
-  io::copy_tokenizer_files(model_dir, directory.path());
+  model::write_model_files(directory.path(), views, read_json(model_dir / "config.json"), model_dir);
   io::write_file_atomically(directory.path() / kExpansionManifest, to_json(expansion).dump(2) + "\n");
   io::write_file_atomically(directory.path() / kDialRecord, record.dump(2) + "\n");
   directory.commit();

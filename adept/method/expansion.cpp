@@ -6,7 +6,6 @@
 
 #include "adept/core/error.h"
 #include "adept/core/log.h"
-#include "adept/io/hub.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/json_field.h"
 #include "adept/model/config.h"
@@ -18,9 +17,6 @@ namespace {
 
 constexpr int kManifestVersion = 1;
 
-// The outputs of the two sub-blocks: zero in a copy, so that it is the identity.
-constexpr std::array<std::string_view, 4> kZeroInCopies = {"self_attn.o_proj.weight", "self_attn.o_proj.bias",
-                                                           "mlp.down_proj.weight", "mlp.down_proj.bias"};
 constexpr std::array<std::string_view, 2> kMustExist = {"self_attn.o_proj.weight", "mlp.down_proj.weight"};
 
 // One entry per layer: a copy gets its source's.
@@ -86,7 +82,7 @@ std::vector<io::TensorView> expanded_tensors(const io::WeightFiles& weights, std
   std::size_t largest = 0;
   for (const std::string& name : weights.names()) {
     const auto split = split_layer_name(name);
-    if (split && contains(kZeroInCopies, split->rest)) largest = std::max(largest, weights.at(name).data.size());
+    if (split && contains(kLayerOutputs, split->rest)) largest = std::max(largest, weights.at(name).data.size());
   }
   zeros.assign(largest, std::byte{0});
   std::vector<io::TensorView> tensors;
@@ -96,7 +92,7 @@ std::vector<io::TensorView> expanded_tensors(const io::WeightFiles& weights, std
     tensors.push_back(tensor);
     const auto split = split_layer_name(name);
     if (!split) continue;
-    if (contains(kZeroInCopies, split->rest)) tensor.data = std::span(zeros).first(tensor.data.size());
+    if (contains(kLayerOutputs, split->rest)) tensor.data = std::span(zeros).first(tensor.data.size());
     for (const ExpandedLayer& copy : copies_of(split->layer, copies)) {
       tensor.name = model::layer_parameter_name(copy.index, split->rest);
       tensors.push_back(tensor);
@@ -212,9 +208,7 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
   std::vector<std::byte> zeros;
   const std::vector<io::TensorView> tensors = expanded_tensors(weights, expansion.layers, zeros);
   io::AtomicDirectory directory(out_dir, on_existing);
-  io::write_weight_files(directory.path(), tensors);
-  model::write_config_json(directory.path(), new_config);
-  io::copy_tokenizer_files(base_dir, directory.path());
+  model::write_model_files(directory.path(), tensors, new_config, base_dir);
   io::write_file_atomically(directory.path() / kExpansionManifest, to_json(expansion).dump(2) + "\n");
   directory.commit();
   return expansion;

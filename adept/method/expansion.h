@@ -4,10 +4,12 @@
 // the expanded model's logits equal the base model's by value. Everything else of the base keeps its bytes.
 #pragma once
 
+#include <array>
 #include <filesystem>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "adept/core/json.h"
@@ -56,8 +58,11 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
                        std::span<const int> after, const std::optional<Importance>& importance,
                        io::OnExisting on_existing = io::OnExisting::kFail);
 
-/// The tensors through which a layer writes into the residual stream, zero in an untrained copy: o_proj, down_proj and
-/// those of their biases that it has.
+/// The tensors through which a layer writes into the residual stream, by name below the layer: zero in an untrained
+/// copy, which is the identity then.
+inline constexpr std::array<std::string_view, 4> kLayerOutputs = {"self_attn.o_proj.weight", "self_attn.o_proj.bias",
+                                                                  "mlp.down_proj.weight", "mlp.down_proj.bias"};
+/// Those of them that `layer` has.
 std::vector<at::Tensor*> output_slots(model::LayerWeights& layer);
 
 Json to_json(const Expansion& expansion);

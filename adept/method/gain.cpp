@@ -14,6 +14,7 @@
 #include "adept/core/signals.h"
 #include "adept/method/expansion.h"
 #include "adept/method/layer_gradients.h"
+#include "adept/nn/cross_entropy.h"
 
 namespace adept::method {
 namespace {
@@ -70,7 +71,7 @@ CopyGradients copy_gradients(const model::Decoder& decoder, const std::vector<Pr
                        result.layers[l][i].add_(gradients[i].to(at::kFloat), share);
                    });
     result.tokens += batch.num_targets;
-    result.sequences += batch.rows();
+    result.sequences += (batch.targets != nn::kIgnoreIndex).any(1).sum().item<std::int64_t>();
     tick(batch.num_positions());
   }
   return result;

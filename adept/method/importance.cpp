@@ -94,7 +94,8 @@ Json to_json(const Importance& importance) {
   if (resampled)
     json["stability"] = {{"num_lowest", importance.stability.num_lowest},
                          {"resamples", importance.stability.num_resamples},
-                         {"same_set_share", importance.stability.same_set_share}};
+                         {"same_set_share", importance.stability.same_set_share},
+                         {"degrees_of_freedom", importance.stability.degrees_of_freedom}};
   if (!importance.stability.covariance.empty()) json["stability"]["covariance"] = importance.stability.covariance;
   if (importance.separation)
     json["separation"] = {{"reached", importance.separation->reached},
@@ -115,6 +116,7 @@ Stability read_stability(const Json& json, std::size_t num_layers) {
   Stability stability{.num_lowest = json_field<int>(json, "num_lowest", "stability."),
                       .num_resamples = json_field<int>(json, "resamples", "stability."),
                       .same_set_share = json_field<double>(json, "same_set_share", "stability."),
+                      .degrees_of_freedom = json_field<int>(json, "degrees_of_freedom", "stability."),
                       .covariance = {}};
   for (const Json& row : json.contains("covariance") ? json_list(json, "covariance") : Json::array()) {
     std::vector<double> values;

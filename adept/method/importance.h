@@ -33,9 +33,10 @@ struct LayerImportance {
 
 /// How sure the choice of the k lowest is: from scores of bootstrap samples of the sequences.
 struct Stability {
-  int num_lowest = 0;         ///< k
-  int num_resamples = 0;      ///< 0: unknown
-  double same_set_share = 0;  ///< of resamples whose k lowest are those of the scores
+  int num_lowest = 0;          ///< k
+  int num_resamples = 0;       ///< 0: unknown
+  double same_set_share = 0;   ///< of resamples whose k lowest are those of the scores
+  int degrees_of_freedom = 0;  ///< N - sources
   /// (L, L) of the scores over the resamples: which differences between layers are certain. Empty: unknown.
   std::vector<std::vector<double>> covariance;
 };

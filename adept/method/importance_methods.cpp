@@ -44,8 +44,8 @@ constexpr std::array kMethods = {
     ImportanceMethod{"mask_out", "rise of the loss without the layer, nats per token", Measure::kBypassLoss, true,
                      mean},
     // Sum of |gradient * weight|, as in movement and magnitude pruning.
-    ImportanceMethod{"cumulative", "sum of |gradient * weight| over the layer, largest = 1", Measure::kFirstOrder, true,
-                     share_of_largest},
+    ImportanceMethod{"cumulative", "sum of |gradient * weight| over the layer, largest = 1", Measure::kFirstOrder,
+                     false, share_of_largest},
     ImportanceMethod{"rank_aggregation", "1 - mean rank among the layers over the kinds of tensors",
                      Measure::kFirstOrder, false, mean_rank},
     // Diagonal of the empirical Fisher information, from per-sequence gradients.

@@ -16,8 +16,8 @@ struct ImportanceMethod {
   std::string_view name;     ///< as in the configuration, "mask_out"
   std::string_view meaning;  ///< one line for help
   Measure measure;           ///< what it is made from
-  /// Whether a score is the layer's mean (summed over parts) times a factor common to all layers: its interval is then
-  /// that of a mean, else it comes from resampling.
+  /// Whether a score is the layer's mean (summed over parts): its interval is then that of a mean, else it comes from
+  /// resampling.
   bool is_mean;
   /// From per-token means to one score per layer; higher is more important.
   std::vector<double> (*scores)(const LayerMeans& means);

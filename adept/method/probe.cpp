@@ -65,7 +65,6 @@ double share_of_same_lowest(const std::vector<std::vector<double>>& resampled, c
 void add_intervals(const ProbeSamples& samples, const ImportanceMethod& method,
                    const std::vector<std::vector<double>>& resampled, std::vector<LayerImportance>& layers) {
   const MeasureTable& table = samples.tables.at(method.measure);
-  const LayerMeans means = layer_means(samples, method.measure);
   for (LayerImportance& layer : layers) {
     const auto l = static_cast<std::size_t>(layer.index);
     if (!method.is_mean && resampled.empty()) {
@@ -87,17 +86,15 @@ void add_intervals(const ProbeSamples& samples, const ImportanceMethod& method,
     }
     layer.ci95 = token_mean_ci95(
         {.totals = totals, .tokens = samples.tokens, .sources = samples.sources, .weights = samples.source_weights});
-    const double mean = means.sum(layer.index);
-    if (mean != 0 && layer.score != mean)
-      for (double& bound : layer.ci95) bound *= layer.score / mean;
   }
 }
 
-// Infinite intervals belong to sources with a single sequence, whose resamples are all alike.
-bool can_resample(const ProbeSamples& samples) {
+// Sequences less sources; 0 where a source has a single sequence, whose resamples are all alike.
+int degrees_of_freedom(const ProbeSamples& samples) {
   std::map<int, int> sequences;
   for (const int source : samples.sources) ++sequences[source];
-  return std::all_of(sequences.begin(), sequences.end(), [](const auto& s) { return s.second > 1; });
+  if (std::any_of(sequences.begin(), sequences.end(), [](const auto& s) { return s.second < 2; })) return 0;
+  return static_cast<int>(std::ssize(samples.sources) - std::ssize(sequences));
 }
 
 }  // namespace
@@ -123,7 +120,7 @@ Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method
     importance.layers.push_back({.index = static_cast<int>(importance.layers.size()), .score = score});
   normalize_and_rank(importance.layers);
   std::vector<std::vector<double>> resampled;
-  if (can_resample(samples)) {
+  if (const int freedom = degrees_of_freedom(samples); freedom > 0) {
     resampled = resampled_scores(samples, method, kResamples, kResampleSeed);
     for (const auto& scores : resampled)
       for (const int l : lowest(scores, num_lowest))
@@ -131,6 +128,7 @@ Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method
     importance.stability = {.num_lowest = num_lowest,
                             .num_resamples = kResamples,
                             .same_set_share = share_of_same_lowest(resampled, lowest(importance.scores(), num_lowest)),
+                            .degrees_of_freedom = freedom,
                             .covariance = covariance_of(resampled)};
   }
   add_intervals(samples, method, resampled, importance.layers);

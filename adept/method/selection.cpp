@@ -97,8 +97,7 @@ bool are_apart(const Importance& importance, int a, int b) {
   const double variance = covariance.at(i).at(i) + covariance.at(j).at(j) - 2 * covariance.at(i).at(j);
   const double difference = importance.layers.at(i).score - importance.layers.at(j).score;
   return std::abs(difference) >
-         student_t_975(static_cast<int>(std::min<std::int64_t>(importance.sequences - 1, 1'000'000))) *
-             std::sqrt(std::max(variance, 0.0));
+         student_t_975(importance.stability.degrees_of_freedom) * std::sqrt(std::max(variance, 0.0));
 }
 
 std::vector<int> select_layers(const SelectionOptions& options, int base_num_hidden_layers,

@@ -38,8 +38,8 @@ struct SelectionOptions {
 std::vector<int> select_layers(const SelectionOptions& options, int base_num_hidden_layers,
                                const std::optional<Importance>& importance);
 
-/// Whether two scores differ beyond doubt: the 95 % interval of their difference, from the resamples' covariance,
-/// leaves out 0.
+/// Whether two scores differ beyond doubt: the 95 % interval of their difference, from the resamples' covariance and
+/// Student's t, leaves out 0.
 bool are_apart(const Importance& importance, int a, int b);
 
 /// The most layers k whose copies are at most this share (0 .. 1) of the expanded model's parameters. Throws

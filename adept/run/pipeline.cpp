@@ -36,6 +36,11 @@ Json fingerprints(const std::vector<data::TokenDataset>& datasets) {
 
 void write_json(const fs::path& path, const Json& json) { io::write_file_atomically(path, json.dump(2) + "\n"); }
 
+bool is_in(const fs::path& path, const fs::path& folder) {
+  const fs::path relative = fs::weakly_canonical(path).lexically_relative(fs::weakly_canonical(folder));
+  return !relative.empty() && *relative.begin() != "..";
+}
+
 // Of each held-out set, to see what the copies are worth.
 constexpr std::int64_t kCopiesTokens = 4096;
 
@@ -90,6 +95,13 @@ class Run {
   }
 
   void record_config() const { config::write_run_record(dir_, config_); }
+
+  // What an earlier run in this directory left of stages that this one does not have.
+  void discard_other_stages() {
+    if (!expands_ || !config_.expand.needs_scores()) stages_.discard("probe", {"importance.json"});
+    if (!expands_ && !is_in(model_.dir, dir_ / "expanded")) stages_.discard("expand", {"expanded"});
+    if (!config_.expands()) stages_.discard("copies", {"copies.json"});
+  }
 
   void baseline() {
     stages_.run("baseline", eval_inputs(base_hash_), {"eval_base.json"},
@@ -233,12 +245,8 @@ class Run {
   static void check_directory(const fs::path& dir, const fs::path& model, bool expands) {
     std::vector<fs::path> written = {dir / "model"};
     if (expands) written.push_back(dir / "expanded");
-    const auto is_below = [&](const fs::path& folder) {
-      const fs::path relative = fs::weakly_canonical(model).lexically_relative(fs::weakly_canonical(folder));
-      return !relative.empty() && *relative.begin() != "..";
-    };
     if (fs::weakly_canonical(model) == fs::weakly_canonical(dir) ||
-        std::any_of(written.begin(), written.end(), is_below))
+        std::any_of(written.begin(), written.end(), [&](const fs::path& folder) { return is_in(model, folder); }))
       throw ConfigError("output_dir: found {}; the model {} would be overwritten. Choose another place.", dir.string(),
                         model.string());
     for (const fs::path& folder : written)
@@ -327,6 +335,7 @@ void run_pipeline(const config::RunConfig& config) {
   run.tokenize();
   run.check_inputs();
   run.record_config();
+  run.discard_other_stages();
   run.baseline();
   if (config.expands()) {
     if (config.expand.needs_scores()) run.probe();
@@ -346,6 +355,7 @@ void run_training(const config::RunConfig& config, bool resume) {
   run.tokenize();
   run.check_inputs();
   run.record_config();
+  run.discard_other_stages();
   run.baseline();
   run.train(resume);
   run.evaluate_result();

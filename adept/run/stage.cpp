@@ -118,6 +118,12 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
                       .peak_memory_bytes = record["peak_memory_bytes"].get<std::int64_t>()});
 }
 
+void StageRunner::discard(const std::string& name, const std::vector<std::string>& outputs) {
+  if (!fs::exists(record_path(name))) return;
+  for (const std::string& output : outputs) fs::remove_all(run_dir_ / output);
+  fs::remove(record_path(name));
+}
+
 void StageRunner::always(const std::string& name, const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
   work();

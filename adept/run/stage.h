@@ -33,6 +33,10 @@ class StageRunner {
   /// Whether an earlier session did the stage from other inputs.
   bool has_other_inputs(const std::string& name, const Json& inputs) const;
 
+  /// Removes the record and the outputs of a stage that this run does not have, as an earlier one in the same directory
+  /// had it: nothing there is of another run.
+  void discard(const std::string& name, const std::vector<std::string>& outputs);
+
   /// Does `work` every time, and keeps no record of it on disk.
   void always(const std::string& name, const std::function<void()>& work);
 

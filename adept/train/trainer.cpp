@@ -11,7 +11,6 @@
 #include "adept/core/log.h"
 #include "adept/core/random.h"
 #include "adept/core/signals.h"
-#include "adept/io/hub.h"
 #include "adept/method/units.h"
 #include "adept/model/load.h"
 #include "adept/model/save.h"
@@ -210,8 +209,11 @@ TrainSummary Trainer::run(bool resume) {
   restore(resume);
   log_ = std::make_unique<JsonlFile>(inputs_.run_dir / "trainer_log.jsonl", "current_steps", state_.step);
   // The probe before step n belongs to the steps from n on: it is made again.
-  importance_log_ =
-      std::make_unique<JsonlFile>(inputs_.run_dir / "parameter_importance.jsonl", "step", state_.step - 1);
+  const std::filesystem::path importance_file = inputs_.run_dir / "parameter_importance.jsonl";
+  if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform)
+    std::filesystem::remove(importance_file);  // of other settings
+  else
+    importance_log_ = std::make_unique<JsonlFile>(importance_file, "step", state_.step - 1);
   // Steps only: the time of probes and evaluations between them would blur the rate.
   progress_ = std::make_unique<Progress>("train", total_steps_, Progress::Options{.rate_unit = ""});
   session_start_seconds_ = state_.train_seconds;
@@ -414,9 +416,7 @@ void Trainer::export_model(const std::filesystem::path& out_dir) const {
     return model::as_view(view.name, converted).data;
   };
   io::AtomicDirectory directory(out_dir, io::OnExisting::kReplace);
-  io::write_weight_files(directory.path(), views, io::kMaxShardBytes, read);
-  model::write_config_json(directory.path(), decoder_.config().source);
-  io::copy_tokenizer_files(inputs_.model_dir, directory.path());
+  model::write_model_files(directory.path(), views, decoder_.config().source, inputs_.model_dir, read);
   const Json record = {{"method", std::string(config::to_string(inputs_.config.method))},
                        {"trained_from", files_.hash()},
                        {"steps", state_.step},

@@ -80,6 +80,7 @@ def test_no_arguments_print_the_help_and_fail():
             'unknown option "--explian" of adept config; did you mean "--explain"? See: adept config --help',
         ),
         (["config", "a", "b"], 'adept config: found "b"; expected no further argument. See: adept config --help'),
+        (["config", "a", "seed=1"], 'adept config: found "seed=1"; expected --set before each KEY=VALUE. See: adept config --help'),
         (["config", "/no/such.yaml"], "/no/such.yaml: cannot be read: No such file or directory"),
         (["config", "/"], "/: found a directory; expected a YAML file"),
     ],
@@ -196,3 +197,20 @@ def test_expanding_an_expanded_model_says_what_its_copies_are_now(tmp_path):
     assert first.stderr == ""
     second = run_program("adept", "expand", "--model", "once", "--out", "twice", "--after", "3", cwd=tmp_path)
     assert "once: was expanded before. Its copies count as layers of the base" in second.stderr
+
+
+def test_a_model_that_was_dialed_before_is_told(tmp_path):
+    text_models.save("llama_tied", tmp_path / "base")
+    run_program("adept", "expand", "--model", "base", "--out", "expanded", "--after", "1", cwd=tmp_path)
+    first = run_program("adept", "dial", "--model", "expanded", "--alpha", "0.5", "--out", "half", cwd=tmp_path)
+    assert first.stderr == ""
+    second = run_program("adept", "dial", "--model", "half", "--alpha", "0.5", "--out", "quarter", cwd=tmp_path)
+    assert "half: was dialed before: 1 is what it is now" in second.stderr
+
+
+def test_what_a_method_settles_itself_is_told(config):
+    process = run("config", config, "--set", "method=llama_pro", "--set", "expand.strategy=highest", "--set", "unit_lr.policy=normalized")
+    assert process.returncode == 0
+    assert "--set expand.strategy=highest: expand.strategy: the method llama_pro takes uniform instead of highest" in process.stderr
+    assert "unit_lr.policy: the method llama_pro takes uniform instead of normalized" in process.stderr
+    assert "\n  strategy: uniform\n" in process.stdout and "\n  policy: uniform\n" in process.stdout

@@ -306,6 +306,15 @@ def test_another_method_is_one_word(finished, tmp_path, method):
     assert kept(run(folder, *arguments)) == ["baseline", *(["expand"] if expands else []), "train", "eval", *(["copies"] if expands else [])]
 
 
+def test_another_method_in_the_same_directory_leaves_nothing_of_the_first(copied):
+    shutil.rmtree(copied / "out" / "checkpoint-6")
+    shutil.rmtree(copied / "out" / "checkpoint-4")
+    assert all((copied / "out" / name).exists() for name in ("importance.json", "expanded", "copies.json", "parameter_importance.jsonl"))
+    run(copied, "--set", "method=full")
+    assert not any((copied / "out" / name).exists() for name in ("importance.json", "expanded", "copies.json", "parameter_importance.jsonl"))
+    assert json.loads((copied / "out" / "model" / "adept_training.json").read_text())["method"] == "full"
+
+
 def test_text_that_is_trained_and_measured_on_is_warned_of(finished, tmp_path):
     folder, process = finished[0], finished[1]
     warning = "is in data.train"

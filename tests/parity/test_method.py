@@ -163,7 +163,8 @@ def check_importance(found, method, sequences, baseline, scores, intervals):
     for l, layer in enumerate(found["layers"]):
         assert set(layer) == {"index", "score", "normalized", "rank", "ci95", "lowest_share"} and layer["index"] == l
         assert layer["score"] == pytest.approx(scores[l], rel=1e-4, abs=1e-5)
-        assert layer["ci95"] == pytest.approx(intervals[l], rel=1e-3, abs=1e-4)
+        if intervals:
+            assert layer["ci95"] == pytest.approx(intervals[l], rel=1e-3, abs=1e-4)
         assert layer["normalized"] == pytest.approx((scores[l] - min(scores)) / (max(scores) - min(scores)), abs=1e-4)
     by_score = sorted(range(NUM_LAYERS), key=lambda l: -scores[l])
     assert [layer["index"] for layer in sorted(found["layers"], key=lambda layer: layer["rank"])] == by_score
@@ -221,12 +222,12 @@ def test_cumulative_is_gradient_times_weight(probed):
         losses.append(loss.item())
         for l, layer in enumerate(model.model.layers):
             sums[l].append(tokens * sum((p.grad * p).abs().sum().item() for p in layer.parameters()))
-    means, intervals = zip(*(ratio_interval(layer, weights) for layer in sums))
-    largest = max(means)
-    check_importance(
-        found, "cumulative", sequences, sum(losses) / sum(weights),
-        [mean / largest for mean in means], [[side / largest for side in interval] for interval in intervals],
-    )  # fmt: skip
+    largest = max(sums, key=sum)
+    scores, intervals = zip(*(ratio_interval(layer, largest) for layer in sums))
+    check_importance(found, "cumulative", sequences, sum(losses) / sum(weights), scores, intervals=None)
+    for layer, score, (low, high) in zip(found["layers"], scores, intervals):
+        assert layer["ci95"][0] <= layer["score"] <= layer["ci95"][1]
+        assert layer["ci95"][1] - layer["ci95"][0] == pytest.approx(high - low, rel=0.5, abs=1e-12)  # of resamples
 
 
 def test_the_size_of_a_probe_is_shared_by_its_sources(probed):
@@ -313,6 +314,25 @@ def test_the_gain_of_a_copy_is_the_gradient_of_its_outputs(probed):
         assert layer["gain"]["l2"] == pytest.approx(g.norm().item(), rel=1e-3)
         assert layer["gain"]["general_change"] == pytest.approx(-(g.sign() * q).sum().item(), rel=1e-2)
         assert layer["gain"]["cosine"] == pytest.approx((g @ q / g.norm() / q.norm()).item(), abs=1e-3)
+
+
+def test_sources_weigh_as_told(probed):
+    folder, _ = probed
+    one, two = (probe(folder, names=[name])["layers"] for name in ("one", "two"))
+    both = probe(folder, "--weights", "3,1")["layers"]
+    for layer, a, b in zip(both, one, two):
+        assert layer["score"] == pytest.approx(0.75 * a["score"] + 0.25 * b["score"], abs=1e-9)
+
+
+def test_gain_says_what_its_selection_would_take(probed):
+    folder, _ = probed
+    process = run_program("adept", "probe", "--model", folder / "model", "--data", folder / "one.jsonl", "--domain", folder / "two.jsonl",
+                          "--method", "gain", "--layers", 2, "--seq-len", SEQ_LEN, "--out", folder / "gain.json")  # fmt: skip
+    run_program("adept", "expand", "--model", folder / "model", "--out", folder / "chosen", "--force", "--layers", 2,
+                "--importance", folder / "gain.json", "--strategy", "gain_per_cost", "--seq-len", SEQ_LEN)  # fmt: skip
+    manifest = json.loads((folder / "chosen" / "adept_expansion.json").read_text())
+    layers = ", ".join(str(layer["source"]) for layer in manifest["expanded_layers"])
+    assert f"gain_per_cost: copies after layers {layers}: predicted" in process.stdout
 
 
 def test_layers_are_chosen_by_the_strategy(probed):

@@ -1,6 +1,10 @@
 #include "adept/data/multiple_choice.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <utility>
+#include <vector>
 
 namespace adept::data {
 namespace {
@@ -16,18 +20,29 @@ TEST(MultipleChoice, IsWordedAsInMmluWhateverTheSpelling) {
                "answerKey": "2"})",
         R"({"question": "Which is a planet?", "options": {"A": "Sun", "B": "Mars", "C": "Moon"}, "answer": "Mars",
                "answer_idx": "B"})"})
-    EXPECT_EQ(render_multiple_choice(record), kText) << record;
+    EXPECT_EQ(render_multiple_choice(record).text, kText) << record;
 }
 
 TEST(MultipleChoice, IsNothingElse) {
-  for (const char* record :
-       {R"({"question": "How many?", "answer": "72"})", R"({"text": "a"})", R"([1])", "not json",
-        R"({"question": "Q", "choices": ["a", "b"], "answer": 2})",
-        R"({"question": "Q", "choices": ["a"], "answer": -1})",
-        R"({"question": "Q", "choices": ["a", 2], "answer": 0})", R"({"question": 1, "choices": ["a"], "answer": 0})",
-        R"({"question": "Q", "choices": {"text": ["a"], "label": []}, "answer": "a"})",
-        R"({"question": "Q", "choices": [], "answer": 0})", R"({"question": "Q", "choices": ["a"], "answer": null})"})
-    EXPECT_FALSE(render_multiple_choice(record)) << record;
+  for (const char* record : {R"({"question": "How many?", "answer": "72"})", R"({"text": "a"})", R"([1])", "not json",
+                             R"({"question": 1, "choices": ["a"], "answer": 0})"}) {
+    EXPECT_EQ(render_multiple_choice(record).text, "") << record;
+    EXPECT_EQ(render_multiple_choice(record).problem, "") << record;
+  }
+}
+
+TEST(MultipleChoice, SaysWhatIsWrongWithAQuestion) {
+  for (const auto& [record, problem] : std::vector<std::pair<const char*, const char*>>{
+           {R"({"question": "Q", "choices": ["a", "b"], "answer": 2})", "whose answer \"2\" is none of its 2 choices"},
+           {R"({"question": "Q", "choices": ["a"], "answer": -1})", "whose answer \"-1\" is none of its 1 choices"},
+           {R"({"question": "Q", "choices": ["a"], "answer": null})", "whose answer \"null\" is none"},
+           {R"({"question": "Q", "choices": ["a"], "answer": "Z"})", "whose answer \"Z\" is none"},
+           {R"({"question": "Q", "choices": ["a", 2], "answer": 0})", "without choices that can be read"},
+           {R"({"question": "Q", "choices": {"text": ["a"], "label": []}, "answer": "a"})", "without choices"},
+           {R"({"question": "Q", "choices": [], "answer": 0})", "without choices"}}) {
+    EXPECT_EQ(render_multiple_choice(record).text, "") << record;
+    EXPECT_THAT(render_multiple_choice(record).problem, ::testing::HasSubstr(problem)) << record;
+  }
 }
 
 }  // namespace

@@ -117,6 +117,7 @@ const BadLine kBadLines[] = {
     {R"({"text": "\ud800"})", "invalid JSON", "surrogate"},
     {R"({"text": "a", "n": 1e999})", "invalid JSON", "number"},
     {R"({"question": "q", "answer": "a"})", "missing field", "the keys \"question\", \"answer\""},
+    {R"({"question": "q", "choices": ["a", "b"], "answer": "C"})", "unreadable question", "none of its 2 choices"},
     {"{}", "missing field", "an object without keys"},
     {R"({"text": null})", "field not a string", "null"},
     {R"({"text": 3})", "field not a string", "a number"},

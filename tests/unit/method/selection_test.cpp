@@ -16,12 +16,12 @@ using ::testing::HasSubstr;
 
 Importance scored(const std::vector<double>& scores, double standard_error = 0) {
   Importance importance;
-  importance.sequences = 1001;  // Student's t is 1.962
   for (const double score : scores)
     importance.layers.push_back({.index = static_cast<int>(importance.layers.size()), .score = score});
   importance.stability = {.num_lowest = 1,
                           .num_resamples = 1000,
                           .same_set_share = 1,
+                          .degrees_of_freedom = 1000,  // Student's t is 1.962
                           .covariance = std::vector(scores.size(), std::vector<double>(scores.size()))};
   for (std::size_t l = 0; l < scores.size(); ++l)
     importance.stability.covariance[l][l] = standard_error * standard_error;

@@ -130,6 +130,21 @@ TEST(StageRunner, TellsWhetherAStageWasDoneFromOtherInputs) {
   EXPECT_TRUE(other({{"other", 1}}));
 }
 
+TEST(StageRunner, DiscardsWhatAStageThatIsNoMoreHasLeft) {
+  const test::TemporaryDirectory dir;
+  test::write_file(dir / "other.json", "not made by a stage");
+  StageRunner stages(dir.path());
+  stages.discard("probe", {"other.json"});
+  EXPECT_TRUE(std::filesystem::exists(dir / "other.json")) << "without a record it is somebody else's";
+  stages.run("probe", {}, {"scores.json", "folder"}, [&] {
+    test::write_file(dir / "scores.json", "1");
+    std::filesystem::create_directories(dir / "folder" / "inner");
+  });
+  StageRunner(dir.path()).discard("probe", {"scores.json", "folder"});
+  EXPECT_FALSE(std::filesystem::exists(dir / "scores.json") || std::filesystem::exists(dir / "folder") || std::filesystem::exists(dir / "stages/probe.json"));
+  EXPECT_TRUE(std::filesystem::exists(dir / "other.json"));
+}
+
 TEST(StageRunner, DoesAStageAgainWhenItsRecordIsDamagedOrGone) {
   Stage stage;
   stage.run(kInputs);
