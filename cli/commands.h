@@ -2,14 +2,14 @@
 //
 //     namespace adept::cli {
 //     namespace {
-//     struct Options { std::string model; int threads = 0; };   // what the command line sets
-//     void run(const Options& options) { set_threads(options.threads); ... }
+//     struct Options { std::string model; config::Compute compute; };   // what the command line sets
+//     void run(const Options& options) { run::init_compute(options.compute); ... }
 //     }  // namespace
 //     void add_name_command(CLI::App& app) {
 //       auto options = std::make_shared<Options>();
 //       CLI::App* command = app.add_subcommand("name", "One line, without a full stop");
 //       add_model_option(*command, options->model);             // shared options: cli/options.h
-//       add_threads_option(*command, options->threads);
+//       add_compute_options(*command, options->compute);
 //       command->callback([options] { run(*options); });
 //     }
 //     }  // namespace adept::cli

@@ -26,10 +26,9 @@ struct Options {
   std::vector<std::string> general, domain;
   DataOptions data;
   std::optional<double> max_general_rise, general_weight;
-  std::int64_t points = 11, seq_len = 512, max_tokens = 16384, batch_size = 8, threads = 0;
+  std::int64_t points = 11, seq_len = 512, max_tokens = 16384, batch_size = 8;
   bool per_copy = false, force = false;
-  ComputeDType dtype = ComputeDType::kFp32;
-  config::Device device = config::Device::kCpu;
+  config::Compute compute;
 };
 
 void print_dial(const method::Dial& dial, const method::Expansion& expansion) {
@@ -70,11 +69,15 @@ void check_options(const Options& options) {
     throw ConfigError("adept dial: expected --general and --domain, the texts to measure on, or --alpha.");
   if (!options.alpha.empty() && (!options.general.empty() || !options.domain.empty()))
     throw ConfigError("adept dial: found --alpha together with texts; expected a value, or texts to choose it on.");
+  if (!options.alpha.empty() && (options.max_general_rise || options.general_weight || options.per_copy))
+    throw ConfigError(
+        "adept dial: found --alpha together with --max-general-rise, --general-weight or --per-copy; expected a value, "
+        "or how to choose one.");
 }
 
 void run(const Options& options) {
   check_options(options);
-  run::init_compute(options.threads, options.dtype, options.device);
+  run::init_compute(options.compute);
   const run::TextModel model = run::load_text_model(options.model);
   const method::Expansion expansion = method::read_expansion(model.dir);
   check_output_directory(options.out, model.dir, options.force);
@@ -89,7 +92,7 @@ void run(const Options& options) {
     fmt::print("{}\n", options.out);
     return;
   }
-  model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
+  model::Decoder decoder = run::load_decoder(model.dir, options.compute);
   const auto batches = [&](const std::string& option, const std::vector<std::string>& paths) {
     DataOptions data = options.data;
     data.option = option;
@@ -114,7 +117,7 @@ void run(const Options& options) {
   const method::Dial dial = method::measure_dial(decoder, expansion, general, domain, dial_options, progress);
   progress.finish(
       fmt::format("general loss {:.4f}, domain loss {:.4f}", dial.chosen.general_loss, dial.chosen.domain_loss));
-  record["dtype"] = std::string(to_string(options.dtype));
+  record["dtype"] = std::string(to_string(options.compute.dtype));
   record["max_general_rise"] = dial_options.max_general_rise ? Json(*dial_options.max_general_rise) : Json();
   record["general_weight"] = dial_options.general_weight ? Json(*dial_options.general_weight) : Json();
   record.update(method::to_json(dial, expansion));
@@ -153,9 +156,7 @@ void add_dial_command(CLI::App& app) {
   add_max_tokens_option(*command, options->max_tokens,
                         "General and domain text to measure on, each shared equally by its sources; 0 = all");
   add_batch_size_option(*command, options->batch_size);
-  add_dtype_option(*command, options->dtype);
-  add_device_option(*command, options->device);
-  add_threads_option(*command, options->threads);
+  add_compute_options(*command, options->compute);
   command->add_flag("--force", options->force, "Replace --out if it exists");
   command->callback([options] { run(*options); });
 }

@@ -18,9 +18,8 @@ namespace {
 struct Options {
   std::string model, out;
   DataOptions data;
-  ComputeDType dtype = ComputeDType::kFp32;
-  config::Device device = config::Device::kCpu;
-  std::int64_t batch_size = 8, threads = 0;
+  config::Compute compute;
+  std::int64_t batch_size = 8;
   run::ScoringOptions scoring;
 };
 
@@ -40,12 +39,12 @@ void run(const Options& options) {
   if (options.scoring.stride > options.scoring.seq_len)
     throw ConfigError("adept eval: found --stride {}; expected at most {}, the value of --seq-len.",
                       options.scoring.stride, options.scoring.seq_len);
-  run::init_compute(options.threads, options.dtype, options.device);
+  run::init_compute(options.compute);
   std::optional<io::AtomicFile> out;  // a place that cannot be written is no news to hear after hours
   if (!options.out.empty()) out.emplace(options.out);
   const run::TextModel model = run::load_text_model(options.model);
   run::warn_of_long_sequences(model, options.scoring.seq_len);
-  const model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
+  const model::Decoder decoder = run::load_decoder(model.dir, options.compute);
   std::vector<data::TokenDataset> datasets;
   for (const config::Source& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));
   run::print_counts(datasets);
@@ -81,9 +80,7 @@ void add_eval_command(CLI::App& app) {
   add_max_tokens_option(*command, options->scoring.max_tokens,
                         "Tokens to score of each set at most, but at least one sequence; 0 = all");
   add_batch_size_option(*command, options->batch_size);
-  add_dtype_option(*command, options->dtype);
-  add_device_option(*command, options->device);
-  add_threads_option(*command, options->threads);
+  add_compute_options(*command, options->compute);
   command->callback([options] { run(*options); });
 }
 

@@ -9,6 +9,7 @@
 
 #include "adept/core/error.h"
 #include "adept/io/hub.h"
+#include "adept/io/weight_files.h"
 #include "adept/method/expansion.h"
 #include "adept/run/expansion_plan.h"
 #include "cli/commands.h"
@@ -90,7 +91,20 @@ void run(const Options& options) {
   check_output_directory(options.out, model, options.force);
   const model::ModelConfig base = model::read_model_config(model);
   std::optional<method::Importance> importance;
-  if (!options.importance.empty()) importance = method::read_importance(options.importance, options.method);
+  if (!options.importance.empty()) {
+    importance = method::read_importance(options.importance, options.method);
+    const std::string hash = io::WeightFiles::open(model).hash();
+    if (std::ssize(importance->layers) != base.num_hidden_layers ||
+        (!importance->model_hash.empty() && importance->model_hash != hash))
+      throw ConfigError(
+          "--importance {}: found scores of another model ({} layers, weights {}); expected those of {} ({} layers, "
+          "weights {}): probe it.",
+          options.importance, importance->layers.size(), importance->model_hash, options.model, base.num_hidden_layers,
+          hash);
+  }
+  if (options.layers.value_or(1) < 1 || options.layers.value_or(1) > base.num_hidden_layers)
+    throw ConfigError("--layers: found {}; expected 1 to {}, the layers of {}.", *options.layers,
+                      base.num_hidden_layers, options.model);
   const std::vector<int> after = run::choose_layers(expand, base, options.seq_len, importance);
   const method::Expansion expansion = method::expand_model(
       model, options.out, after, importance, options.force ? io::OnExisting::kReplace : io::OnExisting::kFail);

@@ -23,9 +23,7 @@ namespace {
 struct Options {
   std::string model, prompt;
   model::GenerateOptions generate;
-  ComputeDType dtype = ComputeDType::kFp32;
-  config::Device device = config::Device::kCpu;
-  std::int64_t threads = 0;
+  config::Compute compute;
 };
 
 /// Prints text as tokens arrive, holding back what may still be half a character.
@@ -67,11 +65,11 @@ class TextStream {
 void run(Options& options) {
   model::check_generate_options(options.generate);
   require_utf8("--prompt", options.prompt);
-  run::init_compute(options.threads, options.dtype, options.device);
+  run::init_compute(options.compute);
   const std::filesystem::path directory = io::resolve_model(options.model);
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(directory);
-  model::LoadedModel loaded = model::load_model(
-      directory, {.dtype = model::to_scalar_type(options.dtype), .device = run::to_device(options.device)});
+  model::LoadedModel loaded = model::load_model(directory, {.dtype = model::to_scalar_type(options.compute.dtype),
+                                                            .device = run::to_device(options.compute.device)});
   options.generate.eos_token_ids = model::read_end_tokens(directory, loaded.config);
   const model::Decoder decoder(std::move(loaded.config), std::move(loaded.weights));
   const std::vector<std::int32_t> prompt = tokenizer.encode(options.prompt);
@@ -104,9 +102,7 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--seed", options->generate.seed, "The same seed gives the same text")
       ->capture_default_str()
       ->type_name("S");
-  add_dtype_option(*command, options->dtype);
-  add_device_option(*command, options->device);
-  add_threads_option(*command, options->threads);
+  add_compute_options(*command, options->compute);
   command->callback([options] { run(*options); });
 }
 

@@ -1,6 +1,5 @@
 #include "cli/options.h"
 
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -10,7 +9,6 @@
 #include <optional>
 #include <sstream>
 
-#include "adept/core/cpu.h"
 #include "adept/core/error.h"
 #include "adept/data/utf8.h"
 
@@ -74,14 +72,6 @@ CLI::Option* add_model_option(CLI::App& command, std::string& model) {
       ->type_name("DIR");
 }
 
-CLI::Option* add_dtype_option(CLI::App& command, ComputeDType& dtype) {
-  return add_choice(command, "--dtype", dtype, "Precision to compute in");
-}
-
-CLI::Option* add_device_option(CLI::App& command, config::Device& device) {
-  return add_choice(command, "--device", device, "Where to compute");
-}
-
 CLI::Option* add_count_option(CLI::App& command, const std::string& name, std::int64_t& target, std::int64_t least,
                               std::int64_t most, const std::string& description) {
   const auto check = [least, most](const std::string& text) {
@@ -107,9 +97,12 @@ CLI::Option* add_max_tokens_option(CLI::App& command, std::int64_t& max_tokens, 
   return add_count_option(command, "--max-tokens", max_tokens, 0, kMaxTokens, description);
 }
 
-CLI::Option* add_threads_option(CLI::App& command, std::int64_t& threads) {
-  return add_count_option(command, "--threads", threads, 0, 1024,
-                          "Threads to compute with; 0 = the physical cores available");
+void add_compute_options(CLI::App& command, config::Compute& compute) {
+  add_choice(command, "--dtype", compute.dtype, "Precision to compute in");
+  add_choice(command, "--device", compute.device, "Where to compute");
+  add_count_option(command, "--threads", compute.threads, 0, 1024,
+                   "Threads to compute with; 0 = the physical cores available");
+  add_choice(command, "--kernels", compute.kernels, "Fused kernels, or plain operations to compare them with");
 }
 
 CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vector<std::string>& overrides) {
@@ -195,10 +188,6 @@ void check_output_directory(const std::string& out, const std::filesystem::path&
   if (!is_empty && !fs::exists(target / "config.json", ignored))
     throw DataError("--out {}: is no model directory, so --force does not replace it. Remove it, or choose another.",
                     out);
-}
-
-void set_threads(std::int64_t threads) {
-  at::set_num_threads(threads > 0 ? static_cast<int>(threads) : available_cores());
 }
 
 }  // namespace adept::cli

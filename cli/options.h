@@ -20,18 +20,14 @@ inline constexpr std::int64_t kMaxSequence = std::int64_t{1} << 20;
 /// `name` N with `least` <= N <= `most`; `target` holds the default.
 CLI::Option* add_count_option(CLI::App& command, const std::string& name, std::int64_t& target, std::int64_t least,
                               std::int64_t most, const std::string& description);
-/// --dtype fp32|bf16: the precision to compute in.
-CLI::Option* add_dtype_option(CLI::App& command, ComputeDType& dtype);
-/// --device cpu|cuda.
-CLI::Option* add_device_option(CLI::App& command, config::Device& device);
 /// --seq-len N: the longest sequence, in tokens.
 CLI::Option* add_seq_len_option(CLI::App& command, std::int64_t& seq_len);
 /// --batch-size N: sequences per forward pass.
 CLI::Option* add_batch_size_option(CLI::App& command, std::int64_t& batch_size);
 /// --max-tokens N; 0 = all.
 CLI::Option* add_max_tokens_option(CLI::App& command, std::int64_t& max_tokens, const std::string& description);
-/// --threads N: 0 = the physical cores that this process may use. Then call set_threads.
-CLI::Option* add_threads_option(CLI::App& command, std::int64_t& threads);
+/// --dtype, --device, --threads, --kernels. Then call run::init_compute.
+void add_compute_options(CLI::App& command, config::Compute& compute);
 /// CONFIG.yaml, a required positional (which is returned), and --set KEY=VALUE, repeatable: the arguments of
 /// config::load_run_config.
 CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vector<std::string>& overrides);
@@ -68,8 +64,5 @@ void require_utf8(const std::string& option, const std::string& text);
 /// Throws for an output directory that exists and may not be replaced: without `force`, if it holds `input` (a model
 /// directory or a file) or is it, or if it is neither empty nor a model directory (it has no config.json).
 void check_output_directory(const std::string& out, const std::filesystem::path& input, bool force);
-
-/// Sets the number of threads that ATen uses; 0 = available_cores().
-void set_threads(std::int64_t threads);
 
 }  // namespace adept::cli

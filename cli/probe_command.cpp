@@ -28,18 +28,17 @@ struct Options {
   std::string model, out, method = "mask_out", weights;
   std::vector<std::string> domain;
   DataOptions data;
-  ComputeDType dtype = ComputeDType::kFp32;
-  config::Device device = config::Device::kCpu;
+  config::Compute compute;
   bool until_separated = false;
-  std::int64_t seq_len = 512, max_tokens = 65536, batch_size = 8, threads = 0, layers = 0;
+  std::int64_t seq_len = 512, max_tokens = 65536, batch_size = 8, layers = 0;
 };
 
 /// One for each source of --data.
 std::vector<double> parse_weights(const std::string& text, std::size_t num_sources) {
   if (text.empty()) return {};
   const std::vector<double> weights = parse_numbers(
-      "--weights", text, [](double weight) { return weight > 0 && std::isfinite(weight); },
-      "a number above 0 for each source of --data, such as 2,1");
+      "--weights", text, [](double weight) { return weight > 0 && weight <= 1e6; },
+      "a number above 0, at most 1e6, for each source of --data, such as 2,1");
   if (weights.size() != num_sources)
     throw ConfigError("--weights {}: found {} numbers; expected one for each of the {} sources of --data.", text,
                       weights.size(), num_sources);
@@ -58,8 +57,12 @@ std::vector<std::string> methods_of(const Options& options) {
 
 void print_scores(const method::Importance& importance) {
   const int k = importance.stability.num_lowest;
-  fmt::print("{}, layers by index; 'lowest' is how often a layer is among the {} lowest in resamples of the text\n",
-             importance.method, k);
+  if (importance.stability.num_resamples > 0)
+    fmt::print("{}, layers by index; 'lowest' is how often a layer is among the {} lowest in resamples of the text\n",
+               importance.method, k);
+  else
+    fmt::print("{}, layers by index; how certain the scores are is not known: a source has a single sequence\n",
+               importance.method);
   fmt::print("{:>5} {:>12} {:>10} {:>5} {:>7}   {}\n", "layer", "score", "normalized", "rank", "lowest",
              "95 % interval");
   for (const method::LayerImportance& layer : importance.layers)
@@ -88,7 +91,9 @@ void print_agreement(const std::vector<method::Importance>& importances, int k) 
       const std::vector<int> b = method::lowest(column.scores(), k);
       std::vector<int> common;
       std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(common));
-      fmt::print("{:>18}", fmt::format("{:.2f} / {}", method::spearman(row.scores(), column.scores()), common.size()));
+      const double correlation = method::spearman(row.scores(), column.scores());
+      const std::string text = std::isnan(correlation) ? "-" : fmt::format("{:.2f}", correlation);
+      fmt::print("{:>18}", fmt::format("{} / {}", text, common.size()));
     }
   }
   fmt::print("\n");
@@ -135,7 +140,7 @@ std::vector<data::TokenDataset> tokenize(const run::TextModel& model, const std:
 }
 
 void run(const Options& options) {
-  run::init_compute(options.threads, options.dtype, options.device);
+  run::init_compute(options.compute);
   const bool gains = options.method == method::kGainMethod;
   if (gains && options.domain.empty())
     throw ConfigError("adept probe: --method gain needs --domain, the text whose gain is measured.");
@@ -148,7 +153,7 @@ void run(const Options& options) {
   io::AtomicFile out(options.out);  // a place that cannot be written is no news to hear after hours
   const run::TextModel model = run::load_text_model(options.model);
   run::warn_of_long_sequences(model, options.seq_len);
-  const model::Decoder decoder = run::load_decoder(model.dir, options.dtype, options.device);
+  const model::Decoder decoder = run::load_decoder(model.dir, options.compute);
   if (options.layers > decoder.num_layers())
     throw ConfigError("--layers: found {}; expected at most {}, the layers of {}.", options.layers,
                       decoder.num_layers(), model.dir.string());
@@ -168,20 +173,21 @@ void run(const Options& options) {
   for (const auto* part : {&general, &domain})
     for (const data::TokenDataset& dataset : *part)
       eval::require_targets(dataset.name(), data::windows(dataset, {.seq_len = options.seq_len}));
+  const auto general_parts = parts_of(general, weights);
+  const auto domain_parts = domain.empty() ? decltype(general_parts)() : parts_of(domain, {});
   if (gains) {
-    const method::Importance gain =
-        run::probe_gain(decoder, hash, parts_of(domain, {})[0], parts_of(general, weights)[0]);
+    const method::Importance gain = run::probe_gain(decoder, hash, domain_parts[0], general_parts[0]);
     out.write(method::to_json(gain).dump(2) + "\n");
     out.commit();
     return print_gains(gain, decoder.config(), num_lowest, options.seq_len);
   }
   const method::ProbeOptions probe = {
       .methods = methods, .num_lowest = num_lowest, .until_separated = options.until_separated};
-  const auto importances = run::probe_layers(decoder, hash, parts_of(general, weights), probe);
+  const auto importances = run::probe_layers(decoder, hash, general_parts, probe);
   Json json = method::to_json(importances);
   std::optional<method::Importance> in_domain;
   if (!domain.empty()) {
-    in_domain = run::probe_layers(decoder, hash, parts_of(domain, {}), probe).front();
+    in_domain = run::probe_layers(decoder, hash, domain_parts, probe).front();
     json["domain"] = method::to_json(*in_domain);
   }
   out.write(json.dump(2) + "\n");
@@ -216,14 +222,13 @@ void add_probe_command(CLI::App& app) {
   add_count_option(*command, "--layers", options->layers, 0, 10000,
                    "How many layers will be expanded: how certain the choice of the lowest is gets measured; 0 = 4, "
                    "or all of a smaller model");
-  command->add_flag("--until-separated", options->until_separated,
-                    "Stop before --max-tokens as soon as that choice is certain (95 %)");
+  command->add_flag(
+      "--until-separated", options->until_separated,
+      "Stop before --max-tokens as soon as that choice is certain (95 %); of several methods the first's");
   add_seq_len_option(*command, options->seq_len);
   add_max_tokens_option(*command, options->max_tokens, "Text to measure on, shared equally by the sources; 0 = all");
   add_batch_size_option(*command, options->batch_size);
-  add_dtype_option(*command, options->dtype);
-  add_device_option(*command, options->device);
-  add_threads_option(*command, options->threads);
+  add_compute_options(*command, options->compute);
   command->callback([options] { run(*options); });
 }
 

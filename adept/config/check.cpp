@@ -96,6 +96,8 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
   check_weights("data.replay", config.data.replay, check);
   check_weights("data.general", config.data.general, check);
   const double ratio = config.train.replay_ratio.value_or(0);
+  check.expect(config.method != Method::kReplay || ratio > 0, {"train.replay_ratio", "method"},
+               "found 0 together with method: replay; expected more than 0, or method: full");
   check.expect(
       ratio == 0 || !config.data.replay.empty(), {"data.replay", "data", "train.replay_ratio", "method"},
       fmt::format("found nothing; expected the general text of which {:.4g} of the training sequences are taken "
@@ -130,7 +132,7 @@ void check_train(const TrainConfig& train, CrossCheck& check) {
                   train.decay_ratio, warmup));
 }
 
-void check_expand(const ExpandConfig& expand, CrossCheck& check) {
+void check_expand(const ExpandConfig& expand, const ProbeConfig& probe, Method method, CrossCheck& check) {
   const bool by_hand = !expand.after.empty();
   check.expect(!expand.num_layers || !by_hand, {"expand.after", "expand.num_layers"},
                "found together with expand.num_layers; expected one of the two (null or [] unsets a key)");
@@ -149,6 +151,14 @@ void check_expand(const ExpandConfig& expand, CrossCheck& check) {
                         : fmt::format("found {} together with expand.after; expected manual, or no expand.after",
                                       to_string(*expand.strategy)));
   }
+  const bool by_lowest = !expand.strategy || *expand.strategy == SelectionStrategy::kLowest ||
+                         *expand.strategy == SelectionStrategy::kCostAware;
+  check.expect(
+      !probe.until_separated || by_lowest || by_hand || method != Method::kAdept,
+      {"probe.until_separated", "expand.strategy"},
+      fmt::format("found true together with expand.strategy: {}; expected lowest or cost_aware, whose choice of "
+                  "the lowest layers is what becomes certain",
+                  expand.strategy ? to_string(*expand.strategy) : ""));
   check.expect(
       !by_hand || expand.copies == 1, {"expand.copies", "expand.after"},
       fmt::format("found {} together with expand.after; expected an index there once for each copy", expand.copies));
@@ -233,7 +243,7 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
   if (!config.unit_lr.ema)
     config.unit_lr.ema = config.unit_lr.policy == UnitLrPolicy::kNormalized ? kNormalizedEma : 0.0;
   if (!config.train.replay_ratio) config.train.replay_ratio = config.method == Method::kReplay ? kReplayRatio : 0.0;
-  check_expand(expand, check);
+  check_expand(expand, config.probe, config.method, check);
   if (!expand.strategy)
     expand.strategy = expand.after.empty() ? SelectionStrategy::kLowest : SelectionStrategy::kManual;
   check_data(config, purpose, check);

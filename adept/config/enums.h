@@ -12,6 +12,8 @@
 namespace adept::config {
 
 enum class Device { kCpu, kCuda };
+enum class Kernels { kFused, kReference };
+enum class ExportDType { kAuto, kFp32, kBf16 };
 enum class Method { kAdept, kFull, kReplay, kLlamaPro, kLora, kTopKLayers };
 enum class TxtRecord { kFile, kLine, kParagraph };
 enum class BadRecord { kFail, kSkip };
@@ -36,6 +38,12 @@ inline constexpr std::array kChoices<ComputeDType> = {Choice{ComputeDType::kFp32
                                                       Choice{ComputeDType::kBf16, "bf16"}};
 template <>
 inline constexpr std::array kChoices<Device> = {Choice{Device::kCpu, "cpu"}, Choice{Device::kCuda, "cuda"}};
+template <>
+inline constexpr std::array kChoices<Kernels> = {Choice{Kernels::kFused, "fused"},
+                                                 Choice{Kernels::kReference, "reference"}};
+template <>
+inline constexpr std::array kChoices<ExportDType> = {
+    Choice{ExportDType::kAuto, "auto"}, Choice{ExportDType::kFp32, "fp32"}, Choice{ExportDType::kBf16, "bf16"}};
 template <>
 inline constexpr std::array kChoices<Method> = {
     Choice{Method::kAdept, "adept"},        Choice{Method::kFull, "full"}, Choice{Method::kReplay, "replay"},

@@ -117,6 +117,14 @@ struct TopKLayersConfig {
   std::int64_t num_layers = 4;
 };
 
+/// How everything is computed.
+struct Compute {
+  ComputeDType dtype = ComputeDType::kFp32;
+  Device device = Device::kCpu;
+  std::int64_t threads = 0;  ///< 0 = the physical cores available
+  Kernels kernels = Kernels::kFused;
+};
+
 struct EvalConfig {
   std::int64_t batch_size = 8;
   bool packed = false;
@@ -129,9 +137,8 @@ struct RunConfig {
   std::string output_dir;
   Method method = Method::kAdept;
   std::int64_t seed = 42;
-  ComputeDType dtype = ComputeDType::kFp32;
-  Device device = Device::kCpu;
-  std::int64_t threads = 0;
+  Compute compute;  ///< its fields are keys of the top level
+  ExportDType export_dtype = ExportDType::kAuto;
   std::int64_t seq_len = 512;
   DataConfig data;
   ProbeConfig probe;

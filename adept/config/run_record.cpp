@@ -33,7 +33,7 @@ void write_file(const fs::path& path, const std::string& text) {
 }  // namespace
 
 void write_run_record(const fs::path& directory, const RunConfig& config) {
-  const std::int64_t threads = config.threads > 0 ? config.threads : available_cores();
+  const std::int64_t threads = config.compute.threads > 0 ? config.compute.threads : available_cores();
   const Json versions = {
       {"adept", kVersion},     {"commit", kCommit},       {"torch", kTorchVersion},
       {"compiler", kCompiler}, {"cpu", cpu_model_name()}, {"instruction_sets", cpu_instruction_sets()},

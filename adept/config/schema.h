@@ -30,6 +30,7 @@ struct Range {
 };
 
 inline constexpr Range kPositive{.min = 0, .above_min = true};
+inline constexpr Range kWeight{.min = 0, .max = 1e6, .above_min = true};
 inline constexpr Range kNotNegative{.min = 0};
 inline constexpr Range kFraction{.min = 0, .max = 1};
 inline constexpr Range kBelowOne{.min = 0, .max = 1, .below_max = true};
@@ -71,14 +72,14 @@ template <typename Visitor>
 void describe(Visitor& v, TrainSource& c) {
   describe(v, static_cast<Source&>(c));
   v(c.weight, "weight", "Share of the training tokens, relative to the other sources; for all sources or for none",
-    {.range = kPositive, .fallback = "by size"});
+    {.range = kWeight, .fallback = "by size"});
 }
 
 template <typename Visitor>
 void describe(Visitor& v, GeneralSource& c) {
   describe(v, static_cast<Source&>(c));
   v(c.weight, "weight", "Weight of the source in what is measured on several, relative; for all sources or for none",
-    {.range = kPositive, .fallback = "all the same"});
+    {.range = kWeight, .fallback = "all the same"});
 }
 
 template <typename Visitor>
@@ -98,7 +99,8 @@ void describe(Visitor& v, DataConfig& c) {
 template <typename Visitor>
 void describe(Visitor& v, ProbeConfig& c) {
   v(c.method, "method", "How layer importance is scored; mask_out is the loss without the layer");
-  v(c.max_tokens, "max_tokens", "Size of the probe taken from data.general; 0 = all",
+  v(c.max_tokens, "max_tokens",
+    "Size of the probe: so much of the start of data.general, its sources sharing equally; 0 = all",
     {.unit = "tokens", .range = kTokens});
   v(c.until_separated, "until_separated",
     "Stop before max_tokens as soon as the choice of the lowest layers is certain (95 %)");
@@ -179,7 +181,8 @@ void describe(Visitor& v, UnitLrConfig& c) {
     {.range = kBelowOne, .fallback = "0.5 for the policy normalized, else 0"});
   v(c.factors, "factors", "Further factors of units by name, in any policy");
   v(c.update_every, "update_every", "Interval of importance updates", {.unit = "steps", .range = kSteps});
-  v(c.probe_tokens, "probe_tokens", "Text of data.general that one importance update reads",
+  v(c.probe_tokens, "probe_tokens",
+    "Start of data.general that one importance update reads, its sources sharing equally",
     {.unit = "tokens", .range = {.min = 1, .max = 1e15}});
 }
 
@@ -204,7 +207,8 @@ void describe(Visitor& v, EvalConfig& c) {
   v(c.packed, "packed", "Score packed sequences, as training sees the data, instead of single documents");
   v(c.stride, "stride", "Step between the windows of long documents; 0 = seq_len",
     {.unit = "tokens", .range = {.min = 0, .max = 1 << 20}});
-  v(c.max_tokens, "max_tokens", "Tokens to score of each set; 0 = all", {.unit = "tokens", .range = kTokens});
+  v(c.max_tokens, "max_tokens", "Tokens to score of each set, from its start; 0 = all",
+    {.unit = "tokens", .range = kTokens});
 }
 
 template <typename Visitor>
@@ -215,10 +219,14 @@ void describe(Visitor& v, RunConfig& c) {
     "What trains: identity copies at rates by importance (adept) or at one rate (llama_pro), everything without or "
     "with replayed general text (full, replay), adapters of all projections (lora), the last layers (top_k_layers)");
   v(c.seed, "seed", "Seed of data order and sampling", {.range = {.min = 0, .max = 4294967295}});
-  v(c.dtype, "dtype", "Precision to compute in; trained weights and moments are always fp32");
-  v(c.device, "device", "Where to compute");
-  v(c.threads, "threads", "Threads to compute with; 0 = the physical cores available",
+  v(c.compute.dtype, "dtype", "Precision to compute in; trained weights and moments are always fp32");
+  v(c.export_dtype, "export_dtype",
+    "What trained tensors of the exported model are rounded to; auto: as in the files of model; others keep their "
+    "bytes");
+  v(c.compute.device, "device", "Where to compute");
+  v(c.compute.threads, "threads", "Threads to compute with; 0 = the physical cores available",
     {.unit = "threads", .range = {.min = 0, .max = 1024}});
+  v(c.compute.kernels, "kernels", "Fused kernels, or plain operations to compare them with");
   v(c.seq_len, "seq_len", "Longest sequence in training, probe and evaluation",
     {.unit = "tokens", .range = {.min = 2, .max = 1 << 20}});
   v(c.data, "data", "The texts");

@@ -6,10 +6,9 @@
 
 #include <cstdint>
 
-namespace adept::kernels {
+#include "adept/kernels/element.h"
 
-/// What the elements of the tensors are; all arithmetic is in fp32.
-enum class Element { kFloat, kBFloat16 };
+namespace adept::kernels {
 
 /// A tensor (B, heads, positions, E) whose last dimension is contiguous; strides in elements.
 struct Heads {
@@ -36,16 +35,5 @@ struct Attention {
   std::int64_t num_parts = 1;
   float* grad_q_parts = nullptr;  ///< backward with several parts: (parts, B, H, T, E), written instead of grad_q
 };
-
-/// The work is cut into units that can run in any order and on any thread, each with a workspace of its own: one for
-/// each sequence, key-value head and part.
-std::int64_t num_units(const Attention& attention);
-/// In floats, of one unit.
-std::int64_t forward_workspace(const Attention& attention);
-std::int64_t backward_workspace(const Attention& attention);
-
-/// Units begin .. end-1; `workspace` is aligned to 64 bytes.
-void attention_forward(const Attention& attention, std::int64_t begin, std::int64_t end, float* workspace);
-void attention_backward(const Attention& attention, std::int64_t begin, std::int64_t end, float* workspace);
 
 }  // namespace adept::kernels

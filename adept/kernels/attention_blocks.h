@@ -1,15 +1,17 @@
-// What the two halves of the attention kernel agree on: sizes, and where things lie in a workspace.
+// How the attention kernel cuts its work, and where things lie in its workspace. All has internal linkage, as the files
+// that include this are compiled for different instruction sets (CMakeLists.txt).
 #pragma once
 
 #include "adept/kernels/attention.h"
 
 namespace adept::kernels {
+namespace {
 
 /// A tile of scores is 48 queries x 64 keys: with what it is made from it fits into a first-level cache of 48 KB.
-inline constexpr std::int64_t kQueryTile = 48;
-inline constexpr std::int64_t kKeyBlock = 64;
+constexpr std::int64_t kQueryTile = 48;
+constexpr std::int64_t kKeyBlock = 64;
 /// Rows are padded to the widest vector.
-inline constexpr std::int64_t kRowAlignment = 16;
+constexpr std::int64_t kRowAlignment = 16;
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t step) { return (n + step - 1) / step * step; }
 constexpr std::int64_t padded_head_dim(const Attention& a) { return round_up(a.head_dim, kRowAlignment); }
@@ -64,4 +66,13 @@ struct BackwardWorkspace {
   }
 };
 
+/// The work is cut into units that can run in any order and on any thread, each with a workspace of its own: one for
+/// each sequence, key-value head and part.
+constexpr std::int64_t num_units(const Attention& a) { return a.batch * a.num_key_value_heads * a.num_parts; }
+
+/// In floats, of one unit.
+inline std::int64_t forward_workspace(const Attention& a) { return ForwardWorkspace::size(a); }
+inline std::int64_t backward_workspace(const Attention& a) { return BackwardWorkspace::size(a); }
+
+}  // namespace
 }  // namespace adept::kernels

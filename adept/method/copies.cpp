@@ -58,6 +58,7 @@ CopiesOnText inspect_copies(const model::Decoder& decoder, const Expansion& expa
   }
   if (sums.empty()) throw DataError("found no token to predict; expected documents of at least two tokens.");
   CopiesOnText report;
+  for (const ProbeBatch& batch : batches) report.tokens += batch.batch.num_targets;
   for (const ExpandedLayer& layer : expansion.layers) report.copies.push_back({.layer = layer});
   const std::map<int, double> shares = source_shares(batches);
   for (const auto& [source, s] : sums) {
@@ -78,7 +79,7 @@ Json to_json(const CopiesOnText& report) {
                       {"index", copy.layer.index},
                       {"contribution", copy.contribution},
                       {"loss_rise", copy.loss_rise}});
-  return {{"loss", report.loss}, {"copies", copies}};
+  return {{"loss", report.loss}, {"tokens", report.tokens}, {"copies", copies}};
 }
 
 }  // namespace adept::method

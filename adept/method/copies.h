@@ -19,7 +19,8 @@ struct CopyReport {
 
 /// Copies on one text. Sources weigh the same.
 struct CopiesOnText {
-  double loss = 0;  ///< of the model, nats per token
+  double loss = 0;          ///< of the model, nats per token
+  std::int64_t tokens = 0;  ///< predicted
   std::vector<CopyReport> copies;
 };
 

@@ -110,30 +110,32 @@ class DialedModel {
   std::vector<std::vector<at::Tensor>> trained_;
 };
 
-// Whether `a` is to be preferred to `b`.
-class Preference {
- public:
-  Preference(const DialOptions& options, const DialPoint& base) : options_(options), base_(base) {}
+bool is_within_bound(const DialPoint& point, const DialPoint& base, const DialOptions& options) {
+  return !options.max_general_rise || point.general_loss <= base.general_loss + *options.max_general_rise;
+}
 
-  bool is_allowed(const DialPoint& p) const {
-    return !options_.max_general_rise || p.general_loss <= base_.general_loss + *options_.max_general_rise;
-  }
-  bool is_better(const DialPoint& a, const DialPoint& b) const { return is_allowed(a) && cost(a) < cost(b); }
-
- private:
-  double cost(const DialPoint& p) const { return p.domain_loss + options_.general_weight.value_or(0) * p.general_loss; }
-
-  const DialOptions& options_;
-  const DialPoint& base_;
-};
+double cost(const DialPoint& point, double general_weight) {
+  return point.domain_loss + general_weight * point.general_loss;
+}
 
 // The largest within the bound, or the best of the trade-off.
 DialPoint choose(const std::vector<DialPoint>& curve, const DialOptions& options) {
-  const Preference preference(options, curve.front());
   DialPoint chosen = curve.front();
   for (const DialPoint& point : curve)
-    if (options.general_weight ? preference.is_better(point, chosen) : preference.is_allowed(point)) chosen = point;
+    if (options.general_weight ? cost(point, *options.general_weight) < cost(chosen, *options.general_weight)
+                               : is_within_bound(point, curve.front(), options))
+      chosen = point;
   return chosen;
+}
+
+// What a nat of general loss is worth in nats of domain loss where the curve meets the bound; 0 where it does not.
+double worth_at_bound(const std::vector<DialPoint>& curve, double alpha) {
+  const auto steps = static_cast<double>(curve.size() - 1);
+  const auto below = static_cast<std::size_t>(alpha * steps);
+  if (below + 1 >= curve.size()) return 0;
+  const double rise = curve[below + 1].general_loss - curve[below].general_loss;
+  const double gain = curve[below].domain_loss - curve[below + 1].domain_loss;
+  return rise > 0 && gain > 0 ? gain / rise : 0;
 }
 
 Json point_json(const DialPoint& point) {
@@ -143,9 +145,64 @@ Json point_json(const DialPoint& point) {
 }  // namespace
 
 std::int64_t most_measurements(const DialOptions& options, const Expansion& expansion) {
-  const std::int64_t search = options.per_copy ? kSweeps * std::ssize(expansion.layers) * options.points : 0;
-  return options.points + (options.max_general_rise ? kBisections : 0) + search;
+  const std::int64_t search = kSweeps * std::ssize(expansion.layers) * options.points;
+  const std::int64_t bisections = options.max_general_rise ? kBisections : 0;
+  return options.points + bisections + (options.per_copy ? search + bisections : 0);
 }
+
+namespace {
+
+class Search {
+ public:
+  Search(DialedModel& model, const DialOptions& options, const Tick& tick)
+      : model_(model), options_(options), tick_(tick) {
+    for (int i = 0; i < options.points; ++i) values_.push_back(static_cast<double>(i) / (options.points - 1));
+  }
+
+  std::vector<DialPoint> curve(std::size_t num_copies) {
+    std::vector<DialPoint> points;
+    for (const double alpha : values_) points.push_back(model_.measure(std::vector<double>(num_copies, alpha), tick_));
+    base_ = points.front();
+    return points;
+  }
+
+  // Of alphas * t with 0 < t < most: the point nearest to the bound that is within it; `inside` if there is none.
+  DialPoint onto_bound(const std::vector<double>& alphas, double least, double most, DialPoint inside) {
+    for (int i = 0; i < kBisections; ++i) {
+      const double middle = 0.5 * (least + most);
+      std::vector<double> scaled = alphas;
+      for (double& alpha : scaled) alpha *= middle;
+      const DialPoint point = model_.measure(scaled, tick_);
+      const bool is_inside = is_within_bound(point, base_, options_);
+      (is_inside ? least : most) = middle;
+      if (is_inside) inside = point;
+    }
+    return inside;
+  }
+
+  // Each copy's alpha in turn, the others staying.
+  DialPoint by_coordinates(DialPoint best, double general_weight) {
+    for (int sweep = 0; sweep < kSweeps; ++sweep)
+      for (std::size_t copy = 0; copy < best.alphas.size(); ++copy)
+        for (const double alpha : values_) {
+          std::vector<double> alphas = best.alphas;
+          if (alphas[copy] == alpha) continue;
+          alphas[copy] = alpha;
+          const DialPoint point = model_.measure(alphas, tick_);
+          if (cost(point, general_weight) < cost(best, general_weight)) best = point;
+        }
+    return best;
+  }
+
+ private:
+  DialedModel& model_;
+  const DialOptions& options_;
+  const Tick& tick_;
+  std::vector<double> values_;
+  DialPoint base_;
+};
+
+}  // namespace
 
 Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
                   const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress) {
@@ -154,33 +211,27 @@ Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std
   DialedModel model(decoder, expansion, general, domain);
   std::int64_t done = 0, positions = 0;
   const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
-  const std::size_t num_copies = expansion.layers.size();
+  Search search(model, options, tick);
+  const std::vector<double> all(expansion.layers.size(), 1.0);
   Dial dial;
-  std::vector<double> values;
-  for (int i = 0; i < options.points; ++i) values.push_back(static_cast<double>(i) / (options.points - 1));
-  for (const double alpha : values) dial.curve.push_back(model.measure(std::vector<double>(num_copies, alpha), tick));
+  dial.curve = search.curve(all.size());
   dial.chosen = choose(dial.curve, options);
-  const Preference preference(options, dial.curve.front());
-  if (const double low = dial.chosen.alphas.front(); options.max_general_rise && low < 1) {
-    // Between the chosen point of the curve and the next one, which is beyond the bound.
-    double inside = low, outside = low + 1.0 / (options.points - 1);
-    for (int i = 0; i < kBisections; ++i) {
-      const double middle = 0.5 * (inside + outside);
-      const DialPoint point = model.measure(std::vector<double>(num_copies, middle), tick);
-      (preference.is_allowed(point) ? inside : outside) = middle;
-      if (preference.is_allowed(point)) dial.chosen = point;
-    }
-  }
+  if (const double low = dial.chosen.alphas.front(); options.max_general_rise && low < 1)
+    dial.chosen = search.onto_bound(all, low, low + 1.0 / (options.points - 1), dial.chosen);
   if (!options.per_copy) return dial;
-  for (int sweep = 0; sweep < kSweeps; ++sweep)
-    for (std::size_t copy = 0; copy < num_copies; ++copy)
-      for (const double alpha : values) {
-        std::vector<double> alphas = dial.chosen.alphas;
-        if (alphas[copy] == alpha) continue;
-        alphas[copy] = alpha;
-        const DialPoint point = model.measure(alphas, tick);
-        if (preference.is_better(point, dial.chosen)) dial.chosen = point;
-      }
+  if (options.general_weight) {
+    dial.chosen = search.by_coordinates(dial.chosen, *options.general_weight);
+    return dial;
+  }
+  // On the bound no copy can gain alone: one would have to give what another takes. So the bound is given a price, and
+  // what that finds is scaled back onto the bound.
+  const double worth = worth_at_bound(dial.curve, dial.chosen.alphas.front());
+  DialPoint found = search.by_coordinates(dial.chosen, worth);
+  if (const double largest = *std::max_element(found.alphas.begin(), found.alphas.end()); largest > 0)
+    if (!is_within_bound(found, dial.curve.front(), options) || worth > 0)
+      found = search.onto_bound(found.alphas, 0, 1 / largest, dial.chosen);
+  if (is_within_bound(found, dial.curve.front(), options) && found.domain_loss < dial.chosen.domain_loss)
+    dial.chosen = found;
   return dial;
 }
 
@@ -209,6 +260,8 @@ void export_dialed(const std::filesystem::path& model_dir, const std::filesystem
   model::write_model_files(directory.path(), views, read_json(model_dir / "config.json"), model_dir);
   io::write_file_atomically(directory.path() / kExpansionManifest, to_json(expansion).dump(2) + "\n");
   io::write_file_atomically(directory.path() / kDialRecord, record.dump(2) + "\n");
+  if (const auto training = model_dir / kTrainingRecord; std::filesystem::exists(training))
+    std::filesystem::copy_file(training, directory.path() / kTrainingRecord);
   directory.commit();
 }
 

@@ -47,9 +47,10 @@ std::int64_t most_measurements(const DialOptions& options, const Expansion& expa
 
 /// Measures the curve and chooses on it: the largest alpha within the bound (found by bisection between the curve's
 /// points), or the best point of the trade-off. A search per copy tries the curve's alphas for one copy after the
-/// other, twice, and keeps what lowers the domain loss within the bound, or the trade-off. The layers below the lowest
-/// copy are computed once; their output is kept in memory. The decoder is left as it was. Throws DataError if there is
-/// no token to predict in one of the texts.
+/// other, twice, and keeps what improves the trade-off. Under a bound that is the trade-off at the price that the curve
+/// has where it meets the bound; the alphas found are scaled onto the bound, and taken if the domain loss is lower. The
+/// layers below the lowest copy are computed once; their output is kept in memory. The decoder is left as it was.
+/// Throws DataError if there is no token to predict in one of the texts.
 Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
                   const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress);
 

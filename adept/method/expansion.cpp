@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <set>
 
 #include "adept/core/error.h"
 #include "adept/core/log.h"
@@ -191,8 +192,12 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
                       .base_num_hidden_layers = num_layers,
                       .layers = place_copies(after, num_layers),
                       .importance = importance};
-  // What only a choice needs is not for the manifest.
-  if (expansion.importance) expansion.importance->stability.covariance.clear();
+  if (expansion.importance) {
+    // What only a choice needs is not for the manifest, nor how certain the choice of another number would be.
+    Stability& stability = expansion.importance->stability;
+    stability.covariance.clear();
+    if (stability.num_lowest != static_cast<int>(std::set<int>(after.begin(), after.end()).size())) stability = {};
+  }
   if (importance && static_cast<int>(importance->layers.size()) != num_layers)
     throw DataError("{}: the importance scores are of a model with {} layers, this one has {}; probe this model.",
                     base_dir.string(), importance->layers.size(), num_layers);
@@ -235,10 +240,14 @@ Json to_json(const Expansion& expansion) {
 
 Expansion read_expansion(const std::filesystem::path& model_dir) {
   const std::filesystem::path path = model_dir / kExpansionManifest;
-  if (!std::filesystem::exists(path))
+  if (!std::filesystem::exists(path)) {
+    const bool is_trained = std::filesystem::exists(model_dir / kTrainingRecord);
     throw DataError(
-        "{}: found no {}; expected an expanded model. Make one with `adept expand --model {} --out DIR --after ...`.",
-        model_dir.string(), kExpansionManifest, model_dir.string());
+        "{}: found no {}; expected a model with copies. {}", model_dir.string(), kExpansionManifest,
+        is_trained ? "This one was trained by a method without any (adept_training.json); adept and "
+                     "llama_pro train copies."
+                   : fmt::format("Make one with `adept expand --model {} --out DIR --after ...`.", model_dir.string()));
+  }
   const Json json = read_json(path);
   Expansion expansion;
   try {
@@ -268,6 +277,10 @@ Expansion read_expansion(const std::filesystem::path& model_dir) {
     if (expected[i].index != expansion.layers[i].index)
       throw DataError("{}: the copy of layer {} is said to be layer {}, expected {}. Expand the base model again.",
                       path.string(), expected[i].source, expansion.layers[i].index, expected[i].index);
+  const auto depth = model::read_model_config(model_dir).num_hidden_layers;
+  if (const auto said = expansion.base_num_hidden_layers + std::ssize(expansion.layers); depth != said)
+    throw DataError("{}: config.json has {} layers, {} says {}. Expand the base model again.", model_dir.string(),
+                    depth, kExpansionManifest, said);
   return expansion;
 }
 

@@ -58,6 +58,9 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
                        std::span<const int> after, const std::optional<Importance>& importance,
                        io::OnExisting on_existing = io::OnExisting::kFail);
 
+/// File name of the record in a trained model's directory: what trained it, from what.
+inline constexpr char kTrainingRecord[] = "adept_training.json";
+
 /// The tensors through which a layer writes into the residual stream, by name below the layer: zero in an untrained
 /// copy, which is the identity then.
 inline constexpr std::array<std::string_view, 4> kLayerOutputs = {"self_attn.o_proj.weight", "self_attn.o_proj.bias",

@@ -63,12 +63,14 @@ struct Importance {
 };
 
 /// Scores, intervals and stability from what was measured. Throws NonFiniteError for a score that is not finite.
-Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method, int num_lowest);
+Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method, int num_lowest,
+                     const std::vector<int>& exclude = {});
 
 /// What to measure.
 struct ProbeOptions {
   std::vector<std::string> methods = {"mask_out"};
-  int num_lowest = 4;  ///< k, for the stability; at most L
+  int num_lowest = 4;          ///< k, for the stability; at most L less those excluded
+  std::vector<int> exclude{};  ///< layers that are never among the k lowest
   /// Stop as soon as the k lowest of the first method are separated from the rest: the same ones in 1 - 0.05 / looks of
   /// the resamples (the error of 5 % is shared by all looks, Bonferroni).
   bool until_separated = false;

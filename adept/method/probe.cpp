@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 #include <numeric>
+#include <set>
 
 #include "adept/core/error.h"
 #include "adept/method/importance.h"
@@ -55,9 +56,15 @@ std::array<double, 2> percentiles95(std::vector<double> values) {
   return {at(0.025), at(0.975)};
 }
 
-double share_of_same_lowest(const std::vector<std::vector<double>>& resampled, const std::vector<int>& chosen) {
+std::vector<int> lowest_but(std::vector<double> scores, int k, const std::vector<int>& exclude) {
+  for (const int layer : exclude) scores.at(static_cast<std::size_t>(layer)) = std::numeric_limits<double>::infinity();
+  return lowest(scores, k);
+}
+
+double share_of_same_lowest(const std::vector<std::vector<double>>& resampled, const std::vector<int>& chosen,
+                            const std::vector<int>& exclude) {
   const auto same = std::count_if(resampled.begin(), resampled.end(), [&](const std::vector<double>& scores) {
-    return lowest(scores, static_cast<int>(chosen.size())) == chosen;
+    return lowest_but(scores, static_cast<int>(chosen.size()), exclude) == chosen;
   });
   return static_cast<double>(same) / static_cast<double>(resampled.size());
 }
@@ -99,7 +106,8 @@ int degrees_of_freedom(const ProbeSamples& samples) {
 
 }  // namespace
 
-Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method, int num_lowest) {
+Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method, int num_lowest,
+                     const std::vector<int>& exclude) {
   if (samples.tokens.empty())
     throw DataError("probe text: found no token to predict; expected documents of at least two tokens.");
   Importance importance{.method = std::string(method.name),
@@ -123,11 +131,12 @@ Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method
   if (const int freedom = degrees_of_freedom(samples); freedom > 0) {
     resampled = resampled_scores(samples, method, kResamples, kResampleSeed);
     for (const auto& scores : resampled)
-      for (const int l : lowest(scores, num_lowest))
+      for (const int l : lowest_but(scores, num_lowest, exclude))
         importance.layers[static_cast<std::size_t>(l)].lowest_share += 1.0 / kResamples;
     importance.stability = {.num_lowest = num_lowest,
                             .num_resamples = kResamples,
-                            .same_set_share = share_of_same_lowest(resampled, lowest(importance.scores(), num_lowest)),
+                            .same_set_share = share_of_same_lowest(
+                                resampled, lowest_but(importance.scores(), num_lowest, exclude), exclude),
                             .degrees_of_freedom = freedom,
                             .covariance = covariance_of(resampled)};
   }
@@ -151,9 +160,10 @@ std::int64_t probe_work(const model::Decoder& decoder, std::span<const std::vect
 std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
                               const ProbeOptions& options, Progress& progress) {
   const auto num_layers = static_cast<int>(decoder.num_layers());
-  if (options.num_lowest < 1 || options.num_lowest > num_layers)
-    throw ConfigError("number of layers to choose: found {}; expected 1 to {}, the layers of the model.",
-                      options.num_lowest, num_layers);
+  const int most = num_layers - static_cast<int>(std::set<int>(options.exclude.begin(), options.exclude.end()).size());
+  if (options.num_lowest < 1 || options.num_lowest > most)
+    throw ConfigError("number of layers to choose: found {}; expected 1 to {}, the layers of the model{}.",
+                      options.num_lowest, most, options.exclude.empty() ? "" : " that are not excluded");
   const Passes passes(options);
   const ImportanceMethod& first = importance_method(options.methods.at(0));
   ProbeSamples samples{
@@ -170,13 +180,13 @@ std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std
     }
     if (!options.until_separated || samples.num_sequences() < kFewestSequences) continue;
     ++separation.looks;
-    const double share = summarize(samples, first, options.num_lowest).stability.same_set_share;
+    const double share = summarize(samples, first, options.num_lowest, options.exclude).stability.same_set_share;
     separation.reached = share >= separation.required_share;
     if (separation.reached) break;
   }
   std::vector<Importance> importances;
   for (const std::string& name : options.methods) {
-    importances.push_back(summarize(samples, importance_method(name), options.num_lowest));
+    importances.push_back(summarize(samples, importance_method(name), options.num_lowest, options.exclude));
     if (options.until_separated && importances.size() == 1) importances.back().separation = separation;
   }
   return importances;

@@ -157,8 +157,8 @@ int num_layers_for_budget(const model::ModelConfig& base, double trainable_share
   const auto share = [&](int k) { return 1 - num_parameters(0) / num_parameters(k); };
   if (share(1) > trainable_share)
     throw ConfigError(
-        "trainable share of the parameters: found {:.4g} %; expected at least {:.4g} %, which is one layer of this "
-        "model copied {}.",
+        "trainable (expand.trainable, --trainable): found {:.4g} %; expected at least {:.4g} %, which is one layer of "
+        "this model copied {}.",
         100 * trainable_share, 100 * share(1), copies == 1 ? "once" : fmt::format("{} times", copies));
   int k = 1;
   while (k < static_cast<int>(base.num_hidden_layers) - num_excluded && share(k + 1) <= trainable_share) ++k;

@@ -14,8 +14,9 @@
 #include <optional>
 #include <vector>
 
-#include "adept/kernels/attention.h"
 #include "adept/nn/autograd.h"
+#include "adept/nn/kernels.h"
+#include "adept/nn/reference.h"
 
 namespace adept::nn {
 namespace {
@@ -36,13 +37,6 @@ float* thread_workspace(std::int64_t floats) {
   return memory.get();
 }
 
-kernels::Heads heads_of(const at::Tensor& t) {
-  return {
-      .data = t.data_ptr(), .batch_stride = t.stride(0), .head_stride = t.stride(1), .position_stride = t.stride(2)};
-}
-
-at::Tensor with_contiguous_rows(const at::Tensor& t) { return t.stride(3) == 1 ? t : t.contiguous(); }
-
 /// (B, heads, T, E) in the memory order (B, T, heads, E), which the projections around it read and write.
 at::Tensor empty_like_projected(const at::Tensor& t) {
   return at::empty({t.size(0), t.size(2), t.size(1), t.size(3)}, t.options()).transpose(1, 2);
@@ -60,7 +54,7 @@ at::Tensor first_keys(std::int64_t num_queries, std::int64_t num_keys, const Vis
 kernels::Attention describe(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& first,
                             const at::Tensor& out, const at::Tensor& log_sum_exp) {
   kernels::Attention attention;
-  attention.element = q.scalar_type() == at::kFloat ? kernels::Element::kFloat : kernels::Element::kBFloat16;
+  attention.element = element_of(q);
   attention.batch = q.size(0);
   attention.num_heads = q.size(1);
   attention.num_key_value_heads = k.size(1);
@@ -72,7 +66,8 @@ kernels::Attention describe(const at::Tensor& q, const at::Tensor& k, const at::
   attention.first_key_stride = first.size(0) == 1 ? 0 : first.size(1);
   // So many that every thread gets the same number of units.
   const std::int64_t heads = attention.batch * attention.num_key_value_heads, threads = at::get_num_threads();
-  attention.num_parts = std::min(threads / std::gcd(heads, threads), (attention.num_keys + 63) / 64);
+  attention.num_parts =
+      std::min(threads / std::gcd(heads, threads), (attention.num_keys + kernels::kKeyBlock - 1) / kernels::kKeyBlock);
   attention.q = heads_of(q);
   attention.k = heads_of(k);
   attention.v = heads_of(v);
@@ -86,7 +81,8 @@ at::Tensor forward_pass(const at::Tensor& q, const at::Tensor& k, const at::Tens
   at::Tensor out = empty_like_projected(q);
   const kernels::Attention attention = describe(q, k, v, first, out, log_sum_exp);
   at::parallel_for(0, kernels::num_units(attention), 1, [&](std::int64_t begin, std::int64_t end) {
-    kernels::attention_forward(attention, begin, end, thread_workspace(kernels::forward_workspace(attention)));
+    kernels::functions().attention_forward(attention, begin, end,
+                                           thread_workspace(kernels::forward_workspace(attention)));
   });
   return out;
 }
@@ -119,7 +115,8 @@ class FusedAttention : public torch::autograd::Function<FusedAttention> {
     attention.grad_k = heads_of(grad_k);
     attention.grad_v = heads_of(grad_v);
     at::parallel_for(0, kernels::num_units(attention), 1, [&](std::int64_t begin, std::int64_t end) {
-      kernels::attention_backward(attention, begin, end, thread_workspace(kernels::backward_workspace(attention)));
+      kernels::functions().attention_backward(attention, begin, end,
+                                              thread_workspace(kernels::backward_workspace(attention)));
     });
     if (grad_q_parts.defined()) grad_q.copy_(grad_q_parts.sum(0));
     return {grad_q, grad_k, grad_v, at::Tensor()};
@@ -157,8 +154,8 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
                             const Visibility& visibility) {
   ADEPT_CHECK(k.size(2) >= q.size(2) && q.size(1) % k.size(1) == 0 && k.sizes() == v.sizes(),
               "attention of {} queries ({} heads) to {} keys ({})", q.size(2), q.size(1), k.size(2), k.size(1));
-  const bool has_kernel = q.is_cpu() && (q.scalar_type() == at::kFloat || q.scalar_type() == at::kBFloat16);
-  if (!has_kernel || q.size(2) <= 1 || q.numel() == 0) return by_aten(q, k, v, visibility);
+  if (active_kernels() == Kernels::kReference) return reference::causal_attention(q, k, v, visibility);
+  if (!has_kernel(q) || q.size(2) <= 1 || q.numel() == 0) return by_aten(q, k, v, visibility);
   const at::Tensor first = first_keys(q.size(2), k.size(2), visibility);
   const at::Tensor rows[] = {with_contiguous_rows(q), with_contiguous_rows(k), with_contiguous_rows(v)};
   if (needs_gradient(q) || needs_gradient(k) || needs_gradient(v))

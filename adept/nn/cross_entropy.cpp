@@ -4,14 +4,16 @@
 #include <ATen/ops/_log_softmax.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/nonzero.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
 #include "adept/nn/autograd.h"
+#include "adept/nn/kernels.h"
+#include "adept/nn/reference.h"
 
 namespace adept::nn {
 namespace {
@@ -58,32 +60,41 @@ Scored select_scored(const at::Tensor& hidden, const at::Tensor& targets, std::i
   return scored;
 }
 
-/// Buffers that are reused from chunk to chunk: one for the logits, another only if they are narrower than the softmax.
-class ChunkBuffers {
+/// The logits of a chunk, and what the loss makes of them. The buffers are reused from chunk to chunk.
+class Chunk {
  public:
-  ChunkBuffers(std::int64_t tokens, std::int64_t vocab_size, at::ScalarType wide, const at::Tensor& like)
-      : logits_(at::empty({tokens, vocab_size}, like.options())),
-        wide_(wide == like.scalar_type() ? logits_ : at::empty({tokens, vocab_size}, like.options().dtype(wide))) {}
+  Chunk(std::int64_t tokens, std::int64_t vocab_size, const at::Tensor& hidden)
+      : logits_(at::empty({tokens, vocab_size}, hidden.options())) {}
 
-  /// log softmax(hidden head^T): (n, V) in the wide type, valid until the next call.
-  at::Tensor log_softmax(const at::Tensor& hidden, const at::Tensor& head) {
+  /// Writes the losses (n) of `hidden` (n, D). With `wants_gradient`: d loss / d logits, softmax - one_hot(target),
+  /// (n, V) in the compute dtype, valid until the next call.
+  at::Tensor score(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets, at::Tensor losses,
+                   bool wants_gradient) {
     at::Tensor logits = logits_.narrow(0, 0, hidden.size(0));
     at::mm_out(logits, hidden, head.t());
-    at::Tensor wide = wide_.narrow(0, 0, hidden.size(0));
-    if (!wide_.is_same(logits_)) wide.copy_(logits);
-    // ATen's CPU kernel reads each element before it writes it; of other devices that is not known.
-    if (wide.is_cpu()) return at::_log_softmax_out(wide, wide, 1, false);
-    return at::_log_softmax(wide, 1, false);
-  }
-
-  /// `values` (n, V) in the compute dtype, in the logits' buffer, which is free once log_softmax has returned.
-  at::Tensor narrow_copy(const at::Tensor& values) {
-    if (values.scalar_type() == logits_.scalar_type()) return values;
-    return logits_.narrow(0, 0, values.size(0)).copy_(values);
+    if (!has_kernel(hidden)) return score_by_aten(logits, targets.unsqueeze(1), losses, wants_gradient);
+    const kernels::CrossEntropy arguments = {.element = element_of(logits),
+                                             .vocab_size = logits.size(1),
+                                             .logits = logits.data_ptr(),
+                                             .targets = targets.const_data_ptr<std::int64_t>(),
+                                             .losses = losses.data_ptr<float>(),
+                                             .wants_gradient = wants_gradient};
+    for_each_range(logits.size(0), logits.size(1), [&](std::int64_t begin, std::int64_t end) {
+      kernels::functions().cross_entropy(arguments, begin, end);
+    });
+    return logits;
   }
 
  private:
-  at::Tensor logits_, wide_;
+  at::Tensor score_by_aten(at::Tensor logits, const at::Tensor& target, at::Tensor losses, bool wants_gradient) {
+    at::Tensor log_softmax = at::_log_softmax(logits.to(losses.scalar_type()), 1, false);
+    losses.copy_(log_softmax.gather(1, target).squeeze(1)).neg_();
+    if (!wants_gradient) return {};
+    log_softmax.exp_().scatter_add_(1, target, at::full_like(target, -1, log_softmax.options()));
+    return log_softmax.to(logits.scalar_type());
+  }
+
+  at::Tensor logits_;
 };
 
 struct Gradients {
@@ -101,18 +112,13 @@ at::Tensor losses_and_gradients(const Scored& scored, const at::Tensor& head, bo
   if (want_hidden) gradients.hidden = at::empty({n, hidden.size(1)}, hidden.options());
   if (want_head) gradients.head = at::zeros(head.sizes(), head.options().dtype(wide));
   const std::int64_t step = chunk_tokens(n, vocab_size);
-  ChunkBuffers buffers(step, vocab_size, wide, hidden);
-  const at::Tensor minus_one = at::ones({step, 1}, losses.options()).neg_();
+  Chunk chunk(step, vocab_size, hidden);
   for (std::int64_t begin = 0; begin < n; begin += step) {
     const std::int64_t count = std::min(step, n - begin);
     const at::Tensor rows = hidden.narrow(0, begin, count);
-    const at::Tensor target = targets.narrow(0, begin, count).unsqueeze(1);
-    at::Tensor probabilities = buffers.log_softmax(rows, head);
-    losses.narrow(0, begin, count).copy_(probabilities.gather(1, target).squeeze(1)).neg_();
+    const at::Tensor dlogits = chunk.score(rows, head, targets.narrow(0, begin, count), losses.narrow(0, begin, count),
+                                           want_hidden || want_head);
     if (!want_hidden && !want_head) continue;
-    // d loss / d logits = softmax - one_hot(target)
-    probabilities.exp_().scatter_add_(1, target, minus_one.narrow(0, 0, count));
-    const at::Tensor dlogits = buffers.narrow_copy(probabilities);
     if (want_hidden) {
       at::Tensor slot = gradients.hidden.narrow(0, begin, count);
       at::mm_out(slot, dlogits, head);
@@ -172,12 +178,14 @@ at::Tensor plain_losses(const Scored& scored, const at::Tensor& head) {
 }  // namespace
 
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+  if (active_kernels() == Kernels::kReference) return reference::linear_cross_entropy(hidden, head, targets);
   if (needs_gradient(hidden) || needs_gradient(head)) return LinearCrossEntropy::apply(hidden, head, targets);
   const at::NoGradGuard no_grad;
   return plain_losses(select_scored(hidden, targets, head.size(0)), head).sum();
 }
 
 at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+  if (active_kernels() == Kernels::kReference) return reference::linear_cross_entropy_per_token(hidden, head, targets);
   const at::NoGradGuard no_grad;
   const Scored scored = select_scored(hidden, targets, head.size(0));
   const at::Tensor losses = plain_losses(scored, head).to(at::kFloat);

@@ -7,9 +7,13 @@
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
 
+#include "adept/nn/kernels.h"
+#include "adept/nn/reference.h"
+
 namespace adept::nn {
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (active_kernels() == Kernels::kReference) return reference::linear(x, weight, bias);
   return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
 }
 
@@ -26,6 +30,9 @@ at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter) {
   return at::addmm(weight.to(at::kFloat), adapter.b.to(at::kFloat), adapter.a.to(at::kFloat), 1.0, adapter.scale);
 }
 
-at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table) { return at::embedding(table, ids); }
+at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table) {
+  if (active_kernels() == Kernels::kReference) return reference::embedding(ids, table);
+  return at::embedding(table, ids);
+}
 
 }  // namespace adept::nn

@@ -1,14 +1,26 @@
 #include "adept/nn/rms_norm.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
+#include <ATen/ops/zeros.h>
 
 #include "adept/nn/autograd.h"
+#include "adept/nn/kernels.h"
+#include "adept/nn/reference.h"
 
 namespace adept::nn {
 namespace {
+
+/// Results of the backward pass that are not wanted stay undefined.
+struct Gradients {
+  at::Tensor x, weight;
+};
+
+// By ATen.
 
 /// 1 / sqrt(mean(x^2) + eps) of each row: (..., 1).
 at::Tensor inverse_rms(const at::Tensor& wide, double eps) {
@@ -16,51 +28,104 @@ at::Tensor inverse_rms(const at::Tensor& wide, double eps) {
   return at::linalg_vector_norm(wide, 2, {-1}, /*keepdim=*/true).square_().div_(width).add_(eps).rsqrt_();
 }
 
-at::Tensor forward_pass(const at::Tensor& x, const at::Tensor& wide, const at::Tensor& inverse,
-                        const at::Tensor& weight) {
+at::Tensor scaled(const at::Tensor& x, const at::Tensor& wide, const at::Tensor& inverse, const at::Tensor& weight) {
   at::Tensor normalised = wide * inverse;
-  if (normalised.scalar_type() == x.scalar_type() && weight.scalar_type() == x.scalar_type()) {
-    return normalised.mul_(weight);
-  }
-  return normalised.to(x.scalar_type()).mul_(weight.to(x.scalar_type()));
+  if (normalised.scalar_type() == x.scalar_type()) return normalised.mul_(weight);
+  return normalised.to(x.scalar_type()).mul_(weight);
+}
+
+/// With n = x r, r = 1 / rms(x) and g = dy weight: dx = r (g - n mean(g n)), dweight = sum over rows of dy n.
+Gradients differentiate(const at::Tensor& grad_y, const at::Tensor& x, const at::Tensor& weight,
+                        const at::Tensor& inverse, bool wants_x, bool wants_weight) {
+  const at::ScalarType wide = accumulate_type(x);
+  const at::Tensor dy = grad_y.to(wide);
+  const at::Tensor normalised = x.to(wide) * inverse;
+  Gradients gradients;
+  if (wants_weight) gradients.weight = (dy * normalised).reshape({-1, x.size(-1)}).sum(0).to(weight.scalar_type());
+  if (!wants_x) return gradients;
+  gradients.x = dy * weight.to(wide);
+  const at::Tensor mean = (gradients.x * normalised).mean(-1, /*keepdim=*/true);
+  gradients.x = gradients.x.addcmul_(normalised, mean, -1).mul_(inverse).to(x.scalar_type());
+  return gradients;
+}
+
+// By the kernels.
+
+kernels::RmsNorm describe(const at::Tensor& x, const at::Tensor& weight) {
+  return {.element = element_of(x), .width = x.size(-1), .x = x.const_data_ptr(), .weight = weight.const_data_ptr()};
+}
+
+std::int64_t num_rows(const at::Tensor& x) { return x.numel() / std::max<std::int64_t>(1, x.size(-1)); }
+
+at::Tensor forward_kernel(const at::Tensor& x, const at::Tensor& weight, double eps, float* inverse) {
+  at::Tensor y = at::empty_like(x);
+  kernels::RmsNorm arguments = describe(x, weight);
+  arguments.eps = static_cast<float>(eps);
+  arguments.y = y.data_ptr();
+  arguments.inverse_rms = inverse;
+  for_each_range(num_rows(x), x.size(-1), [&](std::int64_t begin, std::int64_t end) {
+    kernels::functions().rms_norm_forward(arguments, begin, end);
+  });
+  return y;
+}
+
+Gradients backward_kernel(const at::Tensor& grad_y, const at::Tensor& x, const at::Tensor& weight,
+                          const at::Tensor& inverse, bool wants_x, bool wants_weight) {
+  const std::int64_t width = x.size(-1);
+  Gradients gradients;
+  if (wants_x) gradients.x = at::empty_like(x);
+  at::Tensor of_threads;  // each sums its own rows
+  if (wants_weight) of_threads = at::zeros({at::get_num_threads(), width}, x.options().dtype(at::kFloat));
+  kernels::RmsNorm arguments = describe(x, weight);
+  arguments.inverse_rms = inverse.data_ptr<float>();
+  arguments.grad_y = grad_y.const_data_ptr();
+  arguments.grad_x = wants_x ? gradients.x.data_ptr() : nullptr;
+  float* sums = wants_weight ? of_threads.data_ptr<float>() : nullptr;
+  for_each_range(num_rows(x), width, [&](std::int64_t begin, std::int64_t end) {
+    kernels::functions().rms_norm_backward(arguments, begin, end,
+                                           wants_weight ? sums + at::get_thread_num() * width : nullptr);
+  });
+  if (wants_weight) gradients.weight = of_threads.sum(0).to(weight.scalar_type());
+  return gradients;
 }
 
 class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double eps) {
+    if (has_kernel(x)) {
+      const at::Tensor inverse = at::empty({num_rows(x)}, x.options().dtype(at::kFloat));
+      context->save_for_backward({x, weight, inverse});
+      return forward_kernel(x, weight, eps, inverse.data_ptr<float>());
+    }
     const at::Tensor wide = x.to(accumulate_type(x));
     const at::Tensor inverse = inverse_rms(wide, eps);
     context->save_for_backward({x, weight, inverse});
-    return forward_pass(x, wide, inverse, weight);
+    return scaled(x, wide, inverse, weight);
   }
 
-  // With n = x r, r = 1 / rms(x) and g = dy weight: dx = r (g - n mean(g n)), dweight = sum over rows of dy n.
   static variable_list backward(AutogradContext* context, variable_list outputs) {
     check_differentiated_once("rms_norm");
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], &inverse = saved[2];
-    const at::ScalarType wide = accumulate_type(x);
-    const at::Tensor dy = outputs[0].to(wide);
-    const at::Tensor normalised = x.to(wide) * inverse;
-    at::Tensor dx, dweight;
-    if (context->needs_input_grad(1)) {
-      dweight = (dy * normalised).reshape({-1, x.size(-1)}).sum(0).to(weight.scalar_type());
-    }
-    if (context->needs_input_grad(0)) {
-      dx = dy * weight.to(wide);
-      const at::Tensor mean = (dx * normalised).mean(-1, /*keepdim=*/true);
-      dx = dx.addcmul_(normalised, mean, -1).mul_(inverse).to(x.scalar_type());
-    }
-    return {dx, dweight, at::Tensor()};
+    const bool wants_x = context->needs_input_grad(0), wants_weight = context->needs_input_grad(1);
+    const Gradients gradients =
+        has_kernel(x) ? backward_kernel(outputs[0].contiguous(), x, weight, inverse, wants_x, wants_weight)
+                      : differentiate(outputs[0], x, weight, inverse, wants_x, wants_weight);
+    return {gradients.x, gradients.weight, at::Tensor()};
   }
 };
 
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  if (needs_gradient(x) || needs_gradient(weight)) return RmsNorm::apply(x, weight, eps);
+  if (active_kernels() == Kernels::kReference) return reference::rms_norm(x, weight, eps);
+  ADEPT_CHECK(x.scalar_type() == weight.scalar_type(), "rms_norm of {} by {}", at::toString(x.scalar_type()),
+              at::toString(weight.scalar_type()));
+  const at::Tensor rows = x.contiguous();
+  if (needs_gradient(x) || needs_gradient(weight)) return RmsNorm::apply(rows, weight, eps);
+  if (has_kernel(x)) return forward_kernel(rows, weight, eps, nullptr);
   const at::Tensor wide = x.to(accumulate_type(x));
-  return forward_pass(x, wide, inverse_rms(wide, eps), weight);
+  return scaled(x, wide, inverse_rms(wide, eps), weight);
 }
 
 }  // namespace adept::nn

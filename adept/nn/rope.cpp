@@ -12,6 +12,8 @@
 #include <numbers>
 
 #include "adept/nn/autograd.h"
+#include "adept/nn/kernels.h"
+#include "adept/nn/reference.h"
 
 namespace adept::nn {
 namespace {
@@ -27,14 +29,32 @@ at::Tensor llama3_frequencies(const at::Tensor& frequencies, const RopeParameter
   return at::where(is_long, frequencies / p.factor, at::where(is_short, frequencies, between));
 }
 
-/// One pass over each half; `sine_sign` -1 rotates backwards.
-at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, double sine_sign) {
+/// One pass over each half; `sign` -1 rotates backwards.
+at::Tensor rotate_by_aten(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, double sign) {
   const std::int64_t half = x.size(-1) / 2;
   const at::Tensor x1 = x.narrow(-1, 0, half), x2 = x.narrow(-1, half, half);
   at::Tensor result = at::empty_like(x);
   at::Tensor y1 = result.narrow(-1, 0, half), y2 = result.narrow(-1, half, half);
-  at::mul_out(y1, x1, cos).addcmul_(x2, sin, -sine_sign);
-  at::mul_out(y2, x2, cos).addcmul_(x1, sin, sine_sign);
+  at::mul_out(y1, x1, cos).addcmul_(x2, sin, -sign);
+  at::mul_out(y2, x2, cos).addcmul_(x1, sin, sign);
+  return result;
+}
+
+at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, double sign) {
+  if (!has_kernel(x)) return rotate_by_aten(x, cos, sin, sign);
+  const at::Tensor rows = with_contiguous_rows(x), c = cos.contiguous(), s = sin.contiguous();
+  at::Tensor result = at::empty_like(rows);  // in the same order in memory
+  const kernels::Rope arguments = {.element = element_of(x),
+                                   .positions = x.size(2),
+                                   .num_heads = x.size(1),
+                                   .head_dim = x.size(3),
+                                   .sign = static_cast<float>(sign),
+                                   .cos = c.const_data_ptr(),
+                                   .sin = s.const_data_ptr(),
+                                   .x = heads_of(rows),
+                                   .y = heads_of(result)};
+  for_each_range(x.size(0) * x.size(2), x.size(1) * x.size(3),
+                 [&](std::int64_t begin, std::int64_t end) { kernels::functions().rope(arguments, begin, end); });
   return result;
 }
 
@@ -79,6 +99,7 @@ RopeTables rope_tables(const RopeParameters& parameters, std::int64_t head_dim, 
 }
 
 at::Tensor apply_rope(const at::Tensor& x, const RopeTables& tables) {
+  if (active_kernels() == Kernels::kReference) return reference::apply_rope(x, tables);
   if (needs_gradient(x)) return ApplyRope::apply(x, tables.cos, tables.sin);
   return rotate(x, tables.cos, tables.sin, 1);
 }

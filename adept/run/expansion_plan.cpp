@@ -92,7 +92,9 @@ std::string describe_step_cost(const model::ModelConfig& base, std::int64_t seq_
     config::ExpandConfig lowest = expand;
     lowest.strategy = config::SelectionStrategy::kLowest;
     const std::vector<int> lowest_layers = choose_layers(lowest, base, seq_len, importance);
-    if (!std::ranges::equal(lowest_layers, after)) text += line("the lowest, which cost_aware left,", lowest_layers);
+    text += line(
+        std::ranges::equal(lowest_layers, after) ? "the lowest are the same:" : "the lowest, which cost_aware left,",
+        lowest_layers);
   }
   return text;
 }

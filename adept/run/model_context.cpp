@@ -7,8 +7,10 @@
 #include "adept/core/error.h"
 #include "adept/core/log.h"
 #include "adept/io/hub.h"
+#include "adept/kernels/instruction_set.h"
 #include "adept/model/load.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/nn/kernels.h"
 
 namespace adept::run {
 
@@ -22,9 +24,9 @@ TextModel load_text_model(const std::string& directory_or_hub_id) {
 
 at::Device to_device(config::Device device) { return device == config::Device::kCuda ? at::kCUDA : at::kCPU; }
 
-model::Decoder load_decoder(const std::filesystem::path& model_dir, ComputeDType dtype, config::Device device) {
-  model::LoadedModel loaded =
-      model::load_model(model_dir, {.dtype = model::to_scalar_type(dtype), .device = to_device(device)});
+model::Decoder load_decoder(const std::filesystem::path& model_dir, const config::Compute& compute) {
+  model::LoadedModel loaded = model::load_model(
+      model_dir, {.dtype = model::to_scalar_type(compute.dtype), .device = to_device(compute.device)});
   return {std::move(loaded.config), std::move(loaded.weights)};
 }
 
@@ -35,8 +37,11 @@ void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len) {
                  limit.get<std::int64_t>(), model.dir.string());
 }
 
-void init_compute(std::int64_t threads, ComputeDType dtype, config::Device device) {
+void init_compute(const config::Compute& compute) {
+  const auto& [dtype, device, threads, wanted_kernels] = compute;
   at::set_num_threads(threads > 0 ? static_cast<int>(threads) : available_cores());
+  nn::set_kernels(wanted_kernels == config::Kernels::kFused ? nn::Kernels::kFused : nn::Kernels::kReference);
+  kernels::instruction_set();  // a wrong one is to be told now
   if (device == config::Device::kCuda && !at::hasCUDA())
     throw ConfigError(
         "device: found cuda, but this torch has no CUDA or sees no GPU; expected cpu, or build with a CUDA torch.");

@@ -30,15 +30,16 @@ struct TextModel {
 /// Resolves a directory or hub id and reads config and tokenizer. Throws DataError.
 TextModel load_text_model(const std::string& directory_or_hub_id);
 
-/// Loads the weights for computing in `dtype` on `device`. Throws DataError; ConfigError for a device that is not
+/// Loads the weights for computing so. Throws DataError; ConfigError for a device that is not
 /// there.
-model::Decoder load_decoder(const std::filesystem::path& model_dir, ComputeDType dtype, config::Device device);
+model::Decoder load_decoder(const std::filesystem::path& model_dir, const config::Compute& compute);
 
 /// Warns where `seq_len` is longer than the model was made for.
 void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len);
 
-/// Sets ATen's threads (0 = available_cores()) and warns where bf16 is slow on this processor.
-void init_compute(std::int64_t threads, ComputeDType dtype, config::Device device);
+/// Sets ATen's threads and the kernels for this process, and warns where bf16 is slow on this processor. Throws
+/// ConfigError for a device or an instruction set ($ADEPT_INSTRUCTION_SET) that is not there.
+void init_compute(const config::Compute& compute);
 
 /// method::probe with a progress line, and the scores stamped with the hash of the model's weights.
 std::vector<method::Importance> probe_layers(const model::Decoder& decoder, const std::string& model_hash,

@@ -41,7 +41,7 @@ bool is_in(const fs::path& path, const fs::path& folder) {
   return !relative.empty() && *relative.begin() != "..";
 }
 
-// Of each held-out set, to see what the copies are worth.
+// Of each held-out set, from its start, to see what the copies are worth.
 constexpr std::int64_t kCopiesTokens = 4096;
 
 // What every stage of a run needs.
@@ -77,6 +77,8 @@ class Run {
     make_train_loader(model_, config_, datasets_);
     for (const data::TokenDataset& dataset : datasets_.eval)
       eval::require_targets(dataset.name(), eval_sequences(dataset));
+    if ((expands_ && config_.expand.needs_scores()) || config_.unit_lr.policy != config::UnitLrPolicy::kUniform)
+      probe_sequences(datasets_.general, config_.seq_len, config_.probe.max_tokens);
     for (const data::TokenDataset& dataset : datasets_.general)
       eval::require_targets(dataset.name(), data::windows(dataset, {.seq_len = config_.seq_len}));
     warn_of_long_sequences(model_, config_.seq_len);
@@ -110,7 +112,7 @@ class Run {
 
   void probe() {
     stages_.run("probe", probe_inputs(), {"importance.json"}, [&] {
-      const model::Decoder decoder = load_decoder(model_.dir, config_.dtype, config_.device);
+      const model::Decoder decoder = load_decoder(model_.dir, config_.compute);
       const auto general = probe_sequences(datasets_.general, config_.seq_len, config_.probe.max_tokens);
       const auto batch_size = config_.probe.batch_size;
       const auto weights = general_weights(config_.data);
@@ -125,6 +127,7 @@ class Run {
             probe_layers(decoder, base_hash_, to_parts(general, batch_size, decoder.device(), until_separated, weights),
                          {.methods = {std::string(config::to_string(config_.probe.method))},
                           .num_lowest = num_copied_layers(config_.expand, model_.config),
+                          .exclude = {config_.expand.exclude.begin(), config_.expand.exclude.end()},
                           .until_separated = until_separated});
       }
       write_json(dir_ / "importance.json", method::to_json(importances));
@@ -149,8 +152,9 @@ class Run {
     const io::WeightFiles files = io::WeightFiles::open(trained_from_);
     Json config = {{"seed", config_.seed},
                    {"method", std::string(config::to_string(config_.method))},
-                   {"dtype", to_string(config_.dtype)},
+                   {"dtype", to_string(config_.compute.dtype)},
                    {"seq_len", config_.seq_len},
+                   {"export_dtype", std::string(config::to_string(config_.export_dtype))},
                    {"probe_batch_size", config_.probe.batch_size},
                    {"train", config::to_json(config_.train)},
                    {"unit_lr", config::to_json(config_.unit_lr)}};
@@ -181,7 +185,7 @@ class Run {
     if (datasets_.eval.empty()) return;
     const std::string hash = io::WeightFiles::open(dir_ / "model").hash();
     stages_.run("copies", eval_inputs(hash), {"copies.json"}, [&] {
-      const model::Decoder decoder = load_decoder(dir_ / "model", config_.dtype, config_.device);
+      const model::Decoder decoder = load_decoder(dir_ / "model", config_.compute);
       const method::Expansion expansion = method::read_expansion(dir_ / "model");
       Json sets = Json::object();
       for (const data::TokenDataset& dataset : datasets_.eval) {
@@ -212,9 +216,12 @@ class Run {
                    {"general_weights", general_weights(config_.data)},
                    {"probe", config::to_json(config_.probe)},
                    {"seq_len", config_.seq_len},
-                   {"dtype", to_string(config_.dtype)}};
+                   {"dtype", to_string(config_.compute.dtype)}};
     // How many are chosen decides how long a probe takes that stops when they are certain.
-    if (config_.probe.until_separated) inputs["num_layers"] = num_copied_layers(config_.expand, model_.config);
+    if (config_.probe.until_separated) {
+      inputs["num_layers"] = num_copied_layers(config_.expand, model_.config);
+      inputs["exclude"] = config_.expand.exclude;
+    }
     if (config_.expand.strategy == config::SelectionStrategy::kGainPerCost)
       inputs["domain"] = datasets_.train.front().fingerprint();
     return inputs;
@@ -249,15 +256,18 @@ class Run {
         std::any_of(written.begin(), written.end(), [&](const fs::path& folder) { return is_in(model, folder); }))
       throw ConfigError("output_dir: found {}; the model {} would be overwritten. Choose another place.", dir.string(),
                         model.string());
-    for (const fs::path& folder : written)
-      if (fs::exists(folder) && !(fs::is_directory(folder) && fs::is_empty(folder)) &&
-          !fs::exists(folder / method::kExpansionManifest) && !fs::exists(folder / train::kTrainingRecord))
-        throw ConfigError("output_dir: {} exists and was not made by adept. Choose another place.", folder.string());
+    for (const fs::path& folder : written) {
+      const bool is_ours = fs::exists(dir / "stages") && (fs::exists(folder / method::kExpansionManifest) ||
+                                                          fs::exists(folder / method::kTrainingRecord));
+      if (fs::exists(folder) && !(fs::is_directory(folder) && fs::is_empty(folder)) && !is_ours)
+        throw ConfigError("output_dir: {} exists and was not made by a run in {}. Choose another place.",
+                          folder.string(), dir.string());
+    }
   }
 
   static fs::path prepare(const config::RunConfig& config, bool expands) {
     fs::path dir = config.output_dir;
-    init_compute(config.threads, config.dtype, config.device);
+    init_compute(config.compute);
     check_directory(dir, io::resolve_model(config.model), expands);
     std::error_code error;
     fs::create_directories(dir, error);
@@ -271,7 +281,7 @@ class Run {
             {"eval", fingerprints(datasets_.eval)},
             {"config", config::to_json(config_.eval)},
             {"seq_len", config_.seq_len},
-            {"dtype", to_string(config_.dtype)}};
+            {"dtype", to_string(config_.compute.dtype)}};
   }
 
   data::SequenceSet eval_sequences(const data::TokenDataset& dataset) const {
@@ -283,7 +293,7 @@ class Run {
   }
 
   void evaluate(const fs::path& model_dir, const std::string& file) {
-    const model::Decoder decoder = load_decoder(model_dir, config_.dtype, config_.device);
+    const model::Decoder decoder = load_decoder(model_dir, config_.compute);
     std::map<std::string, eval::Perplexity> results;
     for (const data::TokenDataset& dataset : datasets_.eval) {
       const data::SequenceSet sequences = eval_sequences(dataset);
@@ -306,8 +316,9 @@ class Run {
                                 .eval = {}};
     fmt::print(stderr, "{}", inputs.loader.format_mixture());
     if (config_.unit_lr.policy != config::UnitLrPolicy::kUniform)
-      inputs.probe = to_batches(probe_sequences(datasets_.general, config_.seq_len, config_.unit_lr.probe_tokens),
-                                config_.probe.batch_size, to_device(config_.device), general_weights(config_.data));
+      inputs.probe =
+          to_batches(probe_sequences(datasets_.general, config_.seq_len, config_.unit_lr.probe_tokens),
+                     config_.probe.batch_size, to_device(config_.compute.device), general_weights(config_.data));
     for (const data::TokenDataset& dataset : datasets_.eval)
       inputs.eval.push_back({dataset.name(), eval_sequences(dataset)});
     return inputs;

@@ -92,6 +92,7 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
     spdlog::warn("{}: is not there, or has changed since it was made; the stage is done again",
                  (run_dir_ / changed).string());
   }
+  train::reset_peak_memory();
   fs::remove(path);  // work that fails halfway may have changed the outputs of the last time
   const double before = same_inputs && record.value("interrupted", false) ? record["seconds"].get<double>() : 0.0;
   const auto start = std::chrono::steady_clock::now();
@@ -126,6 +127,7 @@ void StageRunner::discard(const std::string& name, const std::vector<std::string
 
 void StageRunner::always(const std::string& name, const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
+  train::reset_peak_memory();
   work();
   const double seconds = seconds_since(start);
   records_.push_back({.name = name, .inputs = {}, .seconds = seconds, .peak_memory_bytes = train::peak_memory_bytes()});

@@ -155,13 +155,12 @@ data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDat
 std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenDataset>& general, std::int64_t seq_len,
                                                std::int64_t max_tokens) {
   if (general.empty()) throw ConfigError("data.general: found no source; expected at least one of general text.");
-  std::int64_t tokens = 0;
-  for (const data::TokenDataset& dataset : general) tokens += dataset.num_tokens();
-  if (tokens < seq_len)
-    throw ConfigError(
-        "{}: found {} tokens in all; expected at least one sequence of seq_len, which is {}: more text, or a smaller "
-        "seq_len.",
-        general.front().name(), tokens, seq_len);
+  for (const data::TokenDataset& dataset : general)
+    if (dataset.num_tokens() < seq_len)
+      throw ConfigError(
+          "{}: found {} tokens in all; expected at least one sequence of seq_len, which is {}: more text, or a smaller "
+          "seq_len.",
+          dataset.name(), dataset.num_tokens(), seq_len);
   const auto share = max_tokens / static_cast<std::int64_t>(general.size());
   std::vector<data::SequenceSet> sets;
   for (const data::TokenDataset& dataset : general)

@@ -60,26 +60,60 @@ std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::
   return tensors;
 }
 
-// Each pattern must match a name that a copy's unit can have; which layers get copies is not known yet.
-void check_unit_names(const config::RunConfig& config, model::ModelConfig model) {
-  model.num_hidden_layers *= 2;
+// Every name that a unit of this training can have; which layers get copies may not be known yet.
+std::vector<std::string> possible_units(const config::RunConfig& config, model::ModelConfig model) {
+  const std::int64_t depth = model.num_hidden_layers;
+  if (config.expands()) model.num_hidden_layers *= 2;
   model::Weights weights;
-  const auto parameters = model::named_parameters(model, weights);
-  const auto matches = [&](const std::string& pattern) {
-    return std::any_of(parameters.begin(), parameters.end(), [&](const model::NamedTensor& p) {
-      const auto is_name = [&](const std::string& name) { return fnmatch(pattern.c_str(), name.c_str(), 0) == 0; };
-      return p.layer >= 0 && (is_name(p.name) || is_name(p.name + "/head.0") || is_name(p.name + "/block.0"));
-    });
-  };
-  const auto& factors = config.unit_lr.factors;
-  for (std::size_t i = 0; i < factors.size(); ++i) {
-    const bool names_a_part = factors[i].units.find('/') != std::string::npos;  // looked at once the units are known
-    if (!names_a_part && !matches(factors[i].units))
-      throw ConfigError(
-          "unit_lr.factors.{}.units: found \"{}\", which is no unit's name; expected a pattern of names such as "
-          "model.layers.8.mlp.up_proj.weight.",
-          i, factors[i].units);
+  std::vector<std::string> names;
+  if (config.method == config::Method::kLora) {
+    const auto& targets = config.lora.target_modules;
+    weights.layers.resize(static_cast<std::size_t>(depth));
+    for (const model::NamedLinear& l : model::named_linears(weights))
+      if (targets.empty() || std::find(targets.begin(), targets.end(), l.module_name) != targets.end())
+        for (const char* matrix : {".lora_A.weight", ".lora_B.weight"}) names.push_back(l.name + matrix);
+    return names;
   }
+  const std::int64_t first = config.expands()                               ? 1
+                             : config.method == config::Method::kTopKLayers ? depth - config.top_k_layers.num_layers
+                                                                            : -1;
+  const auto& granularity = config.unit_lr;
+  for (const model::NamedTensor& p : model::named_parameters(model, weights)) {
+    if (p.layer < first) continue;
+    const bool has_heads = config.expands() && granularity.by_head && p.name.find(".self_attn.") != std::string::npos;
+    const bool has_blocks =
+        config.expands() && granularity.ffn_block_size > 0 && p.name.find(".mlp.") != std::string::npos;
+    names.push_back(p.name);
+    for (std::int64_t h = 0; has_heads && h < model.num_attention_heads; ++h)
+      names.push_back(fmt::format("{}/head.{}", p.name, h));
+    for (std::int64_t b = 0; has_blocks && b * granularity.ffn_block_size < model.intermediate_size; ++b)
+      names.push_back(fmt::format("{}/block.{}", p.name, b));
+  }
+  return names;
+}
+
+void check_unit_names(const config::RunConfig& config, const model::ModelConfig& model) {
+  const auto& factors = config.unit_lr.factors;
+  if (factors.empty()) return;
+  const std::vector<std::string> names = possible_units(config, model);
+  std::vector<double> products(names.size(), 1.0);
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    bool matched = false;
+    for (std::size_t n = 0; n < names.size(); ++n) {
+      if (fnmatch(factors[i].units.c_str(), names[n].c_str(), 0) != 0) continue;
+      products[n] *= factors[i].factor;
+      matched = true;
+    }
+    if (!matched)
+      throw ConfigError(
+          "unit_lr.factors.{}.units: found \"{}\", which is no unit's name; expected a pattern of names such as {}{}.",
+          i, factors[i].units, names.back(),
+          factors[i].units.find('/') == std::string::npos
+              ? ""
+              : " (parts of tensors are units with unit_lr.by_head or unit_lr.ffn_block_size)");
+  }
+  if (std::all_of(products.begin(), products.end(), [](double factor) { return factor == 0; }))
+    throw ConfigError("unit_lr.factors: found 0 for every unit; nothing would train.");
 }
 
 }  // namespace
@@ -132,7 +166,7 @@ void check_method(const config::RunConfig& config, const model::ModelConfig& mod
   if (config.expands() && config.unit_lr.ffn_block_size > model.intermediate_size)
     throw ConfigError("unit_lr.ffn_block_size: found {}; expected at most {}, the intermediate_size of {}.",
                       config.unit_lr.ffn_block_size, model.intermediate_size, where);
-  if (config.expands()) check_unit_names(config, model);
+  check_unit_names(config, model);
 }
 
 }  // namespace adept::train

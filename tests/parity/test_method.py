@@ -181,7 +181,7 @@ def probe_windows(texts, names):
 @torch.no_grad()
 def test_mask_out_is_the_loss_without_the_layer(probed):
     folder, texts = probed
-    found = probe(folder)
+    found = probe(folder, "--layers", 3)
     of_source = [probe_windows(texts, [name]) for name in ("one", "two")]
     sequences = of_source[0] + of_source[1]
     sources = [i for i, windows in enumerate(of_source) for _ in windows]

@@ -494,7 +494,7 @@ def test_dial_zero_is_the_base_and_one_the_trained_model(straight):
     again = run_program("adept", "dial", "--model", trained, *general, *domain, "--out", folder / "dial-1", check=False)
     assert again.returncode == 1 and "dial-1: exists already; remove it, or replace it with --force" in again.stderr
     plain = run_program("adept", "dial", "--model", folder / "base", *general, *domain, "--out", folder / "no", check=False)
-    assert plain.returncode == 1 and "found no adept_expansion.json; expected an expanded model" in plain.stderr
+    assert plain.returncode == 1 and "found no adept_expansion.json; expected a model with copies" in plain.stderr
     copies = json.loads((folder / "straight" / "copies.json").read_text())["held-out"]
     assert [copy["index"] for copy in copies["copies"]] == [
         copy["index"] for copy in json.loads((trained / "adept_expansion.json").read_text())["expanded_layers"]

@@ -1,7 +1,6 @@
 // Legend: H query heads, G of them for each key-value head, T queries, S keys, E head_dim, W = E padded.
-#include "adept/kernels/attention.h"
-
 #include "adept/kernels/attention_blocks.h"
+#include "adept/kernels/simd/functions.h"
 #include "adept/kernels/simd/vector.h"
 
 namespace adept::kernels::ADEPT_INSTRUCTION_SET {

@@ -154,5 +154,45 @@ inline void narrow(float value, std::uint16_t& result) {
 }
 inline void narrow(float value, float& result) { result = value; }
 
+using HalfVector = std::uint16_t __attribute__((vector_size(2 * kLanes)));
+
+/// The first `count` of kLanes elements as fp32; the others are `rest`.
+inline Vector load_some(const float* p, std::int64_t count, float rest = 0) {
+  if (count == kLanes) return load(p);
+  Vector v = splat(rest);
+  std::memcpy(&v, p, static_cast<std::size_t>(count) * sizeof(float));
+  return v;
+}
+inline Vector load_some(const std::uint16_t* p, std::int64_t count, float rest = 0) {
+  HalfVector half{};
+  std::memcpy(&half, p, static_cast<std::size_t>(count) * sizeof(std::uint16_t));
+  Vector v = reinterpret_cast<Vector>(__builtin_convertvector(half, IntVector) << 16);
+  for (std::int64_t i = count; i < kLanes; ++i) v[i] = rest;
+  return v;
+}
+
+inline void store_some(float* p, std::int64_t count, Vector v) {
+  if (count == kLanes) return store(p, v);
+  std::memcpy(p, &v, static_cast<std::size_t>(count) * sizeof(float));
+}
+
+/// As narrow() of each.
+inline HalfVector narrow(Vector v) {
+  const IntVector bits = reinterpret_cast<IntVector>(v);
+  const IntVector nearest = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  return __builtin_convertvector(v != v ? IntVector{} + 0x7fc0u : nearest, HalfVector);
+}
+inline void store_some(std::uint16_t* p, std::int64_t count, Vector v) {
+  const HalfVector half = narrow(v);
+  std::memcpy(p, &half, static_cast<std::size_t>(count) * sizeof(std::uint16_t));
+}
+
+/// Rounded to the element type T and back.
+template <typename T>
+inline Vector rounded(Vector v) {
+  if constexpr (sizeof(T) == sizeof(float)) return v;
+  return reinterpret_cast<Vector>(__builtin_convertvector(narrow(v), IntVector) << 16);
+}
+
 }  // namespace
 }  // namespace adept::kernels

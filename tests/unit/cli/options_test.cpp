@@ -9,6 +9,7 @@
 
 #include "adept/core/cpu.h"
 #include "adept/core/error.h"
+#include "adept/run/model_context.h"
 
 namespace adept::cli {
 namespace {
@@ -80,29 +81,27 @@ TEST(DataOption, RefusesWhatItWouldHaveToGuess) {
 
 TEST(Options, AreParsedIntoTheirTargets) {
   CLI::App app;
-  ComputeDType dtype = ComputeDType::kFp32;
-  config::Device device = config::Device::kCpu;
-  std::int64_t seq_len = 512, batch_size = 8, threads = 0;
+  config::Compute compute;
+  std::int64_t seq_len = 512, batch_size = 8;
   DataOptions data;
   std::string path;
   std::vector<std::string> overrides;
-  add_dtype_option(app, dtype);
-  add_device_option(app, device);
+  add_compute_options(app, compute);
   add_seq_len_option(app, seq_len);
   add_batch_size_option(app, batch_size);
-  add_threads_option(app, threads);
   add_data_options(app, data);
   add_config_options(app, path, overrides);
   app.parse(
-      "--set a.b=1 run.yaml --set c=[1,2] --dtype bf16 --device cuda --seq-len 64 --batch-size 2 --threads 3 "
+      "--set a.b=1 run.yaml --set c=[1,2] --dtype bf16 --device cuda --seq-len 64 --batch-size 2 --threads 3 --kernels reference "
       "--data x.txt y=z.txt --data w --text-field body --txt-record line --on-bad-record skip");
   EXPECT_EQ(path, "run.yaml");
   EXPECT_THAT(overrides, ElementsAre("a.b=1", "c=[1,2]"));
-  EXPECT_EQ(dtype, ComputeDType::kBf16);
-  EXPECT_EQ(device, config::Device::kCuda);
+  EXPECT_EQ(compute.dtype, ComputeDType::kBf16);
+  EXPECT_EQ(compute.device, config::Device::kCuda);
   EXPECT_EQ(seq_len, 64);
   EXPECT_EQ(batch_size, 2);
-  EXPECT_EQ(threads, 3);
+  EXPECT_EQ(compute.threads, 3);
+  EXPECT_EQ(compute.kernels, config::Kernels::kReference);
   const std::vector<Source> result = sources(data);
   ASSERT_EQ(result.size(), 3u);
   EXPECT_EQ(result[1].name, "y");
@@ -114,8 +113,8 @@ TEST(Options, AreParsedIntoTheirTargets) {
 TEST(Options, RefuseWrongValues) {
   const auto error_of_dtype = [](const std::string& word) -> std::string {
     CLI::App app;
-    ComputeDType dtype = ComputeDType::kFp32;
-    add_dtype_option(app, dtype);
+    config::Compute compute;
+    add_compute_options(app, compute);
     try {
       app.parse("--dtype " + word);
     } catch (const CLI::ParseError& error) {
@@ -126,10 +125,10 @@ TEST(Options, RefuseWrongValues) {
   EXPECT_EQ(error_of_dtype("fp16"), "--dtype: found \"fp16\"; expected fp32 or bf16");
 }
 
-TEST(Threads, ZeroMeansTheCoresAvailable) {
-  set_threads(1);
+TEST(InitCompute, ZeroThreadsMeansTheCoresAvailable) {
+  run::init_compute({.threads = 1});
   EXPECT_EQ(at::get_num_threads(), 1);
-  set_threads(0);
+  run::init_compute({});
   EXPECT_EQ(at::get_num_threads(), available_cores());
 }
 

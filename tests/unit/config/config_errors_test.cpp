@@ -112,8 +112,8 @@ TEST(ConfigErrors, UnknownKeysNameTheNearest) {
        "run.yaml:6: probe.colour: found an unknown key; expected one of method, max_tokens, until_separated, "
        "batch_size"},
       {"\"a\\nb\": 1",
-       "run.yaml:6: a\\nb: found an unknown key; expected one of model, output_dir, method, seed, dtype, device, "
-       "threads, seq_len, data, probe, expand, train, unit_lr, lora, top_k_layers, eval"},
+       "run.yaml:6: a\\nb: found an unknown key; expected one of model, output_dir, method, seed, dtype, "
+       "export_dtype, device, threads, kernels, seq_len, data, probe, expand, train, unit_lr, lora, top_k_layers, eval"},
   };
   for (const Case& c : cases) EXPECT_EQ(message_of(kGood + c.yaml), c.message) << c.yaml;
 }
@@ -153,7 +153,7 @@ TEST(ConfigErrors, SourcesAreChecked) {
       {"data:\n  train:\n  - {name: a, path: p}\n  - {name: b, path: p, weight: 1}\n  general: [{name: g, path: p}]",
        "run.yaml:5: data.train.0.weight: found nothing; expected a weight, as another source of data.train has one"},
       {"data:\n  train: [{name: a, path: p, weight: 0}]\n  general: [{name: g, path: p}]",
-       "run.yaml:4: data.train.0.weight: found 0; expected a number > 0"},
+       "run.yaml:4: data.train.0.weight: found 0; expected a number > 0 and <= 1000000"},
       {"data:\n  train: [{name: a, path: p}]",
        "run.yaml:3: data.general: found nothing; expected general text, which layer importance is measured on"},
       {"data: {train: [{name: a, path: p}]}\nexpand: {after: [1]}",

@@ -162,6 +162,33 @@ TEST(Dial, SearchesEachCopyForSomethingBetter) {
     }
 }
 
+TEST(Dial, SearchesEachCopyUnderABoundThatTheCommonAlphaStandsOn) {
+  int bounded = 0, better = 0;
+  for (const std::string& kind : test::model_kinds())
+    for (const int seed : {10, 20, 30}) {
+      const TrainedModel t(kind);
+      model::Decoder decoder = test::load_decoder(t.trained);
+      const auto general = text(seed), domain = text(seed + 10);
+      const auto with = [&](double bound, bool per_copy) {
+        return measure_dial(decoder, t.model.expansion, general, domain,
+                            {.points = 11, .max_general_rise = bound, .general_weight = {}, .per_copy = per_copy},
+                            Progress::silent());
+      };
+      const Dial whole = with(1e9, false);
+      const double rise = whole.curve[5].general_loss - whole.curve[0].general_loss;
+      // The outputs of these copies are random, so that not every text has something to lose and to gain.
+      if (rise <= 0 || whole.curve[10].general_loss <= whole.curve[5].general_loss ||
+          whole.curve[5].domain_loss >= whole.curve[0].domain_loss)
+        continue;
+      ++bounded;
+      const Dial common = with(rise, false), each = with(rise, true);
+      EXPECT_LE(each.chosen.general_loss, whole.curve[0].general_loss + rise) << kind;
+      EXPECT_LE(each.chosen.domain_loss, common.chosen.domain_loss) << kind;
+      better += each.chosen.domain_loss < common.chosen.domain_loss;
+    }
+  EXPECT_GT(better, 0) << "of " << bounded << "; single moves alone never leave a point on the bound";
+}
+
 TEST(Dial, RefusesTextWithoutAPredictedToken) {
   const TrainedModel t("llama");
   model::Decoder decoder = test::load_decoder(t.trained);

@@ -483,6 +483,15 @@ TEST(ImportanceMethods, AreThoseOfTheConfiguration) {
               HasSubstr("found \"mask-out\"; expected one of mask_out, cumulative, rank_aggregation, fisher"));
 }
 
+TEST(Stability, LeavesOutWhatIsExcluded) {
+  std::vector<std::vector<double>> values;
+  for (int n = 0; n < 40; ++n) values.push_back({0.1, n % 2 == 0 ? 0.2 : 0.4, n % 2 == 0 ? 0.41 : 0.21, 0.9});
+  const Importance found = summarize(made_samples(values), importance_method("mask_out"), 1, {0});
+  EXPECT_EQ(found.layers[0].lowest_share, 0);
+  EXPECT_NEAR(found.layers[1].lowest_share + found.layers[2].lowest_share, 1, 1e-9);
+  EXPECT_LT(found.stability.same_set_share, 0.9) << "layers 1 and 2 are not separated, whatever layer 0 is";
+}
+
 Importance hand_made() {
   Importance importance{.method = "mask_out",
                         .model_hash = "xxh3:0123",

@@ -22,6 +22,7 @@
 
 #include "adept/nn/attention.h"
 #include "adept/nn/cross_entropy.h"
+#include "adept/nn/kernels.h"
 #include "adept/nn/linear.h"
 #include "adept/nn/reference.h"
 #include "adept/nn/rms_norm.h"
@@ -213,6 +214,15 @@ void compare_with_reference(const Case& c, at::ScalarType type) {
 
 TEST_P(Operations, EqualsItsReferenceInFp32) { compare_with_reference(GetParam(), at::kFloat); }
 TEST_P(Operations, EqualsItsReferenceInBf16) { compare_with_reference(GetParam(), at::kBFloat16); }
+
+TEST_P(Operations, IsItsReferenceWhereThatIsChosen) {
+  at::manual_seed(1);
+  const Inputs values = GetParam().inputs(at::kFloat);
+  set_kernels(Kernels::kReference);
+  const at::Tensor found = GetParam().fast(values);
+  set_kernels(Kernels::kFused);
+  EXPECT_TRUE(found.equal(GetParam().reference(values)));
+}
 
 // Along a random direction u of all inputs: (f(x + h u) - f(x - h u)) / 2h against the gradient's product with u.
 TEST_P(Operations, GradientEqualsFiniteDifferencesInFp64) {

@@ -169,15 +169,20 @@ TEST(ProbeSequences, TakeEqualSharesOfEverySource) {
   EXPECT_EQ(shared[1].num_input_tokens(), 8);
   EXPECT_EQ(probe_sequences(general, 8, 0)[1].num_input_tokens(), 16) << "0 is all";
   EXPECT_EQ(probe_sequences(general, 8, 1)[1].size(), 1) << "at least one sequence of each";
-  EXPECT_THAT(test::message_of<ConfigError>([&] { probe_sequences(general, 33, 0); }),
-              HasSubstr("a: found 32 tokens in all; expected at least one sequence of seq_len, which is 33"));
+  EXPECT_THAT(test::message_of<ConfigError>([&] { probe_sequences(general, 17, 0); }),
+              HasSubstr("a: found 16 tokens in all; expected at least one sequence of seq_len, which is 17"));
+  EXPECT_THAT(test::message_of<ConfigError>([&] {
+                probe_sequences({lengths_of("long", {40}), lengths_of("short", {4})}, 8, 0);
+              }),
+              HasSubstr("short: found 4 tokens in all"))
+      << "of several sources each";
   EXPECT_THAT(test::message_of<ConfigError>([] { probe_sequences({}, 8, 0); }),
               HasSubstr("data.general: found no source; expected at least one of general text"));
 }
 
 TEST(ToBatches, HoldEverySequenceOnceInRowsOfTheBatchSize) {
   const std::vector<data::TokenDataset> general = {lengths_of("a", {9, 2, 5}), lengths_of("b", {3, 7})};
-  const auto batches = to_batches(probe_sequences(general, 16, 0), 2, at::kCPU);
+  const auto batches = to_batches(probe_sequences(general, 10, 0), 2, at::kCPU);
   std::int64_t rows = 0, targets = 0;
   std::vector<std::int64_t> rows_of_source(2);
   for (const auto& [batch, source, weight] : batches) {

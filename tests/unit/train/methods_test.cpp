@@ -143,7 +143,7 @@ TEST(Methods, ResumeBitForBitDropoutIncluded) {
       const test::TemporaryDirectory dir;
       const auto model = test::write_expanded_model(dir.path(), "llama_biased_tied", {1, 3});
       config::RunConfig config = config_of(method);
-      config.dtype = dtype == at::kFloat ? ComputeDType::kFp32 : ComputeDType::kBf16;
+      config.compute.dtype = dtype == at::kFloat ? ComputeDType::kFp32 : ComputeDType::kBf16;
       config.train.max_steps = 6;
       config.lora.dropout = 0.3;
       train(config, start_of(config, model), dir / "whole");
@@ -175,7 +175,7 @@ TEST(Methods, ExportTheModelThatWasTrained) {
         EXPECT_TRUE(test::is_close(exported, trained, test::tolerance(at::kFloat).values));
       else
         EXPECT_TRUE(test::same_bits(exported, trained));
-      EXPECT_EQ(read_json(dir / "out" / kTrainingRecord)["method"], std::string(config::to_string(method)));
+      EXPECT_EQ(read_json(dir / "out" / method::kTrainingRecord)["method"], std::string(config::to_string(method)));
       EXPECT_EQ(fs::exists(dir / "out" / method::kExpansionManifest), config.expands());
     }
   }

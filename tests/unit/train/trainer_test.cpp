@@ -35,10 +35,10 @@ TEST(Run, RefusesAModelThatWasNotExpandedOrDoesNotFitItsManifest) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
   EXPECT_THAT(test::message_of<DataError>([&] { train(small_config(), model.base, dir / "run"); }),
-              HasSubstr("found no adept_expansion.json; expected an expanded model"));
+              HasSubstr("found no adept_expansion.json; expected a model with copies"));
   fs::copy_file(model.expanded / method::kExpansionManifest, model.base / method::kExpansionManifest);
   EXPECT_THAT(test::message_of<DataError>([&] { train(small_config(), model.base, dir / "run"); }),
-              HasSubstr("config.json has 4 layers, adept_expansion.json says 6; expand the base model again"));
+              HasSubstr("config.json has 4 layers, adept_expansion.json says 6. Expand the base model again"));
 }
 
 TEST(Run, OfOneEpochTrainsOnEveryTokenOnceTailsIncluded) {
@@ -352,7 +352,7 @@ struct Exported {
   Exported(const std::string& kind, DType dtype, ComputeDType compute = ComputeDType::kFp32)
       : model(test::write_expanded_model(dir.path(), kind, {1, 3}, dtype)) {
     test::write_file(model.expanded / "tokenizer.json", "{\"any\":  1}");
-    config.dtype = compute;
+    config.compute.dtype = compute;
     config.train.max_steps = 3;
     trainer = std::make_unique<Trainer>(make_inputs(config, model.expanded, dir / "run"));
     trainer->run(false);

@@ -1,0 +1,33 @@
+#include "adept/kernels/functions.h"
+
+#include "adept/kernels/instruction_set.h"
+
+namespace adept::kernels {
+
+// One for each compilation of simd/functions.cpp.
+namespace generic {
+extern const Functions kFunctions;
+}
+#ifdef ADEPT_HAS_AVX2
+namespace avx2 {
+extern const Functions kFunctions;
+}
+namespace avx512 {
+extern const Functions kFunctions;
+}
+#endif
+
+const Functions& functions() {
+  switch (instruction_set()) {
+#ifdef ADEPT_HAS_AVX2
+    case InstructionSet::kAvx512:
+      return avx512::kFunctions;
+    case InstructionSet::kAvx2:
+      return avx2::kFunctions;
+#endif
+    default:
+      return generic::kFunctions;
+  }
+}
+
+}  // namespace adept::kernels

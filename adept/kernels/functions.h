@@ -1,0 +1,34 @@
+// Every kernel, of the best instruction set that the processor has. To add one: a struct of its arguments beside the
+// others, a line here, its body in simd/, a line in simd/functions.cpp.
+//
+// Each works on a range begin .. end-1 of independent units, so that the caller can spread them over threads.
+#pragma once
+
+#include <cstdint>
+
+#include "adept/kernels/attention.h"
+#include "adept/kernels/attention_blocks.h"
+#include "adept/kernels/rows.h"
+
+namespace adept::kernels {
+
+struct Functions {
+  /// Units of num_units(); `workspace` as told by forward_workspace() and backward_workspace(), aligned to 64 bytes.
+  void (*attention_forward)(const Attention&, std::int64_t begin, std::int64_t end, float* workspace);
+  void (*attention_backward)(const Attention&, std::int64_t begin, std::int64_t end, float* workspace);
+  /// Rows. `grad_weight` (D) is added to; null: not wanted.
+  void (*rms_norm_forward)(const RmsNorm&, std::int64_t begin, std::int64_t end);
+  void (*rms_norm_backward)(const RmsNorm&, std::int64_t begin, std::int64_t end, float* grad_weight);
+  /// Sequences x positions.
+  void (*rope)(const Rope&, std::int64_t begin, std::int64_t end);
+  /// Elements.
+  void (*swiglu_forward)(const Swiglu&, std::int64_t begin, std::int64_t end);
+  void (*swiglu_backward)(const Swiglu&, std::int64_t begin, std::int64_t end);
+  /// Rows.
+  void (*cross_entropy)(const CrossEntropy&, std::int64_t begin, std::int64_t end);
+};
+
+/// Those of instruction_set(). Throws ConfigError as that does.
+const Functions& functions();
+
+}  // namespace adept::kernels

@@ -1,0 +1,54 @@
+// Operations that go over memory once: their arguments. What they compute is said in adept/nn.
+//
+// Legend: N rows, D width, B sequences, H heads, T positions, E head_dim, V vocabulary.
+#pragma once
+
+#include <cstdint>
+
+#include "adept/kernels/attention.h"
+#include "adept/kernels/element.h"
+
+namespace adept::kernels {
+
+/// y = x / sqrt(mean(x^2) + eps), rounded, times weight. Rows are contiguous.
+struct RmsNorm {
+  Element element = Element::kFloat;
+  std::int64_t width = 0;  ///< D
+  float eps = 0;
+  const void* x = nullptr;       ///< (N, D)
+  const void* weight = nullptr;  ///< (D)
+  void* y = nullptr;             ///< (N, D): forward
+  float* inverse_rms = nullptr;  ///< (N): forward: written unless null; backward: read
+  const void* grad_y = nullptr;  ///< (N, D): backward
+  void* grad_x = nullptr;        ///< (N, D): backward: written unless null
+};
+
+/// (x1 cos - sign x2 sin, x2 cos + sign x1 sin) of the halves x1, x2 of each head.
+struct Rope {
+  Element element = Element::kFloat;
+  std::int64_t positions = 0, num_heads = 0, head_dim = 0;
+  float sign = 1;
+  const void *cos = nullptr, *sin = nullptr;  ///< (T, E/2)
+  Heads x, y;
+};
+
+/// y = silu(gate) up; flat and contiguous.
+struct Swiglu {
+  Element element = Element::kFloat;
+  const void *gate = nullptr, *up = nullptr;
+  void* y = nullptr;                              ///< forward
+  const void* grad_y = nullptr;                   ///< backward
+  void *grad_gate = nullptr, *grad_up = nullptr;  ///< backward: written unless null
+};
+
+/// loss = log sum exp(logits) - logits[target]; the logits' gradient, softmax - one_hot(target), takes their place.
+struct CrossEntropy {
+  Element element = Element::kFloat;
+  std::int64_t vocab_size = 0;
+  void* logits = nullptr;                 ///< (N, V)
+  const std::int64_t* targets = nullptr;  ///< (N), each in 0 .. V-1
+  float* losses = nullptr;                ///< (N), nats
+  bool wants_gradient = false;
+};
+
+}  // namespace adept::kernels

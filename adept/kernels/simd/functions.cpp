@@ -1,0 +1,19 @@
+#include "adept/kernels/functions.h"
+
+#include "adept/kernels/simd/functions.h"
+
+namespace adept::kernels::ADEPT_INSTRUCTION_SET {
+
+extern const Functions kFunctions;
+const Functions kFunctions = {
+    .attention_forward = attention_forward,
+    .attention_backward = attention_backward,
+    .rms_norm_forward = rms_norm_forward,
+    .rms_norm_backward = rms_norm_backward,
+    .rope = rope,
+    .swiglu_forward = swiglu_forward,
+    .swiglu_backward = swiglu_backward,
+    .cross_entropy = cross_entropy,
+};
+
+}  // namespace adept::kernels::ADEPT_INSTRUCTION_SET

@@ -1,0 +1,178 @@
+// Legend: N rows, D width, B sequences, H heads, T positions, E head_dim, V vocabulary.
+#include "adept/kernels/rows.h"
+
+#include "adept/kernels/simd/functions.h"
+#include "adept/kernels/simd/vector.h"
+
+namespace adept::kernels::ADEPT_INSTRUCTION_SET {
+namespace {
+
+// body(begin, count) for each vector's worth of 0 .. size-1; only the last count may be less than kLanes.
+template <typename Body>
+inline __attribute__((always_inline)) void for_each_vector(std::int64_t size, const Body& body) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) body(i, std::int64_t{kLanes});
+  if (i < size) body(i, size - i);
+}
+
+template <typename T>
+void normalize_rows(const RmsNorm& a, std::int64_t begin, std::int64_t end) {
+  const std::int64_t width = a.width;
+  const T* weight = static_cast<const T*>(a.weight);
+  for (std::int64_t n = begin; n < end; ++n) {
+    const T* x = static_cast<const T*>(a.x) + n * width;
+    T* y = static_cast<T*>(a.y) + n * width;
+    Vector squares{};
+    for_each_vector(
+        width, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+          const Vector v = load_some(x + i, count);
+          squares += v * v;
+        });
+    const float inverse = 1 / __builtin_sqrtf(sum_of(squares) / static_cast<float>(width) + a.eps);
+    if (a.inverse_rms != nullptr) a.inverse_rms[n] = inverse;
+    for_each_vector(
+        width, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+          store_some(y + i, count, rounded<T>(load_some(x + i, count) * splat(inverse)) * load_some(weight + i, count));
+        });
+  }
+}
+
+// With n = x r and g = dy weight: dx = r (g - n mean(g n)), dweight = sum over rows of dy n.
+template <typename T>
+void differentiate_rows(const RmsNorm& a, std::int64_t begin, std::int64_t end, float* grad_weight) {
+  const std::int64_t width = a.width;
+  const T* weight = static_cast<const T*>(a.weight);
+  for (std::int64_t row = begin; row < end; ++row) {
+    const T* x = static_cast<const T*>(a.x) + row * width;
+    const T* grad_y = static_cast<const T*>(a.grad_y) + row * width;
+    const Vector inverse = splat(a.inverse_rms[row]);
+    Vector products{};
+    for_each_vector(
+        width, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+          const Vector n = load_some(x + i, count) * inverse, dy = load_some(grad_y + i, count);
+          products += dy * load_some(weight + i, count) * n;
+          if (grad_weight != nullptr) store_some(grad_weight + i, count, load_some(grad_weight + i, count) + dy * n);
+        });
+    if (a.grad_x == nullptr) continue;
+    T* grad_x = static_cast<T*>(a.grad_x) + row * width;
+    const Vector mean = splat(sum_of(products) / static_cast<float>(width));
+    for_each_vector(
+        width, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+          const Vector n = load_some(x + i, count) * inverse;
+          const Vector g = load_some(grad_y + i, count) * load_some(weight + i, count);
+          store_some(grad_x + i, count, inverse * (g - n * mean));
+        });
+  }
+}
+
+template <typename T>
+void rotate_heads(const Rope& a, std::int64_t begin, std::int64_t end) {
+  const std::int64_t half = a.head_dim / 2;
+  const Vector sign = splat(a.sign);
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const std::int64_t sequence = unit / a.positions, t = unit % a.positions;
+    const T *cos = static_cast<const T*>(a.cos) + t * half, *sin = static_cast<const T*>(a.sin) + t * half;
+    const T* x = static_cast<const T*>(a.x.data) + sequence * a.x.batch_stride + t * a.x.position_stride;
+    T* y = static_cast<T*>(a.y.data) + sequence * a.y.batch_stride + t * a.y.position_stride;
+    for (std::int64_t head = 0; head < a.num_heads; ++head, x += a.x.head_stride, y += a.y.head_stride)
+      for_each_vector(
+          half, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+            const Vector x1 = load_some(x + i, count), x2 = load_some(x + half + i, count);
+            const Vector c = load_some(cos + i, count), s = sign * load_some(sin + i, count);
+            store_some(y + i, count, x1 * c - x2 * s);
+            store_some(y + half + i, count, x2 * c + x1 * s);
+          });
+  }
+}
+
+// 1 / (1 + e^-x), without an overflow on either side.
+Vector sigmoid(Vector x) {
+  const Vector small = exponential(x < Vector{} ? x : -x);
+  return (x < Vector{} ? small : splat(1)) / (splat(1) + small);
+}
+
+template <typename T>
+void gate(const Swiglu& a, std::int64_t begin, std::int64_t end) {
+  const T *gates = static_cast<const T*>(a.gate) + begin, *ups = static_cast<const T*>(a.up) + begin;
+  T* y = static_cast<T*>(a.y) + begin;
+  for_each_vector(
+      end - begin, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+        const Vector g = load_some(gates + i, count);
+        store_some(y + i, count, g * sigmoid(g) * load_some(ups + i, count));
+      });
+}
+
+// silu'(g) = sigmoid(g) (1 + g (1 - sigmoid(g))).
+template <typename T>
+void differentiate_gate(const Swiglu& a, std::int64_t begin, std::int64_t end) {
+  const T *gates = static_cast<const T*>(a.gate) + begin, *ups = static_cast<const T*>(a.up) + begin;
+  const T* grad_y = static_cast<const T*>(a.grad_y) + begin;
+  T* grad_gate = a.grad_gate == nullptr ? nullptr : static_cast<T*>(a.grad_gate) + begin;
+  T* grad_up = a.grad_up == nullptr ? nullptr : static_cast<T*>(a.grad_up) + begin;
+  for_each_vector(
+      end - begin, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+        const Vector g = load_some(gates + i, count), dy = load_some(grad_y + i, count), s = sigmoid(g);
+        if (grad_gate != nullptr)
+          store_some(grad_gate + i, count, dy * load_some(ups + i, count) * s * (splat(1) + g * (splat(1) - s)));
+        if (grad_up != nullptr) store_some(grad_up + i, count, dy * g * s);
+      });
+}
+
+// A row is read three times, from memory only the first time.
+template <typename T>
+void score_rows(const CrossEntropy& a, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kBlock = 64 * kLanes;  // summed in fp32, blocks in fp64
+  const std::int64_t size = a.vocab_size;
+  for (std::int64_t n = begin; n < end; ++n) {
+    T* logits = static_cast<T*>(a.logits) + n * size;
+    const float wanted = widen(logits[a.targets[n]]);
+    Vector most = splat(widen(logits[0]));
+    for_each_vector(
+        size, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+          most = maximum(most, load_some(logits + i, count, widen(logits[0])));
+        });
+    const Vector largest = splat(largest_of(most));
+    double sum = 0;
+    for (std::int64_t block = 0; block < size; block += kBlock) {
+      Vector partial{};
+      for_each_vector(
+          size - block < kBlock ? size - block : kBlock, [&](std::int64_t i,
+                                                             std::int64_t count) __attribute__((always_inline)) {
+            partial += exponential(load_some(logits + block + i, count, -__builtin_inff()) - largest);
+          });
+      sum += sum_of(partial);
+    }
+    a.losses[n] = static_cast<float>(__builtin_log(sum) + largest[0] - wanted);
+    if (!a.wants_gradient) continue;
+    const Vector inverse = splat(static_cast<float>(1 / sum));
+    const float probability = exponential(splat(wanted) - largest)[0] * inverse[0];
+    for_each_vector(
+        size, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+          store_some(logits + i, count, exponential(load_some(logits + i, count) - largest) * inverse);
+        });
+    narrow(probability - 1, logits[a.targets[n]]);
+  }
+}
+
+}  // namespace
+
+// The instance of a template for the arguments' element.
+#define ADEPT_FOR_ELEMENT(function, a, ...) \
+  ((a).element == Element::kFloat ? function<float>(a, __VA_ARGS__) : function<std::uint16_t>(a, __VA_ARGS__))
+
+void rms_norm_forward(const RmsNorm& a, std::int64_t begin, std::int64_t end) {
+  ADEPT_FOR_ELEMENT(normalize_rows, a, begin, end);
+}
+void rms_norm_backward(const RmsNorm& a, std::int64_t begin, std::int64_t end, float* grad_weight) {
+  ADEPT_FOR_ELEMENT(differentiate_rows, a, begin, end, grad_weight);
+}
+void rope(const Rope& a, std::int64_t begin, std::int64_t end) { ADEPT_FOR_ELEMENT(rotate_heads, a, begin, end); }
+void swiglu_forward(const Swiglu& a, std::int64_t begin, std::int64_t end) { ADEPT_FOR_ELEMENT(gate, a, begin, end); }
+void swiglu_backward(const Swiglu& a, std::int64_t begin, std::int64_t end) {
+  ADEPT_FOR_ELEMENT(differentiate_gate, a, begin, end);
+}
+void cross_entropy(const CrossEntropy& a, std::int64_t begin, std::int64_t end) {
+  ADEPT_FOR_ELEMENT(score_rows, a, begin, end);
+}
+
+}  // namespace adept::kernels::ADEPT_INSTRUCTION_SET

@@ -1,0 +1,44 @@
+// Which implementation the operations of this folder take: the kernels of adept/kernels, or their plain references.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+
+#include "adept/kernels/functions.h"
+
+namespace adept::nn {
+
+/// kFused: kernels on the CPU in fp32 and bf16, ATen's operations elsewhere. kReference: reference.h everywhere.
+enum class Kernels { kFused, kReference };
+
+/// For the whole process, from the next operation on.
+void set_kernels(Kernels kernels);
+Kernels active_kernels();
+
+/// Whether a kernel of adept/kernels can do an operation on `tensor`.
+inline bool has_kernel(const at::Tensor& tensor) {
+  return tensor.is_cpu() && (tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16);
+}
+
+inline kernels::Element element_of(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kFloat ? kernels::Element::kFloat : kernels::Element::kBFloat16;
+}
+
+/// A tensor (B, heads, T, E) as the kernels take it; its last dimension must be contiguous.
+inline kernels::Heads heads_of(const at::Tensor& t) {
+  return {
+      .data = t.data_ptr(), .batch_stride = t.stride(0), .head_stride = t.stride(1), .position_stride = t.stride(2)};
+}
+inline at::Tensor with_contiguous_rows(const at::Tensor& t) { return t.stride(-1) == 1 ? t : t.contiguous(); }
+
+/// work(begin, end) over 0 .. count-1 on all threads, each of which gets at least about 16 thousand elements.
+template <typename Work>
+void for_each_range(std::int64_t count, std::int64_t elements_each, const Work& work) {
+  constexpr std::int64_t kLeastElements = 1 << 14;
+  at::parallel_for(0, count, std::max<std::int64_t>(1, kLeastElements / std::max<std::int64_t>(1, elements_each)),
+                   work);
+}
+
+}  // namespace adept::nn
