@@ -31,6 +31,7 @@
 #include "adept/train/methods.h"
 #include "adept/train/step.h"
 #include "adept/train/trainable.h"
+#include "bench/profile.h"
 
 namespace adept::bench {
 namespace {
@@ -44,6 +45,7 @@ struct Options {
   std::string work = "forward";
   std::string dtype = "fp32";
   int threads = 1;
+  int profile = 0;  ///< repeats
 };
 
 void say(const Json& line) { std::cout << line.dump() << std::endl; }
@@ -122,6 +124,10 @@ class Work {
 void serve(const Options& options) {
   at::set_num_threads(options.threads);
   Work work(options);
+  if (options.profile > 0) {
+    fmt::print("{}", profile([&] { work.once(); }, options.profile));
+    return;
+  }
   say({{"ready", true},
        {"tokens", work.num_tokens()},
        {"threads", at::get_num_threads()},
@@ -145,6 +151,8 @@ int run(int argc, char** argv) {
   app.add_option("--work", options.work, "What one repeat does")->check(CLI::IsMember({"forward", "step"}));
   app.add_option("--dtype", options.dtype, "Compute dtype")->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_option("--threads", options.threads, "Threads")->check(CLI::PositiveNumber);
+  app.add_option("--profile", options.profile, "Instead: so many repeats, and where their time goes")
+      ->check(CLI::PositiveNumber);
   CLI11_PARSE(app, argc, argv);
   try {
     serve(options);

@@ -21,6 +21,8 @@
 namespace adept::nn {
 namespace {
 
+constexpr std::int64_t kUnitElements = 1 << 20;  // a unit of work is worth a thread
+
 /// Memory of the calling thread that lives on from call to call: mapping fresh pages takes longer than filling them.
 float* thread_workspace(std::int64_t floats) {
   constexpr std::align_val_t kAlignment{64};
@@ -51,8 +53,8 @@ at::Tensor first_keys(std::int64_t num_queries, std::int64_t num_keys, const Vis
   return first.to(at::kInt).contiguous();
 }
 
-kernels::Attention describe(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& first,
-                            const at::Tensor& out, const at::Tensor& log_sum_exp) {
+kernels::Attention attention_arguments(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                       const at::Tensor& first, const at::Tensor& out, const at::Tensor& log_sum_exp) {
   kernels::Attention attention;
   attention.element = element_of(q);
   attention.batch = q.size(0);
@@ -76,11 +78,11 @@ kernels::Attention describe(const at::Tensor& q, const at::Tensor& k, const at::
   return attention;
 }
 
-at::Tensor forward_pass(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& first,
-                        const at::Tensor& log_sum_exp) {
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& first,
+                  const at::Tensor& log_sum_exp) {
   at::Tensor out = empty_like_projected(q);
-  const kernels::Attention attention = describe(q, k, v, first, out, log_sum_exp);
-  at::parallel_for(0, kernels::num_units(attention), 1, [&](std::int64_t begin, std::int64_t end) {
+  const kernels::Attention attention = attention_arguments(q, k, v, first, out, log_sum_exp);
+  for_each_range("attention", kernels::num_units(attention), kUnitElements, [&](std::int64_t begin, std::int64_t end) {
     kernels::functions().attention_forward(attention, begin, end,
                                            thread_workspace(kernels::forward_workspace(attention)));
   });
@@ -92,7 +94,7 @@ class FusedAttention : public torch::autograd::Function<FusedAttention> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const at::Tensor& first) {
     const at::Tensor log_sum_exp = at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kFloat));
-    at::Tensor out = forward_pass(q, k, v, first, log_sum_exp);
+    at::Tensor out = attend(q, k, v, first, log_sum_exp);
     context->save_for_backward({q, k, v, first, out, log_sum_exp});
     return out;
   }
@@ -103,7 +105,7 @@ class FusedAttention : public torch::autograd::Function<FusedAttention> {
     const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2];
     const at::Tensor grad_out = with_contiguous_rows(outputs[0]);
     at::Tensor grad_q = empty_like_projected(q), grad_k = empty_like_projected(k), grad_v = empty_like_projected(v);
-    kernels::Attention attention = describe(q, k, v, saved[3], saved[4], saved[5]);
+    kernels::Attention attention = attention_arguments(q, k, v, saved[3], saved[4], saved[5]);
     attention.grad_out = heads_of(grad_out);
     at::Tensor grad_q_parts;
     if (attention.num_parts > 1) {
@@ -114,10 +116,11 @@ class FusedAttention : public torch::autograd::Function<FusedAttention> {
     attention.grad_q = heads_of(grad_q);
     attention.grad_k = heads_of(grad_k);
     attention.grad_v = heads_of(grad_v);
-    at::parallel_for(0, kernels::num_units(attention), 1, [&](std::int64_t begin, std::int64_t end) {
-      kernels::functions().attention_backward(attention, begin, end,
-                                              thread_workspace(kernels::backward_workspace(attention)));
-    });
+    for_each_range("attention_backward", kernels::num_units(attention), kUnitElements,
+                   [&](std::int64_t begin, std::int64_t end) {
+                     kernels::functions().attention_backward(attention, begin, end,
+                                                             thread_workspace(kernels::backward_workspace(attention)));
+                   });
     if (grad_q_parts.defined()) grad_q.copy_(grad_q_parts.sum(0));
     return {grad_q, grad_k, grad_v, at::Tensor()};
   }
@@ -160,7 +163,7 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
   const at::Tensor rows[] = {with_contiguous_rows(q), with_contiguous_rows(k), with_contiguous_rows(v)};
   if (needs_gradient(q) || needs_gradient(k) || needs_gradient(v))
     return FusedAttention::apply(rows[0], rows[1], rows[2], first);
-  return forward_pass(rows[0], rows[1], rows[2], first, {});
+  return attend(rows[0], rows[1], rows[2], first, {});
 }
 
 }  // namespace adept::nn

@@ -79,7 +79,7 @@ class Chunk {
                                              .targets = targets.const_data_ptr<std::int64_t>(),
                                              .losses = losses.data_ptr<float>(),
                                              .wants_gradient = wants_gradient};
-    for_each_range(logits.size(0), logits.size(1), [&](std::int64_t begin, std::int64_t end) {
+    for_each_range("cross_entropy", logits.size(0), logits.size(1), [&](std::int64_t begin, std::int64_t end) {
       kernels::functions().cross_entropy(arguments, begin, end);
     });
     return logits;

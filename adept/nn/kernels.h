@@ -3,8 +3,10 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/record_function.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "adept/kernels/functions.h"
 
@@ -33,9 +35,11 @@ inline kernels::Heads heads_of(const at::Tensor& t) {
 }
 inline at::Tensor with_contiguous_rows(const at::Tensor& t) { return t.stride(-1) == 1 ? t : t.contiguous(); }
 
-/// work(begin, end) over 0 .. count-1 on all threads, each of which gets at least about 16 thousand elements.
+/// work(begin, end) over 0 .. count-1 on all threads, each of which gets at least about 16 thousand elements. Profilers
+/// see it as `name`.
 template <typename Work>
-void for_each_range(std::int64_t count, std::int64_t elements_each, const Work& work) {
+void for_each_range(const char* name, std::int64_t count, std::int64_t elements_each, const Work& work) {
+  RECORD_FUNCTION(name, std::vector<c10::IValue>());
   constexpr std::int64_t kLeastElements = 1 << 14;
   at::parallel_for(0, count, std::max<std::int64_t>(1, kLeastElements / std::max<std::int64_t>(1, elements_each)),
                    work);

@@ -16,7 +16,7 @@ namespace adept::nn {
 namespace {
 
 /// Results of the backward pass that are not wanted stay undefined.
-struct Gradients {
+struct NormGradients {
   at::Tensor x, weight;
 };
 
@@ -35,12 +35,12 @@ at::Tensor scaled(const at::Tensor& x, const at::Tensor& wide, const at::Tensor&
 }
 
 /// With n = x r, r = 1 / rms(x) and g = dy weight: dx = r (g - n mean(g n)), dweight = sum over rows of dy n.
-Gradients differentiate(const at::Tensor& grad_y, const at::Tensor& x, const at::Tensor& weight,
-                        const at::Tensor& inverse, bool wants_x, bool wants_weight) {
+NormGradients differentiate(const at::Tensor& grad_y, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& inverse, bool wants_x, bool wants_weight) {
   const at::ScalarType wide = accumulate_type(x);
   const at::Tensor dy = grad_y.to(wide);
   const at::Tensor normalised = x.to(wide) * inverse;
-  Gradients gradients;
+  NormGradients gradients;
   if (wants_weight) gradients.weight = (dy * normalised).reshape({-1, x.size(-1)}).sum(0).to(weight.scalar_type());
   if (!wants_x) return gradients;
   gradients.x = dy * weight.to(wide);
@@ -51,7 +51,7 @@ Gradients differentiate(const at::Tensor& grad_y, const at::Tensor& x, const at:
 
 // By the kernels.
 
-kernels::RmsNorm describe(const at::Tensor& x, const at::Tensor& weight) {
+kernels::RmsNorm norm_arguments(const at::Tensor& x, const at::Tensor& weight) {
   return {.element = element_of(x), .width = x.size(-1), .x = x.const_data_ptr(), .weight = weight.const_data_ptr()};
 }
 
@@ -59,29 +59,29 @@ std::int64_t num_rows(const at::Tensor& x) { return x.numel() / std::max<std::in
 
 at::Tensor forward_kernel(const at::Tensor& x, const at::Tensor& weight, double eps, float* inverse) {
   at::Tensor y = at::empty_like(x);
-  kernels::RmsNorm arguments = describe(x, weight);
+  kernels::RmsNorm arguments = norm_arguments(x, weight);
   arguments.eps = static_cast<float>(eps);
   arguments.y = y.data_ptr();
   arguments.inverse_rms = inverse;
-  for_each_range(num_rows(x), x.size(-1), [&](std::int64_t begin, std::int64_t end) {
+  for_each_range("rms_norm", num_rows(x), x.size(-1), [&](std::int64_t begin, std::int64_t end) {
     kernels::functions().rms_norm_forward(arguments, begin, end);
   });
   return y;
 }
 
-Gradients backward_kernel(const at::Tensor& grad_y, const at::Tensor& x, const at::Tensor& weight,
-                          const at::Tensor& inverse, bool wants_x, bool wants_weight) {
+NormGradients backward_kernel(const at::Tensor& grad_y, const at::Tensor& x, const at::Tensor& weight,
+                              const at::Tensor& inverse, bool wants_x, bool wants_weight) {
   const std::int64_t width = x.size(-1);
-  Gradients gradients;
+  NormGradients gradients;
   if (wants_x) gradients.x = at::empty_like(x);
   at::Tensor of_threads;  // each sums its own rows
   if (wants_weight) of_threads = at::zeros({at::get_num_threads(), width}, x.options().dtype(at::kFloat));
-  kernels::RmsNorm arguments = describe(x, weight);
+  kernels::RmsNorm arguments = norm_arguments(x, weight);
   arguments.inverse_rms = inverse.data_ptr<float>();
   arguments.grad_y = grad_y.const_data_ptr();
   arguments.grad_x = wants_x ? gradients.x.data_ptr() : nullptr;
   float* sums = wants_weight ? of_threads.data_ptr<float>() : nullptr;
-  for_each_range(num_rows(x), width, [&](std::int64_t begin, std::int64_t end) {
+  for_each_range("rms_norm_backward", num_rows(x), width, [&](std::int64_t begin, std::int64_t end) {
     kernels::functions().rms_norm_backward(arguments, begin, end,
                                            wants_weight ? sums + at::get_thread_num() * width : nullptr);
   });
@@ -108,7 +108,7 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], &inverse = saved[2];
     const bool wants_x = context->needs_input_grad(0), wants_weight = context->needs_input_grad(1);
-    const Gradients gradients =
+    const NormGradients gradients =
         has_kernel(x) ? backward_kernel(outputs[0].contiguous(), x, weight, inverse, wants_x, wants_weight)
                       : differentiate(outputs[0], x, weight, inverse, wants_x, wants_weight);
     return {gradients.x, gradients.weight, at::Tensor()};

@@ -53,7 +53,7 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
                                    .sin = s.const_data_ptr(),
                                    .x = heads_of(rows),
                                    .y = heads_of(result)};
-  for_each_range(x.size(0) * x.size(2), x.size(1) * x.size(3),
+  for_each_range("rope", x.size(0) * x.size(2), x.size(1) * x.size(3),
                  [&](std::int64_t begin, std::int64_t end) { kernels::functions().rope(arguments, begin, end); });
   return result;
 }

@@ -13,16 +13,16 @@
 namespace adept::nn {
 namespace {
 
-kernels::Swiglu describe(const at::Tensor& gate, const at::Tensor& up) {
+kernels::Swiglu swiglu_arguments(const at::Tensor& gate, const at::Tensor& up) {
   return {.element = element_of(gate), .gate = gate.const_data_ptr(), .up = up.const_data_ptr()};
 }
 
-at::Tensor forward_pass(const at::Tensor& gate, const at::Tensor& up) {
+at::Tensor gated(const at::Tensor& gate, const at::Tensor& up) {
   if (!has_kernel(gate)) return at::silu(gate).mul_(up);
   at::Tensor y = at::empty_like(gate);
-  kernels::Swiglu arguments = describe(gate, up);
+  kernels::Swiglu arguments = swiglu_arguments(gate, up);
   arguments.y = y.data_ptr();
-  for_each_range(gate.numel(), 1, [&](std::int64_t begin, std::int64_t end) {
+  for_each_range("swiglu", gate.numel(), 1, [&](std::int64_t begin, std::int64_t end) {
     kernels::functions().swiglu_forward(arguments, begin, end);
   });
   return y;
@@ -32,7 +32,7 @@ class Swiglu : public torch::autograd::Function<Swiglu> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& gate, const at::Tensor& up) {
     context->save_for_backward({gate, up});
-    return forward_pass(gate, up);
+    return gated(gate, up);
   }
 
   static variable_list backward(AutogradContext* context, variable_list outputs) {
@@ -49,11 +49,11 @@ class Swiglu : public torch::autograd::Function<Swiglu> {
     const at::Tensor dy = outputs[0].contiguous();
     if (wants_gate) dgate = at::empty_like(gate);
     if (wants_up) dup = at::empty_like(up);
-    kernels::Swiglu arguments = describe(gate, up);
+    kernels::Swiglu arguments = swiglu_arguments(gate, up);
     arguments.grad_y = dy.const_data_ptr();
     arguments.grad_gate = wants_gate ? dgate.data_ptr() : nullptr;
     arguments.grad_up = wants_up ? dup.data_ptr() : nullptr;
-    for_each_range(gate.numel(), 1, [&](std::int64_t begin, std::int64_t end) {
+    for_each_range("swiglu_backward", gate.numel(), 1, [&](std::int64_t begin, std::int64_t end) {
       kernels::functions().swiglu_backward(arguments, begin, end);
     });
     return {dgate, dup};
@@ -66,7 +66,7 @@ at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
   if (active_kernels() == Kernels::kReference) return reference::swiglu(gate, up);
   ADEPT_CHECK(gate.sizes() == up.sizes(), "the inputs of swiglu differ in shape");
   if (needs_gradient(gate) || needs_gradient(up)) return Swiglu::apply(gate.contiguous(), up.contiguous());
-  return forward_pass(gate.contiguous(), up.contiguous());
+  return gated(gate.contiguous(), up.contiguous());
 }
 
 }  // namespace adept::nn
