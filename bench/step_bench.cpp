@@ -26,6 +26,7 @@
 #include "adept/model/batch.h"
 #include "adept/model/decoder.h"
 #include "adept/model/load.h"
+#include "adept/nn/allocator.h"
 #include "adept/nn/cross_entropy.h"
 #include "adept/optim/adamw.h"
 #include "adept/train/methods.h"
@@ -123,6 +124,7 @@ class Work {
 
 void serve(const Options& options) {
   at::set_num_threads(options.threads);
+  nn::use_caching_allocator();
   Work work(options);
   if (options.profile > 0) {
     fmt::print("{}", profile([&] { work.once(); }, options.profile));

@@ -19,10 +19,10 @@ namespace adept::nn {
 namespace {
 
 /// Tokens per chunk: enough to keep the GEMM efficient (each call packs the whole head anew), few enough to keep a
-/// chunk's logits near 256 MB in fp32. Chunks are of equal size, up to rounding.
+/// chunk's logits near 128 MB in fp32. Chunks are of equal size, up to rounding.
 std::int64_t chunk_tokens(std::int64_t num_tokens, std::int64_t vocab_size) {
-  constexpr std::int64_t kChunkElements = 64 << 20;
-  const std::int64_t most = std::clamp<std::int64_t>(kChunkElements / vocab_size, 512, 2048);
+  constexpr std::int64_t kChunkElements = 32 << 20;
+  const std::int64_t most = std::clamp<std::int64_t>(kChunkElements / vocab_size, 256, 2048);
   const std::int64_t num_chunks = std::max<std::int64_t>((num_tokens + most - 1) / most, 1);
   return (num_tokens + num_chunks - 1) / num_chunks;
 }

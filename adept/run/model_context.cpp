@@ -10,6 +10,7 @@
 #include "adept/kernels/instruction_set.h"
 #include "adept/model/load.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/nn/allocator.h"
 #include "adept/nn/kernels.h"
 
 namespace adept::run {
@@ -42,6 +43,7 @@ void init_compute(const config::Compute& compute) {
   at::set_num_threads(threads > 0 ? static_cast<int>(threads) : available_cores());
   nn::set_kernels(wanted_kernels == config::Kernels::kFused ? nn::Kernels::kFused : nn::Kernels::kReference);
   kernels::instruction_set();  // a wrong one is to be told now
+  nn::use_caching_allocator();
   if (device == config::Device::kCuda && !at::hasCUDA())
     throw ConfigError(
         "device: found cuda, but this torch has no CUDA or sees no GPU; expected cpu, or build with a CUDA torch.");

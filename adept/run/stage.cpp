@@ -9,6 +9,7 @@
 #include "adept/core/progress.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/mapped_file.h"
+#include "adept/nn/allocator.h"
 #include "adept/train/trainer_log.h"
 
 namespace adept::run {
@@ -42,6 +43,12 @@ std::string changed_output(const fs::path& run_dir, const Json& recorded) {
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// What a stage needs at most is its own, not what an earlier one left.
+void forget_memory() {
+  nn::release_cached_memory();
+  train::reset_peak_memory();
 }
 
 void write_record(const fs::path& path, const Json& record) { io::write_file_atomically(path, record.dump(2) + "\n"); }
@@ -92,7 +99,7 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
     spdlog::warn("{}: is not there, or has changed since it was made; the stage is done again",
                  (run_dir_ / changed).string());
   }
-  train::reset_peak_memory();
+  forget_memory();
   fs::remove(path);  // work that fails halfway may have changed the outputs of the last time
   const double before = same_inputs && record.value("interrupted", false) ? record["seconds"].get<double>() : 0.0;
   const auto start = std::chrono::steady_clock::now();
@@ -127,7 +134,7 @@ void StageRunner::discard(const std::string& name, const std::vector<std::string
 
 void StageRunner::always(const std::string& name, const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
-  train::reset_peak_memory();
+  forget_memory();
   work();
   const double seconds = seconds_since(start);
   records_.push_back({.name = name, .inputs = {}, .seconds = seconds, .peak_memory_bytes = train::peak_memory_bytes()});

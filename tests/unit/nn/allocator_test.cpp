@@ -1,0 +1,64 @@
+#include "adept/nn/allocator.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <vector>
+
+namespace adept::nn {
+namespace {
+
+constexpr std::int64_t kMega = std::int64_t{1} << 20;
+
+at::Tensor megabytes(std::int64_t count) { return at::empty({count * kMega / 4}, at::kFloat); }
+
+TEST(CachingAllocator, HandsOutABlockAgainAndGivesItBackWhenTold) {
+  use_caching_allocator();
+  release_cached_memory();
+  const TensorMemory before = tensor_memory();
+  EXPECT_EQ(before.cached, 0);
+  at::Tensor a = megabytes(5);
+  const void* where = a.data_ptr();
+  EXPECT_EQ(tensor_memory().in_use, before.in_use + 5 * kMega);
+  a.reset();
+  EXPECT_EQ(tensor_memory().in_use, before.in_use);
+  EXPECT_EQ(tensor_memory().cached, 5 * kMega);
+  a = megabytes(5);
+  EXPECT_EQ(a.data_ptr(), where);
+  EXPECT_EQ(tensor_memory().cached, 0);
+  a.reset();
+  release_cached_memory();
+  EXPECT_EQ(tensor_memory().cached, 0);
+}
+
+TEST(CachingAllocator, NeverKeepsMoreThanWasInUseAtOnce) {
+  use_caching_allocator();
+  for (std::int64_t round = 0; round < 20; ++round) {
+    std::vector<at::Tensor> tensors;
+    for (std::int64_t i = 0; i < 10; ++i) tensors.push_back(megabytes(2 + (7 * round + i) % 13));
+    tensors.resize(static_cast<std::size_t>(round % 10));
+    const TensorMemory memory = tensor_memory();
+    EXPECT_LE(memory.in_use + memory.cached, memory.peak);
+  }
+}
+
+TEST(CachingAllocator, GivesWholeMemoryOfItsOwnToEveryThread) {
+  use_caching_allocator();
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([t] {
+      for (int round = 0; round < 50; ++round) {
+        const at::Tensor a = at::full({kMega}, t, at::kInt), small = at::full({7}, t, at::kInt);
+        EXPECT_EQ(a.eq(t).sum().item<std::int64_t>(), kMega);
+        EXPECT_EQ(small.eq(t).sum().item<std::int64_t>(), 7);
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(at::zeros({3 * kMega}, at::kInt).ne(0).sum().item<std::int64_t>(), 0) << "memory that was used before";
+}
+
+}  // namespace
+}  // namespace adept::nn
