@@ -227,7 +227,8 @@ void add_probe_command(CLI::App& app) {
       "Stop before --max-tokens as soon as that choice is certain (95 %); of several methods the first's");
   add_seq_len_option(*command, options->seq_len);
   add_max_tokens_option(*command, options->max_tokens, "Text to measure on, shared equally by the sources; 0 = all");
-  add_batch_size_option(*command, options->batch_size);
+  add_batch_size_option(*command, options->batch_size)
+      ->description("Sequences per forward pass; the methods by gradients take one at a time");
   add_compute_options(*command, options->compute);
   command->callback([options] { run(*options); });
 }

@@ -7,12 +7,13 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 import text_models
 import torch
-from conftest import BUILD, run_program
+from conftest import BUILD, ROOT, run_program
 from safetensors.torch import load_file, save_file
 
 STAGES = ("baseline", "probe", "expand", "train", "eval", "copies")
@@ -333,6 +334,19 @@ def test_another_method_is_one_word(finished, tmp_path, method):
     results = json.loads((out / "all_results.json").read_text())
     assert results["eval_held-domain_loss"] != results["base_held-domain_loss"]
     assert kept(run(folder, *arguments)) == ["baseline", *(["expand"] if expands else []), "train", "eval", *(["copies"] if expands else [])]
+
+
+def test_methods_are_compared_by_one_command(finished, tmp_path):
+    arguments = [ROOT / "bench" / "methods.py", finished[0] / "run.yaml", "--out", tmp_path / "all", "--method", "full=1e-4",
+                 "--method", "lora", "--set", "train.max_steps=2", "--set", "train.eval_steps=0"]  # fmt: skip
+    process = subprocess.run([sys.executable, *map(str, arguments)], cwd=finished[0], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    rows = [line.split(" | ") for line in process.stdout.splitlines()]
+    assert [row[0] for row in rows] == ["| method", "| ---", "| base", "| full", "| lora"]
+    assert rows[0][1:3] == ["held-general, loss", "held-domain, loss"]
+    results = json.loads((tmp_path / "all" / "full" / "all_results.json").read_text())
+    assert rows[3][2].startswith(f"{results['eval_held-domain_loss']:.4f} (")
+    assert "learning_rate: 0.0001" in (tmp_path / "all" / "full" / "config.yaml").read_text()
 
 
 def test_another_method_in_the_same_directory_leaves_nothing_of_the_first(copied):
