@@ -79,7 +79,7 @@ void soften_row(float* scores, std::int64_t columns, bool masked, Visible visibl
     }
     most = maximum(most, s);
   }
-  const float block_max = largest_of(most), new_max = block_max > row_max ? block_max : row_max;
+  const float block_max = largest_of(most), new_max = block_max <= row_max ? row_max : block_max;  // NaN stays
   if (new_max == -kInfinity) {  // nothing of this block is seen, nor of any before it
     for (std::int64_t n = 0; n < columns; n += kLanes) store(scores + n, Vector{});
     return;

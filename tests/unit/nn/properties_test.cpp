@@ -14,6 +14,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "adept/core/error.h"
@@ -46,6 +47,21 @@ TEST(CausalAttention, FutureTokensChangeNothing) {
     v2.narrow(2, 6, 3).fill_(-100);
     EXPECT_TRUE(causal_attention(q, k2, v2, {.window = window}).narrow(2, 0, 6).equal(before.narrow(2, 0, 6)));
   }
+}
+
+TEST(CausalAttention, WhatIsNotANumberReachesEveryQueryThatSeesItAndNoOther) {
+  at::manual_seed(3);
+  const at::Tensor q = at::randn({1, 1, 150, 8}), v = at::randn({1, 1, 150, 8});
+  for (const std::int64_t bad : {0, 20, 63, 64, 140}) {
+    at::Tensor k = at::randn({1, 1, 150, 8});
+    k[0][0][bad].fill_(std::numeric_limits<float>::quiet_NaN());
+    const at::Tensor is_nan = causal_attention(q, k, v)[0][0].isnan().any(1);
+    EXPECT_EQ(is_nan.narrow(0, 0, bad).sum().item<std::int64_t>(), 0) << bad;
+    EXPECT_EQ(is_nan.narrow(0, bad, 150 - bad).sum().item<std::int64_t>(), 150 - bad) << bad;
+  }
+  at::Tensor k = at::full({1, 1, 150, 8}, std::numeric_limits<float>::quiet_NaN());
+  k.narrow(2, 64, 86).fill_(1);  // a whole block, the first
+  EXPECT_TRUE(causal_attention(q, k, v).isnan().all().item<bool>());
 }
 
 TEST(CausalAttention, AWindowOfTheWholeTextIsNoWindow) {
