@@ -6,17 +6,9 @@
 
 #include <cstdint>
 
-#include "adept/kernels/element.h"
+#include "adept/kernels/tensors.h"
 
 namespace adept::kernels {
-
-/// A tensor (B, heads, positions, E) whose last dimension is contiguous; strides in elements.
-struct Heads {
-  void* data = nullptr;
-  std::int64_t batch_stride = 0;
-  std::int64_t head_stride = 0;
-  std::int64_t position_stride = 0;
-};
 
 /// The arguments of both passes. Query t of a sequence stands at key position S - T + t; it sees the keys from
 /// first_key[t] to its own position.

@@ -22,6 +22,7 @@ constexpr std::int64_t padded_keys(const Attention& a) { return round_up(a.num_k
 struct ForwardWorkspace {
   float *keys, *values, *q, *out, *scores, *row_max, *row_sum;
 
+  /// In floats.
   static std::int64_t size(const Attention& a) {
     return 2 * (padded_keys(a) + kQueryTile) * padded_head_dim(a) + kQueryTile * kKeyBlock + 2 * kQueryTile;
   }
@@ -44,6 +45,7 @@ struct ForwardWorkspace {
 struct BackwardWorkspace {
   float *keys_t, *values_t, *keys, *grad_k, *grad_v, *q, *grad_out, *grad_q, *delta, *scores, *grad_scores;
 
+  /// In floats.
   static std::int64_t size(const Attention& a) {
     const std::int64_t queries = round_up(a.num_queries, kRowAlignment);
     return (5 * padded_keys(a) + 3 * queries) * padded_head_dim(a) + queries + 2 * kQueryTile * kKeyBlock;
@@ -69,10 +71,6 @@ struct BackwardWorkspace {
 /// The work is cut into units that can run in any order and on any thread, each with a workspace of its own: one for
 /// each sequence, key-value head and part.
 constexpr std::int64_t num_units(const Attention& a) { return a.batch * a.num_key_value_heads * a.num_parts; }
-
-/// In floats, of one unit.
-inline std::int64_t forward_workspace(const Attention& a) { return ForwardWorkspace::size(a); }
-inline std::int64_t backward_workspace(const Attention& a) { return BackwardWorkspace::size(a); }
 
 }  // namespace
 }  // namespace adept::kernels

@@ -8,7 +8,7 @@ namespace adept::kernels {
 namespace generic {
 extern const Functions kFunctions;
 }
-#ifdef ADEPT_HAS_AVX2
+#ifdef ADEPT_X86
 namespace avx2 {
 extern const Functions kFunctions;
 }
@@ -19,7 +19,7 @@ extern const Functions kFunctions;
 
 const Functions& functions() {
   switch (instruction_set()) {
-#ifdef ADEPT_HAS_AVX2
+#ifdef ADEPT_X86
     case InstructionSet::kAvx512:
       return avx512::kFunctions;
     case InstructionSet::kAvx2:

@@ -13,7 +13,7 @@
 namespace adept::kernels {
 
 struct Functions {
-  /// Units of num_units(); `workspace` as told by forward_workspace() and backward_workspace(), aligned to 64 bytes.
+  /// Units of num_units(); `workspace` of ForwardWorkspace::size() or BackwardWorkspace::size(), aligned to 64 bytes.
   void (*attention_forward)(const Attention&, std::int64_t begin, std::int64_t end, float* workspace);
   void (*attention_backward)(const Attention&, std::int64_t begin, std::int64_t end, float* workspace);
   /// Rows. `grad_weight` (D) is added to; null: not wanted.

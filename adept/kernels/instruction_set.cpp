@@ -44,7 +44,7 @@ bool is_supported(InstructionSet set) {
   switch (set) {
     case InstructionSet::kGeneric:
       return true;
-#ifdef ADEPT_HAS_AVX2  // the compiler's function looks at what the operating system saves, too
+#ifdef ADEPT_X86  // the compiler's function looks at what the operating system saves, too
     case InstructionSet::kAvx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     case InstructionSet::kAvx512:

@@ -5,8 +5,7 @@
 
 #include <cstdint>
 
-#include "adept/kernels/attention.h"
-#include "adept/kernels/element.h"
+#include "adept/kernels/tensors.h"
 
 namespace adept::kernels {
 

@@ -84,7 +84,7 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   const kernels::Attention attention = attention_arguments(q, k, v, first, out, log_sum_exp);
   for_each_range("attention", kernels::num_units(attention), kUnitElements, [&](std::int64_t begin, std::int64_t end) {
     kernels::functions().attention_forward(attention, begin, end,
-                                           thread_workspace(kernels::forward_workspace(attention)));
+                                           thread_workspace(kernels::ForwardWorkspace::size(attention)));
   });
   return out;
 }
@@ -118,8 +118,8 @@ class FusedAttention : public torch::autograd::Function<FusedAttention> {
     attention.grad_v = heads_of(grad_v);
     for_each_range("attention_backward", kernels::num_units(attention), kUnitElements,
                    [&](std::int64_t begin, std::int64_t end) {
-                     kernels::functions().attention_backward(attention, begin, end,
-                                                             thread_workspace(kernels::backward_workspace(attention)));
+                     kernels::functions().attention_backward(
+                         attention, begin, end, thread_workspace(kernels::BackwardWorkspace::size(attention)));
                    });
     if (grad_q_parts.defined()) grad_q.copy_(grad_q_parts.sum(0));
     return {grad_q, grad_k, grad_v, at::Tensor()};

@@ -52,6 +52,16 @@ Vector lane_numbers() {
   return v;
 }
 
+// One piece of the work: see num_units().
+struct Unit {
+  std::int64_t sequence, group, part;
+
+  Unit(const Attention& a, std::int64_t index)
+      : sequence(index / a.num_parts / a.num_key_value_heads),
+        group(index / a.num_parts % a.num_key_value_heads),
+        part(index % a.num_parts) {}
+};
+
 // Columns of a row of scores that its query sees: low <= column <= high.
 struct Visible {
   std::int64_t low, high;
@@ -102,7 +112,8 @@ void soften_row(float* scores, std::int64_t columns, bool masked, Visible visibl
 }
 
 template <typename T>
-void forward_unit(const Attention& a, std::int64_t sequence, std::int64_t group, std::int64_t part, float* workspace) {
+void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
+  const auto [sequence, group, part] = unit;
   const ForwardWorkspace w(a, workspace);
   const std::int64_t head_dim = a.head_dim, width = padded_head_dim(a), offset = a.num_keys - a.num_queries;
   const std::int32_t* first_key = a.first_key + sequence * a.first_key_stride;
@@ -154,7 +165,8 @@ void differentiate_row(float* scores, float* grad_scores, std::int64_t columns, 
 }
 
 template <typename T>
-void backward_unit(const Attention& a, std::int64_t sequence, std::int64_t group, std::int64_t part, float* workspace) {
+void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
+  const auto [sequence, group, part] = unit;
   const BackwardWorkspace w(a, workspace);
   const std::int64_t head_dim = a.head_dim, width = padded_head_dim(a), offset = a.num_keys - a.num_queries;
   const std::int32_t* first_key = a.first_key + sequence * a.first_key_stride;
@@ -220,35 +232,14 @@ void backward_unit(const Attention& a, std::int64_t sequence, std::int64_t group
   }
 }
 
-struct Unit {
-  std::int64_t sequence, group, part;
-
-  Unit(const Attention& a, std::int64_t index)
-      : sequence(index / a.num_parts / a.num_key_value_heads),
-        group(index / a.num_parts % a.num_key_value_heads),
-        part(index % a.num_parts) {}
-};
-
 }  // namespace
 
 void attention_forward(const Attention& a, std::int64_t begin, std::int64_t end, float* workspace) {
-  for (std::int64_t unit = begin; unit < end; ++unit) {
-    const Unit u(a, unit);
-    if (a.element == Element::kFloat)
-      forward_unit<float>(a, u.sequence, u.group, u.part, workspace);
-    else
-      forward_unit<std::uint16_t>(a, u.sequence, u.group, u.part, workspace);
-  }
+  for (std::int64_t unit = begin; unit < end; ++unit) ADEPT_FOR_ELEMENT(forward_unit, a, Unit(a, unit), workspace);
 }
 
 void attention_backward(const Attention& a, std::int64_t begin, std::int64_t end, float* workspace) {
-  for (std::int64_t unit = begin; unit < end; ++unit) {
-    const Unit u(a, unit);
-    if (a.element == Element::kFloat)
-      backward_unit<float>(a, u.sequence, u.group, u.part, workspace);
-    else
-      backward_unit<std::uint16_t>(a, u.sequence, u.group, u.part, workspace);
-  }
+  for (std::int64_t unit = begin; unit < end; ++unit) ADEPT_FOR_ELEMENT(backward_unit, a, Unit(a, unit), workspace);
 }
 
 }  // namespace adept::kernels::ADEPT_INSTRUCTION_SET

@@ -156,10 +156,6 @@ void score_rows(const CrossEntropy& a, std::int64_t begin, std::int64_t end) {
 
 }  // namespace
 
-// The instance of a template for the arguments' element.
-#define ADEPT_FOR_ELEMENT(function, a, ...) \
-  ((a).element == Element::kFloat ? function<float>(a, __VA_ARGS__) : function<std::uint16_t>(a, __VA_ARGS__))
-
 void rms_norm_forward(const RmsNorm& a, std::int64_t begin, std::int64_t end) {
   ADEPT_FOR_ELEMENT(normalize_rows, a, begin, end);
 }

@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+// The instance of a template for the arguments' element.
+#define ADEPT_FOR_ELEMENT(function, a, ...) \
+  ((a).element == Element::kFloat ? function<float>(a, __VA_ARGS__) : function<std::uint16_t>(a, __VA_ARGS__))
+
 namespace adept::kernels {
 namespace {
 

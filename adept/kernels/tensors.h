@@ -1,0 +1,19 @@
+// How the kernels are handed tensors.
+#pragma once
+
+#include <cstdint>
+
+namespace adept::kernels {
+
+/// What the elements are; all arithmetic is in fp32.
+enum class Element { kFloat, kBFloat16 };
+
+/// A tensor (B, heads, positions, E) whose last dimension is contiguous; strides in elements.
+struct Heads {
+  void* data = nullptr;
+  std::int64_t batch_stride = 0;
+  std::int64_t head_stride = 0;
+  std::int64_t position_stride = 0;
+};
+
+}  // namespace adept::kernels
