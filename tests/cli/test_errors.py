@@ -210,6 +210,8 @@ CONFIGS = [
     (dict(method="lora", lora={"rank": 60000}), USAGE, "lora.rank: found 60000; expected at most"),
     (dict(method="lora", lora={"target_modules": ["qkv"]}), USAGE, 'lora.target_modules.0: found "qkv"; expected one of'),
     (dict(unit_lr={"factors": [{"units": "*.attn.*", "factor": 2}]}), USAGE, 'found "*.attn.*", which is no unit\'s name'),
+    (dict(unit_lr={"factors": [{"units": "model.layers.0.*", "factor": 2}]}), USAGE, 'found "model.layers.0.*", which is no unit'),
+    (dict(unit_lr={"factors": [{"units": "*/head.0", "factor": 2}]}), USAGE, "(parts of tensors are units with unit_lr.by_head or"),
     (dict(unit_lr={"factors": [{"units": "*", "factor": 0}]}), USAGE, "found 0 for every unit; nothing would train"),
     (dict(unit_lr={"ffn_block_size": 100000}), USAGE, "unit_lr.ffn_block_size: found 100000; expected at most"),
     (dict(model="nowhere"), USAGE, "nowhere: is neither a folder nor in the local Hugging Face cache"),

@@ -113,7 +113,8 @@ TEST(ConfigErrors, UnknownKeysNameTheNearest) {
        "batch_size"},
       {"\"a\\nb\": 1",
        "run.yaml:6: a\\nb: found an unknown key; expected one of model, output_dir, method, seed, dtype, "
-       "export_dtype, device, threads, kernels, seq_len, data, probe, expand, train, unit_lr, lora, top_k_layers, eval"},
+       "export_dtype, device, threads, kernels, seq_len, data, probe, expand, train, unit_lr, lora, top_k_layers, "
+       "eval"},
   };
   for (const Case& c : cases) EXPECT_EQ(message_of(kGood + c.yaml), c.message) << c.yaml;
 }
@@ -200,6 +201,11 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
       {"method: replay",
        "run.yaml:3: data.replay: found nothing; expected the general text of which 0.25 of the training sequences are "
        "taken (method: replay)"},
+      {"method: replay\ntrain: {replay_ratio: 0}",
+       "run.yaml:7: train.replay_ratio: found 0 together with method: replay; expected more than 0, or method: full"},
+      {"probe: {until_separated: true}\nexpand: {strategy: highest}",
+       "run.yaml:6: probe.until_separated: found true together with expand.strategy: highest; expected lowest or "
+       "cost_aware, whose choice of the lowest layers is what becomes certain"},
       {"train: {replay_ratio: 10%}",
        "run.yaml:3: data.replay: found nothing; expected the general text of which 0.1 of the training sequences are "
        "taken (train.replay_ratio)"},
