@@ -102,10 +102,9 @@ void print_agreement(const std::vector<method::Importance>& importances, int k) 
 void print_gains(const method::Importance& importance, const model::ModelConfig& base, int num_lowest,
                  std::int64_t seq_len) {
   fmt::print(
-      "a copy behind each layer, to first order: what a step of the sign of the domain's gradient gains there, and "
-      "what "
-      "it does to the general loss\n{:>5} {:>12} {:>12} {:>14} {:>8}\n",
-      "layer", "gain (L1)", "gain (L2)", "general", "cosine");
+      "a copy behind each layer, to first order: what a step of the sign of the domain's gradient gains there,\n");
+  fmt::print("and what it does to the general loss\n");
+  fmt::print("{:>5} {:>12} {:>12} {:>14} {:>8}\n", "layer", "gain (L1)", "gain (L2)", "general", "cosine");
   for (const method::LayerImportance& layer : importance.layers)
     fmt::print("{:>5} {:>12.4f} {:>12.4f} {:>+14.4f} {:>+8.3f}\n", layer.index, layer.gain->l1, layer.gain->l2,
                layer.gain->general_change, layer.gain->cosine);

@@ -9,7 +9,7 @@ namespace adept::data {
 /// A record as text, or what is wrong with it; neither where it is no such question.
 struct MultipleChoice {
   std::string text;
-  std::string problem;  ///< what was found: "the answer \"E\", which is none of the 4 choices"
+  std::string problem;  ///< what was found: "a question whose answer \"E\" is none of its 4 choices"
 };
 
 /// A JSON record with `question`, `choices` and `answer` as a document: the question, a line "A. ..." for each choice,

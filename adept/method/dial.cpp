@@ -142,16 +142,6 @@ Json point_json(const DialPoint& point) {
   return {{"alphas", point.alphas}, {"general_loss", point.general_loss}, {"domain_loss", point.domain_loss}};
 }
 
-}  // namespace
-
-std::int64_t most_measurements(const DialOptions& options, const Expansion& expansion) {
-  const std::int64_t search = kSweeps * std::ssize(expansion.layers) * options.points;
-  const std::int64_t bisections = options.max_general_rise ? kBisections : 0;
-  return options.points + bisections + (options.per_copy ? search + bisections : 0);
-}
-
-namespace {
-
 class Search {
  public:
   Search(DialedModel& model, const DialOptions& options, const Tick& tick)
@@ -203,6 +193,12 @@ class Search {
 };
 
 }  // namespace
+
+std::int64_t most_measurements(const DialOptions& options, const Expansion& expansion) {
+  const std::int64_t search = kSweeps * std::ssize(expansion.layers) * options.points;
+  const std::int64_t bisections = options.max_general_rise ? kBisections : 0;
+  return options.points + bisections + (options.per_copy ? search + bisections : 0);
+}
 
 Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
                   const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress) {

@@ -431,7 +431,7 @@ void Trainer::export_model(const std::filesystem::path& out_dir) const {
   const double rounding = learnt > 0 ? std::sqrt(rounded / learnt) : 0;
   if (rounding > kMuchRounding)
     spdlog::warn(
-        "rounding the trained tensors to the type of the model's files changes them by {:.0f} % of what training did; "
+        "rounding the trained tensors for the exported model changes them by {:.0f} % of what training did; "
         "export_dtype: fp32 keeps it",
         100 * rounding);
   const Json record = {{"method", std::string(config::to_string(inputs_.config.method))},

@@ -267,7 +267,7 @@ def test_what_rounding_takes_is_told_and_can_be_kept(finished, tmp_path):
     low = ["--set", "method=full", "--set", "train.learning_rate=1e-5", "--set", "train.max_steps=2", "--set", "train.eval_steps=0"]
     rounded = run(folder, "--set", f"output_dir={tmp_path}/rounded", *low)
     kept = run(folder, "--set", f"output_dir={tmp_path}/kept", "--set", "export_dtype=fp32", *low)
-    assert "rounding the trained tensors to the type of the model's files changes them by" in rounded.stderr
+    assert "rounding the trained tensors for the exported model changes them by" in rounded.stderr
     assert "rounding the trained" not in kept.stderr
     record = json.loads((tmp_path / "kept" / "model" / "adept_training.json").read_text())
     assert record["rounding"] == 0
