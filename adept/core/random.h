@@ -15,7 +15,8 @@ enum class RandomStream : std::uint64_t {
   kUnitProbe = 4,
   kProbeOrder = 5,
   kLora = 6,
-  kDropout = 7
+  kDropout = 7,
+  kSequenceOrder = 8
 };
 
 /// 64 uniform random bits.

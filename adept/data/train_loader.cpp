@@ -14,7 +14,7 @@
 namespace adept::data {
 namespace {
 
-constexpr std::int64_t kStateVersion = 1;
+constexpr std::int64_t kStateVersion = 2;
 
 // A multiple of 1 / share that should be whole may be off by a few roundings.
 double slack(double slots) { return 4e-15 * std::max(1.0, slots); }
@@ -22,9 +22,15 @@ double floor_of(double slots) { return std::floor(slots + slack(slots)); }
 double ceil_of(double slots) { return std::ceil(slots - slack(slots)); }
 
 /// Depends on the name and not on the place in the list, so that a source keeps its order when others come and go.
-std::uint64_t order_salt(const std::string& name, std::int64_t epoch) {
+std::uint64_t order_salt(const std::string& name, RandomStream stream, std::int64_t epoch) {
   const std::string digits = hash_of(name).substr(std::string_view("xxh3:").size(), 16);
-  return random_bits(std::stoull(digits, nullptr, 16), RandomStream::kDocumentOrder, static_cast<std::uint64_t>(epoch));
+  return random_bits(std::stoull(digits, nullptr, 16), stream, static_cast<std::uint64_t>(epoch));
+}
+
+std::vector<std::int64_t> numbers_below(std::int64_t count) {
+  std::vector<std::int64_t> numbers(static_cast<std::size_t>(count));
+  std::iota(numbers.begin(), numbers.end(), 0);
+  return numbers;
 }
 
 std::int64_t num_sequences_of(std::int64_t num_tokens, std::int64_t seq_len) {
@@ -74,7 +80,7 @@ TrainLoader::TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions op
   std::vector<std::string> problems = find_problems(sources, options_);
   if (!problems.empty()) throw ConfigError("the training data:{}", join_problems(problems));
   for (const TrainSource& given : sources) {
-    Source source{.dataset = given.dataset, .stream = make_stream(given.dataset, 0)};
+    Source source{.dataset = given.dataset, .stream = make_stream(given.dataset)};
     source.sequences_per_epoch = num_sequences_of(source.stream.num_tokens(), options_.seq_len);
     if (source.sequences_per_epoch == 0)
       problems.push_back(fmt::format("source \"{}\" has {} documents with {} tokens; at least 2 tokens are needed",
@@ -103,12 +109,20 @@ void TrainLoader::set_shares(const std::vector<TrainSource>& given) {
   }
 }
 
-PackedStream TrainLoader::make_stream(const TokenDataset& dataset, std::int64_t epoch) const {
-  std::vector<std::int64_t> order(static_cast<std::size_t>(dataset.num_documents()));
-  std::iota(order.begin(), order.end(), 0);
+PackedStream TrainLoader::make_stream(const TokenDataset& dataset) const {
+  constexpr RandomStream kStream = RandomStream::kDocumentOrder;
+  std::vector<std::int64_t> order = numbers_below(dataset.num_documents());
   if (options_.order == DocumentOrder::kShuffled)
-    random_shuffle(order, options_.seed, RandomStream::kDocumentOrder, order_salt(dataset.name(), epoch));
+    random_shuffle(order, options_.seed, kStream, order_salt(dataset.name(), kStream, 0));
   return PackedStream(dataset, options_.eos, std::move(order));
+}
+
+std::vector<std::int64_t> TrainLoader::sequence_order(const Source& source, std::int64_t epoch) const {
+  constexpr RandomStream kStream = RandomStream::kSequenceOrder;
+  if (options_.order == DocumentOrder::kAsGiven || epoch == 0) return {};
+  std::vector<std::int64_t> order = numbers_below(source.sequences_per_epoch);
+  random_shuffle(order, options_.seed, kStream, order_salt(source.dataset.name(), kStream, epoch));
+  return order;
 }
 
 // Sequence k of a source with share w belongs in the slots [floor(k / w), ceil((k + 1) / w)) of the run. As the shares
@@ -135,10 +149,11 @@ Sequence TrainLoader::next_of(std::size_t source_index) {
   const std::int64_t epoch = source.count / source.sequences_per_epoch;
   const std::int64_t index = source.count % source.sequences_per_epoch;
   if (epoch != source.epoch) {
-    source.stream = make_stream(source.dataset, epoch);
+    source.order = sequence_order(source, epoch);
     source.epoch = epoch;
   }
-  const std::int64_t begin = index * options_.seq_len;
+  const std::int64_t place = source.order.empty() ? index : source.order[static_cast<std::size_t>(index)];
+  const std::int64_t begin = place * options_.seq_len;
   Sequence sequence;
   sequence.source = static_cast<std::int32_t>(source_index);
   sequence.tokens.resize(static_cast<std::size_t>(std::min(options_.seq_len, source.stream.num_tokens() - begin)));
@@ -167,6 +182,12 @@ std::int64_t TrainLoader::sequences_for_epochs(double epochs) const {
   if (!(epochs > 0) || !(slots <= 9e15))
     throw ConfigError("the number of epochs is {}; expected a positive number with at most 9e15 sequences.", epochs);
   return static_cast<std::int64_t>(slots);
+}
+
+bool TrainLoader::repeats_within(std::int64_t num_sequences) const {
+  return std::any_of(sources_.begin(), sources_.end(), [&](const Source& source) {
+    return source.share * static_cast<double>(num_sequences) > static_cast<double>(source.sequences_per_epoch);
+  });
 }
 
 double TrainLoader::epochs(std::int64_t source) const {

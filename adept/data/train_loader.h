@@ -1,4 +1,5 @@
 // Training data: a mixture of datasets, each shuffled by document, packed, and repeated for as long as it is asked for.
+// Later epochs shuffle the packed sequences: the same tokens come again, so that what was computed of them can be kept.
 //
 // There is no hidden state: which tokens come next is a function of the seed and of a few counters, so a checkpoint
 // holds those and the run goes on exactly where it was.
@@ -22,14 +23,14 @@ struct TrainSource {
   std::optional<double> weight{};  ///< share of the sequences, relative to the other sources'; give all or none
 };
 
-/// The order of the documents within an epoch.
+/// The order within an epoch.
 enum class DocumentOrder {
-  kShuffled,  ///< another one in each epoch
-  kAsGiven,   ///< that of the dataset
+  kShuffled,  ///< documents before they are packed, sequences anew in each epoch after the first
+  kAsGiven,   ///< that of the dataset, always
 };
 
 struct TrainLoaderOptions {
-  std::int64_t seq_len = 0;           ///< tokens of a sequence; the last one of an epoch may be shorter
+  std::int64_t seq_len = 0;           ///< tokens of a sequence; the source's last one may be shorter
   std::optional<std::int32_t> eos{};  ///< added after each document that does not end in it
   std::uint64_t seed = 0;
   DocumentOrder order = DocumentOrder::kShuffled;
@@ -37,7 +38,8 @@ struct TrainLoaderOptions {
 
 /// Gives the sequences of a training run in order.
 ///
-/// An epoch of a source is all of its documents once, joined by EOS and cut every seq_len tokens, tail kept (packed()).
+/// An epoch of a source is all of its documents once, joined by EOS and cut every seq_len tokens, tail kept (packed()):
+/// in every epoch the same sequences.
 /// The mixture is a fixed schedule, no lottery: after n sequences in all, a source with the share w of the weights has
 /// given more than n w - 1 and fewer than n w + 1. Without weights the shares are those of the sources' sequences, and
 /// every n = the sum of them is one epoch of each.
@@ -63,6 +65,9 @@ class TrainLoader {
   /// number that is not positive and finite, or is too large to count.
   std::int64_t sequences_for_epochs(double epochs) const;
 
+  /// Whether a source gives more than one epoch in a run of so many sequences.
+  bool repeats_within(std::int64_t num_sequences) const;
+
   /// Sequences given so far: in all, and by one source.
   std::int64_t num_sequences() const { return total_; }
   std::int64_t num_sequences(std::int64_t source) const { return at(source).count; }
@@ -82,8 +87,9 @@ class TrainLoader {
  private:
   struct Source {
     TokenDataset dataset;
-    PackedStream stream;  // of the epoch `epoch`
+    PackedStream stream;
     std::int64_t epoch = 0;
+    std::vector<std::int64_t> order{};  // of the sequences in the epoch `epoch`; empty: as in the stream
     std::int64_t sequences_per_epoch = 0;
     double weight = 0;
     double share = 0;
@@ -92,7 +98,8 @@ class TrainLoader {
 
   const Source& at(std::int64_t source) const { return sources_.at(static_cast<std::size_t>(source)); }
   void set_shares(const std::vector<TrainSource>& given);
-  PackedStream make_stream(const TokenDataset& dataset, std::int64_t epoch) const;
+  PackedStream make_stream(const TokenDataset& dataset) const;
+  std::vector<std::int64_t> sequence_order(const Source& source, std::int64_t epoch) const;
   std::size_t pick_source() const;
   Sequence next_of(std::size_t source);
   std::string differences(const Json& state) const;
