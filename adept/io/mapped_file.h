@@ -30,4 +30,8 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
+/// Takes the pages that lie wholly in `mapped`, bytes of a MappedFile, out of the process's memory; they are read again
+/// when they are touched.
+void release_pages(std::span<const std::byte> mapped);
+
 }  // namespace adept::io

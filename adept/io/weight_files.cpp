@@ -148,7 +148,9 @@ std::vector<std::vector<TensorView>> make_shards(std::span<const TensorView> ten
   return shards;
 }
 
-std::string hash_sorted(std::vector<const TensorView*>& tensors) {
+enum class Memory { kMapped, kOther };
+
+std::string hash_sorted(std::vector<const TensorView*>& tensors, Memory memory) {
   std::sort(tensors.begin(), tensors.end(), [](const auto* a, const auto* b) { return a->name < b->name; });
   Hasher hasher;
   const auto update_count = [&](std::size_t count) {
@@ -164,6 +166,7 @@ std::string hash_sorted(std::vector<const TensorView*>& tensors) {
     update_count(tensor->shape.size());
     hasher.update(std::as_bytes(std::span(tensor->shape)));
     hasher.update(tensor->data);
+    if (memory == Memory::kMapped) release_pages(tensor->data);
   }
   return hasher.digest();
 }
@@ -253,13 +256,13 @@ std::string WeightFiles::hash() const {
   std::vector<const TensorView*> tensors;
   for (const auto& file : files_)
     for (const TensorView& tensor : file->tensors()) tensors.push_back(&tensor);
-  return hash_sorted(tensors);
+  return hash_sorted(tensors, Memory::kMapped);
 }
 
 std::string hash_of_tensors(std::span<const TensorView> tensors) {
   std::vector<const TensorView*> pointers;
   for (const TensorView& tensor : tensors) pointers.push_back(&tensor);
-  return hash_sorted(pointers);
+  return hash_sorted(pointers, Memory::kOther);
 }
 
 void write_weight_files(const fs::path& model_dir, std::span<const TensorView> tensors, std::int64_t max_shard_bytes,

@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "adept/io/mapped_file.h"
 #include "adept/io/safetensors.h"
 
 namespace adept::io {
@@ -34,6 +35,8 @@ class WeightFiles {
   const TensorView& at(std::string_view name) const;
   /// Keeps the mapping of this tensor's bytes alive. Throws DataError if there is no such tensor.
   std::shared_ptr<const void> owner(std::string_view name) const;
+  /// Takes a tensor's bytes, once they were copied, out of the process's memory; they are read again when touched.
+  void release_pages(std::string_view name) const { io::release_pages(at(name).data); }
   /// Bytes of all tensors.
   std::int64_t total_bytes() const;
   /// Content hash (name, element type, shape, bytes of every tensor, sorted by name): "xxh3:...". The same for the

@@ -73,6 +73,7 @@ void check_tied_head(const io::WeightFiles& files) {
   const at::Tensor head = read_tensor(files, kHead), embeddings = read_tensor(files, kEmbeddings);
   if (head.sizes() == embeddings.sizes() && head.scalar_type() == embeddings.scalar_type() &&
       at::equal(head, embeddings)) {
+    files.release_pages(kHead);
     return;
   }
   throw DataError(
@@ -90,7 +91,9 @@ Weights load_weights(const ModelConfig& config, const io::WeightFiles& files, co
   if (config.tie_word_embeddings) check_tied_head(files);
   const at::NoGradGuard no_grad;
   for (const NamedTensor& parameter : table) {
-    *parameter.tensor = read_tensor(files, parameter.name).to(options.device, options.dtype);
+    const at::Tensor stored = read_tensor(files, parameter.name);
+    *parameter.tensor = stored.to(options.device, options.dtype);
+    if (!parameter.tensor->is_same(stored)) files.release_pages(parameter.name);
   }
   if (config.tie_word_embeddings) weights.lm_head = weights.embed_tokens;
   return weights;

@@ -25,6 +25,7 @@ std::vector<TrainedTensor> tensors_of_model(model::Decoder& decoder, const io::W
     if (!choose(p)) continue;
     const at::Tensor master =
         model::as_tensor(files.at(p.name), files.owner(p.name)).to(at::kFloat, false, true).to(decoder.device());
+    files.release_pages(p.name);
     tensors.push_back({.name = p.name, .layer = p.layer, .slot = p.tensor, .master = master});
   }
   return tensors;
