@@ -2,6 +2,9 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/randn_like.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
@@ -16,7 +19,9 @@
 #include <string>
 #include <vector>
 
+#include "adept/nn/allocator.h"
 #include "adept/nn/attention.h"
+#include "adept/nn/matmul.h"
 
 namespace adept::bench {
 namespace {
@@ -73,19 +78,80 @@ void compare(const Shape& s, at::ScalarType type, int repeats) {
   line("backward", backward, 5 * products);
 }
 
+struct Product {
+  const char* pass;
+  std::int64_t rows, depth, columns;
+  bool a_transposed, b_transposed;  // in memory
+};
+
+// One line: median milliseconds and GFLOP/s of both.
+void compare(const Product& p, at::ScalarType type, int repeats) {
+  const auto input = [&](std::int64_t rows, std::int64_t columns, bool transposed) {
+    const at::Tensor t = transposed ? at::randn({columns, rows}).t() : at::randn({rows, columns});
+    return t.to(type);
+  };
+  const at::Tensor a = input(p.rows, p.depth, p.a_transposed), b = input(p.depth, p.columns, p.b_transposed);
+  std::vector<double> aten, ours;
+  for (int i = -1; i < repeats; ++i) {
+    const double first = seconds([&] { at::mm(a, b); }), second = seconds([&] { nn::matmul_by_kernel(a, b); });
+    if (i < 0) continue;
+    aten.push_back(first);
+    ours.push_back(second);
+  }
+  const double flops = 2.0 * p.rows * p.depth * p.columns, x = median(aten), y = median(ours);
+  fmt::print("{:>5} x {:>5} x {:>6} {:>15} {:>5} {:>9} {:>8.2f} ms {:>5.0f} {:>8.2f} ms {:>5.0f} {:>6.2f}x\n", p.rows,
+             p.depth, p.columns, "", type == at::kFloat ? "fp32" : "bf16", p.pass, 1e3 * x, 1e-9 * flops / x, 1e3 * y,
+             1e-9 * flops / y, x / y);
+}
+
+// Losses of a vocabulary: logits and their log-softmax by ATen, chunk by chunk, beside the kernel that writes neither.
+void compare_scores(at::ScalarType type, int repeats) {
+  constexpr std::int64_t kTokens = 2048, kWidth = 576, kVocabulary = 49152, kChunk = 512;
+  const at::Tensor hidden = at::randn({kTokens, kWidth}).to(type), head = at::randn({kVocabulary, kWidth}).to(type);
+  const at::Tensor targets = at::randint(0, kVocabulary, {kTokens}, at::kLong);
+  std::vector<double> aten, ours;
+  for (int i = -1; i < repeats; ++i) {
+    const double first = seconds([&] {
+      for (std::int64_t n = 0; n < kTokens; n += kChunk)
+        at::log_softmax(at::mm(hidden.narrow(0, n, kChunk), head.t()), 1, at::kFloat)
+            .gather(1, targets.narrow(0, n, kChunk).unsqueeze(1));
+    });
+    const double second = seconds([&] { nn::scores_by_kernel(hidden, head, targets); });
+    if (i < 0) continue;
+    aten.push_back(first);
+    ours.push_back(second);
+  }
+  const double flops = 2.0 * kTokens * kWidth * kVocabulary, x = median(aten), y = median(ours);
+  fmt::print("{:>5} x {:>5} x {:>6} {:>15} {:>5} {:>9} {:>8.2f} ms {:>5.0f} {:>8.2f} ms {:>5.0f} {:>6.2f}x\n", kTokens,
+             kWidth, kVocabulary, "", type == at::kFloat ? "fp32" : "bf16", "losses", 1e3 * x, 1e-9 * flops / x,
+             1e3 * y, 1e-9 * flops / y, x / y);
+}
+
 }  // namespace
 }  // namespace adept::bench
 
 int main(int argc, char** argv) {
   int threads = 2, repeats = 11;
-  CLI::App app("Attention beside ATen's");
+  CLI::App app("Attention and matrix products beside ATen's");
   app.add_option("--threads", threads)->capture_default_str();
   app.add_option("--repeats", repeats)->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   at::set_num_threads(threads);
+  adept::nn::use_caching_allocator();
   fmt::print("{:>40} {:>9} {:>11} GFLOP/s {:>7} GFLOP/s\n", "", "", "ATen", "adept");
   for (const auto type : {at::kFloat, at::kBFloat16})
     for (const adept::bench::Shape& shape : std::vector<adept::bench::Shape>{
              {4, 9, 3, 512, 64}, {2, 16, 8, 512, 128}, {1, 9, 3, 2048, 64}, {2, 4, 4, 512, 80}})
       adept::bench::compare(shape, type, repeats);
+  for (const auto type : {at::kFloat, at::kBFloat16})
+    for (const adept::bench::Product& product :
+         std::vector<adept::bench::Product>{{"y", 2048, 576, 1536, false, true},
+                                            {"dx", 2048, 1536, 576, false, false},
+                                            {"dw", 1536, 2048, 576, true, false},
+                                            {"y", 2048, 1536, 576, false, true},
+                                            {"y", 2048, 576, 192, false, true},
+                                            {"logits", 682, 576, 49152, false, true},
+                                            {"dlogits", 682, 49152, 576, false, false}})
+      adept::bench::compare(product, type, repeats);
+  for (const auto type : {at::kFloat, at::kBFloat16}) adept::bench::compare_scores(type, repeats);
 }

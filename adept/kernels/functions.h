@@ -8,6 +8,8 @@
 
 #include "adept/kernels/attention.h"
 #include "adept/kernels/attention_blocks.h"
+#include "adept/kernels/matmul.h"
+#include "adept/kernels/matmul_blocks.h"
 #include "adept/kernels/rows.h"
 
 namespace adept::kernels {
@@ -16,6 +18,9 @@ struct Functions {
   /// Units of num_units(); `workspace` of ForwardWorkspace::size() or BackwardWorkspace::size(), aligned to 64 bytes.
   void (*attention_forward)(const Attention&, std::int64_t begin, std::int64_t end, float* workspace);
   void (*attention_backward)(const Attention&, std::int64_t begin, std::int64_t end, float* workspace);
+  /// Units of num_units(); `workspace` of MatmulWorkspace::size(), aligned to 64 bytes.
+  void (*matmul)(const Matmul&, std::int64_t begin, std::int64_t end, float* workspace);
+  void (*score)(const Scores&, std::int64_t begin, std::int64_t end, float* workspace);
   /// Rows. `grad_weight` (D) is added to; null: not wanted.
   void (*rms_norm_forward)(const RmsNorm&, std::int64_t begin, std::int64_t end);
   void (*rms_norm_backward)(const RmsNorm&, std::int64_t begin, std::int64_t end, float* grad_weight);

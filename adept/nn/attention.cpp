@@ -8,8 +8,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
-#include <new>
 #include <numeric>
 #include <optional>
 #include <vector>
@@ -20,24 +18,6 @@
 
 namespace adept::nn {
 namespace {
-
-constexpr std::int64_t kUnitElements = 1 << 20;  // a unit of work is worth a thread
-
-/// Memory of the calling thread that lives on from call to call: mapping fresh pages takes longer than filling them.
-float* thread_workspace(std::int64_t floats) {
-  constexpr std::align_val_t kAlignment{64};
-  struct Free {
-    void operator()(float* p) const { ::operator delete[](p, kAlignment); }
-  };
-  thread_local std::unique_ptr<float[], Free> memory;
-  thread_local std::int64_t size = 0;
-  if (size < floats) {
-    memory.reset();
-    memory.reset(static_cast<float*>(::operator new[](static_cast<std::size_t>(floats) * sizeof(float), kAlignment)));
-    size = floats;
-  }
-  return memory.get();
-}
 
 /// (B, heads, T, E) in the memory order (B, T, heads, E), which the projections around it read and write.
 at::Tensor empty_like_projected(const at::Tensor& t) {

@@ -13,6 +13,7 @@
 
 #include "adept/nn/autograd.h"
 #include "adept/nn/kernels.h"
+#include "adept/nn/matmul.h"
 #include "adept/nn/reference.h"
 
 namespace adept::nn {
@@ -71,7 +72,7 @@ class Chunk {
   at::Tensor score(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets, at::Tensor losses,
                    bool wants_gradient) {
     at::Tensor logits = logits_.narrow(0, 0, hidden.size(0));
-    at::mm_out(logits, hidden, head.t());
+    matmul_out(logits, hidden, head.t());
     if (!has_kernel(hidden)) return score_by_aten(logits, targets.unsqueeze(1), losses, wants_gradient);
     const kernels::CrossEntropy arguments = {.element = element_of(logits),
                                              .vocab_size = logits.size(1),
@@ -105,6 +106,7 @@ struct Gradients {
 /// Losses of the scored positions (n), and the gradients of their sum that are wanted.
 at::Tensor losses_and_gradients(const Scored& scored, const at::Tensor& head, bool want_hidden, bool want_head,
                                 Gradients& gradients) {
+  RECORD_FUNCTION("head and loss", std::vector<c10::IValue>());
   const at::Tensor &hidden = scored.hidden, &targets = scored.targets;
   const std::int64_t n = hidden.size(0), vocab_size = head.size(0);
   const at::ScalarType wide = accumulate_type(hidden);
@@ -121,10 +123,12 @@ at::Tensor losses_and_gradients(const Scored& scored, const at::Tensor& head, bo
     if (!want_hidden && !want_head) continue;
     if (want_hidden) {
       at::Tensor slot = gradients.hidden.narrow(0, begin, count);
-      at::mm_out(slot, dlogits, head);
+      matmul_out(slot, dlogits, head);
     }
     if (!want_head) continue;
-    if (wide == dlogits.scalar_type()) {
+    if (has_matmul_kernel(dlogits)) {
+      add_matmul_by_kernel(gradients.head, dlogits.t(), rows);
+    } else if (wide == dlogits.scalar_type()) {
       gradients.head.addmm_(dlogits.t(), rows);
     } else {
       gradients.head.add_(at::mm(dlogits.t(), rows));
@@ -171,6 +175,9 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
 };
 
 at::Tensor plain_losses(const Scored& scored, const at::Tensor& head) {
+  // With bf16 products of its own a processor makes logits faster than the kernel scores them.
+  if (has_kernel(scored.hidden) && (scored.hidden.scalar_type() == at::kFloat || has_matmul_kernel(scored.hidden)))
+    return scores_by_kernel(scored.hidden, head, scored.targets);
   Gradients unused;
   return losses_and_gradients(scored, head, false, false, unused);
 }

@@ -35,6 +35,13 @@ inline kernels::Heads heads_of(const at::Tensor& t) {
 }
 inline at::Tensor with_contiguous_rows(const at::Tensor& t) { return t.stride(-1) == 1 ? t : t.contiguous(); }
 
+/// Memory of the calling thread, aligned to 64 bytes, that lives on from call to call: mapping fresh pages takes longer
+/// than filling them.
+float* thread_workspace(std::int64_t floats);
+
+/// For for_each_range: a unit of work that is worth a thread.
+inline constexpr std::int64_t kUnitElements = 1 << 20;
+
 /// work(begin, end) over 0 .. count-1 on all threads, each of which gets at least about 16 thousand elements. Profilers
 /// see it as `name`.
 template <typename Work>

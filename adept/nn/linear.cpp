@@ -7,13 +7,64 @@
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
 
+#include <optional>
+#include <vector>
+
+#include "adept/nn/autograd.h"
 #include "adept/nn/kernels.h"
+#include "adept/nn/matmul.h"
 #include "adept/nn/reference.h"
 
 namespace adept::nn {
 
+namespace {
+
+// Fewer are not worth packing a weight for.
+constexpr std::int64_t kLeastRows = 8;
+
+at::Tensor as_rows(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
+
+/// By the matrix product of adept/kernels.
+at::Tensor projected(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  std::vector<std::int64_t> shape = x.sizes().vec();
+  shape.back() = weight.size(0);
+  return matmul_by_kernel(as_rows(x), weight.t(), bias).view(shape);
+}
+
+class Projection : public torch::autograd::Function<Projection> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
+                            const std::optional<at::Tensor>& bias) {
+    context->save_for_backward({weight.requires_grad() ? x : at::Tensor(), weight});
+    context->saved_data["has_bias"] = bias.has_value();
+    return projected(x, weight, bias.value_or(at::Tensor()));
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    check_differentiated_once("linear");
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &x = saved[0], &weight = saved[1], &grad_y = outputs[0], rows = as_rows(grad_y);
+    at::Tensor grad_x, grad_weight, grad_bias;
+    if (context->needs_input_grad(0)) {
+      std::vector<std::int64_t> shape = grad_y.sizes().vec();
+      shape.back() = weight.size(1);
+      grad_x = matmul_by_kernel(rows, weight).view(shape);
+    }
+    if (context->needs_input_grad(1)) grad_weight = matmul_by_kernel(rows.t(), as_rows(x));
+    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2)) grad_bias = rows.sum(0);
+    return {grad_x, grad_weight, grad_bias};
+  }
+};
+
+}  // namespace
+
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (active_kernels() == Kernels::kReference) return reference::linear(x, weight, bias);
+  if (has_matmul_kernel(x) && x.numel() >= kLeastRows * x.size(-1)) {
+    if (needs_gradient(x) || needs_gradient(weight) || (bias.defined() && needs_gradient(bias)))
+      return Projection::apply(x, weight, bias.defined() ? std::optional(bias) : std::nullopt);
+    return projected(x, weight, bias);
+  }
   return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
 }
 
@@ -23,7 +74,7 @@ at::Tensor adapted_linear(const at::Tensor& x, const at::Tensor& weight, const a
   if (!adapter.a.defined()) return y;
   const bool drops = adapter.dropout > 0 && at::GradMode::is_enabled();
   const at::Tensor input = drops ? at::dropout(x, adapter.dropout, /*train=*/true) : x;
-  return at::add(y, at::linear(at::linear(input, adapter.a), adapter.b), adapter.scale);
+  return at::add(y, nn::linear(nn::linear(input, adapter.a), adapter.b), adapter.scale);
 }
 
 at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter) {

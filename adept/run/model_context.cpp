@@ -48,7 +48,7 @@ void init_compute(const config::Compute& compute) {
     throw ConfigError(
         "device: found cuda, but this torch has no CUDA or sees no GPU; expected cpu, or build with a CUDA torch.");
   if (device == config::Device::kCpu && dtype == ComputeDType::kBf16 && !cpu_has_native_bf16())
-    spdlog::warn("this processor ({}) has no bf16 instructions: fp32 is as fast or faster, and more exact",
+    spdlog::warn("this processor ({}) has no bf16 instructions: fp32 is faster and more exact; bf16 needs less memory",
                  cpu_model_name());
 }
 

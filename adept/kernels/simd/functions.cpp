@@ -8,6 +8,8 @@ extern const Functions kFunctions;
 const Functions kFunctions = {
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
+    .matmul = matmul,
+    .score = score,
     .rms_norm_forward = rms_norm_forward,
     .rms_norm_backward = rms_norm_backward,
     .rope = rope,

@@ -1,0 +1,39 @@
+// Matrix products in fp32 arithmetic of bf16 tensors, for processors without bf16 products of their own: the arguments.
+//
+// Legend: M rows, N columns, K depth.
+#pragma once
+
+#include <cstdint>
+
+#include "adept/kernels/tensors.h"
+
+namespace adept::kernels {
+
+/// c (M, N) = a (M, K) b (K, N) + bias (N). Strides in elements.
+struct Matmul {
+  std::int64_t rows = 0, columns = 0, depth = 0;  ///< M, N, K; K > 0
+  const float* a = nullptr;
+  std::int64_t a_row = 0, a_depth = 0;  ///< one of them is 1
+  Element b_element = Element::kFloat;
+  const void* b = nullptr;
+  std::int64_t b_depth = 0, b_column = 0;  ///< one of them is 1
+  Element c_element = Element::kFloat;
+  void* c = nullptr;
+  std::int64_t c_row = 0;          ///< columns are contiguous
+  const void* bias = nullptr;      ///< as c's elements; null: none
+  bool accumulate = false;         ///< the product is added to c
+  std::int64_t row_parts = 1;      ///< the work is cut into so many parts of the rows,
+  std::int64_t column_blocks = 1;  ///< each into so many blocks of columns: see num_units()
+};
+
+/// Next-token scores without ever writing logits: of each row of a (hidden states) its products with the columns of b
+/// (the vocabulary), rounded to b's elements, in parts for each block of columns.
+struct Scores {
+  Matmul logits;                          ///< without c
+  const std::int64_t* targets = nullptr;  ///< (M), each in 0 .. N-1
+  float* largest = nullptr;               ///< (column_blocks, M): the largest logit of the block
+  float* sums = nullptr;                  ///< (column_blocks, M): of e^(logit - largest)
+  float* target_logits = nullptr;         ///< (column_blocks, M): 0 where the target is in another block
+};
+
+}  // namespace adept::kernels

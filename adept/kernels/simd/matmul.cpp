@@ -1,0 +1,199 @@
+// Legend: M rows, N columns, K depth, P columns of a panel.
+//
+// As in "Anatomy of High-Performance Matrix Multiplication" (Goto, van de Geijn, 2008): a block of b is packed once
+// into panels that the innermost loop reads in order, and stays in the second-level cache while all rows go by.
+#include "adept/kernels/matmul_blocks.h"
+#include "adept/kernels/simd/functions.h"
+#include "adept/kernels/simd/vector.h"
+
+namespace adept::kernels::ADEPT_INSTRUCTION_SET {
+namespace {
+
+constexpr std::int64_t kPanel = kMostVectors * kLanes;  // P
+constexpr std::int64_t kDepthBlock = 8192 / kPanel;     // of a panel: 32 KB, a first-level cache
+static_assert(kPanel <= kMostPanelColumns);
+
+std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+/// Swaps bit log2(kDistance) of row and lane of each element.
+template <int kDistance>
+inline __attribute__((always_inline)) void transpose_step(Vector (&rows)[kLanes]) {
+  IntVector upper, lower;
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    upper[lane] = lane & kDistance ? kLanes + (lane ^ kDistance) : lane;
+    lower[lane] = lane & kDistance ? kLanes + lane : lane ^ kDistance;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & kDistance) continue;
+    const Vector a = rows[i], b = rows[i | kDistance];
+    rows[i] = __builtin_shuffle(a, b, upper);
+    rows[i | kDistance] = __builtin_shuffle(a, b, lower);
+  }
+}
+
+inline __attribute__((always_inline)) void transpose(Vector (&rows)[kLanes]) {
+  transpose_step<1>(rows);
+  transpose_step<2>(rows);
+  if constexpr (kLanes > 4) transpose_step<4>(rows);
+  if constexpr (kLanes > 8) transpose_step<8>(rows);
+}
+
+/// `count` columns of b, each contiguous, into a panel (K, P).
+template <typename T>
+void pack_columns(const T* b, std::int64_t column_stride, std::int64_t count, std::int64_t depth, float* panel) {
+  for (std::int64_t n = 0; n < kPanel; n += kLanes)
+    for (std::int64_t k = 0; k < depth; k += kLanes) {
+      const std::int64_t left = smaller(kLanes, depth - k);
+      Vector rows[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i)
+        rows[i] = n + i < count ? load_some(b + (n + i) * column_stride + k, left) : Vector{};
+      transpose(rows);
+      for (std::int64_t i = 0; i < left; ++i) store(panel + (k + i) * kPanel + n, rows[i]);
+    }
+}
+
+/// `columns` of b, whose rows are contiguous, into panels: row by row, as they lie in memory.
+template <typename T>
+void pack_rows(const T* b, std::int64_t row_stride, std::int64_t columns, std::int64_t depth, float* panels) {
+  constexpr std::int64_t kAhead = 8;  // rows; they are too far apart for the processor to guess
+  for (std::int64_t k = 0; k < depth; ++k, b += row_stride, panels += kPanel) {
+    if (k + kAhead < depth)
+      for (std::int64_t n = 0; n < columns; n += 64 / static_cast<std::int64_t>(sizeof(T)))
+        __builtin_prefetch(b + kAhead * row_stride + n);
+    for (std::int64_t begin = 0; begin < columns; begin += kPanel)
+      for (std::int64_t n = begin; n < begin + kPanel; n += kLanes) {
+        const std::int64_t left = smaller(kLanes, columns - n);
+        store(panels + begin * depth + n - begin, left > 0 ? load_some(b + n, left) : Vector{});
+      }
+  }
+}
+
+template <typename T>
+void pack_block(const Matmul& m, std::int64_t begin, std::int64_t end, float* panels) {
+  const auto* b = static_cast<const T*>(m.b);
+  if (m.b_column == 1) return pack_rows(b + begin, m.b_depth, end - begin, m.depth, panels);
+  for (std::int64_t n = begin; n < end; n += kPanel, panels += m.depth * kPanel)
+    pack_columns(b + n * m.b_column, m.b_column, smaller(kPanel, end - n), m.depth, panels);
+}
+
+/// tile (rows, P) = a (rows, K) panel (K, P).
+void multiply_panel(std::int64_t rows, std::int64_t depth, const float* a, std::int64_t a_row, std::int64_t a_depth,
+                    const float* panel, float* tile) {
+  for (std::int64_t k = 0; k < depth; k += kDepthBlock) {
+    const std::int64_t count = smaller(kDepthBlock, depth - k);
+    const float *left = a + k * a_depth, *right = panel + k * kPanel;
+    if (k == 0)
+      multiply<false>(rows, kPanel, count, left, a_row, a_depth, right, kPanel, tile, kPanel);
+    else
+      multiply<true>(rows, kPanel, count, left, a_row, a_depth, right, kPanel, tile, kPanel);
+  }
+}
+
+template <typename C>
+void store_tile(const Matmul& m, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns,
+                const float* tile) {
+  const auto* bias = static_cast<const C*>(m.bias);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    C* c = static_cast<C*>(m.c) + (row + r) * m.c_row + column;
+    for (std::int64_t n = 0; n < columns; n += kLanes) {
+      const std::int64_t count = smaller(kLanes, columns - n);
+      Vector sum = load(tile + r * kPanel + n);
+      if (bias != nullptr) sum += load_some(bias + column + n, count);
+      if (m.accumulate) sum += load_some(c + n, count);
+      store_some(c + n, count, sum);
+    }
+  }
+}
+
+/// Calls done(row, rows, column, columns, tile) for each tile of the unit's part of a b.
+template <typename T, typename Done>
+void for_each_tile(const Matmul& m, std::int64_t unit, float* workspace, const Done& done) {
+  const MatmulWorkspace w(m, workspace);
+  const std::int64_t part = unit / m.column_blocks, block = unit % m.column_blocks;
+  const std::int64_t first_row = part * rows_of_part(m), last_row = smaller(m.rows, first_row + rows_of_part(m));
+  const std::int64_t first = block * columns_of_block(m), last = smaller(m.columns, first + columns_of_block(m));
+  if (first_row >= last_row || first >= last) return;
+  pack_block<T>(m, first, last, w.panels);
+  for (std::int64_t row = first_row; row < last_row; row += kRowBlock) {
+    const std::int64_t rows = smaller(kRowBlock, last_row - row);
+    const float* a = m.a + row * m.a_row;
+    std::int64_t a_row = m.a_row, a_depth = m.a_depth;
+    if (a_depth != 1) {
+      for (std::int64_t k = 0; k < m.depth; ++k)
+        std::memcpy(w.a + k * kRowBlock, a + k * m.a_depth, static_cast<std::size_t>(rows) * sizeof(float));
+      a = w.a, a_row = 1, a_depth = kRowBlock;
+    }
+    const float* panel = w.panels;
+    for (std::int64_t n = first; n < last; n += kPanel, panel += m.depth * kPanel) {
+      multiply_panel(rows, m.depth, a, a_row, a_depth, panel, w.tile);
+      done(row, rows, n, smaller(kPanel, last - n), w.tile);
+    }
+  }
+}
+
+template <typename T, typename C>
+void multiply_unit(const Matmul& m, std::int64_t unit, float* workspace) {
+  for_each_tile<T>(m, unit, workspace,
+                   [&](std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns,
+                       const float* tile) { store_tile<C>(m, row, rows, column, columns, tile); });
+}
+
+/// One row's logits, `columns` of a panel, go into its largest and its sum so far.
+template <typename T>
+void score_row(float* logits, std::int64_t columns, float& largest, float& sum) {
+  constexpr float kInfinity = __builtin_inff();
+  for (std::int64_t n = columns; n < kPanel; ++n) logits[n] = -kInfinity;
+  Vector most = splat(largest);
+  for (std::int64_t n = 0; n < kPanel; n += kLanes) {
+    const Vector x = rounded<T>(load(logits + n));
+    store(logits + n, x);
+    most = maximum(x, most);
+  }
+  const float now = largest_of(most);
+  Vector sums{};
+  for (std::int64_t n = 0; n < kPanel; n += kLanes) sums += exponential(load(logits + n) - splat(now));
+  if (now != largest) sum = largest == -kInfinity ? 0 : sum * exponential(splat(largest - now))[0];
+  sum += sum_of(sums);
+  largest = now;
+}
+
+template <typename T>
+void score_unit(const Scores& s, std::int64_t unit, float* workspace) {
+  const std::int64_t offset = unit % s.logits.column_blocks * s.logits.rows;
+  float *largest = s.largest + offset, *sums = s.sums + offset, *target_logits = s.target_logits + offset;
+  for_each_tile<T>(s.logits, unit, workspace,
+                   [&](std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns, float* tile) {
+                     for (std::int64_t r = 0; r < rows; ++r) {
+                       float* logits = tile + r * kPanel;
+                       score_row<T>(logits, columns, largest[row + r], sums[row + r]);
+                       const std::int64_t target = s.targets[row + r] - column;
+                       if (target >= 0 && target < columns) target_logits[row + r] = logits[target];
+                     }
+                   });
+}
+
+}  // namespace
+
+void matmul(const Matmul& m, std::int64_t begin, std::int64_t end, float* workspace) {
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    if (m.b_element == Element::kFloat)
+      multiply_unit<float, float>(m, unit, workspace);
+    else if (m.c_element == Element::kFloat)
+      multiply_unit<std::uint16_t, float>(m, unit, workspace);
+    else
+      multiply_unit<std::uint16_t, std::uint16_t>(m, unit, workspace);
+  }
+}
+
+void score(const Scores& s, std::int64_t begin, std::int64_t end, float* workspace) {
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    if (s.logits.b_element == Element::kFloat)
+      score_unit<float>(s, unit, workspace);
+    else
+      score_unit<std::uint16_t>(s, unit, workspace);
+  }
+}
+
+}  // namespace adept::kernels::ADEPT_INSTRUCTION_SET
