@@ -28,6 +28,7 @@ function(adept_test name)
     target_compile_options(test_${name} PRIVATE $<$<CONFIG:Release>:-O1>)
     target_link_libraries(test_${name} PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest_main adept_warnings)
     add_test(NAME ${name} COMMAND test_${name})
+    set_tests_properties(${name} PROPERTIES ENVIRONMENT XDG_CACHE_HOME=${CMAKE_BINARY_DIR}/cache)  # not the user's
     add_dependencies(unit_tests test_${name})
   endif()
 endfunction()

@@ -8,6 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(os.environ.get("ADEPT_BUILD", ROOT / "build" / "release"))
+os.environ["XDG_CACHE_HOME"] = str(BUILD / "cache")  # not the user's
 
 
 def run_program(name, *arguments, check=True, **options):

@@ -21,6 +21,7 @@ enum class EvalRole { kGeneral, kDomain, kOther };
 enum class ProbeMethod { kMaskOut, kCumulative, kRankAggregation, kFisher, kBlockInfluence, kTaylorGate };
 enum class SelectionStrategy { kLowest, kCostAware, kUniform, kHighest, kGainPerCost, kManual };
 enum class LrScheduler { kConstant, kLinear, kCosine, kWsd };
+enum class ActivationCheckpointing { kNone, kSelective, kFull };
 enum class UnitLrPolicy { kReference, kUniform, kNormalized };
 
 template <typename Enum>
@@ -74,6 +75,10 @@ template <>
 inline constexpr std::array kChoices<LrScheduler> = {
     Choice{LrScheduler::kConstant, "constant"}, Choice{LrScheduler::kLinear, "linear"},
     Choice{LrScheduler::kCosine, "cosine"}, Choice{LrScheduler::kWsd, "wsd"}};
+template <>
+inline constexpr std::array kChoices<ActivationCheckpointing> = {
+    Choice{ActivationCheckpointing::kNone, "none"}, Choice{ActivationCheckpointing::kSelective, "selective"},
+    Choice{ActivationCheckpointing::kFull, "full"}};
 template <>
 inline constexpr std::array kChoices<UnitLrPolicy> = {Choice{UnitLrPolicy::kReference, "reference"},
                                                       Choice{UnitLrPolicy::kUniform, "uniform"},

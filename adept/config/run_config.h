@@ -77,6 +77,8 @@ struct TrainConfig {
   std::optional<double> replay_ratio;      ///< after loading, set: 0.25 for the method replay, else 0
   std::int64_t batch_size = 4;
   std::int64_t grad_accum = 1;
+  ActivationCheckpointing activation_checkpointing = ActivationCheckpointing::kNone;
+  double activation_cache = 4;  ///< GB; 0 = none
   double weight_decay = 0.0;
   double adam_beta1 = 0.9;
   double adam_beta2 = 0.95;

@@ -146,6 +146,13 @@ void describe(Visitor& v, TrainConfig& c) {
   v(c.batch_size, "batch_size", "Micro-batch", {.unit = "sequences", .range = kSequences});
   v(c.grad_accum, "grad_accum", "Micro-batches whose gradients make one step",
     {.unit = "micro-batches", .range = kSequences});
+  v(c.activation_checkpointing, "activation_checkpointing",
+    "What the backward pass computes again instead of keeping it: nothing, the feed-forward of each layer, whole "
+    "layers; less memory for more time, the same result");
+  v(c.activation_cache, "activation_cache",
+    "File in output_dir, for the time of the training, of what the layers below the lowest trained one make of tokens "
+    "that come again (several epochs, data.general, data.eval); 0 = none; the same result",
+    {.unit = "GB", .range = {.min = 0, .max = 1e6}});
   v(c.weight_decay, "weight_decay", "AdamW's decoupled weight decay of matrices", {.range = kNotNegative});
   v(c.adam_beta1, "adam_beta1", "AdamW's decay of the first moment", {.range = kBelowOne});
   v(c.adam_beta2, "adam_beta2", "AdamW's decay of the second moment", {.range = kBelowOne});

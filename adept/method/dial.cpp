@@ -73,7 +73,7 @@ class DialedModel {
     for (const auto& [batch, source, weight] : batches) {
       throw_if_interrupted();
       if (batch.num_targets == 0) continue;
-      result.push_back({.h = decoder_.layers(decoder_.embed(batch.input_ids), 0, expansion_.layers.front().index),
+      result.push_back({.h = decoder_.prefix(batch.input_ids, expansion_.layers.front().index),
                         .targets = batch.targets,
                         .tokens = static_cast<double>(batch.num_targets),
                         .source = source,

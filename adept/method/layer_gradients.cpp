@@ -25,7 +25,7 @@ double visit(const model::Decoder& decoder, const model::Batch& batch, std::span
   std::vector<at::Tensor> inputs;  // inputs[l - lowest]: h_l (B, T, D)
   {
     const at::NoGradGuard no_grad;
-    inputs.push_back(probe.layers(probe.embed(batch.input_ids), 0, lowest));
+    inputs.push_back(probe.prefix(batch.input_ids, lowest));
     for (int l = lowest; l < num_layers; ++l) inputs.push_back(probe.layer(inputs.back(), l));
   }
 
@@ -67,7 +67,9 @@ model::Decoder detached_decoder(const model::Decoder& decoder, std::span<const i
   for (const int layer : layers)
     for (const model::NamedTensor& p : model::layer_parameters(decoder.config(), weights, layer))
       p.tensor->set_requires_grad(true);
-  return {decoder.config(), std::move(weights)};
+  model::Decoder detached(decoder.config(), std::move(weights));
+  detached.use_activation_cache(decoder.activation_cache());
+  return detached;
 }
 
 double visit_layer_gradients(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,

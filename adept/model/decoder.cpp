@@ -105,14 +105,26 @@ at::Tensor Decoder::attention(const at::Tensor& x, const LayerWeights& weights, 
   return project(mixed.transpose(1, 2).reshape({B, T, config_.num_attention_heads * E}), weights.o_proj);
 }
 
-at::Tensor Decoder::layer(const at::Tensor& h, std::int64_t l, KeyValueCache* cache) const {
+const LayerWeights& Decoder::layer_weights(std::int64_t l) const {
   ADEPT_CHECK(l >= 0 && l < num_layers(), "layer {} of {}", l, num_layers());
-  const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(l)];
+  return weights_.layers[static_cast<std::size_t>(l)];
+}
+
+at::Tensor Decoder::attention_block(const at::Tensor& h, std::int64_t l, KeyValueCache* cache) const {
+  const LayerWeights& weights = layer_weights(l);
   const at::Tensor x = nn::rms_norm(h, weights.input_layernorm, config_.rms_norm_eps);
-  const at::Tensor middle = add_residual(h, attention(x, weights, l, cache));
-  const at::Tensor y = nn::rms_norm(middle, weights.post_attention_layernorm, config_.rms_norm_eps);
-  const at::Tensor gated = nn::swiglu(project(y, weights.gate_proj), project(y, weights.up_proj));
-  return add_residual(middle, project(gated, weights.down_proj));
+  return add_residual(h, attention(x, weights, l, cache));
+}
+
+at::Tensor Decoder::feed_forward_block(const at::Tensor& h, std::int64_t l) const {
+  const LayerWeights& weights = layer_weights(l);
+  const at::Tensor x = nn::rms_norm(h, weights.post_attention_layernorm, config_.rms_norm_eps);
+  const at::Tensor gated = nn::swiglu(project(x, weights.gate_proj), project(x, weights.up_proj));
+  return add_residual(h, project(gated, weights.down_proj));
+}
+
+at::Tensor Decoder::layer(const at::Tensor& h, std::int64_t l, KeyValueCache* cache) const {
+  return feed_forward_block(attention_block(h, l, cache), l);
 }
 
 at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const LayerMask& bypass,
@@ -143,7 +155,18 @@ at::Tensor Decoder::token_losses(const at::Tensor& h, const at::Tensor& targets)
                                             targets.to(device()));
 }
 
+at::Tensor Decoder::prefix(const at::Tensor& ids, std::int64_t end) const {
+  const at::NoGradGuard no_grad;
+  const auto compute = [&](const at::Tensor& tokens) { return layers(embed(tokens), 0, end); };
+  const bool is_cached = activation_cache_ != nullptr && activation_cache_->num_layers() == end;
+  return is_cached ? activation_cache_->get(ids, compute) : compute(ids);
+}
+
 at::Tensor Decoder::forward(const at::Tensor& ids, const LayerMask& bypass) const {
+  if (activation_cache_ != nullptr && bypass.empty()) {
+    const std::int64_t cached = activation_cache_->num_layers();
+    return layers(prefix(ids, cached), cached, num_layers());
+  }
   return layers(embed(ids), 0, num_layers(), bypass);
 }
 

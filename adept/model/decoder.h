@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "adept/model/activation_cache.h"
 #include "adept/model/config.h"
 #include "adept/model/kv_cache.h"
 #include "adept/model/weights.h"
@@ -47,6 +48,10 @@ class Decoder {
   /// One layer: h_l (B, T, D) -> h_{l+1} (B, T, D). With a cache, the T tokens follow those in the cache.
   at::Tensor layer(const at::Tensor& h, std::int64_t l, KeyValueCache* cache = nullptr) const;
 
+  /// The halves of a layer, each with its residual: layer(h) = feed_forward_block(attention_block(h)).
+  at::Tensor attention_block(const at::Tensor& h, std::int64_t l, KeyValueCache* cache = nullptr) const;
+  at::Tensor feed_forward_block(const at::Tensor& h, std::int64_t l) const;
+
   /// Layers begin .. end-1, those in `bypass` skipped: h_begin -> h_end.
   at::Tensor layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const LayerMask& bypass = {},
                     KeyValueCache* cache = nullptr) const;
@@ -62,16 +67,26 @@ class Decoder {
   /// The loss of each position, (B, T) fp32, 0 where there is no target; builds no graph.
   at::Tensor token_losses(const at::Tensor& h, const at::Tensor& targets) const;
 
-  /// embed, all layers: ids (B, T) -> h_L (B, T, D).
+  /// embed and the layers below `end`, without a graph: ids (B, T) -> h_end (B, T, D), from the activation cache where
+  /// one is used for that `end`.
+  at::Tensor prefix(const at::Tensor& ids, std::int64_t end) const;
+
+  /// Uses a cache for the activations of the layers below cache->num_layers(), which must stay as they are; null: none.
+  void use_activation_cache(std::shared_ptr<ActivationCache> cache) { activation_cache_ = std::move(cache); }
+  const std::shared_ptr<ActivationCache>& activation_cache() const { return activation_cache_; }
+
+  /// embed, all layers: ids (B, T) -> h_L (B, T, D). With an activation cache, its layers build no graph.
   at::Tensor forward(const at::Tensor& ids, const LayerMask& bypass = {}) const;
 
  private:
+  const LayerWeights& layer_weights(std::int64_t l) const;
   at::Tensor attention(const at::Tensor& x, const LayerWeights& weights, std::int64_t l, KeyValueCache* cache) const;
 
   struct RopeCache;
   ModelConfig config_;
   Weights weights_;
   std::unique_ptr<RopeCache> rope_;
+  std::shared_ptr<ActivationCache> activation_cache_;
 };
 
 }  // namespace adept::model

@@ -4,6 +4,8 @@
 // largest threshold, or are mapped, zeroed and unmapped each time.
 #pragma once
 
+#include <c10/core/Device.h>
+
 #include <cstdint>
 
 namespace adept::nn {
@@ -15,12 +17,13 @@ void use_caching_allocator();
 /// Gives back to the system what no tensor uses.
 void release_cached_memory();
 
-/// Bytes in blocks of 1 MiB and more.
+/// Bytes of the tensors of a device that were made since: on the CPU by the allocator here, elsewhere by ATen's.
 struct TensorMemory {
   std::int64_t in_use = 0;
-  std::int64_t peak = 0;    ///< most in use at once
+  std::int64_t peak = 0;    ///< most in use at once since the last reset_peak_tensor_memory
   std::int64_t cached = 0;  ///< kept for later
 };
-TensorMemory tensor_memory();
+TensorMemory tensor_memory(c10::Device device = c10::kCPU);
+void reset_peak_tensor_memory(c10::Device device = c10::kCPU);
 
 }  // namespace adept::nn

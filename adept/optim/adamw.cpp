@@ -1,9 +1,11 @@
 #include "adept/optim/adamw.h"
 
+#include <ATen/core/ivalue.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros_like.h>
+#include <ATen/record_function.h>
 
 #include <algorithm>
 #include <cmath>
@@ -56,6 +58,7 @@ void AdamW::update(const at::Tensor& master, const at::Tensor& grad, const Momen
 }
 
 void AdamW::step(const ParameterRates& learning_rates, double grad_factor) {
+  RECORD_FUNCTION("optimizer", std::vector<c10::IValue>());
   ADEPT_CHECK(learning_rates.size() == parameters_.size(), "{} rates for {} parameters", learning_rates.size(),
               parameters_.size());
   ++num_updates_;
@@ -88,6 +91,7 @@ void AdamW::step(const ParameterRates& learning_rates, double grad_factor) {
 }
 
 double global_grad_norm(const std::vector<Parameter>& parameters) {
+  RECORD_FUNCTION("optimizer", std::vector<c10::IValue>());
   std::vector<at::Tensor> grads;
   for (const Parameter& p : parameters) grads.push_back(p.grad);
   double sum = 0;

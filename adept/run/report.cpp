@@ -62,10 +62,11 @@ std::string results_table(const config::RunConfig& config, const RunResults& res
   table += fmt::format("\n  method        {}\n", config::to_string(config.method));
   table += fmt::format("  trained       {} of {} parameters ({:.1f} %)\n", format_count(trained), format_count(all),
                        100.0 * static_cast<double>(trained) / static_cast<double>(all));
-  table += fmt::format("  training      {} steps, {} tokens, {} tokens/s\n",
+  table += fmt::format("  training      {} steps, {} tokens, {} tokens/s ({:.0f} % of light)\n",
                        format_count(t.at("train_steps").get<std::int64_t>()),
                        format_count(t.at("train_tokens").get<std::int64_t>()),
-                       format_count(static_cast<std::int64_t>(t.at("train_tokens_per_second").get<double>())));
+                       format_count(static_cast<std::int64_t>(t.at("train_tokens_per_second").get<double>())),
+                       100 * t.at("speed_of_light").get<double>());
   if (const auto skipped = t.at("nonfinite_steps").get<std::int64_t>(); skipped > 0)
     table += fmt::format("  skipped       {} updates whose loss or gradient was not finite\n", skipped);
   table += "  time         ";

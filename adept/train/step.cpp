@@ -4,29 +4,56 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "adept/core/error.h"
+#include "adept/nn/allocator.h"
+#include "adept/nn/recompute.h"
 
 namespace adept::train {
+namespace {
+
+at::Tensor through_layer(const model::Decoder& decoder, const at::Tensor& h, std::int64_t l,
+                         ActivationCheckpointing checkpointing) {
+  switch (checkpointing) {
+    case ActivationCheckpointing::kNone:
+      return decoder.layer(h, l);
+    case ActivationCheckpointing::kSelective:  // the widest activations for a third of the layer's time
+      return nn::recomputed(decoder.attention_block(h, l),
+                            [&decoder, l](const at::Tensor& x) { return decoder.feed_forward_block(x, l); });
+    case ActivationCheckpointing::kFull:
+      if (h.requires_grad())
+        return nn::recomputed(h, [&decoder, l](const at::Tensor& x) { return decoder.layer(x, l); });
+      // The lowest trained layer: nothing flows back from its input, which autograd would have to see.
+      return through_layer(decoder, h, l, ActivationCheckpointing::kSelective);
+  }
+  throw InternalError("unknown activation_checkpointing");
+}
+
+// Loss of a micro-batch, (), with the graph of what trains.
+at::Tensor loss_of(const model::Decoder& decoder, const Trainable& trainable, const model::Batch& batch,
+                   ActivationCheckpointing checkpointing) {
+  const std::int64_t lowest = trainable.trains_embeddings() ? 0 : trainable.lowest_layer();
+  at::Tensor h = trainable.trains_embeddings() ? decoder.embed(batch.input_ids)
+                                               : decoder.prefix(batch.input_ids, lowest);  // (B, T, D)
+  for (std::int64_t l = lowest; l < decoder.num_layers(); ++l) h = through_layer(decoder, h, l, checkpointing);
+  return decoder.loss_sum(h, batch.targets);
+}
+
+}  // namespace
 
 StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable,
-                             std::span<const model::Batch> micro_batches) {
+                             std::span<const model::Batch> micro_batches, ActivationCheckpointing checkpointing) {
   StepResult result;
   for (const model::Batch& batch : micro_batches) result.num_targets += batch.num_targets;
   ADEPT_CHECK(result.num_targets > 0, "a global batch without a token to predict");
   const auto total = static_cast<double>(result.num_targets);
   trainable.zero_gradients();
   for (const model::Batch& batch : micro_batches) {
-    const std::int64_t lowest = trainable.trains_embeddings() ? 0 : trainable.lowest_layer();
-    at::Tensor h;  // (B, T, D)
-    {
-      const at::AutoGradMode with_grad(trainable.trains_embeddings());
-      h = decoder.layers(decoder.embed(batch.input_ids), 0, lowest);
-    }
-    h = decoder.layers(h, lowest, decoder.num_layers());
-    const at::Tensor loss = decoder.loss_sum(h, batch.targets) / total;
-    h.reset();
+    const std::int64_t before = nn::tensor_memory(decoder.device()).in_use;
+    const at::Tensor loss = loss_of(decoder, trainable, batch, checkpointing) / total;
+    result.activation_bytes = std::max(result.activation_bytes, nn::tensor_memory(decoder.device()).in_use - before);
     torch::autograd::backward({loss}, {});
     trainable.accumulate_gradients();
     result.loss += loss.item<double>();
@@ -38,8 +65,8 @@ StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable
 
 StepResult train_step(const model::Decoder& decoder, Trainable& trainable, optim::AdamW& optimizer,
                       std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
-                      double max_grad_norm) {
-  const StepResult result = compute_gradients(decoder, trainable, micro_batches);
+                      double max_grad_norm, ActivationCheckpointing checkpointing) {
+  const StepResult result = compute_gradients(decoder, trainable, micro_batches, checkpointing);
   if (!result.finite) return result;
   optimizer.step(learning_rates, optim::clip_factor(result.grad_norm, max_grad_norm));
   trainable.publish();

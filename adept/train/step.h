@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "adept/config/enums.h"
 #include "adept/model/batch.h"
 #include "adept/model/decoder.h"
 #include "adept/optim/adamw.h"
@@ -15,21 +16,26 @@
 namespace adept::train {
 
 struct StepResult {
-  double loss = 0;               ///< nats per predicted token of the whole global batch
-  double grad_norm = 0;          ///< before clipping
-  std::int64_t num_targets = 0;  ///< predicted tokens
-  bool finite = true;            ///< false: loss or gradient was not, and nothing was changed
+  double loss = 0;                    ///< nats per predicted token of the whole global batch
+  double grad_norm = 0;               ///< before clipping
+  std::int64_t num_targets = 0;       ///< predicted tokens
+  bool finite = true;                 ///< false: loss or gradient was not, and nothing was changed
+  std::int64_t activation_bytes = 0;  ///< the most that the graph of a micro-batch kept for its backward pass
 };
 
+using config::ActivationCheckpointing;
+
 /// Mean loss of all micro-batches together and its gradient, left in the trainable's parameters: every predicted token
-/// weighs the same, whichever micro-batch it is in. No graph is built below the lowest trained layer.
+/// weighs the same, whichever micro-batch it is in. No graph is built below the lowest trained layer. What is
+/// checkpointed is computed again in the backward pass, with the same result bit for bit.
 StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable,
-                             std::span<const model::Batch> micro_batches);
+                             std::span<const model::Batch> micro_batches,
+                             ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone);
 
 /// compute_gradients, then one optimizer step with the given rates (by parameter name). A step whose loss or gradient
 /// is not finite changes no parameter and no moment.
 StepResult train_step(const model::Decoder& decoder, Trainable& trainable, optim::AdamW& optimizer,
                       std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
-                      double max_grad_norm);
+                      double max_grad_norm, ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone);
 
 }  // namespace adept::train

@@ -1,6 +1,7 @@
 #include "adept/train/trainer.h"
 
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/sum.h>
 #include <fnmatch.h>
@@ -8,26 +9,37 @@
 #include <chrono>
 #include <cmath>
 
+#include "adept/core/cpu.h"
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
 #include "adept/core/random.h"
 #include "adept/core/signals.h"
+#include "adept/core/version_info.h"
+#include "adept/kernels/instruction_set.h"
 #include "adept/method/units.h"
 #include "adept/model/load.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/nn/allocator.h"
 #include "adept/nn/linear.h"
 #include "adept/train/methods.h"
 
 namespace adept::train {
 namespace {
 
+constexpr const char* kActivationCacheFile = "activations.cache";
+
 // Of what was learnt, as root mean squares.
 constexpr double kMuchRounding = 0.1;
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::string describe_speed(const StepMeter& meter) {
+  return fmt::format("{} tok/s ({:.0f} % of light)", format_count(static_cast<std::int64_t>(meter.tokens_per_second())),
+                     100 * meter.speed_of_light());
 }
 
 model::Decoder load_decoder(const TrainerInputs& inputs, const io::WeightFiles& files) {
@@ -70,7 +82,8 @@ optim::Schedule make_schedule(const config::TrainConfig& c, std::int64_t total_s
 // The keys that decide the weights; intervals of logs, evaluations and checkpoints may change between sessions.
 Json deciding_config(const config::RunConfig& c) {
   Json train = config::to_json(c.train);
-  for (const char* key : {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "max_nonfinite_steps"})
+  for (const char* key : {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "max_nonfinite_steps",
+                          "activation_checkpointing", "activation_cache"})
     train.erase(key);
   return {{"seed", c.seed},
           {"method", std::string(config::to_string(c.method))},
@@ -151,7 +164,13 @@ Json to_json(const TrainSummary& s) {
           {"train_tokens_per_second", s.tokens_per_second},
           {"trained_parameters", s.trained_parameters},
           {"all_parameters", s.all_parameters},
-          {"nonfinite_steps", s.nonfinite_steps}};
+          {"nonfinite_steps", s.nonfinite_steps},
+          {"speed_of_light", s.speed_of_light},
+          {"memory_bytes", to_json(s.memory)},
+          {"activation_cache",
+           {{"bytes", s.activation_cache.bytes},
+            {"positions_read", s.activation_cache.positions_read},
+            {"positions_computed", s.activation_cache.positions_computed}}}};
 }
 
 void check_same_training(const std::filesystem::path& run_dir, const config::RunConfig& config) {
@@ -164,7 +183,9 @@ Trainer::Trainer(TrainerInputs inputs)
       files_(io::WeightFiles::open(inputs_.model_dir)),
       decoder_(load_decoder(inputs_, files_)),
       trainable_(decoder_, trained_tensors(inputs_.config, decoder_, expansion_, files_)),
-      optimizer_(trainable_.parameters(), adamw_options(inputs_.config.train)) {
+      optimizer_(trainable_.parameters(), adamw_options(inputs_.config.train)),
+      cost_(step_cost(decoder_, trainable_.lowest_layer(), inputs_.config.seq_len)),
+      meter_(matmul_rate(decoder_.dtype(), decoder_.device(), matmul_rate_file())) {
   const config::TrainConfig& c = inputs_.config.train;
   const std::int64_t per_step = c.batch_size * c.grad_accum;
   total_sequences_ =
@@ -209,9 +230,7 @@ TrainSummary Trainer::run(bool resume) {
     importance_log_ = std::make_unique<JsonlFile>(importance_file, "step", state_.step - 1);
   // Steps only: the time of probes and evaluations between them would blur the rate.
   progress_ = std::make_unique<Progress>("train", total_steps_, Progress::Options{.rate_unit = ""});
-  session_start_seconds_ = state_.train_seconds;
-  session_start_tokens_ = state_.total_tokens;
-  session_start_step_ = state_.step;
+  use_activation_cache();
   try {
     loop();
   } catch (const InterruptedError& error) {
@@ -222,7 +241,13 @@ TrainSummary Trainer::run(bool resume) {
             error.what(), state_.step, total_steps_, inputs_.run_dir.string()),
         error.exit_code());
   }
-  progress_->finish(fmt::format("loss {:.4f}", state_.last_loss));
+  progress_->finish(fmt::format("{}  loss {:.4f}", describe_speed(meter_), state_.last_loss));
+  model::ActivationCacheStats cache_stats;
+  if (const auto cache = decoder_.activation_cache()) {
+    cache_stats = cache->stats();
+    decoder_.use_activation_cache(nullptr);
+    std::filesystem::remove(inputs_.run_dir / kActivationCacheFile);
+  }
   return {.steps = state_.step,
           .total_tokens = state_.total_tokens,
           .trained_parameters = trainable_.num_parameters(),
@@ -234,7 +259,40 @@ TrainSummary Trainer::run(bool resume) {
           .final_loss = state_.last_loss,
           .train_seconds = state_.train_seconds,
           .tokens_per_second =
-              state_.train_seconds > 0 ? static_cast<double>(state_.total_tokens) / state_.train_seconds : 0.0};
+              state_.train_seconds > 0 ? static_cast<double>(state_.total_tokens) / state_.train_seconds : 0.0,
+          .speed_of_light = state_.train_seconds > 0 ? state_.light_seconds / state_.train_seconds : 0.0,
+          .memory = memory_,
+          .activation_cache = cache_stats};
+}
+
+// Only if tokens come again whose activations nothing changes.
+void Trainer::use_activation_cache() {
+  const config::RunConfig& c = inputs_.config;
+  const bool updates_again =
+      policy_of(c) != method::UnitLrPolicy::kUniform && state_.step + c.unit_lr.update_every < total_steps_;
+  const bool evaluates_again =
+      c.train.eval_steps > 0 && !inputs_.eval.empty() && state_.step + 2 * c.train.eval_steps < total_steps_;
+  const bool comes_again = inputs_.loader.repeats_within(total_sequences_) || updates_again || evaluates_again;
+  const std::filesystem::path path = inputs_.run_dir / kActivationCacheFile;
+  if (!comes_again || c.train.activation_cache == 0 || trainable_.trains_embeddings() ||
+      trainable_.lowest_layer() == 0) {
+    std::filesystem::remove(path);  // of an earlier session with other settings
+    return;
+  }
+  const std::string fingerprint =
+      fmt::format("{} {} {} {} {} {} {} {} {}", identity_.frozen_hash, decoder_.config().source.dump(),
+                  config::to_string(c.compute.kernels), kernels::to_string(kernels::instruction_set()),
+                  at::get_num_threads(), decoder_.device().str(), cpu_model_name(), kVersion, kTorchVersion);
+  decoder_.use_activation_cache(
+      std::make_shared<model::ActivationCache>(path, static_cast<std::int64_t>(1e9 * c.train.activation_cache),
+                                               model::ActivationSource{.fingerprint = hash_of(fingerprint),
+                                                                       .num_layers = trainable_.lowest_layer(),
+                                                                       .hidden_size = decoder_.config().hidden_size,
+                                                                       .dtype = decoder_.dtype()}));
+}
+
+void Trainer::keep_activations(bool come_again) {
+  if (decoder_.activation_cache() != nullptr) decoder_.activation_cache()->keep_new(come_again);
 }
 
 void Trainer::loop() {
@@ -259,6 +317,7 @@ void Trainer::update_unit_rates() {
   if (!state_.unit_importance.empty() && state_.step % inputs_.config.unit_lr.update_every != 0) return;
   Progress progress("importance", static_cast<std::int64_t>(inputs_.probe.size()));
   const config::UnitLrConfig& c = inputs_.config.unit_lr;
+  keep_activations(state_.step + c.update_every < total_steps_);
   const auto measured = method::unit_importance(*expansion_, units_, decoder_, inputs_.probe, progress);
   state_.unit_importance = method::smoothed(state_.unit_importance, measured, c.ema.value_or(0));
   state_.unit_lr_weights = method::unit_lr_weights(policy_of(inputs_.config), units_, state_.unit_importance, c.floor);
@@ -289,13 +348,38 @@ StepResult Trainer::take_step() {
     micro_batches.push_back(
         model::to_batch(data::make_batch(std::span(sequences).subspan(begin, count)), decoder_.device()));
   }
-  const StepResult result =
-      train_step(decoder_, trainable_, optimizer_, micro_batches, learning_rates(), c.max_grad_norm);
-  for (const data::Sequence& sequence : sequences)
-    state_.total_tokens += static_cast<std::int64_t>(sequence.tokens.size());
+  keep_activations(inputs_.loader.repeats_within(total_sequences_));
+  const auto positions_read = [&] {
+    return decoder_.activation_cache() ? decoder_.activation_cache()->stats().positions_read : 0;
+  };
+  const std::int64_t read_before = positions_read();
+  nn::reset_peak_tensor_memory(decoder_.device());
+  const std::int64_t bytes_before = nn::tensor_memory(decoder_.device()).in_use;
+  const StepResult result = train_step(decoder_, trainable_, optimizer_, micro_batches, learning_rates(),
+                                       c.max_grad_norm, c.activation_checkpointing);
+  measure_memory(bytes_before, result.activation_bytes);
+  std::int64_t tokens = 0;
+  for (const data::Sequence& sequence : sequences) tokens += static_cast<std::int64_t>(sequence.tokens.size());
+  state_.total_tokens += tokens;
   ++state_.step;
-  state_.train_seconds += now_seconds() - start;
+  const double seconds = now_seconds() - start;
+  state_.train_seconds += seconds;
+  const std::int64_t through_prefix = std::max<std::int64_t>(0, tokens - (positions_read() - read_before));
+  state_.light_seconds +=
+      meter_.add(seconds, tokens,
+                 cost_.flops * static_cast<double>(tokens) + cost_.prefix_flops * static_cast<double>(through_prefix));
   return result;
+}
+
+// The account is that of the step that needed most; it is told after the first.
+void Trainer::measure_memory(std::int64_t bytes_before, std::int64_t activation_bytes) {
+  const std::int64_t of_step = nn::tensor_memory(decoder_.device()).peak - bytes_before;
+  MemoryUse memory = resident_memory(decoder_, trainable_, optimizer_);
+  memory.activations = activation_bytes;
+  memory.work_space = of_step - activation_bytes;
+  const bool is_first = memory_.total() == 0;
+  if (memory.total() > memory_.total()) memory_ = memory;
+  if (is_first) spdlog::info("memory of a step: {}", describe(memory_));
 }
 
 void Trainer::check_nonfinite(const StepResult& result) {
@@ -326,15 +410,15 @@ void Trainer::log_step(const StepResult& result) {
     state_.run_loss_tokens += result.num_targets;
   }
   const double rate = inputs_.config.train.learning_rate * schedule_.factor(state_.step - 1);
-  progress_->update(
-      state_.step, 0,
-      fmt::format("{} tok/s  loss {:.4f}  grad {:.2f}  lr {:.2e}",
-                  format_count(static_cast<std::int64_t>(throughput())), result.loss, result.grad_norm, rate));
+  progress_->update(state_.step, 0,
+                    fmt::format("{}  loss {:.4f}  grad {:.2f}  lr {:.2e}", describe_speed(meter_), result.loss,
+                                result.grad_norm, rate));
   if (state_.step % inputs_.config.train.logging_steps != 0 && state_.step != total_steps_) return;
   if (state_.loss_tokens > 0) state_.last_loss = state_.loss_sum / static_cast<double>(state_.loss_tokens);
   Json extra = {{"loss", state_.loss_tokens > 0 ? Json(state_.last_loss) : Json()},
                 {"lr", rate},
                 {"grad_norm", result.grad_norm},
+                {"speed_of_light", meter_.speed_of_light()},
                 {"nonfinite_steps", state_.nonfinite_total}};
   log_->append(log_line(extra));
   state_.loss_sum = 0;
@@ -342,6 +426,7 @@ void Trainer::log_step(const StepResult& result) {
 }
 
 void Trainer::evaluate() {
+  keep_activations(state_.step + inputs_.config.train.eval_steps < total_steps_);
   Json extra = Json::object();
   for (const EvalSet& set : inputs_.eval) {
     Progress progress("eval", set.sequences.size());
@@ -356,22 +441,16 @@ void Trainer::evaluate() {
   log_->append(log_line(extra));
 }
 
-double Trainer::throughput() const {
-  const double seconds = state_.train_seconds - session_start_seconds_;
-  return seconds > 0 ? static_cast<double>(state_.total_tokens - session_start_tokens_) / seconds : 0.0;
-}
-
 Json Trainer::log_line(const Json& extra) const {
-  const double per_step = (state_.train_seconds - session_start_seconds_) /
-                          static_cast<double>(std::max<std::int64_t>(state_.step - session_start_step_, 1));
-  return to_json(LogLine{.current_steps = state_.step,
-                         .total_steps = total_steps_,
-                         .epoch = inputs_.loader.epochs(0),
-                         .elapsed_seconds = state_.train_seconds,
-                         .remaining_seconds = per_step * static_cast<double>(total_steps_ - state_.step),
-                         .throughput = throughput(),
-                         .total_tokens = state_.total_tokens,
-                         .extra = extra});
+  return to_json(
+      LogLine{.current_steps = state_.step,
+              .total_steps = total_steps_,
+              .epoch = inputs_.loader.epochs(0),
+              .elapsed_seconds = state_.train_seconds,
+              .remaining_seconds = meter_.seconds_per_step() * static_cast<double>(total_steps_ - state_.step),
+              .throughput = meter_.tokens_per_second(),
+              .total_tokens = state_.total_tokens,
+              .extra = extra});
 }
 
 void Trainer::save() {

@@ -14,11 +14,15 @@
 #include "adept/eval/perplexity.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/expansion.h"
+#include "adept/model/activation_cache.h"
 #include "adept/model/decoder.h"
 #include "adept/optim/adamw.h"
 #include "adept/optim/schedule.h"
 #include "adept/train/checkpoint.h"
+#include "adept/train/memory.h"
 #include "adept/train/step.h"
+#include "adept/train/step_cost.h"
+#include "adept/train/step_meter.h"
 #include "adept/train/trainable.h"
 #include "adept/train/trainer_log.h"
 
@@ -51,6 +55,9 @@ struct TrainSummary {
   double final_loss = 0;             ///< of the last log line
   double train_seconds = 0;          ///< spent in steps
   double tokens_per_second = 0;
+  double speed_of_light = 0;  ///< what the unavoidable matrix products would take, as a share of train_seconds
+  MemoryUse memory;           ///< of this session's steps
+  model::ActivationCacheStats activation_cache;  ///< of this session
 };
 Json to_json(const TrainSummary& summary);
 
@@ -80,12 +87,14 @@ class Trainer {
 
  private:
   void restore(bool resume);
+  void use_activation_cache();
+  void keep_activations(bool come_again);
   void loop();
   void update_unit_rates();
   StepResult take_step();
+  void measure_memory(std::int64_t bytes_before, std::int64_t activation_bytes);
   void log_step(const StepResult& result);
   Json log_line(const Json& extra) const;
-  double throughput() const;  ///< tokens per second of this session's steps
   void evaluate();
   void save();
   void check_nonfinite(const StepResult& result);
@@ -106,8 +115,9 @@ class Trainer {
   std::int64_t saved_step_ = -1;
   std::unique_ptr<JsonlFile> log_, importance_log_;
   std::unique_ptr<Progress> progress_;
-  double session_start_seconds_ = 0;
-  std::int64_t session_start_tokens_ = 0, session_start_step_ = 0;
+  StepCost cost_;
+  StepMeter meter_;
+  MemoryUse memory_;
 };
 
 }  // namespace adept::train

@@ -207,6 +207,8 @@ CONFIGS = [
      "expand.num_layers: found 3; expected at most 2", "less those in expand.exclude"),
     (dict(expand={"num_layers": 1, "exclude": [3]}), USAGE, "expand.exclude: found 3; expected at most 2"),
     (dict(method="top_k_layers", top_k_layers={"num_layers": 9}), USAGE, "top_k_layers.num_layers: found 9; expected at most 3"),
+    (dict(train={"activation_checkpointing": "some"}), USAGE, 'found the string "some"; expected none, selective or full'),
+    (dict(train={"activation_cache": -1}), USAGE, "train.activation_cache: found -1; expected a number"),
     (dict(method="lora", lora={"rank": 60000}), USAGE, "lora.rank: found 60000; expected at most"),
     (dict(method="lora", lora={"target_modules": ["qkv"]}), USAGE, 'lora.target_modules.0: found "qkv"; expected one of'),
     (dict(unit_lr={"factors": [{"units": "*.attn.*", "factor": 2}]}), USAGE, 'found "*.attn.*", which is no unit\'s name'),

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -259,6 +260,23 @@ def test_models_that_other_commands_made_are_not_replaced(finished, tmp_path):
         assert process.returncode == 2
         assert f"output_dir: {out}/{name} exists and was not made by a run in {out}. Choose another place." in process.stderr
         assert snapshot(out) == before
+
+
+def test_memory_and_speed_are_told_and_what_saves_them_changes_nothing(finished, tmp_path):
+    folder, process = finished
+    results = json.loads((folder / "out" / "all_results.json").read_text())
+    memory = results["memory_bytes"]
+    assert memory["total"] == sum(size for name, size in memory.items() if name != "total")
+    assert memory["masters"] == 4 * results["trained_parameters"] and memory["activations"] > 0
+    assert "memory of a step: " in process.stderr and "work space" in process.stderr
+    assert results["speed_of_light"] > 0 and re.search(r"tok/s \(\d+ % of light\)", process.stderr)
+    assert all(line["speed_of_light"] > 0 for line in read_lines(folder / "out" / "trainer_log.jsonl") if "loss" in line)
+    assert not (folder / "out" / "activations.cache").exists()
+    for setting in ("activation_checkpointing=full", "activation_cache=0"):
+        out = tmp_path / setting
+        run(folder, "--set", f"output_dir={out}", "--set", f"train.{setting}")
+        weights = pathlib.Path("model", "model.safetensors")
+        assert (out / weights).read_bytes() == (folder / "out" / weights).read_bytes()
 
 
 def test_what_rounding_takes_is_told_and_can_be_kept(finished, tmp_path):

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "adept/core/error.h"
+#include "adept/nn/allocator.h"
 #include "adept/nn/attention.h"
 #include "adept/nn/cross_entropy.h"
 #include "adept/nn/linear.h"
@@ -199,6 +200,20 @@ TEST(CrossEntropy, APositionWithoutTargetChangesNothing) {
   const at::Tensor before = linear_cross_entropy(hidden, head, targets);
   hidden.select(1, 1).fill_(std::nan(""));
   EXPECT_TRUE(linear_cross_entropy(hidden, head, targets).equal(before));
+}
+
+TEST(CrossEntropy, NeverHoldsMoreThanAChunkOfTheLogits) {
+  use_caching_allocator();  // it counts
+  const std::int64_t tokens = 3000, vocabulary = 50'000, chunk_bytes = 4 * (std::int64_t{32} << 20);
+  const at::Tensor head = at::randn({vocabulary, 4}), targets = at::randint(0, vocabulary, {tokens}, at::kLong);
+  for (const bool trains : {false, true}) {
+    const at::Tensor hidden = at::randn({tokens, 4}).set_requires_grad(trains);
+    reset_peak_tensor_memory();
+    const std::int64_t before = tensor_memory().in_use;
+    const at::Tensor loss = linear_cross_entropy(hidden, head, targets);
+    if (trains) loss.backward();
+    EXPECT_LT(tensor_memory().peak - before, chunk_bytes * 5 / 4) << "all logits are " << 4 * tokens * vocabulary;
+  }
 }
 
 TEST(CrossEntropy, OfNothingIsZero) {

@@ -31,6 +31,7 @@ RunResults results_by_hand() {
                    {"train_loss", 2.125},
                    {"train_tokens", 1234567},
                    {"train_tokens_per_second", 987.6},
+                   {"speed_of_light", 0.614},
                    {"trained_parameters", 14000000},
                    {"all_parameters", 148000000},
                    {"nonfinite_steps", 0}}};
@@ -59,7 +60,7 @@ TEST(ResultsTable, ShowsLossAndPerplexityBeforeAndAfterWithTheChange) {
 TEST(ResultsTable, ShowsWhatWasTrainedAndWhatItCost) {
   const std::string table = results_table(config_with_two_sets(), results_by_hand(), kStages);
   EXPECT_THAT(table, HasSubstr("14,000,000 of 148,000,000 parameters (9.5 %)"));
-  EXPECT_THAT(table, HasSubstr("1,500 steps, 1,234,567 tokens, 987 tokens/s"));
+  EXPECT_THAT(table, HasSubstr("1,500 steps, 1,234,567 tokens, 987 tokens/s (61 % of light)"));
   EXPECT_THAT(table, HasSubstr("tokenize 0:05, probe 1:01 (kept), train 1:00:00, in all 1:01:06"));
   EXPECT_THAT(table, HasSubstr("peak memory   2.5 GB"));
   EXPECT_THAT(table, Not(HasSubstr("skipped")));

@@ -19,6 +19,7 @@
 #include "adept/io/weight_files.h"
 #include "adept/method/units.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/nn/allocator.h"
 #include "adept/train/methods.h"
 #include "adept/train/trainable.h"
 #include "tests/support/tiny_models.h"
@@ -109,6 +110,46 @@ TEST(Trainable, MastersAreTheFilesValuesInFullPrecisionEvenIfTheModelComputesInB
     rounded += p.master.ne(p.master.to(at::kBFloat16).to(at::kFloat)).sum().item<std::int64_t>();
   }
   EXPECT_GT(rounded, 0) << "the values would survive bf16, so nothing was shown";
+}
+
+TEST(ActivationCheckpointing, ChangesNoBitAndKeepsLess) {
+  nn::use_caching_allocator();  // it counts
+  for (const std::string& kind : test::model_kinds()) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      SCOPED_TRACE(kind);
+      ReadyModel s(kind, dtype);
+      s.train(3);  // so that every gradient is there
+      const std::vector<model::Batch> batches = {test::random_batch({19, 14, 17}), test::random_batch({13}, 2)};
+      const StepResult plain = compute_gradients(s.decoder, s.trainable, batches);
+      const auto expected = s.gradients();
+      std::int64_t kept = plain.activation_bytes;
+      for (const auto checkpointing : {ActivationCheckpointing::kSelective, ActivationCheckpointing::kFull}) {
+        const StepResult result = compute_gradients(s.decoder, s.trainable, batches, checkpointing);
+        EXPECT_EQ(result.loss, plain.loss);
+        for (const auto& [name, grad] : s.gradients()) EXPECT_TRUE(test::same_bits(grad, expected.at(name))) << name;
+        EXPECT_LT(result.activation_bytes, kept);
+        kept = result.activation_bytes;
+      }
+    }
+  }
+}
+
+TEST(StepMemory, DoesNotGrowWithTheDepthBelowTheLowestCopy) {
+  nn::use_caching_allocator();  // it counts
+  const std::vector<model::Batch> batches = {test::random_batch({19, 14, 17})};
+  std::vector<StepResult> results;
+  std::vector<std::int64_t> peaks;
+  for (const int num_layers : {2, 9}) {
+    ReadyModel s("llama", at::kFloat, {num_layers - 1}, num_layers);
+    compute_gradients(s.decoder, s.trainable, batches);  // tables and workspaces are there from now on
+    nn::reset_peak_tensor_memory();
+    const std::int64_t before = nn::tensor_memory().in_use;
+    results.push_back(compute_gradients(s.decoder, s.trainable, batches));
+    peaks.push_back(nn::tensor_memory().peak - before);
+  }
+  EXPECT_GT(results[0].activation_bytes, 0);
+  EXPECT_EQ(results[1].activation_bytes, results[0].activation_bytes);
+  EXPECT_EQ(peaks[1], peaks[0]);
 }
 
 TEST(Gradients, BeforeTrainingAreExactlyZeroButInTheOutputsOfTheCopies) {

@@ -12,6 +12,7 @@
 #include "adept/io/safetensors.h"
 #include "adept/method/units.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/nn/allocator.h"
 #include "tests/unit/train/tiny_training.h"
 
 namespace adept::train {
@@ -53,6 +54,73 @@ TEST(Run, OfOneEpochTrainsOnEveryTokenOnceTailsIncluded) {
   const TrainSummary summary = Trainer(std::move(inputs)).run(false);
   EXPECT_EQ(summary.total_tokens, 11 + 30 + 7 + 19 + 5 + 5) << "five documents, an EOS after each";
   EXPECT_EQ(summary.steps, 3) << "77 tokens are 10 sequences: two steps of four and one of two";
+}
+
+// Trains and exports; the bytes of the weights.
+std::string trained_weights(const config::RunConfig& config, const fs::path& model_dir, const fs::path& run_dir,
+                            TrainSummary* summary = nullptr) {
+  TrainerInputs inputs = make_inputs(config, model_dir, run_dir);
+  inputs.eval.push_back({"held-out", data::packed(dataset_of("held-out", {20, 9}, 8), {.seq_len = 8, .eos = 2})});
+  Trainer trainer(std::move(inputs));
+  const TrainSummary result = trainer.run(false);
+  if (summary != nullptr) *summary = result;
+  trainer.export_model(run_dir / "model");
+  return test::read_file(run_dir / "model" / "model.safetensors");
+}
+
+TEST(Run, IsTheSameWithAndWithoutTheActivationCache) {
+  const test::TemporaryDirectory dir;
+  for (const std::string kind : {"llama", "qwen3"}) {
+    SCOPED_TRACE(kind);
+    const auto model = test::write_expanded_model(dir / kind, kind, {1, 3});
+    config::RunConfig config = small_config();
+    config.train.max_steps = 30;  // several epochs
+    config.train.eval_steps = 4;
+    config.train.activation_cache = 0;
+    TrainSummary without, with;
+    const std::string expected = trained_weights(config, model.expanded, dir / kind / "without", &without);
+    config.train.activation_cache = 1;
+    EXPECT_TRUE(trained_weights(config, model.expanded, dir / kind / "with", &with) == expected);
+    EXPECT_EQ(without.activation_cache.positions_read, 0);
+    EXPECT_GT(with.activation_cache.positions_read, with.total_tokens / 3);
+    EXPECT_EQ(test::read_file(dir / kind / "with" / "parameter_importance.jsonl"),
+              test::read_file(dir / kind / "without" / "parameter_importance.jsonl"));
+    EXPECT_FALSE(fs::exists(dir / kind / "with" / "activations.cache")) << "it is for the time of the training";
+  }
+}
+
+TEST(Run, IsTheSameWithCheckpointedActivationsAdaptersThatDropInputsIncluded) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  for (const auto method : {config::Method::kAdept, config::Method::kFull, config::Method::kLora}) {
+    config::RunConfig config = small_config();
+    config.method = method;
+    config.lora.alpha = 16;
+    config.lora.dropout = 0.3;
+    if (method != config::Method::kAdept) config.unit_lr.policy = config::UnitLrPolicy::kUniform;
+    const fs::path root = dir / std::string(config::to_string(method));
+    const std::string expected = trained_weights(config, model.expanded, root / "none");
+    for (const auto checkpointing :
+         {config::ActivationCheckpointing::kSelective, config::ActivationCheckpointing::kFull}) {
+      config.train.activation_checkpointing = checkpointing;
+      EXPECT_TRUE(trained_weights(config, model.expanded, root / config::to_string(checkpointing)) == expected)
+          << config::to_string(method) << " " << config::to_string(checkpointing);
+    }
+  }
+}
+
+TEST(Run, AccountsForItsMemoryAndItsSpeed) {
+  nn::use_caching_allocator();
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  const TrainSummary summary = train(small_config(), model.expanded, dir / "run");
+  EXPECT_EQ(summary.memory.masters, 4 * summary.trained_parameters);
+  EXPECT_GT(summary.memory.activations, 0);
+  EXPECT_GT(summary.memory.work_space, 0);
+  EXPECT_GT(summary.speed_of_light, 0);
+  const Json json = to_json(summary);
+  EXPECT_EQ(json["memory_bytes"]["total"], summary.memory.total());
+  EXPECT_GT(lines_of(dir / "run" / "trainer_log.jsonl").back()["speed_of_light"].get<double>(), 0);
 }
 
 TEST(Run, CountsWhatIsTrained) {

@@ -1,0 +1,197 @@
+#include "adept/model/activation_cache.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "adept/core/error.h"
+#include "adept/core/hash.h"
+#include "adept/core/log.h"
+#include "adept/model/torch_tensors.h"
+
+namespace adept::model {
+namespace {
+
+// The file: a FileHeader, then entries, each an EntryHeader and its data; numbers as the processor has them, as the
+// file never leaves its machine.
+using Digest = std::array<char, 40>;  // the text of a hash, padded with zeros
+constexpr std::string_view kMagic = "adept activations 1";
+
+struct FileHeader {
+  Digest magic{}, made_from{};
+};
+
+struct EntryHeader {
+  Digest key{}, checksum{};
+  std::int64_t bytes = 0;
+};
+
+Digest to_digest(std::string_view text) {
+  Digest digest{};
+  ADEPT_CHECK(text.size() <= digest.size(), "a digest of {} characters", text.size());
+  std::copy(text.begin(), text.end(), digest.begin());
+  return digest;
+}
+
+std::string to_text(const Digest& digest) { return {digest.begin(), std::find(digest.begin(), digest.end(), '\0')}; }
+
+template <typename T>
+std::span<std::byte> bytes_of(T& value) {
+  return std::as_writable_bytes(std::span(&value, 1));
+}
+
+/// False at the end of the file and where it cannot be read.
+bool read_at(int fd, std::int64_t offset, std::span<std::byte> out) {
+  while (!out.empty()) {
+    const ssize_t count = ::pread(fd, out.data(), out.size(), offset);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return false;
+    out = out.subspan(static_cast<std::size_t>(count));
+    offset += count;
+  }
+  return true;
+}
+
+/// False, with errno, where it cannot be written.
+bool write_at(int fd, std::int64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count = ::pwrite(fd, bytes.data(), bytes.size(), offset);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return false;
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+    offset += count;
+  }
+  return true;
+}
+
+std::vector<std::string> row_keys(const at::Tensor& ids) {
+  std::vector<std::string> keys;
+  for (const at::Tensor& row : ids.unbind(0)) {
+    Hasher hasher;
+    hasher.update(fmt::format("{} x {}", ids.size(0), ids.size(1))).update(as_view("", row).data);
+    keys.push_back(hasher.digest());
+  }
+  return keys;
+}
+
+}  // namespace
+
+ActivationCache::ActivationCache(std::filesystem::path path, std::int64_t max_bytes, ActivationSource source)
+    : path_(std::move(path)), max_bytes_(max_bytes), source_(std::move(source)) {
+  std::error_code error;
+  const auto space = std::filesystem::space(io::parent_of(path_), error);
+  if (!error) max_bytes_ = std::min(max_bytes_, static_cast<std::int64_t>(space.available / 2));
+  open();
+}
+
+void ActivationCache::open() {
+  fd_ = io::UniqueFd(::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+  if (!fd_.is_open()) throw io::system_error(path_, "open", errno);
+  const std::string made_from = hash_of(fmt::format("{} {} {} {}", source_.fingerprint, source_.num_layers,
+                                                    source_.hidden_size, at::toString(source_.dtype)));
+  FileHeader header{.magic = to_digest(kMagic), .made_from = to_digest(made_from)}, found;
+  if (read_at(fd_.get(), 0, bytes_of(found)) && found.magic == header.magic && found.made_from == header.made_from) {
+    read_index();
+    return;
+  }
+  if (::ftruncate(fd_.get(), 0) != 0 || !write_at(fd_.get(), 0, bytes_of(header)))
+    throw io::system_error(path_, "write", errno);
+  end_ = sizeof(FileHeader);
+}
+
+void ActivationCache::read_index() {
+  const std::int64_t size = ::lseek(fd_.get(), 0, SEEK_END);
+  end_ = sizeof(FileHeader);
+  EntryHeader header;
+  while (read_at(fd_.get(), end_, bytes_of(header))) {
+    const std::int64_t data = end_ + static_cast<std::int64_t>(sizeof(EntryHeader));
+    if (header.bytes <= 0 || header.bytes > size - data) break;  // cut short, or damaged: entries go over it
+    entries_[to_text(header.key)] = {.offset = data, .bytes = header.bytes, .checksum = to_text(header.checksum)};
+    end_ = data + header.bytes;
+  }
+}
+
+at::Tensor ActivationCache::get(const at::Tensor& ids, const Compute& compute) {
+  const std::lock_guard lock(mutex_);
+  const std::vector<std::string> keys = row_keys(ids.cpu().contiguous());
+  if (const at::Tensor found = read(keys, ids); found.defined()) {
+    stats_.positions_read += ids.numel();
+    return found.to(ids.device());
+  }
+  at::Tensor activations = compute(ids);
+  stats_.positions_computed += ids.numel();
+  if (keeps_ && is_independent_of_place(ids, activations, compute)) keep(keys, activations.cpu().contiguous());
+  return activations;
+}
+
+at::Tensor ActivationCache::read(const std::vector<std::string>& keys, const at::Tensor& ids) {
+  const auto is_known = [&](const std::string& key) { return entries_.contains(key); };
+  if (!std::all_of(keys.begin(), keys.end(), is_known)) return {};
+  at::Tensor rows = at::empty({ids.size(0), ids.size(1), source_.hidden_size}, at::TensorOptions(source_.dtype));
+  const auto row_bytes = static_cast<std::size_t>(rows.nbytes()) / keys.size();
+  auto* out = static_cast<std::byte*>(rows.data_ptr());
+  for (std::size_t row = 0; row < keys.size(); ++row) {
+    const auto entry = entries_.find(keys[row]);
+    const std::span<std::byte> data(out + row * row_bytes, row_bytes);
+    if (static_cast<std::size_t>(entry->second.bytes) == row_bytes && read_at(fd_.get(), entry->second.offset, data) &&
+        hash_of(data) == entry->second.checksum)
+      continue;
+    spdlog::warn("{}: an entry is damaged; it is computed again", path_.string());
+    entries_.erase(entry);
+    return {};
+  }
+  return rows;
+}
+
+bool ActivationCache::is_independent_of_place(const at::Tensor& ids, const at::Tensor& activations,
+                                              const Compute& compute) {
+  if (ids.size(0) == 1) return true;
+  const auto [shape, is_new] = is_independent_.try_emplace({ids.size(0), ids.size(1)});
+  if (is_new) {
+    shape->second = compute(ids.roll(1, 0)).equal(activations.roll(1, 0));
+    if (!shape->second)
+      spdlog::warn(
+          "activations of batches of {} x {} tokens are not kept for later: here they depend on the place of a "
+          "sequence in its batch, so training would not be the same bit for bit",
+          ids.size(0), ids.size(1));
+  }
+  return shape->second;
+}
+
+void ActivationCache::keep(const std::vector<std::string>& keys, const at::Tensor& activations) {
+  for (std::size_t row = 0; row < keys.size() && keeps_; ++row) {
+    if (entries_.contains(keys[row])) continue;
+    const at::Tensor data = activations.select(0, static_cast<std::int64_t>(row));
+    if (append(keys[row], as_view("", data).data)) continue;
+    spdlog::warn("{}: cannot be written ({}); no more activations are kept", path_.string(), std::strerror(errno));
+    max_bytes_ = 0;
+    return;
+  }
+}
+
+bool ActivationCache::append(const std::string& key, std::span<const std::byte> data) {
+  EntryHeader header{
+      .key = to_digest(key), .checksum = to_digest(hash_of(data)), .bytes = static_cast<std::int64_t>(data.size())};
+  const std::int64_t offset = end_ + static_cast<std::int64_t>(sizeof(EntryHeader));
+  if (offset + header.bytes > max_bytes_) return true;  // full
+  if (!write_at(fd_.get(), end_, bytes_of(header)) || !write_at(fd_.get(), offset, data)) return false;
+  entries_[key] = {.offset = offset, .bytes = header.bytes, .checksum = to_text(header.checksum)};
+  end_ = offset + header.bytes;
+  return true;
+}
+
+ActivationCacheStats ActivationCache::stats() const {
+  const std::lock_guard lock(mutex_);
+  ActivationCacheStats stats = stats_;
+  stats.bytes = end_;
+  return stats;
+}
+
+}  // namespace adept::model

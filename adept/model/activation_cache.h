@@ -1,0 +1,88 @@
+// What frozen layers make of tokens, kept in a file for when the same tokens come again.
+//
+// Legend: B rows, T tokens, D hidden_size.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "adept/io/posix.h"
+
+namespace adept::model {
+
+/// Everything beside the tokens that the activations depend on.
+struct ActivationSource {
+  std::string fingerprint;      ///< of the weights, and of how and on what they are computed
+  std::int64_t num_layers = 0;  ///< the layers below
+  std::int64_t hidden_size = 0;
+  at::ScalarType dtype = at::kFloat;
+};
+
+struct ActivationCacheStats {
+  std::int64_t positions_read = 0;      ///< tokens whose activations came from the file
+  std::int64_t positions_computed = 0;  ///< tokens whose activations did not
+  std::int64_t bytes = 0;               ///< of the file
+};
+
+/// A file of activations (T, D) of single rows, each with a checksum, found by the row's tokens and the shape of the
+/// batch that it was in. Entries are appended until the file is full; a file of another source, and what is damaged or
+/// cut short, is dropped and computed again. It is read with pread, not mapped: what was read does not stay in the
+/// process's memory.
+///
+/// A row of a matrix product may depend on its place in the batch, by how the library splits the work. Before rows of a
+/// batch's shape are kept for the first time this is tried; where it is so, none of that shape are kept, as training
+/// would not be the same bit for bit.
+class ActivationCache {
+ public:
+  using Compute = std::function<at::Tensor(const at::Tensor& ids)>;  ///< ids (B, T) -> (B, T, D)
+
+  /// Opens or makes the file, which never grows beyond `max_bytes` or half of what is free on its disk. Throws
+  /// DataError where it cannot.
+  ActivationCache(std::filesystem::path path, std::int64_t max_bytes, ActivationSource source);
+
+  std::int64_t num_layers() const { return source_.num_layers; }
+
+  /// Whether what is computed from now on is kept: of tokens that will come again.
+  void keep_new(bool keep) { keeps_ = keep; }
+
+  /// compute(ids), or the same from the file where it has all rows; ids (B, T) int64 on any device.
+  at::Tensor get(const at::Tensor& ids, const Compute& compute);
+
+  ActivationCacheStats stats() const;
+
+ private:
+  struct Entry {
+    std::int64_t offset = 0;  // of the data
+    std::int64_t bytes = 0;
+    std::string checksum;
+  };
+
+  void open();
+  void read_index();
+  at::Tensor read(const std::vector<std::string>& keys, const at::Tensor& ids);
+  void keep(const std::vector<std::string>& keys, const at::Tensor& activations);
+  bool append(const std::string& key, std::span<const std::byte> data);
+  bool is_independent_of_place(const at::Tensor& ids, const at::Tensor& activations, const Compute& compute);
+
+  std::filesystem::path path_;
+  std::int64_t max_bytes_;
+  ActivationSource source_;
+  mutable std::mutex mutex_;
+  io::UniqueFd fd_;
+  std::int64_t end_ = 0;  // where the next entry goes
+  std::unordered_map<std::string, Entry> entries_;
+  std::map<std::pair<std::int64_t, std::int64_t>, bool> is_independent_;  // by (B, T), of those that were tried
+  bool keeps_ = true;
+  ActivationCacheStats stats_;
+};
+
+}  // namespace adept::model

@@ -1,0 +1,18 @@
+// Activation checkpointing (Chen et al., arXiv 1604.06174): time for memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+
+namespace adept::nn {
+
+using TensorFunction = std::function<at::Tensor(const at::Tensor&)>;
+
+/// function(x), of whose graph only x is kept: the backward pass computes the rest again. Values, gradients (those of
+/// leaves inside `function` too) and draws from ATen's generator are the same bit for bit.
+///
+/// Where x takes no part in a graph this is function(x) itself, whose own graph is kept.
+at::Tensor recomputed(const at::Tensor& x, TensorFunction function);
+
+}  // namespace adept::nn

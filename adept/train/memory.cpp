@@ -1,0 +1,52 @@
+#include "adept/train/memory.h"
+
+#include <fmt/format.h>
+
+#include <set>
+
+#include "adept/core/progress.h"
+#include "adept/data/source_counts.h"
+
+namespace adept::train {
+namespace {
+
+std::int64_t num_bytes(const at::Tensor& tensor) { return static_cast<std::int64_t>(tensor.nbytes()); }
+
+}  // namespace
+
+Json to_json(const MemoryUse& m) {
+  return {{"weights", m.weights},     {"masters", m.masters},         {"moments", m.moments},
+          {"gradients", m.gradients}, {"activations", m.activations}, {"work_space", m.work_space},
+          {"total", m.total()}};
+}
+
+std::string describe(const MemoryUse& m) {
+  using data::format_bytes;
+  return fmt::format("{}: weights {}, masters {}, moments {}, gradients {}, activations {}, work space {}",
+                     format_bytes(m.total()), format_bytes(m.weights), format_bytes(m.masters), format_bytes(m.moments),
+                     format_bytes(m.gradients), format_bytes(m.activations), format_bytes(m.work_space));
+}
+
+MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& trainable, const optim::AdamW& optimizer) {
+  MemoryUse memory;
+  std::set<const void*> counted;
+  for (const optim::Parameter& p : trainable.parameters()) {
+    memory.masters += num_bytes(p.master);
+    memory.gradients += num_bytes(p.grad);
+    const optim::Moments& moments = optimizer.moments().at(p.name);
+    memory.moments += num_bytes(moments.exp_avg) + num_bytes(moments.exp_avg_sq);
+    counted.insert(p.master.const_data_ptr());
+  }
+  const auto count = [&](const at::Tensor& tensor) {
+    if (tensor.defined() && counted.insert(tensor.const_data_ptr()).second) memory.weights += num_bytes(tensor);
+  };
+  model::Weights weights = decoder.weights();
+  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) count(*p.tensor);
+  for (const model::NamedLinear& l : model::named_linears(weights)) {
+    count(l.linear->adapter.a);
+    count(l.linear->adapter.b);
+  }
+  return memory;
+}
+
+}  // namespace adept::train

@@ -1,0 +1,31 @@
+// The floating point operations that a training step cannot do without, and how fast this machine does them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+
+#include "adept/model/decoder.h"
+
+namespace adept::train {
+
+/// Per token of a sequence: the products with weights and of attention, forward and backward.
+struct StepCost {
+  double prefix_flops = 0;  ///< embed to the lowest trained layer, which an activation cache may have
+  double flops = 0;         ///< everything else
+};
+
+/// Of the tensors that require a gradient, for sequences of `seq_len` tokens: a frozen matrix has no weight gradient,
+/// and no gradient is computed below the lowest trained tensor.
+StepCost step_cost(const model::Decoder& decoder, std::int64_t lowest_layer, std::int64_t seq_len);
+
+/// Floating point operations per second of a large matrix product on `device` with the threads of this process. It is
+/// measured where `file` does not know it (about half a second), and written there; a file that cannot be read or
+/// written is left alone.
+double matmul_rate(at::ScalarType dtype, at::Device device, const std::filesystem::path& file);
+
+/// matmul_rates.json in $XDG_CACHE_HOME/adept, or ~/.cache/adept.
+std::filesystem::path matmul_rate_file();
+
+}  // namespace adept::train

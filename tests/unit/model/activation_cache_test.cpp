@@ -1,0 +1,162 @@
+#include "adept/model/activation_cache.h"
+
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/randint.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <string>
+
+#include "adept/core/error.h"
+#include "adept/model/decoder.h"
+#include "tests/support/temporary_directory.h"
+#include "tests/unit/model/random_model.h"
+
+namespace adept::model {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kLarge = 1 << 24;
+
+// A cache in a folder of its own, and a decoder that counts how often it is asked.
+class ActivationCacheTest : public ::testing::Test {
+ protected:
+  ActivationCacheTest() : decoder_(test::tiny_config(), test::random_weights(test::tiny_config())) {
+    at::manual_seed(3);
+    first_ = at::randint(0, 53, {3, 7}, at::kLong);
+    second_ = at::randint(0, 53, {3, 7}, at::kLong);
+  }
+
+  std::unique_ptr<ActivationCache> open(const std::string& fingerprint = "weights", std::int64_t bytes = kLarge) const {
+    return std::make_unique<ActivationCache>(
+        path_, bytes, ActivationSource{.fingerprint = fingerprint, .num_layers = 2, .hidden_size = 24});
+  }
+  at::Tensor expected(const at::Tensor& ids) const { return decoder_.layers(decoder_.embed(ids), 0, 2); }
+  at::Tensor get(ActivationCache& cache, const at::Tensor& ids) {
+    return cache.get(ids, [&](const at::Tensor& tokens) {
+      ++computed_;
+      return expected(tokens);
+    });
+  }
+  // Gets `ids` and expects the right values; whether they were computed.
+  bool computes(ActivationCache& cache, const at::Tensor& ids) {
+    computed_ = 0;
+    EXPECT_TRUE(get(cache, ids).equal(expected(ids)));
+    return computed_ > 0;
+  }
+  void damage(std::int64_t from_end) const {
+    std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-from_end, std::ios::end);
+    file.put('\x5a');
+  }
+
+  test::TemporaryDirectory dir_;
+  fs::path path_ = dir_.path() / "activations";
+  Decoder decoder_;
+  at::Tensor first_, second_;
+  int computed_ = 0;
+};
+
+TEST_F(ActivationCacheTest, GivesTheSameBitsWhateverTheOrderAndMixtureOfTheRows) {
+  const auto cache = open();
+  EXPECT_TRUE(computes(*cache, first_));
+  EXPECT_TRUE(computes(*cache, second_));
+  EXPECT_FALSE(computes(*cache, first_));
+  EXPECT_FALSE(computes(*cache, first_.flip(0)));
+  EXPECT_FALSE(computes(*cache, at::cat({second_.narrow(0, 1, 2), first_.narrow(0, 2, 1)})));
+  EXPECT_TRUE(computes(*cache, first_.narrow(0, 0, 2))) << "a batch of another shape";
+  EXPECT_EQ(cache->stats().positions_read, 3 * 21);
+  EXPECT_EQ(cache->stats().positions_computed, 2 * 21 + 14);
+  EXPECT_EQ(cache->stats().bytes, static_cast<std::int64_t>(fs::file_size(path_)));
+}
+
+TEST_F(ActivationCacheTest, ComputesABatchThatHasOneNewRow) {
+  const auto cache = open();
+  computes(*cache, first_);
+  EXPECT_TRUE(computes(*cache, at::cat({first_.narrow(0, 0, 2), second_.narrow(0, 0, 1)})));
+}
+
+TEST_F(ActivationCacheTest, IsThereInTheNextProcess) {
+  computes(*open(), first_);
+  EXPECT_FALSE(computes(*open(), first_));
+}
+
+TEST_F(ActivationCacheTest, IsMadeAnewForOtherWeights) {
+  computes(*open(), first_);
+  EXPECT_TRUE(computes(*open("other weights"), first_));
+  EXPECT_TRUE(computes(*open("weights"), first_)) << "the file is the other weights' now";
+}
+
+TEST_F(ActivationCacheTest, ComputesAgainWhatIsDamagedOrCutShort) {
+  computes(*open(), first_);
+  const auto whole = fs::file_size(path_);
+  for (const std::int64_t from_end : {1, 100, 700, 800, 1500, 2300}) {  // in the data and the headers of each row
+    fs::remove(path_);
+    computes(*open(), first_);
+    damage(from_end);
+    const auto cache = open();
+    EXPECT_TRUE(computes(*cache, first_)) << from_end;
+    EXPECT_FALSE(computes(*cache, first_)) << from_end;
+  }
+  fs::remove(path_);
+  computes(*open(), first_);
+  for (auto size = static_cast<std::int64_t>(whole) - 1; size >= 0; size -= 97) {
+    fs::resize_file(path_, static_cast<std::uintmax_t>(size));
+    EXPECT_TRUE(computes(*open(), first_)) << size;
+    EXPECT_EQ(fs::file_size(path_), whole) << "what was lost is appended";
+  }
+}
+
+TEST_F(ActivationCacheTest, NeverGrowsBeyondItsBudget) {
+  const std::int64_t row = 7 * 24 * 4;
+  for (const std::int64_t bytes : {std::int64_t{100}, 4 * row, 5 * row}) {
+    fs::remove(path_);
+    const auto cache = open("weights", bytes);
+    computes(*cache, first_);
+    computes(*cache, second_);
+    EXPECT_LE(static_cast<std::int64_t>(fs::file_size(path_)), std::max<std::int64_t>(bytes, 80));
+    EXPECT_EQ(computes(*cache, first_), bytes < 4 * row);
+    EXPECT_TRUE(computes(*cache, second_)) << "no room for all of its rows";
+  }
+}
+
+TEST_F(ActivationCacheTest, KeepsOnlyWhatWillComeAgain) {
+  const auto cache = open();
+  cache->keep_new(false);
+  computes(*cache, first_);
+  EXPECT_TRUE(computes(*cache, first_));
+  cache->keep_new(true);
+  computes(*cache, first_);
+  EXPECT_FALSE(computes(*cache, first_));
+}
+
+TEST_F(ActivationCacheTest, KeepsNothingWhereRowsDependOnTheirPlaceInTheBatch) {
+  const auto cache = open();
+  const auto by_place = [&](const at::Tensor& ids) {
+    at::Tensor h = expected(ids);
+    h.select(0, 0).add_(1);
+    return h;
+  };
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(cache->get(first_, by_place).equal(by_place(first_)));
+  EXPECT_EQ(cache->stats().positions_read, 0);
+}
+
+TEST_F(ActivationCacheTest, SaysWhereItCannotBeMade) {
+  path_ = dir_.path() / "nowhere" / "activations";
+  EXPECT_THROW(open(), DataError);
+}
+
+TEST_F(ActivationCacheTest, ServesTheForwardPassOfADecoder) {
+  const at::Tensor whole = decoder_.forward(first_);
+  decoder_.use_activation_cache(std::shared_ptr(open()));
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(decoder_.forward(first_).equal(whole));
+  EXPECT_EQ(decoder_.activation_cache()->stats().positions_read, 2 * 21);
+  const LayerMask without_first = {true, false, false};
+  EXPECT_FALSE(decoder_.forward(first_, without_first).equal(whole)) << "bypassed layers are not the file's";
+}
+
+}  // namespace
+}  // namespace adept::model

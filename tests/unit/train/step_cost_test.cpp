@@ -1,0 +1,112 @@
+#include "adept/train/step_cost.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <vector>
+
+#include "adept/core/json.h"
+#include "adept/io/weight_files.h"
+#include "adept/method/cost.h"
+#include "adept/train/memory.h"
+#include "adept/train/methods.h"
+#include "adept/train/step_meter.h"
+#include "tests/support/temporary_directory.h"
+#include "tests/support/tiny_models.h"
+
+namespace adept::train {
+namespace {
+
+constexpr std::int64_t kSeqLen = 16;
+
+struct CostModel {
+  test::TemporaryDirectory dir;
+  test::ExpandedModel model;
+  io::WeightFiles files;
+  model::Decoder decoder;
+  Trainable trainable;
+
+  explicit CostModel(const std::function<void(config::RunConfig&)>& change, at::ScalarType dtype = at::kFloat)
+      : model(test::write_expanded_model(dir.path(), "llama", {1, 3})),
+        files(io::WeightFiles::open(model.expanded)),
+        decoder(test::load_decoder(model.expanded, dtype)),
+        trainable(decoder, tensors(change)) {}
+
+  std::vector<TrainedTensor> tensors(const std::function<void(config::RunConfig&)>& change) {
+    config::RunConfig config;
+    change(config);
+    return trained_tensors(config, decoder, model.expansion, files);
+  }
+  StepCost cost() const { return step_cost(decoder, trainable.lowest_layer(), kSeqLen); }
+};
+
+TEST(StepCost, OfCopiesIsThatOfTheMethodsFormula) {
+  const CostModel s([](config::RunConfig&) {});
+  const StepCost cost = s.cost();
+  const model::ModelConfig base = test::load_decoder(s.model.base).config();
+  EXPECT_DOUBLE_EQ(cost.prefix_flops + cost.flops, method::step_flops_per_token(base, kSeqLen, std::vector<int>{1, 3}));
+  EXPECT_GT(cost.prefix_flops, 0);
+}
+
+TEST(StepCost, OfEveryParameterIsThreeForwardPasses) {
+  const CostModel s([](config::RunConfig& c) { c.method = config::Method::kFull; });
+  EXPECT_EQ(s.cost().prefix_flops, 0);
+  EXPECT_DOUBLE_EQ(s.cost().flops, method::full_step_flops_per_token(s.decoder.config(), kSeqLen));
+}
+
+TEST(StepCost, OfAdaptersHasNoGradientsOfTheFrozenWeights) {
+  const CostModel full([](config::RunConfig& c) { c.method = config::Method::kFull; });
+  const CostModel lora([](config::RunConfig& c) {
+    c.method = config::Method::kLora;
+    c.lora.rank = 1;
+    c.lora.alpha = 2;
+  });
+  EXPECT_LT(lora.cost().flops, full.cost().flops);
+  EXPECT_GT(lora.cost().flops, 0.6 * full.cost().flops);
+}
+
+TEST(StepMeter, ComparesWithTheMachine) {
+  StepMeter meter(1e9);
+  EXPECT_EQ(meter.speed_of_light(), 0);
+  meter.add(2, 100, 1e9);
+  meter.add(2, 300, 1e9);
+  EXPECT_DOUBLE_EQ(meter.speed_of_light(), 0.5);
+  EXPECT_DOUBLE_EQ(meter.tokens_per_second(), 100);
+  EXPECT_DOUBLE_EQ(meter.seconds_per_step(), 2);
+}
+
+TEST(MatmulRate, IsMeasuredOnceAndKept) {
+  const test::TemporaryDirectory dir;
+  const std::filesystem::path file = dir / "cache" / "rates.json";
+  const double rate = matmul_rate(at::kFloat, at::kCPU, file);
+  EXPECT_GT(rate, 1e8);
+  EXPECT_EQ(matmul_rate(at::kFloat, at::kCPU, file), rate);
+  Json rates = read_json(file);
+  ASSERT_EQ(rates.size(), 1U);
+  rates.begin().value() = 123.0;
+  std::ofstream(file) << rates.dump();
+  EXPECT_EQ(matmul_rate(at::kFloat, at::kCPU, file), 123.0);
+  for (const char* damaged : {"[1]", "{", ""}) {
+    std::ofstream(file) << damaged;
+    EXPECT_GT(matmul_rate(at::kFloat, at::kCPU, file), 1e8) << damaged;
+  }
+}
+
+TEST(ResidentMemory, CountsEveryTensorOnce) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    CostModel s([](config::RunConfig&) {}, dtype);
+    const optim::AdamW optimizer(s.trainable.parameters(), {});
+    const MemoryUse memory = resident_memory(s.decoder, s.trainable, optimizer);
+    const std::int64_t trained = s.trainable.num_parameters(), all = model::num_parameters(s.decoder.config());
+    EXPECT_EQ(memory.masters, 4 * trained);
+    EXPECT_EQ(memory.gradients, 4 * trained);
+    EXPECT_EQ(memory.moments, 8 * trained);
+    EXPECT_EQ(memory.weights, dtype == at::kFloat ? 4 * (all - trained) : 2 * all) << "bf16 has copies of the masters";
+    EXPECT_EQ(memory.total(), memory.weights + 16 * trained);
+  }
+}
+
+}  // namespace
+}  // namespace adept::train
