@@ -1,16 +1,20 @@
-"""adept against transformers on the real SmolLM2-135M, side by side in one run.
+"""adept against transformers, side by side in one run.
 
     bench/run [ROW...] [--repeats N] [--json FILE]
 
-Each row starts one process per side on the same model directory, the same 4 x 512 token ids and the same number of
-threads. The processes live through the row and work one at a time, turn by turn: transformers, adept, transformers;
-the first turn of each is warm-up and not counted. The losses of both sides are compared at every turn: a row whose
-sides do not compute the same thing is an error. Needs the model (scripts/fetch-demo-assets model; it is imported and
-expanded here with build/release/adept) and the news text (scripts/fetch-demo-assets text).
+Each row starts one process per side on the same model directory, the same token ids and the same number of threads.
+The processes live through the row and work one at a time, turn by turn: transformers, adept, transformers; the first
+turn of each is warm-up and not counted. The losses of both sides are compared at every turn: a row whose sides do not
+compute the same thing is an error.
+
+Models: the real SmolLM2-135M, 4 x 512 tokens (scripts/fetch-demo-assets model; it is imported and expanded here with
+build/release/adept), and one of random weights in the shape of Qwen3-0.6B, 2 x 512 tokens, which is made here (1.2 GB).
+The ids are of the news text (scripts/fetch-demo-assets text).
 """
 
 import argparse
 import dataclasses
+import fnmatch
 import json
 import os
 import pathlib
@@ -25,8 +29,25 @@ CACHE = ROOT / ".cache"
 MODEL = CACHE / "models" / "SmolLM2-135M-Instruct"
 GGUF = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXT = CACHE / "text" / "lee_background.cor"
-SPREAD, TOP = (7, 14, 21, 28), (25, 26, 27, 28)
 LOSS_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}  # relative; the steps differ by rounding, never by more
+WORK = {
+    "forward": "forward + loss",
+    "step": "ADEPT step",
+    "full": "full fine-tuning step",
+    "probe": "mask_out probe of every layer",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    name: str
+    batch: tuple
+    spread: tuple  # where copies go: evenly, ...
+    top: tuple  # ... and behind the last layers
+
+
+SMOLLM2 = Model("SmolLM2-135M", (4, 512), (7, 14, 21, 28), (25, 26, 27, 28))
+QWEN3 = Model("Qwen3-0.6B's shape", (2, 512), (6, 13, 20, 27), (24, 25, 26, 27))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,23 +55,42 @@ class Row:
     work: str
     dtype: str
     after: tuple = ()
+    model: Model = SMOLLM2
+    cached: bool = False  # adept reads the layers below the lowest copy from its activation cache
+    compiled: bool = False  # torch.compile on the side of transformers
+    scaling: bool = False  # adept itself on one thread takes the place of transformers
 
     def label(self):
-        what = (
-            "forward + loss"
-            if self.work == "forward"
-            else f"ADEPT step, copies after {', '.join(map(str, self.after))}"
-        )
-        return f"{what}, {self.dtype}"
+        parts = [WORK[self.work]]
+        if self.after:
+            parts.append(f"copies after {','.join(map(str, self.after))}")
+        if self.cached:
+            parts.append("second epoch")
+        if self.compiled:
+            parts.append("torch.compile")
+        if self.scaling:
+            parts.append("adept on 1 thread as the peer")
+        return ", ".join([*parts, self.dtype])
+
+
+def rows_of(prefix, model, dtype):
+    return {
+        f"{prefix}forward-{dtype}": Row("forward", dtype, model=model),
+        f"{prefix}step-{dtype}": Row("step", dtype, model.spread, model),
+        f"{prefix}step-compiled-{dtype}": Row("step", dtype, model.spread, model, compiled=True),
+        f"{prefix}step-top-{dtype}": Row("step", dtype, model.top, model),
+        f"{prefix}step-top-cached-{dtype}": Row("step", dtype, model.top, model, cached=True),
+        f"{prefix}full-{dtype}": Row("full", dtype, model=model),
+        f"{prefix}probe-{dtype}": Row("probe", dtype, model=model),
+        f"{prefix}scaling-{dtype}": Row("step", dtype, model.spread, model, scaling=True),
+    }
 
 
 ROWS = {
-    "forward-fp32": Row("forward", "fp32"),
-    "forward-bf16": Row("forward", "bf16"),
-    "step-fp32": Row("step", "fp32", SPREAD),
-    "step-bf16": Row("step", "bf16", SPREAD),
-    "step-top-fp32": Row("step", "fp32", TOP),
-    "step-top-bf16": Row("step", "bf16", TOP),
+    name: row
+    for prefix, model in (("", SMOLLM2), ("qwen3-", QWEN3))
+    for dtype in ("fp32", "bf16")
+    for name, row in rows_of(prefix, model, dtype).items()
 }
 
 
@@ -94,6 +134,7 @@ class Side:
             "losses": self.losses,
             "threads": self.ready["threads"],
             "trained_parameters": self.ready["trained"],
+            "load_seconds": self.ready["load_seconds"],
             "versions": self.ready["versions"],
         }
 
@@ -104,25 +145,61 @@ def adept(build, *arguments):
         raise BenchError(f"adept {arguments[0]} ended with {process.returncode}:\n{process.stderr}")
 
 
-def model_directory(build, after):
-    """The base model, or the same with copies after the given layers; made once."""
+def base_model(build, model):
+    """The directory of a model; made once."""
+    if model is QWEN3:
+        return random_qwen3()
     if not (MODEL / "config.json").is_file():
         if not GGUF.is_file():
             raise BenchError(f"{GGUF.relative_to(ROOT)} is not here; run scripts/fetch-demo-assets model")
         adept(build, "import-gguf", "--gguf", GGUF, "--out", MODEL)
-    if not after:
-        return MODEL
-    expanded = CACHE / "bench" / f"{MODEL.name}-after-{'-'.join(map(str, after))}"
+    return MODEL
+
+
+def random_qwen3():
+    """Random weights in the shape of Qwen3-0.6B (its config.json on the hub)."""
+    import torch
+    import transformers
+
+    folder = CACHE / "bench" / "qwen3-0.6b-shape"
+    if not (folder / "config.json").is_file():
+        config = transformers.Qwen3Config(
+            hidden_size=1024,
+            intermediate_size=3072,
+            num_hidden_layers=28,
+            num_attention_heads=16,
+            num_key_value_heads=8,
+            head_dim=128,
+            vocab_size=151_936,
+            tie_word_embeddings=True,
+            rope_theta=1e6,
+            max_position_embeddings=40_960,
+            dtype="bfloat16",
+        )
+        torch.manual_seed(1)
+        unfinished = folder.with_suffix(".new")
+        transformers.Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(unfinished)
+        unfinished.rename(folder)
+    return folder
+
+
+def model_directory(build, row):
+    """The model of a row, or the same with copies; made once."""
+    base = base_model(build, row.model)
+    if not row.after:
+        return base
+    expanded = CACHE / "bench" / f"{base.name}-after-{'-'.join(map(str, row.after))}"
     if not (expanded / "config.json").is_file():
         expanded.parent.mkdir(parents=True, exist_ok=True)
-        adept(build, "expand", "--model", MODEL, "--out", expanded, "--after", ",".join(map(str, after)))
+        adept(build, "expand", "--model", base, "--out", expanded, "--after", ",".join(map(str, row.after)))
     return expanded
 
 
-def write_ids(rows, columns):
+def write_ids(build, rows, columns):
     """Real text as token ids, rows x columns, into a file for both sides."""
     import tokenizers
 
+    base_model(build, SMOLLM2)  # has the tokenizer
     if not TEXT.is_file():
         raise BenchError(f"{TEXT.relative_to(ROOT)} is not here; run scripts/fetch-demo-assets text")
     text = TEXT.read_text(encoding="utf-8")[: rows * columns * 8]
@@ -137,35 +214,28 @@ def check_same_work(row, peer, own):
     for turn, (expected, found) in enumerate(zip(peer.losses, own.losses)):
         if not abs(expected - found) <= LOSS_TOLERANCE[row.dtype] * abs(expected):
             raise BenchError(
-                f"{row.label()}: turn {turn}: transformers' loss is {expected:.6f}, adept's {found:.6f}; "
+                f"{row.label()}: turn {turn}: the peer's loss is {expected:.6f}, adept's {found:.6f}; "
                 "the two sides do not do the same work"
             )
     if peer.ready["trained"] != own.ready["trained"]:
         raise BenchError(
-            f"{row.label()}: {peer.ready['trained']:,} parameters train in transformers, "
+            f"{row.label()}: {peer.ready['trained']:,} parameters train in the peer, "
             f"{own.ready['trained']:,} in adept"
         )
 
 
 def measure(row, build, arguments):
-    model = model_directory(build, row.after)
-    common = [
-        "--model",
-        model,
-        "--ids",
-        write_ids(*arguments.batch),
-        "--work",
-        row.work,
-        "--dtype",
-        row.dtype,
-        "--threads",
-        str(arguments.threads),
-    ]
-    peer_options = ["--compile"] if arguments.compile_peer else []
+    model = model_directory(build, row)
+    options = ["--model", model, "--ids", write_ids(build, *(arguments.batch or row.model.batch))]
+    options += ["--work", row.work, "--dtype", row.dtype]
+    threads = ["--threads", str(arguments.threads)]
+    transformers = [sys.executable, "bench/peer_step.py", *options, *threads, *(["--compile"] if row.compiled else [])]
+    own = [build / "adept_bench", *options, *(["--cached"] if row.cached else [])]
+    peer = [*own, "--threads", "1"] if row.scaling else transformers
     sides = []
     try:
-        sides.append(Side("transformers", [sys.executable, "bench/peer_step.py", *common, *peer_options]))
-        sides.append(Side("adept", [build / "adept_bench", *common]))
+        sides.append(Side("peer", peer))
+        sides.append(Side("adept", [*own, *threads]))
         for turn in range(arguments.repeats + 1):
             for side in sides:
                 print(
@@ -187,7 +257,10 @@ def measure(row, build, arguments):
         "work": row.work,
         "dtype": row.dtype,
         "after": row.after,
-        "transformers": peer,
+        "model": row.model.name,
+        "model_bytes": sum(file.stat().st_size for file in model.glob("*.safetensors")),
+        "batch": arguments.batch or row.model.batch,
+        "peer": peer,
         "adept": own,
         "ratio": own["tokens_per_s"]["median"] / peer["tokens_per_s"]["median"],
         "memory_ratio": own["peak_rss_bytes"] / peer["peak_rss_bytes"],
@@ -214,8 +287,7 @@ def hardware():
 def print_header(machine, arguments):
     print(
         f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instruction_sets'])}), "
-        f"{arguments.threads} threads, batch {arguments.batch[0]} x {arguments.batch[1]}, "
-        f"{arguments.repeats} repeats after one warm-up, interleaved"
+        f"{arguments.threads} threads, {arguments.repeats} repeats after one warm-up, interleaved"
     )
     if machine["load_average_at_start"] > 0.5:
         print(
@@ -225,33 +297,50 @@ def print_header(machine, arguments):
     if "avx512_bf16" not in machine["instruction_sets"] and "amx_bf16" not in machine["instruction_sets"]:
         print("note: this processor has no bf16 products of its own; the bf16 rows are emulated on both sides")
     rates = f"{'min':>8}{'median':>8}{'max':>8}  "
-    print(f"\n{'':<46}{'transformers, tokens/s':^26}{'adept, tokens/s':^26}{'ratio':>7}{'peak RSS, GB':>16}")
-    print(f"{'':<46}{rates}{rates}{'':>7}{'peer':>8}{'adept':>8}")
+    print(f"\n{'':<60}{'transformers, tokens/s':^26}{'adept, tokens/s':^26}{'ratio':>7}{'peak RSS, GB':>16}{'ratio':>7}")
+    print(f"{'':<60}{rates}{rates}{'':>7}{'peer':>8}{'adept':>8}")
 
 
 def print_row(result):
     rates = lambda side: "{min:8.0f}{median:8.0f}{max:8.0f}  ".format(**result[side]["tokens_per_s"])
     memory = lambda side: f"{result[side]['peak_rss_bytes'] / 1e9:8.2f}"
     print(
-        f"{result['row']:<46}{rates('transformers')}{rates('adept')}{result['ratio']:>7.2f}"
-        f"{memory('transformers')}{memory('adept')}",
+        f"{result['row']:<60}{rates('peer')}{rates('adept')}{result['ratio']:>7.2f}"
+        f"{memory('peer')}{memory('adept')}{result['memory_ratio']:>7.2f}",
         flush=True,
     )
 
 
+def print_load_times(results):
+    """Of the first row of each model and dtype, from the start of reading to the first possible step."""
+    seen = set()
+    print()
+    for result in results:
+        key = (result["model"], result["dtype"])
+        if key in seen:
+            continue
+        seen.add(key)
+        peer, own = result["peer"]["load_seconds"], result["adept"]["load_seconds"]
+        rate = result["model_bytes"] / own / 1e6
+        print(f"{' in '.join(key)}: loaded by the peer in {peer:.2f} s, by adept in {own:.2f} s ({rate:,.0f} MB/s)")
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"default: all of {', '.join(ROWS)}")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"names or patterns such as 'step-*-fp32'; default: all of {', '.join(ROWS)}")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=pathlib.Path, help="save everything here as well")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--batch", type=lambda text: tuple(map(int, text.split("x"))), default=(4, 512), metavar="BxT")
-    parser.add_argument("--compile-peer", action="store_true", help="torch.compile on the side of transformers")
+    parser.add_argument("--batch", type=lambda text: tuple(map(int, text.split("x"))), metavar="BxT", help="of every row")
     arguments = parser.parse_args()
-    unknown = [row for row in arguments.rows if row not in ROWS]
-    if unknown:
-        parser.error(f"unknown row {', '.join(unknown)}; known: {', '.join(ROWS)}")
-    if arguments.repeats < 1 or len(arguments.batch) != 2 or min(arguments.batch) < 2:
+    chosen = []
+    for pattern in arguments.rows or ["*"]:
+        matching = fnmatch.filter(ROWS, pattern)
+        if not matching:
+            parser.error(f"no row {pattern}; known: {', '.join(ROWS)}")
+        chosen += [row for row in matching if row not in chosen]
+    arguments.rows = chosen
+    if arguments.repeats < 1 or (arguments.batch and (len(arguments.batch) != 2 or min(arguments.batch) < 2)):
         parser.error("--repeats must be at least 1, --batch two numbers of at least 2, such as 4x512")
     return arguments
 
@@ -265,10 +354,15 @@ def main():
         machine = hardware()
         print_header(machine, arguments)
         results = []
-        for name in arguments.rows or ROWS:
-            results.append(measure(ROWS[name], build, arguments))
+        for name in arguments.rows:
+            row = ROWS[name]
+            if not results or results[-1]["model"] != row.model.name:
+                rows, columns = arguments.batch or row.model.batch
+                print(f"{row.model.name}, {rows} x {columns} tokens")
+            results.append(measure(row, build, arguments))
             print_row(results[-1])
-        versions = {side: results[0][side]["versions"] for side in ("transformers", "adept")}
+        versions = {side: results[0][side]["versions"] for side in ("peer", "adept")}
+        print_load_times(results)
         print(
             "\n"
             + "; ".join(
@@ -281,9 +375,7 @@ def main():
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "hardware": machine,
                 "threads": arguments.threads,
-                "batch": arguments.batch,
                 "repeats": arguments.repeats,
-                "compile_peer": arguments.compile_peer,
                 "rows": results,
             }
             arguments.json.write_text(json.dumps(record, indent=2) + "\n")

@@ -2,7 +2,8 @@
 
 Settings, chosen to be fast for transformers: SDPA attention, no key-value cache, frozen parameters without gradients
 (so autograd records nothing below the lowest copy), parameters and AdamW state in the compute dtype, fused AdamW,
-gradients freed between steps. `--compile` adds torch.compile.
+gradients freed between steps. `--compile` adds torch.compile. A probe is a forward pass of the model, and one without
+each layer.
 
 Lines in:  repeat | end.   Lines out: one JSON object each: ready, then the answer to each line.
 """
@@ -35,7 +36,7 @@ def trained_layers(model_directory):
 
 
 class Work:
-    """One timed unit: forward and loss, or a whole training step on the copies."""
+    """One timed unit: forward and loss, a whole training step on the copies or on everything, or a probe."""
 
     def __init__(self, arguments):
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
@@ -46,10 +47,13 @@ class Work:
         self.model.requires_grad_(False)
         self.ids = torch.tensor(json.loads(arguments.ids.read_text()))
         self.optimizer = None
-        if arguments.work == "step":
+        self.probes = arguments.work == "probe"
+        if arguments.work in ("step", "full"):
             self.model.train()
-            for index in trained_layers(arguments.model):
-                self.model.model.layers[index].requires_grad_(True)
+            self.model.requires_grad_(arguments.work == "full")
+            if arguments.work == "step":
+                for index in trained_layers(arguments.model):
+                    self.model.model.layers[index].requires_grad_(True)
             self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
             self.optimizer = torch.optim.AdamW(
                 self.parameters, lr=LEARNING_RATE, betas=BETAS, eps=EPS, weight_decay=0.0, fused=True
@@ -58,10 +62,24 @@ class Work:
             self.model.eval()
         self.run = torch.compile(self.model) if arguments.compile else self.model
 
+    def probe(self):
+        layers = self.model.model.layers
+        losses = [self.forward()]
+        for skipped in range(len(layers)):
+            self.model.model.layers = torch.nn.ModuleList(l for index, l in enumerate(layers) if index != skipped)
+            losses.append(self.forward())
+        self.model.model.layers = layers
+        return sum(losses) / len(losses)
+
+    def forward(self):
+        with torch.inference_mode():
+            return self.run(input_ids=self.ids, labels=self.ids).loss.item()
+
     def once(self):
+        if self.probes:
+            return self.probe()
         if self.optimizer is None:
-            with torch.inference_mode():
-                return self.run(input_ids=self.ids, labels=self.ids).loss.item()
+            return self.forward()
         loss = self.run(input_ids=self.ids, labels=self.ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -74,13 +92,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--model", type=pathlib.Path, required=True)
     parser.add_argument("--ids", type=pathlib.Path, required=True, help="JSON: rows of token ids")
-    parser.add_argument("--work", choices=("forward", "step"), required=True)
+    parser.add_argument("--work", choices=("forward", "step", "full", "probe"), required=True)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    start = time.perf_counter()
     work = Work(arguments)
+    load_seconds = time.perf_counter() - start
 
     def say(**fields):
         print(json.dumps(fields), flush=True)
@@ -89,6 +109,7 @@ def main():
         ready=True,
         tokens=work.ids.numel(),
         threads=torch.get_num_threads(),
+        load_seconds=load_seconds,
         trained=sum(parameter.numel() for parameter in work.model.parameters() if parameter.requires_grad),
         versions={
             "torch": torch.__version__,

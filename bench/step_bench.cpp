@@ -6,6 +6,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/from_blob.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <chrono>
@@ -15,14 +16,18 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "adept/core/error.h"
 #include "adept/core/json.h"
+#include "adept/core/progress.h"
 #include "adept/core/version_info.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/expansion.h"
+#include "adept/method/importance.h"
+#include "adept/model/activation_cache.h"
 #include "adept/model/batch.h"
 #include "adept/model/decoder.h"
 #include "adept/model/load.h"
@@ -46,6 +51,8 @@ struct Options {
   std::string work = "forward";
   std::string dtype = "fp32";
   int threads = 1;
+  bool cached = false;  ///< with an activation cache, which the first repeat fills
+  std::string checkpointing = "none";
   int profile = 0;  ///< repeats
 };
 
@@ -79,24 +86,18 @@ model::Batch next_token_batch(const at::Tensor& ids) {
   return batch;
 }
 
-/// The work of one repeat: forward and loss, or a training step on the copies of an expanded model.
+/// The work of one repeat.
 class Work {
  public:
   explicit Work(const Options& options)
       : Work(options,
              model::load_model(options.model, {.dtype = options.dtype == "bf16" ? at::kBFloat16 : at::kFloat})) {}
 
-  /// Returns the mean loss (before the update), nats per token.
+  /// Returns a loss that tells whether the other side did the same, nats per token: of a training step the one before
+  /// the update, of a probe the mean over the model and the model without each layer.
   double once() {
-    if (trainable_) {
-      const train::StepResult result =
-          train::train_step(decoder_, *trainable_, *optimizer_, {&batch_, 1}, rates_, kMaxGradNorm);
-      if (!result.finite) throw NonFiniteError("the loss or a gradient is not finite");
-      return result.loss;
-    }
-    const at::NoGradGuard no_grad;
-    const at::Tensor loss = decoder_.loss_sum(decoder_.forward(batch_.input_ids), batch_.targets);
-    return loss.item<double>() / static_cast<double>(batch_.num_targets);
+    if (trainable_) return step();
+    return options_.work == "probe" ? probe() : forward();
   }
 
   std::int64_t num_tokens() const { return batch_.num_positions(); }
@@ -104,28 +105,75 @@ class Work {
 
  private:
   Work(const Options& options, model::LoadedModel loaded)
-      : decoder_(std::move(loaded.config), std::move(loaded.weights)), batch_(next_token_batch(read_ids(options.ids))) {
-    if (options.work != "step") return;
-    const io::WeightFiles files = io::WeightFiles::open(options.model);
-    trainable_ = std::make_unique<train::Trainable>(
-        decoder_, train::expanded_tensors(decoder_, method::read_expansion(options.model), files));
+      : options_(options),
+        decoder_(std::move(loaded.config), std::move(loaded.weights)),
+        batch_(next_token_batch(read_ids(options.ids))) {
+    if (options.work == "step" || options.work == "full") train(io::WeightFiles::open(options.model));
+    if (options.cached) use_cache();
+  }
+
+  void train(const io::WeightFiles& files) {
+    config::RunConfig config;
+    config.method = options_.work == "full" ? config::Method::kFull : config::Method::kAdept;
+    std::optional<method::Expansion> expansion;
+    if (config.expands()) expansion = method::read_expansion(options_.model);
+    trainable_ =
+        std::make_unique<train::Trainable>(decoder_, train::trained_tensors(config, decoder_, expansion, files));
     optimizer_ = std::make_unique<optim::AdamW>(trainable_->parameters(), optim::AdamWOptions{});
     std::map<std::string, double> rates;
     for (const optim::Parameter& parameter : trainable_->parameters()) rates[parameter.name] = kLearningRate;
     rates_ = optim::whole_rates(trainable_->parameters(), rates);
+    checkpointing_ = config::from_string<config::ActivationCheckpointing>(options_.checkpointing).value();
   }
 
+  void use_cache() {
+    const std::filesystem::path path =
+        std::filesystem::temp_directory_path() / fmt::format("adept-bench-{}", ::getpid());
+    decoder_.use_activation_cache(
+        std::make_shared<model::ActivationCache>(path, std::int64_t{1} << 32,
+                                                 model::ActivationSource{.fingerprint = "bench",
+                                                                         .num_layers = trainable_->lowest_layer(),
+                                                                         .hidden_size = decoder_.config().hidden_size,
+                                                                         .dtype = decoder_.dtype()}));
+    std::filesystem::remove(path);  // open, and gone with this process
+  }
+
+  double step() {
+    const train::StepResult result =
+        train::train_step(decoder_, *trainable_, *optimizer_, {&batch_, 1}, rates_, kMaxGradNorm, checkpointing_);
+    if (!result.finite) throw NonFiniteError("the loss or a gradient is not finite");
+    return result.loss;
+  }
+
+  double forward() {
+    const at::NoGradGuard no_grad;
+    const at::Tensor loss = decoder_.loss_sum(decoder_.forward(batch_.input_ids), batch_.targets);
+    return loss.item<double>() / static_cast<double>(batch_.num_targets);
+  }
+
+  double probe() {
+    const std::vector<std::vector<method::ProbeBatch>> parts = {{{.batch = batch_}}};
+    const method::Importance importance = method::probe(decoder_, parts, {.num_lowest = 1}, Progress::silent()).front();
+    double increases = 0;
+    for (const method::LayerImportance& layer : importance.layers) increases += layer.score;
+    return importance.baseline_loss + increases / static_cast<double>(importance.layers.size() + 1);
+  }
+
+  Options options_;
   model::Decoder decoder_;
   model::Batch batch_;
   std::unique_ptr<train::Trainable> trainable_;
   std::unique_ptr<optim::AdamW> optimizer_;
   optim::ParameterRates rates_;
+  train::ActivationCheckpointing checkpointing_ = train::ActivationCheckpointing::kNone;
 };
 
 void serve(const Options& options) {
   at::set_num_threads(options.threads);
   nn::use_caching_allocator();
+  const auto before_loading = std::chrono::steady_clock::now();
   Work work(options);
+  const std::chrono::duration<double> load_seconds = std::chrono::steady_clock::now() - before_loading;
   if (options.profile > 0) {
     fmt::print("{}", profile([&] { work.once(); }, options.profile));
     return;
@@ -134,6 +182,7 @@ void serve(const Options& options) {
        {"tokens", work.num_tokens()},
        {"threads", at::get_num_threads()},
        {"trained", work.num_trained()},
+       {"load_seconds", load_seconds.count()},
        {"versions", {{"adept", kVersion}, {"commit", kCommit}, {"torch", kTorchVersion}, {"compiler", kCompiler}}}});
   for (std::string line; std::getline(std::cin, line);) {
     if (line != "repeat") break;
@@ -150,7 +199,11 @@ int run(int argc, char** argv) {
   CLI::App app{"Timed work for bench/run: reads `repeat` and `end` from stdin", "adept_bench"};
   app.add_option("--model", options.model, "Model directory; for --work step an expanded one")->required();
   app.add_option("--ids", options.ids, "JSON file: rows of token ids of equal length")->required();
-  app.add_option("--work", options.work, "What one repeat does")->check(CLI::IsMember({"forward", "step"}));
+  app.add_option("--work", options.work, "What one repeat does")
+      ->check(CLI::IsMember({"forward", "step", "full", "probe"}));
+  app.add_flag("--cached", options.cached, "Steps with an activation cache, which the first repeat fills");
+  app.add_option("--activation-checkpointing", options.checkpointing, "Of a step: none, selective or full")
+      ->check(CLI::IsMember({"none", "selective", "full"}));
   app.add_option("--dtype", options.dtype, "Compute dtype")->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_option("--threads", options.threads, "Threads")->check(CLI::PositiveNumber);
   app.add_option("--profile", options.profile, "Instead: so many repeats, and where their time goes")
