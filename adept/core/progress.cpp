@@ -26,6 +26,10 @@ std::string cut_to_terminal(const std::string& line) {
 
 }  // namespace
 
+double detail::seconds_left(double elapsed, std::int64_t start, std::int64_t done, std::int64_t total) {
+  return elapsed * static_cast<double>(total - done) / static_cast<double>(done - start);
+}
+
 std::string format_duration(double seconds) {
   // NaN and what does not fit into the integer become the nearest limit.
   const auto total = seconds > 0 ? static_cast<std::int64_t>(std::llround(std::min(seconds, kLongest))) : 0;
@@ -45,6 +49,7 @@ Progress::Progress(std::string stage, std::int64_t total, Options options)
       total_(total),
       options_(std::move(options)),
       live_(stderr_is_terminal()),
+      done_(options_.start),
       start_(std::chrono::steady_clock::now()) {}
 
 Progress::~Progress() {
@@ -91,9 +96,8 @@ void Progress::print(bool last) {
   if (!note_.empty()) line += "  " + note_;
   if (last)
     line += fmt::format("  in {}", format_duration(seconds));
-  else if (total_ > 0 && done_ > 0)
-    line += fmt::format("  {} left",
-                        format_duration(seconds * static_cast<double>(total_ - done_) / static_cast<double>(done_)));
+  else if (total_ > 0 && done_ > options_.start)
+    line += fmt::format("  {} left", format_duration(detail::seconds_left(seconds, options_.start, done_, total_)));
   if (live_)
     fmt::print(stderr, "\r{}\x1b[K{}", last ? line : cut_to_terminal(line), last ? "\n" : "");
   else

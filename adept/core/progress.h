@@ -19,6 +19,7 @@ class Progress {
     std::string rate_unit = "tok";  ///< what `work` counts, shown as "tok/s"; empty shows no rate
     double plain_interval = 10.0;   ///< seconds between lines when standard error is not a terminal
     bool quiet = false;             ///< prints nothing at all
+    std::int64_t start = 0;         ///< steps that were done before, by an earlier process
   };
 
   /// `total` counts steps (0 if unknown). Nothing is printed before the first update.
@@ -50,11 +51,16 @@ class Progress {
   bool live_;
   bool printed_ = false;
   bool finished_ = false;
-  std::int64_t done_ = 0;
+  std::int64_t done_;
   std::int64_t work_ = 0;
   std::string note_;
   std::chrono::steady_clock::time_point start_;
   double last_print_ = 0;
 };
+
+namespace detail {
+/// At the rate of the steps start .. done-1, which took `elapsed` seconds.
+double seconds_left(double elapsed, std::int64_t start, std::int64_t done, std::int64_t total);
+}  // namespace detail
 
 }  // namespace adept
