@@ -85,23 +85,29 @@ struct Product {
 };
 
 // One line: median milliseconds and GFLOP/s of both.
+void compare(const std::string& what, at::ScalarType type, const char* pass, double flops, int repeats,
+             const std::function<void()>& by_aten, const std::function<void()>& by_adept) {
+  std::vector<double> aten, ours;
+  for (int i = -1; i < repeats; ++i) {
+    const double first = seconds(by_aten), second = seconds(by_adept);
+    if (i < 0) continue;
+    aten.push_back(first);
+    ours.push_back(second);
+  }
+  const double x = median(aten), y = median(ours);
+  fmt::print("{:<33} {:>5} {:>9} {:>8.2f} ms {:>5.0f} {:>8.2f} ms {:>5.0f} {:>6.2f}x\n", what,
+             type == at::kFloat ? "fp32" : "bf16", pass, 1e3 * x, 1e-9 * flops / x, 1e3 * y, 1e-9 * flops / y, x / y);
+}
+
 void compare(const Product& p, at::ScalarType type, int repeats) {
   const auto input = [&](std::int64_t rows, std::int64_t columns, bool transposed) {
     const at::Tensor t = transposed ? at::randn({columns, rows}).t() : at::randn({rows, columns});
     return t.to(type);
   };
   const at::Tensor a = input(p.rows, p.depth, p.a_transposed), b = input(p.depth, p.columns, p.b_transposed);
-  std::vector<double> aten, ours;
-  for (int i = -1; i < repeats; ++i) {
-    const double first = seconds([&] { at::mm(a, b); }), second = seconds([&] { nn::matmul_by_kernel(a, b); });
-    if (i < 0) continue;
-    aten.push_back(first);
-    ours.push_back(second);
-  }
-  const double flops = 2.0 * p.rows * p.depth * p.columns, x = median(aten), y = median(ours);
-  fmt::print("{:>5} x {:>5} x {:>6} {:>15} {:>5} {:>9} {:>8.2f} ms {:>5.0f} {:>8.2f} ms {:>5.0f} {:>6.2f}x\n", p.rows,
-             p.depth, p.columns, "", type == at::kFloat ? "fp32" : "bf16", p.pass, 1e3 * x, 1e-9 * flops / x, 1e3 * y,
-             1e-9 * flops / y, x / y);
+  compare(
+      fmt::format("{:>5} x {:>5} x {:>6}", p.rows, p.depth, p.columns), type, p.pass,
+      2.0 * p.rows * p.depth * p.columns, repeats, [&] { at::mm(a, b); }, [&] { nn::matmul_by_kernel(a, b); });
 }
 
 // Losses of a vocabulary: logits and their log-softmax by ATen, chunk by chunk, beside the kernel that writes neither.
@@ -109,22 +115,13 @@ void compare_scores(at::ScalarType type, int repeats) {
   constexpr std::int64_t kTokens = 2048, kWidth = 576, kVocabulary = 49152, kChunk = 512;
   const at::Tensor hidden = at::randn({kTokens, kWidth}).to(type), head = at::randn({kVocabulary, kWidth}).to(type);
   const at::Tensor targets = at::randint(0, kVocabulary, {kTokens}, at::kLong);
-  std::vector<double> aten, ours;
-  for (int i = -1; i < repeats; ++i) {
-    const double first = seconds([&] {
-      for (std::int64_t n = 0; n < kTokens; n += kChunk)
-        at::log_softmax(at::mm(hidden.narrow(0, n, kChunk), head.t()), 1, at::kFloat)
-            .gather(1, targets.narrow(0, n, kChunk).unsqueeze(1));
-    });
-    const double second = seconds([&] { nn::scores_by_kernel(hidden, head, targets); });
-    if (i < 0) continue;
-    aten.push_back(first);
-    ours.push_back(second);
-  }
-  const double flops = 2.0 * kTokens * kWidth * kVocabulary, x = median(aten), y = median(ours);
-  fmt::print("{:>5} x {:>5} x {:>6} {:>15} {:>5} {:>9} {:>8.2f} ms {:>5.0f} {:>8.2f} ms {:>5.0f} {:>6.2f}x\n", kTokens,
-             kWidth, kVocabulary, "", type == at::kFloat ? "fp32" : "bf16", "losses", 1e3 * x, 1e-9 * flops / x,
-             1e3 * y, 1e-9 * flops / y, x / y);
+  const auto by_aten = [&] {
+    for (std::int64_t n = 0; n < kTokens; n += kChunk)
+      at::log_softmax(at::mm(hidden.narrow(0, n, kChunk), head.t()), 1, at::kFloat)
+          .gather(1, targets.narrow(0, n, kChunk).unsqueeze(1));
+  };
+  compare(fmt::format("{:>5} x {:>5} x {:>6}", kTokens, kWidth, kVocabulary), type, "losses",
+          2.0 * kTokens * kWidth * kVocabulary, repeats, by_aten, [&] { nn::scores_by_kernel(hidden, head, targets); });
 }
 
 }  // namespace

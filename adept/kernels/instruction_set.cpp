@@ -11,11 +11,16 @@ namespace {
 
 constexpr std::array kAll = {InstructionSet::kAvx512, InstructionSet::kAvx2, InstructionSet::kGeneric};
 
+std::string_view chosen_name() {
+  const char* name = std::getenv("ADEPT_INSTRUCTION_SET");
+  return name == nullptr ? "" : name;
+}
+
 InstructionSet decide() {
   std::string supported;
   for (const InstructionSet set : kAll)
     if (is_supported(set)) supported.append(supported.empty() ? "" : ", ").append(to_string(set));
-  if (const char* wanted = std::getenv("ADEPT_INSTRUCTION_SET"); wanted != nullptr && *wanted != '\0') {
+  if (const std::string_view wanted = chosen_name(); !wanted.empty()) {
     for (const InstructionSet set : kAll)
       if (to_string(set) == wanted && is_supported(set)) return set;
     throw ConfigError("ADEPT_INSTRUCTION_SET: found \"{}\"; expected one that this processor has: {}.", wanted,
@@ -55,6 +60,8 @@ bool is_supported(InstructionSet set) {
       return false;
   }
 }
+
+bool instruction_set_was_chosen() { return !chosen_name().empty(); }
 
 InstructionSet instruction_set() {
   static const InstructionSet chosen = decide();

@@ -18,4 +18,7 @@ bool is_supported(InstructionSet set);
 /// unknown name, and for a set that this processor lacks.
 InstructionSet instruction_set();
 
+/// Whether $ADEPT_INSTRUCTION_SET names one.
+bool instruction_set_was_chosen();
+
 }  // namespace adept::kernels

@@ -1,4 +1,5 @@
-// Matrix products in fp32 arithmetic of bf16 tensors, for processors without bf16 products of their own: the arguments.
+// Matrix products in fp32 arithmetic, for bf16 tensors on processors without bf16 products of their own, and scores of
+// a vocabulary: the arguments.
 //
 // Legend: M rows, N columns, K depth.
 #pragma once

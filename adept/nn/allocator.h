@@ -17,7 +17,7 @@ void use_caching_allocator();
 /// Gives back to the system what no tensor uses.
 void release_cached_memory();
 
-/// Bytes of the tensors of a device that were made since: on the CPU by the allocator here, elsewhere by ATen's.
+/// Bytes of a device's tensors: on the CPU of those made since use_caching_allocator(), elsewhere of all.
 struct TensorMemory {
   std::int64_t in_use = 0;
   std::int64_t peak = 0;    ///< most in use at once since the last reset_peak_tensor_memory

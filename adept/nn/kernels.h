@@ -38,6 +38,8 @@ inline at::Tensor with_contiguous_rows(const at::Tensor& t) { return t.stride(-1
 /// Memory of the calling thread, aligned to 64 bytes, that lives on from call to call: mapping fresh pages takes longer
 /// than filling them.
 float* thread_workspace(std::int64_t floats);
+/// Bytes of the workspaces of all threads.
+std::int64_t thread_workspace_bytes();
 
 /// For for_each_range: a unit of work that is worth a thread.
 inline constexpr std::int64_t kUnitElements = 1 << 20;

@@ -1,7 +1,7 @@
 // Legend: M rows, N columns, K depth, P columns of a panel.
 //
 // As in "Anatomy of High-Performance Matrix Multiplication" (Goto, van de Geijn, 2008): a block of b is packed once
-// into panels that the innermost loop reads in order, and stays in the second-level cache while all rows go by.
+// into panels that the innermost loop reads in order, and stays in the cache while all rows go by.
 #include "adept/kernels/matmul_blocks.h"
 #include "adept/kernels/simd/functions.h"
 #include "adept/kernels/simd/vector.h"
@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::int64_t kPanel = kMostVectors * kLanes;  // P
 constexpr std::int64_t kDepthBlock = 8192 / kPanel;     // of a panel: 32 KB, a first-level cache
-static_assert(kPanel <= kMostPanelColumns);
+static_assert(kMostPanelColumns % kPanel == 0);
 
 std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
@@ -154,7 +154,7 @@ void score_row(float* logits, std::int64_t columns, float& largest, float& sum) 
   const float now = largest_of(most);
   Vector sums{};
   for (std::int64_t n = 0; n < kPanel; n += kLanes) sums += exponential(load(logits + n) - splat(now));
-  if (now != largest) sum = largest == -kInfinity ? 0 : sum * exponential(splat(largest - now))[0];
+  if (now != largest) sum *= exponential(splat(largest - now))[0];
   sum += sum_of(sums);
   largest = now;
 }

@@ -131,6 +131,8 @@ TEST_P(MatmulTest, ScoresHugeLogitsAndTellsNaN) {
   const at::Tensor losses = scores_by_kernel(hidden, head, targets);
   for (std::int64_t i = 0; i < 9; ++i) EXPECT_EQ(std::isnan(losses[i].item<float>()), i == 4) << i;
   EXPECT_GE(losses[2].item<float>(), 0);
+  head.narrow(0, 0, 64).fill_(std::numeric_limits<float>::quiet_NaN());  // whole panels
+  EXPECT_TRUE(scores_by_kernel(hidden, head, targets).isnan().all().item<bool>());
 }
 
 INSTANTIATE_TEST_SUITE_P(Threads, MatmulTest, ::testing::Values(1, 2, 5));
