@@ -184,10 +184,9 @@ std::int64_t TrainLoader::sequences_for_epochs(double epochs) const {
   return static_cast<std::int64_t>(slots);
 }
 
-bool TrainLoader::repeats_within(std::int64_t num_sequences) const {
-  return std::any_of(sources_.begin(), sources_.end(), [&](const Source& source) {
-    return source.share * static_cast<double>(num_sequences) > static_cast<double>(source.sequences_per_epoch);
-  });
+bool TrainLoader::repeats_within(std::int64_t source, std::int64_t num_sequences) const {
+  return ceil_of(at(source).share * static_cast<double>(num_sequences)) >
+         static_cast<double>(at(source).sequences_per_epoch);
 }
 
 double TrainLoader::epochs(std::int64_t source) const {

@@ -65,8 +65,8 @@ class TrainLoader {
   /// number that is not positive and finite, or is too large to count.
   std::int64_t sequences_for_epochs(double epochs) const;
 
-  /// Whether a source gives more than one epoch in a run of so many sequences.
-  bool repeats_within(std::int64_t num_sequences) const;
+  /// Whether a source gives more than one epoch in a run of so many sequences of all sources.
+  bool repeats_within(std::int64_t source, std::int64_t num_sequences) const;
 
   /// Sequences given so far: in all, and by one source.
   std::int64_t num_sequences() const { return total_; }

@@ -119,6 +119,7 @@ void ActivationCache::read_index() {
 }
 
 at::Tensor ActivationCache::get(const at::Tensor& ids, const Compute& compute) {
+  if (ids.numel() == 0) return compute(ids);
   const std::lock_guard lock(mutex_);
   const std::vector<std::string> keys = row_keys(ids.cpu().contiguous());
   if (const at::Tensor found = read(keys, ids); found.defined()) {
@@ -127,20 +128,26 @@ at::Tensor ActivationCache::get(const at::Tensor& ids, const Compute& compute) {
   }
   at::Tensor activations = compute(ids);
   stats_.positions_computed += ids.numel();
-  if (keeps_ && is_independent_of_place(ids, activations, compute)) keep(keys, activations.cpu().contiguous());
+  const bool has_room = end_ + static_cast<std::int64_t>(sizeof(EntryHeader)) + row_bytes(ids) <= max_bytes_;
+  if (keeps_ && has_room && is_independent_of_place(ids, activations, compute))
+    keep(keys, activations.cpu().contiguous());
   return activations;
+}
+
+std::int64_t ActivationCache::row_bytes(const at::Tensor& ids) const {
+  return ids.size(1) * source_.hidden_size * static_cast<std::int64_t>(at::elementSize(source_.dtype));
 }
 
 at::Tensor ActivationCache::read(const std::vector<std::string>& keys, const at::Tensor& ids) {
   const auto is_known = [&](const std::string& key) { return entries_.contains(key); };
   if (!std::all_of(keys.begin(), keys.end(), is_known)) return {};
   at::Tensor rows = at::empty({ids.size(0), ids.size(1), source_.hidden_size}, at::TensorOptions(source_.dtype));
-  const auto row_bytes = static_cast<std::size_t>(rows.nbytes()) / keys.size();
+  const auto size = static_cast<std::size_t>(row_bytes(ids));
   auto* out = static_cast<std::byte*>(rows.data_ptr());
   for (std::size_t row = 0; row < keys.size(); ++row) {
     const auto entry = entries_.find(keys[row]);
-    const std::span<std::byte> data(out + row * row_bytes, row_bytes);
-    if (static_cast<std::size_t>(entry->second.bytes) == row_bytes && read_at(fd_.get(), entry->second.offset, data) &&
+    const std::span<std::byte> data(out + row * size, size);
+    if (entry->second.bytes == row_bytes(ids) && read_at(fd_.get(), entry->second.offset, data) &&
         hash_of(data) == entry->second.checksum)
       continue;
     spdlog::warn("{}: an entry is damaged; it is computed again", path_.string());
@@ -153,25 +160,31 @@ at::Tensor ActivationCache::read(const std::vector<std::string>& keys, const at:
 bool ActivationCache::is_independent_of_place(const at::Tensor& ids, const at::Tensor& activations,
                                               const Compute& compute) {
   if (ids.size(0) == 1) return true;
+  const bool was_told =
+      std::any_of(is_independent_.begin(), is_independent_.end(), [](const auto& s) { return !s.second; });
   const auto [shape, is_new] = is_independent_.try_emplace({ids.size(0), ids.size(1)});
   if (is_new) {
     shape->second = compute(ids.roll(1, 0)).equal(activations.roll(1, 0));
-    if (!shape->second)
+    if (!shape->second && !was_told)
       spdlog::warn(
-          "activations of batches of {} x {} tokens are not kept for later: here they depend on the place of a "
-          "sequence in its batch, so training would not be the same bit for bit",
+          "activations of batches of {} x {} tokens, and others like them, are not kept for later: here they depend on "
+          "the place of a sequence in its batch, so training would not be the same bit for bit",
           ids.size(0), ids.size(1));
   }
   return shape->second;
 }
 
 void ActivationCache::keep(const std::vector<std::string>& keys, const at::Tensor& activations) {
-  for (std::size_t row = 0; row < keys.size() && keeps_; ++row) {
+  for (std::size_t row = 0; row < keys.size(); ++row) {
     if (entries_.contains(keys[row])) continue;
     const at::Tensor data = activations.select(0, static_cast<std::int64_t>(row));
     if (append(keys[row], as_view("", data).data)) continue;
-    spdlog::warn("{}: cannot be written ({}); no more activations are kept", path_.string(), std::strerror(errno));
+    spdlog::warn("{}: cannot be written ({}); no activations are kept", path_.string(), std::strerror(errno));
+    // What needs the disk more gets it back.
+    entries_.clear();
+    end_ = sizeof(FileHeader);
     max_bytes_ = 0;
+    if (::ftruncate(fd_.get(), end_) != 0) spdlog::warn("{}: cannot be made smaller", path_.string());
     return;
   }
 }

@@ -35,8 +35,8 @@ struct ActivationCacheStats {
 
 /// A file of activations (T, D) of single rows, each with a checksum, found by the row's tokens and the shape of the
 /// batch that it was in. Entries are appended until the file is full; a file of another source, and what is damaged or
-/// cut short, is dropped and computed again. It is read with pread, not mapped: what was read does not stay in the
-/// process's memory.
+/// cut short, is dropped and computed again. Where the disk is full everything is dropped. It is read with pread, not
+/// mapped: what was read does not stay in the process's memory.
 ///
 /// A row of a matrix product may depend on its place in the batch, by how the library splits the work. Before rows of a
 /// batch's shape are kept for the first time this is tried; where it is so, none of that shape are kept, as training
@@ -68,6 +68,7 @@ class ActivationCache {
 
   void open();
   void read_index();
+  std::int64_t row_bytes(const at::Tensor& ids) const;
   at::Tensor read(const std::vector<std::string>& keys, const at::Tensor& ids);
   void keep(const std::vector<std::string>& keys, const at::Tensor& activations);
   bool append(const std::string& key, std::span<const std::byte> data);

@@ -118,12 +118,20 @@ TEST(TrainLoader, GivesTheSameSequencesInEveryEpochInAnotherOrder) {
   for (const std::vector<Sequence>& epoch : epochs) EXPECT_EQ(epoch, epochs.front());
 }
 
-TEST(TrainLoader, KnowsWhetherTokensComeAgain) {
+TEST(TrainLoader, KnowsWhichSourcesComeAgain) {
   const TrainLoader loader = two_sources(3, 1);
-  const double epoch = std::min(static_cast<double>(loader.sequences_per_epoch(0)) / loader.share(0),
-                                static_cast<double>(loader.sequences_per_epoch(1)) / loader.share(1));
-  EXPECT_FALSE(loader.repeats_within(static_cast<std::int64_t>(std::floor(epoch))));
-  EXPECT_TRUE(loader.repeats_within(static_cast<std::int64_t>(std::floor(epoch)) + 1));
+  for (const std::int64_t source : {0, 1}) {
+    const double epoch = static_cast<double>(loader.sequences_per_epoch(source)) / loader.share(source);
+    EXPECT_FALSE(loader.repeats_within(source, static_cast<std::int64_t>(std::floor(epoch))));
+    EXPECT_TRUE(loader.repeats_within(source, static_cast<std::int64_t>(std::floor(epoch)) + 1));
+  }
+  for (std::int64_t a = 1; a <= 60; ++a)  // shares that are no binary fractions
+    for (const std::int64_t b : {1, 7, 49, 93}) {
+      const TrainLoader one_epoch({{.dataset = counting_dataset("a", {2 * a}), .weight = {}},
+                                   {.dataset = counting_dataset("b", {2 * b}), .weight = {}}},
+                                  {.seq_len = 2});
+      for (const std::int64_t source : {0, 1}) EXPECT_FALSE(one_epoch.repeats_within(source, a + b)) << a << " " << b;
+    }
 }
 
 TEST(TrainLoader, KeepsTheShareOfEverySourceWithinOneSequenceAllTheTime) {

@@ -5,7 +5,9 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/randint.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <csignal>
 #include <fstream>
 #include <string>
 
@@ -143,6 +145,25 @@ TEST_F(ActivationCacheTest, KeepsNothingWhereRowsDependOnTheirPlaceInTheBatch) {
   for (int i = 0; i < 2; ++i) EXPECT_TRUE(cache->get(first_, by_place).equal(by_place(first_)));
   EXPECT_EQ(cache->stats().positions_read, 0);
 }
+
+TEST_F(ActivationCacheTest, GivesTheDiskBackWhereItIsFull) {
+  const auto cache = open();
+  computes(*cache, first_);
+  rlimit before = {};
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  const rlimit low = {.rlim_cur = 3000, .rlim_max = before.rlim_max};
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  ::setrlimit(RLIMIT_FSIZE, &low);
+  EXPECT_TRUE(computes(*cache, second_));
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, old_handler);
+  EXPECT_LT(fs::file_size(path_), 100U);
+  EXPECT_TRUE(computes(*cache, first_)) << "nothing is left";
+  EXPECT_TRUE(computes(*cache, first_)) << "nothing is kept";
+  EXPECT_TRUE(computes(*open(), first_)) << "and the file is whole";
+}
+
+TEST_F(ActivationCacheTest, TakesAnEmptyBatch) { EXPECT_EQ(get(*open(), first_.narrow(0, 0, 0)).size(0), 0); }
 
 TEST_F(ActivationCacheTest, SaysWhereItCannotBeMade) {
   path_ = dir_.path() / "nowhere" / "activations";
