@@ -2,8 +2,8 @@
 
     bench/run [ROW...] [--repeats N] [--json FILE]
 
-Each row starts one process per side on the same model directory, the same token ids and the same number of threads.
-The processes live through the row and work one at a time, turn by turn: transformers, adept, transformers; the first
+The peer is transformers, in the rows called scaling adept itself on one thread. Each row starts one process per side on the same model directory, the same token ids and the same number of threads.
+The processes live through the row and work one at a time, turn by turn: the peer, adept, the peer; the first
 turn of each is warm-up and not counted. The losses of both sides are compared at every turn: a row whose sides do not
 compute the same thing is an error.
 
@@ -257,6 +257,7 @@ def measure(row, build, arguments):
         "work": row.work,
         "dtype": row.dtype,
         "after": row.after,
+        "scaling": row.scaling,
         "model": row.model.name,
         "model_bytes": sum(file.stat().st_size for file in model.glob("*.safetensors")),
         "batch": arguments.batch or row.model.batch,
@@ -297,7 +298,7 @@ def print_header(machine, arguments):
     if "avx512_bf16" not in machine["instruction_sets"] and "amx_bf16" not in machine["instruction_sets"]:
         print("note: this processor has no bf16 products of its own; the bf16 rows are emulated on both sides")
     rates = f"{'min':>8}{'median':>8}{'max':>8}  "
-    print(f"\n{'':<60}{'transformers, tokens/s':^26}{'adept, tokens/s':^26}{'ratio':>7}{'peak RSS, GB':>16}{'ratio':>7}")
+    print(f"\n{'':<60}{'peer, tokens/s':^26}{'adept, tokens/s':^26}{'ratio':>7}{'peak RSS, GB':>16}{'ratio':>7}")
     print(f"{'':<60}{rates}{rates}{'':>7}{'peer':>8}{'adept':>8}")
 
 
@@ -361,13 +362,17 @@ def main():
                 print(f"{row.model.name}, {rows} x {columns} tokens")
             results.append(measure(row, build, arguments))
             print_row(results[-1])
-        versions = {side: results[0][side]["versions"] for side in ("peer", "adept")}
+        versions = {
+            "transformers": next((result["peer"]["versions"] for result in results if not result["scaling"]), {}),
+            "adept": results[0]["adept"]["versions"],
+        }
         print_load_times(results)
         print(
             "\n"
             + "; ".join(
                 f"{side}: " + ", ".join(f"{name} {version}" for name, version in found.items())
                 for side, found in versions.items()
+                if found
             )
         )
         if arguments.json:

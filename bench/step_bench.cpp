@@ -100,6 +100,12 @@ class Work {
     return options_.work == "probe" ? probe() : forward();
   }
 
+  /// Throws DataError where a cache was asked for and never read.
+  void check_cache() const {
+    if (options_.cached && decoder_.activation_cache()->stats().positions_read == 0)
+      throw DataError("nothing was read from the activation cache; the second epoch was not measured");
+  }
+
   std::int64_t num_tokens() const { return batch_.num_positions(); }
   std::int64_t num_trained() const { return trainable_ ? trainable_->num_parameters() : 0; }
 
@@ -109,7 +115,9 @@ class Work {
         decoder_(std::move(loaded.config), std::move(loaded.weights)),
         batch_(next_token_batch(read_ids(options.ids))) {
     if (options.work == "step" || options.work == "full") train(io::WeightFiles::open(options.model));
-    if (options.cached) use_cache();
+    if (!options.cached) return;
+    if (options.work != "step") throw ConfigError("--cached: expected --work step, found {}.", options.work);
+    use_cache();
   }
 
   void train(const io::WeightFiles& files) {
@@ -191,6 +199,7 @@ void serve(const Options& options) {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     say({{"seconds", seconds.count()}, {"loss", loss}});
   }
+  work.check_cache();
   say({{"peak_rss_bytes", peak_rss_bytes()}});
 }
 

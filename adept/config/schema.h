@@ -147,11 +147,11 @@ void describe(Visitor& v, TrainConfig& c) {
   v(c.grad_accum, "grad_accum", "Micro-batches whose gradients make one step",
     {.unit = "micro-batches", .range = kSequences});
   v(c.activation_checkpointing, "activation_checkpointing",
-    "What the backward pass computes again instead of keeping it: nothing, the feed-forward of each layer, whole "
-    "layers; less memory for more time, the same result");
+    "What the backward pass computes again instead of keeping it: nothing, the feed-forward of each layer, or layers "
+    "(of the lowest trained one the feed-forward); less memory for more time, the same result");
   v(c.activation_cache, "activation_cache",
-    "File in output_dir, for the time of the training, of what the layers below the lowest trained one make of tokens "
-    "that come again (several epochs, data.general, data.eval); 0 = none; the same result",
+    "Disk in output_dir, while training, for what the layers below the lowest trained one make of tokens that come "
+    "again (later epochs, if all fits, importance updates, evaluations); 0 = none; the same result",
     {.unit = "GB", .range = {.min = 0, .max = 1e6}});
   v(c.weight_decay, "weight_decay", "AdamW's decoupled weight decay of matrices", {.range = kNotNegative});
   v(c.adam_beta1, "adam_beta1", "AdamW's decay of the first moment", {.range = kBelowOne});

@@ -18,6 +18,9 @@ bool cpu_has_native_bf16();
 /// "AMD EPYC 9R14", or "unknown".
 std::string cpu_model_name();
 
+/// The first GPU that NVIDIA's driver lists, "NVIDIA H100 80GB HBM3", or "unknown GPU".
+std::string gpu_model_name();
+
 /// The instruction sets that matter to numerics and speed, as the kernel spells them: "avx2", "fma", "avx512_bf16" ...
 std::vector<std::string> cpu_instruction_sets();
 

@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kCheckpointVersion = 1;
+constexpr int kCheckpointVersion = 2;
 constexpr std::string_view kPrefix = "checkpoint-";
 constexpr char kStateFile[] = "trainer_state.json";
 constexpr char kTrainableFile[] = "trainable.safetensors";

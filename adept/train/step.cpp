@@ -9,6 +9,7 @@
 
 #include "adept/core/error.h"
 #include "adept/nn/allocator.h"
+#include "adept/nn/kernels.h"
 #include "adept/nn/recompute.h"
 
 namespace adept::train {
@@ -51,9 +52,12 @@ StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable
   const auto total = static_cast<double>(result.num_targets);
   trainable.zero_gradients();
   for (const model::Batch& batch : micro_batches) {
-    const std::int64_t before = nn::tensor_memory(decoder.device()).in_use;
+    const auto bytes_kept = [&] {  // the kernels' own memory is not the graph's
+      return nn::tensor_memory(decoder.device()).in_use - nn::thread_workspace_bytes();
+    };
+    const std::int64_t before = bytes_kept();
     const at::Tensor loss = loss_of(decoder, trainable, batch, checkpointing) / total;
-    result.activation_bytes = std::max(result.activation_bytes, nn::tensor_memory(decoder.device()).in_use - before);
+    result.activation_bytes = std::max(result.activation_bytes, bytes_kept() - before);
     torch::autograd::backward({loss}, {});
     trainable.accumulate_gradients();
     result.loss += loss.item<double>();

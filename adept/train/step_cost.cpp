@@ -15,6 +15,7 @@
 #include "adept/core/json.h"
 #include "adept/core/version_info.h"
 #include "adept/io/atomic_file.h"
+#include "adept/kernels/instruction_set.h"
 #include "adept/nn/matmul.h"
 
 namespace adept::train {
@@ -122,10 +123,15 @@ StepCost step_cost(const model::Decoder& decoder, std::int64_t lowest_layer, std
   return {.prefix_flops = prefix.flops(), .flops = rest.flops()};
 }
 
+std::string describe_compute(at::ScalarType dtype, at::Device device) {
+  const bool own_products = nn::has_matmul_kernel(at::empty({0}, at::TensorOptions(dtype).device(device)));
+  return fmt::format("{}, {} threads, {}{}, {}, torch {}", device.is_cpu() ? cpu_model_name() : gpu_model_name(),
+                     at::get_num_threads(), kernels::to_string(kernels::instruction_set()),
+                     own_products ? " products" : "", at::toString(dtype), kTorchVersion);
+}
+
 double matmul_rate(at::ScalarType dtype, at::Device device, const fs::path& file) {
-  const std::string key =
-      fmt::format("{}, {} threads, {}, torch {}", device.is_cpu() ? cpu_model_name() : at::Device(device.type()).str(),
-                  at::get_num_threads(), at::toString(dtype), kTorchVersion);
+  const std::string key = describe_compute(dtype, device);
   Json rates = Json::object();
   try {
     if (fs::exists(file)) rates = read_json(file);

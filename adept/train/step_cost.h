@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 
 #include "adept/model/decoder.h"
 
@@ -19,6 +20,9 @@ struct StepCost {
 /// Of the tensors that require a gradient, for sequences of `seq_len` tokens: a frozen matrix has no weight gradient,
 /// and no gradient is computed below the lowest trained tensor.
 StepCost step_cost(const model::Decoder& decoder, std::int64_t lowest_layer, std::int64_t seq_len);
+
+/// What results and speed depend on beside the code: processor or GPU, threads, instruction set, type, torch.
+std::string describe_compute(at::ScalarType dtype, at::Device device);
 
 /// Floating point operations per second of a large matrix product on `device` with the threads of this process. It is
 /// measured where `file` does not know it (about half a second), and written there; a file that cannot be read or

@@ -1,27 +1,27 @@
 #include "adept/train/trainer.h"
 
 #include <ATen/Context.h>
-#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/sum.h>
 #include <fnmatch.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 
-#include "adept/core/cpu.h"
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
 #include "adept/core/random.h"
 #include "adept/core/signals.h"
 #include "adept/core/version_info.h"
-#include "adept/kernels/instruction_set.h"
+#include "adept/data/source_counts.h"
 #include "adept/method/units.h"
 #include "adept/model/load.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
 #include "adept/nn/allocator.h"
+#include "adept/nn/kernels.h"
 #include "adept/nn/linear.h"
 #include "adept/train/methods.h"
 
@@ -156,21 +156,22 @@ void apply_factors(const std::vector<config::UnitFactor>& factors, method::UnitV
 }  // namespace
 
 Json to_json(const TrainSummary& s) {
-  return {{"train_steps", s.steps},
-          {"train_loss", s.train_loss},
-          {"final_loss", s.final_loss},
-          {"train_tokens", s.total_tokens},
-          {"train_runtime", s.train_seconds},
-          {"train_tokens_per_second", s.tokens_per_second},
-          {"trained_parameters", s.trained_parameters},
-          {"all_parameters", s.all_parameters},
-          {"nonfinite_steps", s.nonfinite_steps},
-          {"speed_of_light", s.speed_of_light},
-          {"memory_bytes", to_json(s.memory)},
-          {"activation_cache",
-           {{"bytes", s.activation_cache.bytes},
-            {"positions_read", s.activation_cache.positions_read},
-            {"positions_computed", s.activation_cache.positions_computed}}}};
+  Json json = {{"train_steps", s.steps},
+               {"train_loss", s.train_loss},
+               {"final_loss", s.final_loss},
+               {"train_tokens", s.total_tokens},
+               {"train_runtime", s.train_seconds},
+               {"train_tokens_per_second", s.tokens_per_second},
+               {"trained_parameters", s.trained_parameters},
+               {"all_parameters", s.all_parameters},
+               {"nonfinite_steps", s.nonfinite_steps},
+               {"speed_of_light", s.speed_of_light}};
+  if (s.memory.total() == 0) return json;  // no step in this session
+  json["memory_bytes"] = to_json(s.memory);
+  json["activation_cache"] = {{"bytes", s.activation_cache.bytes},
+                              {"positions_read", s.activation_cache.positions_read},
+                              {"positions_computed", s.activation_cache.positions_computed}};
+  return json;
 }
 
 void check_same_training(const std::filesystem::path& run_dir, const config::RunConfig& config) {
@@ -229,7 +230,8 @@ TrainSummary Trainer::run(bool resume) {
   else
     importance_log_ = std::make_unique<JsonlFile>(importance_file, "step", state_.step - 1);
   // Steps only: the time of probes and evaluations between them would blur the rate.
-  progress_ = std::make_unique<Progress>("train", total_steps_, Progress::Options{.rate_unit = ""});
+  progress_ =
+      std::make_unique<Progress>("train", total_steps_, Progress::Options{.rate_unit = "", .start = state_.step});
   use_activation_cache();
   try {
     loop();
@@ -240,14 +242,16 @@ TrainSummary Trainer::run(bool resume) {
             "{}; step {} of {} is saved in {}; the same command goes on from there (adept train: with --resume)",
             error.what(), state_.step, total_steps_, inputs_.run_dir.string()),
         error.exit_code());
+  } catch (...) {
+    drop_activation_cache();
+    throw;
   }
-  progress_->finish(fmt::format("{}  loss {:.4f}", describe_speed(meter_), state_.last_loss));
+  progress_->finish(meter_.tokens_per_second() > 0
+                        ? fmt::format("{}  loss {:.4f}", describe_speed(meter_), state_.last_loss)
+                        : fmt::format("loss {:.4f}", state_.last_loss));
   model::ActivationCacheStats cache_stats;
-  if (const auto cache = decoder_.activation_cache()) {
-    cache_stats = cache->stats();
-    decoder_.use_activation_cache(nullptr);
-    std::filesystem::remove(inputs_.run_dir / kActivationCacheFile);
-  }
+  if (const auto cache = decoder_.activation_cache()) cache_stats = cache->stats();
+  drop_activation_cache();
   return {.steps = state_.step,
           .total_tokens = state_.total_tokens,
           .trained_parameters = trainable_.num_parameters(),
@@ -265,30 +269,57 @@ TrainSummary Trainer::run(bool resume) {
           .activation_cache = cache_stats};
 }
 
-// Only if tokens come again whose activations nothing changes.
+// Only if tokens come again whose activations nothing changes: those of the training text if they fit, and those of
+// updates and evaluations if there are several, as the first costs more than it would without.
 void Trainer::use_activation_cache() {
   const config::RunConfig& c = inputs_.config;
-  const bool updates_again =
-      policy_of(c) != method::UnitLrPolicy::kUniform && state_.step + c.unit_lr.update_every < total_steps_;
-  const bool evaluates_again =
-      c.train.eval_steps > 0 && !inputs_.eval.empty() && state_.step + 2 * c.train.eval_steps < total_steps_;
-  const bool comes_again = inputs_.loader.repeats_within(total_sequences_) || updates_again || evaluates_again;
-  const std::filesystem::path path = inputs_.run_dir / kActivationCacheFile;
-  if (!comes_again || c.train.activation_cache == 0 || trainable_.trains_embeddings() ||
-      trainable_.lowest_layer() == 0) {
-    std::filesystem::remove(path);  // of an earlier session with other settings
-    return;
-  }
+  const auto budget = static_cast<std::int64_t>(1e9 * c.train.activation_cache);
+  const std::int64_t lowest = trainable_.lowest_layer(), hidden_size = decoder_.config().hidden_size;
+  if (budget == 0 || trainable_.trains_embeddings() || lowest == 0) return drop_activation_cache();
+  std::int64_t sequences = 0;
+  for (std::int64_t source = 0; source < inputs_.loader.num_sources(); ++source)
+    if (inputs_.loader.repeats_within(source, total_sequences_))
+      sequences += inputs_.loader.sequences_per_epoch(source);
+  const std::int64_t bytes =
+      sequences * c.seq_len * hidden_size * static_cast<std::int64_t>(at::elementSize(decoder_.dtype()));
+  keeps_training_text_ = bytes > 0 && bytes <= budget;
+  if (bytes > budget)
+    spdlog::info("train.activation_cache: {} are too few for later epochs, which would need {}",
+                 data::format_bytes(budget), data::format_bytes(bytes));
+  if (!keeps_training_text_ && updates_left() < 4 && evaluations_left() < 3) return drop_activation_cache();
   const std::string fingerprint =
-      fmt::format("{} {} {} {} {} {} {} {} {}", identity_.frozen_hash, decoder_.config().source.dump(),
-                  config::to_string(c.compute.kernels), kernels::to_string(kernels::instruction_set()),
-                  at::get_num_threads(), decoder_.device().str(), cpu_model_name(), kVersion, kTorchVersion);
+      fmt::format("{} {} {} {} {}", identity_.frozen_hash, decoder_.config().source.dump(),
+                  config::to_string(c.compute.kernels), describe_compute(decoder_.dtype(), decoder_.device()), kCommit);
   decoder_.use_activation_cache(
-      std::make_shared<model::ActivationCache>(path, static_cast<std::int64_t>(1e9 * c.train.activation_cache),
+      std::make_shared<model::ActivationCache>(inputs_.run_dir / kActivationCacheFile, budget,
                                                model::ActivationSource{.fingerprint = hash_of(fingerprint),
-                                                                       .num_layers = trainable_.lowest_layer(),
-                                                                       .hidden_size = decoder_.config().hidden_size,
+                                                                       .num_layers = lowest,
+                                                                       .hidden_size = hidden_size,
                                                                        .dtype = decoder_.dtype()}));
+}
+
+void Trainer::drop_activation_cache() {
+  decoder_.use_activation_cache(nullptr);
+  std::error_code ignored;
+  std::filesystem::remove(inputs_.run_dir / kActivationCacheFile, ignored);
+}
+
+bool Trainer::come_again(const std::vector<data::Sequence>& sequences) const {
+  return keeps_training_text_ && std::all_of(sequences.begin(), sequences.end(), [&](const data::Sequence& sequence) {
+           return inputs_.loader.repeats_within(sequence.source, total_sequences_);
+         });
+}
+
+// Before the last step, which has one of its own.
+std::int64_t Trainer::evaluations_left() const {
+  const std::int64_t every = inputs_.config.train.eval_steps;
+  return every == 0 || inputs_.eval.empty() ? 0 : (total_steps_ - 1) / every - state_.step / every;
+}
+
+std::int64_t Trainer::updates_left() const {
+  const std::int64_t every = inputs_.config.unit_lr.update_every;
+  if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform) return 0;
+  return (total_steps_ + every - 1) / every - (state_.step + every - 1) / every;
 }
 
 void Trainer::keep_activations(bool come_again) {
@@ -317,7 +348,7 @@ void Trainer::update_unit_rates() {
   if (!state_.unit_importance.empty() && state_.step % inputs_.config.unit_lr.update_every != 0) return;
   Progress progress("importance", static_cast<std::int64_t>(inputs_.probe.size()));
   const config::UnitLrConfig& c = inputs_.config.unit_lr;
-  keep_activations(state_.step + c.update_every < total_steps_);
+  keep_activations(updates_left() > 1);
   const auto measured = method::unit_importance(*expansion_, units_, decoder_, inputs_.probe, progress);
   state_.unit_importance = method::smoothed(state_.unit_importance, measured, c.ema.value_or(0));
   state_.unit_lr_weights = method::unit_lr_weights(policy_of(inputs_.config), units_, state_.unit_importance, c.floor);
@@ -348,35 +379,37 @@ StepResult Trainer::take_step() {
     micro_batches.push_back(
         model::to_batch(data::make_batch(std::span(sequences).subspan(begin, count)), decoder_.device()));
   }
-  keep_activations(inputs_.loader.repeats_within(total_sequences_));
+  keep_activations(come_again(sequences));
   const auto positions_read = [&] {
     return decoder_.activation_cache() ? decoder_.activation_cache()->stats().positions_read : 0;
   };
   const std::int64_t read_before = positions_read();
   nn::reset_peak_tensor_memory(decoder_.device());
   const std::int64_t bytes_before = nn::tensor_memory(decoder_.device()).in_use;
+  const std::int64_t workspace_before = decoder_.device().is_cpu() ? nn::thread_workspace_bytes() : 0;
   const StepResult result = train_step(decoder_, trainable_, optimizer_, micro_batches, learning_rates(),
                                        c.max_grad_norm, c.activation_checkpointing);
-  measure_memory(bytes_before, result.activation_bytes);
+  measure_memory(bytes_before, workspace_before, result.activation_bytes);
   std::int64_t tokens = 0;
   for (const data::Sequence& sequence : sequences) tokens += static_cast<std::int64_t>(sequence.tokens.size());
   state_.total_tokens += tokens;
   ++state_.step;
   const double seconds = now_seconds() - start;
   state_.train_seconds += seconds;
-  const std::int64_t through_prefix = std::max<std::int64_t>(0, tokens - (positions_read() - read_before));
+  std::int64_t positions = 0;  // padding is read and computed too
+  for (const model::Batch& batch : micro_batches) positions += batch.num_positions();
+  const double computed = 1 - static_cast<double>(positions_read() - read_before) / static_cast<double>(positions);
   state_.light_seconds +=
-      meter_.add(seconds, tokens,
-                 cost_.flops * static_cast<double>(tokens) + cost_.prefix_flops * static_cast<double>(through_prefix));
+      meter_.add(seconds, tokens, static_cast<double>(tokens) * (cost_.flops + computed * cost_.prefix_flops));
   return result;
 }
 
 // The account is that of the step that needed most; it is told after the first.
-void Trainer::measure_memory(std::int64_t bytes_before, std::int64_t activation_bytes) {
+void Trainer::measure_memory(std::int64_t bytes_before, std::int64_t workspace_bytes, std::int64_t activation_bytes) {
   const std::int64_t of_step = nn::tensor_memory(decoder_.device()).peak - bytes_before;
   MemoryUse memory = resident_memory(decoder_, trainable_, optimizer_);
   memory.activations = activation_bytes;
-  memory.work_space = of_step - activation_bytes;
+  memory.work_space = of_step - activation_bytes + workspace_bytes;
   const bool is_first = memory_.total() == 0;
   if (memory.total() > memory_.total()) memory_ = memory;
   if (is_first) spdlog::info("memory of a step: {}", describe(memory_));
@@ -426,7 +459,7 @@ void Trainer::log_step(const StepResult& result) {
 }
 
 void Trainer::evaluate() {
-  keep_activations(state_.step + inputs_.config.train.eval_steps < total_steps_);
+  keep_activations(evaluations_left() > 0);
   Json extra = Json::object();
   for (const EvalSet& set : inputs_.eval) {
     Progress progress("eval", set.sequences.size());
@@ -458,7 +491,15 @@ void Trainer::save() {
   ADEPT_CHECK(frozen == identity_.frozen_hash, "frozen weights changed during training: {} became {}",
               identity_.frozen_hash, frozen);
   state_.loader = inputs_.loader.state();
-  save_checkpoint(inputs_.run_dir, state_, identity_, optimizer_);
+  try {
+    save_checkpoint(inputs_.run_dir, state_, identity_, optimizer_);
+  } catch (const DataError& error) {
+    if (decoder_.activation_cache() == nullptr) throw;
+    spdlog::warn("{} Trying again without the activation cache.", error.what());
+    drop_activation_cache();  // perhaps the disk is full
+    keeps_training_text_ = false;
+    save_checkpoint(inputs_.run_dir, state_, identity_, optimizer_);
+  }
   if (state_.nonfinite_in_row == 0) prune_checkpoints(inputs_.run_dir, inputs_.config.train.save_total_limit);
   saved_step_ = state_.step;
 }

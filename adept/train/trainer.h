@@ -88,11 +88,15 @@ class Trainer {
  private:
   void restore(bool resume);
   void use_activation_cache();
+  void drop_activation_cache();
   void keep_activations(bool come_again);
+  bool come_again(const std::vector<data::Sequence>& sequences) const;
+  std::int64_t evaluations_left() const;
+  std::int64_t updates_left() const;
   void loop();
   void update_unit_rates();
   StepResult take_step();
-  void measure_memory(std::int64_t bytes_before, std::int64_t activation_bytes);
+  void measure_memory(std::int64_t bytes_before, std::int64_t workspace_bytes, std::int64_t activation_bytes);
   void log_step(const StepResult& result);
   Json log_line(const Json& extra) const;
   void evaluate();
@@ -118,6 +122,7 @@ class Trainer {
   StepCost cost_;
   StepMeter meter_;
   MemoryUse memory_;
+  bool keeps_training_text_ = false;  // in the activation cache
 };
 
 }  // namespace adept::train

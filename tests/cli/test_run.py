@@ -279,6 +279,32 @@ def test_memory_and_speed_are_told_and_what_saves_them_changes_nothing(finished,
         assert (out / weights).read_bytes() == (folder / "out" / weights).read_bytes()
 
 
+def test_an_interrupted_training_goes_on_with_its_activation_cache(finished, tmp_path):
+    def arguments(out):
+        settings = [f"output_dir={out}", "train.max_steps=120", "train.save_steps=0", "train.eval_steps=0", "eval.max_tokens=200"]
+        return ["run", "run.yaml", *(word for setting in settings for word in ("--set", setting))]
+
+    folder = finished[0]
+    process = subprocess.Popen(
+        [BUILD / "adept", *arguments(tmp_path / "run")], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "run" / "trainer_log.jsonl"
+    while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 20):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    messages = process.communicate()[1]
+    assert process.returncode == 143, messages
+    cache = tmp_path / "run" / "activations.cache"
+    assert cache.stat().st_size > 0
+    run_program("adept", *arguments(tmp_path / "run"), cwd=folder)
+    assert not cache.exists()
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert results["activation_cache"]["positions_read"] > results["activation_cache"]["positions_computed"]
+    run_program("adept", *arguments(tmp_path / "whole"), "--set", "train.activation_cache=0", cwd=folder)
+    weights = pathlib.Path("model", "model.safetensors")
+    assert (tmp_path / "run" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+
+
 def test_what_rounding_takes_is_told_and_can_be_kept(finished, tmp_path):
     """The base is in bf16, and a low rate changes less than its last bits."""
     folder = finished[0]

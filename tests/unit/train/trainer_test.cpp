@@ -70,23 +70,56 @@ std::string trained_weights(const config::RunConfig& config, const fs::path& mod
 
 TEST(Run, IsTheSameWithAndWithoutTheActivationCache) {
   const test::TemporaryDirectory dir;
-  for (const std::string kind : {"llama", "qwen3"}) {
-    SCOPED_TRACE(kind);
-    const auto model = test::write_expanded_model(dir / kind, kind, {1, 3});
+  struct Setting {
+    std::string kind;
+    config::Method method;
+    ComputeDType dtype;
+  };
+  for (const auto& [kind, method, dtype] : {Setting{"llama", config::Method::kAdept, ComputeDType::kFp32},
+                                            Setting{"qwen3", config::Method::kAdept, ComputeDType::kBf16},
+                                            Setting{"qwen3", config::Method::kTopKLayers, ComputeDType::kFp32}}) {
+    const fs::path root = dir / fmt::format("{}-{}-{}", kind, config::to_string(method), to_string(dtype));
+    SCOPED_TRACE(root);
+    const auto model = test::write_expanded_model(root, kind, {1, 3});
     config::RunConfig config = small_config();
+    config.method = method;
+    config.compute.dtype = dtype;
+    config.top_k_layers.num_layers = 2;
+    if (method != config::Method::kAdept) config.unit_lr.policy = config::UnitLrPolicy::kUniform;
     config.train.max_steps = 30;  // several epochs
     config.train.eval_steps = 4;
     config.train.activation_cache = 0;
     TrainSummary without, with;
-    const std::string expected = trained_weights(config, model.expanded, dir / kind / "without", &without);
+    const std::string expected = trained_weights(config, model.expanded, root / "without", &without);
     config.train.activation_cache = 1;
-    EXPECT_TRUE(trained_weights(config, model.expanded, dir / kind / "with", &with) == expected);
+    EXPECT_TRUE(trained_weights(config, model.expanded, root / "with", &with) == expected);
     EXPECT_EQ(without.activation_cache.positions_read, 0);
     EXPECT_GT(with.activation_cache.positions_read, with.total_tokens / 3);
-    EXPECT_EQ(test::read_file(dir / kind / "with" / "parameter_importance.jsonl"),
-              test::read_file(dir / kind / "without" / "parameter_importance.jsonl"));
-    EXPECT_FALSE(fs::exists(dir / kind / "with" / "activations.cache")) << "it is for the time of the training";
+    if (method == config::Method::kAdept) {
+      EXPECT_EQ(test::read_file(root / "with" / "parameter_importance.jsonl"),
+                test::read_file(root / "without" / "parameter_importance.jsonl"));
+    }
+    EXPECT_FALSE(fs::exists(root / "with" / "activations.cache")) << "it is for the time of the training";
   }
+}
+
+TEST(Run, KeepsNoActivationsThatWouldNotComeAgainOrNotFit) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.unit_lr.policy = config::UnitLrPolicy::kUniform;
+  config.train.max_steps = 30;
+  // One source repeats, but never alone in a batch.
+  TrainerInputs inputs = make_inputs(config, model.expanded, dir / "mixed");
+  inputs.loader = {{{.dataset = dataset_of("long", {2000}, 3), .weight = 0.9},
+                    {.dataset = dataset_of("short", {13}, 4), .weight = 0.1}},
+                   {.seq_len = config.seq_len, .eos = 2, .seed = 7}};
+  const TrainSummary mixed = Trainer(std::move(inputs)).run(false);
+  EXPECT_GT(mixed.activation_cache.positions_computed, 0) << "there is a cache";
+  EXPECT_LT(mixed.activation_cache.bytes, 100) << "with nothing in it";
+  config.train.activation_cache = 1e-6;
+  const TrainSummary small = train(config, model.expanded, dir / "small");
+  EXPECT_EQ(small.activation_cache.positions_computed, 0) << "later epochs do not fit, so there is none";
 }
 
 TEST(Run, IsTheSameWithCheckpointedActivationsAdaptersThatDropInputsIncluded) {
