@@ -65,8 +65,7 @@ void multiply(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, 
   });
 }
 
-/// sum += a b, a part of the depth at a time: a panel of b is to fit the second-level cache, and a's fp32 copy is
-/// small.
+/// sum += a b, a part of the depth at a time: a panel of b is to fit the second-level cache.
 void add_product(const at::Tensor& a, const at::Tensor& b, at::Tensor& sum) {
   for (std::int64_t begin = 0; begin < a.size(1); begin += kMostDepth) {
     const std::int64_t count = std::min(kMostDepth, a.size(1) - begin);
