@@ -13,7 +13,7 @@ constexpr std::int64_t kKeyBlock = 64;
 /// Rows are padded to the widest vector.
 constexpr std::int64_t kRowAlignment = 16;
 
-constexpr std::int64_t round_up(std::int64_t n, std::int64_t step) { return (n + step - 1) / step * step; }
+constexpr std::int64_t round_up(std::int64_t n, std::int64_t step) { return divide_up(n, step) * step; }
 constexpr std::int64_t padded_head_dim(const Attention& a) { return round_up(a.head_dim, kRowAlignment); }
 constexpr std::int64_t padded_keys(const Attention& a) { return round_up(a.num_keys, kKeyBlock); }
 
@@ -41,14 +41,15 @@ struct ForwardWorkspace {
 
 /// Of one key-value head: keys and values transposed block by block, keys, and both gradients; of the query head in
 /// work: queries, gradient of the output, gradient of the queries, row sums of output times gradient; of the tile in
-/// work: probabilities, and the gradient of the scores.
+/// work: probabilities, and the gradient of the scores, that as bf16 row by row once more.
 struct BackwardWorkspace {
-  float *keys_t, *values_t, *keys, *grad_k, *grad_v, *q, *grad_out, *grad_q, *delta, *scores, *grad_scores;
+  float *keys_t, *values_t, *keys, *grad_k, *grad_v, *q, *grad_out, *grad_q, *delta, *scores, *grad_scores,
+      *grad_score_rows;
 
   /// In floats.
   static std::int64_t size(const Attention& a) {
     const std::int64_t queries = round_up(a.num_queries, kRowAlignment);
-    return (5 * padded_keys(a) + 3 * queries) * padded_head_dim(a) + queries + 2 * kQueryTile * kKeyBlock;
+    return (5 * padded_keys(a) + 3 * queries) * padded_head_dim(a) + queries + 5 * kQueryTile * kKeyBlock / 2;
   }
 
   BackwardWorkspace(const Attention& a, float* begin) {
@@ -65,6 +66,7 @@ struct BackwardWorkspace {
     delta = grad_q + queries * width;
     scores = delta + queries;
     grad_scores = scores + kQueryTile * kKeyBlock;
+    grad_score_rows = grad_scores + kQueryTile * kKeyBlock;
   }
 };
 

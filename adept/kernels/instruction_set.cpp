@@ -9,7 +9,9 @@
 namespace adept::kernels {
 namespace {
 
-constexpr std::array kAll = {InstructionSet::kAvx512, InstructionSet::kAvx2, InstructionSet::kGeneric};
+// The best first.
+constexpr std::array kAll = {InstructionSet::kAvx512Bf16, InstructionSet::kAvx512, InstructionSet::kAvx2,
+                             InstructionSet::kGeneric, InstructionSet::kEmulatedBf16};
 
 std::string_view chosen_name() {
   const char* name = std::getenv("ADEPT_INSTRUCTION_SET");
@@ -37,10 +39,14 @@ std::string_view to_string(InstructionSet set) {
   switch (set) {
     case InstructionSet::kGeneric:
       return "generic";
+    case InstructionSet::kEmulatedBf16:
+      return "emulated_bf16";
     case InstructionSet::kAvx2:
       return "avx2";
     case InstructionSet::kAvx512:
       return "avx512";
+    case InstructionSet::kAvx512Bf16:
+      return "avx512_bf16";
   }
   throw InternalError("unknown instruction set");
 }
@@ -48,6 +54,7 @@ std::string_view to_string(InstructionSet set) {
 bool is_supported(InstructionSet set) {
   switch (set) {
     case InstructionSet::kGeneric:
+    case InstructionSet::kEmulatedBf16:
       return true;
 #ifdef ADEPT_X86  // the compiler's function looks at what the operating system saves, too
     case InstructionSet::kAvx2:
@@ -55,6 +62,8 @@ bool is_supported(InstructionSet set) {
     case InstructionSet::kAvx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    case InstructionSet::kAvx512Bf16:
+      return is_supported(InstructionSet::kAvx512) && __builtin_cpu_supports("avx512bf16");
 #endif
     default:
       return false;

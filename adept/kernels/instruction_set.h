@@ -5,10 +5,11 @@
 
 namespace adept::kernels {
 
-/// Each is a compilation of simd/*.cpp.
-enum class InstructionSet { kGeneric, kAvx2, kAvx512 };
+/// Each is a compilation of simd/*.cpp. kEmulatedBf16 does in plain instructions what kAvx512Bf16 does with those that
+/// multiply pairs of bf16 numbers, slowly: for tests on any processor.
+enum class InstructionSet { kGeneric, kEmulatedBf16, kAvx2, kAvx512, kAvx512Bf16 };
 
-/// "generic", "avx2", "avx512".
+/// "generic", "emulated_bf16", "avx2", "avx512", "avx512_bf16".
 std::string_view to_string(InstructionSet set);
 
 /// Whether this processor and operating system can run it.

@@ -17,7 +17,6 @@ constexpr std::int64_t kBlockFloats = 1 << 20;
 /// The same for scores, whose blocks are what threads share.
 constexpr std::int64_t kScoreBlockFloats = 1 << 18;
 
-constexpr std::int64_t divide_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
 constexpr std::int64_t rows_of_part(const Matmul& m) { return divide_up(m.rows, m.row_parts); }
 constexpr std::int64_t columns_of_block(const Matmul& m) {
   return divide_up(divide_up(m.columns, m.column_blocks), kMostPanelColumns) * kMostPanelColumns;

@@ -16,4 +16,8 @@ struct Heads {
   std::int64_t position_stride = 0;
 };
 
+namespace {  // as in all that is compiled for several instruction sets
+constexpr std::int64_t divide_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
+}  // namespace
+
 }  // namespace adept::kernels

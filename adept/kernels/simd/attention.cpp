@@ -11,33 +11,94 @@ constexpr float kInfinity = __builtin_inff();
 std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
+template <typename N>
+void clear(N* numbers, std::int64_t count) {
+  std::memset(numbers, 0, sizeof(N) * static_cast<std::size_t>(count));
+}
+
 template <typename T>
 T* head_of(const Heads& heads, std::int64_t sequence, std::int64_t head) {
   return static_cast<T*>(heads.data) + sequence * heads.batch_stride + head * heads.head_stride;
 }
 
-// (rows, E) -> (rows, W) in fp32, times `factor`; padding is zero.
-template <typename T>
-void pack_rows(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim, std::int64_t width,
-               float factor, float* to) {
-  for (std::int64_t i = 0; i < rows; ++i, from += stride, to += width) {
-    for (std::int64_t e = 0; e < head_dim; ++e) to[e] = factor * widen(from[e]);
-    for (std::int64_t e = head_dim; e < width; ++e) to[e] = 0;
-  }
-}
+// What the products multiply that tensors of T are packed for: fp32 numbers.
+template <typename T, bool kPairs = kMultipliesPairs && sizeof(T) == sizeof(std::uint16_t)>
+struct Packing {
+  using Number = float;
+  using Element = float;                    // of probabilities
+  static constexpr std::int64_t kEach = 1;  // elements in a number
 
-// (rows, E) -> (blocks, E, 64): the rows of a block become columns; those that are not there are zero.
-template <typename T>
-void pack_transposed(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim, float* to) {
-  for (std::int64_t begin = 0; begin < rows; begin += kKeyBlock, to += head_dim * kKeyBlock) {
-    const std::int64_t count = smaller(kKeyBlock, rows - begin);
-    const T* block = from + begin * stride;
-    for (std::int64_t e = 0; e < head_dim; ++e) {
-      for (std::int64_t i = 0; i < count; ++i) to[e * kKeyBlock + i] = widen(block[i * stride + e]);
-      for (std::int64_t i = count; i < kKeyBlock; ++i) to[e * kKeyBlock + i] = 0;
+  // (rows, E) -> (rows, W), the depth of the product along E; padding is zero.
+  static void pack_rows(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim,
+                        std::int64_t width, float* to) {
+    for (std::int64_t i = 0; i < rows; ++i, from += stride, to += width) {
+      for (std::int64_t e = 0; e < head_dim; ++e) to[e] = widen(from[e]);
+      for (std::int64_t e = head_dim; e < width; ++e) to[e] = 0;
     }
   }
-}
+
+  // The same, the depth along the rows.
+  static void pack_depth(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim,
+                         std::int64_t width, float* to) {
+    pack_rows(from, stride, rows, head_dim, width, to);
+  }
+
+  // (rows, E) -> (blocks, E, 64), the depth along E: the rows of a block become columns; those that are not there are
+  // zero.
+  static void pack_transposed(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim, float* to) {
+    for (std::int64_t begin = 0; begin < rows; begin += kKeyBlock) {
+      const std::int64_t count = smaller(kKeyBlock, rows - begin);
+      const T* block = from + begin * stride;
+      for (std::int64_t e = 0; e < head_dim; ++e, to += kKeyBlock) {
+        for (std::int64_t i = 0; i < count; ++i) to[i] = widen(block[i * stride + e]);
+        for (std::int64_t i = count; i < kKeyBlock; ++i) to[i] = 0;
+      }
+    }
+  }
+};
+
+// Pairs of bf16 numbers that follow each other in the depth, where the processor has an instruction for them.
+template <typename T>
+struct Packing<T, true> {
+  using Number = Pair;
+  using Element = T;
+  static constexpr std::int64_t kEach = 2;
+
+  // (rows, E) -> (rows, W / 2).
+  static void pack_rows(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim,
+                        std::int64_t width, Pair* to) {
+    for (std::int64_t i = 0; i < rows; ++i, from += stride, to += width / 2) {
+      std::memcpy(to, from, sizeof(T) * static_cast<std::size_t>(head_dim));
+      std::memset(reinterpret_cast<T*>(to) + head_dim, 0, sizeof(T) * static_cast<std::size_t>(width - head_dim));
+    }
+  }
+
+  // (rows, E) -> (rows / 2, W).
+  static void pack_depth(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim,
+                         std::int64_t width, Pair* to) {
+    for (std::int64_t i = 0; i < rows; i += 2, from += 2 * stride, to += width) {
+      const T* second = from + (i + 1 < rows ? stride : 0);
+      const Pair there = i + 1 < rows ? 0xffff0000u : 0;
+      for (std::int64_t e = 0; e < head_dim; ++e) to[e] = (static_cast<Pair>(second[e]) << 16 & there) | from[e];
+      for (std::int64_t e = head_dim; e < width; ++e) to[e] = 0;
+    }
+  }
+
+  // (rows, E) -> (blocks, E / 2, 64).
+  static void pack_transposed(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim, Pair* to) {
+    for (std::int64_t begin = 0; begin < rows; begin += kKeyBlock) {
+      const std::int64_t count = smaller(kKeyBlock, rows - begin);
+      const T* block = from + begin * stride;
+      for (std::int64_t e = 0; e < head_dim; e += 2, to += kKeyBlock) {
+        for (std::int64_t i = 0; i < count; ++i) {
+          const Pair second = e + 1 < head_dim ? block[i * stride + e + 1] : 0;
+          to[i] = second << 16 | block[i * stride + e];
+        }
+        for (std::int64_t i = count; i < kKeyBlock; ++i) to[i] = 0;
+      }
+    }
+  }
+};
 
 template <typename T>
 void unpack_rows(const float* from, std::int64_t width, std::int64_t rows, std::int64_t head_dim, float factor, T* to,
@@ -76,9 +137,12 @@ Vector hide(Vector values, std::int64_t column, Visible visible, Vector lanes, f
   return number > high ? splat(hidden) : not_low;
 }
 
-// Scores become probabilities relative to the largest so far; sums and outputs of earlier blocks are rescaled.
-void soften_row(float* scores, std::int64_t columns, bool masked, Visible visible, float& row_max, float& row_sum,
-                float* out, std::int64_t width) {
+// Scores become probabilities relative to the largest so far, elements of E in their place; sums and outputs of earlier
+// blocks are rescaled.
+template <typename E>
+void soften_row(float* scores, std::int64_t columns, float scale, bool masked, Visible visible, float& row_max,
+                float& row_sum, float* out, std::int64_t width) {
+  auto* probabilities = reinterpret_cast<E*>(scores);
   const Vector lanes = lane_numbers();
   Vector most = splat(-kInfinity);
   for (std::int64_t n = 0; n < columns; n += kLanes) {
@@ -91,13 +155,13 @@ void soften_row(float* scores, std::int64_t columns, bool masked, Visible visibl
   }
   const float block_max = largest_of(most), new_max = block_max <= row_max ? row_max : block_max;  // NaN stays
   if (new_max == -kInfinity) {  // nothing of this block is seen, nor of any before it
-    for (std::int64_t n = 0; n < columns; n += kLanes) store(scores + n, Vector{});
+    for (std::int64_t n = 0; n < columns; n += kLanes) store_some(probabilities + n, kLanes, Vector{});
     return;
   }
   Vector sum{};
   for (std::int64_t n = 0; n < columns; n += kLanes) {
-    const Vector p = exponential(load(scores + n) - splat(new_max));
-    store(scores + n, p);
+    const Vector p = exponential((load(scores + n) - splat(new_max)) * splat(scale));
+    store_some(probabilities + n, kLanes, p);
     sum += p;
   }
   const float block_sum = sum_of(sum);
@@ -105,7 +169,7 @@ void soften_row(float* scores, std::int64_t columns, bool masked, Visible visibl
     row_sum += block_sum;
     return;
   }
-  const float rescale = exponential(splat(row_max - new_max))[0];
+  const float rescale = exponential(splat((row_max - new_max) * scale))[0];
   row_sum = row_sum * rescale + block_sum;
   row_max = new_max;
   for (std::int64_t e = 0; e < width; e += kLanes) store(out + e, load(out + e) * splat(rescale));
@@ -113,78 +177,130 @@ void soften_row(float* scores, std::int64_t columns, bool masked, Visible visibl
 
 template <typename T>
 void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
+  using Packed = Packing<T>;
+  using Number = typename Packed::Number;
+  constexpr std::int64_t kEach = Packed::kEach;
   const auto [sequence, group, part] = unit;
   const ForwardWorkspace w(a, workspace);
+  auto *keys = reinterpret_cast<Number*>(w.keys), *values = reinterpret_cast<Number*>(w.values);
+  auto *packed_q = reinterpret_cast<Number*>(w.q), *probabilities = reinterpret_cast<Number*>(w.scores);
   const std::int64_t head_dim = a.head_dim, width = padded_head_dim(a), offset = a.num_keys - a.num_queries;
+  const std::int64_t depth = divide_up(head_dim, kEach);
   const std::int32_t* first_key = a.first_key + sequence * a.first_key_stride;
   const std::int64_t group_size = a.num_heads / a.num_key_value_heads;
-  pack_transposed(head_of<const T>(a.k, sequence, group), a.k.position_stride, a.num_keys, head_dim, w.keys);
-  pack_rows(head_of<const T>(a.v, sequence, group), a.v.position_stride, a.num_keys, head_dim, width, 1, w.values);
+  Packed::pack_transposed(head_of<const T>(a.k, sequence, group), a.k.position_stride, a.num_keys, head_dim, keys);
+  Packed::pack_depth(head_of<const T>(a.v, sequence, group), a.v.position_stride, a.num_keys, head_dim, width, values);
   // Scores of keys that are not there are hidden, but 0 * NaN would be NaN.
-  std::memset(w.values + a.num_keys * width, 0,
-              sizeof(float) * static_cast<std::size_t>((padded_keys(a) - a.num_keys) * width));
+  clear(values + divide_up(a.num_keys, kEach) * width, (padded_keys(a) / kEach - divide_up(a.num_keys, kEach)) * width);
   for (std::int64_t head = group * group_size; head < (group + 1) * group_size; ++head) {
     const T* q = head_of<const T>(a.q, sequence, head);
     T* out = head_of<T>(a.out, sequence, head);
     for (std::int64_t begin = part * kQueryTile; begin < a.num_queries; begin += a.num_parts * kQueryTile) {
       const std::int64_t rows = smaller(kQueryTile, a.num_queries - begin);
       const std::int64_t last_key = offset + begin + rows - 1;
-      pack_rows(q + begin * a.q.position_stride, a.q.position_stride, rows, head_dim, width, a.scale, w.q);
-      std::memset(w.out, 0, sizeof(float) * static_cast<std::size_t>(rows * width));
+      Packed::pack_rows(q + begin * a.q.position_stride, a.q.position_stride, rows, head_dim, width, packed_q);
+      clear(w.out, rows * width);
       for (std::int64_t r = 0; r < rows; ++r) w.row_max[r] = -kInfinity, w.row_sum[r] = 0;
       for (std::int64_t n = first_key[begin] / kKeyBlock * kKeyBlock; n <= last_key; n += kKeyBlock) {
         const std::int64_t columns = smaller(kKeyBlock, round_up(last_key + 1 - n, kLanes));
-        multiply<false>(rows, columns, head_dim, w.q, width, 1, w.keys + n * head_dim, kKeyBlock, w.scores, kKeyBlock);
+        multiply<false>(rows, columns, depth, packed_q, width / kEach, 1, keys + n * depth, kKeyBlock, w.scores,
+                        kKeyBlock);
         const bool masked = n + columns - 1 > offset + begin || n < first_key[begin + rows - 1];
         for (std::int64_t r = 0; r < rows; ++r)
-          soften_row(w.scores + r * kKeyBlock, columns, masked, {first_key[begin + r] - n, offset + begin + r - n},
-                     w.row_max[r], w.row_sum[r], w.out + r * width, width);
-        multiply<true>(rows, width, columns, w.scores, kKeyBlock, 1, w.values + n * width, width, w.out, width);
+          soften_row<typename Packed::Element>(w.scores + r * kKeyBlock, columns, a.scale, masked,
+                                               {first_key[begin + r] - n, offset + begin + r - n}, w.row_max[r],
+                                               w.row_sum[r], w.out + r * width, width);
+        multiply<true>(rows, width, columns / kEach, probabilities, kKeyBlock, 1, values + n / kEach * width, width,
+                       w.out, width);
       }
       for (std::int64_t r = 0; r < rows; ++r) {
         unpack_rows(w.out + r * width, width, 1, head_dim, 1 / w.row_sum[r], out + (begin + r) * a.out.position_stride,
                     a.out.position_stride);
         if (a.log_sum_exp != nullptr)
           a.log_sum_exp[(sequence * a.num_heads + head) * a.num_queries + begin + r] =
-              w.row_max[r] + __builtin_logf(w.row_sum[r]);
+              a.scale * w.row_max[r] + __builtin_logf(w.row_sum[r]);
       }
     }
   }
 }
 
-// scores -> probabilities, grad_scores -> gradient of the scores.
-void differentiate_row(float* scores, float* grad_scores, std::int64_t columns, bool masked, Visible visible,
-                       float log_sum_exp, float delta) {
-  const Vector lanes = lane_numbers();
-  for (std::int64_t n = 0; n < columns; n += kLanes) {
-    Vector p = exponential(load(scores + n) - splat(log_sum_exp));
-    if (masked) p = hide(p, n, visible, lanes, 0);
-    store(scores + n, p);
-    store(grad_scores + n, p * (load(grad_scores + n) - splat(delta)));
+// Of one query: scores become probabilities, grad_scores the gradient of the scores, both at column n.
+struct Differentiated {
+  Vector probability, grad_score;
+};
+inline Differentiated differentiate(const float* scores, const float* grad_scores, std::int64_t n, float scale,
+                                    bool masked, Visible visible, float log_sum_exp, float delta) {
+  Vector p = exponential(load(scores + n) * splat(scale) - splat(log_sum_exp));
+  if (masked) p = hide(p, n, visible, lane_numbers(), 0);
+  return {p, p * (load(grad_scores + n) - splat(delta))};
+}
+
+// The tile's scores and their gradients as operands of the products that follow: in their places with the depth along
+// the queries, and the gradients with the depth along the keys.
+template <typename T>
+void differentiate_tile(const Attention& a, const BackwardWorkspace& w, std::int64_t rows, std::int64_t columns,
+                        bool masked, const Visible* visible, const float* log_sum_exp, const float* delta) {
+  for (std::int64_t r = 0; r < rows; r += Packing<T>::kEach) {
+    float *scores = w.scores + r * kKeyBlock, *grad_scores = w.grad_scores + r * kKeyBlock;
+    for (std::int64_t n = 0; n < columns; n += kLanes) {
+      const Differentiated first =
+          differentiate(scores, grad_scores, n, a.scale, masked, visible[r], log_sum_exp[r], delta[r]);
+      if constexpr (Packing<T>::kEach == 1) {
+        store(scores + n, first.probability);
+        store(grad_scores + n, first.grad_score);
+      } else {
+        Differentiated second = {};
+        if (r + 1 < rows)
+          second = differentiate(scores + kKeyBlock, grad_scores + kKeyBlock, n, a.scale, masked, visible[r + 1],
+                                 log_sum_exp[r + 1], delta[r + 1]);
+        const HalfVector gradients[] = {narrow(first.grad_score), narrow(second.grad_score)};
+        store_pairs(scores + n, narrow(first.probability), narrow(second.probability));
+        store_pairs(grad_scores + n, gradients[0], gradients[1]);
+        for (std::int64_t i = 0; i < 2; ++i)
+          std::memcpy(reinterpret_cast<T*>(w.grad_score_rows + (r + i) * (kKeyBlock / 2)) + n, &gradients[i],
+                      sizeof(HalfVector));
+      }
+    }
   }
 }
 
 template <typename T>
 void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
+  using Packed = Packing<T>;
+  using Number = typename Packed::Number;
+  constexpr std::int64_t kEach = Packed::kEach;
   const auto [sequence, group, part] = unit;
   const BackwardWorkspace w(a, workspace);
   const std::int64_t head_dim = a.head_dim, width = padded_head_dim(a), offset = a.num_keys - a.num_queries;
+  const std::int64_t depth = divide_up(head_dim, kEach);
   const std::int32_t* first_key = a.first_key + sequence * a.first_key_stride;
   const std::int64_t group_size = a.num_heads / a.num_key_value_heads;
   const T* k = head_of<const T>(a.k, sequence, group);
   const T* v = head_of<const T>(a.v, sequence, group);
-  pack_transposed(k, a.k.position_stride, a.num_keys, head_dim, w.keys_t);
-  pack_transposed(v, a.v.position_stride, a.num_keys, head_dim, w.values_t);
-  pack_rows(k, a.k.position_stride, a.num_keys, head_dim, width, 1, w.keys);
-  const std::int64_t padding = padded_keys(a) - a.num_keys;
-  std::memset(w.keys + a.num_keys * width, 0, sizeof(float) * static_cast<std::size_t>(padding * width));
-  std::memset(w.grad_k, 0, sizeof(float) * static_cast<std::size_t>(2 * padded_keys(a) * width));  // and grad_v
+  auto *keys_t = reinterpret_cast<Number*>(w.keys_t), *values_t = reinterpret_cast<Number*>(w.values_t);
+  auto* keys = reinterpret_cast<Number*>(w.keys);
+  Packed::pack_transposed(k, a.k.position_stride, a.num_keys, head_dim, keys_t);
+  Packed::pack_transposed(v, a.v.position_stride, a.num_keys, head_dim, values_t);
+  Packed::pack_depth(k, a.k.position_stride, a.num_keys, head_dim, width, keys);
+  clear(keys + divide_up(a.num_keys, kEach) * width, (padded_keys(a) / kEach - divide_up(a.num_keys, kEach)) * width);
+  clear(w.grad_k, 2 * padded_keys(a) * width);  // and grad_v
+  // Queries and gradients of the output are packed both ways; numbers that are single lie the same way in both.
+  const std::int64_t queries = round_up(a.num_queries, kRowAlignment), half = kEach == 1 ? 0 : queries * width / kEach;
+  auto *q_rows = reinterpret_cast<Number*>(w.q), *q_depth = q_rows + half;
+  auto *grad_out_rows = reinterpret_cast<Number*>(w.grad_out), *grad_out_depth = grad_out_rows + half;
+  const auto* probabilities = reinterpret_cast<const Number*>(w.scores);
+  const auto* grad_scores = reinterpret_cast<const Number*>(w.grad_scores);
+  const auto* grad_score_rows = kEach == 1 ? grad_scores : reinterpret_cast<const Number*>(w.grad_score_rows);
   for (std::int64_t head = group * group_size; head < (group + 1) * group_size; ++head) {
-    const T* grad_out = head_of<const T>(a.grad_out, sequence, head);
+    const T *q = head_of<const T>(a.q, sequence, head), *grad_out = head_of<const T>(a.grad_out, sequence, head);
     const T* out = head_of<const T>(a.out, sequence, head);
-    pack_rows(head_of<const T>(a.q, sequence, head), a.q.position_stride, a.num_queries, head_dim, width, a.scale, w.q);
-    pack_rows(grad_out, a.grad_out.position_stride, a.num_queries, head_dim, width, 1, w.grad_out);
-    std::memset(w.grad_q, 0, sizeof(float) * static_cast<std::size_t>(a.num_queries * width));
+    Packed::pack_rows(q, a.q.position_stride, a.num_queries, head_dim, width, q_rows);
+    Packed::pack_rows(grad_out, a.grad_out.position_stride, a.num_queries, head_dim, width, grad_out_rows);
+    if constexpr (kEach > 1) {
+      Packed::pack_depth(q, a.q.position_stride, a.num_queries, head_dim, width, q_depth);
+      Packed::pack_depth(grad_out, a.grad_out.position_stride, a.num_queries, head_dim, width, grad_out_depth);
+    }
+    clear(w.grad_q, a.num_queries * width);
     for (std::int64_t t = 0; t < a.num_queries; ++t) {
       float sum = 0;
       for (std::int64_t e = 0; e < head_dim; ++e)
@@ -193,24 +309,27 @@ void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
     }
     const float* log_sum_exp = a.log_sum_exp + (sequence * a.num_heads + head) * a.num_queries;
     for (std::int64_t n = part * kKeyBlock; n < a.num_keys; n += a.num_parts * kKeyBlock) {
-      for (std::int64_t begin = larger(0, n - offset); begin < a.num_queries && first_key[begin] < n + kKeyBlock;
+      const std::int64_t first_query = larger(0, n - offset) / kEach * kEach;
+      for (std::int64_t begin = first_query; begin < a.num_queries && first_key[begin] < n + kKeyBlock;
            begin += kQueryTile) {
-        const std::int64_t rows = smaller(kQueryTile, a.num_queries - begin);
+        const std::int64_t rows = smaller(kQueryTile, a.num_queries - begin), pairs = divide_up(rows, kEach);
         const std::int64_t last_key = offset + begin + rows - 1;
         const std::int64_t columns = smaller(kKeyBlock, round_up(last_key + 1 - n, kLanes));
-        const float *q = w.q + begin * width, *g = w.grad_out + begin * width;
-        multiply<false>(rows, columns, head_dim, q, width, 1, w.keys_t + n * head_dim, kKeyBlock, w.scores, kKeyBlock);
-        multiply<false>(rows, columns, head_dim, g, width, 1, w.values_t + n * head_dim, kKeyBlock, w.grad_scores,
+        const std::int64_t row = begin * width / kEach;
+        multiply<false>(rows, columns, depth, q_rows + row, width / kEach, 1, keys_t + n * depth, kKeyBlock, w.scores,
                         kKeyBlock);
+        multiply<false>(rows, columns, depth, grad_out_rows + row, width / kEach, 1, values_t + n * depth, kKeyBlock,
+                        w.grad_scores, kKeyBlock);
         const bool masked = n + columns - 1 > offset + begin || n < first_key[begin + rows - 1];
-        for (std::int64_t r = 0; r < rows; ++r)
-          differentiate_row(w.scores + r * kKeyBlock, w.grad_scores + r * kKeyBlock, columns, masked,
-                            {first_key[begin + r] - n, offset + begin + r - n}, log_sum_exp[begin + r],
-                            w.delta[begin + r]);
-        multiply<true>(columns, width, rows, w.scores, 1, kKeyBlock, g, width, w.grad_v + n * width, width);
-        multiply<true>(columns, width, rows, w.grad_scores, 1, kKeyBlock, q, width, w.grad_k + n * width, width);
-        multiply<true>(rows, width, columns, w.grad_scores, kKeyBlock, 1, w.keys + n * width, width,
-                       w.grad_q + begin * width, width);
+        Visible visible[kQueryTile];
+        for (std::int64_t r = 0; r < rows; ++r) visible[r] = {first_key[begin + r] - n, offset + begin + r - n};
+        differentiate_tile<T>(a, w, rows, columns, masked, visible, log_sum_exp + begin, w.delta + begin);
+        multiply<true>(columns, width, pairs, probabilities, 1, kEach * kKeyBlock, grad_out_depth + row, width,
+                       w.grad_v + n * width, width);
+        multiply<true>(columns, width, pairs, grad_scores, 1, kEach * kKeyBlock, q_depth + row, width,
+                       w.grad_k + n * width, width);
+        multiply<true>(rows, width, columns / kEach, grad_score_rows, kKeyBlock / kEach, 1, keys + n / kEach * width,
+                       width, w.grad_q + begin * width, width);
       }
     }
     if (a.num_parts == 1)
@@ -225,7 +344,7 @@ void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
   T* grad_v = head_of<T>(a.grad_v, sequence, group);
   for (std::int64_t n = part * kKeyBlock; n < a.num_keys; n += a.num_parts * kKeyBlock) {
     const std::int64_t rows = smaller(kKeyBlock, a.num_keys - n);
-    unpack_rows(w.grad_k + n * width, width, rows, head_dim, 1, grad_k + n * a.grad_k.position_stride,
+    unpack_rows(w.grad_k + n * width, width, rows, head_dim, a.scale, grad_k + n * a.grad_k.position_stride,
                 a.grad_k.position_stride);
     unpack_rows(w.grad_v + n * width, width, rows, head_dim, 1, grad_v + n * a.grad_v.position_stride,
                 a.grad_v.position_stride);

@@ -2,6 +2,10 @@
 // Everything here has internal linkage: see CMakeLists.txt.
 #pragma once
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 
@@ -76,25 +80,67 @@ inline Vector exponential(Vector x) {
   return x < splat(-87.0f) ? Vector{} : result;
 }
 
+/// Two bf16 numbers that follow each other in the depth of a product, the first in the lower half.
+using Pair = std::uint32_t;
+#if defined(__AVX512BF16__) || defined(ADEPT_EMULATED_PAIRS)
+constexpr bool kMultipliesPairs = true;
+#else
+constexpr bool kMultipliesPairs = false;
+#endif
+
+// What a product multiplies: numbers, or pairs of them.
+template <typename N>
+struct LaneNumbers;
+template <>
+struct LaneNumbers<float> {
+  using Type = Vector;
+};
+template <>
+struct LaneNumbers<Pair> {
+  using Type = IntVector;
+};
+template <typename N>
+using VectorOf = typename LaneNumbers<N>::Type;
+
+inline Vector load_numbers(const float* p) { return load(p); }
+inline IntVector load_numbers(const Pair* p) {
+  IntVector v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline Vector multiply_add(Vector sum, float a, Vector b) { return sum + splat(a) * b; }
+/// Both halves, the second one first, as the instruction does.
+inline Vector multiply_add(Vector sum, Pair a, IntVector b) {
+  const IntVector both = IntVector{} + a;
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<Vector>(
+      _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(both), reinterpret_cast<__m512bh>(b)));
+#else
+  sum += reinterpret_cast<Vector>(both & 0xffff0000u) * reinterpret_cast<Vector>(b & 0xffff0000u);
+  return sum + reinterpret_cast<Vector>(both << 16) * reinterpret_cast<Vector>(b << 16);
+#endif
+}
+
 /// c (R x 16 V) = or += the sum over k < depth of a(r, k) b(k, :), a(r, k) = a[r * a_row + k * a_depth].
-template <int R, int V, bool kAdd>
-inline __attribute__((always_inline)) void register_tile(std::int64_t depth, const float* a, std::int64_t a_row,
-                                                         std::int64_t a_depth, const float* b, std::int64_t b_row,
-                                                         float* c, std::int64_t c_row) {
+template <int R, int V, bool kAdd, typename N>
+inline __attribute__((always_inline)) void register_tile(std::int64_t depth, const N* a, std::int64_t a_row,
+                                                         std::int64_t a_depth, const N* b, std::int64_t b_row, float* c,
+                                                         std::int64_t c_row) {
   Vector sum[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) sum[r][v] = kAdd ? load(c + r * c_row + v * kLanes) : Vector{};
   for (std::int64_t k = 0; k < depth; ++k) {
-    Vector row[V];
+    VectorOf<N> row[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) row[v] = load(b + v * kLanes);
+    for (int v = 0; v < V; ++v) row[v] = load_numbers(b + v * kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Vector factor = splat(a[r * a_row]);
+      const N factor = a[r * a_row];
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[r][v] += factor * row[v];
+      for (int v = 0; v < V; ++v) sum[r][v] = multiply_add(sum[r][v], factor, row[v]);
     }
     a += a_depth;
     b += b_row;
@@ -105,9 +151,9 @@ inline __attribute__((always_inline)) void register_tile(std::int64_t depth, con
     for (int v = 0; v < V; ++v) store(c + r * c_row + v * kLanes, sum[r][v]);
 }
 
-template <int V, bool kAdd>
-void column_of_tiles(std::int64_t rows, std::int64_t depth, const float* a, std::int64_t a_row, std::int64_t a_depth,
-                     const float* b, std::int64_t b_row, float* c, std::int64_t c_row) {
+template <int V, bool kAdd, typename N>
+void column_of_tiles(std::int64_t rows, std::int64_t depth, const N* a, std::int64_t a_row, std::int64_t a_depth,
+                     const N* b, std::int64_t b_row, float* c, std::int64_t c_row) {
   static_assert(kMostRows == 6);
   for (; rows >= 6; rows -= 6, a += 6 * a_row, c += 6 * c_row)
     register_tile<6, V, kAdd>(depth, a, a_row, a_depth, b, b_row, c, c_row);
@@ -122,10 +168,11 @@ void column_of_tiles(std::int64_t rows, std::int64_t depth, const float* a, std:
   if (rows == 1) register_tile<1, V, kAdd>(depth, a, a_row, a_depth, b, b_row, c, c_row);
 }
 
-/// c (rows x columns) = or += a b, b (depth x columns); `columns` is a multiple of kLanes.
-template <bool kAdd>
-void multiply(std::int64_t rows, std::int64_t columns, std::int64_t depth, const float* a, std::int64_t a_row,
-              std::int64_t a_depth, const float* b, std::int64_t b_row, float* c, std::int64_t c_row) {
+/// c (rows x columns) = or += a b, b (depth x columns); `columns` is a multiple of kLanes. Of pairs the depth and the
+/// strides are in pairs.
+template <bool kAdd, typename N>
+void multiply(std::int64_t rows, std::int64_t columns, std::int64_t depth, const N* a, std::int64_t a_row,
+              std::int64_t a_depth, const N* b, std::int64_t b_row, float* c, std::int64_t c_row) {
   while (columns > 0) {
     std::int64_t width = kMostVectors * kLanes;
     if (columns >= width) {
@@ -180,15 +227,25 @@ inline void store_some(float* p, std::int64_t count, Vector v) {
   std::memcpy(p, &v, static_cast<std::size_t>(count) * sizeof(float));
 }
 
-/// As narrow() of each.
+/// As narrow() of each, but that the instruction takes subnormal numbers for 0.
 inline HalfVector narrow(Vector v) {
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<HalfVector>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v)));
+#else
   const IntVector bits = reinterpret_cast<IntVector>(v);
   const IntVector nearest = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
   return __builtin_convertvector(v != v ? IntVector{} + 0x7fc0u : nearest, HalfVector);
+#endif
 }
 inline void store_some(std::uint16_t* p, std::int64_t count, Vector v) {
   const HalfVector half = narrow(v);
   std::memcpy(p, &half, static_cast<std::size_t>(count) * sizeof(std::uint16_t));
+}
+
+/// kLanes pairs, in the memory of so many floats.
+inline void store_pairs(float* p, HalfVector first, HalfVector second) {
+  const IntVector pairs = __builtin_convertvector(first, IntVector) | __builtin_convertvector(second, IntVector) << 16;
+  std::memcpy(p, &pairs, sizeof pairs);
 }
 
 /// Rounded to the element type T and back.
