@@ -39,7 +39,7 @@ class DialedModel {
         domain_(prefixes(domain, "domain")) {
     for (const ExpandedLayer& copy : expansion_.layers) {
       trained_.emplace_back();
-      for (const at::Tensor* slot : output_slots(layer(copy))) trained_.back().push_back(*slot);
+      for (const at::Tensor* slot : output_slots(layer(copy))) trained_.back().push_back(slot->to(decoder_.dtype()));
     }
   }
   ~DialedModel() { set(std::vector<double>(trained_.size(), 1.0)); }

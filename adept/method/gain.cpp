@@ -28,9 +28,10 @@ struct CopyGradients {
 
 // A decoder whose layer l is the copy that would stand behind layer l.
 model::Decoder copies_of_layers(const model::Decoder& decoder) {
-  model::Decoder copies = detached_decoder(decoder, {});
+  model::Decoder copies = detached_decoder(decoder);
   for (model::LayerWeights& layer : copies.weights().layers)
-    for (at::Tensor* slot : output_slots(layer)) *slot = at::zeros_like(*slot).set_requires_grad(true);
+    for (at::Tensor* slot : output_slots(layer))
+      *slot = at::zeros_like(*slot, slot->options().dtype(decoder.dtype())).set_requires_grad(true);
   return copies;
 }
 

@@ -14,13 +14,20 @@ namespace {
 
 at::Tensor as_leaf(const at::Tensor& tensor) { return tensor.detach().set_requires_grad(true); }
 
+// The parameters of layer l, made to require a gradient, in the compute dtype.
+std::vector<model::NamedTensor> as_leaves(model::Decoder& decoder, int l) {
+  std::vector<model::NamedTensor> parameters = model::layer_parameters(decoder.config(), decoder.weights(), l);
+  for (const model::NamedTensor& p : parameters) *p.tensor = as_leaf(p.tensor->to(decoder.dtype()));
+  return parameters;
+}
+
 double visit(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
              bool with_parameters, const LayerGradientVisitor& visitor) {
   ADEPT_CHECK(!layers.empty() && std::is_sorted(layers.begin(), layers.end()), "layers must be ascending");
   ADEPT_CHECK(batch.num_targets > 0, "a batch without targets has no mean loss");
   const auto num_layers = static_cast<int>(decoder.num_layers());
   const int lowest = layers.front();
-  model::Decoder probe = detached_decoder(decoder, with_parameters ? layers : std::span<const int>());
+  model::Decoder probe = detached_decoder(decoder);
 
   std::vector<at::Tensor> inputs;  // inputs[l - lowest]: h_l (B, T, D)
   {
@@ -39,7 +46,8 @@ double visit(const model::Decoder& decoder, const model::Batch& batch, std::span
     const bool chosen = std::binary_search(layers.begin(), layers.end(), l);
     const at::Tensor h = l > lowest ? as_leaf(inputs.back()) : inputs.back();
     std::vector<model::NamedTensor> parameters;
-    if (chosen && with_parameters) parameters = model::layer_parameters(probe.config(), probe.weights(), l);
+    const model::LayerWeights stored = probe.weights().layers[static_cast<std::size_t>(l)];
+    if (chosen && with_parameters) parameters = as_leaves(probe, l);
     std::vector<at::Tensor> wanted;
     for (const model::NamedTensor& p : parameters) wanted.push_back(*p.tensor);
     if (l > lowest) wanted.push_back(h);
@@ -52,6 +60,7 @@ double visit(const model::Decoder& decoder, const model::Batch& batch, std::span
                .input = h,
                .output = output,
                .output_gradient = gradient});
+    probe.weights().layers[static_cast<std::size_t>(l)] = stored;
     if (l > lowest) gradient = gradients.back();
   }
   return loss.item<double>();
@@ -59,14 +68,11 @@ double visit(const model::Decoder& decoder, const model::Batch& batch, std::span
 
 }  // namespace
 
-model::Decoder detached_decoder(const model::Decoder& decoder, std::span<const int> layers) {
+model::Decoder detached_decoder(const model::Decoder& decoder) {
   model::Weights weights = decoder.weights();
   for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) *p.tensor = p.tensor->detach();
   if (decoder.config().tie_word_embeddings) weights.lm_head = weights.embed_tokens;
   weights.lm_head = weights.lm_head.detach();
-  for (const int layer : layers)
-    for (const model::NamedTensor& p : model::layer_parameters(decoder.config(), weights, layer))
-      p.tensor->set_requires_grad(true);
   model::Decoder detached(decoder.config(), std::move(weights));
   detached.use_activation_cache(decoder.activation_cache());
   return detached;

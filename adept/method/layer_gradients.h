@@ -34,9 +34,8 @@ double visit_layer_gradients(const model::Decoder& decoder, const model::Batch& 
 double visit_output_gradients(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
                               const LayerGradientVisitor& visit);
 
-/// The decoder's tensors under new autograd identities, of which the parameters of `layers` require a gradient: what is
-/// done with these leaves the originals alone.
-model::Decoder detached_decoder(const model::Decoder& decoder, std::span<const int> layers);
+/// The decoder's tensors under new autograd identities: what is done with these leaves the originals alone.
+model::Decoder detached_decoder(const model::Decoder& decoder);
 
 /// sum_i |theta_i g_i|, the products in fp32, the sum in fp64.
 double first_order_importance(const at::Tensor& parameter, const at::Tensor& gradient);

@@ -91,17 +91,22 @@ at::Tensor Decoder::attention(const at::Tensor& x, const LayerWeights& weights, 
   at::Tensor q = heads(weights.q_proj, config_.num_attention_heads);
   at::Tensor k = heads(weights.k_proj, config_.num_key_value_heads);
   at::Tensor v = heads(weights.v_proj, config_.num_key_value_heads).transpose(1, 2);  // (B, K, T, E)
-  if (config_.qk_norm) {
-    q = nn::rms_norm(q, weights.q_norm, config_.rms_norm_eps);
-    k = nn::rms_norm(k, weights.k_norm, config_.rms_norm_eps);
-  }
   const std::int64_t begin = cache == nullptr ? 0 : cache->length(l);
   const nn::RopeTables tables = rope_->get(config_, begin, T, x.scalar_type(), x.device());
-  q = nn::apply_rope(q.transpose(1, 2), tables);  // (B, H, T, E)
-  k = nn::apply_rope(k.transpose(1, 2), tables);  // (B, K, T, E)
-  const std::int64_t window = config_.sliding_window[static_cast<std::size_t>(l)];
-  if (cache != nullptr) std::tie(k, v) = cache->append(l, k, v, window);
-  const at::Tensor mixed = nn::causal_attention(q, k, v, {.window = window});  // (B, H, T, E)
+  const nn::Visibility visibility = {.window = config_.sliding_window[static_cast<std::size_t>(l)]};
+  at::Tensor mixed;  // (B, H, T, E)
+  if (config_.qk_norm && cache == nullptr) {
+    mixed = nn::normed_attention(q, k, v, {weights.q_norm, weights.k_norm, config_.rms_norm_eps}, tables, visibility);
+  } else {
+    if (config_.qk_norm) {
+      q = nn::rms_norm(q, weights.q_norm, config_.rms_norm_eps);
+      k = nn::rms_norm(k, weights.k_norm, config_.rms_norm_eps);
+    }
+    q = nn::apply_rope(q.transpose(1, 2), tables);  // (B, H, T, E)
+    k = nn::apply_rope(k.transpose(1, 2), tables);  // (B, K, T, E)
+    if (cache != nullptr) std::tie(k, v) = cache->append(l, k, v, visibility.window);
+    mixed = nn::causal_attention(q, k, v, visibility);
+  }
   return project(mixed.transpose(1, 2).reshape({B, T, config_.num_attention_heads * E}), weights.o_proj);
 }
 

@@ -17,7 +17,7 @@ namespace adept::model {
 
 /// y = x weight^T + bias, and what an adapter adds.
 struct LinearWeights {
-  at::Tensor weight;        ///< (out, in)
+  at::Tensor weight;        ///< (out, in); where it is frozen, perhaps in a narrower type than the compute dtype
   at::Tensor bias;          ///< (out), undefined where the architecture has none
   nn::LoraAdapter adapter;  ///< none, unless LoRA is trained
 };

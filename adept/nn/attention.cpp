@@ -5,6 +5,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -15,6 +16,7 @@
 #include "adept/nn/autograd.h"
 #include "adept/nn/kernels.h"
 #include "adept/nn/reference.h"
+#include "adept/nn/rms_norm.h"
 
 namespace adept::nn {
 namespace {
@@ -69,11 +71,45 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   return out;
 }
 
+struct AttentionGradients {
+  at::Tensor q, k, v;
+};
+
+/// Of attend(), whose results `out` and `log_sum_exp` are.
+AttentionGradients attention_gradients(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                       const at::Tensor& first, const at::Tensor& out, const at::Tensor& log_sum_exp,
+                                       const at::Tensor& grad_out) {
+  const at::Tensor grad_rows = with_contiguous_rows(grad_out);
+  AttentionGradients gradients = {empty_like_projected(q), empty_like_projected(k), empty_like_projected(v)};
+  kernels::Attention attention = attention_arguments(q, k, v, first, out, log_sum_exp);
+  attention.grad_out = heads_of(grad_rows);
+  at::Tensor grad_q_parts;
+  if (attention.num_parts > 1) {
+    grad_q_parts =
+        at::empty({attention.num_parts, q.size(0), q.size(1), q.size(2), q.size(3)}, q.options().dtype(at::kFloat));
+    attention.grad_q_parts = grad_q_parts.data_ptr<float>();
+  }
+  attention.grad_q = heads_of(gradients.q);
+  attention.grad_k = heads_of(gradients.k);
+  attention.grad_v = heads_of(gradients.v);
+  for_each_range("attention_backward", kernels::num_units(attention), kUnitElements,
+                 [&](std::int64_t begin, std::int64_t end) {
+                   kernels::functions().attention_backward(
+                       attention, begin, end, thread_workspace(kernels::BackwardWorkspace::size(attention)));
+                 });
+  if (grad_q_parts.defined()) gradients.q.copy_(grad_q_parts.sum(0));
+  return gradients;
+}
+
+at::Tensor empty_log_sum_exp(const at::Tensor& q) {
+  return at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kFloat));
+}
+
 class FusedAttention : public torch::autograd::Function<FusedAttention> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const at::Tensor& first) {
-    const at::Tensor log_sum_exp = at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kFloat));
+    const at::Tensor log_sum_exp = empty_log_sum_exp(q);
     at::Tensor out = attend(q, k, v, first, log_sum_exp);
     context->save_for_backward({q, k, v, first, out, log_sum_exp});
     return out;
@@ -82,27 +118,51 @@ class FusedAttention : public torch::autograd::Function<FusedAttention> {
   static variable_list backward(AutogradContext* context, variable_list outputs) {
     check_differentiated_once("causal_attention");
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2];
-    const at::Tensor grad_out = with_contiguous_rows(outputs[0]);
-    at::Tensor grad_q = empty_like_projected(q), grad_k = empty_like_projected(k), grad_v = empty_like_projected(v);
-    kernels::Attention attention = attention_arguments(q, k, v, saved[3], saved[4], saved[5]);
-    attention.grad_out = heads_of(grad_out);
-    at::Tensor grad_q_parts;
-    if (attention.num_parts > 1) {
-      grad_q_parts =
-          at::empty({attention.num_parts, q.size(0), q.size(1), q.size(2), q.size(3)}, q.options().dtype(at::kFloat));
-      attention.grad_q_parts = grad_q_parts.data_ptr<float>();
+    const AttentionGradients gradients =
+        attention_gradients(saved[0], saved[1], saved[2], saved[3], saved[4], saved[5], outputs[0]);
+    return {gradients.q, gradients.k, gradients.v, at::Tensor()};
+  }
+};
+
+/// x (B, T, heads, E), a projection: (B, heads, T, E) as attention reads it.
+at::Tensor normed_and_rotated(const at::Tensor& x, const at::Tensor& gain, double eps, const RopeTables& tables) {
+  return apply_rope(rms_norm(x, gain, eps).transpose(1, 2), tables);
+}
+
+class NormedAttention : public torch::autograd::Function<NormedAttention> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const at::Tensor& q_norm, const at::Tensor& k_norm, double eps, const at::Tensor& cos,
+                            const at::Tensor& sin, const at::Tensor& first) {
+    const at::Tensor queries = normed_and_rotated(q, q_norm, eps, {cos, sin});
+    const at::Tensor keys = normed_and_rotated(k, k_norm, eps, {cos, sin});
+    const at::Tensor log_sum_exp = empty_log_sum_exp(queries);
+    at::Tensor out = attend(queries, keys, v, first, log_sum_exp);
+    context->save_for_backward({q, k, v, q_norm, k_norm, cos, sin, first, out, log_sum_exp});
+    context->saved_data["eps"] = eps;
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    check_differentiated_once("normed_attention");
+    const variable_list saved = context->get_saved_variables();
+    const double eps = context->saved_data["eps"].toDouble();
+    const RopeTables tables = {saved[5], saved[6]};
+    const at::Tensor &v = saved[2], &first = saved[7], &out = saved[8], &log_sum_exp = saved[9];
+    // Of q, k, v and the norms: leaves of a graph of their own.
+    const auto leaf = [&](std::size_t i) { return saved[i].detach().set_requires_grad(context->needs_input_grad(i)); };
+    const at::Tensor q = leaf(0), k = leaf(1), q_norm = leaf(3), k_norm = leaf(4);
+    at::Tensor queries, keys;
+    {
+      const at::AutoGradMode with_grad(true);
+      queries = normed_and_rotated(q, q_norm, eps, tables);
+      keys = normed_and_rotated(k, k_norm, eps, tables);
     }
-    attention.grad_q = heads_of(grad_q);
-    attention.grad_k = heads_of(grad_k);
-    attention.grad_v = heads_of(grad_v);
-    for_each_range("attention_backward", kernels::num_units(attention), kUnitElements,
-                   [&](std::int64_t begin, std::int64_t end) {
-                     kernels::functions().attention_backward(
-                         attention, begin, end, thread_workspace(kernels::BackwardWorkspace::size(attention)));
-                   });
-    if (grad_q_parts.defined()) grad_q.copy_(grad_q_parts.sum(0));
-    return {grad_q, grad_k, grad_v, at::Tensor()};
+    const AttentionGradients gradients =
+        attention_gradients(queries.detach(), keys.detach(), v, first, out, log_sum_exp, outputs[0]);
+    if (queries.requires_grad()) torch::autograd::backward({queries}, {gradients.q});
+    if (keys.requires_grad()) torch::autograd::backward({keys}, {gradients.k});
+    return {q.grad(), k.grad(), gradients.v, q_norm.grad(), k_norm.grad(), {}, {}, {}, {}};
   }
 };
 
@@ -144,6 +204,18 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
   if (needs_gradient(q) || needs_gradient(k) || needs_gradient(v))
     return FusedAttention::apply(rows[0], rows[1], rows[2], first);
   return attend(rows[0], rows[1], rows[2], first, {});
+}
+
+at::Tensor normed_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const HeadNorms& norms,
+                            const RopeTables& tables, const Visibility& visibility) {
+  const std::int64_t num_queries = q.size(1), num_keys = k.size(1);
+  const bool is_recorded =
+      needs_gradient(q) || needs_gradient(k) || needs_gradient(v) || needs_gradient(norms.q) || needs_gradient(norms.k);
+  if (active_kernels() == Kernels::kReference || !has_kernel(q) || q.numel() == 0 || num_queries <= 1 || !is_recorded)
+    return causal_attention(normed_and_rotated(q, norms.q, norms.eps, tables),
+                            normed_and_rotated(k, norms.k, norms.eps, tables), v, visibility);
+  return NormedAttention::apply(q.contiguous(), k.contiguous(), with_contiguous_rows(v), norms.q, norms.k, norms.eps,
+                                tables.cos, tables.sin, first_keys(num_queries, num_keys, visibility));
 }
 
 }  // namespace adept::nn

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "adept/nn/rope.h"
+
 namespace adept::nn {
 
 /// Which keys a query sees, beside those after its own position, which it never does.
@@ -23,6 +25,17 @@ struct Visibility {
 /// (T x S) matrix is stored and blocks that no query sees are skipped; sums are in fp32. Differentiable once.
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const Visibility& visibility = {});
+
+/// The norms of each head's queries and keys (Qwen 3).
+struct HeadNorms {
+  at::Tensor q, k;  ///< gains, (E)
+  double eps = 0;
+};
+
+/// causal_attention of queries and keys that are normalised and then rotated: q (B, T, H, E) and k (B, T, K, E) as
+/// their projections leave them, v (B, K, T, E). Its gradient saves those, and makes what attention saw again.
+at::Tensor normed_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const HeadNorms& norms,
+                            const RopeTables& tables, const Visibility& visibility = {});
 
 /// What causal_attention lets see: bool (1 or B, 1, T, S), true where query t may see key s.
 at::Tensor causal_mask(std::int64_t num_queries, std::int64_t num_keys, const Visibility& visibility,

@@ -6,6 +6,7 @@
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/matmul.h>
 
 #include <optional>
 #include <vector>
@@ -21,6 +22,29 @@ namespace {
 
 // Fewer are not worth packing a weight for.
 constexpr std::int64_t kLeastRows = 8;
+
+at::Tensor widened(const at::Tensor& weight, const at::Tensor& x) { return weight.to(x.scalar_type()); }
+
+/// Of a frozen weight that is stored in a narrower type than x's.
+class StoredProjection : public torch::autograd::Function<StoredProjection> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
+                            const std::optional<at::Tensor>& bias) {
+    context->save_for_backward({weight});
+    context->saved_data["has_bias"] = bias.has_value();
+    return at::linear(x, widened(weight, x), bias);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    check_differentiated_once("linear");
+    const at::Tensor weight = context->get_saved_variables()[0], &grad_y = outputs[0];
+    at::Tensor grad_x, grad_bias;
+    if (context->needs_input_grad(0)) grad_x = at::matmul(grad_y, widened(weight, grad_y));
+    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2))
+      grad_bias = grad_y.reshape({-1, grad_y.size(-1)}).sum(0);
+    return {grad_x, at::Tensor(), grad_bias};
+  }
+};
 
 at::Tensor as_rows(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
@@ -60,12 +84,19 @@ class Projection : public torch::autograd::Function<Projection> {
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (active_kernels() == Kernels::kReference) return reference::linear(x, weight, bias);
+  const std::optional<at::Tensor> added = bias.defined() ? std::optional(bias) : std::nullopt;
+  if (weight.scalar_type() != x.scalar_type()) {
+    ADEPT_CHECK(!weight.requires_grad(), "a weight of {} trains with inputs of {}", at::toString(weight.scalar_type()),
+                at::toString(x.scalar_type()));
+    if (needs_gradient(x) || (bias.defined() && needs_gradient(bias))) return StoredProjection::apply(x, weight, added);
+    return at::linear(x, widened(weight, x), added);
+  }
   if (has_matmul_kernel(x) && x.numel() >= kLeastRows * x.size(-1)) {
     if (needs_gradient(x) || needs_gradient(weight) || (bias.defined() && needs_gradient(bias)))
-      return Projection::apply(x, weight, bias.defined() ? std::optional(bias) : std::nullopt);
+      return Projection::apply(x, weight, added);
     return projected(x, weight, bias);
   }
-  return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
+  return at::linear(x, weight, added);
 }
 
 at::Tensor adapted_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,

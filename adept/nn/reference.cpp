@@ -18,7 +18,7 @@
 namespace adept::nn::reference {
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  const at::Tensor y = at::matmul(x, weight.t());
+  const at::Tensor y = at::matmul(x, weight.to(x.scalar_type()).t());
   return bias.defined() ? y + bias : y;
 }
 

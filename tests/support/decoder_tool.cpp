@@ -89,7 +89,8 @@ void print_times(const model::Decoder& decoder, const at::Tensor& ids, const at:
 void run(const Arguments& arguments) {
   const auto compute = compute_dtype_from_string(arguments.dtype);
   ADEPT_CHECK(compute.has_value(), "dtype {}", arguments.dtype);
-  const model::LoadedModel loaded = model::load_model(arguments.model, {.dtype = model::to_scalar_type(*compute)});
+  const model::LoadedModel loaded = model::load_model(
+      arguments.model, {.dtype = model::to_scalar_type(*compute), .widen_projections = arguments.gradients});
   if (!arguments.save.empty()) {
     const auto files = io::WeightFiles::open(arguments.model);
     model::SaveOptions options;

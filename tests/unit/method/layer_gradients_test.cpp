@@ -60,6 +60,31 @@ TEST(LayerGradients, AreThoseOfOneGraphOverTheWholeModel) {
   }
 }
 
+TEST(LayerGradients, OfProjectionsInANarrowerTypeAreThoseOfTheWideOnesBitForBit) {
+  const model::Batch batch = test::random_batch({9, 4, 7});
+  const std::vector<int> layers = {0, 2, 3};
+  for (const std::string& kind : test::model_kinds()) {
+    model::Decoder wide = test::decoder_of_kind(kind, at::kFloat), narrow = test::decoder_of_kind(kind, at::kFloat);
+    const auto linears = model::named_linears(narrow.weights()), same = model::named_linears(wide.weights());
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      linears[i].linear->weight = linears[i].linear->weight.to(at::kBFloat16);
+      same[i].linear->weight = linears[i].linear->weight.to(at::kFloat);
+    }
+    std::map<std::string, at::Tensor> expected;
+    const double loss = visit_layer_gradients(wide, batch, layers, [&](const LayerGradients& g) {
+      for (std::size_t i = 0; i < g.parameters.size(); ++i) expected[g.parameters[i].name] = g.gradients[i];
+    });
+    EXPECT_EQ(visit_layer_gradients(narrow, batch, layers,
+                                    [&](const LayerGradients& g) {
+                                      for (std::size_t i = 0; i < g.parameters.size(); ++i)
+                                        EXPECT_TRUE(test::same_bits(g.gradients[i], expected.at(g.parameters[i].name)))
+                                            << g.parameters[i].name;
+                                    }),
+              loss);
+    for (const auto& l : linears) EXPECT_EQ(l.linear->weight.scalar_type(), at::kBFloat16);
+  }
+}
+
 TEST(LayerGradients, OfASubsetAreThoseOfAllLayersBitForBitAndComeHighestFirst) {
   const model::Decoder decoder = test::decoder_of_kind("qwen3", at::kFloat);
   const model::Batch batch = test::random_batch({9, 4, 7});

@@ -146,6 +146,25 @@ TEST_F(ModelDirectory, ConvertsToTheComputeType) {
   EXPECT_TRUE(weights.embed_tokens.equal(expected.at("model.embed_tokens.weight").to(at::kBFloat16)));
 }
 
+TEST_F(ModelDirectory, KeepsProjectionsInTheNarrowerTypeOfTheFile) {
+  const ModelConfig config = test::tiny_config();
+  for (const at::ScalarType stored : {at::kBFloat16, at::kHalf}) {
+    auto expected = tensors(config);
+    for (auto& [name, tensor] : expected) tensor = tensor.to(stored);
+    std::filesystem::remove(directory_ / "model.safetensors");
+    write(expected);
+    const auto files = io::WeightFiles::open(directory_);
+    Weights kept = load_weights(config, files), widened = load_weights(config, files, {.widen_projections = true});
+    for (const NamedTensor& parameter : named_parameters(config, kept)) {
+      const bool is_projection = parameter.name.find("_proj.weight") != std::string::npos;
+      EXPECT_EQ(parameter.tensor->scalar_type(), is_projection ? stored : at::kFloat) << parameter.name;
+      EXPECT_TRUE(parameter.tensor->equal(expected.at(parameter.name).to(parameter.tensor->scalar_type())));
+    }
+    for (const NamedTensor& parameter : named_parameters(config, widened))
+      EXPECT_TRUE(parameter.tensor->equal(expected.at(parameter.name).to(at::kFloat))) << parameter.name;
+  }
+}
+
 TEST_F(ModelDirectory, NamesEveryWrongTensorAtOnce) {
   const ModelConfig config = test::tiny_config();
   auto damaged = tensors(config);

@@ -126,6 +126,26 @@ Case attention_case(const AttentionShape& s) {
           [=](const Inputs& x) { return reference::causal_attention(x[0], x[1], x[2], visibility); }};
 }
 
+Case normed_attention_case(const AttentionShape& s) {
+  const Visibility visibility = {.window = s.window,
+                                 .document_starts = s.documents ? document_starts(s) : at::Tensor()};
+  const auto tables_for = [=](const Inputs& x) { return rope_tables({}, s.head_dim, s.queries, x[0].scalar_type()); };
+  const auto rotated = [=](const Inputs& x, std::size_t i) {
+    return reference::apply_rope(reference::rms_norm(x[i], x[i + 3], 1e-3).transpose(1, 2), tables_for(x));
+  };
+  return {fmt::format("NormedAttention_h{}kv{}_t{}_e{}_w{}{}", s.heads, s.kv_heads, s.queries, s.head_dim, s.window,
+                      s.documents ? "_documents" : ""),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, s.queries, s.heads, s.head_dim}, t), randn({2, s.keys, s.kv_heads, s.head_dim}, t),
+                          randn({2, s.kv_heads, s.keys, s.head_dim}, t), randn({s.head_dim}, t),
+                          randn({s.head_dim}, t)};
+          },
+          [=](const Inputs& x) {
+            return normed_attention(x[0], x[1], x[2], {x[3], x[4], 1e-3}, tables_for(x), visibility);
+          },
+          [=](const Inputs& x) { return reference::causal_attention(rotated(x, 0), rotated(x, 1), x[2], visibility); }};
+}
+
 /// `ignored` of every `period` positions have no target.
 Case cross_entropy_case(std::int64_t tokens, std::int64_t vocab, std::int64_t ignored, std::int64_t period) {
   at::Tensor targets = at::randint(0, vocab, {2, tokens}, at::kLong);
@@ -167,6 +187,8 @@ std::vector<Case> all_cases() {
     cases.push_back(attention_case({4, 2, 511, 511, 32, window, true}));
     cases.push_back(attention_case({4, 2, 50, 190, 32, window, true}));
   }
+  for (const std::int64_t tokens : {1, 17, 150}) cases.push_back(normed_attention_case({4, 2, tokens, tokens, 16, 0}));
+  cases.push_back(normed_attention_case({9, 3, 150, 150, 80, 20, true}));
   cases.push_back(attention_case({6, 2, 1, 40, 16, 0}));  // steps of generation: fewer queries than keys
   cases.push_back(attention_case({6, 2, 1, 40, 16, 7}));
   cases.push_back(attention_case({6, 2, 5, 40, 16, 0}));

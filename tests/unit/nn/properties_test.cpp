@@ -32,6 +32,30 @@
 namespace adept::nn {
 namespace {
 
+TEST(Linear, AFrozenWeightStoredInANarrowerTypeGivesTheBitsOfTheWideOne) {
+  at::manual_seed(3);
+  for (const at::ScalarType stored : {at::kBFloat16, at::kHalf})
+    for (const std::int64_t tokens : {1, 5, 300}) {
+      const at::Tensor weight = at::randn({24, 40}).to(stored), wide = weight.to(at::kFloat);
+      const at::Tensor bias = at::randn({24}), direction = at::randn({2, tokens, 24});
+      const at::Tensor x = at::randn({2, tokens, 40}), b = bias.clone().requires_grad_();
+      const at::Tensor found_x = x.clone().requires_grad_(), expected_x = x.clone().requires_grad_();
+      const at::Tensor found = linear(found_x, weight, b), expected = linear(expected_x, wide, bias);
+      EXPECT_TRUE(found.equal(expected));
+      EXPECT_TRUE(linear(x, weight, bias).equal(expected)) << "without a graph";
+      found.backward(direction);
+      expected.backward(direction);
+      EXPECT_TRUE(found_x.grad().equal(expected_x.grad()));
+      EXPECT_TRUE(test::is_close(b.grad(), direction.sum({0, 1}), 1e-5));
+      EXPECT_TRUE(test::is_close(reference::linear(x, weight, bias), expected, 2e-5));
+    }
+}
+
+TEST(Linear, AWeightOfAnotherTypeDoesNotTrain) {
+  const at::Tensor weight = at::randn({3, 4}).to(at::kBFloat16).requires_grad_();
+  EXPECT_THROW(linear(at::randn({2, 4}), weight), InternalError);
+}
+
 TEST(CausalMask, ShowsTheLastWindowKeysUpToTheQueryItself) {
   const at::Tensor expected =
       at::tensor({0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1}, at::kLong).view({3, 5}).to(at::kBool);
