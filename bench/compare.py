@@ -2,14 +2,14 @@
 
     bench/run [ROW...] [--repeats N] [--json FILE]
 
-The peer is transformers, in the rows called scaling adept itself on one thread. Each row starts one process per side on the same model directory, the same token ids and the same number of threads.
-The processes live through the row and work one at a time, turn by turn: the peer, adept, the peer; the first
-turn of each is warm-up and not counted. The losses of both sides are compared at every turn: a row whose sides do not
-compute the same thing is an error.
+The peer is transformers, in the rows called scaling adept itself on one thread. Each row starts one process per side on
+the same model directory, the same token ids and the same number of threads. The processes live through the row and work
+one at a time, turn by turn: the peer, adept, the peer; the first turn of each is warm-up and not counted. The losses of
+both sides are compared at every turn: a row whose sides do not compute the same thing is an error.
 
-Models: the real SmolLM2-135M, 4 x 512 tokens (scripts/fetch-demo-assets model; it is imported and expanded here with
-build/release/adept), and one of random weights in the shape of Qwen3-0.6B, 2 x 512 tokens, which is made here (1.2 GB).
-The ids are of the news text (scripts/fetch-demo-assets text).
+Models, in bf16 files: the real SmolLM2-135M, 4 x 512 tokens (scripts/fetch-demo-assets model; it is imported and expanded
+here with build/release/adept), and one of random weights in the shape of Qwen3-0.6B, 2 x 512 tokens, which is made here
+(1.2 GB). The ids are of the news text (scripts/fetch-demo-assets text).
 """
 
 import argparse
@@ -26,7 +26,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
-MODEL = CACHE / "models" / "SmolLM2-135M-Instruct"
+MODEL = CACHE / "bench" / "SmolLM2-135M-Instruct-bf16"  # the type in which it is published
 GGUF = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXT = CACHE / "text" / "lee_background.cor"
 LOSS_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}  # relative; the steps differ by rounding, never by more
@@ -57,6 +57,7 @@ class Row:
     after: tuple = ()
     model: Model = SMOLLM2
     cached: bool = False  # adept reads the layers below the lowest copy from its activation cache
+    checkpointed: bool = False  # adept computes activations again in the backward pass
     compiled: bool = False  # torch.compile on the side of transformers
     scaling: bool = False  # adept itself on one thread takes the place of transformers
 
@@ -66,6 +67,8 @@ class Row:
             parts.append(f"copies after {','.join(map(str, self.after))}")
         if self.cached:
             parts.append("second epoch")
+        if self.checkpointed:
+            parts.append("activation_checkpointing: full")
         if self.compiled:
             parts.append("torch.compile")
         if self.scaling:
@@ -80,6 +83,7 @@ def rows_of(prefix, model, dtype):
         f"{prefix}step-compiled-{dtype}": Row("step", dtype, model.spread, model, compiled=True),
         f"{prefix}step-top-{dtype}": Row("step", dtype, model.top, model),
         f"{prefix}step-top-cached-{dtype}": Row("step", dtype, model.top, model, cached=True),
+        f"{prefix}step-checkpointed-{dtype}": Row("step", dtype, model.spread, model, checkpointed=True),
         f"{prefix}full-{dtype}": Row("full", dtype, model=model),
         f"{prefix}probe-{dtype}": Row("probe", dtype, model=model),
         f"{prefix}scaling-{dtype}": Row("step", dtype, model.spread, model, scaling=True),
@@ -152,7 +156,7 @@ def base_model(build, model):
     if not (MODEL / "config.json").is_file():
         if not GGUF.is_file():
             raise BenchError(f"{GGUF.relative_to(ROOT)} is not here; run scripts/fetch-demo-assets model")
-        adept(build, "import-gguf", "--gguf", GGUF, "--out", MODEL)
+        adept(build, "import-gguf", "--gguf", GGUF, "--out", MODEL, "--dtype", "bf16")
     return MODEL
 
 
@@ -231,6 +235,7 @@ def measure(row, build, arguments):
     threads = ["--threads", str(arguments.threads)]
     transformers = [sys.executable, "bench/peer_step.py", *options, *threads, *(["--compile"] if row.compiled else [])]
     own = [build / "adept_bench", *options, *(["--cached"] if row.cached else [])]
+    own += ["--activation-checkpointing", "full"] if row.checkpointed else []
     peer = [*own, "--threads", "1"] if row.scaling else transformers
     sides = []
     try:
@@ -298,22 +303,22 @@ def print_header(machine, arguments):
     if "avx512_bf16" not in machine["instruction_sets"] and "amx_bf16" not in machine["instruction_sets"]:
         print("note: this processor has no bf16 products of its own; the bf16 rows are emulated on both sides")
     rates = f"{'min':>8}{'median':>8}{'max':>8}  "
-    print(f"\n{'':<60}{'peer, tokens/s':^26}{'adept, tokens/s':^26}{'ratio':>7}{'peak RSS, GB':>16}{'ratio':>7}")
-    print(f"{'':<60}{rates}{rates}{'':>7}{'peer':>8}{'adept':>8}")
+    print(f"\n{'':<76}{'peer, tokens/s':^26}{'adept, tokens/s':^26}{'ratio':>7}{'peak RSS, GB':>16}{'ratio':>7}")
+    print(f"{'':<76}{rates}{rates}{'':>7}{'peer':>8}{'adept':>8}")
 
 
 def print_row(result):
     rates = lambda side: "{min:8.0f}{median:8.0f}{max:8.0f}  ".format(**result[side]["tokens_per_s"])
     memory = lambda side: f"{result[side]['peak_rss_bytes'] / 1e9:8.2f}"
     print(
-        f"{result['row']:<60}{rates('peer')}{rates('adept')}{result['ratio']:>7.2f}"
+        f"{result['row']:<76}{rates('peer')}{rates('adept')}{result['ratio']:>7.2f}"
         f"{memory('peer')}{memory('adept')}{result['memory_ratio']:>7.2f}",
         flush=True,
     )
 
 
 def print_load_times(results):
-    """Of the first row of each model and dtype, from the start of reading to the first possible step."""
+    """Of the first row of each model and dtype, until the first step can begin; adept maps what needs no conversion."""
     seen = set()
     print()
     for result in results:
