@@ -1,8 +1,6 @@
 #include "adept/train/trainer.h"
 
 #include <ATen/Context.h>
-#include <ATen/TensorOperators.h>
-#include <ATen/ops/sum.h>
 #include <fnmatch.h>
 
 #include <algorithm>
@@ -18,20 +16,16 @@
 #include "adept/data/source_counts.h"
 #include "adept/method/units.h"
 #include "adept/model/load.h"
-#include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
 #include "adept/nn/allocator.h"
 #include "adept/nn/kernels.h"
-#include "adept/nn/linear.h"
+#include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
 
 namespace adept::train {
 namespace {
 
 constexpr const char* kActivationCacheFile = "activations.cache";
-
-// Of what was learnt, as root mean squares.
-constexpr double kMuchRounding = 0.1;
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -505,64 +499,14 @@ void Trainer::save() {
 }
 
 void Trainer::export_model(const std::filesystem::path& out_dir) const {
-  std::map<std::string, at::Tensor> masters;
-  for (const optim::Parameter& p : trainable_.parameters()) masters[p.name] = p.master;
-  // A file may hold a tied head too.
-  if (const auto table = masters.find("model.embed_tokens.weight");
-      table != masters.end() && decoder_.config().tie_word_embeddings)
-    masters["lm_head.weight"] = table->second;
-  const auto trained = [&](const std::string& name) -> at::Tensor {
-    if (const auto master = masters.find(name); master != masters.end()) return master->second.detach();
-    const std::string projection = name.substr(0, name.rfind('.'));
-    const auto a = masters.find(projection + ".lora_A.weight");
-    if (a == masters.end() || !name.ends_with(".weight")) return {};
-    const double scale = inputs_.config.lora.alpha.value() / static_cast<double>(inputs_.config.lora.rank);
-    return nn::merged_weight(model::as_tensor(files_.at(name), files_.owner(name)).to(decoder_.device()),
-                             {.a = a->second, .b = masters.at(projection + ".lora_B.weight"), .scale = scale});
-  };
-  const auto is_trained = [&](const std::string& name) {
-    return masters.contains(name) ||
-           (name.ends_with(".weight") && masters.contains(name.substr(0, name.rfind('.')) + ".lora_A.weight"));
-  };
-  const config::ExportDType wanted = inputs_.config.export_dtype;
-  std::vector<io::TensorView> views;
-  for (const std::string& name : files_.names()) {
-    views.push_back(files_.at(name));
-    if (wanted != config::ExportDType::kAuto && is_trained(name))
-      views.back().dtype = wanted == config::ExportDType::kFp32 ? DType::kF32 : DType::kBF16;
-  }
-  double learnt = 0, rounded = 0;  // sums of squares
-  at::Tensor converted;            // one at a time: with every parameter trained they would be a second model
-  const auto read = [&](const io::TensorView& view) -> std::span<const std::byte> {
-    if (!is_trained(view.name)) return view.data;
-    const at::Tensor tensor = trained(view.name).cpu(),
-                     before = model::as_tensor(files_.at(view.name), files_.owner(view.name));
-    converted = tensor.to(model::to_scalar_type(view.dtype)).contiguous();
-    learnt += (tensor - before.to(at::kFloat)).square().sum(at::kDouble).item<double>();
-    rounded += (tensor - converted.to(at::kFloat)).square().sum(at::kDouble).item<double>();
-    return model::as_view(view.name, converted).data;
-  };
-  Json model_config = decoder_.config().source;
-  for (const char* key : {"torch_dtype", "dtype"})  // as which transformers loads the model
-    if (wanted != config::ExportDType::kAuto && model_config.contains(key))
-      model_config[key] = wanted == config::ExportDType::kFp32 ? "float32" : "bfloat16";
-  io::AtomicDirectory directory(out_dir, io::OnExisting::kReplace);
-  model::write_model_files(directory.path(), views, model_config, inputs_.model_dir, read);
-  const double rounding = learnt > 0 ? std::sqrt(rounded / learnt) : 0;
-  if (rounding > kMuchRounding)
-    spdlog::warn(
-        "rounding the trained tensors for the exported model changes them by {:.0f} % of what training did; "
-        "export_dtype: fp32 keeps it",
-        100 * rounding);
-  const Json record = {{"method", std::string(config::to_string(inputs_.config.method))},
-                       {"trained_from", files_.hash()},
-                       {"steps", state_.step},
-                       {"trained_parameters", trainable_.num_parameters()},
-                       {"rounding", rounding}};
-  io::write_file_atomically(directory.path() / method::kTrainingRecord, record.dump(2) + "\n");
-  if (expansion_)
-    io::write_file_atomically(directory.path() / method::kExpansionManifest, to_json(*expansion_).dump(2) + "\n");
-  directory.commit();
+  export_trained({.config = inputs_.config,
+                  .model_dir = inputs_.model_dir,
+                  .files = files_,
+                  .decoder = decoder_,
+                  .trainable = trainable_,
+                  .expansion = expansion_,
+                  .steps = state_.step},
+                 out_dir);
 }
 
 }  // namespace adept::train

@@ -77,10 +77,7 @@ class Trainer {
   /// is then saved.
   TrainSummary run(bool resume);
 
-  /// Writes the model as it is now as a Hugging Face directory: tensors that were not trained keep their bytes, trained
-  /// ones (LoRA's adapters merged into their projections) the element type that export_dtype says; where rounding
-  /// to it takes much of what was learnt, a warning says how much. Beside it go method::kTrainingRecord and, of an
-  /// expanded model, the manifest.
+  /// Writes the model as it is now as a Hugging Face directory: see export_trained.
   void export_model(const std::filesystem::path& out_dir) const;
 
   const model::Decoder& decoder() const { return decoder_; }

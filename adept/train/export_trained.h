@@ -1,0 +1,33 @@
+// From a training to the model directory that is its result.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+
+#include "adept/config/run_config.h"
+#include "adept/io/weight_files.h"
+#include "adept/method/expansion.h"
+#include "adept/model/decoder.h"
+#include "adept/train/trainable.h"
+
+namespace adept::train {
+
+/// A model as training left it, and what it started from.
+struct TrainedModel {
+  const config::RunConfig& config;
+  const std::filesystem::path& model_dir;  ///< that training started from
+  const io::WeightFiles& files;            ///< of model_dir
+  const model::Decoder& decoder;
+  const Trainable& trainable;
+  const std::optional<method::Expansion>& expansion;
+  std::int64_t steps = 0;  ///< that were completed
+};
+
+/// Writes a Hugging Face directory in the place of `out_dir`: tensors that were not trained keep their bytes, trained
+/// ones (LoRA's adapters merged into their projections) the element type that export_dtype says; where rounding to it
+/// takes much of what was learnt, a warning says how much. Beside it go method::kTrainingRecord and, of an expanded
+/// model, the manifest. Throws DataError where it cannot be written.
+void export_trained(const TrainedModel& model, const std::filesystem::path& out_dir);
+
+}  // namespace adept::train
