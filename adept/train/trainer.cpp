@@ -12,8 +12,6 @@
 #include "adept/core/log.h"
 #include "adept/core/random.h"
 #include "adept/core/signals.h"
-#include "adept/core/version_info.h"
-#include "adept/data/source_counts.h"
 #include "adept/method/units.h"
 #include "adept/model/load.h"
 #include "adept/model/torch_tensors.h"
@@ -24,8 +22,6 @@
 
 namespace adept::train {
 namespace {
-
-constexpr const char* kActivationCacheFile = "activations.cache";
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -195,38 +191,21 @@ Trainer::Trainer(TrainerInputs inputs)
   units_ = units_of(inputs_.config, expansion_, decoder_, trainable_);
   for (const method::Unit& unit : units_) state_.unit_lr_weights[unit.name] = 1.0;
   apply_factors(inputs_.config.unit_lr.factors, state_.unit_lr_weights);
-}
-
-void Trainer::restore(bool resume) {
-  if (!resume) {
-    const auto found = list_checkpoints(inputs_.run_dir);
-    if (!found.empty())
-      throw ConfigError("{}: holds {} of an earlier run. Continue it with --resume, or choose another output_dir.",
-                        inputs_.run_dir.string(), found.front().filename().string());
-    return;
-  }
-  if (auto loaded = load_newest_checkpoint(inputs_.run_dir, identity_, optimizer_)) {
-    state_ = std::move(*loaded);
-    trainable_.publish();
-    inputs_.loader.load_state(state_.loader, fmt::format("checkpoint-{}", state_.step));
-    saved_step_ = state_.step;
-    spdlog::info("resuming after step {} of {}", format_count(state_.step), format_count(total_steps_));
-  }
+  kept_activations_.emplace(KeptActivationsInputs{.config = inputs_.config,
+                                                  .loader = inputs_.loader,
+                                                  .decoder = decoder_,
+                                                  .trainable = trainable_,
+                                                  .run_dir = inputs_.run_dir,
+                                                  .frozen_hash = identity_.frozen_hash,
+                                                  .total_sequences = total_sequences_,
+                                                  .total_steps = total_steps_,
+                                                  .has_eval_text = !inputs_.eval.empty()});
 }
 
 TrainSummary Trainer::run(bool resume) {
   restore(resume);
-  log_ = std::make_unique<JsonlFile>(inputs_.run_dir / "trainer_log.jsonl", "current_steps", state_.step);
-  // The probe before step n belongs to the steps from n on: it is made again.
-  const std::filesystem::path importance_file = inputs_.run_dir / "parameter_importance.jsonl";
-  if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform)
-    std::filesystem::remove(importance_file);  // of other settings
-  else
-    importance_log_ = std::make_unique<JsonlFile>(importance_file, "step", state_.step - 1);
-  // Steps only: the time of probes and evaluations between them would blur the rate.
-  progress_ =
-      std::make_unique<Progress>("train", total_steps_, Progress::Options{.rate_unit = "", .start = state_.step});
-  use_activation_cache();
+  open_records();
+  kept_activations_->open(state_.step);
   try {
     loop();
   } catch (const InterruptedError& error) {
@@ -237,87 +216,15 @@ TrainSummary Trainer::run(bool resume) {
             error.what(), state_.step, total_steps_, inputs_.run_dir.string()),
         error.exit_code());
   } catch (...) {
-    drop_activation_cache();
+    kept_activations_->drop();
     throw;
   }
   progress_->finish(meter_.tokens_per_second() > 0
                         ? fmt::format("{}  loss {:.4f}", describe_speed(meter_), state_.last_loss)
                         : fmt::format("loss {:.4f}", state_.last_loss));
-  model::ActivationCacheStats cache_stats;
-  if (const auto cache = decoder_.activation_cache()) cache_stats = cache->stats();
-  drop_activation_cache();
-  return {.steps = state_.step,
-          .total_tokens = state_.total_tokens,
-          .trained_parameters = trainable_.num_parameters(),
-          .all_parameters = model::num_parameters(decoder_.config()) +
-                            (inputs_.config.method == config::Method::kLora ? trainable_.num_parameters() : 0),
-          .nonfinite_steps = state_.nonfinite_total,
-          .train_loss =
-              state_.run_loss_tokens > 0 ? state_.run_loss_sum / static_cast<double>(state_.run_loss_tokens) : 0.0,
-          .final_loss = state_.last_loss,
-          .train_seconds = state_.train_seconds,
-          .tokens_per_second =
-              state_.train_seconds > 0 ? static_cast<double>(state_.total_tokens) / state_.train_seconds : 0.0,
-          .speed_of_light = state_.train_seconds > 0 ? state_.light_seconds / state_.train_seconds : 0.0,
-          .memory = memory_,
-          .activation_cache = cache_stats};
-}
-
-// Only if tokens come again whose activations nothing changes: those of the training text if they fit, and those of
-// updates and evaluations if there are several, as the first costs more than it would without.
-void Trainer::use_activation_cache() {
-  const config::RunConfig& c = inputs_.config;
-  const auto budget = static_cast<std::int64_t>(1e9 * c.train.activation_cache);
-  const std::int64_t lowest = trainable_.lowest_layer(), hidden_size = decoder_.config().hidden_size;
-  if (budget == 0 || trainable_.trains_embeddings() || lowest == 0) return drop_activation_cache();
-  std::int64_t sequences = 0;
-  for (std::int64_t source = 0; source < inputs_.loader.num_sources(); ++source)
-    if (inputs_.loader.repeats_within(source, total_sequences_))
-      sequences += inputs_.loader.sequences_per_epoch(source);
-  const std::int64_t bytes =
-      sequences * c.seq_len * hidden_size * static_cast<std::int64_t>(at::elementSize(decoder_.dtype()));
-  keeps_training_text_ = bytes > 0 && bytes <= budget;
-  if (bytes > budget)
-    spdlog::info("train.activation_cache: {} are too few for later epochs, which would need {}",
-                 data::format_bytes(budget), data::format_bytes(bytes));
-  if (!keeps_training_text_ && updates_left() < 4 && evaluations_left() < 3) return drop_activation_cache();
-  const std::string fingerprint =
-      fmt::format("{} {} {} {} {}", identity_.frozen_hash, decoder_.config().source.dump(),
-                  config::to_string(c.compute.kernels), describe_compute(decoder_.dtype(), decoder_.device()), kCommit);
-  decoder_.use_activation_cache(
-      std::make_shared<model::ActivationCache>(inputs_.run_dir / kActivationCacheFile, budget,
-                                               model::ActivationSource{.fingerprint = hash_of(fingerprint),
-                                                                       .num_layers = lowest,
-                                                                       .hidden_size = hidden_size,
-                                                                       .dtype = decoder_.dtype()}));
-}
-
-void Trainer::drop_activation_cache() {
-  decoder_.use_activation_cache(nullptr);
-  std::error_code ignored;
-  std::filesystem::remove(inputs_.run_dir / kActivationCacheFile, ignored);
-}
-
-bool Trainer::come_again(const std::vector<data::Sequence>& sequences) const {
-  return keeps_training_text_ && std::all_of(sequences.begin(), sequences.end(), [&](const data::Sequence& sequence) {
-           return inputs_.loader.repeats_within(sequence.source, total_sequences_);
-         });
-}
-
-// Before the last step, which has one of its own.
-std::int64_t Trainer::evaluations_left() const {
-  const std::int64_t every = inputs_.config.train.eval_steps;
-  return every == 0 || inputs_.eval.empty() ? 0 : (total_steps_ - 1) / every - state_.step / every;
-}
-
-std::int64_t Trainer::updates_left() const {
-  const std::int64_t every = inputs_.config.unit_lr.update_every;
-  if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform) return 0;
-  return (total_steps_ + every - 1) / every - (state_.step + every - 1) / every;
-}
-
-void Trainer::keep_activations(bool come_again) {
-  if (decoder_.activation_cache() != nullptr) decoder_.activation_cache()->keep_new(come_again);
+  const TrainSummary summary = summarize();
+  kept_activations_->drop();
+  return summary;
 }
 
 void Trainer::loop() {
@@ -337,12 +244,42 @@ void Trainer::loop() {
   }
 }
 
+void Trainer::restore(bool resume) {
+  if (!resume) {
+    const auto found = list_checkpoints(inputs_.run_dir);
+    if (!found.empty())
+      throw ConfigError("{}: holds {} of an earlier run. Continue it with --resume, or choose another output_dir.",
+                        inputs_.run_dir.string(), found.front().filename().string());
+    return;
+  }
+  if (auto loaded = load_newest_checkpoint(inputs_.run_dir, identity_, optimizer_)) {
+    state_ = std::move(*loaded);
+    trainable_.publish();
+    inputs_.loader.load_state(state_.loader, fmt::format("checkpoint-{}", state_.step));
+    saved_step_ = state_.step;
+    spdlog::info("resuming after step {} of {}", format_count(state_.step), format_count(total_steps_));
+  }
+}
+
+void Trainer::open_records() {
+  log_ = std::make_unique<JsonlFile>(inputs_.run_dir / "trainer_log.jsonl", "current_steps", state_.step);
+  // The probe before step n belongs to the steps from n on: it is made again.
+  const std::filesystem::path importance_file = inputs_.run_dir / "parameter_importance.jsonl";
+  if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform)
+    std::filesystem::remove(importance_file);  // of other settings
+  else
+    importance_log_ = std::make_unique<JsonlFile>(importance_file, "step", state_.step - 1);
+  // Steps only: the time of probes and evaluations between them would blur the rate.
+  progress_ =
+      std::make_unique<Progress>("train", total_steps_, Progress::Options{.rate_unit = "", .start = state_.step});
+}
+
 void Trainer::update_unit_rates() {
   if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform) return;
   if (!state_.unit_importance.empty() && state_.step % inputs_.config.unit_lr.update_every != 0) return;
   Progress progress("importance", static_cast<std::int64_t>(inputs_.probe.size()));
   const config::UnitLrConfig& c = inputs_.config.unit_lr;
-  keep_activations(updates_left() > 1);
+  kept_activations_->before_update(state_.step);
   const auto measured = method::unit_importance(*expansion_, units_, decoder_, inputs_.probe, progress);
   state_.unit_importance = method::smoothed(state_.unit_importance, measured, c.ema.value_or(0));
   state_.unit_lr_weights = method::unit_lr_weights(policy_of(inputs_.config), units_, state_.unit_importance, c.floor);
@@ -373,11 +310,8 @@ StepResult Trainer::take_step() {
     micro_batches.push_back(
         model::to_batch(data::make_batch(std::span(sequences).subspan(begin, count)), decoder_.device()));
   }
-  keep_activations(come_again(sequences));
-  const auto positions_read = [&] {
-    return decoder_.activation_cache() ? decoder_.activation_cache()->stats().positions_read : 0;
-  };
-  const std::int64_t read_before = positions_read();
+  kept_activations_->before_step(sequences);
+  const std::int64_t read_before = kept_activations_->stats().positions_read;
   nn::reset_peak_tensor_memory(decoder_.device());
   const std::int64_t bytes_before = nn::tensor_memory(decoder_.device()).in_use;
   const std::int64_t workspace_before = decoder_.device().is_cpu() ? nn::thread_workspace_bytes() : 0;
@@ -392,7 +326,8 @@ StepResult Trainer::take_step() {
   state_.train_seconds += seconds;
   std::int64_t positions = 0;  // padding is read and computed too
   for (const model::Batch& batch : micro_batches) positions += batch.num_positions();
-  const double computed = 1 - static_cast<double>(positions_read() - read_before) / static_cast<double>(positions);
+  const std::int64_t read = kept_activations_->stats().positions_read - read_before;
+  const double computed = 1 - static_cast<double>(read) / static_cast<double>(positions);
   state_.light_seconds +=
       meter_.add(seconds, tokens, static_cast<double>(tokens) * (cost_.flops + computed * cost_.prefix_flops));
   return result;
@@ -453,7 +388,7 @@ void Trainer::log_step(const StepResult& result) {
 }
 
 void Trainer::evaluate() {
-  keep_activations(evaluations_left() > 0);
+  kept_activations_->before_evaluation(state_.step);
   Json extra = Json::object();
   for (const EvalSet& set : inputs_.eval) {
     Progress progress("eval", set.sequences.size());
@@ -488,14 +423,31 @@ void Trainer::save() {
   try {
     save_checkpoint(inputs_.run_dir, state_, identity_, optimizer_);
   } catch (const DataError& error) {
-    if (decoder_.activation_cache() == nullptr) throw;
+    if (!kept_activations_->in_use()) throw;
     spdlog::warn("{} Trying again without the activation cache.", error.what());
-    drop_activation_cache();  // perhaps the disk is full
-    keeps_training_text_ = false;
+    kept_activations_->drop();  // perhaps the disk is full
     save_checkpoint(inputs_.run_dir, state_, identity_, optimizer_);
   }
   if (state_.nonfinite_in_row == 0) prune_checkpoints(inputs_.run_dir, inputs_.config.train.save_total_limit);
   saved_step_ = state_.step;
+}
+
+TrainSummary Trainer::summarize() const {
+  return {.steps = state_.step,
+          .total_tokens = state_.total_tokens,
+          .trained_parameters = trainable_.num_parameters(),
+          .all_parameters = model::num_parameters(decoder_.config()) +
+                            (inputs_.config.method == config::Method::kLora ? trainable_.num_parameters() : 0),
+          .nonfinite_steps = state_.nonfinite_total,
+          .train_loss =
+              state_.run_loss_tokens > 0 ? state_.run_loss_sum / static_cast<double>(state_.run_loss_tokens) : 0.0,
+          .final_loss = state_.last_loss,
+          .train_seconds = state_.train_seconds,
+          .tokens_per_second =
+              state_.train_seconds > 0 ? static_cast<double>(state_.total_tokens) / state_.train_seconds : 0.0,
+          .speed_of_light = state_.train_seconds > 0 ? state_.light_seconds / state_.train_seconds : 0.0,
+          .memory = memory_,
+          .activation_cache = kept_activations_->stats()};
 }
 
 void Trainer::export_model(const std::filesystem::path& out_dir) const {

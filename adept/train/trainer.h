@@ -19,6 +19,7 @@
 #include "adept/optim/adamw.h"
 #include "adept/optim/schedule.h"
 #include "adept/train/checkpoint.h"
+#include "adept/train/kept_activations.h"
 #include "adept/train/memory.h"
 #include "adept/train/step.h"
 #include "adept/train/step_cost.h"
@@ -69,6 +70,8 @@ class Trainer {
  public:
   /// Loads the model. Throws DataError and ConfigError for what is wrong with it or the data.
   explicit Trainer(TrainerInputs inputs);
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
 
   /// Trains from the start, or, with `resume`, from the newest whole checkpoint if there is one. Without `resume`,
   /// checkpoints in run_dir are a ConfigError. Ends with a checkpoint of the last step.
@@ -83,14 +86,9 @@ class Trainer {
   const model::Decoder& decoder() const { return decoder_; }
 
  private:
-  void restore(bool resume);
-  void use_activation_cache();
-  void drop_activation_cache();
-  void keep_activations(bool come_again);
-  bool come_again(const std::vector<data::Sequence>& sequences) const;
-  std::int64_t evaluations_left() const;
-  std::int64_t updates_left() const;
   void loop();
+  void restore(bool resume);
+  void open_records();
   void update_unit_rates();
   StepResult take_step();
   void measure_memory(std::int64_t bytes_before, std::int64_t workspace_bytes, std::int64_t activation_bytes);
@@ -100,6 +98,7 @@ class Trainer {
   void save();
   void check_nonfinite(const StepResult& result);
   optim::ParameterRates learning_rates() const;
+  TrainSummary summarize() const;
 
   TrainerInputs inputs_;
   std::optional<method::Expansion> expansion_;
@@ -119,7 +118,7 @@ class Trainer {
   StepCost cost_;
   StepMeter meter_;
   MemoryUse memory_;
-  bool keeps_training_text_ = false;  // in the activation cache
+  std::optional<KeptActivations> kept_activations_;  // from the end of the constructor on
 };
 
 }  // namespace adept::train

@@ -1,0 +1,97 @@
+#include "adept/train/kept_activations.h"
+
+#include <algorithm>
+#include <memory>
+#include <system_error>
+
+#include "adept/core/hash.h"
+#include "adept/core/log.h"
+#include "adept/core/version_info.h"
+#include "adept/data/source_counts.h"
+#include "adept/train/step_cost.h"
+
+namespace adept::train {
+namespace {
+
+constexpr const char* kActivationCacheFile = "activations.cache";
+
+// Fewer save less than they cost: the first batch of each shape is computed twice.
+constexpr std::int64_t kFewestUpdates = 4, kFewestEvaluations = 3;
+
+}  // namespace
+
+void KeptActivations::open(std::int64_t step) {
+  const config::RunConfig& c = inputs_.config;
+  const auto budget = static_cast<std::int64_t>(1e9 * c.train.activation_cache);
+  const std::int64_t lowest = inputs_.trainable.lowest_layer();
+  if (budget == 0 || inputs_.trainable.trains_embeddings() || lowest == 0) return drop();
+  const std::int64_t bytes = bytes_of_training_text();
+  keeps_training_text_ = bytes > 0 && bytes <= budget;
+  if (bytes > budget)
+    spdlog::info("train.activation_cache: {} are too few for later epochs, which would need {}",
+                 data::format_bytes(budget), data::format_bytes(bytes));
+  if (!keeps_training_text_ && updates_left(step) < kFewestUpdates && evaluations_left(step) < kFewestEvaluations)
+    return drop();
+  model::Decoder& decoder = inputs_.decoder;
+  const std::string fingerprint =
+      fmt::format("{} {} {} {} {}", inputs_.frozen_hash, decoder.config().source.dump(),
+                  config::to_string(c.compute.kernels), describe_compute(decoder.dtype(), decoder.device()), kCommit);
+  decoder.use_activation_cache(
+      std::make_shared<model::ActivationCache>(inputs_.run_dir / kActivationCacheFile, budget,
+                                               model::ActivationSource{.fingerprint = hash_of(fingerprint),
+                                                                       .num_layers = lowest,
+                                                                       .hidden_size = decoder.config().hidden_size,
+                                                                       .dtype = decoder.dtype()}));
+}
+
+void KeptActivations::before_step(const std::vector<data::Sequence>& sequences) {
+  keep_next(keeps_training_text_ && std::all_of(sequences.begin(), sequences.end(),
+                                                [&](const data::Sequence& sequence) { return comes_again(sequence); }));
+}
+
+void KeptActivations::before_update(std::int64_t step) { keep_next(updates_left(step) > 1); }
+
+void KeptActivations::before_evaluation(std::int64_t step) { keep_next(evaluations_left(step) > 0); }
+
+model::ActivationCacheStats KeptActivations::stats() const {
+  return in_use() ? inputs_.decoder.activation_cache()->stats() : model::ActivationCacheStats{};
+}
+
+void KeptActivations::drop() {
+  inputs_.decoder.use_activation_cache(nullptr);
+  std::error_code ignored;
+  std::filesystem::remove(inputs_.run_dir / kActivationCacheFile, ignored);
+}
+
+bool KeptActivations::comes_again(const data::Sequence& sequence) const {
+  return inputs_.loader.repeats_within(sequence.source, inputs_.total_sequences);
+}
+
+// Of one epoch of the sources that come again.
+std::int64_t KeptActivations::bytes_of_training_text() const {
+  const data::TrainLoader& loader = inputs_.loader;
+  std::int64_t sequences = 0;
+  for (std::int64_t source = 0; source < loader.num_sources(); ++source)
+    if (loader.repeats_within(source, inputs_.total_sequences)) sequences += loader.sequences_per_epoch(source);
+  return sequences * inputs_.config.seq_len * inputs_.decoder.config().hidden_size *
+         static_cast<std::int64_t>(at::elementSize(inputs_.decoder.dtype()));
+}
+
+// One before the first step, then one every update_every steps.
+std::int64_t KeptActivations::updates_left(std::int64_t step) const {
+  const config::UnitLrConfig& c = inputs_.config.unit_lr;
+  if (c.policy == config::UnitLrPolicy::kUniform) return 0;
+  return (inputs_.total_steps + c.update_every - 1) / c.update_every - (step + c.update_every - 1) / c.update_every;
+}
+
+// None is due after the last step.
+std::int64_t KeptActivations::evaluations_left(std::int64_t step) const {
+  const std::int64_t every = inputs_.config.train.eval_steps;
+  return every == 0 || !inputs_.has_eval_text ? 0 : (inputs_.total_steps - 1) / every - step / every;
+}
+
+void KeptActivations::keep_next(bool comes_again) {
+  if (in_use()) inputs_.decoder.activation_cache()->keep_new(comes_again);
+}
+
+}  // namespace adept::train
