@@ -6,14 +6,12 @@
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <spdlog/sinks/ostream_sink.h>
 
 #include <limits>
-#include <sstream>
 
 #include "adept/core/error.h"
-#include "adept/core/log.h"
 #include "adept/io/atomic_file.h"
+#include "tests/support/captured_log.h"
 #include "tests/support/tiny_models.h"
 
 namespace adept::train {
@@ -24,21 +22,6 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 const std::vector<std::string> kFiles = {"trainable.safetensors", "optimizer.safetensors", "trainer_state.json"};
-
-// Warnings of the test's life time.
-class CapturedLog {
- public:
-  CapturedLog() : previous_(spdlog::default_logger()) {
-    spdlog::set_default_logger(
-        std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(stream_)));
-  }
-  ~CapturedLog() { spdlog::set_default_logger(previous_); }
-  std::string text() const { return stream_.str(); }
-
- private:
-  std::shared_ptr<spdlog::logger> previous_;
-  std::ostringstream stream_;
-};
 
 optim::AdamW make_optimizer(std::vector<std::int64_t> matrix = {3, 2}) {
   const std::vector<optim::Parameter> parameters = {
@@ -170,7 +153,7 @@ TEST(Checkpoint, ABitFlippedAnywhereIsDetectedAndTheOlderOneIsTaken) {
     int harmless = 0;
     std::string places;
     for (std::size_t i = 0; i < good.size(); i += file == "trainer_state.json" ? 3 : 1) {
-      const CapturedLog log;
+      const test::CapturedLog log;
       std::string bad = good;
       bad[i] = static_cast<char>(bad[i] ^ (1 << (i * 5 % 8)));
       test::write_file(c.newer / file, bad);
@@ -202,7 +185,7 @@ TEST(Checkpoint, CutShortOrMissingFilesAreDetectedAndTheOlderOneIsTaken) {
     const std::string good = test::read_file(c.newer / file);
     for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{7}, std::size_t{8}, std::size_t{9},
                                    good.size() / 2, good.size() - 2}) {
-      const CapturedLog log;
+      const test::CapturedLog log;
       test::write_file(c.newer / file, good.substr(0, size));
       fill(c.optimizer, 3);
       EXPECT_EQ(c.load()->step, 1) << size;
@@ -210,7 +193,7 @@ TEST(Checkpoint, CutShortOrMissingFilesAreDetectedAndTheOlderOneIsTaken) {
       EXPECT_THAT(log.text(), HasSubstr(file));
     }
     std::filesystem::remove(c.newer / file);
-    const CapturedLog log;
+    const test::CapturedLog log;
     EXPECT_EQ(c.load()->step, 1);
     test::write_file(c.newer / file, good + " junk");
     EXPECT_EQ(c.load()->step, 1);
@@ -222,7 +205,7 @@ TEST(Checkpoint, CutShortOrMissingFilesAreDetectedAndTheOlderOneIsTaken) {
 TEST(Checkpoint, FilesOfTwoCheckpointsDoNotMix) {
   for (const std::string file : {"trainable.safetensors", "optimizer.safetensors"}) {
     TwoCheckpoints c;
-    const CapturedLog log;
+    const test::CapturedLog log;
     std::filesystem::copy_file(c.older / file, c.newer / file, std::filesystem::copy_options::overwrite_existing);
     EXPECT_EQ(c.load()->step, 1);
     EXPECT_THAT(log.text(), HasSubstr("does not match its checksum"));
@@ -231,7 +214,7 @@ TEST(Checkpoint, FilesOfTwoCheckpointsDoNotMix) {
 
 TEST(Checkpoint, IfAllAreDamagedThatIsSaidAndNothingIsLoaded) {
   TwoCheckpoints c;
-  const CapturedLog log;
+  const test::CapturedLog log;
   const auto before = contents(c.optimizer);
   std::filesystem::remove(c.older / "trainer_state.json");
   test::write_file(c.newer / "optimizer.safetensors", "x");
@@ -272,7 +255,7 @@ TEST(Checkpoint, OfAnotherRunIsRefusedWithEverythingThatDiffers) {
 
 TEST(Checkpoint, OfOtherTensorsIsNotLoaded) {
   TwoCheckpoints c;
-  const CapturedLog log;
+  const test::CapturedLog log;
   optim::AdamW other = make_optimizer({2, 3});
   EXPECT_THROW(load_newest_checkpoint(c.dir.path(), make_identity(), other), DataError);
   EXPECT_THAT(log.text(), HasSubstr("tensor b.matrix is F32 [3, 2], expected F32 [2, 3]"));

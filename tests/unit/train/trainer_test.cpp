@@ -103,25 +103,6 @@ TEST(Run, IsTheSameWithAndWithoutTheActivationCache) {
   }
 }
 
-TEST(Run, KeepsNoActivationsThatWouldNotComeAgainOrNotFit) {
-  const test::TemporaryDirectory dir;
-  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
-  config::RunConfig config = small_config();
-  config.unit_lr.policy = config::UnitLrPolicy::kUniform;
-  config.train.max_steps = 30;
-  // One source repeats, but never alone in a batch.
-  TrainerInputs inputs = make_inputs(config, model.expanded, dir / "mixed");
-  inputs.loader = {{{.dataset = dataset_of("long", {2000}, 3), .weight = 0.9},
-                    {.dataset = dataset_of("short", {13}, 4), .weight = 0.1}},
-                   {.seq_len = config.seq_len, .eos = 2, .seed = 7}};
-  const TrainSummary mixed = Trainer(std::move(inputs)).run(false);
-  EXPECT_GT(mixed.activation_cache.positions_computed, 0) << "there is a cache";
-  EXPECT_LT(mixed.activation_cache.bytes, 100) << "with nothing in it";
-  config.train.activation_cache = 1e-6;
-  const TrainSummary small = train(config, model.expanded, dir / "small");
-  EXPECT_EQ(small.activation_cache.positions_computed, 0) << "later epochs do not fit, so there is none";
-}
-
 TEST(Run, IsTheSameWithCheckpointedActivationsAdaptersThatDropInputsIncluded) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
