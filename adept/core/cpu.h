@@ -29,6 +29,8 @@ namespace detail {
 int count_physical_cores(const std::filesystem::path& root, const std::set<int>& cpus);
 /// The smallest CPU quota of the process's control group and its ancestors, rounded up; 0 where there is none.
 int cgroup_cpu_limit(const std::filesystem::path& root);
+/// gpu_model_name(), from /proc below `root`.
+std::string gpu_model_name(const std::filesystem::path& root);
 }  // namespace detail
 
 }  // namespace adept

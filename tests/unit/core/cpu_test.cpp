@@ -100,6 +100,27 @@ TEST(Cores, AffinityMaskLimitsTheCount) {
   sched_setaffinity(0, sizeof(before), &before);
 }
 
+TEST(Gpu, IsTheFirstThatTheDriverLists) {
+  const FakeRoot root;
+  EXPECT_EQ(detail::gpu_model_name(root.path()), "unknown GPU") << "no driver";
+  const std::string gpus = "proc/driver/nvidia/gpus/";
+  root.write(gpus + "0000:c1:00.0/information", "Model: \t\t NVIDIA A100-SXM4-40GB\nIRQ:   \t\t 18");
+  EXPECT_EQ(detail::gpu_model_name(root.path()), "NVIDIA A100-SXM4-40GB");
+  root.write(gpus + "0000:41:00.0/information", "Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t 17");
+  EXPECT_EQ(detail::gpu_model_name(root.path()), "NVIDIA H100 80GB HBM3") << "in the order of the bus";
+}
+
+TEST(Gpu, IsUnknownWhereTheDriverDoesNotTellItsModel) {
+  for (const char* information : {"", "Model:", "Model: \t\t "}) {
+    const FakeRoot root;
+    root.write("proc/driver/nvidia/gpus/0000:41:00.0/information", information);
+    EXPECT_EQ(detail::gpu_model_name(root.path()), "unknown GPU") << information;
+  }
+  const FakeRoot root;
+  fs::create_directories(root.path() / "proc/driver/nvidia/gpus/0000:41:00.0");
+  EXPECT_EQ(detail::gpu_model_name(root.path()), "unknown GPU") << "a GPU without a file";
+}
+
 TEST(Cpu, InstructionSetsAgreeWithTheCompilersView) {
   const std::vector<std::string> sets = cpu_instruction_sets();
   const auto has = [&](const std::string& name) { return std::find(sets.begin(), sets.end(), name) != sets.end(); };
