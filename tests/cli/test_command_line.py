@@ -229,6 +229,7 @@ def test_the_kernels_and_their_instructions_can_be_chosen(tmp_path):
     fused = loss()
     assert loss("--kernels", "reference") == pytest.approx(fused, rel=1e-5)
     assert loss(ADEPT_INSTRUCTION_SET="generic") == pytest.approx(fused, rel=1e-5)
+    assert loss(ADEPT_INSTRUCTION_SET="") == fused  # not chosen
     process = run_program("adept", "eval", "--model", "base", "--data", "text.jsonl", cwd=tmp_path, check=False,
                           env=os.environ | {"ADEPT_INSTRUCTION_SET": "mmx"})  # fmt: skip
     assert process.returncode == 2
