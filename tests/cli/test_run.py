@@ -279,14 +279,15 @@ def test_memory_and_speed_are_told_and_what_saves_them_changes_nothing(finished,
         assert (out / weights).read_bytes() == (folder / "out" / weights).read_bytes()
 
 
-def test_an_interrupted_training_goes_on_with_its_activation_cache(finished, tmp_path):
-    def arguments(out):
-        settings = [f"output_dir={out}", "train.max_steps=120", "train.save_steps=0", "train.eval_steps=0", "eval.max_tokens=200"]
-        return ["run", "run.yaml", *(word for setting in settings for word in ("--set", setting))]
+def arguments_of_many_epochs(out):
+    settings = [f"output_dir={out}", "train.max_steps=120", "train.save_steps=0", "train.eval_steps=0", "eval.max_tokens=200"]
+    return ["run", "run.yaml", *(word for setting in settings for word in ("--set", setting))]
 
+
+def test_an_interrupted_training_goes_on_with_its_activation_cache(finished, tmp_path):
     folder = finished[0]
     process = subprocess.Popen(
-        [BUILD / "adept", *arguments(tmp_path / "run")], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [BUILD / "adept", *arguments_of_many_epochs(tmp_path / "run")], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     log = tmp_path / "run" / "trainer_log.jsonl"
     while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 20):
@@ -296,13 +297,37 @@ def test_an_interrupted_training_goes_on_with_its_activation_cache(finished, tmp
     assert process.returncode == 143, messages
     cache = tmp_path / "run" / "activations.cache"
     assert cache.stat().st_size > 0
-    run_program("adept", *arguments(tmp_path / "run"), cwd=folder)
+    run_program("adept", *arguments_of_many_epochs(tmp_path / "run"), cwd=folder)
     assert not cache.exists()
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert results["activation_cache"]["positions_read"] > results["activation_cache"]["positions_computed"]
-    run_program("adept", *arguments(tmp_path / "whole"), "--set", "train.activation_cache=0", cwd=folder)
+    run_program("adept", *arguments_of_many_epochs(tmp_path / "whole"), "--set", "train.activation_cache=0", cwd=folder)
     weights = pathlib.Path("model", "model.safetensors")
     assert (tmp_path / "run" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+
+
+def on_a_disk_of(size, folder, *command):
+    """`command`, to be run where `folder` is an empty disk, which goes with the process; skips where that needs rights."""
+    for namespace in (["--mount"], ["--mount", "--map-root-user"]):
+        mounted = ["unshare", *namespace, "sh", "-c", f"mount -t tmpfs -o size={size} none '{folder}' && exec \"$@\"", "sh"]
+        if shutil.which("unshare") and subprocess.run([*mounted, "true"], capture_output=True).returncode == 0:
+            return [*mounted, *command]
+    pytest.skip("no disk can be made to fill")
+
+
+def test_on_a_full_disk_the_activation_cache_makes_way_for_a_checkpoint(finished, tmp_path):
+    """The disk has room for the files that stay. The cache takes half of what is free, and the checkpoint needs more."""
+    folder, disk = finished[0], tmp_path / "disk"
+    run_program("adept", *arguments_of_many_epochs(tmp_path / "whole"), cwd=folder)
+    pages = sum(-(-path.stat().st_size // 4096) for path in (tmp_path / "whole").rglob("*"))
+    disk.mkdir()
+    save = f"\"$@\" && cp '{disk}/run/model/model.safetensors' '{tmp_path}'"
+    command = ["sh", "-c", save, "sh", BUILD / "adept", *arguments_of_many_epochs(disk / "run")]
+    process = subprocess.run(on_a_disk_of(4096 * pages * 104 // 100, disk, *command), cwd=folder, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert re.search(r"checkpoint-120.*: No space left on device\..* Trying again without the activation cache\.\n", process.stderr)
+    expected = tmp_path / "whole" / "model" / "model.safetensors"
+    assert (tmp_path / "model.safetensors").read_bytes() == expected.read_bytes()
 
 
 def test_what_rounding_takes_is_told_and_can_be_kept(finished, tmp_path):
