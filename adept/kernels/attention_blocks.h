@@ -10,6 +10,8 @@ namespace {
 /// A tile of scores is 48 queries x 64 keys: with what it is made from it fits into a first-level cache of 48 KB.
 constexpr std::int64_t kQueryTile = 48;
 constexpr std::int64_t kKeyBlock = 64;
+/// Where not every query of a tile sees the whole block, so many queries at once: fewer columns are computed in vain.
+constexpr std::int64_t kDiagonalTile = 12;
 /// Rows are padded to the widest vector.
 constexpr std::int64_t kRowAlignment = 16;
 
@@ -18,13 +20,13 @@ constexpr std::int64_t padded_head_dim(const Attention& a) { return round_up(a.h
 constexpr std::int64_t padded_keys(const Attention& a) { return round_up(a.num_keys, kKeyBlock); }
 
 /// Of one key-value head: keys transposed block by block (blocks, E, 64), values (S, E); and of the tile in work:
-/// queries, outputs, scores, the rows' largest scores and sums.
+/// queries, outputs, scores, the rows' sums lane by lane, and what their probabilities are relative to.
 struct ForwardWorkspace {
-  float *keys, *values, *q, *out, *scores, *row_max, *row_sum;
+  float *keys, *values, *q, *out, *scores, *row_sum, *base;
 
   /// In floats.
   static std::int64_t size(const Attention& a) {
-    return 2 * (padded_keys(a) + kQueryTile) * padded_head_dim(a) + kQueryTile * kKeyBlock + 2 * kQueryTile;
+    return 2 * (padded_keys(a) + kQueryTile) * padded_head_dim(a) + kQueryTile * (kKeyBlock + kRowAlignment + 1);
   }
 
   ForwardWorkspace(const Attention& a, float* begin) {
@@ -34,8 +36,8 @@ struct ForwardWorkspace {
     q = values + rows * width;
     out = q + kQueryTile * width;
     scores = out + kQueryTile * width;
-    row_max = scores + kQueryTile * kKeyBlock;
-    row_sum = row_max + kQueryTile;
+    row_sum = scores + kQueryTile * kKeyBlock;
+    base = row_sum + kQueryTile * kRowAlignment;
   }
 };
 

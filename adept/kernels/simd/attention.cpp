@@ -21,6 +21,16 @@ T* head_of(const Heads& heads, std::int64_t sequence, std::int64_t head) {
   return static_cast<T*>(heads.data) + sequence * heads.batch_stride + head * heads.head_stride;
 }
 
+template <typename T>
+float dot(const T* a, const T* b, std::int64_t size) {
+  Vector sum{};
+  for (std::int64_t i = 0; i < size; i += kLanes) {
+    const std::int64_t count = smaller(kLanes, size - i);
+    sum += load_some(a + i, count) * load_some(b + i, count);
+  }
+  return sum_of(sum);
+}
+
 // What the products multiply that tensors of T are packed for: fp32 numbers.
 template <typename T, bool kPairs = kMultipliesPairs && sizeof(T) == sizeof(std::uint16_t)>
 struct Packing {
@@ -46,14 +56,17 @@ struct Packing {
   // (rows, E) -> (blocks, E, 64), the depth along E: the rows of a block become columns; those that are not there are
   // zero.
   static void pack_transposed(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim, float* to) {
-    for (std::int64_t begin = 0; begin < rows; begin += kKeyBlock) {
-      const std::int64_t count = smaller(kKeyBlock, rows - begin);
-      const T* block = from + begin * stride;
-      for (std::int64_t e = 0; e < head_dim; ++e, to += kKeyBlock) {
-        for (std::int64_t i = 0; i < count; ++i) to[i] = widen(block[i * stride + e]);
-        for (std::int64_t i = count; i < kKeyBlock; ++i) to[i] = 0;
-      }
-    }
+    for (std::int64_t begin = 0; begin < rows; begin += kKeyBlock, to += head_dim * kKeyBlock)
+      for (std::int64_t i = begin; i < begin + kKeyBlock; i += kLanes)
+        for (std::int64_t e = 0; e < head_dim; e += kLanes) {
+          const std::int64_t left = smaller(kLanes, head_dim - e);
+          Vector square[kLanes];
+#pragma GCC unroll 16
+          for (int r = 0; r < kLanes; ++r)
+            square[r] = i + r < rows ? load_some(from + (i + r) * stride + e, left) : Vector{};
+          transpose(square);
+          for (std::int64_t c = 0; c < left; ++c) store(to + (e + c) * kKeyBlock + i - begin, square[c]);
+        }
   }
 };
 
@@ -137,42 +150,38 @@ Vector hide(Vector values, std::int64_t column, Visible visible, Vector lanes, f
   return number > high ? splat(hidden) : not_low;
 }
 
-// Scores become probabilities relative to the largest so far, elements of E in their place; sums and outputs of earlier
-// blocks are rescaled.
+// Scores become probabilities relative to the row's base, elements of E in their place; they are added to row_sum, lane
+// by lane. The base is a largest score: it follows, and with it sums and outputs of earlier blocks, only where
+// probabilities would grow beyond e^8, which costs no precision and is rare after a row's first block.
 template <typename E>
-void soften_row(float* scores, std::int64_t columns, float scale, bool masked, Visible visible, float& row_max,
-                float& row_sum, float* out, std::int64_t width) {
+void soften_row(float* scores, std::int64_t columns, float scale, bool masked, Visible visible, float& base,
+                float* row_sum, float* out, std::int64_t width) {
   auto* probabilities = reinterpret_cast<E*>(scores);
-  const Vector lanes = lane_numbers();
   Vector most = splat(-kInfinity);
-  for (std::int64_t n = 0; n < columns; n += kLanes) {
-    Vector s = load(scores + n);
-    if (masked) {
-      s = hide(s, n, visible, lanes, -kInfinity);
-      store(scores + n, s);
+  if (masked) {
+    const Vector lanes = lane_numbers();
+    for (std::int64_t n = 0; n < columns; n += kLanes)
+      store(scores + n, hide(load(scores + n), n, visible, lanes, -kInfinity));
+  }
+  for (std::int64_t n = 0; n < columns; n += kLanes) most = maximum(most, load(scores + n));
+  Vector sum = load(row_sum);
+  if (base == -kInfinity || any_above(most, base + 8 / scale)) {
+    const float block_max = largest_of(most), new_base = block_max <= base ? base : block_max;  // NaN stays
+    if (new_base == -kInfinity) {  // nothing of this block is seen, nor of any before it
+      for (std::int64_t n = 0; n < columns; n += kLanes) store_some(probabilities + n, kLanes, Vector{});
+      return;
     }
-    most = maximum(most, s);
+    const Vector rescale = power_of_two(splat((base - new_base) * scale * kLog2E));
+    sum *= rescale;
+    for (std::int64_t e = 0; e < width; e += kLanes) store(out + e, load(out + e) * rescale);
+    base = new_base;
   }
-  const float block_max = largest_of(most), new_max = block_max <= row_max ? row_max : block_max;  // NaN stays
-  if (new_max == -kInfinity) {  // nothing of this block is seen, nor of any before it
-    for (std::int64_t n = 0; n < columns; n += kLanes) store_some(probabilities + n, kLanes, Vector{});
-    return;
-  }
-  Vector sum{};
   for (std::int64_t n = 0; n < columns; n += kLanes) {
-    const Vector p = exponential((load(scores + n) - splat(new_max)) * splat(scale));
+    const Vector p = power_of_two((load(scores + n) - splat(base)) * splat(scale * kLog2E));
     store_some(probabilities + n, kLanes, p);
     sum += p;
   }
-  const float block_sum = sum_of(sum);
-  if (new_max == row_max) {
-    row_sum += block_sum;
-    return;
-  }
-  const float rescale = exponential(splat((row_max - new_max) * scale))[0];
-  row_sum = row_sum * rescale + block_sum;
-  row_max = new_max;
-  for (std::int64_t e = 0; e < width; e += kLanes) store(out + e, load(out + e) * splat(rescale));
+  store(row_sum, sum);
 }
 
 template <typename T>
@@ -183,7 +192,7 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
   const auto [sequence, group, part] = unit;
   const ForwardWorkspace w(a, workspace);
   auto *keys = reinterpret_cast<Number*>(w.keys), *values = reinterpret_cast<Number*>(w.values);
-  auto *packed_q = reinterpret_cast<Number*>(w.q), *probabilities = reinterpret_cast<Number*>(w.scores);
+  auto* packed_q = reinterpret_cast<Number*>(w.q);
   const std::int64_t head_dim = a.head_dim, width = padded_head_dim(a), offset = a.num_keys - a.num_queries;
   const std::int64_t depth = divide_up(head_dim, kEach);
   const std::int32_t* first_key = a.first_key + sequence * a.first_key_stride;
@@ -200,25 +209,33 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
       const std::int64_t last_key = offset + begin + rows - 1;
       Packed::pack_rows(q + begin * a.q.position_stride, a.q.position_stride, rows, head_dim, width, packed_q);
       clear(w.out, rows * width);
-      for (std::int64_t r = 0; r < rows; ++r) w.row_max[r] = -kInfinity, w.row_sum[r] = 0;
+      clear(w.row_sum, rows * kLanes);
+      for (std::int64_t r = 0; r < rows; ++r) w.base[r] = -kInfinity;
       for (std::int64_t n = first_key[begin] / kKeyBlock * kKeyBlock; n <= last_key; n += kKeyBlock) {
-        const std::int64_t columns = smaller(kKeyBlock, round_up(last_key + 1 - n, kLanes));
-        multiply<false>(rows, columns, depth, packed_q, width / kEach, 1, keys + n * depth, kKeyBlock, w.scores,
-                        kKeyBlock);
-        const bool masked = n + columns - 1 > offset + begin || n < first_key[begin + rows - 1];
-        for (std::int64_t r = 0; r < rows; ++r)
-          soften_row<typename Packed::Element>(w.scores + r * kKeyBlock, columns, a.scale, masked,
-                                               {first_key[begin + r] - n, offset + begin + r - n}, w.row_max[r],
-                                               w.row_sum[r], w.out + r * width, width);
-        multiply<true>(rows, width, columns / kEach, probabilities, kKeyBlock, 1, values + n / kEach * width, width,
-                       w.out, width);
+        const bool masked = n + kKeyBlock - 1 > offset + begin || n < first_key[begin + rows - 1];
+        const std::int64_t step = masked ? kDiagonalTile : kQueryTile;
+        for (std::int64_t row = 0; row < rows; row += step) {
+          const std::int64_t count = smaller(step, rows - row), last = offset + begin + row + count - 1;
+          const std::int64_t columns = smaller(kKeyBlock, round_up(last + 1 - n, kLanes));
+          if (columns <= 0) continue;
+          float *scores = w.scores + row * kKeyBlock, *sums = w.out + row * width;
+          multiply<false>(count, columns, depth, packed_q + row * width / kEach, width / kEach, 1, keys + n * depth,
+                          kKeyBlock, scores, kKeyBlock);
+          for (std::int64_t r = row; r < row + count; ++r)
+            soften_row<typename Packed::Element>(w.scores + r * kKeyBlock, columns, a.scale, masked,
+                                                 {first_key[begin + r] - n, offset + begin + r - n}, w.base[r],
+                                                 w.row_sum + r * kLanes, w.out + r * width, width);
+          multiply<true>(count, width, columns / kEach, reinterpret_cast<const Number*>(scores), kKeyBlock, 1,
+                         values + n / kEach * width, width, sums, width);
+        }
       }
       for (std::int64_t r = 0; r < rows; ++r) {
-        unpack_rows(w.out + r * width, width, 1, head_dim, 1 / w.row_sum[r], out + (begin + r) * a.out.position_stride,
+        const float sum = sum_of(load(w.row_sum + r * kLanes));
+        unpack_rows(w.out + r * width, width, 1, head_dim, 1 / sum, out + (begin + r) * a.out.position_stride,
                     a.out.position_stride);
         if (a.log_sum_exp != nullptr)
           a.log_sum_exp[(sequence * a.num_heads + head) * a.num_queries + begin + r] =
-              a.scale * w.row_max[r] + __builtin_logf(w.row_sum[r]);
+              a.scale * w.base[r] + __builtin_logf(sum);
       }
     }
   }
@@ -230,7 +247,7 @@ struct Differentiated {
 };
 inline Differentiated differentiate(const float* scores, const float* grad_scores, std::int64_t n, float scale,
                                     bool masked, Visible visible, float log_sum_exp, float delta) {
-  Vector p = exponential(load(scores + n) * splat(scale) - splat(log_sum_exp));
+  Vector p = power_of_two(load(scores + n) * splat(scale * kLog2E) - splat(log_sum_exp * kLog2E));
   if (masked) p = hide(p, n, visible, lane_numbers(), 0);
   return {p, p * (load(grad_scores + n) - splat(delta))};
 }
@@ -301,18 +318,16 @@ void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
       Packed::pack_depth(grad_out, a.grad_out.position_stride, a.num_queries, head_dim, width, grad_out_depth);
     }
     clear(w.grad_q, a.num_queries * width);
-    for (std::int64_t t = 0; t < a.num_queries; ++t) {
-      float sum = 0;
-      for (std::int64_t e = 0; e < head_dim; ++e)
-        sum += widen(out[t * a.out.position_stride + e]) * widen(grad_out[t * a.grad_out.position_stride + e]);
-      w.delta[t] = sum;
-    }
+    for (std::int64_t t = 0; t < a.num_queries; ++t)
+      w.delta[t] = dot(out + t * a.out.position_stride, grad_out + t * a.grad_out.position_stride, head_dim);
     const float* log_sum_exp = a.log_sum_exp + (sequence * a.num_heads + head) * a.num_queries;
     for (std::int64_t n = part * kKeyBlock; n < a.num_keys; n += a.num_parts * kKeyBlock) {
       const std::int64_t first_query = larger(0, n - offset) / kEach * kEach;
-      for (std::int64_t begin = first_query; begin < a.num_queries && first_key[begin] < n + kKeyBlock;
-           begin += kQueryTile) {
-        const std::int64_t rows = smaller(kQueryTile, a.num_queries - begin), pairs = divide_up(rows, kEach);
+      for (std::int64_t begin = first_query, rows = 0; begin < a.num_queries && first_key[begin] < n + kKeyBlock;
+           begin += rows) {
+        const bool on_diagonal = n + kKeyBlock - 1 > offset + begin;
+        rows = smaller(on_diagonal ? kDiagonalTile : kQueryTile, a.num_queries - begin);
+        const std::int64_t pairs = divide_up(rows, kEach);
         const std::int64_t last_key = offset + begin + rows - 1;
         const std::int64_t columns = smaller(kKeyBlock, round_up(last_key + 1 - n, kLanes));
         const std::int64_t row = begin * width / kEach;
@@ -320,7 +335,7 @@ void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
                         kKeyBlock);
         multiply<false>(rows, columns, depth, grad_out_rows + row, width / kEach, 1, values_t + n * depth, kKeyBlock,
                         w.grad_scores, kKeyBlock);
-        const bool masked = n + columns - 1 > offset + begin || n < first_key[begin + rows - 1];
+        const bool masked = on_diagonal || n < first_key[begin + rows - 1];
         Visible visible[kQueryTile];
         for (std::int64_t r = 0; r < rows; ++r) visible[r] = {first_key[begin + r] - n, offset + begin + r - n};
         differentiate_tile<T>(a, w, rows, columns, masked, visible, log_sum_exp + begin, w.delta + begin);

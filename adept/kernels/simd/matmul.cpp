@@ -15,30 +15,6 @@ static_assert(kMostPanelColumns % kPanel == 0);
 
 std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-/// Swaps bit log2(kDistance) of row and lane of each element.
-template <int kDistance>
-inline __attribute__((always_inline)) void transpose_step(Vector (&rows)[kLanes]) {
-  IntVector upper, lower;
-  for (unsigned lane = 0; lane < kLanes; ++lane) {
-    upper[lane] = lane & kDistance ? kLanes + (lane ^ kDistance) : lane;
-    lower[lane] = lane & kDistance ? kLanes + lane : lane ^ kDistance;
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if (i & kDistance) continue;
-    const Vector a = rows[i], b = rows[i | kDistance];
-    rows[i] = __builtin_shuffle(a, b, upper);
-    rows[i | kDistance] = __builtin_shuffle(a, b, lower);
-  }
-}
-
-inline __attribute__((always_inline)) void transpose(Vector (&rows)[kLanes]) {
-  transpose_step<1>(rows);
-  transpose_step<2>(rows);
-  if constexpr (kLanes > 4) transpose_step<4>(rows);
-  if constexpr (kLanes > 8) transpose_step<8>(rows);
-}
-
 /// `count` columns of b, each contiguous, into a panel (K, P).
 template <typename T>
 void pack_columns(const T* b, std::int64_t column_stride, std::int64_t count, std::int64_t depth, float* panel) {

@@ -2,7 +2,7 @@
 // Everything here has internal linkage: see CMakeLists.txt.
 #pragma once
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -45,6 +45,19 @@ inline Vector swap_lanes(Vector v) {
   return __builtin_shuffle(v, from);
 }
 
+/// Whether any lane is not below or at `limit`; NaN is not.
+inline bool any_above(Vector v, float limit) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(v), _mm512_set1_ps(limit), _CMP_NLE_UQ) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps(reinterpret_cast<__m256>(v), _mm256_set1_ps(limit), _CMP_NLE_UQ)) != 0;
+#else
+  bool any = false;
+  for (int i = 0; i < kLanes; ++i) any |= !(v[i] <= limit);
+  return any;
+#endif
+}
+
 inline float sum_of(Vector v) {
   if constexpr (kLanes > 8) v += swap_lanes<8>(v);
   if constexpr (kLanes > 4) v += swap_lanes<4>(v);
@@ -59,13 +72,35 @@ inline float largest_of(Vector v) {
   return maximum(v, swap_lanes<1>(v))[0];
 }
 
-/// e^x for x <= 0 or little above it, to 2 units in the last place; 0 below -87; NaN stays NaN.
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kRoundingShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+
+/// p 2^n of the whole number n from -127, which gives 0, to 127 that `shifted` is, kRoundingShift added.
+inline Vector times_power(Vector p, Vector shifted) {
+  const IntVector exponent = (reinterpret_cast<IntVector>(shifted) << 23) + (IntVector{} + (127u << 23));
+  return p * reinterpret_cast<Vector>(exponent);
+}
+
+/// 2^x for x <= 0 or little above it, to 2 units in the last place; 0 below -126.5; NaN stays NaN.
+inline Vector power_of_two(Vector x) {
+  const Vector bounded = x < splat(-127.0f) ? splat(-127.0f) : x;
+  const Vector shifted = bounded + splat(kRoundingShift);
+  const Vector r = bounded - (shifted - splat(kRoundingShift));
+  // Minimax polynomial of 2^r on [-1/2, 1/2] that is 1 at 0, fitted for its relative error, 1e-7.
+  Vector p = splat(1.3264727126e-3f);
+  p = p * r + splat(9.6715126448e-3f);
+  p = p * r + splat(5.5507337435e-2f);
+  p = p * r + splat(2.4022242085e-1f);
+  p = p * r + splat(6.9314697760e-1f);
+  return times_power(p * r + splat(1.0f), shifted);
+}
+
+/// e^x for x <= 0 or little above it, to 2 units in the last place; 0 below -87.7; NaN stays NaN.
 inline Vector exponential(Vector x) {
-  constexpr float log2e = 1.44269504088896341f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-  constexpr float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
-  const Vector bounded = x < splat(-87.0f) ? splat(-87.0f) : x;
-  const Vector shifted = bounded * splat(log2e) + splat(shift);
-  const Vector whole = shifted - splat(shift);
+  constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  const Vector bounded = x < splat(-88.02969f) ? splat(-88.02969f) : x;  // 2^-127
+  const Vector shifted = bounded * splat(kLog2E) + splat(kRoundingShift);
+  const Vector whole = shifted - splat(kRoundingShift);
   const Vector r = bounded - whole * splat(ln2_high) - whole * splat(ln2_low);
   // Cephes' minimax polynomial of expf on [-ln 2 / 2, ln 2 / 2].
   Vector p = splat(1.9875691500e-4f);
@@ -74,10 +109,7 @@ inline Vector exponential(Vector x) {
   p = p * r + splat(4.1665795894e-2f);
   p = p * r + splat(1.6666665459e-1f);
   p = p * r + splat(5.0000001201e-1f);
-  p = p * r * r + r + splat(1.0f);
-  const IntVector exponent = (reinterpret_cast<IntVector>(shifted) << 23) + (IntVector{} + (127u << 23));
-  const Vector result = p * reinterpret_cast<Vector>(exponent);
-  return x < splat(-87.0f) ? Vector{} : result;
+  return times_power(p * r * r + r + splat(1.0f), shifted);
 }
 
 /// Two bf16 numbers that follow each other in the depth of a product, the first in the lower half.
@@ -220,6 +252,30 @@ inline Vector load_some(const std::uint16_t* p, std::int64_t count, float rest =
   Vector v = reinterpret_cast<Vector>(__builtin_convertvector(half, IntVector) << 16);
   for (std::int64_t i = count; i < kLanes; ++i) v[i] = rest;
   return v;
+}
+
+/// Swaps bit log2(kDistance) of row and lane of each element.
+template <int kDistance>
+inline __attribute__((always_inline)) void transpose_step(Vector (&rows)[kLanes]) {
+  IntVector upper, lower;
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    upper[lane] = lane & kDistance ? kLanes + (lane ^ kDistance) : lane;
+    lower[lane] = lane & kDistance ? kLanes + lane : lane ^ kDistance;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & kDistance) continue;
+    const Vector a = rows[i], b = rows[i | kDistance];
+    rows[i] = __builtin_shuffle(a, b, upper);
+    rows[i | kDistance] = __builtin_shuffle(a, b, lower);
+  }
+}
+
+inline __attribute__((always_inline)) void transpose(Vector (&rows)[kLanes]) {
+  transpose_step<1>(rows);
+  transpose_step<2>(rows);
+  if constexpr (kLanes > 4) transpose_step<4>(rows);
+  if constexpr (kLanes > 8) transpose_step<8>(rows);
 }
 
 inline void store_some(float* p, std::int64_t count, Vector v) {
