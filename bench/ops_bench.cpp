@@ -1,4 +1,4 @@
-// Single operations of adept/nn beside ATen's, interleaved: `adept_ops_bench --threads 2`.
+// Single operations of adept/nn beside ATen's or their plain references, interleaved: `adept_ops_bench --threads 2`.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
@@ -22,6 +22,10 @@
 #include "adept/nn/allocator.h"
 #include "adept/nn/attention.h"
 #include "adept/nn/matmul.h"
+#include "adept/nn/reference.h"
+#include "adept/nn/rms_norm.h"
+#include "adept/nn/rope.h"
+#include "adept/nn/swiglu.h"
 
 namespace adept::bench {
 namespace {
@@ -124,12 +128,71 @@ void compare_scores(at::ScalarType type, int repeats) {
           2.0 * kTokens * kWidth * kVocabulary, repeats, by_aten, [&] { nn::scores_by_kernel(hidden, head, targets); });
 }
 
+/// An operation that goes over memory, and how often each pass reads or writes a tensor of the size of its first input.
+struct Sweep {
+  const char* name;
+  std::vector<at::Tensor> inputs;
+  std::function<at::Tensor(const std::vector<at::Tensor>&)> fast, reference;
+  int forward, backward;
+};
+
+// Two lines: median milliseconds and GB/s of memory that must be read and written, of the plain reference and of ours.
+void compare(const Sweep& sweep, at::ScalarType type, int repeats) {
+  std::vector<at::Tensor> inputs;
+  for (const at::Tensor& input : sweep.inputs) inputs.push_back(input.to(type).requires_grad_());
+  const double bytes = static_cast<double>(inputs[0].numel()) * static_cast<double>(inputs[0].element_size());
+  const at::Tensor direction = at::randn_like(sweep.fast(inputs));
+  std::vector<std::vector<double>> forward(2), backward(2);
+  for (int i = -1; i < repeats; ++i)
+    for (std::size_t which = 0; which < 2; ++which) {
+      at::Tensor y;
+      const double f = seconds([&] { y = which == 0 ? sweep.reference(inputs) : sweep.fast(inputs); });
+      const double b = seconds([&] { torch::autograd::grad({y}, inputs, {direction}); });
+      if (i < 0) continue;
+      forward[which].push_back(f);
+      backward[which].push_back(b);
+    }
+  const auto line = [&](const char* pass, const auto& times, int passes) {
+    const double x = median(times[0]), y = median(times[1]), moved = 1e-9 * passes * bytes;
+    fmt::print("{:<33} {:>5} {:>9} {:>8.2f} ms {:>5.1f} {:>8.2f} ms {:>5.1f} {:>6.2f}x\n", sweep.name,
+               type == at::kFloat ? "fp32" : "bf16", pass, 1e3 * x, moved / x, 1e3 * y, moved / y, x / y);
+  };
+  line("forward", forward, sweep.forward);
+  line("backward", backward, sweep.backward);
+}
+
+std::vector<Sweep> sweeps() {
+  const at::Tensor hidden = at::randn({4, 512, 576}), gate = at::randn({4, 512, 1536}), up = at::randn({4, 512, 1536});
+  const at::Tensor heads = at::randn({4, 512, 9, 64}).transpose(1, 2);
+  const auto tables = [](const std::vector<at::Tensor>& x) {
+    return nn::rope_tables({}, x[0].size(3), x[0].size(2), x[0].scalar_type());
+  };
+  return {{"rms_norm of 2048 x 576",
+           {hidden, at::randn({576})},
+           [](const auto& x) { return nn::rms_norm(x[0], x[1], 1e-5); },
+           [](const auto& x) { return nn::reference::rms_norm(x[0], x[1], 1e-5); },
+           2,
+           3},
+          {"apply_rope of 2048 x 9 x 64",
+           {heads},
+           [=](const auto& x) { return nn::apply_rope(x[0], tables(x)); },
+           [=](const auto& x) { return nn::reference::apply_rope(x[0], tables(x)); },
+           2,
+           2},
+          {"swiglu of 2048 x 1536",
+           {gate, up},
+           [](const auto& x) { return nn::swiglu(x[0], x[1]); },
+           [](const auto& x) { return nn::reference::swiglu(x[0], x[1]); },
+           3,
+           5}};
+}
+
 }  // namespace
 }  // namespace adept::bench
 
 int main(int argc, char** argv) {
   int threads = 2, repeats = 11;
-  CLI::App app("Attention and matrix products beside ATen's");
+  CLI::App app("Attention and matrix products beside ATen's, the rest beside its plain references");
   app.add_option("--threads", threads)->capture_default_str();
   app.add_option("--repeats", repeats)->capture_default_str();
   CLI11_PARSE(app, argc, argv);
@@ -151,4 +214,7 @@ int main(int argc, char** argv) {
                                             {"dlogits", 682, 49152, 576, false, false}})
       adept::bench::compare(product, type, repeats);
   for (const auto type : {at::kFloat, at::kBFloat16}) adept::bench::compare_scores(type, repeats);
+  fmt::print("\n{:>40} {:>9} {:>11}    GB/s {:>7}    GB/s\n", "", "", "reference", "adept");
+  for (const auto type : {at::kFloat, at::kBFloat16})
+    for (const adept::bench::Sweep& sweep : adept::bench::sweeps()) adept::bench::compare(sweep, type, repeats);
 }
