@@ -161,12 +161,10 @@ void compare(const Sweep& sweep, at::ScalarType type, int repeats) {
   line("backward", backward, sweep.backward);
 }
 
-std::vector<Sweep> sweeps() {
+std::vector<Sweep> sweeps(at::ScalarType type) {
   const at::Tensor hidden = at::randn({4, 512, 576}), gate = at::randn({4, 512, 1536}), up = at::randn({4, 512, 1536});
   const at::Tensor heads = at::randn({4, 512, 9, 64}).transpose(1, 2);
-  const auto tables = [](const std::vector<at::Tensor>& x) {
-    return nn::rope_tables({}, x[0].size(3), x[0].size(2), x[0].scalar_type());
-  };
+  const nn::RopeTables tables = nn::rope_tables({}, 64, 512, type);
   return {{"rms_norm of 2048 x 576",
            {hidden, at::randn({576})},
            [](const auto& x) { return nn::rms_norm(x[0], x[1], 1e-5); },
@@ -175,8 +173,8 @@ std::vector<Sweep> sweeps() {
            3},
           {"apply_rope of 2048 x 9 x 64",
            {heads},
-           [=](const auto& x) { return nn::apply_rope(x[0], tables(x)); },
-           [=](const auto& x) { return nn::reference::apply_rope(x[0], tables(x)); },
+           [=](const auto& x) { return nn::apply_rope(x[0], tables); },
+           [=](const auto& x) { return nn::reference::apply_rope(x[0], tables); },
            2,
            2},
           {"swiglu of 2048 x 1536",
@@ -216,5 +214,5 @@ int main(int argc, char** argv) {
   for (const auto type : {at::kFloat, at::kBFloat16}) adept::bench::compare_scores(type, repeats);
   fmt::print("\n{:>40} {:>9} {:>11}    GB/s {:>7}    GB/s\n", "", "", "reference", "adept");
   for (const auto type : {at::kFloat, at::kBFloat16})
-    for (const adept::bench::Sweep& sweep : adept::bench::sweeps()) adept::bench::compare(sweep, type, repeats);
+    for (const adept::bench::Sweep& sweep : adept::bench::sweeps(type)) adept::bench::compare(sweep, type, repeats);
 }

@@ -10,8 +10,9 @@ namespace {
 /// A tile of scores is 48 queries x 64 keys: with what it is made from it fits into a first-level cache of 48 KB.
 constexpr std::int64_t kQueryTile = 48;
 constexpr std::int64_t kKeyBlock = 64;
-/// Where not every query of a tile sees the whole block, so many queries at once: fewer columns are computed in vain.
+/// Where not every query of a tile sees the whole block, so many queries at once: less is computed in vain.
 constexpr std::int64_t kDiagonalTile = 12;
+static_assert(kQueryTile % kDiagonalTile == 0 && kDiagonalTile % 2 == 0, "pairs of queries are never cut");
 /// Rows are padded to the widest vector.
 constexpr std::int64_t kRowAlignment = 16;
 
@@ -19,6 +20,8 @@ constexpr std::int64_t round_up(std::int64_t n, std::int64_t step) { return divi
 constexpr std::int64_t padded_head_dim(const Attention& a) { return round_up(a.head_dim, kRowAlignment); }
 constexpr std::int64_t padded_keys(const Attention& a) { return round_up(a.num_keys, kKeyBlock); }
 
+/// Lengths are of single numbers; of pairs of bf16 the same memory holds as many elements twice.
+///
 /// Of one key-value head: keys transposed block by block (blocks, E, 64), values (S, E); and of the tile in work:
 /// queries, outputs, scores, the rows' sums lane by lane, and what their probabilities are relative to.
 struct ForwardWorkspace {

@@ -15,8 +15,8 @@ std::string_view to_string(InstructionSet set);
 /// Whether this processor and operating system can run it.
 bool is_supported(InstructionSet set);
 
-/// The supported one that is fastest, or what $ADEPT_INSTRUCTION_SET names. Decided at the first call. Throws ConfigError for an
-/// unknown name, and for a set that this processor lacks.
+/// The best one that the processor is fast with, or what $ADEPT_INSTRUCTION_SET names. Decided at the first call.
+/// Throws ConfigError for an unknown name, and for a set that this processor lacks.
 InstructionSet instruction_set();
 
 /// Whether $ADEPT_INSTRUCTION_SET names one.

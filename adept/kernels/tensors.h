@@ -5,7 +5,8 @@
 
 namespace adept::kernels {
 
-/// What the elements are; all arithmetic is in fp32.
+/// What the elements are. Arithmetic is in fp32; only instructions for pairs of bf16 numbers take the probabilities of
+/// attention, and their gradients, rounded to bf16.
 enum class Element { kFloat, kBFloat16 };
 
 /// A tensor (B, heads, positions, E) whose last dimension is contiguous; strides in elements.

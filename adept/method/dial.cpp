@@ -39,7 +39,7 @@ class DialedModel {
         domain_(prefixes(domain, "domain")) {
     for (const ExpandedLayer& copy : expansion_.layers) {
       trained_.emplace_back();
-      for (const at::Tensor* slot : output_slots(layer(copy))) trained_.back().push_back(slot->to(decoder_.dtype()));
+      for (const at::Tensor* slot : output_slots(layer(copy))) trained_.back().push_back(*slot);
     }
   }
   ~DialedModel() { set(std::vector<double>(trained_.size(), 1.0)); }
@@ -62,7 +62,7 @@ class DialedModel {
     for (std::size_t c = 0; c < trained_.size(); ++c) {
       const auto slots = output_slots(layer(expansion_.layers[c]));
       for (std::size_t i = 0; i < slots.size(); ++i)
-        *slots[i] = alphas[c] == 1 ? trained_[c][i] : trained_[c][i] * alphas[c];
+        *slots[i] = alphas[c] == 1 ? trained_[c][i] : trained_[c][i].to(decoder_.dtype()) * alphas[c];
     }
   }
 

@@ -20,7 +20,8 @@ struct LoadOptions {
 };
 
 /// Loads every parameter of `config` from `files`, converted once to the compute dtype; where the file has that dtype,
-/// or a narrower one for a projection, and the device is the CPU, the tensor is the file's mapping itself (read-only).
+/// or a narrower one for a projection, and the device is the CPU, the tensor is the file's mapping itself (read-only):
+/// the file must stay as it is while the weights are in use.
 ///
 /// Throws DataError naming every missing, unexpected or mis-shaped tensor, all at once. Accepted beside the table:
 /// rotary inv_freq buffers, and the lm_head.weight of a tied model if it equals the embeddings.

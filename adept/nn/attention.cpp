@@ -51,7 +51,7 @@ kernels::Attention attention_arguments(const at::Tensor& q, const at::Tensor& k,
   // So many that every thread gets the same number of units.
   const std::int64_t heads = attention.batch * attention.num_key_value_heads, threads = at::get_num_threads();
   attention.num_parts =
-      std::min(threads / std::gcd(heads, threads), (attention.num_keys + kernels::kKeyBlock - 1) / kernels::kKeyBlock);
+      std::min(threads / std::gcd(heads, threads), kernels::divide_up(attention.num_keys, kernels::kKeyBlock));
   attention.q = heads_of(q);
   attention.k = heads_of(k);
   attention.v = heads_of(v);
@@ -149,7 +149,7 @@ class NormedAttention : public torch::autograd::Function<NormedAttention> {
     const double eps = context->saved_data["eps"].toDouble();
     const RopeTables tables = {saved[5], saved[6]};
     const at::Tensor &v = saved[2], &first = saved[7], &out = saved[8], &log_sum_exp = saved[9];
-    // Of q, k, v and the norms: leaves of a graph of their own.
+    // Leaves of a graph of their own.
     const auto leaf = [&](std::size_t i) { return saved[i].detach().set_requires_grad(context->needs_input_grad(i)); };
     const at::Tensor q = leaf(0), k = leaf(1), q_norm = leaf(3), k_norm = leaf(4);
     at::Tensor queries, keys;
@@ -208,14 +208,18 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
 
 at::Tensor normed_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const HeadNorms& norms,
                             const RopeTables& tables, const Visibility& visibility) {
-  const std::int64_t num_queries = q.size(1), num_keys = k.size(1);
+  const std::int64_t num_tokens = q.size(1);
+  ADEPT_CHECK(k.size(1) == num_tokens && q.size(2) % k.size(2) == 0 && v.size(2) == num_tokens &&
+                  v.size(1) == k.size(2) && q.size(3) == k.size(3) && v.size(3) == k.size(3),
+              "attention of {} queries ({} heads) to {} keys ({}) and {} values ({})", num_tokens, q.size(2), k.size(1),
+              k.size(2), v.size(2), v.size(1));
   const bool is_recorded =
       needs_gradient(q) || needs_gradient(k) || needs_gradient(v) || needs_gradient(norms.q) || needs_gradient(norms.k);
-  if (active_kernels() == Kernels::kReference || !has_kernel(q) || q.numel() == 0 || num_queries <= 1 || !is_recorded)
+  if (active_kernels() == Kernels::kReference || !has_kernel(q) || q.numel() == 0 || num_tokens <= 1 || !is_recorded)
     return causal_attention(normed_and_rotated(q, norms.q, norms.eps, tables),
                             normed_and_rotated(k, norms.k, norms.eps, tables), v, visibility);
   return NormedAttention::apply(q.contiguous(), k.contiguous(), with_contiguous_rows(v), norms.q, norms.k, norms.eps,
-                                tables.cos, tables.sin, first_keys(num_queries, num_keys, visibility));
+                                tables.cos, tables.sin, first_keys(num_tokens, num_tokens, visibility));
 }
 
 }  // namespace adept::nn

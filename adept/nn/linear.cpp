@@ -83,11 +83,13 @@ class Projection : public torch::autograd::Function<Projection> {
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  const bool is_stored = weight.scalar_type() != x.scalar_type();
+  ADEPT_CHECK(!is_stored || (weight.element_size() < x.element_size() && !weight.requires_grad()),
+              "a {} weight of {} with inputs of {}", weight.requires_grad() ? "trained" : "frozen",
+              at::toString(weight.scalar_type()), at::toString(x.scalar_type()));
   if (active_kernels() == Kernels::kReference) return reference::linear(x, weight, bias);
   const std::optional<at::Tensor> added = bias.defined() ? std::optional(bias) : std::nullopt;
-  if (weight.scalar_type() != x.scalar_type()) {
-    ADEPT_CHECK(!weight.requires_grad(), "a weight of {} trains with inputs of {}", at::toString(weight.scalar_type()),
-                at::toString(x.scalar_type()));
+  if (is_stored) {
     if (needs_gradient(x) || (bias.defined() && needs_gradient(bias))) return StoredProjection::apply(x, weight, added);
     return at::linear(x, widened(weight, x), added);
   }

@@ -10,7 +10,7 @@ namespace adept::nn {
 /// x (..., D) times weight (E, D) transposed, plus bias (E) unless it is undefined: (..., E). Nothing is saved for the
 /// weight's gradient when the weight is frozen. A frozen weight may be stored in a type that x's widens (bf16 or fp16
 /// for fp32): it is widened for the product, and for that of the backward pass once more, so that the wide one takes no
-/// memory.
+/// memory. Another mixture of types is an InternalError.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
 /// A low-rank addition to a projection (LoRA, arXiv 2106.09685): scale * dropout(x) A^T B^T.

@@ -37,8 +37,8 @@ model::Decoder load_decoder(const std::filesystem::path& model_dir, const config
 /// Warns where `seq_len` is longer than the model was made for.
 void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len);
 
-/// Sets ATen's threads, the kernels and the allocator for this process, and warns where bf16 is slow on this processor. Throws
-/// ConfigError for a device or an instruction set ($ADEPT_INSTRUCTION_SET) that is not there.
+/// Sets ATen's threads, the kernels and the allocator for this process, and warns where bf16 is slow on this processor.
+/// Throws ConfigError for a device or an instruction set ($ADEPT_INSTRUCTION_SET) that is not there.
 void init_compute(const config::Compute& compute);
 
 /// method::probe with a progress line, and the scores stamped with the hash of the model's weights.

@@ -67,7 +67,8 @@ std::string frozen_hash(const model::Decoder& decoder, const Trainable& trainabl
   model::Weights weights = decoder.weights();
   for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) {
     if (trained.contains(p.name)) continue;
-    const at::Tensor tensor = p.tensor->cpu().contiguous();
+    // However a projection is stored: a checkpoint may go on where it is stored otherwise.
+    const at::Tensor tensor = p.tensor->to(at::kCPU, decoder.dtype()).contiguous();
     hasher.update(p.name).update(model::as_view(p.name, tensor).data);
   }
   return hasher.digest();

@@ -98,8 +98,9 @@ inline void write_model(const std::filesystem::path& dir, const Json& json, DTyp
   model::save_model(dir, config, random_weights(config), options);
 }
 
-inline model::Decoder load_decoder(const std::filesystem::path& dir, at::ScalarType dtype = at::kFloat) {
-  model::LoadedModel loaded = model::load_model(dir, {.dtype = dtype});
+inline model::Decoder load_decoder(const std::filesystem::path& dir, at::ScalarType dtype = at::kFloat,
+                                   bool widen_projections = false) {
+  model::LoadedModel loaded = model::load_model(dir, {.dtype = dtype, .widen_projections = widen_projections});
   return {std::move(loaded.config), std::move(loaded.weights)};
 }
 

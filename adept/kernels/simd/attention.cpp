@@ -217,8 +217,8 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
         for (std::int64_t row = 0; row < rows; row += step) {
           const std::int64_t count = smaller(step, rows - row), last = offset + begin + row + count - 1;
           const std::int64_t columns = smaller(kKeyBlock, round_up(last + 1 - n, kLanes));
-          if (columns <= 0) continue;
-          float *scores = w.scores + row * kKeyBlock, *sums = w.out + row * width;
+          if (columns <= 0 || first_key[begin + row] >= n + kKeyBlock) continue;
+          float *scores = w.scores + row * kKeyBlock, *outputs = w.out + row * width;
           multiply<false>(count, columns, depth, packed_q + row * width / kEach, width / kEach, 1, keys + n * depth,
                           kKeyBlock, scores, kKeyBlock);
           for (std::int64_t r = row; r < row + count; ++r)
@@ -226,7 +226,7 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
                                                  {first_key[begin + r] - n, offset + begin + r - n}, w.base[r],
                                                  w.row_sum + r * kLanes, w.out + r * width, width);
           multiply<true>(count, width, columns / kEach, reinterpret_cast<const Number*>(scores), kKeyBlock, 1,
-                         values + n / kEach * width, width, sums, width);
+                         values + n / kEach * width, width, outputs, width);
         }
       }
       for (std::int64_t r = 0; r < rows; ++r) {
@@ -327,7 +327,7 @@ void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
            begin += rows) {
         const bool on_diagonal = n + kKeyBlock - 1 > offset + begin;
         rows = smaller(on_diagonal ? kDiagonalTile : kQueryTile, a.num_queries - begin);
-        const std::int64_t pairs = divide_up(rows, kEach);
+        const std::int64_t query_depth = divide_up(rows, kEach);
         const std::int64_t last_key = offset + begin + rows - 1;
         const std::int64_t columns = smaller(kKeyBlock, round_up(last_key + 1 - n, kLanes));
         const std::int64_t row = begin * width / kEach;
@@ -339,9 +339,9 @@ void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
         Visible visible[kQueryTile];
         for (std::int64_t r = 0; r < rows; ++r) visible[r] = {first_key[begin + r] - n, offset + begin + r - n};
         differentiate_tile<T>(a, w, rows, columns, masked, visible, log_sum_exp + begin, w.delta + begin);
-        multiply<true>(columns, width, pairs, probabilities, 1, kEach * kKeyBlock, grad_out_depth + row, width,
+        multiply<true>(columns, width, query_depth, probabilities, 1, kEach * kKeyBlock, grad_out_depth + row, width,
                        w.grad_v + n * width, width);
-        multiply<true>(columns, width, pairs, grad_scores, 1, kEach * kKeyBlock, q_depth + row, width,
+        multiply<true>(columns, width, query_depth, grad_scores, 1, kEach * kKeyBlock, q_depth + row, width,
                        w.grad_k + n * width, width);
         multiply<true>(rows, width, columns / kEach, grad_score_rows, kKeyBlock / kEach, 1, keys + n / kEach * width,
                        width, w.grad_q + begin * width, width);

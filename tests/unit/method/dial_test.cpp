@@ -28,7 +28,8 @@ struct TrainedModel {
   test::ExpandedModel model;
   std::filesystem::path trained;
 
-  explicit TrainedModel(const std::string& kind) : model(test::write_expanded_model(dir.path(), kind, {1, 3})) {
+  explicit TrainedModel(const std::string& kind, DType stored = DType::kF32)
+      : model(test::write_expanded_model(dir.path(), kind, {1, 3}, stored)) {
     const io::WeightFiles files = io::WeightFiles::open(model.expanded);
     model::Decoder decoder = test::load_decoder(model.expanded);
     std::vector<at::Tensor> moved;
@@ -40,7 +41,7 @@ struct TrainedModel {
       std::string unit;
       if (model::split_layer_parameter_name(name, layer, unit) && (layer == 2 || layer == 5)) {
         const at::Tensor tensor = model::as_tensor(view, files.owner(name));
-        moved.push_back((tensor + 0.05 * at::randn(tensor.sizes())).contiguous());
+        moved.push_back((tensor + 0.05 * at::randn(tensor.sizes())).to(tensor.scalar_type()).contiguous());
         view = model::as_view(name, moved.back());
       }
       views.push_back(view);
@@ -115,6 +116,23 @@ TEST(Dial, MeasuresWhatItExportsAndLeavesTheDecoderAsItWas) {
     EXPECT_EQ(read_expansion(out).layers.size(), 2U);
     EXPECT_EQ(read_json(out / "adept_dial.json")["any"], "record");
   }
+}
+
+TEST(Dial, OfABf16ModelInFp32IsThatOfItsValuesInFp32) {
+  const TrainedModel t("llama", DType::kBF16);
+  model::Decoder narrow = test::load_decoder(t.trained), wide = test::load_decoder(t.trained, at::kFloat, true);
+  const auto before = test::parameters_of(narrow);
+  const auto curve = [&](model::Decoder& decoder) {
+    return measure_dial(decoder, t.model.expansion, text(10), text(20),
+                        {.points = 4, .max_general_rise = 100.0, .general_weight = {}}, Progress::silent())
+        .curve;
+  };
+  const auto found = curve(narrow), expected = curve(wide);
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_EQ(found[i].general_loss, expected[i].general_loss) << i;
+    EXPECT_EQ(found[i].domain_loss, expected[i].domain_loss) << i;
+  }
+  for (const auto& [name, value] : test::parameters_of(narrow)) EXPECT_TRUE(test::same_bits(value, before.at(name)));
 }
 
 TEST(Dial, TakesTheLargestWithinTheBoundOrTheBestOfTheTradeOff) {

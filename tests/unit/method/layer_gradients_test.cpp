@@ -7,6 +7,7 @@
 #include <map>
 
 #include "adept/core/error.h"
+#include "adept/method/gain.h"
 #include "tests/support/tiny_models.h"
 #include "tests/support/tolerance.h"
 
@@ -81,7 +82,12 @@ TEST(LayerGradients, OfProjectionsInANarrowerTypeAreThoseOfTheWideOnesBitForBit)
                                             << g.parameters[i].name;
                                     }),
               loss);
-    for (const auto& l : linears) EXPECT_EQ(l.linear->weight.scalar_type(), at::kBFloat16);
+    const auto gain = [&](const model::Decoder& decoder) {
+      return expansion_gain(decoder, {{batch, 0}}, {{test::random_batch({8, 5}, 2), 0}}, Progress::silent());
+    };
+    const Gain found = gain(narrow), wanted = gain(wide);
+    EXPECT_EQ(found.domain_loss, wanted.domain_loss);
+    for (std::size_t l = 0; l < wanted.layers.size(); ++l) EXPECT_EQ(found.layers[l].l1, wanted.layers[l].l1);
   }
 }
 

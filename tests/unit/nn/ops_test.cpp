@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/linspace.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/rand.h>
@@ -104,6 +105,7 @@ Case swiglu_case(std::int64_t tokens, std::int64_t width) {
 struct AttentionShape {
   std::int64_t heads, kv_heads, queries, keys, head_dim, window;
   bool documents = false;
+  bool grows = false;  ///< later keys have larger scores, by much more than the softmax of a block can take
 };
 
 /// Of two sequences: a new document every 7 or every 150 tokens.
@@ -116,10 +118,12 @@ at::Tensor document_starts(const AttentionShape& s) {
 Case attention_case(const AttentionShape& s) {
   const Visibility visibility = {.window = s.window,
                                  .document_starts = s.documents ? document_starts(s) : at::Tensor()};
-  return {fmt::format("Attention_h{}kv{}_q{}k{}_e{}_w{}{}", s.heads, s.kv_heads, s.queries, s.keys, s.head_dim,
-                      s.window, s.documents ? "_documents" : ""),
+  return {fmt::format("Attention_h{}kv{}_q{}k{}_e{}_w{}{}{}", s.heads, s.kv_heads, s.queries, s.keys, s.head_dim,
+                      s.window, s.documents ? "_documents" : "", s.grows ? "_growing" : ""),
           [=](at::ScalarType t) {
-            return Inputs{randn({2, s.heads, s.queries, s.head_dim}, t), randn({2, s.kv_heads, s.keys, s.head_dim}, t),
+            at::Tensor k = at::randn({2, s.kv_heads, s.keys, s.head_dim}, at::kDouble);
+            if (s.grows) k = k * at::linspace(0.1, 12, s.keys, at::kDouble).unsqueeze(1);
+            return Inputs{randn({2, s.heads, s.queries, s.head_dim}, t), k.to(t),
                           randn({2, s.kv_heads, s.keys, s.head_dim}, t)};
           },
           [=](const Inputs& x) { return causal_attention(x[0], x[1], x[2], visibility); },
@@ -187,6 +191,12 @@ std::vector<Case> all_cases() {
     cases.push_back(attention_case({4, 2, 511, 511, 32, window, true}));
     cases.push_back(attention_case({4, 2, 50, 190, 32, window, true}));
   }
+  // The first block of keys ends within the queries, at an odd one; with bf16 in pairs they start at an even one.
+  cases.push_back(attention_case({4, 2, 85, 190, 32, 0}));
+  cases.push_back(attention_case({4, 2, 85, 190, 32, 20, true}));
+  cases.push_back(attention_case({3, 1, 86, 191, 33, 0}));
+  for (const std::int64_t window : {0, 90}) cases.push_back(attention_case({4, 2, 300, 300, 64, window, false, true}));
+  cases.push_back(attention_case({2, 2, 150, 200, 128, 0, true, true}));
   for (const std::int64_t tokens : {1, 17, 150}) cases.push_back(normed_attention_case({4, 2, tokens, tokens, 16, 0}));
   cases.push_back(normed_attention_case({9, 3, 150, 150, 80, 20, true}));
   cases.push_back(attention_case({6, 2, 1, 40, 16, 0}));  // steps of generation: fewer queries than keys

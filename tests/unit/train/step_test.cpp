@@ -20,6 +20,7 @@
 #include "adept/method/units.h"
 #include "adept/model/torch_tensors.h"
 #include "adept/nn/allocator.h"
+#include "adept/train/memory.h"
 #include "adept/train/methods.h"
 #include "adept/train/trainable.h"
 #include "tests/support/tiny_models.h"
@@ -39,10 +40,11 @@ struct ReadyModel {
   Trainable trainable;
 
   explicit ReadyModel(const std::string& kind, at::ScalarType dtype = at::kFloat,
-                      const std::vector<int>& after = kAfter, int num_layers = 4)
-      : model(test::write_expanded_model(dir.path(), kind, after, DType::kF32, num_layers)),
+                      const std::vector<int>& after = kAfter, int num_layers = 4, DType stored = DType::kF32,
+                      bool widen_projections = false)
+      : model(test::write_expanded_model(dir.path(), kind, after, stored, num_layers)),
         files(io::WeightFiles::open(model.expanded)),
-        decoder(test::load_decoder(model.expanded, dtype)),
+        decoder(test::load_decoder(model.expanded, dtype, widen_projections)),
         trainable(decoder, expanded_tensors(decoder, model.expansion, files)) {}
 
   optim::ParameterRates rates(double rate) const {
@@ -404,6 +406,24 @@ TEST(TrainStep, FrozenTensorsKeepTheirBytes) {
         EXPECT_EQ(test::same_bits(value, before.at(name)), !trained.contains(name)) << name;
     }
   }
+}
+
+TEST(TrainStep, WithProjectionsInTheNarrowerTypeOfTheFileIsThatWithWideOnesBitForBit) {
+  for (const std::string& kind : test::model_kinds())
+    for (const DType stored : {DType::kBF16, DType::kF16}) {
+      SCOPED_TRACE(kind);
+      ReadyModel narrow(kind, at::kFloat, kAfter, 4, stored), wide(kind, at::kFloat, kAfter, 4, stored, true);
+      EXPECT_EQ(frozen_hash(narrow.decoder, narrow.trainable), frozen_hash(wide.decoder, wide.trainable));
+      const auto weights = [](const ReadyModel& s) {
+        return resident_memory(s.decoder, s.trainable, optim::AdamW(s.trainable.parameters(), {})).weights;
+      };
+      EXPECT_LT(weights(narrow), 0.75 * static_cast<double>(weights(wide)));
+      narrow.train(3);
+      wide.train(3);
+      const auto expected = wide.masters();
+      for (const auto& [name, master] : narrow.masters())
+        EXPECT_TRUE(test::same_bits(master, expected.at(name))) << name;
+    }
 }
 
 TEST(FrozenHash, SeesEveryFrozenTensorAndNoTrainedOne) {
