@@ -21,6 +21,8 @@ struct Functions {
   /// Units of num_units(); `workspace` of MatmulWorkspace::size(), aligned to 64 bytes.
   void (*matmul)(const Matmul&, std::int64_t begin, std::int64_t end, float* workspace);
   void (*score)(const Scores&, std::int64_t begin, std::int64_t end, float* workspace);
+  /// Elements.
+  void (*add)(const Addition&, std::int64_t begin, std::int64_t end);
   /// Rows. `grad_weight` (D) is added to; null: not wanted.
   void (*rms_norm_forward)(const RmsNorm&, std::int64_t begin, std::int64_t end);
   void (*rms_norm_backward)(const RmsNorm&, std::int64_t begin, std::int64_t end, float* grad_weight);

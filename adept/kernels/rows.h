@@ -9,7 +9,14 @@
 
 namespace adept::kernels {
 
-/// y = x / sqrt(mean(x^2) + eps), rounded, times weight. Rows are contiguous.
+/// sum = x + y; flat and contiguous. The sum may take the place of either.
+struct Addition {
+  Element element = Element::kFloat;
+  const void *x = nullptr, *y = nullptr;
+  void* sum = nullptr;
+};
+
+/// y = x / sqrt(mean(x^2) + eps), rounded, times weight. Rows are contiguous; grad_x may take the place of grad_y.
 struct RmsNorm {
   Element element = Element::kFloat;
   std::int64_t width = 0;  ///< D
@@ -22,7 +29,7 @@ struct RmsNorm {
   void* grad_x = nullptr;        ///< (N, D): backward: written unless null
 };
 
-/// (x1 cos - sign x2 sin, x2 cos + sign x1 sin) of the halves x1, x2 of each head.
+/// (x1 cos - sign x2 sin, x2 cos + sign x1 sin) of the halves x1, x2 of each head; y may take the place of x.
 struct Rope {
   Element element = Element::kFloat;
   std::int64_t positions = 0, num_heads = 0, head_dim = 0;

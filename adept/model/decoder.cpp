@@ -11,6 +11,7 @@
 #include "adept/nn/attention.h"
 #include "adept/nn/cross_entropy.h"
 #include "adept/nn/linear.h"
+#include "adept/nn/normed_rope.h"
 #include "adept/nn/rms_norm.h"
 #include "adept/nn/rope.h"
 #include "adept/nn/swiglu.h"
@@ -22,13 +23,28 @@ at::Tensor project(const at::Tensor& x, const LinearWeights& weights) {
   return nn::adapted_linear(x, weights.weight, weights.bias, weights.adapter);
 }
 
-/// x + y, into y's memory where no graph is being recorded for it.
-at::Tensor add_residual(const at::Tensor& x, at::Tensor y) {
-  if (at::GradMode::is_enabled() && (x.requires_grad() || y.requires_grad())) return x + y;
-  return y.add_(x);
-}
-
 }  // namespace
+
+/// The residual stream is h + update: the addition is left to the norm that reads it next.
+struct Decoder::Residual {
+  at::Tensor h;       // (B, T, D)
+  at::Tensor update;  // (B, T, D); undefined: zero
+
+  at::Tensor normed(const at::Tensor& weight, double eps) {
+    if (!update.defined()) return nn::rms_norm(h, weight, eps);
+    const nn::NormedSum result = nn::add_rms_norm(h, update, weight, eps);
+    h = result.sum;
+    update.reset();
+    return result.normed;
+  }
+
+  /// Into the update's memory where no graph is being recorded for it.
+  at::Tensor sum() && {
+    if (!update.defined()) return h;
+    if (at::GradMode::is_enabled() && (h.requires_grad() || update.requires_grad())) return h + update;
+    return update.add_(h);
+  }
+};
 
 /// Cosines and sines for the longest sequence so far.
 struct Decoder::RopeCache {
@@ -98,12 +114,12 @@ at::Tensor Decoder::attention(const at::Tensor& x, const LayerWeights& weights, 
   if (config_.qk_norm && cache == nullptr) {
     mixed = nn::normed_attention(q, k, v, {weights.q_norm, weights.k_norm, config_.rms_norm_eps}, tables, visibility);
   } else {
-    if (config_.qk_norm) {
-      q = nn::rms_norm(q, weights.q_norm, config_.rms_norm_eps);
-      k = nn::rms_norm(k, weights.k_norm, config_.rms_norm_eps);
-    }
-    q = nn::apply_rope(q.transpose(1, 2), tables);  // (B, H, T, E)
-    k = nn::apply_rope(k.transpose(1, 2), tables);  // (B, K, T, E)
+    const auto rotated = [&](const at::Tensor& projected, const at::Tensor& norm) {
+      return config_.qk_norm ? nn::normed_rope(projected, norm, config_.rms_norm_eps, tables)
+                             : nn::apply_rope(projected.transpose(1, 2), tables);
+    };
+    q = rotated(q, weights.q_norm);  // (B, H, T, E)
+    k = rotated(k, weights.k_norm);  // (B, K, T, E)
     if (cache != nullptr) std::tie(k, v) = cache->append(l, k, v, visibility.window);
     mixed = nn::causal_attention(q, k, v, visibility);
   }
@@ -115,21 +131,33 @@ const LayerWeights& Decoder::layer_weights(std::int64_t l) const {
   return weights_.layers[static_cast<std::size_t>(l)];
 }
 
-at::Tensor Decoder::attention_block(const at::Tensor& h, std::int64_t l, KeyValueCache* cache) const {
+void Decoder::attend(Residual& stream, std::int64_t l, KeyValueCache* cache) const {
   const LayerWeights& weights = layer_weights(l);
-  const at::Tensor x = nn::rms_norm(h, weights.input_layernorm, config_.rms_norm_eps);
-  return add_residual(h, attention(x, weights, l, cache));
+  const at::Tensor x = stream.normed(weights.input_layernorm, config_.rms_norm_eps);
+  stream.update = attention(x, weights, l, cache);
+}
+
+void Decoder::feed_forward(Residual& stream, std::int64_t l) const {
+  const LayerWeights& weights = layer_weights(l);
+  const at::Tensor x = stream.normed(weights.post_attention_layernorm, config_.rms_norm_eps);
+  const at::Tensor gated = nn::swiglu(project(x, weights.gate_proj), project(x, weights.up_proj));
+  stream.update = project(gated, weights.down_proj);
+}
+
+at::Tensor Decoder::attention_block(const at::Tensor& h, std::int64_t l) const {
+  Residual stream{h, {}};
+  attend(stream, l, nullptr);
+  return std::move(stream).sum();
 }
 
 at::Tensor Decoder::feed_forward_block(const at::Tensor& h, std::int64_t l) const {
-  const LayerWeights& weights = layer_weights(l);
-  const at::Tensor x = nn::rms_norm(h, weights.post_attention_layernorm, config_.rms_norm_eps);
-  const at::Tensor gated = nn::swiglu(project(x, weights.gate_proj), project(x, weights.up_proj));
-  return add_residual(h, project(gated, weights.down_proj));
+  Residual stream{h, {}};
+  feed_forward(stream, l);
+  return std::move(stream).sum();
 }
 
 at::Tensor Decoder::layer(const at::Tensor& h, std::int64_t l, KeyValueCache* cache) const {
-  return feed_forward_block(attention_block(h, l, cache), l);
+  return layers(h, l, l + 1, {}, cache);
 }
 
 at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const LayerMask& bypass,
@@ -137,12 +165,13 @@ at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t
   ADEPT_CHECK(begin >= 0 && begin <= end && end <= num_layers(), "layers {} .. {} of {}", begin, end, num_layers());
   ADEPT_CHECK(bypass.empty() || static_cast<std::int64_t>(bypass.size()) == num_layers(), "a mask of {} for {} layers",
               bypass.size(), num_layers());
-  at::Tensor state = h;
+  Residual stream{h, {}};
   for (std::int64_t l = begin; l < end; ++l) {
     if (!bypass.empty() && bypass[static_cast<std::size_t>(l)]) continue;
-    state = layer(state, l, cache);
+    attend(stream, l, cache);
+    feed_forward(stream, l);
   }
-  return state;
+  return std::move(stream).sum();
 }
 
 at::Tensor Decoder::logits(const at::Tensor& h) const {

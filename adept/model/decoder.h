@@ -49,7 +49,7 @@ class Decoder {
   at::Tensor layer(const at::Tensor& h, std::int64_t l, KeyValueCache* cache = nullptr) const;
 
   /// The halves of a layer, each with its residual: layer(h) = feed_forward_block(attention_block(h)).
-  at::Tensor attention_block(const at::Tensor& h, std::int64_t l, KeyValueCache* cache = nullptr) const;
+  at::Tensor attention_block(const at::Tensor& h, std::int64_t l) const;
   at::Tensor feed_forward_block(const at::Tensor& h, std::int64_t l) const;
 
   /// Layers begin .. end-1, those in `bypass` skipped: h_begin -> h_end.
@@ -79,6 +79,9 @@ class Decoder {
   at::Tensor forward(const at::Tensor& ids, const LayerMask& bypass = {}) const;
 
  private:
+  struct Residual;
+  void attend(Residual& stream, std::int64_t l, KeyValueCache* cache) const;
+  void feed_forward(Residual& stream, std::int64_t l) const;
   const LayerWeights& layer_weights(std::int64_t l) const;
   at::Tensor attention(const at::Tensor& x, const LayerWeights& weights, std::int64_t l, KeyValueCache* cache) const;
 

@@ -15,8 +15,8 @@
 
 #include "adept/nn/autograd.h"
 #include "adept/nn/kernels.h"
+#include "adept/nn/normed_rope.h"
 #include "adept/nn/reference.h"
-#include "adept/nn/rms_norm.h"
 
 namespace adept::nn {
 namespace {
@@ -124,18 +124,13 @@ class FusedAttention : public torch::autograd::Function<FusedAttention> {
   }
 };
 
-/// x (B, T, heads, E), a projection: (B, heads, T, E) as attention reads it.
-at::Tensor normed_and_rotated(const at::Tensor& x, const at::Tensor& gain, double eps, const RopeTables& tables) {
-  return apply_rope(rms_norm(x, gain, eps).transpose(1, 2), tables);
-}
-
 class NormedAttention : public torch::autograd::Function<NormedAttention> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const at::Tensor& q_norm, const at::Tensor& k_norm, double eps, const at::Tensor& cos,
                             const at::Tensor& sin, const at::Tensor& first) {
-    const at::Tensor queries = normed_and_rotated(q, q_norm, eps, {cos, sin});
-    const at::Tensor keys = normed_and_rotated(k, k_norm, eps, {cos, sin});
+    const at::Tensor queries = normed_rope_forward(q, q_norm, eps, {cos, sin}).value;
+    const at::Tensor keys = normed_rope_forward(k, k_norm, eps, {cos, sin}).value;
     const at::Tensor log_sum_exp = empty_log_sum_exp(queries);
     at::Tensor out = attend(queries, keys, v, first, log_sum_exp);
     context->save_for_backward({q, k, v, q_norm, k_norm, cos, sin, first, out, log_sum_exp});
@@ -147,22 +142,19 @@ class NormedAttention : public torch::autograd::Function<NormedAttention> {
     check_differentiated_once("normed_attention");
     const variable_list saved = context->get_saved_variables();
     const double eps = context->saved_data["eps"].toDouble();
+    const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2], &q_norm = saved[3], &k_norm = saved[4];
     const RopeTables tables = {saved[5], saved[6]};
-    const at::Tensor &v = saved[2], &first = saved[7], &out = saved[8], &log_sum_exp = saved[9];
-    // Leaves of a graph of their own.
-    const auto leaf = [&](std::size_t i) { return saved[i].detach().set_requires_grad(context->needs_input_grad(i)); };
-    const at::Tensor q = leaf(0), k = leaf(1), q_norm = leaf(3), k_norm = leaf(4);
-    at::Tensor queries, keys;
-    {
-      const at::AutoGradMode with_grad(true);
-      queries = normed_and_rotated(q, q_norm, eps, tables);
-      keys = normed_and_rotated(k, k_norm, eps, tables);
-    }
+    const at::Tensor &first = saved[7], &out = saved[8], &log_sum_exp = saved[9];
+    const RotatedHeads queries = normed_rope_forward(q, q_norm, eps, tables);
+    const RotatedHeads keys = normed_rope_forward(k, k_norm, eps, tables);
     const AttentionGradients gradients =
-        attention_gradients(queries.detach(), keys.detach(), v, first, out, log_sum_exp, outputs[0]);
-    if (queries.requires_grad()) torch::autograd::backward({queries}, {gradients.q});
-    if (keys.requires_grad()) torch::autograd::backward({keys}, {gradients.k});
-    return {q.grad(), k.grad(), gradients.v, q_norm.grad(), k_norm.grad(), {}, {}, {}, {}};
+        attention_gradients(queries.value, keys.value, v, first, out, log_sum_exp, outputs[0]);
+    const auto wants = [&](std::size_t i) { return context->needs_input_grad(i); };
+    const NormedRopeGradients of_q =
+        normed_rope_backward(gradients.q, q, q_norm, queries.inverse_rms, tables, wants(0), wants(3));
+    const NormedRopeGradients of_k =
+        normed_rope_backward(gradients.k, k, k_norm, keys.inverse_rms, tables, wants(1), wants(4));
+    return {of_q.x, of_k.x, gradients.v, of_q.gain, of_k.gain, {}, {}, {}, {}};
   }
 };
 
@@ -216,8 +208,8 @@ at::Tensor normed_attention(const at::Tensor& q, const at::Tensor& k, const at::
   const bool is_recorded =
       needs_gradient(q) || needs_gradient(k) || needs_gradient(v) || needs_gradient(norms.q) || needs_gradient(norms.k);
   if (active_kernels() == Kernels::kReference || !has_kernel(q) || q.numel() == 0 || num_tokens <= 1 || !is_recorded)
-    return causal_attention(normed_and_rotated(q, norms.q, norms.eps, tables),
-                            normed_and_rotated(k, norms.k, norms.eps, tables), v, visibility);
+    return causal_attention(normed_rope(q, norms.q, norms.eps, tables), normed_rope(k, norms.k, norms.eps, tables), v,
+                            visibility);
   return NormedAttention::apply(q.contiguous(), k.contiguous(), with_contiguous_rows(v), norms.q, norms.k, norms.eps,
                                 tables.cos, tables.sin, first_keys(num_tokens, num_tokens, visibility));
 }

@@ -8,12 +8,19 @@
 #include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+
 #include "adept/nn/autograd.h"
 #include "adept/nn/kernels.h"
 #include "adept/nn/reference.h"
 
 namespace adept::nn {
 namespace {
+
+void check_types(const at::Tensor& x, const at::Tensor& weight) {
+  ADEPT_CHECK(x.scalar_type() == weight.scalar_type(), "rms_norm of {} by {}", at::toString(x.scalar_type()),
+              at::toString(weight.scalar_type()));
+}
 
 /// Results of the backward pass that are not wanted stay undefined.
 struct NormGradients {
@@ -51,11 +58,28 @@ NormGradients differentiate(const at::Tensor& grad_y, const at::Tensor& x, const
 
 // By the kernels.
 
+std::int64_t num_rows(const at::Tensor& x) { return x.numel() / std::max<std::int64_t>(1, x.size(-1)); }
+
+/// work(begin, end) over all rows, so few at a time that what one kernel writes is still in the cache for the next.
+template <typename Work>
+void for_each_rows(const char* name, const at::Tensor& x, const Work& work) {
+  const std::int64_t width = std::max<std::int64_t>(1, x.size(-1)), step = std::max<std::int64_t>(1, 4096 / width);
+  for_each_range(name, num_rows(x), width, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; row += step) work(row, std::min(row + step, end));
+  });
+}
+
 kernels::RmsNorm norm_arguments(const at::Tensor& x, const at::Tensor& weight) {
   return {.element = element_of(x), .width = x.size(-1), .x = x.const_data_ptr(), .weight = weight.const_data_ptr()};
 }
 
-std::int64_t num_rows(const at::Tensor& x) { return x.numel() / std::max<std::int64_t>(1, x.size(-1)); }
+kernels::Addition addition(const at::Tensor& x, const at::Tensor& y, const at::Tensor& sum) {
+  return {.element = element_of(x), .x = x.const_data_ptr(), .y = y.const_data_ptr(), .sum = sum.data_ptr()};
+}
+
+void add_rows(const kernels::Addition& addition, std::int64_t width, std::int64_t begin, std::int64_t end) {
+  kernels::functions().add(addition, begin * width, end * width);
+}
 
 at::Tensor forward_kernel(const at::Tensor& x, const at::Tensor& weight, double eps, float* inverse) {
   at::Tensor y = at::empty_like(x);
@@ -69,21 +93,39 @@ at::Tensor forward_kernel(const at::Tensor& x, const at::Tensor& weight, double 
   return y;
 }
 
-NormGradients backward_kernel(const at::Tensor& grad_y, const at::Tensor& x, const at::Tensor& weight,
-                              const at::Tensor& inverse, bool wants_x, bool wants_weight) {
+NormedSum sum_kernel(const at::Tensor& x, const at::Tensor& y, const at::Tensor& weight, double eps, float* inverse) {
+  NormedSum result = {at::empty_like(x), at::empty_like(x)};
+  const kernels::Addition adding = addition(x, y, result.sum);
+  kernels::RmsNorm norm = norm_arguments(result.sum, weight);
+  norm.eps = static_cast<float>(eps);
+  norm.y = result.normed.data_ptr();
+  norm.inverse_rms = inverse;
+  for_each_rows("add_rms_norm", x, [&](std::int64_t begin, std::int64_t end) {
+    add_rows(adding, norm.width, begin, end);
+    kernels::functions().rms_norm_forward(norm, begin, end);
+  });
+  return result;
+}
+
+/// `grad_sum`, where it is defined, is added to the gradient of x.
+NormGradients backward_kernel(const at::Tensor& grad_y, const at::Tensor& grad_sum, const at::Tensor& x,
+                              const at::Tensor& weight, const at::Tensor& inverse, bool wants_x, bool wants_weight) {
   const std::int64_t width = x.size(-1);
   NormGradients gradients;
   if (wants_x) gradients.x = at::empty_like(x);
   at::Tensor of_threads;  // each sums its own rows
   if (wants_weight) of_threads = at::zeros({at::get_num_threads(), width}, x.options().dtype(at::kFloat));
-  kernels::RmsNorm arguments = norm_arguments(x, weight);
-  arguments.inverse_rms = inverse.data_ptr<float>();
-  arguments.grad_y = grad_y.const_data_ptr();
-  arguments.grad_x = wants_x ? gradients.x.data_ptr() : nullptr;
+  kernels::RmsNorm norm = norm_arguments(x, weight);
+  norm.inverse_rms = inverse.data_ptr<float>();
+  norm.grad_y = grad_y.const_data_ptr();
+  norm.grad_x = wants_x ? gradients.x.data_ptr() : nullptr;
+  const bool adds = wants_x && grad_sum.defined();
+  const kernels::Addition adding = adds ? addition(gradients.x, grad_sum, gradients.x) : kernels::Addition{};
   float* sums = wants_weight ? of_threads.data_ptr<float>() : nullptr;
-  for_each_range("rms_norm_backward", num_rows(x), width, [&](std::int64_t begin, std::int64_t end) {
-    kernels::functions().rms_norm_backward(arguments, begin, end,
+  for_each_rows("rms_norm_backward", x, [&](std::int64_t begin, std::int64_t end) {
+    kernels::functions().rms_norm_backward(norm, begin, end,
                                            wants_weight ? sums + at::get_thread_num() * width : nullptr);
+    if (adds) add_rows(adding, width, begin, end);
   });
   if (wants_weight) gradients.weight = of_threads.sum(0).to(weight.scalar_type());
   return gradients;
@@ -109,9 +151,29 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     const at::Tensor &x = saved[0], &weight = saved[1], &inverse = saved[2];
     const bool wants_x = context->needs_input_grad(0), wants_weight = context->needs_input_grad(1);
     const NormGradients gradients =
-        has_kernel(x) ? backward_kernel(outputs[0].contiguous(), x, weight, inverse, wants_x, wants_weight)
+        has_kernel(x) ? backward_kernel(outputs[0].contiguous(), {}, x, weight, inverse, wants_x, wants_weight)
                       : differentiate(outputs[0], x, weight, inverse, wants_x, wants_weight);
     return {gradients.x, gradients.weight, at::Tensor()};
+  }
+};
+
+class AddRmsNorm : public torch::autograd::Function<AddRmsNorm> {
+ public:
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& y,
+                               const at::Tensor& weight, double eps) {
+    const at::Tensor inverse = at::empty({num_rows(x)}, x.options().dtype(at::kFloat));
+    NormedSum result = sum_kernel(x, y, weight, eps, inverse.data_ptr<float>());
+    context->save_for_backward({result.sum, weight, inverse});
+    return {result.sum, result.normed};
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    check_differentiated_once("add_rms_norm");
+    const variable_list saved = context->get_saved_variables();
+    const bool wants_sum = context->needs_input_grad(0) || context->needs_input_grad(1);
+    const NormGradients gradients = backward_kernel(outputs[1].contiguous(), outputs[0].contiguous(), saved[0],
+                                                    saved[1], saved[2], wants_sum, context->needs_input_grad(2));
+    return {gradients.x, gradients.x, gradients.weight, at::Tensor()};
   }
 };
 
@@ -119,13 +181,27 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   if (active_kernels() == Kernels::kReference) return reference::rms_norm(x, weight, eps);
-  ADEPT_CHECK(x.scalar_type() == weight.scalar_type(), "rms_norm of {} by {}", at::toString(x.scalar_type()),
-              at::toString(weight.scalar_type()));
+  check_types(x, weight);
   const at::Tensor rows = x.contiguous();
   if (needs_gradient(x) || needs_gradient(weight)) return RmsNorm::apply(rows, weight, eps);
   if (has_kernel(x)) return forward_kernel(rows, weight, eps, nullptr);
   const at::Tensor wide = x.to(accumulate_type(x));
   return scaled(x, wide, inverse_rms(wide, eps), weight);
+}
+
+NormedSum add_rms_norm(const at::Tensor& x, const at::Tensor& y, const at::Tensor& weight, double eps) {
+  ADEPT_CHECK(x.sizes() == y.sizes() && x.scalar_type() == y.scalar_type(), "a sum of {} and {} numbers", x.numel(),
+              y.numel());
+  if (active_kernels() == Kernels::kReference || !has_kernel(x)) {
+    const at::Tensor sum = x + y;
+    return {sum, rms_norm(sum, weight, eps)};
+  }
+  check_types(x, weight);
+  const at::Tensor a = x.contiguous(), b = y.contiguous();
+  if (!needs_gradient(x) && !needs_gradient(y) && !needs_gradient(weight))
+    return sum_kernel(a, b, weight, eps, nullptr);
+  const variable_list result = AddRmsNorm::apply(a, b, weight, eps);
+  return {result[0], result[1]};
 }
 
 }  // namespace adept::nn

@@ -10,4 +10,14 @@ namespace adept::nn {
 /// Its gradient saves x and one number per row.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
+/// A sum, and its norm.
+struct NormedSum {
+  at::Tensor sum, normed;
+};
+
+/// x + y and rms_norm(x + y, weight, eps), for x and y (..., D): a layer's addition to the residual stream and the norm
+/// that reads it, in one pass over memory each way. The same bits as the two operations one after the other. Its
+/// gradient saves the sum and one number per row.
+NormedSum add_rms_norm(const at::Tensor& x, const at::Tensor& y, const at::Tensor& weight, double eps);
+
 }  // namespace adept::nn

@@ -10,6 +10,7 @@ const Functions kFunctions = {
     .attention_backward = attention_backward,
     .matmul = matmul,
     .score = score,
+    .add = add,
     .rms_norm_forward = rms_norm_forward,
     .rms_norm_backward = rms_norm_backward,
     .rope = rope,

@@ -16,6 +16,16 @@ inline __attribute__((always_inline)) void for_each_vector(std::int64_t size, co
 }
 
 template <typename T>
+void add_elements(const Addition& a, std::int64_t begin, std::int64_t end) {
+  const T *x = static_cast<const T*>(a.x) + begin, *y = static_cast<const T*>(a.y) + begin;
+  T* sum = static_cast<T*>(a.sum) + begin;
+  for_each_vector(
+      end - begin, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+        store_some(sum + i, count, load_some(x + i, count) + load_some(y + i, count));
+      });
+}
+
+template <typename T>
 void normalize_rows(const RmsNorm& a, std::int64_t begin, std::int64_t end) {
   const std::int64_t width = a.width;
   const T* weight = static_cast<const T*>(a.weight);
@@ -156,6 +166,7 @@ void score_rows(const CrossEntropy& a, std::int64_t begin, std::int64_t end) {
 
 }  // namespace
 
+void add(const Addition& a, std::int64_t begin, std::int64_t end) { ADEPT_FOR_ELEMENT(add_elements, a, begin, end); }
 void rms_norm_forward(const RmsNorm& a, std::int64_t begin, std::int64_t end) {
   ADEPT_FOR_ELEMENT(normalize_rows, a, begin, end);
 }
