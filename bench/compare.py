@@ -57,7 +57,7 @@ class Row:
     after: tuple = ()
     model: Model = SMOLLM2
     cached: bool = False  # adept reads the layers below the lowest copy from its activation cache
-    checkpointed: bool = False  # adept computes activations again in the backward pass
+    recomputes: str = ""  # activation_checkpointing, of adept alone
     compiled: bool = False  # torch.compile on the side of transformers
     scaling: bool = False  # adept itself on one thread takes the place of transformers
 
@@ -67,8 +67,8 @@ class Row:
             parts.append(f"copies after {','.join(map(str, self.after))}")
         if self.cached:
             parts.append("second epoch")
-        if self.checkpointed:
-            parts.append("activation_checkpointing: full")
+        if self.recomputes:
+            parts.append(f"activation_checkpointing: {self.recomputes}")
         if self.compiled:
             parts.append("torch.compile")
         if self.scaling:
@@ -83,7 +83,8 @@ def rows_of(prefix, model, dtype):
         f"{prefix}step-compiled-{dtype}": Row("step", dtype, model.spread, model, compiled=True),
         f"{prefix}step-top-{dtype}": Row("step", dtype, model.top, model),
         f"{prefix}step-top-cached-{dtype}": Row("step", dtype, model.top, model, cached=True),
-        f"{prefix}step-checkpointed-{dtype}": Row("step", dtype, model.spread, model, checkpointed=True),
+        f"{prefix}step-selective-{dtype}": Row("step", dtype, model.spread, model, recomputes="selective"),
+        f"{prefix}step-recomputed-{dtype}": Row("step", dtype, model.spread, model, recomputes="full"),
         f"{prefix}full-{dtype}": Row("full", dtype, model=model),
         f"{prefix}probe-{dtype}": Row("probe", dtype, model=model),
         f"{prefix}scaling-{dtype}": Row("step", dtype, model.spread, model, scaling=True),
@@ -235,7 +236,7 @@ def measure(row, build, arguments):
     threads = ["--threads", str(arguments.threads)]
     transformers = [sys.executable, "bench/peer_step.py", *options, *threads, *(["--compile"] if row.compiled else [])]
     own = [build / "adept_bench", *options, *(["--cached"] if row.cached else [])]
-    own += ["--activation-checkpointing", "full"] if row.checkpointed else []
+    own += ["--activation-checkpointing", row.recomputes] if row.recomputes else []
     peer = [*own, "--threads", "1"] if row.scaling else transformers
     sides = []
     try:
@@ -331,13 +332,20 @@ def print_load_times(results):
         print(f"{' in '.join(key)}: loaded by the peer in {peer:.2f} s, by adept in {own:.2f} s ({rate:,.0f} MB/s)")
 
 
+def parse_batch(text):
+    numbers = text.split("x")
+    if len(numbers) != 2 or not all(number.isdecimal() and int(number) >= 2 for number in numbers):
+        raise argparse.ArgumentTypeError(f"found {text}; expected two numbers of at least 2, such as 4x512")
+    return tuple(map(int, numbers))
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"names or patterns such as 'step-*-fp32'; default: all of {', '.join(ROWS)}")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=pathlib.Path, help="save everything here as well")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--batch", type=lambda text: tuple(map(int, text.split("x"))), metavar="BxT", help="of every row")
+    parser.add_argument("--batch", type=parse_batch, metavar="BxT", help="of every row")
     arguments = parser.parse_args()
     chosen = []
     for pattern in arguments.rows or ["*"]:
@@ -346,8 +354,8 @@ def parse_arguments():
             parser.error(f"no row {pattern}; known: {', '.join(ROWS)}")
         chosen += [row for row in matching if row not in chosen]
     arguments.rows = chosen
-    if arguments.repeats < 1 or (arguments.batch and (len(arguments.batch) != 2 or min(arguments.batch) < 2)):
-        parser.error("--repeats must be at least 1, --batch two numbers of at least 2, such as 4x512")
+    if arguments.repeats < 1 or arguments.threads < 1:
+        parser.error("--repeats and --threads must be at least 1")
     return arguments
 
 

@@ -1,4 +1,5 @@
-// Single operations of adept/nn beside ATen's or their plain references, interleaved: `adept_ops_bench --threads 2`.
+// Single operations of adept/nn beside ATen's or their plain references, interleaved: `adept_ops_bench` at the shapes
+// of models, `adept_ops_bench --cases '*'` at those of the tests.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
@@ -9,6 +10,7 @@
 #include <ATen/ops/randn_like.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <fmt/format.h>
+#include <fnmatch.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <CLI/CLI.hpp>
@@ -26,6 +28,7 @@
 #include "adept/nn/rms_norm.h"
 #include "adept/nn/rope.h"
 #include "adept/nn/swiglu.h"
+#include "tests/support/operation_cases.h"
 
 namespace adept::bench {
 namespace {
@@ -185,34 +188,80 @@ std::vector<Sweep> sweeps(at::ScalarType type) {
            5}};
 }
 
+// Two lines for a case of the tests: median milliseconds of its plain reference and of the fast version.
+void compare(const test::OperationCase& c, at::ScalarType type, int repeats) {
+  test::OperationInputs inputs;
+  for (const at::Tensor& input : c.inputs(type)) inputs.push_back(input.detach().requires_grad_());
+  const at::Tensor direction = at::randn_like(c.fast(inputs));
+  std::vector<std::vector<double>> forward(2), backward(2);
+  for (int i = -1; i < repeats; ++i)
+    for (std::size_t which = 0; which < 2; ++which) {
+      at::Tensor y;
+      const double f = seconds([&] { y = which == 0 ? c.reference(inputs) : c.fast(inputs); });
+      const double b = seconds([&] { torch::autograd::grad({y}, inputs, {direction}); });
+      if (i < 0) continue;
+      forward[which].push_back(f);
+      backward[which].push_back(b);
+    }
+  const auto line = [&](const char* pass, const auto& times) {
+    const double x = median(times[0]), y = median(times[1]);
+    fmt::print("{:<50} {:>5} {:>9} {:>9.3f} ms {:>9.3f} ms {:>6.2f}x\n", c.name, type == at::kFloat ? "fp32" : "bf16",
+               pass, 1e3 * x, 1e3 * y, x / y);
+  };
+  line("forward", forward);
+  line("backward", backward);
+}
+
+/// False if no case of the tests has such a name.
+bool time_cases(const std::string& pattern, int repeats) {
+  bool found = false;
+  for (const test::OperationCase& c : test::operation_cases()) {
+    if (fnmatch(pattern.c_str(), c.name.c_str(), 0) != 0) continue;
+    if (!found) fmt::print("{:>66} {:>12} {:>12}\n", "", "reference", "adept");
+    found = true;
+    for (const auto type : {at::kFloat, at::kBFloat16}) compare(c, type, repeats);
+  }
+  return found;
+}
+
+void time_model_shapes(int repeats) {
+  const std::vector<at::ScalarType> types = {at::kFloat, at::kBFloat16};
+  fmt::print("{:>40} {:>9} {:>11} GFLOP/s {:>7} GFLOP/s\n", "", "", "ATen", "adept");
+  for (const auto type : types)
+    for (const Shape& shape :
+         {Shape{4, 9, 3, 512, 64}, Shape{2, 16, 8, 512, 128}, Shape{1, 9, 3, 2048, 64}, Shape{2, 4, 4, 512, 80}})
+      compare(shape, type, repeats);
+  for (const auto type : types)
+    for (const Product& product :
+         {Product{"y", 2048, 576, 1536, false, true}, Product{"dx", 2048, 1536, 576, false, false},
+          Product{"dw", 1536, 2048, 576, true, false}, Product{"y", 2048, 1536, 576, false, true},
+          Product{"y", 2048, 576, 192, false, true}, Product{"logits", 682, 576, 49152, false, true},
+          Product{"dlogits", 682, 49152, 576, false, false}})
+      compare(product, type, repeats);
+  for (const auto type : types) compare_scores(type, repeats);
+  fmt::print("\n{:>40} {:>9} {:>11}    GB/s {:>7}    GB/s\n", "", "", "reference", "adept");
+  for (const auto type : types)
+    for (const Sweep& sweep : sweeps(type)) compare(sweep, type, repeats);
+}
+
 }  // namespace
 }  // namespace adept::bench
 
 int main(int argc, char** argv) {
   int threads = 2, repeats = 11;
+  std::string cases;
   CLI::App app("Attention and matrix products beside ATen's, the rest beside its plain references");
-  app.add_option("--threads", threads)->capture_default_str();
-  app.add_option("--repeats", repeats)->capture_default_str();
+  app.add_option("--threads", threads)->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--repeats", repeats)->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--cases", cases, "Time the cases of the tests with such names instead, beside their references")
+      ->type_name("PATTERN");
   CLI11_PARSE(app, argc, argv);
   at::set_num_threads(threads);
   adept::nn::use_caching_allocator();
-  fmt::print("{:>40} {:>9} {:>11} GFLOP/s {:>7} GFLOP/s\n", "", "", "ATen", "adept");
-  for (const auto type : {at::kFloat, at::kBFloat16})
-    for (const adept::bench::Shape& shape : std::vector<adept::bench::Shape>{
-             {4, 9, 3, 512, 64}, {2, 16, 8, 512, 128}, {1, 9, 3, 2048, 64}, {2, 4, 4, 512, 80}})
-      adept::bench::compare(shape, type, repeats);
-  for (const auto type : {at::kFloat, at::kBFloat16})
-    for (const adept::bench::Product& product :
-         std::vector<adept::bench::Product>{{"y", 2048, 576, 1536, false, true},
-                                            {"dx", 2048, 1536, 576, false, false},
-                                            {"dw", 1536, 2048, 576, true, false},
-                                            {"y", 2048, 1536, 576, false, true},
-                                            {"y", 2048, 576, 192, false, true},
-                                            {"logits", 682, 576, 49152, false, true},
-                                            {"dlogits", 682, 49152, 576, false, false}})
-      adept::bench::compare(product, type, repeats);
-  for (const auto type : {at::kFloat, at::kBFloat16}) adept::bench::compare_scores(type, repeats);
-  fmt::print("\n{:>40} {:>9} {:>11}    GB/s {:>7}    GB/s\n", "", "", "reference", "adept");
-  for (const auto type : {at::kFloat, at::kBFloat16})
-    for (const adept::bench::Sweep& sweep : adept::bench::sweeps(type)) adept::bench::compare(sweep, type, repeats);
+  if (cases.empty()) {
+    adept::bench::time_model_shapes(repeats);
+  } else if (!adept::bench::time_cases(cases, repeats)) {
+    fmt::print(stderr, "--cases: no case is called \"{}\"; expected a pattern such as 'Attention*'.\n", cases);
+    return 1;
+  }
 }

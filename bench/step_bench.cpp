@@ -115,9 +115,7 @@ class Work {
         decoder_(std::move(loaded.config), std::move(loaded.weights)),
         batch_(next_token_batch(read_ids(options.ids))) {
     if (options.work == "step" || options.work == "full") train(io::WeightFiles::open(options.model));
-    if (!options.cached) return;
-    if (options.work != "step") throw ConfigError("--cached: expected --work step, found {}.", options.work);
-    use_cache();
+    if (options.cached) use_cache();
   }
 
   void train(const io::WeightFiles& files) {
@@ -219,6 +217,8 @@ int run(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   CLI11_PARSE(app, argc, argv);
   try {
+    if (options.cached && options.work != "step")
+      throw ConfigError("--cached: expected --work step, found {}.", options.work);
     serve(options);
     return 0;
   } catch (const std::exception& error) {

@@ -49,8 +49,30 @@ def test_a_first_epoch_is_not_told_as_a_second(expanded):
     assert [answer["loss"] for answer in cached[1:-1]] == [answer["loss"] for answer in computed[1:-1]]
 
 
-def test_an_unknown_row_is_refused_with_those_that_there_are():
-    process = subprocess.run([ROOT / "bench" / "run", "step-fp32", "setp-*"], env={**os.environ, "ADEPT_PYTHON": sys.executable},
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["step-fp32", "setp-*"], "no row setp-*; known: forward-fp32, step-fp32, "),
+        (["--batch", "4"], "argument --batch: found 4; expected two numbers of at least 2, such as 4x512"),
+        (["--batch", "4x-5"], "argument --batch: found 4x-5; expected two numbers of at least 2, such as 4x512"),
+        (["--batch", "1x512"], "argument --batch: found 1x512; expected two numbers of at least 2, such as 4x512"),
+        (["--repeats", "0"], "--repeats and --threads must be at least 1"),
+        (["--threads", "0"], "--repeats and --threads must be at least 1"),
+    ],
+)
+def test_what_it_cannot_measure_is_refused_before_anything_is_prepared(arguments, message):
+    process = subprocess.run([ROOT / "bench" / "run", *arguments], env={**os.environ, "ADEPT_PYTHON": sys.executable},
                              capture_output=True, text=True)  # fmt: skip
     assert process.returncode == 2 and process.stdout == ""
-    assert process.stderr.splitlines()[-1].startswith("compare.py: error: no row setp-*; known: forward-fp32, step-fp32, ")
+    assert process.stderr.splitlines()[-1].startswith(f"compare.py: error: {message}")
+
+
+@pytest.mark.skipif(not (BUILD / "adept_ops_bench").is_file(), reason="this build has no adept_ops_bench (ADEPT_BUILD_BENCH)")
+def test_the_cases_of_the_tests_are_timed_by_name(tmp_path):
+    timed = run_program("adept_ops_bench", "--cases", "RmsNorm_2x1x*", "--repeats", "1", cwd=tmp_path)
+    rows = [line.split() for line in timed.stdout.splitlines()[1:]]
+    assert [row[:3] for row in rows] == [["RmsNorm_2x1x72_epsSmall", dtype, step] for dtype in ("fp32", "bf16")
+                                         for step in ("forward", "backward")]  # fmt: skip
+    unknown = run_program("adept_ops_bench", "--cases", "Norm", cwd=tmp_path, check=False)
+    assert unknown.returncode == 1
+    assert unknown.stderr == "--cases: no case is called \"Norm\"; expected a pattern such as 'Attention*'.\n"

@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -27,6 +26,7 @@
 #include "adept/model/load.h"
 #include "adept/model/save.h"
 #include "tests/support/temporary_directory.h"
+#include "tests/support/tolerance.h"
 #include "tests/unit/model/random_model.h"
 
 namespace adept::test {
@@ -139,13 +139,6 @@ inline std::vector<data::Sequence> random_sequences(const std::vector<std::int64
 inline model::Batch random_batch(const std::vector<std::int64_t>& lengths, std::uint64_t seed = 1,
                                  std::int32_t pad_id = 0) {
   return model::to_batch(data::make_batch(random_sequences(lengths, seed), pad_id), at::kCPU);
-}
-
-/// Byte equality, which tells 0 from -0 and takes a NaN for itself.
-inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
-  if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) return false;
-  const at::Tensor x = a.detach().cpu().contiguous(), y = b.detach().cpu().contiguous();
-  return x.nbytes() == 0 || std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
 }
 
 /// Copies of all parameters, by name.

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <limits>
 
 namespace adept::test {
@@ -28,6 +29,13 @@ inline Tolerance tolerance(at::ScalarType type) {
     default:
       return {0, 0};
   }
+}
+
+/// Byte equality, which tells 0 from -0 and takes a NaN for itself.
+inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
+  if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) return false;
+  const at::Tensor x = a.detach().cpu().contiguous(), y = b.detach().cpu().contiguous();
+  return x.nbytes() == 0 || std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
 }
 
 /// Largest error relative to the largest expected magnitude; infinite if anything is NaN or shapes differ.

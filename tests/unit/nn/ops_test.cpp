@@ -1,220 +1,28 @@
-// Every operation against its plain reference, values and gradients, and against finite differences in fp64: one table
-// of cases for all of it.
+// Every operation against its plain reference, values and gradients, and against finite differences in fp64.
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/linspace.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
-#include <ATen/ops/rand.h>
-#include <ATen/ops/randint.h>
-#include <ATen/ops/randn.h>
 #include <ATen/ops/randn_like.h>
-#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros_like.h>
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <functional>
-#include <ostream>
-#include <string>
-#include <vector>
-
-#include "adept/nn/attention.h"
-#include "adept/nn/cross_entropy.h"
 #include "adept/nn/kernels.h"
-#include "adept/nn/linear.h"
-#include "adept/nn/reference.h"
-#include "adept/nn/rms_norm.h"
-#include "adept/nn/rope.h"
-#include "adept/nn/swiglu.h"
+#include "tests/support/operation_cases.h"
 #include "tests/support/tolerance.h"
 
 namespace adept::nn {
 namespace {
 
-using Inputs = std::vector<at::Tensor>;
-using Operation = std::function<at::Tensor(const Inputs&)>;
+using Inputs = test::OperationInputs;
 
-struct Case {
-  std::string name;
-  std::function<Inputs(at::ScalarType)> inputs;  ///< the differentiable ones
-  Operation fast, reference;
-};
-
-void PrintTo(const Case& c, std::ostream* stream) { *stream << c.name; }
-
-at::Tensor randn(at::IntArrayRef sizes, at::ScalarType type) { return at::randn(sizes, at::kDouble).to(type); }
-
-Case linear_case(std::int64_t tokens, std::int64_t in, std::int64_t out, bool bias) {
-  const auto apply = [bias](auto function) {
-    return [=](const Inputs& x) { return function(x[0], x[1], bias ? x[2] : at::Tensor()); };
-  };
-  return {fmt::format("Linear_{}x{}x{}{}", tokens, in, out, bias ? "_bias" : ""),
-          [=](at::ScalarType t) {
-            Inputs inputs = {randn({2, tokens, in}, t), randn({out, in}, t)};
-            if (bias) inputs.push_back(randn({out}, t));
-            return inputs;
-          },
-          apply(linear), apply(reference::linear)};
-}
-
-Case embedding_case(std::int64_t tokens) {
-  const at::Tensor ids = at::randint(0, 31, {2, tokens}, at::kLong);
-  return {fmt::format("Embedding_{}", tokens),
-          [](at::ScalarType t) {
-            return Inputs{randn({31, 12}, t)};
-          },
-          [=](const Inputs& x) { return nn::embedding(ids, x[0]); },
-          [=](const Inputs& x) { return reference::embedding(ids, x[0]); }};
-}
-
-Case norm_case(std::vector<std::int64_t> shape, double eps) {
-  return {fmt::format("RmsNorm_{}x{}x{}_eps{}", shape[0], shape[1], shape[2], eps > 1e-3 ? "Large" : "Small"),
-          [=](at::ScalarType t) {
-            return Inputs{randn(shape, t) * 3, randn({shape.back()}, t)};
-          },
-          [=](const Inputs& x) { return rms_norm(x[0], x[1], eps); },
-          [=](const Inputs& x) { return reference::rms_norm(x[0], x[1], eps); }};
-}
-
-Case rope_case(std::int64_t heads, std::int64_t tokens, std::int64_t head_dim) {
-  const auto apply = [=](auto function) {
-    return [=](const Inputs& x) {
-      const RopeTables tables = rope_tables({}, head_dim, tokens, x[0].scalar_type());
-      return function(x[0].transpose(1, 2), tables);  // the layout that projections leave behind
-    };
-  };
-  return {fmt::format("Rope_{}x{}x{}", heads, tokens, head_dim),
-          [=](at::ScalarType t) {
-            return Inputs{randn({2, tokens, heads, head_dim}, t)};
-          },
-          apply(apply_rope), apply(reference::apply_rope)};
-}
-
-Case swiglu_case(std::int64_t tokens, std::int64_t width) {
-  return {fmt::format("Swiglu_{}x{}", tokens, width),
-          [=](at::ScalarType t) {
-            return Inputs{randn({2, tokens, width}, t) * 3, randn({2, tokens, width}, t)};
-          },
-          [](const Inputs& x) { return swiglu(x[0], x[1]); },
-          [](const Inputs& x) { return reference::swiglu(x[0], x[1]); }};
-}
-
-struct AttentionShape {
-  std::int64_t heads, kv_heads, queries, keys, head_dim, window;
-  bool documents = false;
-  bool grows = false;  ///< later keys have larger scores, by much more than the softmax of a block can take
-};
-
-/// Of two sequences: a new document every 7 or every 150 tokens.
-at::Tensor document_starts(const AttentionShape& s) {
-  const at::Tensor position = at::arange(s.keys - s.queries, s.keys, at::kInt);
-  const auto multiple = [&](std::int64_t n) { return position - position.remainder(n); };
-  return at::stack({multiple(7), multiple(150)}).to(at::kInt);
-}
-
-Case attention_case(const AttentionShape& s) {
-  const Visibility visibility = {.window = s.window,
-                                 .document_starts = s.documents ? document_starts(s) : at::Tensor()};
-  return {fmt::format("Attention_h{}kv{}_q{}k{}_e{}_w{}{}{}", s.heads, s.kv_heads, s.queries, s.keys, s.head_dim,
-                      s.window, s.documents ? "_documents" : "", s.grows ? "_growing" : ""),
-          [=](at::ScalarType t) {
-            at::Tensor k = at::randn({2, s.kv_heads, s.keys, s.head_dim}, at::kDouble);
-            if (s.grows) k = k * at::linspace(0.1, 12, s.keys, at::kDouble).unsqueeze(1);
-            return Inputs{randn({2, s.heads, s.queries, s.head_dim}, t), k.to(t),
-                          randn({2, s.kv_heads, s.keys, s.head_dim}, t)};
-          },
-          [=](const Inputs& x) { return causal_attention(x[0], x[1], x[2], visibility); },
-          [=](const Inputs& x) { return reference::causal_attention(x[0], x[1], x[2], visibility); }};
-}
-
-Case normed_attention_case(const AttentionShape& s) {
-  const Visibility visibility = {.window = s.window,
-                                 .document_starts = s.documents ? document_starts(s) : at::Tensor()};
-  const auto tables_for = [=](const Inputs& x) { return rope_tables({}, s.head_dim, s.queries, x[0].scalar_type()); };
-  const auto rotated = [=](const Inputs& x, std::size_t i) {
-    return reference::apply_rope(reference::rms_norm(x[i], x[i + 3], 1e-3).transpose(1, 2), tables_for(x));
-  };
-  return {fmt::format("NormedAttention_h{}kv{}_t{}_e{}_w{}{}", s.heads, s.kv_heads, s.queries, s.head_dim, s.window,
-                      s.documents ? "_documents" : ""),
-          [=](at::ScalarType t) {
-            return Inputs{randn({2, s.queries, s.heads, s.head_dim}, t), randn({2, s.keys, s.kv_heads, s.head_dim}, t),
-                          randn({2, s.kv_heads, s.keys, s.head_dim}, t), randn({s.head_dim}, t),
-                          randn({s.head_dim}, t)};
-          },
-          [=](const Inputs& x) {
-            return normed_attention(x[0], x[1], x[2], {x[3], x[4], 1e-3}, tables_for(x), visibility);
-          },
-          [=](const Inputs& x) { return reference::causal_attention(rotated(x, 0), rotated(x, 1), x[2], visibility); }};
-}
-
-/// `ignored` of every `period` positions have no target.
-Case cross_entropy_case(std::int64_t tokens, std::int64_t vocab, std::int64_t ignored, std::int64_t period) {
-  at::Tensor targets = at::randint(0, vocab, {2, tokens}, at::kLong);
-  const at::Tensor position = at::arange(2 * tokens, at::kLong).view({2, tokens});
-  targets.masked_fill_(position.remainder(period) < ignored, kIgnoreIndex);
-  return {fmt::format("CrossEntropy_{}x{}_ignore{}of{}", tokens, vocab, ignored, period),
-          [=](at::ScalarType t) {
-            return Inputs{randn({2, tokens, 20}, t), randn({vocab, 20}, t)};
-          },
-          [=](const Inputs& x) { return linear_cross_entropy(x[0], x[1], targets); },
-          [=](const Inputs& x) { return reference::linear_cross_entropy(x[0], x[1], targets); }};
-}
-
-std::vector<Case> all_cases() {
-  at::manual_seed(7);
-  std::vector<Case> cases;
-  for (const std::int64_t tokens : {1, 17, 511}) {
-    cases.push_back(linear_case(tokens, 24, 7, false));
-    cases.push_back(linear_case(tokens, 9, 40, true));
-    cases.push_back(embedding_case(tokens));
-    cases.push_back(swiglu_case(tokens, 13));
-    cases.push_back(norm_case({2, tokens, 72}, 1e-6));
-    cases.push_back(rope_case(3, tokens, 10));
-    cases.push_back(cross_entropy_case(tokens, 37, 0, 3));
-    cases.push_back(cross_entropy_case(tokens, 37, 1, 3));
-    cases.push_back(cross_entropy_case(tokens, 37, 3, 3));
-    for (const std::int64_t window : {0, 1, 5, 600}) cases.push_back(attention_case({9, 3, tokens, tokens, 8, window}));
-  }
-  cases.push_back(norm_case({1, 3, 1}, 0.5));
-  cases.push_back(norm_case({1, 5, 576}, 1e-5));
-  cases.push_back(rope_case(1, 17, 80));
-  cases.push_back(rope_case(9, 17, 2));
-  cases.push_back(attention_case({1, 1, 17, 17, 80, 0}));
-  cases.push_back(attention_case({9, 1, 17, 17, 80, 4}));
-  cases.push_back(attention_case({3, 3, 511, 511, 16, 100}));
-  cases.push_back(attention_case({3, 1, 300, 300, 33, 0}));  // no multiple of any vector
-  cases.push_back(attention_case({2, 2, 130, 130, 256, 0}));
-  for (const std::int64_t window : {0, 5, 70}) {
-    cases.push_back(attention_case({4, 2, 511, 511, 32, window, true}));
-    cases.push_back(attention_case({4, 2, 50, 190, 32, window, true}));
-  }
-  // The first block of keys ends within the queries, at an odd one; with bf16 in pairs they start at an even one.
-  cases.push_back(attention_case({4, 2, 85, 190, 32, 0}));
-  cases.push_back(attention_case({4, 2, 85, 190, 32, 20, true}));
-  cases.push_back(attention_case({3, 1, 86, 191, 33, 0}));
-  for (const std::int64_t window : {0, 90}) cases.push_back(attention_case({4, 2, 300, 300, 64, window, false, true}));
-  cases.push_back(attention_case({2, 2, 150, 200, 128, 0, true, true}));
-  for (const std::int64_t tokens : {1, 17, 150}) cases.push_back(normed_attention_case({4, 2, tokens, tokens, 16, 0}));
-  cases.push_back(normed_attention_case({9, 3, 150, 150, 80, 20, true}));
-  cases.push_back(attention_case({6, 2, 1, 40, 16, 0}));  // steps of generation: fewer queries than keys
-  cases.push_back(attention_case({6, 2, 1, 40, 16, 7}));
-  cases.push_back(attention_case({6, 2, 5, 40, 16, 0}));
-  cases.push_back(attention_case({6, 2, 5, 40, 16, 7}));
-  cases.push_back(cross_entropy_case(1500, 37, 1, 5));  // several chunks
-  return cases;
-}
-
-class Operations : public ::testing::TestWithParam<Case> {};
+class Operations : public ::testing::TestWithParam<test::OperationCase> {};
 
 struct Result {
   at::Tensor value;
   Inputs gradients;
 };
 
-Result run(const Operation& operation, const Inputs& values, const at::Tensor& direction) {
+Result run(const test::Operation& operation, const Inputs& values, const at::Tensor& direction) {
   Inputs inputs;
   for (const at::Tensor& value : values) inputs.push_back(value.detach().clone().requires_grad_());
   Result result;
@@ -227,7 +35,7 @@ Result run(const Operation& operation, const Inputs& values, const at::Tensor& d
   return result;
 }
 
-void compare_with_reference(const Case& c, at::ScalarType type) {
+void compare_with_reference(const test::OperationCase& c, at::ScalarType type) {
   at::manual_seed(1);
   const Inputs values = c.inputs(type);
   Inputs wide;
@@ -278,7 +86,7 @@ TEST_P(Operations, GradientEqualsFiniteDifferencesInFp64) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Table, Operations, ::testing::ValuesIn(all_cases()),
+INSTANTIATE_TEST_SUITE_P(Table, Operations, ::testing::ValuesIn(test::operation_cases()),
                          [](const auto& instance) { return instance.param.name; });
 
 }  // namespace

@@ -24,6 +24,7 @@
 #include "adept/nn/cross_entropy.h"
 #include "adept/nn/kernels.h"
 #include "adept/nn/linear.h"
+#include "adept/nn/normed_rope.h"
 #include "adept/nn/reference.h"
 #include "adept/nn/rms_norm.h"
 #include "adept/nn/rope.h"
@@ -237,6 +238,61 @@ TEST(RmsNorm, OfZerosIsZeroWithAFiniteGradient) {
   y.sum().backward();
   EXPECT_EQ(y.abs().max().item<float>(), 0);
   EXPECT_TRUE(test::is_close(x.grad(), at::full({2, 6}, 1000.0), 1e-5));
+}
+
+// Recomputation relies on it: a layer that it starts with is not fused with what is below.
+TEST(AddRmsNorm, IsTheSumAndItsNormBitForBitWhateverWantsAGradient) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    at::manual_seed(3);
+    const at::Tensor values[] = {at::randn({2, 300, 72}).to(type), at::randn({2, 300, 72}).to(type),
+                                 at::randn({72}).to(type)};
+    const std::vector<at::Tensor> directions = {at::randn({2, 300, 72}).to(type), at::randn({2, 300, 72}).to(type)};
+    for (int wanted = 0; wanted < 8; ++wanted) {
+      const auto run = [&](bool fused) {
+        std::vector<at::Tensor> inputs, leaves;
+        for (int i = 0; i < 3; ++i) {
+          inputs.push_back(values[i].clone().set_requires_grad((wanted >> i & 1) != 0));
+          if (inputs.back().requires_grad()) leaves.push_back(inputs.back());
+        }
+        NormedSum y;
+        if (fused) {
+          y = add_rms_norm(inputs[0], inputs[1], inputs[2], 1e-5);
+        } else {
+          y.sum = inputs[0] + inputs[1];
+          y.normed = rms_norm(y.sum, inputs[2], 1e-5);
+        }
+        std::vector<at::Tensor> results = {y.sum, y.normed};
+        if (leaves.empty()) return results;
+        const bool sums = y.sum.requires_grad();
+        const auto gradients = sums ? torch::autograd::grad({y.sum, y.normed}, leaves, directions)
+                                    : torch::autograd::grad({y.normed}, leaves, {directions[1]});
+        results.insert(results.end(), gradients.begin(), gradients.end());
+        return results;
+      };
+      const auto found = run(true), expected = run(false);
+      for (std::size_t i = 0; i < expected.size(); ++i)
+        EXPECT_TRUE(test::same_bits(found[i], expected[i])) << wanted << " " << i;
+    }
+  }
+}
+
+TEST(NormedRope, IsTheNormAndTheRotationBitForBit) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    at::manual_seed(3);
+    const at::Tensor x = at::randn({2, 33, 3, 24}).to(type), gain = at::randn({24}).to(type);
+    const at::Tensor direction = at::randn({2, 3, 33, 24}).to(type);
+    const RopeTables tables = rope_tables({}, 24, 33, type);
+    const auto run = [&](bool fused) {
+      const at::Tensor a = x.clone().set_requires_grad(true), g = gain.clone().set_requires_grad(true);
+      const at::Tensor y =
+          fused ? normed_rope(a, g, 1e-5, tables) : apply_rope(rms_norm(a, g, 1e-5).transpose(1, 2), tables);
+      const auto gradients = torch::autograd::grad({y}, {a, g}, {direction});
+      return std::vector<at::Tensor>{y.contiguous(), gradients[0], gradients[1]};
+    };
+    const auto found = run(true), expected = run(false);
+    for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_TRUE(test::same_bits(found[i], expected[i])) << i;
+    EXPECT_TRUE(test::same_bits(normed_rope(x, gain, 1e-5, tables).contiguous(), expected[0])) << "without a graph";
+  }
 }
 
 TEST(Operations, BuildNoGraphOverFrozenInputs) {

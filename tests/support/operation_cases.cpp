@@ -1,0 +1,226 @@
+#include "tests/support/operation_cases.h"
+
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/linspace.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/stack.h>
+#include <fmt/format.h>
+
+#include "adept/nn/attention.h"
+#include "adept/nn/cross_entropy.h"
+#include "adept/nn/linear.h"
+#include "adept/nn/normed_rope.h"
+#include "adept/nn/reference.h"
+#include "adept/nn/rms_norm.h"
+#include "adept/nn/rope.h"
+#include "adept/nn/swiglu.h"
+
+namespace adept::test {
+namespace {
+
+using namespace adept::nn;  // what is tested
+using Case = OperationCase;
+using Inputs = OperationInputs;
+
+at::Tensor randn(at::IntArrayRef sizes, at::ScalarType type) { return at::randn(sizes, at::kDouble).to(type); }
+
+Case linear_case(std::int64_t tokens, std::int64_t in, std::int64_t out, bool bias) {
+  const auto apply = [bias](auto function) {
+    return [=](const Inputs& x) { return function(x[0], x[1], bias ? x[2] : at::Tensor()); };
+  };
+  return {fmt::format("Linear_{}x{}x{}{}", tokens, in, out, bias ? "_bias" : ""),
+          [=](at::ScalarType t) {
+            Inputs inputs = {randn({2, tokens, in}, t), randn({out, in}, t)};
+            if (bias) inputs.push_back(randn({out}, t));
+            return inputs;
+          },
+          apply(linear), apply(reference::linear)};
+}
+
+Case embedding_case(std::int64_t tokens) {
+  const at::Tensor ids = at::randint(0, 31, {2, tokens}, at::kLong);
+  return {fmt::format("Embedding_{}", tokens),
+          [](at::ScalarType t) {
+            return Inputs{randn({31, 12}, t)};
+          },
+          [=](const Inputs& x) { return nn::embedding(ids, x[0]); },
+          [=](const Inputs& x) { return reference::embedding(ids, x[0]); }};
+}
+
+Case norm_case(std::vector<std::int64_t> shape, double eps) {
+  return {fmt::format("RmsNorm_{}x{}x{}_eps{}", shape[0], shape[1], shape[2], eps > 1e-3 ? "Large" : "Small"),
+          [=](at::ScalarType t) {
+            return Inputs{randn(shape, t) * 3, randn({shape.back()}, t)};
+          },
+          [=](const Inputs& x) { return rms_norm(x[0], x[1], eps); },
+          [=](const Inputs& x) { return reference::rms_norm(x[0], x[1], eps); }};
+}
+
+// Both results side by side: each has a gradient.
+Case add_norm_case(std::vector<std::int64_t> shape) {
+  return {fmt::format("AddRmsNorm_{}x{}x{}", shape[0], shape[1], shape[2]),
+          [=](at::ScalarType t) {
+            return Inputs{randn(shape, t) * 3, randn(shape, t), randn({shape.back()}, t)};
+          },
+          [](const Inputs& x) {
+            const NormedSum result = add_rms_norm(x[0], x[1], x[2], 1e-5);
+            return at::cat({result.sum, result.normed}, -1);
+          },
+          [](const Inputs& x) {
+            const at::Tensor sum = x[0] + x[1];
+            return at::cat({sum, reference::rms_norm(sum, x[2], 1e-5)}, -1);
+          }};
+}
+
+Case normed_rope_case(std::int64_t heads, std::int64_t tokens, std::int64_t head_dim) {
+  const auto tables = [=](const Inputs& x) { return rope_tables({}, head_dim, tokens, x[0].scalar_type()); };
+  return {fmt::format("NormedRope_{}x{}x{}", heads, tokens, head_dim),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, tokens, heads, head_dim}, t), randn({head_dim}, t)};
+          },
+          [=](const Inputs& x) { return normed_rope(x[0], x[1], 1e-3, tables(x)); },
+          [=](const Inputs& x) {
+            return reference::apply_rope(reference::rms_norm(x[0], x[1], 1e-3).transpose(1, 2), tables(x));
+          }};
+}
+
+Case rope_case(std::int64_t heads, std::int64_t tokens, std::int64_t head_dim) {
+  const auto apply = [=](auto function) {
+    return [=](const Inputs& x) {
+      const RopeTables tables = rope_tables({}, head_dim, tokens, x[0].scalar_type());
+      return function(x[0].transpose(1, 2), tables);  // the layout that projections leave behind
+    };
+  };
+  return {fmt::format("Rope_{}x{}x{}", heads, tokens, head_dim),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, tokens, heads, head_dim}, t)};
+          },
+          apply(apply_rope), apply(reference::apply_rope)};
+}
+
+Case swiglu_case(std::int64_t tokens, std::int64_t width) {
+  return {fmt::format("Swiglu_{}x{}", tokens, width),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, tokens, width}, t) * 3, randn({2, tokens, width}, t)};
+          },
+          [](const Inputs& x) { return swiglu(x[0], x[1]); },
+          [](const Inputs& x) { return reference::swiglu(x[0], x[1]); }};
+}
+
+struct AttentionShape {
+  std::int64_t heads, kv_heads, queries, keys, head_dim, window;
+  bool documents = false;
+  bool grows = false;  ///< later keys have larger scores, by much more than the softmax of a block can take
+};
+
+/// Of two sequences: a new document every 7 or every 150 tokens.
+at::Tensor document_starts(const AttentionShape& s) {
+  const at::Tensor position = at::arange(s.keys - s.queries, s.keys, at::kInt);
+  const auto multiple = [&](std::int64_t n) { return position - position.remainder(n); };
+  return at::stack({multiple(7), multiple(150)}).to(at::kInt);
+}
+
+Case attention_case(const AttentionShape& s) {
+  const Visibility visibility = {.window = s.window,
+                                 .document_starts = s.documents ? document_starts(s) : at::Tensor()};
+  return {fmt::format("Attention_h{}kv{}_q{}k{}_e{}_w{}{}{}", s.heads, s.kv_heads, s.queries, s.keys, s.head_dim,
+                      s.window, s.documents ? "_documents" : "", s.grows ? "_growing" : ""),
+          [=](at::ScalarType t) {
+            at::Tensor k = at::randn({2, s.kv_heads, s.keys, s.head_dim}, at::kDouble);
+            if (s.grows) k = k * at::linspace(0.1, 12, s.keys, at::kDouble).unsqueeze(1);
+            return Inputs{randn({2, s.heads, s.queries, s.head_dim}, t), k.to(t),
+                          randn({2, s.kv_heads, s.keys, s.head_dim}, t)};
+          },
+          [=](const Inputs& x) { return causal_attention(x[0], x[1], x[2], visibility); },
+          [=](const Inputs& x) { return reference::causal_attention(x[0], x[1], x[2], visibility); }};
+}
+
+Case normed_attention_case(const AttentionShape& s) {
+  const Visibility visibility = {.window = s.window,
+                                 .document_starts = s.documents ? document_starts(s) : at::Tensor()};
+  const auto tables_for = [=](const Inputs& x) { return rope_tables({}, s.head_dim, s.queries, x[0].scalar_type()); };
+  const auto rotated = [=](const Inputs& x, std::size_t i) {
+    return reference::apply_rope(reference::rms_norm(x[i], x[i + 3], 1e-3).transpose(1, 2), tables_for(x));
+  };
+  return {fmt::format("NormedAttention_h{}kv{}_t{}_e{}_w{}{}", s.heads, s.kv_heads, s.queries, s.head_dim, s.window,
+                      s.documents ? "_documents" : ""),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, s.queries, s.heads, s.head_dim}, t), randn({2, s.keys, s.kv_heads, s.head_dim}, t),
+                          randn({2, s.kv_heads, s.keys, s.head_dim}, t), randn({s.head_dim}, t),
+                          randn({s.head_dim}, t)};
+          },
+          [=](const Inputs& x) {
+            return normed_attention(x[0], x[1], x[2], {x[3], x[4], 1e-3}, tables_for(x), visibility);
+          },
+          [=](const Inputs& x) { return reference::causal_attention(rotated(x, 0), rotated(x, 1), x[2], visibility); }};
+}
+
+/// `ignored` of every `period` positions have no target.
+Case cross_entropy_case(std::int64_t tokens, std::int64_t vocab, std::int64_t ignored, std::int64_t period) {
+  at::Tensor targets = at::randint(0, vocab, {2, tokens}, at::kLong);
+  const at::Tensor position = at::arange(2 * tokens, at::kLong).view({2, tokens});
+  targets.masked_fill_(position.remainder(period) < ignored, kIgnoreIndex);
+  return {fmt::format("CrossEntropy_{}x{}_ignore{}of{}", tokens, vocab, ignored, period),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, tokens, 20}, t), randn({vocab, 20}, t)};
+          },
+          [=](const Inputs& x) { return linear_cross_entropy(x[0], x[1], targets); },
+          [=](const Inputs& x) { return reference::linear_cross_entropy(x[0], x[1], targets); }};
+}
+
+}  // namespace
+
+std::vector<Case> operation_cases() {
+  at::manual_seed(7);
+  std::vector<Case> cases;
+  for (const std::int64_t tokens : {1, 17, 511}) {
+    cases.push_back(linear_case(tokens, 24, 7, false));
+    cases.push_back(linear_case(tokens, 9, 40, true));
+    cases.push_back(embedding_case(tokens));
+    cases.push_back(swiglu_case(tokens, 13));
+    cases.push_back(norm_case({2, tokens, 72}, 1e-6));
+    cases.push_back(add_norm_case({2, tokens, 72}));
+    cases.push_back(rope_case(3, tokens, 10));
+    cases.push_back(normed_rope_case(3, tokens, 10));
+    cases.push_back(cross_entropy_case(tokens, 37, 0, 3));
+    cases.push_back(cross_entropy_case(tokens, 37, 1, 3));
+    cases.push_back(cross_entropy_case(tokens, 37, 3, 3));
+    for (const std::int64_t window : {0, 1, 5, 600}) cases.push_back(attention_case({9, 3, tokens, tokens, 8, window}));
+  }
+  cases.push_back(norm_case({1, 3, 1}, 0.5));
+  cases.push_back(norm_case({1, 5, 576}, 1e-5));
+  cases.push_back(add_norm_case({1, 5, 5000}));  // a row is more than is done at a time
+  cases.push_back(add_norm_case({3, 7, 1}));
+  cases.push_back(rope_case(1, 17, 80));
+  cases.push_back(normed_rope_case(9, 17, 80));
+  cases.push_back(rope_case(9, 17, 2));
+  cases.push_back(attention_case({1, 1, 17, 17, 80, 0}));
+  cases.push_back(attention_case({9, 1, 17, 17, 80, 4}));
+  cases.push_back(attention_case({3, 3, 511, 511, 16, 100}));
+  cases.push_back(attention_case({3, 1, 300, 300, 33, 0}));  // no multiple of any vector
+  cases.push_back(attention_case({2, 2, 130, 130, 256, 0}));
+  for (const std::int64_t window : {0, 5, 70}) {
+    cases.push_back(attention_case({4, 2, 511, 511, 32, window, true}));
+    cases.push_back(attention_case({4, 2, 50, 190, 32, window, true}));
+  }
+  // The first block of keys ends within the queries, at an odd one; with bf16 in pairs they start at an even one.
+  cases.push_back(attention_case({4, 2, 85, 190, 32, 0}));
+  cases.push_back(attention_case({4, 2, 85, 190, 32, 20, true}));
+  cases.push_back(attention_case({3, 1, 86, 191, 33, 0}));
+  for (const std::int64_t window : {0, 90}) cases.push_back(attention_case({4, 2, 300, 300, 64, window, false, true}));
+  cases.push_back(attention_case({2, 2, 150, 200, 128, 0, true, true}));
+  for (const std::int64_t tokens : {1, 17, 150}) cases.push_back(normed_attention_case({4, 2, tokens, tokens, 16, 0}));
+  cases.push_back(normed_attention_case({9, 3, 150, 150, 80, 20, true}));
+  cases.push_back(attention_case({6, 2, 1, 40, 16, 0}));  // steps of generation: fewer queries than keys
+  cases.push_back(attention_case({6, 2, 1, 40, 16, 7}));
+  cases.push_back(attention_case({6, 2, 5, 40, 16, 0}));
+  cases.push_back(attention_case({6, 2, 5, 40, 16, 7}));
+  cases.push_back(cross_entropy_case(1500, 37, 1, 5));  // several chunks
+  return cases;
+}
+
+}  // namespace adept::test
