@@ -42,8 +42,7 @@ ParameterRates whole_rates(const std::vector<Parameter>& parameters, const std::
 AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options)
     : parameters_(std::move(parameters)), options_(options) {
   for (const Parameter& p : parameters_) {
-    ADEPT_CHECK(p.master.scalar_type() == at::kFloat && p.grad.scalar_type() == at::kFloat, "{} is not fp32", p.name);
-    ADEPT_CHECK(p.master.sizes() == p.grad.sizes(), "master and gradient of {} differ in shape", p.name);
+    ADEPT_CHECK(p.master.scalar_type() == at::kFloat, "{} is not fp32", p.name);
     const bool is_new = moments_.emplace(p.name, Moments{at::zeros_like(p.master), at::zeros_like(p.master)}).second;
     ADEPT_CHECK(is_new, "{} is listed twice", p.name);
   }
@@ -57,14 +56,20 @@ void AdamW::update(const at::Tensor& master, const at::Tensor& grad, const Momen
                     options_.beta2, weight_decay, options_.eps, /*amsgrad=*/false, /*maximize=*/false, grad_scale);
 }
 
-void AdamW::step(const ParameterRates& learning_rates, double grad_factor) {
+void AdamW::step(const std::vector<at::Tensor>& gradients, const ParameterRates& learning_rates, double grad_factor) {
   RECORD_FUNCTION("optimizer", std::vector<c10::IValue>());
-  ADEPT_CHECK(learning_rates.size() == parameters_.size(), "{} rates for {} parameters", learning_rates.size(),
+  ADEPT_CHECK(learning_rates.size() == parameters_.size() && gradients.size() == parameters_.size(),
+              "{} rates and {} gradients for {} parameters", learning_rates.size(), gradients.size(),
               parameters_.size());
   ++num_updates_;
   std::optional<at::Tensor> grad_scale;
-  if (grad_factor != 1.0) grad_scale = at::full({}, 1.0 / grad_factor, parameters_.at(0).grad.options());
-  for (Parameter& p : parameters_) {
+  if (grad_factor != 1.0) grad_scale = at::full({}, 1.0 / grad_factor, gradients.at(0).options());
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const Parameter& p = parameters_[i];
+    const at::Tensor& whole_grad = gradients[i];
+    ADEPT_CHECK(
+        whole_grad.defined() && whole_grad.sizes() == p.master.sizes() && whole_grad.scalar_type() == at::kFloat,
+        "{} has no fp32 gradient of its shape", p.name);
     const auto found = learning_rates.find(p.name);
     ADEPT_CHECK(found != learning_rates.end(), "no learning rate for {}", p.name);
     const std::vector<RateSlice>& slices = found->second;
@@ -73,13 +78,13 @@ void AdamW::step(const ParameterRates& learning_rates, double grad_factor) {
     const double weight_decay = p.master.dim() >= 2 ? options_.weight_decay : 0.0;
     const auto same_rate = [&](const RateSlice& slice) { return slice.rate == slices.front().rate; };
     if (std::all_of(slices.begin(), slices.end(), same_rate)) {
-      update(p.master, p.grad, m, slices.front().rate, weight_decay, grad_scale);
+      update(p.master, whole_grad, m, slices.front().rate, weight_decay, grad_scale);
       continue;
     }
     for (const RateSlice& slice : slices) {
       const auto part = [&](const at::Tensor& tensor) { return tensor.slice(slice.dim, slice.begin, slice.end); };
       // The kernel wants contiguous tensors: columns are updated in copies.
-      const at::Tensor master = part(p.master).contiguous(), grad = part(p.grad).contiguous();
+      const at::Tensor master = part(p.master).contiguous(), grad = part(whole_grad).contiguous();
       const Moments moments = {part(m.exp_avg).contiguous(), part(m.exp_avg_sq).contiguous()};
       update(master, grad, moments, slice.rate, weight_decay, grad_scale);
       if (slice.dim == 0) continue;  // rows are views
@@ -90,12 +95,10 @@ void AdamW::step(const ParameterRates& learning_rates, double grad_factor) {
   }
 }
 
-double global_grad_norm(const std::vector<Parameter>& parameters) {
+double global_grad_norm(const std::vector<at::Tensor>& gradients) {
   RECORD_FUNCTION("optimizer", std::vector<c10::IValue>());
-  std::vector<at::Tensor> grads;
-  for (const Parameter& p : parameters) grads.push_back(p.grad);
   double sum = 0;
-  for (const at::Tensor& norm : at::_foreach_norm(grads, 2, at::kDouble)) {
+  for (const at::Tensor& norm : at::_foreach_norm(gradients, 2, at::kDouble)) {
     const double value = norm.item<double>();
     sum += value * value;
   }

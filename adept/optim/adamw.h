@@ -18,12 +18,10 @@ struct AdamWOptions {
   double weight_decay = 0.0;  ///< decoupled; applied to matrices, never to norm gains and biases
 };
 
-/// One trainable tensor: its fp32 master and the fp32 gradient of the current step. Both are shared with the owner and
-/// updated in place.
+/// One trainable tensor. Its fp32 master is shared with the owner and updated in place.
 struct Parameter {
   std::string name;
   at::Tensor master;  ///< fp32
-  at::Tensor grad;    ///< fp32, same shape, summed over the whole global batch
 };
 
 /// The optimizer's memory of one parameter.
@@ -53,9 +51,10 @@ class AdamW {
   /// Moments start at zero. Throws InternalError for masters that are not fp32 or names that repeat.
   AdamW(std::vector<Parameter> parameters, AdamWOptions options);
 
-  /// One update. `learning_rates` holds the rate of every parameter by name, the schedule included; a missing or an
-  /// unknown name is an InternalError. Gradients are multiplied by `grad_factor` (clipping) on the way.
-  void step(const ParameterRates& learning_rates, double grad_factor = 1.0);
+  /// One update. `gradients`, fp32, one for each parameter in their order, are those of the whole global batch; they
+  /// are multiplied by `grad_factor` (clipping) on the way and may hold the product afterwards. `learning_rates` holds
+  /// the rate of every parameter by name, the schedule included; a missing or an unknown name is an InternalError.
+  void step(const std::vector<at::Tensor>& gradients, const ParameterRates& learning_rates, double grad_factor = 1.0);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const AdamWOptions& options() const { return options_; }
@@ -76,7 +75,7 @@ class AdamW {
 };
 
 /// 2-norm of all gradients together, accumulated in fp64. Not finite if any gradient is not.
-double global_grad_norm(const std::vector<Parameter>& parameters);
+double global_grad_norm(const std::vector<at::Tensor>& gradients);
 
 /// Factor that brings a global norm down to `max_norm`; 1 if it is smaller or max_norm is 0 (no clipping). The formula
 /// is that of torch.nn.utils.clip_grad_norm_.

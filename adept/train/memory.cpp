@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 
 #include "adept/core/progress.h"
@@ -15,16 +16,16 @@ std::int64_t num_bytes(const at::Tensor& tensor) { return static_cast<std::int64
 }  // namespace
 
 Json to_json(const MemoryUse& m) {
-  return {{"weights", m.weights},     {"masters", m.masters},         {"moments", m.moments},
-          {"gradients", m.gradients}, {"activations", m.activations}, {"work_space", m.work_space},
-          {"total", m.total()}};
+  return {
+      {"weights", m.weights},     {"masters", m.masters},       {"moments", m.moments}, {"activations", m.activations},
+      {"gradients", m.gradients}, {"work_space", m.work_space}, {"total", m.peak}};
 }
 
 std::string describe(const MemoryUse& m) {
   using data::format_bytes;
-  return fmt::format("{}: weights {}, masters {}, moments {}, gradients {}, activations {}, work space {}",
-                     format_bytes(m.total()), format_bytes(m.weights), format_bytes(m.masters), format_bytes(m.moments),
-                     format_bytes(m.gradients), format_bytes(m.activations), format_bytes(m.work_space));
+  return fmt::format("{}: weights {}, masters {}, moments {}, activations {}, gradients {}, work space {}",
+                     format_bytes(m.peak), format_bytes(m.weights), format_bytes(m.masters), format_bytes(m.moments),
+                     format_bytes(m.activations), format_bytes(m.gradients), format_bytes(m.work_space));
 }
 
 MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& trainable, const optim::AdamW& optimizer) {
@@ -32,7 +33,6 @@ MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& traina
   std::set<const void*> counted;
   for (const optim::Parameter& p : trainable.parameters()) {
     memory.masters += num_bytes(p.master);
-    memory.gradients += num_bytes(p.grad);
     const optim::Moments& moments = optimizer.moments().at(p.name);
     memory.moments += num_bytes(moments.exp_avg) + num_bytes(moments.exp_avg_sq);
     counted.insert(p.master.const_data_ptr());
@@ -46,6 +46,20 @@ MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& traina
     count(l.linear->adapter.a);
     count(l.linear->adapter.b);
   }
+  memory.peak = memory.weights + memory.masters + memory.moments;
+  return memory;
+}
+
+MemoryUse step_memory(MemoryUse resident, const StepResult& step, std::int64_t num_micro_batches,
+                      std::int64_t step_bytes) {
+  MemoryUse memory = resident;
+  memory.activations = step.activation_bytes;
+  memory.gradients = step.gradient_bytes;
+  // The first micro-batch has its activations before there are gradients, the others beside them.
+  const std::int64_t known =
+      num_micro_batches > 1 ? memory.activations + memory.gradients : std::max(memory.activations, memory.gradients);
+  memory.work_space = std::max<std::int64_t>(0, step_bytes - known);
+  memory.peak += step_bytes;
   return memory;
 }
 

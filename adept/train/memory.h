@@ -7,6 +7,7 @@
 #include "adept/core/json.h"
 #include "adept/model/decoder.h"
 #include "adept/optim/adamw.h"
+#include "adept/train/step.h"
 #include "adept/train/trainable.h"
 
 namespace adept::train {
@@ -16,19 +17,21 @@ struct MemoryUse {
   std::int64_t weights = 0;      ///< what the forward pass reads, apart from masters
   std::int64_t masters = 0;      ///< fp32 weights of what trains; in fp32 the forward pass reads these
   std::int64_t moments = 0;      ///< the optimizer's
-  std::int64_t gradients = 0;    ///< fp32, of what trains
   std::int64_t activations = 0;  ///< the most that the graph of a micro-batch kept for its backward pass
-  std::int64_t work_space =
-      0;  ///< what a step needed beside all these at its peak: a chunk's logits, results on their way
-
-  std::int64_t total() const { return weights + masters + moments + gradients + activations + work_space; }
+  std::int64_t gradients = 0;    ///< fp32, of what trains
+  std::int64_t work_space = 0;   ///< what the peak has beyond these: a chunk's logits, results on their way
+  std::int64_t peak = 0;         ///< the most at once: less than the sum where gradients come as activations go
 };
 Json to_json(const MemoryUse& memory);
 
-/// "weights 538.1 MB, masters 56.7 MB, ...".
+/// "2.1 GB: weights 538.1 MB, masters 56.7 MB, ...".
 std::string describe(const MemoryUse& memory);
 
-/// What is there before a step: no activations, no work space.
+/// What is there between steps: no activations, no gradients, no work space.
 MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& trainable, const optim::AdamW& optimizer);
+
+/// `resident` and a step of so many micro-batches, which at its peak had `step_bytes` beside it.
+MemoryUse step_memory(MemoryUse resident, const StepResult& step, std::int64_t num_micro_batches,
+                      std::int64_t step_bytes);
 
 }  // namespace adept::train

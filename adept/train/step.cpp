@@ -15,31 +15,27 @@
 namespace adept::train {
 namespace {
 
-at::Tensor through_layer(const model::Decoder& decoder, const at::Tensor& h, std::int64_t l,
-                         ActivationCheckpointing checkpointing) {
-  switch (checkpointing) {
-    case ActivationCheckpointing::kNone:
-      return decoder.layer(h, l);
-    case ActivationCheckpointing::kSelective:  // the widest activations for a third of the layer's time
-      return nn::recomputed(decoder.attention_block(h, l),
-                            [&decoder, l](const at::Tensor& x) { return decoder.feed_forward_block(x, l); });
-    case ActivationCheckpointing::kFull:
-      if (h.requires_grad())
-        return nn::recomputed(h, [&decoder, l](const at::Tensor& x) { return decoder.layer(x, l); });
-      // The lowest trained layer: nothing flows back from its input, which autograd would have to see.
-      return through_layer(decoder, h, l, ActivationCheckpointing::kSelective);
+at::Tensor through_layers(const model::Decoder& decoder, at::Tensor h, std::int64_t lowest,
+                          ActivationCheckpointing checkpointing) {
+  if (checkpointing == ActivationCheckpointing::kNone) return decoder.layers(h, lowest, decoder.num_layers());
+  for (std::int64_t l = lowest; l < decoder.num_layers(); ++l) {
+    // Not whole where nothing flows back from the input: autograd would have to see that.
+    const bool whole = checkpointing == ActivationCheckpointing::kFull && h.requires_grad();
+    // The feed-forward has the widest activations, for a third of the layer's time.
+    h = whole ? nn::recomputed(h, [&decoder, l](const at::Tensor& x) { return decoder.layer(x, l); })
+              : nn::recomputed(decoder.attention_block(h, l),
+                               [&decoder, l](const at::Tensor& x) { return decoder.feed_forward_block(x, l); });
   }
-  throw InternalError("unknown activation_checkpointing");
+  return h;
 }
 
 // Loss of a micro-batch, (), with the graph of what trains.
 at::Tensor loss_of(const model::Decoder& decoder, const Trainable& trainable, const model::Batch& batch,
                    ActivationCheckpointing checkpointing) {
   const std::int64_t lowest = trainable.trains_embeddings() ? 0 : trainable.lowest_layer();
-  at::Tensor h = trainable.trains_embeddings() ? decoder.embed(batch.input_ids)
-                                               : decoder.prefix(batch.input_ids, lowest);  // (B, T, D)
-  for (std::int64_t l = lowest; l < decoder.num_layers(); ++l) h = through_layer(decoder, h, l, checkpointing);
-  return decoder.loss_sum(h, batch.targets);
+  const at::Tensor h = trainable.trains_embeddings() ? decoder.embed(batch.input_ids)
+                                                     : decoder.prefix(batch.input_ids, lowest);  // (B, T, D)
+  return decoder.loss_sum(through_layers(decoder, h, lowest, checkpointing), batch.targets);
 }
 
 }  // namespace
@@ -50,7 +46,7 @@ StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable
   for (const model::Batch& batch : micro_batches) result.num_targets += batch.num_targets;
   ADEPT_CHECK(result.num_targets > 0, "a global batch without a token to predict");
   const auto total = static_cast<double>(result.num_targets);
-  trainable.zero_gradients();
+  trainable.drop_gradients();
   for (const model::Batch& batch : micro_batches) {
     const auto bytes_kept = [&] {  // the kernels' own memory is not the graph's
       return nn::tensor_memory(decoder.device()).in_use - nn::thread_workspace_bytes();
@@ -59,10 +55,12 @@ StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable
     const at::Tensor loss = loss_of(decoder, trainable, batch, checkpointing) / total;
     result.activation_bytes = std::max(result.activation_bytes, bytes_kept() - before);
     torch::autograd::backward({loss}, {});
-    trainable.accumulate_gradients();
+    trainable.collect_gradients();
     result.loss += loss.item<double>();
   }
-  result.grad_norm = optim::global_grad_norm(trainable.parameters());
+  result.grad_norm = optim::global_grad_norm(trainable.gradients());
+  for (const at::Tensor& grad : trainable.gradients())
+    result.gradient_bytes += static_cast<std::int64_t>(grad.nbytes());
   result.finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
   return result;
 }
@@ -71,9 +69,11 @@ StepResult train_step(const model::Decoder& decoder, Trainable& trainable, optim
                       std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
                       double max_grad_norm, ActivationCheckpointing checkpointing) {
   const StepResult result = compute_gradients(decoder, trainable, micro_batches, checkpointing);
-  if (!result.finite) return result;
-  optimizer.step(learning_rates, optim::clip_factor(result.grad_norm, max_grad_norm));
-  trainable.publish();
+  if (result.finite) {
+    optimizer.step(trainable.gradients(), learning_rates, optim::clip_factor(result.grad_norm, max_grad_norm));
+    trainable.publish();
+  }
+  trainable.drop_gradients();
   return result;
 }
 

@@ -21,19 +21,20 @@ struct StepResult {
   std::int64_t num_targets = 0;       ///< predicted tokens
   bool finite = true;                 ///< false: loss or gradient was not, and nothing was changed
   std::int64_t activation_bytes = 0;  ///< the most that the graph of a micro-batch kept for its backward pass
+  std::int64_t gradient_bytes = 0;    ///< of the gradients at the end
 };
 
 using config::ActivationCheckpointing;
 
-/// Mean loss of all micro-batches together and its gradient, left in the trainable's parameters: every predicted token
+/// Mean loss of all micro-batches together and its gradient, left in trainable.gradients(): every predicted token
 /// weighs the same, whichever micro-batch it is in. No graph is built below the lowest trained layer. What is
 /// checkpointed is computed again in the backward pass, with the same result bit for bit.
 StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable,
                              std::span<const model::Batch> micro_batches,
                              ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone);
 
-/// compute_gradients, then one optimizer step with the given rates (by parameter name). A step whose loss or gradient
-/// is not finite changes no parameter and no moment.
+/// compute_gradients, then one optimizer step with the given rates (by parameter name); the gradients are dropped. A
+/// step whose loss or gradient is not finite changes no parameter and no moment.
 StepResult train_step(const model::Decoder& decoder, Trainable& trainable, optim::AdamW& optimizer,
                       std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
                       double max_grad_norm, ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone);

@@ -19,16 +19,15 @@ Trainable::Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors
   std::set<const at::Tensor*> slots;
   for (TrainedTensor& t : tensors) {
     ADEPT_CHECK(slots.insert(t.slot).second, "{} is trained twice", t.name);
-    const at::Tensor grad = at::zeros_like(t.master);
     const at::Tensor leaf = (compute == at::kFloat ? t.master.detach() : t.master.to(compute)).set_requires_grad(true);
-    if (compute == at::kFloat) leaf.mutable_grad() = grad;
     *t.slot = leaf;
     leaves_.push_back(leaf);
-    parameters_.push_back({.name = t.name, .master = t.master, .grad = grad});
+    parameters_.push_back({.name = t.name, .master = t.master});
     if (t.layer >= 0) lowest_layer_ = std::min(lowest_layer_, t.layer);
     trains_embeddings_ |= t.slot == &decoder.weights().embed_tokens;
     t.master.reset();
   }
+  gradients_.resize(leaves_.size());
   if (decoder.config().tie_word_embeddings) decoder.weights().lm_head = decoder.weights().embed_tokens;
 }
 
@@ -38,20 +37,22 @@ std::int64_t Trainable::num_parameters() const {
   return count;
 }
 
-void Trainable::zero_gradients() {
-  for (const optim::Parameter& p : parameters_) p.grad.zero_();
-}
-
-void Trainable::accumulate_gradients() {
+void Trainable::collect_gradients() {
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
-    at::Tensor& grad = leaves_[i].mutable_grad();
+    at::Tensor &sum = gradients_[i], &grad = leaves_[i].mutable_grad();
     if (leaves_[i].scalar_type() == at::kFloat) {
-      ADEPT_CHECK(grad.is_same(parameters_[i].grad), "the gradient of {} was replaced", parameters_[i].name);
+      if (grad.defined()) sum = grad;  // autograd has added up all micro-batches in it
     } else if (grad.defined()) {
-      parameters_[i].grad.add_(grad);
+      sum = sum.defined() ? sum.add_(grad) : grad.to(at::kFloat);
       grad.reset();
     }
+    if (!sum.defined()) sum = at::zeros_like(parameters_[i].master);
   }
+}
+
+void Trainable::drop_gradients() {
+  for (at::Tensor& leaf : leaves_) leaf.mutable_grad().reset();
+  gradients_.assign(leaves_.size(), {});
 }
 
 void Trainable::publish() {

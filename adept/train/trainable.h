@@ -22,29 +22,33 @@ struct TrainedTensor {
 
 /// Makes tensors of a decoder trainable and keeps everything else frozen.
 ///
-/// In fp32 the decoder reads the masters themselves and autograd adds straight into the gradients. In bf16 the decoder
-/// has copies, whose bf16 gradients are added to the fp32 ones after every micro-batch.
+/// In fp32 the decoder reads the masters themselves and autograd's gradients are those of the step. In bf16 the decoder
+/// has copies, whose bf16 gradients are added to fp32 ones after every micro-batch. Gradients take memory from the
+/// backward pass on, when activations go, to the end of the step.
 class Trainable {
  public:
   /// Replaces the slots of `tensors`, which are in decoder.weights(). A name or slot that repeats is an InternalError.
   Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors);
 
-  /// Name, master and gradient of every trained tensor.
+  /// Name and master of every trained tensor.
   const std::vector<optim::Parameter>& parameters() const { return parameters_; }
+  /// Their fp32 gradients, in the same order; undefined before collect_gradients() and after drop_gradients().
+  const std::vector<at::Tensor>& gradients() const { return gradients_; }
   /// Index of the lowest layer with a trained tensor, or their number; below it nothing needs a graph unless the
   /// embeddings train.
   std::int64_t lowest_layer() const { return lowest_layer_; }
   bool trains_embeddings() const { return trains_embeddings_; }
   std::int64_t num_parameters() const;
 
-  void zero_gradients();
-  /// Adds what the last backward pass left to the fp32 gradients. Nothing to do in fp32.
-  void accumulate_gradients();
+  /// Adds what the last backward pass left to the gradients; what it did not reach is zero.
+  void collect_gradients();
+  void drop_gradients();
   /// Shows changed masters to the decoder. Nothing to do in fp32.
   void publish();
 
  private:
   std::vector<optim::Parameter> parameters_;
+  std::vector<at::Tensor> gradients_;
   std::vector<at::Tensor> leaves_;  // what the decoder reads, in the order of parameters_
   std::int64_t lowest_layer_ = 0;
   bool trains_embeddings_ = false;

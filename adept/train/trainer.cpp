@@ -126,6 +126,16 @@ std::vector<method::Unit> units_of(const config::RunConfig& c, const std::option
   return units;
 }
 
+std::vector<model::Batch> to_micro_batches(std::span<const data::Sequence> sequences, std::int64_t batch_size,
+                                           at::Device device) {
+  std::vector<model::Batch> batches;
+  for (std::size_t begin = 0; begin < sequences.size(); begin += static_cast<std::size_t>(batch_size)) {
+    const std::size_t count = std::min(sequences.size() - begin, static_cast<std::size_t>(batch_size));
+    batches.push_back(model::to_batch(data::make_batch(sequences.subspan(begin, count)), device));
+  }
+  return batches;
+}
+
 void apply_factors(const std::vector<config::UnitFactor>& factors, method::UnitValues& weights) {
   for (std::size_t i = 0; i < factors.size(); ++i) {
     bool matched = false;
@@ -156,7 +166,7 @@ Json to_json(const TrainSummary& s) {
                {"all_parameters", s.all_parameters},
                {"nonfinite_steps", s.nonfinite_steps},
                {"speed_of_light", s.speed_of_light}};
-  if (s.memory.total() == 0) return json;  // no step in this session
+  if (s.memory.peak == 0) return json;  // no step in this session
   json["memory_bytes"] = to_json(s.memory);
   json["activation_cache"] = {{"bytes", s.activation_cache.bytes},
                               {"positions_read", s.activation_cache.positions_read},
@@ -302,14 +312,9 @@ StepResult Trainer::take_step() {
   // What draws from ATen's generator (LoRA's dropout) draws the same in a resumed run.
   const auto seed = static_cast<std::uint64_t>(inputs_.config.seed);
   at::manual_seed(random_bits(seed, RandomStream::kDropout, static_cast<std::uint64_t>(state_.step)));
-  std::vector<model::Batch> micro_batches;
   const std::int64_t wanted = std::min(c.batch_size * c.grad_accum, total_sequences_ - inputs_.loader.num_sequences());
   const std::vector<data::Sequence> sequences = inputs_.loader.next_step(wanted);
-  for (std::size_t begin = 0; begin < sequences.size(); begin += static_cast<std::size_t>(c.batch_size)) {
-    const std::size_t count = std::min(sequences.size() - begin, static_cast<std::size_t>(c.batch_size));
-    micro_batches.push_back(
-        model::to_batch(data::make_batch(std::span(sequences).subspan(begin, count)), decoder_.device()));
-  }
+  const std::vector<model::Batch> micro_batches = to_micro_batches(sequences, c.batch_size, decoder_.device());
   kept_activations_->before_step(sequences);
   const std::int64_t read_before = kept_activations_->stats().positions_read;
   nn::reset_peak_tensor_memory(decoder_.device());
@@ -317,7 +322,8 @@ StepResult Trainer::take_step() {
   const std::int64_t workspace_before = decoder_.device().is_cpu() ? nn::thread_workspace_bytes() : 0;
   const StepResult result = train_step(decoder_, trainable_, optimizer_, micro_batches, learning_rates(),
                                        c.max_grad_norm, c.activation_checkpointing);
-  measure_memory(bytes_before, workspace_before, result.activation_bytes);
+  measure_memory(result, std::ssize(micro_batches),
+                 nn::tensor_memory(decoder_.device()).peak - bytes_before + workspace_before);
   std::int64_t tokens = 0;
   for (const data::Sequence& sequence : sequences) tokens += static_cast<std::int64_t>(sequence.tokens.size());
   state_.total_tokens += tokens;
@@ -334,13 +340,11 @@ StepResult Trainer::take_step() {
 }
 
 // The account is that of the step that needed most; it is told after the first.
-void Trainer::measure_memory(std::int64_t bytes_before, std::int64_t workspace_bytes, std::int64_t activation_bytes) {
-  const std::int64_t of_step = nn::tensor_memory(decoder_.device()).peak - bytes_before;
-  MemoryUse memory = resident_memory(decoder_, trainable_, optimizer_);
-  memory.activations = activation_bytes;
-  memory.work_space = of_step - activation_bytes + workspace_bytes;
-  const bool is_first = memory_.total() == 0;
-  if (memory.total() > memory_.total()) memory_ = memory;
+void Trainer::measure_memory(const StepResult& result, std::int64_t num_micro_batches, std::int64_t step_bytes) {
+  const MemoryUse memory =
+      step_memory(resident_memory(decoder_, trainable_, optimizer_), result, num_micro_batches, step_bytes);
+  const bool is_first = memory_.peak == 0;
+  if (memory.peak > memory_.peak) memory_ = memory;
   if (is_first) spdlog::info("memory of a step: {}", describe(memory_));
 }
 

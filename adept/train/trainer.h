@@ -91,7 +91,7 @@ class Trainer {
   void open_records();
   void update_unit_rates();
   StepResult take_step();
-  void measure_memory(std::int64_t bytes_before, std::int64_t workspace_bytes, std::int64_t activation_bytes);
+  void measure_memory(const StepResult& result, std::int64_t num_micro_batches, std::int64_t step_bytes);
   void log_step(const StepResult& result);
   Json log_line(const Json& extra) const;
   void evaluate();

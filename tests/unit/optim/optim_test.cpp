@@ -3,6 +3,7 @@
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/randn_like.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
@@ -18,8 +19,13 @@ namespace {
 
 std::vector<Parameter> two_parameters() {
   const auto options = at::TensorOptions().dtype(at::kFloat);
-  return {{"matrix", at::randn({7, 19}, options), at::randn({7, 19}, options)},
-          {"gain", at::randn({33}, options), at::randn({33}, options)}};
+  return {{"matrix", at::randn({7, 19}, options)}, {"gain", at::randn({33}, options)}};
+}
+
+std::vector<at::Tensor> gradients_for(const std::vector<Parameter>& parameters) {
+  std::vector<at::Tensor> gradients;
+  for (const Parameter& p : parameters) gradients.push_back(at::randn_like(p.master));
+  return gradients;
 }
 
 // The update of AdamW written out, in fp64.
@@ -41,28 +47,29 @@ TEST(AdamW, FollowsTheFormulaWithARatePerUnitAndDecaysMatricesOnly) {
   const at::Tensor matrix = parameters[0].master.clone(), gain = parameters[1].master.clone();
   const AdamWOptions options{.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
   AdamW adamw(parameters, options);
-  for (int i = 0; i < 3; ++i) adamw.step(whole_rates(adamw.parameters(), {{"matrix", 1e-2}, {"gain", 3e-2}}));
+  const auto grads = gradients_for(parameters);
+  for (int i = 0; i < 3; ++i) adamw.step(grads, whole_rates(adamw.parameters(), {{"matrix", 1e-2}, {"gain", 3e-2}}));
   const at::Tensor matrix_error =
-      (adamw_by_hand(matrix, parameters[0].grad, 1e-2, options, 0.1, 3) - parameters[0].master).abs().max();
+      (adamw_by_hand(matrix, grads[0], 1e-2, options, 0.1, 3) - parameters[0].master).abs().max();
   const at::Tensor gain_error =
-      (adamw_by_hand(gain, parameters[1].grad, 3e-2, options, 0.0, 3) - parameters[1].master).abs().max();
+      (adamw_by_hand(gain, grads[1], 3e-2, options, 0.0, 3) - parameters[1].master).abs().max();
   EXPECT_LE(matrix_error.item<double>(), 1e-6);
   EXPECT_LE(gain_error.item<double>(), 1e-6);
 }
 
 TEST(AdamW, EqualRatesAreThePlainFusedUpdateBitForBit) {
   const auto parameters = two_parameters();
-  std::vector<at::Tensor> values, grads, first, second, counts;
+  const auto grads = gradients_for(parameters);
+  std::vector<at::Tensor> values, first, second, counts;
   for (const Parameter& p : parameters) {
     values.push_back(p.master.clone());
-    grads.push_back(p.grad.clone());
     first.push_back(at::zeros_like(p.master));
     second.push_back(at::zeros_like(p.master));
     counts.push_back(at::full({}, 1.0, p.master.options()));
   }
   at::_fused_adamw_(values, grads, first, second, {}, counts, 1e-3, 0.9, 0.95, 0.0, 1e-8, false, false);
   AdamW adamw(parameters, {});
-  adamw.step(whole_rates(adamw.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}));
+  adamw.step(grads, whole_rates(adamw.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}));
   EXPECT_TRUE(at::equal(values[0], parameters[0].master));
   EXPECT_TRUE(at::equal(values[1], parameters[1].master));
 }
@@ -71,7 +78,7 @@ TEST(AdamW, ARateOfZeroLeavesTheUnitBitIdentical) {
   const auto parameters = two_parameters();
   const at::Tensor before = parameters[0].master.clone(), other = parameters[1].master.clone();
   AdamW adamw(parameters, {.weight_decay = 0.5});
-  adamw.step(whole_rates(adamw.parameters(), {{"matrix", 0.0}, {"gain", 1e-3}}));
+  adamw.step(gradients_for(parameters), whole_rates(adamw.parameters(), {{"matrix", 0.0}, {"gain", 1e-3}}));
   EXPECT_TRUE(at::equal(before, parameters[0].master));
   EXPECT_FALSE(at::equal(other, parameters[1].master));
 }
@@ -79,34 +86,42 @@ TEST(AdamW, ARateOfZeroLeavesTheUnitBitIdentical) {
 TEST(AdamW, ClippingScalesTheGradientInsideTheUpdate) {
   const auto parameters = two_parameters();
   auto scaled = two_parameters();
+  const auto grads = gradients_for(parameters);
+  std::vector<at::Tensor> quarters;
   for (std::size_t i = 0; i < 2; ++i) {
     scaled[i].master.copy_(parameters[i].master);
-    scaled[i].grad.copy_(parameters[i].grad * 0.25);
+    quarters.push_back(grads[i] * 0.25);
   }
   AdamW clipped(parameters, {}), plain(scaled, {});
-  clipped.step(whole_rates(clipped.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}), 0.25);
-  plain.step(whole_rates(plain.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}));
+  clipped.step(grads, whole_rates(clipped.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}), 0.25);
+  plain.step(quarters, whole_rates(plain.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}));
   EXPECT_TRUE(at::equal(parameters[0].master, scaled[0].master));
 }
 
-TEST(AdamW, RefusesMissingRatesAndRepeatedNames) {
+TEST(AdamW, RefusesMissingRatesAndGradientsAndRepeatedNames) {
   auto parameters = two_parameters();
   AdamW adamw(parameters, {});
-  EXPECT_THROW(adamw.step(whole_rates(adamw.parameters(), {{"matrix", 1.0}})), InternalError);
-  EXPECT_THROW(adamw.step(whole_rates(adamw.parameters(), {{"matrix", 1.0}, {"other", 1.0}})), InternalError);
+  const auto grads = gradients_for(parameters);
+  const auto rates = whole_rates(parameters, {{"matrix", 1.0}, {"gain", 1.0}});
+  EXPECT_THROW(adamw.step(grads, whole_rates(adamw.parameters(), {{"matrix", 1.0}})), InternalError);
+  EXPECT_THROW(adamw.step(grads, whole_rates(adamw.parameters(), {{"matrix", 1.0}, {"other", 1.0}})), InternalError);
+  EXPECT_THROW(adamw.step({grads[0]}, rates), InternalError);
+  EXPECT_THROW(adamw.step({grads[0], at::Tensor()}, rates), InternalError);
+  EXPECT_THROW(adamw.step({grads[0], grads[0]}, rates), InternalError);
+  EXPECT_THROW(adamw.step({grads[0], grads[1].to(at::kDouble)}, rates), InternalError);
   parameters[1].name = "matrix";
   EXPECT_THROW(AdamW(parameters, {}), InternalError);
 }
 
 TEST(GradNorm, IsTheNormOfAllGradientsTogetherAndShowsNonFiniteValues) {
-  auto parameters = two_parameters();
-  const double expected = std::sqrt(parameters[0].grad.to(at::kDouble).square().sum().item<double>() +
-                                    parameters[1].grad.to(at::kDouble).square().sum().item<double>());
-  EXPECT_NEAR(global_grad_norm(parameters), expected, 1e-9 * expected);
-  parameters[1].grad[3] = std::numeric_limits<float>::infinity();
-  EXPECT_FALSE(std::isfinite(global_grad_norm(parameters)));
-  parameters[1].grad[3] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_FALSE(std::isfinite(global_grad_norm(parameters)));
+  const auto grads = gradients_for(two_parameters());
+  const double expected = std::sqrt(grads[0].to(at::kDouble).square().sum().item<double>() +
+                                    grads[1].to(at::kDouble).square().sum().item<double>());
+  EXPECT_NEAR(global_grad_norm(grads), expected, 1e-9 * expected);
+  grads[1][3] = std::numeric_limits<float>::infinity();
+  EXPECT_FALSE(std::isfinite(global_grad_norm(grads)));
+  grads[1][3] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_FALSE(std::isfinite(global_grad_norm(grads)));
 }
 
 TEST(GradNorm, ClipFactorOnlyEverShrinks) {
@@ -150,11 +165,8 @@ TEST(AdamW, TakesEverySliceAtItsOwnRate) {
     const at::Tensor start = at::randn({7, 9}), gradient = at::randn({7, 9});
     const std::vector<RateSlice> slices = {{dim, 0, 2, 1e-2}, {dim, 2, 3, 0.0}, {dim, 3, start.size(dim), 3e-2}};
     const auto updated = [&](const std::vector<RateSlice>& rates) {
-      AdamW adamw({{.name = "m", .master = start.clone(), .grad = gradient.clone()}}, {.weight_decay = 0.1});
-      for (int i = 0; i < 3; ++i) {
-        adamw.parameters()[0].grad.copy_(gradient);  // the kernel leaves the clipped one
-        adamw.step({{"m", rates}}, 0.5);
-      }
+      AdamW adamw({{.name = "m", .master = start.clone()}}, {.weight_decay = 0.1});
+      for (int i = 0; i < 3; ++i) adamw.step({gradient.clone()}, {{"m", rates}}, 0.5);
       return std::vector<at::Tensor>{adamw.parameters()[0].master, adamw.moments().at("m").exp_avg,
                                      adamw.moments().at("m").exp_avg_sq};
     };
@@ -171,14 +183,14 @@ TEST(AdamW, TakesEverySliceAtItsOwnRate) {
 }
 
 TEST(AdamW, RefusesRatesThatDoNotCoverAParameterOnce) {
-  AdamW adamw({{.name = "m", .master = at::zeros({4, 2}), .grad = at::zeros({4, 2})}}, {});
+  AdamW adamw({{.name = "m", .master = at::zeros({4, 2})}}, {});
   for (const std::vector<RateSlice>& slices : {std::vector<RateSlice>{},
                                                {{0, 0, 3, 1.0}},
                                                {{0, 0, 3, 1.0}, {0, 2, 4, 1.0}},
                                                {{0, 0, 2, 1.0}, {1, 2, 4, 1.0}},
                                                {{0, 1, 4, 1.0}},
                                                {{0, 0, 5, 1.0}}})
-    EXPECT_THROW(adamw.step({{"m", slices}}), InternalError);
+    EXPECT_THROW(adamw.step({at::zeros({4, 2})}, {{"m", slices}}), InternalError);
 }
 
 }  // namespace

@@ -24,9 +24,8 @@ using ::testing::Not;
 const std::vector<std::string> kFiles = {"trainable.safetensors", "optimizer.safetensors", "trainer_state.json"};
 
 optim::AdamW make_optimizer(std::vector<std::int64_t> matrix = {3, 2}) {
-  const std::vector<optim::Parameter> parameters = {
-      {.name = "b.matrix", .master = at::zeros(matrix), .grad = at::zeros(matrix)},
-      {.name = "a.gain", .master = at::zeros({4}), .grad = at::zeros({4})}};
+  const std::vector<optim::Parameter> parameters = {{.name = "b.matrix", .master = at::zeros(matrix)},
+                                                    {.name = "a.gain", .master = at::zeros({4})}};
   return optim::AdamW(parameters, {});
 }
 

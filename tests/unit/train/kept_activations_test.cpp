@@ -2,6 +2,7 @@
 #include "adept/train/kept_activations.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -162,6 +163,22 @@ TEST(Run, KeepsNoActivationsThatWouldNotComeAgainOrNotFit) {
   config.train.activation_cache = 1e-6;
   const TrainSummary small = train(config, model.expanded, dir / "small");
   EXPECT_EQ(small.activation_cache.positions_computed, 0) << "later epochs do not fit, so there is none";
+}
+
+TEST(Run, KeepsNoActivationsWhereNothingFrozenIsBelow) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = uniform_config();
+  config.train.max_steps = 30;  // several epochs
+  const auto positions_computed = [&](config::Method method, std::int64_t num_layers) {
+    config.method = method;
+    config.top_k_layers.num_layers = num_layers;
+    const fs::path out = dir / fmt::format("{}_{}", config::to_string(method), num_layers);
+    return train(config, model.base, out).activation_cache.positions_computed;
+  };
+  EXPECT_GT(positions_computed(config::Method::kTopKLayers, 3), 0);
+  EXPECT_EQ(positions_computed(config::Method::kTopKLayers, 4), 0) << "the lowest layer trains";
+  EXPECT_EQ(positions_computed(config::Method::kFull, 4), 0) << "the embeddings train";
 }
 
 // While it lives, the process can open so many files and no more.

@@ -101,11 +101,24 @@ TEST(ResidentMemory, CountsEveryTensorOnce) {
     const MemoryUse memory = resident_memory(s.decoder, s.trainable, optimizer);
     const std::int64_t trained = s.trainable.num_parameters(), all = model::num_parameters(s.decoder.config());
     EXPECT_EQ(memory.masters, 4 * trained);
-    EXPECT_EQ(memory.gradients, 4 * trained);
+    EXPECT_EQ(memory.gradients, 0);
     EXPECT_EQ(memory.moments, 8 * trained);
     EXPECT_EQ(memory.weights, dtype == at::kFloat ? 4 * (all - trained) : 2 * all) << "bf16 has copies of the masters";
-    EXPECT_EQ(memory.total(), memory.weights + 16 * trained);
+    EXPECT_EQ(memory.peak, memory.weights + 12 * trained);
   }
+}
+
+// Gradients come as the activations of one micro-batch go, and stand beside those of a second one.
+TEST(StepMemory, ExplainsItsPeak) {
+  const MemoryUse resident = {.weights = 100, .masters = 10, .moments = 20, .peak = 130};
+  const StepResult step = {.activation_bytes = 50, .gradient_bytes = 10};
+  const MemoryUse one = step_memory(resident, step, 1, 57), two = step_memory(resident, step, 2, 67);
+  EXPECT_EQ(one.peak, 187);
+  EXPECT_EQ(one.activations, 50);
+  EXPECT_EQ(one.gradients, 10);
+  EXPECT_EQ(one.work_space, 7);
+  EXPECT_EQ(two.peak, 197);
+  EXPECT_EQ(two.work_space, 7);
 }
 
 }  // namespace

@@ -59,7 +59,8 @@ struct ReadyModel {
   }
   std::map<std::string, at::Tensor> gradients() const {
     std::map<std::string, at::Tensor> copies;
-    for (const optim::Parameter& p : trainable.parameters()) copies[p.name] = p.grad.clone();
+    for (std::size_t i = 0; i < trainable.parameters().size(); ++i)
+      copies[trainable.parameters()[i].name] = trainable.gradients()[i].clone();
     return copies;
   }
   // A few steps that move the copies away from the identity.
@@ -88,8 +89,6 @@ TEST(Trainable, HoldsExactlyTheUnitsAndNothingElseAsksForAGradient) {
       for (const optim::Parameter& p : s.trainable.parameters()) {
         EXPECT_TRUE(found.insert(p.name).second) << p.name;
         EXPECT_EQ(p.master.scalar_type(), at::kFloat);
-        EXPECT_EQ(p.grad.scalar_type(), at::kFloat);
-        EXPECT_EQ(p.grad.sizes(), p.master.sizes());
         elements += p.master.numel();
       }
       EXPECT_EQ(found, std::set<std::string>(units.begin(), units.end()));
@@ -254,6 +253,29 @@ TEST(Gradients, ReachNoFrozenTensor) {
     if (p.layer != 2 && p.layer != 5) {
       EXPECT_FALSE(p.tensor->grad().defined()) << p.name;
     }
+}
+
+TEST(Gradients, TakeMemoryFromTheBackwardPassToTheEndOfTheStep) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    ReadyModel s("llama", dtype);
+    const auto expect_none = [&] {
+      for (const at::Tensor& grad : s.trainable.gradients()) EXPECT_FALSE(grad.defined());
+      for (const auto& p : model::named_parameters(s.decoder.config(), s.decoder.weights()))
+        EXPECT_FALSE(p.tensor->grad().defined()) << p.name;
+    };
+    expect_none();
+    const std::vector<model::Batch> batches = {test::random_batch({9, 4}), test::random_batch({13}, 2)};
+    const StepResult result = compute_gradients(s.decoder, s.trainable, batches);
+    EXPECT_EQ(result.gradient_bytes, 4 * s.trainable.num_parameters());
+    for (std::size_t i = 0; i < s.trainable.parameters().size(); ++i) {
+      EXPECT_EQ(s.trainable.gradients()[i].scalar_type(), at::kFloat);
+      EXPECT_EQ(s.trainable.gradients()[i].sizes(), s.trainable.parameters()[i].master.sizes());
+    }
+    s.trainable.drop_gradients();
+    expect_none();
+    s.train(1);
+    expect_none();
+  }
 }
 
 TEST(Gradients, OfAGlobalBatchWithoutTargetsAreABug) {
