@@ -33,6 +33,7 @@ struct Functions {
   void (*swiglu_backward)(const Swiglu&, std::int64_t begin, std::int64_t end);
   /// Rows.
   void (*cross_entropy)(const CrossEntropy&, std::int64_t begin, std::int64_t end);
+  void (*online_softmax)(const OnlineSoftmax&, std::int64_t begin, std::int64_t end);
 };
 
 /// Those of instruction_set(). Throws ConfigError as that does.

@@ -57,4 +57,22 @@ struct CrossEntropy {
   bool wants_gradient = false;
 };
 
+/// The softmax of rows that come some columns at a time: e^(logit - base) takes a logit's place. The base of a row is
+/// near its largest logit so far; when it rises, what was added up before is scaled down (Milakov and Gimelshein,
+/// "Online normalizer calculation for softmax", arXiv 1805.02867).
+struct OnlineSoftmax {
+  /// So that no number is too small to rise above.
+  static constexpr float kFirstBase = -3e38f;
+
+  Element element = Element::kFloat;
+  std::int64_t first = 0, columns = 0;    ///< the classes first .. first + columns - 1
+  void* logits = nullptr;                 ///< (N, columns)
+  const std::int64_t* targets = nullptr;  ///< (N): any class
+  float* base = nullptr;                  ///< (N): kFirstBase before the first columns
+  double* sum = nullptr;                  ///< (N): of e^(logit - base)
+  float* target_logits = nullptr;         ///< (N): written where the target is among these columns
+  float* mixed = nullptr;                 ///< (N, width), relative to e^base, for the caller to add to; null: none
+  std::int64_t width = 0;
+};
+
 }  // namespace adept::kernels

@@ -19,8 +19,21 @@
 namespace adept::model {
 namespace {
 
-at::Tensor project(const at::Tensor& x, const LinearWeights& weights) {
-  return nn::adapted_linear(x, weights.weight, weights.bias, weights.adapter);
+/// Each projection of x.
+std::vector<at::Tensor> project(const at::Tensor& x, std::initializer_list<const LinearWeights*> projections) {
+  std::vector<at::Tensor> weights, biases;
+  for (const LinearWeights* p : projections) {
+    weights.push_back(p->weight);
+    biases.push_back(p->bias);
+  }
+  std::vector<at::Tensor> results = nn::linears(x, weights, biases);
+  for (std::size_t i = 0; i < results.size(); ++i)
+    results[i] = nn::with_adapter(results[i], x, projections.begin()[i]->adapter);
+  return results;
+}
+
+at::Tensor project(const at::Tensor& x, const LinearWeights& projection) {
+  return nn::with_adapter(nn::linear(x, projection.weight, projection.bias), x, projection.adapter);
 }
 
 }  // namespace
@@ -101,12 +114,10 @@ at::Tensor Decoder::embed(const at::Tensor& ids) const {
 at::Tensor Decoder::attention(const at::Tensor& x, const LayerWeights& weights, std::int64_t l,
                               KeyValueCache* cache) const {
   const std::int64_t B = x.size(0), T = x.size(1), E = config_.head_dim;
-  const auto heads = [&](const LinearWeights& projection, std::int64_t count) {
-    return project(x, projection).view({B, T, count, E});
-  };
-  at::Tensor q = heads(weights.q_proj, config_.num_attention_heads);
-  at::Tensor k = heads(weights.k_proj, config_.num_key_value_heads);
-  at::Tensor v = heads(weights.v_proj, config_.num_key_value_heads).transpose(1, 2);  // (B, K, T, E)
+  const std::vector<at::Tensor> projected = project(x, {&weights.q_proj, &weights.k_proj, &weights.v_proj});
+  at::Tensor q = projected[0].view({B, T, config_.num_attention_heads, E});
+  at::Tensor k = projected[1].view({B, T, config_.num_key_value_heads, E});
+  at::Tensor v = projected[2].view({B, T, config_.num_key_value_heads, E}).transpose(1, 2);  // (B, K, T, E)
   const std::int64_t begin = cache == nullptr ? 0 : cache->length(l);
   const nn::RopeTables tables = rope_->get(config_, begin, T, x.scalar_type(), x.device());
   const nn::Visibility visibility = {.window = config_.sliding_window[static_cast<std::size_t>(l)]};
@@ -114,9 +125,9 @@ at::Tensor Decoder::attention(const at::Tensor& x, const LayerWeights& weights, 
   if (config_.qk_norm && cache == nullptr) {
     mixed = nn::normed_attention(q, k, v, {weights.q_norm, weights.k_norm, config_.rms_norm_eps}, tables, visibility);
   } else {
-    const auto rotated = [&](const at::Tensor& projected, const at::Tensor& norm) {
-      return config_.qk_norm ? nn::normed_rope(projected, norm, config_.rms_norm_eps, tables)
-                             : nn::apply_rope(projected.transpose(1, 2), tables);
+    const auto rotated = [&](const at::Tensor& heads, const at::Tensor& norm) {
+      return config_.qk_norm ? nn::normed_rope(heads, norm, config_.rms_norm_eps, tables)
+                             : nn::apply_rope(heads.transpose(1, 2), tables);
     };
     q = rotated(q, weights.q_norm);  // (B, H, T, E)
     k = rotated(k, weights.k_norm);  // (B, K, T, E)
@@ -140,8 +151,8 @@ void Decoder::attend(Residual& stream, std::int64_t l, KeyValueCache* cache) con
 void Decoder::feed_forward(Residual& stream, std::int64_t l) const {
   const LayerWeights& weights = layer_weights(l);
   const at::Tensor x = stream.normed(weights.post_attention_layernorm, config_.rms_norm_eps);
-  const at::Tensor gated = nn::swiglu(project(x, weights.gate_proj), project(x, weights.up_proj));
-  stream.update = project(gated, weights.down_proj);
+  const std::vector<at::Tensor> projected = project(x, {&weights.gate_proj, &weights.up_proj});
+  stream.update = project(nn::swiglu(projected[0], projected[1]), weights.down_proj);
 }
 
 at::Tensor Decoder::attention_block(const at::Tensor& h, std::int64_t l) const {

@@ -4,6 +4,8 @@
 #include <ATen/ops/_log_softmax.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/nonzero.h>
@@ -19,13 +21,17 @@
 namespace adept::nn {
 namespace {
 
+/// The size of each part, but perhaps the last, if `size` is cut into as few of nearly equal size as `most` allows.
+std::int64_t equal_parts(std::int64_t size, std::int64_t most) {
+  const std::int64_t num_parts = std::max<std::int64_t>((size + most - 1) / most, 1);
+  return (size + num_parts - 1) / num_parts;
+}
+
 /// Tokens per chunk: enough to keep the GEMM efficient (each call packs the whole head anew), few enough to keep a
 /// chunk's logits near 128 MB in fp32. Chunks are of equal size, up to rounding.
 std::int64_t chunk_tokens(std::int64_t num_tokens, std::int64_t vocab_size) {
   constexpr std::int64_t kChunkElements = 32 << 20;
-  const std::int64_t most = std::clamp<std::int64_t>(kChunkElements / vocab_size, 256, 2048);
-  const std::int64_t num_chunks = std::max<std::int64_t>((num_tokens + most - 1) / most, 1);
-  return (num_tokens + num_chunks - 1) / num_chunks;
+  return equal_parts(num_tokens, std::clamp<std::int64_t>(kChunkElements / vocab_size, 256, 2048));
 }
 
 /// The positions that carry loss: rows of `hidden` and their targets.
@@ -98,6 +104,17 @@ class Chunk {
   at::Tensor logits_;
 };
 
+/// sum += a b; the sum may be of a wider type.
+void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
+  if (has_matmul_kernel(a)) {
+    add_matmul_by_kernel(sum, a, b);
+  } else if (sum.scalar_type() == a.scalar_type()) {
+    sum.addmm_(a, b);
+  } else {
+    sum.add_(at::mm(a, b));
+  }
+}
+
 struct Gradients {
   at::Tensor hidden;  // (n, D) in the compute dtype
   at::Tensor head;    // (V, D) in the wide type
@@ -125,14 +142,77 @@ at::Tensor losses_and_gradients(const Scored& scored, const at::Tensor& head, bo
       at::Tensor slot = gradients.hidden.narrow(0, begin, count);
       matmul_out(slot, dlogits, head);
     }
-    if (!want_head) continue;
-    if (has_matmul_kernel(dlogits)) {
-      add_matmul_by_kernel(gradients.head, dlogits.t(), rows);
-    } else if (wide == dlogits.scalar_type()) {
-      gradients.head.addmm_(dlogits.t(), rows);
-    } else {
-      gradients.head.add_(at::mm(dlogits.t(), rows));
-    }
+    if (want_head) add_product(gradients.head, dlogits.t(), rows);
+  }
+  return losses;
+}
+
+/// softmax(hidden head^T) of n rows and what it makes of the head, a block of the vocabulary at a time, as attention
+/// goes over its keys: the logits of a block stay in the cache, and each part of the head is read once.
+class StreamedSoftmax {
+ public:
+  StreamedSoftmax(const at::Tensor& hidden, const at::Tensor& targets, bool mixes)
+      : hidden_(hidden), targets_(targets) {
+    const at::TensorOptions wide = hidden.options().dtype(at::kFloat);
+    base_ = at::full({hidden.size(0)}, kernels::OnlineSoftmax::kFirstBase, wide);
+    sum_ = at::zeros({hidden.size(0)}, wide.dtype(at::kDouble));
+    target_logits_ = at::zeros({hidden.size(0)}, wide);
+    if (mixes) mixed_ = at::zeros(hidden.sizes(), wide);
+  }
+
+  /// Adds the classes first .. of `head` (classes, D). `buffer` takes their logits.
+  void add(const at::Tensor& head, std::int64_t first, const at::Tensor& buffer) {
+    const std::int64_t rows = hidden_.size(0), columns = head.size(0);
+    at::Tensor logits = buffer.narrow(0, 0, rows * columns).view({rows, columns});
+    matmul_out(logits, hidden_, head.t());
+    const kernels::OnlineSoftmax arguments = {.element = element_of(logits),
+                                              .first = first,
+                                              .columns = columns,
+                                              .logits = logits.data_ptr(),
+                                              .targets = targets_.const_data_ptr<std::int64_t>(),
+                                              .base = base_.data_ptr<float>(),
+                                              .sum = sum_.data_ptr<double>(),
+                                              .target_logits = target_logits_.data_ptr<float>(),
+                                              .mixed = mixed_.defined() ? mixed_.data_ptr<float>() : nullptr,
+                                              .width = head.size(1)};
+    for_each_range("online_softmax", rows, columns, [&](std::int64_t begin, std::int64_t end) {
+      kernels::functions().online_softmax(arguments, begin, end);
+    });
+    if (mixed_.defined()) add_product(mixed_, logits, head);
+  }
+
+  /// (n) fp32.
+  at::Tensor losses() const { return (sum_.log() + base_ - target_logits_).to(at::kFloat); }
+  /// d losses / d hidden, (n, D): the rows of the head as the softmax mixes them, less the target's. Once.
+  at::Tensor gradient(const at::Tensor& head) {
+    mixed_.div_(sum_.to(at::kFloat).unsqueeze(1)).sub_(head.index_select(0, targets_));
+    return mixed_.to(hidden_.scalar_type());
+  }
+
+ private:
+  at::Tensor hidden_, targets_;
+  at::Tensor base_, sum_, target_logits_;  // (n), of the kernel
+  at::Tensor mixed_;                       // (n, D) fp32: rows of the head, weighted by e^(logit - base)
+};
+
+/// Losses of the scored positions (n), and their gradient unless it is null. The head is frozen.
+at::Tensor streamed_losses(const Scored& scored, const at::Tensor& head, at::Tensor* grad_hidden) {
+  RECORD_FUNCTION("head and loss", std::vector<c10::IValue>());
+  constexpr std::int64_t kBlockElements = 4 << 20, kMostTokens = 4096;
+  const std::int64_t n = scored.hidden.size(0), vocab_size = head.size(0);
+  const std::int64_t tokens = std::max<std::int64_t>(equal_parts(n, kMostTokens), 1);
+  const std::int64_t columns = equal_parts(vocab_size, kBlockElements / tokens);
+  const at::Tensor buffer = at::empty({tokens * columns}, scored.hidden.options());
+  at::Tensor losses = at::empty({n}, scored.hidden.options().dtype(at::kFloat));
+  if (grad_hidden != nullptr) *grad_hidden = at::empty_like(scored.hidden);
+  for (std::int64_t begin = 0; begin < n; begin += tokens) {
+    const std::int64_t count = std::min(tokens, n - begin);
+    StreamedSoftmax softmax(scored.hidden.narrow(0, begin, count), scored.targets.narrow(0, begin, count),
+                            grad_hidden != nullptr);
+    for (std::int64_t first = 0; first < vocab_size; first += columns)
+      softmax.add(head.narrow(0, first, std::min(columns, vocab_size - first)), first, buffer);
+    losses.narrow(0, begin, count).copy_(softmax.losses());
+    if (grad_hidden != nullptr) grad_hidden->narrow(0, begin, count).copy_(softmax.gradient(head));
   }
   return losses;
 }
@@ -144,7 +224,9 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
     const Scored scored = select_scored(hidden, targets, head.size(0));
     Gradients gradients;
     const at::Tensor losses =
-        losses_and_gradients(scored, head, hidden.requires_grad(), head.requires_grad(), gradients);
+        has_kernel(hidden) && !head.requires_grad()
+            ? streamed_losses(scored, head, &gradients.hidden)
+            : losses_and_gradients(scored, head, hidden.requires_grad(), head.requires_grad(), gradients);
     context->saved_data["shape"] = hidden.sizes().vec();
     context->saved_data["head_dtype"] = static_cast<std::int64_t>(head.scalar_type());
     context->save_for_backward({scored.positions, gradients.hidden, gradients.head});

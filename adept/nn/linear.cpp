@@ -7,7 +7,9 @@
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/mm.h>
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -24,6 +26,35 @@ namespace {
 constexpr std::int64_t kLeastRows = 8;
 
 at::Tensor widened(const at::Tensor& weight, const at::Tensor& x) { return weight.to(x.scalar_type()); }
+
+std::optional<at::Tensor> optional_of(const at::Tensor& bias) {
+  return bias.defined() ? std::optional(bias) : std::nullopt;
+}
+
+at::Tensor as_rows(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
+
+/// Of weights that may be stored in a narrower type than x's.
+class FrozenProjections : public torch::autograd::Function<FrozenProjections> {
+ public:
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, const std::vector<at::Tensor>& weights,
+                               const std::vector<at::Tensor>& biases) {
+    context->save_for_backward(weights);
+    context->saved_data["shape"] = x.sizes().vec();
+    variable_list results;
+    for (std::size_t i = 0; i < weights.size(); ++i)
+      results.push_back(at::linear(x, widened(weights[i], x), optional_of(biases[i])));
+    return results;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    check_differentiated_once("linears");
+    const variable_list weights = context->get_saved_variables();
+    at::Tensor grad_x = at::mm(as_rows(outputs[0]), widened(weights[0], outputs[0]));
+    for (std::size_t i = 1; i < weights.size(); ++i)
+      grad_x.addmm_(as_rows(outputs[i]), widened(weights[i], outputs[i]));
+    return {grad_x.view(context->saved_data["shape"].toIntVector()), at::Tensor(), at::Tensor()};
+  }
+};
 
 /// Of a frozen weight that is stored in a narrower type than x's.
 class StoredProjection : public torch::autograd::Function<StoredProjection> {
@@ -45,8 +76,6 @@ class StoredProjection : public torch::autograd::Function<StoredProjection> {
     return {grad_x, at::Tensor(), grad_bias};
   }
 };
-
-at::Tensor as_rows(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
 /// By the matrix product of adept/kernels.
 at::Tensor projected(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
@@ -88,7 +117,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
               "a {} weight of {} with inputs of {}", weight.requires_grad() ? "trained" : "frozen",
               at::toString(weight.scalar_type()), at::toString(x.scalar_type()));
   if (active_kernels() == Kernels::kReference) return reference::linear(x, weight, bias);
-  const std::optional<at::Tensor> added = bias.defined() ? std::optional(bias) : std::nullopt;
+  const std::optional<at::Tensor> added = optional_of(bias);
   if (is_stored) {
     if (needs_gradient(x) || (bias.defined() && needs_gradient(bias))) return StoredProjection::apply(x, weight, added);
     return at::linear(x, widened(weight, x), added);
@@ -101,9 +130,20 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   return at::linear(x, weight, added);
 }
 
-at::Tensor adapted_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                          const LoraAdapter& adapter) {
-  const at::Tensor y = linear(x, weight, bias);
+std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<at::Tensor>& weights,
+                                const std::vector<at::Tensor>& biases) {
+  ADEPT_CHECK(weights.size() == biases.size(), "{} weights and {} biases", weights.size(), biases.size());
+  const auto trains = [](const at::Tensor& tensor) { return tensor.defined() && needs_gradient(tensor); };
+  const bool at_once = needs_gradient(x) && !has_matmul_kernel(x) && active_kernels() == Kernels::kFused &&
+                       std::none_of(weights.begin(), weights.end(), trains) &&
+                       std::none_of(biases.begin(), biases.end(), trains);
+  if (at_once) return FrozenProjections::apply(x, weights, biases);
+  std::vector<at::Tensor> results;
+  for (std::size_t i = 0; i < weights.size(); ++i) results.push_back(linear(x, weights[i], biases[i]));
+  return results;
+}
+
+at::Tensor with_adapter(const at::Tensor& y, const at::Tensor& x, const LoraAdapter& adapter) {
   if (!adapter.a.defined()) return y;
   const bool drops = adapter.dropout > 0 && at::GradMode::is_enabled();
   const at::Tensor input = drops ? at::dropout(x, adapter.dropout, /*train=*/true) : x;

@@ -5,6 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <vector>
+
 namespace adept::nn {
 
 /// x (..., D) times weight (E, D) transposed, plus bias (E) unless it is undefined: (..., E). Nothing is saved for the
@@ -12,6 +14,11 @@ namespace adept::nn {
 /// for fp32): it is widened for the product, and for that of the backward pass once more, so that the wide one takes no
 /// memory. Another mixture of types is an InternalError.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
+
+/// linear() of the same x by each weight and bias (undefined: none). While all of them are frozen, the gradient with
+/// respect to x is added up by the products themselves instead of in passes over memory.
+std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<at::Tensor>& weights,
+                                const std::vector<at::Tensor>& biases);
 
 /// A low-rank addition to a projection (LoRA, arXiv 2106.09685): scale * dropout(x) A^T B^T.
 struct LoraAdapter {
@@ -21,11 +28,11 @@ struct LoraAdapter {
   double dropout = 0;  ///< probability; only while a graph is recorded
 };
 
-/// linear(x, weight, bias), and the adapter's addition if there is one. The dropout draws from ATen's generator.
-at::Tensor adapted_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                          const LoraAdapter& adapter);
+/// y = linear(x, weight, bias) and the adapter's addition; y itself if there is none. The dropout draws from ATen's
+/// generator.
+at::Tensor with_adapter(const at::Tensor& y, const at::Tensor& x, const LoraAdapter& adapter);
 
-/// weight + scale * B A, (E, D) in fp32: what adapted_linear computes without dropout, as one matrix.
+/// weight + scale * B A, (E, D) in fp32: what a projection with an adapter computes without dropout, as one matrix.
 at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter);
 
 /// Rows of `table` (V, D) for `ids` (B, T) int64: (B, T, D). Throws c10::IndexError for an id outside 0 .. V-1.

@@ -41,6 +41,25 @@ Case linear_case(std::int64_t tokens, std::int64_t in, std::int64_t out, bool bi
           apply(linear), apply(reference::linear)};
 }
 
+// Frozen weights, stored in bf16.
+Case linears_case(std::int64_t tokens) {
+  const Inputs weights = {randn({7, 24}, at::kBFloat16), randn({40, 24}, at::kBFloat16), randn({3, 24}, at::kBFloat16)};
+  const at::Tensor bias = randn({40}, at::kDouble);
+  return {fmt::format("Linears_{}x24", tokens),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, tokens, 24}, t)};
+          },
+          [=](const Inputs& x) {
+            return at::cat(linears(x[0], weights, {{}, bias.to(x[0].scalar_type()), {}}), -1);
+          },
+          [=](const Inputs& x) {
+            return at::cat(
+                {reference::linear(x[0], weights[0]), reference::linear(x[0], weights[1], bias.to(x[0].scalar_type())),
+                 reference::linear(x[0], weights[2])},
+                -1);
+          }};
+}
+
 Case embedding_case(std::int64_t tokens) {
   const at::Tensor ids = at::randint(0, 31, {2, tokens}, at::kLong);
   return {fmt::format("Embedding_{}", tokens),
@@ -180,6 +199,7 @@ std::vector<Case> operation_cases() {
   for (const std::int64_t tokens : {1, 17, 511}) {
     cases.push_back(linear_case(tokens, 24, 7, false));
     cases.push_back(linear_case(tokens, 9, 40, true));
+    cases.push_back(linears_case(tokens));
     cases.push_back(embedding_case(tokens));
     cases.push_back(swiglu_case(tokens, 13));
     cases.push_back(norm_case({2, tokens, 72}, 1e-6));

@@ -17,6 +17,7 @@ const Functions kFunctions = {
     .swiglu_forward = swiglu_forward,
     .swiglu_backward = swiglu_backward,
     .cross_entropy = cross_entropy,
+    .online_softmax = online_softmax,
 };
 
 }  // namespace adept::kernels::ADEPT_INSTRUCTION_SET

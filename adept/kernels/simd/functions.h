@@ -18,5 +18,6 @@ void rope(const Rope& a, std::int64_t begin, std::int64_t end);
 void swiglu_forward(const Swiglu& a, std::int64_t begin, std::int64_t end);
 void swiglu_backward(const Swiglu& a, std::int64_t begin, std::int64_t end);
 void cross_entropy(const CrossEntropy& a, std::int64_t begin, std::int64_t end);
+void online_softmax(const OnlineSoftmax& a, std::int64_t begin, std::int64_t end);
 
 }  // namespace adept::kernels::ADEPT_INSTRUCTION_SET

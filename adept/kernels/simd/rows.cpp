@@ -128,26 +128,32 @@ void differentiate_gate(const Swiglu& a, std::int64_t begin, std::int64_t end) {
       });
 }
 
+template <typename T>
+float largest_in(const T* row, std::int64_t size) {
+  const float first = widen(row[0]);
+  Vector most = splat(first);
+  for_each_vector(
+      size, [&](std::int64_t i, std::int64_t count)
+                __attribute__((always_inline)) { most = maximum(most, load_some(row + i, count, first)); });
+  return largest_of(most);
+}
+
+constexpr std::int64_t kSummed = 64 * kLanes;  // so many in fp32, their sums in fp64
+
 // A row is read three times, from memory only the first time.
 template <typename T>
 void score_rows(const CrossEntropy& a, std::int64_t begin, std::int64_t end) {
-  constexpr std::int64_t kBlock = 64 * kLanes;  // summed in fp32, blocks in fp64
   const std::int64_t size = a.vocab_size;
   for (std::int64_t n = begin; n < end; ++n) {
     T* logits = static_cast<T*>(a.logits) + n * size;
     const float wanted = widen(logits[a.targets[n]]);
-    Vector most = splat(widen(logits[0]));
-    for_each_vector(
-        size, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
-          most = maximum(most, load_some(logits + i, count, widen(logits[0])));
-        });
-    const Vector largest = splat(largest_of(most));
+    const Vector largest = splat(largest_in(logits, size));
     double sum = 0;
-    for (std::int64_t block = 0; block < size; block += kBlock) {
+    for (std::int64_t block = 0; block < size; block += kSummed) {
       Vector partial{};
       for_each_vector(
-          size - block < kBlock ? size - block : kBlock, [&](std::int64_t i,
-                                                             std::int64_t count) __attribute__((always_inline)) {
+          size - block < kSummed ? size - block : kSummed, [&](std::int64_t i,
+                                                               std::int64_t count) __attribute__((always_inline)) {
             partial += exponential(load_some(logits + block + i, count, -__builtin_inff()) - largest);
           });
       sum += sum_of(partial);
@@ -161,6 +167,42 @@ void score_rows(const CrossEntropy& a, std::int64_t begin, std::int64_t end) {
           store_some(logits + i, count, exponential(load_some(logits + i, count) - largest) * inverse);
         });
     narrow(probability - 1, logits[a.targets[n]]);
+  }
+}
+
+template <typename T>
+void soften_columns(const OnlineSoftmax& a, std::int64_t begin, std::int64_t end) {
+  constexpr float kMostAboveBase = 8;  // e^8 is far from the largest number, and e^-8 of one still precise
+  for (std::int64_t n = begin; n < end; ++n) {
+    T* logits = static_cast<T*>(a.logits) + n * a.columns;
+    const std::int64_t target = a.targets[n] - a.first;
+    if (target >= 0 && target < a.columns) a.target_logits[n] = widen(logits[target]);
+    const float largest = largest_in(logits, a.columns);
+    if (largest > a.base[n] + kMostAboveBase) {
+      const Vector factor = exponential(splat(a.base[n]) - splat(largest));
+      a.base[n] = largest;
+      a.sum[n] *= factor[0];
+      if (float* mixed = a.mixed == nullptr ? nullptr : a.mixed + n * a.width)
+        for_each_vector(
+            a.width, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+              store_some(mixed + i, count, load_some(mixed + i, count) * factor);
+            });
+    }
+    const Vector base = splat(a.base[n]);
+    for (std::int64_t block = 0; block < a.columns; block += kSummed) {
+      Vector partial{};
+      for_each_vector(
+          a.columns - block < kSummed ? a.columns - block : kSummed, [&](std::int64_t i, std::int64_t count)
+                                                                         __attribute__((always_inline)) {
+                                                                           const Vector e = exponential(
+                                                                               load_some(logits + block + i, count,
+                                                                                         -__builtin_inff()) -
+                                                                               base);
+                                                                           partial += e;
+                                                                           store_some(logits + block + i, count, e);
+                                                                         });
+      a.sum[n] += sum_of(partial);
+    }
   }
 }
 
@@ -180,6 +222,10 @@ void swiglu_backward(const Swiglu& a, std::int64_t begin, std::int64_t end) {
 }
 void cross_entropy(const CrossEntropy& a, std::int64_t begin, std::int64_t end) {
   ADEPT_FOR_ELEMENT(score_rows, a, begin, end);
+}
+
+void online_softmax(const OnlineSoftmax& a, std::int64_t begin, std::int64_t end) {
+  ADEPT_FOR_ELEMENT(soften_columns, a, begin, end);
 }
 
 }  // namespace adept::kernels::ADEPT_INSTRUCTION_SET
