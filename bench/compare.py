@@ -7,14 +7,15 @@ the same model directory, the same token ids and the same number of threads. The
 one at a time, turn by turn: the peer, adept, the peer; the first turn of each is warm-up and not counted. The losses of
 both sides are compared at every turn: a row whose sides do not compute the same thing is an error.
 
-Models, in bf16 files: the real SmolLM2-135M, 4 x 512 tokens (scripts/fetch-demo-assets model; it is imported and expanded
-here with build/release/adept), and one of random weights in the shape of Qwen3-0.6B, 2 x 512 tokens, which is made here
-(1.2 GB). The ids are of the news text (scripts/fetch-demo-assets text).
+Models, in bf16 files: the real SmolLM2-135M, 4 x 512 tokens (it is fetched, imported and expanded here with
+build/release/adept), and one of random weights in the shape of Qwen3-0.6B, 2 x 512 tokens, which is made here
+(1.2 GB). The ids are of a news text.
 """
 
 import argparse
 import dataclasses
 import fnmatch
+import importlib.util
 import json
 import os
 import pathlib
@@ -150,13 +151,21 @@ def adept(build, *arguments):
         raise BenchError(f"adept {arguments[0]} ended with {process.returncode}:\n{process.stderr}")
 
 
+def fetch(asset, path):
+    """Makes sure that a file of scripts/fetch-demo-assets is there."""
+    if path.is_file():
+        return
+    process = subprocess.run([ROOT / "scripts" / "fetch-demo-assets", asset], cwd=ROOT, env={**os.environ, "ADEPT_PYTHON": sys.executable})
+    if process.returncode != 0 or not path.is_file():
+        raise BenchError(f"{path.relative_to(ROOT)} could not be fetched")
+
+
 def base_model(build, model):
     """The directory of a model; made once."""
     if model is QWEN3:
         return random_qwen3()
     if not (MODEL / "config.json").is_file():
-        if not GGUF.is_file():
-            raise BenchError(f"{GGUF.relative_to(ROOT)} is not here; run scripts/fetch-demo-assets model")
+        fetch("model", GGUF)
         adept(build, "import-gguf", "--gguf", GGUF, "--out", MODEL, "--dtype", "bf16")
     return MODEL
 
@@ -205,8 +214,7 @@ def write_ids(build, rows, columns):
     import tokenizers
 
     base_model(build, SMOLLM2)  # has the tokenizer
-    if not TEXT.is_file():
-        raise BenchError(f"{TEXT.relative_to(ROOT)} is not here; run scripts/fetch-demo-assets text")
+    fetch("text", TEXT)
     text = TEXT.read_text(encoding="utf-8")[: rows * columns * 8]
     ids = tokenizers.Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(text, add_special_tokens=False).ids
     path = CACHE / "bench" / f"ids-{rows}x{columns}.json"
@@ -359,15 +367,34 @@ def parse_arguments():
     return arguments
 
 
+def save(path, machine, arguments, results):
+    record = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "hardware": machine,
+        "threads": arguments.threads,
+        "repeats": arguments.repeats,
+        "rows": results,
+    }
+    try:
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise BenchError(f"--json: {path} cannot be written: {error.strerror}") from None
+
+
 def main():
     arguments = parse_arguments()
     build = ROOT / os.environ.get("ADEPT_BUILD", "build/release")
     try:
+        missing = [name for name in ("tokenizers", "torch", "transformers") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise BenchError(f"{sys.executable} has no {' and no '.join(missing)}; scripts/setup makes a .venv with them")
         if not (build / "adept_bench").is_file():
             raise BenchError(f"{build}/adept_bench is not built; run scripts/setup")
         machine = hardware()
-        print_header(machine, arguments)
         results = []
+        if arguments.json:  # before anything is measured for it
+            save(arguments.json, machine, arguments, results)
+        print_header(machine, arguments)
         for name in arguments.rows:
             row = ROWS[name]
             if not results or results[-1]["model"] != row.model.name:
@@ -375,6 +402,8 @@ def main():
                 print(f"{row.model.name}, {rows} x {columns} tokens")
             results.append(measure(row, build, arguments))
             print_row(results[-1])
+            if arguments.json:
+                save(arguments.json, machine, arguments, results)
         versions = {
             "transformers": next((result["peer"]["versions"] for result in results if not result["scaling"]), {}),
             "adept": results[0]["adept"]["versions"],
@@ -388,15 +417,6 @@ def main():
                 if found
             )
         )
-        if arguments.json:
-            record = {
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "hardware": machine,
-                "threads": arguments.threads,
-                "repeats": arguments.repeats,
-                "rows": results,
-            }
-            arguments.json.write_text(json.dumps(record, indent=2) + "\n")
     except BenchError as error:
         print(f"\nbench/run: {error}", file=sys.stderr)
         return 1

@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "adept/core/error.h"
 #include "adept/nn/allocator.h"
 #include "adept/nn/attention.h"
 #include "adept/nn/matmul.h"
@@ -37,8 +38,6 @@ struct Shape {
   std::int64_t batch, heads, kv_heads, tokens, head_dim;
 };
 
-using Attention = std::function<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&)>;
-
 double seconds(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
   work();
@@ -50,39 +49,55 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// One line for each pass: median milliseconds and GFLOP/s of both, causal positions alone counted.
-void compare(const Shape& s, at::ScalarType type, int repeats) {
-  const auto input = [&](std::int64_t heads) {
-    return at::randn({s.batch, s.tokens, heads, s.head_dim}).to(type).requires_grad_();
-  };
-  const at::Tensor q = input(s.heads), k = input(s.kv_heads), v = input(s.kv_heads);
-  const at::Tensor direction = at::randn_like(q.transpose(1, 2));
-  const std::vector<Attention> implementations = {
-      [&](const at::Tensor& a, const at::Tensor& b, const at::Tensor& c) {
-        return at::scaled_dot_product_attention(a, b, c, std::nullopt, 0.0, true, std::nullopt, s.heads != s.kv_heads);
-      },
-      [](const at::Tensor& a, const at::Tensor& b, const at::Tensor& c) { return nn::causal_attention(a, b, c); }};
-  std::vector<std::vector<double>> forward(2), backward(2);
+/// Median seconds of a pass of the reference, and of ours.
+struct Pair {
+  double reference = 0, ours = 0;
+};
+struct Passes {
+  Pair forward, backward;
+};
+
+// Interleaved; the first turn of each is warm-up.
+Passes time_passes(const test::Operation& reference, const test::Operation& ours, const test::OperationInputs& values,
+                   int repeats) {
+  test::OperationInputs inputs;
+  for (const at::Tensor& value : values) inputs.push_back(value.detach().requires_grad_());
+  const at::Tensor direction = at::randn_like(ours(inputs));
+  std::vector<double> forward[2], backward[2];
   for (int i = -1; i < repeats; ++i)
-    for (std::size_t which = 0; which < 2; ++which) {
-      at::Tensor out;
-      const double f =
-          seconds([&] { out = implementations[which](q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)); });
-      const double b = seconds([&] { torch::autograd::grad({out}, {q, k, v}, {direction}); });
+    for (const int which : {0, 1}) {
+      at::Tensor y;
+      const double f = seconds([&] { y = which == 0 ? reference(inputs) : ours(inputs); });
+      const double b = seconds([&] { torch::autograd::grad({y}, inputs, {direction}); });
       if (i < 0) continue;
       forward[which].push_back(f);
       backward[which].push_back(b);
     }
+  return {{median(forward[0]), median(forward[1])}, {median(backward[0]), median(backward[1])}};
+}
+
+const char* name_of(at::ScalarType type) { return type == at::kFloat ? "fp32" : "bf16"; }
+
+// One line for each pass: milliseconds and GFLOP/s of both, causal positions alone counted.
+void compare(const Shape& s, at::ScalarType type, int repeats) {
+  const auto input = [&](std::int64_t heads) { return at::randn({s.batch, s.tokens, heads, s.head_dim}).to(type); };
+  const auto by_heads = [](const test::OperationInputs& x, std::size_t i) { return x[i].transpose(1, 2); };
+  const Passes passes = time_passes(
+      [&](const auto& x) {
+        return at::scaled_dot_product_attention(by_heads(x, 0), by_heads(x, 1), by_heads(x, 2), std::nullopt, 0.0, true,
+                                                std::nullopt, s.heads != s.kv_heads);
+      },
+      [&](const auto& x) { return nn::causal_attention(by_heads(x, 0), by_heads(x, 1), by_heads(x, 2)); },
+      {input(s.heads), input(s.kv_heads), input(s.kv_heads)}, repeats);
   const double products = 2.0 * s.batch * s.heads * (0.5 * s.tokens * (s.tokens + 1)) * s.head_dim;
-  const auto line = [&](const char* pass, const auto& times, double flops) {
-    const double aten = median(times[0]), ours = median(times[1]);
+  const auto line = [&](const char* pass, const Pair& time, double flops) {
     fmt::print(
         "{:>2} x {:>2}/{} heads x {:>4} x {:>3} {:>5} {:>9} {:>8.2f} ms {:>5.0f} {:>8.2f} ms {:>5.0f} {:>6.2f}x\n",
-        s.batch, s.heads, s.kv_heads, s.tokens, s.head_dim, type == at::kFloat ? "fp32" : "bf16", pass, 1e3 * aten,
-        1e-9 * flops / aten, 1e3 * ours, 1e-9 * flops / ours, aten / ours);
+        s.batch, s.heads, s.kv_heads, s.tokens, s.head_dim, name_of(type), pass, 1e3 * time.reference,
+        1e-9 * flops / time.reference, 1e3 * time.ours, 1e-9 * flops / time.ours, time.reference / time.ours);
   };
-  line("forward", forward, 2 * products);
-  line("backward", backward, 5 * products);
+  line("forward", passes.forward, 2 * products);
+  line("backward", passes.backward, 5 * products);
 }
 
 struct Product {
@@ -102,8 +117,8 @@ void compare(const std::string& what, at::ScalarType type, const char* pass, dou
     ours.push_back(second);
   }
   const double x = median(aten), y = median(ours);
-  fmt::print("{:<33} {:>5} {:>9} {:>8.2f} ms {:>5.0f} {:>8.2f} ms {:>5.0f} {:>6.2f}x\n", what,
-             type == at::kFloat ? "fp32" : "bf16", pass, 1e3 * x, 1e-9 * flops / x, 1e3 * y, 1e-9 * flops / y, x / y);
+  fmt::print("{:<33} {:>5} {:>9} {:>8.2f} ms {:>5.0f} {:>8.2f} ms {:>5.0f} {:>6.2f}x\n", what, name_of(type), pass,
+             1e3 * x, 1e-9 * flops / x, 1e3 * y, 1e-9 * flops / y, x / y);
 }
 
 void compare(const Product& p, at::ScalarType type, int repeats) {
@@ -117,51 +132,28 @@ void compare(const Product& p, at::ScalarType type, int repeats) {
       2.0 * p.rows * p.depth * p.columns, repeats, [&] { at::mm(a, b); }, [&] { nn::matmul_by_kernel(a, b); });
 }
 
-// Losses of a vocabulary: logits and their log-softmax by ATen, chunk by chunk, beside the kernel that writes neither.
-void compare_scores(at::ScalarType type, int repeats) {
-  constexpr std::int64_t kTokens = 2048, kWidth = 576, kVocabulary = 49152, kChunk = 512;
-  const at::Tensor hidden = at::randn({kTokens, kWidth}).to(type), head = at::randn({kVocabulary, kWidth}).to(type);
-  const at::Tensor targets = at::randint(0, kVocabulary, {kTokens}, at::kLong);
-  const auto by_aten = [&] {
-    for (std::int64_t n = 0; n < kTokens; n += kChunk)
-      at::log_softmax(at::mm(hidden.narrow(0, n, kChunk), head.t()), 1, at::kFloat)
-          .gather(1, targets.narrow(0, n, kChunk).unsqueeze(1));
-  };
-  compare(fmt::format("{:>5} x {:>5} x {:>6}", kTokens, kWidth, kVocabulary), type, "losses",
-          2.0 * kTokens * kWidth * kVocabulary, repeats, by_aten, [&] { nn::scores_by_kernel(hidden, head, targets); });
-}
-
 /// An operation that goes over memory, and how often each pass reads or writes a tensor of the size of its first input.
 struct Sweep {
   const char* name;
-  std::vector<at::Tensor> inputs;
-  std::function<at::Tensor(const std::vector<at::Tensor>&)> fast, reference;
+  test::OperationInputs inputs;
+  test::Operation fast, reference;
   int forward, backward;
 };
 
-// Two lines: median milliseconds and GB/s of memory that must be read and written, of the plain reference and of ours.
+// Two lines: milliseconds and GB/s of memory that must be read and written, of the plain reference and of ours.
 void compare(const Sweep& sweep, at::ScalarType type, int repeats) {
-  std::vector<at::Tensor> inputs;
-  for (const at::Tensor& input : sweep.inputs) inputs.push_back(input.to(type).requires_grad_());
+  test::OperationInputs inputs;
+  for (const at::Tensor& input : sweep.inputs) inputs.push_back(input.to(type));
   const double bytes = static_cast<double>(inputs[0].numel()) * static_cast<double>(inputs[0].element_size());
-  const at::Tensor direction = at::randn_like(sweep.fast(inputs));
-  std::vector<std::vector<double>> forward(2), backward(2);
-  for (int i = -1; i < repeats; ++i)
-    for (std::size_t which = 0; which < 2; ++which) {
-      at::Tensor y;
-      const double f = seconds([&] { y = which == 0 ? sweep.reference(inputs) : sweep.fast(inputs); });
-      const double b = seconds([&] { torch::autograd::grad({y}, inputs, {direction}); });
-      if (i < 0) continue;
-      forward[which].push_back(f);
-      backward[which].push_back(b);
-    }
-  const auto line = [&](const char* pass, const auto& times, int passes) {
-    const double x = median(times[0]), y = median(times[1]), moved = 1e-9 * passes * bytes;
-    fmt::print("{:<33} {:>5} {:>9} {:>8.2f} ms {:>5.1f} {:>8.2f} ms {:>5.1f} {:>6.2f}x\n", sweep.name,
-               type == at::kFloat ? "fp32" : "bf16", pass, 1e3 * x, moved / x, 1e3 * y, moved / y, x / y);
+  const Passes passes = time_passes(sweep.reference, sweep.fast, inputs, repeats);
+  const auto line = [&](const char* pass, const Pair& time, int times) {
+    const double moved = 1e-9 * times * bytes;
+    fmt::print("{:<33} {:>5} {:>9} {:>8.2f} ms {:>5.1f} {:>8.2f} ms {:>5.1f} {:>6.2f}x\n", sweep.name, name_of(type),
+               pass, 1e3 * time.reference, moved / time.reference, 1e3 * time.ours, moved / time.ours,
+               time.reference / time.ours);
   };
-  line("forward", forward, sweep.forward);
-  line("backward", backward, sweep.backward);
+  line("forward", passes.forward, sweep.forward);
+  line("backward", passes.backward, sweep.backward);
 }
 
 std::vector<Sweep> sweeps(at::ScalarType type) {
@@ -188,28 +180,15 @@ std::vector<Sweep> sweeps(at::ScalarType type) {
            5}};
 }
 
-// Two lines for a case of the tests: median milliseconds of its plain reference and of the fast version.
+// Two lines for a case of the tests: milliseconds of its plain reference and of the fast version.
 void compare(const test::OperationCase& c, at::ScalarType type, int repeats) {
-  test::OperationInputs inputs;
-  for (const at::Tensor& input : c.inputs(type)) inputs.push_back(input.detach().requires_grad_());
-  const at::Tensor direction = at::randn_like(c.fast(inputs));
-  std::vector<std::vector<double>> forward(2), backward(2);
-  for (int i = -1; i < repeats; ++i)
-    for (std::size_t which = 0; which < 2; ++which) {
-      at::Tensor y;
-      const double f = seconds([&] { y = which == 0 ? c.reference(inputs) : c.fast(inputs); });
-      const double b = seconds([&] { torch::autograd::grad({y}, inputs, {direction}); });
-      if (i < 0) continue;
-      forward[which].push_back(f);
-      backward[which].push_back(b);
-    }
-  const auto line = [&](const char* pass, const auto& times) {
-    const double x = median(times[0]), y = median(times[1]);
-    fmt::print("{:<50} {:>5} {:>9} {:>9.3f} ms {:>9.3f} ms {:>6.2f}x\n", c.name, type == at::kFloat ? "fp32" : "bf16",
-               pass, 1e3 * x, 1e3 * y, x / y);
+  const Passes passes = time_passes(c.reference, c.fast, c.inputs(type), repeats);
+  const auto line = [&](const char* pass, const Pair& time) {
+    fmt::print("{:<50} {:>5} {:>9} {:>9.3f} ms {:>9.3f} ms {:>6.2f}x\n", c.name, name_of(type), pass,
+               1e3 * time.reference, 1e3 * time.ours, time.reference / time.ours);
   };
-  line("forward", forward);
-  line("backward", backward);
+  line("forward", passes.forward);
+  line("backward", passes.backward);
 }
 
 /// False if no case of the tests has such a name.
@@ -238,7 +217,6 @@ void time_model_shapes(int repeats) {
           Product{"y", 2048, 576, 192, false, true}, Product{"logits", 682, 576, 49152, false, true},
           Product{"dlogits", 682, 49152, 576, false, false}})
       compare(product, type, repeats);
-  for (const auto type : types) compare_scores(type, repeats);
   fmt::print("\n{:>40} {:>9} {:>11}    GB/s {:>7}    GB/s\n", "", "", "reference", "adept");
   for (const auto type : types)
     for (const Sweep& sweep : sweeps(type)) compare(sweep, type, repeats);
@@ -251,17 +229,22 @@ int main(int argc, char** argv) {
   int threads = 2, repeats = 11;
   std::string cases;
   CLI::App app("Attention and matrix products beside ATen's, the rest beside its plain references");
-  app.add_option("--threads", threads)->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--repeats", repeats)->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--threads", threads)->capture_default_str()->check(CLI::Range(1, 1024));
+  app.add_option("--repeats", repeats)->capture_default_str()->check(CLI::Range(1, 1024));
   app.add_option("--cases", cases, "Time the cases of the tests with such names instead, beside their references")
       ->type_name("PATTERN");
   CLI11_PARSE(app, argc, argv);
-  at::set_num_threads(threads);
-  adept::nn::use_caching_allocator();
-  if (cases.empty()) {
-    adept::bench::time_model_shapes(repeats);
-  } else if (!adept::bench::time_cases(cases, repeats)) {
-    fmt::print(stderr, "--cases: no case is called \"{}\"; expected a pattern such as 'Attention*'.\n", cases);
+  try {
+    at::set_num_threads(threads);
+    adept::nn::use_caching_allocator();
+    if (cases.empty()) {
+      adept::bench::time_model_shapes(repeats);
+    } else if (!adept::bench::time_cases(cases, repeats)) {
+      throw adept::ConfigError("--cases: no case is called \"{}\"; expected a pattern such as 'Attention*'.", cases);
+    }
+    return 0;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "adept_ops_bench: {}\n", error.what());
     return 1;
   }
 }

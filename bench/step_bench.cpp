@@ -68,7 +68,12 @@ std::int64_t peak_rss_bytes() {
 
 /// (B, T) int64 from a JSON list of rows of equal length.
 at::Tensor read_ids(const std::filesystem::path& path) {
-  const auto rows = read_json(path).get<std::vector<std::vector<std::int64_t>>>();
+  std::vector<std::vector<std::int64_t>> rows;
+  try {
+    rows = read_json(path).get<std::vector<std::vector<std::int64_t>>>();
+  } catch (const Json::exception&) {
+    throw DataError("{}: expected a list of rows of token ids", path.string());
+  }
   if (rows.empty() || rows[0].size() < 2) throw DataError("{}: expected rows of at least two token ids", path.string());
   std::vector<std::int64_t> flat;
   for (const auto& row : rows) {
@@ -212,13 +217,15 @@ int run(int argc, char** argv) {
   app.add_option("--activation-checkpointing", options.checkpointing, "Of a step: none, selective or full")
       ->check(CLI::IsMember({"none", "selective", "full"}));
   app.add_option("--dtype", options.dtype, "Compute dtype")->check(CLI::IsMember({"fp32", "bf16"}));
-  app.add_option("--threads", options.threads, "Threads")->check(CLI::PositiveNumber);
+  app.add_option("--threads", options.threads, "Threads")->check(CLI::Range(1, 1024));
   app.add_option("--profile", options.profile, "Instead: so many repeats, and where their time goes")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
   try {
     if (options.cached && options.work != "step")
       throw ConfigError("--cached: expected --work step, found {}.", options.work);
+    if (options.checkpointing != "none" && options.work != "step" && options.work != "full")
+      throw ConfigError("--activation-checkpointing: expected --work step or full, found {}.", options.work);
     serve(options);
     return 0;
   } catch (const std::exception& error) {

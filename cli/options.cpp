@@ -109,6 +109,11 @@ CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vecto
   command.add_option("--set", overrides, "Override one key of the configuration; repeatable")
       ->allow_extra_args(false)
       ->type_name("KEY=VALUE");
+  for (const char* key : {"dtype", "device", "threads", "kernels"})
+    command.add_option_function<std::string>(
+        fmt::format("--{}", key),
+        [key, &overrides](const std::string& value) { overrides.push_back(fmt::format("{}={}", key, value)); },
+        fmt::format("The same as --set {}=...", key));
   return command.add_option("config", path, "Run configuration (keys: adept config --explain)")
       ->required()
       ->type_name("CONFIG.yaml");

@@ -28,8 +28,8 @@ CLI::Option* add_batch_size_option(CLI::App& command, std::int64_t& batch_size);
 CLI::Option* add_max_tokens_option(CLI::App& command, std::int64_t& max_tokens, const std::string& description);
 /// --dtype, --device, --threads, --kernels. Then call run::init_compute.
 void add_compute_options(CLI::App& command, config::Compute& compute);
-/// CONFIG.yaml, a required positional (which is returned), and --set KEY=VALUE, repeatable: the arguments of
-/// config::load_run_config.
+/// CONFIG.yaml, a required positional (which is returned), --set KEY=VALUE, repeatable, and --dtype, --device,
+/// --threads and --kernels for four of them: the arguments of config::load_run_config.
 CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vector<std::string>& overrides);
 
 /// What --data and the options beside it say.

@@ -20,7 +20,6 @@ struct Functions {
   void (*attention_backward)(const Attention&, std::int64_t begin, std::int64_t end, float* workspace);
   /// Units of num_units(); `workspace` of MatmulWorkspace::size(), aligned to 64 bytes.
   void (*matmul)(const Matmul&, std::int64_t begin, std::int64_t end, float* workspace);
-  void (*score)(const Scores&, std::int64_t begin, std::int64_t end, float* workspace);
   /// Elements.
   void (*add)(const Addition&, std::int64_t begin, std::int64_t end);
   /// Rows. `grad_weight` (D) is added to; null: not wanted.

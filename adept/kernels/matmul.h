@@ -1,5 +1,4 @@
-// Matrix products in fp32 arithmetic, for bf16 tensors on processors without bf16 products of their own, and scores of
-// a vocabulary: the arguments.
+// Matrix products in fp32 arithmetic, for bf16 tensors on processors without bf16 products of their own: the arguments.
 //
 // Legend: M rows, N columns, K depth.
 #pragma once
@@ -25,16 +24,6 @@ struct Matmul {
   bool accumulate = false;         ///< the product is added to c
   std::int64_t row_parts = 1;      ///< the work is cut into so many parts of the rows,
   std::int64_t column_blocks = 1;  ///< each into so many blocks of columns: see num_units()
-};
-
-/// Next-token scores without ever writing logits: of each row of a (hidden states) its products with the columns of b
-/// (the vocabulary), rounded to b's elements, in parts for each block of columns.
-struct Scores {
-  Matmul logits;                          ///< without c
-  const std::int64_t* targets = nullptr;  ///< (M), each in 0 .. N-1
-  float* largest = nullptr;               ///< (column_blocks, M): the largest logit of the block
-  float* sums = nullptr;                  ///< (column_blocks, M): of e^(logit - largest)
-  float* target_logits = nullptr;         ///< (column_blocks, M): 0 where the target is in another block
 };
 
 }  // namespace adept::kernels

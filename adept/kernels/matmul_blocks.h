@@ -14,8 +14,6 @@ constexpr std::int64_t kRowBlock = 96;
 /// A block of b as fp32. Each of its numbers is read once for kRowBlock rows, so a third-level cache is near enough; of
 /// smaller blocks the rows would be read, and where they are not contiguous packed, more often.
 constexpr std::int64_t kBlockFloats = 1 << 20;
-/// The same for scores, whose blocks are what threads share.
-constexpr std::int64_t kScoreBlockFloats = 1 << 18;
 
 constexpr std::int64_t rows_of_part(const Matmul& m) { return divide_up(m.rows, m.row_parts); }
 constexpr std::int64_t columns_of_block(const Matmul& m) {
@@ -40,9 +38,9 @@ struct MatmulWorkspace {
 /// each part of the rows and block of columns.
 constexpr std::int64_t num_units(const Matmul& m) { return m.row_parts * m.column_blocks; }
 
-/// Blocks of columns of at most so many floats, whatever the number of threads.
-inline void cut_for_cache(Matmul& m, std::int64_t block_floats) {
-  const std::int64_t most_columns = block_floats / m.depth / kMostPanelColumns * kMostPanelColumns;
+/// Blocks of columns of at most kBlockFloats, whatever the number of threads.
+inline void cut_for_cache(Matmul& m) {
+  const std::int64_t most_columns = kBlockFloats / m.depth / kMostPanelColumns * kMostPanelColumns;
   m.column_blocks = divide_up(m.columns, most_columns > kMostPanelColumns ? most_columns : kMostPanelColumns);
 }
 

@@ -83,11 +83,16 @@ std::vector<std::string> row_keys(const at::Tensor& ids) {
 
 }  // namespace
 
+std::int64_t room_for_activations(const std::filesystem::path& path, std::int64_t most) {
+  std::error_code error, absent;
+  const auto space = std::filesystem::space(io::parent_of(path), error);
+  if (error) return most;
+  const auto old = std::filesystem::file_size(path, absent);
+  return std::min(most, static_cast<std::int64_t>((space.available + (absent ? 0 : old)) / 2));
+}
+
 ActivationCache::ActivationCache(std::filesystem::path path, std::int64_t max_bytes, ActivationSource source)
     : path_(std::move(path)), max_bytes_(max_bytes), source_(std::move(source)) {
-  std::error_code error;
-  const auto space = std::filesystem::space(io::parent_of(path_), error);
-  if (!error) max_bytes_ = std::min(max_bytes_, static_cast<std::int64_t>(space.available / 2));
   open();
 }
 

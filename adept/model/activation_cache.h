@@ -19,6 +19,10 @@
 
 namespace adept::model {
 
+/// How large a cache at `path` may become: `most` bytes, or half of what its disk has free beside the file of an
+/// earlier session, if that is less.
+std::int64_t room_for_activations(const std::filesystem::path& path, std::int64_t most);
+
 /// Everything beside the tokens that the activations depend on.
 struct ActivationSource {
   std::string fingerprint;      ///< of the weights, and of how and on what they are computed
@@ -45,8 +49,7 @@ class ActivationCache {
  public:
   using Compute = std::function<at::Tensor(const at::Tensor& ids)>;  ///< ids (B, T) -> (B, T, D)
 
-  /// Opens or makes the file, which never grows beyond `max_bytes` or half of what is free on its disk. Throws
-  /// DataError where it cannot.
+  /// Opens or makes the file, which never grows beyond `max_bytes`. Throws DataError where it cannot.
   ActivationCache(std::filesystem::path path, std::int64_t max_bytes, ActivationSource source);
 
   std::int64_t num_layers() const { return source_.num_layers; }

@@ -120,9 +120,9 @@ struct Gradients {
   at::Tensor head;    // (V, D) in the wide type
 };
 
-/// Losses of the scored positions (n), and the gradients of their sum that are wanted.
-at::Tensor losses_and_gradients(const Scored& scored, const at::Tensor& head, bool want_hidden, bool want_head,
-                                Gradients& gradients) {
+/// The losses and gradients of scored_losses, a chunk of tokens at a time.
+at::Tensor chunked_losses(const Scored& scored, const at::Tensor& head, bool want_hidden, bool want_head,
+                          Gradients& gradients) {
   RECORD_FUNCTION("head and loss", std::vector<c10::IValue>());
   const at::Tensor &hidden = scored.hidden, &targets = scored.targets;
   const std::int64_t n = hidden.size(0), vocab_size = head.size(0);
@@ -217,16 +217,21 @@ at::Tensor streamed_losses(const Scored& scored, const at::Tensor& head, at::Ten
   return losses;
 }
 
+/// The losses of the scored positions (n) and their gradients that are wanted: of hidden, of the head.
+at::Tensor scored_losses(const Scored& scored, const at::Tensor& head, bool want_hidden, bool want_head,
+                         Gradients& gradients) {
+  if (has_kernel(scored.hidden) && !want_head)
+    return streamed_losses(scored, head, want_hidden ? &gradients.hidden : nullptr);
+  return chunked_losses(scored, head, want_hidden, want_head, gradients);
+}
+
 class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& head,
                             const at::Tensor& targets) {
     const Scored scored = select_scored(hidden, targets, head.size(0));
     Gradients gradients;
-    const at::Tensor losses =
-        has_kernel(hidden) && !head.requires_grad()
-            ? streamed_losses(scored, head, &gradients.hidden)
-            : losses_and_gradients(scored, head, hidden.requires_grad(), head.requires_grad(), gradients);
+    const at::Tensor losses = scored_losses(scored, head, hidden.requires_grad(), head.requires_grad(), gradients);
     context->saved_data["shape"] = hidden.sizes().vec();
     context->saved_data["head_dtype"] = static_cast<std::int64_t>(head.scalar_type());
     context->save_for_backward({scored.positions, gradients.hidden, gradients.head});
@@ -257,11 +262,8 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
 };
 
 at::Tensor plain_losses(const Scored& scored, const at::Tensor& head) {
-  // With bf16 products of its own a processor makes logits faster than the kernel scores them.
-  if (has_kernel(scored.hidden) && (scored.hidden.scalar_type() == at::kFloat || has_matmul_kernel(scored.hidden)))
-    return scores_by_kernel(scored.hidden, head, scored.targets);
   Gradients unused;
-  return losses_and_gradients(scored, head, false, false, unused);
+  return scored_losses(scored, head, false, false, unused);
 }
 
 }  // namespace

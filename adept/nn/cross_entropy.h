@@ -1,5 +1,5 @@
-// The vocabulary projection and next-token cross-entropy in one, chunk by chunk over tokens, so that no tensor of
-// (tokens x vocabulary) ever exists.
+// The vocabulary projection and next-token cross-entropy in one, so that no tensor of (tokens x vocabulary) ever
+// exists: a frozen head goes block by block over the vocabulary, a trained one chunk by chunk over tokens.
 //
 // Legend: N tokens (any leading shape), D model width, V vocabulary.
 #pragma once

@@ -6,8 +6,8 @@
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/matmul.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <optional>
@@ -25,122 +25,99 @@ namespace {
 // Fewer are not worth packing a weight for.
 constexpr std::int64_t kLeastRows = 8;
 
+at::Tensor as_rows(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
+bool by_kernel(const at::Tensor& x) { return has_matmul_kernel(x) && x.numel() >= kLeastRows * x.size(-1); }
 at::Tensor widened(const at::Tensor& weight, const at::Tensor& x) { return weight.to(x.scalar_type()); }
 
-std::optional<at::Tensor> optional_of(const at::Tensor& bias) {
-  return bias.defined() ? std::optional(bias) : std::nullopt;
-}
-
-at::Tensor as_rows(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
-
-/// Of weights that may be stored in a narrower type than x's.
-class FrozenProjections : public torch::autograd::Function<FrozenProjections> {
- public:
-  static variable_list forward(AutogradContext* context, const at::Tensor& x, const std::vector<at::Tensor>& weights,
-                               const std::vector<at::Tensor>& biases) {
-    context->save_for_backward(weights);
-    context->saved_data["shape"] = x.sizes().vec();
-    variable_list results;
-    for (std::size_t i = 0; i < weights.size(); ++i)
-      results.push_back(at::linear(x, widened(weights[i], x), optional_of(biases[i])));
-    return results;
-  }
-
-  static variable_list backward(AutogradContext* context, variable_list outputs) {
-    check_differentiated_once("linears");
-    const variable_list weights = context->get_saved_variables();
-    at::Tensor grad_x = at::mm(as_rows(outputs[0]), widened(weights[0], outputs[0]));
-    for (std::size_t i = 1; i < weights.size(); ++i)
-      grad_x.addmm_(as_rows(outputs[i]), widened(weights[i], outputs[i]));
-    return {grad_x.view(context->saved_data["shape"].toIntVector()), at::Tensor(), at::Tensor()};
-  }
-};
-
-/// Of a frozen weight that is stored in a narrower type than x's.
-class StoredProjection : public torch::autograd::Function<StoredProjection> {
- public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const std::optional<at::Tensor>& bias) {
-    context->save_for_backward({weight});
-    context->saved_data["has_bias"] = bias.has_value();
-    return at::linear(x, widened(weight, x), bias);
-  }
-
-  static variable_list backward(AutogradContext* context, variable_list outputs) {
-    check_differentiated_once("linear");
-    const at::Tensor weight = context->get_saved_variables()[0], &grad_y = outputs[0];
-    at::Tensor grad_x, grad_bias;
-    if (context->needs_input_grad(0)) grad_x = at::matmul(grad_y, widened(weight, grad_y));
-    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2))
-      grad_bias = grad_y.reshape({-1, grad_y.size(-1)}).sum(0);
-    return {grad_x, at::Tensor(), grad_bias};
-  }
-};
-
-/// By the matrix product of adept/kernels.
 at::Tensor projected(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (!by_kernel(x)) return at::linear(x, widened(weight, x), bias.defined() ? std::optional(bias) : std::nullopt);
   std::vector<std::int64_t> shape = x.sizes().vec();
   shape.back() = weight.size(0);
   return matmul_by_kernel(as_rows(x), weight.t(), bias).view(shape);
 }
 
-class Projection : public torch::autograd::Function<Projection> {
+/// Sum of grads[i] (..., E_i) weights[i] (E_i, D): (N, D).
+at::Tensor input_gradient(const variable_list& grads, at::TensorList weights) {
+  if (!by_kernel(grads[0])) {
+    at::Tensor sum = at::mm(as_rows(grads[0]), widened(weights[0], grads[0]));
+    for (std::size_t i = 1; i < grads.size(); ++i) sum.addmm_(as_rows(grads[i]), widened(weights[i], grads[i]));
+    return sum;
+  }
+  if (grads.size() == 1) return matmul_by_kernel(as_rows(grads[0]), weights[0]);
+  const at::Tensor first = as_rows(grads[0]);
+  at::Tensor sum = at::zeros({first.size(0), weights[0].size(1)}, first.options().dtype(at::kFloat));
+  for (std::size_t i = 0; i < grads.size(); ++i) add_matmul_by_kernel(sum, as_rows(grads[i]), weights[i]);
+  return sum.to(first.scalar_type());
+}
+
+at::Tensor weight_gradient(const at::Tensor& grad, const at::Tensor& x) {
+  return by_kernel(grad) ? matmul_by_kernel(as_rows(grad).t(), as_rows(x)) : at::mm(as_rows(grad).t(), as_rows(x));
+}
+
+/// Each weight's product with x. `parameters` are the weights, and the biases of those that have one.
+class Projections : public torch::autograd::Function<Projections> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const std::optional<at::Tensor>& bias) {
-    context->save_for_backward({weight.requires_grad() ? x : at::Tensor(), weight});
-    context->saved_data["has_bias"] = bias.has_value();
-    return projected(x, weight, bias.value_or(at::Tensor()));
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, at::TensorList parameters,
+                               const std::vector<std::int64_t>& has_bias) {
+    const std::size_t count = has_bias.size();
+    const auto trains = [](const at::Tensor& weight) { return weight.requires_grad(); };
+    const bool any_trains = std::any_of(parameters.begin(), parameters.begin() + std::ssize(has_bias), trains);
+    variable_list results, saved = {any_trains ? x : at::Tensor()};
+    for (std::size_t i = 0, bias = count; i < count; ++i) {
+      results.push_back(projected(x, parameters[i], has_bias[i] != 0 ? parameters[bias++] : at::Tensor()));
+      saved.push_back(parameters[i]);
+    }
+    context->save_for_backward(saved);
+    context->saved_data["shape"] = x.sizes().vec();
+    context->saved_data["has_bias"] = has_bias;
+    return results;
   }
 
   static variable_list backward(AutogradContext* context, variable_list outputs) {
     check_differentiated_once("linear");
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &x = saved[0], &weight = saved[1], &grad_y = outputs[0], rows = as_rows(grad_y);
-    at::Tensor grad_x, grad_weight, grad_bias;
-    if (context->needs_input_grad(0)) {
-      std::vector<std::int64_t> shape = grad_y.sizes().vec();
-      shape.back() = weight.size(1);
-      grad_x = matmul_by_kernel(rows, weight).view(shape);
-    }
-    if (context->needs_input_grad(1)) grad_weight = matmul_by_kernel(rows.t(), as_rows(x));
-    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2)) grad_bias = rows.sum(0);
-    return {grad_x, grad_weight, grad_bias};
+    const auto has_bias = context->saved_data["has_bias"].toIntVector();
+    const at::TensorList weights = at::TensorList(saved).slice(1);
+    variable_list gradients(1);
+    if (context->needs_input_grad(0))
+      gradients[0] = input_gradient(outputs, weights).view(context->saved_data["shape"].toIntVector());
+    for (std::size_t i = 0; i < weights.size(); ++i)
+      gradients.push_back(context->needs_input_grad(1 + i) ? weight_gradient(outputs[i], saved[0]) : at::Tensor());
+    for (std::size_t i = 0; i < weights.size(); ++i)
+      if (has_bias[i] != 0)
+        gradients.push_back(context->needs_input_grad(gradients.size()) ? as_rows(outputs[i]).sum(0) : at::Tensor());
+    gradients.emplace_back();
+    return gradients;
   }
 };
 
 }  // namespace
 
-at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  const bool is_stored = weight.scalar_type() != x.scalar_type();
-  ADEPT_CHECK(!is_stored || (weight.element_size() < x.element_size() && !weight.requires_grad()),
-              "a {} weight of {} with inputs of {}", weight.requires_grad() ? "trained" : "frozen",
-              at::toString(weight.scalar_type()), at::toString(x.scalar_type()));
-  if (active_kernels() == Kernels::kReference) return reference::linear(x, weight, bias);
-  const std::optional<at::Tensor> added = optional_of(bias);
-  if (is_stored) {
-    if (needs_gradient(x) || (bias.defined() && needs_gradient(bias))) return StoredProjection::apply(x, weight, added);
-    return at::linear(x, widened(weight, x), added);
-  }
-  if (has_matmul_kernel(x) && x.numel() >= kLeastRows * x.size(-1)) {
-    if (needs_gradient(x) || needs_gradient(weight) || (bias.defined() && needs_gradient(bias)))
-      return Projection::apply(x, weight, added);
-    return projected(x, weight, bias);
-  }
-  return at::linear(x, weight, added);
-}
-
 std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<at::Tensor>& weights,
                                 const std::vector<at::Tensor>& biases) {
-  ADEPT_CHECK(weights.size() == biases.size(), "{} weights and {} biases", weights.size(), biases.size());
-  const auto trains = [](const at::Tensor& tensor) { return tensor.defined() && needs_gradient(tensor); };
-  const bool at_once = needs_gradient(x) && !has_matmul_kernel(x) && active_kernels() == Kernels::kFused &&
-                       std::none_of(weights.begin(), weights.end(), trains) &&
-                       std::none_of(biases.begin(), biases.end(), trains);
-  if (at_once) return FrozenProjections::apply(x, weights, biases);
-  std::vector<at::Tensor> results;
-  for (std::size_t i = 0; i < weights.size(); ++i) results.push_back(linear(x, weights[i], biases[i]));
+  ADEPT_CHECK(weights.size() == biases.size() && !weights.empty(), "{} weights and {} biases", weights.size(),
+              biases.size());
+  std::vector<at::Tensor> results, parameters = weights;
+  std::vector<std::int64_t> has_bias;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const at::Tensor& weight = weights[i];
+    ADEPT_CHECK(weight.scalar_type() == x.scalar_type() ||
+                    (weight.element_size() < x.element_size() && !weight.requires_grad()),
+                "a {} weight of {} with inputs of {}", weight.requires_grad() ? "trained" : "frozen",
+                at::toString(weight.scalar_type()), at::toString(x.scalar_type()));
+    has_bias.push_back(biases[i].defined() ? 1 : 0);
+    if (biases[i].defined()) parameters.push_back(biases[i]);
+  }
+  const bool is_reference = active_kernels() == Kernels::kReference;
+  if (!is_reference && (needs_gradient(x) || std::any_of(parameters.begin(), parameters.end(), needs_gradient)))
+    return Projections::apply(x, at::TensorList(parameters), has_bias);
+  for (std::size_t i = 0; i < weights.size(); ++i)
+    results.push_back(is_reference ? reference::linear(x, weights[i], biases[i]) : projected(x, weights[i], biases[i]));
   return results;
+}
+
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  return linears(x, {weight}, {bias}).front();
 }
 
 at::Tensor with_adapter(const at::Tensor& y, const at::Tensor& x, const LoraAdapter& adapter) {

@@ -12,11 +12,11 @@ namespace adept::nn {
 /// x (..., D) times weight (E, D) transposed, plus bias (E) unless it is undefined: (..., E). Nothing is saved for the
 /// weight's gradient when the weight is frozen. A frozen weight may be stored in a type that x's widens (bf16 or fp16
 /// for fp32): it is widened for the product, and for that of the backward pass once more, so that the wide one takes no
-/// memory. Another mixture of types is an InternalError.
+/// memory. Another mixture of types is an InternalError. Differentiable once.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
-/// linear() of the same x by each weight and bias (undefined: none). While all of them are frozen, the gradient with
-/// respect to x is added up by the products themselves instead of in passes over memory.
+/// linear() of the same x by each weight and bias. The gradient with respect to x is added up by the products
+/// themselves instead of in passes over memory.
 std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<at::Tensor>& weights,
                                 const std::vector<at::Tensor>& biases);
 

@@ -2,12 +2,10 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <limits>
 
 #include "adept/core/cpu.h"
 #include "adept/core/error.h"
@@ -18,7 +16,6 @@ namespace adept::nn {
 namespace {
 
 constexpr std::int64_t kMostDepth = 2048;
-constexpr std::int64_t kMostScored = 2048;  // tokens
 
 // A set that was asked for is one of ours.
 bool processor_multiplies_bf16() {
@@ -30,8 +27,7 @@ bool has_unit_stride(const at::Tensor& t) { return t.stride(0) == 1 || t.stride(
 at::Tensor with_unit_stride(const at::Tensor& t) { return has_unit_stride(t) ? t : t.contiguous(); }
 
 /// The arguments of a b but for c; the tensors must live as long. `wide` is fp32.
-kernels::Matmul arguments_of(const at::Tensor& wide, const at::Tensor& b, std::int64_t columns,
-                             std::int64_t block_floats) {
+kernels::Matmul arguments_of(const at::Tensor& wide, const at::Tensor& b, std::int64_t columns) {
   kernels::Matmul m = {.rows = wide.size(0),
                        .columns = columns,
                        .depth = wide.size(1),
@@ -42,7 +38,7 @@ kernels::Matmul arguments_of(const at::Tensor& wide, const at::Tensor& b, std::i
                        .b = b.const_data_ptr(),
                        .b_depth = b.stride(0),
                        .b_column = b.stride(1)};
-  kernels::cut_for_cache(m, block_floats);
+  kernels::cut_for_cache(m);
   return m;
 }
 
@@ -53,7 +49,7 @@ void multiply(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, 
   if (c.numel() == 0) return;
   const at::Tensor wide = with_unit_stride(a).to(at::kFloat), right = with_unit_stride(b);
   const at::Tensor added = bias.defined() ? bias.contiguous() : bias;
-  kernels::Matmul m = arguments_of(wide, right, c.size(1), kernels::kBlockFloats);
+  kernels::Matmul m = arguments_of(wide, right, c.size(1));
   m.c_element = element_of(c);
   m.c = c.data_ptr();
   m.c_row = c.stride(0);
@@ -81,26 +77,6 @@ void product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, a
   c.copy_(sum);
 }
 
-/// scores_by_kernel of tokens at once; `head` is contiguous.
-at::Tensor score(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
-  const at::Tensor wide = hidden.contiguous().to(at::kFloat), ids = targets.contiguous();
-  kernels::Scores s = {.logits = arguments_of(wide, head.t(), head.size(0), kernels::kScoreBlockFloats),
-                       .targets = ids.const_data_ptr<std::int64_t>()};
-  // Sums of blocks are added up: their number must not depend on the threads, or the loss would.
-  const std::int64_t blocks = s.logits.column_blocks, n = hidden.size(0), threads = at::get_num_threads();
-  s.logits.row_parts = std::clamp<std::int64_t>(kernels::divide_up(threads, blocks), 1, n);
-  const at::Tensor largest = at::full({blocks, n}, -std::numeric_limits<float>::infinity(), at::kFloat);
-  const at::Tensor sums = at::zeros({blocks, n}, at::kFloat), target_logits = at::zeros({blocks, n}, at::kFloat);
-  s.largest = largest.data_ptr<float>();
-  s.sums = sums.data_ptr<float>();
-  s.target_logits = target_logits.data_ptr<float>();
-  for_each_range("score", kernels::num_units(s.logits), kUnitElements, [&](std::int64_t begin, std::int64_t end) {
-    kernels::functions().score(s, begin, end, thread_workspace(kernels::MatmulWorkspace::size(s.logits)));
-  });
-  const at::Tensor of_all = largest.amax(0);
-  return (sums * (largest - of_all).exp_()).sum(0).log_() + of_all - target_logits.sum(0);
-}
-
 }  // namespace
 
 bool has_matmul_kernel(const at::Tensor& tensor) {
@@ -121,17 +97,5 @@ at::Tensor matmul_by_kernel(const at::Tensor& a, const at::Tensor& b, const at::
 }
 
 void add_matmul_by_kernel(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) { add_product(a, b, sum); }
-
-at::Tensor scores_by_kernel(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
-  RECORD_FUNCTION("head and loss", std::vector<c10::IValue>());
-  at::Tensor losses = at::empty({hidden.size(0)}, at::kFloat);
-  const at::Tensor rows = head.contiguous();
-  // A part of the tokens at a time: of each block of the vocabulary a few numbers are kept for every token.
-  for (std::int64_t begin = 0; begin < hidden.size(0); begin += kMostScored) {
-    const std::int64_t count = std::min(kMostScored, hidden.size(0) - begin);
-    losses.narrow(0, begin, count).copy_(score(hidden.narrow(0, begin, count), rows, targets.narrow(0, begin, count)));
-  }
-  return losses;
-}
 
 }  // namespace adept::nn

@@ -21,9 +21,4 @@ at::Tensor matmul_by_kernel(const at::Tensor& a, const at::Tensor& b, const at::
 /// sum (M, N) fp32 += a (M, K) b (K, N); by the kernel.
 void add_matmul_by_kernel(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b);
 
-/// Of each row of hidden (M, K) the negative log-likelihood, nats, of its target, (M) int64, under softmax(hidden
-/// head^T), head (V, K): (M) fp32. Logits, rounded to the type of the inputs (fp32 or bf16), never reach memory. By the
-/// kernel.
-at::Tensor scores_by_kernel(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets);
-
 }  // namespace adept::nn

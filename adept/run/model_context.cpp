@@ -40,7 +40,11 @@ void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len) {
 
 void init_compute(const config::Compute& compute) {
   const auto& [dtype, device, threads, wanted_kernels] = compute;
-  at::set_num_threads(threads > 0 ? static_cast<int>(threads) : available_cores());
+  const int cores = available_cores();
+  if (threads > cores)
+    spdlog::warn("threads: {} are more than the {} cores that this process may use; they will wait for each other",
+                 threads, cores);
+  at::set_num_threads(threads > 0 ? static_cast<int>(threads) : cores);
   nn::set_kernels(wanted_kernels == config::Kernels::kFused ? nn::Kernels::kFused : nn::Kernels::kReference);
   kernels::instruction_set();  // a wrong one is to be told now
   nn::use_caching_allocator();

@@ -22,26 +22,33 @@ constexpr std::int64_t kFewestUpdates = 4, kFewestEvaluations = 3;
 
 void KeptActivations::open(std::int64_t step) {
   const config::RunConfig& c = inputs_.config;
-  const auto budget = static_cast<std::int64_t>(1e9 * c.train.activation_cache);
+  const auto wanted = static_cast<std::int64_t>(1e9 * c.train.activation_cache);
   const std::int64_t lowest = inputs_.trainable.lowest_layer();
-  if (budget == 0 || inputs_.trainable.trains_embeddings() || lowest == 0) return drop();
+  if (wanted == 0 || inputs_.trainable.trains_embeddings() || lowest == 0) return drop();
+  const std::filesystem::path path = inputs_.run_dir / kActivationCacheFile;
+  const std::int64_t budget = model::room_for_activations(path, wanted);
   const std::int64_t bytes = bytes_of_training_text();
   keeps_training_text_ = bytes > 0 && bytes <= budget;
   if (bytes > budget)
-    spdlog::info("train.activation_cache: {} are too few for later epochs, which would need {}",
-                 data::format_bytes(budget), data::format_bytes(bytes));
+    spdlog::info("train.activation_cache: {}{} are too few for later epochs, which would need {}",
+                 data::format_bytes(budget), budget < wanted ? ", half of what is free on the disk," : "",
+                 data::format_bytes(bytes));
   if (!keeps_training_text_ && updates_left(step) < kFewestUpdates && evaluations_left(step) < kFewestEvaluations)
     return drop();
   model::Decoder& decoder = inputs_.decoder;
   const std::string fingerprint =
       fmt::format("{} {} {} {} {}", inputs_.frozen_hash, decoder.config().source.dump(),
                   config::to_string(c.compute.kernels), describe_compute(decoder.dtype(), decoder.device()), kCommit);
-  decoder.use_activation_cache(
-      std::make_shared<model::ActivationCache>(inputs_.run_dir / kActivationCacheFile, budget,
-                                               model::ActivationSource{.fingerprint = hash_of(fingerprint),
-                                                                       .num_layers = lowest,
-                                                                       .hidden_size = decoder.config().hidden_size,
-                                                                       .dtype = decoder.dtype()}));
+  const model::ActivationSource source = {.fingerprint = hash_of(fingerprint),
+                                          .num_layers = lowest,
+                                          .hidden_size = decoder.config().hidden_size,
+                                          .dtype = decoder.dtype()};
+  try {
+    decoder.use_activation_cache(std::make_shared<model::ActivationCache>(path, budget, source));
+  } catch (const DataError& error) {  // nothing depends on it
+    spdlog::warn("{}; the training goes on without an activation cache", error.what());
+    drop();
+  }
 }
 
 void KeptActivations::before_step(const std::vector<data::Sequence>& sequences) {

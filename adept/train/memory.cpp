@@ -23,7 +23,7 @@ Json to_json(const MemoryUse& m) {
 
 std::string describe(const MemoryUse& m) {
   using data::format_bytes;
-  return fmt::format("{}: weights {}, masters {}, moments {}, activations {}, gradients {}, work space {}",
+  return fmt::format("{} at most; weights {}, masters {}, moments {}, activations {}, gradients {}, work space {}",
                      format_bytes(m.peak), format_bytes(m.weights), format_bytes(m.masters), format_bytes(m.moments),
                      format_bytes(m.activations), format_bytes(m.gradients), format_bytes(m.work_space));
 }

@@ -2,34 +2,56 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 
 namespace adept::train {
 
+/// Its figures are of the last steps, at most kWindow: a later epoch, whose frozen layers come from the activation
+/// cache, shows its own speed.
 class StepMeter {
  public:
+  static constexpr std::size_t kWindow = 20;
+
   /// `matmul_rate`: floating point operations per second that this machine can do, see train::matmul_rate.
   explicit StepMeter(double matmul_rate) : matmul_rate_(matmul_rate) {}
 
   /// One step: its time, its tokens, and the operations that it could not do without. Returns the seconds that those
   /// would take.
   double add(double seconds, std::int64_t tokens, double flops) {
-    const double light = flops / matmul_rate_;
-    seconds_ += seconds;
-    tokens_ += tokens;
-    light_seconds_ += light;
-    ++steps_;
-    return light;
+    steps_.push_back({seconds, flops / matmul_rate_, tokens});
+    if (steps_.size() > kWindow) steps_.pop_front();
+    return steps_.back().light_seconds;
   }
 
-  double seconds_per_step() const { return steps_ > 0 ? seconds_ / static_cast<double>(steps_) : 0; }
-  double tokens_per_second() const { return seconds_ > 0 ? static_cast<double>(tokens_) / seconds_ : 0; }
+  double seconds_per_step() const { return steps_.empty() ? 0 : sum().seconds / static_cast<double>(steps_.size()); }
+  double tokens_per_second() const {
+    const Step all = sum();
+    return all.seconds > 0 ? static_cast<double>(all.tokens) / all.seconds : 0;
+  }
   /// The time that the necessary operations would take at the machine's rate, as a share of the time taken.
-  double speed_of_light() const { return seconds_ > 0 ? light_seconds_ / seconds_ : 0; }
+  double speed_of_light() const {
+    const Step all = sum();
+    return all.seconds > 0 ? all.light_seconds / all.seconds : 0;
+  }
 
  private:
+  struct Step {
+    double seconds = 0, light_seconds = 0;
+    std::int64_t tokens = 0;
+  };
+
+  Step sum() const {
+    Step all;
+    for (const Step& step : steps_) {
+      all.seconds += step.seconds;
+      all.light_seconds += step.light_seconds;
+      all.tokens += step.tokens;
+    }
+    return all;
+  }
+
   double matmul_rate_;
-  double seconds_ = 0, light_seconds_ = 0;
-  std::int64_t tokens_ = 0, steps_ = 0;
+  std::deque<Step> steps_;
 };
 
 }  // namespace adept::train

@@ -385,6 +385,7 @@ void Trainer::log_step(const StepResult& result) {
                 {"lr", rate},
                 {"grad_norm", result.grad_norm},
                 {"speed_of_light", meter_.speed_of_light()},
+                {"memory_bytes", memory_.peak},
                 {"nonfinite_steps", state_.nonfinite_total}};
   log_->append(log_line(extra));
   state_.loss_sum = 0;

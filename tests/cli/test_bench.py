@@ -24,7 +24,8 @@ def expanded(tmp_path_factory):
 
 def bench(folder, *arguments, turns=0):
     """The process, and its answers as JSON."""
-    process = run_program("adept_bench", "--model", "expanded", "--ids", "ids.json", *arguments, cwd=folder, check=False,
+    ids = () if "--ids" in arguments else ("--ids", "ids.json")
+    process = run_program("adept_bench", "--model", "expanded", *ids, *arguments, cwd=folder, check=False,
                           input="repeat\n" * turns + "end\n")  # fmt: skip
     return process, [json.loads(line) for line in process.stdout.splitlines()]
 
@@ -67,6 +68,30 @@ def test_what_it_cannot_measure_is_refused_before_anything_is_prepared(arguments
     assert process.stderr.splitlines()[-1].startswith(f"compare.py: error: {message}")
 
 
+@needs_bench
+def test_results_that_could_not_be_saved_are_not_measured(tmp_path):
+    process = subprocess.run([ROOT / "bench" / "run", "forward-fp32", "--json", tmp_path / "no" / "folder.json"],
+                             env={**os.environ, "ADEPT_PYTHON": sys.executable}, capture_output=True, text=True)  # fmt: skip
+    assert process.returncode == 1 and process.stdout == ""
+    assert process.stderr == f"\nbench/run: --json: {tmp_path}/no/folder.json cannot be written: No such file or directory\n"
+
+
+@needs_bench
+def test_ids_must_be_rows_of_numbers(expanded):
+    (expanded / "wrong.json").write_text('{"a": 1}')
+    process, _ = bench(expanded, "--ids", "wrong.json", "--work", "step")
+    assert process.returncode == 1
+    assert process.stderr == "adept_bench: wrong.json: expected a list of rows of token ids\n"
+
+
+@needs_bench
+@pytest.mark.parametrize("work", ["forward", "probe"])
+def test_only_steps_recompute(expanded, work):
+    process, _ = bench(expanded, "--work", work, "--activation-checkpointing", "full")
+    assert process.returncode == 1
+    assert process.stderr == f"adept_bench: --activation-checkpointing: expected --work step or full, found {work}.\n"
+
+
 @pytest.mark.skipif(not (BUILD / "adept_ops_bench").is_file(), reason="this build has no adept_ops_bench (ADEPT_BUILD_BENCH)")
 def test_the_cases_of_the_tests_are_timed_by_name(tmp_path):
     timed = run_program("adept_ops_bench", "--cases", "RmsNorm_2x1x*", "--repeats", "1", cwd=tmp_path)
@@ -75,4 +100,4 @@ def test_the_cases_of_the_tests_are_timed_by_name(tmp_path):
                                          for step in ("forward", "backward")]  # fmt: skip
     unknown = run_program("adept_ops_bench", "--cases", "Norm", cwd=tmp_path, check=False)
     assert unknown.returncode == 1
-    assert unknown.stderr == "--cases: no case is called \"Norm\"; expected a pattern such as 'Attention*'.\n"
+    assert unknown.stderr == "adept_ops_bench: --cases: no case is called \"Norm\"; expected a pattern such as 'Attention*'.\n"

@@ -239,7 +239,8 @@ std::vector<Case> operation_cases() {
   cases.push_back(attention_case({6, 2, 1, 40, 16, 7}));
   cases.push_back(attention_case({6, 2, 5, 40, 16, 0}));
   cases.push_back(attention_case({6, 2, 5, 40, 16, 7}));
-  cases.push_back(cross_entropy_case(1500, 37, 1, 5));  // several chunks
+  cases.push_back(cross_entropy_case(1500, 5000, 1, 5));  // several blocks of the vocabulary
+  cases.push_back(cross_entropy_case(2500, 37, 0, 3));    // several chunks of tokens
   return cases;
 }
 

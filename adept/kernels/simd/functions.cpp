@@ -9,7 +9,6 @@ const Functions kFunctions = {
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
     .matmul = matmul,
-    .score = score,
     .add = add,
     .rms_norm_forward = rms_norm_forward,
     .rms_norm_backward = rms_norm_backward,

@@ -10,7 +10,6 @@ namespace adept::kernels::ADEPT_INSTRUCTION_SET {
 void attention_forward(const Attention& a, std::int64_t begin, std::int64_t end, float* workspace);
 void attention_backward(const Attention& a, std::int64_t begin, std::int64_t end, float* workspace);
 void matmul(const Matmul& m, std::int64_t begin, std::int64_t end, float* workspace);
-void score(const Scores& s, std::int64_t begin, std::int64_t end, float* workspace);
 void add(const Addition& a, std::int64_t begin, std::int64_t end);
 void rms_norm_forward(const RmsNorm& a, std::int64_t begin, std::int64_t end);
 void rms_norm_backward(const RmsNorm& a, std::int64_t begin, std::int64_t end, float* grad_weight);

@@ -83,9 +83,8 @@ void store_tile(const Matmul& m, std::int64_t row, std::int64_t rows, std::int64
   }
 }
 
-/// Calls done(row, rows, column, columns, tile) for each tile of the unit's part of a b.
-template <typename T, typename Done>
-void for_each_tile(const Matmul& m, std::int64_t unit, float* workspace, const Done& done) {
+template <typename T, typename C>
+void multiply_unit(const Matmul& m, std::int64_t unit, float* workspace) {
   const MatmulWorkspace w(m, workspace);
   const std::int64_t part = unit / m.column_blocks, block = unit % m.column_blocks;
   const std::int64_t first_row = part * rows_of_part(m), last_row = smaller(m.rows, first_row + rows_of_part(m));
@@ -104,50 +103,9 @@ void for_each_tile(const Matmul& m, std::int64_t unit, float* workspace, const D
     const float* panel = w.panels;
     for (std::int64_t n = first; n < last; n += kPanel, panel += m.depth * kPanel) {
       multiply_panel(rows, m.depth, a, a_row, a_depth, panel, w.tile);
-      done(row, rows, n, smaller(kPanel, last - n), w.tile);
+      store_tile<C>(m, row, rows, n, smaller(kPanel, last - n), w.tile);
     }
   }
-}
-
-template <typename T, typename C>
-void multiply_unit(const Matmul& m, std::int64_t unit, float* workspace) {
-  for_each_tile<T>(m, unit, workspace,
-                   [&](std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns,
-                       const float* tile) { store_tile<C>(m, row, rows, column, columns, tile); });
-}
-
-/// One row's logits, `columns` of a panel, go into its largest and its sum so far.
-template <typename T>
-void score_row(float* logits, std::int64_t columns, float& largest, float& sum) {
-  constexpr float kInfinity = __builtin_inff();
-  for (std::int64_t n = columns; n < kPanel; ++n) logits[n] = -kInfinity;
-  Vector most = splat(largest);
-  for (std::int64_t n = 0; n < kPanel; n += kLanes) {
-    const Vector x = rounded<T>(load(logits + n));
-    store(logits + n, x);
-    most = maximum(x, most);
-  }
-  const float now = largest_of(most);
-  Vector sums{};
-  for (std::int64_t n = 0; n < kPanel; n += kLanes) sums += exponential(load(logits + n) - splat(now));
-  if (now != largest) sum *= exponential(splat(largest - now))[0];
-  sum += sum_of(sums);
-  largest = now;
-}
-
-template <typename T>
-void score_unit(const Scores& s, std::int64_t unit, float* workspace) {
-  const std::int64_t offset = unit % s.logits.column_blocks * s.logits.rows;
-  float *largest = s.largest + offset, *sums = s.sums + offset, *target_logits = s.target_logits + offset;
-  for_each_tile<T>(s.logits, unit, workspace,
-                   [&](std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns, float* tile) {
-                     for (std::int64_t r = 0; r < rows; ++r) {
-                       float* logits = tile + r * kPanel;
-                       score_row<T>(logits, columns, largest[row + r], sums[row + r]);
-                       const std::int64_t target = s.targets[row + r] - column;
-                       if (target >= 0 && target < columns) target_logits[row + r] = logits[target];
-                     }
-                   });
 }
 
 }  // namespace
@@ -160,15 +118,6 @@ void matmul(const Matmul& m, std::int64_t begin, std::int64_t end, float* worksp
       multiply_unit<std::uint16_t, float>(m, unit, workspace);
     else
       multiply_unit<std::uint16_t, std::uint16_t>(m, unit, workspace);
-  }
-}
-
-void score(const Scores& s, std::int64_t begin, std::int64_t end, float* workspace) {
-  for (std::int64_t unit = begin; unit < end; ++unit) {
-    if (s.logits.b_element == Element::kFloat)
-      score_unit<float>(s, unit, workspace);
-    else
-      score_unit<std::uint16_t>(s, unit, workspace);
   }
 }
 

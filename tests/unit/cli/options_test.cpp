@@ -79,23 +79,29 @@ TEST(DataOption, RefusesWhatItWouldHaveToGuess) {
             "--data dev.txt: another --data is called \"dev\" too; give each a name, as in --data NAME=dev.txt");
 }
 
+TEST(Options, OfAConfigurationOverrideItsKeys) {
+  CLI::App app;
+  std::string path;
+  std::vector<std::string> overrides;
+  add_config_options(app, path, overrides);
+  app.parse("--set a.b=1 run.yaml --set c=[1,2] --threads 3 --kernels reference --dtype bf16 --device cuda");
+  EXPECT_EQ(path, "run.yaml");
+  EXPECT_THAT(overrides, ::testing::UnorderedElementsAre("a.b=1", "c=[1,2]", "threads=3", "kernels=reference",
+                                                         "dtype=bf16", "device=cuda"));
+}
+
 TEST(Options, AreParsedIntoTheirTargets) {
   CLI::App app;
   config::Compute compute;
   std::int64_t seq_len = 512, batch_size = 8;
   DataOptions data;
-  std::string path;
-  std::vector<std::string> overrides;
   add_compute_options(app, compute);
   add_seq_len_option(app, seq_len);
   add_batch_size_option(app, batch_size);
   add_data_options(app, data);
-  add_config_options(app, path, overrides);
   app.parse(
-      "--set a.b=1 run.yaml --set c=[1,2] --dtype bf16 --device cuda --seq-len 64 --batch-size 2 --threads 3 --kernels reference "
+      "--dtype bf16 --device cuda --seq-len 64 --batch-size 2 --threads 3 --kernels reference "
       "--data x.txt y=z.txt --data w --text-field body --txt-record line --on-bad-record skip");
-  EXPECT_EQ(path, "run.yaml");
-  EXPECT_THAT(overrides, ElementsAre("a.b=1", "c=[1,2]"));
   EXPECT_EQ(compute.dtype, ComputeDType::kBf16);
   EXPECT_EQ(compute.device, config::Device::kCuda);
   EXPECT_EQ(seq_len, 64);

@@ -62,6 +62,14 @@ class ActivationCacheTest : public ::testing::Test {
   int computed_ = 0;
 };
 
+TEST_F(ActivationCacheTest, MayTakeHalfOfTheDiskAtMost) {
+  EXPECT_EQ(room_for_activations(path_, 1000), 1000);
+  const auto half = static_cast<std::int64_t>(fs::space(dir_.path()).available / 2);
+  const std::int64_t room = room_for_activations(path_, std::int64_t{1} << 60);
+  EXPECT_NEAR(static_cast<double>(room), static_cast<double>(half), 0.1 * static_cast<double>(half));
+  EXPECT_EQ(room_for_activations("/nowhere/at/all", 1000), 1000);
+}
+
 TEST_F(ActivationCacheTest, GivesTheSameBitsWhateverTheOrderAndMixtureOfTheRows) {
   const auto cache = open();
   EXPECT_TRUE(computes(*cache, first_));

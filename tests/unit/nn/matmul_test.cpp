@@ -98,43 +98,6 @@ TEST_P(MatmulTest, KeepsNaNAndInfinityWhereTheyBelong) {
   EXPECT_TRUE(found.isinf().equal(expected.isinf()));
 }
 
-TEST_P(MatmulTest, ScoresAsSoftmaxDoes) {
-  at::manual_seed(5);
-  for (const auto& [rows, depth, columns] : kProducts)
-    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
-      SCOPED_TRACE(fmt::format("{} x {} x {}", rows, depth, columns));
-      const at::Tensor hidden = at::randn({rows, depth}).to(type), head = (at::randn({columns, depth}) * 3).to(type);
-      const at::Tensor targets = at::randint(0, columns, {rows}, at::kLong);
-      const at::Tensor logits = matmul_by_kernel(hidden, head.t()).to(at::kDouble);
-      const at::Tensor expected = -logits.log_softmax(1).gather(1, targets.unsqueeze(1)).squeeze(1);
-      const at::Tensor found = scores_by_kernel(hidden, head, targets);
-      EXPECT_LT(((found - expected).abs() / (logits.abs().amax(1) + 1)).max().item<double>(), 2e-6);
-    }
-}
-
-TEST(Scores, DoNotDependOnTheNumberOfThreads) {
-  at::manual_seed(6);
-  const at::Tensor hidden = at::randn({70, 40}), head = at::randn({9000, 40});
-  const at::Tensor targets = at::randint(0, 9000, {70}, at::kLong), expected = scores_by_kernel(hidden, head, targets);
-  for (const int threads : {2, 3, 8}) {
-    at::set_num_threads(threads);
-    EXPECT_TRUE(scores_by_kernel(hidden, head, targets).equal(expected)) << threads;
-  }
-  at::set_num_threads(1);
-}
-
-TEST_P(MatmulTest, ScoresHugeLogitsAndTellsNaN) {
-  at::Tensor hidden = at::randn({9, 20}), head = at::randn({300, 20});
-  hidden[2].mul_(1e4);
-  hidden[4][0] = std::numeric_limits<float>::quiet_NaN();
-  const at::Tensor targets = at::randint(0, 300, {9}, at::kLong);
-  const at::Tensor losses = scores_by_kernel(hidden, head, targets);
-  for (std::int64_t i = 0; i < 9; ++i) EXPECT_EQ(std::isnan(losses[i].item<float>()), i == 4) << i;
-  EXPECT_GE(losses[2].item<float>(), 0);
-  head.narrow(0, 0, 64).fill_(std::numeric_limits<float>::quiet_NaN());  // whole panels
-  EXPECT_TRUE(scores_by_kernel(hidden, head, targets).isnan().all().item<bool>());
-}
-
 INSTANTIATE_TEST_SUITE_P(Threads, MatmulTest, ::testing::Values(1, 2, 5));
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/linspace.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
@@ -157,6 +158,7 @@ TEST(NormedAttention, SavesNoMoreThanWhatItIsGiven) {
   const at::Tensor v = at::randn({1, 8, 256, 64}), gain = at::ones({64});
   const RopeTables tables = rope_tables({}, 64, 256);
   const auto kept = [&](const auto& attend) {
+    attend();  // the kernels' workspace is there from now on
     const std::int64_t before = tensor_memory(at::kCPU).in_use - thread_workspace_bytes();
     const at::Tensor out = attend();
     return tensor_memory(at::kCPU).in_use - thread_workspace_bytes() - before;
@@ -360,6 +362,35 @@ TEST(CrossEntropy, NeverHoldsMoreThanAChunkOfTheLogits) {
       EXPECT_LT(tensor_memory().peak - before, gradients + chunk_bytes * 5 / 4)
           << "all logits are " << 4 * tokens * vocabulary;
     }
+}
+
+// Several blocks of the vocabulary, of which each has larger logits than those before, or smaller ones.
+TEST(CrossEntropy, OfRisingAndFallingLogitsIsThatOfTheWholeRow) {
+  for (const bool rises : {true, false}) {
+    at::manual_seed(3);
+    const at::Tensor scale = rises ? at::linspace(0.1, 30, 6000) : at::linspace(30, 0.1, 6000);
+    const at::Tensor head = at::randn({6000, 16}) * scale.unsqueeze(1),
+                     targets = at::randint(0, 6000, {2100}, at::kLong);
+    const at::Tensor hidden = at::randn({2100, 16}).set_requires_grad(true);
+    const at::Tensor logits = hidden.detach().to(at::kDouble).mm(head.to(at::kDouble).t());
+    const at::Tensor expected = -logits.log_softmax(1).gather(1, targets.unsqueeze(1)).squeeze(1);
+    const at::Tensor found = linear_cross_entropy_per_token(hidden, head, targets);
+    EXPECT_LT(((found - expected).abs() / logits.abs().amax(1)).max().item<double>(), 2e-6);
+    linear_cross_entropy(hidden, head, targets).backward();
+    const at::Tensor gradient = logits.softmax(1).mm(head.to(at::kDouble)) - head.index_select(0, targets);
+    EXPECT_TRUE(test::is_close(hidden.grad(), gradient, test::tolerance(at::kFloat).gradients));
+  }
+}
+
+TEST(CrossEntropy, TellsWhatIsNotANumber) {
+  at::Tensor hidden = at::randn({2100, 16}), head = at::randn({6000, 16});
+  const at::Tensor targets = at::randint(0, 3000, {2100}, at::kLong);
+  hidden[4][0] = std::numeric_limits<float>::quiet_NaN();
+  const at::Tensor losses = linear_cross_entropy_per_token(hidden, head, targets);
+  EXPECT_EQ(losses.isnan().sum().item<std::int64_t>(), 1);
+  EXPECT_TRUE(std::isnan(losses[4].item<float>()));
+  head.narrow(0, 5000, 100).fill_(std::numeric_limits<float>::quiet_NaN());
+  EXPECT_TRUE(linear_cross_entropy_per_token(hidden, head, targets).isnan().all().item<bool>());
 }
 
 TEST(CrossEntropy, OfNothingIsZero) {

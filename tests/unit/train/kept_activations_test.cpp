@@ -149,6 +149,18 @@ TEST(KeptActivations, AreReadByTheNextSessionAndRemovedWhenTheyAreDropped) {
   EXPECT_FALSE(keeper.keeps());
 }
 
+TEST(KeptActivations, AreDoneWithoutWhereTheirFileCannotBeMade) {
+  config::RunConfig config = uniform_config();
+  config.train.eval_steps = 1;
+  Keeper keeper(config);
+  fs::create_directories(keeper.dir / "activations.cache" / "in_the_way");
+  const test::CapturedLog log;
+  keeper.kept.open(0);
+  EXPECT_FALSE(keeper.kept.in_use());
+  EXPECT_THAT(log.text(), HasSubstr("activations.cache"));
+  EXPECT_THAT(log.text(), HasSubstr("the training goes on without an activation cache"));
+}
+
 TEST(Run, KeepsNoActivationsThatWouldNotComeAgainOrNotFit) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});

@@ -25,7 +25,8 @@ Json timeless_state(const fs::path& checkpoint) {
 std::vector<Json> timeless_log(const fs::path& run_dir) {
   std::vector<Json> lines = lines_of(run_dir / "trainer_log.jsonl");
   for (Json& line : lines)
-    for (const char* key : {"elapsed_time", "remaining_time", "throughput", "speed_of_light"}) line.erase(key);
+    for (const char* key : {"elapsed_time", "remaining_time", "throughput", "speed_of_light", "memory_bytes"})
+      line.erase(key);
   return lines;
 }
 

@@ -77,6 +77,15 @@ TEST(StepMeter, ComparesWithTheMachine) {
   EXPECT_DOUBLE_EQ(meter.seconds_per_step(), 2);
 }
 
+TEST(StepMeter, TellsTheSpeedOfTheLastSteps) {
+  StepMeter meter(1e9);
+  for (int i = 0; i < 100; ++i) meter.add(4, 100, 1e9);
+  for (std::size_t i = 0; i < StepMeter::kWindow; ++i) meter.add(1, 100, 0.5e9);
+  EXPECT_DOUBLE_EQ(meter.seconds_per_step(), 1);
+  EXPECT_DOUBLE_EQ(meter.tokens_per_second(), 100);
+  EXPECT_DOUBLE_EQ(meter.speed_of_light(), 0.5);
+}
+
 TEST(MatmulRate, IsMeasuredOnceAndKept) {
   const test::TemporaryDirectory dir;
   const std::filesystem::path file = dir / "cache" / "rates.json";
