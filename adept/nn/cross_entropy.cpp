@@ -28,7 +28,7 @@ std::int64_t equal_parts(std::int64_t size, std::int64_t most) {
 }
 
 /// Tokens per chunk: enough to keep the GEMM efficient (each call packs the whole head anew), few enough to keep a
-/// chunk's logits near 128 MB in fp32. Chunks are of equal size, up to rounding.
+/// chunk's logits near 128 MB in fp32, as long as that leaves 256. Chunks are of equal size, up to rounding.
 std::int64_t chunk_tokens(std::int64_t num_tokens, std::int64_t vocab_size) {
   constexpr std::int64_t kChunkElements = 32 << 20;
   return equal_parts(num_tokens, std::clamp<std::int64_t>(kChunkElements / vocab_size, 256, 2048));

@@ -39,7 +39,8 @@ class KeptActivations {
 
   /// After `step` completed steps: opens the file, with what an earlier session of the same run left in it, if enough
   /// comes again; if not, the file is removed. The training text is kept only if all of it that comes again fits into
-  /// train.activation_cache and half of the disk. Where the file cannot be made there is a warning and none.
+  /// train.activation_cache and half of what the disk has free. Where the file cannot be made there is a warning and
+  /// none.
   void open(std::int64_t step);
 
   /// To be told what is computed next, after `step` completed steps: a training step, an update of the units' rates or

@@ -138,7 +138,21 @@ float largest_in(const T* row, std::int64_t size) {
   return largest_of(most);
 }
 
-constexpr std::int64_t kSummed = 64 * kLanes;  // so many in fp32, their sums in fp64
+/// Sum of body(i, count), a vector each, over 0 .. size-1: of some numbers in fp32, of those sums in fp64.
+template <typename Body>
+double sum_over_vectors(std::int64_t size, const Body& body) {
+  constexpr std::int64_t kBlock = 64 * kLanes;
+  double sum = 0;
+  for (std::int64_t block = 0; block < size; block += kBlock) {
+    const std::int64_t length = size - block < kBlock ? size - block : kBlock;
+    Vector partial{};
+    for_each_vector(
+        length, [&](std::int64_t i, std::int64_t count)
+                    __attribute__((always_inline)) { partial += body(block + i, count); });
+    sum += sum_of(partial);
+  }
+  return sum;
+}
 
 // A row is read three times, from memory only the first time.
 template <typename T>
@@ -148,16 +162,10 @@ void score_rows(const CrossEntropy& a, std::int64_t begin, std::int64_t end) {
     T* logits = static_cast<T*>(a.logits) + n * size;
     const float wanted = widen(logits[a.targets[n]]);
     const Vector largest = splat(largest_in(logits, size));
-    double sum = 0;
-    for (std::int64_t block = 0; block < size; block += kSummed) {
-      Vector partial{};
-      for_each_vector(
-          size - block < kSummed ? size - block : kSummed, [&](std::int64_t i,
-                                                               std::int64_t count) __attribute__((always_inline)) {
-            partial += exponential(load_some(logits + block + i, count, -__builtin_inff()) - largest);
-          });
-      sum += sum_of(partial);
-    }
+    const double sum = sum_over_vectors(
+        size, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+          return exponential(load_some(logits + i, count, -__builtin_inff()) - largest);
+        });
     a.losses[n] = static_cast<float>(__builtin_log(sum) + largest[0] - wanted);
     if (!a.wants_gradient) continue;
     const Vector inverse = splat(static_cast<float>(1 / sum));
@@ -189,20 +197,12 @@ void soften_columns(const OnlineSoftmax& a, std::int64_t begin, std::int64_t end
             });
     }
     const Vector base = splat(a.base[n]);
-    for (std::int64_t block = 0; block < a.columns; block += kSummed) {
-      Vector partial{};
-      for_each_vector(
-          a.columns - block < kSummed ? a.columns - block : kSummed, [&](std::int64_t i, std::int64_t count)
-                                                                         __attribute__((always_inline)) {
-                                                                           const Vector e = exponential(
-                                                                               load_some(logits + block + i, count,
-                                                                                         -__builtin_inff()) -
-                                                                               base);
-                                                                           partial += e;
-                                                                           store_some(logits + block + i, count, e);
-                                                                         });
-      a.sum[n] += sum_of(partial);
-    }
+    a.sum[n] += sum_over_vectors(
+        a.columns, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+          const Vector e = exponential(load_some(logits + i, count, -__builtin_inff()) - base);
+          store_some(logits + i, count, e);
+          return e;
+        });
   }
 }
 

@@ -1,6 +1,7 @@
 #include "cli/options.h"
 
 #include <ATen/Parallel.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +11,7 @@
 #include "adept/core/cpu.h"
 #include "adept/core/error.h"
 #include "adept/run/model_context.h"
+#include "tests/support/captured_log.h"
 
 namespace adept::cli {
 namespace {
@@ -136,6 +138,20 @@ TEST(InitCompute, ZeroThreadsMeansTheCoresAvailable) {
   EXPECT_EQ(at::get_num_threads(), 1);
   run::init_compute({});
   EXPECT_EQ(at::get_num_threads(), available_cores());
+}
+
+TEST(InitCompute, WarnsOfMoreThreadsThanCores) {
+  const int cores = available_cores();
+  const auto told = [](int threads) {
+    const test::CapturedLog log;
+    run::init_compute({.threads = threads});
+    return log.text();
+  };
+  EXPECT_THAT(told(cores + 1),
+              ::testing::HasSubstr(
+                  fmt::format("threads: {} are more than the {} cores that this process may use", cores + 1, cores)));
+  EXPECT_EQ(told(cores), "");
+  run::init_compute({});
 }
 
 }  // namespace

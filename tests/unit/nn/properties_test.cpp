@@ -278,6 +278,18 @@ TEST(AddRmsNorm, IsTheSumAndItsNormBitForBitWhateverWantsAGradient) {
   }
 }
 
+TEST(AddRmsNorm, RefusesWhatDoesNotFit) {
+  const at::Tensor x = at::zeros({2, 8}), gain = at::ones({8});
+  EXPECT_THROW(add_rms_norm(x, at::zeros({3, 8}), gain, 1e-5), InternalError);
+  EXPECT_THROW(add_rms_norm(x, x.to(at::kBFloat16), gain, 1e-5), InternalError);
+  EXPECT_THROW(add_rms_norm(x, x, gain.to(at::kBFloat16), 1e-5), InternalError);
+}
+
+TEST(NormedRope, RefusesAGainOfAnotherType) {
+  const at::Tensor x = at::zeros({1, 4, 2, 8}), gain = at::ones({8}).to(at::kBFloat16);
+  EXPECT_THROW(normed_rope(x, gain, 1e-5, rope_tables({}, 8, 4)), InternalError);
+}
+
 TEST(NormedRope, IsTheNormAndTheRotationBitForBit) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
     at::manual_seed(3);
