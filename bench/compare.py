@@ -130,12 +130,12 @@ class Side:
         self.losses.append(result["loss"])
 
     def end(self):
-        peak = self.tell("end")["peak_rss_bytes"]
+        end = self.tell("end")
         self.process.wait()
         rates = sorted(self.ready["tokens"] / seconds for seconds in self.seconds[1:])
         return {
             "tokens_per_s": {"min": rates[0], "median": statistics.median(rates), "max": rates[-1]},
-            "peak_rss_bytes": peak,
+            **end,
             "seconds": self.seconds,
             "losses": self.losses,
             "threads": self.ready["threads"],

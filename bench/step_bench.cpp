@@ -34,6 +34,7 @@
 #include "adept/nn/allocator.h"
 #include "adept/nn/cross_entropy.h"
 #include "adept/optim/adamw.h"
+#include "adept/train/memory.h"
 #include "adept/train/methods.h"
 #include "adept/train/step.h"
 #include "adept/train/trainable.h"
@@ -112,6 +113,8 @@ class Work {
   }
 
   std::int64_t num_tokens() const { return batch_.num_positions(); }
+  /// Of the last step.
+  train::MemoryUse memory() const { return memory_; }
   std::int64_t num_trained() const { return trainable_ ? trainable_->num_parameters() : 0; }
 
  private:
@@ -150,9 +153,13 @@ class Work {
   }
 
   double step() {
+    nn::reset_peak_tensor_memory();
+    const std::int64_t before = nn::tensor_memory().in_use;
     const train::StepResult result =
         train::train_step(decoder_, *trainable_, *optimizer_, {&batch_, 1}, rates_, kMaxGradNorm, checkpointing_);
     if (!result.finite) throw NonFiniteError("the loss or a gradient is not finite");
+    memory_ = train::step_memory(train::resident_memory(decoder_, *trainable_, *optimizer_), result, 1,
+                                 nn::tensor_memory().peak - before);
     return result.loss;
   }
 
@@ -176,6 +183,7 @@ class Work {
   std::unique_ptr<train::Trainable> trainable_;
   std::unique_ptr<optim::AdamW> optimizer_;
   optim::ParameterRates rates_;
+  train::MemoryUse memory_;
   train::ActivationCheckpointing checkpointing_ = train::ActivationCheckpointing::kNone;
 };
 
@@ -203,7 +211,9 @@ void serve(const Options& options) {
     say({{"seconds", seconds.count()}, {"loss", loss}});
   }
   work.check_cache();
-  say({{"peak_rss_bytes", peak_rss_bytes()}});
+  Json answer = {{"peak_rss_bytes", peak_rss_bytes()}};
+  if (work.num_trained() > 0) answer["memory_bytes"] = train::to_json(work.memory());
+  say(answer);
 }
 
 int run(int argc, char** argv) {

@@ -45,6 +45,7 @@ void KeptActivations::open(std::int64_t step) {
                                           .dtype = decoder.dtype()};
   try {
     decoder.use_activation_cache(std::make_shared<model::ActivationCache>(path, budget, source));
+    spdlog::info("activation cache: {}, at most {}", path.string(), data::format_bytes(budget));
   } catch (const DataError& error) {  // nothing depends on it
     spdlog::warn("{}; the training goes on without an activation cache", error.what());
     drop();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <set>
+#include <string_view>
 
 #include "adept/core/progress.h"
 #include "adept/data/source_counts.h"
@@ -18,14 +19,25 @@ std::int64_t num_bytes(const at::Tensor& tensor) { return static_cast<std::int64
 Json to_json(const MemoryUse& m) {
   return {
       {"weights", m.weights},     {"masters", m.masters},       {"moments", m.moments}, {"activations", m.activations},
-      {"gradients", m.gradients}, {"work_space", m.work_space}, {"total", m.peak}};
+      {"gradients", m.gradients}, {"work_space", m.work_space}, {"cache", m.cache},     {"total", m.peak}};
 }
 
 std::string describe(const MemoryUse& m) {
-  using data::format_bytes;
-  return fmt::format("{} at most; weights {}, masters {}, moments {}, activations {}, gradients {}, work space {}",
-                     format_bytes(m.peak), format_bytes(m.weights), format_bytes(m.masters), format_bytes(m.moments),
-                     format_bytes(m.activations), format_bytes(m.gradients), format_bytes(m.work_space));
+  std::string text = data::format_bytes(m.peak) + " at most";
+  std::string_view separator = "; ";
+  const auto add = [&](std::string_view name, std::int64_t bytes) {
+    if (bytes == 0) return;
+    text += fmt::format("{}{} {}", separator, name, data::format_bytes(bytes));
+    separator = ", ";
+  };
+  add("weights", m.weights);
+  add("masters", m.masters);
+  add("moments", m.moments);
+  add("activations", m.activations);
+  add("gradients", m.gradients);
+  add("work space", m.work_space);
+  add("on the disk: activation cache", m.cache);
+  return text;
 }
 
 MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& trainable, const optim::AdamW& optimizer) {

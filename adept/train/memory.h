@@ -12,20 +12,22 @@
 
 namespace adept::train {
 
-/// Bytes of tensors on the decoder's device, each counted once.
+/// Bytes of tensors on the decoder's device, each counted once, and of the activation cache.
 struct MemoryUse {
   std::int64_t weights = 0;      ///< what the forward pass reads, apart from masters
   std::int64_t masters = 0;      ///< fp32 weights of what trains; in fp32 the forward pass reads these
   std::int64_t moments = 0;      ///< the optimizer's
   std::int64_t activations = 0;  ///< the most that the graph of a micro-batch kept for its backward pass
-  std::int64_t gradients =
-      0;  ///< fp32, of what trains; a trained head's is made with the loss and counts above as well
+  /// fp32, of what trains; a trained head's is made with the loss and counts above as well
+  std::int64_t gradients = 0;
   std::int64_t work_space = 0;  ///< what the peak has beyond these: a chunk's logits, results on their way
-  std::int64_t peak = 0;        ///< the most at once: less than the sum where gradients come as activations go
+  std::int64_t cache = 0;       ///< the activation cache: a file on the disk, of which nothing stays in memory
+  /// the most at once, without the cache; less than the sum where gradients come as activations go
+  std::int64_t peak = 0;
 };
 Json to_json(const MemoryUse& memory);
 
-/// "2.1 GB at most; weights 538.1 MB, masters 56.7 MB, ...".
+/// "2.1 GB at most; weights 538.1 MB, masters 56.7 MB, ...": what there is.
 std::string describe(const MemoryUse& memory);
 
 /// What is there between steps: no activations, no gradients, no work space.

@@ -267,9 +267,12 @@ def test_memory_and_speed_are_told_and_what_saves_them_changes_nothing(finished,
     results = json.loads((folder / "out" / "all_results.json").read_text())
     memory = results["memory_bytes"]
     total = memory.pop("total")
+    assert memory.pop("cache") > 0
     assert total in (sum(memory.values()), sum(memory.values()) - min(memory["gradients"], memory["activations"]))
     assert memory["masters"] == 4 * results["trained_parameters"] and memory["activations"] > 0
-    assert "memory of a step: " in process.stderr and "work space" in process.stderr
+    for line in ("memory before the first step: ", "memory of a step: ", "activation cache: "):
+        assert line in process.stderr
+    assert ", work space " in process.stderr and "on the disk: activation cache" in process.stderr
     assert results["speed_of_light"] > 0 and re.search(r"tok/s \(\d+ % of light\)", process.stderr)
     assert all(line["speed_of_light"] > 0 for line in read_lines(folder / "out" / "trainer_log.jsonl") if "loss" in line)
     assert not (folder / "out" / "activations.cache").exists()
