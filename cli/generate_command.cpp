@@ -70,7 +70,7 @@ void run(Options& options) {
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(directory);
   model::LoadedModel loaded = model::load_model(directory, {.dtype = model::to_scalar_type(options.compute.dtype),
                                                             .device = run::to_device(options.compute.device),
-                                                            .widen_projections = true});  // a token at a time
+                                                            .widen_matrices = true});  // a token at a time
   options.generate.eos_token_ids = model::read_end_tokens(directory, loaded.config);
   const model::Decoder decoder(std::move(loaded.config), std::move(loaded.weights));
   const std::vector<std::int32_t> prompt = tokenizer.encode(options.prompt);

@@ -108,7 +108,7 @@ at::Tensor Decoder::embed(const at::Tensor& ids) const {
           low < 0 ? low : high, config_.vocab_size);
     }
   }
-  return nn::embedding(ids.to(device()), weights_.embed_tokens);
+  return nn::embedding(ids.to(device()), weights_.embed_tokens).to(dtype());
 }
 
 at::Tensor Decoder::attention(const at::Tensor& x, const LayerWeights& weights, std::int64_t l,

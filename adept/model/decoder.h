@@ -36,7 +36,8 @@ class Decoder {
   const Weights& weights() const { return weights_; }
   Weights& weights() { return weights_; }
   std::int64_t num_layers() const { return config_.num_hidden_layers; }
-  at::ScalarType dtype() const { return weights_.embed_tokens.scalar_type(); }
+  /// What it computes in: the norms' type. Matrices may be stored in a narrower one.
+  at::ScalarType dtype() const { return weights_.norm.scalar_type(); }
   at::Device device() const { return weights_.embed_tokens.device(); }
 
   /// A decoder with the same weights on another device.

@@ -86,15 +86,14 @@ void check_tied_head(const io::WeightFiles& files) {
 
 Weights load_weights(const ModelConfig& config, const io::WeightFiles& files, const LoadOptions& options) {
   Weights weights;
-  const bool keeps_narrow = options.dtype == at::kFloat && options.device.is_cpu() && !options.widen_projections;
+  const bool keeps_narrow = options.dtype == at::kFloat && options.device.is_cpu() && !options.widen_matrices;
   const std::vector<NamedTensor> table = named_parameters(config, weights);
   if (const auto problems = find_problems(table, config, files); !problems.empty()) refuse(files, problems);
   if (config.tie_word_embeddings) check_tied_head(files);
   const at::NoGradGuard no_grad;
   for (const NamedTensor& parameter : table) {
     const at::Tensor stored = read_tensor(files, parameter.name);
-    const bool is_projection = parameter.layer >= 0 && parameter.shape.size() == 2;
-    if (keeps_narrow && is_projection) {
+    if (keeps_narrow && parameter.shape.size() == 2) {
       *parameter.tensor = stored;
       continue;
     }

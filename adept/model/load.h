@@ -14,13 +14,13 @@ namespace adept::model {
 struct LoadOptions {
   at::ScalarType dtype = at::kFloat;  ///< what the model computes in: fp32 or bf16
   at::Device device = at::kCPU;
-  /// Also the projections are converted to the compute dtype where that is wider than the file's. Without it they are
-  /// widened for each product: half of the memory, and hardly slower where many tokens go through at once.
-  bool widen_projections = false;
+  /// Also matrices are converted to the compute dtype where that is wider than the file's. Without it they are widened
+  /// for each product: half of the memory, and hardly slower where many tokens go through at once.
+  bool widen_matrices = false;
 };
 
 /// Loads every parameter of `config` from `files`, converted once to the compute dtype; where the file has that dtype,
-/// or a narrower one for a projection, and the device is the CPU, the tensor is the file's mapping itself (read-only):
+/// or a narrower one for a matrix, and the device is the CPU, the tensor is the file's mapping itself (read-only):
 /// the file must stay as it is while the weights are in use.
 ///
 /// Throws DataError naming every missing, unexpected or mis-shaped tensor, all at once. Accepted beside the table:

@@ -17,7 +17,7 @@ namespace adept::model {
 
 /// y = x weight^T + bias, and what an adapter adds.
 struct LinearWeights {
-  at::Tensor weight;        ///< (out, in); where it is frozen, perhaps in a narrower type than the compute dtype
+  at::Tensor weight;        ///< (out, in)
   at::Tensor bias;          ///< (out), undefined where the architecture has none
   nn::LoraAdapter adapter;  ///< none, unless LoRA is trained
 };
@@ -37,7 +37,8 @@ struct LayerWeights {
   LinearWeights down_proj;              ///< (D, F)
 };
 
-/// A whole decoder. Copies share the tensors, as ATen handles do.
+/// A whole decoder. Copies share the tensors, as ATen handles do. Frozen matrices may be of a narrower type than the
+/// compute dtype, which is that of the norms.
 struct Weights {
   at::Tensor embed_tokens;  ///< (V, D)
   std::vector<LayerWeights> layers;

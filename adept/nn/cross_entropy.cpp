@@ -15,6 +15,7 @@
 
 #include "adept/nn/autograd.h"
 #include "adept/nn/kernels.h"
+#include "adept/nn/linear.h"
 #include "adept/nn/matmul.h"
 #include "adept/nn/reference.h"
 
@@ -160,7 +161,7 @@ class StreamedSoftmax {
     if (mixes) mixed_ = at::zeros(hidden.sizes(), wide);
   }
 
-  /// Adds the classes first .. of `head` (classes, D). `buffer` takes their logits.
+  /// Adds the classes first .. of `head` (classes, D), of hidden's type. `buffer` takes their logits.
   void add(const at::Tensor& head, std::int64_t first, const at::Tensor& buffer) {
     const std::int64_t rows = hidden_.size(0), columns = head.size(0);
     at::Tensor logits = buffer.narrow(0, 0, rows * columns).view({rows, columns});
@@ -203,6 +204,11 @@ at::Tensor streamed_losses(const Scored& scored, const at::Tensor& head, at::Ten
   const std::int64_t tokens = std::max<std::int64_t>(equal_parts(n, kMostTokens), 1);
   const std::int64_t columns = equal_parts(vocab_size, kBlockElements / tokens);
   const at::Tensor buffer = at::empty({tokens * columns}, scored.hidden.options());
+  const bool is_narrow = head.scalar_type() != scored.hidden.scalar_type();
+  const at::Tensor wide = is_narrow ? at::empty({columns, head.size(1)}, scored.hidden.options()) : at::Tensor();
+  const auto widened = [&](const at::Tensor& block) {
+    return is_narrow ? wide.narrow(0, 0, block.size(0)).copy_(block) : block;
+  };
   at::Tensor losses = at::empty({n}, scored.hidden.options().dtype(at::kFloat));
   if (grad_hidden != nullptr) *grad_hidden = at::empty_like(scored.hidden);
   for (std::int64_t begin = 0; begin < n; begin += tokens) {
@@ -210,7 +216,7 @@ at::Tensor streamed_losses(const Scored& scored, const at::Tensor& head, at::Ten
     StreamedSoftmax softmax(scored.hidden.narrow(0, begin, count), scored.targets.narrow(0, begin, count),
                             grad_hidden != nullptr);
     for (std::int64_t first = 0; first < vocab_size; first += columns)
-      softmax.add(head.narrow(0, first, std::min(columns, vocab_size - first)), first, buffer);
+      softmax.add(widened(head.narrow(0, first, std::min(columns, vocab_size - first))), first, buffer);
     losses.narrow(0, begin, count).copy_(softmax.losses());
     if (grad_hidden != nullptr) grad_hidden->narrow(0, begin, count).copy_(softmax.gradient(head));
   }
@@ -222,7 +228,7 @@ at::Tensor scored_losses(const Scored& scored, const at::Tensor& head, bool want
                          Gradients& gradients) {
   if (has_kernel(scored.hidden) && !want_head)
     return streamed_losses(scored, head, want_hidden ? &gradients.hidden : nullptr);
-  return chunked_losses(scored, head, want_hidden, want_head, gradients);
+  return chunked_losses(scored, head.to(scored.hidden.scalar_type()), want_hidden, want_head, gradients);
 }
 
 class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
@@ -269,6 +275,7 @@ at::Tensor plain_losses(const Scored& scored, const at::Tensor& head) {
 }  // namespace
 
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+  check_weight_type(head, hidden);
   if (active_kernels() == Kernels::kReference) return reference::linear_cross_entropy(hidden, head, targets);
   if (needs_gradient(hidden) || needs_gradient(head)) return LinearCrossEntropy::apply(hidden, head, targets);
   const at::NoGradGuard no_grad;
@@ -276,6 +283,7 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head
 }
 
 at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+  check_weight_type(head, hidden);
   if (active_kernels() == Kernels::kReference) return reference::linear_cross_entropy_per_token(hidden, head, targets);
   const at::NoGradGuard no_grad;
   const Scored scored = select_scored(hidden, targets, head.size(0));

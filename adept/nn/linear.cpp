@@ -93,6 +93,13 @@ class Projections : public torch::autograd::Function<Projections> {
 
 }  // namespace
 
+void check_weight_type(const at::Tensor& weight, const at::Tensor& x) {
+  ADEPT_CHECK(weight.scalar_type() == x.scalar_type() ||
+                  (weight.element_size() < x.element_size() && !weight.requires_grad()),
+              "a {} weight of {} with inputs of {}", weight.requires_grad() ? "trained" : "frozen",
+              at::toString(weight.scalar_type()), at::toString(x.scalar_type()));
+}
+
 std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<at::Tensor>& weights,
                                 const std::vector<at::Tensor>& biases) {
   ADEPT_CHECK(weights.size() == biases.size() && !weights.empty(), "{} weights and {} biases", weights.size(),
@@ -100,11 +107,7 @@ std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<at::Tenso
   std::vector<at::Tensor> results, parameters = weights;
   std::vector<std::int64_t> has_bias;
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    const at::Tensor& weight = weights[i];
-    ADEPT_CHECK(weight.scalar_type() == x.scalar_type() ||
-                    (weight.element_size() < x.element_size() && !weight.requires_grad()),
-                "a {} weight of {} with inputs of {}", weight.requires_grad() ? "trained" : "frozen",
-                at::toString(weight.scalar_type()), at::toString(x.scalar_type()));
+    check_weight_type(weights[i], x);
     has_bias.push_back(biases[i].defined() ? 1 : 0);
     if (biases[i].defined()) parameters.push_back(biases[i]);
   }

@@ -15,6 +15,9 @@ namespace adept::nn {
 /// memory. Another mixture of types is an InternalError. Differentiable once.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
+/// InternalError unless `weight` is of x's type, or frozen and of one that x's widens.
+void check_weight_type(const at::Tensor& weight, const at::Tensor& x);
+
 /// linear() of the same x by each weight and bias. The gradient with respect to x is added up by the products
 /// themselves instead of in passes over memory.
 std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<at::Tensor>& weights,
@@ -35,7 +38,8 @@ at::Tensor with_adapter(const at::Tensor& y, const at::Tensor& x, const LoraAdap
 /// weight + scale * B A, (E, D) in fp32: what a projection with an adapter computes without dropout, as one matrix.
 at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter);
 
-/// Rows of `table` (V, D) for `ids` (B, T) int64: (B, T, D). Throws c10::IndexError for an id outside 0 .. V-1.
+/// Rows of `table` (V, D) for `ids` (B, T) int64: (B, T, D), in the table's type. Throws c10::IndexError for an id
+/// outside 0 .. V-1.
 at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table);
 
 }  // namespace adept::nn

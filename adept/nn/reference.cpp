@@ -56,7 +56,7 @@ at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) { return gate * 
 
 namespace {
 at::Tensor losses(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
-  const at::Tensor log_probabilities = at::log_softmax(at::matmul(hidden, head.t()).to(accumulate_type(hidden)), -1);
+  const at::Tensor log_probabilities = at::log_softmax(linear(hidden, head).to(accumulate_type(hidden)), -1);
   const at::Tensor has_target = targets.ne(kIgnoreIndex);
   const at::Tensor picked = log_probabilities.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1);
   return at::where(has_target, -picked, at::zeros_like(picked));

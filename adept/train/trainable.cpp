@@ -11,6 +11,12 @@
 #include "adept/model/torch_tensors.h"
 
 namespace adept::train {
+namespace {
+
+// What is widened at a time.
+constexpr std::int64_t kHashedElements = 1 << 22;
+
+}  // namespace
 
 Trainable::Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors)
     : lowest_layer_(decoder.num_layers()) {
@@ -68,9 +74,10 @@ std::string frozen_hash(const model::Decoder& decoder, const Trainable& trainabl
   model::Weights weights = decoder.weights();
   for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) {
     if (trained.contains(p.name)) continue;
-    // However a projection is stored: a checkpoint may go on where it is stored otherwise.
-    const at::Tensor tensor = p.tensor->to(at::kCPU, decoder.dtype()).contiguous();
-    hasher.update(p.name).update(model::as_view(p.name, tensor).data);
+    hasher.update(p.name);
+    // However a matrix is stored: a checkpoint may go on where it is stored otherwise.
+    for (const at::Tensor& part : p.tensor->contiguous().view(-1).split(kHashedElements))
+      hasher.update(model::as_view(p.name, part.to(at::kCPU, decoder.dtype())).data);
   }
   return hasher.digest();
 }

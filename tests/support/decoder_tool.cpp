@@ -90,7 +90,7 @@ void run(const Arguments& arguments) {
   const auto compute = compute_dtype_from_string(arguments.dtype);
   ADEPT_CHECK(compute.has_value(), "dtype {}", arguments.dtype);
   const model::LoadedModel loaded = model::load_model(
-      arguments.model, {.dtype = model::to_scalar_type(*compute), .widen_projections = arguments.gradients});
+      arguments.model, {.dtype = model::to_scalar_type(*compute), .widen_matrices = arguments.gradients});
   if (!arguments.save.empty()) {
     const auto files = io::WeightFiles::open(arguments.model);
     model::SaveOptions options;

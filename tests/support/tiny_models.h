@@ -99,8 +99,8 @@ inline void write_model(const std::filesystem::path& dir, const Json& json, DTyp
 }
 
 inline model::Decoder load_decoder(const std::filesystem::path& dir, at::ScalarType dtype = at::kFloat,
-                                   bool widen_projections = false) {
-  model::LoadedModel loaded = model::load_model(dir, {.dtype = dtype, .widen_projections = widen_projections});
+                                   bool widen_matrices = false) {
+  model::LoadedModel loaded = model::load_model(dir, {.dtype = dtype, .widen_matrices = widen_matrices});
   return {std::move(loaded.config), std::move(loaded.weights)};
 }
 

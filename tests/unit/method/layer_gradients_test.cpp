@@ -61,16 +61,20 @@ TEST(LayerGradients, AreThoseOfOneGraphOverTheWholeModel) {
   }
 }
 
-TEST(LayerGradients, OfProjectionsInANarrowerTypeAreThoseOfTheWideOnesBitForBit) {
+TEST(LayerGradients, OfMatricesInANarrowerTypeAreThoseOfTheWideOnesBitForBit) {
   const model::Batch batch = test::random_batch({9, 4, 7});
   const std::vector<int> layers = {0, 2, 3};
   for (const std::string& kind : test::model_kinds()) {
     model::Decoder wide = test::decoder_of_kind(kind, at::kFloat), narrow = test::decoder_of_kind(kind, at::kFloat);
-    const auto linears = model::named_linears(narrow.weights()), same = model::named_linears(wide.weights());
-    for (std::size_t i = 0; i < linears.size(); ++i) {
-      linears[i].linear->weight = linears[i].linear->weight.to(at::kBFloat16);
-      same[i].linear->weight = linears[i].linear->weight.to(at::kFloat);
+    const auto kept = model::named_parameters(narrow.config(), narrow.weights()),
+               same = model::named_parameters(wide.config(), wide.weights());
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+      if (kept[i].shape.size() != 2) continue;
+      *kept[i].tensor = kept[i].tensor->to(at::kBFloat16);
+      *same[i].tensor = kept[i].tensor->to(at::kFloat);
     }
+    for (model::Decoder* decoder : {&narrow, &wide})
+      if (decoder->config().tie_word_embeddings) decoder->weights().lm_head = decoder->weights().embed_tokens;
     std::map<std::string, at::Tensor> expected;
     const double loss = visit_layer_gradients(wide, batch, layers, [&](const LayerGradients& g) {
       for (std::size_t i = 0; i < g.parameters.size(); ++i) expected[g.parameters[i].name] = g.gradients[i];

@@ -146,7 +146,7 @@ TEST_F(ModelDirectory, ConvertsToTheComputeType) {
   EXPECT_TRUE(weights.embed_tokens.equal(expected.at("model.embed_tokens.weight").to(at::kBFloat16)));
 }
 
-TEST_F(ModelDirectory, KeepsProjectionsInTheNarrowerTypeOfTheFile) {
+TEST_F(ModelDirectory, KeepsMatricesInTheNarrowerTypeOfTheFile) {
   const ModelConfig config = test::tiny_config();
   for (const at::ScalarType stored : {at::kBFloat16, at::kHalf}) {
     auto expected = tensors(config);
@@ -154,10 +154,9 @@ TEST_F(ModelDirectory, KeepsProjectionsInTheNarrowerTypeOfTheFile) {
     std::filesystem::remove(directory_ / "model.safetensors");
     write(expected);
     const auto files = io::WeightFiles::open(directory_);
-    Weights kept = load_weights(config, files), widened = load_weights(config, files, {.widen_projections = true});
+    Weights kept = load_weights(config, files), widened = load_weights(config, files, {.widen_matrices = true});
     for (const NamedTensor& parameter : named_parameters(config, kept)) {
-      const bool is_projection = parameter.name.find("_proj.weight") != std::string::npos;
-      EXPECT_EQ(parameter.tensor->scalar_type(), is_projection ? stored : at::kFloat) << parameter.name;
+      EXPECT_EQ(parameter.tensor->scalar_type(), parameter.shape.size() == 2 ? stored : at::kFloat) << parameter.name;
       EXPECT_TRUE(parameter.tensor->equal(expected.at(parameter.name).to(parameter.tensor->scalar_type())));
     }
     for (const NamedTensor& parameter : named_parameters(config, widened))

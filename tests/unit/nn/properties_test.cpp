@@ -346,6 +346,31 @@ TEST(CrossEntropy, PerTokenLossesSumToTheSum) {
   EXPECT_TRUE(test::is_close(losses.sum(), linear_cross_entropy(hidden, head, targets), 1e-6));
 }
 
+TEST(CrossEntropy, OfAFrozenHeadStoredInANarrowerTypeIsThatOfTheWideOneBitForBit) {
+  at::manual_seed(3);
+  for (const at::ScalarType stored : {at::kBFloat16, at::kHalf}) {
+    const at::Tensor head = at::randn({6000, 16}).to(stored), wide = head.to(at::kFloat);
+    const at::Tensor hidden = at::randn({2100, 16}), targets = at::randint(0, 6000, {2100}, at::kLong);
+    const at::Tensor found_hidden = hidden.clone().requires_grad_(), expected_hidden = hidden.clone().requires_grad_();
+    const at::Tensor found = linear_cross_entropy(found_hidden, head, targets),
+                     expected = linear_cross_entropy(expected_hidden, wide, targets);
+    EXPECT_TRUE(found.equal(expected));
+    found.backward();
+    expected.backward();
+    EXPECT_TRUE(found_hidden.grad().equal(expected_hidden.grad()));
+    EXPECT_TRUE(linear_cross_entropy_per_token(hidden, head, targets)
+                    .equal(linear_cross_entropy_per_token(hidden, wide, targets)));
+    EXPECT_TRUE(test::is_close(reference::linear_cross_entropy(hidden, head, targets), expected, 1e-5));
+  }
+}
+
+TEST(CrossEntropy, TakesNoOtherMixtureOfTypes) {
+  const at::Tensor hidden = at::randn({2, 4}), head = at::randn({3, 4}), targets = at::zeros({2}, at::kLong);
+  EXPECT_THROW(linear_cross_entropy(hidden, head.to(at::kBFloat16).requires_grad_(), targets), InternalError);
+  EXPECT_THROW(linear_cross_entropy(hidden.to(at::kBFloat16), head, targets), InternalError) << "it would be rounded";
+  EXPECT_THROW(linear_cross_entropy_per_token(hidden.to(at::kBFloat16), head, targets), InternalError);
+}
+
 TEST(CrossEntropy, APositionWithoutTargetChangesNothing) {
   at::manual_seed(3);
   at::Tensor hidden = at::randn({1, 6, 8});

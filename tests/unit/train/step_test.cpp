@@ -41,10 +41,10 @@ struct ReadyModel {
 
   explicit ReadyModel(const std::string& kind, at::ScalarType dtype = at::kFloat,
                       const std::vector<int>& after = kAfter, int num_layers = 4, DType stored = DType::kF32,
-                      bool widen_projections = false)
+                      bool widen_matrices = false)
       : model(test::write_expanded_model(dir.path(), kind, after, stored, num_layers)),
         files(io::WeightFiles::open(model.expanded)),
-        decoder(test::load_decoder(model.expanded, dtype, widen_projections)),
+        decoder(test::load_decoder(model.expanded, dtype, widen_matrices)),
         trainable(decoder, expanded_tensors(decoder, model.expansion, files)) {}
 
   optim::ParameterRates rates(double rate) const {
@@ -430,7 +430,7 @@ TEST(TrainStep, FrozenTensorsKeepTheirBytes) {
   }
 }
 
-TEST(TrainStep, WithProjectionsInTheNarrowerTypeOfTheFileIsThatWithWideOnesBitForBit) {
+TEST(TrainStep, WithMatricesInTheNarrowerTypeOfTheFileIsThatWithWideOnesBitForBit) {
   for (const std::string& kind : test::model_kinds())
     for (const DType stored : {DType::kBF16, DType::kF16}) {
       SCOPED_TRACE(kind);
