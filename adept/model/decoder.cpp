@@ -12,6 +12,7 @@
 #include "adept/nn/cross_entropy.h"
 #include "adept/nn/linear.h"
 #include "adept/nn/normed_rope.h"
+#include "adept/nn/recompute.h"
 #include "adept/nn/rms_norm.h"
 #include "adept/nn/rope.h"
 #include "adept/nn/swiglu.h"
@@ -20,7 +21,7 @@ namespace adept::model {
 namespace {
 
 /// Each projection of x.
-std::vector<at::Tensor> project(const at::Tensor& x, std::initializer_list<const LinearWeights*> projections) {
+std::vector<at::Tensor> project(const nn::Input& x, std::initializer_list<const LinearWeights*> projections) {
   std::vector<at::Tensor> weights, biases;
   for (const LinearWeights* p : projections) {
     weights.push_back(p->weight);
@@ -32,9 +33,7 @@ std::vector<at::Tensor> project(const at::Tensor& x, std::initializer_list<const
   return results;
 }
 
-at::Tensor project(const at::Tensor& x, const LinearWeights& projection) {
-  return nn::with_adapter(nn::linear(x, projection.weight, projection.bias), x, projection.adapter);
-}
+at::Tensor project(const nn::Input& x, const LinearWeights& projection) { return project(x, {&projection}).front(); }
 
 }  // namespace
 
@@ -43,12 +42,17 @@ struct Decoder::Residual {
   at::Tensor h;       // (B, T, D)
   at::Tensor update;  // (B, T, D); undefined: zero
 
-  at::Tensor normed(const at::Tensor& weight, double eps) {
-    if (!update.defined()) return nn::rms_norm(h, weight, eps);
-    const nn::NormedSum result = nn::add_rms_norm(h, update, weight, eps);
-    h = result.sum;
-    update.reset();
-    return result.normed;
+  nn::Input normed(const at::Tensor& weight, double eps) {
+    at::Tensor normed;
+    if (update.defined()) {
+      const nn::NormedSum result = nn::add_rms_norm(h, update, weight, eps);
+      h = result.sum;
+      normed = result.normed;
+      update.reset();
+    } else {
+      normed = nn::rms_norm(h, weight, eps);
+    }
+    return {normed, {h, weight}, [eps](const auto& sources) { return nn::rms_norm(sources[0], sources[1], eps); }};
   }
 
   /// Into the update's memory where no graph is being recorded for it.
@@ -111,10 +115,11 @@ at::Tensor Decoder::embed(const at::Tensor& ids) const {
   return nn::embedding(ids.to(device()), weights_.embed_tokens).to(dtype());
 }
 
-at::Tensor Decoder::attention(const at::Tensor& x, const LayerWeights& weights, std::int64_t l,
+at::Tensor Decoder::attention(const nn::Input& input, const LayerWeights& weights, std::int64_t l,
                               KeyValueCache* cache) const {
+  const at::Tensor& x = input.value;
   const std::int64_t B = x.size(0), T = x.size(1), E = config_.head_dim;
-  const std::vector<at::Tensor> projected = project(x, {&weights.q_proj, &weights.k_proj, &weights.v_proj});
+  const std::vector<at::Tensor> projected = project(input, {&weights.q_proj, &weights.k_proj, &weights.v_proj});
   at::Tensor q = projected[0].view({B, T, config_.num_attention_heads, E});
   at::Tensor k = projected[1].view({B, T, config_.num_key_value_heads, E});
   at::Tensor v = projected[2].view({B, T, config_.num_key_value_heads, E}).transpose(1, 2);  // (B, K, T, E)
@@ -134,7 +139,7 @@ at::Tensor Decoder::attention(const at::Tensor& x, const LayerWeights& weights, 
     if (cache != nullptr) std::tie(k, v) = cache->append(l, k, v, visibility.window);
     mixed = nn::causal_attention(q, k, v, visibility);
   }
-  return project(mixed.transpose(1, 2).reshape({B, T, config_.num_attention_heads * E}), weights.o_proj);
+  return project({mixed.transpose(1, 2).reshape({B, T, config_.num_attention_heads * E})}, weights.o_proj);
 }
 
 const LayerWeights& Decoder::layer_weights(std::int64_t l) const {
@@ -144,15 +149,22 @@ const LayerWeights& Decoder::layer_weights(std::int64_t l) const {
 
 void Decoder::attend(Residual& stream, std::int64_t l, KeyValueCache* cache) const {
   const LayerWeights& weights = layer_weights(l);
-  const at::Tensor x = stream.normed(weights.input_layernorm, config_.rms_norm_eps);
+  const nn::Input x = stream.normed(weights.input_layernorm, config_.rms_norm_eps);
   stream.update = attention(x, weights, l, cache);
 }
 
-void Decoder::feed_forward(Residual& stream, std::int64_t l) const {
+// What the last projection multiplies: (B, T, F).
+nn::Input Decoder::gated(Residual& stream, std::int64_t l) const {
   const LayerWeights& weights = layer_weights(l);
-  const at::Tensor x = stream.normed(weights.post_attention_layernorm, config_.rms_norm_eps);
+  const nn::Input x = stream.normed(weights.post_attention_layernorm, config_.rms_norm_eps);
   const std::vector<at::Tensor> projected = project(x, {&weights.gate_proj, &weights.up_proj});
-  stream.update = project(nn::swiglu(projected[0], projected[1]), weights.down_proj);
+  return {nn::swiglu(projected[0], projected[1]), projected,
+          [](const auto& sources) { return nn::swiglu(sources[0], sources[1]); }};
+}
+
+void Decoder::feed_forward(Residual& stream, std::int64_t l) const {
+  const nn::Input x = gated(stream, l);
+  stream.update = project(x, layer_weights(l).down_proj);
 }
 
 at::Tensor Decoder::attention_block(const at::Tensor& h, std::int64_t l) const {
@@ -161,9 +173,20 @@ at::Tensor Decoder::attention_block(const at::Tensor& h, std::int64_t l) const {
   return std::move(stream).sum();
 }
 
-at::Tensor Decoder::feed_forward_block(const at::Tensor& h, std::int64_t l) const {
+at::Tensor Decoder::feed_forward_block(const at::Tensor& h, std::int64_t l, bool recomputes_gated) const {
   Residual stream{h, {}};
-  feed_forward(stream, l);
+  const LinearWeights& down = layer_weights(l).down_proj;
+  if (!recomputes_gated) {
+    feed_forward(stream, l);
+  } else if (down.weight.requires_grad() || down.adapter.a.defined()) {
+    return nn::recomputed(h, [this, l](const at::Tensor& x) { return feed_forward_block(x, l); });
+  } else {
+    const auto compute = [this, l](const at::Tensor& x) {
+      Residual again{x, {}};
+      return gated(again, l).value;
+    };
+    stream.update = project({nn::recomputed(h, compute)}, down);
+  }
   return std::move(stream).sum();
 }
 

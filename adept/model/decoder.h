@@ -49,9 +49,11 @@ class Decoder {
   /// One layer: h_l (B, T, D) -> h_{l+1} (B, T, D). With a cache, the T tokens follow those in the cache.
   at::Tensor layer(const at::Tensor& h, std::int64_t l, KeyValueCache* cache = nullptr) const;
 
-  /// The halves of a layer, each with its residual: layer(h) = feed_forward_block(attention_block(h)).
+  /// The halves of a layer, each with its residual: layer(h) = feed_forward_block(attention_block(h)). With
+  /// `recomputes_gated` the backward pass computes again what the last projection multiplies, the widest activations;
+  /// where that projection trains, the whole half.
   at::Tensor attention_block(const at::Tensor& h, std::int64_t l) const;
-  at::Tensor feed_forward_block(const at::Tensor& h, std::int64_t l) const;
+  at::Tensor feed_forward_block(const at::Tensor& h, std::int64_t l, bool recomputes_gated = false) const;
 
   /// Layers begin .. end-1, those in `bypass` skipped: h_begin -> h_end.
   at::Tensor layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const LayerMask& bypass = {},
@@ -83,8 +85,9 @@ class Decoder {
   struct Residual;
   void attend(Residual& stream, std::int64_t l, KeyValueCache* cache) const;
   void feed_forward(Residual& stream, std::int64_t l) const;
+  nn::Input gated(Residual& stream, std::int64_t l) const;
   const LayerWeights& layer_weights(std::int64_t l) const;
-  at::Tensor attention(const at::Tensor& x, const LayerWeights& weights, std::int64_t l, KeyValueCache* cache) const;
+  at::Tensor attention(const nn::Input& input, const LayerWeights& weights, std::int64_t l, KeyValueCache* cache) const;
 
   struct RopeCache;
   ModelConfig config_;

@@ -10,6 +10,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -54,18 +55,29 @@ at::Tensor weight_gradient(const at::Tensor& grad, const at::Tensor& x) {
   return by_kernel(grad) ? matmul_by_kernel(as_rows(grad).t(), as_rows(x)) : at::mm(as_rows(grad).t(), as_rows(x));
 }
 
-/// Each weight's product with x. `parameters` are the weights, and the biases of those that have one.
+struct Remaking : torch::CustomClassHolder {
+  std::function<at::Tensor(const std::vector<at::Tensor>&)> function;
+};
+
+/// Each weight's product with x. `parameters` are the weights, and the biases of those that have one. `sources` and
+/// `remaking` make x again; null: x is kept.
 class Projections : public torch::autograd::Function<Projections> {
  public:
   static variable_list forward(AutogradContext* context, const at::Tensor& x, at::TensorList parameters,
-                               const std::vector<std::int64_t>& has_bias) {
+                               const std::vector<std::int64_t>& has_bias, const std::vector<at::Tensor>& sources,
+                               const c10::intrusive_ptr<Remaking>& remaking) {
     const std::size_t count = has_bias.size();
     const auto trains = [](const at::Tensor& weight) { return weight.requires_grad(); };
     const bool any_trains = std::any_of(parameters.begin(), parameters.begin() + std::ssize(has_bias), trains);
-    variable_list results, saved = {any_trains ? x : at::Tensor()};
+    variable_list results, saved;
     for (std::size_t i = 0, bias = count; i < count; ++i) {
       results.push_back(projected(x, parameters[i], has_bias[i] != 0 ? parameters[bias++] : at::Tensor()));
       saved.push_back(parameters[i]);
+    }
+    if (any_trains && remaking == nullptr) saved.push_back(x);
+    if (any_trains && remaking != nullptr) {
+      for (const at::Tensor& source : sources) saved.push_back(source.detach());
+      context->saved_data["remaking"] = c10::IValue::make_capsule(remaking);
     }
     context->save_for_backward(saved);
     context->saved_data["shape"] = x.sizes().vec();
@@ -77,31 +89,48 @@ class Projections : public torch::autograd::Function<Projections> {
     check_differentiated_once("linear");
     const variable_list saved = context->get_saved_variables();
     const auto has_bias = context->saved_data["has_bias"].toIntVector();
-    const at::TensorList weights = at::TensorList(saved).slice(1);
+    const at::TensorList weights = at::TensorList(saved).slice(0, has_bias.size());
     variable_list gradients(1);
     if (context->needs_input_grad(0))
       gradients[0] = input_gradient(outputs, weights).view(context->saved_data["shape"].toIntVector());
+    const at::Tensor x = input(*context, {saved.begin() + std::ssize(has_bias), saved.end()});
     for (std::size_t i = 0; i < weights.size(); ++i)
-      gradients.push_back(context->needs_input_grad(1 + i) ? weight_gradient(outputs[i], saved[0]) : at::Tensor());
+      gradients.push_back(context->needs_input_grad(1 + i) ? weight_gradient(outputs[i], x) : at::Tensor());
     for (std::size_t i = 0; i < weights.size(); ++i)
       if (has_bias[i] != 0)
         gradients.push_back(context->needs_input_grad(gradients.size()) ? as_rows(outputs[i]).sum(0) : at::Tensor());
-    gradients.emplace_back();
+    gradients.resize(gradients.size() + 3);
     return gradients;
   }
+
+ private:
+  static at::Tensor input(const AutogradContext& context, const variable_list& kept) {
+    if (kept.empty()) return {};
+    const auto remaking = context.saved_data.find("remaking");
+    if (remaking == context.saved_data.end()) return kept[0];
+    return static_cast<const Remaking&>(*remaking->second.toCapsule()).function(kept);
+  }
 };
+
+c10::intrusive_ptr<Remaking> remaking_of(const Input& input) {
+  if (input.sources.empty()) return {};
+  auto remaking = c10::make_intrusive<Remaking>();
+  remaking->function = input.remake;
+  return remaking;
+}
 
 }  // namespace
 
 void check_weight_type(const at::Tensor& weight, const at::Tensor& x) {
-  ADEPT_CHECK(weight.scalar_type() == x.scalar_type() ||
-                  (weight.element_size() < x.element_size() && !weight.requires_grad()),
-              "a {} weight of {} with inputs of {}", weight.requires_grad() ? "trained" : "frozen",
-              at::toString(weight.scalar_type()), at::toString(x.scalar_type()));
+  ADEPT_CHECK(
+      weight.scalar_type() == x.scalar_type() || (weight.element_size() < x.element_size() && !weight.requires_grad()),
+      "a {} weight of {} with inputs of {}", weight.requires_grad() ? "trained" : "frozen",
+      at::toString(weight.scalar_type()), at::toString(x.scalar_type()));
 }
 
-std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<at::Tensor>& weights,
+std::vector<at::Tensor> linears(const Input& input, const std::vector<at::Tensor>& weights,
                                 const std::vector<at::Tensor>& biases) {
+  const at::Tensor& x = input.value;
   ADEPT_CHECK(weights.size() == biases.size() && !weights.empty(), "{} weights and {} biases", weights.size(),
               biases.size());
   std::vector<at::Tensor> results, parameters = weights;
@@ -113,21 +142,21 @@ std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<at::Tenso
   }
   const bool is_reference = active_kernels() == Kernels::kReference;
   if (!is_reference && (needs_gradient(x) || std::any_of(parameters.begin(), parameters.end(), needs_gradient)))
-    return Projections::apply(x, at::TensorList(parameters), has_bias);
+    return Projections::apply(x, at::TensorList(parameters), has_bias, input.sources, remaking_of(input));
   for (std::size_t i = 0; i < weights.size(); ++i)
     results.push_back(is_reference ? reference::linear(x, weights[i], biases[i]) : projected(x, weights[i], biases[i]));
   return results;
 }
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  return linears(x, {weight}, {bias}).front();
+  return linears({x}, {weight}, {bias}).front();
 }
 
-at::Tensor with_adapter(const at::Tensor& y, const at::Tensor& x, const LoraAdapter& adapter) {
+at::Tensor with_adapter(const at::Tensor& y, const Input& x, const LoraAdapter& adapter) {
   if (!adapter.a.defined()) return y;
   const bool drops = adapter.dropout > 0 && at::GradMode::is_enabled();
-  const at::Tensor input = drops ? at::dropout(x, adapter.dropout, /*train=*/true) : x;
-  return at::add(y, nn::linear(nn::linear(input, adapter.a), adapter.b), adapter.scale);
+  const Input input = drops ? Input{at::dropout(x.value, adapter.dropout, /*train=*/true)} : x;
+  return at::add(y, nn::linear(linears(input, {adapter.a}, {at::Tensor()}).front(), adapter.b), adapter.scale);
 }
 
 at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter) {

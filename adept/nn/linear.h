@@ -5,9 +5,18 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <vector>
 
 namespace adept::nn {
+
+/// What projections multiply. A trained weight's gradient needs it again: with `sources` it is made again from them
+/// instead of kept. The bits must be the same.
+struct Input {
+  at::Tensor value;                   ///< (..., D)
+  std::vector<at::Tensor> sources{};  ///< tensors that are kept anyway; empty: there are none
+  std::function<at::Tensor(const std::vector<at::Tensor>& sources)> remake{};
+};
 
 /// x (..., D) times weight (E, D) transposed, plus bias (E) unless it is undefined: (..., E). Nothing is saved for the
 /// weight's gradient when the weight is frozen. A frozen weight may be stored in a type that x's widens (bf16 or fp16
@@ -18,9 +27,9 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 /// InternalError unless `weight` is of x's type, or frozen and of one that x's widens.
 void check_weight_type(const at::Tensor& weight, const at::Tensor& x);
 
-/// linear() of the same x by each weight and bias. The gradient with respect to x is added up by the products
+/// linear() of the same input by each weight and bias. The gradient with respect to x is added up by the products
 /// themselves instead of in passes over memory.
-std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<at::Tensor>& weights,
+std::vector<at::Tensor> linears(const Input& input, const std::vector<at::Tensor>& weights,
                                 const std::vector<at::Tensor>& biases);
 
 /// A low-rank addition to a projection (LoRA, arXiv 2106.09685): scale * dropout(x) A^T B^T.
@@ -31,9 +40,9 @@ struct LoraAdapter {
   double dropout = 0;  ///< probability; only while a graph is recorded
 };
 
-/// y = linear(x, weight, bias) and the adapter's addition; y itself if there is none. The dropout draws from ATen's
-/// generator.
-at::Tensor with_adapter(const at::Tensor& y, const at::Tensor& x, const LoraAdapter& adapter);
+/// y = linear(x, weight, bias) of the input x, and the adapter's addition; y itself if there is none. The dropout draws
+/// from ATen's generator.
+at::Tensor with_adapter(const at::Tensor& y, const Input& x, const LoraAdapter& adapter);
 
 /// weight + scale * B A, (E, D) in fp32: what a projection with an adapter computes without dropout, as one matrix.
 at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter);

@@ -21,10 +21,8 @@ at::Tensor through_layers(const model::Decoder& decoder, at::Tensor h, std::int6
   for (std::int64_t l = lowest; l < decoder.num_layers(); ++l) {
     // Not whole where nothing flows back from the input: autograd would have to see that.
     const bool whole = checkpointing == ActivationCheckpointing::kFull && h.requires_grad();
-    // The feed-forward has the widest activations, for a third of the layer's time.
     h = whole ? nn::recomputed(h, [&decoder, l](const at::Tensor& x) { return decoder.layer(x, l); })
-              : nn::recomputed(decoder.attention_block(h, l),
-                               [&decoder, l](const at::Tensor& x) { return decoder.feed_forward_block(x, l); });
+              : decoder.feed_forward_block(decoder.attention_block(h, l), l, /*recomputes_gated=*/true);
   }
   return h;
 }

@@ -50,13 +50,30 @@ Case linears_case(std::int64_t tokens) {
             return Inputs{randn({2, tokens, 24}, t)};
           },
           [=](const Inputs& x) {
-            return at::cat(linears(x[0], weights, {{}, bias.to(x[0].scalar_type()), {}}), -1);
+            return at::cat(linears({x[0]}, weights, {{}, bias.to(x[0].scalar_type()), {}}), -1);
           },
           [=](const Inputs& x) {
             return at::cat(
                 {reference::linear(x[0], weights[0]), reference::linear(x[0], weights[1], bias.to(x[0].scalar_type())),
                  reference::linear(x[0], weights[2])},
                 -1);
+          }};
+}
+
+// Trained weights, whose input is made again.
+Case gated_linears_case(std::int64_t tokens) {
+  return {fmt::format("GatedLinears_{}x24", tokens),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, tokens, 24}, t), randn({2, tokens, 24}, t), randn({7, 24}, t), randn({40, 24}, t),
+                          randn({40}, t)};
+          },
+          [](const Inputs& x) {
+            const Input input = {swiglu(x[0], x[1]), {x[0], x[1]}, [](const auto& s) { return swiglu(s[0], s[1]); }};
+            return at::cat(linears(input, {x[2], x[3]}, {{}, x[4]}), -1);
+          },
+          [](const Inputs& x) {
+            const at::Tensor input = reference::swiglu(x[0], x[1]);
+            return at::cat({reference::linear(input, x[2]), reference::linear(input, x[3], x[4])}, -1);
           }};
 }
 
@@ -200,6 +217,7 @@ std::vector<Case> operation_cases() {
     cases.push_back(linear_case(tokens, 24, 7, false));
     cases.push_back(linear_case(tokens, 9, 40, true));
     cases.push_back(linears_case(tokens));
+    cases.push_back(gated_linears_case(tokens));
     cases.push_back(embedding_case(tokens));
     cases.push_back(swiglu_case(tokens, 13));
     cases.push_back(norm_case({2, tokens, 72}, 1e-6));

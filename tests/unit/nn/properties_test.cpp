@@ -17,6 +17,7 @@
 
 #include <cmath>
 #include <limits>
+#include <map>
 #include <vector>
 
 #include "adept/core/error.h"
@@ -59,6 +60,33 @@ TEST(Linear, TakesNoOtherMixtureOfTypes) {
   EXPECT_THROW(linear(x, weight.to(at::kBFloat16).requires_grad_()), InternalError);
   EXPECT_THROW(linear(x.to(at::kBFloat16), weight), InternalError) << "it would be rounded";
   EXPECT_THROW(linear(x.to(at::kBFloat16), weight.to(at::kHalf)), InternalError);
+}
+
+TEST(Linear, KeepsNoInputThatCanBeMadeAgainAndHasTheSameGradients) {
+  use_caching_allocator();  // it counts
+  at::manual_seed(3);
+  const std::int64_t tokens = 500, in = 1024, bytes = 4 * tokens * in;
+  const at::Tensor gate = at::randn({tokens, in}), up = at::randn({tokens, in});
+  std::map<bool, std::vector<at::Tensor>> gradients;
+  std::map<bool, std::int64_t> kept;
+  for (const bool remade : {false, true}) {
+    const at::Tensor g = gate.clone().requires_grad_(), u = up.clone().requires_grad_();
+    at::manual_seed(4);
+    const at::Tensor weight = at::randn({8, in}).requires_grad_();
+    const std::int64_t before = tensor_memory().in_use;
+    at::Tensor loss;
+    {
+      Input input = {swiglu(g, u)};
+      if (remade) input = {input.value, {g, u}, [](const auto& sources) { return swiglu(sources[0], sources[1]); }};
+      loss = linears(input, {weight}, {at::Tensor()}).front().square().sum();
+    }
+    kept[remade] = tensor_memory().in_use - before;
+    loss.backward();
+    gradients[remade] = {g.grad(), u.grad(), weight.grad()};
+  }
+  EXPECT_GE(kept[false], bytes);
+  EXPECT_LT(kept[true], bytes / 10);
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_TRUE(gradients[true][i].equal(gradients[false][i])) << i;
 }
 
 TEST(CausalMask, ShowsTheLastWindowKeysUpToTheQueryItself) {
