@@ -200,12 +200,14 @@ class StreamedSoftmax {
 at::Tensor streamed_losses(const Scored& scored, const at::Tensor& head, at::Tensor* grad_hidden) {
   RECORD_FUNCTION("head and loss", std::vector<c10::IValue>());
   constexpr std::int64_t kBlockElements = 4 << 20, kMostTokens = 4096;
-  const std::int64_t n = scored.hidden.size(0), vocab_size = head.size(0);
+  const std::int64_t n = scored.hidden.size(0), vocab_size = head.size(0), width = head.size(1);
   const std::int64_t tokens = std::max<std::int64_t>(equal_parts(n, kMostTokens), 1);
-  const std::int64_t columns = equal_parts(vocab_size, kBlockElements / tokens);
+  // Neither the logits of a block nor its part of the head, where that is widened, are more than so many.
+  const std::int64_t columns =
+      equal_parts(vocab_size, std::max<std::int64_t>(kBlockElements / std::max(tokens, width), 1));
   const at::Tensor buffer = at::empty({tokens * columns}, scored.hidden.options());
   const bool is_narrow = head.scalar_type() != scored.hidden.scalar_type();
-  const at::Tensor wide = is_narrow ? at::empty({columns, head.size(1)}, scored.hidden.options()) : at::Tensor();
+  const at::Tensor wide = is_narrow ? at::empty({columns, width}, scored.hidden.options()) : at::Tensor();
   const auto widened = [&](const at::Tensor& block) {
     return is_narrow ? wide.narrow(0, 0, block.size(0)).copy_(block) : block;
   };
