@@ -23,14 +23,13 @@ namespace {
 /// Each projection of x.
 std::vector<at::Tensor> project(const nn::Input& x, std::initializer_list<const LinearWeights*> projections) {
   std::vector<at::Tensor> weights, biases;
+  std::vector<nn::LoraAdapter> adapters;
   for (const LinearWeights* p : projections) {
     weights.push_back(p->weight);
     biases.push_back(p->bias);
+    adapters.push_back(p->adapter);
   }
-  std::vector<at::Tensor> results = nn::linears(x, weights, biases);
-  for (std::size_t i = 0; i < results.size(); ++i)
-    results[i] = nn::with_adapter(results[i], x, projections.begin()[i]->adapter);
-  return results;
+  return nn::with_adapters(nn::linears(x, weights, biases), x, adapters);
 }
 
 at::Tensor project(const nn::Input& x, const LinearWeights& projection) { return project(x, {&projection}).front(); }

@@ -93,7 +93,10 @@ class Projections : public torch::autograd::Function<Projections> {
     variable_list gradients(1);
     if (context->needs_input_grad(0))
       gradients[0] = input_gradient(outputs, weights).view(context->saved_data["shape"].toIntVector());
-    const at::Tensor x = input(*context, {saved.begin() + std::ssize(has_bias), saved.end()});
+    bool any_wanted = false;
+    for (std::size_t i = 0; i < weights.size(); ++i) any_wanted |= context->needs_input_grad(1 + i);
+    const at::Tensor x =
+        any_wanted ? input(*context, {saved.begin() + std::ssize(has_bias), saved.end()}) : at::Tensor();
     for (std::size_t i = 0; i < weights.size(); ++i)
       gradients.push_back(context->needs_input_grad(1 + i) ? weight_gradient(outputs[i], x) : at::Tensor());
     for (std::size_t i = 0; i < weights.size(); ++i)
@@ -105,7 +108,6 @@ class Projections : public torch::autograd::Function<Projections> {
 
  private:
   static at::Tensor input(const AutogradContext& context, const variable_list& kept) {
-    if (kept.empty()) return {};
     const auto remaking = context.saved_data.find("remaking");
     if (remaking == context.saved_data.end()) return kept[0];
     return static_cast<const Remaking&>(*remaking->second.toCapsule()).function(kept);
@@ -113,7 +115,7 @@ class Projections : public torch::autograd::Function<Projections> {
 };
 
 c10::intrusive_ptr<Remaking> remaking_of(const Input& input) {
-  if (input.sources.empty()) return {};
+  if (std::none_of(input.sources.begin(), input.sources.end(), needs_gradient)) return {};
   auto remaking = c10::make_intrusive<Remaking>();
   remaking->function = input.remake;
   return remaking;
@@ -152,11 +154,29 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   return linears({x}, {weight}, {bias}).front();
 }
 
-at::Tensor with_adapter(const at::Tensor& y, const Input& x, const LoraAdapter& adapter) {
-  if (!adapter.a.defined()) return y;
-  const bool drops = adapter.dropout > 0 && at::GradMode::is_enabled();
-  const Input input = drops ? Input{at::dropout(x.value, adapter.dropout, /*train=*/true)} : x;
-  return at::add(y, nn::linear(linears(input, {adapter.a}, {at::Tensor()}).front(), adapter.b), adapter.scale);
+std::vector<at::Tensor> with_adapters(std::vector<at::Tensor> ys, const Input& x,
+                                      const std::vector<LoraAdapter>& adapters) {
+  ADEPT_CHECK(ys.size() == adapters.size(), "{} projections and {} adapters", ys.size(), adapters.size());
+  std::vector<std::size_t> sharing;  // those that multiply the same x
+  std::vector<at::Tensor> shared_a;
+  for (std::size_t i = 0; i < ys.size(); ++i) {
+    const LoraAdapter& adapter = adapters[i];
+    if (!adapter.a.defined()) continue;
+    if (adapter.dropout > 0 && at::GradMode::is_enabled()) {
+      const at::Tensor dropped = at::dropout(x.value, adapter.dropout, /*train=*/true);
+      ys[i] = at::add(ys[i], nn::linear(nn::linear(dropped, adapter.a), adapter.b), adapter.scale);
+    } else {
+      sharing.push_back(i);
+      shared_a.push_back(adapter.a);
+    }
+  }
+  if (sharing.empty()) return ys;
+  const std::vector<at::Tensor> reduced = linears(x, shared_a, std::vector<at::Tensor>(shared_a.size()));
+  for (std::size_t s = 0; s < sharing.size(); ++s) {
+    const LoraAdapter& adapter = adapters[sharing[s]];
+    ys[sharing[s]] = at::add(ys[sharing[s]], nn::linear(reduced[s], adapter.b), adapter.scale);
+  }
+  return ys;
 }
 
 at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter) {

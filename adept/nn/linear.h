@@ -10,11 +10,11 @@
 
 namespace adept::nn {
 
-/// What projections multiply. A trained weight's gradient needs it again: with `sources` it is made again from them
-/// instead of kept. The bits must be the same.
+/// What projections multiply. A trained weight's gradient needs it again: where one of `sources` takes part in a graph
+/// it is made again from them instead of kept. The bits must be the same.
 struct Input {
   at::Tensor value;                   ///< (..., D)
-  std::vector<at::Tensor> sources{};  ///< tensors that are kept anyway; empty: there are none
+  std::vector<at::Tensor> sources{};  ///< tensors that a graph keeps anyway; empty: there are none
   std::function<at::Tensor(const std::vector<at::Tensor>& sources)> remake{};
 };
 
@@ -40,9 +40,10 @@ struct LoraAdapter {
   double dropout = 0;  ///< probability; only while a graph is recorded
 };
 
-/// y = linear(x, weight, bias) of the input x, and the adapter's addition; y itself if there is none. The dropout draws
-/// from ATen's generator.
-at::Tensor with_adapter(const at::Tensor& y, const Input& x, const LoraAdapter& adapter);
+/// Each y = linear(x, weight, bias) of one input x, and its adapter's addition; y itself where there is none. The
+/// dropout of each adapter draws from ATen's generator.
+std::vector<at::Tensor> with_adapters(std::vector<at::Tensor> ys, const Input& x,
+                                      const std::vector<LoraAdapter>& adapters);
 
 /// weight + scale * B A, (E, D) in fp32: what a projection with an adapter computes without dropout, as one matrix.
 at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter);

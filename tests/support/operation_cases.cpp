@@ -77,6 +77,19 @@ Case gated_linears_case(std::int64_t tokens) {
           }};
 }
 
+Case normed_linears_case(std::int64_t tokens) {
+  return {fmt::format("NormedLinears_{}x24", tokens),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, tokens, 24}, t), randn({24}, t), randn({7, 24}, t)};
+          },
+          [](const Inputs& x) {
+            const Input input = {
+                rms_norm(x[0], x[1], 1e-5), {x[0], x[1]}, [](const auto& s) { return rms_norm(s[0], s[1], 1e-5); }};
+            return linears(input, {x[2]}, {at::Tensor()}).front();
+          },
+          [](const Inputs& x) { return reference::linear(reference::rms_norm(x[0], x[1], 1e-5), x[2]); }};
+}
+
 Case embedding_case(std::int64_t tokens) {
   const at::Tensor ids = at::randint(0, 31, {2, tokens}, at::kLong);
   return {fmt::format("Embedding_{}", tokens),
@@ -218,6 +231,7 @@ std::vector<Case> operation_cases() {
     cases.push_back(linear_case(tokens, 9, 40, true));
     cases.push_back(linears_case(tokens));
     cases.push_back(gated_linears_case(tokens));
+    cases.push_back(normed_linears_case(tokens));
     cases.push_back(embedding_case(tokens));
     cases.push_back(swiglu_case(tokens, 13));
     cases.push_back(norm_case({2, tokens, 72}, 1e-6));

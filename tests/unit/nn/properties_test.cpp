@@ -379,6 +379,7 @@ TEST(CrossEntropy, OfAFrozenHeadStoredInANarrowerTypeIsThatOfTheWideOneBitForBit
   for (const at::ScalarType stored : {at::kBFloat16, at::kHalf}) {
     const at::Tensor head = at::randn({6000, 16}).to(stored), wide = head.to(at::kFloat);
     const at::Tensor hidden = at::randn({2100, 16}), targets = at::randint(0, 6000, {2100}, at::kLong);
+    targets.narrow(0, 100, 50).fill_(kIgnoreIndex);
     const at::Tensor found_hidden = hidden.clone().requires_grad_(), expected_hidden = hidden.clone().requires_grad_();
     const at::Tensor found = linear_cross_entropy(found_hidden, head, targets),
                      expected = linear_cross_entropy(expected_hidden, wide, targets);
@@ -389,6 +390,22 @@ TEST(CrossEntropy, OfAFrozenHeadStoredInANarrowerTypeIsThatOfTheWideOneBitForBit
     EXPECT_TRUE(linear_cross_entropy_per_token(hidden, head, targets)
                     .equal(linear_cross_entropy_per_token(hidden, wide, targets)));
     EXPECT_TRUE(test::is_close(reference::linear_cross_entropy(hidden, head, targets), expected, 1e-5));
+    const at::Tensor double_hidden = hidden.to(at::kDouble);  // for which there is no kernel
+    EXPECT_TRUE(linear_cross_entropy(double_hidden, head, targets)
+                    .equal(linear_cross_entropy(double_hidden, head.to(at::kDouble), targets)));
+  }
+}
+
+TEST(CrossEntropy, OfFewTokensNeverWidensMoreThanABlockOfTheHead) {
+  use_caching_allocator();  // it counts
+  const std::int64_t width = 256, vocabulary = 100'000, block_bytes = 4 * (std::int64_t{4} << 20);
+  const at::Tensor head = at::randn({vocabulary, width}).to(at::kBFloat16);
+  for (const std::int64_t tokens : {0, 1, 8}) {
+    const at::Tensor hidden = at::randn({tokens, width}), targets = at::randint(0, vocabulary, {tokens}, at::kLong);
+    reset_peak_tensor_memory();
+    const std::int64_t before = tensor_memory().in_use;
+    linear_cross_entropy_per_token(hidden, head, targets);
+    EXPECT_LT(tensor_memory().peak - before, block_bytes * 5 / 4) << "the whole head is " << 4 * vocabulary * width;
   }
 }
 

@@ -207,10 +207,10 @@ TEST(Lora, DropsOnlyWhileAGraphIsRecorded) {
   const at::Tensor x = at::ones({1, 1000}), weight = at::zeros({1, 1000});
   {
     const at::NoGradGuard no_grad;
-    EXPECT_EQ(nn::with_adapter(nn::linear(x, weight), {x}, adapter).item<double>(), 2000);
+    EXPECT_EQ(nn::with_adapters({nn::linear(x, weight)}, {x}, {adapter}).front().item<double>(), 2000);
   }
   at::manual_seed(1);
-  const double dropped = nn::with_adapter(nn::linear(x, weight), {x}, adapter).item<double>();
+  const double dropped = nn::with_adapters({nn::linear(x, weight)}, {x}, {adapter}).front().item<double>();
   EXPECT_NE(dropped, 2000);
   EXPECT_NEAR(dropped, 2000, 400) << "its mean is kept";
 }

@@ -135,6 +135,24 @@ TEST(ActivationCheckpointing, ChangesNoBitAndKeepsLess) {
   }
 }
 
+// Of each layer: what its norms read, queries, keys, values and their mixture, gate and up projection, a number or two
+// of each row. Nothing more of the copies, although the weights of their projections train.
+TEST(StepMemory, KeepsNoInputsOfProjections) {
+  nn::use_caching_allocator();  // it counts
+  ReadyModel s("llama");
+  const std::vector<model::Batch> batches = {test::random_batch({19, 14, 17})};
+  compute_gradients(s.decoder, s.trainable, batches);  // tables and workspaces are there from now on
+  const StepResult result = compute_gradients(s.decoder, s.trainable, batches);
+  const model::ModelConfig& c = s.decoder.config();
+  const std::int64_t heads = c.num_attention_heads + c.num_key_value_heads;
+  const std::int64_t of_layer =
+      2 * c.hidden_size + 2 * heads * c.head_dim + 2 * c.intermediate_size + 2 + c.num_attention_heads;
+  const std::int64_t layers = c.num_hidden_layers - s.trainable.lowest_layer();
+  const std::int64_t head_and_input = 3 * c.hidden_size;
+  EXPECT_LE(result.activation_bytes, 4 * batches[0].num_positions() * (layers * of_layer + head_and_input));
+  EXPECT_GE(result.activation_bytes, 4 * batches[0].num_positions() * layers * of_layer);
+}
+
 TEST(StepMemory, DoesNotGrowWithTheDepthBelowTheLowestCopy) {
   nn::use_caching_allocator();  // it counts
   const std::vector<model::Batch> batches = {test::random_batch({19, 14, 17})};
