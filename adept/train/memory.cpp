@@ -23,7 +23,8 @@ Json to_json(const MemoryUse& m) {
 }
 
 std::string describe(const MemoryUse& m) {
-  std::string text = data::format_bytes(m.peak) + " at most";
+  std::string text = data::format_bytes(m.peak);
+  if (m.activations > 0) text += " at most";
   std::string_view separator = "; ";
   const auto add = [&](std::string_view name, std::int64_t bytes) {
     if (bytes == 0) return;

@@ -27,7 +27,7 @@ struct MemoryUse {
 };
 Json to_json(const MemoryUse& memory);
 
-/// "2.1 GB at most; weights 538.1 MB, masters 56.7 MB, ...": what there is.
+/// "2.1 GB at most; weights 538.1 MB, masters 56.7 MB, ...": what there is; "at most" of a step.
 std::string describe(const MemoryUse& memory);
 
 /// What is there between steps: no activations, no gradients, no work space.

@@ -216,7 +216,8 @@ TrainSummary Trainer::run(bool resume) {
   restore(resume);
   open_records();
   kept_activations_->open(state_.step);
-  if (state_.step < total_steps_) spdlog::info("memory before the first step: {}", describe(memory_between_steps()));
+  if (state_.step < total_steps_)
+    spdlog::info("memory before training: {}", describe(resident_memory(decoder_, trainable_, optimizer_)));
   try {
     loop();
   } catch (const InterruptedError& error) {
@@ -340,18 +341,13 @@ StepResult Trainer::take_step() {
   return result;
 }
 
-MemoryUse Trainer::memory_between_steps() const {
-  MemoryUse memory = resident_memory(decoder_, trainable_, optimizer_);
-  memory.cache = kept_activations_->stats().bytes;
-  return memory;
-}
-
 // The account is that of the step that needed most; it is told after the first.
 void Trainer::measure_memory(const StepResult& result, std::int64_t num_micro_batches, std::int64_t step_bytes) {
-  const MemoryUse memory = step_memory(memory_between_steps(), result, num_micro_batches, step_bytes);
+  const MemoryUse memory =
+      step_memory(resident_memory(decoder_, trainable_, optimizer_), result, num_micro_batches, step_bytes);
   const bool is_first = memory_.peak == 0;
   if (memory.peak > memory_.peak) memory_ = memory;
-  memory_.cache = memory.cache;  // it grows from step to step
+  memory_.cache = kept_activations_->stats().bytes;  // it grows from step to step
   if (is_first) spdlog::info("memory of a step: {}", describe(memory_));
 }
 

@@ -91,7 +91,6 @@ class Trainer {
   void open_records();
   void update_unit_rates();
   StepResult take_step();
-  MemoryUse memory_between_steps() const;
   void measure_memory(const StepResult& result, std::int64_t num_micro_batches, std::int64_t step_bytes);
   void log_step(const StepResult& result);
   Json log_line(const Json& extra) const;

@@ -43,7 +43,7 @@ def base_config(**changes):
         probe={"max_tokens": 1000},
         expand={"num_layers": 2},
         train={"max_steps": 6, "logging_steps": 2, "eval_steps": 3, "save_steps": 2, "learning_rate": 1e-3},
-        unit_lr={"update_every": 3, "probe_tokens": 500},
+        unit_lr={"update_every": 1, "probe_tokens": 500},
         eval={"max_tokens": 600},
     )
     return {**config, **changes}
@@ -143,7 +143,7 @@ def test_records_have_the_keys_that_tools_read(finished):
     assert all("eval_held-domain_loss" in line for line in evals)
     assert [line["percentage"] for line in steps] == pytest.approx([100 / 3, 200 / 3, 100])
     importance = read_lines(out / "parameter_importance.jsonl")
-    assert [line["step"] for line in importance] == [0, 3]
+    assert [line["step"] for line in importance] == list(range(6))
     assert all(set(line["importance"]) == set(line["lr_weight"]) for line in importance)
 
     results = json.loads((out / "all_results.json").read_text())
@@ -267,10 +267,10 @@ def test_memory_and_speed_are_told_and_what_saves_them_changes_nothing(finished,
     results = json.loads((folder / "out" / "all_results.json").read_text())
     memory = results["memory_bytes"]
     total = memory.pop("total")
-    assert memory.pop("cache") > 0
+    assert memory.pop("cache") == results["activation_cache"]["bytes"] > 0
     assert total in (sum(memory.values()), sum(memory.values()) - min(memory["gradients"], memory["activations"]))
     assert memory["masters"] == 4 * results["trained_parameters"] and memory["activations"] > 0
-    for line in ("memory before the first step: ", "memory of a step: ", "activation cache: "):
+    for line in ("memory before training: ", "memory of a step: ", "activation cache: "):
         assert line in process.stderr
     assert ", work space " in process.stderr and "on the disk: activation cache" in process.stderr
     assert results["speed_of_light"] > 0 and re.search(r"tok/s \(\d+ % of light\)", process.stderr)
