@@ -85,6 +85,18 @@ at::Tensor read_ids(const std::filesystem::path& path) {
   return at::from_blob(flat.data(), {num_rows, static_cast<std::int64_t>(rows[0].size())}, at::kLong).clone();
 }
 
+/// Reads a byte of every page of the weights: a mapped file is then in memory, as the first pass over it would find it.
+void read_pages(const model::Decoder& decoder) {
+  constexpr std::size_t kPage = 4096;
+  model::Weights weights = decoder.weights();
+  unsigned char sum = 0;
+  for (const model::NamedTensor& parameter : model::named_parameters(decoder.config(), weights)) {
+    const auto* bytes = static_cast<const unsigned char*>(parameter.tensor->const_data_ptr());
+    for (std::size_t i = 0; i < parameter.tensor->nbytes(); i += kPage) sum ^= bytes[i];
+  }
+  [[maybe_unused]] volatile unsigned char keep = sum;
+}
+
 /// Every position predicts the next token; the last one of a row predicts nothing.
 model::Batch next_token_batch(const at::Tensor& ids) {
   model::Batch batch{.input_ids = ids, .targets = ids.roll(-1, 1), .num_targets = ids.size(0) * (ids.size(1) - 1)};
@@ -123,6 +135,7 @@ class Work {
         decoder_(std::move(loaded.config), std::move(loaded.weights)),
         batch_(next_token_batch(read_ids(options.ids))) {
     if (options.work == "step" || options.work == "full") train(io::WeightFiles::open(options.model));
+    read_pages(decoder_);
     if (options.cached) use_cache();
   }
 
