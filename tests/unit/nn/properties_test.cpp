@@ -58,8 +58,35 @@ TEST(Linear, AFrozenWeightStoredInANarrowerTypeGivesTheBitsOfTheWideOne) {
 TEST(Linear, TakesNoOtherMixtureOfTypes) {
   const at::Tensor x = at::randn({2, 4}), weight = at::randn({3, 4});
   EXPECT_THROW(linear(x, weight.to(at::kBFloat16).requires_grad_()), InternalError);
-  EXPECT_THROW(linear(x.to(at::kBFloat16), weight), InternalError) << "it would be rounded";
+  EXPECT_THAT(
+      [&] { linear(x.to(at::kBFloat16), weight); },  // it would be rounded
+      testing::ThrowsMessage<InternalError>(testing::HasSubstr("a frozen weight of Float with inputs of BFloat16")));
   EXPECT_THROW(linear(x.to(at::kBFloat16), weight.to(at::kHalf)), InternalError);
+}
+
+TEST(Linear, HasAnAdapterOrNoneForEachProjection) {
+  const at::Tensor x = at::randn({2, 4});
+  EXPECT_THAT(
+      [&] {
+        with_adapters({x, x}, {x}, {LoraAdapter{}});
+      },
+      testing::ThrowsMessage<InternalError>(testing::HasSubstr("2 projections and 1 adapters")));
+  const std::vector<at::Tensor> same = with_adapters({x}, {x}, {LoraAdapter{}});
+  EXPECT_TRUE(same.front().is_same(x));
+}
+
+// Adapters of one input, of which one has none: each projection gets what it would get alone.
+TEST(Linear, OfSeveralAdaptersIsThatOfEachAlone) {
+  at::manual_seed(3);
+  const at::Tensor x = at::randn({5, 8}), y = at::randn({5, 6});
+  const auto adapter = [] { return LoraAdapter{.a = at::randn({2, 8}), .b = at::randn({6, 2}), .scale = 0.5}; };
+  const std::vector<LoraAdapter> adapters = {adapter(), LoraAdapter{}, adapter()};
+  const std::vector<at::Tensor> all = with_adapters({y, y, y}, {x}, adapters);
+  for (std::size_t i = 0; i < adapters.size(); ++i) {
+    const LoraAdapter& a = adapters[i];
+    const at::Tensor expected = a.a.defined() ? y + 0.5 * x.mm(a.a.t()).mm(a.b.t()) : y;
+    EXPECT_TRUE(test::is_close(all[i], expected, 1e-5)) << i;
+  }
 }
 
 TEST(Linear, KeepsNoInputThatCanBeMadeAgainAndHasTheSameGradients) {
