@@ -19,13 +19,14 @@ struct Attention {
   const std::int32_t* first_key = nullptr;  ///< (B, T), ascending along T, never beyond the query's own position
   std::int64_t first_key_stride = 0;        ///< from sequence to sequence; 0: the same for all
   Heads q, k, v;
-  Heads out;                               ///< forward: written; backward: read
+  Heads out;                               ///< forward: written
   float* log_sum_exp = nullptr;            ///< (B, H, T): forward: written unless null; backward: read
   Heads grad_out, grad_q, grad_k, grad_v;  ///< backward: the last three are written
-  /// Into how many units the work on one key-value head is cut: forward by its queries, backward by its keys, each with
-  /// a sum of its own for grad_q.
+  /// Into how many units the work on one key-value head is cut, by its queries; backward each has sums of its own for
+  /// grad_k and grad_v.
   std::int64_t num_parts = 1;
-  float* grad_q_parts = nullptr;  ///< backward with several parts: (parts, B, H, T, E), written instead of grad_q
+  /// Backward with several parts: (parts, B, K, S, E) each, written instead of grad_k and grad_v.
+  float *grad_k_parts = nullptr, *grad_v_parts = nullptr;
 };
 
 }  // namespace adept::kernels

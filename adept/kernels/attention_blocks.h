@@ -44,34 +44,33 @@ struct ForwardWorkspace {
   }
 };
 
-/// Of one key-value head: keys and values transposed block by block, keys, and both gradients; of the query head in
-/// work: queries, gradient of the output, gradient of the queries, row sums of output times gradient; of the tile in
-/// work: probabilities, and the gradient of the scores, that as bf16 row by row once more.
+/// Of one key-value head: keys and values transposed block by block, keys, and both gradients; of the tile of queries
+/// in work: queries, gradient of the output, gradient of the queries, the rows' sums lane by lane, and of every key
+/// block (48, 64) probabilities and the gradient of the scores; as bf16 that row by row once more, of one block.
 struct BackwardWorkspace {
-  float *keys_t, *values_t, *keys, *grad_k, *grad_v, *q, *grad_out, *grad_q, *delta, *scores, *grad_scores,
+  float *keys_t, *values_t, *keys, *grad_k, *grad_v, *q, *grad_out, *grad_q, *row_sum, *scores, *grad_scores,
       *grad_score_rows;
 
   /// In floats.
   static std::int64_t size(const Attention& a) {
-    const std::int64_t queries = round_up(a.num_queries, kRowAlignment);
-    return (5 * padded_keys(a) + 3 * queries) * padded_head_dim(a) + queries + 5 * kQueryTile * kKeyBlock / 2;
+    return (5 * padded_keys(a) + 3 * kQueryTile) * padded_head_dim(a) +
+           kQueryTile * (kRowAlignment + 2 * padded_keys(a) + kKeyBlock / 2);
   }
 
   BackwardWorkspace(const Attention& a, float* begin) {
     const std::int64_t width = padded_head_dim(a), rows = padded_keys(a);
-    const std::int64_t queries = round_up(a.num_queries, kRowAlignment);
     keys_t = begin;
     values_t = keys_t + rows * width;
     keys = values_t + rows * width;
     grad_k = keys + rows * width;
     grad_v = grad_k + rows * width;
     q = grad_v + rows * width;
-    grad_out = q + queries * width;
-    grad_q = grad_out + queries * width;
-    delta = grad_q + queries * width;
-    scores = delta + queries;
-    grad_scores = scores + kQueryTile * kKeyBlock;
-    grad_score_rows = grad_scores + kQueryTile * kKeyBlock;
+    grad_out = q + kQueryTile * width;
+    grad_q = grad_out + kQueryTile * width;
+    row_sum = grad_q + kQueryTile * width;
+    scores = row_sum + kQueryTile * kRowAlignment;
+    grad_scores = scores + kQueryTile * rows;
+    grad_score_rows = grad_scores + kQueryTile * rows;
   }
 };
 

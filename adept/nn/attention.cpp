@@ -36,7 +36,7 @@ at::Tensor first_keys(std::int64_t num_queries, std::int64_t num_keys, const Vis
 }
 
 kernels::Attention attention_arguments(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                       const at::Tensor& first, const at::Tensor& out, const at::Tensor& log_sum_exp) {
+                                       const at::Tensor& first, const at::Tensor& log_sum_exp) {
   kernels::Attention attention;
   attention.element = element_of(q);
   attention.batch = q.size(0);
@@ -51,11 +51,10 @@ kernels::Attention attention_arguments(const at::Tensor& q, const at::Tensor& k,
   // So many that every thread gets the same number of units.
   const std::int64_t heads = attention.batch * attention.num_key_value_heads, threads = at::get_num_threads();
   attention.num_parts =
-      std::min(threads / std::gcd(heads, threads), kernels::divide_up(attention.num_keys, kernels::kKeyBlock));
+      std::min(threads / std::gcd(heads, threads), kernels::divide_up(attention.num_queries, kernels::kQueryTile));
   attention.q = heads_of(q);
   attention.k = heads_of(k);
   attention.v = heads_of(v);
-  attention.out = heads_of(out);
   attention.log_sum_exp = log_sum_exp.defined() ? log_sum_exp.data_ptr<float>() : nullptr;
   return attention;
 }
@@ -63,7 +62,8 @@ kernels::Attention attention_arguments(const at::Tensor& q, const at::Tensor& k,
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& first,
                   const at::Tensor& log_sum_exp) {
   at::Tensor out = empty_like_projected(q);
-  const kernels::Attention attention = attention_arguments(q, k, v, first, out, log_sum_exp);
+  kernels::Attention attention = attention_arguments(q, k, v, first, log_sum_exp);
+  attention.out = heads_of(out);
   for_each_range("attention", kernels::num_units(attention), kUnitElements, [&](std::int64_t begin, std::int64_t end) {
     kernels::functions().attention_forward(attention, begin, end,
                                            thread_workspace(kernels::ForwardWorkspace::size(attention)));
@@ -75,29 +75,33 @@ struct AttentionGradients {
   at::Tensor q, k, v;
 };
 
-/// Of attend(), whose results `out` and `log_sum_exp` are.
+/// Of attend(), which left `log_sum_exp`.
 AttentionGradients attention_gradients(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                       const at::Tensor& first, const at::Tensor& out, const at::Tensor& log_sum_exp,
+                                       const at::Tensor& first, const at::Tensor& log_sum_exp,
                                        const at::Tensor& grad_out) {
   const at::Tensor grad_rows = with_contiguous_rows(grad_out);
   AttentionGradients gradients = {empty_like_projected(q), empty_like_projected(k), empty_like_projected(v)};
-  kernels::Attention attention = attention_arguments(q, k, v, first, out, log_sum_exp);
+  kernels::Attention attention = attention_arguments(q, k, v, first, log_sum_exp);
   attention.grad_out = heads_of(grad_rows);
-  at::Tensor grad_q_parts;
-  if (attention.num_parts > 1) {
-    grad_q_parts =
-        at::empty({attention.num_parts, q.size(0), q.size(1), q.size(2), q.size(3)}, q.options().dtype(at::kFloat));
-    attention.grad_q_parts = grad_q_parts.data_ptr<float>();
-  }
   attention.grad_q = heads_of(gradients.q);
   attention.grad_k = heads_of(gradients.k);
   attention.grad_v = heads_of(gradients.v);
+  at::Tensor parts;  // of grad_k and grad_v
+  if (attention.num_parts > 1) {
+    parts =
+        at::empty({2, attention.num_parts, k.size(0), k.size(1), k.size(2), k.size(3)}, k.options().dtype(at::kFloat));
+    attention.grad_k_parts = parts[0].data_ptr<float>();
+    attention.grad_v_parts = parts[1].data_ptr<float>();
+  }
   for_each_range("attention_backward", kernels::num_units(attention), kUnitElements,
                  [&](std::int64_t begin, std::int64_t end) {
                    kernels::functions().attention_backward(
                        attention, begin, end, thread_workspace(kernels::BackwardWorkspace::size(attention)));
                  });
-  if (grad_q_parts.defined()) gradients.q.copy_(grad_q_parts.sum(0));
+  if (parts.defined()) {
+    gradients.k.copy_(parts[0].sum(0));
+    gradients.v.copy_(parts[1].sum(0));
+  }
   return gradients;
 }
 
@@ -111,7 +115,7 @@ class FusedAttention : public torch::autograd::Function<FusedAttention> {
                             const at::Tensor& first) {
     const at::Tensor log_sum_exp = empty_log_sum_exp(q);
     at::Tensor out = attend(q, k, v, first, log_sum_exp);
-    context->save_for_backward({q, k, v, first, out, log_sum_exp});
+    context->save_for_backward({q, k, v, first, log_sum_exp});
     return out;
   }
 
@@ -119,7 +123,7 @@ class FusedAttention : public torch::autograd::Function<FusedAttention> {
     check_differentiated_once("causal_attention");
     const variable_list saved = context->get_saved_variables();
     const AttentionGradients gradients =
-        attention_gradients(saved[0], saved[1], saved[2], saved[3], saved[4], saved[5], outputs[0]);
+        attention_gradients(saved[0], saved[1], saved[2], saved[3], saved[4], outputs[0]);
     return {gradients.q, gradients.k, gradients.v, at::Tensor()};
   }
 };
@@ -133,7 +137,7 @@ class NormedAttention : public torch::autograd::Function<NormedAttention> {
     const at::Tensor keys = normed_rope_forward(k, k_norm, eps, {cos, sin}).value;
     const at::Tensor log_sum_exp = empty_log_sum_exp(queries);
     at::Tensor out = attend(queries, keys, v, first, log_sum_exp);
-    context->save_for_backward({q, k, v, q_norm, k_norm, cos, sin, first, out, log_sum_exp});
+    context->save_for_backward({q, k, v, q_norm, k_norm, cos, sin, first, log_sum_exp});
     context->saved_data["eps"] = eps;
     return out;
   }
@@ -144,11 +148,11 @@ class NormedAttention : public torch::autograd::Function<NormedAttention> {
     const double eps = context->saved_data["eps"].toDouble();
     const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2], &q_norm = saved[3], &k_norm = saved[4];
     const RopeTables tables = {saved[5], saved[6]};
-    const at::Tensor &first = saved[7], &out = saved[8], &log_sum_exp = saved[9];
+    const at::Tensor &first = saved[7], &log_sum_exp = saved[8];
     const RotatedHeads queries = normed_rope_forward(q, q_norm, eps, tables);
     const RotatedHeads keys = normed_rope_forward(k, k_norm, eps, tables);
     const AttentionGradients gradients =
-        attention_gradients(queries.value, keys.value, v, first, out, log_sum_exp, outputs[0]);
+        attention_gradients(queries.value, keys.value, v, first, log_sum_exp, outputs[0]);
     const auto wants = [&](std::size_t i) { return context->needs_input_grad(i); };
     const NormedRopeGradients of_q =
         normed_rope_backward(gradients.q, q, q_norm, queries.inverse_rms, tables, wants(0), wants(3));

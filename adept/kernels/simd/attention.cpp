@@ -21,16 +21,6 @@ T* head_of(const Heads& heads, std::int64_t sequence, std::int64_t head) {
   return static_cast<T*>(heads.data) + sequence * heads.batch_stride + head * heads.head_stride;
 }
 
-template <typename T>
-float dot(const T* a, const T* b, std::int64_t size) {
-  Vector sum{};
-  for (std::int64_t i = 0; i < size; i += kLanes) {
-    const std::int64_t count = smaller(kLanes, size - i);
-    sum += load_some(a + i, count) * load_some(b + i, count);
-  }
-  return sum_of(sum);
-}
-
 // What the products multiply that tensors of T are packed for: fp32 numbers.
 template <typename T, bool kPairs = kMultipliesPairs && sizeof(T) == sizeof(std::uint16_t)>
 struct Packing {
@@ -136,10 +126,37 @@ struct Unit {
         part(index % a.num_parts) {}
 };
 
+// A tile of scores: of the queries begin + row to begin + row + count, begin being where the tile of queries in work
+// begins, and the keys from n, so many columns. `masked`: some of them are not seen by all.
+struct Tile {
+  std::int64_t n, row, count, columns;
+  bool masked;
+};
+
+// Calls visit(Tile) for the tiles that `rows` queries from `begin` see something of, key block by key block.
+template <typename Visit>
+void for_each_tile(const Attention& a, const std::int32_t* first_key, std::int64_t begin, std::int64_t rows,
+                   const Visit& visit) {
+  const std::int64_t position = a.num_keys - a.num_queries + begin, last_key = position + rows - 1;
+  for (std::int64_t n = first_key[begin] / kKeyBlock * kKeyBlock; n <= last_key; n += kKeyBlock) {
+    const bool masked = n + kKeyBlock - 1 > position || n < first_key[begin + rows - 1];
+    const std::int64_t step = masked ? kDiagonalTile : kQueryTile;
+    for (std::int64_t row = 0; row < rows; row += step) {
+      const std::int64_t count = smaller(step, rows - row);
+      const std::int64_t columns = smaller(kKeyBlock, round_up(position + row + count - n, kLanes));
+      if (columns > 0 && first_key[begin + row] < n + kKeyBlock) visit(Tile{n, row, count, columns, masked});
+    }
+  }
+}
+
 // Columns of a row of scores that its query sees: low <= column <= high.
 struct Visible {
   std::int64_t low, high;
 };
+
+Visible visible(const Attention& a, const std::int32_t* first_key, std::int64_t query, std::int64_t n) {
+  return {first_key[query] - n, a.num_keys - a.num_queries + query - n};
+}
 
 // Columns are few, so they are exact as floats.
 Vector hide(Vector values, std::int64_t column, Visible visible, Vector lanes, float hidden) {
@@ -193,7 +210,7 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
   const ForwardWorkspace w(a, workspace);
   auto *keys = reinterpret_cast<Number*>(w.keys), *values = reinterpret_cast<Number*>(w.values);
   auto* packed_q = reinterpret_cast<Number*>(w.q);
-  const std::int64_t head_dim = a.head_dim, width = padded_head_dim(a), offset = a.num_keys - a.num_queries;
+  const std::int64_t head_dim = a.head_dim, width = padded_head_dim(a);
   const std::int64_t depth = divide_up(head_dim, kEach);
   const std::int32_t* first_key = a.first_key + sequence * a.first_key_stride;
   const std::int64_t group_size = a.num_heads / a.num_key_value_heads;
@@ -206,29 +223,21 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
     T* out = head_of<T>(a.out, sequence, head);
     for (std::int64_t begin = part * kQueryTile; begin < a.num_queries; begin += a.num_parts * kQueryTile) {
       const std::int64_t rows = smaller(kQueryTile, a.num_queries - begin);
-      const std::int64_t last_key = offset + begin + rows - 1;
       Packed::pack_rows(q + begin * a.q.position_stride, a.q.position_stride, rows, head_dim, width, packed_q);
       clear(w.out, rows * width);
       clear(w.row_sum, rows * kLanes);
       for (std::int64_t r = 0; r < rows; ++r) w.base[r] = -kInfinity;
-      for (std::int64_t n = first_key[begin] / kKeyBlock * kKeyBlock; n <= last_key; n += kKeyBlock) {
-        const bool masked = n + kKeyBlock - 1 > offset + begin || n < first_key[begin + rows - 1];
-        const std::int64_t step = masked ? kDiagonalTile : kQueryTile;
-        for (std::int64_t row = 0; row < rows; row += step) {
-          const std::int64_t count = smaller(step, rows - row), last = offset + begin + row + count - 1;
-          const std::int64_t columns = smaller(kKeyBlock, round_up(last + 1 - n, kLanes));
-          if (columns <= 0 || first_key[begin + row] >= n + kKeyBlock) continue;
-          float *scores = w.scores + row * kKeyBlock, *outputs = w.out + row * width;
-          multiply<false>(count, columns, depth, packed_q + row * width / kEach, width / kEach, 1, keys + n * depth,
-                          kKeyBlock, scores, kKeyBlock);
-          for (std::int64_t r = row; r < row + count; ++r)
-            soften_row<typename Packed::Element>(w.scores + r * kKeyBlock, columns, a.scale, masked,
-                                                 {first_key[begin + r] - n, offset + begin + r - n}, w.base[r],
-                                                 w.row_sum + r * kLanes, w.out + r * width, width);
-          multiply<true>(count, width, columns / kEach, reinterpret_cast<const Number*>(scores), kKeyBlock, 1,
-                         values + n / kEach * width, width, outputs, width);
-        }
-      }
+      for_each_tile(a, first_key, begin, rows, [&](const Tile& t) {
+        float *scores = w.scores + t.row * kKeyBlock, *outputs = w.out + t.row * width;
+        multiply<false>(t.count, t.columns, depth, packed_q + t.row * width / kEach, width / kEach, 1,
+                        keys + t.n * depth, kKeyBlock, scores, kKeyBlock);
+        for (std::int64_t r = t.row; r < t.row + t.count; ++r)
+          soften_row<typename Packed::Element>(w.scores + r * kKeyBlock, t.columns, a.scale, t.masked,
+                                               visible(a, first_key, begin + r, t.n), w.base[r], w.row_sum + r * kLanes,
+                                               w.out + r * width, width);
+        multiply<true>(t.count, width, t.columns / kEach, reinterpret_cast<const Number*>(scores), kKeyBlock, 1,
+                       values + t.n / kEach * width, width, outputs, width);
+      });
       for (std::int64_t r = 0; r < rows; ++r) {
         const float sum = sum_of(load(w.row_sum + r * kLanes));
         unpack_rows(w.out + r * width, width, 1, head_dim, 1 / sum, out + (begin + r) * a.out.position_stride,
@@ -241,46 +250,49 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
   }
 }
 
-// Of one query: scores become probabilities, grad_scores the gradient of the scores, both at column n.
-struct Differentiated {
-  Vector probability, grad_score;
-};
-inline Differentiated differentiate(const float* scores, const float* grad_scores, std::int64_t n, float scale,
-                                    bool masked, Visible visible, float log_sum_exp, float delta) {
-  Vector p = power_of_two(load(scores + n) * splat(scale * kLog2E) - splat(log_sum_exp * kLog2E));
-  if (masked) p = hide(p, n, visible, lane_numbers(), 0);
-  return {p, p * (load(grad_scores + n) - splat(delta))};
+// Of one query's block: scores become probabilities; their sum with the gradients of themselves is added to row_sum,
+// lane by lane.
+void restore_row(float* scores, const float* grad_probabilities, std::int64_t columns, float scale, bool masked,
+                 Visible visible, float log_sum_exp, float* row_sum) {
+  const Vector lanes = lane_numbers(), base = splat(log_sum_exp * kLog2E), factor = splat(scale * kLog2E);
+  Vector sum = load(row_sum);
+  for (std::int64_t n = 0; n < columns; n += kLanes) {
+    Vector p = power_of_two(load(scores + n) * factor - base);
+    if (masked) p = hide(p, n, visible, lanes, 0);
+    store(scores + n, p);
+    sum += p * load(grad_probabilities + n);
+  }
+  store(row_sum, sum);
 }
 
-// The tile's scores and their gradients as operands of the products that follow: in their places with the depth along
-// the queries, and the gradients with the depth along the keys.
+// Gradients of a tile's probabilities become gradients of its scores, and both operands of the products that follow: in
+// their places with the depth along the queries, and as bf16 the gradients in `grad_score_rows` with the depth along
+// the keys. delta: of each query the sum of probabilities times gradients.
 template <typename T>
-void differentiate_tile(const Attention& a, const BackwardWorkspace& w, std::int64_t rows, std::int64_t columns,
-                        bool masked, const Visible* visible, const float* log_sum_exp, const float* delta) {
-  for (std::int64_t r = 0; r < rows; r += Packing<T>::kEach) {
-    float *scores = w.scores + r * kKeyBlock, *grad_scores = w.grad_scores + r * kKeyBlock;
+void differentiate_tile(float* probabilities, float* gradients, T* grad_score_rows, std::int64_t rows,
+                        std::int64_t columns, const float* delta) {
+  for (std::int64_t r = 0; r < rows; r += Packing<T>::kEach, probabilities += Packing<T>::kEach * kKeyBlock,
+                    gradients += Packing<T>::kEach * kKeyBlock, grad_score_rows += Packing<T>::kEach * kKeyBlock)
     for (std::int64_t n = 0; n < columns; n += kLanes) {
-      const Differentiated first =
-          differentiate(scores, grad_scores, n, a.scale, masked, visible[r], log_sum_exp[r], delta[r]);
+      const Vector p = load(probabilities + n), gradient = p * (load(gradients + n) - splat(delta[r]));
       if constexpr (Packing<T>::kEach == 1) {
-        store(scores + n, first.probability);
-        store(grad_scores + n, first.grad_score);
+        store(gradients + n, gradient);
       } else {
-        Differentiated second = {};
-        if (r + 1 < rows)
-          second = differentiate(scores + kKeyBlock, grad_scores + kKeyBlock, n, a.scale, masked, visible[r + 1],
-                                 log_sum_exp[r + 1], delta[r + 1]);
-        const HalfVector gradients[] = {narrow(first.grad_score), narrow(second.grad_score)};
-        store_pairs(scores + n, narrow(first.probability), narrow(second.probability));
-        store_pairs(grad_scores + n, gradients[0], gradients[1]);
-        for (std::int64_t i = 0; i < 2; ++i)
-          std::memcpy(reinterpret_cast<T*>(w.grad_score_rows + (r + i) * (kKeyBlock / 2)) + n, &gradients[i],
-                      sizeof(HalfVector));
+        Vector second_p{}, second_gradient{};
+        if (r + 1 < rows) {
+          second_p = load(probabilities + kKeyBlock + n);
+          second_gradient = second_p * (load(gradients + kKeyBlock + n) - splat(delta[r + 1]));
+        }
+        store_pairs(probabilities + n, narrow(p), narrow(second_p));
+        store_pairs(gradients + n, narrow(gradient), narrow(second_gradient));
+        store_some(grad_score_rows + n, kLanes, gradient);
+        store_some(grad_score_rows + kKeyBlock + n, kLanes, second_gradient);
       }
     }
-  }
 }
 
+// A tile of queries meets its keys twice: the gradient of a score needs the sum of its row's probabilities times their
+// gradients. That is the output times its gradient as well, but so the output need not be kept.
 template <typename T>
 void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
   using Packed = Packing<T>;
@@ -288,7 +300,7 @@ void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
   constexpr std::int64_t kEach = Packed::kEach;
   const auto [sequence, group, part] = unit;
   const BackwardWorkspace w(a, workspace);
-  const std::int64_t head_dim = a.head_dim, width = padded_head_dim(a), offset = a.num_keys - a.num_queries;
+  const std::int64_t head_dim = a.head_dim, width = padded_head_dim(a);
   const std::int64_t depth = divide_up(head_dim, kEach);
   const std::int32_t* first_key = a.first_key + sequence * a.first_key_stride;
   const std::int64_t group_size = a.num_heads / a.num_key_value_heads;
@@ -302,67 +314,66 @@ void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
   clear(keys + divide_up(a.num_keys, kEach) * width, (padded_keys(a) / kEach - divide_up(a.num_keys, kEach)) * width);
   clear(w.grad_k, 2 * padded_keys(a) * width);  // and grad_v
   // Queries and gradients of the output are packed both ways; numbers that are single lie the same way in both.
-  const std::int64_t queries = round_up(a.num_queries, kRowAlignment), half = kEach == 1 ? 0 : queries * width / kEach;
-  auto *q_rows = reinterpret_cast<Number*>(w.q), *q_depth = q_rows + half;
-  auto *grad_out_rows = reinterpret_cast<Number*>(w.grad_out), *grad_out_depth = grad_out_rows + half;
-  const auto* probabilities = reinterpret_cast<const Number*>(w.scores);
-  const auto* grad_scores = reinterpret_cast<const Number*>(w.grad_scores);
-  const auto* grad_score_rows = kEach == 1 ? grad_scores : reinterpret_cast<const Number*>(w.grad_score_rows);
+  constexpr bool kBothWays = kEach > 1;
+  auto *q_rows = reinterpret_cast<Number*>(w.q), *grad_out_rows = reinterpret_cast<Number*>(w.grad_out);
+  auto* q_depth = q_rows + (kBothWays ? kQueryTile * width / kEach : 0);
+  auto* grad_out_depth = grad_out_rows + (kBothWays ? kQueryTile * width / kEach : 0);
   for (std::int64_t head = group * group_size; head < (group + 1) * group_size; ++head) {
-    const T *q = head_of<const T>(a.q, sequence, head), *grad_out = head_of<const T>(a.grad_out, sequence, head);
-    const T* out = head_of<const T>(a.out, sequence, head);
-    Packed::pack_rows(q, a.q.position_stride, a.num_queries, head_dim, width, q_rows);
-    Packed::pack_rows(grad_out, a.grad_out.position_stride, a.num_queries, head_dim, width, grad_out_rows);
-    if constexpr (kEach > 1) {
-      Packed::pack_depth(q, a.q.position_stride, a.num_queries, head_dim, width, q_depth);
-      Packed::pack_depth(grad_out, a.grad_out.position_stride, a.num_queries, head_dim, width, grad_out_depth);
-    }
-    clear(w.grad_q, a.num_queries * width);
-    for (std::int64_t t = 0; t < a.num_queries; ++t)
-      w.delta[t] = dot(out + t * a.out.position_stride, grad_out + t * a.grad_out.position_stride, head_dim);
     const float* log_sum_exp = a.log_sum_exp + (sequence * a.num_heads + head) * a.num_queries;
-    for (std::int64_t n = part * kKeyBlock; n < a.num_keys; n += a.num_parts * kKeyBlock) {
-      const std::int64_t first_query = larger(0, n - offset) / kEach * kEach;
-      for (std::int64_t begin = first_query, rows = 0; begin < a.num_queries && first_key[begin] < n + kKeyBlock;
-           begin += rows) {
-        const bool on_diagonal = n + kKeyBlock - 1 > offset + begin;
-        rows = smaller(on_diagonal ? kDiagonalTile : kQueryTile, a.num_queries - begin);
-        const std::int64_t query_depth = divide_up(rows, kEach);
-        const std::int64_t last_key = offset + begin + rows - 1;
-        const std::int64_t columns = smaller(kKeyBlock, round_up(last_key + 1 - n, kLanes));
-        const std::int64_t row = begin * width / kEach;
-        multiply<false>(rows, columns, depth, q_rows + row, width / kEach, 1, keys_t + n * depth, kKeyBlock, w.scores,
-                        kKeyBlock);
-        multiply<false>(rows, columns, depth, grad_out_rows + row, width / kEach, 1, values_t + n * depth, kKeyBlock,
-                        w.grad_scores, kKeyBlock);
-        const bool masked = on_diagonal || n < first_key[begin + rows - 1];
-        Visible visible[kQueryTile];
-        for (std::int64_t r = 0; r < rows; ++r) visible[r] = {first_key[begin + r] - n, offset + begin + r - n};
-        differentiate_tile<T>(a, w, rows, columns, masked, visible, log_sum_exp + begin, w.delta + begin);
-        multiply<true>(columns, width, query_depth, probabilities, 1, kEach * kKeyBlock, grad_out_depth + row, width,
-                       w.grad_v + n * width, width);
-        multiply<true>(columns, width, query_depth, grad_scores, 1, kEach * kKeyBlock, q_depth + row, width,
-                       w.grad_k + n * width, width);
-        multiply<true>(rows, width, columns / kEach, grad_score_rows, kKeyBlock / kEach, 1, keys + n / kEach * width,
-                       width, w.grad_q + begin * width, width);
+    for (std::int64_t begin = part * kQueryTile; begin < a.num_queries; begin += a.num_parts * kQueryTile) {
+      const std::int64_t rows = smaller(kQueryTile, a.num_queries - begin);
+      const T* q = head_of<const T>(a.q, sequence, head) + begin * a.q.position_stride;
+      const T* grad_out = head_of<const T>(a.grad_out, sequence, head) + begin * a.grad_out.position_stride;
+      Packed::pack_rows(q, a.q.position_stride, rows, head_dim, width, q_rows);
+      Packed::pack_rows(grad_out, a.grad_out.position_stride, rows, head_dim, width, grad_out_rows);
+      if constexpr (kBothWays) {
+        Packed::pack_depth(q, a.q.position_stride, rows, head_dim, width, q_depth);
+        Packed::pack_depth(grad_out, a.grad_out.position_stride, rows, head_dim, width, grad_out_depth);
       }
+      clear(w.row_sum, rows * kLanes);
+      for_each_tile(a, first_key, begin, rows, [&](const Tile& t) {
+        const std::int64_t row = t.row * width / kEach, tile = t.n * kQueryTile + t.row * kKeyBlock;
+        multiply<false>(t.count, t.columns, depth, q_rows + row, width / kEach, 1, keys_t + t.n * depth, kKeyBlock,
+                        w.scores + tile, kKeyBlock);
+        multiply<false>(t.count, t.columns, depth, grad_out_rows + row, width / kEach, 1, values_t + t.n * depth,
+                        kKeyBlock, w.grad_scores + tile, kKeyBlock);
+        for (std::int64_t r = t.row; r < t.row + t.count; ++r)
+          restore_row(w.scores + t.n * kQueryTile + r * kKeyBlock, w.grad_scores + t.n * kQueryTile + r * kKeyBlock,
+                      t.columns, a.scale, t.masked, visible(a, first_key, begin + r, t.n), log_sum_exp[begin + r],
+                      w.row_sum + r * kLanes);
+      });
+      float delta[kQueryTile];
+      for (std::int64_t r = 0; r < rows; ++r) delta[r] = sum_of(load(w.row_sum + r * kLanes));
+      clear(w.grad_q, rows * width);
+      for_each_tile(a, first_key, begin, rows, [&](const Tile& t) {
+        float* scores = w.scores + t.n * kQueryTile + t.row * kKeyBlock;
+        float* grad_scores = w.grad_scores + t.n * kQueryTile + t.row * kKeyBlock;
+        differentiate_tile<T>(scores, grad_scores, reinterpret_cast<T*>(w.grad_score_rows), t.count, t.columns,
+                              delta + t.row);
+        const auto* probabilities = reinterpret_cast<const Number*>(scores);
+        const auto* by_queries = reinterpret_cast<const Number*>(grad_scores);
+        const auto* by_keys = kBothWays ? reinterpret_cast<const Number*>(w.grad_score_rows) : by_queries;
+        const std::int64_t row = t.row * width / kEach, query_depth = divide_up(t.count, kEach);
+        multiply<true>(t.columns, width, query_depth, probabilities, 1, kEach * kKeyBlock, grad_out_depth + row, width,
+                       w.grad_v + t.n * width, width);
+        multiply<true>(t.columns, width, query_depth, by_queries, 1, kEach * kKeyBlock, q_depth + row, width,
+                       w.grad_k + t.n * width, width);
+        multiply<true>(t.count, width, t.columns / kEach, by_keys, kKeyBlock / kEach, 1, keys + t.n / kEach * width,
+                       width, w.grad_q + t.row * width, width);
+      });
+      unpack_rows(w.grad_q, width, rows, head_dim, a.scale,
+                  head_of<T>(a.grad_q, sequence, head) + begin * a.grad_q.position_stride, a.grad_q.position_stride);
     }
-    if (a.num_parts == 1)
-      unpack_rows(w.grad_q, width, a.num_queries, head_dim, a.scale, head_of<T>(a.grad_q, sequence, head),
-                  a.grad_q.position_stride);
-    else
-      unpack_rows(w.grad_q, width, a.num_queries, head_dim, a.scale,
-                  a.grad_q_parts + ((part * a.batch + sequence) * a.num_heads + head) * a.num_queries * head_dim,
-                  head_dim);
   }
-  T* grad_k = head_of<T>(a.grad_k, sequence, group);
-  T* grad_v = head_of<T>(a.grad_v, sequence, group);
-  for (std::int64_t n = part * kKeyBlock; n < a.num_keys; n += a.num_parts * kKeyBlock) {
-    const std::int64_t rows = smaller(kKeyBlock, a.num_keys - n);
-    unpack_rows(w.grad_k + n * width, width, rows, head_dim, a.scale, grad_k + n * a.grad_k.position_stride,
+  if (a.num_parts == 1) {
+    unpack_rows(w.grad_k, width, a.num_keys, head_dim, a.scale, head_of<T>(a.grad_k, sequence, group),
                 a.grad_k.position_stride);
-    unpack_rows(w.grad_v + n * width, width, rows, head_dim, 1, grad_v + n * a.grad_v.position_stride,
+    unpack_rows(w.grad_v, width, a.num_keys, head_dim, 1, head_of<T>(a.grad_v, sequence, group),
                 a.grad_v.position_stride);
+  } else {
+    const std::int64_t begin = ((part * a.batch + sequence) * a.num_key_value_heads + group) * a.num_keys * head_dim;
+    unpack_rows(w.grad_k, width, a.num_keys, head_dim, a.scale, a.grad_k_parts + begin, head_dim);
+    unpack_rows(w.grad_v, width, a.num_keys, head_dim, 1, a.grad_v_parts + begin, head_dim);
   }
 }
 
