@@ -1,5 +1,6 @@
 """What the benchmarks refuse to measure. Nothing is timed here."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -66,6 +67,21 @@ def test_what_it_cannot_measure_is_refused_before_anything_is_prepared(arguments
                              capture_output=True, text=True)  # fmt: skip
     assert process.returncode == 2 and process.stdout == ""
     assert process.stderr.splitlines()[-1].startswith(f"compare.py: error: {message}")
+
+
+def test_a_python_without_the_peers_is_refused(tmp_path):
+    process = subprocess.run([sys.executable, "-S", ROOT / "bench" / "compare.py", "forward-fp32"],
+                             capture_output=True, text=True)  # fmt: skip
+    assert process.returncode == 1 and process.stdout == ""
+    assert process.stderr == (f"\nbench/run: {sys.executable} has no tokenizers and no torch and no transformers; "
+                              "scripts/setup makes a .venv with them\n")  # fmt: skip
+
+
+def test_what_cannot_be_fetched_is_said_by_its_file(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    compare = importlib.import_module("compare")
+    with pytest.raises(compare.BenchError, match=r"^\.cache/text/nothing\.cor could not be fetched$"):
+        compare.fetch("nothing", compare.CACHE / "text" / "nothing.cor")
 
 
 @needs_bench
