@@ -7,12 +7,15 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <iterator>
 #include <map>
 #include <mutex>
 #include <new>
+#include <set>
 #include <unordered_map>
+#include <utility>
 
 namespace adept::nn {
 namespace {
@@ -20,11 +23,76 @@ namespace {
 constexpr std::size_t kLeast = std::size_t{1} << 20;
 constexpr std::size_t kGranularity = std::size_t{1} << 16;
 
+constexpr std::size_t round_up(std::size_t size) { return (size + kGranularity - 1) / kGranularity * kGranularity; }
+
+// Memory that no tensor uses: ranges of addresses, neighbours joined.
+class FreeRanges {
+ public:
+  struct Range {
+    std::byte* begin;
+    std::size_t size;
+  };
+
+  std::size_t total() const { return total_; }
+
+  void add(Range range) {
+    total_ += range.size;
+    auto next = by_address_.lower_bound(range.begin);
+    if (next != by_address_.end() && next->first == range.begin + range.size) {
+      range.size += next->second;
+      next = erase(next);
+    }
+    if (next != by_address_.begin()) {
+      const auto previous = std::prev(next);
+      if (previous->first + previous->second == range.begin) {
+        range = {previous->first, previous->second + range.size};
+        erase(previous);
+      }
+    }
+    insert(range);
+  }
+
+  /// The front of the smallest range that is large enough, so that large ones stay whole; null if there is none.
+  std::byte* take(std::size_t size) {
+    const auto found = by_size_.lower_bound({size, nullptr});
+    return found == by_size_.end() ? nullptr : cut(*found, size).begin;
+  }
+
+  /// The front of the largest range, at most so much; there must be one.
+  Range take_from_largest(std::size_t most) {
+    const auto largest = *by_size_.rbegin();
+    return cut(largest, std::min(most, largest.first));
+  }
+
+ private:
+  using SizeAndAddress = std::pair<std::size_t, std::byte*>;
+
+  Range cut(SizeAndAddress from, std::size_t size) {
+    const auto [whole, begin] = from;
+    erase(by_address_.find(begin));
+    if (whole > size) insert({begin + size, whole - size});
+    total_ -= size;
+    return {begin, size};
+  }
+  void insert(Range range) {
+    by_address_.emplace(range.begin, range.size);
+    by_size_.emplace(range.size, range.begin);
+  }
+  std::map<std::byte*, std::size_t>::iterator erase(std::map<std::byte*, std::size_t>::iterator range) {
+    by_size_.erase({range->second, range->first});
+    return by_address_.erase(range);
+  }
+
+  std::map<std::byte*, std::size_t> by_address_;
+  std::set<SizeAndAddress> by_size_;
+  std::size_t total_ = 0;
+};
+
 class CachingAllocator : public c10::Allocator {
  public:
   c10::DataPtr allocate(std::size_t size) override {
     const bool large = size >= kLeast;
-    if (large) size = (size + kGranularity - 1) / kGranularity * kGranularity;
+    if (large) size = round_up(size);
     void* data = large ? nullptr : c10::alloc_cpu(size);
     const std::lock_guard lock(mutex_);
     if (large) data = take(size);
@@ -41,7 +109,7 @@ class CachingAllocator : public c10::Allocator {
 
   TensorMemory memory() {
     const std::lock_guard lock(mutex_);
-    return {.in_use = in_use_, .peak = peak_, .cached = cached_};
+    return {.in_use = in_use_, .peak = peak_, .cached = cached()};
   }
 
   void reset_peak() {
@@ -56,14 +124,8 @@ class CachingAllocator : public c10::Allocator {
 
  private:
   void* take(std::size_t size) {
-    const auto bytes = static_cast<std::int64_t>(size);
-    if (const auto found = free_.find(size); found != free_.end()) {
-      void* data = found->second;
-      free_.erase(found);
-      cached_ -= bytes;
-      return data;
-    }
-    shrink_cache(std::max<std::int64_t>(0, highest_ - in_use_ - bytes));
+    if (void* data = free_.take(size)) return data;
+    shrink_cache(std::max<std::int64_t>(0, highest_ - in_use_ - static_cast<std::int64_t>(size)));
     void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     // As c10 says it: main knows the words.
     TORCH_CHECK(data != MAP_FAILED, "DefaultCPUAllocator: can't allocate memory: you tried to allocate ", size,
@@ -91,25 +153,23 @@ class CachingAllocator : public c10::Allocator {
     sizes_.erase(found);
     in_use_ -= static_cast<std::int64_t>(size);
     if (size < kLeast) return false;
-    free_.emplace(size, data);
-    cached_ += static_cast<std::int64_t>(size);
+    free_.add({static_cast<std::byte*>(data), size});
     return true;
   }
 
-  // The largest first: they are the fewest.
   void shrink_cache(std::int64_t most) {
-    while (cached_ > most) {
-      const auto largest = std::prev(free_.end());
-      munmap(largest->second, largest->first);
-      cached_ -= static_cast<std::int64_t>(largest->first);
-      free_.erase(largest);
+    while (cached() > most) {
+      const FreeRanges::Range range = free_.take_from_largest(round_up(static_cast<std::size_t>(cached() - most)));
+      munmap(range.begin, range.size);
     }
   }
 
+  std::int64_t cached() const { return static_cast<std::int64_t>(free_.total()); }
+
   std::mutex mutex_;
   std::unordered_map<void*, std::size_t> sizes_;  // of blocks in use
-  std::multimap<std::size_t, void*> free_;
-  std::int64_t in_use_ = 0, peak_ = 0, cached_ = 0;
+  FreeRanges free_;
+  std::int64_t in_use_ = 0, peak_ = 0;
   std::int64_t highest_ = 0;  // peak_ that is never reset
 };
 

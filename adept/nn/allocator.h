@@ -1,7 +1,8 @@
-// Memory of large tensors on the CPU: blocks are kept and handed out again instead of going back to the system.
+// Memory of large tensors on the CPU: it is kept and handed out again, whole, in pieces or joined, instead of going back
+// to the system.
 //
-// A training step asks for the same sizes every time. From malloc these either leave holes, as they are below its
-// largest threshold, or are mapped, zeroed and unmapped each time.
+// A pass over a model asks for the same sizes again and again. From malloc these either leave holes, as they are below
+// its largest threshold, or are mapped, zeroed and unmapped each time.
 #pragma once
 
 #include <c10/core/Device.h>
@@ -10,8 +11,8 @@
 
 namespace adept::nn {
 
-/// Makes tensors of the CPU use it, for the rest of the process; a second call does nothing. Blocks of 1 MiB and more
-/// are kept by size. What is kept never makes the whole larger than the tensors have been at once.
+/// Makes tensors of the CPU use it, for the rest of the process; a second call does nothing. Memory of 1 MiB and more is
+/// kept. What is kept never makes the whole larger than the tensors have been at once.
 void use_caching_allocator();
 
 /// Gives back to the system what no tensor uses.

@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <thread>
 #include <vector>
 
@@ -14,6 +15,12 @@ namespace {
 constexpr std::int64_t kMega = std::int64_t{1} << 20;
 
 at::Tensor megabytes(std::int64_t count) { return at::empty({count * kMega / 4}, at::kFloat); }
+
+/// All of it; without tensors on the way, which would take part in what is tested.
+bool is_one(const at::Tensor& t) {
+  const auto* begin = t.const_data_ptr<float>();
+  return std::all_of(begin, begin + t.numel(), [](float x) { return x == 1; });
+}
 
 TEST(CachingAllocator, HandsOutABlockAgainAndGivesItBackWhenTold) {
   use_caching_allocator();
@@ -43,6 +50,23 @@ TEST(CachingAllocator, NeverKeepsMoreThanWasInUseAtOnce) {
     const TensorMemory memory = tensor_memory();
     EXPECT_LE(memory.in_use + memory.cached, memory.peak);
   }
+}
+
+TEST(CachingAllocator, ServesOtherSizesFromTheSameMemory) {
+  use_caching_allocator();
+  release_cached_memory();
+  const at::Tensor lasting = megabytes(4).fill_(1);
+  megabytes(36).fill_(1);
+  for (int round = 0; round < 3; ++round)
+    for (const std::vector<std::int64_t>& sizes :
+         {std::vector<std::int64_t>{12, 12, 12}, {5, 5, 2, 2, 5, 5, 2}, {36}, {30, 1, 1, 4}}) {
+      std::vector<at::Tensor> tensors;
+      for (const std::int64_t size : sizes) {
+        tensors.push_back(megabytes(size));
+        EXPECT_TRUE(is_one(tensors.back())) << size << ": what is mapped anew is zero";
+      }
+    }
+  EXPECT_TRUE(is_one(lasting));
 }
 
 TEST(CachingAllocator, GivesWholeMemoryOfItsOwnToEveryThread) {
