@@ -1,5 +1,5 @@
-// Causal attention on the CPU, block by block, so that no (queries x keys) matrix is ever stored (FlashAttention-2,
-// Dao, arXiv 2307.08691), forward and backward.
+// Causal attention on the CPU, block by block, so that no (queries x keys) matrix is ever stored: forward as in
+// FlashAttention-2 (Dao, arXiv 2307.08691), backward by stripes of some queries x all their keys.
 //
 // Legend: B sequences, H query heads, K key-value heads (H a multiple of K), T queries, S keys (S >= T), E head_dim.
 #pragma once

@@ -13,6 +13,7 @@ constexpr std::int64_t kKeyBlock = 64;
 /// Where not every query of a tile sees the whole block, so many queries at once: less is computed in vain.
 constexpr std::int64_t kDiagonalTile = 12;
 static_assert(kQueryTile % kDiagonalTile == 0 && kDiagonalTile % 2 == 0, "pairs of queries are never cut");
+constexpr std::int64_t kNearNumbers = std::int64_t{1} << 17;
 /// Rows are padded to the widest vector.
 constexpr std::int64_t kRowAlignment = 16;
 
@@ -20,57 +21,64 @@ constexpr std::int64_t round_up(std::int64_t n, std::int64_t step) { return divi
 constexpr std::int64_t padded_head_dim(const Attention& a) { return round_up(a.head_dim, kRowAlignment); }
 constexpr std::int64_t padded_keys(const Attention& a) { return round_up(a.num_keys, kKeyBlock); }
 
+/// So many queries go over the keys at once, tile by tile at each block of keys: one tile, or several where a head's
+/// keys are too many to stay in a second-level cache until the next one.
+constexpr std::int64_t stripe_rows(const Attention& a) {
+  return (a.num_keys * padded_head_dim(a) <= kNearNumbers ? 1 : 4) * kQueryTile;
+}
+
 /// Lengths are of single numbers; of pairs of bf16 the same memory holds as many elements twice.
 ///
-/// Of one key-value head: keys transposed block by block (blocks, E, 64), values (S, E); and of the tile in work:
-/// queries, outputs, scores, the rows' sums lane by lane, and what their probabilities are relative to.
+/// Of one key-value head: keys transposed block by block (blocks, E, 64), values (S, E); and of the stripe in work:
+/// queries, outputs, the rows' sums lane by lane, what their probabilities are relative to, and a tile of scores.
 struct ForwardWorkspace {
   float *keys, *values, *q, *out, *scores, *row_sum, *base;
 
   /// In floats.
   static std::int64_t size(const Attention& a) {
-    return 2 * (padded_keys(a) + kQueryTile) * padded_head_dim(a) + kQueryTile * (kKeyBlock + kRowAlignment + 1);
+    return 2 * (padded_keys(a) + stripe_rows(a)) * padded_head_dim(a) + stripe_rows(a) * (kRowAlignment + 1) +
+           kQueryTile * kKeyBlock;
   }
 
   ForwardWorkspace(const Attention& a, float* begin) {
-    const std::int64_t width = padded_head_dim(a), rows = padded_keys(a);
+    const std::int64_t width = padded_head_dim(a), rows = padded_keys(a), queries = stripe_rows(a);
     keys = begin;
     values = keys + rows * width;
     q = values + rows * width;
-    out = q + kQueryTile * width;
-    scores = out + kQueryTile * width;
+    out = q + queries * width;
+    scores = out + queries * width;
     row_sum = scores + kQueryTile * kKeyBlock;
-    base = row_sum + kQueryTile * kRowAlignment;
+    base = row_sum + queries * kRowAlignment;
   }
 };
 
 /// Of one key-value head: keys and values transposed block by block, keys, and both gradients; of the tile of queries
-/// in work: queries, gradient of the output, gradient of the queries, the rows' sums lane by lane, and of every key
-/// block (48, 64) probabilities and the gradient of the scores; as bf16 that row by row once more, of one block.
+/// in work: queries, gradient of the output, gradient of the queries, the rows' sums lane by lane, and two stripes (key
+/// blocks, 48, 64): probabilities, and the gradient of the scores, that of one block as pairs row by row once more.
 struct BackwardWorkspace {
   float *keys_t, *values_t, *keys, *grad_k, *grad_v, *q, *grad_out, *grad_q, *row_sum, *scores, *grad_scores,
       *grad_score_rows;
 
   /// In floats.
   static std::int64_t size(const Attention& a) {
-    return (5 * padded_keys(a) + 3 * kQueryTile) * padded_head_dim(a) +
-           kQueryTile * (kRowAlignment + 2 * padded_keys(a) + kKeyBlock / 2);
+    return (5 * padded_keys(a) + 3 * stripe_rows(a)) * padded_head_dim(a) +
+           stripe_rows(a) * (kRowAlignment + 2 * padded_keys(a)) + kQueryTile * kKeyBlock / 2;
   }
 
   BackwardWorkspace(const Attention& a, float* begin) {
-    const std::int64_t width = padded_head_dim(a), rows = padded_keys(a);
+    const std::int64_t width = padded_head_dim(a), rows = padded_keys(a), queries = stripe_rows(a);
     keys_t = begin;
     values_t = keys_t + rows * width;
     keys = values_t + rows * width;
     grad_k = keys + rows * width;
     grad_v = grad_k + rows * width;
     q = grad_v + rows * width;
-    grad_out = q + kQueryTile * width;
-    grad_q = grad_out + kQueryTile * width;
-    row_sum = grad_q + kQueryTile * width;
-    scores = row_sum + kQueryTile * kRowAlignment;
-    grad_scores = scores + kQueryTile * rows;
-    grad_score_rows = grad_scores + kQueryTile * rows;
+    grad_out = q + queries * width;
+    grad_q = grad_out + queries * width;
+    row_sum = grad_q + queries * width;
+    scores = row_sum + queries * kRowAlignment;
+    grad_scores = scores + queries * rows;
+    grad_score_rows = grad_scores + queries * rows;
   }
 };
 

@@ -105,6 +105,7 @@ class CachingAllocator : public c10::Allocator {
   void release() {
     const std::lock_guard lock(mutex_);
     shrink_cache(0);
+    highest_ = large_in_use_;
   }
 
   TensorMemory memory() {
@@ -125,7 +126,7 @@ class CachingAllocator : public c10::Allocator {
  private:
   void* take(std::size_t size) {
     if (void* data = free_.take(size)) return data;
-    shrink_cache(std::max<std::int64_t>(0, highest_ - in_use_ - static_cast<std::int64_t>(size)));
+    shrink_cache(std::max<std::int64_t>(0, highest_ - large_in_use_ - static_cast<std::int64_t>(size)));
     void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     // As c10 says it: main knows the words.
     TORCH_CHECK(data != MAP_FAILED, "DefaultCPUAllocator: can't allocate memory: you tried to allocate ", size,
@@ -137,7 +138,8 @@ class CachingAllocator : public c10::Allocator {
     sizes_[data] = size;
     in_use_ += static_cast<std::int64_t>(size);
     peak_ = std::max(peak_, in_use_);
-    highest_ = std::max(highest_, in_use_);
+    if (size >= kLeast) large_in_use_ += static_cast<std::int64_t>(size);
+    highest_ = std::max(highest_, large_in_use_);
   }
 
   static void give_back(void* data) {
@@ -153,6 +155,7 @@ class CachingAllocator : public c10::Allocator {
     sizes_.erase(found);
     in_use_ -= static_cast<std::int64_t>(size);
     if (size < kLeast) return false;
+    large_in_use_ -= static_cast<std::int64_t>(size);
     free_.add({static_cast<std::byte*>(data), size});
     return true;
   }
@@ -170,7 +173,7 @@ class CachingAllocator : public c10::Allocator {
   std::unordered_map<void*, std::size_t> sizes_;  // of blocks in use
   FreeRanges free_;
   std::int64_t in_use_ = 0, peak_ = 0;
-  std::int64_t highest_ = 0;  // peak_ that is never reset
+  std::int64_t large_in_use_ = 0, highest_ = 0;  // highest_: of large_in_use_ since release()
 };
 
 }  // namespace

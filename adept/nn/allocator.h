@@ -1,5 +1,5 @@
-// Memory of large tensors on the CPU: it is kept and handed out again, whole, in pieces or joined, instead of going back
-// to the system.
+// Memory of large tensors on the CPU: it is kept and handed out again, whole, in pieces or joined, instead of going
+// back to the system.
 //
 // A pass over a model asks for the same sizes again and again. From malloc these either leave holes, as they are below
 // its largest threshold, or are mapped, zeroed and unmapped each time.
@@ -11,8 +11,9 @@
 
 namespace adept::nn {
 
-/// Makes tensors of the CPU use it, for the rest of the process; a second call does nothing. Memory of 1 MiB and more is
-/// kept. What is kept never makes the whole larger than the tensors have been at once.
+/// Makes tensors of the CPU use it, for the rest of the process; a second call does nothing. The memory of those of 1
+/// MiB and more is kept; with what is kept they never take more than they have needed at once since
+/// release_cached_memory().
 void use_caching_allocator();
 
 /// Gives back to the system what no tensor uses.

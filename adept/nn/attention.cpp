@@ -50,8 +50,8 @@ kernels::Attention attention_arguments(const at::Tensor& q, const at::Tensor& k,
   attention.first_key_stride = first.size(0) == 1 ? 0 : first.size(1);
   // So many that every thread gets the same number of units.
   const std::int64_t heads = attention.batch * attention.num_key_value_heads, threads = at::get_num_threads();
-  attention.num_parts =
-      std::min(threads / std::gcd(heads, threads), kernels::divide_up(attention.num_queries, kernels::kQueryTile));
+  attention.num_parts = std::min(threads / std::gcd(heads, threads),
+                                 kernels::divide_up(attention.num_queries, kernels::stripe_rows(attention)));
   attention.q = heads_of(q);
   attention.k = heads_of(k);
   attention.v = heads_of(v);

@@ -22,8 +22,8 @@ struct Visibility {
 /// softmax(q k^T / sqrt(E)) v for q (B, H, T, E), k and v (B, K, S, E): (B, H, T, E), laid out as (B, T, H, E).
 ///
 /// Query t stands at key position S - T + t. Head h reads key-value head h / (H / K). On the CPU in fp32 and bf16 no
-/// (T x S) matrix is stored and blocks that no query sees are skipped; sums are in fp32. Its gradient saves q, k, v and a
-/// number for each query and head, not the result. Differentiable once.
+/// (T x S) matrix is stored and blocks that no query sees are skipped; sums are in fp32. Its gradient saves q, k, v and
+/// a number for each query and head, not the result. Differentiable once.
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const Visibility& visibility = {});
 

@@ -69,8 +69,8 @@ def test_what_it_cannot_measure_is_refused_before_anything_is_prepared(arguments
     assert process.stderr.splitlines()[-1].startswith(f"compare.py: error: {message}")
 
 
-def test_a_python_without_the_peers_is_refused(tmp_path):
-    process = subprocess.run([sys.executable, "-S", ROOT / "bench" / "compare.py", "forward-fp32"],
+def test_a_python_without_the_peers_is_refused():
+    process = subprocess.run([sys.executable, "-E", "-S", ROOT / "bench" / "compare.py", "forward-fp32"],
                              capture_output=True, text=True)  # fmt: skip
     assert process.returncode == 1 and process.stdout == ""
     assert process.stderr == (f"\nbench/run: {sys.executable} has no tokenizers and no torch and no transformers; "
@@ -79,7 +79,9 @@ def test_a_python_without_the_peers_is_refused(tmp_path):
 
 def test_what_cannot_be_fetched_is_said_by_its_file(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "bench")
+    monkeypatch.delitem(sys.modules, "compare", raising=False)
     compare = importlib.import_module("compare")
+    monkeypatch.delitem(sys.modules, "compare")
     with pytest.raises(compare.BenchError, match=r"^\.cache/text/nothing\.cor could not be fetched$"):
         compare.fetch("nothing", compare.CACHE / "text" / "nothing.cor")
 

@@ -185,19 +185,24 @@ def test_smollm2_equals_transformers_in_fp32(smollm2, tmp_path):
 
 def test_smollm2_in_bf16_is_as_near_to_fp32_as_transformers(smollm2, tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
-    ids, targets = tiny_models.random_batch(model.config.vocab_size, rows=4, columns=33)
+    ids, targets = tiny_models.random_batch(model.config.vocab_size, rows=5, columns=33)
+    targets = ids.roll(-1, 1)  # every position has one
     exact = run_peer(model, ids, targets, gradients=False)
     peer = run_peer(model.to(torch.bfloat16), ids, targets, gradients=False)
     ours = run_ours(smollm2, ids, targets, tmp_path, "--dtype", "bf16", threads=2)
 
-    def errors_of(logits):
-        differences = (logits.double() - exact["logits"].double()).square().mean(-1)
-        return (differences / exact["logits"].double().square().mean(-1)).sqrt().flatten()
+    def logit_errors(found):
+        """Relative, (rows, columns)."""
+        wide = exact["logits"].double()
+        return ((found["logits"].double() - wide).square().mean(-1) / wide.square().mean(-1)).sqrt()
 
-    assert torch.isfinite(ours["logits"]).all()
+    def loss_errors(found):
+        return (found["token_losses"].double() - exact["token_losses"].double()).abs()
+
     # Of one position it is luck: after some tokens a rounding grows to a quarter of the logits in either program.
-    for part in (0.5, 0.9):
-        assert errors_of(ours["logits"]).quantile(part) <= BF16_FACTOR * errors_of(peer["logits"]).quantile(part), part
-    assert root_mean_square_error(ours["token_losses"], exact["token_losses"]) <= BF16_FACTOR * root_mean_square_error(
-        peer["token_losses"], exact["token_losses"]
-    )
+    for errors_of in (logit_errors, loss_errors):
+        found, expected = errors_of(ours), errors_of(peer)
+        for part in (0.5, 0.9):
+            assert found.quantile(part) <= BF16_FACTOR * expected.quantile(part), (errors_of, part)
+        by_column = found.median(0).values.max(), expected.median(0).values.max()
+        assert by_column[0] <= BF16_FACTOR * by_column[1], (errors_of, by_column)

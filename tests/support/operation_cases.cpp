@@ -259,10 +259,16 @@ std::vector<Case> operation_cases() {
     cases.push_back(attention_case({4, 2, 511, 511, 32, window, true}));
     cases.push_back(attention_case({4, 2, 50, 190, 32, window, true}));
   }
-  // The first block of keys ends within the queries, at an odd one; with bf16 in pairs they start at an even one.
+  // Blocks of keys that end within a tile of queries, and a last tile with an odd number of them, down to one.
   cases.push_back(attention_case({4, 2, 85, 190, 32, 0}));
   cases.push_back(attention_case({4, 2, 85, 190, 32, 20, true}));
   cases.push_back(attention_case({3, 1, 86, 191, 33, 0}));
+  cases.push_back(attention_case({4, 2, 49, 190, 32, 0, true}));
+  // So many keys that several tiles of queries go over them together.
+  cases.push_back(attention_case({2, 1, 300, 600, 256, 0}));
+  cases.push_back(attention_case({2, 1, 257, 700, 200, 150, true}));
+  cases.push_back(attention_case({1, 1, 530, 530, 250, 0}));
+  cases.push_back(attention_case({3, 1, 97, 97, 33, 60}));
   for (const std::int64_t window : {0, 90}) cases.push_back(attention_case({4, 2, 300, 300, 64, window, false, true}));
   cases.push_back(attention_case({2, 2, 150, 200, 128, 0, true, true}));
   for (const std::int64_t tokens : {1, 17, 150}) cases.push_back(normed_attention_case({4, 2, tokens, tokens, 16, 0}));

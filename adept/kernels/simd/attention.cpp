@@ -126,27 +126,29 @@ struct Unit {
         part(index % a.num_parts) {}
 };
 
-// A tile of scores: of the queries begin + row to begin + row + count, begin being where the tile of queries in work
-// begins, and the keys from n, so many columns. `masked`: some of them are not seen by all.
+// A tile of scores: of the queries begin + row to begin + row + count, begin being where the stripe in work begins, and
+// the keys from n, so many columns. `masked`: some of them are not seen by all.
 struct Tile {
   std::int64_t n, row, count, columns;
   bool masked;
 };
 
-// Calls visit(Tile) for the tiles that `rows` queries from `begin` see something of, key block by key block.
+// Calls visit(Tile) for what a stripe of `rows` queries from `begin` sees something of, key block by key block.
 template <typename Visit>
 void for_each_tile(const Attention& a, const std::int32_t* first_key, std::int64_t begin, std::int64_t rows,
                    const Visit& visit) {
   const std::int64_t position = a.num_keys - a.num_queries + begin, last_key = position + rows - 1;
-  for (std::int64_t n = first_key[begin] / kKeyBlock * kKeyBlock; n <= last_key; n += kKeyBlock) {
-    const bool masked = n + kKeyBlock - 1 > position || n < first_key[begin + rows - 1];
-    const std::int64_t step = masked ? kDiagonalTile : kQueryTile;
-    for (std::int64_t row = 0; row < rows; row += step) {
-      const std::int64_t count = smaller(step, rows - row);
-      const std::int64_t columns = smaller(kKeyBlock, round_up(position + row + count - n, kLanes));
-      if (columns > 0 && first_key[begin + row] < n + kKeyBlock) visit(Tile{n, row, count, columns, masked});
+  for (std::int64_t n = first_key[begin] / kKeyBlock * kKeyBlock; n <= last_key; n += kKeyBlock)
+    for (std::int64_t row = 0, end = 0; row < rows; row = end) {
+      end = smaller(row + kQueryTile, rows);
+      const bool masked = n + kKeyBlock - 1 > position + row || n < first_key[begin + end - 1];
+      const std::int64_t step = masked ? kDiagonalTile : kQueryTile;
+      for (; row < end; row += step) {
+        const std::int64_t count = smaller(step, end - row);
+        const std::int64_t columns = smaller(kKeyBlock, round_up(position + row + count - n, kLanes));
+        if (columns > 0 && first_key[begin + row] < n + kKeyBlock) visit(Tile{n, row, count, columns, masked});
+      }
     }
-  }
 }
 
 // Columns of a row of scores that its query sees: low <= column <= high.
@@ -154,7 +156,7 @@ struct Visible {
   std::int64_t low, high;
 };
 
-Visible visible(const Attention& a, const std::int32_t* first_key, std::int64_t query, std::int64_t n) {
+Visible visible_columns(const Attention& a, const std::int32_t* first_key, std::int64_t query, std::int64_t n) {
   return {first_key[query] - n, a.num_keys - a.num_queries + query - n};
 }
 
@@ -213,7 +215,7 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
   const std::int64_t head_dim = a.head_dim, width = padded_head_dim(a);
   const std::int64_t depth = divide_up(head_dim, kEach);
   const std::int32_t* first_key = a.first_key + sequence * a.first_key_stride;
-  const std::int64_t group_size = a.num_heads / a.num_key_value_heads;
+  const std::int64_t group_size = a.num_heads / a.num_key_value_heads, stripe = stripe_rows(a);
   Packed::pack_transposed(head_of<const T>(a.k, sequence, group), a.k.position_stride, a.num_keys, head_dim, keys);
   Packed::pack_depth(head_of<const T>(a.v, sequence, group), a.v.position_stride, a.num_keys, head_dim, width, values);
   // Scores of keys that are not there are hidden, but 0 * NaN would be NaN.
@@ -221,22 +223,21 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
   for (std::int64_t head = group * group_size; head < (group + 1) * group_size; ++head) {
     const T* q = head_of<const T>(a.q, sequence, head);
     T* out = head_of<T>(a.out, sequence, head);
-    for (std::int64_t begin = part * kQueryTile; begin < a.num_queries; begin += a.num_parts * kQueryTile) {
-      const std::int64_t rows = smaller(kQueryTile, a.num_queries - begin);
+    for (std::int64_t begin = part * stripe; begin < a.num_queries; begin += a.num_parts * stripe) {
+      const std::int64_t rows = smaller(stripe, a.num_queries - begin);
       Packed::pack_rows(q + begin * a.q.position_stride, a.q.position_stride, rows, head_dim, width, packed_q);
       clear(w.out, rows * width);
       clear(w.row_sum, rows * kLanes);
       for (std::int64_t r = 0; r < rows; ++r) w.base[r] = -kInfinity;
       for_each_tile(a, first_key, begin, rows, [&](const Tile& t) {
-        float *scores = w.scores + t.row * kKeyBlock, *outputs = w.out + t.row * width;
         multiply<false>(t.count, t.columns, depth, packed_q + t.row * width / kEach, width / kEach, 1,
-                        keys + t.n * depth, kKeyBlock, scores, kKeyBlock);
-        for (std::int64_t r = t.row; r < t.row + t.count; ++r)
-          soften_row<typename Packed::Element>(w.scores + r * kKeyBlock, t.columns, a.scale, t.masked,
-                                               visible(a, first_key, begin + r, t.n), w.base[r], w.row_sum + r * kLanes,
-                                               w.out + r * width, width);
-        multiply<true>(t.count, width, t.columns / kEach, reinterpret_cast<const Number*>(scores), kKeyBlock, 1,
-                       values + t.n / kEach * width, width, outputs, width);
+                        keys + t.n * depth, kKeyBlock, w.scores, kKeyBlock);
+        for (std::int64_t i = 0, r = t.row; i < t.count; ++i, ++r)
+          soften_row<typename Packed::Element>(w.scores + i * kKeyBlock, t.columns, a.scale, t.masked,
+                                               visible_columns(a, first_key, begin + r, t.n), w.base[r],
+                                               w.row_sum + r * kLanes, w.out + r * width, width);
+        multiply<true>(t.count, width, t.columns / kEach, reinterpret_cast<const Number*>(w.scores), kKeyBlock, 1,
+                       values + t.n / kEach * width, width, w.out + t.row * width, width);
       });
       for (std::int64_t r = 0; r < rows; ++r) {
         const float sum = sum_of(load(w.row_sum + r * kLanes));
@@ -250,8 +251,58 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
   }
 }
 
-// Of one query's block: scores become probabilities; their sum with the gradients of themselves is added to row_sum,
-// lane by lane.
+// The operands of the backward products. Queries and gradients of the output are packed both ways; numbers that are
+// single lie the same way in both.
+template <typename T>
+struct BackwardOperands {
+  using Packed = Packing<T>;
+  using Number = typename Packed::Number;
+  static constexpr std::int64_t kEach = Packed::kEach;
+  static constexpr bool kBothWays = kEach > 1;
+
+  std::int64_t width;
+  Number *keys_t, *values_t, *keys, *q_rows, *q_depth, *grad_out_rows, *grad_out_depth;
+
+  BackwardOperands(const Attention& a, const BackwardWorkspace& w)
+      : width(padded_head_dim(a)),
+        keys_t(reinterpret_cast<Number*>(w.keys_t)),
+        values_t(reinterpret_cast<Number*>(w.values_t)),
+        keys(reinterpret_cast<Number*>(w.keys)),
+        q_rows(reinterpret_cast<Number*>(w.q)),
+        q_depth(q_rows + (kBothWays ? stripe_rows(a) * width / kEach : 0)),
+        grad_out_rows(reinterpret_cast<Number*>(w.grad_out)),
+        grad_out_depth(grad_out_rows + (kBothWays ? stripe_rows(a) * width / kEach : 0)) {}
+
+  void pack_keys(const Attention& a, const Unit& unit) const {
+    const T* k = head_of<const T>(a.k, unit.sequence, unit.group);
+    const T* v = head_of<const T>(a.v, unit.sequence, unit.group);
+    Packed::pack_transposed(k, a.k.position_stride, a.num_keys, a.head_dim, keys_t);
+    Packed::pack_transposed(v, a.v.position_stride, a.num_keys, a.head_dim, values_t);
+    Packed::pack_depth(k, a.k.position_stride, a.num_keys, a.head_dim, width, keys);
+    const std::int64_t rows = divide_up(a.num_keys, kEach);
+    clear(keys + rows * width, (padded_keys(a) / kEach - rows) * width);
+  }
+
+  void pack_queries(const Attention& a, std::int64_t sequence, std::int64_t head, std::int64_t begin,
+                    std::int64_t rows) const {
+    const T* q = head_of<const T>(a.q, sequence, head) + begin * a.q.position_stride;
+    const T* grad_out = head_of<const T>(a.grad_out, sequence, head) + begin * a.grad_out.position_stride;
+    Packed::pack_rows(q, a.q.position_stride, rows, a.head_dim, width, q_rows);
+    Packed::pack_rows(grad_out, a.grad_out.position_stride, rows, a.head_dim, width, grad_out_rows);
+    if constexpr (kBothWays) {
+      Packed::pack_depth(q, a.q.position_stride, rows, a.head_dim, width, q_depth);
+      Packed::pack_depth(grad_out, a.grad_out.position_stride, rows, a.head_dim, width, grad_out_depth);
+    }
+  }
+};
+
+// Where a tile lies in the scores of a stripe.
+float* tile_of(const Attention& a, float* scores, const Tile& t) {
+  return scores + t.n * stripe_rows(a) + t.row * kKeyBlock;
+}
+
+// Of one query's block: scores become probabilities, and their products with their gradients are added to row_sum, lane
+// by lane.
 void restore_row(float* scores, const float* grad_probabilities, std::int64_t columns, float scale, bool masked,
                  Visible visible, float log_sum_exp, float* row_sum) {
   const Vector lanes = lane_numbers(), base = splat(log_sum_exp * kLog2E), factor = splat(scale * kLog2E);
@@ -265,102 +316,94 @@ void restore_row(float* scores, const float* grad_probabilities, std::int64_t co
   store(row_sum, sum);
 }
 
-// Gradients of a tile's probabilities become gradients of its scores, and both operands of the products that follow: in
-// their places with the depth along the queries, and as bf16 the gradients in `grad_score_rows` with the depth along
-// the keys. delta: of each query the sum of probabilities times gradients.
+// The probabilities of a tile, their gradients, and the row sums of their products.
 template <typename T>
-void differentiate_tile(float* probabilities, float* gradients, T* grad_score_rows, std::int64_t rows,
-                        std::int64_t columns, const float* delta) {
-  for (std::int64_t r = 0; r < rows; r += Packing<T>::kEach, probabilities += Packing<T>::kEach * kKeyBlock,
-                    gradients += Packing<T>::kEach * kKeyBlock, grad_score_rows += Packing<T>::kEach * kKeyBlock)
-    for (std::int64_t n = 0; n < columns; n += kLanes) {
-      const Vector p = load(probabilities + n), gradient = p * (load(gradients + n) - splat(delta[r]));
-      if constexpr (Packing<T>::kEach == 1) {
-        store(gradients + n, gradient);
-      } else {
-        Vector second_p{}, second_gradient{};
-        if (r + 1 < rows) {
-          second_p = load(probabilities + kKeyBlock + n);
-          second_gradient = second_p * (load(gradients + kKeyBlock + n) - splat(delta[r + 1]));
-        }
-        store_pairs(probabilities + n, narrow(p), narrow(second_p));
-        store_pairs(gradients + n, narrow(gradient), narrow(second_gradient));
-        store_some(grad_score_rows + n, kLanes, gradient);
-        store_some(grad_score_rows + kKeyBlock + n, kLanes, second_gradient);
-      }
-    }
+void restore_tile(const Attention& a, const BackwardWorkspace& w, const BackwardOperands<T>& o, const Tile& t,
+                  const std::int32_t* first_key, std::int64_t begin, const float* log_sum_exp) {
+  const std::int64_t depth = divide_up(a.head_dim, o.kEach), stride = o.width / o.kEach, row = t.row * stride;
+  float *scores = tile_of(a, w.scores, t), *gradients = tile_of(a, w.grad_scores, t);
+  multiply<false>(t.count, t.columns, depth, o.q_rows + row, stride, 1, o.keys_t + t.n * depth, kKeyBlock, scores,
+                  kKeyBlock);
+  multiply<false>(t.count, t.columns, depth, o.grad_out_rows + row, stride, 1, o.values_t + t.n * depth, kKeyBlock,
+                  gradients, kKeyBlock);
+  for (std::int64_t r = t.row; r < t.row + t.count; ++r, scores += kKeyBlock, gradients += kKeyBlock)
+    restore_row(scores, gradients, t.columns, a.scale, t.masked, visible_columns(a, first_key, begin + r, t.n),
+                log_sum_exp[begin + r], w.row_sum + r * kLanes);
 }
 
-// A tile of queries meets its keys twice: the gradient of a score needs the sum of its row's probabilities times their
-// gradients. That is the output times its gradient as well, but so the output need not be kept.
+// Gradients of a tile's probabilities become gradients of its scores, and both operands of the products that follow: in
+// their places with the depth along the queries, and as pairs the gradients in `grad_score_rows` with the depth along
+// the keys. delta: of each query the row sum of probabilities times gradients.
+template <typename T>
+void differentiate_scores(float* probabilities, float* gradients, float* grad_score_rows, const Tile& t,
+                          const float* delta) {
+  for (std::int64_t r = 0; r < t.count; r += Packing<T>::kEach) {
+    float *p_row = probabilities + r * kKeyBlock, *gradient_row = gradients + r * kKeyBlock;
+    for (std::int64_t n = 0; n < t.columns; n += kLanes) {
+      const Vector p = load(p_row + n), gradient = p * (load(gradient_row + n) - splat(delta[r]));
+      if constexpr (Packing<T>::kEach == 1) {
+        store(gradient_row + n, gradient);
+      } else {
+        Vector second_p{}, second_gradient{};
+        if (r + 1 < t.count) {
+          second_p = load(p_row + kKeyBlock + n);
+          second_gradient = second_p * (load(gradient_row + kKeyBlock + n) - splat(delta[r + 1]));
+        }
+        store_pairs(p_row + n, narrow(p), narrow(second_p));
+        store_pairs(gradient_row + n, narrow(gradient), narrow(second_gradient));
+        T* by_keys = reinterpret_cast<T*>(grad_score_rows) + r * kKeyBlock + n;
+        store_some(by_keys, kLanes, gradient);
+        store_some(by_keys + kKeyBlock, kLanes, second_gradient);
+      }
+    }
+  }
+}
+
+// Adds what a tile gives to the gradients of queries, keys and values; delta is of the tile's queries.
+template <typename T>
+void differentiate_tile(const Attention& a, const BackwardWorkspace& w, const BackwardOperands<T>& o, const Tile& t,
+                        const float* delta) {
+  using Number = typename Packing<T>::Number;
+  constexpr std::int64_t kEach = Packing<T>::kEach;
+  float *scores = tile_of(a, w.scores, t), *gradients = tile_of(a, w.grad_scores, t);
+  differentiate_scores<T>(scores, gradients, w.grad_score_rows, t, delta);
+  const auto* probabilities = reinterpret_cast<const Number*>(scores);
+  const auto* by_queries = reinterpret_cast<const Number*>(gradients);
+  const auto* by_keys = o.kBothWays ? reinterpret_cast<const Number*>(w.grad_score_rows) : by_queries;
+  const std::int64_t width = o.width, row = t.row * width / kEach, query_depth = divide_up(t.count, kEach);
+  multiply<true>(t.columns, width, query_depth, probabilities, 1, kEach * kKeyBlock, o.grad_out_depth + row, width,
+                 w.grad_v + t.n * width, width);
+  multiply<true>(t.columns, width, query_depth, by_queries, 1, kEach * kKeyBlock, o.q_depth + row, width,
+                 w.grad_k + t.n * width, width);
+  multiply<true>(t.count, width, t.columns / kEach, by_keys, kKeyBlock / kEach, 1, o.keys + t.n / kEach * width, width,
+                 w.grad_q + t.row * width, width);
+}
+
+// A stripe of queries meets its keys twice: the gradient of a score needs the sum of its row's probabilities times
+// their gradients. That is the output times its gradient as well, but so the output need not be kept.
 template <typename T>
 void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
-  using Packed = Packing<T>;
-  using Number = typename Packed::Number;
-  constexpr std::int64_t kEach = Packed::kEach;
   const auto [sequence, group, part] = unit;
   const BackwardWorkspace w(a, workspace);
-  const std::int64_t head_dim = a.head_dim, width = padded_head_dim(a);
-  const std::int64_t depth = divide_up(head_dim, kEach);
+  const BackwardOperands<T> operands(a, w);
+  const std::int64_t head_dim = a.head_dim, width = operands.width;
   const std::int32_t* first_key = a.first_key + sequence * a.first_key_stride;
-  const std::int64_t group_size = a.num_heads / a.num_key_value_heads;
-  const T* k = head_of<const T>(a.k, sequence, group);
-  const T* v = head_of<const T>(a.v, sequence, group);
-  auto *keys_t = reinterpret_cast<Number*>(w.keys_t), *values_t = reinterpret_cast<Number*>(w.values_t);
-  auto* keys = reinterpret_cast<Number*>(w.keys);
-  Packed::pack_transposed(k, a.k.position_stride, a.num_keys, head_dim, keys_t);
-  Packed::pack_transposed(v, a.v.position_stride, a.num_keys, head_dim, values_t);
-  Packed::pack_depth(k, a.k.position_stride, a.num_keys, head_dim, width, keys);
-  clear(keys + divide_up(a.num_keys, kEach) * width, (padded_keys(a) / kEach - divide_up(a.num_keys, kEach)) * width);
+  const std::int64_t group_size = a.num_heads / a.num_key_value_heads, stripe = stripe_rows(a);
+  operands.pack_keys(a, unit);
   clear(w.grad_k, 2 * padded_keys(a) * width);  // and grad_v
-  // Queries and gradients of the output are packed both ways; numbers that are single lie the same way in both.
-  constexpr bool kBothWays = kEach > 1;
-  auto *q_rows = reinterpret_cast<Number*>(w.q), *grad_out_rows = reinterpret_cast<Number*>(w.grad_out);
-  auto* q_depth = q_rows + (kBothWays ? kQueryTile * width / kEach : 0);
-  auto* grad_out_depth = grad_out_rows + (kBothWays ? kQueryTile * width / kEach : 0);
   for (std::int64_t head = group * group_size; head < (group + 1) * group_size; ++head) {
     const float* log_sum_exp = a.log_sum_exp + (sequence * a.num_heads + head) * a.num_queries;
-    for (std::int64_t begin = part * kQueryTile; begin < a.num_queries; begin += a.num_parts * kQueryTile) {
-      const std::int64_t rows = smaller(kQueryTile, a.num_queries - begin);
-      const T* q = head_of<const T>(a.q, sequence, head) + begin * a.q.position_stride;
-      const T* grad_out = head_of<const T>(a.grad_out, sequence, head) + begin * a.grad_out.position_stride;
-      Packed::pack_rows(q, a.q.position_stride, rows, head_dim, width, q_rows);
-      Packed::pack_rows(grad_out, a.grad_out.position_stride, rows, head_dim, width, grad_out_rows);
-      if constexpr (kBothWays) {
-        Packed::pack_depth(q, a.q.position_stride, rows, head_dim, width, q_depth);
-        Packed::pack_depth(grad_out, a.grad_out.position_stride, rows, head_dim, width, grad_out_depth);
-      }
+    for (std::int64_t begin = part * stripe; begin < a.num_queries; begin += a.num_parts * stripe) {
+      const std::int64_t rows = smaller(stripe, a.num_queries - begin);
+      operands.pack_queries(a, sequence, head, begin, rows);
       clear(w.row_sum, rows * kLanes);
-      for_each_tile(a, first_key, begin, rows, [&](const Tile& t) {
-        const std::int64_t row = t.row * width / kEach, tile = t.n * kQueryTile + t.row * kKeyBlock;
-        multiply<false>(t.count, t.columns, depth, q_rows + row, width / kEach, 1, keys_t + t.n * depth, kKeyBlock,
-                        w.scores + tile, kKeyBlock);
-        multiply<false>(t.count, t.columns, depth, grad_out_rows + row, width / kEach, 1, values_t + t.n * depth,
-                        kKeyBlock, w.grad_scores + tile, kKeyBlock);
-        for (std::int64_t r = t.row; r < t.row + t.count; ++r)
-          restore_row(w.scores + t.n * kQueryTile + r * kKeyBlock, w.grad_scores + t.n * kQueryTile + r * kKeyBlock,
-                      t.columns, a.scale, t.masked, visible(a, first_key, begin + r, t.n), log_sum_exp[begin + r],
-                      w.row_sum + r * kLanes);
-      });
-      float delta[kQueryTile];
+      for_each_tile(a, first_key, begin, rows,
+                    [&](const Tile& t) { restore_tile<T>(a, w, operands, t, first_key, begin, log_sum_exp); });
+      float* delta = w.row_sum;  // in their place: each is behind the lanes that are still to be read
       for (std::int64_t r = 0; r < rows; ++r) delta[r] = sum_of(load(w.row_sum + r * kLanes));
       clear(w.grad_q, rows * width);
-      for_each_tile(a, first_key, begin, rows, [&](const Tile& t) {
-        float* scores = w.scores + t.n * kQueryTile + t.row * kKeyBlock;
-        float* grad_scores = w.grad_scores + t.n * kQueryTile + t.row * kKeyBlock;
-        differentiate_tile<T>(scores, grad_scores, reinterpret_cast<T*>(w.grad_score_rows), t.count, t.columns,
-                              delta + t.row);
-        const auto* probabilities = reinterpret_cast<const Number*>(scores);
-        const auto* by_queries = reinterpret_cast<const Number*>(grad_scores);
-        const auto* by_keys = kBothWays ? reinterpret_cast<const Number*>(w.grad_score_rows) : by_queries;
-        const std::int64_t row = t.row * width / kEach, query_depth = divide_up(t.count, kEach);
-        multiply<true>(t.columns, width, query_depth, probabilities, 1, kEach * kKeyBlock, grad_out_depth + row, width,
-                       w.grad_v + t.n * width, width);
-        multiply<true>(t.columns, width, query_depth, by_queries, 1, kEach * kKeyBlock, q_depth + row, width,
-                       w.grad_k + t.n * width, width);
-        multiply<true>(t.count, width, t.columns / kEach, by_keys, kKeyBlock / kEach, 1, keys + t.n / kEach * width,
-                       width, w.grad_q + t.row * width, width);
-      });
+      for_each_tile(a, first_key, begin, rows,
+                    [&](const Tile& t) { differentiate_tile<T>(a, w, operands, t, delta + t.row); });
       unpack_rows(w.grad_q, width, rows, head_dim, a.scale,
                   head_of<T>(a.grad_q, sequence, head) + begin * a.grad_q.position_stride, a.grad_q.position_stride);
     }

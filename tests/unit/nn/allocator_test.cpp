@@ -16,10 +16,10 @@ constexpr std::int64_t kMega = std::int64_t{1} << 20;
 
 at::Tensor megabytes(std::int64_t count) { return at::empty({count * kMega / 4}, at::kFloat); }
 
-/// All of it; without tensors on the way, which would take part in what is tested.
-bool is_one(const at::Tensor& t) {
+/// Without tensors on the way, which would take part in what is tested.
+bool all_are(const at::Tensor& t, float value) {
   const auto* begin = t.const_data_ptr<float>();
-  return std::all_of(begin, begin + t.numel(), [](float x) { return x == 1; });
+  return std::all_of(begin, begin + t.numel(), [=](float x) { return x == value; });
 }
 
 TEST(CachingAllocator, HandsOutABlockAgainAndGivesItBackWhenTold) {
@@ -43,6 +43,8 @@ TEST(CachingAllocator, HandsOutABlockAgainAndGivesItBackWhenTold) {
 
 TEST(CachingAllocator, NeverKeepsMoreThanWasInUseAtOnce) {
   use_caching_allocator();
+  release_cached_memory();
+  reset_peak_tensor_memory();
   for (std::int64_t round = 0; round < 20; ++round) {
     std::vector<at::Tensor> tensors;
     for (std::int64_t i = 0; i < 10; ++i) tensors.push_back(megabytes(2 + (7 * round + i) % 13));
@@ -63,10 +65,23 @@ TEST(CachingAllocator, ServesOtherSizesFromTheSameMemory) {
       std::vector<at::Tensor> tensors;
       for (const std::int64_t size : sizes) {
         tensors.push_back(megabytes(size));
-        EXPECT_TRUE(is_one(tensors.back())) << size << ": what is mapped anew is zero";
+        EXPECT_TRUE(all_are(tensors.back(), 1)) << size << ": what is mapped anew is zero";
+      }
+      for (std::size_t i = 0; i < tensors.size(); ++i) tensors[i].fill_(static_cast<double>(i));
+      for (std::size_t i = 0; i < tensors.size(); ++i) {
+        EXPECT_TRUE(all_are(tensors[i], static_cast<float>(i))) << "memory of two tensors";
+        tensors[i].fill_(1);
       }
     }
-  EXPECT_TRUE(is_one(lasting));
+  EXPECT_TRUE(all_are(lasting, 1));
+}
+
+TEST(CachingAllocator, ForgetsWhatWasNeededBeforeItGaveAllBack) {
+  use_caching_allocator();
+  megabytes(100);
+  release_cached_memory();
+  for (int i = 0; i < 3; ++i) megabytes(10 + i);  // none fits into the one before
+  EXPECT_EQ(tensor_memory().cached, 12 * kMega);
 }
 
 TEST(CachingAllocator, GivesWholeMemoryOfItsOwnToEveryThread) {

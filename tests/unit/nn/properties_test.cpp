@@ -157,24 +157,41 @@ TEST(CausalAttention, AWindowOfTheWholeTextIsNoWindow) {
   EXPECT_FALSE(causal_attention(q, k, v, {.window = 32}).equal(causal_attention(q, k, v)));
 }
 
+// The work on one key-value head is cut into parts where its heads do not divide among the threads.
 TEST(CausalAttention, GivesTheSameOnAnyNumberOfThreads) {
-  at::manual_seed(3);
+  struct Shape {
+    std::int64_t batch, heads, kv_heads, queries, keys, head_dim;
+    bool documents;
+    std::vector<int> threads;
+  };
+  const at::Tensor starts = (at::arange(149) >= 60).to(at::kInt).mul(60).add(50).expand({2, 149}).contiguous();
+  const std::vector<Shape> shapes = {{1, 2, 1, 199, 199, 33, false, {1, 2, 3, 8}},
+                                     {2, 6, 3, 149, 199, 33, true, {1, 4, 5, 8}},
+                                     {1, 2, 1, 450, 600, 240, false, {1, 2, 3, 8}}};
   const int threads_before = at::get_num_threads();
-  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
-    const auto input = [&](std::int64_t heads) { return at::randn({1, heads, 199, 33}).to(type).requires_grad_(); };
-    const at::Tensor q = input(2), k = input(1), v = input(1), direction = input(2).detach();
-    std::vector<at::Tensor> values;
-    std::vector<std::vector<at::Tensor>> gradients;
-    for (const int threads : {1, 2, 3, 8}) {  // one unit of work has to be cut into parts
-      at::set_num_threads(threads);
-      values.push_back(causal_attention(q, k, v, {.window = 150}));
-      gradients.push_back(torch::autograd::grad({values.back()}, {q, k, v}, {direction}));
-      EXPECT_TRUE(values.back().equal(values.front()));
-      for (std::size_t i = 0; i < 3; ++i)  // sums in fp32 in another order, and in bf16 one rounding
-        EXPECT_TRUE(test::is_close(gradients.back()[i], gradients.front()[i], type == at::kFloat ? 1e-6 : 4e-3))
-            << threads << " threads, " << i;
+  for (const Shape& s : shapes)
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      at::manual_seed(3);
+      Visibility visibility = {.window = 150};
+      if (s.documents) visibility.document_starts = starts;
+      const auto input = [&](std::int64_t heads, std::int64_t positions) {
+        return at::randn({s.batch, heads, positions, s.head_dim}).to(type).requires_grad_();
+      };
+      const at::Tensor q = input(s.heads, s.queries), k = input(s.kv_heads, s.keys), v = input(s.kv_heads, s.keys);
+      const at::Tensor direction = input(s.heads, s.queries).detach();
+      std::vector<at::Tensor> values;
+      std::vector<std::vector<at::Tensor>> gradients;
+      for (const int threads : s.threads) {
+        at::set_num_threads(threads);
+        values.push_back(causal_attention(q, k, v, visibility));
+        gradients.push_back(torch::autograd::grad({values.back()}, {q, k, v}, {direction}));
+        EXPECT_TRUE(values.back().equal(values.front())) << threads;
+        EXPECT_TRUE(gradients.back()[0].equal(gradients.front()[0])) << threads;
+        for (std::size_t i = 1; i < 3; ++i)  // sums in fp32 in another order, and in bf16 one rounding
+          EXPECT_TRUE(test::is_close(gradients.back()[i], gradients.front()[i], type == at::kFloat ? 1e-6 : 0x1p-7))
+              << threads << " threads, " << i;
+      }
     }
-  }
   at::set_num_threads(threads_before);
 }
 
