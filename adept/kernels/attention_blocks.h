@@ -13,6 +13,7 @@ constexpr std::int64_t kKeyBlock = 64;
 /// Where not every query of a tile sees the whole block, so many queries at once: less is computed in vain.
 constexpr std::int64_t kDiagonalTile = 12;
 static_assert(kQueryTile % kDiagonalTile == 0 && kDiagonalTile % 2 == 0, "pairs of queries are never cut");
+/// Numbers of a head's keys that stay near: 512 KB, a small second-level cache.
 constexpr std::int64_t kNearNumbers = std::int64_t{1} << 17;
 /// Rows are padded to the widest vector.
 constexpr std::int64_t kRowAlignment = 16;
@@ -52,9 +53,9 @@ struct ForwardWorkspace {
   }
 };
 
-/// Of one key-value head: keys and values transposed block by block, keys, and both gradients; of the tile of queries
-/// in work: queries, gradient of the output, gradient of the queries, the rows' sums lane by lane, and two stripes (key
-/// blocks, 48, 64): probabilities, and the gradient of the scores, that of one block as pairs row by row once more.
+/// Of one key-value head: keys and values transposed block by block, keys, and both gradients; of the stripe in work:
+/// queries, gradient of the output, gradient of the queries, the rows' sums lane by lane, and of all keys (blocks, rows
+/// of the stripe, 64) probabilities and the gradient of the scores, that of one tile as pairs row by row once more.
 struct BackwardWorkspace {
   float *keys_t, *values_t, *keys, *grad_k, *grad_v, *q, *grad_out, *grad_q, *row_sum, *scores, *grad_scores,
       *grad_score_rows;
