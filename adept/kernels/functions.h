@@ -22,6 +22,8 @@ struct Functions {
   void (*matmul)(const Matmul&, std::int64_t begin, std::int64_t end, float* workspace);
   /// Elements.
   void (*add)(const Addition&, std::int64_t begin, std::int64_t end);
+  /// Blocks.
+  void (*square_sums)(const SquareSums&, std::int64_t begin, std::int64_t end);
   /// Rows. `grad_weight` (D) is added to; null: not wanted.
   void (*rms_norm_forward)(const RmsNorm&, std::int64_t begin, std::int64_t end);
   void (*rms_norm_backward)(const RmsNorm&, std::int64_t begin, std::int64_t end, float* grad_weight);

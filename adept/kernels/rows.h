@@ -16,6 +16,16 @@ struct Addition {
   void* sum = nullptr;
 };
 
+/// The sum of the squares of each block of elements, in fp64; flat and contiguous.
+struct SquareSums {
+  static constexpr std::int64_t kBlock = 1 << 14;
+
+  Element element = Element::kFloat;
+  std::int64_t size = 0;
+  const void* x = nullptr;
+  double* sums = nullptr;  ///< (blocks)
+};
+
 /// y = x / sqrt(mean(x^2) + eps), rounded, times weight. Rows are contiguous; grad_x may take the place of grad_y.
 struct RmsNorm {
   Element element = Element::kFloat;

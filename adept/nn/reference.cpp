@@ -54,6 +54,12 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) { return gate * gate.sigmoid() * up; }
 
+double square_sum(at::TensorList tensors) {
+  double sum = 0;
+  for (const at::Tensor& tensor : tensors) sum += tensor.to(at::kDouble).square().sum().item<double>();
+  return sum;
+}
+
 namespace {
 at::Tensor losses(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
   const at::Tensor log_probabilities = at::log_softmax(linear(hidden, head).to(accumulate_type(hidden)), -1);

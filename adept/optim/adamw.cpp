@@ -1,7 +1,6 @@
 #include "adept/optim/adamw.h"
 
 #include <ATen/core/ivalue.h>
-#include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros_like.h>
@@ -12,6 +11,7 @@
 #include <utility>
 
 #include "adept/core/error.h"
+#include "adept/nn/square_sum.h"
 
 namespace adept::optim {
 
@@ -97,12 +97,7 @@ void AdamW::step(const std::vector<at::Tensor>& gradients, const ParameterRates&
 
 double global_grad_norm(const std::vector<at::Tensor>& gradients) {
   RECORD_FUNCTION("optimizer", std::vector<c10::IValue>());
-  double sum = 0;
-  for (const at::Tensor& norm : at::_foreach_norm(gradients, 2, at::kDouble)) {
-    const double value = norm.item<double>();
-    sum += value * value;
-  }
-  return std::sqrt(sum);
+  return std::sqrt(nn::square_sum(gradients));
 }
 
 double clip_factor(double norm, double max_norm) {

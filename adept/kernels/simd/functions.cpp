@@ -10,6 +10,7 @@ const Functions kFunctions = {
     .attention_backward = attention_backward,
     .matmul = matmul,
     .add = add,
+    .square_sums = square_sums,
     .rms_norm_forward = rms_norm_forward,
     .rms_norm_backward = rms_norm_backward,
     .rope = rope,

@@ -11,6 +11,7 @@ void attention_forward(const Attention& a, std::int64_t begin, std::int64_t end,
 void attention_backward(const Attention& a, std::int64_t begin, std::int64_t end, float* workspace);
 void matmul(const Matmul& m, std::int64_t begin, std::int64_t end, float* workspace);
 void add(const Addition& a, std::int64_t begin, std::int64_t end);
+void square_sums(const SquareSums& a, std::int64_t begin, std::int64_t end);
 void rms_norm_forward(const RmsNorm& a, std::int64_t begin, std::int64_t end);
 void rms_norm_backward(const RmsNorm& a, std::int64_t begin, std::int64_t end, float* grad_weight);
 void rope(const Rope& a, std::int64_t begin, std::int64_t end);

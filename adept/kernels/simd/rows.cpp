@@ -25,6 +25,33 @@ void add_elements(const Addition& a, std::int64_t begin, std::int64_t end) {
       });
 }
 
+// As much memory as a Vector, and half of one.
+using DoubleVector = double __attribute__((vector_size(4 * kLanes)));
+using HalfOfVector = float __attribute__((vector_size(2 * kLanes)));
+
+template <typename T>
+void sum_squares(const SquareSums& a, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t block = begin; block < end; ++block) {
+    const std::int64_t first = block * SquareSums::kBlock, left = a.size - first;
+    const std::int64_t size = left < SquareSums::kBlock ? left : SquareSums::kBlock;
+    const T* x = static_cast<const T*>(a.x) + first;
+    DoubleVector sums[2] = {};
+    for_each_vector(
+        size, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+          const Vector v = load_some(x + i, count);
+          HalfOfVector halves[2];
+          std::memcpy(halves, &v, sizeof v);
+          for (int half = 0; half < 2; ++half) {
+            const auto wide = __builtin_convertvector(halves[half], DoubleVector);
+            sums[half] += wide * wide;
+          }
+        });
+    sums[0] += sums[1];
+    a.sums[block] = 0;
+    for (int lane = 0; lane < kLanes / 2; ++lane) a.sums[block] += sums[0][lane];
+  }
+}
+
 template <typename T>
 void normalize_rows(const RmsNorm& a, std::int64_t begin, std::int64_t end) {
   const std::int64_t width = a.width;
@@ -209,6 +236,9 @@ void soften_columns(const OnlineSoftmax& a, std::int64_t begin, std::int64_t end
 }  // namespace
 
 void add(const Addition& a, std::int64_t begin, std::int64_t end) { ADEPT_FOR_ELEMENT(add_elements, a, begin, end); }
+void square_sums(const SquareSums& a, std::int64_t begin, std::int64_t end) {
+  ADEPT_FOR_ELEMENT(sum_squares, a, begin, end);
+}
 void rms_norm_forward(const RmsNorm& a, std::int64_t begin, std::int64_t end) {
   ADEPT_FOR_ELEMENT(normalize_rows, a, begin, end);
 }
