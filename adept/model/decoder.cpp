@@ -166,31 +166,32 @@ void Decoder::feed_forward(Residual& stream, std::int64_t l) const {
   stream.update = project(x, layer_weights(l).down_proj);
 }
 
-at::Tensor Decoder::attention_block(const at::Tensor& h, std::int64_t l) const {
-  Residual stream{h, {}};
-  attend(stream, l, nullptr);
-  return std::move(stream).sum();
-}
-
-at::Tensor Decoder::feed_forward_block(const at::Tensor& h, std::int64_t l, bool recomputes_gated) const {
-  Residual stream{h, {}};
-  const LinearWeights& down = layer_weights(l).down_proj;
-  if (!recomputes_gated) {
-    feed_forward(stream, l);
-  } else if (down.weight.requires_grad() || down.adapter.a.defined()) {
-    return nn::recomputed(h, [this, l](const at::Tensor& x) { return feed_forward_block(x, l); });
-  } else {
-    const auto compute = [this, l](const at::Tensor& x) {
-      Residual again{x, {}};
-      return gated(again, l).value;
-    };
-    stream.update = project({nn::recomputed(h, compute)}, down);
-  }
-  return std::move(stream).sum();
-}
-
 at::Tensor Decoder::layer(const at::Tensor& h, std::int64_t l, KeyValueCache* cache) const {
   return layers(h, l, l + 1, {}, cache);
+}
+
+at::Tensor Decoder::checkpointed_layer(const at::Tensor& h, std::int64_t l, bool whole) const {
+  const LinearWeights& down = layer_weights(l).down_proj;
+  const bool down_trains = down.weight.requires_grad() || down.adapter.a.defined();
+  whole = whole && h.requires_grad();  // else nn::recomputed would keep the whole graph
+  Residual stream{h, {}};
+  if (!whole) {
+    attend(stream, l, nullptr);
+    stream = {std::move(stream).sum(), {}};
+  }
+  const auto results = nn::recomputed(stream.h, [=, this](const at::Tensor& x) -> std::vector<at::Tensor> {
+    Residual again{x, {}};
+    if (whole) attend(again, l, nullptr);
+    if (down_trains) {
+      feed_forward(again, l);
+      return {std::move(again).sum()};
+    }
+    const at::Tensor product = gated(again, l).value;
+    return {again.h, product};
+  });
+  if (down_trains) return results[0];
+  stream = {results[0], project({results[1]}, down)};
+  return std::move(stream).sum();
 }
 
 at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const LayerMask& bypass,

@@ -49,11 +49,10 @@ class Decoder {
   /// One layer: h_l (B, T, D) -> h_{l+1} (B, T, D). With a cache, the T tokens follow those in the cache.
   at::Tensor layer(const at::Tensor& h, std::int64_t l, KeyValueCache* cache = nullptr) const;
 
-  /// The halves of a layer, each with its residual: layer(h) = feed_forward_block(attention_block(h)). With
-  /// `recomputes_gated` the backward pass computes again what the last projection multiplies, the widest activations;
-  /// where that projection trains, the whole half.
-  at::Tensor attention_block(const at::Tensor& h, std::int64_t l) const;
-  at::Tensor feed_forward_block(const at::Tensor& h, std::int64_t l, bool recomputes_gated = false) const;
+  /// layer(h, l), of which the backward pass computes the feed-forward again, or with `whole` the attention as well
+  /// where h takes part in the graph. The last projection is computed again only where it trains or has an adapter. The
+  /// result is the same bit for bit.
+  at::Tensor checkpointed_layer(const at::Tensor& h, std::int64_t l, bool whole) const;
 
   /// Layers begin .. end-1, those in `bypass` skipped: h_begin -> h_end.
   at::Tensor layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const LayerMask& bypass = {},

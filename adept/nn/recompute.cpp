@@ -33,14 +33,16 @@ void set_generator_state(at::Device device, const at::Tensor& state) {
 
 class Recomputed : public torch::autograd::Function<Recomputed> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
-                            const c10::intrusive_ptr<Recomputation>& recomputation) {
+  static variable_list forward(AutogradContext* context, const at::Tensor& x,
+                               const c10::intrusive_ptr<Recomputation>& recomputation) {
     recomputation->generator_state = generator_state(x.device());
     context->save_for_backward({x});
     context->saved_data["recomputation"] = c10::IValue::make_capsule(recomputation);
     // The function is to see the same grad mode as in the backward pass: dropout goes by it. What it builds is dropped.
     const at::AutoGradMode with_grad(true);
-    return recomputation->function(x.detach()).detach();
+    variable_list ys = recomputation->function(x.detach());
+    for (at::Tensor& y : ys) y = y.detach();
+    return ys;
   }
 
   static variable_list backward(AutogradContext* context, variable_list outputs) {
@@ -50,20 +52,20 @@ class Recomputed : public torch::autograd::Function<Recomputed> {
     const at::Tensor x = context->get_saved_variables()[0].detach().set_requires_grad(true);
     const at::Tensor state_now = generator_state(x.device());
     set_generator_state(x.device(), recomputation.generator_state);
-    at::Tensor y;
+    variable_list ys;
     {
       const at::AutoGradMode with_grad(true);
-      y = recomputation.function(x);
+      ys = recomputation.function(x);
     }
     set_generator_state(x.device(), state_now);
-    torch::autograd::backward({y}, {outputs[0]});
+    torch::autograd::backward(ys, outputs);
     return {x.grad(), at::Tensor()};
   }
 };
 
 }  // namespace
 
-at::Tensor recomputed(const at::Tensor& x, TensorFunction function) {
+std::vector<at::Tensor> recomputed(const at::Tensor& x, TensorFunction function) {
   // Autograd asks the inputs alone whether the result takes part in a graph, and sees none of the function's leaves.
   if (!needs_gradient(x)) return function(x);
   auto recomputation = c10::make_intrusive<Recomputation>();

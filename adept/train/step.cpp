@@ -10,7 +10,6 @@
 #include "adept/core/error.h"
 #include "adept/nn/allocator.h"
 #include "adept/nn/kernels.h"
-#include "adept/nn/recompute.h"
 
 namespace adept::train {
 namespace {
@@ -19,10 +18,7 @@ at::Tensor through_layers(const model::Decoder& decoder, at::Tensor h, std::int6
                           ActivationCheckpointing checkpointing) {
   if (checkpointing == ActivationCheckpointing::kNone) return decoder.layers(h, lowest, decoder.num_layers());
   for (std::int64_t l = lowest; l < decoder.num_layers(); ++l) {
-    // Not whole where nothing flows back from the input: autograd would have to see that.
-    const bool whole = checkpointing == ActivationCheckpointing::kFull && h.requires_grad();
-    h = whole ? nn::recomputed(h, [&decoder, l](const at::Tensor& x) { return decoder.layer(x, l); })
-              : decoder.feed_forward_block(decoder.attention_block(h, l), l, /*recomputes_gated=*/true);
+    h = decoder.checkpointed_layer(h, l, /*whole=*/checkpointing == ActivationCheckpointing::kFull);
   }
   return h;
 }

@@ -6,13 +6,16 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros_like.h>
+#include <ATen/record_function.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 
 #include <cmath>
+#include <memory>
 #include <set>
+#include <string_view>
 #include <unordered_set>
 
 #include "adept/core/error.h"
@@ -133,6 +136,32 @@ TEST(ActivationCheckpointing, ChangesNoBitAndKeepsLess) {
       }
     }
   }
+}
+
+// Projections of the forward pass, made again in the backward pass or not.
+std::int64_t count_projections(ReadyModel& s, ActivationCheckpointing checkpointing) {
+  static thread_local std::int64_t count;
+  count = 0;
+  const auto handle = at::addThreadLocalCallback(
+      at::RecordFunctionCallback([](const at::RecordFunction& function) -> std::unique_ptr<at::ObserverContext> {
+        count += std::string_view(function.name()) == "aten::linear" ? 1 : 0;
+        return nullptr;
+      }));
+  compute_gradients(s.decoder, s.trainable, std::vector{test::random_batch({19, 14, 17})}, checkpointing);
+  at::removeCallback(handle);
+  return count;
+}
+
+TEST(ActivationCheckpointing, ComputesAFrozenLastProjectionOnce) {
+  ReadyModel s("llama");
+  const std::int64_t prefix = s.trainable.lowest_layer(), layers = s.decoder.num_layers() - prefix;
+  const auto copies = static_cast<std::int64_t>(kAfter.size());
+  EXPECT_GT(layers, copies) << "no frozen layer would be computed again";
+  const std::int64_t once = 7 * (prefix + layers);
+  EXPECT_EQ(count_projections(s, ActivationCheckpointing::kNone), once);
+  EXPECT_EQ(count_projections(s, ActivationCheckpointing::kSelective), once + 2 * layers + copies);
+  // Nothing flows back from the lowest layer's input: its attention is kept.
+  EXPECT_EQ(count_projections(s, ActivationCheckpointing::kFull), once + 6 * layers - 4 + copies);
 }
 
 // Of each layer: what its norms read, queries, keys, values, gate and up projection, a number or two of each row. Of
