@@ -169,21 +169,30 @@ Vector hide(Vector values, std::int64_t column, Visible visible, Vector lanes, f
   return number > high ? splat(hidden) : not_low;
 }
 
-// Scores become probabilities relative to the row's base, elements of E in their place; they are added to row_sum, lane
-// by lane. The base is a largest score: it follows, and with it sums and outputs of earlier blocks, only where
+// What is known of a query from the blocks so far.
+struct Query {
+  float& base;  // a largest score
+  float* sum;   // of its probabilities relative to the base, lane by lane
+  float* out;   // of their products with the values, (W)
+  std::int64_t width;
+};
+
+// A row of a tile of scores becomes probabilities relative to the query's base, elements of E in their place, and they
+// are added to its sum. The base follows the largest score, and with it sums and outputs of earlier blocks, only where
 // probabilities would grow beyond e^8, which costs no precision and is rare after a row's first block.
 template <typename E>
-void soften_row(float* scores, std::int64_t columns, float scale, bool masked, Visible visible, float& base,
-                float* row_sum, float* out, std::int64_t width) {
+void soften_row(float* scores, const Tile& t, Visible visible, float scale, Query query) {
   auto* probabilities = reinterpret_cast<E*>(scores);
+  const std::int64_t columns = t.columns;
   Vector most = splat(-kInfinity);
-  if (masked) {
+  if (t.masked) {
     const Vector lanes = lane_numbers();
     for (std::int64_t n = 0; n < columns; n += kLanes)
       store(scores + n, hide(load(scores + n), n, visible, lanes, -kInfinity));
   }
   for (std::int64_t n = 0; n < columns; n += kLanes) most = maximum(most, load(scores + n));
-  Vector sum = load(row_sum);
+  Vector sum = load(query.sum);
+  float base = query.base;
   if (base == -kInfinity || any_above(most, base + 8 / scale)) {
     const float block_max = largest_of(most), new_base = block_max <= base ? base : block_max;  // NaN stays
     if (new_base == -kInfinity) {  // nothing of this block is seen, nor of any before it
@@ -192,15 +201,15 @@ void soften_row(float* scores, std::int64_t columns, float scale, bool masked, V
     }
     const Vector rescale = power_of_two(splat((base - new_base) * scale * kLog2E));
     sum *= rescale;
-    for (std::int64_t e = 0; e < width; e += kLanes) store(out + e, load(out + e) * rescale);
-    base = new_base;
+    for (std::int64_t e = 0; e < query.width; e += kLanes) store(query.out + e, load(query.out + e) * rescale);
+    query.base = base = new_base;
   }
   for (std::int64_t n = 0; n < columns; n += kLanes) {
     const Vector p = power_of_two((load(scores + n) - splat(base)) * splat(scale * kLog2E));
     store_some(probabilities + n, kLanes, p);
     sum += p;
   }
-  store(row_sum, sum);
+  store(query.sum, sum);
 }
 
 template <typename T>
@@ -233,9 +242,9 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
         multiply<false>(t.count, t.columns, depth, packed_q + t.row * width / kEach, width / kEach, 1,
                         keys + t.n * depth, kKeyBlock, w.scores, kKeyBlock);
         for (std::int64_t i = 0, r = t.row; i < t.count; ++i, ++r)
-          soften_row<typename Packed::Element>(w.scores + i * kKeyBlock, t.columns, a.scale, t.masked,
-                                               visible_columns(a, first_key, begin + r, t.n), w.base[r],
-                                               w.row_sum + r * kLanes, w.out + r * width, width);
+          soften_row<typename Packed::Element>(
+              w.scores + i * kKeyBlock, t, visible_columns(a, first_key, begin + r, t.n), a.scale,
+              {.base = w.base[r], .sum = w.row_sum + r * kLanes, .out = w.out + r * width, .width = width});
         multiply<true>(t.count, width, t.columns / kEach, reinterpret_cast<const Number*>(w.scores), kKeyBlock, 1,
                        values + t.n / kEach * width, width, w.out + t.row * width, width);
       });
@@ -303,13 +312,13 @@ float* tile_of(const Attention& a, float* scores, const Tile& t) {
 
 // Of one query's block: scores become probabilities, and their products with their gradients are added to row_sum, lane
 // by lane.
-void restore_row(float* scores, const float* grad_probabilities, std::int64_t columns, float scale, bool masked,
-                 Visible visible, float log_sum_exp, float* row_sum) {
+void restore_row(float* scores, const float* grad_probabilities, const Tile& t, Visible visible, float scale,
+                 float log_sum_exp, float* row_sum) {
   const Vector lanes = lane_numbers(), base = splat(log_sum_exp * kLog2E), factor = splat(scale * kLog2E);
   Vector sum = load(row_sum);
-  for (std::int64_t n = 0; n < columns; n += kLanes) {
+  for (std::int64_t n = 0; n < t.columns; n += kLanes) {
     Vector p = power_of_two(load(scores + n) * factor - base);
-    if (masked) p = hide(p, n, visible, lanes, 0);
+    if (t.masked) p = hide(p, n, visible, lanes, 0);
     store(scores + n, p);
     sum += p * load(grad_probabilities + n);
   }
@@ -327,8 +336,8 @@ void restore_tile(const Attention& a, const BackwardWorkspace& w, const Backward
   multiply<false>(t.count, t.columns, depth, o.grad_out_rows + row, stride, 1, o.values_t + t.n * depth, kKeyBlock,
                   gradients, kKeyBlock);
   for (std::int64_t r = t.row; r < t.row + t.count; ++r, scores += kKeyBlock, gradients += kKeyBlock)
-    restore_row(scores, gradients, t.columns, a.scale, t.masked, visible_columns(a, first_key, begin + r, t.n),
-                log_sum_exp[begin + r], w.row_sum + r * kLanes);
+    restore_row(scores, gradients, t, visible_columns(a, first_key, begin + r, t.n), a.scale, log_sum_exp[begin + r],
+                w.row_sum + r * kLanes);
 }
 
 // Gradients of a tile's probabilities become gradients of its scores, and both operands of the products that follow: in
