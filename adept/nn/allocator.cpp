@@ -163,7 +163,8 @@ class CachingAllocator : public c10::Allocator {
   void shrink_cache(std::int64_t most) {
     while (cached() > most) {
       const FreeRanges::Range range = free_.take_from_largest(round_up(static_cast<std::size_t>(cached() - most)));
-      munmap(range.begin, range.size);
+      // Where the mapping cannot be cut (vm.max_map_count) its addresses are lost, but not its memory.
+      if (munmap(range.begin, range.size) != 0) madvise(range.begin, range.size, MADV_DONTNEED);
     }
   }
 
