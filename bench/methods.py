@@ -33,7 +33,7 @@ def table(out, methods):
             *[f"{after:.4f} ({after - before:+.4f})" for before, after in losses],
             f"{results['trained_parameters']:,}",
             f"{results['train_tokens_per_second']:.0f}",
-            f"{stage['peak_memory_bytes'] / 1e9:.2f}",
+            f"{stage['peak_rss_bytes'] / 1e9:.2f}",
         ])  # fmt: skip
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 

@@ -12,7 +12,7 @@ namespace {
 
 std::int64_t peak_memory(const std::vector<StageRecord>& stages) {
   std::int64_t peak = 0;
-  for (const StageRecord& stage : stages) peak = std::max(peak, stage.peak_memory_bytes);
+  for (const StageRecord& stage : stages) peak = std::max(peak, stage.peak_rss_bytes);
   return peak;
 }
 
@@ -46,7 +46,7 @@ Json results_json(const config::RunConfig& config, const RunResults& results, co
     json["eval_" + set.name + "_bits_per_byte"] = after.bits_per_byte;
   }
   for (const StageRecord& stage : stages) json["seconds_" + stage.name] = stage.seconds;
-  json["peak_memory_bytes"] = peak_memory(stages);
+  json["peak_rss_bytes"] = peak_memory(stages);
   return json;
 }
 

@@ -48,7 +48,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 // What a stage needs at most is its own, not what an earlier one left.
 void forget_memory() {
   nn::release_cached_memory();
-  train::reset_peak_memory();
+  train::reset_peak_rss();
 }
 
 void write_record(const fs::path& path, const Json& record) { io::write_file_atomically(path, record.dump(2) + "\n"); }
@@ -60,7 +60,7 @@ Json read_record(const fs::path& path) {
     const Json json = read_json(path);
     json.at("inputs_hash").get<std::string>();
     json.at("seconds").get<double>();
-    json.at("peak_memory_bytes").get<std::int64_t>();
+    json.at("peak_rss_bytes").get<std::int64_t>();
     if (json.at("outputs").is_object()) return json;
   } catch (const std::exception& error) {  // a damaged record only costs doing the stage again
     spdlog::warn("{}: {}; the stage is done again", path.string(), error.what());
@@ -92,7 +92,7 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
       records_.push_back({.name = name,
                           .inputs = inputs,
                           .seconds = record["seconds"].get<double>(),
-                          .peak_memory_bytes = record["peak_memory_bytes"].get<std::int64_t>(),
+                          .peak_rss_bytes = record["peak_rss_bytes"].get<std::int64_t>(),
                           .skipped = true});
       return;
     }
@@ -106,7 +106,7 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
   record = {{"stage", name}, {"inputs", inputs}, {"inputs_hash", inputs_hash}, {"outputs", Json::object()}};
   const auto measure = [&] {
     record["seconds"] = before + seconds_since(start);
-    record["peak_memory_bytes"] = train::peak_memory_bytes();
+    record["peak_rss_bytes"] = train::peak_rss_bytes();
   };
   try {
     work();
@@ -123,7 +123,7 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
   records_.push_back({.name = name,
                       .inputs = inputs,
                       .seconds = record["seconds"].get<double>(),
-                      .peak_memory_bytes = record["peak_memory_bytes"].get<std::int64_t>()});
+                      .peak_rss_bytes = record["peak_rss_bytes"].get<std::int64_t>()});
 }
 
 void StageRunner::discard(const std::string& name, const std::vector<std::string>& outputs) {
@@ -137,7 +137,7 @@ void StageRunner::always(const std::string& name, const std::function<void()>& w
   forget_memory();
   work();
   const double seconds = seconds_since(start);
-  records_.push_back({.name = name, .inputs = {}, .seconds = seconds, .peak_memory_bytes = train::peak_memory_bytes()});
+  records_.push_back({.name = name, .inputs = {}, .seconds = seconds, .peak_rss_bytes = train::peak_rss_bytes()});
 }
 
 }  // namespace adept::run

@@ -15,7 +15,7 @@ struct StageRecord {
   std::string name;
   Json inputs;         ///< whatever decides the outputs: hashes of files, parts of the configuration
   double seconds = 0;  ///< of the session that did it, and of those that were interrupted at it
-  std::int64_t peak_memory_bytes = 0;
+  std::int64_t peak_rss_bytes = 0;
   bool skipped = false;  ///< done by an earlier session
 };
 

@@ -8,6 +8,8 @@
 
 #include "adept/core/progress.h"
 #include "adept/data/source_counts.h"
+#include "adept/nn/allocator.h"
+#include "adept/nn/kernels.h"
 
 namespace adept::train {
 namespace {
@@ -62,6 +64,13 @@ MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& traina
   memory.peak = memory.weights + memory.masters + memory.moments;
   return memory;
 }
+
+StepBytes::StepBytes(at::Device device) : device_(device) {
+  nn::reset_peak_tensor_memory(device);
+  before_ = nn::tensor_memory(device).in_use - (device.is_cpu() ? nn::thread_workspace_bytes() : 0);
+}
+
+std::int64_t StepBytes::most() const { return nn::tensor_memory(device_).peak - before_; }
 
 MemoryUse step_memory(MemoryUse resident, const StepResult& step, std::int64_t num_micro_batches,
                       std::int64_t step_bytes) {

@@ -33,6 +33,20 @@ std::string describe(const MemoryUse& memory);
 /// What is there between steps: no activations, no gradients, no work space.
 MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& trainable, const optim::AdamW& optimizer);
 
+/// The memory that a step takes beside what is there before it. The kernels' own, which stays as large as it ever was,
+/// is the step's.
+class StepBytes {
+ public:
+  /// The step begins. One at a time: it resets the peak of the device.
+  explicit StepBytes(at::Device device);
+  /// The most at once, so far.
+  std::int64_t most() const;
+
+ private:
+  at::Device device_;
+  std::int64_t before_;
+};
+
 /// `resident` and a step of so many micro-batches, which at its peak had `step_bytes` beside it.
 MemoryUse step_memory(MemoryUse resident, const StepResult& step, std::int64_t num_micro_batches,
                       std::int64_t step_bytes);

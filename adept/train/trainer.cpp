@@ -15,8 +15,6 @@
 #include "adept/method/units.h"
 #include "adept/model/load.h"
 #include "adept/model/torch_tensors.h"
-#include "adept/nn/allocator.h"
-#include "adept/nn/kernels.h"
 #include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
 
@@ -319,13 +317,10 @@ StepResult Trainer::take_step() {
   const std::vector<model::Batch> micro_batches = to_micro_batches(sequences, c.batch_size, decoder_.device());
   kept_activations_->before_step(sequences);
   const std::int64_t read_before = kept_activations_->stats().positions_read;
-  nn::reset_peak_tensor_memory(decoder_.device());
-  const std::int64_t bytes_before = nn::tensor_memory(decoder_.device()).in_use;
-  const std::int64_t workspace_before = decoder_.device().is_cpu() ? nn::thread_workspace_bytes() : 0;
+  const StepBytes step_bytes(decoder_.device());
   const StepResult result = train_step(decoder_, trainable_, optimizer_, micro_batches, learning_rates(),
                                        c.max_grad_norm, c.activation_checkpointing);
-  measure_memory(result, std::ssize(micro_batches),
-                 nn::tensor_memory(decoder_.device()).peak - bytes_before + workspace_before);
+  measure_memory(result, std::ssize(micro_batches), step_bytes.most());
   std::int64_t tokens = 0;
   for (const data::Sequence& sequence : sequences) tokens += static_cast<std::int64_t>(sequence.tokens.size());
   state_.total_tokens += tokens;
@@ -388,7 +383,7 @@ void Trainer::log_step(const StepResult& result) {
                 {"lr", rate},
                 {"grad_norm", result.grad_norm},
                 {"speed_of_light", meter_.speed_of_light()},
-                {"memory_bytes", memory_.peak},
+                {"memory_bytes", to_json(memory_)},
                 {"nonfinite_steps", state_.nonfinite_total}};
   log_->append(log_line(extra));
   state_.loss_sum = 0;

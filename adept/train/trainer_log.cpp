@@ -11,9 +11,9 @@
 namespace adept::train {
 
 // The kernel forgets a process's peak where a 5 is written here (man 5 proc).
-void reset_peak_memory() { std::ofstream("/proc/self/clear_refs") << 5; }
+void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << 5; }
 
-std::int64_t peak_memory_bytes() {
+std::int64_t peak_rss_bytes() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);)
     if (line.starts_with("VmHWM:")) return std::stoll(line.substr(6)) * 1024;

@@ -10,10 +10,10 @@
 
 namespace adept::train {
 
-/// Highest resident memory of the process since reset_peak_memory (of its whole life where the system keeps no other),
+/// Highest resident memory of the process since reset_peak_rss (of its whole life where the system keeps no other),
 /// in bytes.
-std::int64_t peak_memory_bytes();
-void reset_peak_memory();
+std::int64_t peak_rss_bytes();
+void reset_peak_rss();
 
 /// Appends JSON lines to a file, each written through at once.
 class JsonlFile {

@@ -152,7 +152,7 @@ def test_records_have_the_keys_that_tools_read(finished):
         assert results[f"base_{name}_loss"] == before[name]["loss"]
         assert results[f"eval_{name}_loss"] == after[name]["loss"]
     assert results["train_steps"] == 6 and results["trained_parameters"] < results["all_parameters"]
-    assert all(f"seconds_{stage}" in results for stage in STAGES) and results["peak_memory_bytes"] > 1e6
+    assert all(f"seconds_{stage}" in results for stage in STAGES) and results["peak_rss_bytes"] > 1e6
 
 
 def test_the_table_and_the_counts_are_printed(finished):
@@ -275,6 +275,8 @@ def test_memory_and_speed_are_told_and_what_saves_them_changes_nothing(finished,
     assert ", work space " in process.stderr and "on the disk: activation cache" in process.stderr
     assert results["speed_of_light"] > 0 and re.search(r"tok/s \(\d+ % of light\)", process.stderr)
     assert all(line["speed_of_light"] > 0 for line in read_lines(folder / "out" / "trainer_log.jsonl") if "loss" in line)
+    logged = [line["memory_bytes"] for line in read_lines(folder / "out" / "trainer_log.jsonl") if "loss" in line]
+    assert logged[-1] == json.loads((folder / "out" / "all_results.json").read_text())["memory_bytes"]
     assert not (folder / "out" / "activations.cache").exists()
     for setting in ("activation_checkpointing=full", "activation_cache=0"):
         out = tmp_path / setting

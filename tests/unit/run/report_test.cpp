@@ -38,9 +38,9 @@ RunResults results_by_hand() {
 }
 
 const std::vector<StageRecord> kStages = {
-    {.name = "tokenize", .inputs = {}, .seconds = 5, .peak_memory_bytes = 1'000'000'000},
-    {.name = "probe", .inputs = {}, .seconds = 61, .peak_memory_bytes = 2'500'000'000, .skipped = true},
-    {.name = "train", .inputs = {}, .seconds = 3600, .peak_memory_bytes = 2'000'000'000}};
+    {.name = "tokenize", .inputs = {}, .seconds = 5, .peak_rss_bytes = 1'000'000'000},
+    {.name = "probe", .inputs = {}, .seconds = 61, .peak_rss_bytes = 2'500'000'000, .skipped = true},
+    {.name = "train", .inputs = {}, .seconds = 3600, .peak_rss_bytes = 2'000'000'000}};
 
 std::vector<std::string> lines_of(const std::string& text) {
   std::vector<std::string> lines;
@@ -99,7 +99,7 @@ TEST(ResultsJson, HoldsEveryNumberUnderItsName) {
   EXPECT_EQ(json["eval_wiki_loss"], 2.5125);
   EXPECT_EQ(json["seconds_probe"], 61.0);
   EXPECT_EQ(json["seconds_train"], 3600.0);
-  EXPECT_EQ(json["peak_memory_bytes"], 2'500'000'000);
+  EXPECT_EQ(json["peak_rss_bytes"], 2'500'000'000);
 }
 
 TEST(ResultsJson, HoldsNoBaselineWhereThereIsNone) {

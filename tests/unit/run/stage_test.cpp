@@ -45,14 +45,14 @@ TEST(StageRunner, AKeptStageReportsTheTimeAndMemoryOfTheSessionThatDidIt) {
   stage.run(kInputs);
   Json record = read_json(stage.record());
   EXPECT_GE(record["seconds"].get<double>(), 0);
-  EXPECT_GT(record["peak_memory_bytes"].get<std::int64_t>(), 1 << 20);
+  EXPECT_GT(record["peak_rss_bytes"].get<std::int64_t>(), 1 << 20);
   record["seconds"] = 1234.5;
-  record["peak_memory_bytes"] = 777;
+  record["peak_rss_bytes"] = 777;
   test::write_file(stage.record(), record.dump());
   const StageRecord kept = stage.run(kInputs);
   EXPECT_TRUE(kept.skipped);
   EXPECT_EQ(kept.seconds, 1234.5);
-  EXPECT_EQ(kept.peak_memory_bytes, 777);
+  EXPECT_EQ(kept.peak_rss_bytes, 777);
 }
 
 TEST(StageRunner, DoesAStageAgainWhenAnyInputHasChanged) {

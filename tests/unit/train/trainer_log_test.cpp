@@ -76,8 +76,8 @@ TEST(ImportanceLine, HoldsBothValuesOfEveryUnit) {
 }
 
 TEST(PeakMemory, IsThatOfAProcessWithTorchInIt) {
-  EXPECT_GT(peak_memory_bytes(), std::int64_t{10} << 20);
-  EXPECT_LT(peak_memory_bytes(), std::int64_t{1} << 40);
+  EXPECT_GT(peak_rss_bytes(), std::int64_t{10} << 20);
+  EXPECT_LT(peak_rss_bytes(), std::int64_t{1} << 40);
 }
 
 }  // namespace
