@@ -1,6 +1,6 @@
 """adept against transformers, side by side in one run.
 
-    bench/run [ROW...] [--repeats N] [--json FILE]
+    bench/run [ROW...] [--repeats N] [--json FILE] [--device cuda]
 
 The peer is transformers, in the rows called scaling adept itself on one thread. Each row starts one process per side on
 the same model directory, the same token ids and the same number of threads. The processes live through the row and work
@@ -8,8 +8,12 @@ one at a time, turn by turn: the peer, adept, the peer; the first turn of each i
 both sides are compared at every turn: a row whose sides do not compute the same thing is an error.
 
 Models, in bf16 files: the real SmolLM2-135M, 4 x 512 tokens (it is fetched, imported and expanded here with
-build/release/adept), and one of random weights in the shape of Qwen3-0.6B, 2 x 512 tokens, which is made here
-(1.2 GB). The ids are of a news text.
+build/release/adept), and random weights in the shapes of Qwen3-0.6B, 2 x 512 tokens, and Qwen3-1.7B, 8 x 1,024, which
+are made here (1.2 and 3.4 GB). The ids are of a news text.
+
+The memory is the most that a process had resident, on a GPU what its tensors took there.
+
+On two cores a row of SmolLM2 takes 2 to 15 minutes with 5 repeats, of Qwen3-0.6B's shape 2 to 20, its probe hours.
 """
 
 import argparse
@@ -45,10 +49,13 @@ class Model:
     batch: tuple
     spread: tuple  # where copies go: evenly, ...
     top: tuple  # ... and behind the last layers
+    hidden_size: int = 0  # of random weights in a shape of Qwen3
+    intermediate_size: int = 0
 
 
 SMOLLM2 = Model("SmolLM2-135M", (4, 512), (7, 14, 21, 28), (25, 26, 27, 28))
-QWEN3 = Model("Qwen3-0.6B's shape", (2, 512), (6, 13, 20, 27), (24, 25, 26, 27))
+QWEN3 = Model("Qwen3-0.6B's shape", (2, 512), (6, 13, 20, 27), (24, 25, 26, 27), 1024, 3072)
+QWEN3_LARGE = Model("Qwen3-1.7B's shape", (8, 1024), (6, 13, 20, 27), (24, 25, 26, 27), 2048, 6144)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +101,7 @@ def rows_of(prefix, model, dtype):
 
 ROWS = {
     name: row
-    for prefix, model in (("", SMOLLM2), ("qwen3-", QWEN3))
+    for prefix, model in (("", SMOLLM2), ("qwen3-", QWEN3), ("qwen3-1.7b-", QWEN3_LARGE))
     for dtype in ("fp32", "bf16")
     for name, row in rows_of(prefix, model, dtype).items()
 }
@@ -162,24 +169,24 @@ def fetch(asset, path):
 
 def base_model(build, model):
     """The directory of a model; made once."""
-    if model is QWEN3:
-        return random_qwen3()
+    if model.hidden_size:
+        return random_qwen3(model)
     if not (MODEL / "config.json").is_file():
         fetch("model", GGUF)
         adept(build, "import-gguf", "--gguf", GGUF, "--out", MODEL, "--dtype", "bf16")
     return MODEL
 
 
-def random_qwen3():
-    """Random weights in the shape of Qwen3-0.6B (its config.json on the hub)."""
+def random_qwen3(model):
+    """Random weights in the shape of Qwen3-0.6B or 1.7B (their config.json on the hub)."""
     import torch
     import transformers
 
-    folder = CACHE / "bench" / "qwen3-0.6b-shape"
+    folder = CACHE / "bench" / model.name.lower().replace("'s ", "-")
     if not (folder / "config.json").is_file():
         config = transformers.Qwen3Config(
-            hidden_size=1024,
-            intermediate_size=3072,
+            hidden_size=model.hidden_size,
+            intermediate_size=model.intermediate_size,
             num_hidden_layers=28,
             num_attention_heads=16,
             num_key_value_heads=8,
@@ -240,7 +247,7 @@ def check_same_work(row, peer, own):
 def measure(row, build, arguments):
     model = model_directory(build, row)
     options = ["--model", model, "--ids", write_ids(build, *(arguments.batch or row.model.batch))]
-    options += ["--work", row.work, "--dtype", row.dtype]
+    options += ["--work", row.work, "--dtype", row.dtype, "--device", arguments.device]
     threads = ["--threads", str(arguments.threads)]
     transformers = [sys.executable, "bench/peer_step.py", *options, *threads, *(["--compile"] if row.compiled else [])]
     own = [build / "adept_bench", *options, *(["--cached"] if row.cached else [])]
@@ -278,11 +285,11 @@ def measure(row, build, arguments):
         "peer": peer,
         "adept": own,
         "ratio": own["tokens_per_s"]["median"] / peer["tokens_per_s"]["median"],
-        "memory_ratio": own["peak_rss_bytes"] / peer["peak_rss_bytes"],
+        "memory_ratio": own["peak_bytes"] / peer["peak_bytes"],
     }
 
 
-def hardware():
+def hardware(cores):
     cpuinfo = pathlib.Path("/proc/cpuinfo").read_text()
     field = lambda name: next(
         (line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith(name)), "unknown"
@@ -290,7 +297,7 @@ def hardware():
     flags = field("flags").split()
     return {
         "cpu": field("model name"),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores,
         "system": platform.platform(),
         "instruction_sets": [
             name for name in ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16") if name in flags
@@ -300,8 +307,9 @@ def hardware():
 
 
 def print_header(machine, arguments):
+    device = f"{arguments.device}, " if arguments.device != "cpu" else ""
     print(
-        f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instruction_sets'])}), "
+        f"{device}{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instruction_sets'])}), "
         f"{arguments.threads} threads, {arguments.repeats} repeats after one warm-up, interleaved"
     )
     if machine["load_average_at_start"] > 0.5:
@@ -312,13 +320,13 @@ def print_header(machine, arguments):
     if "avx512_bf16" not in machine["instruction_sets"] and "amx_bf16" not in machine["instruction_sets"]:
         print("note: this processor has no bf16 products of its own; the bf16 rows are emulated on both sides")
     rates = f"{'min':>8}{'median':>8}{'max':>8}  "
-    print(f"\n{'':<76}{'peer, tokens/s':^26}{'adept, tokens/s':^26}{'ratio':>7}{'peak RSS, GB':>16}{'ratio':>7}")
+    print(f"\n{'':<76}{'peer, tokens/s':^26}{'adept, tokens/s':^26}{'ratio':>7}{'memory, GB':>16}{'ratio':>7}")
     print(f"{'':<76}{rates}{rates}{'':>7}{'peer':>8}{'adept':>8}")
 
 
 def print_row(result):
     rates = lambda side: "{min:8.0f}{median:8.0f}{max:8.0f}  ".format(**result[side]["tokens_per_s"])
-    memory = lambda side: f"{result[side]['peak_rss_bytes'] / 1e9:8.2f}"
+    memory = lambda side: f"{result[side]['peak_bytes'] / 1e9:8.2f}"
     print(
         f"{result['row']:<76}{rates('peer')}{rates('adept')}{result['ratio']:>7.2f}"
         f"{memory('peer')}{memory('adept')}{result['memory_ratio']:>7.2f}",
@@ -337,7 +345,17 @@ def print_load_times(results):
         seen.add(key)
         peer, own = result["peer"]["load_seconds"], result["adept"]["load_seconds"]
         rate = result["model_bytes"] / own / 1e6
-        print(f"{' in '.join(key)}: loaded by the peer in {peer:.2f} s, by adept in {own:.2f} s ({rate:,.0f} MB/s)")
+        peers = "" if result["scaling"] else f"by transformers in {peer:.2f} s, "
+        print(f"{' in '.join(key)}: loaded {peers}by adept in {own:.2f} s ({rate:,.0f} MB/s)")
+
+
+def print_versions(results):
+    sides = {
+        "transformers": next((result["peer"]["versions"] for result in results if not result["scaling"]), {}),
+        "adept": results[0]["adept"]["versions"],
+    }
+    told = [f"{side}: {', '.join(map(' '.join, found.items()))}" for side, found in sides.items() if found]
+    print("\n" + "; ".join(told))
 
 
 def parse_batch(text):
@@ -348,21 +366,29 @@ def parse_batch(text):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"names or patterns such as 'step-*-fp32'; default: all of {', '.join(ROWS)}")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=pathlib.Path, help="save everything here as well")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--batch", type=parse_batch, metavar="BxT", help="of every row")
+    known = "\n".join(f"  {name:<32}{row.label()}" for name, row in ROWS.items())
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=f"rows:\n{known}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "rows", nargs="*", metavar="ROW",
+        help="names or patterns such as 'step-*-fp32'; default: all but those of Qwen3-1.7B's shape, with --device cuda those in bf16",
+    )  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=5, help="of each row, after one warm-up (default: 5)")
+    parser.add_argument("--json", type=pathlib.Path, help="where everything is saved (default: .cache/bench/results-<time>.json)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of both sides (default: cpu)")
+    parser.add_argument("--threads", type=int, help="of both sides (default: the physical cores that this process may use)")
+    parser.add_argument("--batch", type=parse_batch, metavar="BxT", help="sequences x tokens, of every row")
     arguments = parser.parse_args()
     chosen = []
-    for pattern in arguments.rows or ["*"]:
+    usual = [name for name, row in ROWS.items() if (row.model is QWEN3_LARGE) == (arguments.device == "cuda")]
+    for pattern in arguments.rows or [name for name in usual if arguments.device == "cpu" or name.endswith("bf16")]:
         matching = fnmatch.filter(ROWS, pattern)
         if not matching:
             parser.error(f"no row {pattern}; known: {', '.join(ROWS)}")
         chosen += [row for row in matching if row not in chosen]
     arguments.rows = chosen
-    if arguments.repeats < 1 or arguments.threads < 1:
+    if arguments.repeats < 1 or (arguments.threads is not None and arguments.threads < 1):
         parser.error("--repeats and --threads must be at least 1")
     return arguments
 
@@ -371,6 +397,7 @@ def save(path, machine, arguments, results):
     record = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "hardware": machine,
+        "device": arguments.device,
         "threads": arguments.threads,
         "repeats": arguments.repeats,
         "rows": results,
@@ -384,16 +411,20 @@ def save(path, machine, arguments, results):
 def main():
     arguments = parse_arguments()
     build = ROOT / os.environ.get("ADEPT_BUILD", "build/release")
+    results = []
     try:
         missing = [name for name in ("tokenizers", "torch", "transformers") if importlib.util.find_spec(name) is None]
         if missing:
             raise BenchError(f"{sys.executable} has no {' and no '.join(missing)}; scripts/setup makes a .venv with them")
         if not (build / "adept_bench").is_file():
             raise BenchError(f"{build}/adept_bench is not built; run scripts/setup")
-        machine = hardware()
-        results = []
-        if arguments.json:  # before anything is measured for it
-            save(arguments.json, machine, arguments, results)
+        cores = int(subprocess.run([build / "adept_bench", "--cores"], capture_output=True, text=True, check=True).stdout)
+        arguments.threads = arguments.threads or cores
+        machine = hardware(cores)
+        path = arguments.json or CACHE / "bench" / time.strftime("results-%Y%m%d-%H%M%S.json")
+        if not arguments.json:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        save(path, machine, arguments, results)  # before anything is measured for it
         print_header(machine, arguments)
         for name in arguments.rows:
             row = ROWS[name]
@@ -402,24 +433,15 @@ def main():
                 print(f"{row.model.name}, {rows} x {columns} tokens")
             results.append(measure(row, build, arguments))
             print_row(results[-1])
-            if arguments.json:
-                save(arguments.json, machine, arguments, results)
-        versions = {
-            "transformers": next((result["peer"]["versions"] for result in results if not result["scaling"]), {}),
-            "adept": results[0]["adept"]["versions"],
-        }
-        print_load_times(results)
-        print(
-            "\n"
-            + "; ".join(
-                f"{side}: " + ", ".join(f"{name} {version}" for name, version in found.items())
-                for side, found in versions.items()
-                if found
-            )
-        )
+            save(path, machine, arguments, results)
     except BenchError as error:
         print(f"\nbench/run: {error}", file=sys.stderr)
         return 1
+    finally:
+        if results:
+            print_load_times(results)
+            print_versions(results)
+            print(f"saved in {path}")
     return 0
 
 

@@ -13,7 +13,6 @@
 #include <fnmatch.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <functional>
@@ -29,6 +28,7 @@
 #include "adept/nn/rms_norm.h"
 #include "adept/nn/rope.h"
 #include "adept/nn/swiglu.h"
+#include "bench/program.h"
 #include "tests/support/operation_cases.h"
 
 namespace adept::bench {
@@ -228,13 +228,12 @@ void time_model_shapes(int repeats) {
 int main(int argc, char** argv) {
   int threads = 2, repeats = 11;
   std::string cases;
-  CLI::App app("Attention and matrix products beside ATen's, the rest beside its plain references");
+  CLI::App app("Attention and matrix products beside ATen's, the rest beside its plain references", "adept_ops_bench");
   app.add_option("--threads", threads)->capture_default_str()->check(CLI::Range(1, 1024));
   app.add_option("--repeats", repeats)->capture_default_str()->check(CLI::Range(1, 1024));
   app.add_option("--cases", cases, "Time the cases of the tests with such names instead, beside their references")
       ->type_name("PATTERN");
-  CLI11_PARSE(app, argc, argv);
-  try {
+  return adept::bench::run(app, argc, argv, [&] {
     at::set_num_threads(threads);
     adept::nn::use_caching_allocator();
     if (cases.empty()) {
@@ -242,9 +241,5 @@ int main(int argc, char** argv) {
     } else if (!adept::bench::time_cases(cases, repeats)) {
       throw adept::ConfigError("--cases: no case is called \"{}\"; expected a pattern such as 'Attention*'.", cases);
     }
-    return 0;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "adept_ops_bench: {}\n", error.what());
-    return 1;
-  }
+  });
 }

@@ -45,7 +45,9 @@ class Work:
         )
         self.model.config.use_cache = False
         self.model.requires_grad_(False)
-        self.ids = torch.tensor(json.loads(arguments.ids.read_text()))
+        self.model.to(arguments.device)
+        self.on_gpu = arguments.device == "cuda"
+        self.ids = torch.tensor(json.loads(arguments.ids.read_text()), device=arguments.device)
         self.optimizer = None
         self.probes = arguments.work == "probe"
         if arguments.work in ("step", "full"):
@@ -61,6 +63,9 @@ class Work:
         else:
             self.model.eval()
         self.run = torch.compile(self.model) if arguments.compile else self.model
+        if self.on_gpu:  # loading does not count
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
 
     def probe(self):
         layers = self.model.model.layers
@@ -85,7 +90,13 @@ class Work:
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.on_gpu:
+            torch.cuda.synchronize()
         return loss.item()
+
+    def peak_bytes(self):
+        """Of the process; on a GPU of the tensors there."""
+        return torch.cuda.max_memory_allocated() if self.on_gpu else peak_rss_bytes()
 
 
 def main():
@@ -94,6 +105,7 @@ def main():
     parser.add_argument("--ids", type=pathlib.Path, required=True, help="JSON: rows of token ids")
     parser.add_argument("--work", choices=("forward", "step", "full", "probe"), required=True)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
@@ -123,7 +135,7 @@ def main():
             loss = work.once()
             say(seconds=time.perf_counter() - start, loss=loss)
         else:
-            say(peak_rss_bytes=peak_rss_bytes())
+            say(peak_bytes=work.peak_bytes())
             return
 
 

@@ -5,14 +5,13 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/from_blob.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -20,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "adept/core/cpu.h"
 #include "adept/core/error.h"
 #include "adept/core/json.h"
 #include "adept/core/progress.h"
@@ -38,7 +38,9 @@
 #include "adept/train/methods.h"
 #include "adept/train/step.h"
 #include "adept/train/trainable.h"
+#include "adept/train/trainer_log.h"
 #include "bench/profile.h"
+#include "bench/program.h"
 
 namespace adept::bench {
 namespace {
@@ -50,22 +52,18 @@ struct Options {
   std::filesystem::path model;
   std::filesystem::path ids;
   std::string work = "forward";
-  std::string dtype = "fp32";
-  int threads = 1;
+  std::string dtype = "fp32", device = "cpu";
+  int threads = available_cores();
   bool cached = false;  ///< with an activation cache, which the first repeat fills
   std::string checkpointing = "none";
   int profile = 0;  ///< repeats
+
+  model::LoadOptions load() const {
+    return {.dtype = dtype == "bf16" ? at::kBFloat16 : at::kFloat, .device = device == "cuda" ? at::kCUDA : at::kCPU};
+  }
 };
 
 void say(const Json& line) { std::cout << line.dump() << std::endl; }
-
-/// High-water mark of this process's resident memory, bytes; 0 where the system does not tell.
-std::int64_t peak_rss_bytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);)
-    if (line.starts_with("VmHWM:")) return std::stoll(line.substr(6)) * 1024;
-  return 0;
-}
 
 /// (B, T) int64 from a JSON list of rows of equal length.
 at::Tensor read_ids(const std::filesystem::path& path) {
@@ -85,8 +83,14 @@ at::Tensor read_ids(const std::filesystem::path& path) {
   return at::from_blob(flat.data(), {num_rows, static_cast<std::int64_t>(rows[0].size())}, at::kLong).clone();
 }
 
+void wait_for(at::Device device) {
+  if (device.is_cpu()) return;
+  c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+}
+
 /// Reads a byte of every page of the weights: a mapped file is then in memory, as the first pass over it would find it.
 void read_pages(const model::Decoder& decoder) {
+  if (!decoder.device().is_cpu()) return wait_for(decoder.device());
   constexpr std::size_t kPage = 4096;
   model::Weights weights = decoder.weights();
   unsigned char sum = 0;
@@ -98,24 +102,24 @@ void read_pages(const model::Decoder& decoder) {
 }
 
 /// Every position predicts the next token; the last one of a row predicts nothing.
-model::Batch next_token_batch(const at::Tensor& ids) {
-  model::Batch batch{.input_ids = ids, .targets = ids.roll(-1, 1), .num_targets = ids.size(0) * (ids.size(1) - 1)};
-  batch.targets.select(1, ids.size(1) - 1).fill_(nn::kIgnoreIndex);
-  return batch;
+model::Batch next_token_batch(const at::Tensor& ids, at::Device device) {
+  at::Tensor targets = ids.roll(-1, 1);
+  targets.select(1, ids.size(1) - 1).fill_(nn::kIgnoreIndex);
+  return {.input_ids = ids.to(device), .targets = targets.to(device), .num_targets = ids.size(0) * (ids.size(1) - 1)};
 }
 
 /// The work of one repeat.
 class Work {
  public:
-  explicit Work(const Options& options)
-      : Work(options,
-             model::load_model(options.model, {.dtype = options.dtype == "bf16" ? at::kBFloat16 : at::kFloat})) {}
+  explicit Work(const Options& options) : Work(options, model::load_model(options.model, options.load())) {}
 
   /// Returns a loss that tells whether the other side did the same, nats per token: of a training step the one before
   /// the update, of a probe the mean over the model and the model without each layer.
   double once() {
-    if (trainable_) return step();
-    return options_.work == "probe" ? probe() : forward();
+    const double loss = trainable_ ? step() : options_.work == "probe" ? probe() : forward();
+    wait_for(decoder_.device());
+    most_device_bytes_ = std::max(most_device_bytes_, nn::tensor_memory(decoder_.device()).peak);
+    return loss;
   }
 
   /// Throws DataError where a cache was asked for and never read.
@@ -124,6 +128,9 @@ class Work {
       throw DataError("nothing was read from the activation cache; the second epoch was not measured");
   }
 
+  /// The most that tensors took on the device; on the CPU peak_rss_bytes() has more.
+  std::int64_t most_device_bytes() const { return most_device_bytes_; }
+  bool on_cpu() const { return decoder_.device().is_cpu(); }
   std::int64_t num_tokens() const { return batch_.num_positions(); }
   /// Of the last step.
   train::MemoryUse memory() const { return memory_; }
@@ -133,10 +140,11 @@ class Work {
   Work(const Options& options, model::LoadedModel loaded)
       : options_(options),
         decoder_(std::move(loaded.config), std::move(loaded.weights)),
-        batch_(next_token_batch(read_ids(options.ids))) {
+        batch_(next_token_batch(read_ids(options.ids), decoder_.device())) {
     if (options.work == "step" || options.work == "full") train(io::WeightFiles::open(options.model));
     read_pages(decoder_);
     if (options.cached) use_cache();
+    nn::reset_peak_tensor_memory(decoder_.device());  // loading does not count
   }
 
   void train(const io::WeightFiles& files) {
@@ -166,13 +174,12 @@ class Work {
   }
 
   double step() {
-    nn::reset_peak_tensor_memory();
-    const std::int64_t before = nn::tensor_memory().in_use;
+    const train::StepBytes step_bytes(decoder_.device());
     const train::StepResult result =
         train::train_step(decoder_, *trainable_, *optimizer_, {&batch_, 1}, rates_, kMaxGradNorm, checkpointing_);
     if (!result.finite) throw NonFiniteError("the loss or a gradient is not finite");
-    memory_ = train::step_memory(train::resident_memory(decoder_, *trainable_, *optimizer_), result, 1,
-                                 nn::tensor_memory().peak - before);
+    memory_ =
+        train::step_memory(train::resident_memory(decoder_, *trainable_, *optimizer_), result, 1, step_bytes.most());
     return result.loss;
   }
 
@@ -197,6 +204,7 @@ class Work {
   std::unique_ptr<optim::AdamW> optimizer_;
   optim::ParameterRates rates_;
   train::MemoryUse memory_;
+  std::int64_t most_device_bytes_ = 0;
   train::ActivationCheckpointing checkpointing_ = train::ActivationCheckpointing::kNone;
 };
 
@@ -224,14 +232,23 @@ void serve(const Options& options) {
     say({{"seconds", seconds.count()}, {"loss", loss}});
   }
   work.check_cache();
-  Json answer = {{"peak_rss_bytes", peak_rss_bytes()}};
+  Json answer = {{"peak_bytes", work.on_cpu() ? train::peak_rss_bytes() : work.most_device_bytes()}};
   if (work.num_trained() > 0) answer["memory_bytes"] = train::to_json(work.memory());
   say(answer);
 }
 
-int run(int argc, char** argv) {
-  Options options;
+}  // namespace
+}  // namespace adept::bench
+
+int main(int argc, char** argv) {
+  adept::bench::Options options;
   CLI::App app{"Timed work for bench/run: reads `repeat` and `end` from stdin", "adept_bench"};
+  const auto print_cores = [] {
+    fmt::print("{}\n", adept::available_cores());
+    throw CLI::Success();
+  };
+  app.add_flag_callback("--cores", print_cores, "Only print the number of cores that this process may use")
+      ->trigger_on_parse();
   app.add_option("--model", options.model, "Model directory; for --work step an expanded one")->required();
   app.add_option("--ids", options.ids, "JSON file: rows of token ids of equal length")->required();
   app.add_option("--work", options.work, "What one repeat does")
@@ -240,24 +257,18 @@ int run(int argc, char** argv) {
   app.add_option("--activation-checkpointing", options.checkpointing, "Of a step: none, selective or full")
       ->check(CLI::IsMember({"none", "selective", "full"}));
   app.add_option("--dtype", options.dtype, "Compute dtype")->check(CLI::IsMember({"fp32", "bf16"}));
-  app.add_option("--threads", options.threads, "Threads")->check(CLI::Range(1, 1024));
+  app.add_option("--device", options.device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
+  app.add_option("--threads", options.threads, "Threads; default: the cores that this process may use")
+      ->check(CLI::Range(1, 1024));
   app.add_option("--profile", options.profile, "Instead: so many repeats, and where their time goes")
       ->check(CLI::Range(1, 1000));
-  CLI11_PARSE(app, argc, argv);
-  try {
+  return adept::bench::run(app, argc, argv, [&] {
     if (options.cached && options.work != "step")
-      throw ConfigError("--cached: expected --work step, found {}.", options.work);
+      throw adept::ConfigError("--cached: expected --work step, found {}.", options.work);
     if (options.checkpointing != "none" && options.work != "step" && options.work != "full")
-      throw ConfigError("--activation-checkpointing: expected --work step or full, found {}.", options.work);
-    serve(options);
-    return 0;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "adept_bench: %s\n", error.what());
-    return 1;
-  }
+      throw adept::ConfigError("--activation-checkpointing: expected --work step or full, found {}.", options.work);
+    if (options.device == "cuda" && !at::hasCUDA())
+      throw adept::ConfigError("--device: found cuda, but this torch has no CUDA or sees no GPU; expected cpu.");
+    adept::bench::serve(options);
+  });
 }
-
-}  // namespace
-}  // namespace adept::bench
-
-int main(int argc, char** argv) { return adept::bench::run(argc, argv); }

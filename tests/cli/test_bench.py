@@ -35,7 +35,7 @@ def bench(folder, *arguments, turns=0):
 @pytest.mark.parametrize("work", ["forward", "full", "probe"])
 def test_an_activation_cache_is_for_steps_of_copies(expanded, work):
     process, answers = bench(expanded, "--work", work, "--cached", turns=2)
-    assert process.returncode == 1 and answers == []
+    assert process.returncode == 2 and answers == []
     assert process.stderr == f"adept_bench: --cached: expected --work step, found {work}.\n"
 
 
@@ -46,7 +46,7 @@ def test_a_first_epoch_is_not_told_as_a_second(expanded):
     assert process.stderr == "adept_bench: nothing was read from the activation cache; the second epoch was not measured\n"
     process, cached = bench(expanded, "--work", "step", "--cached", turns=3)
     assert process.returncode == 0 and process.stderr == ""
-    assert cached[-1]["peak_rss_bytes"] > 0
+    assert cached[-1]["peak_bytes"] > 0
     _, computed = bench(expanded, "--work", "step", turns=3)
     assert [answer["loss"] for answer in cached[1:-1]] == [answer["loss"] for answer in computed[1:-1]]
 
@@ -106,7 +106,7 @@ def test_ids_must_be_rows_of_numbers(expanded):
 @pytest.mark.parametrize("work", ["forward", "probe"])
 def test_only_steps_recompute(expanded, work):
     process, _ = bench(expanded, "--work", work, "--activation-checkpointing", "full")
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert process.stderr == f"adept_bench: --activation-checkpointing: expected --work step or full, found {work}.\n"
 
 
@@ -117,5 +117,12 @@ def test_the_cases_of_the_tests_are_timed_by_name(tmp_path):
     assert [row[:3] for row in rows] == [["RmsNorm_2x1x72_epsSmall", dtype, step] for dtype in ("fp32", "bf16")
                                          for step in ("forward", "backward")]  # fmt: skip
     unknown = run_program("adept_ops_bench", "--cases", "Norm", cwd=tmp_path, check=False)
-    assert unknown.returncode == 1
+    assert unknown.returncode == 2
     assert unknown.stderr == "adept_ops_bench: --cases: no case is called \"Norm\"; expected a pattern such as 'Attention*'.\n"
+
+
+@needs_bench
+def test_wrong_options_are_usage_errors(expanded):
+    process, answers = bench(expanded, "--work", "step", "--dtype", "fp8")
+    assert process.returncode == 2 and answers == []
+    assert process.stderr.startswith("--dtype: fp8 not in {")
