@@ -24,6 +24,7 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -123,7 +124,10 @@ class Side:
     def answer(self):
         line = self.process.stdout.readline()
         if not line:
-            raise BenchError(f"{self.name} ended with exit code {self.process.wait()}; its message is above")
+            code = self.process.wait()
+            if code == -signal.SIGKILL:
+                raise BenchError(f"{self.name} was killed; the two sides need their memory at the same time")
+            raise BenchError(f"{self.name} ended with exit code {code}; its message is above")
         return json.loads(line)
 
     def tell(self, line):

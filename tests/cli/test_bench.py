@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import text_models
+import torch
 from conftest import BUILD, ROOT, run_program
 
 needs_bench = pytest.mark.skipif(not (BUILD / "adept_bench").is_file(), reason="this build has no adept_bench (ADEPT_BUILD_BENCH)")
@@ -86,6 +87,15 @@ def test_what_cannot_be_fetched_is_said_by_its_file(monkeypatch):
         compare.fetch("nothing", compare.CACHE / "text" / "nothing.cor")
 
 
+def test_a_side_that_is_killed_is_told(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    monkeypatch.delitem(sys.modules, "compare", raising=False)
+    compare = importlib.import_module("compare")
+    monkeypatch.delitem(sys.modules, "compare")
+    with pytest.raises(compare.BenchError, match=r"^peer was killed; the two sides need their memory at the same time$"):
+        compare.Side("peer", ["sh", "-c", "kill -9 $$"])
+
+
 @needs_bench
 def test_results_that_could_not_be_saved_are_not_measured(tmp_path):
     process = subprocess.run([ROOT / "bench" / "run", "forward-fp32", "--json", tmp_path / "no" / "folder.json"],
@@ -126,3 +136,8 @@ def test_wrong_options_are_usage_errors(expanded):
     process, answers = bench(expanded, "--work", "step", "--dtype", "fp8")
     assert process.returncode == 2 and answers == []
     assert process.stderr.startswith("--dtype: fp8 not in {")
+    if not torch.cuda.is_available():
+        process, answers = bench(expanded, "--work", "step", "--device", "cuda")
+        assert process.returncode == 2 and answers == []
+        assert process.stderr == ("adept_bench: --device: found cuda, but this torch has no CUDA or sees no GPU; "
+                                  "expected cpu.\n")  # fmt: skip
