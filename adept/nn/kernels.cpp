@@ -26,10 +26,15 @@ struct Workspace {
   ~Workspace() { reset(); }
 };
 
+Workspace& workspace_of_thread() {
+  thread_local Workspace workspace;
+  return workspace;
+}
+
 }  // namespace
 
 float* thread_workspace(std::int64_t floats) {
-  thread_local Workspace workspace;
+  Workspace& workspace = workspace_of_thread();
   at::Tensor& memory = workspace.memory;
   if (!memory.defined() || memory.numel() < floats) {
     workspace.reset();
@@ -37,6 +42,11 @@ float* thread_workspace(std::int64_t floats) {
     workspace_bytes += static_cast<std::int64_t>(memory.nbytes());
   }
   return memory.data_ptr<float>();
+}
+
+void release_thread_workspaces() {
+  // As many units of work as threads: one for each.
+  at::parallel_for(0, at::get_num_threads(), 1, [](std::int64_t, std::int64_t) { workspace_of_thread().reset(); });
 }
 
 std::int64_t thread_workspace_bytes() { return workspace_bytes; }

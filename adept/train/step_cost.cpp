@@ -16,6 +16,7 @@
 #include "adept/core/version_info.h"
 #include "adept/io/atomic_file.h"
 #include "adept/kernels/instruction_set.h"
+#include "adept/nn/kernels.h"
 #include "adept/nn/matmul.h"
 
 namespace adept::train {
@@ -105,7 +106,24 @@ double measure_matmul_rate(at::ScalarType dtype, at::Device device) {
   double least = once();
   const auto start = std::chrono::steady_clock::now();
   for (int i = 0; i < 3 || seconds_since(start) < 0.5; ++i) least = std::min(least, once());
+  nn::release_thread_workspaces();  // a step may need less
   return 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / least;
+}
+
+/// An empty object for a file that cannot be read.
+Json read_rates(const fs::path& file) {
+  try {
+    if (Json rates = fs::exists(file) ? read_json(file) : Json(); rates.is_object()) return rates;
+  } catch (const std::exception&) {
+    // measured anew
+  }
+  return Json::object();
+}
+
+/// 0: not known.
+double known_rate(const Json& rates, const std::string& key) {
+  const auto known = rates.find(key);
+  return known != rates.end() && known->is_number() ? known->get<double>() : 0;
 }
 
 }  // namespace
@@ -131,17 +149,16 @@ std::string describe_compute(at::ScalarType dtype, at::Device device) {
 }
 
 double matmul_rate(at::ScalarType dtype, at::Device device, const fs::path& file) {
-  const std::string key = describe_compute(dtype, device);
-  Json rates = Json::object();
-  try {
-    if (fs::exists(file)) rates = read_json(file);
-  } catch (const std::exception&) {
-    // measured anew
-  }
-  if (!rates.is_object()) rates = Json::object();
-  if (const auto known = rates.find(key); known != rates.end() && known->is_number() && known->get<double>() > 0)
-    return known->get<double>();
+  if (const double known = known_rate(read_rates(file), describe_compute(dtype, device)); known > 0) return known;
   const double rate = measure_matmul_rate(dtype, device);
+  keep_matmul_rate(rate, dtype, device, file);
+  return rate;
+}
+
+void keep_matmul_rate(double rate, at::ScalarType dtype, at::Device device, const fs::path& file) {
+  const std::string key = describe_compute(dtype, device);
+  Json rates = read_rates(file);
+  if (known_rate(rates, key) >= rate) return;
   rates[key] = rate;
   try {
     fs::create_directories(file.parent_path());
@@ -149,7 +166,6 @@ double matmul_rate(at::ScalarType dtype, at::Device device, const fs::path& file
   } catch (const std::exception&) {
     // the next run measures again
   }
-  return rate;
 }
 
 fs::path matmul_rate_file() {

@@ -29,6 +29,9 @@ std::string describe_compute(at::ScalarType dtype, at::Device device);
 /// written is left alone.
 double matmul_rate(at::ScalarType dtype, at::Device device, const std::filesystem::path& file);
 
+/// Keeps a higher rate in `file` for later runs; what is there and higher stays.
+void keep_matmul_rate(double rate, at::ScalarType dtype, at::Device device, const std::filesystem::path& file);
+
 /// matmul_rates.json in $XDG_CACHE_HOME/adept, or ~/.cache/adept.
 std::filesystem::path matmul_rate_file();
 

@@ -1,6 +1,7 @@
 // How fast the steps of a session are.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 
@@ -16,12 +17,15 @@ class StepMeter {
   explicit StepMeter(double matmul_rate) : matmul_rate_(matmul_rate) {}
 
   /// One step: its time, its tokens, and the operations that it could not do without. Returns the seconds that those
-  /// would take.
+  /// would take. A step that is faster than the machine shows that its rate was measured in a slow moment: it is
+  /// raised.
   double add(double seconds, std::int64_t tokens, double flops) {
-    steps_.push_back({seconds, flops / matmul_rate_, tokens});
+    matmul_rate_ = std::max(matmul_rate_, flops / seconds);
+    steps_.push_back({seconds, flops, tokens});
     if (steps_.size() > kWindow) steps_.pop_front();
-    return steps_.back().light_seconds;
+    return flops / matmul_rate_;
   }
+  double matmul_rate() const { return matmul_rate_; }
 
   double seconds_per_step() const { return steps_.empty() ? 0 : sum().seconds / static_cast<double>(steps_.size()); }
   double tokens_per_second() const {
@@ -31,12 +35,12 @@ class StepMeter {
   /// The time that the necessary operations would take at the machine's rate, as a share of the time taken.
   double speed_of_light() const {
     const Step all = sum();
-    return all.seconds > 0 ? all.light_seconds / all.seconds : 0;
+    return all.seconds > 0 ? all.flops / matmul_rate_ / all.seconds : 0;
   }
 
  private:
   struct Step {
-    double seconds = 0, light_seconds = 0;
+    double seconds = 0, flops = 0;
     std::int64_t tokens = 0;
   };
 
@@ -44,7 +48,7 @@ class StepMeter {
     Step all;
     for (const Step& step : steps_) {
       all.seconds += step.seconds;
-      all.light_seconds += step.light_seconds;
+      all.flops += step.flops;
       all.tokens += step.tokens;
     }
     return all;

@@ -77,6 +77,25 @@ TEST(StepMeter, ComparesWithTheMachine) {
   EXPECT_DOUBLE_EQ(meter.seconds_per_step(), 2);
 }
 
+TEST(StepMeter, RaisesARateThatAStepExceeds) {
+  StepMeter meter(1e9);
+  EXPECT_DOUBLE_EQ(meter.add(2, 100, 1e9), 1);
+  EXPECT_DOUBLE_EQ(meter.add(1, 100, 2e9), 1);
+  EXPECT_DOUBLE_EQ(meter.matmul_rate(), 2e9);
+  EXPECT_DOUBLE_EQ(meter.speed_of_light(), 0.5);  // of both, by the new rate
+}
+
+TEST(MatmulRate, IsOnlyEverRaised) {
+  const test::TemporaryDirectory dir;
+  const std::filesystem::path file = dir / "rates.json";
+  keep_matmul_rate(5e15, at::kFloat, at::kCPU, file);
+  EXPECT_EQ(matmul_rate(at::kFloat, at::kCPU, file), 5e15);
+  keep_matmul_rate(4e15, at::kFloat, at::kCPU, file);
+  EXPECT_EQ(matmul_rate(at::kFloat, at::kCPU, file), 5e15);
+  keep_matmul_rate(6e15, at::kFloat, at::kCPU, file);
+  EXPECT_EQ(matmul_rate(at::kFloat, at::kCPU, file), 6e15);
+}
+
 TEST(StepMeter, TellsTheSpeedOfTheLastSteps) {
   StepMeter meter(1e9);
   for (int i = 0; i < 100; ++i) meter.add(4, 100, 1e9);
