@@ -133,7 +133,11 @@ at::Tensor ActivationCache::get(const at::Tensor& ids, const Compute& compute) {
   }
   at::Tensor activations = compute(ids);
   stats_.positions_computed += ids.numel();
-  const bool has_room = end_ + static_cast<std::int64_t>(sizeof(EntryHeader)) + row_bytes(ids) <= max_bytes_;
+  // Whole batches: one of which a row is missing is never read.
+  const auto has_no_place = [&](const std::string& key) { return !entries_.contains(key) && !damaged_.contains(key); };
+  const auto new_rows = std::count_if(keys.begin(), keys.end(), has_no_place);
+  const bool has_room =
+      end_ + new_rows * (static_cast<std::int64_t>(sizeof(EntryHeader)) + row_bytes(ids)) <= max_bytes_;
   if (keeps_ && has_room && is_independent_of_place(ids, activations, compute))
     keep(keys, activations.cpu().contiguous());
   return activations;
@@ -155,7 +159,9 @@ at::Tensor ActivationCache::read(const std::vector<std::string>& keys, const at:
     if (entry->second.bytes == row_bytes(ids) && read_at(fd_.get(), entry->second.offset, data) &&
         hash_of(data) == entry->second.checksum)
       continue;
-    spdlog::warn("{}: an entry is damaged; it is computed again", path_.string());
+    if (damaged_.empty())
+      spdlog::warn("{}: an entry is damaged; it is computed again, and so are others", path_.string());
+    damaged_[entry->first] = entry->second.offset - static_cast<std::int64_t>(sizeof(EntryHeader));
     entries_.erase(entry);
     return {};
   }
@@ -187,6 +193,7 @@ void ActivationCache::keep(const std::vector<std::string>& keys, const at::Tenso
     spdlog::warn("{}: cannot be written ({}); no activations are kept", path_.string(), std::strerror(errno));
     // What needs the disk more gets it back.
     entries_.clear();
+    damaged_.clear();
     end_ = sizeof(FileHeader);
     max_bytes_ = 0;
     if (::ftruncate(fd_.get(), end_) != 0) spdlog::warn("{}: cannot be made smaller", path_.string());
@@ -197,11 +204,12 @@ void ActivationCache::keep(const std::vector<std::string>& keys, const at::Tenso
 bool ActivationCache::append(const std::string& key, std::span<const std::byte> data) {
   EntryHeader header{
       .key = to_digest(key), .checksum = to_digest(hash_of(data)), .bytes = static_cast<std::int64_t>(data.size())};
-  const std::int64_t offset = end_ + static_cast<std::int64_t>(sizeof(EntryHeader));
-  if (offset + header.bytes > max_bytes_) return true;  // full
-  if (!write_at(fd_.get(), end_, bytes_of(header)) || !write_at(fd_.get(), offset, data)) return false;
+  const auto place = damaged_.find(key);
+  const std::int64_t begin = place != damaged_.end() ? place->second : end_;
+  const std::int64_t offset = begin + static_cast<std::int64_t>(sizeof(EntryHeader));
+  if (!write_at(fd_.get(), begin, bytes_of(header)) || !write_at(fd_.get(), offset, data)) return false;
   entries_[key] = {.offset = offset, .bytes = header.bytes, .checksum = to_text(header.checksum)};
-  end_ = offset + header.bytes;
+  end_ = std::max(end_, offset + header.bytes);
   return true;
 }
 

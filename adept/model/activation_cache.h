@@ -84,6 +84,7 @@ class ActivationCache {
   io::UniqueFd fd_;
   std::int64_t end_ = 0;  // where the next entry goes
   std::unordered_map<std::string, Entry> entries_;
+  std::unordered_map<std::string, std::int64_t> damaged_;  // where entries began that are to be written again
   std::map<std::pair<std::int64_t, std::int64_t>, bool> is_independent_;  // by (B, T), of those that were tried
   bool keeps_ = true;
   ActivationCacheStats stats_;
