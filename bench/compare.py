@@ -228,6 +228,8 @@ def write_ids(build, rows, columns):
     fetch("text", TEXT)
     text = TEXT.read_text(encoding="utf-8")[: rows * columns * 8]
     ids = tokenizers.Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+    if len(ids) < rows * columns:
+        raise BenchError(f"--batch: {rows} x {columns} tokens are more than the {len(ids):,} of {TEXT.relative_to(ROOT)}")
     path = CACHE / "bench" / f"ids-{rows}x{columns}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([ids[row * columns : (row + 1) * columns] for row in range(rows)]))
@@ -314,14 +316,15 @@ def print_header(machine, arguments):
     device = f"{arguments.device}, " if arguments.device != "cpu" else ""
     print(
         f"{device}{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instruction_sets'])}), "
-        f"{arguments.threads} threads, {arguments.repeats} repeats after one warm-up, interleaved"
+        f"{arguments.threads} threads, {arguments.repeats} repeat{'s' if arguments.repeats > 1 else ''} after one warm-up, interleaved"
     )
     if machine["load_average_at_start"] > 0.5:
         print(
             f"note: the machine was not idle (load {machine['load_average_at_start']:.1f}); "
             "compare the ratios, not the rates"
         )
-    if "avx512_bf16" not in machine["instruction_sets"] and "amx_bf16" not in machine["instruction_sets"]:
+    emulated = {"avx512_bf16", "amx_bf16"}.isdisjoint(machine["instruction_sets"]) and arguments.device == "cpu"
+    if emulated and any(ROWS[row].dtype == "bf16" for row in arguments.rows):
         print("note: this processor has no bf16 products of its own; the bf16 rows are emulated on both sides")
     rates = f"{'min':>8}{'median':>8}{'max':>8}  "
     print(f"\n{'':<76}{'peer, tokens/s':^26}{'adept, tokens/s':^26}{'ratio':>7}{'memory, GB':>16}{'ratio':>7}")
@@ -369,10 +372,17 @@ def parse_batch(text):
     return tuple(map(int, numbers))
 
 
+def is_usual(row, on_gpu):
+    """Whether a row is measured unless others are asked for."""
+    if on_gpu:
+        return row.model is QWEN3_LARGE and row.dtype == "bf16" and not row.scaling
+    return row.model is not QWEN3_LARGE
+
+
 def parse_arguments():
     known = "\n".join(f"  {name:<32}{row.label()}" for name, row in ROWS.items())
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=f"rows:\n{known}", formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bench/run", description=__doc__, epilog=f"rows:\n{known}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "rows", nargs="*", metavar="ROW",
@@ -385,8 +395,8 @@ def parse_arguments():
     parser.add_argument("--batch", type=parse_batch, metavar="BxT", help="sequences x tokens, of every row")
     arguments = parser.parse_args()
     chosen = []
-    usual = [name for name, row in ROWS.items() if (row.model is QWEN3_LARGE) == (arguments.device == "cuda")]
-    for pattern in arguments.rows or [name for name in usual if arguments.device == "cpu" or name.endswith("bf16")]:
+    on_gpu = arguments.device == "cuda"
+    for pattern in arguments.rows or [name for name, row in ROWS.items() if is_usual(row, on_gpu)]:
         matching = fnmatch.filter(ROWS, pattern)
         if not matching:
             parser.error(f"no row {pattern}; known: {', '.join(ROWS)}")
@@ -415,13 +425,18 @@ def save(path, machine, arguments, results):
 def main():
     arguments = parse_arguments()
     build = ROOT / os.environ.get("ADEPT_BUILD", "build/release")
-    results = []
+    results, failed, last_model = [], [], None
     try:
         missing = [name for name in ("tokenizers", "torch", "transformers") if importlib.util.find_spec(name) is None]
         if missing:
             raise BenchError(f"{sys.executable} has no {' and no '.join(missing)}; scripts/setup makes a .venv with them")
         if not (build / "adept_bench").is_file():
             raise BenchError(f"{build}/adept_bench is not built; run scripts/setup")
+        if arguments.device == "cuda":
+            import torch
+
+            if not torch.cuda.is_available():
+                raise BenchError("--device cuda: this torch has no CUDA or sees no GPU")
         cores = int(subprocess.run([build / "adept_bench", "--cores"], capture_output=True, text=True, check=True).stdout)
         arguments.threads = arguments.threads or cores
         machine = hardware(cores)
@@ -432,21 +447,32 @@ def main():
         print_header(machine, arguments)
         for name in arguments.rows:
             row = ROWS[name]
-            if not results or results[-1]["model"] != row.model.name:
+            if row.model is not last_model:
                 rows, columns = arguments.batch or row.model.batch
                 print(f"{row.model.name}, {rows} x {columns} tokens")
-            results.append(measure(row, build, arguments))
+            last_model = row.model
+            try:
+                results.append(measure(row, build, arguments))
+            except BenchError as error:
+                failed.append({"row": row.label(), "model": row.model.name, "error": str(error)})
+                print(f"{row.label()}: failed")
+                print(f"\nbench/run: {error}", file=sys.stderr)
+                continue
+            finally:
+                save(path, machine, arguments, results + failed)
             print_row(results[-1])
-            save(path, machine, arguments, results)
     except BenchError as error:
         print(f"\nbench/run: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nbench/run: interrupted", file=sys.stderr)
+        return 130
     finally:
         if results:
             print_load_times(results)
             print_versions(results)
             print(f"saved in {path}")
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

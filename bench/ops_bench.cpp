@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "adept/core/cpu.h"
 #include "adept/core/error.h"
 #include "adept/nn/allocator.h"
 #include "adept/nn/attention.h"
@@ -226,20 +227,22 @@ void time_model_shapes(int repeats) {
 }  // namespace adept::bench
 
 int main(int argc, char** argv) {
-  int threads = 2, repeats = 11;
+  int threads = adept::available_cores(), repeats = 11;
   std::string cases;
   CLI::App app("Attention and matrix products beside ATen's, the rest beside its plain references", "adept_ops_bench");
   app.add_option("--threads", threads)->capture_default_str()->check(CLI::Range(1, 1024));
   app.add_option("--repeats", repeats)->capture_default_str()->check(CLI::Range(1, 1024));
-  app.add_option("--cases", cases, "Time the cases of the tests with such names instead, beside their references")
-      ->type_name("PATTERN");
+  const CLI::Option* chosen =
+      app.add_option("--cases", cases, "Time the cases of the tests with such names instead, beside their references")
+          ->type_name("PATTERN");
   return adept::bench::run(app, argc, argv, [&] {
     at::set_num_threads(threads);
     adept::nn::use_caching_allocator();
-    if (cases.empty()) {
+    if (chosen->empty()) {
       adept::bench::time_model_shapes(repeats);
     } else if (!adept::bench::time_cases(cases, repeats)) {
-      throw adept::ConfigError("--cases: no case is called \"{}\"; expected a pattern such as 'Attention*'.", cases);
+      throw adept::ConfigError(
+          "--cases: no case is called \"{}\"; expected a pattern such as 'Attention*', 'Swiglu*' or '*'.", cases);
     }
   });
 }

@@ -127,6 +127,7 @@ def main():
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "python": platform.python_version(),
+            **({"cuda": torch.version.cuda, "gpu": torch.cuda.get_device_name()} if work.on_gpu else {}),
         },
     )
     for line in sys.stdin:

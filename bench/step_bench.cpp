@@ -25,6 +25,7 @@
 #include "adept/core/progress.h"
 #include "adept/core/version_info.h"
 #include "adept/io/weight_files.h"
+#include "adept/kernels/instruction_set.h"
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
 #include "adept/model/activation_cache.h"
@@ -211,6 +212,7 @@ class Work {
 void serve(const Options& options) {
   at::set_num_threads(options.threads);
   nn::use_caching_allocator();
+  kernels::instruction_set();  // a wrong one is to be told now
   const auto before_loading = std::chrono::steady_clock::now();
   Work work(options);
   const std::chrono::duration<double> load_seconds = std::chrono::steady_clock::now() - before_loading;
