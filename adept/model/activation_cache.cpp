@@ -153,19 +153,21 @@ at::Tensor ActivationCache::read(const std::vector<std::string>& keys, const at:
   at::Tensor rows = at::empty({ids.size(0), ids.size(1), source_.hidden_size}, at::TensorOptions(source_.dtype));
   const auto size = static_cast<std::size_t>(row_bytes(ids));
   auto* out = static_cast<std::byte*>(rows.data_ptr());
+  bool is_whole = true;
   for (std::size_t row = 0; row < keys.size(); ++row) {
     const auto entry = entries_.find(keys[row]);
+    if (entry == entries_.end()) continue;  // the same sequence twice in a batch, and damaged
     const std::span<std::byte> data(out + row * size, size);
     if (entry->second.bytes == row_bytes(ids) && read_at(fd_.get(), entry->second.offset, data) &&
         hash_of(data) == entry->second.checksum)
       continue;
     if (damaged_.empty())
       spdlog::warn("{}: an entry is damaged; it is computed again, and so are others", path_.string());
-    damaged_[entry->first] = entry->second.offset - static_cast<std::int64_t>(sizeof(EntryHeader));
+    damaged_[keys[row]] = entry->second.offset - static_cast<std::int64_t>(sizeof(EntryHeader));
     entries_.erase(entry);
-    return {};
+    is_whole = false;
   }
-  return rows;
+  return is_whole ? rows : at::Tensor();
 }
 
 bool ActivationCache::is_independent_of_place(const at::Tensor& ids, const at::Tensor& activations,

@@ -120,13 +120,30 @@ TEST_F(ActivationCacheTest, ComputesAgainWhatIsDamagedOrCutShort) {
   }
 }
 
+TEST_F(ActivationCacheTest, WritesAgainWhereItWasWhatIsCutShortWhileInUse) {
+  const auto cache = open();
+  computes(*cache, first_);
+  computes(*cache, second_);
+  const auto whole = fs::file_size(path_);
+  fs::resize_file(path_, 0);
+  const at::Tensor same_twice = at::cat({first_.narrow(0, 0, 2), first_.narrow(0, 0, 1)});
+  for (const at::Tensor& ids : {same_twice, first_, second_}) {
+    EXPECT_TRUE(computes(*cache, ids));
+    EXPECT_FALSE(computes(*cache, ids)) << "all of its rows were written at once";
+  }
+  EXPECT_EQ(fs::file_size(path_), whole);
+  EXPECT_EQ(cache->stats().bytes, static_cast<std::int64_t>(whole));
+}
+
 TEST_F(ActivationCacheTest, NeverGrowsBeyondItsBudget) {
   const std::int64_t row = 7 * 24 * 4;
   for (const std::int64_t bytes : {std::int64_t{100}, 4 * row, 5 * row}) {
     fs::remove(path_);
     const auto cache = open("weights", bytes);
     computes(*cache, first_);
+    const std::int64_t after_first = cache->stats().bytes;
     computes(*cache, second_);
+    EXPECT_EQ(cache->stats().bytes, after_first) << "of a batch that does not fit no row is kept";
     EXPECT_LE(static_cast<std::int64_t>(fs::file_size(path_)), std::max<std::int64_t>(bytes, 80));
     EXPECT_EQ(computes(*cache, first_), bytes < 4 * row);
     EXPECT_TRUE(computes(*cache, second_)) << "no room for all of its rows";
