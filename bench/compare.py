@@ -13,7 +13,7 @@ are made here (1.2 and 3.4 GB). The ids are of a news text.
 
 The memory is the most that a process had resident, on a GPU what its tensors took there.
 
-On two cores a row of SmolLM2 takes 2 to 15 minutes with 5 repeats, of Qwen3-0.6B's shape 2 to 20, its probe hours.
+On two cores a row of SmolLM2 takes 2 to 15 minutes with 5 repeats, of Qwen3-0.6B's shape 2 to 10, its probe an hour.
 """
 
 import argparse
@@ -402,6 +402,7 @@ def parse_arguments():
             parser.error(f"no row {pattern}; known: {', '.join(ROWS)}")
         chosen += [row for row in matching if row not in chosen]
     arguments.rows = chosen
+    arguments.json = arguments.json or CACHE / "bench" / time.strftime("results-%Y%m%d-%H%M%S.json")
     if arguments.repeats < 1 or (arguments.threads is not None and arguments.threads < 1):
         parser.error("--repeats and --threads must be at least 1")
     return arguments
@@ -417,50 +418,56 @@ def save(path, machine, arguments, results):
         "rows": results,
     }
     try:
+        (CACHE / "bench").mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise BenchError(f"--json: {path} cannot be written: {error.strerror}") from None
 
 
+def check_peers(device):
+    missing = [name for name in ("tokenizers", "torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BenchError(f"{sys.executable} has no {' and no '.join(missing)}; scripts/setup makes a .venv with them")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise BenchError("--device cuda: this torch has no CUDA or sees no GPU")
+
+
+def measure_rows(build, arguments, results):
+    """Appends what each row gave, or why it gave nothing, and saves all after each."""
+    cores = int(subprocess.run([build / "adept_bench", "--cores"], capture_output=True, text=True, check=True).stdout)
+    arguments.threads = arguments.threads or cores
+    machine = hardware(cores)
+    save(arguments.json, machine, arguments, results)  # before anything is measured for it
+    print_header(machine, arguments)
+    last_model = None
+    for name in arguments.rows:
+        row = ROWS[name]
+        if row.model is not last_model:
+            rows, columns = arguments.batch or row.model.batch
+            print(f"{row.model.name}, {rows} x {columns} tokens")
+        last_model = row.model
+        try:
+            results.append(measure(row, build, arguments))
+            print_row(results[-1])
+        except BenchError as error:
+            results.append({"row": row.label(), "model": row.model.name, "error": str(error)})
+            print(f"{row.label()}: failed")
+            print(f"\nbench/run: {error}", file=sys.stderr)
+        save(arguments.json, machine, arguments, results)
+
+
 def main():
     arguments = parse_arguments()
     build = ROOT / os.environ.get("ADEPT_BUILD", "build/release")
-    results, failed, last_model = [], [], None
+    results = []
     try:
-        missing = [name for name in ("tokenizers", "torch", "transformers") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise BenchError(f"{sys.executable} has no {' and no '.join(missing)}; scripts/setup makes a .venv with them")
+        check_peers(arguments.device)
         if not (build / "adept_bench").is_file():
             raise BenchError(f"{build}/adept_bench is not built; run scripts/setup")
-        if arguments.device == "cuda":
-            import torch
-
-            if not torch.cuda.is_available():
-                raise BenchError("--device cuda: this torch has no CUDA or sees no GPU")
-        cores = int(subprocess.run([build / "adept_bench", "--cores"], capture_output=True, text=True, check=True).stdout)
-        arguments.threads = arguments.threads or cores
-        machine = hardware(cores)
-        path = arguments.json or CACHE / "bench" / time.strftime("results-%Y%m%d-%H%M%S.json")
-        if not arguments.json:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        save(path, machine, arguments, results)  # before anything is measured for it
-        print_header(machine, arguments)
-        for name in arguments.rows:
-            row = ROWS[name]
-            if row.model is not last_model:
-                rows, columns = arguments.batch or row.model.batch
-                print(f"{row.model.name}, {rows} x {columns} tokens")
-            last_model = row.model
-            try:
-                results.append(measure(row, build, arguments))
-            except BenchError as error:
-                failed.append({"row": row.label(), "model": row.model.name, "error": str(error)})
-                print(f"{row.label()}: failed")
-                print(f"\nbench/run: {error}", file=sys.stderr)
-                continue
-            finally:
-                save(path, machine, arguments, results + failed)
-            print_row(results[-1])
+        measure_rows(build, arguments, results)
     except BenchError as error:
         print(f"\nbench/run: {error}", file=sys.stderr)
         return 1
@@ -468,11 +475,11 @@ def main():
         print("\nbench/run: interrupted", file=sys.stderr)
         return 130
     finally:
-        if results:
-            print_load_times(results)
-            print_versions(results)
-            print(f"saved in {path}")
-    return 1 if failed else 0
+        if measured := [result for result in results if "error" not in result]:
+            print_load_times(measured)
+            print_versions(measured)
+            print(f"saved in {arguments.json}")
+    return 1 if len(measured) < len(results) else 0
 
 
 if __name__ == "__main__":

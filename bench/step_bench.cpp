@@ -59,7 +59,7 @@ struct Options {
   std::string checkpointing = "none";
   int profile = 0;  ///< repeats
 
-  model::LoadOptions load() const {
+  model::LoadOptions load_options() const {
     return {.dtype = dtype == "bf16" ? at::kBFloat16 : at::kFloat, .device = device == "cuda" ? at::kCUDA : at::kCPU};
   }
 };
@@ -112,14 +112,14 @@ model::Batch next_token_batch(const at::Tensor& ids, at::Device device) {
 /// The work of one repeat.
 class Work {
  public:
-  explicit Work(const Options& options) : Work(options, model::load_model(options.model, options.load())) {}
+  explicit Work(const Options& options) : Work(options, model::load_model(options.model, options.load_options())) {}
 
   /// Returns a loss that tells whether the other side did the same, nats per token: of a training step the one before
   /// the update, of a probe the mean over the model and the model without each layer.
   double once() {
     const double loss = trainable_ ? step() : options_.work == "probe" ? probe() : forward();
     wait_for(decoder_.device());
-    most_device_bytes_ = std::max(most_device_bytes_, nn::tensor_memory(decoder_.device()).peak);
+    peak_tensor_bytes_ = std::max(peak_tensor_bytes_, nn::tensor_memory(decoder_.device()).peak);
     return loss;
   }
 
@@ -129,9 +129,8 @@ class Work {
       throw DataError("nothing was read from the activation cache; the second epoch was not measured");
   }
 
-  /// The most that tensors took on the device; on the CPU peak_rss_bytes() has more.
-  std::int64_t most_device_bytes() const { return most_device_bytes_; }
-  bool on_cpu() const { return decoder_.device().is_cpu(); }
+  /// Of the process; on a GPU of the tensors there.
+  std::int64_t peak_bytes() const { return decoder_.device().is_cpu() ? train::peak_rss_bytes() : peak_tensor_bytes_; }
   std::int64_t num_tokens() const { return batch_.num_positions(); }
   /// Of the last step.
   train::MemoryUse memory() const { return memory_; }
@@ -205,7 +204,7 @@ class Work {
   std::unique_ptr<optim::AdamW> optimizer_;
   optim::ParameterRates rates_;
   train::MemoryUse memory_;
-  std::int64_t most_device_bytes_ = 0;
+  std::int64_t peak_tensor_bytes_ = 0;
   train::ActivationCheckpointing checkpointing_ = train::ActivationCheckpointing::kNone;
 };
 
@@ -234,7 +233,7 @@ void serve(const Options& options) {
     say({{"seconds", seconds.count()}, {"loss", loss}});
   }
   work.check_cache();
-  Json answer = {{"peak_bytes", work.on_cpu() ? train::peak_rss_bytes() : work.most_device_bytes()}};
+  Json answer = {{"peak_bytes", work.peak_bytes()}};
   if (work.num_trained() > 0) answer["memory_bytes"] = train::to_json(work.memory());
   say(answer);
 }

@@ -184,8 +184,7 @@ Trainer::Trainer(TrainerInputs inputs)
       trainable_(decoder_, trained_tensors(inputs_.config, decoder_, expansion_, files_)),
       optimizer_(trainable_.parameters(), adamw_options(inputs_.config.train)),
       cost_(step_cost(decoder_, trainable_.lowest_layer(), inputs_.config.seq_len)),
-      kept_matmul_rate_(matmul_rate(decoder_.dtype(), decoder_.device(), matmul_rate_file())),
-      meter_(kept_matmul_rate_) {
+      meter_(matmul_rate(decoder_.dtype(), decoder_.device(), matmul_rate_file())) {
   const config::TrainConfig& c = inputs_.config.train;
   const std::int64_t per_step = c.batch_size * c.grad_accum;
   total_sequences_ =
@@ -332,12 +331,11 @@ StepResult Trainer::take_step() {
   for (const model::Batch& batch : micro_batches) positions += batch.num_positions();
   const std::int64_t read = kept_activations_->stats().positions_read - read_before;
   const double computed = 1 - static_cast<double>(read) / static_cast<double>(positions);
+  const double rate_before = meter_.matmul_rate();
   state_.light_seconds +=
       meter_.add(seconds, tokens, static_cast<double>(tokens) * (cost_.flops + computed * cost_.prefix_flops));
-  if (meter_.matmul_rate() > kept_matmul_rate_) {
-    kept_matmul_rate_ = meter_.matmul_rate();
-    keep_matmul_rate(kept_matmul_rate_, decoder_.dtype(), decoder_.device(), matmul_rate_file());
-  }
+  if (meter_.matmul_rate() > rate_before)
+    keep_matmul_rate(meter_.matmul_rate(), decoder_.dtype(), decoder_.device(), matmul_rate_file());
   return result;
 }
 

@@ -116,7 +116,6 @@ class Trainer {
   std::unique_ptr<JsonlFile> log_, importance_log_;
   std::unique_ptr<Progress> progress_;
   StepCost cost_;
-  double kept_matmul_rate_;
   StepMeter meter_;
   MemoryUse memory_;
   std::optional<KeptActivations> kept_activations_;  // from the end of the constructor on

@@ -78,22 +78,80 @@ def test_a_python_without_the_peers_is_refused():
                               "scripts/setup makes a .venv with them\n")  # fmt: skip
 
 
-def test_what_cannot_be_fetched_is_said_by_its_file(monkeypatch):
+@pytest.fixture
+def compare(monkeypatch):
+    """The module behind bench/run."""
     monkeypatch.syspath_prepend(ROOT / "bench")
     monkeypatch.delitem(sys.modules, "compare", raising=False)
-    compare = importlib.import_module("compare")
+    module = importlib.import_module("compare")
     monkeypatch.delitem(sys.modules, "compare")
+    return module
+
+
+def test_what_cannot_be_fetched_is_said_by_its_file(compare):
     with pytest.raises(compare.BenchError, match=r"^\.cache/text/nothing\.cor could not be fetched$"):
         compare.fetch("nothing", compare.CACHE / "text" / "nothing.cor")
 
 
-def test_a_side_that_is_killed_is_told(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "bench")
-    monkeypatch.delitem(sys.modules, "compare", raising=False)
-    compare = importlib.import_module("compare")
-    monkeypatch.delitem(sys.modules, "compare")
+def test_a_side_that_is_killed_is_told(compare):
     with pytest.raises(compare.BenchError, match=r"^peer was killed; the two sides need their memory at the same time$"):
         compare.Side("peer", ["sh", "-c", "kill -9 $$"])
+
+
+def test_a_text_that_is_too_short_for_the_batch_is_told(compare, expanded, monkeypatch, tmp_path):
+    (tmp_path / "text.cor").write_text("A few words.")
+    monkeypatch.setattr(compare, "ROOT", tmp_path)
+    monkeypatch.setattr(compare, "CACHE", tmp_path)
+    monkeypatch.setattr(compare, "TEXT", tmp_path / "text.cor")
+    monkeypatch.setattr(compare, "MODEL", expanded / "base")
+    with pytest.raises(compare.BenchError, match=r"^--batch: 4 x 512 tokens are more than the \d+ of text\.cor$"):
+        compare.write_ids(None, 4, 512)
+    assert not (tmp_path / "bench").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_prepared():
+    process = subprocess.run([ROOT / "bench" / "run", "forward-fp32", "--device", "cuda"],
+                             env={**os.environ, "ADEPT_PYTHON": sys.executable}, capture_output=True, text=True)  # fmt: skip
+    assert process.returncode == 1 and process.stdout == ""
+    assert process.stderr == "\nbench/run: --device cuda: this torch has no CUDA or sees no GPU\n"
+
+
+SIDE = {"tokens_per_s": {"min": 1, "median": 2, "max": 3}, "peak_bytes": 1e9, "load_seconds": 1, "versions": {"x": "1"}}
+RESULT = {"row": "a row", "model": "a model", "dtype": "fp32", "model_bytes": 1e6, "scaling": False, "ratio": 1,
+          "memory_ratio": 1, "peer": SIDE, "adept": SIDE}  # fmt: skip
+
+
+@needs_bench
+def test_the_rows_after_one_that_fails_are_measured(compare, monkeypatch, tmp_path, capsys):
+    def measure(row, *_):
+        if row.work == "forward":
+            raise compare.BenchError("this row cannot be")
+        return RESULT
+
+    monkeypatch.setattr(compare, "measure", measure)
+    monkeypatch.setattr(sys, "argv", ["run", "forward-fp32", "step-fp32", "--json", str(tmp_path / "results.json")])
+    assert compare.main() == 1
+    out, err = capsys.readouterr()
+    assert "forward + loss, fp32: failed\n" in out and "a row  " in out
+    assert err == "\nbench/run: this row cannot be\n"
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert rows == [{"row": "forward + loss, fp32", "model": "SmolLM2-135M", "error": "this row cannot be"}, RESULT]
+
+
+@needs_bench
+def test_an_interrupted_run_shows_what_it_has(compare, monkeypatch, tmp_path, capsys):
+    def measure(row, *_):
+        if row.work == "forward":
+            raise KeyboardInterrupt
+        return RESULT
+
+    monkeypatch.setattr(compare, "measure", measure)
+    monkeypatch.setattr(sys, "argv", ["run", "step-fp32", "forward-fp32", "--json", str(tmp_path / "results.json")])
+    assert compare.main() == 130
+    out, err = capsys.readouterr()
+    assert err == "\nbench/run: interrupted\n" and f"saved in {tmp_path / 'results.json'}" in out
+    assert len(json.loads((tmp_path / "results.json").read_text())["rows"]) == 1
 
 
 @needs_bench

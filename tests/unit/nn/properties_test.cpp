@@ -63,6 +63,17 @@ TEST(SquareSum, IsTheSameOnAnyNumberOfThreads) {
   at::set_num_threads(threads);
 }
 
+TEST(ThreadWorkspace, IsGivenBackByAllThreads) {
+  const int threads = at::get_num_threads();
+  at::set_num_threads(2);
+  const at::Tensor x = at::randn({2, 2, 40, 32});
+  causal_attention(x, x, x);
+  EXPECT_GT(thread_workspace_bytes(), 0);
+  release_thread_workspaces();
+  EXPECT_EQ(thread_workspace_bytes(), 0);
+  at::set_num_threads(threads);
+}
+
 TEST(Linear, AFrozenWeightStoredInANarrowerTypeGivesTheBitsOfTheWideOne) {
   at::manual_seed(3);
   for (const at::ScalarType stored : {at::kBFloat16, at::kHalf})
