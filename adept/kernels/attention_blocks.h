@@ -15,11 +15,13 @@ constexpr std::int64_t kDiagonalTile = 12;
 static_assert(kQueryTile % kDiagonalTile == 0 && kDiagonalTile % 2 == 0, "pairs of queries are never cut");
 /// Numbers of a head's keys that stay near: 512 KB, a small second-level cache.
 constexpr std::int64_t kNearNumbers = std::int64_t{1} << 17;
-/// Rows are padded to the widest vector.
+/// Rows are padded to the widest vector, where they lie in panels to the widest of those.
 constexpr std::int64_t kRowAlignment = 16;
+constexpr std::int64_t kPanelAlignment = 64;
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t step) { return divide_up(n, step) * step; }
 constexpr std::int64_t padded_head_dim(const Attention& a) { return round_up(a.head_dim, kRowAlignment); }
+constexpr std::int64_t panels_of_head_dim(const Attention& a) { return round_up(a.head_dim, kPanelAlignment); }
 constexpr std::int64_t padded_keys(const Attention& a) { return round_up(a.num_keys, kKeyBlock); }
 
 /// So many queries go over the keys at once, tile by tile at each block of keys: one tile, or several where a head's
@@ -28,24 +30,25 @@ constexpr std::int64_t stripe_rows(const Attention& a) {
   return (a.num_keys * padded_head_dim(a) <= kNearNumbers ? 1 : 4) * kQueryTile;
 }
 
-/// Lengths are of single numbers; of pairs of bf16 the same memory holds as many elements twice.
+/// Lengths are of single numbers; of pairs of bf16 the same memory holds as many elements twice. P: columns of a panel.
 ///
-/// Of one key-value head: keys transposed block by block (blocks, E, 64), values (S, E); and of the stripe in work:
-/// queries, outputs, the rows' sums lane by lane, what their probabilities are relative to, and a tile of scores.
+/// Of one key-value head: keys transposed, panel by panel (S / P, E, P), values in panels (E / P, S, P); and of the
+/// stripe in work: queries, outputs, the rows' sums lane by lane, what their probabilities are relative to, and a tile
+/// of scores.
 struct ForwardWorkspace {
   float *keys, *values, *q, *out, *scores, *row_sum, *base;
 
   /// In floats.
   static std::int64_t size(const Attention& a) {
-    return 2 * (padded_keys(a) + stripe_rows(a)) * padded_head_dim(a) + stripe_rows(a) * (kRowAlignment + 1) +
-           kQueryTile * kKeyBlock;
+    return padded_keys(a) * (padded_head_dim(a) + panels_of_head_dim(a)) +
+           stripe_rows(a) * (2 * padded_head_dim(a) + kRowAlignment + 1) + kQueryTile * kKeyBlock;
   }
 
   ForwardWorkspace(const Attention& a, float* begin) {
     const std::int64_t width = padded_head_dim(a), rows = padded_keys(a), queries = stripe_rows(a);
     keys = begin;
     values = keys + rows * width;
-    q = values + rows * width;
+    q = values + rows * panels_of_head_dim(a);
     out = q + queries * width;
     scores = out + queries * width;
     row_sum = scores + kQueryTile * kKeyBlock;
@@ -53,29 +56,34 @@ struct ForwardWorkspace {
   }
 };
 
-/// Of one key-value head: keys and values transposed block by block, keys, and both gradients; of the stripe in work:
-/// queries, gradient of the output, gradient of the queries, the rows' sums lane by lane, and of all keys (blocks, rows
-/// of the stripe, 64) probabilities and the gradient of the scores, that of one tile as pairs row by row once more.
+/// Of one key-value head: keys and values transposed, panel by panel, keys in panels, and both gradients; of the stripe
+/// in work: queries and gradient of the output, row by row and in panels, gradient of the queries, the rows' sums lane
+/// by lane, and of all keys (blocks, rows of the stripe, 64) probabilities and the gradient of the scores, that of one
+/// tile as pairs row by row once more.
 struct BackwardWorkspace {
-  float *keys_t, *values_t, *keys, *grad_k, *grad_v, *q, *grad_out, *grad_q, *row_sum, *scores, *grad_scores,
-      *grad_score_rows;
+  float *keys_t, *values_t, *keys, *grad_k, *grad_v, *q, *q_panels, *grad_out, *grad_out_panels, *grad_q, *row_sum,
+      *scores, *grad_scores, *grad_score_rows;
 
   /// In floats.
   static std::int64_t size(const Attention& a) {
-    return (5 * padded_keys(a) + 3 * stripe_rows(a)) * padded_head_dim(a) +
-           stripe_rows(a) * (kRowAlignment + 2 * padded_keys(a)) + kQueryTile * kKeyBlock / 2;
+    return padded_keys(a) * (4 * padded_head_dim(a) + panels_of_head_dim(a)) +
+           stripe_rows(a) * (3 * padded_head_dim(a) + 2 * panels_of_head_dim(a) + kRowAlignment + 2 * padded_keys(a)) +
+           kQueryTile * kKeyBlock / 2;
   }
 
   BackwardWorkspace(const Attention& a, float* begin) {
     const std::int64_t width = padded_head_dim(a), rows = padded_keys(a), queries = stripe_rows(a);
+    const std::int64_t panels = panels_of_head_dim(a);
     keys_t = begin;
     values_t = keys_t + rows * width;
     keys = values_t + rows * width;
-    grad_k = keys + rows * width;
+    grad_k = keys + rows * panels;
     grad_v = grad_k + rows * width;
     q = grad_v + rows * width;
-    grad_out = q + queries * width;
-    grad_q = grad_out + queries * width;
+    q_panels = q + queries * width;
+    grad_out = q_panels + queries * panels;
+    grad_out_panels = grad_out + queries * width;
+    grad_q = grad_out_panels + queries * panels;
     row_sum = grad_q + queries * width;
     scores = row_sum + queries * kRowAlignment;
     grad_scores = scores + queries * rows;

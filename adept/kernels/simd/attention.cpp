@@ -1,4 +1,5 @@
-// Legend: H query heads, G of them for each key-value head, T queries, S keys, E head_dim, W = E padded.
+// Legend: H query heads, G of them for each key-value head, T queries, S keys, E head_dim, W = E padded, P columns of a
+// panel (kPanel).
 #include "adept/kernels/attention_blocks.h"
 #include "adept/kernels/simd/functions.h"
 #include "adept/kernels/simd/vector.h"
@@ -37,25 +38,33 @@ struct Packing {
     }
   }
 
-  // The same, the depth along the rows.
-  static void pack_depth(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim,
-                         std::int64_t width, float* to) {
-    pack_rows(from, stride, rows, head_dim, width, to);
+  // (rows, E) -> (W / P, depth, P), the depth of the product along the rows; padding is zero.
+  static void pack_panels(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim,
+                          std::int64_t width, std::int64_t depth, float* to) {
+    for (std::int64_t panel = 0; panel < width; panel += kPanel, to += depth * kPanel) {
+      for (std::int64_t i = 0; i < rows; ++i)
+        for (std::int64_t e = 0; e < kPanel; e += kLanes) {
+          const std::int64_t left = smaller(kLanes, head_dim - panel - e);
+          store(to + i * kPanel + e, left > 0 ? load_some(from + i * stride + panel + e, left) : Vector{});
+        }
+      clear(to + rows * kPanel, (depth - rows) * kPanel);
+    }
   }
 
-  // (rows, E) -> (blocks, E, 64), the depth along E: the rows of a block become columns; those that are not there are
+  // (rows, E) -> (depth / P, E, P), the depth of the product along E: rows become columns; those that are not there are
   // zero.
-  static void pack_transposed(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim, float* to) {
-    for (std::int64_t begin = 0; begin < rows; begin += kKeyBlock, to += head_dim * kKeyBlock)
-      for (std::int64_t i = begin; i < begin + kKeyBlock; i += kLanes)
+  static void pack_transposed(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim,
+                              std::int64_t padded_rows, float* to) {
+    for (std::int64_t panel = 0; panel < padded_rows; panel += kPanel, to += head_dim * kPanel)
+      for (std::int64_t n = 0; n < kPanel; n += kLanes)
         for (std::int64_t e = 0; e < head_dim; e += kLanes) {
-          const std::int64_t left = smaller(kLanes, head_dim - e);
+          const std::int64_t left = smaller(kLanes, head_dim - e), first = panel + n;
           Vector square[kLanes];
 #pragma GCC unroll 16
           for (int r = 0; r < kLanes; ++r)
-            square[r] = i + r < rows ? load_some(from + (i + r) * stride + e, left) : Vector{};
+            square[r] = first + r < rows ? load_some(from + (first + r) * stride + e, left) : Vector{};
           transpose(square);
-          for (std::int64_t c = 0; c < left; ++c) store(to + (e + c) * kKeyBlock + i - begin, square[c]);
+          for (std::int64_t c = 0; c < left; ++c) store(to + (e + c) * kPanel + n, square[c]);
         }
   }
 };
@@ -76,28 +85,34 @@ struct Packing<T, true> {
     }
   }
 
-  // (rows, E) -> (rows / 2, W).
-  static void pack_depth(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim,
-                         std::int64_t width, Pair* to) {
-    for (std::int64_t i = 0; i < rows; i += 2, from += 2 * stride, to += width) {
-      const T* second = from + (i + 1 < rows ? stride : 0);
-      const Pair there = i + 1 < rows ? 0xffff0000u : 0;
-      for (std::int64_t e = 0; e < head_dim; ++e) to[e] = (static_cast<Pair>(second[e]) << 16 & there) | from[e];
-      for (std::int64_t e = head_dim; e < width; ++e) to[e] = 0;
+  // (rows, E) -> (W / P, depth / 2, P).
+  static void pack_panels(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim,
+                          std::int64_t width, std::int64_t depth, Pair* to) {
+    for (std::int64_t panel = 0; panel < width; panel += kPanel) {
+      const std::int64_t columns = smaller(kPanel, head_dim - panel);  // none or fewer where all is padding
+      for (std::int64_t i = 0; i < depth; i += 2, to += kPanel) {
+        clear(to, kPanel);
+        if (i >= rows) continue;
+        const T* first = from + i * stride + panel;
+        const T* second = i + 1 < rows ? first + stride : first;
+        const Pair there = i + 1 < rows ? 0xffff0000u : 0;
+        for (std::int64_t e = 0; e < columns; ++e) to[e] = (static_cast<Pair>(second[e]) << 16 & there) | first[e];
+      }
     }
   }
 
-  // (rows, E) -> (blocks, E / 2, 64).
-  static void pack_transposed(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim, Pair* to) {
-    for (std::int64_t begin = 0; begin < rows; begin += kKeyBlock) {
-      const std::int64_t count = smaller(kKeyBlock, rows - begin);
-      const T* block = from + begin * stride;
-      for (std::int64_t e = 0; e < head_dim; e += 2, to += kKeyBlock) {
+  // (rows, E) -> (depth / P, E / 2, P).
+  static void pack_transposed(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim,
+                              std::int64_t padded_rows, Pair* to) {
+    for (std::int64_t panel = 0; panel < padded_rows; panel += kPanel) {
+      const std::int64_t count = larger(0, smaller(kPanel, rows - panel));
+      for (std::int64_t e = 0; e < head_dim; e += 2, to += kPanel) {
         for (std::int64_t i = 0; i < count; ++i) {
-          const Pair second = e + 1 < head_dim ? block[i * stride + e + 1] : 0;
-          to[i] = second << 16 | block[i * stride + e];
+          const T* row = from + (panel + i) * stride + e;
+          const Pair second = e + 1 < head_dim ? row[1] : 0;
+          to[i] = second << 16 | row[0];
         }
-        for (std::int64_t i = count; i < kKeyBlock; ++i) to[i] = 0;
+        clear(to + count, kPanel - count);
       }
     }
   }
@@ -141,13 +156,16 @@ void for_each_tile(const Attention& a, const std::int32_t* first_key, std::int64
   for (std::int64_t n = first_key[begin] / kKeyBlock * kKeyBlock; n <= last_key; n += kKeyBlock)
     for (std::int64_t row = 0, end = 0; row < rows; row = end) {
       end = smaller(row + kQueryTile, rows);
-      const bool masked = n + kKeyBlock - 1 > position + row || n < first_key[begin + end - 1];
-      const std::int64_t step = masked ? kDiagonalTile : kQueryTile;
-      for (; row < end; row += step) {
-        const std::int64_t count = smaller(step, end - row);
+      // Rows from `whole` on see the whole block.
+      const bool is_cut = n < first_key[begin + end - 1];
+      const std::int64_t partly = is_cut ? end - row : larger(n + kKeyBlock - 1 - position - row, 0);
+      const std::int64_t whole = smaller(row + round_up(partly, kDiagonalTile), end);
+      for (; row < whole; row += kDiagonalTile) {
+        const std::int64_t count = smaller(kDiagonalTile, whole - row);
         const std::int64_t columns = smaller(kKeyBlock, round_up(position + row + count - n, kLanes));
-        if (columns > 0 && first_key[begin + row] < n + kKeyBlock) visit(Tile{n, row, count, columns, masked});
+        if (columns > 0 && first_key[begin + row] < n + kKeyBlock) visit(Tile{n, row, count, columns, true});
       }
+      if (whole < end) visit(Tile{n, whole, end - whole, kKeyBlock, false});
     }
 }
 
@@ -160,56 +178,63 @@ Visible visible_columns(const Attention& a, const std::int32_t* first_key, std::
   return {first_key[query] - n, a.num_keys - a.num_queries + query - n};
 }
 
-// Columns are few, so they are exact as floats.
-Vector hide(Vector values, std::int64_t column, Visible visible, Vector lanes, float hidden) {
-  const Vector number = lanes + splat(static_cast<float>(column));
+// The values of the columns from `column` on, those that are not seen replaced. Columns are few, so they are exact as
+// floats.
+Vector hide(Vector values, std::int64_t column, Visible visible, float hidden) {
+  if (visible.low <= column && column + kLanes - 1 <= visible.high) return values;
+  const Vector number = lane_numbers() + splat(static_cast<float>(column));
   const Vector low = splat(static_cast<float>(larger(visible.low, -1)));
   const Vector high = splat(static_cast<float>(smaller(visible.high, kKeyBlock)));
   const Vector not_low = number < low ? splat(hidden) : values;
   return number > high ? splat(hidden) : not_low;
 }
 
-// What is known of a query from the blocks so far.
-struct Query {
-  float& base;  // a largest score
-  float* sum;   // of its probabilities relative to the base, lane by lane
-  float* out;   // of their products with the values, (W)
-  std::int64_t width;
-};
+// Probabilities are powers of two relative to their query's base, at most 2^kMostExponent: the base follows the largest
+// score, and with it sums and outputs of earlier blocks, only where they would grow beyond, which costs no precision
+// and is rare after a row's first block.
+constexpr float kMostExponent = 12;
+constexpr float kNoBase = -__FLT_MAX__;  // nothing was seen yet
 
-// A row of a tile of scores becomes probabilities relative to the query's base, elements of E in their place, and they
-// are added to its sum. The base follows the largest score, and with it sums and outputs of earlier blocks, only where
-// probabilities would grow beyond e^8, which costs no precision and is rare after a row's first block.
-template <typename E>
-void soften_row(float* scores, const Tile& t, Visible visible, float scale, Query query) {
-  auto* probabilities = reinterpret_cast<E*>(scores);
-  const std::int64_t columns = t.columns;
-  Vector most = splat(-kInfinity);
-  if (t.masked) {
-    const Vector lanes = lane_numbers();
-    for (std::int64_t n = 0; n < columns; n += kLanes)
-      store(scores + n, hide(load(scores + n), n, visible, lanes, -kInfinity));
-  }
-  for (std::int64_t n = 0; n < columns; n += kLanes) most = maximum(most, load(scores + n));
-  Vector sum = load(query.sum);
-  float base = query.base;
-  if (base == -kInfinity || any_above(most, base + 8 / scale)) {
-    const float block_max = largest_of(most), new_base = block_max <= base ? base : block_max;  // NaN stays
-    if (new_base == -kInfinity) {  // nothing of this block is seen, nor of any before it
-      for (std::int64_t n = 0; n < columns; n += kLanes) store_some(probabilities + n, kLanes, Vector{});
-      return;
+// A query's base becomes the largest score of a block, as an exponent.
+void raise_base(const ForwardWorkspace& w, std::int64_t row, std::int64_t width, float largest) {
+  const float base = w.base[row];
+  w.base[row] = largest <= base ? base : largest;  // NaN stays
+  if (base == kNoBase) return;
+  const Vector rescale = power_of_two(splat(base - w.base[row]));
+  float *sum = w.row_sum + row * kLanes, *out = w.out + row * width;
+  store(sum, load(sum) * rescale);
+  for (std::int64_t e = 0; e < width; e += kLanes) store(out + e, load(out + e) * rescale);
+}
+
+// A tile of scores becomes probabilities, elements of E in their place, and they are added to the rows' sums.
+template <typename E, bool kMasked>
+void soften_tile(const Attention& a, const ForwardWorkspace& w, const Tile& t, const std::int32_t* first_key,
+                 std::int64_t begin) {
+  const std::int64_t columns = kMasked ? t.columns : kKeyBlock, width = padded_head_dim(a);
+  const float factor = a.scale * kLog2E;
+  for (std::int64_t i = 0; i < t.count; ++i) {
+    float* scores = w.scores + i * kKeyBlock;
+    const Visible visible = visible_columns(a, first_key, begin + t.row + i, t.n);
+    Vector most = splat(-kInfinity);
+    for (std::int64_t n = 0; n < columns; n += kLanes) {
+      Vector score = load(scores + n);
+      if (kMasked) store(scores + n, score = hide(score, n, visible, -kInfinity));
+      most = maximum(most, score);
     }
-    const Vector rescale = power_of_two(splat((base - new_base) * scale * kLog2E));
-    sum *= rescale;
-    for (std::int64_t e = 0; e < query.width; e += kLanes) store(query.out + e, load(query.out + e) * rescale);
-    query.base = base = new_base;
+    most *= splat(factor);
+    if (any_above(most, w.base[t.row + i] + kMostExponent)) raise_base(w, t.row + i, width, largest_of(most));
   }
-  for (std::int64_t n = 0; n < columns; n += kLanes) {
-    const Vector p = power_of_two((load(scores + n) - splat(base)) * splat(scale * kLog2E));
-    store_some(probabilities + n, kLanes, p);
-    sum += p;
+  for (std::int64_t i = 0; i < t.count; ++i) {
+    float *scores = w.scores + i * kKeyBlock, *row_sum = w.row_sum + (t.row + i) * kLanes;
+    const Vector base = splat(w.base[t.row + i]);
+    Vector sum = load(row_sum);
+    for (std::int64_t n = 0; n < columns; n += kLanes) {
+      const Vector p = power_of_two(load(scores + n) * splat(factor) - base);
+      store_some(reinterpret_cast<E*>(scores) + n, kLanes, p);
+      sum += p;
+    }
+    store(row_sum, sum);
   }
-  store(query.sum, sum);
 }
 
 template <typename T>
@@ -222,13 +247,13 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
   auto *keys = reinterpret_cast<Number*>(w.keys), *values = reinterpret_cast<Number*>(w.values);
   auto* packed_q = reinterpret_cast<Number*>(w.q);
   const std::int64_t head_dim = a.head_dim, width = padded_head_dim(a);
-  const std::int64_t depth = divide_up(head_dim, kEach);
+  const std::int64_t depth = divide_up(head_dim, kEach), num_keys = padded_keys(a);
   const std::int32_t* first_key = a.first_key + sequence * a.first_key_stride;
   const std::int64_t group_size = a.num_heads / a.num_key_value_heads, stripe = stripe_rows(a);
-  Packed::pack_transposed(head_of<const T>(a.k, sequence, group), a.k.position_stride, a.num_keys, head_dim, keys);
-  Packed::pack_depth(head_of<const T>(a.v, sequence, group), a.v.position_stride, a.num_keys, head_dim, width, values);
-  // Scores of keys that are not there are hidden, but 0 * NaN would be NaN.
-  clear(values + divide_up(a.num_keys, kEach) * width, (padded_keys(a) / kEach - divide_up(a.num_keys, kEach)) * width);
+  Packed::pack_transposed(head_of<const T>(a.k, sequence, group), a.k.position_stride, a.num_keys, head_dim, num_keys,
+                          keys);
+  Packed::pack_panels(head_of<const T>(a.v, sequence, group), a.v.position_stride, a.num_keys, head_dim, width,
+                      num_keys, values);
   for (std::int64_t head = group * group_size; head < (group + 1) * group_size; ++head) {
     const T* q = head_of<const T>(a.q, sequence, head);
     T* out = head_of<T>(a.out, sequence, head);
@@ -237,16 +262,16 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
       Packed::pack_rows(q + begin * a.q.position_stride, a.q.position_stride, rows, head_dim, width, packed_q);
       clear(w.out, rows * width);
       clear(w.row_sum, rows * kLanes);
-      for (std::int64_t r = 0; r < rows; ++r) w.base[r] = -kInfinity;
+      for (std::int64_t r = 0; r < rows; ++r) w.base[r] = kNoBase;
       for_each_tile(a, first_key, begin, rows, [&](const Tile& t) {
         multiply<false>(t.count, t.columns, depth, packed_q + t.row * width / kEach, width / kEach, 1,
-                        keys + t.n * depth, kKeyBlock, w.scores, kKeyBlock);
-        for (std::int64_t i = 0, r = t.row; i < t.count; ++i, ++r)
-          soften_row<typename Packed::Element>(
-              w.scores + i * kKeyBlock, t, visible_columns(a, first_key, begin + r, t.n), a.scale,
-              {.base = w.base[r], .sum = w.row_sum + r * kLanes, .out = w.out + r * width, .width = width});
+                        keys + t.n * depth, kPanel * depth, w.scores, kKeyBlock);
+        if (t.masked)
+          soften_tile<typename Packed::Element, true>(a, w, t, first_key, begin);
+        else
+          soften_tile<typename Packed::Element, false>(a, w, t, first_key, begin);
         multiply<true>(t.count, width, t.columns / kEach, reinterpret_cast<const Number*>(w.scores), kKeyBlock, 1,
-                       values + t.n / kEach * width, width, w.out + t.row * width, width);
+                       values + t.n / kEach * kPanel, kPanel * num_keys / kEach, w.out + t.row * width, width);
       });
       for (std::int64_t r = 0; r < rows; ++r) {
         const float sum = sum_of(load(w.row_sum + r * kLanes));
@@ -254,42 +279,41 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
                     a.out.position_stride);
         if (a.log_sum_exp != nullptr)
           a.log_sum_exp[(sequence * a.num_heads + head) * a.num_queries + begin + r] =
-              a.scale * w.base[r] + __builtin_logf(sum);
+              w.base[r] / kLog2E + __builtin_logf(sum);
       }
     }
   }
 }
 
-// The operands of the backward products. Queries and gradients of the output are packed both ways; numbers that are
-// single lie the same way in both.
+// The operands of the backward products: what stands on both sides of them is packed both ways.
 template <typename T>
 struct BackwardOperands {
   using Packed = Packing<T>;
   using Number = typename Packed::Number;
   static constexpr std::int64_t kEach = Packed::kEach;
-  static constexpr bool kBothWays = kEach > 1;
 
-  std::int64_t width;
-  Number *keys_t, *values_t, *keys, *q_rows, *q_depth, *grad_out_rows, *grad_out_depth;
+  std::int64_t width, key_panel, query_panel;  // numbers of a row, and of panels
+  Number *keys_t, *values_t, *keys, *q_rows, *q_panels, *grad_out_rows, *grad_out_panels;
 
   BackwardOperands(const Attention& a, const BackwardWorkspace& w)
       : width(padded_head_dim(a)),
+        key_panel(kPanel * padded_keys(a) / kEach),
+        query_panel(kPanel * stripe_rows(a) / kEach),
         keys_t(reinterpret_cast<Number*>(w.keys_t)),
         values_t(reinterpret_cast<Number*>(w.values_t)),
         keys(reinterpret_cast<Number*>(w.keys)),
         q_rows(reinterpret_cast<Number*>(w.q)),
-        q_depth(q_rows + (kBothWays ? stripe_rows(a) * width / kEach : 0)),
+        q_panels(reinterpret_cast<Number*>(w.q_panels)),
         grad_out_rows(reinterpret_cast<Number*>(w.grad_out)),
-        grad_out_depth(grad_out_rows + (kBothWays ? stripe_rows(a) * width / kEach : 0)) {}
+        grad_out_panels(reinterpret_cast<Number*>(w.grad_out_panels)) {}
 
   void pack_keys(const Attention& a, const Unit& unit) const {
     const T* k = head_of<const T>(a.k, unit.sequence, unit.group);
     const T* v = head_of<const T>(a.v, unit.sequence, unit.group);
-    Packed::pack_transposed(k, a.k.position_stride, a.num_keys, a.head_dim, keys_t);
-    Packed::pack_transposed(v, a.v.position_stride, a.num_keys, a.head_dim, values_t);
-    Packed::pack_depth(k, a.k.position_stride, a.num_keys, a.head_dim, width, keys);
-    const std::int64_t rows = divide_up(a.num_keys, kEach);
-    clear(keys + rows * width, (padded_keys(a) / kEach - rows) * width);
+    const std::int64_t num_keys = padded_keys(a);
+    Packed::pack_transposed(k, a.k.position_stride, a.num_keys, a.head_dim, num_keys, keys_t);
+    Packed::pack_transposed(v, a.v.position_stride, a.num_keys, a.head_dim, num_keys, values_t);
+    Packed::pack_panels(k, a.k.position_stride, a.num_keys, a.head_dim, width, num_keys, keys);
   }
 
   void pack_queries(const Attention& a, std::int64_t sequence, std::int64_t head, std::int64_t begin,
@@ -298,10 +322,8 @@ struct BackwardOperands {
     const T* grad_out = head_of<const T>(a.grad_out, sequence, head) + begin * a.grad_out.position_stride;
     Packed::pack_rows(q, a.q.position_stride, rows, a.head_dim, width, q_rows);
     Packed::pack_rows(grad_out, a.grad_out.position_stride, rows, a.head_dim, width, grad_out_rows);
-    if constexpr (kBothWays) {
-      Packed::pack_depth(q, a.q.position_stride, rows, a.head_dim, width, q_depth);
-      Packed::pack_depth(grad_out, a.grad_out.position_stride, rows, a.head_dim, width, grad_out_depth);
-    }
+    Packed::pack_panels(q, a.q.position_stride, rows, a.head_dim, width, stripe_rows(a), q_panels);
+    Packed::pack_panels(grad_out, a.grad_out.position_stride, rows, a.head_dim, width, stripe_rows(a), grad_out_panels);
   }
 };
 
@@ -312,13 +334,15 @@ float* tile_of(const Attention& a, float* scores, const Tile& t) {
 
 // Of one query's block: scores become probabilities, and their products with their gradients are added to row_sum, lane
 // by lane.
+template <bool kMasked>
 void restore_row(float* scores, const float* grad_probabilities, const Tile& t, Visible visible, float scale,
                  float log_sum_exp, float* row_sum) {
-  const Vector lanes = lane_numbers(), base = splat(log_sum_exp * kLog2E), factor = splat(scale * kLog2E);
+  const std::int64_t columns = kMasked ? t.columns : kKeyBlock;
+  const Vector base = splat(log_sum_exp * kLog2E), factor = splat(scale * kLog2E);
   Vector sum = load(row_sum);
-  for (std::int64_t n = 0; n < t.columns; n += kLanes) {
+  for (std::int64_t n = 0; n < columns; n += kLanes) {
     Vector p = power_of_two(load(scores + n) * factor - base);
-    if (t.masked) p = hide(p, n, visible, lanes, 0);
+    if (kMasked) p = hide(p, n, visible, 0);
     store(scores + n, p);
     sum += p * load(grad_probabilities + n);
   }
@@ -331,13 +355,14 @@ void restore_tile(const Attention& a, const BackwardWorkspace& w, const Backward
                   const std::int32_t* first_key, std::int64_t begin, const float* log_sum_exp) {
   const std::int64_t depth = divide_up(a.head_dim, o.kEach), stride = o.width / o.kEach, row = t.row * stride;
   float *scores = tile_of(a, w.scores, t), *gradients = tile_of(a, w.grad_scores, t);
-  multiply<false>(t.count, t.columns, depth, o.q_rows + row, stride, 1, o.keys_t + t.n * depth, kKeyBlock, scores,
+  multiply<false>(t.count, t.columns, depth, o.q_rows + row, stride, 1, o.keys_t + t.n * depth, kPanel * depth, scores,
                   kKeyBlock);
-  multiply<false>(t.count, t.columns, depth, o.grad_out_rows + row, stride, 1, o.values_t + t.n * depth, kKeyBlock,
+  multiply<false>(t.count, t.columns, depth, o.grad_out_rows + row, stride, 1, o.values_t + t.n * depth, kPanel * depth,
                   gradients, kKeyBlock);
+  const auto restore = t.masked ? restore_row<true> : restore_row<false>;
   for (std::int64_t r = t.row; r < t.row + t.count; ++r, scores += kKeyBlock, gradients += kKeyBlock)
-    restore_row(scores, gradients, t, visible_columns(a, first_key, begin + r, t.n), a.scale, log_sum_exp[begin + r],
-                w.row_sum + r * kLanes);
+    restore(scores, gradients, t, visible_columns(a, first_key, begin + r, t.n), a.scale, log_sum_exp[begin + r],
+            w.row_sum + r * kLanes);
 }
 
 // Gradients of a tile's probabilities become gradients of its scores, and both operands of the products that follow: in
@@ -378,14 +403,14 @@ void differentiate_tile(const Attention& a, const BackwardWorkspace& w, const Ba
   differentiate_scores<T>(scores, gradients, w.grad_score_rows, t, delta);
   const auto* probabilities = reinterpret_cast<const Number*>(scores);
   const auto* by_queries = reinterpret_cast<const Number*>(gradients);
-  const auto* by_keys = o.kBothWays ? reinterpret_cast<const Number*>(w.grad_score_rows) : by_queries;
-  const std::int64_t width = o.width, row = t.row * width / kEach, query_depth = divide_up(t.count, kEach);
-  multiply<true>(t.columns, width, query_depth, probabilities, 1, kEach * kKeyBlock, o.grad_out_depth + row, width,
-                 w.grad_v + t.n * width, width);
-  multiply<true>(t.columns, width, query_depth, by_queries, 1, kEach * kKeyBlock, o.q_depth + row, width,
+  const auto* by_keys = kEach > 1 ? reinterpret_cast<const Number*>(w.grad_score_rows) : by_queries;
+  const std::int64_t width = o.width, row = t.row / kEach * kPanel, query_depth = divide_up(t.count, kEach);
+  multiply<true>(t.columns, width, query_depth, probabilities, 1, kEach * kKeyBlock, o.grad_out_panels + row,
+                 o.query_panel, w.grad_v + t.n * width, width);
+  multiply<true>(t.columns, width, query_depth, by_queries, 1, kEach * kKeyBlock, o.q_panels + row, o.query_panel,
                  w.grad_k + t.n * width, width);
-  multiply<true>(t.count, width, t.columns / kEach, by_keys, kKeyBlock / kEach, 1, o.keys + t.n / kEach * width, width,
-                 w.grad_q + t.row * width, width);
+  multiply<true>(t.count, width, t.columns / kEach, by_keys, kKeyBlock / kEach, 1, o.keys + t.n / kEach * kPanel,
+                 o.key_panel, w.grad_q + t.row * width, width);
 }
 
 // A stripe of queries meets its keys twice: the gradient of a score needs the sum of its row's probabilities times

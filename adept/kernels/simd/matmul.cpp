@@ -1,4 +1,4 @@
-// Legend: M rows, N columns, K depth, P columns of a panel.
+// Legend: M rows, N columns, K depth, P columns of a panel (kPanel).
 //
 // As in "Anatomy of High-Performance Matrix Multiplication" (Goto, van de Geijn, 2008): a block of b is packed once
 // into panels that the innermost loop reads in order, and stays in the cache while all rows go by.
@@ -9,8 +9,7 @@
 namespace adept::kernels::ADEPT_INSTRUCTION_SET {
 namespace {
 
-constexpr std::int64_t kPanel = kMostVectors * kLanes;  // P
-constexpr std::int64_t kDepthBlock = 8192 / kPanel;     // of a panel: 32 KB, a first-level cache
+constexpr std::int64_t kDepthBlock = 8192 / kPanel;  // of a panel: 32 KB, a first-level cache
 static_assert(kMostPanelColumns % kPanel == 0);
 
 std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
@@ -55,15 +54,15 @@ void pack_block(const Matmul& m, std::int64_t begin, std::int64_t end, float* pa
 }
 
 /// tile (rows, P) = a (rows, K) panel (K, P).
-void multiply_panel(std::int64_t rows, std::int64_t depth, const float* a, std::int64_t a_row, std::int64_t a_depth,
-                    const float* panel, float* tile) {
+void multiply_blocks(std::int64_t rows, std::int64_t depth, const float* a, std::int64_t a_row, std::int64_t a_depth,
+                     const float* panel, float* tile) {
   for (std::int64_t k = 0; k < depth; k += kDepthBlock) {
     const std::int64_t count = smaller(kDepthBlock, depth - k);
     const float *left = a + k * a_depth, *right = panel + k * kPanel;
     if (k == 0)
-      multiply<false>(rows, kPanel, count, left, a_row, a_depth, right, kPanel, tile, kPanel);
+      multiply_panel<kMostVectors, false>(rows, count, left, a_row, a_depth, right, tile, kPanel);
     else
-      multiply<true>(rows, kPanel, count, left, a_row, a_depth, right, kPanel, tile, kPanel);
+      multiply_panel<kMostVectors, true>(rows, count, left, a_row, a_depth, right, tile, kPanel);
   }
 }
 
@@ -102,7 +101,7 @@ void multiply_unit(const Matmul& m, std::int64_t unit, float* workspace) {
     }
     const float* panel = w.panels;
     for (std::int64_t n = first; n < last; n += kPanel, panel += m.depth * kPanel) {
-      multiply_panel(rows, m.depth, a, a_row, a_depth, panel, w.tile);
+      multiply_blocks(rows, m.depth, a, a_row, a_depth, panel, w.tile);
       store_tile<C>(m, row, rows, n, smaller(kPanel, last - n), w.tile);
     }
   }

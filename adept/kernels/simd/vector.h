@@ -27,6 +27,7 @@ constexpr int kLanes = 4;
 constexpr int kMostVectors = 2;
 #endif
 constexpr int kMostRows = 6;  // of the register tile: with 4 (2) vectors it fills the 32 (16) registers
+constexpr int kPanel = kMostVectors * kLanes;  // columns of a product's right side that lie together
 
 using Vector = float __attribute__((vector_size(4 * kLanes)));
 using IntVector = std::uint32_t __attribute__((vector_size(4 * kLanes)));
@@ -35,7 +36,17 @@ using LooseVector = float __attribute__((vector_size(4 * kLanes), aligned(4), ma
 inline Vector load(const float* p) { return *reinterpret_cast<const LooseVector*>(p); }
 inline void store(float* p, Vector v) { *reinterpret_cast<LooseVector*>(p) = v; }
 inline Vector splat(float x) { return x - Vector{}; }
-inline Vector maximum(Vector a, Vector b) { return a > b ? a : b; }
+/// b where either is NaN.
+inline Vector maximum(Vector a, Vector b) {
+#if defined(__AVX512F__)
+  constexpr __mmask16 kAll = 0xffff;  // GCC 12 warns of its own _mm512_max_ps
+  return reinterpret_cast<Vector>(_mm512_maskz_max_ps(kAll, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Vector>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+#else
+  return a > b ? a : b;
+#endif
+}
 
 /// Lane i of the result is lane i ^ distance of v.
 template <int kDistance>
@@ -73,32 +84,32 @@ inline float largest_of(Vector v) {
 }
 
 constexpr float kLog2E = 1.44269504088896341f;
-constexpr float kRoundingShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+/// 1.5 * 2^23 + 127: adding it rounds to a whole number n, and leaves n + 127, the exponent of 2^n, in the lowest bits.
+constexpr float kRoundingShift = 12583039.0f;
 
 /// p 2^n of the whole number n from -127, which gives 0, to 127 that `shifted` is, kRoundingShift added.
 inline Vector times_power(Vector p, Vector shifted) {
-  const IntVector exponent = (reinterpret_cast<IntVector>(shifted) << 23) + (IntVector{} + (127u << 23));
-  return p * reinterpret_cast<Vector>(exponent);
+  return p * reinterpret_cast<Vector>(reinterpret_cast<IntVector>(shifted) << 23);
 }
 
 /// 2^x for x <= 0 or little above it, to 2 units in the last place; 0 below -126.5; NaN stays NaN.
 inline Vector power_of_two(Vector x) {
-  const Vector bounded = x < splat(-127.0f) ? splat(-127.0f) : x;
+  const Vector bounded = maximum(splat(-127.0f), x);
   const Vector shifted = bounded + splat(kRoundingShift);
   const Vector r = bounded - (shifted - splat(kRoundingShift));
-  // Minimax polynomial of 2^r on [-1/2, 1/2] that is 1 at 0, fitted for its relative error, 1e-7.
-  Vector p = splat(1.3264727126e-3f);
-  p = p * r + splat(9.6715126448e-3f);
-  p = p * r + splat(5.5507337435e-2f);
-  p = p * r + splat(2.4022242085e-1f);
-  p = p * r + splat(6.9314697760e-1f);
-  return times_power(p * r + splat(1.0f), shifted);
+  // Minimax polynomial of 2^r on [-1/2, 1/2] that is 1 at 0, fitted for its relative error, 1e-7; by Estrin's scheme,
+  // as its steps would wait for each other.
+  const Vector low = splat(6.9314697760e-1f) * r + splat(1.0f);
+  const Vector middle = splat(5.5507337435e-2f) * r + splat(2.4022242085e-1f);
+  const Vector high = splat(1.3264727126e-3f) * r + splat(9.6715126448e-3f);
+  const Vector square = r * r;
+  return times_power((high * square + middle) * square + low, shifted);
 }
 
 /// e^x for x <= 0 or little above it, to 2 units in the last place; 0 below -87.7; NaN stays NaN.
 inline Vector exponential(Vector x) {
   constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-  const Vector bounded = x < splat(-88.02969f) ? splat(-88.02969f) : x;  // 2^-127
+  const Vector bounded = maximum(splat(-88.02969f), x);  // 2^-127
   const Vector shifted = bounded * splat(kLog2E) + splat(kRoundingShift);
   const Vector whole = shifted - splat(kRoundingShift);
   const Vector r = bounded - whole * splat(ln2_high) - whole * splat(ln2_low);
@@ -154,16 +165,18 @@ inline Vector multiply_add(Vector sum, Pair a, IntVector b) {
 #endif
 }
 
-/// c (R x 16 V) = or += the sum over k < depth of a(r, k) b(k, :), a(r, k) = a[r * a_row + k * a_depth].
+/// c (R x V kLanes) = or += the sum over k < depth of a(r, k) b(k, :), a(r, k) = a[r * a_row + k * a_depth], b of a
+/// panel (depth, kPanel).
 template <int R, int V, bool kAdd, typename N>
 inline __attribute__((always_inline)) void register_tile(std::int64_t depth, const N* a, std::int64_t a_row,
-                                                         std::int64_t a_depth, const N* b, std::int64_t b_row, float* c,
+                                                         std::int64_t a_depth, const N* b, float* c,
                                                          std::int64_t c_row) {
   Vector sum[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) sum[r][v] = kAdd ? load(c + r * c_row + v * kLanes) : Vector{};
+#pragma GCC unroll 4
   for (std::int64_t k = 0; k < depth; ++k) {
     VectorOf<N> row[V];
 #pragma GCC unroll 4
@@ -175,7 +188,7 @@ inline __attribute__((always_inline)) void register_tile(std::int64_t depth, con
       for (int v = 0; v < V; ++v) sum[r][v] = multiply_add(sum[r][v], factor, row[v]);
     }
     a += a_depth;
-    b += b_row;
+    b += kPanel;
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -183,40 +196,38 @@ inline __attribute__((always_inline)) void register_tile(std::int64_t depth, con
     for (int v = 0; v < V; ++v) store(c + r * c_row + v * kLanes, sum[r][v]);
 }
 
+/// c (rows x V kLanes) = or += a b, b of a panel.
 template <int V, bool kAdd, typename N>
-void column_of_tiles(std::int64_t rows, std::int64_t depth, const N* a, std::int64_t a_row, std::int64_t a_depth,
-                     const N* b, std::int64_t b_row, float* c, std::int64_t c_row) {
+void multiply_panel(std::int64_t rows, std::int64_t depth, const N* a, std::int64_t a_row, std::int64_t a_depth,
+                    const N* b, float* c, std::int64_t c_row) {
   static_assert(kMostRows == 6);
   for (; rows >= 6; rows -= 6, a += 6 * a_row, c += 6 * c_row)
-    register_tile<6, V, kAdd>(depth, a, a_row, a_depth, b, b_row, c, c_row);
+    register_tile<6, V, kAdd>(depth, a, a_row, a_depth, b, c, c_row);
   if (rows >= 4) {
-    register_tile<4, V, kAdd>(depth, a, a_row, a_depth, b, b_row, c, c_row);
+    register_tile<4, V, kAdd>(depth, a, a_row, a_depth, b, c, c_row);
     rows -= 4, a += 4 * a_row, c += 4 * c_row;
   }
   if (rows >= 2) {
-    register_tile<2, V, kAdd>(depth, a, a_row, a_depth, b, b_row, c, c_row);
+    register_tile<2, V, kAdd>(depth, a, a_row, a_depth, b, c, c_row);
     rows -= 2, a += 2 * a_row, c += 2 * c_row;
   }
-  if (rows == 1) register_tile<1, V, kAdd>(depth, a, a_row, a_depth, b, b_row, c, c_row);
+  if (rows == 1) register_tile<1, V, kAdd>(depth, a, a_row, a_depth, b, c, c_row);
 }
 
-/// c (rows x columns) = or += a b, b (depth x columns); `columns` is a multiple of kLanes. Of pairs the depth and the
-/// strides are in pairs.
+/// c (rows x columns) = or += a b; `columns` is a multiple of kLanes. b (depth x columns) lies in panels (depth,
+/// kPanel) that begin b_panel apart: what the innermost loop reads is contiguous, and does not meet itself in the
+/// cache. Of pairs the depth and the strides are in pairs.
 template <bool kAdd, typename N>
 void multiply(std::int64_t rows, std::int64_t columns, std::int64_t depth, const N* a, std::int64_t a_row,
-              std::int64_t a_depth, const N* b, std::int64_t b_row, float* c, std::int64_t c_row) {
-  while (columns > 0) {
-    std::int64_t width = kMostVectors * kLanes;
-    if (columns >= width) {
-      column_of_tiles<kMostVectors, kAdd>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row);
-    } else if (width = kMostVectors / 2 * kLanes; columns >= width) {
-      column_of_tiles<kMostVectors / 2, kAdd>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row);
-    } else {
-      width = kLanes;
-      column_of_tiles<1, kAdd>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row);
+              std::int64_t a_depth, const N* b, std::int64_t b_panel, float* c, std::int64_t c_row) {
+  for (; columns >= kPanel; columns -= kPanel, b += b_panel, c += kPanel)
+    multiply_panel<kMostVectors, kAdd>(rows, depth, a, a_row, a_depth, b, c, c_row);
+  if constexpr (constexpr int kHalf = kMostVectors / 2; kHalf > 1)
+    if (columns >= kHalf * kLanes) {
+      multiply_panel<kHalf, kAdd>(rows, depth, a, a_row, a_depth, b, c, c_row);
+      b += kHalf * kLanes, c += kHalf * kLanes, columns -= kHalf * kLanes;
     }
-    b += width, c += width, columns -= width;
-  }
+  if (columns > 0) multiply_panel<1, kAdd>(rows, depth, a, a_row, a_depth, b, c, c_row);
 }
 
 // bf16 is the upper half of an fp32.
@@ -248,7 +259,10 @@ inline Vector load_some(const float* p, std::int64_t count, float rest = 0) {
 }
 inline Vector load_some(const std::uint16_t* p, std::int64_t count, float rest = 0) {
   HalfVector half{};
-  std::memcpy(&half, p, static_cast<std::size_t>(count) * sizeof(std::uint16_t));
+  if (count == kLanes)
+    std::memcpy(&half, p, sizeof half);
+  else
+    std::memcpy(&half, p, static_cast<std::size_t>(count) * sizeof(std::uint16_t));
   Vector v = reinterpret_cast<Vector>(__builtin_convertvector(half, IntVector) << 16);
   for (std::int64_t i = count; i < kLanes; ++i) v[i] = rest;
   return v;
