@@ -163,7 +163,8 @@ at::Tensor ActivationCache::read(const std::vector<std::string>& keys, const at:
       continue;
     if (damaged_.empty())
       spdlog::warn("{}: an entry is damaged; it is computed again, and so are others", path_.string());
-    damaged_[keys[row]] = entry->second.offset - static_cast<std::int64_t>(sizeof(EntryHeader));
+    if (entry->second.bytes == row_bytes(ids))  // or there may be another entry in what was its place
+      damaged_[keys[row]] = entry->second.offset - static_cast<std::int64_t>(sizeof(EntryHeader));
     entries_.erase(entry);
     is_whole = false;
   }

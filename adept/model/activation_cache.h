@@ -38,9 +38,10 @@ struct ActivationCacheStats {
 };
 
 /// A file of activations (T, D) of single rows, each with a checksum, found by the row's tokens and the shape of the
-/// batch that it was in. Entries are appended until the file is full; a file of another source, and what is damaged or
-/// cut short, is dropped and computed again. Where the disk is full everything is dropped. It is read with pread, not
-/// mapped: what was read does not stay in the process's memory.
+/// batch that it was in. A batch is appended whole, or not at all where the file has no room for it. A file of another
+/// source is dropped; what is damaged or cut short is computed again and written again, where it was if that is known.
+/// Where the disk is full everything is dropped. The file is read with pread, not mapped: what was read does not stay
+/// in the process's memory.
 ///
 /// A row of a matrix product may depend on its place in the batch, by how the library splits the work. Before rows of a
 /// batch's shape are kept for the first time this is tried; where it is so, none of that shape are kept, as training

@@ -120,6 +120,16 @@ TEST_F(ActivationCacheTest, ComputesAgainWhatIsDamagedOrCutShort) {
   }
 }
 
+TEST_F(ActivationCacheTest, WritesOverNoOtherEntryWhereALengthIsDamaged) {
+  computes(*open(), first_);
+  damage(2 * 760 - 80);  // an entry takes 760 bytes; of the second one's length, after its two hashes, the lowest byte
+  auto cache = open();
+  for (const at::Tensor& ids : {second_, first_, first_}) EXPECT_TRUE(computes(*cache, ids));
+  cache.reset();
+  cache = open();
+  for (const at::Tensor& ids : {second_, first_}) EXPECT_FALSE(computes(*cache, ids));
+}
+
 TEST_F(ActivationCacheTest, WritesAgainWhereItWasWhatIsCutShortWhileInUse) {
   const auto cache = open();
   computes(*cache, first_);
