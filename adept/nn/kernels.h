@@ -38,7 +38,7 @@ inline at::Tensor with_contiguous_rows(const at::Tensor& t) { return t.stride(-1
 /// Memory of the calling thread, aligned to 64 bytes, that lives on from call to call: mapping fresh pages takes longer
 /// than filling them.
 float* thread_workspace(std::int64_t floats);
-/// Gives back those of all threads.
+/// Gives back those of the threads that work now: a thread that is done has none.
 void release_thread_workspaces();
 /// Bytes of the workspaces of all threads.
 std::int64_t thread_workspace_bytes();

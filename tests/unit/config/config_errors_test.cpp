@@ -3,13 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include "adept/config/run_config.h"
 #include "adept/core/error.h"
 #include "adept/core/random.h"
+#include "tests/support/environment.h"
 
 namespace adept::config {
 namespace {
@@ -389,12 +389,9 @@ TEST(ConfigErrors, FilesThatCannotBeRead) {
 }
 
 TEST(ConfigErrors, HomeThatIsNotSet) {
-  const char* home = std::getenv("HOME");
-  const std::string saved = home != nullptr ? home : "";
-  unsetenv("HOME");
+  const test::ScopedVariable home("HOME");
   EXPECT_EQ(message_of(kGood, {"model=~/m"}),
             "--set model=~/m: model: found \"~/m\", but $HOME is not set; expected a path without ~");
-  setenv("HOME", saved.c_str(), 1);
 }
 
 }  // namespace

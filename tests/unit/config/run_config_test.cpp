@@ -3,13 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include "adept/config/types.h"
 #include "adept/core/error.h"
+#include "tests/support/environment.h"
 
 namespace adept::config {
 namespace {
@@ -132,7 +132,7 @@ TEST(RunConfig, EmptySectionMeansItsDefaults) {
 }
 
 TEST(RunConfig, LeadingTildeIsTheHomeFolder) {
-  ASSERT_EQ(setenv("HOME", "/home/someone", 1), 0);
+  const test::ScopedVariable home("HOME", "/home/someone");
   const RunConfig config = minimal_with({"model=~/m", "output_dir='~'", "data.train.0.path=[~/a, b~]"});
   EXPECT_EQ(config.model, "/home/someone/m");
   EXPECT_EQ(config.output_dir, "/home/someone");

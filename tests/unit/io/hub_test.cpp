@@ -2,8 +2,7 @@
 
 #include <gmock/gmock.h>
 
-#include <optional>
-
+#include "tests/support/environment.h"
 #include "tests/unit/io/support.h"
 
 namespace adept::io {
@@ -22,23 +21,6 @@ constexpr char kOldCommit[] = "fedcba9876543210fedcba9876543210fedcba98";
 // The environment of the cache, emptied, and put back at the end.
 class HubTest : public testing::Test {
  protected:
-  HubTest() {
-    for (const char* name : kNames) {
-      const char* value = std::getenv(name);
-      saved_.emplace_back(value != nullptr ? std::optional<std::string>(value) : std::nullopt);
-      unsetenv(name);
-    }
-    setenv("HOME", directory_.path().c_str(), 1);
-  }
-  ~HubTest() override {
-    for (std::size_t i = 0; i < saved_.size(); ++i) {
-      if (saved_[i])
-        setenv(kNames[i], saved_[i]->c_str(), 1);
-      else
-        unsetenv(kNames[i]);
-    }
-  }
-
   // A repository in this cache with two snapshots; main and refs/pr/1 name the first, the second has no name.
   static std::filesystem::path make_repository(const std::filesystem::path& cache, const std::string& folder) {
     const auto repository = cache / folder;
@@ -50,9 +32,9 @@ class HubTest : public testing::Test {
     return repository;
   }
 
-  static constexpr const char* kNames[] = {"HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME"};
   const TemporaryDirectory directory_;
-  std::vector<std::optional<std::string>> saved_;
+  const adept::test::ScopedVariable hf_hub_cache_{"HF_HUB_CACHE"}, hf_home_{"HF_HOME"},
+      xdg_cache_home_{"XDG_CACHE_HOME"}, home_{"HOME", directory_.path().string()};
 };
 
 TEST_F(HubTest, ADirectoryIsItself) { EXPECT_EQ(resolve_model(directory_.path().string()), directory_.path()); }
@@ -63,13 +45,13 @@ TEST_F(HubTest, TheCacheIsWhereHuggingFaceHubPutsIt) {
   const auto by_home = make_repository(directory_ / ".cache/huggingface/hub", folder);
   EXPECT_EQ(found(), by_home);
   const auto by_xdg = make_repository(directory_ / "xdg/huggingface/hub", folder);
-  setenv("XDG_CACHE_HOME", (directory_ / "xdg").c_str(), 1);
+  xdg_cache_home_.set((directory_ / "xdg").string());
   EXPECT_EQ(found(), by_xdg);
   const auto by_hf_home = make_repository(directory_ / "hf/hub", folder);
-  setenv("HF_HOME", "~/hf", 1);
+  hf_home_.set("~/hf");
   EXPECT_EQ(found(), by_hf_home);
   const auto by_hub_cache = make_repository(directory_ / "cache", folder);
-  setenv("HF_HUB_CACHE", (directory_ / "cache").c_str(), 1);
+  hf_hub_cache_.set((directory_ / "cache").string());
   EXPECT_EQ(found(), by_hub_cache);
 }
 
@@ -94,7 +76,7 @@ TEST_F(HubTest, AMissSaysWhichCommandDownloads) {
                     HasSubstr(std::string("other revisions: ") + kCommit + ", " + kOldCommit)));
   std::filesystem::remove_all(repository / "snapshots");
   EXPECT_THAT(config_error([] { resolve_model("org/name"); }), HasSubstr("`hf download org/name`"));
-  unsetenv("HOME");
+  home_.set(std::nullopt);
   EXPECT_THAT(data_error([] { resolve_model("org/name"); }), HasSubstr("none of HF_HUB_CACHE, HF_HOME, HOME is set"));
 }
 
