@@ -150,7 +150,7 @@ TrainerState state_from_json(const Json& json) {
   json.at("nonfinite_in_row").get_to(state.nonfinite_in_row);
   json.at("nonfinite_total").get_to(state.nonfinite_total);
   json.at("train_seconds").get_to(state.train_seconds);
-  json.at("light_seconds").get_to(state.light_seconds);
+  json.at("necessary_flops").get_to(state.necessary_flops);
   json.at("loss_sum").get_to(state.loss_sum);
   json.at("loss_tokens").get_to(state.loss_tokens);
   json.at("last_loss").get_to(state.last_loss);
@@ -191,7 +191,7 @@ fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, con
                {"nonfinite_in_row", state.nonfinite_in_row},
                {"nonfinite_total", state.nonfinite_total},
                {"train_seconds", state.train_seconds},
-               {"light_seconds", state.light_seconds},
+               {"necessary_flops", state.necessary_flops},
                {"loss_sum", state.loss_sum},
                {"loss_tokens", state.loss_tokens},
                {"last_loss", state.last_loss},

@@ -29,7 +29,7 @@ struct TrainerState {
   std::int64_t nonfinite_in_row = 0;   ///< skipped updates since the last good one
   std::int64_t nonfinite_total = 0;    ///< skipped updates
   double train_seconds = 0;            ///< spent in steps, over all sessions of the run
-  double light_seconds = 0;            ///< what of it their unavoidable matrix products would take, see StepMeter
+  double necessary_flops = 0;          ///< of the steps' unavoidable matrix products, see StepCost
   double loss_sum = 0;                 ///< of the tokens since the last log line, nats
   std::int64_t loss_tokens = 0;        ///< predicted tokens since the last log line
   double last_loss = 0;                ///< of the last log line

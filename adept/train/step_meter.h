@@ -16,14 +16,12 @@ class StepMeter {
   /// `matmul_rate`: floating point operations per second that this machine can do, see train::matmul_rate.
   explicit StepMeter(double matmul_rate) : matmul_rate_(matmul_rate) {}
 
-  /// One step: its time, its tokens, and the operations that it could not do without. Returns the seconds that those
-  /// would take. A step that is faster than the machine shows that its rate was measured in a slow moment: it is
-  /// raised.
-  double add(double seconds, std::int64_t tokens, double flops) {
+  /// One step: its time, its tokens, and the operations that it could not do without. A step that is faster than the
+  /// machine shows that its rate was measured in a slow moment: it is raised.
+  void add(double seconds, std::int64_t tokens, double flops) {
     matmul_rate_ = std::max(matmul_rate_, flops / seconds);
     steps_.push_back({seconds, flops, tokens});
     if (steps_.size() > kWindow) steps_.pop_front();
-    return flops / matmul_rate_;
   }
   double matmul_rate() const { return matmul_rate_; }
 

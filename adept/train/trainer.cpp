@@ -183,7 +183,6 @@ Trainer::Trainer(TrainerInputs inputs)
       decoder_(load_decoder(inputs_, files_)),
       trainable_(decoder_, trained_tensors(inputs_.config, decoder_, expansion_, files_)),
       optimizer_(trainable_.parameters(), adamw_options(inputs_.config.train)),
-      cost_(step_cost(decoder_, trainable_.lowest_layer(), inputs_.config.seq_len)),
       meter_(matmul_rate(decoder_.dtype(), decoder_.device(), matmul_rate_file())) {
   const config::TrainConfig& c = inputs_.config.train;
   const std::int64_t per_step = c.batch_size * c.grad_accum;
@@ -321,22 +320,33 @@ StepResult Trainer::take_step() {
   const StepResult result = train_step(decoder_, trainable_, optimizer_, micro_batches, learning_rates(),
                                        c.max_grad_norm, c.activation_checkpointing);
   measure_memory(result, std::ssize(micro_batches), step_bytes.most());
-  std::int64_t tokens = 0;
-  for (const data::Sequence& sequence : sequences) tokens += static_cast<std::int64_t>(sequence.tokens.size());
-  state_.total_tokens += tokens;
+  const std::int64_t read = kept_activations_->stats().positions_read - read_before;
+  measure_speed(sequences, micro_batches, read, now_seconds() - start);
   ++state_.step;
-  const double seconds = now_seconds() - start;
-  state_.train_seconds += seconds;
+  return result;
+}
+
+// Of a step that read `read` positions from the activation cache.
+void Trainer::measure_speed(std::span<const data::Sequence> sequences, std::span<const model::Batch> micro_batches,
+                            std::int64_t read, double seconds) {
   std::int64_t positions = 0;  // padding is read and computed too
   for (const model::Batch& batch : micro_batches) positions += batch.num_positions();
-  const std::int64_t read = kept_activations_->stats().positions_read - read_before;
   const double computed = 1 - static_cast<double>(read) / static_cast<double>(positions);
+  std::int64_t tokens = 0;
+  double flops = 0;
+  for (const data::Sequence& sequence : sequences) {
+    const auto length = static_cast<std::int64_t>(sequence.tokens.size());
+    const StepCost cost = step_cost(decoder_, trainable_.lowest_layer(), length);
+    tokens += length;
+    flops += static_cast<double>(length) * (cost.flops + computed * cost.prefix_flops);
+  }
+  state_.total_tokens += tokens;
+  state_.train_seconds += seconds;
+  state_.necessary_flops += flops;
   const double rate_before = meter_.matmul_rate();
-  state_.light_seconds +=
-      meter_.add(seconds, tokens, static_cast<double>(tokens) * (cost_.flops + computed * cost_.prefix_flops));
+  meter_.add(seconds, tokens, flops);
   if (meter_.matmul_rate() > rate_before)
     keep_matmul_rate(meter_.matmul_rate(), decoder_.dtype(), decoder_.device(), matmul_rate_file());
-  return result;
 }
 
 // The account is that of the step that needed most; it is told after the first.
@@ -451,7 +461,8 @@ TrainSummary Trainer::summarize() const {
           .train_seconds = state_.train_seconds,
           .tokens_per_second =
               state_.train_seconds > 0 ? static_cast<double>(state_.total_tokens) / state_.train_seconds : 0.0,
-          .speed_of_light = state_.train_seconds > 0 ? state_.light_seconds / state_.train_seconds : 0.0,
+          .speed_of_light =
+              state_.train_seconds > 0 ? state_.necessary_flops / meter_.matmul_rate() / state_.train_seconds : 0.0,
           .memory = memory_,
           .activation_cache = kept_activations_->stats()};
 }

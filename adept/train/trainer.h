@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -91,6 +92,8 @@ class Trainer {
   void open_records();
   void update_unit_rates();
   StepResult take_step();
+  void measure_speed(std::span<const data::Sequence> sequences, std::span<const model::Batch> micro_batches,
+                     std::int64_t read, double seconds);
   void measure_memory(const StepResult& result, std::int64_t num_micro_batches, std::int64_t step_bytes);
   void log_step(const StepResult& result);
   Json log_line(const Json& extra) const;
@@ -115,7 +118,6 @@ class Trainer {
   std::int64_t saved_step_ = -1;
   std::unique_ptr<JsonlFile> log_, importance_log_;
   std::unique_ptr<Progress> progress_;
-  StepCost cost_;
   StepMeter meter_;
   MemoryUse memory_;
   std::optional<KeptActivations> kept_activations_;  // from the end of the constructor on

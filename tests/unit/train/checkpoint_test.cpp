@@ -62,7 +62,7 @@ TrainerState make_state(std::int64_t step) {
           .nonfinite_in_row = 1,
           .nonfinite_total = 7,
           .train_seconds = 12.345678901234567,
-          .light_seconds = 7.654321098765432,
+          .necessary_flops = 7.654321098765432e15,
           .loss_sum = 0.1 + 0.2,
           .loss_tokens = 321,
           .last_loss = 1.0 / 3.0,
@@ -77,7 +77,7 @@ void expect_equal(const TrainerState& a, const TrainerState& b) {
   EXPECT_EQ(a.nonfinite_in_row, b.nonfinite_in_row);
   EXPECT_EQ(a.nonfinite_total, b.nonfinite_total);
   EXPECT_EQ(a.train_seconds, b.train_seconds);
-  EXPECT_EQ(a.light_seconds, b.light_seconds);
+  EXPECT_EQ(a.necessary_flops, b.necessary_flops);
   EXPECT_EQ(a.loss_sum, b.loss_sum);
   EXPECT_EQ(a.loss_tokens, b.loss_tokens);
   EXPECT_EQ(a.last_loss, b.last_loss);

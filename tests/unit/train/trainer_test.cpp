@@ -13,6 +13,7 @@
 #include "adept/method/units.h"
 #include "adept/model/torch_tensors.h"
 #include "adept/nn/allocator.h"
+#include "tests/support/environment.h"
 #include "tests/unit/train/tiny_training.h"
 
 namespace adept::train {
@@ -135,6 +136,16 @@ TEST(Run, AccountsForItsMemoryAndItsSpeed) {
   const Json json = to_json(summary);
   EXPECT_EQ(json["memory_bytes"]["total"], summary.memory.peak);
   EXPECT_GT(lines_of(dir / "run" / "trainer_log.jsonl").back()["speed_of_light"].get<double>(), 0);
+}
+
+TEST(Run, RaisesTheKeptRateOfTheMachineWhereAStepIsFaster) {
+  const test::TemporaryDirectory dir;
+  const test::ScopedVariable cache("XDG_CACHE_HOME", dir.path().string());
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  keep_matmul_rate(1.0, at::kFloat, at::kCPU, matmul_rate_file());
+  const TrainSummary summary = train(small_config(), model.expanded, dir / "run");
+  EXPECT_GT(matmul_rate(at::kFloat, at::kCPU, matmul_rate_file()), 1.0);
+  EXPECT_LE(summary.speed_of_light, 1.0);
 }
 
 TEST(Run, CountsWhatIsTrained) {
