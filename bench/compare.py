@@ -17,6 +17,7 @@ On two cores a row of SmolLM2 takes 2 to 15 minutes with 5 repeats, of Qwen3-0.6
 """
 
 import argparse
+import contextlib
 import dataclasses
 import fnmatch
 import importlib.util
@@ -131,8 +132,9 @@ class Side:
         return json.loads(line)
 
     def tell(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended; answer() says how
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
         return self.answer()
 
     def repeat(self):
@@ -156,10 +158,16 @@ class Side:
         }
 
 
-def adept(build, *arguments):
-    process = subprocess.run([build / "adept", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
+def run(command, name):
+    """What a program prints."""
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
     if process.returncode != 0:
-        raise BenchError(f"adept {arguments[0]} ended with {process.returncode}:\n{process.stderr}")
+        raise BenchError(f"{name} ended with exit code {process.returncode}:\n{process.stderr}")
+    return process.stdout
+
+
+def adept(build, *arguments):
+    run([build / "adept", *arguments], f"adept {arguments[0]}")
 
 
 def fetch(asset, path):
@@ -272,9 +280,9 @@ def measure(row, build, arguments):
                 )
                 side.repeat()
             check_same_work(row, *sides)
-        print("\r\033[K", end="", file=sys.stderr)
         peer, own = sides[0].end(), sides[1].end()
     finally:
+        print("\r\033[K", end="", file=sys.stderr)
         for side in sides:
             if side.process.poll() is None:
                 side.process.kill()
@@ -326,6 +334,7 @@ def print_header(machine, arguments):
     emulated = {"avx512_bf16", "amx_bf16"}.isdisjoint(machine["instruction_sets"]) and arguments.device == "cpu"
     if emulated and any(ROWS[row].dtype == "bf16" for row in arguments.rows):
         print("note: this processor has no bf16 products of its own; the bf16 rows are emulated on both sides")
+    print(f"saved in {arguments.json} after each row")
     rates = f"{'min':>8}{'median':>8}{'max':>8}  "
     print(f"\n{'':<76}{'peer, tokens/s':^26}{'adept, tokens/s':^26}{'ratio':>7}{'memory, GB':>16}{'ratio':>7}")
     print(f"{'':<76}{rates}{rates}{'':>7}{'peer':>8}{'adept':>8}")
@@ -418,10 +427,10 @@ def save(path, machine, arguments, results):
         "rows": results,
     }
     try:
-        (CACHE / "bench").mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=2) + "\n")
     except OSError as error:
-        raise BenchError(f"--json: {path} cannot be written: {error.strerror}") from None
+        raise BenchError(f"{path} cannot be written: {error.strerror}; another file: --json") from None
 
 
 def check_peers(device):
@@ -437,7 +446,7 @@ def check_peers(device):
 
 def measure_rows(build, arguments, results):
     """Appends what each row gave, or why it gave nothing, and saves all after each."""
-    cores = int(subprocess.run([build / "adept_bench", "--cores"], capture_output=True, text=True, check=True).stdout)
+    cores = int(run([build / "adept_bench", "--cores"], "adept_bench --cores"))
     arguments.threads = arguments.threads or cores
     machine = hardware(cores)
     save(arguments.json, machine, arguments, results)  # before anything is measured for it
@@ -478,7 +487,6 @@ def main():
         if measured := [result for result in results if "error" not in result]:
             print_load_times(measured)
             print_versions(measured)
-            print(f"saved in {arguments.json}")
     return 1 if len(measured) < len(results) else 0
 
 

@@ -52,6 +52,7 @@ def test_a_first_epoch_is_not_told_as_a_second(expanded):
     assert [answer["loss"] for answer in cached[1:-1]] == [answer["loss"] for answer in computed[1:-1]]
 
 
+@needs_bench
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -94,8 +95,13 @@ def test_what_cannot_be_fetched_is_said_by_its_file(compare):
 
 
 def test_a_side_that_is_killed_is_told(compare):
-    with pytest.raises(compare.BenchError, match=r"^peer was killed; the two sides need their memory at the same time$"):
+    killed = r"^peer was killed; the two sides need their memory at the same time$"
+    with pytest.raises(compare.BenchError, match=killed):
         compare.Side("peer", ["sh", "-c", "kill -9 $$"])
+    side = compare.Side("peer", ["sh", "-c", "echo '{}'; kill -9 $$"])
+    side.process.wait()  # while it is the other side's turn
+    with pytest.raises(compare.BenchError, match=killed):
+        side.repeat()
 
 
 def test_a_text_that_is_too_short_for_the_batch_is_told(compare, expanded, monkeypatch, tmp_path):
@@ -109,6 +115,7 @@ def test_a_text_that_is_too_short_for_the_batch_is_told(compare, expanded, monke
     assert not (tmp_path / "bench").exists()
 
 
+@needs_bench
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_told_before_anything_is_prepared():
     process = subprocess.run([ROOT / "bench" / "run", "forward-fp32", "--device", "cuda"],
@@ -150,16 +157,27 @@ def test_an_interrupted_run_shows_what_it_has(compare, monkeypatch, tmp_path, ca
     monkeypatch.setattr(sys, "argv", ["run", "step-fp32", "forward-fp32", "--json", str(tmp_path / "results.json")])
     assert compare.main() == 130
     out, err = capsys.readouterr()
-    assert err == "\nbench/run: interrupted\n" and f"saved in {tmp_path / 'results.json'}" in out
+    assert err == "\nbench/run: interrupted\n" and f"saved in {tmp_path / 'results.json'} after each row" in out
     assert len(json.loads((tmp_path / "results.json").read_text())["rows"]) == 1
 
 
 @needs_bench
 def test_results_that_could_not_be_saved_are_not_measured(tmp_path):
-    process = subprocess.run([ROOT / "bench" / "run", "forward-fp32", "--json", tmp_path / "no" / "folder.json"],
+    process = subprocess.run([ROOT / "bench" / "run", "forward-fp32", "--json", tmp_path],
                              env={**os.environ, "ADEPT_PYTHON": sys.executable}, capture_output=True, text=True)  # fmt: skip
     assert process.returncode == 1 and process.stdout == ""
-    assert process.stderr == f"\nbench/run: --json: {tmp_path}/no/folder.json cannot be written: No such file or directory\n"
+    assert process.stderr == f"\nbench/run: {tmp_path} cannot be written: Is a directory; another file: --json\n"
+
+
+@needs_bench
+def test_a_program_that_does_not_start_is_told(tmp_path):
+    program = tmp_path / "adept_bench"
+    program.write_text("#!/bin/sh\necho 'libtorch is gone' >&2\nexit 127\n")
+    program.chmod(0o755)
+    process = subprocess.run([ROOT / "bench" / "run", "forward-fp32"], capture_output=True, text=True,
+                             env={**os.environ, "ADEPT_PYTHON": sys.executable, "ADEPT_BUILD": str(tmp_path)})  # fmt: skip
+    assert process.returncode == 1 and process.stdout == ""
+    assert process.stderr == "\nbench/run: adept_bench --cores ended with exit code 127:\nlibtorch is gone\n\n"
 
 
 @needs_bench
