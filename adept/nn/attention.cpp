@@ -64,8 +64,8 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   at::Tensor out = empty_like_projected(q);
   kernels::Attention attention = attention_arguments(q, k, v, first, log_sum_exp);
   attention.out = heads_of(out);
-  for_each_range("attention", kernels::num_units(attention), kUnitElements, [&](std::int64_t begin, std::int64_t end) {
-    kernels::functions().attention_forward(attention, begin, end,
+  for_each_unit("attention", kernels::num_units(attention), [&](std::int64_t unit) {
+    kernels::functions().attention_forward(attention, unit, unit + 1,
                                            thread_workspace(kernels::ForwardWorkspace::size(attention)));
   });
   return out;
@@ -93,11 +93,10 @@ AttentionGradients attention_gradients(const at::Tensor& q, const at::Tensor& k,
     attention.grad_k_parts = parts[0].data_ptr<float>();
     attention.grad_v_parts = parts[1].data_ptr<float>();
   }
-  for_each_range("attention_backward", kernels::num_units(attention), kUnitElements,
-                 [&](std::int64_t begin, std::int64_t end) {
-                   kernels::functions().attention_backward(
-                       attention, begin, end, thread_workspace(kernels::BackwardWorkspace::size(attention)));
-                 });
+  for_each_unit("attention_backward", kernels::num_units(attention), [&](std::int64_t unit) {
+    kernels::functions().attention_backward(attention, unit, unit + 1,
+                                            thread_workspace(kernels::BackwardWorkspace::size(attention)));
+  });
   if (parts.defined()) {
     gradients.k.copy_(parts[0].sum(0));
     gradients.v.copy_(parts[1].sum(0));

@@ -6,6 +6,7 @@
 #include <ATen/record_function.h>
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "adept/kernels/functions.h"
@@ -43,9 +44,6 @@ void release_thread_workspaces();
 /// Bytes of the workspaces of all threads.
 std::int64_t thread_workspace_bytes();
 
-/// For for_each_range: a unit of work that is worth a thread.
-inline constexpr std::int64_t kUnitElements = 1 << 20;
-
 /// work(begin, end) over 0 .. count-1 on all threads, each of which gets at least about 16 thousand elements. Profilers
 /// see it as `name`.
 template <typename Work>
@@ -54,6 +52,17 @@ void for_each_range(const char* name, std::int64_t count, std::int64_t elements_
   constexpr std::int64_t kLeastElements = 1 << 14;
   at::parallel_for(0, count, std::max<std::int64_t>(1, kLeastElements / std::max<std::int64_t>(1, elements_each)),
                    work);
+}
+
+/// work(unit) for 0 .. count-1, each worth a thread, on all threads: one that is done takes the next unit, as the cores
+/// of a shared machine are not equally fast. The units must not depend on each other.
+template <typename Work>
+void for_each_unit(const char* name, std::int64_t count, const Work& work) {
+  RECORD_FUNCTION(name, std::vector<c10::IValue>());
+  std::atomic<std::int64_t> next = 0;
+  at::parallel_for(0, std::min<std::int64_t>(count, at::get_num_threads()), 1, [&](std::int64_t, std::int64_t) {
+    for (std::int64_t unit = next++; unit < count; unit = next++) work(unit);
+  });
 }
 
 }  // namespace adept::nn
