@@ -226,7 +226,8 @@ void serve(const Options& options) {
        {"load_seconds", load_seconds.count()},
        {"versions", {{"adept", kVersion}, {"commit", kCommit}, {"torch", kTorchVersion}, {"compiler", kCompiler}}}});
   for (std::string line; std::getline(std::cin, line);) {
-    if (line != "repeat") break;
+    if (line == "end") break;
+    if (line != "repeat") throw DataError("stdin: found {}; expected repeat or end", line);
     const auto start = std::chrono::steady_clock::now();
     const double loss = work.once();
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;

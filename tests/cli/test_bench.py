@@ -181,6 +181,13 @@ def test_a_program_that_does_not_start_is_told(tmp_path):
 
 
 @needs_bench
+def test_only_known_lines_are_taken(expanded):
+    process = run_program("adept_bench", "--model", "expanded", "--ids", "ids.json", cwd=expanded, check=False, input="repaet\n")
+    assert process.returncode == 1
+    assert process.stderr == "adept_bench: stdin: found repaet; expected repeat or end\n"
+
+
+@needs_bench
 def test_ids_must_be_rows_of_numbers(expanded):
     (expanded / "wrong.json").write_text('{"a": 1}')
     process, _ = bench(expanded, "--ids", "wrong.json", "--work", "step")
