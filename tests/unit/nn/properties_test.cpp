@@ -64,6 +64,16 @@ TEST(SquareSum, IsTheSameOnAnyNumberOfThreads) {
   at::set_num_threads(threads);
 }
 
+TEST(CrossEntropy, OfALargeVocabularyLosesNoSmallTerms) {
+  at::manual_seed(3);
+  const at::Tensor hidden = at::randn({4, 16}), head = at::randn({49152, 16}), targets = at::arange(4);
+  const at::Tensor exact =
+      reference::linear_cross_entropy_per_token(hidden.to(at::kDouble), head.to(at::kDouble), targets);
+  for (const at::Tensor& loss : {reference::linear_cross_entropy_per_token(hidden, head, targets),
+                                 linear_cross_entropy_per_token(hidden, head, targets)})
+    EXPECT_LT((loss - exact).abs().max().item<float>(), 4e-6) << loss << exact;
+}
+
 TEST(ThreadWorkspace, IsGivenBackByAllThreads) {
   kernels::functions();  // throws here, not in the thread, where the processor has not what is asked for
   std::thread([] {       // has threads of its own
