@@ -427,10 +427,11 @@ def save(path, machine, arguments, results):
         "rows": results,
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent == CACHE / "bench":
+            path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=2) + "\n")
     except OSError as error:
-        raise BenchError(f"{path} cannot be written: {error.strerror}; another file: --json") from None
+        raise BenchError(f"{path} cannot be written: {error.strerror}; choose a file with --json") from None
 
 
 def check_peers(device):

@@ -166,7 +166,10 @@ def test_results_that_could_not_be_saved_are_not_measured(tmp_path):
     process = subprocess.run([ROOT / "bench" / "run", "forward-fp32", "--json", tmp_path],
                              env={**os.environ, "ADEPT_PYTHON": sys.executable}, capture_output=True, text=True)  # fmt: skip
     assert process.returncode == 1 and process.stdout == ""
-    assert process.stderr == f"\nbench/run: {tmp_path} cannot be written: Is a directory; another file: --json\n"
+    assert process.stderr == f"\nbench/run: {tmp_path} cannot be written: Is a directory; choose a file with --json\n"
+    process = subprocess.run([ROOT / "bench" / "run", "forward-fp32", "--json", tmp_path / "no" / "file.json"],
+                             env={**os.environ, "ADEPT_PYTHON": sys.executable}, capture_output=True, text=True)  # fmt: skip
+    assert process.returncode == 1 and not (tmp_path / "no").exists()
 
 
 @needs_bench
