@@ -148,6 +148,26 @@ TEST(Run, RaisesTheKeptRateOfTheMachineWhereAStepIsFaster) {
   EXPECT_LE(summary.speed_of_light, 1.0);
 }
 
+TEST(Run, CountsTheNecessaryOperationsOfItsSequencesNotOfTheLongestPossible) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  const auto necessary_flops = [&](std::int64_t seq_len) {
+    config::RunConfig config = small_config();
+    config.seq_len = seq_len;
+    config.train.max_steps.reset();
+    config.train.num_train_epochs = 1.0;
+    const fs::path run_dir = dir / std::to_string(seq_len);
+    TrainerInputs inputs = make_inputs(config, model.expanded, run_dir);
+    inputs.loader =
+        data::TrainLoader({{.dataset = dataset_of("domain", {7}, 1)}}, {.seq_len = seq_len, .eos = 2, .seed = 7});
+    Trainer(std::move(inputs)).run(false);
+    return read_json(run_dir / "checkpoint-1" / "trainer_state.json").at("necessary_flops").get<double>();
+  };
+  const double of_whole_sequence = necessary_flops(8);
+  EXPECT_GT(of_whole_sequence, 0);
+  EXPECT_EQ(necessary_flops(16), of_whole_sequence);
+}
+
 TEST(Run, CountsWhatIsTrained) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
