@@ -1,16 +1,11 @@
-// What holds for single operations beyond agreement with the reference.
+// What holds for the other operations beyond agreement with the reference.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/linspace.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
-#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -62,16 +57,6 @@ TEST(SquareSum, IsTheSameOnAnyNumberOfThreads) {
   at::set_num_threads(2);
   EXPECT_EQ(square_sum(x), expected);
   at::set_num_threads(threads);
-}
-
-TEST(CrossEntropy, OfALargeVocabularyLosesNoSmallTerms) {
-  at::manual_seed(3);
-  const at::Tensor hidden = at::randn({4, 16}), head = at::randn({49152, 16}), targets = at::arange(4);
-  const at::Tensor exact =
-      reference::linear_cross_entropy_per_token(hidden.to(at::kDouble), head.to(at::kDouble), targets);
-  for (const at::Tensor& loss : {reference::linear_cross_entropy_per_token(hidden, head, targets),
-                                 linear_cross_entropy_per_token(hidden, head, targets)})
-    EXPECT_LT((loss - exact).abs().max().item<float>(), 4e-6) << loss << exact;
 }
 
 TEST(ThreadWorkspace, IsGivenBackByAllThreads) {
@@ -166,144 +151,6 @@ TEST(Linear, KeepsNoInputThatCanBeMadeAgainAndHasTheSameGradients) {
   EXPECT_GE(kept[false], bytes);
   EXPECT_LT(kept[true], bytes / 10);
   for (std::size_t i = 0; i < 3; ++i) EXPECT_TRUE(gradients[true][i].equal(gradients[false][i])) << i;
-}
-
-TEST(CausalMask, ShowsTheLastWindowKeysUpToTheQueryItself) {
-  const at::Tensor expected =
-      at::tensor({0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1}, at::kLong).view({3, 5}).to(at::kBool);
-  EXPECT_TRUE(causal_mask(3, 5, {.window = 2}, at::kCPU)[0][0].equal(expected));
-  EXPECT_EQ(causal_mask(4, 4, {}, at::kCPU).sum().item<int>(), 10);
-}
-
-TEST(CausalAttention, FutureTokensChangeNothing) {
-  at::manual_seed(3);
-  const at::Tensor q = at::randn({1, 4, 9, 8}), k = at::randn({1, 2, 9, 8}), v = at::randn({1, 2, 9, 8});
-  for (const std::int64_t window : {0, 3}) {
-    const at::Tensor before = causal_attention(q, k, v, {.window = window});
-    at::Tensor k2 = k.clone(), v2 = v.clone();
-    k2.narrow(2, 6, 3).fill_(100);
-    v2.narrow(2, 6, 3).fill_(-100);
-    EXPECT_TRUE(causal_attention(q, k2, v2, {.window = window}).narrow(2, 0, 6).equal(before.narrow(2, 0, 6)));
-  }
-}
-
-TEST(CausalAttention, WhatIsNotANumberReachesEveryQueryThatSeesItAndNoOther) {
-  at::manual_seed(3);
-  const at::Tensor q = at::randn({1, 1, 150, 8}), v = at::randn({1, 1, 150, 8});
-  for (const std::int64_t bad : {0, 20, 63, 64, 140}) {
-    at::Tensor k = at::randn({1, 1, 150, 8});
-    k[0][0][bad].fill_(std::numeric_limits<float>::quiet_NaN());
-    const at::Tensor is_nan = causal_attention(q, k, v)[0][0].isnan().any(1);
-    EXPECT_EQ(is_nan.narrow(0, 0, bad).sum().item<std::int64_t>(), 0) << bad;
-    EXPECT_EQ(is_nan.narrow(0, bad, 150 - bad).sum().item<std::int64_t>(), 150 - bad) << bad;
-  }
-  at::Tensor k = at::full({1, 1, 150, 8}, std::numeric_limits<float>::quiet_NaN());
-  k.narrow(2, 64, 86).fill_(1);  // a whole block, the first
-  EXPECT_TRUE(causal_attention(q, k, v).isnan().all().item<bool>());
-}
-
-TEST(CausalAttention, AWindowOfTheWholeTextIsNoWindow) {
-  at::manual_seed(3);
-  const at::Tensor q = at::randn({2, 4, 33, 8}), k = at::randn({2, 2, 33, 8}), v = at::randn({2, 2, 33, 8});
-  EXPECT_TRUE(causal_attention(q, k, v, {.window = 33}).equal(causal_attention(q, k, v)));
-  EXPECT_FALSE(causal_attention(q, k, v, {.window = 32}).equal(causal_attention(q, k, v)));
-}
-
-// The work on one key-value head is cut into parts where its heads do not divide among the threads.
-TEST(CausalAttention, GivesTheSameOnAnyNumberOfThreads) {
-  struct Shape {
-    std::int64_t batch, heads, kv_heads, queries, keys, head_dim;
-    bool documents;
-    std::vector<int> threads;
-  };
-  const at::Tensor starts = (at::arange(149) >= 60).to(at::kInt).mul(60).add(50).expand({2, 149}).contiguous();
-  const std::vector<Shape> shapes = {{1, 2, 1, 199, 199, 33, false, {1, 2, 3, 8}},
-                                     {2, 6, 3, 149, 199, 33, true, {1, 4, 5, 8}},
-                                     {1, 2, 1, 450, 600, 240, false, {1, 2, 3, 8}}};
-  const int threads_before = at::get_num_threads();
-  for (const Shape& s : shapes)
-    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
-      at::manual_seed(3);
-      Visibility visibility = {.window = 150};
-      if (s.documents) visibility.document_starts = starts;
-      const auto input = [&](std::int64_t heads, std::int64_t positions) {
-        return at::randn({s.batch, heads, positions, s.head_dim}).to(type).requires_grad_();
-      };
-      const at::Tensor q = input(s.heads, s.queries), k = input(s.kv_heads, s.keys), v = input(s.kv_heads, s.keys);
-      const at::Tensor direction = input(s.heads, s.queries).detach();
-      std::vector<at::Tensor> values;
-      std::vector<std::vector<at::Tensor>> gradients;
-      for (const int threads : s.threads) {
-        at::set_num_threads(threads);
-        values.push_back(causal_attention(q, k, v, visibility));
-        gradients.push_back(torch::autograd::grad({values.back()}, {q, k, v}, {direction}));
-        EXPECT_TRUE(values.back().equal(values.front())) << threads;
-        EXPECT_TRUE(gradients.back()[0].equal(gradients.front()[0])) << threads;
-        for (std::size_t i = 1; i < 3; ++i)  // sums in fp32 in another order, and in bf16 one rounding
-          EXPECT_TRUE(test::is_close(gradients.back()[i], gradients.front()[i], type == at::kFloat ? 1e-6 : 0x1p-7))
-              << threads << " threads, " << i;
-      }
-    }
-  at::set_num_threads(threads_before);
-}
-
-// Which inputs want a gradient decides what is saved and made again.
-TEST(NormedAttention, IsTheCompositionBitForBitWhateverWantsAGradient) {
-  at::manual_seed(3);
-  const std::vector<at::Tensor> values = {at::randn({2, 70, 4, 16}), at::randn({2, 70, 2, 16}),
-                                          at::randn({2, 2, 70, 16}), at::randn({16}), at::randn({16})};
-  const RopeTables tables = rope_tables({}, 16, 70);
-  const at::Tensor direction = at::randn({2, 4, 70, 16});
-  const auto rotated = [&](const at::Tensor& x, const at::Tensor& norm) {
-    return apply_rope(rms_norm(x, norm, 1e-5).transpose(1, 2), tables);
-  };
-  for (unsigned wanted = 1; wanted < 32; ++wanted) {
-    std::vector<std::vector<at::Tensor>> gradients;
-    std::vector<at::Tensor> results;
-    for (const bool at_once : {true, false}) {
-      std::vector<at::Tensor> x, leaves;
-      for (std::size_t i = 0; i < values.size(); ++i) {
-        x.push_back(values[i].clone().requires_grad_((wanted >> i & 1) != 0));
-        if (x.back().requires_grad()) leaves.push_back(x.back());
-      }
-      results.push_back(at_once ? normed_attention(x[0], x[1], x[2], {x[3], x[4], 1e-5}, tables, {.window = 30})
-                                : causal_attention(rotated(x[0], x[3]), rotated(x[1], x[4]), x[2], {.window = 30}));
-      gradients.push_back(torch::autograd::grad({results.back()}, leaves, {direction}));
-    }
-    EXPECT_TRUE(results[0].equal(results[1])) << wanted;
-    for (std::size_t i = 0; i < gradients[0].size(); ++i)
-      EXPECT_TRUE(gradients[0][i].equal(gradients[1][i])) << wanted << ", " << i;
-  }
-}
-
-TEST(NormedAttention, SavesNoMoreThanWhatItIsGiven) {
-  use_caching_allocator();
-  const at::Tensor q = at::randn({1, 256, 8, 64}).requires_grad_(), k = at::randn({1, 256, 8, 64}).requires_grad_();
-  const at::Tensor v = at::randn({1, 8, 256, 64}), gain = at::ones({64});
-  const RopeTables tables = rope_tables({}, 64, 256);
-  const auto kept = [&](const auto& attend) {
-    attend();  // the kernels' workspace is there from now on
-    const std::int64_t before = tensor_memory(at::kCPU).in_use - thread_workspace_bytes();
-    const at::Tensor graph = attend().sum();  // which needs no output
-    return tensor_memory(at::kCPU).in_use - thread_workspace_bytes() - before;
-  };
-  const auto bytes = static_cast<std::int64_t>(q.nbytes());
-  EXPECT_LT(kept([&] {
-              return normed_attention(q, k, v, {gain, gain, 1e-5}, tables);
-            }),
-            bytes / 8)
-      << "a number for each row";
-  EXPECT_LT(kept([&] { return causal_attention(q.transpose(1, 2), k.transpose(1, 2), v); }), bytes / 8);
-  EXPECT_GT(kept([&] {
-              return causal_attention(apply_rope(rms_norm(q, gain, 1e-5).transpose(1, 2), tables),
-                                      apply_rope(rms_norm(k, gain, 1e-5).transpose(1, 2), tables), v);
-            }),
-            2 * bytes);
-}
-
-TEST(CausalAttention, RefusesMoreQueriesThanKeys) {
-  const at::Tensor q = at::zeros({1, 2, 4, 8}), k = at::zeros({1, 2, 3, 8});
-  EXPECT_THROW(causal_attention(q, k, k), InternalError);
 }
 
 TEST(Rope, PositionZeroTurnsNothing) {
@@ -456,148 +303,6 @@ TEST(Operations, RefuseASecondDerivative) {
   const at::Tensor x = at::randn({2, 4}).requires_grad_();
   const at::Tensor loss = swiglu(x, x).sum();
   EXPECT_THROW(torch::autograd::grad({loss}, {x}, {}, std::nullopt, /*create_graph=*/true), InternalError);
-}
-
-TEST(CrossEntropy, PerTokenLossesSumToTheSum) {
-  at::manual_seed(3);
-  const at::Tensor hidden = at::randn({2, 9, 8}), head = at::randn({31, 8});
-  at::Tensor targets = at::randint(0, 31, {2, 9}, at::kLong);
-  targets.narrow(1, 4, 3).fill_(kIgnoreIndex);
-  const at::Tensor losses = linear_cross_entropy_per_token(hidden, head, targets);
-  EXPECT_EQ(losses.sizes(), targets.sizes());
-  EXPECT_EQ(losses.scalar_type(), at::kFloat);
-  EXPECT_EQ(losses.narrow(1, 4, 3).abs().max().item<float>(), 0);
-  EXPECT_TRUE(test::is_close(losses, reference::linear_cross_entropy_per_token(hidden, head, targets), 1e-5));
-  EXPECT_TRUE(test::is_close(losses.sum(), linear_cross_entropy(hidden, head, targets), 1e-6));
-}
-
-TEST(CrossEntropy, OfAFrozenHeadStoredInANarrowerTypeIsThatOfTheWideOneBitForBit) {
-  at::manual_seed(3);
-  for (const at::ScalarType stored : {at::kBFloat16, at::kHalf}) {
-    const at::Tensor head = at::randn({6000, 16}).to(stored), wide = head.to(at::kFloat);
-    const at::Tensor hidden = at::randn({2100, 16}), targets = at::randint(0, 6000, {2100}, at::kLong);
-    targets.narrow(0, 100, 50).fill_(kIgnoreIndex);
-    const at::Tensor found_hidden = hidden.clone().requires_grad_(), expected_hidden = hidden.clone().requires_grad_();
-    const at::Tensor found = linear_cross_entropy(found_hidden, head, targets),
-                     expected = linear_cross_entropy(expected_hidden, wide, targets);
-    EXPECT_TRUE(found.equal(expected));
-    found.backward();
-    expected.backward();
-    EXPECT_TRUE(found_hidden.grad().equal(expected_hidden.grad()));
-    EXPECT_TRUE(linear_cross_entropy_per_token(hidden, head, targets)
-                    .equal(linear_cross_entropy_per_token(hidden, wide, targets)));
-    EXPECT_TRUE(test::is_close(reference::linear_cross_entropy(hidden, head, targets), expected, 1e-5));
-    const at::Tensor double_hidden = hidden.to(at::kDouble);  // for which there is no kernel
-    EXPECT_TRUE(linear_cross_entropy(double_hidden, head, targets)
-                    .equal(linear_cross_entropy(double_hidden, head.to(at::kDouble), targets)));
-  }
-}
-
-TEST(CrossEntropy, OfFewTokensNeverWidensMoreThanABlockOfTheHead) {
-  use_caching_allocator();  // it counts
-  const std::int64_t width = 256, vocabulary = 100'000, block_bytes = 4 * (std::int64_t{4} << 20);
-  const at::Tensor head = at::randn({vocabulary, width}).to(at::kBFloat16);
-  for (const std::int64_t tokens : {0, 1, 8}) {
-    const at::Tensor hidden = at::randn({tokens, width}), targets = at::randint(0, vocabulary, {tokens}, at::kLong);
-    reset_peak_tensor_memory();
-    const std::int64_t before = tensor_memory().in_use;
-    linear_cross_entropy_per_token(hidden, head, targets);
-    EXPECT_LT(tensor_memory().peak - before, block_bytes * 5 / 4) << "the whole head is " << 4 * vocabulary * width;
-  }
-}
-
-TEST(CrossEntropy, TakesNoOtherMixtureOfTypes) {
-  const at::Tensor hidden = at::randn({2, 4}), head = at::randn({3, 4}), targets = at::zeros({2}, at::kLong);
-  EXPECT_THROW(linear_cross_entropy(hidden, head.to(at::kBFloat16).requires_grad_(), targets), InternalError);
-  EXPECT_THROW(linear_cross_entropy(hidden.to(at::kBFloat16), head, targets), InternalError) << "it would be rounded";
-  EXPECT_THROW(linear_cross_entropy_per_token(hidden.to(at::kBFloat16), head, targets), InternalError);
-}
-
-TEST(CrossEntropy, APositionWithoutTargetChangesNothing) {
-  at::manual_seed(3);
-  at::Tensor hidden = at::randn({1, 6, 8});
-  const at::Tensor head = at::randn({31, 8}), targets = at::tensor({3, -100, 4, -100, 5, 6}, at::kLong).view({1, 6});
-  const at::Tensor before = linear_cross_entropy(hidden, head, targets);
-  hidden.select(1, 1).fill_(std::nan(""));
-  EXPECT_TRUE(linear_cross_entropy(hidden, head, targets).equal(before));
-}
-
-TEST(CrossEntropy, NeverHoldsMoreThanAChunkOfTheLogits) {
-  use_caching_allocator();  // it counts
-  const std::int64_t chunk_bytes = 4 * (std::int64_t{32} << 20);
-  struct Shape {
-    std::int64_t tokens, width, vocabulary;
-  };
-  for (const auto& [tokens, width, vocabulary] : {Shape{3000, 4, 50'000}, Shape{9000, 2048, 4000}})
-    for (const bool trains : {false, true}) {
-      SCOPED_TRACE(fmt::format("{} x {} x {}", tokens, width, vocabulary));
-      const at::Tensor head = at::randn({vocabulary, width}), targets = at::randint(0, vocabulary, {tokens}, at::kLong);
-      const at::Tensor hidden = at::randn({tokens, width}).set_requires_grad(trains);
-      reset_peak_tensor_memory();
-      const std::int64_t before = tensor_memory().in_use;
-      const at::Tensor loss = linear_cross_entropy(hidden, head, targets);
-      if (trains) loss.backward();
-      const std::int64_t gradients = trains ? 3 * 4 * tokens * width : 0;  // of the hidden states, scaled, in the leaf
-      EXPECT_LT(tensor_memory().peak - before, gradients + chunk_bytes * 5 / 4)
-          << "all logits are " << 4 * tokens * vocabulary;
-    }
-}
-
-// Several blocks of the vocabulary, of which each has larger logits than those before, or smaller ones.
-TEST(CrossEntropy, OfRisingAndFallingLogitsIsThatOfTheWholeRow) {
-  for (const bool rises : {true, false}) {
-    at::manual_seed(3);
-    const at::Tensor scale = rises ? at::linspace(0.1, 30, 6000) : at::linspace(30, 0.1, 6000);
-    const at::Tensor head = at::randn({6000, 16}) * scale.unsqueeze(1),
-                     targets = at::randint(0, 6000, {2100}, at::kLong);
-    const at::Tensor hidden = at::randn({2100, 16}).set_requires_grad(true);
-    const at::Tensor logits = hidden.detach().to(at::kDouble).mm(head.to(at::kDouble).t());
-    const at::Tensor expected = -logits.log_softmax(1).gather(1, targets.unsqueeze(1)).squeeze(1);
-    const at::Tensor found = linear_cross_entropy_per_token(hidden, head, targets);
-    EXPECT_LT(((found - expected).abs() / logits.abs().amax(1)).max().item<double>(), 2e-6);
-    linear_cross_entropy(hidden, head, targets).backward();
-    const at::Tensor gradient = logits.softmax(1).mm(head.to(at::kDouble)) - head.index_select(0, targets);
-    EXPECT_TRUE(test::is_close(hidden.grad(), gradient, test::tolerance(at::kFloat).gradients));
-  }
-}
-
-TEST(CrossEntropy, TellsWhatIsNotANumber) {
-  at::Tensor hidden = at::randn({2100, 16}), head = at::randn({6000, 16});
-  const at::Tensor targets = at::randint(0, 3000, {2100}, at::kLong);
-  hidden[4][0] = std::numeric_limits<float>::quiet_NaN();
-  const at::Tensor losses = linear_cross_entropy_per_token(hidden, head, targets);
-  EXPECT_EQ(losses.isnan().sum().item<std::int64_t>(), 1);
-  EXPECT_TRUE(std::isnan(losses[4].item<float>()));
-  head.narrow(0, 5000, 100).fill_(std::numeric_limits<float>::quiet_NaN());
-  EXPECT_TRUE(linear_cross_entropy_per_token(hidden, head, targets).isnan().all().item<bool>());
-}
-
-TEST(CrossEntropy, OfNothingIsZero) {
-  const at::Tensor hidden = at::randn({1, 3, 8}).requires_grad_(), head = at::randn({31, 8});
-  const at::Tensor loss = linear_cross_entropy(hidden, head, at::full({1, 3}, kIgnoreIndex, at::kLong));
-  loss.backward();
-  EXPECT_EQ(loss.item<float>(), 0);
-  EXPECT_EQ(hidden.grad().abs().max().item<float>(), 0);
-}
-
-TEST(CrossEntropy, SurvivesExtremeLogits) {
-  const at::Tensor hidden = at::full({1, 1}, 1000.0).requires_grad_();
-  const at::Tensor head = at::tensor({1.0F, -1.0F, 0.0F}).view({3, 1});
-  const at::Tensor loss = linear_cross_entropy(hidden, head, at::tensor({1}, at::kLong));
-  loss.backward();
-  EXPECT_FLOAT_EQ(loss.item<float>(), 2000);
-  EXPECT_FLOAT_EQ(hidden.grad().item<float>(), 2);
-}
-
-TEST(CrossEntropy, RefusesATargetOutsideTheVocabulary) {
-  const at::Tensor hidden = at::randn({2, 8}), head = at::randn({31, 8});
-  try {
-    linear_cross_entropy(hidden, head, at::tensor({3, 31}, at::kLong));
-    FAIL();
-  } catch (const DataError& error) {
-    EXPECT_THAT(error.what(), ::testing::HasSubstr("target token 31 is outside the model's vocabulary of 31 tokens"));
-  }
-  EXPECT_THROW(linear_cross_entropy_per_token(hidden, head, at::tensor({-1, 3}, at::kLong)), DataError);
 }
 
 }  // namespace
