@@ -8,7 +8,21 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(os.environ.get("ADEPT_BUILD", ROOT / "build" / "release"))
+DATA = pathlib.Path(os.environ.get("ADEPT_TEST_DATA", ROOT.parent / "shared" / "data"))
+ASSETS = pathlib.Path(os.environ.get("ADEPT_TEST_ASSETS", ROOT / ".cache"))  # of scripts/fetch-demo-assets
+OPTIONAL_INPUTS = {"real_text": "real_text", "demo_text": "demo_assets", "smollm2_gguf": "demo_assets"}  # fixture: marker
 os.environ["XDG_CACHE_HOME"] = str(BUILD / "cache")  # not the user's
+
+
+def pytest_configure(config):
+    for marker in OPTIONAL_INPUTS.values():
+        config.addinivalue_line("markers", f"{marker}: uses these where they are present; every test with such a fixture has it")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for fixture in OPTIONAL_INPUTS.keys() & set(item.fixturenames):
+            item.add_marker(OPTIONAL_INPUTS[fixture])
 
 
 def run_program(name, *arguments, check=True, **options):
@@ -27,13 +41,21 @@ def adept():
 
 @pytest.fixture(scope="session")
 def real_text():
-    """The folder of real text files, or None where this checkout has none beside it."""
-    folder = pathlib.Path(os.environ.get("ADEPT_TEST_DATA", ROOT.parent / "shared" / "data"))
-    return folder if folder.is_dir() else None
+    """The folder of real text files (*.gz), or None where there are none: a stand-in is tested instead."""
+    return DATA if any(DATA.glob("*.gz")) else None
+
+
+@pytest.fixture(scope="session")
+def demo_text():
+    """The folder of the demo's texts, or None where they were not fetched."""
+    folder = ASSETS / "text"
+    return folder if all((folder / name).is_file() for name in ("hp.obo", "lee_background.cor", "enwiki.xml.bz2")) else None
 
 
 @pytest.fixture(scope="session")
 def smollm2_gguf():
-    """The GGUF file of SmolLM2-135M-Instruct that scripts/fetch-demo-assets puts into .cache, or None."""
-    path = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    return path if path.is_file() else None
+    """The GGUF file of SmolLM2-135M-Instruct. Tests of the real model are skipped where it was not fetched."""
+    path = ASSETS / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not path.is_file():
+        pytest.skip("the real model is not here (scripts/fetch-demo-assets model)")
+    return path

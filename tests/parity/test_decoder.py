@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 import tiny_models
-from conftest import ROOT, run_program
+from conftest import ASSETS, run_program
 
 # Largest error relative to the largest value of a tensor.
 FP32_VALUES, FP32_GRADIENTS = 2e-4, 1e-3
@@ -157,9 +157,7 @@ def test_bypassed_layers_are_the_identity(tmp_path):
 @pytest.fixture(scope="session")
 def smollm2(smollm2_gguf):
     """The real SmolLM2 as a Hugging Face directory, made once by transformers' own reader of GGUF."""
-    if smollm2_gguf is None:
-        pytest.skip("SmolLM2's GGUF file is not in .cache/models; scripts/fetch-demo-assets puts it there")
-    directory = ROOT / ".cache" / "smollm2-hf"
+    directory = ASSETS / "smollm2-hf"
     if not (directory / "config.json").is_file():
         config = transformers.AutoConfig.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
         model = transformers.AutoModelForCausalLM.from_config(config)

@@ -15,7 +15,6 @@ import pytest
 from conftest import ROOT
 
 TOOL = ROOT / "tools" / "make_demo_data.py"
-REAL_TEXT = ROOT / ".cache" / "text"
 FILES = ("domain_train", "domain_heldout", "general_probe", "general_replay", "general_heldout")
 MARKUP = re.compile(
     r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}|'''|</?(?:ref|sub|sup|br|div|span|math|small|blockquote)\b|"
@@ -85,14 +84,14 @@ def write_stand_in(folder):
 
 
 @pytest.fixture(scope="module", params=["stand-in", "real"])
-def corpora(request, tmp_path_factory):
+def corpora(request, demo_text, tmp_path_factory):
     """The documents of every output file, made from the stand-in and from the real inputs."""
     folder = tmp_path_factory.mktemp("demo-data")
-    text = REAL_TEXT
+    text = demo_text
     if request.param == "stand-in":
         text = folder / "text"
         write_stand_in(text)
-    elif not all((text / name).is_file() for name in ("hp.obo", "lee_background.cor", "enwiki.xml.bz2")):
+    elif text is None:
         pytest.skip("the real texts are not here (scripts/fetch-demo-assets text); the stand-in covers the same")
     process = run_tool(text, folder / "out")
     assert process.returncode == 0, process.stderr

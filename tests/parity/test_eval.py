@@ -7,7 +7,7 @@ import pytest
 import text_models
 import torch
 import transformers
-from conftest import ROOT, run_program
+from conftest import run_program
 from text_models import one_thread  # noqa: F401, an automatic fixture
 
 SEQ_LEN = 20
@@ -144,15 +144,11 @@ def test_a_limit_stops_before_the_window_that_exceeds_it(setup):
 
 
 def test_smollm2_scores_real_text_as_transformers_does(smollm2_gguf, real_text, tmp_path):
-    directory = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct"
-    if not (directory / "model.safetensors").is_file():
-        if smollm2_gguf is None:
-            pytest.skip("SmolLM2's GGUF file is not in .cache/models; scripts/fetch-demo-assets puts it there")
-        directory = tmp_path / "smollm2"
-        run_program("adept", "import-gguf", "--gguf", smollm2_gguf, "--out", directory)
+    directory = tmp_path / "smollm2"
+    run_program("adept", "import-gguf", "--gguf", smollm2_gguf, "--out", directory)
     source = real_text / "medquad_dev.jsonl.gz" if real_text else None
-    if source is None or not source.is_file():  # a stand-in: no real text here
-        source = text_models.write_jsonl(tmp_path / "text.jsonl", text_models.sentences("domain", 40))
+    if source is None or not source.is_file():
+        source = text_models.write_jsonl(tmp_path / "text.jsonl", text_models.sentences("domain", 150))
     limit, seq_len = 1500, 256
     run_program(
         "adept", "eval", "--model", directory, "--data", f"text={source}", "--out", tmp_path / "results.json",
@@ -170,3 +166,4 @@ def test_smollm2_scores_real_text_as_transformers_does(smollm2_gguf, real_text, 
     total, tokens = score(model, windows)
     assert tokens > 1000 and found["tokens"] == tokens
     assert found["loss"] == pytest.approx(total / tokens, rel=2e-4)
+    (directory / "model.safetensors").unlink()

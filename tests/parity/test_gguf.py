@@ -381,8 +381,6 @@ def test_an_imported_sentencepiece_tokenizer_gives_the_ids_of_sentencepiece(adep
 
 @pytest.fixture(scope="module")
 def smollm2(smollm2_gguf, adept, tmp_path_factory):
-    if smollm2_gguf is None:
-        pytest.skip("SmolLM2-135M-Instruct.Q4_1.gguf is not in .cache/models; scripts/fetch-demo-assets puts it there")
     folder = tmp_path_factory.mktemp("smollm2") / "model"
     adept("import-gguf", "--gguf", smollm2_gguf, "--out", folder)
     yield smollm2_gguf, folder
