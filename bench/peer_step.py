@@ -1,9 +1,10 @@
 """The transformers side of bench/run: the same work as adept_bench, told over the same lines.
 
 Settings, chosen to be fast for transformers: SDPA attention, no key-value cache, frozen parameters without gradients
-(so autograd records nothing below the lowest copy), parameters and AdamW state in the compute dtype, fused AdamW,
-gradients freed between steps. `--compile` adds torch.compile. A probe is a forward pass of the model, and one without
-each layer.
+(so autograd records nothing below the lowest copy), parameters in the compute dtype, fused AdamW, gradients freed
+between steps. What trains in bf16 has fp32 masters and moments, as mixed-precision training has: without them updates
+below half a unit in the last place are lost. Autocast on an fp32 model would be slower, as its residual stream and norms
+are fp32. `--compile` adds torch.compile. A probe is a forward pass of the model, and one without each layer.
 
 Lines in:  repeat | end.   Lines out: one JSON object each: ready, then the answer to each line.
 """
@@ -35,6 +36,30 @@ def trained_layers(model_directory):
     return [layer["index"] for layer in manifest["expanded_layers"]]
 
 
+class MasterAdamW:
+    """AdamW on fp32 masters of `parameters`, whose gradients it clips to norm 1; of fp32 parameters on these."""
+
+    def __init__(self, parameters):
+        self.parameters = parameters
+        self.are_masters = all(parameter.dtype == torch.float32 for parameter in parameters)
+        self.masters = parameters if self.are_masters else [parameter.detach().float() for parameter in parameters]
+        self.optimizer = torch.optim.AdamW(
+            self.masters, lr=LEARNING_RATE, betas=BETAS, eps=EPS, weight_decay=0.0, fused=True
+        )
+
+    @torch.no_grad()
+    def step(self):
+        """Takes the parameters' gradients and updates them."""
+        if not self.are_masters:
+            for parameter, master in zip(self.parameters, self.masters):
+                master.grad, parameter.grad = parameter.grad.float(), None
+        torch.nn.utils.clip_grad_norm_(self.masters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if not self.are_masters:
+            torch._foreach_copy_(self.parameters, self.masters)
+
+
 class Work:
     """One timed unit: forward and loss, a whole training step on the copies or on everything, or a probe."""
 
@@ -56,10 +81,7 @@ class Work:
             if arguments.work == "step":
                 for index in trained_layers(arguments.model):
                     self.model.model.layers[index].requires_grad_(True)
-            self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-            self.optimizer = torch.optim.AdamW(
-                self.parameters, lr=LEARNING_RATE, betas=BETAS, eps=EPS, weight_decay=0.0, fused=True
-            )
+            self.optimizer = MasterAdamW([parameter for parameter in self.model.parameters() if parameter.requires_grad])
         else:
             self.model.eval()
         self.run = torch.compile(self.model) if arguments.compile else self.model
@@ -87,9 +109,7 @@ class Work:
             return self.forward()
         loss = self.run(input_ids=self.ids, labels=self.ids).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         if self.on_gpu:
             torch.cuda.synchronize()
         return loss.item()

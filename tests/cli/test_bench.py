@@ -79,14 +79,33 @@ def test_a_python_without_the_peers_is_refused():
                               "scripts/setup makes a .venv with them\n")  # fmt: skip
 
 
+def module_of_bench(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    module = importlib.import_module(name)
+    monkeypatch.delitem(sys.modules, name)
+    return module
+
+
 @pytest.fixture
 def compare(monkeypatch):
     """The module behind bench/run."""
-    monkeypatch.syspath_prepend(ROOT / "bench")
-    monkeypatch.delitem(sys.modules, "compare", raising=False)
-    module = importlib.import_module("compare")
-    monkeypatch.delitem(sys.modules, "compare")
-    return module
+    return module_of_bench("compare", monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_peer_adds_up_updates_that_bf16_cannot_hold(dtype, monkeypatch):
+    peer = module_of_bench("peer_step", monkeypatch)
+    parameters = [torch.nn.Parameter(torch.ones(3, dtype=dtype)), torch.nn.Parameter(torch.ones(2, 2, dtype=dtype))]
+    optimizer, steps = peer.MasterAdamW(parameters), 100
+    for _ in range(steps):
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, 0.5)
+        optimizer.step()
+        assert all(parameter.grad is None for parameter in parameters)
+    for parameter in parameters:  # a constant gradient moves it by the rate, a fortieth of the distance to the next number of bf16
+        moved = torch.full(parameter.shape, 1 - steps * peer.LEARNING_RATE).to(dtype)
+        torch.testing.assert_close(parameter.detach(), moved, rtol=1e-5, atol=0)
 
 
 def test_what_cannot_be_fetched_is_said_by_its_file(compare):
