@@ -1,6 +1,7 @@
 """The scripts beside the program."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -34,3 +35,18 @@ def test_setup_with_a_python_without_torch_says_so(tmp_path):
     )
     assert process.returncode == 1
     assert process.stderr.endswith(f"setup: {python} has no torch; it needs torch >= 2.10, or unset ADEPT_PYTHON to use the project's own\n")
+
+
+def test_an_engine_that_cannot_be_fetched_is_told(tmp_path):
+    for name in ("scripts/fetch-jinja", "tools/jinja.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    python = tmp_path / "python"  # has pip, which finds nothing
+    python.write_text('#!/bin/sh\n[ "$3" = --version ]\n')
+    python.chmod(0o755)
+    process = subprocess.run(
+        [tmp_path / "scripts" / "fetch-jinja"], env={**os.environ, "ADEPT_PYTHON": str(python)}, capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    assert process.stderr.endswith("fetch-jinja: the package of tools/jinja.txt could not be downloaded; pip's message is above\n")
+    assert list((tmp_path / ".cache").iterdir()) == []  # nothing half done is left

@@ -1,0 +1,108 @@
+#include "adept/core/child_process.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <system_error>
+
+#include "adept/core/signals.h"
+
+namespace adept {
+namespace {
+
+constexpr int kPollMilliseconds = 100;
+
+[[noreturn]] void fail(const char* what) { throw std::system_error(errno, std::generic_category(), what); }
+
+void limit(int resource, rlim_t value) {
+  const rlimit limits = {value, value};
+  setrlimit(static_cast<__rlimit_resource>(resource), &limits);
+}
+
+[[noreturn]] void run_as_child(const std::function<std::string()>& work, int seconds, int output) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGBUS, SIGPIPE}) std::signal(signal, SIG_DFL);
+  limit(RLIMIT_CORE, 0);
+  limit(RLIMIT_CPU, static_cast<rlim_t>(seconds));
+  const std::string result = work();
+  for (std::size_t sent = 0; sent < result.size();) {
+    const ssize_t n = ::write(output, result.data() + sent, result.size() - sent);
+    if (n < 0 && errno != EINTR) _exit(1);
+    if (n > 0) sent += static_cast<std::size_t>(n);
+  }
+  _exit(0);
+}
+
+/// Everything up to the end of the pipe.
+std::string read_all(int input) {
+  std::string result;
+  char buffer[65536];
+  while (true) {
+    pollfd waiting = {.fd = input, .events = POLLIN, .revents = 0};
+    const int ready = ::poll(&waiting, 1, kPollMilliseconds);
+    throw_if_interrupted();
+    if (ready < 0 && errno != EINTR) fail("waiting for a child process");
+    if (ready <= 0) continue;
+    const ssize_t n = ::read(input, buffer, sizeof buffer);
+    if (n < 0 && errno != EINTR) fail("reading from a child process");
+    if (n == 0) return result;
+    if (n > 0) result.append(buffer, static_cast<std::size_t>(n));
+  }
+}
+
+/// The child and its pipe; whatever happens, neither is left behind.
+struct Child {
+  pid_t pid = -1;
+  int input = -1;
+
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+  Child(pid_t p, int in) : pid(p), input(in) {}
+  ~Child() {
+    ::close(input);
+    if (pid < 0) return;
+    ::kill(pid, SIGKILL);
+    wait();
+  }
+  int wait() {
+    int status = 0;
+    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    pid = -1;
+    return status;
+  }
+};
+
+}  // namespace
+
+std::string run_in_child(const std::function<std::string()>& work, int seconds) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) fail("making a pipe");
+  const pid_t pid = ::fork();
+  if (pid < 0) {
+    const int error = errno;
+    ::close(ends[0]);
+    ::close(ends[1]);
+    errno = error;
+    fail("making a process");
+  }
+  if (pid == 0) run_as_child(work, seconds, ends[1]);
+  ::close(ends[1]);
+  Child child(pid, ends[0]);
+  std::string result = read_all(child.input);
+  const int status = child.wait();
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return result;
+  if (WIFSIGNALED(status) && (WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGKILL))
+    throw ChildFailure(fmt::format("took more than {} s of processor time, or was killed", seconds));
+  if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV) throw ChildFailure("nested or recursed too deeply");
+  throw ChildFailure(WIFSIGNALED(status) ? fmt::format("ended with the signal {}", WTERMSIG(status))
+                                         : fmt::format("ended with the exit code {}", WEXITSTATUS(status)));
+}
+
+}  // namespace adept

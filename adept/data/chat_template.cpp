@@ -1,0 +1,167 @@
+#include "adept/data/chat_template.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <vector>
+
+#include "adept/core/error.h"
+#include "adept/data/jinja.h"
+#include "adept/data/tokenizer/json_field.h"
+#include "adept/data/utf8.h"
+#include "adept/io/text_quote.h"
+
+namespace adept::data {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uintmax_t kMaxTemplateBytes = std::uintmax_t{1} << 20;
+constexpr char kDefault[] = "default";
+
+struct NamedTemplate {
+  std::string name, file, key, source;
+};
+
+/// Also a link to nothing, which is a mistake and not an absent file.
+bool is_there(const fs::path& path) {
+  std::error_code error;
+  return fs::symlink_status(path, error).type() != fs::file_type::not_found;
+}
+
+std::string read_template(const fs::path& path) {
+  std::error_code error;
+  const bool is_file = fs::is_regular_file(path, error);
+  const std::uintmax_t size = is_file ? fs::file_size(path, error) : 0;
+  if (size > kMaxTemplateBytes)
+    throw DataError("{}: has {} bytes; a chat template of more than {} is not read.", path.string(), size,
+                    kMaxTemplateBytes);
+  std::ifstream stream;
+  if (is_file) stream.open(path, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(stream), {}};
+  if (!stream.is_open() || stream.bad())
+    throw DataError("{}: cannot be read; expected a file with a chat template.", path.string());
+  return text;
+}
+
+std::vector<NamedTemplate> templates_in_files(const fs::path& dir) {
+  std::vector<NamedTemplate> found;
+  if (const fs::path path = dir / "chat_template.jinja"; is_there(path))
+    found.push_back({kDefault, path.string(), "", read_template(path)});
+  std::error_code none;
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir / "additional_chat_templates", none))
+    if (entry.path().extension() == ".jinja")
+      found.push_back({entry.path().stem().string(), entry.path().string(), "", read_template(entry.path())});
+  return found;
+}
+
+std::vector<NamedTemplate> templates_in_config(const SortedJson& config, const std::string& file) {
+  const std::string key = "chat_template";
+  const auto value = tok::JsonField(config, file).find(key);
+  if (!value) return {};
+  if (value->json().is_string()) return {{kDefault, file, key, value->as_string()}};
+  if (!value->json().is_array()) value->fail("is neither a template nor a list of templates with names.");
+  std::vector<NamedTemplate> found;
+  for (std::size_t i = 0; i < value->json().size(); ++i) {
+    const tok::JsonField item = value->at(i);
+    const std::string& name = item.at("name").as_string();
+    found.push_back({name, file, fmt::format("{} \"{}\"", key, name), item.at("template").as_string()});
+  }
+  return found;
+}
+
+/// The named tokens as transformers has them: special_tokens_map.json counts only where tokenizer_config.json does not
+/// list the added tokens, and then more.
+Json special_tokens(const SortedJson& config, const std::string& file, const fs::path& dir) {
+  Json tokens = Json::object();
+  const auto add = [&](const SortedJson& json, const std::string& name) {
+    for (const char* token : {"bos", "eos", "unk", "sep", "pad", "cls", "mask"}) {
+      const std::string key = std::string(token) + "_token";
+      if (const auto field = tok::JsonField(json, name).find(key))
+        tokens[key] = (field->json().is_object() ? field->at("content") : *field).as_string();
+    }
+  };
+  add(config, file);
+  const fs::path map = dir / "special_tokens_map.json";
+  if (!config.contains("added_tokens_decoder") && is_there(map)) add(read_sorted_json(map), map.string());
+  return tokens;
+}
+
+}  // namespace
+
+ChatTemplate ChatTemplate::from_model_dir(const fs::path& dir, const std::string& name) {
+  const fs::path config_path = dir / "tokenizer_config.json";
+  const std::string config_file = config_path.string();
+  SortedJson config = SortedJson::object();
+  if (is_there(config_path)) config = read_sorted_json(config_path);
+  if (!config.is_object()) throw DataError("{}: expected an object.", config_file);
+  std::vector<NamedTemplate> known = templates_in_files(dir);
+  if (known.empty()) known = templates_in_config(config, config_file);
+  if (known.empty())
+    throw DataError(
+        "{}: has no chat template (no chat_template.jinja, no chat_template in tokenizer_config.json): a base model is "
+        "not made for chats. Leave out --chat, or give the text of the whole conversation as the prompt.",
+        dir.string());
+  const std::string wanted = name.empty() ? kDefault : name;
+  const auto chosen =
+      std::find_if(known.begin(), known.end(), [&](const NamedTemplate& each) { return each.name == wanted; });
+  if (chosen == known.end()) {
+    std::vector<std::string> names;
+    for (const NamedTemplate& each : known) names.push_back(each.name);
+    std::sort(names.begin(), names.end());
+    throw DataError("{}: has no chat template {}; choose one with --chat-template: {}.", dir.string(),
+                    io::quote(wanted), fmt::join(names, ", "));
+  }
+  if (find_invalid_utf8(chosen->source)) throw DataError("{}: the chat template is not UTF-8.", chosen->file);
+  ChatTemplate result;
+  result.file_ = chosen->file;
+  result.key_ = chosen->key;
+  result.source_ = chosen->source;
+  result.tokens_ = special_tokens(config, config_file, dir);
+  return result;
+}
+
+std::string ChatTemplate::render(const Json& messages) const {
+  Json variables = tokens_;
+  variables["messages"] = messages;
+  variables["tools"] = nullptr;
+  variables["documents"] = nullptr;
+  variables["add_generation_prompt"] = true;
+  const auto place = [&](int line) {
+    std::string text = file_;
+    if (!key_.empty()) text += ": " + key_;
+    if (line > 0) text += (key_.empty() ? ":" : ", line ") + std::to_string(line);
+    return text;
+  };
+  constexpr char kAdvice[] = "Write the text of the conversation yourself and give it as the prompt, without --chat.";
+  std::string text;
+  try {
+    text = render_jinja(source_, variables);
+  } catch (const JinjaError& error) {
+    if (error.refused)
+      throw DataError("{}: the chat template refuses these messages: {}", place(error.line), error.what());
+    throw DataError("{}: the chat template cannot be rendered: {}. {}", place(error.line), error.what(), kAdvice);
+  }
+  // The engine counts bytes where jinja2 counts characters.
+  if (find_invalid_utf8(text))
+    throw DataError("{}: the chat template cuts a character of the messages in two. {}", place(0), kAdvice);
+  return text;
+}
+
+void check_messages(const Json& messages, const std::string& where) {
+  if (!messages.is_array() || messages.empty())
+    throw ConfigError("{}: found no list of messages; expected [{{\"role\": \"user\", \"content\": \"...\"}}, ...].",
+                      where);
+  for (std::size_t i = 0; i < messages.size(); ++i) {
+    const Json& message = messages[i];
+    if (!message.is_object() || !message.contains("role") || !message["role"].is_string())
+      throw ConfigError("{}: message {} has no \"role\"; expected {{\"role\": \"user\", \"content\": \"...\"}}.", where,
+                        i + 1);
+  }
+}
+
+}  // namespace adept::data

@@ -1,0 +1,39 @@
+// A model's chat template: how a conversation becomes the text that the model continues, as in transformers'
+// apply_chat_template(messages, tokenize=False, add_generation_prompt=True).
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "adept/core/json.h"
+
+namespace adept::data {
+
+class ChatTemplate {
+ public:
+  /// The template `name` of a model directory; an empty name is "default". Templates are, as in transformers,
+  /// chat_template.jinja (the default) and additional_chat_templates/NAME.jinja, or, where none of these files is
+  /// there, `chat_template` of tokenizer_config.json: one template (the default), or a list of {"name", "template"}.
+  /// The tokens bos, eos, unk, sep, pad, cls and mask that tokenizer_config.json and special_tokens_map.json name are
+  /// variables of the template.
+  ///
+  /// Throws DataError if the model has no template, or none of that name, or a file is damaged.
+  static ChatTemplate from_model_dir(const std::filesystem::path& dir, const std::string& name = "");
+
+  /// The text of `messages`, a list of objects with a "role", and the beginning of the assistant's answer. It holds the
+  /// special tokens that the template writes (BOS too, if any), so it is encoded without adding others.
+  ///
+  /// Throws DataError with file and line if the template refuses the messages or cannot be rendered.
+  std::string render(const Json& messages) const;
+
+ private:
+  std::string file_;    ///< for messages
+  std::string key_;     ///< in the file; empty: the file is the template
+  std::string source_;  ///< the template
+  Json tokens_;         ///< bos_token etc.
+};
+
+/// Throws ConfigError unless `messages` is a list of one or more objects with a string "role"; `where` names it.
+void check_messages(const Json& messages, const std::string& where);
+
+}  // namespace adept::data

@@ -1,0 +1,140 @@
+#include "adept/data/jinja.h"
+
+// The engine's headers come with the flags of a library, so warnings in them are not ours.
+#include <jinja/lexer.h>
+#include <jinja/parser.h>
+#include <jinja/runtime.h>
+#include <json.h>
+
+#include <algorithm>
+#include <optional>
+#include <regex>
+#include <sstream>
+#include <string_view>
+#include <vector>
+
+#include "adept/core/child_process.h"
+
+namespace adept::data {
+namespace {
+
+constexpr int kSeconds = 10;
+constexpr std::int64_t kMaxRange = 100'000;  // as in jinja2's sandbox
+
+int line_of(const std::string& source, std::size_t position) {
+  const auto end = source.begin() + static_cast<std::ptrdiff_t>(std::min(position, source.size()));
+  return 1 + static_cast<int>(std::count(source.begin(), end, '\n'));
+}
+
+/// The first line, without the name of the part of the engine that speaks.
+std::string summary(std::string_view message) {
+  message = message.substr(0, message.find('\n'));
+  for (const std::string_view speaker : {"lexer: ", "parser: ", "Parser Error: "})
+    if (message.starts_with(speaker)) message.remove_prefix(speaker.size());
+  return std::string(message);
+}
+
+/// The engine quotes the source around the fault, "\n" shown as an arrow, and a caret below it; no number.
+int quoted_line(const std::string& source, const std::string& message) {
+  std::istringstream lines(message);
+  std::string text, quote, caret;
+  std::getline(lines, text);
+  std::getline(lines, quote);
+  std::getline(lines, caret);
+  if (quote.size() < 6 || !caret.ends_with('^')) return 0;
+  quote = std::regex_replace(quote.substr(3, quote.size() - 6), std::regex("\u21B5"), "\n");
+  const std::size_t begin = source.find(quote);
+  return begin == std::string::npos ? 0 : line_of(source, begin + caret.size() - 4);
+}
+
+/// The program, or the error at the last token of the shortest beginning of the template that has the same error.
+jinja::program parse(const jinja::lexer_result& lexed) {
+  const auto error_of_beginning = [&](std::size_t num_tokens) -> std::string {
+    const auto end = lexed.tokens.begin() + static_cast<std::ptrdiff_t>(num_tokens);
+    const jinja::lexer_result beginning = {{lexed.tokens.begin(), end}, lexed.source};
+    try {
+      jinja::parse_from_tokens(beginning);
+      return "";
+    } catch (const std::exception& error) {
+      return error.what();
+    }
+  };
+  try {
+    return jinja::parse_from_tokens(lexed);
+  } catch (const std::exception& error) {
+    std::size_t too_few = 0, enough = lexed.tokens.size();
+    while (enough - too_few > 1) {
+      const std::size_t middle = too_few + (enough - too_few) / 2;
+      (error_of_beginning(middle) == error.what() ? enough : too_few) = middle;
+    }
+    const int line = enough == 0 ? 1 : line_of(lexed.source, lexed.tokens[enough - 1].pos);
+    throw JinjaError(summary(error.what()), line, false);
+  }
+}
+
+/// "...While executing X at line L, column C in source:...Error: MESSAGE".
+JinjaError runtime_error(const std::string& what, const std::optional<std::string>& refusal) {
+  std::smatch match;
+  const int line = std::regex_search(what, match, std::regex("at line ([0-9]+), column")) ? std::stoi(match[1]) : 0;
+  if (refusal) return {*refusal, line, true};
+  const auto begin = what.rfind("\nError: ");
+  return {summary(begin == std::string::npos ? what : std::string_view(what).substr(begin + 8)), line, false};
+}
+
+std::string render_here(const std::string& source, const Json& variables) {
+  jinja::lexer_result lexed;
+  try {
+    lexed = jinja::lexer().tokenize(source);
+  } catch (const std::exception& error) {
+    throw JinjaError(summary(error.what()), quoted_line(source, error.what()), false);
+  }
+  const jinja::program program = parse(lexed);
+  std::optional<std::string> refusal;
+  try {
+    jinja::context context(lexed.source);
+    jinja::global_from_json(context, variables, /*mark_input=*/false);
+    const auto define = [&](const std::string& name, const jinja::func_handler& function) {
+      context.set_val(name, jinja::mk_val<jinja::value_func>(name, function));
+    };
+    define("raise_exception", [&](const jinja::func_args& arguments) -> jinja::value {
+      refusal = arguments.get_pos(0)->as_string().str();
+      throw std::runtime_error(*refusal);
+    });
+    define("range", [](const jinja::func_args& arguments) -> jinja::value {
+      for (const jinja::value& bound : arguments.get_args())
+        if (jinja::is_val<jinja::value_int>(bound) && std::abs(bound->as_int()) > kMaxRange)
+          throw std::runtime_error("range() of more than 100,000 items");
+      return jinja::global_builtins().at("range")(arguments);
+    });
+    const jinja::value_array parts = jinja::runtime(context).execute(program);
+    return jinja::runtime::gather_string_parts(parts)->as_string().str();
+  } catch (const std::exception& error) {
+    throw runtime_error(error.what(), refusal);
+  }
+}
+
+}  // namespace
+
+std::string render_jinja(const std::string& source, const Json& variables) {
+  // One byte says what follows: the text, or an error as "LINE MESSAGE" that is the engine's or the template's own.
+  const auto work = [&]() -> std::string {
+    try {
+      return "t" + render_here(source, variables);
+    } catch (const JinjaError& error) {
+      return (error.refused ? "r" : "e") + std::to_string(error.line) + " " + error.what();
+    } catch (const std::exception& error) {
+      return std::string("e0 ") + error.what();
+    }
+  };
+  std::string result;
+  try {
+    result = run_in_child(work, kSeconds);
+  } catch (const ChildFailure& failure) {
+    throw JinjaError(std::string("it ") + failure.what(), 0, false);
+  }
+  if (result.starts_with('t')) return result.substr(1);
+  const auto space = result.find(' ');
+  throw JinjaError(result.substr(space + 1), std::stoi(result.substr(1, space - 1)), result.starts_with('r'));
+}
+
+}  // namespace adept::data

@@ -1,0 +1,27 @@
+// Jinja templates, rendered as jinja2's sandbox renders a chat template in transformers: trim_blocks, lstrip_blocks,
+// the functions raise_exception and strftime_now, tojson without escapes of HTML, {% break %}, {% continue %} and
+// {% generation %}. The engine is llama.cpp's. What it lacks of jinja2 it refuses, but for these: upper, lower, title
+// and capitalize change ASCII letters only; length, index and slice of a string count bytes; an undefined value has
+// undefined members; None prints nothing, and a list its items.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "adept/core/json.h"
+
+namespace adept::data {
+
+/// Why a template gave no text.
+struct JinjaError : std::runtime_error {
+  JinjaError(const std::string& message, int where, bool is_refusal)
+      : std::runtime_error(message), line(where), refused(is_refusal) {}
+  int line;      ///< of the template, from 1; 0 where it is not known
+  bool refused;  ///< the template itself called raise_exception
+};
+
+/// The text of `source` with the members of the object `variables`. Throws JinjaError, also for a template that nests,
+/// recurses or loops without end.
+std::string render_jinja(const std::string& source, const Json& variables);
+
+}  // namespace adept::data
