@@ -1,13 +1,14 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "adept/core/error.h"
 #include "adept/core/signals.h"
-#include "adept/data/tokenizer/special_tokens.h"
 #include "adept/data/tokenizer/tokenizer.h"
 #include "adept/io/hub.h"
 #include "adept/model/generate.h"
@@ -16,12 +17,20 @@
 #include "adept/run/model_context.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/prompt.h"
 
 namespace adept::cli {
 namespace {
 
+void print_bytes(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);  // a failure is seen at the end
+}
+
 struct Options {
-  std::string model, prompt;
+  std::string model;
+  PromptOptions prompt;
+  bool no_echo = false, show_special_tokens = false;
   model::GenerateOptions generate;
   config::Compute compute;
 };
@@ -29,53 +38,63 @@ struct Options {
 /// Prints text as tokens arrive, holding back what may still be half a character.
 class TextStream {
  public:
-  TextStream(const data::Tokenizer& tokenizer, std::vector<std::int32_t> prompt)
-      : tokenizer_(tokenizer), ids_(std::move(prompt)) {
-    print_new();
+  /// The text of new tokens is what they add to that of a few of the prompt's, beginning with a whole character.
+  TextStream(const data::Tokenizer& tokenizer, std::span<const std::int32_t> prompt, bool skip_special_tokens)
+      : tokenizer_(tokenizer), skip_special_tokens_(skip_special_tokens) {
+    std::size_t length = std::min(prompt.size(), kContext);
+    std::string context;
+    do {
+      ids_.assign(prompt.end() - static_cast<std::ptrdiff_t>(length), prompt.end());
+      context = text();
+    } while (context.starts_with(kReplacement) && ++length <= std::min(prompt.size(), kMaxContext));
+    printed_ = context.size();
   }
 
   void add(std::int64_t token) {
     ids_.push_back(static_cast<std::int32_t>(token));
-    print_new();
+    const std::string all = text();
+    if (!all.ends_with(kReplacement)) print(all);
   }
 
   void finish() {
-    print(tokenizer_.decode(ids_, /*skip_special_tokens=*/true));
+    print(text());
     fmt::print("\n");
   }
 
  private:
-  void print_new() {
-    const std::string text = tokenizer_.decode(ids_, /*skip_special_tokens=*/true);
-    if (!text.ends_with("\xEF\xBF\xBD")) print(text);  // U+FFFD: the rest of a character is still to come
-  }
+  static constexpr std::size_t kContext = 8, kMaxContext = 64;
+  static constexpr char kReplacement[] = "\xEF\xBF\xBD";  // U+FFFD: a part of a character
 
-  void print(const std::string& text) {
-    if (text.size() <= printed_) return;
-    fmt::print("{}", text.substr(printed_));
-    std::fflush(stdout);
-    printed_ = text.size();
+  std::string text() const { return tokenizer_.decode(ids_, skip_special_tokens_); }
+
+  void print(const std::string& all) {
+    if (all.size() <= printed_) return;
+    print_bytes(std::string_view(all).substr(printed_));
+    printed_ = all.size();
   }
 
   const data::Tokenizer& tokenizer_;
+  bool skip_special_tokens_;
   std::vector<std::int32_t> ids_;
   std::size_t printed_ = 0;
 };
 
 void run(Options& options) {
   model::check_generate_options(options.generate);
-  require_utf8("--prompt", options.prompt);
-  run::init_compute(options.compute);
+  check_prompt_options(options.prompt);
   const std::filesystem::path directory = io::resolve_model(options.model);
+  const Prompt prompt = read_prompt(options.prompt, directory);
+  run::init_compute(options.compute);
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(directory);
   model::LoadedModel loaded = model::load_model(directory, {.dtype = model::to_scalar_type(options.compute.dtype),
                                                             .device = run::to_device(options.compute.device),
                                                             .widen_matrices = true});  // a token at a time
   options.generate.eos_token_ids = model::read_end_tokens(directory, loaded.config);
   const model::Decoder decoder(std::move(loaded.config), std::move(loaded.weights));
-  const std::vector<std::int32_t> prompt = tokenizer.encode(options.prompt);
-  const std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
-  TextStream stream(tokenizer, prompt);
+  const std::vector<std::int32_t> prompt_ids = tokenizer.encode(prompt.text, prompt.add_special_tokens);
+  const std::vector<std::int64_t> ids(prompt_ids.begin(), prompt_ids.end());
+  if (!options.no_echo) print_bytes(prompt.text);
+  TextStream stream(tokenizer, prompt_ids, !options.show_special_tokens);
   model::generate(decoder, ids, options.generate, [&](std::int64_t token) {
     stream.add(token);
     return pending_signal() == 0;
@@ -88,9 +107,9 @@ void run(Options& options) {
 
 void add_generate_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("generate", "Continue a text with a model");
+  CLI::App* command = app.add_subcommand("generate", "Continue a text or a chat with a model");
   add_model_option(*command, options->model);
-  command->add_option("--prompt", options->prompt, "Text to continue")->required()->type_name("TEXT");
+  add_prompt_options(*command, options->prompt);
   command->add_option("--max-new-tokens", options->generate.max_new_tokens, "Tokens to add at most")
       ->capture_default_str()
       ->type_name("N");
@@ -103,6 +122,9 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--seed", options->generate.seed, "The same seed gives the same text")
       ->capture_default_str()
       ->type_name("S");
+  command->add_flag("--no-echo", options->no_echo, "Print the new text alone, without the prompt before it");
+  command->add_flag("--special-tokens", options->show_special_tokens,
+                    "Print special tokens of the new text too, such as the one that ends it; the prompt's always are");
   add_compute_options(*command, options->compute);
   command->callback([options] { run(*options); });
 }

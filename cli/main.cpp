@@ -41,7 +41,7 @@ std::string option_without_value(int argc, char** argv) {
     const std::string_view word = argv[i], option = word.empty() ? argv[i - 1] : word;
     if (!option.starts_with("--") || !(word.empty() || word.ends_with('='))) continue;
     const std::string_view name = option.substr(0, option.find('='));
-    if (name != "--prompt" && name != "--text") return std::string(name);
+    if (name != "--prompt" && name != "--text" && name != "--system") return std::string(name);
   }
   return "";
 }
