@@ -11,6 +11,8 @@
 #include "adept/io/hub.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/expansion.h"
+#include "adept/method/importance.h"
+#include "adept/method/importance_methods.h"
 #include "adept/run/expansion_plan.h"
 #include "cli/commands.h"
 #include "cli/options.h"
@@ -124,7 +126,7 @@ void add_expand_command(CLI::App& app) {
   command->add_option("--out", options->out, "Directory for the expanded model")->required()->type_name("DIR");
   command->add_option("--importance", options->importance, "Scores of adept probe")->type_name("FILE");
   command->add_option("--method", options->method, "Which of the scores in the file; default: the first")
-      ->type_name("NAME");
+      ->type_name(fmt::format("{}|{}", method::importance_method_names("|"), method::kGainMethod));
   command
       ->add_option(
           "--strategy", options->strategy,

@@ -14,6 +14,7 @@
 #include "adept/io/weight_files.h"
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
+#include "adept/method/importance_methods.h"
 #include "adept/method/statistics.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/run/model_context.h"
@@ -217,7 +218,9 @@ void add_probe_command(CLI::App& app) {
       "all: every one of these, and how far they agree\ngain: what a copy behind each layer would gain in --domain";
   for (const method::ImportanceMethod& method : method::importance_methods())
     meanings += fmt::format("\n{}: {}", method.name, method.meaning);
-  command->add_option("--method", options->method, meanings)->type_name("NAME")->capture_default_str();
+  command->add_option("--method", options->method, meanings)
+      ->type_name(fmt::format("{}|{}|all", method::importance_method_names("|"), method::kGainMethod))
+      ->capture_default_str();
   add_count_option(*command, "--layers", options->layers, 0, 10000,
                    "How many layers will be expanded: how certain the choice of the lowest is gets measured; 0 = 4, "
                    "or all of a smaller model");
