@@ -406,6 +406,19 @@ def test_the_real_file_equals_the_dequantisation_of_transformers(smollm2):
     assert config.rope_parameters == {"rope_type": "default", "rope_theta": 100000.0}
 
 
+def test_the_real_model_chats_as_transformers_does(smollm2, adept):
+    _, folder = smollm2
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "Which city is the capital of France?"}],
+                                        add_generation_prompt=True, return_tensors="pt", return_dict=False)  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
+    assert made.shape[1] < ids.shape[1] + 24  # the answer ends with the token that ends a turn
+    text = adept("generate", "--model", folder, "--chat", "--prompt", "Which city is the capital of France?",
+                 "--max-new-tokens", 24, "--temperature", 0, "--dtype", "fp32", "--special-tokens").stdout  # fmt: skip
+    assert text == tokenizer.decode(made[0]) + "\n"
+
+
 def test_the_real_tokenizer_splits_digits_one_by_one(smollm2, adept, tmp_path):
     path, folder = smollm2
     imported = transformers.AutoTokenizer.from_pretrained(folder)
