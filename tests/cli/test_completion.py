@@ -161,5 +161,6 @@ def test_cmake_installs_the_program_with_its_completion(tmp_path):
     }
     version = subprocess.run([tmp_path / "bin" / "adept", "--version"], capture_output=True, text=True, cwd=tmp_path)
     assert version.stdout == run_program("adept", "--version").stdout and version.stderr == ""
-    script = (tmp_path / "share/bash-completion/completions/adept").read_text()
-    assert script == run_program("adept", "completion", "bash").stdout
+    for shell, file in {"bash": "bash-completion/completions/adept", "zsh": "zsh/site-functions/_adept",
+                        "fish": "fish/vendor_completions.d/adept.fish"}.items():  # fmt: skip
+        assert (tmp_path / "share" / file).read_text() == run_program("adept", "completion", shell).stdout
