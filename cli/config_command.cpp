@@ -1,4 +1,6 @@
 #include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include <memory>
 #include <string>
@@ -15,16 +17,24 @@ namespace {
 struct Options {
   std::string path;
   std::vector<std::string> overrides;
-  bool explain = false;
+  std::vector<std::string> keys;  // to explain; empty: all
 };
 
-void run(const Options& options) {
-  if (options.explain)
-    fmt::print("{}", config::explain());
-  else if (options.path.empty())
+/// Of the terminal that standard output is; else what fits most.
+std::size_t output_width() {
+  winsize size = {};
+  return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 100;
+}
+
+void explain(const std::vector<std::string>& keys) {
+  fmt::print("{}", keys.empty() ? config::explain(output_width()) : config::explain(keys, output_width()));
+}
+
+void check_and_print(const Options& options) {
+  if (options.path.empty())
     throw ConfigError("adept config: expected CONFIG.yaml or --explain. See: adept config --help");
-  else
-    fmt::print("{}", config::to_yaml(config::load_run_config(options.path, options.overrides)));
+  const config::RunConfig config = config::load_run_config(options.path, options.overrides);
+  fmt::print("{}", config::to_yaml(config));
 }
 
 }  // namespace
@@ -33,8 +43,16 @@ void add_config_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("config", "Check a run configuration and print it with all its defaults");
   add_config_options(*command, options->path, options->overrides)->required(false);
-  command->add_flag("--explain", options->explain, "Print every key: type, default, unit, meaning");
-  command->callback([options] { run(*options); });
+  const CLI::Option* explained =
+      command
+          ->add_option("--explain", options->keys,
+                       "Print a table of all keys; of a KEY or a section all there is to say")
+          ->type_name("[KEY]")
+          ->expected(0, -1);
+  command->callback([options, explained] {
+    std::erase(options->keys, "");  // what the library gives for an option without a value
+    explained->count() > 0 ? explain(options->keys) : check_and_print(*options);
+  });
 }
 
 }  // namespace adept::cli

@@ -6,7 +6,7 @@
 #include <array>
 #include <cstdlib>
 #include <filesystem>
-#include <initializer_list>
+#include <optional>
 
 #include "adept/config/reader.h"
 #include "adept/core/log.h"
@@ -26,11 +26,18 @@ class CrossCheck {
       : document_(document), result_(result), num_read_problems_(result.problems.size()) {}
 
   /// Adds a problem at the first of `keys` unless `good`; silent where one of them could not be read.
-  void expect(bool good, std::initializer_list<std::string> keys, const std::string& text) {
+  void expect(bool good, const std::vector<std::string>& keys, const std::string& text) {
     if (good) return;
     for (const std::string& key : keys)
       if (is_broken(key)) return;
-    result_.add(location(*keys.begin()), *keys.begin(), text);
+    result_.add(location(keys.front()), keys.front(), text);
+  }
+
+  /// Of two ways to say one thing, `winner` holds, as in Hugging Face: unsets the other, and says so.
+  template <typename T>
+  void prefer(const std::string& winner, const std::string& key, std::optional<T>& loser) const {
+    spdlog::info("{}: {}: found together with {}, which wins", to_string(location(key)), key, winner);
+    loser.reset();
   }
 
  private:
@@ -112,24 +119,14 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
                          : fmt::format("unit importance (unit_lr.policy: {})", to_string(config.unit_lr.policy))));
 }
 
-void check_train(const TrainConfig& train, CrossCheck& check) {
-  check.expect(!(train.warmup_steps && train.warmup_ratio), {"train.warmup_ratio", "train.warmup_steps"},
-               "found together with train.warmup_steps; expected one of the two (null unsets a key)");
-  check.expect(!(train.max_steps && train.num_train_epochs), {"train.num_train_epochs", "train.max_steps"},
-               "found together with train.max_steps; expected one of the two (null unsets a key)");
-  if (train.warmup_steps && train.max_steps)
-    check.expect(
-        *train.warmup_steps <= *train.max_steps, {"train.warmup_steps", "train.max_steps"},
-        fmt::format("found {}; expected at most train.max_steps, which is {}", *train.warmup_steps, *train.max_steps));
-  if (train.lr_scheduler != LrScheduler::kWsd) return;
-  double warmup = train.warmup_ratio.value_or(kDefaultWarmupRatio);
-  if (train.warmup_steps)
-    warmup = train.max_steps ? static_cast<double>(*train.warmup_steps) / static_cast<double>(*train.max_steps) : 0;
-  check.expect(
-      warmup + train.decay_ratio <= 1,
-      {"train.decay_ratio", "train.lr_scheduler", "train.warmup_ratio", "train.warmup_steps"},
-      fmt::format("found {}; expected warm-up and decay to take all steps at most, and the warm-up takes {:.4g}",
-                  train.decay_ratio, warmup));
+void settle_alternatives(TrainConfig& train, const CrossCheck& check) {
+  if (train.max_steps && train.num_train_epochs)
+    check.prefer("train.max_steps", "train.num_train_epochs", train.num_train_epochs);
+  if (!train.warmup_steps || !train.warmup_ratio) return;
+  if (*train.warmup_steps > 0)
+    check.prefer("train.warmup_steps", "train.warmup_ratio", train.warmup_ratio);
+  else
+    check.prefer("train.warmup_ratio", "train.warmup_steps", train.warmup_steps);
 }
 
 void check_expand(const ExpandConfig& expand, const ProbeConfig& probe, Method method, CrossCheck& check) {
@@ -191,10 +188,13 @@ void check_rest(const RunConfig& config, CrossCheck& check) {
                fmt::format("found {}, which is the model; expected a directory of its own", quote(config.output_dir)));
 }
 
-// What a method settles itself. A configuration may serve several methods, so another value is no fault, but is said.
+// What a method settles itself. A configuration may serve several methods, so another value is no fault, but is said
+// where it is a wish: given, and not the `usual` one.
 template <typename Choice>
-void settle(Choice& value, Choice wanted, const char* key, const RunConfig& config, const ReadResult& result) {
-  if (const auto given = result.locations.find(key); given != result.locations.end() && value != wanted)
+void settle(Choice& value, Choice wanted, std::optional<Choice> usual, const char* key, const RunConfig& config,
+            const ReadResult& result) {
+  const auto given = result.locations.find(key);
+  if (given != result.locations.end() && value != wanted && value != usual)
     spdlog::info("{}: {}: the method {} takes {} instead of {}", to_string(given->second), key,
                  to_string(config.method), to_string(wanted), to_string(value));
   value = wanted;
@@ -216,6 +216,27 @@ void expand_homes(List& sources, const std::string& key, CrossCheck& check) {
 
 }  // namespace
 
+std::vector<LengthProblem> length_problems(const TrainConfig& train, std::optional<std::int64_t> steps) {
+  std::vector<LengthProblem> problems;
+  const std::string length =
+      train.max_steps ? "train.max_steps" : "the number of steps that train.num_train_epochs gives";
+  if (steps && static_cast<double>(*steps) > kSteps.max)
+    problems.push_back(
+        {{"train.num_train_epochs"}, fmt::format("gives {} steps; expected at most {:.0f}", *steps, kSteps.max)});
+  if (steps && train.warmup_steps && *train.warmup_steps > *steps)
+    problems.push_back(
+        {{"train.warmup_steps", "train.max_steps"},
+         fmt::format("found {}; expected at most {}, which is {}", *train.warmup_steps, length, *steps)});
+  double warmup = train.warmup_ratio.value_or(0);
+  if (train.warmup_steps) warmup = steps ? static_cast<double>(*train.warmup_steps) / static_cast<double>(*steps) : 0;
+  if (train.lr_scheduler == LrScheduler::kWsd && warmup <= 1 && warmup + train.decay_ratio > 1)
+    problems.push_back(
+        {{"train.decay_ratio", "train.lr_scheduler", "train.warmup_ratio", "train.warmup_steps", "train.max_steps"},
+         fmt::format("found {}; expected warm-up and decay to take all steps at most, and the warm-up takes {:.4g}",
+                     train.decay_ratio, warmup)});
+  return problems;
+}
+
 bool is_source_name(std::string_view name) {
   const auto is_alphanumeric = [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
@@ -236,10 +257,10 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
   expand_homes(config.data.eval, "data.eval", check);
   if (config.method == Method::kLlamaPro && expand.after.empty()) {
     if (!expand.strategy) expand.strategy = SelectionStrategy::kUniform;
-    settle(*expand.strategy, SelectionStrategy::kUniform, "expand.strategy", config, result);
+    settle(*expand.strategy, SelectionStrategy::kUniform, {}, "expand.strategy", config, result);
   }
   if (config.method != Method::kAdept)
-    settle(config.unit_lr.policy, UnitLrPolicy::kUniform, "unit_lr.policy", config, result);
+    settle(config.unit_lr.policy, UnitLrPolicy::kUniform, {UnitLrConfig().policy}, "unit_lr.policy", config, result);
   if (!config.unit_lr.ema)
     config.unit_lr.ema = config.unit_lr.policy == UnitLrPolicy::kNormalized ? kNormalizedEma : 0.0;
   if (!config.train.replay_ratio) config.train.replay_ratio = config.method == Method::kReplay ? kReplayRatio : 0.0;
@@ -247,15 +268,17 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
   if (!expand.strategy)
     expand.strategy = expand.after.empty() ? SelectionStrategy::kLowest : SelectionStrategy::kManual;
   check_data(config, purpose, check);
-  check_train(config.train, check);
+  TrainConfig& train = config.train;
+  settle_alternatives(train, check);
+  if (!train.warmup_steps && !train.warmup_ratio) train.warmup_ratio = kDefaultWarmupRatio;
+  if (!train.max_steps && !train.num_train_epochs) train.num_train_epochs = kDefaultEpochs;
+  for (const LengthProblem& problem : length_problems(train, train.max_steps))
+    check.expect(false, problem.keys, problem.text);
   check_lora(config.lora, check);
   check_rest(config, check);
 
   if (!expand.num_layers && !expand.trainable && expand.after.empty()) expand.num_layers = kDefaultNumLayers;
   if (!config.lora.alpha) config.lora.alpha = 2.0 * static_cast<double>(config.lora.rank);
-  TrainConfig& train = config.train;
-  if (!train.warmup_steps && !train.warmup_ratio) train.warmup_ratio = kDefaultWarmupRatio;
-  if (!train.max_steps && !train.num_train_epochs) train.num_train_epochs = kDefaultEpochs;
 }
 
 }  // namespace adept::config

@@ -10,8 +10,11 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <sstream>
+#include <unordered_map>
 
+#include "adept/config/schema.h"
 #include "adept/core/error.h"
 #include "adept/core/json.h"
 
@@ -110,6 +113,7 @@ class Converter {
   void convert_section(const YAML::Node& node, Value& value, const std::string& path, int depth) {
     value.kind = Value::Kind::kSection;
     std::vector<Entry> merged;
+    std::unordered_map<std::string, int> first_lines;
     for (const auto& pair : node) {
       const Location location = at(pair.first, value.location);
       if (!pair.first.IsScalar()) {
@@ -120,8 +124,8 @@ class Converter {
       Value member = convert(pair.second, location, join(path, key), depth + 1);
       if (key == "<<" && pair.first.Tag() != "!") {
         merge(std::move(member), path, merged);
-      } else if (const Value* earlier = value.find(key)) {
-        const std::string first = fmt::format(" (first: line {})", earlier->location.line);
+      } else if (const auto [use, is_new] = first_lines.try_emplace(key, member.location.line); !is_new) {
+        const std::string first = fmt::format(" (first: line {})", use->second);
         problems_.push_back(
             {location, join(path, key),
              fmt::format("found the key a second time; expected it once{}", source_.is_override ? "" : first)});
@@ -130,7 +134,7 @@ class Converter {
       }
     }
     for (Entry& entry : merged)  // what the section says itself wins
-      if (value.find(entry.key) == nullptr) value.entries.push_back(std::move(entry));
+      if (first_lines.try_emplace(entry.key, entry.location.line).second) value.entries.push_back(std::move(entry));
   }
 
   void merge(Value member, const std::string& path, std::vector<Entry>& merged) {
@@ -250,10 +254,12 @@ void throw_if_any(std::vector<Problem> problems) {
   std::stable_sort(problems.begin(), problems.end(), [](const Problem& a, const Problem& b) {
     return std::pair(a.location.is_override, a.location.line) < std::pair(b.location.is_override, b.location.line);
   });
+  const std::size_t shown = std::min(problems.size(), kMostProblems);
   std::string message;
-  for (const Problem& problem : problems)
+  for (const Problem& problem : std::span(problems).first(shown))
     message += fmt::format("{}{}: {}{}{}", message.empty() ? "" : "\n", to_string(problem.location), problem.key,
                            problem.key.empty() ? "" : ": ", problem.text);
+  if (shown < problems.size()) message += fmt::format("\nand {} more problems", problems.size() - shown);
   throw ConfigError(message);
 }
 
@@ -362,6 +368,40 @@ void apply_override(Value& document, const std::string& override, std::vector<Pr
     *place = parse_override_value(override.substr(equals + 1), path, location, problems);
   else
     problems.push_back({location, path, why_not});
+}
+
+Value* find_value(Value& document, std::string_view key) {
+  Value* value = &document;
+  for (std::size_t begin = 0; value != nullptr && begin <= key.size();) {
+    const std::size_t end = std::min(key.find('.', begin), key.size());
+    value = value->find(key.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return value;
+}
+
+void unset_excluded(Value& document, const std::vector<std::string>& overrides) {
+  const auto is_overridden = [&](std::string_view key) {
+    return std::any_of(overrides.begin(), overrides.end(), [&](const std::string& override) {
+      return override.starts_with(key) && override.size() > key.size() &&
+             (override[key.size()] == '=' || override[key.size()] == '.');
+    });
+  };
+  for (const auto& [key, others] : kExclusions) {  // keys of one section
+    const Value* value = find_value(document, key);
+    const bool is_set = value != nullptr && value->kind != Value::Kind::kNull &&
+                        !(value->kind == Value::Kind::kList && value->items.empty());
+    if (!is_set || !is_overridden(key)) continue;
+    std::istringstream words{std::string(others)};
+    for (std::string word; words >> word;) {
+      const auto equals = std::min(word.find('='), word.size()), dot = word.rfind('.', equals);
+      Value* section = find_value(document, std::string_view(word).substr(0, dot));
+      std::erase_if(section->entries, [&](const Entry& entry) {
+        return !entry.value.location.is_override && entry.key == word.substr(dot + 1, equals - dot - 1) &&
+               (equals == word.size() || entry.value.text == word.substr(equals + 1));
+      });
+    }
+  }
 }
 
 }  // namespace adept::config

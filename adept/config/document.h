@@ -24,7 +24,11 @@ struct Problem {
   std::string text;
 };
 
-/// Throws one ConfigError of all problems, in the order of the file, then of the overrides; returns if there is none.
+/// The most problems that one message lists.
+inline constexpr std::size_t kMostProblems = 50;
+
+/// Throws one ConfigError of the problems, in the order of the file, then of the overrides, and of how many more there
+/// are; returns if there is none.
 void throw_if_any(std::vector<Problem> problems);
 
 /// What a plain scalar means to a YAML reader. Quoted scalars are strings.
@@ -68,7 +72,13 @@ std::string read_config_file(const std::string& path);
 Value parse_document(const std::string& text, const std::string& file, std::vector<Problem>& problems);
 
 /// Sets one value: "a.b.0.c=value"; numbers index lists, and the index after the last appends. A value that opens with
-/// [ { " or ' is YAML, any other is taken literally as one plain scalar.
+/// [ { " or ' is YAML, any other is taken literally as one plain scalar (of a list, the items with commas between).
 void apply_override(Value& document, const std::string& override, std::vector<Problem>& problems);
+
+/// The value at a dotted key; nullptr where there is none.
+Value* find_value(Value& document, std::string_view key);
+
+/// Unsets what the file gives of the keys that an overridden one excludes (schema.h): the command line wins.
+void unset_excluded(Value& document, const std::vector<std::string>& overrides);
 
 }  // namespace adept::config

@@ -1,12 +1,20 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <sstream>
 
+#include "adept/config/reader.h"
 #include "adept/config/types.h"
 #include "adept/config/yaml_writer.h"
+#include "adept/core/error.h"
+#include "adept/core/nearest_name.h"
 
 namespace adept::config {
 namespace {
+
+constexpr std::size_t kDefaultWidth = 12;
+constexpr std::size_t kLeastMeaning = 20;
 
 /// Collects the keys of a section whose members have their defaults.
 class KeyLister {
@@ -54,32 +62,116 @@ class KeyLister {
   std::vector<KeyDoc>& keys_;
 };
 
+/// The text, or its start and "..." where it is longer.
+std::string cut(const std::string& text, std::size_t width) {
+  return text.size() <= width ? text : text.substr(0, width - 3) + "...";
+}
+
+/// "data.train.0.path" as the table spells it: "data.train.N.path".
+std::string with_index_n(const std::string& name) {
+  std::string result;
+  std::istringstream parts(name);
+  for (std::string part; std::getline(parts, part, '.');) {
+    const bool is_index = !part.empty() && part.find_first_not_of("0123456789") == std::string::npos;
+    result += (result.empty() ? "" : ".") + (is_index ? "N" : part);
+  }
+  return result;
+}
+
+/// Words wrapped at `width`, the lines after the first indented as far as the text begins.
+std::string labelled(std::string_view label, const std::string& text, std::size_t width) {
+  constexpr std::size_t indent = 11;
+  std::string lines = fmt::format("  {:<9}", label);
+  std::size_t column = indent;
+  std::istringstream words(text);
+  for (std::string word; words >> word;) {
+    const bool first = column == indent;
+    if (!first && column + 1 + word.size() > width) {
+      lines += "\n" + std::string(indent, ' ');
+      column = indent;
+    } else if (!first) {
+      lines += ' ';
+      ++column;
+    }
+    lines += word;
+    column += word.size();
+  }
+  return lines + "\n";
+}
+
+std::string block_of(const KeyDoc& doc, std::size_t width) {
+  std::string type = doc.type;
+  for (std::size_t at = 0; (at = type.find('|', at)) != std::string::npos; at += 3) type.replace(at, 1, " | ");
+  return doc.key + "\n" + labelled("type", type, width) + labelled("default", doc.fallback, width) +
+         (doc.unit.empty() ? "" : labelled("unit", doc.unit, width)) + labelled("meaning", doc.doc, width);
+}
+
+/// The keys and sections that somebody may have meant.
+std::vector<std::string> keys_like(const std::string& name) {
+  constexpr std::size_t most = 5;
+  std::vector<std::string> all, lasts, found;
+  for (const KeyDoc& doc : all_keys()) {
+    for (std::size_t dot = doc.key.find('.'); dot != std::string::npos; dot = doc.key.find('.', dot + 1))
+      all.push_back(doc.key.substr(0, dot));
+    all.push_back(doc.key);
+    lasts.push_back(last_part(doc.key));
+  }
+  const auto add_with_last = [&](const std::string& last) {
+    for (const KeyDoc& doc : all_keys())
+      if (last_part(doc.key) == last && found.size() < most) found.push_back(doc.key);
+  };
+  add_with_last(last_part(name));
+  if (found.empty())
+    if (const std::string nearest = nearest_name(name, all); !nearest.empty()) found.push_back(nearest);
+  if (found.empty())
+    if (const std::string_view ours = name_of_others(last_part(name)); !ours.empty()) found.emplace_back(ours);
+  if (found.empty()) add_with_last(nearest_name(last_part(name), lasts));
+  return found;
+}
+
 }  // namespace
 
-std::vector<KeyDoc> all_keys() {
-  std::vector<KeyDoc> keys;
-  RunConfig defaults;
-  KeyLister lister("", keys);
-  describe(lister, defaults);
+const std::vector<KeyDoc>& all_keys() {
+  static const std::vector<KeyDoc> keys = [] {
+    std::vector<KeyDoc> all;
+    RunConfig defaults;
+    KeyLister lister("", all);
+    describe(lister, defaults);
+    return all;
+  }();
   return keys;
 }
 
-std::string explain() {
+std::string explain(std::size_t width) {
   std::vector<KeyDoc> rows = all_keys();
-  rows.insert(rows.begin(), {"KEY", "TYPE", "DEFAULT", "UNIT", "MEANING"});
-  std::size_t key = 0, type = 0, fallback = 0, unit = 0;
-  for (KeyDoc& row : rows) {
-    if (row.unit.empty()) row.unit = "-";
-    key = std::max(key, row.key.size());
-    type = std::max(type, row.type.size());
-    fallback = std::max(fallback, row.fallback.size());
-    unit = std::max(unit, row.unit.size());
-  }
+  rows.insert(rows.begin(), {"KEY", "", "DEFAULT", "", "MEANING"});
+  std::size_t longest = 0;
+  for (const KeyDoc& row : rows) longest = std::max(longest, row.key.size());
+  const std::size_t used = longest + 2 + kDefaultWidth + 2;
+  const std::size_t left = std::max(width, used + kLeastMeaning) - used;
   std::string table;
   for (const KeyDoc& row : rows)
-    table += fmt::format("{:<{}}  {:<{}}  {:<{}}  {:<{}}  {}\n", row.key, key, row.type, type, row.fallback, fallback,
-                         row.unit, unit, row.doc);
-  return table;
+    table += fmt::format("{:<{}}  {:<{}}  {}\n", row.key, longest, cut(row.fallback, kDefaultWidth), kDefaultWidth,
+                         cut(row.doc, left));
+  return table + "\nIn full: adept config --explain KEY, or a section such as train.\n";
+}
+
+std::string explain(std::span<const std::string> names, std::size_t width) {
+  std::string text, problems;
+  for (const std::string& name : names) {
+    const std::string wanted = with_index_n(name);
+    const std::size_t before = text.size();
+    for (const KeyDoc& doc : all_keys())
+      if (doc.key == wanted || doc.key.starts_with(wanted + ".") || doc.key.starts_with(wanted + ".N."))
+        text += block_of(doc, width);
+    if (text.size() > before) continue;
+    const std::vector<std::string> meant = keys_like(wanted);
+    problems += fmt::format("{}--explain {}: found an unknown key; {}", problems.empty() ? "" : "\n", name,
+                            meant.empty() ? "expected one of those that adept config --explain lists"
+                                          : fmt::format("did you mean {}?", fmt::join(meant, " or ")));
+  }
+  if (!problems.empty()) throw ConfigError(problems);
+  return text;
 }
 
 }  // namespace adept::config

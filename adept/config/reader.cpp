@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <sstream>
 
 #include "adept/core/nearest_name.h"
 
@@ -84,8 +85,6 @@ std::string join_names(const std::vector<std::string>& names, std::string_view l
   return text;
 }
 
-std::string last_part(const std::string& key) { return key.substr(key.rfind('.') + 1); }
-
 /// The full keys that the user may have meant by `name` in `section`.
 std::vector<std::string> meant_keys(const std::string& name, const std::string& section,
                                     const std::vector<std::string>& known) {
@@ -95,12 +94,19 @@ std::vector<std::string> meant_keys(const std::string& name, const std::string& 
     if (last_part(doc.key) == name) keys.push_back(doc.key);
   if (!keys.empty()) return keys;
   if (const std::string nearest = nearest_name(name, known); !nearest.empty()) return {prefix + nearest};
-  for (const auto& [other, ours] : kOtherNames)
-    if (other == name) return {std::string(ours)};
+  if (const std::string_view ours = name_of_others(name); !ours.empty()) return {std::string(ours)};
   return {};
 }
 
 }  // namespace
+
+std::string last_part(const std::string& key) { return key.substr(key.rfind('.') + 1); }
+
+std::string_view name_of_others(std::string_view name) {
+  for (const auto& [other, ours] : kOtherNames)
+    if (other == name) return ours;
+  return {};
+}
 
 std::string Range::text() const {
   const bool has_min = std::isfinite(min), has_max = max < kLargestShownLimit;
@@ -109,6 +115,14 @@ std::string Range::text() const {
   if (has_min) text += fmt::format(" {} {}", above_min ? ">" : ">=", min);
   if (has_max) text += fmt::format("{} {} {}", has_min ? " and" : "", below_max ? "<" : "<=", max);
   return text;
+}
+
+std::vector<Value> split_at_commas(const Value& value) {
+  if (!value.location.is_override || value.quoted) return {value};
+  std::vector<Value> items;
+  std::istringstream words(value.text + ",");
+  for (std::string word; std::getline(words, word, ',');) items.emplace_back(value).text = word;
+  return items;
 }
 
 void add_mismatch(const Value& value, const std::string& key, const std::string& expected, ReadResult& result) {

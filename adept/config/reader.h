@@ -26,6 +26,11 @@ struct ReadResult {
   }
 };
 
+/// "train.learning_rate" -> "learning_rate".
+std::string last_part(const std::string& key);
+/// Our key for what other trainers call `name`; empty if they have none of that name.
+std::string_view name_of_others(std::string_view name);
+
 // Single values. Each returns whether `value` is one, and adds a problem if not; `target` changes only then.
 bool read_string(const Value& value, const std::string& key, std::string& target, ReadResult& result);
 bool read_bool(const Value& value, const std::string& key, bool& target, ReadResult& result);
@@ -33,6 +38,8 @@ bool read_integer(const Value& value, const std::string& key, const FieldOptions
                   ReadResult& result);
 bool read_number(const Value& value, const std::string& key, const FieldOptions& options, double& target,
                  ReadResult& result);
+/// The items of a list that the command line gives as 3,7,11; any other scalar is one item.
+std::vector<Value> split_at_commas(const Value& value);
 /// Adds "found X; expected Y".
 void add_mismatch(const Value& value, const std::string& key, const std::string& expected, ReadResult& result);
 /// Adds `; did you mean "name"?` to a mismatch where one of the names is near.
@@ -66,9 +73,14 @@ class SectionReader {
   /// Reports the keys that no field asked for.
   void finish() {
     if (section_ == nullptr) return;
-    for (const Entry& entry : section_->entries)
-      if (std::find(known_.begin(), known_.end(), entry.key) == known_.end())
+    std::size_t num_unknown = 0;
+    for (const Entry& entry : section_->entries) {
+      if (std::find(known_.begin(), known_.end(), entry.key) != known_.end()) continue;
+      if (++num_unknown <= kMostProblems)
         add_unknown_key(entry, path_, known_, result_);
+      else
+        result_.add(entry.location, entry.key, "found an unknown key");  // it is only counted
+    }
   }
 
  private:
@@ -109,15 +121,20 @@ class SectionReader {
   template <typename T>
   bool read_list(std::vector<T>& member, const Value& value, const std::string& key, const FieldOptions& options) {
     std::vector<T> items;
-    if (std::is_same_v<T, std::string> && value.kind == Value::Kind::kScalar) {
-      if (!read(items.emplace_back(), value, key, options)) return false;
+    bool good = true;
+    const bool is_word = value.kind == Value::Kind::kScalar &&
+                         (std::is_same_v<T, std::string> || (value.location.is_override && !kIsSection<T>));
+    if (is_word) {
+      const std::vector<Value> words = split_at_commas(value);
+      for (const Value& word : words)
+        good &= read(items.emplace_back(), word, words.size() == 1 ? key : fmt::format("{}.{}", key, items.size() - 1),
+                     options);
     } else if (value.kind != Value::Kind::kList || (options.required && value.items.empty())) {
       const std::string found = value.kind == Value::Kind::kList ? "an empty list" : value.describe();
       result_.add(value.location, key,
                   fmt::format("found {}; expected {}", found, expected_text<std::vector<T>>(options)));
       return false;
     }
-    bool good = true;
     for (const Value& item : value.items) {
       const std::string item_key = key + "." + std::to_string(items.size());
       result_.locations[item_key] = item.location;

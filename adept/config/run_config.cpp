@@ -9,6 +9,7 @@ RunConfig parse_run_config(const std::string& text, const std::string& file, con
   ReadResult result;
   Value document = parse_document(text, file, result.problems);
   for (const std::string& override : overrides) apply_override(document, override, result.problems);
+  unset_excluded(document, overrides);
 
   RunConfig config;
   const Location place{.source = file};

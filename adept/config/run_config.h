@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -173,6 +174,17 @@ RunConfig load_run_config(const std::filesystem::path& path, const std::vector<s
 RunConfig parse_run_config(const std::string& text, const std::string& file,
                            const std::vector<std::string>& overrides = {}, Purpose purpose = Purpose::kRun);
 
+/// What is wrong with the course of a training, as the keys that it depends on, the first to be blamed, and "found X;
+/// expected Y".
+struct LengthProblem {
+  std::vector<std::string> keys;
+  std::string text;
+};
+
+/// What does not fit a training of so many steps: too many of them, a warm-up or a decay that is longer. Loading checks
+/// it where max_steps gives them; where they follow from epochs, whoever knows the data does.
+std::vector<LengthProblem> length_problems(const TrainConfig& train, std::optional<std::int64_t> steps);
+
 /// The whole configuration, defaults included, in the order of `explain`. Loading it gives the same configuration.
 std::string to_yaml(const RunConfig& config);
 
@@ -195,8 +207,11 @@ Json to_json(const EvalConfig& config);
 /// Whether `name` can name a source: 1 to 64 letters, digits, '.', '_' and '-', the first a letter or a digit.
 bool is_source_name(std::string_view name);
 
-/// A table of every key: type, default, unit, one line.
-std::string explain();
+/// A table of every key, its default and the start of its meaning, in lines of at most `width` columns (66 at least).
+std::string explain(std::size_t width);
+/// Each of `names`, keys or sections with all of their keys, in full: type, default, unit, meaning. Throws ConfigError
+/// that names the unknown ones, and what may be meant.
+std::string explain(std::span<const std::string> names, std::size_t width);
 
 /// Writes config.yaml (resolved) and versions.json (adept, commit, torch, compiler, processor, threads) into
 /// `directory`, which must exist. Throws DataError where it cannot write.

@@ -58,6 +58,22 @@ inline constexpr bool kIsSection<std::optional<T>> = false;
 template <typename T>
 inline constexpr bool kIsSection<std::vector<T>> = false;
 
+/// A key that excludes others: given on the command line, it unsets them where the file has them (KEY=VALUE: where they
+/// have that value).
+struct Exclusion {
+  std::string_view key;
+  std::string_view others;  ///< separated by blanks
+};
+inline constexpr Exclusion kExclusions[] = {
+    {"train.max_steps", "train.num_train_epochs"},
+    {"train.num_train_epochs", "train.max_steps"},
+    {"train.warmup_steps", "train.warmup_ratio"},
+    {"train.warmup_ratio", "train.warmup_steps"},
+    {"expand.after", "expand.num_layers expand.trainable expand.strategy expand.copies expand.exclude"},
+    {"expand.num_layers", "expand.trainable expand.after expand.strategy=manual"},
+    {"expand.trainable", "expand.num_layers expand.after expand.strategy=manual"},
+};
+
 template <typename Visitor>
 void describe(Visitor& v, Source& c) {
   v(c.name, "name", "Name of the set in results and file names; unique in the configuration", {.required = true});
@@ -129,15 +145,14 @@ template <typename Visitor>
 void describe(Visitor& v, TrainConfig& c) {
   v(c.learning_rate, "learning_rate", "Peak learning rate, before the factor of each unit", {.range = kPositive});
   v(c.lr_scheduler, "lr_scheduler", "Course of the learning rate after the warm-up");
-  v(c.warmup_steps, "warmup_steps", "Linear warm-up; not together with warmup_ratio",
+  v(c.warmup_steps, "warmup_steps", "Linear warm-up; more than 0 wins over warmup_ratio",
     {.unit = "steps", .range = kStepCount});
   v(c.warmup_ratio, "warmup_ratio", "Linear warm-up as a share of all steps",
     {.unit = "of all steps", .range = kFraction, .fallback = "0.03"});
   v(c.min_lr_ratio, "min_lr_ratio", "Last learning rate of linear, cosine and wsd",
     {.unit = "of learning_rate", .range = kFraction});
   v(c.decay_ratio, "decay_ratio", "Decay at the end of wsd", {.unit = "of all steps", .range = kFraction});
-  v(c.max_steps, "max_steps", "Length of the training; not together with num_train_epochs",
-    {.unit = "steps", .range = kSteps});
+  v(c.max_steps, "max_steps", "Length of the training; wins over num_train_epochs", {.unit = "steps", .range = kSteps});
   v(c.num_train_epochs, "num_train_epochs",
     "Length of the training in passes over the first source of data.train; the others follow by weight",
     {.unit = "epochs", .range = {.min = 0, .max = 1e6, .above_min = true}, .fallback = "1"});

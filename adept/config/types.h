@@ -72,6 +72,6 @@ struct KeyDoc {
 };
 
 /// Every key that holds a value, in order.
-std::vector<KeyDoc> all_keys();
+const std::vector<KeyDoc>& all_keys();
 
 }  // namespace adept::config

@@ -29,7 +29,9 @@ std::string nearest_name(std::string_view name, std::span<const std::string> can
   std::string best;
   std::size_t best_distance = kLongestName;
   for (const std::string& candidate : candidates) {
-    const std::size_t limit = std::max<std::size_t>(1, std::max(name.size(), candidate.size()) / 3);
+    const std::size_t longer = std::max(name.size(), candidate.size());
+    const std::size_t limit = std::max<std::size_t>(1, longer / 3);
+    if (longer - std::min(name.size(), candidate.size()) > limit) continue;  // the distance is no less
     const std::size_t distance = edit_distance(name, candidate);
     if (distance <= limit && distance < best_distance && distance < name.size()) {
       best = candidate;

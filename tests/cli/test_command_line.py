@@ -127,17 +127,39 @@ def test_all_problems_are_reported_at_once(config):
     )
 
 
-def test_explain_has_a_line_for_every_key(config):
+def test_explain_has_a_line_for_every_key():
     process = run("config", "--explain")
     assert process.returncode == 0
-    header, *rows = process.stdout.splitlines()
-    assert header.split() == ["KEY", "TYPE", "DEFAULT", "UNIT", "MEANING"]
+    table, hint = process.stdout.split("\n\n")
+    header, *rows = table.splitlines()
+    assert header.split() == ["KEY", "DEFAULT", "MEANING"] and hint.startswith("In full: adept config --explain KEY")
     columns = [header.index(word) for word in header.split()] + [None]
     for row in rows:
         cells = [row[begin:end].strip() for begin, end in zip(columns, columns[1:])]
         assert all(cells), row
     keys = [row.split()[0] for row in rows]
     assert len(keys) == len(set(keys)) and "train.learning_rate" in keys and "data.train.N.path" in keys
+
+
+def test_explain_fits_the_terminal():
+    terminal, other_end = pty.openpty()
+    fcntl.ioctl(other_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.run([BUILD / "adept", "config", "--explain", "lora"], stdout=other_end, check=True)
+    os.close(other_end)
+    lines = os.read(terminal, 65536).decode().splitlines()
+    assert process.returncode == 0 and "lora.target_modules" in lines and max(map(len, lines)) <= 80
+
+
+def test_explain_says_all_about_keys_and_sections():
+    process = run("config", "--explain", "train.learning_rate", "top_k_layers")
+    assert process.returncode == 0 and process.stderr == ""
+    assert process.stdout == (
+        "train.learning_rate\n  type     number > 0\n  default  0.0002\n"
+        "  meaning  Peak learning rate, before the factor of each unit\n"
+        "top_k_layers.num_layers\n  type     integer from 1 to 10000\n  default  4\n  unit     layers\n"
+        "  meaning  How many of the last layers train\n"
+    )
+    assert_usage_error(run("config", "--explain", "lr"), "--explain lr: found an unknown key; did you mean train.learning_rate?")
 
 
 def test_config_can_come_from_a_pipe(config):

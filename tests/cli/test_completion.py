@@ -74,7 +74,7 @@ def test_bash_completes_what_an_option_takes(folder):
 
 
 def test_bash_completes_keys_and_their_values(folder):
-    keys = {row.split()[0] for row in run_program("adept", "config", "--explain").stdout.splitlines()[1:]}
+    keys = {row.split()[0] for row in run_program("adept", "config", "--explain").stdout.splitlines()[1:] if row}
     assert "train.learning_rate=" in bash(folder, "run", "c.yaml", "--set", "train.l")
     offered = {key.removesuffix("=").replace(".0.", ".N.") for key in bash(folder, "run", "--set", "")}
     assert offered == {key for key in keys if "." in key or key.islower()} and len(offered) > 50

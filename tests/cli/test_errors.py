@@ -226,7 +226,6 @@ CONFIGS = [
     (with_data("eval", "none.jsonl"), USAGE, "none.jsonl: does not exist"),
     (dict(data={**CONFIG["data"], "general": []}), USAGE, "data.general: found nothing; expected general text"),
     (dict(data={**CONFIG["data"], "train": []}), USAGE, "data.train: "),
-    (dict(train={"max_steps": 9, "num_train_epochs": 1}), USAGE, "num_train_epochs: found together with train.max_steps"),
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
@@ -14,6 +15,7 @@
 namespace adept::config {
 namespace {
 
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::StartsWith;
 
@@ -220,12 +222,8 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
       {"probe: {method: mask}",
        "run.yaml:6: probe.method: found \"mask\"; expected mask_out, cumulative, "
        "rank_aggregation, fisher, block_influence or taylor_gate"},
-      {"train: {warmup_steps: 1, warmup_ratio: 0.1}",
-       "run.yaml:6: train.warmup_ratio: found together with train.warmup_steps; expected one of the two (null unsets a "
-       "key)"},
-      {"train: {max_steps: 9, num_train_epochs: 2}",
-       "run.yaml:6: train.num_train_epochs: found together with train.max_steps; expected one of the two (null unsets "
-       "a key)"},
+      {"train: {warmup_steps: 10, warmup_ratio: 0.1, max_steps: 9, num_train_epochs: 2}",
+       "run.yaml:6: train.warmup_steps: found 10; expected at most train.max_steps, which is 9"},
       {"train: {max_steps: 9, warmup_steps: 10}",
        "run.yaml:6: train.warmup_steps: found 10; expected at most train.max_steps, which is 9"},
       {"train: {lr_scheduler: wsd, warmup_ratio: 0.5, decay_ratio: 0.6}",
@@ -235,6 +233,10 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
        "run.yaml:6: train.decay_ratio: found 0.6; expected warm-up and decay to take all steps at most, and the "
        "warm-up takes 0.5"},
       {"train: {lr_scheduler: cosine, warmup_ratio: 0.5, decay_ratio: 0.6}", "no error"},
+      {"train: {lr_scheduler: cosin, max_steps: 9, warmup_steps: 10}",
+       "run.yaml:6: train.lr_scheduler: found \"cosin\"; expected constant, linear, cosine or wsd; did you mean "
+       "cosine?\n"
+       "run.yaml:6: train.warmup_steps: found 10; expected at most train.max_steps, which is 9"},
       {"eval: {stride: 600}", "run.yaml:6: eval.stride: found 600; expected at most seq_len, which is 512"},
       {"eval: {stride: 100, packed: true}",
        "run.yaml:6: eval.stride: found 100 together with eval.packed; expected 0, as packed sequences do not overlap"},
@@ -333,6 +335,45 @@ TEST(ConfigErrors, HostileDocumentsAreBounded) {
   EXPECT_THAT(message_of(std::string(100'000, '{')), HasSubstr("run.yaml"));
   EXPECT_THAT(message_of("model: " + std::string(5000, 'x') + "\nmodel: 1"), HasSubstr("second time"));
   EXPECT_LT(message_of(std::string(kGood) + "seed: " + std::string(5000, 'x')).size(), 300u);
+}
+
+TEST(ConfigErrors, ManyProblemsAreListedToALimitAndCounted) {
+  std::string text = kGood;
+  for (int i = 0; i < 70'000; ++i) text += "key_" + std::to_string(i) + ":\n";
+  const std::string message = message_of(text);
+  EXPECT_THAT(message, StartsWith("run.yaml:6: key_0: found an unknown key; expected one of model, "));
+  EXPECT_THAT(message, HasSubstr("\nrun.yaml:55: key_49: found an unknown key"));
+  EXPECT_THAT(message, EndsWith("\nand 69950 more problems"));
+  EXPECT_EQ(std::count(message.begin(), message.end(), '\n'), 50);
+  EXPECT_THAT(message_of(text + "key_7: 1\n"), EndsWith("\nand 69951 more problems"));
+}
+
+TEST(LengthProblems, AreTheSameWhetherTheStepsAreGivenOrFollowFromEpochs) {
+  const auto problems_of = [](const std::string& train, std::int64_t steps) {
+    std::string given, derived;
+    const std::string max_steps = "train.max_steps=" + std::to_string(steps);
+    const std::string message = message_of(kGood + train, {max_steps});
+    if (message != "no error") given = message.substr(message.find(": ") + 2);
+    const RunConfig config = parse_run_config(kGood + train, "run.yaml");
+    for (const LengthProblem& problem : length_problems(config.train, steps))
+      derived += problem.keys.front() + ": " + problem.text;
+    const std::string by_epochs = "the number of steps that train.num_train_epochs gives";
+    if (const auto at = derived.find(by_epochs); at != std::string::npos)
+      derived.replace(at, by_epochs.size(), "train.max_steps");
+    EXPECT_EQ(derived, given) << train;
+    return derived;
+  };
+  EXPECT_EQ(problems_of("train: {warmup_steps: 10}", 10), "");
+  EXPECT_EQ(problems_of("train: {warmup_steps: 10}", 9),
+            "train.warmup_steps: found 10; expected at most train.max_steps, which is 9");
+  EXPECT_EQ(problems_of("train: {lr_scheduler: wsd, warmup_steps: 5, decay_ratio: 0.5}", 10), "");
+  EXPECT_EQ(problems_of("train: {lr_scheduler: wsd, warmup_steps: 5, decay_ratio: 0.6}", 10),
+            "train.decay_ratio: found 0.6; expected warm-up and decay to take all steps at most, and the warm-up takes "
+            "0.5");
+  EXPECT_EQ(problems_of("train: {warmup_ratio: 1}", 3), "");
+  const std::vector<LengthProblem> too_long = length_problems(parse_run_config(kGood, "run.yaml").train, 2'000'000'000);
+  ASSERT_EQ(too_long.size(), 1U);
+  EXPECT_EQ(too_long[0].text, "gives 2000000000 steps; expected at most 1000000000");
 }
 
 TEST(ConfigErrors, MutatedTextIsReadOrRefusedNeverWorse) {

@@ -9,6 +9,7 @@
 
 #include "adept/config/types.h"
 #include "adept/core/error.h"
+#include "tests/support/captured_log.h"
 #include "tests/support/environment.h"
 
 namespace adept::config {
@@ -157,6 +158,81 @@ TEST(Overrides, PlainValuesAreTakenLiterally) {
   EXPECT_THAT(config.data.train[0].paths, ElementsAre("*.txt"));
 }
 
+TEST(Overrides, CommasSeparateTheItemsOfAList) {
+  EXPECT_THAT(minimal_with({"expand.after=3,7,11"}).expand.after, ElementsAre(3, 7, 11));
+  EXPECT_THAT(minimal_with({"expand.after=3"}).expand.after, ElementsAre(3));
+  EXPECT_THAT(minimal_with({"expand.exclude=0,1"}).expand.exclude, ElementsAre(0, 1));
+  EXPECT_THAT(minimal_with({"lora.target_modules=q_proj,v_proj"}).lora.target_modules, ElementsAre("q_proj", "v_proj"));
+  EXPECT_THAT(minimal_with({"data.train.0.path=a.txt,b/*.jsonl"}).data.train[0].paths,
+              ElementsAre("a.txt", "b/*.jsonl"));
+  EXPECT_THAT(minimal_with({"data.train.0.path=\"a,b.txt\""}).data.train[0].paths, ElementsAre("a,b.txt"));
+}
+
+TEST(Overrides, TakeThePlaceOfWhatTheyExcludeInTheFile) {
+  const std::string text = std::string(kMinimal) + R"(
+expand: {num_layers: 2, strategy: uniform, exclude: [0], copies: 2}
+train: {max_steps: 100, warmup_steps: 5}
+)";
+  const ExpandConfig by_hand = parse(text, {"expand.after=3,7"}).expand;
+  EXPECT_THAT(by_hand.after, ElementsAre(3, 7));
+  EXPECT_EQ(by_hand.num_layers, std::nullopt);
+  EXPECT_EQ(by_hand.strategy, SelectionStrategy::kManual);
+  EXPECT_EQ(by_hand.copies, 1);
+  EXPECT_THAT(by_hand.exclude, testing::IsEmpty());
+  EXPECT_THAT(parse(text, {"expand.after.0=3"}).expand.after, ElementsAre(3));
+  EXPECT_EQ(parse(text, {"expand.trainable=15%"}).expand.num_layers, std::nullopt);
+  EXPECT_EQ(parse(text, {"expand.trainable=15%"}).expand.strategy, SelectionStrategy::kUniform);
+  EXPECT_EQ(parse(text, {"expand.after=[]"}).expand.num_layers, 2);
+  EXPECT_EQ(parse(text, {"expand.after=null", "expand.after=[]"}).expand.num_layers, 2);
+  const TrainConfig epochs = parse(text, {"train.num_train_epochs=2", "train.warmup_ratio=0.1"}).train;
+  EXPECT_EQ(epochs.max_steps, std::nullopt);
+  EXPECT_EQ(epochs.num_train_epochs, 2.0);
+  EXPECT_EQ(epochs.warmup_steps, std::nullopt);
+  EXPECT_EQ(epochs.warmup_ratio, 0.1);
+
+  const std::string recorded = to_yaml(minimal_with({"expand.after=1,2"}));
+  EXPECT_EQ(parse(recorded, {"expand.num_layers=3"}).expand.strategy, SelectionStrategy::kLowest);
+  EXPECT_THAT(parse(recorded, {"expand.num_layers=3"}).expand.after, testing::IsEmpty());
+  try {
+    parse(text, {"expand.after=3", "expand.num_layers=1"});
+    FAIL() << "both are on the command line";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("found together with expand.num_layers"));
+  }
+}
+
+TEST(Alternatives, StepsWinAsInHuggingFace) {
+  const auto train_of = [](const std::string& train) { return parse(kMinimal + ("train: {" + train + "}")).train; };
+  const test::CapturedLog log;
+  const TrainConfig length = train_of("num_train_epochs: 3, max_steps: 7");
+  EXPECT_EQ(length.max_steps, 7);
+  EXPECT_EQ(length.num_train_epochs, std::nullopt);
+  const TrainConfig warmup = train_of("warmup_ratio: 0.5, warmup_steps: 7");
+  EXPECT_EQ(warmup.warmup_steps, 7);
+  EXPECT_EQ(warmup.warmup_ratio, std::nullopt);
+  EXPECT_THAT(log.text(),
+              HasSubstr("run.yaml:6: train.num_train_epochs: found together with train.max_steps, which wins"));
+  EXPECT_THAT(log.text(),
+              HasSubstr("run.yaml:6: train.warmup_ratio: found together with train.warmup_steps, which wins"));
+  const TrainConfig no_steps = train_of("warmup_ratio: 0.5, warmup_steps: 0");
+  EXPECT_EQ(no_steps.warmup_steps, std::nullopt);
+  EXPECT_EQ(no_steps.warmup_ratio, 0.5);
+  EXPECT_EQ(train_of("warmup_steps: 0").warmup_ratio, std::nullopt);
+}
+
+TEST(Methods, SayWhatTheySettleOnlyWhereTheUserWishedForSomethingElse) {
+  const auto said = [](const std::vector<std::string>& overrides) {
+    const test::CapturedLog log;
+    minimal_with(overrides);
+    return log.text();
+  };
+  EXPECT_EQ(said({"method=lora"}), "");
+  EXPECT_EQ(said({"method=lora", "unit_lr.policy=reference"}), "") << "the default";
+  EXPECT_EQ(said({"method=lora", "unit_lr.policy=uniform"}), "");
+  EXPECT_THAT(said({"method=lora", "unit_lr.policy=normalized"}),
+              HasSubstr("unit_lr.policy: the method lora takes uniform instead of normalized"));
+}
+
 TEST(Values, SharesMayBePercentages) {
   EXPECT_EQ(minimal_with({"expand.trainable=15%"}).expand.trainable, 0.15);
   EXPECT_EQ(minimal_with({"expand.trainable=0.15"}).expand.trainable, 0.15);
@@ -238,20 +314,78 @@ TEST(Explain, NamesEveryKeyOnceInTheOrderOfTheDump) {
   EXPECT_EQ(explained, dumped);
 }
 
-TEST(Explain, EachLineHasTypeDefaultUnitAndMeaning) {
-  std::istringstream lines(explain());
-  std::string line;
-  std::getline(lines, line);
-  EXPECT_THAT(line, testing::MatchesRegex("KEY +TYPE +DEFAULT +UNIT +MEANING"));
-  for (const KeyDoc& doc : all_keys()) {
-    ASSERT_TRUE(std::getline(lines, line)) << doc.key;
-    EXPECT_THAT(line, testing::StartsWith(doc.key + " "));
-    for (const std::string& part : {doc.type, doc.fallback, doc.unit.empty() ? "-" : doc.unit, doc.doc}) {
-      EXPECT_FALSE(part.empty()) << doc.key;
-      EXPECT_THAT(line, HasSubstr("  " + part));
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+TEST(Explain, TheTableHasALineForEachKeyAndFitsTheWidth) {
+  for (const std::size_t width : {80U, 100U, 500U}) {
+    const std::vector<std::string> lines = lines_of(explain(width));
+    ASSERT_EQ(lines.size(), all_keys().size() + 3);
+    EXPECT_THAT(lines[0], testing::MatchesRegex("KEY +DEFAULT +MEANING"));
+    for (std::size_t i = 0; i < all_keys().size(); ++i) {
+      EXPECT_THAT(lines[i + 1], testing::StartsWith(all_keys()[i].key + " "));
+      EXPECT_THAT(lines[i + 1], HasSubstr(all_keys()[i].doc.substr(0, 10)));
+      EXPECT_LE(lines[i + 1].size(), width);
     }
+    EXPECT_THAT(lines.back(), HasSubstr("adept config --explain KEY"));
   }
-  EXPECT_FALSE(std::getline(lines, line));
+}
+
+TEST(Explain, AKeyIsABlockWithAllThereIsToSay) {
+  const std::vector<std::string> rate = {"train.learning_rate"};
+  EXPECT_EQ(explain(rate, 100),
+            "train.learning_rate\n"
+            "  type     number > 0\n"
+            "  default  0.0002\n"
+            "  meaning  Peak learning rate, before the factor of each unit\n");
+  std::vector<std::string> every;
+  for (const KeyDoc& doc : all_keys()) every.push_back(doc.key);
+  const std::string blocks = explain(every, 80);
+  for (const std::string& line : lines_of(blocks)) EXPECT_LE(line.size(), 80U);
+  std::string one_line;  // what was wrapped is joined again
+  for (const char c : blocks)
+    if (c != ' ' && c != '\n') one_line += c;
+  for (const KeyDoc& doc : all_keys())
+    for (const std::string& part : {doc.key, doc.type, doc.fallback, doc.unit, doc.doc}) {
+      std::string text = part;
+      std::erase(text, ' ');
+      EXPECT_THAT(one_line, HasSubstr(text));
+    }
+}
+
+TEST(Explain, ASectionIsTheBlocksOfItsKeys) {
+  const std::vector<std::string> section = {"lora"},
+                                 whole = {"lora.rank", "lora.alpha", "lora.dropout", "lora.target_modules"};
+  EXPECT_EQ(explain(section, 100), explain(whole, 100));
+  const std::vector<std::string> list = {"data.eval"}, item = {"data.eval.N"}, first = {"data.eval.0"};
+  EXPECT_THAT(explain(list, 100), HasSubstr("data.eval.N.role\n"));
+  EXPECT_EQ(explain(list, 100), explain(item, 100));
+  EXPECT_EQ(explain(list, 100), explain(first, 100));
+}
+
+TEST(Explain, AnUnknownKeyNamesWhatMayBeMeant) {
+  const auto error_of = [](std::vector<std::string> names) -> std::string {
+    try {
+      explain(names, 100);
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(error_of({"learning_rate"}),
+            "--explain learning_rate: found an unknown key; did you mean train.learning_rate?");
+  EXPECT_EQ(error_of({"train.learning_rat"}),
+            "--explain train.learning_rat: found an unknown key; did you mean train.learning_rate?");
+  EXPECT_EQ(error_of({"trian"}), "--explain trian: found an unknown key; did you mean train?");
+  EXPECT_EQ(error_of({"lr", "seed", "learning_rat"}),
+            "--explain lr: found an unknown key; did you mean train.learning_rate?\n"
+            "--explain learning_rat: found an unknown key; did you mean train.learning_rate?");
+  EXPECT_EQ(error_of({"colour"}),
+            "--explain colour: found an unknown key; expected one of those that adept config --explain lists");
 }
 
 TEST(Explain, EveryKeyCanBeSet) {
