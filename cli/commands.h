@@ -3,7 +3,7 @@
 //     namespace adept::cli {
 //     namespace {
 //     struct Options { std::string model; config::Compute compute; };   // what the command line sets
-//     void run(const Options& options) { run::init_compute(options.compute); ... }
+//     void run(Options& options) { run::init_compute(options.compute); ... }
 //     }  // namespace
 //     void add_name_command(CLI::App& app) {
 //       auto options = std::make_shared<Options>();

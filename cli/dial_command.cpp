@@ -75,9 +75,8 @@ void check_options(const Options& options) {
         "or how to choose one.");
 }
 
-void run(const Options& options) {
+void run(Options& options) {
   check_options(options);
-  run::init_compute(options.compute);
   const run::TextModel model = run::load_text_model(options.model);
   const method::Expansion expansion = method::read_expansion(model.dir);
   check_output_directory(options.out, model.dir, options.force);
@@ -92,6 +91,7 @@ void run(const Options& options) {
     fmt::print("{}\n", options.out);
     return;
   }
+  run::init_compute(options.compute);
   model::Decoder decoder = run::load_decoder(model.dir, options.compute);
   const auto batches = [&](const std::string& option, const std::vector<std::string>& paths) {
     DataOptions data = options.data;
@@ -117,7 +117,7 @@ void run(const Options& options) {
   const method::Dial dial = method::measure_dial(decoder, expansion, general, domain, dial_options, progress);
   progress.finish(
       fmt::format("general loss {:.4f}, domain loss {:.4f}", dial.chosen.general_loss, dial.chosen.domain_loss));
-  record["dtype"] = std::string(to_string(options.compute.dtype));
+  record["dtype"] = std::string(to_string(options.compute.decided_dtype()));
   record["max_general_rise"] = dial_options.max_general_rise ? Json(*dial_options.max_general_rise) : Json();
   record["general_weight"] = dial_options.general_weight ? Json(*dial_options.general_weight) : Json();
   record.update(method::to_json(dial, expansion));

@@ -31,7 +31,7 @@ void print_results(const std::map<std::string, eval::Perplexity>& results) {
                format_count(r.tokens), format_count(r.documents));
 }
 
-void run(const Options& options) {
+void run(Options& options) {
   if (options.scoring.packed && options.scoring.stride > 0)
     throw ConfigError(
         "adept eval: found --packed and --stride {}; expected one of them, as packed text has no overlap.",
@@ -39,10 +39,10 @@ void run(const Options& options) {
   if (options.scoring.stride > options.scoring.seq_len)
     throw ConfigError("adept eval: found --stride {}; expected at most {}, the value of --seq-len.",
                       options.scoring.stride, options.scoring.seq_len);
-  run::init_compute(options.compute);
   std::optional<io::AtomicFile> out;  // a place that cannot be written is no news to hear after hours
   if (!options.out.empty()) out.emplace(options.out);
   const run::TextModel model = run::load_text_model(options.model);
+  run::init_compute_to_measure(options.compute, model.dir);
   run::warn_of_long_sequences(model, options.scoring.seq_len);
   const model::Decoder decoder = run::load_decoder(model.dir, options.compute);
   std::vector<data::TokenDataset> datasets;

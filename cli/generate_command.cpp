@@ -86,9 +86,10 @@ void run(Options& options) {
   const Prompt prompt = read_prompt(options.prompt, directory);
   run::init_compute(options.compute);
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(directory);
-  model::LoadedModel loaded = model::load_model(directory, {.dtype = model::to_scalar_type(options.compute.dtype),
-                                                            .device = run::to_device(options.compute.device),
-                                                            .widen_matrices = true});  // a token at a time
+  model::LoadedModel loaded =
+      model::load_model(directory, {.dtype = model::to_scalar_type(options.compute.decided_dtype()),
+                                    .device = run::to_device(options.compute.device),
+                                    .widen_matrices = true});  // a token at a time
   options.generate.eos_token_ids = model::read_end_tokens(directory, loaded.config);
   const model::Decoder decoder(std::move(loaded.config), std::move(loaded.weights));
   const std::vector<std::int32_t> prompt_ids = tokenizer.encode(prompt.text, prompt.add_special_tokens);

@@ -139,7 +139,7 @@ std::vector<data::TokenDataset> tokenize(const run::TextModel& model, const std:
   return datasets;
 }
 
-void run(const Options& options) {
+void run(Options& options) {
   run::init_compute(options.compute);
   const bool gains = options.method == method::kGainMethod;
   if (gains && options.domain.empty())

@@ -11,6 +11,7 @@
 
 namespace adept::config {
 
+enum class DTypeChoice { kAuto, kFp32, kBf16 };
 enum class Device { kCpu, kCuda };
 enum class Kernels { kFused, kReference };
 enum class ExportDType { kAuto, kFp32, kBf16 };
@@ -35,8 +36,8 @@ template <typename Enum>
 inline constexpr std::array<Choice<Enum>, 0> kChoices{};
 
 template <>
-inline constexpr std::array kChoices<ComputeDType> = {Choice{ComputeDType::kFp32, "fp32"},
-                                                      Choice{ComputeDType::kBf16, "bf16"}};
+inline constexpr std::array kChoices<DTypeChoice> = {
+    Choice{DTypeChoice::kAuto, "auto"}, Choice{DTypeChoice::kFp32, "fp32"}, Choice{DTypeChoice::kBf16, "bf16"}};
 template <>
 inline constexpr std::array kChoices<Device> = {Choice{Device::kCpu, "cpu"}, Choice{Device::kCuda, "cuda"}};
 template <>
@@ -95,7 +96,8 @@ std::string_view to_string(Enum value) {
 /// The choice that is spelt `name`; nothing for an unknown one. Also takes float32 and bfloat16.
 template <typename Enum>
 std::optional<Enum> from_string(std::string_view name) {
-  if constexpr (std::is_same_v<Enum, ComputeDType>) return compute_dtype_from_string(name);
+  if constexpr (std::is_same_v<Enum, DTypeChoice>)
+    if (const auto dtype = compute_dtype_from_string(name)) name = to_string(*dtype);
   for (const auto& choice : kChoices<Enum>)
     if (choice.name == name) return choice.value;
   return std::nullopt;

@@ -1,8 +1,14 @@
 #include "adept/config/run_config.h"
 
 #include "adept/config/reader.h"
+#include "adept/core/error.h"
 
 namespace adept::config {
+
+ComputeDType Compute::decided_dtype() const {
+  ADEPT_CHECK(dtype != DTypeChoice::kAuto, "the precision to compute in was not decided");
+  return dtype == DTypeChoice::kBf16 ? ComputeDType::kBf16 : ComputeDType::kFp32;
+}
 
 RunConfig parse_run_config(const std::string& text, const std::string& file, const std::vector<std::string>& overrides,
                            Purpose purpose) {

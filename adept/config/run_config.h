@@ -122,10 +122,13 @@ struct TopKLayersConfig {
 
 /// How everything is computed.
 struct Compute {
-  ComputeDType dtype = ComputeDType::kFp32;
+  DTypeChoice dtype = DTypeChoice::kAuto;  ///< auto until run::init_compute decides
   Device device = Device::kCpu;
   std::int64_t threads = 0;  ///< 0 = the physical cores available
   Kernels kernels = Kernels::kFused;
+
+  /// What was chosen or decided; an InternalError while it is auto.
+  ComputeDType decided_dtype() const;
 };
 
 struct EvalConfig {
@@ -216,5 +219,8 @@ std::string explain(std::span<const std::string> names, std::size_t width);
 /// Writes config.yaml (resolved) and versions.json (adept, commit, torch, compiler, processor, threads) into
 /// `directory`, which must exist. Throws DataError where it cannot write.
 void write_run_record(const std::filesystem::path& directory, const RunConfig& config);
+
+/// The dtype in the config.yaml that write_run_record left in `directory`; nothing where none can be read.
+std::optional<DTypeChoice> recorded_dtype(const std::filesystem::path& directory);
 
 }  // namespace adept::config

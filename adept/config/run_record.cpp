@@ -4,6 +4,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "adept/config/document.h"
 #include "adept/config/run_config.h"
 #include "adept/core/cpu.h"
 #include "adept/core/error.h"
@@ -41,6 +42,18 @@ void write_run_record(const fs::path& directory, const RunConfig& config) {
   };
   write_file(directory / "config.yaml", to_yaml(config));
   write_file(directory / "versions.json", versions.dump(2) + "\n");
+}
+
+std::optional<DTypeChoice> recorded_dtype(const fs::path& directory) {
+  const std::string file = (directory / "config.yaml").string();
+  try {
+    std::vector<Problem> ignored;
+    const Value document = parse_document(read_config_file(file), file, ignored);
+    const Value* dtype = document.find("dtype");
+    return dtype == nullptr ? std::nullopt : from_string<DTypeChoice>(dtype->text);
+  } catch (const ConfigError&) {
+    return std::nullopt;
+  }
 }
 
 }  // namespace adept::config

@@ -241,7 +241,9 @@ void describe(Visitor& v, RunConfig& c) {
     "What trains: identity copies at rates by importance (adept) or at one rate (llama_pro), everything without or "
     "with replayed general text (full, replay), adapters of all projections (lora), the last layers (top_k_layers)");
   v(c.seed, "seed", "Seed of data order and sampling", {.range = {.min = 0, .max = 4294967295}});
-  v(c.compute.dtype, "dtype", "Precision to compute in; trained weights and moments are always fp32");
+  v(c.compute.dtype, "dtype",
+    "Precision to compute in; auto: bf16 where the processor or GPU multiplies it natively, else fp32; trained weights "
+    "and moments are always fp32");
   v(c.export_dtype, "export_dtype",
     "What trained tensors of the exported model are rounded to; auto: as in the files of model; others keep their "
     "bytes");

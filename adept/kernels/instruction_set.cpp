@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "adept/core/cpu.h"
 #include "adept/core/error.h"
 
 namespace adept::kernels {
@@ -81,6 +82,10 @@ bool is_supported(InstructionSet set) {
 }
 
 bool instruction_set_was_chosen() { return !chosen_name().empty(); }
+
+bool multiplies_bf16() {
+  return instruction_set_was_chosen() ? instruction_set() == InstructionSet::kAvx512Bf16 : cpu_has_native_bf16();
+}
 
 InstructionSet instruction_set() {
   static const InstructionSet chosen = decide();

@@ -22,4 +22,7 @@ InstructionSet instruction_set();
 /// Whether $ADEPT_INSTRUCTION_SET names one.
 bool instruction_set_was_chosen();
 
+/// Whether products in bf16 run at full rate: in the processor, or in the set that was chosen.
+bool multiplies_bf16();
+
 }  // namespace adept::kernels

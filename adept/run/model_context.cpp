@@ -2,11 +2,15 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+
+#include <algorithm>
 
 #include "adept/core/cpu.h"
 #include "adept/core/error.h"
 #include "adept/core/log.h"
 #include "adept/io/hub.h"
+#include "adept/io/weight_files.h"
 #include "adept/kernels/instruction_set.h"
 #include "adept/model/load.h"
 #include "adept/model/torch_tensors.h"
@@ -27,7 +31,7 @@ at::Device to_device(config::Device device) { return device == config::Device::k
 
 model::Decoder load_decoder(const std::filesystem::path& model_dir, const config::Compute& compute) {
   model::LoadedModel loaded = model::load_model(
-      model_dir, {.dtype = model::to_scalar_type(compute.dtype), .device = to_device(compute.device)});
+      model_dir, {.dtype = model::to_scalar_type(compute.decided_dtype()), .device = to_device(compute.device)});
   return {std::move(loaded.config), std::move(loaded.weights)};
 }
 
@@ -38,7 +42,24 @@ void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len) {
                  limit.get<std::int64_t>(), model.dir.string());
 }
 
-void init_compute(const config::Compute& compute) {
+namespace {
+
+// The question about convolutions is that about the GPU's generation: from Ampere on, tensor cores multiply bf16.
+bool gpu_multiplies_bf16() {
+  return at::hasCUDA() && at::detail::getCUDAHooks().supportsBFloat16ConvolutionWithCuDNNv8();
+}
+
+void decide_dtype(config::Compute& compute) {
+  const bool on_gpu = compute.device == config::Device::kCuda;
+  const bool native = on_gpu ? gpu_multiplies_bf16() : kernels::multiplies_bf16();
+  compute.dtype = native ? config::DTypeChoice::kBf16 : config::DTypeChoice::kFp32;
+  spdlog::info("dtype: {} (auto: {} {} bf16 natively)", config::to_string(compute.dtype),
+               on_gpu ? "this GPU" : "this processor", native ? "multiplies" : "does not multiply");
+}
+
+}  // namespace
+
+void init_compute(config::Compute& compute) {
   const auto& [dtype, device, threads, wanted_kernels] = compute;
   const int cores = available_cores();
   if (threads > cores)
@@ -51,9 +72,24 @@ void init_compute(const config::Compute& compute) {
   if (device == config::Device::kCuda && !at::hasCUDA())
     throw ConfigError(
         "device: found cuda, but this torch has no CUDA or sees no GPU; expected cpu, or build with a CUDA torch.");
-  if (device == config::Device::kCpu && dtype == ComputeDType::kBf16 && !cpu_has_native_bf16())
+  if (dtype == config::DTypeChoice::kAuto) decide_dtype(compute);
+  if (device == config::Device::kCpu && dtype == config::DTypeChoice::kBf16 && !cpu_has_native_bf16())
     spdlog::warn("this processor ({}) has no bf16 instructions: fp32 is faster and more exact; bf16 needs less memory",
                  cpu_model_name());
+}
+
+void init_compute_to_measure(config::Compute& compute, const std::filesystem::path& model_dir) {
+  const io::WeightFiles files = io::WeightFiles::open(model_dir);
+  const std::vector<std::string> names = files.names();
+  const bool is_wide = std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+    const io::TensorView& tensor = files.at(name);
+    return tensor.shape.size() > 1 && (tensor.dtype == DType::kF32 || tensor.dtype == DType::kF64);
+  });
+  if (compute.dtype == config::DTypeChoice::kAuto && is_wide) {
+    compute.dtype = config::DTypeChoice::kFp32;
+    spdlog::info("dtype: fp32 (auto: as the weights of {} are, which bf16 would round)", model_dir.string());
+  }
+  init_compute(compute);
 }
 
 std::vector<method::Importance> probe_layers(const model::Decoder& decoder, const std::string& model_hash,

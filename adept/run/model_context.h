@@ -37,9 +37,14 @@ model::Decoder load_decoder(const std::filesystem::path& model_dir, const config
 /// Warns where `seq_len` is longer than the model was made for.
 void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len);
 
-/// Sets ATen's threads, the kernels and the allocator for this process, and warns where bf16 is slow on this processor.
-/// Throws ConfigError for a device or an instruction set ($ADEPT_INSTRUCTION_SET) that is not there.
-void init_compute(const config::Compute& compute);
+/// Sets ATen's threads, the kernels and the allocator for this process; decides the dtype auto, and says so; warns
+/// where bf16 is slow on this processor. Call it before anything else uses `compute`. Throws ConfigError for a device
+/// or an instruction set ($ADEPT_INSTRUCTION_SET) that is not there.
+void init_compute(config::Compute& compute);
+
+/// The same for the losses of `model_dir`: the dtype auto is fp32 where its files hold matrices in fp32, as rounding
+/// those would change what is measured.
+void init_compute_to_measure(config::Compute& compute, const std::filesystem::path& model_dir);
 
 /// method::probe with a progress line, and the scores stamped with the hash of the model's weights.
 std::vector<method::Importance> probe_layers(const model::Decoder& decoder, const std::string& model_hash,

@@ -44,6 +44,19 @@ bool is_in(const fs::path& path, const fs::path& folder) {
 // Of each held-out set, from its start, to see what the copies are worth.
 constexpr std::int64_t kCopiesTokens = 4096;
 
+// With the dtype auto decided, once: as an earlier call in the directory began, whatever this machine would choose.
+config::RunConfig decided(config::RunConfig config) {
+  if (config.compute.dtype == config::DTypeChoice::kAuto) {
+    if (const auto recorded = config::recorded_dtype(config.output_dir)) {
+      config.compute.dtype = *recorded;
+      spdlog::info("dtype: {} (auto: as in {}/config.yaml, which the run began with)", config::to_string(*recorded),
+                   config.output_dir);
+    }
+  }
+  init_compute(config.compute);
+  return config;
+}
+
 // What every stage of a run needs.
 class Run {
  public:
@@ -152,7 +165,7 @@ class Run {
     const io::WeightFiles files = io::WeightFiles::open(trained_from_);
     Json config = {{"seed", config_.seed},
                    {"method", std::string(config::to_string(config_.method))},
-                   {"dtype", to_string(config_.compute.dtype)},
+                   {"dtype", to_string(config_.compute.decided_dtype())},
                    {"seq_len", config_.seq_len},
                    {"export_dtype", std::string(config::to_string(config_.export_dtype))},
                    {"probe_batch_size", config_.probe.batch_size},
@@ -217,7 +230,7 @@ class Run {
                    {"general_weights", general_weights(config_.data)},
                    {"probe", config::to_json(config_.probe)},
                    {"seq_len", config_.seq_len},
-                   {"dtype", to_string(config_.compute.dtype)}};
+                   {"dtype", to_string(config_.compute.decided_dtype())}};
     // How many are chosen decides how long a probe takes that stops when they are certain.
     if (config_.probe.until_separated) {
       inputs["num_layers"] = num_copied_layers(config_.expand, model_.config);
@@ -268,7 +281,6 @@ class Run {
 
   static fs::path prepare(const config::RunConfig& config, bool expands) {
     fs::path dir = config.output_dir;
-    init_compute(config.compute);
     check_directory(dir, io::resolve_model(config.model), expands);
     std::error_code error;
     fs::create_directories(dir, error);
@@ -282,7 +294,7 @@ class Run {
             {"eval", fingerprints(datasets_.eval)},
             {"config", config::to_json(config_.eval)},
             {"seq_len", config_.seq_len},
-            {"dtype", to_string(config_.compute.dtype)}};
+            {"dtype", to_string(config_.compute.decided_dtype())}};
   }
 
   data::SequenceSet eval_sequences(const data::TokenDataset& dataset) const {
@@ -342,7 +354,8 @@ class Run {
 
 }  // namespace
 
-void run_pipeline(const config::RunConfig& config) {
+void run_pipeline(const config::RunConfig& given) {
+  const config::RunConfig config = decided(given);
   Run run(config, config.expands());
   run.tokenize();
   run.check_inputs();
@@ -361,7 +374,8 @@ void run_pipeline(const config::RunConfig& config) {
   run.report();
 }
 
-void run_training(const config::RunConfig& config, bool resume) {
+void run_training(const config::RunConfig& given, bool resume) {
+  const config::RunConfig config = decided(given);
   Run run(config, /*expands=*/false);
   run.use_model();
   run.tokenize();

@@ -33,7 +33,7 @@ std::string describe_speed(const StepMeter& meter) {
 model::Decoder load_decoder(const TrainerInputs& inputs, const io::WeightFiles& files) {
   model::ModelConfig config = model::read_model_config(inputs.model_dir);
   const model::LoadOptions options{
-      .dtype = model::to_scalar_type(inputs.config.compute.dtype),
+      .dtype = model::to_scalar_type(inputs.config.compute.decided_dtype()),
       .device = inputs.config.compute.device == config::Device::kCuda ? at::kCUDA : at::kCPU};
   model::Weights weights = model::load_weights(config, files, options);
   return {std::move(config), std::move(weights)};
@@ -75,7 +75,7 @@ Json deciding_config(const config::RunConfig& c) {
     train.erase(key);
   return {{"seed", c.seed},
           {"method", std::string(config::to_string(c.method))},
-          {"dtype", to_string(c.compute.dtype)},
+          {"dtype", to_string(c.compute.decided_dtype())},
           {"seq_len", c.seq_len},
           {"train", train},
           {"unit_lr", config::to_json(c.unit_lr)},

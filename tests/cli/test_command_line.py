@@ -11,6 +11,7 @@ import termios
 
 import pytest
 import text_models
+import torch
 
 from conftest import BUILD, run_program
 
@@ -239,12 +240,35 @@ def test_what_a_method_settles_itself_is_told(config):
     assert "\n  strategy: uniform\n" in process.stdout and "\n  policy: uniform\n" in process.stdout
 
 
+def test_the_dtype_auto_is_said_and_follows_the_instructions(tmp_path):
+    text_models.save("llama_tied", tmp_path / "wide")
+    text_models.save("llama_tied", tmp_path / "narrow", dtype=torch.bfloat16)
+    text_models.write_jsonl(tmp_path / "text.jsonl", text_models.sentences("general", 5))
+
+    def said(command, model, *arguments, **environment):
+        log = run_program("adept", command, "--model", model, *arguments, cwd=tmp_path, env=os.environ | environment).stderr
+        return [line.partition("dtype: ")[2] for line in log.splitlines() if "dtype: " in line]
+
+    text = ["--data", "text.jsonl", "--seq-len", "32"]
+    no, none = ["fp32 (auto: this processor does not multiply bf16 natively)"], {"ADEPT_INSTRUCTION_SET": "generic"}
+    assert said("eval", "narrow", *text, **none) == no
+    assert said("probe", "wide", *text, "--out", "scores.json", **none) == no
+    assert said("generate", "wide", "--prompt", "a", "--max-new-tokens", "1", **none) == no
+    assert said("eval", "narrow", *text, "--dtype", "bf16") == said("eval", "narrow", *text, "--dtype", "fp32") == []
+    assert said("eval", "wide", *text) == ["fp32 (auto: as the weights of wide are, which bf16 would round)"]
+    explained = run("config", "--explain", "dtype").stdout
+    assert "  default  auto\n" in explained
+    native = said("eval", "narrow", *text)
+    assert native in (no, ["bf16 (auto: this processor multiplies bf16 natively)"])
+    assert native == said("probe", "wide", *text, "--out", "scores.json"), "one rule"
+
+
 def test_the_kernels_and_their_instructions_can_be_chosen(tmp_path):
     text_models.save("llama_tied", tmp_path / "base")
     text_models.write_jsonl(tmp_path / "text.jsonl", text_models.sentences("general", 5))
 
     def loss(*arguments, **environment):
-        run_program("adept", "eval", "--model", "base", "--data", "text.jsonl", "--out", "scores.json", *arguments,
+        run_program("adept", "eval", "--model", "base", "--data", "text.jsonl", "--out", "scores.json", "--dtype", "fp32", *arguments,
                     cwd=tmp_path, env=os.environ | environment)  # fmt: skip
         return json.loads((tmp_path / "scores.json").read_text())["datasets"]["text"]["loss"]
 

@@ -16,7 +16,7 @@ PROMPT = "The patient has a fever and naïve 日本 signs"
 
 
 def generate(directory, *arguments):
-    process = run_program("adept", "generate", "--model", directory, "--prompt", PROMPT, "--threads", 1, *arguments)
+    process = run_program("adept", "generate", "--model", directory, "--prompt", PROMPT, "--threads", 1, "--dtype", "fp32", *arguments)
     assert process.stderr == ""
     return process.stdout
 
@@ -87,7 +87,7 @@ def chat_model(tmp_path_factory):
 
 def run_generate(directory, *arguments, max_new_tokens=6, **options):
     return run_program("adept", "generate", "--model", directory, "--threads", 1, "--max-new-tokens", max_new_tokens,
-                       "--temperature", 0, *arguments, **options)  # fmt: skip
+                       "--temperature", 0, "--dtype", "fp32", *arguments, **options)  # fmt: skip
 
 
 def continued(directory, ids):

@@ -28,6 +28,7 @@ def base_config(**changes):
         model="base",
         output_dir="out",
         threads=1,
+        dtype="fp32",
         seq_len=48,
         data={
             "train": [
@@ -172,7 +173,7 @@ def test_the_table_and_the_counts_are_printed(finished):
 def test_adept_eval_of_the_result_agrees(finished):
     folder = finished[0]
     run_program("adept", "eval", "--model", "out/model", "--data", "held-domain=domain.jsonl", "--out", "again.json",
-                "--seq-len", 48, "--max-tokens", 600, cwd=folder)  # fmt: skip
+                "--seq-len", 48, "--max-tokens", 600, "--dtype", "fp32", cwd=folder)  # fmt: skip
     again = json.loads((folder / "again.json").read_text())["datasets"]["held-domain"]
     assert again == json.loads((folder / "out" / "eval_model.json").read_text())["datasets"]["held-domain"]
 

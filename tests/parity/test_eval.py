@@ -31,7 +31,7 @@ def evaluate(folder, *arguments, names=("first", "second")):
     data = [word for name in names for word in ("--data", f"{name}={folder / name}.jsonl")]
     run_program(
         "adept", "eval", "--model", folder / "model", *data, "--out", folder / "results.json", "--threads", 1,
-        "--batch-size", 3, *arguments,
+        "--batch-size", 3, "--dtype", "fp32", *arguments,
     )  # fmt: skip
     found = json.loads((folder / "results.json").read_text())
     assert set(found) == {"datasets"} and set(found["datasets"]) == set(names)
@@ -152,7 +152,7 @@ def test_smollm2_scores_real_text_as_transformers_does(smollm2_gguf, real_text, 
     limit, seq_len = 1500, 256
     run_program(
         "adept", "eval", "--model", directory, "--data", f"text={source}", "--out", tmp_path / "results.json",
-        "--seq-len", seq_len, "--max-tokens", limit,
+        "--seq-len", seq_len, "--max-tokens", limit, "--dtype", "fp32",
     )  # fmt: skip
     found = json.loads((tmp_path / "results.json").read_text())["datasets"]["text"]
     lines = run_program("adept", "tokenize", "--model", directory, "--data", source).stdout.splitlines()

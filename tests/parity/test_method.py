@@ -127,7 +127,7 @@ def probe(folder, *arguments, names=("one", "two")):
     data = [word for name in names for word in ("--data", folder / f"{name}.jsonl")]
     run_program(
         "adept", "probe", "--model", folder / "model", *data, "--out", folder / "importance.json",
-        "--seq-len", SEQ_LEN, "--batch-size", 3, *arguments,
+        "--seq-len", SEQ_LEN, "--batch-size", 3, "--dtype", "fp32", *arguments,
     )  # fmt: skip
     return json.loads((folder / "importance.json").read_text())
 
@@ -258,7 +258,7 @@ def test_one_backward_gives_every_first_order_method(probed):
     """fisher, taylor_gate, rank_aggregation and block_influence, each from its definition."""
     folder, texts = probed
     run_program("adept", "probe", "--model", folder / "model", "--data", folder / "two.jsonl", "--method", "all",
-                "--out", folder / "all.json", "--seq-len", SEQ_LEN)  # fmt: skip
+                "--out", folder / "all.json", "--seq-len", SEQ_LEN, "--dtype", "fp32")  # fmt: skip
     found = json.loads((folder / "all.json").read_text())
     assert found["method"] == "mask_out"
     sequences = probe_windows(texts, ["two"])

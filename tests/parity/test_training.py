@@ -31,7 +31,7 @@ def read_lines(path):
 
 
 def write_config(path, **keys):
-    path.write_text(json.dumps(keys, indent=1))  # JSON is YAML too
+    path.write_text(json.dumps({"dtype": "fp32", **keys}, indent=1))  # JSON is YAML too
     return path
 
 
@@ -469,7 +469,7 @@ def test_dial_zero_is_the_base_and_one_the_trained_model(straight):
 
     def dial(out, *arguments):
         process = run_program("adept", "dial", "--model", trained, *general, *domain, "--out", folder / out, "--seq-len", 96,
-                              "--threads", 1, *arguments)  # fmt: skip
+                              "--threads", 1, "--dtype", "fp32", *arguments)  # fmt: skip
         return process, json.loads((folder / out / "adept_dial.json").read_text())
 
     ids, _ = tiny_models.random_batch(tiny_models.COMMON["vocab_size"])
@@ -486,7 +486,7 @@ def test_dial_zero_is_the_base_and_one_the_trained_model(straight):
     assert [point["alpha"] for point in one["curve"]] == pytest.approx([i / 10 for i in range(11)])
     for name, model, text in (("general_loss", folder / "base", "probe"), ("domain_loss", folder / "base", "domain")):
         run_program("adept", "eval", "--model", model, "--data", f"x={folder / text}.jsonl", "--seq-len", 96, "--out",
-                    folder / "x.json", "--max-tokens", 16384)  # fmt: skip
+                    folder / "x.json", "--max-tokens", 16384, "--dtype", "fp32")  # fmt: skip
         loss = json.loads((folder / "x.json").read_text())["datasets"]["x"]["loss"]
         assert one["curve"][0][name] == pytest.approx(loss, rel=1e-5)
     process, _ = dial("dial-each", "--per-copy", "--points", 3)

@@ -10,6 +10,7 @@
 
 #include "adept/core/cpu.h"
 #include "adept/core/error.h"
+#include "adept/kernels/instruction_set.h"
 #include "adept/run/model_context.h"
 #include "tests/support/captured_log.h"
 
@@ -104,7 +105,7 @@ TEST(Options, AreParsedIntoTheirTargets) {
   app.parse(
       "--dtype bf16 --device cuda --seq-len 64 --batch-size 2 --threads 3 --kernels reference "
       "--data x.txt y=z.txt --data w --text-field body --txt-record line --on-bad-record skip");
-  EXPECT_EQ(compute.dtype, ComputeDType::kBf16);
+  EXPECT_EQ(compute.dtype, config::DTypeChoice::kBf16);
   EXPECT_EQ(compute.device, config::Device::kCuda);
   EXPECT_EQ(seq_len, 64);
   EXPECT_EQ(batch_size, 2);
@@ -130,13 +131,18 @@ TEST(Options, RefuseWrongValues) {
     }
     return "no error";
   };
-  EXPECT_EQ(error_of_dtype("fp16"), "--dtype: found \"fp16\"; expected fp32 or bf16");
+  EXPECT_EQ(error_of_dtype("fp16"), "--dtype: found \"fp16\"; expected auto, fp32 or bf16");
+}
+
+config::Compute init_compute(config::Compute compute) {
+  run::init_compute(compute);
+  return compute;
 }
 
 TEST(InitCompute, ZeroThreadsMeansTheCoresAvailable) {
-  run::init_compute({.threads = 1});
+  init_compute({.threads = 1});
   EXPECT_EQ(at::get_num_threads(), 1);
-  run::init_compute({});
+  init_compute({});
   EXPECT_EQ(at::get_num_threads(), available_cores());
 }
 
@@ -144,14 +150,31 @@ TEST(InitCompute, WarnsOfMoreThreadsThanCores) {
   const int cores = available_cores();
   const auto told = [](int threads) {
     const test::CapturedLog log;
-    run::init_compute({.threads = threads});
+    init_compute({.dtype = config::DTypeChoice::kFp32, .threads = threads});
     return log.text();
   };
   EXPECT_THAT(told(cores + 1),
               ::testing::HasSubstr(
                   fmt::format("threads: {} are more than the {} cores that this process may use", cores + 1, cores)));
   EXPECT_EQ(told(cores), "");
-  run::init_compute({});
+  init_compute({});
+}
+
+TEST(InitCompute, DecidesTheDtypeAutoByWhatMultipliesBf16AndSaysIt) {
+  const test::CapturedLog log;
+  const config::DTypeChoice expected =
+      kernels::multiplies_bf16() ? config::DTypeChoice::kBf16 : config::DTypeChoice::kFp32;
+  EXPECT_EQ(init_compute({}).dtype, expected);
+  EXPECT_THAT(log.text(),
+              ::testing::HasSubstr(fmt::format("dtype: {} (auto: this processor", config::to_string(expected))));
+}
+
+TEST(InitCompute, KeepsADtypeThatWasGivenAndSaysNothing) {
+  for (const config::DTypeChoice dtype : {config::DTypeChoice::kFp32, config::DTypeChoice::kBf16}) {
+    const test::CapturedLog log;
+    EXPECT_EQ(init_compute({.dtype = dtype}).dtype, dtype);
+    EXPECT_THAT(log.text(), ::testing::Not(::testing::HasSubstr("auto")));
+  }
 }
 
 }  // namespace

@@ -82,7 +82,7 @@ TEST(ConfigErrors, WrongTypesAndValues) {
       // choices
       {"train: {lr_scheduler: cosin}",
        R"(run.yaml:6: train.lr_scheduler: found "cosin"; expected constant, linear, cosine or wsd; did you mean cosine?)"},
-      {"dtype: float16", R"(run.yaml:6: dtype: found "float16"; expected fp32 or bf16)"},
+      {"dtype: float16", R"(run.yaml:6: dtype: found "float16"; expected auto, fp32 or bf16)"},
       {"device: 0", "run.yaml:6: device: found 0; expected cpu or cuda"},
       {"device: []", "run.yaml:6: device: found a list; expected cpu or cuda"},
       // sections and lists

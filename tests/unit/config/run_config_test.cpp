@@ -36,7 +36,7 @@ TEST(RunConfig, MinimalFileGetsEveryDefault) {
   const RunConfig config = parse(kMinimal);
   EXPECT_EQ(config.model, "base");
   EXPECT_EQ(config.seed, 42);
-  EXPECT_EQ(config.compute.dtype, ComputeDType::kFp32);
+  EXPECT_EQ(config.compute.dtype, DTypeChoice::kAuto);
   EXPECT_EQ(config.data.train.at(0).paths, std::vector<std::string>{"med.txt"});
   EXPECT_EQ(config.data.train.at(0).weight, std::nullopt);
   EXPECT_EQ(config.expand.num_layers, 4);
@@ -73,7 +73,7 @@ unit_lr: {policy: uniform}
 eval: {packed: yes}
 )");
   EXPECT_EQ(config.output_dir, "2024");
-  EXPECT_EQ(config.compute.dtype, ComputeDType::kBf16);
+  EXPECT_EQ(config.compute.dtype, DTypeChoice::kBf16);
   EXPECT_EQ(config.compute.device, Device::kCuda);
   EXPECT_EQ(config.seq_len, 1024);
   EXPECT_THAT(config.data.train.at(0).paths, ElementsAre("a.txt", "b*.jsonl.gz"));

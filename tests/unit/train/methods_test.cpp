@@ -147,7 +147,7 @@ TEST(Methods, ResumeBitForBitDropoutIncluded) {
       const test::TemporaryDirectory dir;
       const auto model = test::write_expanded_model(dir.path(), "llama_biased_tied", {1, 3});
       config::RunConfig config = config_of(method);
-      config.compute.dtype = dtype == at::kFloat ? ComputeDType::kFp32 : ComputeDType::kBf16;
+      config.compute.dtype = dtype == at::kFloat ? config::DTypeChoice::kFp32 : config::DTypeChoice::kBf16;
       config.train.max_steps = 6;
       config.lora.dropout = 0.3;
       train(config, start_of(config, model), dir / "whole");

@@ -69,7 +69,7 @@ TEST(Resume, AfterEverySingleStepInBf16WithBiasesAndATiedHead) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama_biased_tied", {0, 2}, DType::kBF16);
   config::RunConfig config = small_config();
-  config.compute.dtype = ComputeDType::kBf16;
+  config.compute.dtype = config::DTypeChoice::kBf16;
   config.train.max_steps = 6;
   config.unit_lr.update_every = 2;
   train(config, model.expanded, dir / "whole");

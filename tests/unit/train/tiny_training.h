@@ -28,6 +28,7 @@ inline data::TokenDataset dataset_of(const std::string& name, const std::vector<
 // 12 steps of 2 x 2 sequences from two sources, the units' rates updated every 5 steps.
 inline config::RunConfig small_config() {
   config::RunConfig config;
+  config.compute.dtype = config::DTypeChoice::kFp32;
   config.seed = 7;
   config.seq_len = 8;
   config.train.learning_rate = 1e-2;

@@ -74,11 +74,12 @@ TEST(Run, IsTheSameWithAndWithoutTheActivationCache) {
   struct Setting {
     std::string kind;
     config::Method method;
-    ComputeDType dtype;
+    config::DTypeChoice dtype;
   };
-  for (const auto& [kind, method, dtype] : {Setting{"llama", config::Method::kAdept, ComputeDType::kFp32},
-                                            Setting{"qwen3", config::Method::kAdept, ComputeDType::kBf16},
-                                            Setting{"qwen3", config::Method::kTopKLayers, ComputeDType::kFp32}}) {
+  for (const auto& [kind, method, dtype] :
+       {Setting{"llama", config::Method::kAdept, config::DTypeChoice::kFp32},
+        Setting{"qwen3", config::Method::kAdept, config::DTypeChoice::kBf16},
+        Setting{"qwen3", config::Method::kTopKLayers, config::DTypeChoice::kFp32}}) {
     const fs::path root = dir / fmt::format("{}-{}-{}", kind, config::to_string(method), to_string(dtype));
     SCOPED_TRACE(root);
     const auto model = test::write_expanded_model(root, kind, {1, 3});
@@ -462,7 +463,7 @@ struct Exported {
   config::RunConfig config = small_config();
   std::unique_ptr<Trainer> trainer;
 
-  Exported(const std::string& kind, DType dtype, ComputeDType compute = ComputeDType::kFp32)
+  Exported(const std::string& kind, DType dtype, config::DTypeChoice compute = config::DTypeChoice::kFp32)
       : model(test::write_expanded_model(dir.path(), kind, {1, 3}, dtype)) {
     test::write_file(model.expanded / "tokenizer.json", "{\"any\":  1}");
     config.compute.dtype = compute;
@@ -511,7 +512,7 @@ TEST(Export, LoadsAgainAsTheModelThatWasTrained) {
 }
 
 TEST(Export, RoundsTheMastersToTheElementTypeOfTheInput) {
-  for (const ComputeDType compute : {ComputeDType::kFp32, ComputeDType::kBf16}) {
+  for (const config::DTypeChoice compute : {config::DTypeChoice::kFp32, config::DTypeChoice::kBf16}) {
     const Exported e("llama", DType::kBF16, compute);
     const io::WeightFiles out = io::WeightFiles::open(e.dir / "out");
     const auto masters = io::SafetensorsFile::open(e.dir / "run" / "checkpoint-3" / "trainable.safetensors");
