@@ -8,6 +8,7 @@
 
 #include "adept/config/run_config.h"
 #include "adept/core/error.h"
+#include "adept/run/preflight.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 
@@ -34,6 +35,7 @@ void check_and_print(const Options& options) {
   if (options.path.empty())
     throw ConfigError("adept config: expected CONFIG.yaml or --explain. See: adept config --help");
   const config::RunConfig config = config::load_run_config(options.path, options.overrides);
+  run::check_files(config, config::Purpose::kRun);
   fmt::print("{}", config::to_yaml(config));
 }
 
@@ -41,7 +43,9 @@ void check_and_print(const Options& options) {
 
 void add_config_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("config", "Check a run configuration and print it with all its defaults");
+  CLI::App* command = app.add_subcommand(
+      "config",
+      "Check a run configuration, with the model and texts that it names, and print it with all its defaults");
   add_config_options(*command, options->path, options->overrides)->required(false);
   const CLI::Option* explained =
       command

@@ -22,7 +22,7 @@ std::string holder_of(int fd, const fs::path& path) {
 }  // namespace
 
 DirectoryLock::DirectoryLock(const fs::path& directory) {
-  const fs::path path = directory / ".lock";
+  const fs::path path = directory / kFileName;
   fd_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
   if (!fd_.is_open()) throw system_error(path, "create", errno);
   if (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {

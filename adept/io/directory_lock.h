@@ -10,6 +10,8 @@ namespace adept::io {
 /// Holds `directory`/.lock (flock) as long as it lives; the system lets go of it however the process ends.
 class DirectoryLock {
  public:
+  static constexpr const char* kFileName = ".lock";
+
   /// Throws DataError if another process holds the lock, naming it.
   explicit DirectoryLock(const std::filesystem::path& directory);
 

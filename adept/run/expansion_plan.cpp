@@ -57,11 +57,11 @@ void check_expansion(const config::ExpandConfig& expand, const model::ModelConfi
   const std::int64_t depth = base.num_hidden_layers;
   expect_below("expand.after", expand.after, depth, where);
   expect_below("expand.exclude", expand.exclude, depth, where);
-  const std::int64_t left = depth - num_excluded(expand);
-  if (expand.num_layers.value_or(0) > left)
-    throw ConfigError("expand.num_layers: found {}; expected at most {}, the layers of {}{}.", *expand.num_layers, left,
+  const std::int64_t left = depth - num_excluded(expand), chosen = num_copied_layers(expand, base);
+  if (chosen > left)
+    throw ConfigError("{}: found {}; expected at most {}, the layers of {}{}.",
+                      expand.trainable ? "the layers that expand.trainable gives" : "expand.num_layers", chosen, left,
                       where, expand.exclude.empty() ? "" : " less those in expand.exclude");
-  if (expand.trainable) num_copied_layers(expand, base);
 }
 
 std::vector<int> choose_layers(const config::ExpandConfig& expand, const model::ModelConfig& base, std::int64_t seq_len,

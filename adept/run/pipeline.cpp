@@ -10,14 +10,14 @@
 #include "adept/core/log.h"
 #include "adept/eval/perplexity.h"
 #include "adept/io/atomic_file.h"
-#include "adept/io/directory_lock.h"
-#include "adept/io/hub.h"
 #include "adept/method/copies.h"
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/run/model_context.h"
+#include "adept/run/preflight.h"
 #include "adept/run/report.h"
+#include "adept/run/run_directory.h"
 #include "adept/run/stage.h"
 #include "adept/run/text.h"
 #include "adept/train/methods.h"
@@ -35,11 +35,6 @@ Json fingerprints(const std::vector<data::TokenDataset>& datasets) {
 }
 
 void write_json(const fs::path& path, const Json& json) { io::write_file_atomically(path, json.dump(2) + "\n"); }
-
-bool is_in(const fs::path& path, const fs::path& folder) {
-  const fs::path relative = fs::weakly_canonical(path).lexically_relative(fs::weakly_canonical(folder));
-  return !relative.empty() && *relative.begin() != "..";
-}
 
 // Of each held-out set, from its start, to see what the copies are worth.
 constexpr std::int64_t kCopiesTokens = 4096;
@@ -60,22 +55,20 @@ config::RunConfig decided(config::RunConfig config) {
 // What every stage of a run needs.
 class Run {
  public:
-  Run(const config::RunConfig& config, bool expands)
+  Run(const config::RunConfig& config, config::Purpose purpose)
       : config_(config),
-        expands_(expands),
-        dir_(prepare(config, expands)),
-        lock_(dir_),
+        purpose_(purpose),
+        expands_(purpose == config::Purpose::kRun && config.expands()),
+        model_(check_files(config, purpose)),
+        directory_(config.output_dir),
+        dir_(directory_.path()),
         stages_(dir_),
-        model_(load_text_model(config.model)),
         base_hash_(io::WeightFiles::open(model_.dir).hash()) {
     for (const char* folder : {"", "data", "stages"}) io::remove_temporaries(dir_ / folder);
   }
 
-  // Training starts from the model of the configuration. Throws DataError if the method trains copies and it has none.
-  void use_model() {
-    if (config_.expands()) method::read_expansion(model_.dir);
-    trained_from_ = model_.dir;
-  }
+  // Training starts from the model of the configuration.
+  void use_model() { trained_from_ = model_.dir; }
 
   // Each file of tokens knows what it was made from, so this stage looks at the text every time.
   void tokenize() {
@@ -85,35 +78,23 @@ class Run {
   // What would stop a later stage is said before the first one, which may take hours, and before anything of an earlier
   // run in this directory is changed.
   void check_inputs() {
-    if (expands_) check_expansion(config_.expand, model_.config, model_.dir.string());
-    train::check_method(config_, model_.config, model_.dir.string());
-    make_train_loader(model_, config_, datasets_);
-    for (const data::TokenDataset& dataset : datasets_.eval)
-      eval::require_targets(dataset.name(), eval_sequences(dataset));
-    if ((expands_ && config_.expand.needs_scores()) || config_.unit_lr.policy != config::UnitLrPolicy::kUniform)
-      probe_sequences(datasets_.general, config_.seq_len, config_.probe.max_tokens);
-    for (const data::TokenDataset& dataset : datasets_.general)
-      eval::require_targets(dataset.name(), data::windows(dataset, {.seq_len = config_.seq_len}));
-    warn_of_long_sequences(model_, config_.seq_len);
-    warn_of_shared_files(config_.data);
-    if (!train::list_checkpoints(dir_).empty()) {
-      train::check_same_training(dir_, config_);
-      const bool probes = expands_ && config_.expand.needs_scores();
-      const bool is_probed = !probes || fs::exists(dir_ / "importance.json");  // if not, it will be: from equal inputs
-      if ((probes && stages_.has_other_inputs("probe", probe_inputs())) ||
-          (expands_ && is_probed && stages_.has_other_inputs("expand", expand_inputs())))
-        throw ConfigError(
-            "{}: holds checkpoints of a model that was probed or expanded otherwise (model, data.general, probe or "
-            "expand have changed). Start anew in another output_dir.",
-            dir_.string());
-    }
+    check_text(config_, purpose_, model_, datasets_);
+    if (train::list_checkpoints(dir_).empty()) return;
+    train::check_same_training(dir_, config_);
+    const bool is_probed = !probes() || fs::exists(dir_ / "importance.json");  // if not, it will be: from equal inputs
+    if ((probes() && stages_.has_other_inputs("probe", probe_inputs())) ||
+        (expands_ && is_probed && stages_.has_other_inputs("expand", expand_inputs())))
+      throw ConfigError(
+          "{}: holds checkpoints of a model that was probed or expanded otherwise (model, data.general, probe or "
+          "expand have changed). Start anew in another output_dir.",
+          dir_.string());
   }
 
   void record_config() const { config::write_run_record(dir_, config_); }
 
   // What an earlier run in this directory left of stages that this one does not have.
   void discard_other_stages() {
-    if (!expands_ || !config_.expand.needs_scores()) stages_.discard("probe", {"importance.json"});
+    if (!probes()) stages_.discard("probe", {"importance.json"});
     if (!expands_ && !is_in(model_.dir, dir_ / "expanded")) stages_.discard("expand", {"expanded"});
     if (!config_.expands()) stages_.discard("copies", {"copies.json"});
   }
@@ -224,6 +205,8 @@ class Run {
   }
 
  private:
+  bool probes() const { return run::probes(config_, purpose_); }
+
   Json probe_inputs() const {
     Json inputs = {{"model", base_hash_},
                    {"general", fingerprints(datasets_.general)},
@@ -262,33 +245,6 @@ class Run {
     print_counts(all);
   }
 
-  // Nothing is written over the model that the run starts from, nor over what somebody else put there.
-  static void check_directory(const fs::path& dir, const fs::path& model, bool expands) {
-    std::vector<fs::path> written = {dir / "model"};
-    if (expands) written.push_back(dir / "expanded");
-    if (fs::weakly_canonical(model) == fs::weakly_canonical(dir) ||
-        std::any_of(written.begin(), written.end(), [&](const fs::path& folder) { return is_in(model, folder); }))
-      throw ConfigError("output_dir: found {}; the model {} would be overwritten. Choose another place.", dir.string(),
-                        model.string());
-    for (const fs::path& folder : written) {
-      const bool is_ours = fs::exists(dir / "stages") && (fs::exists(folder / method::kExpansionManifest) ||
-                                                          fs::exists(folder / method::kTrainingRecord));
-      if (fs::exists(folder) && !(fs::is_directory(folder) && fs::is_empty(folder)) && !is_ours)
-        throw ConfigError("output_dir: {} exists and was not made by a run in {}. Choose another place.",
-                          folder.string(), dir.string());
-    }
-  }
-
-  static fs::path prepare(const config::RunConfig& config, bool expands) {
-    fs::path dir = config.output_dir;
-    check_directory(dir, io::resolve_model(config.model), expands);
-    std::error_code error;
-    fs::create_directories(dir, error);
-    if (error)
-      throw DataError("output_dir: {} cannot be made: {}. Choose another place.", dir.string(), error.message());
-    return dir;
-  }
-
   Json eval_inputs(const std::string& model_hash) const {
     return {{"model", model_hash},
             {"eval", fingerprints(datasets_.eval)},
@@ -298,11 +254,7 @@ class Run {
   }
 
   data::SequenceSet eval_sequences(const data::TokenDataset& dataset) const {
-    return scoring_sequences(model_, dataset,
-                             {.seq_len = config_.seq_len,
-                              .stride = config_.eval.stride,
-                              .packed = config_.eval.packed,
-                              .max_tokens = config_.eval.max_tokens});
+    return run::eval_sequences(config_, model_, dataset);
   }
 
   void evaluate(const fs::path& model_dir, const std::string& file) {
@@ -342,11 +294,12 @@ class Run {
   }
 
   const config::RunConfig& config_;
+  config::Purpose purpose_;
   bool expands_;  // the model is to be expanded
-  fs::path dir_;
-  io::DirectoryLock lock_;
-  StageRunner stages_;
   TextModel model_;
+  RunDirectory directory_;
+  fs::path dir_;
+  StageRunner stages_;
   std::string base_hash_;
   Datasets datasets_;
   fs::path trained_from_;
@@ -356,7 +309,7 @@ class Run {
 
 void run_pipeline(const config::RunConfig& given) {
   const config::RunConfig config = decided(given);
-  Run run(config, config.expands());
+  Run run(config, config::Purpose::kRun);
   run.tokenize();
   run.check_inputs();
   run.record_config();
@@ -376,7 +329,7 @@ void run_pipeline(const config::RunConfig& given) {
 
 void run_training(const config::RunConfig& given, bool resume) {
   const config::RunConfig config = decided(given);
-  Run run(config, /*expands=*/false);
+  Run run(config, config::Purpose::kTrain);
   run.use_model();
   run.tokenize();
   run.check_inputs();

@@ -130,13 +130,15 @@ void print_counts(const std::vector<data::TokenDataset>& datasets) {
   fmt::print(stderr, "{}", data::format_source_table(rows));
 }
 
-void warn_of_shared_files(const config::DataConfig& data) {
+void warn_of_shared_files(const config::RunConfig& config) {
   std::map<fs::path, std::string> trained_on;  // file -> source
-  for (const auto* part : {&data.train, &data.replay})
+  for (const auto* part : {&config.data.train, &config.data.replay}) {
+    if (part == &config.data.replay && config.train.replay_ratio.value_or(0) == 0) continue;
     for (const config::Source& source : *part)
       for (const fs::path& file : data::find_files(to_text_source(source)).files)
         trained_on.emplace(fs::canonical(file), source.name);
-  for (const config::Source& source : data.eval)
+  }
+  for (const config::Source& source : config.data.eval)
     for (const fs::path& file : data::find_files(to_text_source(source)).files)
       if (const auto found = trained_on.find(fs::canonical(file)); found != trained_on.end())
         spdlog::warn("{}: is in data.train ({}) and in data.eval ({}): what is measured on it was trained on.",

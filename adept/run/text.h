@@ -38,7 +38,7 @@ Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, co
 void print_counts(const std::vector<data::TokenDataset>& datasets);
 
 /// Warns of each file that is both trained on and measured on: such a measurement says nothing of what was learnt.
-void warn_of_shared_files(const config::DataConfig& data);
+void warn_of_shared_files(const config::RunConfig& config);
 
 /// How documents become sequences.
 struct ScoringOptions {

@@ -17,6 +17,7 @@
 #include "adept/model/torch_tensors.h"
 #include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
+#include "adept/train/training_length.h"
 
 namespace adept::train {
 namespace {
@@ -185,10 +186,9 @@ Trainer::Trainer(TrainerInputs inputs)
       optimizer_(trainable_.parameters(), adamw_options(inputs_.config.train)),
       meter_(matmul_rate(decoder_.dtype(), decoder_.device(), matmul_rate_file())) {
   const config::TrainConfig& c = inputs_.config.train;
-  const std::int64_t per_step = c.batch_size * c.grad_accum;
-  total_sequences_ =
-      c.max_steps ? *c.max_steps * per_step : inputs_.loader.sequences_for_epochs(c.num_train_epochs.value_or(1.0));
-  total_steps_ = (total_sequences_ + per_step - 1) / per_step;
+  const TrainingLength length = training_length(c, inputs_.loader);
+  total_sequences_ = length.sequences;
+  total_steps_ = length.steps;
   schedule_ = make_schedule(c, total_steps_);
   identity_ = {.model_hash = files_.hash(),
                .frozen_hash = frozen_hash(decoder_, trainable_),

@@ -1,0 +1,180 @@
+#include "adept/run/preflight.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "adept/core/error.h"
+#include "adept/core/log.h"
+#include "adept/eval/perplexity.h"
+#include "adept/io/hub.h"
+#include "adept/io/weight_files.h"
+#include "adept/method/expansion.h"
+#include "adept/run/expansion_plan.h"
+#include "adept/run/run_directory.h"
+#include "adept/train/methods.h"
+#include "adept/train/training_length.h"
+
+namespace adept::run {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Collects what several checks throw.
+class Problems {
+ public:
+  /// Returns whether `check` throws no ConfigError or DataError; else the message is kept, behind `place`.
+  template <typename Check>
+  bool passes(const Check& check, const std::string& place = "") {
+    try {
+      check();
+      return true;
+    } catch (const ConfigError& error) {
+      is_of_config_ = true;
+      add(place + error.what());
+    } catch (const DataError& error) {
+      add(place + error.what());
+    }
+    return false;
+  }
+
+  void throw_if_any() const {
+    if (messages_.empty()) return;
+    std::string all;
+    for (const std::string& message : messages_) all += (all.empty() ? "" : "\n") + message;
+    if (is_of_config_) throw ConfigError(all);
+    throw DataError(all);
+  }
+
+ private:
+  void add(const std::string& message) {
+    if (std::find(messages_.begin(), messages_.end(), message) == messages_.end()) messages_.push_back(message);
+  }
+
+  std::vector<std::string> messages_;
+  bool is_of_config_ = false;
+};
+
+// Nothing is written over the model that the run starts from, nor over what somebody else put there.
+void check_overwritten(const fs::path& dir, const fs::path& model, bool expands) {
+  std::vector<fs::path> written = {dir / "model"};
+  if (expands) written.push_back(dir / "expanded");
+  if (fs::weakly_canonical(model) == fs::weakly_canonical(dir) ||
+      std::any_of(written.begin(), written.end(), [&](const fs::path& folder) { return is_in(model, folder); }))
+    throw ConfigError("output_dir: found {}; the model {} would be overwritten. Choose another place.", dir.string(),
+                      model.string());
+  for (const fs::path& folder : written) {
+    const bool is_ours = fs::exists(dir / "stages") && (fs::exists(folder / method::kExpansionManifest) ||
+                                                        fs::exists(folder / method::kTrainingRecord));
+    if (fs::exists(folder) && !(fs::is_directory(folder) && fs::is_empty(folder)) && !is_ours)
+      throw ConfigError("output_dir: {} exists and was not made by a run in {}. Choose another place.", folder.string(),
+                        dir.string());
+  }
+}
+
+// Looks at what there is of the path; creating it may still fail, as the disk may be full.
+void check_can_be_made(const fs::path& dir) {
+  std::error_code error;
+  fs::path place = fs::absolute(dir);
+  while (!fs::exists(place, error) && !error && place.has_relative_path()) place = place.parent_path();
+  if (!error && !fs::is_directory(place, error)) error = std::make_error_code(std::errc::not_a_directory);
+  if (!error && ::access(place.c_str(), W_OK | X_OK) != 0) error = std::error_code(errno, std::generic_category());
+  if (error)
+    throw DataError("output_dir: {} cannot be {}: {}. Choose another place.", dir.string(),
+                    fs::absolute(dir) == place ? "written" : "made", error.message());
+}
+
+template <typename List>
+void check_paths(const char* part, const List& sources, Problems& problems) {
+  for (std::size_t i = 0; i < sources.size(); ++i)
+    problems.passes([&] { data::find_files(to_text_source(sources[i])); }, fmt::format("data.{}.{}: ", part, i));
+}
+
+bool needs_general_text(const config::RunConfig& config, config::Purpose purpose) {
+  return probes(config, purpose) || config.unit_lr.policy != config::UnitLrPolicy::kUniform;
+}
+
+void check_length(const config::RunConfig& config, const data::TrainLoader& loader, Problems& problems) {
+  train::TrainingLength length;
+  if (!problems.passes([&] { length = train::training_length(config.train, loader); }, "train.num_train_epochs: "))
+    return;
+  for (const config::LengthProblem& problem : config::length_problems(config.train, length.steps))
+    problems.passes([&] { throw ConfigError("{}: {}", problem.keys.front(), problem.text); });
+  std::int64_t per_epoch = 0;
+  for (std::int64_t s = 0; s < loader.num_sources(); ++s) {
+    per_epoch += loader.sequences_per_epoch(s);
+    if (loader.share(s) * static_cast<double>(length.sequences) < 1)
+      spdlog::warn("data.train: source \"{}\" has a share of {:.2g} % of {} sequences: less than one",
+                   loader.source_name(s), 100 * loader.share(s), length.sequences);
+  }
+  const std::int64_t per_step = config.train.batch_size * config.train.grad_accum;
+  if (per_step > per_epoch)
+    spdlog::warn("train.batch_size * train.grad_accum: a step takes {} sequences, all of the training text is {}",
+                 per_step, per_epoch);
+}
+
+}  // namespace
+
+bool probes(const config::RunConfig& config, config::Purpose purpose) {
+  return purpose == config::Purpose::kRun && config.expands() && config.expand.needs_scores();
+}
+
+data::SequenceSet eval_sequences(const config::RunConfig& config, const TextModel& model,
+                                 const data::TokenDataset& dataset) {
+  return scoring_sequences(model, dataset,
+                           {.seq_len = config.seq_len,
+                            .stride = config.eval.stride,
+                            .packed = config.eval.packed,
+                            .max_tokens = config.eval.max_tokens});
+}
+
+TextModel check_files(const config::RunConfig& config, config::Purpose purpose) {
+  const bool expands = purpose == config::Purpose::kRun && config.expands();
+  Problems problems;
+  fs::path model_dir;
+  std::optional<TextModel> model;
+  if (problems.passes([&] { model_dir = io::resolve_model(config.model); }, "model: ")) {
+    problems.passes([&] { check_overwritten(config.output_dir, model_dir, expands); });
+    if (problems.passes([&] { model = load_text_model(config.model); })) {
+      problems.passes([&] { io::WeightFiles::open(model_dir); });
+      if (expands) problems.passes([&] { check_expansion(config.expand, model->config, model_dir.string()); });
+      if (config.expands() && !expands) problems.passes([&] { method::read_expansion(model_dir); });
+      problems.passes([&] { train::check_method(config, model->config, model_dir.string()); });
+    }
+  }
+  check_paths("train", config.data.train, problems);
+  check_paths("replay", config.data.replay, problems);
+  check_paths("general", config.data.general, problems);
+  check_paths("eval", config.data.eval, problems);
+  problems.passes([&] { check_can_be_made(config.output_dir); });
+  problems.throw_if_any();
+  warn_of_long_sequences(*model, config.seq_len);
+  warn_of_shared_files(config);
+  return *std::move(model);
+}
+
+void check_text(const config::RunConfig& config, config::Purpose purpose, const TextModel& model,
+                const Datasets& datasets) {
+  Problems problems;
+  problems.passes([&] { check_length(config, make_train_loader(model, config, datasets), problems); });
+  const auto check_targets = [&](const data::TokenDataset& dataset, const data::SequenceSet& sequences) {
+    problems.passes([&] { eval::require_targets(dataset.name(), sequences); });
+  };
+  const auto check_measured = [&](const data::TokenDataset& dataset) {
+    if (problems.passes([&] { probe_sequences({dataset}, config.seq_len, config.probe.max_tokens); }))
+      check_targets(dataset, data::windows(dataset, {.seq_len = config.seq_len}));
+  };
+  if (needs_general_text(config, purpose))
+    std::for_each(datasets.general.begin(), datasets.general.end(), check_measured);
+  if (probes(config, purpose) && config.expand.strategy == config::SelectionStrategy::kGainPerCost)
+    check_measured(datasets.train.front());
+  for (const data::TokenDataset& dataset : datasets.eval) {
+    check_targets(dataset, eval_sequences(config, model, dataset));
+    if (config.expands() && config.eval.packed)  // the copies are measured on documents alone
+      check_targets(dataset, data::windows(dataset, {.seq_len = config.seq_len}));
+  }
+  problems.throw_if_any();
+}
+
+}  // namespace adept::run

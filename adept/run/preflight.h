@@ -1,0 +1,31 @@
+// What a configuration cannot tell by itself: whether the files that it names are there and fit it, and what follows
+// from them. All of it is checked before anything is computed, and all problems are told at once.
+#pragma once
+
+#include "adept/config/run_config.h"
+#include "adept/run/model_context.h"
+#include "adept/run/text.h"
+
+namespace adept::run {
+
+/// Checks the model with its tokenizer and weights, what the configuration says of the model, every path of a text, and
+/// output_dir, and makes nothing. Warns of sequences that are longer than the model was made for, and of text that is
+/// both trained on and measured on. Returns the model, which it had to read.
+///
+/// Throws one ConfigError (or DataError, if no problem is one) of all problems.
+TextModel check_files(const config::RunConfig& config, config::Purpose purpose);
+
+/// Checks what follows from the tokens: that every text has enough of them for what is done with it, and that warm-up
+/// and decay fit a length that epochs give. Warns of a step that takes more than an epoch, and of text that no sequence
+/// is taken from. Throws as check_files does.
+void check_text(const config::RunConfig& config, config::Purpose purpose, const TextModel& model,
+                const Datasets& datasets);
+
+/// The sequences of a set of data.eval.
+data::SequenceSet eval_sequences(const config::RunConfig& config, const TextModel& model,
+                                 const data::TokenDataset& dataset);
+
+/// Whether layers are measured: the choice of those that are copied goes by scores.
+bool probes(const config::RunConfig& config, config::Purpose purpose);
+
+}  // namespace adept::run
