@@ -142,6 +142,7 @@ struct RunConfig {
   std::string model;
   std::string output_dir;
   Method method = Method::kAdept;
+  bool keep_expanded = false;
   std::int64_t seed = 42;
   Compute compute;  ///< its fields are keys of the top level
   ExportDType export_dtype = ExportDType::kAuto;

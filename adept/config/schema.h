@@ -240,6 +240,7 @@ void describe(Visitor& v, RunConfig& c) {
   v(c.method, "method",
     "What trains: identity copies at rates by importance (adept) or at one rate (llama_pro), everything without or "
     "with replayed general text (full, replay), adapters of all projections (lora), the last layers (top_k_layers)");
+  v(c.keep_expanded, "keep_expanded", "Keep the expanded model as it was before training, in output_dir/expanded");
   v(c.seed, "seed", "Seed of data order and sampling", {.range = {.min = 0, .max = 4294967295}});
   v(c.compute.dtype, "dtype",
     "Precision to compute in; auto: bf16 where the processor or GPU multiplies it natively, else fp32; trained weights "

@@ -129,45 +129,30 @@ class Run {
   }
 
   void expand() {
-    stages_.run("expand", expand_inputs(), {"expanded"}, [&] {
-      const std::optional<method::Importance> importance = importance_if_probed();
-      const std::vector<int> after = choose_layers(config_.expand, model_.config, config_.seq_len, importance);
-      method::expand_model(model_.dir, dir_ / "expanded", after, importance, io::OnExisting::kReplace);
-    });
-    const method::Expansion expansion = method::read_expansion(dir_ / "expanded");
-    std::vector<int> after;
-    for (const method::ExpandedLayer& layer : expansion.layers) after.push_back(layer.source);
-    fmt::print(stderr, "expanded   {}",
-               describe_step_cost(model_.config, config_.seq_len, after, config_.expand, importance_if_probed()));
+    const std::optional<method::Importance> importance = importance_if_probed();
+    const std::vector<int> after = choose_layers(config_.expand, model_.config, config_.seq_len, importance);
     trained_from_ = dir_ / "expanded";
+    const bool used_up = !config_.keep_expanded && stages_.is_done("train", train_inputs());
+    if (!used_up || !stages_.keep_without_outputs("expand", expand_inputs()))
+      stages_.run("expand", expand_inputs(), {"expanded"}, [&] {
+        method::expand_model(model_.dir, trained_from_, after, importance, io::OnExisting::kReplace);
+      });
+    fmt::print(stderr, "expanded   {}",
+               describe_step_cost(model_.config, config_.seq_len, after, config_.expand, importance));
   }
 
   void train(bool resume) {
-    const io::WeightFiles files = io::WeightFiles::open(trained_from_);
-    Json config = {{"seed", config_.seed},
-                   {"method", std::string(config::to_string(config_.method))},
-                   {"dtype", to_string(config_.compute.decided_dtype())},
-                   {"seq_len", config_.seq_len},
-                   {"export_dtype", std::string(config::to_string(config_.export_dtype))},
-                   {"probe_batch_size", config_.probe.batch_size},
-                   {"train", config::to_json(config_.train)},
-                   {"unit_lr", config::to_json(config_.unit_lr)}};
-    for (const char* key : {"activation_checkpointing", "activation_cache"}) config["train"].erase(key);  // same result
-    if (config_.method == config::Method::kLora) config["lora"] = config::to_json(config_.lora);
-    if (config_.method == config::Method::kTopKLayers) config["top_k_layers"] = config::to_json(config_.top_k_layers);
-    const Json inputs = {
-        {"model", files.hash()},
-        {"train", fingerprints(datasets_.train)},
-        {"replay", fingerprints(datasets_.replay)},
-        {"general", fingerprints(datasets_.general)},
-        {"weights", {config::to_json(config_.data).at("train"), config::to_json(config_.data).at("replay")}},
-        {"config", config}};
-    stages_.run("train", inputs, {"model", "train_results.json"}, [&] {
+    stages_.run("train", train_inputs(), {"model", "train_results.json"}, [&] {
       train::Trainer trainer(trainer_inputs());
       const train::TrainSummary summary = trainer.run(resume);
       trainer.export_model(dir_ / "model");
       write_json(dir_ / "train_results.json", train::to_json(summary));
     });
+  }
+
+  // The result holds all of it but the values that the copies began with, and it is made again from the same layers.
+  void remove_expanded() const {
+    if (!config_.keep_expanded) fs::remove_all(dir_ / "expanded");
   }
 
   void evaluate_result() {
@@ -222,6 +207,27 @@ class Run {
     if (config_.expand.strategy == config::SelectionStrategy::kGainPerCost)
       inputs["domain"] = datasets_.train.front().fingerprint();
     return inputs;
+  }
+
+  // An expanded model is known by what it is made from; it may have been removed.
+  Json train_inputs() const {
+    Json config = {{"seed", config_.seed},
+                   {"method", std::string(config::to_string(config_.method))},
+                   {"dtype", to_string(config_.compute.decided_dtype())},
+                   {"seq_len", config_.seq_len},
+                   {"export_dtype", std::string(config::to_string(config_.export_dtype))},
+                   {"probe_batch_size", config_.probe.batch_size},
+                   {"train", config::to_json(config_.train)},
+                   {"unit_lr", config::to_json(config_.unit_lr)}};
+    for (const char* key : {"activation_checkpointing", "activation_cache"}) config["train"].erase(key);  // same result
+    if (config_.method == config::Method::kLora) config["lora"] = config::to_json(config_.lora);
+    if (config_.method == config::Method::kTopKLayers) config["top_k_layers"] = config::to_json(config_.top_k_layers);
+    return {{"model", expands_ ? expand_inputs() : Json(base_hash_)},
+            {"train", fingerprints(datasets_.train)},
+            {"replay", fingerprints(datasets_.replay)},
+            {"general", fingerprints(datasets_.general)},
+            {"weights", {config::to_json(config_.data).at("train"), config::to_json(config_.data).at("replay")}},
+            {"config", config}};
   }
 
   Json expand_inputs() const {
@@ -322,6 +328,7 @@ void run_pipeline(const config::RunConfig& given) {
     run.use_model();
   }
   run.train(/*resume=*/true);
+  if (config.expands()) run.remove_expanded();
   run.evaluate_result();
   if (config.expands()) run.inspect_copies();
   run.report();

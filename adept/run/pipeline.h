@@ -8,7 +8,7 @@
 //     data/<source>.tokens            tokenized text
 //     eval_base.json                  the base model on data.eval
 //     importance.json                 layer importance on data.general
-//     expanded/                       the expanded model, before training
+//     expanded/                       the expanded model, before training; afterwards with keep_expanded only
 //     checkpoint-<step>/, trainer_log.jsonl, parameter_importance.jsonl
 //     model/                          the result: a plain Hugging Face model
 //     eval_model.json                 the result on data.eval, loaded from model/

@@ -68,6 +68,11 @@ Json read_record(const fs::path& path) {
   return {};
 }
 
+/// Of a stage that was done, to its end, from these inputs.
+bool is_of(const Json& record, const Json& inputs) {
+  return !record.is_null() && record["inputs_hash"] == hash_of(inputs.dump()) && !record.value("interrupted", false);
+}
+
 }  // namespace
 
 StageRunner::StageRunner(fs::path run_dir) : run_dir_(std::move(run_dir)) {
@@ -88,12 +93,7 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
   if (same_inputs && !record.value("interrupted", false)) {
     const std::string changed = changed_output(run_dir_, record["outputs"]);
     if (changed.empty()) {
-      spdlog::info("{:<10} unchanged, kept", name);
-      records_.push_back({.name = name,
-                          .inputs = inputs,
-                          .seconds = record["seconds"].get<double>(),
-                          .peak_rss_bytes = record["peak_rss_bytes"].get<std::int64_t>(),
-                          .skipped = true});
+      keep(name, inputs, record);
       return;
     }
     spdlog::warn("{}: is not there, or has changed since it was made; the stage is done again",
@@ -124,6 +124,27 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
                       .inputs = inputs,
                       .seconds = record["seconds"].get<double>(),
                       .peak_rss_bytes = record["peak_rss_bytes"].get<std::int64_t>()});
+}
+
+void StageRunner::keep(const std::string& name, const Json& inputs, const Json& record) {
+  spdlog::info("{:<10} unchanged, kept", name);
+  records_.push_back({.name = name,
+                      .inputs = inputs,
+                      .seconds = record["seconds"].get<double>(),
+                      .peak_rss_bytes = record["peak_rss_bytes"].get<std::int64_t>(),
+                      .skipped = true});
+}
+
+bool StageRunner::is_done(const std::string& name, const Json& inputs) const {
+  const Json record = read_record(record_path(name));
+  return is_of(record, inputs) && changed_output(run_dir_, record["outputs"]).empty();
+}
+
+bool StageRunner::keep_without_outputs(const std::string& name, const Json& inputs) {
+  const Json record = read_record(record_path(name));
+  if (!is_of(record, inputs)) return false;
+  keep(name, inputs, record);
+  return true;
 }
 
 void StageRunner::discard(const std::string& name, const std::vector<std::string>& outputs) {

@@ -33,6 +33,13 @@ class StageRunner {
   /// Whether an earlier session did the stage from other inputs.
   bool has_other_inputs(const std::string& name, const Json& inputs) const;
 
+  /// Whether an earlier session did the stage from equal inputs, and its outputs hold what they held then.
+  bool is_done(const std::string& name, const Json& inputs) const;
+
+  /// Counts a stage as done whose outputs were used up by a later one and removed. False, and nothing happens, where an
+  /// earlier session did not do it from equal inputs.
+  bool keep_without_outputs(const std::string& name, const Json& inputs);
+
   /// Removes the record and the outputs of a stage that this run does not have, as an earlier one in the same directory
   /// had it: nothing there is of another run.
   void discard(const std::string& name, const std::vector<std::string>& outputs);
@@ -45,6 +52,8 @@ class StageRunner {
 
  private:
   std::filesystem::path record_path(const std::string& name) const { return run_dir_ / "stages" / (name + ".json"); }
+
+  void keep(const std::string& name, const Json& inputs, const Json& record);
 
   std::filesystem::path run_dir_;
   std::vector<StageRecord> records_;

@@ -108,24 +108,27 @@ def test_every_documented_file_is_there(finished):
     for name in (
         "config.yaml", "versions.json", "eval_base.json", "importance.json", "trainer_log.jsonl",
         "parameter_importance.jsonl", "copies.json", "eval_model.json", "all_results.json", "checkpoint-4/trainer_state.json",
-        "checkpoint-6/trainer_state.json", "expanded/adept_expansion.json", "model/model.safetensors",
+        "checkpoint-6/trainer_state.json", "model/model.safetensors", "model/adept_expansion.json",
         "model/config.json", "model/tokenizer.json", "model/tokenizer_config.json", "model/generation_config.json",
         "data/domain.tokens", "data/replay.tokens", "data/probe.tokens", "data/held-general.tokens",
         "data/held-domain.tokens",
     ):  # fmt: skip
         assert (out / name).is_file(), name
-    assert not [path.name for path in out.rglob("*") if ".tmp" in path.name]
+    assert not [path.name for path in out.rglob("*") if ".tmp" in path.name] and not (out / "expanded").exists()
     assert set(json.loads((out / "versions.json").read_text())) >= {"adept", "commit", "torch", "compiler", "threads"}
 
 
-def test_the_result_is_a_plain_deeper_model(finished):
+def test_the_result_is_a_plain_deeper_model(finished, tmp_path):
     out = finished[0] / "out"
     model = text_models.load(out / "model")
     assert model.config.num_hidden_layers == 5
     tensors = load_file(out / "model" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
-    copies = [layer["index"] for layer in json.loads((out / "model" / "adept_expansion.json").read_text())["expanded_layers"]]
-    expanded = load_file(out / "expanded" / "model.safetensors")
+    layers = json.loads((out / "model" / "adept_expansion.json").read_text())["expanded_layers"]
+    copies = [layer["index"] for layer in layers]
+    after = ",".join(str(layer["source"]) for layer in layers)
+    run_program("adept", "expand", "--model", finished[0] / "base", "--out", tmp_path / "expanded", "--after", after)
+    expanded = load_file(tmp_path / "expanded" / "model.safetensors")
     changed = {name for name in tensors if not torch.equal(tensors[name], expanded[name])}
     assert changed and all(int(name.split(".")[2]) in copies for name in changed)
 
@@ -193,8 +196,44 @@ def test_what_changed_is_done_again_and_nothing_else(copied):
     assert kept(run(copied, "--set", "eval.max_tokens=300")) == ["probe", "expand", "train"]
     shutil.rmtree(copied / "out" / "model")
     again = run(copied, "--set", "eval.max_tokens=300")
-    assert kept(again) == ["baseline", "probe", "expand", "eval", "copies"]
+    assert kept(again) == ["baseline", "probe", "eval", "copies"]
     assert "resuming after step 6 of 6" in again.stderr
+
+
+def test_the_expanded_model_goes_after_training_and_is_made_again_where_it_is_needed(copied, finished):
+    out = copied / "out"
+    assert not (out / "expanded").exists()
+    assert kept(run(copied)) == list(STAGES), "nothing is done again because it is gone"
+    assert not (out / "expanded").exists()
+    wanted = run(copied, "--set", "keep_expanded=true")
+    assert kept(wanted) == ["baseline", "probe", "train", "eval", "copies"] and (out / "expanded" / "model.safetensors").exists()
+    assert kept(run(copied)) == list(STAGES) and not (out / "expanded").exists()
+    (out / "stages" / "train.json").unlink()  # as a kill just before the end leaves it
+    again = run(copied)
+    assert kept(again) == ["baseline", "probe", "eval", "copies"] and table(again) == table(finished[1])
+    assert not (out / "expanded").exists()
+    run_program("adept", "dial", "--model", "out/model", "--alpha", "0.5", "--out", "dialed", cwd=copied)
+
+
+def test_the_dtype_auto_is_that_of_the_machine_and_then_of_the_run(finished, tmp_path):
+    folder = finished[0]
+    config = base_config(dtype="auto", expand={"after": [1]}, train={"max_steps": 2}, unit_lr={"policy": "uniform"})
+    (folder / "auto.yaml").write_text(json.dumps(config))
+
+    def run_auto(out, *arguments, **environment):
+        return run_program("adept", "run", "auto.yaml", "--set", f"output_dir={tmp_path / out}", *arguments, cwd=folder,
+                           env={**os.environ, **environment})  # fmt: skip
+
+    first = run_auto("plain", ADEPT_INSTRUCTION_SET="generic")
+    assert "dtype: fp32 (auto: this processor does not multiply bf16 natively)" in first.stderr
+    assert "\ndtype: fp32\n" in (tmp_path / "plain" / "config.yaml").read_text()
+    run_auto("narrow", "--dtype", "bf16")
+    for out, dtype, environment in (("plain", "fp32", {}), ("narrow", "bf16", {"ADEPT_INSTRUCTION_SET": "generic"})):
+        again = run_auto(out, **environment)
+        assert f"dtype: {dtype} (auto: as in {tmp_path / out}/config.yaml, which the run began with)" in again.stderr
+        assert kept(again) == ["baseline", "expand", "train", "eval", "copies"]
+    refused = run_program("adept", "run", "auto.yaml", "--set", f"output_dir={tmp_path}/plain", "--dtype", "bf16", cwd=folder, check=False)
+    assert refused.returncode == 2 and "dtype: was " in refused.stderr
 
 
 def test_other_training_in_the_same_directory_is_refused_by_name(copied):
@@ -218,12 +257,14 @@ def test_other_training_in_the_same_directory_is_refused_by_name(copied):
 
 
 def test_a_result_that_was_damaged_or_lost_is_made_again(copied, finished):
+    keep = ["--set", "keep_expanded=true"]
+    run(copied, *keep)
     for name in ("model/model.safetensors", "expanded/model.safetensors"):
         path = copied / "out" / name
         whole = path.read_bytes()
         for spoil in (lambda: path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1])), path.unlink):
             spoil()
-            process = run(copied)
+            process = run(copied, *keep)
             assert "the stage is done again" in process.stderr and path.read_bytes() == whole
             assert table(process) == table(finished[1])
 
@@ -326,7 +367,7 @@ def test_on_a_full_disk_the_activation_cache_makes_way_for_a_checkpoint(finished
     """The disk has room for the files that stay and hardly more. The cache takes less than half of what is free, but with
     it there is no room for the checkpoint."""
     folder, disk = finished[0], tmp_path / "disk"
-    text = ["--set", "data.train=[{name: domain, path: [notes, more.txt.gz], txt_record: line}]"]
+    text = ["--set", "data.train=[{name: domain, path: [notes, more.txt.gz], txt_record: line}]", "--set", "keep_expanded=true"]
     run_program("adept", *arguments_of_many_epochs(tmp_path / "whole"), *text, cwd=folder)
     pages = sum(-(-path.stat().st_size // 4096) for path in (tmp_path / "whole").rglob("*"))
     disk.mkdir()
@@ -397,7 +438,7 @@ def test_another_method_is_one_word(finished, tmp_path, method):
     process = run(folder, *arguments)
     out = tmp_path / "run"
     expands = method == "llama_pro"
-    assert (out / "expanded").exists() == expands and not (out / "importance.json").exists()
+    assert not (out / "expanded").exists() and not (out / "importance.json").exists()
     assert json.loads((out / "model" / "adept_training.json").read_text())["method"] == method
     assert ("more" in process.stderr.split("share")[-1]) == (method == "replay")
     model = text_models.load(out / "model")
@@ -430,6 +471,7 @@ def test_methods_are_compared_by_one_command(finished, tmp_path):
 def test_another_method_in_the_same_directory_leaves_nothing_of_the_first(copied):
     shutil.rmtree(copied / "out" / "checkpoint-6")
     shutil.rmtree(copied / "out" / "checkpoint-4")
+    run(copied, "--set", "keep_expanded=true")
     assert all((copied / "out" / name).exists() for name in ("importance.json", "expanded", "copies.json", "parameter_importance.jsonl"))
     run(copied, "--set", "method=full")
     assert not any((copied / "out" / name).exists() for name in ("importance.json", "expanded", "copies.json", "parameter_importance.jsonl"))

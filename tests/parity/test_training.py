@@ -338,6 +338,7 @@ def run_config(folder, output_dir, model=None):
     return write_config(
         folder / f"{output_dir.name}.yaml",
         model=str(model or folder / "base"),
+        keep_expanded=True,
         output_dir=str(output_dir),
         seq_len=96,
         threads=1,

@@ -114,7 +114,8 @@ TEST(ConfigErrors, UnknownKeysNameTheNearest) {
        "run.yaml:6: probe.colour: found an unknown key; expected one of method, max_tokens, until_separated, "
        "batch_size"},
       {"\"a\\nb\": 1",
-       "run.yaml:6: a\\nb: found an unknown key; expected one of model, output_dir, method, seed, dtype, "
+       "run.yaml:6: a\\nb: found an unknown key; expected one of model, output_dir, method, keep_expanded, seed, "
+       "dtype, "
        "export_dtype, device, threads, kernels, seq_len, data, probe, expand, train, unit_lr, lora, top_k_layers, "
        "eval"},
   };

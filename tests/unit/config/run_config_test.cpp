@@ -276,7 +276,8 @@ TEST(Dump, LoadingTheDumpGivesTheSameDump) {
 
 TEST(Dump, KeepsOrderAndExactNumbers) {
   const std::string dump = to_yaml(minimal_with({"train.learning_rate=0.1", "expand.after=[0,9]"}));
-  EXPECT_THAT(dump, testing::StartsWith("model: base\noutput_dir: out\nmethod: adept\nseed: 42\ndtype: fp32\n"));
+  EXPECT_THAT(dump, testing::StartsWith(
+                        "model: base\noutput_dir: out\nmethod: adept\nkeep_expanded: false\nseed: 42\ndtype: auto\n"));
   EXPECT_THAT(dump, HasSubstr("\n  num_layers: null\n  trainable: null\n  after: [0, 9]\n"));
   EXPECT_THAT(dump, HasSubstr("\n  learning_rate: 0.1\n"));
 }

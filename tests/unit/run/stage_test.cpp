@@ -55,6 +55,21 @@ TEST(StageRunner, AKeptStageReportsTheTimeAndMemoryOfTheSessionThatDidIt) {
   EXPECT_EQ(kept.peak_rss_bytes, 777);
 }
 
+TEST(StageRunner, KeepsAStageWhoseOutputsWereUsedUp) {
+  Stage stage;
+  stage.run(kInputs);
+  StageRunner runner(stage.dir.path());
+  EXPECT_TRUE(runner.is_done("stage", kInputs));
+  EXPECT_FALSE(runner.is_done("stage", {{"model", "xxh3:2"}}));
+  std::filesystem::remove(stage.dir / "out");
+  EXPECT_FALSE(runner.is_done("stage", kInputs));
+  EXPECT_FALSE(runner.keep_without_outputs("stage", {{"model", "xxh3:2"}}));
+  EXPECT_FALSE(runner.keep_without_outputs("another", kInputs));
+  EXPECT_TRUE(runner.records().empty());
+  EXPECT_TRUE(runner.keep_without_outputs("stage", kInputs));
+  EXPECT_TRUE(runner.records().at(0).skipped);
+}
+
 TEST(StageRunner, DoesAStageAgainWhenAnyInputHasChanged) {
   Stage stage;
   stage.run(kInputs);
@@ -141,7 +156,8 @@ TEST(StageRunner, DiscardsWhatAStageThatIsNoMoreHasLeft) {
     std::filesystem::create_directories(dir / "folder" / "inner");
   });
   StageRunner(dir.path()).discard("probe", {"scores.json", "folder"});
-  EXPECT_FALSE(std::filesystem::exists(dir / "scores.json") || std::filesystem::exists(dir / "folder") || std::filesystem::exists(dir / "stages/probe.json"));
+  EXPECT_FALSE(std::filesystem::exists(dir / "scores.json") || std::filesystem::exists(dir / "folder") ||
+               std::filesystem::exists(dir / "stages/probe.json"));
   EXPECT_TRUE(std::filesystem::exists(dir / "other.json"));
 }
 
