@@ -5,17 +5,15 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <span>
 #include <sstream>
 #include <unordered_map>
 
 #include "adept/config/schema.h"
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/json.h"
 
 namespace adept::config {
@@ -317,12 +315,12 @@ std::string read_config_file(const std::string& path) {
   std::error_code error;
   if (std::filesystem::is_directory(path, error))
     throw ConfigError("{}: found a directory; expected a YAML file", path);
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw ConfigError("{}: cannot be read: {}", path, std::strerror(errno));
-  std::string text(kMaxFileBytes + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<std::size_t>(file.gcount()));
-  if (file.bad()) throw ConfigError("{}: cannot be read: {}", path, std::strerror(errno));
+  std::string text;
+  try {
+    text = read_all(open_stream(path), path, kMaxFileBytes);  // also a pipe: adept run <(make-config)
+  } catch (const DataError& failure) {
+    throw ConfigError(failure.what());
+  }
   if (text.size() > kMaxFileBytes) throw ConfigError("{}: found more than 1 MiB; expected a run configuration", path);
   return text;
 }

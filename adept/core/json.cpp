@@ -1,14 +1,12 @@
 #include "adept/core/json.h"
 
-#include <cstdio>
 #include <limits>
-#include <memory>
 #include <set>
-#include <system_error>
 #include <type_traits>
 #include <vector>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 
 namespace adept {
 namespace {
@@ -55,17 +53,9 @@ Document parse(std::string_view text, const std::string& where) {
 }
 
 std::string read_text(const std::filesystem::path& path) {
-  const auto reason = [] { return std::generic_category().message(errno); };
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rbe"), std::fclose);
-  if (!file) throw DataError("{}: cannot be opened: {}; expected a JSON file.", path.string(), reason());
-  std::string text;
-  std::vector<char> buffer(1 << 16);
-  while (const std::size_t count = std::fread(buffer.data(), 1, buffer.size(), file.get())) {
-    text.append(buffer.data(), count);
-    if (static_cast<std::int64_t>(text.size()) > kMaxJsonBytes)
-      throw DataError("{}: larger than {} bytes; no such JSON file is expected here.", path.string(), kMaxJsonBytes);
-  }
-  if (std::ferror(file.get()) != 0) throw DataError("{}: cannot be read: {}.", path.string(), reason());
+  std::string text = read_all(open_for_reading(path), path, static_cast<std::size_t>(kMaxJsonBytes));
+  if (static_cast<std::int64_t>(text.size()) > kMaxJsonBytes)
+    throw DataError("{}: larger than {} bytes; no such JSON file is expected here.", path.string(), kMaxJsonBytes);
   return text;
 }
 

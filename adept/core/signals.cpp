@@ -1,8 +1,12 @@
 #include "adept/core/signals.h"
 
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
+#include <cstdint>
 #include <string_view>
 
 #include "adept/core/error.h"
@@ -11,10 +15,17 @@ namespace adept {
 namespace {
 
 volatile std::sig_atomic_t g_signal = 0;
+volatile std::sig_atomic_t g_descriptor = -1;
 
+// A hang-up comes twice (from the kernel and from the shell), or right behind another signal: it is never the second.
 void on_signal(int signal) {
-  if (g_signal != 0) _exit(128 + signal);
+  if (g_signal != 0 && signal != SIGHUP) _exit(128 + signal);
+  if (g_signal != 0) return;
   g_signal = signal;
+  const int old_errno = errno;
+  constexpr std::uint64_t kOne = 1;
+  [[maybe_unused]] const ssize_t ignored = ::write(g_descriptor, &kOne, sizeof kOne);
+  errno = old_errno;
 }
 
 // Nothing but async-signal-safe calls: the interrupted code may hold any lock.
@@ -29,12 +40,18 @@ void on_bus_error(int) {
 }  // namespace
 
 void install_signal_handlers() {
+  g_descriptor = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   struct sigaction action = {};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);
   action.sa_flags = SA_RESTART;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  struct sigaction hang_up = {};
+  sigaction(SIGHUP, nullptr, &hang_up);
+  if (hang_up.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
   struct sigaction bus_error = {};
   bus_error.sa_handler = on_bus_error;
   sigemptyset(&bus_error.sa_mask);
@@ -45,9 +62,19 @@ int pending_signal() { return g_signal; }
 
 void throw_if_interrupted() {
   if (g_signal == 0) return;
-  const bool interrupted = g_signal == SIGINT;
-  throw InterruptedError(interrupted ? "interrupted (SIGINT)" : "terminated (SIGTERM)",
-                         interrupted ? ExitCode::kInterrupted : ExitCode::kTerminated);
+  const char* what = g_signal == SIGINT ? "interrupted (SIGINT)" : "terminated (SIGTERM)";
+  if (g_signal == SIGHUP) what = "the terminal was closed (SIGHUP)";
+  throw InterruptedError(what, static_cast<ExitCode>(128 + g_signal));
+}
+
+int signal_descriptor() { return g_descriptor; }
+
+void wait_until_ready(int fd, short events) {
+  pollfd polled[] = {{fd, events, 0}, {signal_descriptor(), POLLIN, 0}};
+  while (polled[0].revents == 0) {
+    throw_if_interrupted();
+    if (::poll(polled, 2, -1) < 0 && errno != EINTR) return;  // the call that is waited for says what is wrong
+  }
 }
 
 }  // namespace adept

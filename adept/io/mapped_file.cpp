@@ -1,6 +1,5 @@
 #include "adept/io/mapped_file.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,19 +7,14 @@
 #include <cerrno>
 #include <cstdint>
 
-#include "adept/io/posix.h"
+#include "adept/core/file.h"
 
 namespace adept::io {
 
 std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path) {
-  // O_NONBLOCK: opening a named pipe must not wait for a writer.
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!fd.is_open()) throw system_error(path, "open for reading", errno);
+  const UniqueFd fd = open_for_reading(path);
   struct stat status = {};
   if (::fstat(fd.get(), &status) != 0) throw system_error(path, "look at", errno);
-  if (!S_ISREG(status.st_mode))
-    throw DataError("{}: is {}; expected a regular file.", path.string(),
-                    S_ISDIR(status.st_mode) ? "a folder" : "a device or a pipe");
   const auto size = static_cast<std::size_t>(status.st_size);
   std::span<const std::byte> bytes;
   if (size > 0) {

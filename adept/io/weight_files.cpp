@@ -9,6 +9,7 @@
 #include <set>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/hash.h"
 #include "adept/core/json.h"
 #include "adept/core/nearest_name.h"
@@ -177,8 +178,7 @@ WeightFiles WeightFiles::open(const fs::path& model_dir) {
   WeightFiles weights;
   weights.directory_ = model_dir;
   const fs::path single = model_dir / kSingleFile, index_path = model_dir / kIndexFile;
-  std::error_code ignored;
-  const bool has_single = fs::exists(single, ignored), has_index = fs::exists(index_path, ignored);
+  const bool has_single = is_present(single), has_index = is_present(index_path);
   if (has_single && has_index)
     spdlog::warn("{}: has both {} and {}; the former is used", model_dir.string(), kSingleFile, kIndexFile);
   if (has_single) {
@@ -192,7 +192,7 @@ WeightFiles WeightFiles::open(const fs::path& model_dir) {
   for (const auto& [tensor, shard] : index.weight_map) by_shard[shard].emplace(tensor, shard);
   std::vector<std::string> faults;
   for (const auto& [shard, tensors] : by_shard) {
-    if (!fs::exists(model_dir / shard, ignored)) {
+    if (!is_present(model_dir / shard)) {
       faults.push_back(fmt::format("{}: is missing ({} tensors of the index)", shard, tensors.size()));
       continue;
     }

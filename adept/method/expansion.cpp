@@ -6,6 +6,7 @@
 #include <set>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/log.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/json_field.h"
@@ -204,7 +205,7 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
   if (importance && !importance->model_hash.empty() && importance->model_hash != expansion.base_hash)
     throw DataError("{}: the importance scores are of another model (weights {}, here {}); probe this model.",
                     base_dir.string(), importance->model_hash, expansion.base_hash);
-  if (std::filesystem::exists(base_dir / kExpansionManifest))
+  if (is_present(base_dir / kExpansionManifest))
     spdlog::warn("{}: was expanded before. Its copies count as layers of the base from here on: only new ones train.",
                  base_dir.string());
   const Json new_config = expand_config(config, expansion.layers, config_path.string());
@@ -240,8 +241,8 @@ Json to_json(const Expansion& expansion) {
 
 Expansion read_expansion(const std::filesystem::path& model_dir) {
   const std::filesystem::path path = model_dir / kExpansionManifest;
-  if (!std::filesystem::exists(path)) {
-    const bool is_trained = std::filesystem::exists(model_dir / kTrainingRecord);
+  if (!is_present(path)) {
+    const bool is_trained = is_present(model_dir / kTrainingRecord);
     throw DataError(
         "{}: found no {}; expected a model with copies. {}", model_dir.string(), kExpansionManifest,
         is_trained ? "This one was trained by a method without any (adept_training.json); adept and "

@@ -14,6 +14,7 @@
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
+#include "adept/io/posix.h"
 #include "adept/model/torch_tensors.h"
 
 namespace adept::model {
@@ -97,8 +98,8 @@ ActivationCache::ActivationCache(std::filesystem::path path, std::int64_t max_by
 }
 
 void ActivationCache::open() {
-  fd_ = io::UniqueFd(::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
-  if (!fd_.is_open()) throw io::system_error(path_, "open", errno);
+  fd_ = UniqueFd(::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+  if (!fd_.is_open()) throw system_error(path_, "open", errno);
   const std::string made_from = hash_of(fmt::format("{} {} {} {}", source_.fingerprint, source_.num_layers,
                                                     source_.hidden_size, at::toString(source_.dtype)));
   FileHeader header{.magic = to_digest(kMagic), .made_from = to_digest(made_from)}, found;
@@ -107,7 +108,7 @@ void ActivationCache::open() {
     return;
   }
   if (::ftruncate(fd_.get(), 0) != 0 || !write_at(fd_.get(), 0, bytes_of(header)))
-    throw io::system_error(path_, "write", errno);
+    throw system_error(path_, "write", errno);
   end_ = sizeof(FileHeader);
 }
 

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "adept/io/posix.h"
+#include "adept/core/file.h"
 
 namespace adept::model {
 
@@ -82,7 +82,7 @@ class ActivationCache {
   std::int64_t max_bytes_;
   ActivationSource source_;
   mutable std::mutex mutex_;
-  io::UniqueFd fd_;
+  UniqueFd fd_;
   std::int64_t end_ = 0;  // where the next entry goes
   std::unordered_map<std::string, Entry> entries_;
   std::unordered_map<std::string, std::int64_t> damaged_;  // where entries began that are to be written again

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/model/architectures/architecture.h"
 
 namespace adept::model {
@@ -109,7 +110,7 @@ ModelConfig parse_model_config(const Json& source, const std::string& where) {
 
 ModelConfig read_model_config(const std::filesystem::path& model_dir) {
   const std::filesystem::path path = model_dir / "config.json";
-  if (!std::filesystem::exists(path))
+  if (!is_present(path))
     throw DataError("{}: has no config.json; expected the folder of a Hugging Face model.", model_dir.string());
   return parse_model_config(read_json(path), path.string());
 }

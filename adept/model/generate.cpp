@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/random.h"
 #include "adept/model/config_reader.h"
 
@@ -34,7 +35,7 @@ void check_generate_options(const GenerateOptions& options) {
 
 std::vector<std::int64_t> read_end_tokens(const std::filesystem::path& model_dir, const ModelConfig& config) {
   const std::filesystem::path path = model_dir / "generation_config.json";
-  if (!std::filesystem::exists(path)) return config.eos_token_ids;
+  if (!is_present(path)) return config.eos_token_ids;
   const Json source = read_json(path);
   if (!source.is_object()) throw DataError("{}: expected a JSON object, found {}", path.string(), brief(source));
   std::vector<std::string> problems;

@@ -1,12 +1,18 @@
 #include "adept/train/trainer_log.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
 
+#include <cerrno>
 #include <fstream>
+#include <limits>
+#include <span>
+#include <sstream>
 
 #include "adept/core/error.h"
 #include "adept/core/progress.h"
 #include "adept/io/atomic_file.h"
+#include "adept/io/posix.h"
 
 namespace adept::train {
 
@@ -25,22 +31,21 @@ std::int64_t peak_rss_bytes() {
 JsonlFile::JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step)
     : path_(std::move(path)) {
   std::string kept, line;
-  std::ifstream old(path_);
+  std::istringstream old(is_present(path_) ? read_all(open_for_reading(path_), path_, std::numeric_limits<std::size_t>::max()) : "");
   while (std::getline(old, line)) {
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (json.is_object() && json.contains(step_key) && json[step_key].is_number_integer() &&
         json[step_key] <= last_step)
       kept += line + "\n";
   }
-  old.close();
   io::write_file_atomically(path_, kept);
 }
 
 void JsonlFile::append(const Json& line) {
-  std::ofstream file(path_, std::ios::app);
-  file << line.dump() << "\n";
-  file.flush();
-  if (!file) throw DataError("{}: cannot be written; is the disk full?", path_.string());
+  const UniqueFd fd(::open(path_.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666));
+  if (!fd.is_open()) throw system_error(path_, "open for writing", errno);
+  const std::string text = line.dump() + "\n";
+  io::write_all(fd.get(), std::as_bytes(std::span(text)), path_);
 }
 
 Json to_json(const LogLine& line) {

@@ -98,7 +98,7 @@ def test_no_arguments_print_the_help_and_fail():
         ),
         (["config", "a", "b"], 'adept config: found "b"; expected no further argument. See: adept config --help'),
         (["config", "a", "seed=1"], 'adept config: found "seed=1"; expected --set before each KEY=VALUE. See: adept config --help'),
-        (["config", "/no/such.yaml"], "/no/such.yaml: cannot be read: No such file or directory"),
+        (["config", "/no/such.yaml"], "/no/such.yaml: cannot open for reading: No such file or directory"),
         (["config", "/"], "/: found a directory; expected a YAML file"),
     ],
 )

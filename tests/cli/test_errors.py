@@ -119,7 +119,7 @@ COMMAND_LINES = [
     ([*PROBE, *TEXT, "--domain", "brief.jsonl"], USAGE, "brief: found 5 tokens in all; expected at least one sequence of"),
     ([*PROBE, *TEXT, "--method", "gain"], USAGE, "--method gain needs --domain"),
     ([*PROBE, *TEXT, "--method", "all", "--domain", "text.jsonl"], USAGE, "found --domain together with --method all"),
-    ([*EXPAND, "--importance", "none.json", "--layers", "2"], FAILED, "none.json: cannot be opened"),
+    ([*EXPAND, "--importance", "none.json", "--layers", "2"], FAILED, "none.json: cannot open for reading: No such file"),
     ([*EXPAND, "--importance", "text.jsonl", "--layers", "2"], FAILED, "text.jsonl: not valid JSON", "line 2"),
     ([*EXPAND, "--importance", "base/config.json", "--layers", "2"], FAILED, "not importance scores of `adept probe`"),
     ([*EXPAND, "--importance", "scores.json", "--layers", "9"], USAGE, "--layers: found 9; expected 1 to 3, the layers of base"),

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/json.h"
 #include "adept/data/tokenizer/bpe.h"
 #include "adept/data/tokenizer/json_field.h"
@@ -59,7 +60,7 @@ SpecialTokens load_special_tokens(const std::filesystem::path& model_dir, const 
   for (const char* name :
        {"tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json"}) {
     const auto path = model_dir / name;
-    if (!std::filesystem::exists(path)) continue;
+    if (!is_present(path)) continue;
     const bool has_ids = std::string_view(name) == "generation_config.json" || std::string_view(name) == "config.json";
     sources.push_back({read_sorted_json(path), path.string(), has_ids});
   }

@@ -3,11 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <mutex>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/hash.h"
 #include "adept/core/json.h"
 #include "adept/data/tokenizer/added_tokens.h"
@@ -25,19 +24,14 @@ constexpr std::uintmax_t kMaxFileBytes = std::uintmax_t{1} << 30;
 constexpr std::size_t kMaxKeptSymbols = 1 << 20;
 
 std::string read_file(const std::filesystem::path& path) {
-  std::error_code error;
-  const auto size = std::filesystem::file_size(path, error);
-  if (error)
+  if (!is_present(path))
     throw DataError(
-        "{}: cannot be read ({}); expected a tokenizer.json. Files named tokenizer.model or vocab.json are "
-        "not read; save them as tokenizer.json with transformers.",
-        path.string(), error.message());
-  if (size > kMaxFileBytes)
-    throw DataError("{}: has {} bytes; a tokenizer.json of more than {} is not read.", path.string(), size,
-                    kMaxFileBytes);
-  std::ifstream stream(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(stream), {}};
-  if (!stream.is_open() || stream.bad()) throw DataError("{}: cannot be read.", path.string());
+        "{}: cannot be read (there is no such file); expected a tokenizer.json. Files named tokenizer.model or "
+        "vocab.json are not read; save them as tokenizer.json with transformers.",
+        path.string());
+  std::string text = read_all(open_for_reading(path), path, kMaxFileBytes);
+  if (text.size() > kMaxFileBytes)
+    throw DataError("{}: a tokenizer.json of more than {} bytes is not read.", path.string(), kMaxFileBytes);
   return text;
 }
 

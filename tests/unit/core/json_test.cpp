@@ -73,9 +73,14 @@ TEST(Json, FaultsInHugeTokensGiveShortMessages) {
 TEST(Json, UnreadableFilesAreDataErrorsWithThePath) {
   const std::string directory = testing::TempDir();
   EXPECT_THAT(data_error([] { read_json("/nonexistent/config.json"); }),
-              HasSubstr("/nonexistent/config.json: cannot be opened: No such file"));
-  EXPECT_THAT(data_error([&] { read_json(directory); }), HasSubstr("Is a directory"));
-  EXPECT_THAT(data_error([] { read_json("/dev/zero"); }), HasSubstr("/dev/zero: larger than 268435456 bytes"));
+              HasSubstr("/nonexistent/config.json: cannot open for reading: No such file"));
+  EXPECT_THAT(data_error([&] { read_json(directory); }), HasSubstr("is a folder; expected a regular file"));
+  EXPECT_THAT(data_error([] { read_json("/dev/zero"); }), HasSubstr("/dev/zero: is a device; expected"));
+  const std::string large = directory + "/adept_large.json";
+  std::ofstream(large).close();
+  std::filesystem::resize_file(large, kMaxJsonBytes + 1);
+  EXPECT_THAT(data_error([&] { read_json(large); }), HasSubstr("adept_large.json: larger than 268435456 bytes"));
+  std::filesystem::remove(large);
 }
 
 TEST(Json, ReadsAFile) {

@@ -210,7 +210,7 @@ class OpenFilesLeft {
 
  private:
   rlimit before_ = {};
-  std::vector<io::UniqueFd> taken_;
+  std::vector<UniqueFd> taken_;
 };
 
 class TooFewFiles : public ::testing::Test {
