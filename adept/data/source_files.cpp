@@ -9,6 +9,8 @@
 
 #include "adept/core/error.h"
 #include "adept/data/text_source.h"
+#include "adept/io/gzip_reader.h"
+#include "adept/io/rereadable.h"
 
 namespace adept::data {
 namespace {
@@ -109,6 +111,8 @@ class FileFinder {
     const fs::file_status status = fs::status(path, error);
     if (fs::is_directory(status)) {
       require_files(path, [&] { walk(path); });
+    } else if (io::is_stream(path)) {
+      found_.files.push_back(path);
     } else if (fs::exists(status)) {
       if (!add_file(path)) problems_.push_back(fmt::format("{}: a {}", path, describe_kind(path)));
     } else if (is_glob(path)) {
@@ -181,7 +185,12 @@ std::optional<FileKind> file_kind(const fs::path& path) {
   const std::string_view extension = known_extension(name);
   for (const auto& [known, kind] : kExtensions)
     if (known == extension) return kind;
-  return std::nullopt;
+  if (!io::is_stream(path)) return std::nullopt;
+  // What has no name says by its first character what it is.
+  std::string start(64, '\0');
+  start.resize(io::ByteReader(path).read(start));
+  const auto first = start.find_first_not_of("\xef\xbb\xbf \t\r\n");
+  return first != std::string::npos && start[first] == '{' ? FileKind::kJsonl : FileKind::kTxt;
 }
 
 std::string bare_name(const fs::path& path) {

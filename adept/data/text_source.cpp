@@ -7,7 +7,8 @@
 #include "adept/core/hash.h"
 #include "adept/core/signals.h"
 #include "adept/data/source_files.h"
-#include "adept/io/posix.h"
+#include "adept/io/rereadable.h"
+#include "adept/core/file.h"
 
 namespace adept::data {
 namespace {
@@ -37,10 +38,10 @@ std::string name_after(const std::string& path) {
 }
 
 void hash_file(const std::filesystem::path& path, Hasher& hasher) {
-  const io::UniqueFd fd = io::open_for_reading(path);
+  const UniqueFd fd = io::open_rereadable(path);
   std::vector<char> block(kBlockBytes);
   std::uint64_t size = 0;
-  while (const std::size_t count = io::read_some(fd.get(), block, path)) {
+  while (const std::size_t count = read_some(fd.get(), block, path)) {
     throw_if_interrupted();
     hasher.update(std::string_view(block.data(), count));
     size += count;

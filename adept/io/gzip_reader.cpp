@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "adept/io/posix.h"
+#include "adept/io/rereadable.h"
 
 namespace adept::io {
 namespace {
@@ -35,7 +35,7 @@ std::string_view foreign_compression(std::string_view start) {
 }  // namespace
 
 struct ByteReader::State {
-  explicit State(std::filesystem::path file) : path(std::move(file)), fd(open_for_reading(path)) {
+  explicit State(std::filesystem::path file) : path(std::move(file)), fd(open_rereadable(path)) {
     while (available < kLongestMagic && refill()) {
     }
     const std::string_view start(input.get(), available);
