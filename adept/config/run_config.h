@@ -217,11 +217,4 @@ std::string explain(std::size_t width);
 /// that names the unknown ones, and what may be meant.
 std::string explain(std::span<const std::string> names, std::size_t width);
 
-/// Writes config.yaml (resolved) and versions.json (adept, commit, torch, compiler, processor, threads) into
-/// `directory`, which must exist. Throws DataError where it cannot write.
-void write_run_record(const std::filesystem::path& directory, const RunConfig& config);
-
-/// The dtype in the config.yaml that write_run_record left in `directory`; nothing where none can be read.
-std::optional<DTypeChoice> recorded_dtype(const std::filesystem::path& directory);
-
 }  // namespace adept::config

@@ -1,40 +1,41 @@
 #include "adept/io/atomic_file.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <csignal>
-#include <optional>
-#include <random>
-#include <regex>
+#include <cstdio>
 #include <string>
-#include <vector>
 
 #include "adept/core/error.h"
+#include "adept/core/signals.h"
 
 namespace adept::io {
 namespace fs = std::filesystem;
 namespace {
 
-// Names have at most 255 bytes; this leaves room for the dot and the suffix.
-constexpr std::size_t kMaxStem = 200;
-constexpr int kMaxTries = 100;
+constexpr int kReaderInterval = 50;  // milliseconds between looks for the reader of a pipe
 
-fs::path temporary_name(const fs::path& final_path) {
-  static thread_local std::random_device device;
-  const std::string stem = final_path.filename().string().substr(0, kMaxStem);
-  return parent_of(final_path) / fmt::format(".{}.tmp-{}-{:08x}", stem, ::getpid(), device());
+// Owner and mode, as far as user and file system let them be set.
+void keep_mode(int fd, const struct stat& old) {
+  [[maybe_unused]] const int owned = ::fchown(fd, old.st_uid, old.st_gid);
+  [[maybe_unused]] const int moded = ::fchmod(fd, old.st_mode & 07777);
 }
 
-// The process in a name that temporary_name made; nothing for other names.
-std::optional<pid_t> process_of_temporary(const std::string& name) {
-  static const std::regex pattern(R"(\..+\.tmp-([0-9]{1,9})-[0-9a-f]{8})");
-  std::smatch match;
-  if (!std::regex_match(name, match, pattern)) return std::nullopt;
-  return static_cast<pid_t>(std::stol(match[1]));
+UniqueFd open_for_writing(const fs::path& path, const struct stat& status) {
+  if (S_ISSOCK(status.st_mode))
+    throw DataError("{}: is a socket; expected a file, a device or a named pipe.", path.string());
+  for (;;) {
+    UniqueFd fd(::open(path.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
+    if (fd.is_open()) return fd;
+    if (errno != ENXIO || !S_ISFIFO(status.st_mode)) throw system_error(path, "open for writing", errno);
+    throw_if_interrupted();
+    pollfd signal = {signal_descriptor(), POLLIN, 0};
+    ::poll(&signal, 1, kReaderInterval);
+  }
 }
 
 // "out/" names the same directory as "out", but has no file name that a temporary could be made from.
@@ -76,45 +77,46 @@ DataError exists_error(const fs::path& path) {
 
 }  // namespace
 
-void remove_temporaries(const fs::path& directory) {
-  std::error_code error;
-  std::vector<fs::path> left;
-  for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
-    const auto process = process_of_temporary(it->path().filename().string());
-    if (process && ::kill(*process, 0) != 0 && errno == ESRCH) left.push_back(it->path());
-  }
-  for (const fs::path& path : left) fs::remove_all(path, error);  // what cannot be removed is in nobody's way
-}
-
 AtomicFile::AtomicFile(fs::path final_path) : final_path_(std::move(final_path)) {
-  std::error_code ignored;
-  if (!final_path_.has_filename() || fs::is_directory(final_path_, ignored))
-    throw DataError("{}: is a folder; expected the path of a file to write.", final_path_.string());
-  for (int i = 0; i < kMaxTries && !fd_.is_open(); ++i) {
-    temporary_ = temporary_name(final_path_);
-    fd_ = UniqueFd(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-    if (!fd_.is_open() && errno != EEXIST) throw system_error(final_path_, "create", errno);
+  LinkTarget target = follow_links(final_path_);
+  if (target.descriptor >= 0) {
+    std::fflush(stdout);  // which may be the same
+    stream_ = UniqueFd(::fcntl(target.descriptor, F_DUPFD_CLOEXEC, 0));
+    if (!stream_.is_open()) throw system_error(final_path_, "open for writing", errno);
+    return;
   }
-  if (!fd_.is_open()) throw system_error(final_path_, "create", EEXIST);
-}
-
-AtomicFile::~AtomicFile() {
-  fd_.reset();
-  if (!committed_) ::unlink(temporary_.c_str());
+  target_ = std::move(target.path);
+  struct stat status = {};
+  const bool exists = ::stat(target_.c_str(), &status) == 0;
+  if (!target_.has_filename() || (exists && S_ISDIR(status.st_mode)))
+    throw DataError("{}: is a folder; expected the path of a file to write.", final_path_.string());
+  if (exists && !S_ISREG(status.st_mode)) {
+    stream_ = open_for_writing(target_, status);
+    return;
+  }
+  if (exists) old_ = status;
+  temporary_.emplace(target_, Temporary::Kind::kFile, exists ? 0600 : 0666, final_path_);
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
-  ADEPT_CHECK(fd_.is_open(), "{} was committed already", final_path_.string());
-  write_all(fd_.get(), bytes, final_path_);
+  ADEPT_CHECK(!committed_, "{} was committed already", final_path_.string());
+  if (temporary_) return write_all(temporary_->fd(), bytes, final_path_);
+  const int error = write_stream(stream_.get(), {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  if (error == EINTR) throw_if_interrupted();
+  if (error != 0) throw system_error(final_path_, "write", error);
 }
 
 void AtomicFile::commit() {
-  ADEPT_CHECK(fd_.is_open(), "{} was committed already", final_path_.string());
-  sync_file(fd_.get(), final_path_);
-  fd_.close(final_path_);
-  if (::rename(temporary_.c_str(), final_path_.c_str()) != 0) throw system_error(final_path_, "rename to", errno);
+  ADEPT_CHECK(!committed_, "{} was committed already", final_path_.string());
   committed_ = true;
-  sync_directory(parent_of(final_path_));
+  if (stream_.is_open()) return stream_.close(final_path_);
+  const int fd = temporary_->fd();
+  if (old_) keep_mode(fd, *old_);
+  sync_file(fd, final_path_);
+  if (::rename(temporary_->path().c_str(), target_.c_str()) != 0) throw system_error(final_path_, "rename to", errno);
+  temporary_->set_renamed();
+  temporary_.reset();
+  sync_directory(parent_of(target_));
 }
 
 void write_file_atomically(const fs::path& path, std::span<const std::byte> bytes) {
@@ -128,59 +130,55 @@ void write_file_atomically(const fs::path& path, std::string_view text) {
 }
 
 AtomicDirectory::AtomicDirectory(fs::path final_path, OnExisting on_existing)
-    : final_path_(without_trailing_slash(std::move(final_path))), on_existing_(on_existing) {
+    : final_path_(without_trailing_slash(std::move(final_path))),
+      target_(without_trailing_slash(follow_links(final_path_).path)),
+      on_existing_(on_existing) {
   std::error_code ignored;
-  const fs::file_status status = fs::symlink_status(final_path_, ignored);
-  const bool is_empty = fs::is_directory(status) && fs::is_empty(final_path_, ignored);
+  const fs::file_status status = fs::symlink_status(target_, ignored);
+  const bool is_empty = fs::is_directory(status) && fs::is_empty(target_, ignored);
   if (fs::exists(status) && !fs::is_directory(status))
     throw DataError("{}: is not a folder; remove it, or choose another output.", final_path_.string());
   if (fs::exists(status) && !is_empty && on_existing_ == OnExisting::kFail) throw exists_error(final_path_);
-  make_directories(parent_of(final_path_));
-  for (int i = 0; i < kMaxTries; ++i) {
-    temporary_ = temporary_name(final_path_);
-    if (::mkdir(temporary_.c_str(), 0777) == 0) return;
-    if (errno != EEXIST) throw system_error(final_path_, "create", errno);
-  }
-  throw system_error(final_path_, "create", EEXIST);
-}
-
-AtomicDirectory::~AtomicDirectory() {
-  std::error_code ignored;
-  if (!committed_) fs::remove_all(temporary_, ignored);
+  make_directories(parent_of(target_));
+  temporary_.emplace(target_, Temporary::Kind::kDirectory, 0777, final_path_);
 }
 
 void AtomicDirectory::commit() {
   ADEPT_CHECK(!committed_, "{} was committed already", final_path_.string());
-  sync_tree(temporary_);
+  struct stat old = {};
+  if (::stat(target_.c_str(), &old) == 0 && S_ISDIR(old.st_mode)) keep_mode(temporary_->fd(), old);
+  sync_tree(temporary_->path());
   // rename(2) takes the place of nothing or of an empty directory, and of nothing else: no race with other writers.
-  if (::rename(temporary_.c_str(), final_path_.c_str()) == 0) {
+  if (::rename(temporary_->path().c_str(), target_.c_str()) == 0) {
     committed_ = true;
+    temporary_->set_renamed();
   } else if (errno == ENOTEMPTY || errno == EEXIST) {
     if (on_existing_ == OnExisting::kFail) throw exists_error(final_path_);
     replace();
   } else {
     throw system_error(final_path_, "rename to", errno);
   }
-  sync_directory(parent_of(final_path_));
+  sync_directory(parent_of(target_));
 }
 
 void AtomicDirectory::replace() {
-  fs::path old = temporary_;
-  if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, final_path_.c_str(), RENAME_EXCHANGE) != 0) {
+  fs::path old = temporary_->path();
+  if (::renameat2(AT_FDCWD, old.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) != 0) {
     // File systems without an exchange: two renames, with a moment in which the final path does not exist.
     if (errno != EINVAL && errno != ENOSYS) throw system_error(final_path_, "replace", errno);
-    old = temporary_name(final_path_);
-    if (::rename(final_path_.c_str(), old.c_str()) != 0) throw system_error(final_path_, "move aside", errno);
-    if (::rename(temporary_.c_str(), final_path_.c_str()) != 0) {
+    old = name_for_old(target_);
+    if (::rename(target_.c_str(), old.c_str()) != 0) throw system_error(final_path_, "move aside", errno);
+    if (::rename(temporary_->path().c_str(), target_.c_str()) != 0) {
       const int error_number = errno;
-      if (::rename(old.c_str(), final_path_.c_str()) != 0)
+      if (::rename(old.c_str(), target_.c_str()) != 0)
         throw DataError("{}: cannot be replaced, and its old contents are now in {}; move them back.",
                         final_path_.string(), old.string());
       throw system_error(final_path_, "rename to", error_number);
     }
   }
   committed_ = true;
-  sync_directory(parent_of(final_path_));
+  temporary_->set_renamed();
+  sync_directory(parent_of(target_));
   std::error_code error;
   fs::remove_all(old, error);
   if (error)

@@ -7,6 +7,9 @@
 #include <array>
 #include <cerrno>
 #include <string>
+#include <system_error>
+
+#include "adept/core/log.h"
 
 namespace adept::io {
 namespace {
@@ -26,7 +29,11 @@ DirectoryLock::DirectoryLock(const fs::path& directory) {
   fd_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
   if (!fd_.is_open()) throw system_error(path, "create", errno);
   if (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) throw system_error(path, "lock", errno);
+    if (errno != EWOULDBLOCK) {
+      spdlog::warn("{}: this file system has no locks ({}). Make sure that no other adept is at work in this folder.",
+                   directory.string(), std::generic_category().message(errno));
+      return;
+    }
     throw DataError("{}: {} is at work in this folder. Wait for it, or choose another one.", directory.string(),
                     holder_of(fd_.get(), path));
   }

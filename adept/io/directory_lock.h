@@ -12,7 +12,8 @@ class DirectoryLock {
  public:
   static constexpr const char* kFileName = ".lock";
 
-  /// Throws DataError if another process holds the lock, naming it.
+  /// Throws DataError if another process holds the lock, naming it. Where the file system has no locks a warning says
+  /// so.
   explicit DirectoryLock(const std::filesystem::path& directory);
 
  private:

@@ -9,7 +9,10 @@
 #include <map>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/signals.h"
+#include "adept/io/atomic_file.h"
+#include "adept/io/mapped_file.h"
 #include "adept/io/weight_files.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
@@ -256,8 +259,8 @@ void export_dialed(const std::filesystem::path& model_dir, const std::filesystem
   model::write_model_files(directory.path(), views, read_json(model_dir / "config.json"), model_dir);
   io::write_file_atomically(directory.path() / kExpansionManifest, to_json(expansion).dump(2) + "\n");
   io::write_file_atomically(directory.path() / kDialRecord, record.dump(2) + "\n");
-  if (const auto training = model_dir / kTrainingRecord; std::filesystem::exists(training))
-    std::filesystem::copy_file(training, directory.path() / kTrainingRecord);
+  if (const auto training = model_dir / kTrainingRecord; is_present(training))
+    io::write_file_atomically(directory.path() / kTrainingRecord, io::MappedFile::open(training)->bytes());
   directory.commit();
 }
 

@@ -18,6 +18,7 @@
 #include "adept/run/preflight.h"
 #include "adept/run/report.h"
 #include "adept/run/run_directory.h"
+#include "adept/run/run_record.h"
 #include "adept/run/stage.h"
 #include "adept/run/text.h"
 #include "adept/train/methods.h"
@@ -42,7 +43,7 @@ constexpr std::int64_t kCopiesTokens = 4096;
 // With the dtype auto decided, once: as an earlier call in the directory began, whatever this machine would choose.
 config::RunConfig decided(config::RunConfig config) {
   if (config.compute.dtype == config::DTypeChoice::kAuto) {
-    if (const auto recorded = config::recorded_dtype(config.output_dir)) {
+    if (const auto recorded = recorded_dtype(config.output_dir)) {
       config.compute.dtype = *recorded;
       spdlog::info("dtype: {} (auto: as in {}/config.yaml, which the run began with)", config::to_string(*recorded),
                    config.output_dir);
@@ -90,7 +91,7 @@ class Run {
           dir_.string());
   }
 
-  void record_config() const { config::write_run_record(dir_, config_); }
+  void record_config() const { write_run_record(dir_, config_); }
 
   // What an earlier run in this directory left of stages that this one does not have.
   void discard_other_stages() {

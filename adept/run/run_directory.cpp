@@ -1,6 +1,7 @@
 #include "adept/run/run_directory.h"
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 
 namespace adept::run {
 
@@ -8,7 +9,7 @@ namespace fs = std::filesystem;
 
 RunDirectory::RunDirectory(fs::path path) : path_(std::move(path)) {
   std::error_code error;
-  for (fs::path p = fs::absolute(path_ / "").parent_path(); !fs::exists(p, error) && p.has_relative_path();
+  for (fs::path p = fs::absolute(path_ / "").parent_path(); !is_present(p) && p.has_relative_path();
        p = p.parent_path())
     made_.push_back(p);
   try {

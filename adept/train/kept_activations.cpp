@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <memory>
-#include <system_error>
 
+#include "adept/core/file.h"
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
 #include "adept/core/version_info.h"
@@ -67,8 +67,7 @@ model::ActivationCacheStats KeptActivations::stats() const {
 
 void KeptActivations::drop() {
   inputs_.decoder.use_activation_cache(nullptr);
-  std::error_code ignored;
-  std::filesystem::remove(inputs_.run_dir / kActivationCacheFile, ignored);
+  remove_or_warn(inputs_.run_dir / kActivationCacheFile);
 }
 
 bool KeptActivations::comes_again(const data::Sequence& sequence) const {

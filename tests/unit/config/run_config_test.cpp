@@ -415,28 +415,5 @@ TEST(Explain, EveryKeyCanBeSet) {
   }
 }
 
-TEST(RunRecord, HoldsTheResolvedConfigurationAndTheVersions) {
-  const auto folder = std::filesystem::path(testing::TempDir()) / "adept_run_record";
-  std::filesystem::create_directories(folder);
-  const RunConfig config = minimal_with({"threads=3"});
-  write_run_record(folder, config);
-  EXPECT_EQ(to_yaml(load_run_config(folder / "config.yaml")), to_yaml(config));
-  const Json versions = read_json(folder / "versions.json");
-  for (const char* key : {"adept", "commit", "torch", "compiler", "cpu"})
-    EXPECT_FALSE(versions.at(key).get<std::string>().empty()) << key;
-  EXPECT_TRUE(versions.at("instruction_sets").is_array());
-  EXPECT_EQ(versions.at("threads"), 3);
-  std::filesystem::remove_all(folder);
-}
-
-TEST(RunRecord, NamesTheFileThatItCannotWrite) {
-  try {
-    write_run_record("/no/such/folder", parse(kMinimal));
-    FAIL() << "no error";
-  } catch (const DataError& error) {
-    EXPECT_STREQ(error.what(), "/no/such/folder/config.yaml: cannot be written: No such file or directory");
-  }
-}
-
 }  // namespace
 }  // namespace adept::config

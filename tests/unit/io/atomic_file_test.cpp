@@ -1,15 +1,19 @@
 #include "adept/io/atomic_file.h"
 
 #include <gmock/gmock.h>
+#include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
 #include <optional>
+#include <thread>
 
 #include "adept/io/mapped_file.h"
 #include "tests/unit/io/support.h"
@@ -317,6 +321,97 @@ TEST(AtomicDirectory, RefusesPathsWithoutAName) {
         << path;
 }
 
+mode_t mode_of(const std::filesystem::path& path) {
+  struct stat status = {};
+  EXPECT_EQ(lstat(path.c_str(), &status), 0) << path;
+  return status.st_mode;
+}
+
+TEST(AtomicFile, KeepsTheModeAndTheOwnerOfWhatItReplaces) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "x";
+  test::write(path, "old");
+  ASSERT_EQ(chmod(path.c_str(), 0640), 0);
+  const bool is_root = geteuid() == 0 && chown(path.c_str(), 65534, 65534) == 0;
+  write_file_atomically(path, "new");
+  EXPECT_EQ(mode_of(path), S_IFREG | 0640);
+  struct stat status = {};
+  ASSERT_EQ(stat(path.c_str(), &status), 0);
+  EXPECT_EQ(status.st_uid, is_root ? 65534U : geteuid());
+  ASSERT_EQ(mkdir((directory / "out").c_str(), 0750), 0);
+  AtomicDirectory(directory / "out").commit();
+  EXPECT_EQ(mode_of(directory / "out"), S_IFDIR | 0750);
+}
+
+TEST(AtomicFile, WritesThroughLinksAndLeavesThemThere) {
+  const TemporaryDirectory directory;
+  std::filesystem::create_directories(directory / "there");
+  test::write(directory / "there/old", "old");
+  std::filesystem::create_symlink("there/old", directory / "to_old");
+  std::filesystem::create_symlink("there/absent", directory / "to_absent");
+  std::filesystem::create_symlink("to_old", directory / "twice");
+  write_file_atomically(directory / "to_absent", "1");
+  write_file_atomically(directory / "twice", "2");
+  EXPECT_EQ(test::read(directory / "there/absent"), "1");
+  EXPECT_EQ(test::read(directory / "there/old"), "2");
+  EXPECT_EQ(names_in(directory.path()), (Names{"there", "to_old", "to_absent", "twice"}));
+  EXPECT_EQ(names_in(directory / "there"), (Names{"old", "absent"}));
+  EXPECT_EQ(mode_of(directory / "twice") & S_IFMT, mode_t{S_IFLNK});
+  std::filesystem::create_symlink("loop", directory / "loop");
+  EXPECT_THAT(data_error([&] { AtomicFile(directory / "loop"); }), HasSubstr("/loop: cannot follow: Too many levels"));
+  EXPECT_THAT(data_error([&] { AtomicDirectory(directory / "loop"); }), HasSubstr("links go in a circle"));
+}
+
+TEST(AtomicFile, WritesIntoPipesAndDevicesInsteadOfReplacingThem) {
+  const TemporaryDirectory directory;
+  const auto pipe = directory / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const std::string text(1 << 20, 'x');  // more than a pipe holds
+  std::string found;
+  std::thread reader([&] { found = test::read(pipe); });
+  const Injected fault(g_fsync_error, EINVAL);
+  write_file_atomically(pipe, text);
+  reader.join();
+  EXPECT_EQ(found, text);
+  EXPECT_EQ(mode_of(pipe), S_IFIFO | 0600);
+  EXPECT_EQ(names_in(directory.path()), Names{"pipe"});
+  write_file_atomically("/dev/null", "x");
+  EXPECT_TRUE(S_ISCHR(mode_of("/dev/null")));
+  EXPECT_THAT(data_error([&] { write_file_atomically("/dev/full", "x"); }), HasSubstr("/dev/full: cannot write: No space"));
+  const sockaddr_un address = [&] {
+    sockaddr_un a = {AF_UNIX, {}};
+    (directory / "s").string().copy(a.sun_path, sizeof a.sun_path - 1);
+    return a;
+  }();
+  const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM, 0));
+  ASSERT_EQ(bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  EXPECT_THAT(data_error([&] { AtomicFile(directory / "s"); }), HasSubstr("/s: is a socket"));
+}
+
+TEST(AtomicFile, WritesIntoOpenDescriptorsWhereTheyStand) {
+  const TemporaryDirectory directory;
+  test::write(directory / "log", "before, ");
+  const UniqueFd fd(::open((directory / "log").c_str(), O_WRONLY | O_APPEND));
+  write_file_atomically(fmt::format("/dev/fd/{}", fd.get()), "after");
+  EXPECT_EQ(test::read(directory / "log"), "before, after");
+  EXPECT_EQ(names_in(directory.path()), Names{"log"});
+  EXPECT_THAT(data_error([&] { AtomicFile("/dev/fd/9876"); }), HasSubstr("/dev/fd/9876: cannot open for writing: Bad"));
+}
+
+TEST(AtomicDirectory, IsMadeWhereALinkLeads) {
+  const TemporaryDirectory directory;
+  std::filesystem::create_directories(directory / "disk/out");
+  test::write(directory / "disk/out/old", "1");
+  std::filesystem::create_symlink("disk/out/", directory / "out");
+  EXPECT_THAT(data_error([&] { AtomicDirectory(directory / "out"); }), HasSubstr("/out: exists already"));
+  AtomicDirectory output(directory / "out", OnExisting::kReplace);
+  test::write(output.path() / "new", "2");
+  output.commit();
+  EXPECT_EQ(mode_of(directory / "out") & S_IFMT, mode_t{S_IFLNK});
+  EXPECT_EQ(names_in(directory / "disk/out"), Names{"new"});
+  EXPECT_EQ(names_in(directory / "disk"), Names{"out"});
+}
+
 TEST(MappedFile, GivesTheBytesOfTheFile) {
   const TemporaryDirectory directory;
   test::write(directory / "x", "some text");
@@ -329,28 +424,12 @@ TEST(MappedFile, GivesTheBytesOfTheFile) {
 TEST(MappedFile, RefusesWhatCannotBeMapped) {
   const TemporaryDirectory directory;
   ASSERT_EQ(mkfifo((directory / "pipe").c_str(), 0600), 0);
-  EXPECT_THAT(data_error([&] { MappedFile::open(directory / "pipe"); }), HasSubstr("/pipe: is a device or a pipe"));
+  EXPECT_THAT(data_error([&] { MappedFile::open(directory / "pipe"); }), HasSubstr("/pipe: is a named pipe; expected a regular file"));
   EXPECT_THAT(data_error([&] { MappedFile::open(directory.path()); }), HasSubstr("is a folder"));
   EXPECT_THAT(data_error([&] { MappedFile::open(directory / "none"); }),
               HasSubstr("/none: cannot open for reading: No"));
   std::filesystem::create_symlink("loop", directory / "loop");
   EXPECT_THAT(data_error([&] { MappedFile::open(directory / "loop"); }), HasSubstr("Symbolic links go in a circle"));
-}
-
-TEST(RemoveTemporaries, TakesThoseOfEndedProcessesInTheFolderItselfAndNothingElse) {
-  const TemporaryDirectory directory;
-  const std::string ended = ".tmp-999999999-0012abcd", alive = fmt::format(".tmp-{}-0012abcd", ::getpid());
-  std::filesystem::create_directories(directory / (".checkpoint-3" + ended) / "deep");
-  test::write(directory / (".results.json" + ended), "half");
-  std::filesystem::create_directories(directory / "other-run");
-  const Names kept = {"other-run", ".results.json" + alive, ended, "x" + ended, ".x.tmp-notes", ".x.tmp-17", ".hidden"};
-  for (const std::string& name : kept)
-    if (name != "other-run") test::write(directory / name, "mine");
-  test::write(directory / "other-run" / (".x" + ended), "not of this folder");
-  remove_temporaries(directory.path());
-  EXPECT_EQ(names_in(directory.path()), kept);
-  EXPECT_EQ(names_in(directory / "other-run"), Names{".x" + ended});
-  EXPECT_NO_THROW(remove_temporaries("/no/such/folder"));
 }
 
 }  // namespace
