@@ -3,13 +3,14 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
-#include <cerrno>
+#include <filesystem>
 #include <new>
 #include <string_view>
 #include <system_error>
 #include <vector>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/nearest_name.h"
 
 namespace adept::cli {
@@ -70,8 +71,13 @@ Failure describe_failure(std::exception_ptr exception) {
   } catch (const c10::Error& error) {
     const std::string line = first_line(error.what_without_backtrace());
     return is_out_of_memory(error) ? out_of_memory(line) : Failure{kFailure, "libtorch: " + line};
+  } catch (const std::filesystem::filesystem_error& error) {
+    return {kFailure, system_error(error.path1(), "use", error.code().value()).what()};
   } catch (const std::system_error& error) {
-    if (error.code() == std::errc::broken_pipe) return {static_cast<int>(ExitCode::kOk), ""};
+    if (error.code() == std::errc::resource_unavailable_try_again)
+      return {kFailure,
+              "a thread cannot be created: the limit of processes and threads is reached (ulimit -u, or the pids limit "
+              "of a container). Raise it, or use fewer --threads."};
     return {kFailure, first_line(error.what())};
   } catch (const std::exception& error) {
     return {kFailure, fmt::format("{} (unexpected: please report this)", first_line(error.what()))};

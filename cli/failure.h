@@ -9,7 +9,7 @@ namespace adept::cli {
 
 struct Failure {
   int exit_code;
-  std::string message;  ///< empty: nothing to say (the reader of our output has gone)
+  std::string message;  ///< empty: nothing to say (the reader of standard output has gone)
 };
 
 /// What the user is told about an exception that left a command. libtorch's messages are cut to their first line.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "adept/core/signals.h"
+#include "adept/core/standard_streams.h"
 #include "adept/data/tokenizer/tokenizer.h"
 #include "adept/io/hub.h"
 #include "adept/model/generate.h"
@@ -98,7 +99,7 @@ void run(Options& options) {
   TextStream stream(tokenizer, prompt_ids, !options.show_special_tokens);
   model::generate(decoder, ids, options.generate, [&](std::int64_t token) {
     stream.add(token);
-    return pending_signal() == 0;
+    return pending_signal() == 0 && output_error() == 0;
   });
   stream.finish();
   throw_if_interrupted();

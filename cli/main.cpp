@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -9,6 +10,7 @@
 #include "adept/core/error.h"
 #include "adept/core/log.h"
 #include "adept/core/signals.h"
+#include "adept/core/standard_streams.h"
 #include "adept/core/version_info.h"
 #include "cli/commands.h"
 #include "cli/failure.h"
@@ -21,13 +23,15 @@ std::string version() {
 }
 
 void print_to(std::FILE* file, const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), file);  // a failure is seen by flush_output
+  std::fwrite(text.data(), 1, text.size(), file);  // a failure is seen by lost_output
 }
 
-/// A full disk or a closed pipe must not pass for success.
-void flush_output() {
-  if (std::fflush(stdout) != 0 || std::ferror(stdout))
-    throw std::system_error(errno, std::generic_category(), "standard output");
+/// A full disk or a reader that left must not pass for success, whatever else was done. A reader that left knows it.
+Failure lost_output(int error_number) {
+  if (error_number == EPIPE) return {128 + SIGPIPE, ""};
+  return {static_cast<int>(ExitCode::kFailure),
+          fmt::format("standard output: cannot write: {}. Nothing else failed; files that were written are complete.",
+                      std::generic_category().message(error_number))};
 }
 
 int report(const Failure& failure) {
@@ -68,7 +72,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return report(describe_usage_error(app, error, argc, argv));
   }
-  flush_output();
+  std::fflush(stdout);
+  if (const int error_number = output_error(); error_number != 0) return report(lost_output(error_number));
   return static_cast<int>(ExitCode::kOk);
 }
 
@@ -76,7 +81,7 @@ int run(int argc, char** argv) {
 }  // namespace adept::cli
 
 int main(int argc, char** argv) {
-  std::signal(SIGPIPE, SIG_IGN);  // a reader that leaves must not kill a training run
+  adept::open_standard_streams();
   try {
     adept::init_logging();
     adept::install_signal_handlers();

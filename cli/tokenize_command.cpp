@@ -1,13 +1,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <cstdio>
 #include <memory>
 #include <optional>
 
 #include "adept/core/error.h"
 #include "adept/core/progress.h"
 #include "adept/core/signals.h"
+#include "adept/core/standard_streams.h"
 #include "adept/data/source_counts.h"
 #include "adept/data/text_source.h"
 #include "adept/data/tokenizer/tokenizer.h"
@@ -35,8 +35,8 @@ class LineWriter {
   void write(const std::string& line) {
     if (file_)
       file_->write(line);
-    else if (std::fwrite(line.data(), 1, line.size(), stdout) != line.size())
-      throw std::system_error(errno, std::generic_category(), "standard output");
+    else
+      fmt::print("{}", line);
   }
   void finish() {
     if (file_) file_->commit();
@@ -57,6 +57,7 @@ data::SourceCounts tokenize(const data::Tokenizer& tokenizer, const data::TextSo
     const std::vector<std::int32_t> ids = tokenizer.encode(text);
     tokens += std::ssize(ids);
     writer.write(line_of(ids));
+    if (output_error() != 0) break;  // main says so
     progress.update(reader.counts().documents, tokens, source.name);
   }
   progress.finish(source.name);

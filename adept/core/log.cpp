@@ -2,6 +2,7 @@
 
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <memory>
@@ -26,8 +27,11 @@ class LevelPrefix : public spdlog::custom_flag_formatter {
 }  // namespace
 
 void init_logging() {
-  spdlog::drop("adept");  // a second call starts over
-  auto logger = spdlog::stderr_color_mt("adept");
+  auto sink = std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
+  // The sink cannot tell by itself: main replaces the stream (core/standard_streams.h).
+  if (::isatty(STDERR_FILENO) == 1 && spdlog::details::os::is_color_terminal())
+    sink->set_color_mode(spdlog::color_mode::always);
+  auto logger = std::make_shared<spdlog::logger>("adept", std::move(sink));
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
   formatter->add_flag<LevelPrefix>('*').set_pattern("%^%*%$%v");
   logger->set_formatter(std::move(formatter));
