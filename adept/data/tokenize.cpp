@@ -5,11 +5,13 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "adept/core/error.h"
+#include "adept/core/log.h"
 #include "adept/core/signals.h"
 #include "adept/data/token_file.h"
 
@@ -46,11 +48,17 @@ void encode_chunk(Chunk& chunk, const TextEncoder& encoder) {
   }
 }
 
-/// Threads that tokenize chunks in the order of their arrival.
+/// Threads that tokenize chunks in the order of their arrival. Where the system gives fewer (a limit of processes, of
+/// memory), these do it all; where it gives none, the caller does.
 class EncoderThreads {
  public:
   EncoderThreads(int num_threads, const TextEncoder& encoder) : encoder_(encoder) {
-    for (int i = 0; i < num_threads; ++i) threads_.emplace_back([this] { run(); });
+    try {
+      while (std::ssize(threads_) < num_threads) threads_.emplace_back([this] { run(); });
+    } catch (const std::system_error& error) {
+      spdlog::warn("{} of {} threads to tokenize with can be started ({}); fewer do the work", threads_.size(),
+                   num_threads, error.code().message());
+    }
   }
   ~EncoderThreads() {
     {
@@ -65,6 +73,11 @@ class EncoderThreads {
 
   /// The chunk must stay where it is until wait() returned for it.
   void submit(Chunk& chunk) {
+    if (threads_.empty()) {
+      encode_chunk(chunk, encoder_);
+      chunk.done = true;
+      return;
+    }
     {
       const std::lock_guard lock(mutex_);
       queue_.push_back(&chunk);

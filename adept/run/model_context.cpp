@@ -5,6 +5,10 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 
 #include <algorithm>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
 
 #include "adept/core/cpu.h"
 #include "adept/core/error.h"
@@ -57,6 +61,31 @@ void decide_dtype(config::Compute& compute) {
                on_gpu ? "this GPU" : "this processor", native ? "multiplies" : "does not multiply");
 }
 
+/// How many threads beside this one the system starts, at most `wanted`; each waits for the others, then all end.
+int count_startable(int wanted) {
+  std::mutex until_counted;
+  std::vector<std::thread> threads;
+  {
+    const std::lock_guard lock(until_counted);
+    try {
+      while (std::ssize(threads) < wanted) threads.emplace_back([&] { const std::lock_guard wait(until_counted); });
+    } catch (const std::system_error& error) {
+      spdlog::warn("{} of {} threads can be started ({}); these do the work. Is there a limit of processes (ulimit -u, the "
+                   "pids limit of a container)?",
+                   threads.size() + 1, wanted + 1, error.code().message());
+    }
+  }
+  for (std::thread& thread : threads) thread.join();
+  return static_cast<int>(threads.size());
+}
+
+/// OpenMP ends the process where it gets fewer threads than it wants, so what there is is tried before. It keeps those
+/// that it starts here.
+void start_threads(int wanted) {
+  at::set_num_threads(1 + count_startable(wanted - 1));
+  at::parallel_for(0, at::get_num_threads(), 1, [](std::int64_t, std::int64_t) {});
+}
+
 }  // namespace
 
 void init_compute(config::Compute& compute) {
@@ -65,7 +94,7 @@ void init_compute(config::Compute& compute) {
   if (threads > cores)
     spdlog::warn("threads: {} are more than the {} cores that this process may use; they will wait for each other",
                  threads, cores);
-  at::set_num_threads(threads > 0 ? static_cast<int>(threads) : cores);
+  start_threads(threads > 0 ? static_cast<int>(threads) : cores);
   nn::set_kernels(wanted_kernels == config::Kernels::kFused ? nn::Kernels::kFused : nn::Kernels::kReference);
   kernels::instruction_set();  // a wrong one is to be told now
   nn::use_caching_allocator();
