@@ -1,18 +1,16 @@
 #include "cli/prompt.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <vector>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/json.h"
 #include "adept/core/signals.h"
 #include "adept/data/chat_template.h"
-#include "adept/io/posix.h"
 #include "cli/options.h"
 
 namespace adept::cli {
@@ -33,11 +31,8 @@ std::string read_to_end(int fd, const std::string& where) {
   std::string text;
   std::vector<char> buffer(1 << 16);
   while (true) {
-    pollfd waiting = {.fd = fd, .events = POLLIN, .revents = 0};
-    const int ready = ::poll(&waiting, 1, /*milliseconds=*/200);
-    throw_if_interrupted();
-    if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
-    const std::size_t n = io::read_some(fd, buffer, where);
+    wait_until_ready(fd, POLLIN);
+    const std::size_t n = read_some(fd, buffer, where);
     if (n == 0) return text;
     text.append(buffer.data(), n);
     if (text.size() > kMaxPromptBytes)
@@ -49,7 +44,7 @@ std::string read_to_end(int fd, const std::string& where) {
 /// The text of a file; "-" is standard input.
 std::string read_input(const std::string& path) {
   if (path == "-") return read_to_end(STDIN_FILENO, kStandardInput);
-  const io::UniqueFd file = io::open_for_reading(path);
+  const UniqueFd file = open_stream(path);
   return read_to_end(file.get(), path);
 }
 

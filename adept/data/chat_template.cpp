@@ -4,12 +4,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <vector>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/data/jinja.h"
 #include "adept/data/tokenizer/json_field.h"
 #include "adept/data/utf8.h"
@@ -27,30 +26,16 @@ struct NamedTemplate {
   std::string name, file, key, source;
 };
 
-/// Also a link to nothing, which is a mistake and not an absent file.
-bool is_there(const fs::path& path) {
-  std::error_code error;
-  return fs::symlink_status(path, error).type() != fs::file_type::not_found;
-}
-
 std::string read_template(const fs::path& path) {
-  std::error_code error;
-  const bool is_file = fs::is_regular_file(path, error);
-  const std::uintmax_t size = is_file ? fs::file_size(path, error) : 0;
-  if (size > kMaxTemplateBytes)
-    throw DataError("{}: has {} bytes; a chat template of more than {} is not read.", path.string(), size,
-                    kMaxTemplateBytes);
-  std::ifstream stream;
-  if (is_file) stream.open(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(stream), {}};
-  if (!stream.is_open() || stream.bad())
-    throw DataError("{}: cannot be read; expected a file with a chat template.", path.string());
+  std::string text = read_all(open_for_reading(path), path, kMaxTemplateBytes);
+  if (text.size() > kMaxTemplateBytes)
+    throw DataError("{}: a chat template of more than {} bytes is not read.", path.string(), kMaxTemplateBytes);
   return text;
 }
 
 std::vector<NamedTemplate> templates_in_files(const fs::path& dir) {
   std::vector<NamedTemplate> found;
-  if (const fs::path path = dir / "chat_template.jinja"; is_there(path))
+  if (const fs::path path = dir / "chat_template.jinja"; is_present(path))
     found.push_back({kDefault, path.string(), "", read_template(path)});
   std::error_code none;
   for (const fs::directory_entry& entry : fs::directory_iterator(dir / "additional_chat_templates", none))
@@ -87,7 +72,7 @@ Json special_tokens(const SortedJson& config, const std::string& file, const fs:
   };
   add(config, file);
   const fs::path map = dir / "special_tokens_map.json";
-  if (!config.contains("added_tokens_decoder") && is_there(map)) add(read_sorted_json(map), map.string());
+  if (!config.contains("added_tokens_decoder") && is_present(map)) add(read_sorted_json(map), map.string());
   return tokens;
 }
 
@@ -97,7 +82,7 @@ ChatTemplate ChatTemplate::from_model_dir(const fs::path& dir, const std::string
   const fs::path config_path = dir / "tokenizer_config.json";
   const std::string config_file = config_path.string();
   SortedJson config = SortedJson::object();
-  if (is_there(config_path)) config = read_sorted_json(config_path);
+  if (is_present(config_path)) config = read_sorted_json(config_path);
   if (!config.is_object()) throw DataError("{}: expected an object.", config_file);
   std::vector<NamedTemplate> known = templates_in_files(dir);
   if (known.empty()) known = templates_in_config(config, config_file);

@@ -1,0 +1,181 @@
+"""Work does not depend on who reads what is printed, on open descriptors, on a terminal, or on how many threads start."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+
+import pytest
+import text_models
+from conftest import BUILD, run_program
+
+SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("surroundings")
+    text_models.save("llama_tied", folder / "base")
+    text_models.write_jsonl(folder / "text.jsonl", text_models.sentences("general", 30))
+    text_models.write_jsonl(folder / "domain.jsonl", text_models.sentences("domain", 30))
+    config = dict(
+        model="base", output_dir="out", threads=2, seq_len=48,
+        data={"train": [{"name": "domain", "path": "domain.jsonl"}], "general": [{"name": "probe", "path": "text.jsonl"}],
+              "eval": [{"name": "held", "path": "text.jsonl", "role": "general"}]},
+        probe={"max_tokens": 1000}, expand={"num_layers": 1}, unit_lr={"update_every": 2, "probe_tokens": 500},
+        train={"max_steps": 6, "logging_steps": 1, "save_steps": 3, "learning_rate": 1e-3}, eval={"max_tokens": 600},
+    )  # fmt: skip
+    (folder / "run.yaml").write_text(json.dumps(config))
+    run_program("adept", "run", "run.yaml", "--set", "output_dir=expected", cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def folder(inputs, tmp_path):
+    return pathlib.Path(shutil.copytree(inputs, tmp_path / "work"))
+
+
+def weights(folder, out="out"):
+    return (folder / out / "model" / "model.safetensors").read_bytes()
+
+
+def dead_pipe():
+    """The end for writing of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+RUN = ["run", "run.yaml"]
+
+
+def start(folder, *arguments, **options):
+    return subprocess.Popen([BUILD / "adept", *map(str, arguments)], cwd=folder, **options)
+
+
+@pytest.mark.parametrize("which", ["stdout", "stderr", "both"])
+def test_a_run_goes_on_without_a_reader(folder, which):
+    pipe = dead_pipe()
+    streams = {name: pipe if which in (name, "both") else subprocess.DEVNULL for name in ("stdout", "stderr")}
+    process = start(folder, *RUN, **streams)
+    os.close(pipe)
+    # The results table is lost, which is not success; everything else is there.
+    assert process.wait(SECONDS) == (0 if which == "stderr" else 128 + signal.SIGPIPE)
+    assert weights(folder) == weights(folder, "expected")
+    assert (folder / "out" / "all_results.json").is_file()
+
+
+def test_a_full_disk_under_the_messages_does_not_end_a_run(folder):
+    with open("/dev/full", "w") as full:
+        assert start(folder, *RUN, stdout=subprocess.DEVNULL, stderr=full).wait(SECONDS) == 0
+        assert weights(folder) == weights(folder, "expected")
+        process = start(folder, *RUN, stdout=full, stderr=subprocess.PIPE, text=True)
+        message = process.communicate(timeout=SECONDS)[1]
+    assert process.returncode == 1 and message.endswith("files that were written are complete.\n")
+    assert "error: standard output: cannot write: No space left on device" in message
+
+
+COMMANDS = {
+    "tokenize": ["tokenize", "--model", "base", "--data", "text.jsonl"],
+    "eval": ["eval", "--model", "base", "--data", "text.jsonl", "--out", "result"],
+    "probe": ["probe", "--model", "base", "--data", "text.jsonl", "--out", "result"],
+    "expand": ["expand", "--model", "base", "--after", 1, "--out", "result"],
+    "dial": ["dial", "--model", "expected/model", "--general", "text.jsonl", "--domain", "domain.jsonl", "--out", "result"],
+    "generate": ["generate", "--model", "base", "--prompt", "a", "--max-new-tokens", 3],
+    "config": ["config", "run.yaml"],
+    "explain": ["config", "--explain"],
+    "help": ["--help"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_does_its_work_without_readers_and_tells_by_its_exit_code(folder, command):
+    pipe = dead_pipe()
+    process = start(folder, *COMMANDS[command], stdout=pipe, stderr=pipe)
+    os.close(pipe)
+    assert process.wait(SECONDS) == 128 + signal.SIGPIPE
+    assert (folder / "result").exists() == ("result" in COMMANDS[command])
+
+
+def test_a_reader_that_leaves_early_ends_endless_printing_quietly(folder):
+    lines = "".join(json.dumps({"text": "some words"}) + "\n" for _ in range(20000))
+    (folder / "long.jsonl").write_text(lines)
+    script = f"set -o pipefail; {BUILD}/adept tokenize --model base --data long.jsonl 2>err | head -1; echo ${{PIPESTATUS[0]}}"
+    process = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True)
+    assert process.stdout.splitlines()[1] == "141"
+    assert "error" not in (folder / "err").read_text()
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_descriptors_are_no_files_of_ours(folder, closed):
+    script = f'exec {closed}; exec "$0" "$@"'
+    process = subprocess.run(["bash", "-c", script, BUILD / "adept", *RUN], cwd=folder, capture_output=True, timeout=SECONDS)
+    assert process.returncode == 0
+    assert weights(folder) == weights(folder, "expected")
+    for file in (folder / "out").rglob("*.json"):
+        json.loads(file.read_text())
+    config = (folder / "out" / "config.yaml").read_text()
+    assert config == (folder / "expected" / "config.yaml").read_text().replace("expected", "out")
+
+
+def test_a_closed_terminal_saves_as_a_termination_does(folder):
+    process = start(folder, *RUN, "--set", "train.max_steps=100000", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                    text=True)  # fmt: skip
+    for line in process.stderr:
+        if line.startswith("train ") and "loss" in line:
+            break
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)  # the kernel's and the shell's
+    messages = process.stderr.read()
+    assert process.wait(SECONDS) == 128 + signal.SIGHUP, messages
+    assert "SIGHUP" in messages and list((folder / "out").glob("checkpoint-*"))
+    process.stderr.close()
+
+
+def test_nohup_is_respected(folder):
+    ignoring = ["bash", "-c", 'trap "" HUP; exec "$0" "$@"', BUILD / "adept", *RUN]
+    process = subprocess.Popen(ignoring, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process.stderr.readline()
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate(timeout=SECONDS) is not None and process.returncode == 0
+    assert weights(folder) == weights(folder, "expected")
+
+
+PRELOADED = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+static int count;
+int pthread_create(pthread_t* t, const pthread_attr_t* a, void* (*f)(void*), void* x) {
+  static int (*real)(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
+  if (!real) real = dlsym(RTLD_NEXT, "pthread_create");
+  return __atomic_fetch_add(&count, 1, __ATOMIC_SEQ_CST) < atoi(getenv("THREADS_LEFT")) ? real(t, a, f, x) : EAGAIN;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def few_threads(tmp_path_factory):
+    """Environments in which pthread_create works so many times."""
+    folder = tmp_path_factory.mktemp("preload")
+    (folder / "few.c").write_text(PRELOADED)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "few.so", folder / "few.c", "-ldl"], check=True)
+    return lambda count: {**os.environ, "LD_PRELOAD": str(folder / "few.so"), "THREADS_LEFT": str(count)}
+
+
+@pytest.mark.parametrize("count", range(8))
+@pytest.mark.parametrize("command", ["eval", "probe", "generate", "run"])
+def test_threads_that_cannot_start_are_done_without_or_end_in_an_error(folder, few_threads, command, count):
+    arguments = RUN if command == "run" else [*COMMANDS[command], "--threads", 4]
+    process = start(folder, *arguments, env=few_threads(count), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    output, messages = process.communicate(timeout=SECONDS)
+    assert process.returncode in (0, 1), messages
+    if count == 0:
+        assert process.returncode == 0 and "threads can be started" in messages, "the caller alone does it all"
+    if process.returncode == 1:
+        assert "hread" in messages, messages
+    assert not [path for path in folder.rglob(".*.tmp-*")]
