@@ -116,8 +116,8 @@ LinkTarget follow_links(const fs::path& given) {
   for (int i = 0; i <= kMaxLinks; ++i) {
     const std::string name = path.filename().string();
     const fs::path parent = path.has_parent_path() ? path.parent_path() : ".";
-    const bool is_number = !name.empty() && name.size() < 9 && name.find_first_not_of("0123456789") == std::string::npos;
-    if (is_number && !descriptors.empty() && fs::canonical(parent, error) == descriptors)
+    const bool is_number = name.find_first_not_of("0123456789") == std::string::npos && !name.empty();
+    if (is_number && name.size() < 9 && !descriptors.empty() && fs::canonical(parent, error) == descriptors)
       return {path, std::stoi(name)};
     const fs::path next = fs::read_symlink(path, error);
     if (error) return {path};  // no link

@@ -11,8 +11,9 @@ namespace adept::io {
 /// file.
 bool is_stream(const std::filesystem::path& path);
 
-/// Opens for reading from the start, as often as wanted; other pipes than those just once. A stream is read to its end the first time, into a file without
-/// a name in the folder for temporary files. Throws DataError; InterruptedError if a signal ends the wait for a stream.
+/// Opens for reading from the start, as often as wanted (a named pipe just once). A stream is read to its end the first
+/// time, into a file without a name in the folder for temporary files. Throws DataError; InterruptedError if a signal
+/// ends the wait for a stream.
 UniqueFd open_rereadable(const std::filesystem::path& path);
 
 }  // namespace adept::io

@@ -70,9 +70,10 @@ int count_startable(int wanted) {
     try {
       while (std::ssize(threads) < wanted) threads.emplace_back([&] { const std::lock_guard wait(until_counted); });
     } catch (const std::system_error& error) {
-      spdlog::warn("{} of {} threads can be started ({}); these do the work. Is there a limit of processes (ulimit -u, the "
-                   "pids limit of a container)?",
-                   threads.size() + 1, wanted + 1, error.code().message());
+      spdlog::warn(
+          "{} of {} threads can be started ({}); these do the work. Is there a limit of processes (ulimit -u, the pids "
+          "limit of a container)?",
+          threads.size() + 1, wanted + 1, error.code().message());
     }
   }
   for (std::thread& thread : threads) thread.join();

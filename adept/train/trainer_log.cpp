@@ -31,7 +31,8 @@ std::int64_t peak_rss_bytes() {
 JsonlFile::JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step)
     : path_(std::move(path)) {
   std::string kept, line;
-  std::istringstream old(is_present(path_) ? read_all(open_for_reading(path_), path_, std::numeric_limits<std::size_t>::max()) : "");
+  constexpr auto kAll = std::numeric_limits<std::size_t>::max();
+  std::istringstream old(is_present(path_) ? read_all(open_for_reading(path_), path_, kAll) : "");
   while (std::getline(old, line)) {
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (json.is_object() && json.contains(step_key) && json[step_key].is_number_integer() &&

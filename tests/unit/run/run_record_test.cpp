@@ -9,8 +9,8 @@ namespace adept::run {
 namespace {
 
 config::RunConfig config_with_three_threads() {
-  return config::parse_run_config("model: m\noutput_dir: o\nthreads: 3\ndata: {train: [{name: t, path: p}]}\nexpand: {after: [0]}\n"
-                                  "train: {max_steps: 1}\n",
+  return config::parse_run_config("model: m\noutput_dir: o\nthreads: 3\n"
+                                  "data: {train: [{name: t, path: p}], general: [{name: g, path: p}]}\n",
                                   "test");
 }
 
@@ -31,7 +31,7 @@ TEST(RunRecord, NamesTheFileThatItCannotWrite) {
     write_run_record("/no/such/folder", config_with_three_threads());
     FAIL() << "no error";
   } catch (const DataError& error) {
-    EXPECT_THAT(error.what(), testing::HasSubstr("/no/such/folder/config.yaml: cannot create: No such file or directory"));
+    EXPECT_THAT(error.what(), testing::StartsWith("/no/such/folder/config.yaml: cannot create: No such file"));
   }
 }
 

@@ -222,7 +222,7 @@ class TooFewFiles : public ::testing::Test {
   }
 };
 
-// A checkpoint needs two open files at a time. The second is the cache's, as a full disk's last bytes would be.
+// A checkpoint needs three open files at a time. The third is the cache's, as a full disk's last bytes would be.
 TEST_F(TooFewFiles, ForACheckpointAreMoreWithoutTheActivationCache) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
@@ -234,7 +234,7 @@ TEST_F(TooFewFiles, ForACheckpointAreMoreWithoutTheActivationCache) {
   const test::CapturedLog log;
   TrainSummary summary;
   {
-    const OpenFilesLeft left(2);
+    const OpenFilesLeft left(3);
     summary = trainer.run(false);
   }
   const std::string text = log.text(), warning = "Trying again without the activation cache.";
