@@ -67,7 +67,7 @@ std::size_t read_some(int fd, std::span<char> buffer, const std::filesystem::pat
 /// All bytes, or more than `max_bytes` of a longer file, which the caller refuses in words of its own.
 std::string read_all(const UniqueFd& fd, const std::filesystem::path& path, std::size_t max_bytes);
 
-/// Writes to what may keep a writer waiting: a pipe, a terminal. 0, or the error number; EINTR if a signal ended a wait.
+/// Writes to what may keep a writer waiting: a pipe, a terminal. 0, or the errno; EINTR if a signal ended a wait.
 int write_stream(int fd, std::span<const char> bytes);
 
 /// Removes a file, or a folder with all in it, that nothing depends on; if it cannot, a warning names it.

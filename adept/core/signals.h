@@ -4,9 +4,9 @@
 
 namespace adept {
 
-/// Installs the handlers. Call once, from main. SIGHUP is left alone where it was ignored (nohup). A closed pipe and the
-/// limit of a file's size (ulimit -f) become errors of the write. SIGBUS, which a memory-mapped file raises that becomes
-/// shorter or cannot be read, ends the process with a message and exit code 1.
+/// Installs the handlers. Call once, from main. SIGHUP is left alone where it was ignored (nohup). A closed pipe and
+/// the limit of a file's size (ulimit -f) become errors of the write. SIGBUS, which a memory-mapped file raises that
+/// becomes shorter or cannot be read, ends the process with a message and exit code 1.
 void install_signal_handlers();
 /// The signal that arrived, or 0. Long loops ask between steps.
 int pending_signal();

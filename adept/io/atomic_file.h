@@ -19,8 +19,8 @@
 namespace adept::io {
 
 /// Writes one file in pieces; an existing regular file is replaced by commit(), and its mode and, where possible, its
-/// owner are kept. A device, a named pipe or a descriptor (/dev/stdout, /dev/fd/3) is not replaced: what is written goes
-/// straight into it. Every failure is a DataError that names the path and says what to do. The folder must exist.
+/// owner are kept. A device, a named pipe or a descriptor (/dev/stdout, /dev/fd/3) is not replaced: what is written
+/// goes straight into it. Every failure is a DataError that names the path and says what to do. The folder must exist.
 class AtomicFile {
  public:
   /// Waits for the reader of a named pipe; InterruptedError if a signal ends the wait, here and in write().
