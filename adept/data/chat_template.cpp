@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <optional>
+#include <sstream>
 #include <vector>
 
 #include "adept/core/error.h"
@@ -57,6 +59,33 @@ std::vector<NamedTemplate> templates_in_config(const SortedJson& config, const s
     found.push_back({name, file, fmt::format("{} \"{}\"", key, name), item.at("template").as_string()});
   }
   return found;
+}
+
+/// The text of a message: its content, or that of the parts.
+std::string text_of(const Json& message) {
+  const Json content = message.value("content", Json());
+  if (content.is_string()) return content.get<std::string>();
+  std::string text;
+  if (content.is_array())
+    for (const Json& part : content)
+      if (part.is_object() && part.contains("text") && part["text"].is_string())
+        text += part["text"].get<std::string>() + "\n";
+  return text;
+}
+
+/// Whether every line of `message` is in `text`, as it is or as JSON has it. White space around lines does not count.
+bool holds_text_of(const Json& message, const std::string& text) {
+  std::istringstream lines(text_of(message));
+  for (std::string line; std::getline(lines, line);) {
+    constexpr char kBlanks[] = " \t\r\v\f";
+    const auto begin = line.find_first_not_of(kBlanks);
+    if (begin == std::string::npos) continue;
+    line = line.substr(begin, line.find_last_not_of(kBlanks) + 1 - begin);
+    const std::string escaped = Json(line).dump();
+    if (text.find(line) == std::string::npos && text.find(escaped.substr(1, escaped.size() - 2)) == std::string::npos)
+      return false;
+  }
+  return true;
 }
 
 /// The named tokens as transformers has them: special_tokens_map.json counts only where tokenizer_config.json does not
@@ -134,6 +163,10 @@ std::string ChatTemplate::render(const Json& messages) const {
   // The engine counts bytes where jinja2 counts characters.
   if (find_invalid_utf8(text))
     throw DataError("{}: the chat template cuts a character of the messages in two. {}", place(0), kAdvice);
+  for (std::size_t i = 0; i < messages.size(); ++i)
+    if (const std::string role = messages[i].value("role", ""); role == "user" || role == "system")
+      if (!holds_text_of(messages[i], text))
+        spdlog::warn("{}: the chat template leaves out text of message {} ({})", place(0), i + 1, role);
   return text;
 }
 

@@ -23,7 +23,8 @@ class ChatTemplate {
   /// The text of `messages`, a list of objects with a "role", and the beginning of the assistant's answer. It holds the
   /// special tokens that the template writes (BOS too, if any), so it is encoded without adding others.
   ///
-  /// Throws DataError with file and line if the template refuses the messages or cannot be rendered.
+  /// Warns where text of a user's or a system message is not in it. Throws DataError with file and line if the template
+  /// refuses the messages or cannot be rendered.
   std::string render(const Json& messages) const;
 
  private:

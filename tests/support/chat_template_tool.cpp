@@ -4,9 +4,11 @@
 #include <string>
 
 #include "adept/core/error.h"
+#include "adept/core/log.h"
 #include "adept/data/chat_template.h"
 
 int main() {
+  adept::init_logging();
   for (std::string line; std::getline(std::cin, line);) {
     const adept::Json request = adept::Json::parse(line);
     adept::Json answer;

@@ -5,12 +5,15 @@
 #include <fstream>
 
 #include "adept/core/error.h"
+#include "tests/support/captured_log.h"
 #include "tests/support/temporary_directory.h"
 
 namespace adept::data {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::ThrowsMessage;
 
 const Json kMessages = Json::parse(R"([{"role": "system", "content": "é"}, {"role": "user", "content": "<b>"}])");
@@ -37,6 +40,25 @@ TEST(ChatTemplate, SaysWhereItFailsOrRefuses) {
               ThrowsMessage<DataError>(HasSubstr(file + ":2: the chat template cannot be rendered: ")));
   EXPECT_THAT([&] { make_template(directory, "a\n\n{{ raise_exception('no system') }}").render(kMessages); },
               ThrowsMessage<DataError>(file + ":3: the chat template refuses these messages: no system"));
+}
+
+TEST(ChatTemplate, LeavesOutNoTextUnnoticed) {
+  const test::TemporaryDirectory directory;
+  const Json messages = Json::parse(
+      R"([{"role": "system", "content": "be brief"}, {"role": "user", "content": "\n  one \n\"two\"\n"},
+          {"role": "assistant", "content": "gone"},
+          {"role": "user", "content": [{"type": "text", "text": "three"}]}])");
+  const auto warnings_of = [&](const std::string& source) {
+    const test::CapturedLog log;
+    make_template(directory, source).render(messages);
+    return log.text();
+  };
+  const std::string file = (directory / "chat_template.jinja").string();
+  EXPECT_EQ(warnings_of("{{ messages | tojson }}"), "");
+  EXPECT_EQ(warnings_of("be brief{{ messages[1].content | trim }}{{ messages[3].content[0].text }}"), "");
+  EXPECT_THAT(warnings_of("{{ messages[1].content | trim }}"),
+              AllOf(HasSubstr(file + ": the chat template leaves out text of message 1 (system)"),
+                    HasSubstr("message 4 (user)"), Not(HasSubstr("message 2")), Not(HasSubstr("message 3"))));
 }
 
 TEST(ChatTemplate, OfAModelWithoutOneIsAnError) {
