@@ -202,14 +202,14 @@ at::Tensor streamed_losses(const Scored& scored, const at::Tensor& head, at::Ten
   constexpr std::int64_t kBlockElements = 4 << 20, kMostTokens = 4096;
   const std::int64_t n = scored.hidden.size(0), vocab_size = head.size(0), width = head.size(1);
   const std::int64_t tokens = std::max<std::int64_t>(equal_parts(n, kMostTokens), 1);
-  // Neither the logits of a block nor its part of the head, where that is widened, are more than so many.
+  // Neither the logits of a block nor its part of the head, where that is converted, are more than so many.
   const std::int64_t columns =
       equal_parts(vocab_size, std::max<std::int64_t>(kBlockElements / std::max(tokens, width), 1));
   const at::Tensor buffer = at::empty({tokens * columns}, scored.hidden.options());
-  const bool is_narrow = head.scalar_type() != scored.hidden.scalar_type();
-  const at::Tensor wide = is_narrow ? at::empty({columns, width}, scored.hidden.options()) : at::Tensor();
-  const auto widened = [&](const at::Tensor& block) {
-    return is_narrow ? wide.narrow(0, 0, block.size(0)).copy_(block) : block;
+  const bool converts = head.scalar_type() != scored.hidden.scalar_type();
+  const at::Tensor part = converts ? at::empty({columns, width}, scored.hidden.options()) : at::Tensor();
+  const auto converted = [&](const at::Tensor& block) {
+    return converts ? part.narrow(0, 0, block.size(0)).copy_(block) : block;
   };
   at::Tensor losses = at::empty({n}, scored.hidden.options().dtype(at::kFloat));
   if (grad_hidden != nullptr) *grad_hidden = at::empty_like(scored.hidden);
@@ -218,7 +218,7 @@ at::Tensor streamed_losses(const Scored& scored, const at::Tensor& head, at::Ten
     StreamedSoftmax softmax(scored.hidden.narrow(0, begin, count), scored.targets.narrow(0, begin, count),
                             grad_hidden != nullptr);
     for (std::int64_t first = 0; first < vocab_size; first += columns)
-      softmax.add(widened(head.narrow(0, first, std::min(columns, vocab_size - first))), first, buffer);
+      softmax.add(converted(head.narrow(0, first, std::min(columns, vocab_size - first))), first, buffer);
     losses.narrow(0, begin, count).copy_(softmax.losses());
     if (grad_hidden != nullptr) grad_hidden->narrow(0, begin, count).copy_(softmax.gradient(head));
   }

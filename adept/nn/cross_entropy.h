@@ -17,10 +17,10 @@ inline constexpr std::int64_t kIgnoreIndex = -100;
 /// fp64 inputs). Divide by the number of targets to get the mean.
 ///
 /// hidden (..., D), head (V, D), targets (...) int64 in 0 .. V-1 or kIgnoreIndex. Only positions with a target go
-/// through the vocabulary GEMM. A frozen head may be stored in a type that hidden's widens, as a weight of linear(); on
-/// the CPU it is widened block by block. Logits are rounded to the dtype of `hidden`, the rest is fp32. Differentiable
-/// once with respect to hidden and head; whichever gradient is needed is computed in the forward pass, the head's is
-/// accumulated in fp32. Throws DataError if a target is outside the vocabulary.
+/// through the vocabulary GEMM. The head may be stored in another type than hidden's, as a weight of linear(); a frozen
+/// one is converted block by block on the CPU. Logits are rounded to the dtype of `hidden`, the rest is fp32.
+/// Differentiable once with respect to hidden and head; whichever gradient is needed is computed in the forward pass,
+/// the head's is accumulated in fp32. Throws DataError if a target is outside the vocabulary.
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets);
 
 /// The loss of each position, in the shape of `targets`, fp32, 0 where there is no target. Never builds a graph.

@@ -28,10 +28,11 @@ constexpr std::int64_t kLeastRows = 8;
 
 at::Tensor as_rows(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 bool by_kernel(const at::Tensor& x) { return has_matmul_kernel(x) && x.numel() >= kLeastRows * x.size(-1); }
-at::Tensor widened(const at::Tensor& weight, const at::Tensor& x) { return weight.to(x.scalar_type()); }
+at::Tensor converted(const at::Tensor& weight, const at::Tensor& x) { return weight.to(x.scalar_type()); }
 
-at::Tensor projected(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  if (!by_kernel(x)) return at::linear(x, widened(weight, x), bias.defined() ? std::optional(bias) : std::nullopt);
+at::Tensor projected(const at::Tensor& x, const at::Tensor& stored, const at::Tensor& bias) {
+  const at::Tensor weight = converted(stored, x);
+  if (!by_kernel(x)) return at::linear(x, weight, bias.defined() ? std::optional(bias) : std::nullopt);
   std::vector<std::int64_t> shape = x.sizes().vec();
   shape.back() = weight.size(0);
   return matmul_by_kernel(as_rows(x), weight.t(), bias).view(shape);
@@ -40,14 +41,15 @@ at::Tensor projected(const at::Tensor& x, const at::Tensor& weight, const at::Te
 /// Sum of grads[i] (..., E_i) weights[i] (E_i, D): (N, D).
 at::Tensor input_gradient(const variable_list& grads, at::TensorList weights) {
   if (!by_kernel(grads[0])) {
-    at::Tensor sum = at::mm(as_rows(grads[0]), widened(weights[0], grads[0]));
-    for (std::size_t i = 1; i < grads.size(); ++i) sum.addmm_(as_rows(grads[i]), widened(weights[i], grads[i]));
+    at::Tensor sum = at::mm(as_rows(grads[0]), converted(weights[0], grads[0]));
+    for (std::size_t i = 1; i < grads.size(); ++i) sum.addmm_(as_rows(grads[i]), converted(weights[i], grads[i]));
     return sum;
   }
-  if (grads.size() == 1) return matmul_by_kernel(as_rows(grads[0]), weights[0]);
+  if (grads.size() == 1) return matmul_by_kernel(as_rows(grads[0]), converted(weights[0], grads[0]));
   const at::Tensor first = as_rows(grads[0]);
   at::Tensor sum = at::zeros({first.size(0), weights[0].size(1)}, first.options().dtype(at::kFloat));
-  for (std::size_t i = 0; i < grads.size(); ++i) add_matmul_by_kernel(sum, as_rows(grads[i]), weights[i]);
+  for (std::size_t i = 0; i < grads.size(); ++i)
+    add_matmul_by_kernel(sum, as_rows(grads[i]), converted(weights[i], grads[i]));
   return sum.to(first.scalar_type());
 }
 
@@ -124,10 +126,11 @@ c10::intrusive_ptr<Remaking> remaking_of(const Input& input) {
 }  // namespace
 
 void check_weight_type(const at::Tensor& weight, const at::Tensor& x) {
-  ADEPT_CHECK(
-      weight.scalar_type() == x.scalar_type() || (weight.element_size() < x.element_size() && !weight.requires_grad()),
-      "a {} weight of {} with inputs of {}", weight.requires_grad() ? "trained" : "frozen",
-      at::toString(weight.scalar_type()), at::toString(x.scalar_type()));
+  const bool is_narrow = weight.element_size() < x.element_size() && !weight.requires_grad();
+  const bool is_master = weight.scalar_type() == at::kFloat && x.element_size() < weight.element_size();
+  ADEPT_CHECK(weight.scalar_type() == x.scalar_type() || is_narrow || is_master, "a {} weight of {} with inputs of {}",
+              weight.requires_grad() ? "trained" : "frozen", at::toString(weight.scalar_type()),
+              at::toString(x.scalar_type()));
 }
 
 std::vector<at::Tensor> linears(const Input& input, const std::vector<at::Tensor>& weights,

@@ -19,12 +19,12 @@ struct Input {
 };
 
 /// x (..., D) times weight (E, D) transposed, plus bias (E) unless it is undefined: (..., E). Nothing is saved for the
-/// weight's gradient when the weight is frozen. A frozen weight may be stored in a type that x's widens (bf16 or fp16
-/// for fp32): it is widened for the product, and for that of the backward pass once more, so that the wide one takes no
-/// memory. Another mixture of types is an InternalError. Differentiable once.
+/// weight's gradient when the weight is frozen. A weight is converted to x's type for the product, and for that of the
+/// backward pass once more, so that it is kept once: a frozen one may be narrower (bf16 or fp16 for fp32), and an fp32
+/// master be read for bf16, its gradient rounded to that. Another mixture is an InternalError. Differentiable once.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
-/// InternalError unless `weight` is of x's type, or frozen and of one that x's widens.
+/// InternalError unless linear() takes a weight of this type with x.
 void check_weight_type(const at::Tensor& weight, const at::Tensor& x);
 
 /// linear() of the same input by each weight and bias. The gradient with respect to x is added up by the products

@@ -15,7 +15,7 @@ namespace adept::train {
 /// Bytes of tensors on the decoder's device, each counted once, and of the activation cache.
 struct MemoryUse {
   std::int64_t weights = 0;      ///< what the forward pass reads, apart from masters
-  std::int64_t masters = 0;      ///< fp32 weights of what trains; in fp32 the forward pass reads these
+  std::int64_t masters = 0;      ///< fp32 weights of what trains; the forward pass reads these
   std::int64_t moments = 0;      ///< the optimizer's
   std::int64_t activations = 0;  ///< the most that the graph of a micro-batch kept for its backward pass
   /// fp32, of what trains; a trained head's is made with the loss and counts above as well

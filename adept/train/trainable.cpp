@@ -25,7 +25,8 @@ Trainable::Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors
   std::set<const at::Tensor*> slots;
   for (TrainedTensor& t : tensors) {
     ADEPT_CHECK(slots.insert(t.slot).second, "{} is trained twice", t.name);
-    const at::Tensor leaf = (compute == at::kFloat ? t.master.detach() : t.master.to(compute)).set_requires_grad(true);
+    const bool reads_master = compute == at::kFloat || t.master.dim() == 2;
+    const at::Tensor leaf = (reads_master ? t.master.detach() : t.master.to(compute)).set_requires_grad(true);
     *t.slot = leaf;
     leaves_.push_back(leaf);
     parameters_.push_back({.name = t.name, .master = t.master});

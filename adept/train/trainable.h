@@ -1,4 +1,4 @@
-// The trained tensors of a model: fp32 masters and gradients, and the copies that the forward pass reads.
+// The trained tensors of a model: fp32 masters, which the forward pass reads, and their gradients.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,9 +22,9 @@ struct TrainedTensor {
 
 /// Makes tensors of a decoder trainable and keeps everything else frozen.
 ///
-/// In fp32 the decoder reads the masters themselves and autograd's gradients are those of the step. In bf16 the decoder
-/// has copies, whose bf16 gradients are added to fp32 ones after every micro-batch. Gradients take memory from the
-/// backward pass on, when activations go, to the end of the step.
+/// The decoder reads the masters themselves, in bf16 the matrices, which nn::linear converts, and autograd's gradients
+/// are those of the step. Of vectors it has copies in bf16, whose gradients are added to fp32 ones after every
+/// micro-batch. Gradients take memory from the backward pass on, when activations go, to the end of the step.
 class Trainable {
  public:
   /// Replaces the slots of `tensors`, which are in decoder.weights(). A name or slot that repeats is an InternalError.
@@ -43,7 +43,7 @@ class Trainable {
   /// Adds what the last backward pass left to the gradients; what it did not reach is zero.
   void collect_gradients();
   void drop_gradients();
-  /// Shows changed masters to the decoder. Nothing to do in fp32.
+  /// Shows changed masters to the decoder: copies of them.
   void publish();
 
  private:

@@ -85,8 +85,27 @@ TEST(CrossEntropy, OfFewTokensNeverWidensMoreThanABlockOfTheHead) {
 TEST(CrossEntropy, TakesNoOtherMixtureOfTypes) {
   const at::Tensor hidden = at::randn({2, 4}), head = at::randn({3, 4}), targets = at::zeros({2}, at::kLong);
   EXPECT_THROW(linear_cross_entropy(hidden, head.to(at::kBFloat16).requires_grad_(), targets), InternalError);
-  EXPECT_THROW(linear_cross_entropy(hidden.to(at::kBFloat16), head, targets), InternalError) << "it would be rounded";
-  EXPECT_THROW(linear_cross_entropy_per_token(hidden.to(at::kBFloat16), head, targets), InternalError);
+  EXPECT_THROW(linear_cross_entropy(hidden, head.to(at::kDouble), targets), InternalError) << "it would be rounded";
+  EXPECT_THROW(linear_cross_entropy_per_token(hidden, head.to(at::kDouble), targets), InternalError);
+}
+
+TEST(CrossEntropy, RoundsAMasterForBf16AndNotItsGradient) {
+  at::manual_seed(3);
+  const at::Tensor master = at::randn({6000, 16}).requires_grad_();
+  const at::Tensor rounded = master.detach().to(at::kBFloat16).requires_grad_();
+  // Several chunks: of one alone some products give a sum in bf16.
+  const at::Tensor hidden = at::randn({2100, 16}).to(at::kBFloat16), targets = at::randint(0, 6000, {2100}, at::kLong);
+  const at::Tensor found_hidden = hidden.clone().requires_grad_(), expected_hidden = hidden.clone().requires_grad_();
+  const at::Tensor found = linear_cross_entropy(found_hidden, master, targets),
+                   expected = linear_cross_entropy(expected_hidden, rounded, targets);
+  EXPECT_TRUE(found.equal(expected));
+  found.backward();
+  expected.backward();
+  EXPECT_TRUE(found_hidden.grad().equal(expected_hidden.grad()));
+  EXPECT_TRUE(master.grad().to(at::kBFloat16).equal(rounded.grad()));
+  EXPECT_FALSE(master.grad().equal(rounded.grad().to(at::kFloat))) << "it fits into bf16, so nothing was shown";
+  EXPECT_TRUE(linear_cross_entropy_per_token(hidden, master, targets)
+                  .equal(linear_cross_entropy_per_token(hidden, rounded, targets)));
 }
 
 TEST(CrossEntropy, APositionWithoutTargetChangesNothing) {

@@ -96,9 +96,34 @@ TEST(Linear, TakesNoOtherMixtureOfTypes) {
   const at::Tensor x = at::randn({2, 4}), weight = at::randn({3, 4});
   EXPECT_THROW(linear(x, weight.to(at::kBFloat16).requires_grad_()), InternalError);
   EXPECT_THAT(
-      [&] { linear(x.to(at::kBFloat16), weight); },  // it would be rounded
-      testing::ThrowsMessage<InternalError>(testing::HasSubstr("a frozen weight of Float with inputs of BFloat16")));
+      [&] { linear(x, weight.to(at::kDouble)); },  // it would be rounded
+      testing::ThrowsMessage<InternalError>(testing::HasSubstr("a frozen weight of Double with inputs of Float")));
   EXPECT_THROW(linear(x.to(at::kBFloat16), weight.to(at::kHalf)), InternalError);
+}
+
+TEST(Linear, RoundsMastersForBf16) {
+  for (const std::int64_t tokens : {3, 40}) {  // fewer and more than are worth a kernel
+    const at::Tensor masters[] = {at::randn({24, 40}).requires_grad_(), at::randn({16, 40}).requires_grad_()};
+    std::vector<at::Tensor> rounded;
+    for (const at::Tensor& master : masters) rounded.push_back(master.detach().to(at::kBFloat16).requires_grad_());
+    const auto bf16 = [](const at::Tensor& t) { return t.to(at::kBFloat16); };
+    const at::Tensor x = bf16(at::randn({2, tokens, 40}));
+    const at::Tensor found_x = x.clone().requires_grad_(), expected_x = x.clone().requires_grad_();
+    const auto found = linears({found_x}, {masters[0], masters[1]}, {at::Tensor(), at::Tensor()});
+    const auto expected = linears({expected_x}, rounded, {at::Tensor(), at::Tensor()});
+    const std::vector<at::Tensor> directions = {bf16(at::randn({2, tokens, 24})), bf16(at::randn({2, tokens, 16}))};
+    torch::autograd::backward(found, directions);
+    torch::autograd::backward(expected, directions);
+    EXPECT_TRUE(found_x.grad().equal(expected_x.grad()));
+    for (std::size_t i = 0; i < rounded.size(); ++i) {
+      EXPECT_TRUE(found[i].equal(expected[i]));
+      EXPECT_EQ(masters[i].grad().scalar_type(), at::kFloat);
+      EXPECT_TRUE(masters[i].grad().equal(rounded[i].grad().to(at::kFloat)));
+      const at::NoGradGuard no_grad;
+      EXPECT_TRUE(linear(x, masters[i].detach()).equal(expected[i])) << "without a graph";
+      EXPECT_TRUE(test::is_close(reference::linear(x, masters[i], {}), expected[i], 2e-2));
+    }
+  }
 }
 
 TEST(Linear, HasAnAdapterOrNoneForEachProjection) {
