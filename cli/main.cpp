@@ -56,6 +56,8 @@ int run(int argc, char** argv) {
   app.require_subcommand(0, 1);
   app.get_formatter()->column_width(36);
   for (AddCommand add_command : kCommands) add_command(app);
+  for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; }))
+    command->add_flag_callback("-q,--quiet", set_quiet, "Show errors, warnings and results only")->trigger_on_parse();
   try {
     if (argc <= 1) {
       print_to(stderr, app.help());

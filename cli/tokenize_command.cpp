@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "adept/core/error.h"
+#include "adept/core/log.h"
 #include "adept/core/progress.h"
 #include "adept/core/signals.h"
 #include "adept/core/standard_streams.h"
@@ -50,7 +51,7 @@ std::string line_of(const std::vector<std::int32_t>& ids) { return fmt::format("
 
 data::SourceCounts tokenize(const data::Tokenizer& tokenizer, const data::TextSource& source, LineWriter& writer) {
   data::DocumentReader reader(source);
-  Progress progress("tokenize", 0);
+  Progress progress("tokenize", 0, {.unit = "documents", .source = source.name});
   std::int64_t tokens = 0;
   for (std::string text; reader.next(text);) {
     throw_if_interrupted();
@@ -58,9 +59,9 @@ data::SourceCounts tokenize(const data::Tokenizer& tokenizer, const data::TextSo
     tokens += std::ssize(ids);
     writer.write(line_of(ids));
     if (output_error() != 0) break;  // main says so
-    progress.update(reader.counts().documents, tokens, source.name);
+    progress.update(reader.counts().documents, tokens);
   }
-  progress.finish(source.name);
+  progress.finish(fmt::format("{} tokens", format_count(tokens)));
   data::SourceCounts counts = reader.counts();
   counts.tokens = tokens;
   return counts;
@@ -81,7 +82,7 @@ void run(const Options& options) {
   for (const config::Source& source : sources(options.data))
     counts.push_back({source.name, tokenize(tokenizer, run::to_text_source(source), writer)});
   writer.finish();
-  fmt::print(stderr, "{}", data::format_source_table(counts));
+  log_table(data::format_source_table(counts));
 }
 
 }  // namespace

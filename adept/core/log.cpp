@@ -4,9 +4,11 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace adept {
@@ -42,6 +44,12 @@ void init_logging() {
   logger->set_level(is_known ? level : spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
   if (!is_known) spdlog::warn("ADEPT_LOG is \"{}\"; expected debug, info, warn, error or off. Using info.", name);
+}
+
+void set_quiet() { spdlog::set_level(std::max(spdlog::get_level(), spdlog::level::warn)); }
+
+void log_table(const std::string& table) {
+  spdlog::info("{}", table.ends_with('\n') ? std::string_view(table).substr(0, table.size() - 1) : table);
 }
 
 }  // namespace adept

@@ -3,10 +3,18 @@
 
 #include <spdlog/spdlog.h>
 
+#include <string>
+
 namespace adept {
 
 /// Sets up the process's logger: standard error, "warning: ..." and "error: ..." prefixes, no time stamps. The level
 /// comes from $ADEPT_LOG (debug, info, warn, error, off; default info; another value is reported and ignored).
 void init_logging();
+
+/// Hides messages of the level info and progress lines: warnings and errors stay.
+void set_quiet();
+
+/// A table of several lines, as information.
+void log_table(const std::string& table);
 
 }  // namespace adept

@@ -1,6 +1,7 @@
 #include "adept/core/progress.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -57,7 +58,7 @@ Progress::~Progress() {
 }
 
 Progress& Progress::silent() {
-  static Progress progress("", 0, Options{.rate_unit = "", .plain_interval = 0, .quiet = true});
+  static Progress progress("", 0, Options{.quiet = true});
   return progress;
 }
 
@@ -65,11 +66,14 @@ double Progress::elapsed() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
 }
 
+bool Progress::is_hidden() const { return options_.quiet || !spdlog::should_log(spdlog::level::info); }
+
 void Progress::update(std::int64_t done, std::int64_t work, const std::string& note) {
-  if (options_.quiet) return;
+  if (is_hidden()) return;
   done_ = done;
   work_ = work;
   note_ = note;
+  if (!live_ && total_ > 0 && done_ >= total_) return;  // the last line says it
   const double now = elapsed();
   if (now - last_print_ < (live_ ? kLiveInterval : options_.plain_interval)) return;
   last_print_ = now;
@@ -77,19 +81,31 @@ void Progress::update(std::int64_t done, std::int64_t work, const std::string& n
 }
 
 void Progress::finish(const std::string& note) {
-  if (options_.quiet || finished_) return;
+  if (is_hidden() || finished_) return;
+  finished_ = true;
+  if (options_.is_passing) {
+    if (live_ && printed_) fmt::print(stderr, "\r\x1b[K");
+    return;
+  }
+  if (total_ > 0) done_ = total_;
   if (!note.empty()) note_ = note;
   print(true);
-  finished_ = true;
+}
+
+std::string Progress::count() const {
+  const bool bytes = options_.unit == "bytes", few = std::max(done_, total_) < 10'000'000;
+  const auto shown = [&](std::int64_t value) {
+    return format_count(!bytes ? value : std::llround(static_cast<double>(value) / (few ? 1e3 : 1e6)));
+  };
+  const std::string unit = !bytes ? options_.unit : few ? "kB" : "MB";
+  return (total_ > 0 ? shown(done_) + "/" + shown(total_) : shown(done_)) + (unit.empty() ? "" : " " + unit);
 }
 
 void Progress::print(bool last) {
   const double seconds = elapsed();
-  std::string line = fmt::format("{:<10}", stage_);
-  if (total_ > 0)
-    line += fmt::format(" {}/{}", format_count(done_), format_count(total_));
-  else
-    line += fmt::format(" {}", format_count(done_));
+  std::string line = fmt::format("{:<10} ", stage_);
+  if (!options_.source.empty()) line += options_.source + "  ";
+  line += count();
   if (!options_.rate_unit.empty() && work_ > 0 && seconds > 0)
     line += fmt::format("  {} {}/s", format_count(static_cast<std::int64_t>(static_cast<double>(work_) / seconds)),
                         options_.rate_unit);

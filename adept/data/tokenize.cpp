@@ -138,7 +138,7 @@ TokenDataset run(TokenSink& sink, const TextSource& source, const TextEncoder& e
                    .tokenizer_fingerprint = encoder.fingerprint,
                    .counts = {}};
   DocumentReader reader(source);
-  progress.set_total(reader.file_bytes_total() / 1000);
+  progress.set_total(reader.file_bytes_total());
   const int num_threads = resolve_threads(options.num_threads);
   std::deque<std::unique_ptr<Chunk>> in_flight;
   EncoderThreads threads(num_threads, encoder);  // after the chunks, so that it ends before they do
@@ -164,8 +164,8 @@ TokenDataset run(TokenSink& sink, const TextSource& source, const TextEncoder& e
       else
         sink.add(chunk->ids[i], static_cast<std::int64_t>(chunk->texts[i].size()));
     }
-    progress.update(reader.file_bytes_read() / 1000, num_tokens,
-                    fmt::format("kB read, {} documents", format_count(reader.counts().documents)));
+    progress.update(reader.file_bytes_read(), num_tokens,
+                    fmt::format("{} documents", format_count(reader.counts().documents)));
   }
   info.counts = reader.counts();
   if (num_empty > 0) info.counts.skipped["no tokens"] += num_empty;

@@ -195,23 +195,8 @@ class Search {
   DialPoint base_;
 };
 
-}  // namespace
-
-std::int64_t most_measurements(const DialOptions& options, const Expansion& expansion) {
-  const std::int64_t search = kSweeps * std::ssize(expansion.layers) * options.points;
-  const std::int64_t bisections = options.max_general_rise ? kBisections : 0;
-  return options.points + bisections + (options.per_copy ? search + bisections : 0);
-}
-
-Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
-                  const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress) {
-  ADEPT_CHECK(options.points >= 2, "a curve of {} points", options.points);
-  ADEPT_CHECK(options.max_general_rise.has_value() != options.general_weight.has_value(), "one criterion is wanted");
-  DialedModel model(decoder, expansion, general, domain);
-  std::int64_t done = 0, positions = 0;
-  const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
-  Search search(model, options, tick);
-  const std::vector<double> all(expansion.layers.size(), 1.0);
+Dial search_dial(Search& search, const DialOptions& options, std::size_t num_copies) {
+  const std::vector<double> all(num_copies, 1.0);
   Dial dial;
   dial.curve = search.curve(all.size());
   dial.chosen = choose(dial.curve, options);
@@ -231,6 +216,27 @@ Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std
       found = search.onto_bound(found.alphas, 0, 1 / largest, dial.chosen);
   if (is_within_bound(found, dial.curve.front(), options) && found.domain_loss < dial.chosen.domain_loss)
     dial.chosen = found;
+  return dial;
+}
+
+}  // namespace
+
+std::int64_t most_measurements(const DialOptions& options, const Expansion& expansion) {
+  const std::int64_t search = kSweeps * std::ssize(expansion.layers) * options.points;
+  const std::int64_t bisections = options.max_general_rise ? kBisections : 0;
+  return options.points + bisections + (options.per_copy ? search + bisections : 0);
+}
+
+Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
+                  const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress) {
+  ADEPT_CHECK(options.points >= 2, "a curve of {} points", options.points);
+  ADEPT_CHECK(options.max_general_rise.has_value() != options.general_weight.has_value(), "one criterion is wanted");
+  DialedModel model(decoder, expansion, general, domain);
+  std::int64_t done = 0, positions = 0;
+  const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
+  Search search(model, options, tick);
+  Dial dial = search_dial(search, options, expansion.layers.size());
+  progress.set_total(done);  // how many measurements a search takes is known when it ends
   return dial;
 }
 

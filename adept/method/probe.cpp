@@ -184,6 +184,7 @@ std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std
     separation.reached = share >= separation.required_share;
     if (separation.reached) break;
   }
+  progress.set_total(done);  // it may have stopped early
   std::vector<Importance> importances;
   for (const std::string& name : options.methods) {
     importances.push_back(summarize(samples, importance_method(name), options.num_lowest, options.exclude));

@@ -40,6 +40,7 @@ void write_weights(const std::filesystem::path& directory, const io::GgufFile& f
   std::vector<std::string> problems;
   std::vector<std::byte> bytes;
   std::int64_t done = 0;
+  progress.set_total(std::ssize(tensors));
   const auto read = [&](const io::TensorView& tensor) -> std::span<const std::byte> {
     throw_if_interrupted();
     bytes.resize(tensor.num_bytes());

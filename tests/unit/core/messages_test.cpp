@@ -42,21 +42,67 @@ TEST(Format, Counts) {
 
 TEST(Progress, WritesPlainLinesToAPipe) {
   CaptureStderr();
-  Progress progress("train", 1200, {.rate_unit = "tok", .plain_interval = 0});
+  Progress progress("eval", 1200, {.unit = "sequences", .source = "step 8, wiki", .plain_interval = 0});
   progress.update(300, 5000, "loss 2.931");
   progress.update(1200, 20'000, "loss 2.5");
   progress.finish("loss 2.4");
   progress.finish("never shown");
   const std::string text = GetCapturedStderr();
-  EXPECT_THAT(text, testing::MatchesRegex("train      300/1,200  [0-9,]+ tok/s  loss 2.931  [0-9:]+ left\n"
-                                          "train      1,200/1,200  [0-9,]+ tok/s  loss 2.5  0:00 left\n"
-                                          "train      1,200/1,200  [0-9,]+ tok/s  loss 2.4  in 0:00\n"));
+  EXPECT_THAT(text, testing::MatchesRegex(
+                        "eval       step 8, wiki  300/1,200 sequences  [0-9,]+ tok/s  loss 2.931  [0-9:]+ left\n"
+                        "eval       step 8, wiki  1,200/1,200 sequences  [0-9,]+ tok/s  loss 2.4  in 0:00\n"))
+      << "one last line, with one loss";
+}
+
+TEST(Progress, IsALineAMinuteWithoutATerminal) {
+  EXPECT_EQ(Progress::Options().plain_interval, 60);
+}
+
+TEST(Progress, EndsAtItsTotal) {
+  CaptureStderr();
+  Progress cut_short("dial", 1000, {.unit = "passes"});
+  cut_short.update(17);
+  cut_short.set_total(17);
+  cut_short.finish();
+  Progress counted_by_file("tokenize", 12'345'678, {.unit = "bytes", .source = "notes"});
+  counted_by_file.update(12'000'000);
+  counted_by_file.finish();
+  Progress small("tokenize", 4567, {.unit = "bytes"});
+  small.finish();
+  EXPECT_EQ(GetCapturedStderr(),
+            "dial       17/17 passes  in 0:00\ntokenize   notes  12/12 MB  in 0:00\ntokenize   5/5 kB  in 0:00\n");
+}
+
+TEST(Progress, OfAPartThatComesOftenHasNoLastLine) {
+  CaptureStderr();
+  Progress progress("importance", 8, {.unit = "batches", .plain_interval = 0, .is_passing = true});
+  progress.update(3);
+  progress.update(8);
+  progress.finish();
+  EXPECT_EQ(GetCapturedStderr().find("8/8"), std::string::npos);
+}
+
+TEST(Progress, IsHiddenWithOtherInformation) {
+  CaptureStderr();
+  init_logging();
+  set_quiet();
+  Progress progress("read", 3, {.plain_interval = 0});
+  progress.update(1);
+  progress.finish();
+  spdlog::info("hidden");
+  log_table("hidden\n");
+  spdlog::warn("shown");
+  EXPECT_EQ(GetCapturedStderr(), "warning: shown\n");
+  CaptureStderr();
+  init_logging();
+  log_table("a table\nof two lines\n");
+  EXPECT_EQ(GetCapturedStderr(), "a table\nof two lines\n");
 }
 
 TEST(Progress, KeepsQuietBetweenIntervalsAndWhenAsked) {
   CaptureStderr();
   {
-    Progress progress("read", 0, {.rate_unit = "", .plain_interval = 1000});
+    Progress progress("read", 0, {.plain_interval = 1000});
     for (int i = 0; i < 100; ++i) progress.update(i);
     Progress::silent().update(5);
     Progress::silent().finish();
@@ -66,9 +112,9 @@ TEST(Progress, KeepsQuietBetweenIntervalsAndWhenAsked) {
 
 TEST(Progress, ShowsACountWithoutATotal) {
   CaptureStderr();
-  Progress progress("read", 0, {.rate_unit = "", .plain_interval = 0});
+  Progress progress("read", 0, {.unit = "documents", .rate_unit = "", .plain_interval = 0});
   progress.update(12'345, 99);
-  EXPECT_EQ(GetCapturedStderr(), "read       12,345\n");
+  EXPECT_EQ(GetCapturedStderr(), "read       12,345 documents\n");
 }
 
 TEST(Log, PrefixesWarningsAndReportsAWrongLevel) {

@@ -16,13 +16,13 @@ TEST(Progress, CountsTheTimeOfItsOwnSteps) {
 TEST(Progress, SaysHowFarItIs) {
   testing::internal::CaptureStderr();
   {
-    Progress progress("train", 1200, {.rate_unit = "", .plain_interval = 0, .start = 1000});
+    Progress progress("train", 1200, {.unit = "steps", .rate_unit = "", .plain_interval = 0, .start = 1000});
     progress.update(1060, 0, "loss 1.5");
     progress.finish();
   }
   const std::string text = testing::internal::GetCapturedStderr();
-  EXPECT_THAT(text, testing::ContainsRegex("train      1,060/1,200  loss 1.5  [0-9:]+ left\n"));
-  EXPECT_THAT(text, testing::ContainsRegex("train      1,060/1,200  loss 1.5  in [0-9:]+\n"));
+  EXPECT_THAT(text, testing::ContainsRegex("train      1,060/1,200 steps  loss 1.5  [0-9:]+ left\n"));
+  EXPECT_THAT(text, testing::ContainsRegex("train      1,200/1,200 steps  loss 1.5  in [0-9:]+\n"));
 }
 
 }  // namespace
