@@ -1,28 +1,18 @@
 #include "adept/train/step_cost.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/randn.h>
+#include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstdlib>
 
 #include "adept/core/cpu.h"
-#include "adept/core/error.h"
-#include "adept/core/json.h"
 #include "adept/core/version_info.h"
-#include "adept/io/atomic_file.h"
 #include "adept/kernels/instruction_set.h"
-#include "adept/nn/kernels.h"
 #include "adept/nn/matmul.h"
 
 namespace adept::train {
 namespace {
-
-namespace fs = std::filesystem;
 
 bool trains(const at::Tensor& tensor) { return tensor.defined() && tensor.requires_grad(); }
 
@@ -85,47 +75,6 @@ void count_layer(Counter& counter, const model::ModelConfig& config, const model
   counter.projections({&w.down_proj});
 }
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double measure_matmul_rate(at::ScalarType dtype, at::Device device) {
-  const at::NoGradGuard no_grad;
-  const std::int64_t n = device.is_cpu() ? 2048 : 8192;
-  const auto options = at::TensorOptions(dtype).device(device);
-  // Numbers as they come, which cost a GPU more power than constants; the generator that training draws from stays.
-  const at::Generator generator = at::detail::createCPUGenerator(1);
-  const at::Tensor a = at::randn({n, n}, generator, at::kFloat).to(options);
-  at::Tensor b = a.t().contiguous(), c = at::empty({n, n}, options);
-  const auto once = [&] {
-    const auto start = std::chrono::steady_clock::now();
-    nn::matmul_out(c, a, b);
-    c.select(0, 0).select(0, 0).item();  // a device is waited for
-    return seconds_since(start);
-  };
-  double least = once();
-  const auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < 3 || seconds_since(start) < 0.5; ++i) least = std::min(least, once());
-  nn::release_thread_workspaces();  // a step may need less
-  return 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / least;
-}
-
-/// An empty object for a file that cannot be read.
-Json read_rates(const fs::path& file) {
-  try {
-    if (Json rates = fs::exists(file) ? read_json(file) : Json(); rates.is_object()) return rates;
-  } catch (const std::exception&) {
-    // measured anew
-  }
-  return Json::object();
-}
-
-/// 0: not known.
-double known_rate(const Json& rates, const std::string& key) {
-  const auto known = rates.find(key);
-  return known != rates.end() && known->is_number() ? known->get<double>() : 0;
-}
-
 }  // namespace
 
 StepCost step_cost(const model::Decoder& decoder, std::int64_t lowest_layer, std::int64_t seq_len) {
@@ -146,34 +95,6 @@ std::string describe_compute(at::ScalarType dtype, at::Device device) {
   return fmt::format("{}, {} threads, {}{}, {}, torch {}", device.is_cpu() ? cpu_model_name() : gpu_model_name(),
                      at::get_num_threads(), kernels::to_string(kernels::instruction_set()),
                      own_products ? " products" : "", at::toString(dtype), kTorchVersion);
-}
-
-double matmul_rate(at::ScalarType dtype, at::Device device, const fs::path& file) {
-  if (const double known = known_rate(read_rates(file), describe_compute(dtype, device)); known > 0) return known;
-  const double rate = measure_matmul_rate(dtype, device);
-  keep_matmul_rate(rate, dtype, device, file);
-  return rate;
-}
-
-void keep_matmul_rate(double rate, at::ScalarType dtype, at::Device device, const fs::path& file) {
-  const std::string key = describe_compute(dtype, device);
-  Json rates = read_rates(file);
-  if (known_rate(rates, key) >= rate) return;
-  rates[key] = rate;
-  try {
-    fs::create_directories(file.parent_path());
-    io::write_file_atomically(file, rates.dump(2) + "\n");
-  } catch (const std::exception&) {
-    // the next run measures again
-  }
-}
-
-fs::path matmul_rate_file() {
-  const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
-  const fs::path folder = cache != nullptr && *cache != '\0' ? fs::path(cache)
-                          : home != nullptr && *home != '\0' ? fs::path(home) / ".cache"
-                                                             : fs::temp_directory_path();
-  return folder / "adept" / "matmul_rates.json";
 }
 
 }  // namespace adept::train

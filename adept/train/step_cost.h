@@ -1,10 +1,9 @@
-// The floating point operations that a training step cannot do without, and how fast this machine does them.
+// The floating point operations that a training step cannot do without.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <filesystem>
 #include <string>
 
 #include "adept/model/decoder.h"
@@ -23,16 +22,5 @@ StepCost step_cost(const model::Decoder& decoder, std::int64_t lowest_layer, std
 
 /// What results and speed depend on beside the code: processor or GPU, threads, instruction set, type, torch.
 std::string describe_compute(at::ScalarType dtype, at::Device device);
-
-/// Floating point operations per second of a large matrix product on `device` with the threads of this process. It is
-/// measured where `file` does not know it (about half a second), and written there; a file that cannot be read or
-/// written is left alone.
-double matmul_rate(at::ScalarType dtype, at::Device device, const std::filesystem::path& file);
-
-/// Keeps a higher rate in `file` for later runs; what is there and higher stays.
-void keep_matmul_rate(double rate, at::ScalarType dtype, at::Device device, const std::filesystem::path& file);
-
-/// matmul_rates.json in $XDG_CACHE_HOME/adept, or ~/.cache/adept.
-std::filesystem::path matmul_rate_file();
 
 }  // namespace adept::train

@@ -13,17 +13,21 @@ class StepMeter {
  public:
   static constexpr std::size_t kWindow = 20;
 
+  /// From this share of the speed of light on the rate is doubtful: the rest of a step takes time as well.
+  static constexpr double kDoubtful = 0.9;
+
   /// `matmul_rate`: floating point operations per second that this machine can do, see train::matmul_rate.
   explicit StepMeter(double matmul_rate) : matmul_rate_(matmul_rate) {}
 
   /// One step: its time, its tokens, and the operations that it could not do without. A step that is faster than the
   /// machine shows that its rate was measured in a slow moment: it is raised.
   void add(double seconds, std::int64_t tokens, double flops) {
-    matmul_rate_ = std::max(matmul_rate_, flops / seconds);
+    raise_rate(flops / seconds);
     steps_.push_back({seconds, flops, tokens});
     if (steps_.size() > kWindow) steps_.pop_front();
   }
   double matmul_rate() const { return matmul_rate_; }
+  void raise_rate(double rate) { matmul_rate_ = std::max(matmul_rate_, rate); }
 
   double seconds_per_step() const { return steps_.empty() ? 0 : sum().seconds / static_cast<double>(steps_.size()); }
   double tokens_per_second() const {

@@ -27,7 +27,7 @@ double now_seconds() {
 }
 
 std::string describe_speed(const StepMeter& meter) {
-  return fmt::format("{} tok/s ({:.0f} % of light)", format_count(static_cast<std::int64_t>(meter.tokens_per_second())),
+  return fmt::format("{} tok/s ({:.0f} % SOL)", format_count(static_cast<std::int64_t>(meter.tokens_per_second())),
                      100 * meter.speed_of_light());
 }
 
@@ -279,17 +279,19 @@ void Trainer::open_records() {
   else
     importance_log_ = std::make_unique<JsonlFile>(importance_file, "step", state_.step - 1);
   // Steps only: the time of probes and evaluations between them would blur the rate.
-  progress_ =
-      std::make_unique<Progress>("train", total_steps_, Progress::Options{.rate_unit = "", .start = state_.step});
+  progress_ = std::make_unique<Progress>(
+      "train", total_steps_, Progress::Options{.unit = "steps", .rate_unit = "", .start = state_.step});
 }
 
 void Trainer::update_unit_rates() {
   if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform) return;
   if (!state_.unit_importance.empty() && state_.step % inputs_.config.unit_lr.update_every != 0) return;
-  Progress progress("importance", static_cast<std::int64_t>(inputs_.probe.size()));
+  Progress progress("importance", static_cast<std::int64_t>(inputs_.probe.size()),
+                    {.unit = "batches", .source = fmt::format("step {}", state_.step), .is_passing = true});
   const config::UnitLrConfig& c = inputs_.config.unit_lr;
   kept_activations_->before_update(state_.step);
   const auto measured = method::unit_importance(*expansion_, units_, decoder_, inputs_.probe, progress);
+  progress.finish();
   state_.unit_importance = method::smoothed(state_.unit_importance, measured, c.ema.value_or(0));
   state_.unit_lr_weights = method::unit_lr_weights(policy_of(inputs_.config), units_, state_.unit_importance, c.floor);
   apply_factors(c.factors, state_.unit_lr_weights);
@@ -347,6 +349,10 @@ void Trainer::measure_speed(std::span<const data::Sequence> sequences, std::span
   meter_.add(seconds, tokens, flops);
   if (meter_.matmul_rate() > rate_before)
     keep_matmul_rate(meter_.matmul_rate(), decoder_.dtype(), decoder_.device(), matmul_rate_file());
+  if (meter_.speed_of_light() > StepMeter::kDoubtful && !rate_was_checked_) {
+    rate_was_checked_ = true;
+    meter_.raise_rate(measure_matmul_rate(decoder_.dtype(), decoder_.device(), matmul_rate_file()));
+  }
 }
 
 // The account is that of the step that needed most; it is told after the first.
@@ -407,10 +413,11 @@ void Trainer::evaluate() {
   kept_activations_->before_evaluation(state_.step);
   Json extra = Json::object();
   for (const EvalSet& set : inputs_.eval) {
-    Progress progress("eval", set.sequences.size());
+    Progress progress("eval", set.sequences.size(),
+                      {.unit = "sequences", .source = fmt::format("step {}, {}", state_.step, set.name)});
     const eval::Perplexity result = eval::evaluate_perplexity(decoder_, set.name, set.sequences,
                                                               {.batch_size = inputs_.config.eval.batch_size}, progress);
-    progress.finish(fmt::format("{} loss {:.4f}", set.name, result.loss));
+    progress.finish(fmt::format("loss {:.4f}", result.loss));
     // The plain key, which generic tools plot, is the first set's.
     if (extra.empty()) extra["eval_loss"] = result.loss;
     extra["eval_" + set.name + "_loss"] = result.loss;

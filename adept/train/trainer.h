@@ -21,6 +21,7 @@
 #include "adept/optim/schedule.h"
 #include "adept/train/checkpoint.h"
 #include "adept/train/kept_activations.h"
+#include "adept/train/matmul_rate.h"
 #include "adept/train/memory.h"
 #include "adept/train/step.h"
 #include "adept/train/step_cost.h"
@@ -119,6 +120,7 @@ class Trainer {
   std::unique_ptr<JsonlFile> log_, importance_log_;
   std::unique_ptr<Progress> progress_;
   StepMeter meter_;
+  bool rate_was_checked_ = false;  // measured again, as a step came close to it
   MemoryUse memory_;
   std::optional<KeptActivations> kept_activations_;  // from the end of the constructor on
 };

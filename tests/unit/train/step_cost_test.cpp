@@ -10,6 +10,7 @@
 #include "adept/core/json.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/cost.h"
+#include "adept/train/matmul_rate.h"
 #include "adept/train/memory.h"
 #include "adept/train/methods.h"
 #include "adept/train/step_meter.h"
@@ -85,6 +86,36 @@ TEST(StepMeter, RaisesARateThatAStepExceeds) {
   EXPECT_DOUBLE_EQ(meter.speed_of_light(), 0.5);  // of both, by the new rate
 }
 
+TEST(ShortestTime, IsTheBestOfTrialsThatAgree) {
+  const auto shortest = [](std::vector<double> times, std::size_t& used) {
+    used = 0;
+    return detail::shortest_time([&] { return times.at(used++); }, 10);
+  };
+  std::size_t used = 0;
+  EXPECT_EQ(shortest({3, 1.01, 2, 1, 0.5}, used), 1);
+  EXPECT_EQ(used, 4U) << "1.01 and 1 agree";
+  EXPECT_EQ(shortest({1, 1.5, 2, 2.1, 0.9, 0.8, 0.81, 0.1}, used), 0.8);
+  EXPECT_EQ(used, 7U) << "goes on until the best two agree";
+  EXPECT_EQ(shortest({6, 5, 4, 3, 1}, used), 3);
+  EXPECT_EQ(used, 4U) << "as long as there is time";
+}
+
+TEST(MatmulRate, OfABusyMomentIsMeasuredAgain) {
+  const test::TemporaryDirectory dir;
+  const std::filesystem::path file = dir / "rates.json";
+  keep_matmul_rate(1.0, at::kFloat, at::kCPU, file);
+  EXPECT_EQ(matmul_rate(at::kFloat, at::kCPU, file), 1.0) << "within the hour it is believed";
+  EXPECT_GT(measure_matmul_rate(at::kFloat, at::kCPU, file), 1e8) << "unless a step doubts it";
+  for (const double rate : {1.0, 5e15}) {
+    Json rates = read_json(file);
+    Json& known = rates.begin().value();
+    known = {{"rate", rate}, {"measured", known["measured"].get<std::int64_t>() - 7200}};
+    std::ofstream(file) << rates.dump();
+    const double found = matmul_rate(at::kFloat, at::kCPU, file);
+    EXPECT_TRUE(rate == 1.0 ? found > 1e8 && found < 5e15 : found == 5e15) << found << ": the highest counts";
+  }
+}
+
 TEST(MatmulRate, IsOnlyEverRaised) {
   const test::TemporaryDirectory dir;
   const std::filesystem::path file = dir / "rates.json";
@@ -113,10 +144,10 @@ TEST(MatmulRate, IsMeasuredOnceAndKept) {
   EXPECT_EQ(matmul_rate(at::kFloat, at::kCPU, file), rate);
   Json rates = read_json(file);
   ASSERT_EQ(rates.size(), 1U);
-  rates.begin().value() = 123.0;
+  rates.begin().value()["rate"] = 123.0;
   std::ofstream(file) << rates.dump();
   EXPECT_EQ(matmul_rate(at::kFloat, at::kCPU, file), 123.0);
-  for (const char* damaged : {"[1]", "{", ""}) {
+  for (const char* damaged : {"[1]", "{", "", R"({"rate": 1})"}) {
     std::ofstream(file) << damaged;
     EXPECT_GT(matmul_rate(at::kFloat, at::kCPU, file), 1e8) << damaged;
   }
