@@ -1,20 +1,77 @@
 """Every method on the same model and data, one after the other, and one table.
 
-    bench/methods CONFIG.yaml --out DIR [--method adept --method lora=2e-4 ...] [--set KEY=VALUE ...]
+    bench/methods CONFIG.yaml --out DIR [--method adept --method lora=1e-4 ...] [--set KEY=VALUE ...]
 
-Each is `adept run CONFIG.yaml` with `method` and an output directory DIR/<method> of its own; METHOD=RATE gives it a
-learning rate of its own. What was killed goes on where it stopped when the command is given again. The table is printed
-and written to DIR/methods.md: losses on every held-out set before and after, trained parameters, tokens/s, and the
-highest resident memory of the training.
+Each is `adept run CONFIG.yaml` with `method`, a learning rate and an output directory DIR/<method> of its own. A method
+does best at a rate of its own, so each has a default, whatever CONFIG.yaml says: %(rates)s.
+METHOD=RATE takes another one, and --set train.learning_rate=RATE one for all. These are rates to start from, not
+searched ones: where a comparison matters, try several for each method.
+
+All runs are checked before the first one starts. What was killed goes on where it stopped when the command is given
+again. The table is printed and written to DIR/methods.md: losses on every held-out set before and after, the rate,
+trained parameters, tokens/s, and the highest resident memory of the training. Relative paths, those of CONFIG.yaml
+included, are relative to the working folder.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
+import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-METHODS = ["adept", "llama_pro", "full", "replay", "lora", "top_k_layers"]
+ADEPT = pathlib.Path(os.environ.get("ADEPT_BUILD", ROOT / "build" / "release")) / "adept"
+# Copies that start as the identity and adapters take about ten times the rate of weights that were trained before.
+RATES = {"adept": "2e-4", "llama_pro": "2e-4", "full": "2e-5", "replay": "2e-5", "lora": "2e-4", "top_k_layers": "5e-5"}
+
+
+def parse_method(word):
+    name, given, rate = word.partition("=")
+    if name not in RATES:
+        raise argparse.ArgumentTypeError(f"found {name!r}; expected one of {', '.join(RATES)}")
+    try:
+        good = not given or float(rate) > 0
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f"found the rate {rate!r}; expected a number above 0")
+    return name, rate or RATES[name]
+
+
+def parse_arguments():
+    rates = ", ".join(f"{name} {rate}" for name, rate in RATES.items())
+    parser = argparse.ArgumentParser(prog="bench/methods", description=__doc__ % {"rates": rates},
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("config", metavar="CONFIG.yaml")
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR")
+    parser.add_argument("--method", action="append", type=parse_method, metavar="METHOD[=RATE]",
+                        help="repeatable; default: all of " + ", ".join(RATES))  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every run; repeatable")
+    arguments = parser.parse_args()
+    arguments.method = dict(arguments.method or RATES.items())
+    return arguments
+
+
+def settings(arguments, method):
+    keys = [f"method={method}", f"output_dir={arguments.out / method}", f"train.learning_rate={arguments.method[method]}"]
+    return [word for key in [*keys, *arguments.set] for word in ("--set", key)]
+
+
+def check(arguments):
+    """Exits with the problems of every run that would be refused."""
+    problems = {}  # by message: what is wrong with the file is wrong for every method
+    exit_code = 0
+    for method in arguments.method:
+        checked = subprocess.run([ADEPT, "config", arguments.config, *settings(arguments, method)], capture_output=True, text=True)
+        if checked.returncode != 0:
+            problems.setdefault(checked.stderr.strip(), []).append(method)
+            exit_code = checked.returncode
+    for message, methods in problems.items():
+        print(f"bench/methods: {', '.join(methods)}:\n{message}", file=sys.stderr)
+    if problems:
+        print("bench/methods: nothing was run", file=sys.stderr)
+        raise SystemExit(exit_code)
 
 
 def table(out, methods):
@@ -24,13 +81,14 @@ def table(out, methods):
         stage = json.loads((out / method / "stages" / "train.json").read_text())
         sets = [key.removeprefix("base_").removesuffix("_loss") for key in results if key.startswith("base_") and key.endswith("_loss")]
         if not rows:
-            rows.append(["method", *[f"{name}, loss" for name in sets], "trained parameters", "tokens/s", "memory, GB"])
+            rows.append(["method", *[f"{name}, loss" for name in sets], "learning rate", "trained parameters", "tokens/s", "memory, GB"])
             rows.append(["---"] * len(rows[0]))
-            rows.append(["base", *[f"{results[f'base_{name}_loss']:.4f}" for name in sets], "", "", ""])
+            rows.append(["base", *[f"{results[f'base_{name}_loss']:.4f}" for name in sets], "", "", "", ""])
         losses = [(results[f"base_{name}_loss"], results[f"eval_{name}_loss"]) for name in sets]
         rows.append([
             method,
             *[f"{after:.4f} ({after - before:+.4f})" for before, after in losses],
+            f"{results['learning_rate']:g}",
             f"{results['trained_parameters']:,}",
             f"{results['train_tokens_per_second']:.0f}",
             f"{stage['peak_rss_bytes'] / 1e9:.2f}",
@@ -39,25 +97,17 @@ def table(out, methods):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config")
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--method", action="append", metavar="METHOD[=RATE]", help="default: all of " + ", ".join(METHODS))
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every run")
-    arguments = parser.parse_args()
-    methods = {}
-    for word in arguments.method or METHODS:
-        name, _, rate = word.partition("=")
-        if name not in METHODS:
-            parser.error(f"--method {word}: found {name!r}; expected one of {', '.join(METHODS)}")
-        methods[name] = rate
-    for name, rate in methods.items():
-        keys = [f"method={name}", f"output_dir={arguments.out / name}", *([f"train.learning_rate={rate}"] if rate else [])]
-        settings = [word for key in [*keys, *arguments.set] for word in ("--set", key)]
-        done = subprocess.run([ROOT / "build/release/adept", "run", arguments.config, *settings], stdout=subprocess.DEVNULL)
+    arguments = parse_arguments()
+    if not ADEPT.is_file():
+        raise SystemExit(f"bench/methods: {ADEPT} is not there; scripts/setup builds it")
+    check(arguments)
+    for method in arguments.method:
+        command = [ADEPT, "run", arguments.config, *settings(arguments, method)]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL)
         if done.returncode != 0:
+            print(f"bench/methods: {method} ended with exit code {done.returncode}", file=sys.stderr)
             raise SystemExit(done.returncode)
-    text = table(arguments.out, methods)
+    text = table(arguments.out, arguments.method)
     (arguments.out / "methods.md").write_text(text)
     print(text, end="")
 
