@@ -103,8 +103,10 @@ void run(Options& options) {
       record["texts"][option.substr(2)][source.name] = datasets.back().fingerprint();
     }
     run::print_counts(datasets);
-    return run::to_batches(run::probe_sequences(datasets, options.seq_len, options.max_tokens), options.batch_size,
-                           decoder.device());
+    const auto sets = run::probe_sequences(datasets, options.seq_len, options.max_tokens);
+    run::tell_samples("dial", sets);
+    record["samples"][option.substr(2)] = run::samples_json(sets);
+    return run::to_batches(sets, options.batch_size, decoder.device());
   };
   const auto general = batches("--general", options.general), domain = batches("--domain", options.domain);
   method::DialOptions dial_options = {.points = static_cast<int>(options.points),
@@ -112,8 +114,10 @@ void run(Options& options) {
                                       .general_weight = options.general_weight,
                                       .per_copy = options.per_copy};
   if (!options.general_weight) dial_options.max_general_rise = options.max_general_rise.value_or(kDefaultRise);
-  Progress progress("dial", method::most_measurements(dial_options, expansion) *
-                                static_cast<std::int64_t>(general.size() + domain.size()));
+  Progress progress("dial",
+                    method::most_measurements(dial_options, expansion) *
+                        static_cast<std::int64_t>(general.size() + domain.size()),
+                    {.unit = "passes", .source = "general+domain"});
   const method::Dial dial = method::measure_dial(decoder, expansion, general, domain, dial_options, progress);
   progress.finish(
       fmt::format("general loss {:.4f}, domain loss {:.4f}", dial.chosen.general_loss, dial.chosen.domain_loss));
@@ -154,7 +158,8 @@ void add_dial_command(CLI::App& app) {
   add_count_option(*command, "--points", options->points, 2, 1001, "Points of the curve, 0 and 1 included");
   add_seq_len_option(*command, options->seq_len);
   add_max_tokens_option(*command, options->max_tokens,
-                        "General and domain text to measure on, each shared equally by its sources; 0 = all");
+                        "Samples of the general and of the domain text to measure on, each shared equally by its "
+                        "sources; 0 = all");
   add_batch_size_option(*command, options->batch_size);
   add_compute_options(*command, options->compute);
   command->add_flag("--force", options->force, "Replace --out if it exists");

@@ -29,6 +29,8 @@ void print_results(const std::map<std::string, eval::Perplexity>& results) {
   for (const auto& [name, r] : results)
     fmt::print("{:<24} {:>10.4f} {:>12.4f} {:>14.4f} {:>12} {:>10}\n", name, r.loss, r.perplexity, r.bits_per_byte,
                format_count(r.tokens), format_count(r.documents));
+  for (const auto& [name, r] : results)
+    if (r.text.is_sample) fmt::print("{}: {}\n", name, data::describe(r.text));
 }
 
 void run(Options& options) {
@@ -51,10 +53,10 @@ void run(Options& options) {
   std::map<std::string, eval::Perplexity> results;
   for (const data::TokenDataset& dataset : datasets) {
     const data::SequenceSet sequences = run::scoring_sequences(model, dataset, options.scoring);
-    Progress progress("eval", sequences.size());
+    Progress progress("eval", sequences.size(), {.unit = "sequences", .source = dataset.name()});
     const auto result =
         eval::evaluate_perplexity(decoder, dataset.name(), sequences, {.batch_size = options.batch_size}, progress);
-    progress.finish(dataset.name());
+    progress.finish(fmt::format("loss {:.4f}, {}", result.loss, data::describe(result.text)));
     eval::require_finite(dataset.name(), result);
     results[dataset.name()] = result;
   }
@@ -78,7 +80,7 @@ void add_eval_command(CLI::App& app) {
                    "Step between the windows of a long document; 0 = --seq-len, no overlap");
   command->add_flag("--packed", options->scoring.packed, "Score documents joined by EOS, as training sees them");
   add_max_tokens_option(*command, options->scoring.max_tokens,
-                        "Tokens to score of each set at most, but at least one sequence; 0 = all");
+                        "Sample of each set that is scored, at least one sequence; 0 = all");
   add_batch_size_option(*command, options->batch_size);
   add_compute_options(*command, options->compute);
   command->callback([options] { run(*options); });

@@ -166,28 +166,39 @@ void run(Options& options) {
   const auto general = tokenize(model, general_sources), domain = tokenize(model, sources(domain_options));
   run::print_counts(general);
   if (!domain.empty()) run::print_counts(domain);
-  const auto parts_of = [&](const std::vector<data::TokenDataset>& datasets, const std::vector<double>& of_sources) {
-    return run::to_parts(run::probe_sequences(datasets, options.seq_len, options.max_tokens), options.batch_size,
-                         decoder.device(), options.until_separated, of_sources);
+  const auto sets_of = [&](const std::vector<data::TokenDataset>& datasets) {
+    auto sets = run::probe_sequences(datasets, options.seq_len, options.max_tokens);
+    run::tell_samples("probe", sets);
+    return sets;
+  };
+  const auto parts_of = [&](const std::vector<data::SequenceSet>& sets, const std::vector<double>& of_sources) {
+    return run::to_parts(sets, options.batch_size, decoder.device(), options.until_separated, of_sources);
   };
   for (const auto* part : {&general, &domain})
     for (const data::TokenDataset& dataset : *part)
       eval::require_targets(dataset.name(), data::windows(dataset, {.seq_len = options.seq_len}));
-  const auto general_parts = parts_of(general, weights);
-  const auto domain_parts = domain.empty() ? decltype(general_parts)() : parts_of(domain, {});
+  const auto general_sets = sets_of(general);
+  const auto domain_sets = domain.empty() ? decltype(general_sets)() : sets_of(domain);
+  const auto general_parts = parts_of(general_sets, weights), domain_parts = parts_of(domain_sets, {});
+  const Json samples = {{"general", run::samples_json(general_sets)}, {"domain", run::samples_json(domain_sets)}};
   if (gains) {
-    const method::Importance gain = run::probe_gain(decoder, hash, domain_parts[0], general_parts[0]);
-    out.write(method::to_json(gain).dump(2) + "\n");
+    const method::Importance gain =
+        run::probe_gain(decoder, hash, run::names_of(domain_sets) + ", " + run::names_of(general_sets),
+                        domain_parts[0], general_parts[0]);
+    Json json = method::to_json(gain);
+    json["samples"] = samples;
+    out.write(json.dump(2) + "\n");
     out.commit();
     return print_gains(gain, decoder.config(), num_lowest, options.seq_len);
   }
   const method::ProbeOptions probe = {
       .methods = methods, .num_lowest = num_lowest, .until_separated = options.until_separated};
-  const auto importances = run::probe_layers(decoder, hash, general_parts, probe);
+  const auto importances = run::probe_layers(decoder, hash, run::names_of(general_sets), general_parts, probe);
   Json json = method::to_json(importances);
+  json["samples"] = samples;
   std::optional<method::Importance> in_domain;
   if (!domain.empty()) {
-    in_domain = run::probe_layers(decoder, hash, domain_parts, probe).front();
+    in_domain = run::probe_layers(decoder, hash, run::names_of(domain_sets), domain_parts, probe).front();
     json["domain"] = method::to_json(*in_domain);
   }
   out.write(json.dump(2) + "\n");
@@ -228,7 +239,8 @@ void add_probe_command(CLI::App& app) {
       "--until-separated", options->until_separated,
       "Stop before --max-tokens as soon as that choice is certain (95 %); of several methods the first's");
   add_seq_len_option(*command, options->seq_len);
-  add_max_tokens_option(*command, options->max_tokens, "Text to measure on, shared equally by the sources; 0 = all");
+  add_max_tokens_option(*command, options->max_tokens,
+                        "Sample of the text to measure on, shared equally by the sources; 0 = all");
   add_batch_size_option(*command, options->batch_size)
       ->description("Sequences per forward pass; the methods by gradients take one at a time");
   add_compute_options(*command, options->compute);

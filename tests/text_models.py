@@ -102,6 +102,27 @@ def load(directory, dtype=None):
     return transformers.AutoModelForCausalLM.from_pretrained(directory, attn_implementation="sdpa", **keys).eval()
 
 
+def _mix(x):
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+def sample(windows, limit):
+    """The windows that a limit of tokens takes, by the rule of docs/method.md; each as (index, ids, first_target)."""
+    taken, left = [], limit
+    for i in sorted(range(len(windows)), key=lambda i: _mix(_mix(_mix(0) ^ 9) ^ i)):
+        ids, first = windows[i]
+        if taken and left <= 0:
+            break
+        part = ids[:left] if taken else ids
+        if len(part) > first:
+            taken.append((i, part, first))
+        left -= len(ids)
+    return sorted(taken)
+
+
 def windows(documents_ids, seq_len, stride=None):
     """(ids, first_target) of every window: each document alone, a token scored once. Windows of one token are none."""
     result = []

@@ -135,7 +135,8 @@ struct EvalConfig {
   std::int64_t batch_size = 8;
   bool packed = false;
   std::int64_t stride = 0;
-  std::int64_t max_tokens = 0;
+  std::int64_t max_tokens = 65536;    ///< 0 = all
+  std::int64_t copies_tokens = 4096;  ///< 0 = not measured
 };
 
 struct RunConfig {

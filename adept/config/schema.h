@@ -116,7 +116,7 @@ template <typename Visitor>
 void describe(Visitor& v, ProbeConfig& c) {
   v(c.method, "method", "How layer importance is scored; mask_out is the loss without the layer");
   v(c.max_tokens, "max_tokens",
-    "Size of the probe: so much of the start of data.general, its sources sharing equally; 0 = all",
+    "Size of the probe: so much of data.general, a sample that its sources share equally; 0 = all",
     {.unit = "tokens", .range = kTokens});
   v(c.until_separated, "until_separated",
     "Stop before max_tokens as soon as the choice of the lowest layers is certain (95 %)");
@@ -204,7 +204,7 @@ void describe(Visitor& v, UnitLrConfig& c) {
   v(c.factors, "factors", "Further factors of units by name, in any policy");
   v(c.update_every, "update_every", "Interval of importance updates", {.unit = "steps", .range = kSteps});
   v(c.probe_tokens, "probe_tokens",
-    "Start of data.general that one importance update reads, its sources sharing equally",
+    "Sample of data.general that every importance update reads, its sources sharing equally",
     {.unit = "tokens", .range = {.min = 1, .max = 1e15}});
 }
 
@@ -229,7 +229,10 @@ void describe(Visitor& v, EvalConfig& c) {
   v(c.packed, "packed", "Score packed sequences, as training sees the data, instead of single documents");
   v(c.stride, "stride", "Step between the windows of long documents; 0 = seq_len",
     {.unit = "tokens", .range = {.min = 0, .max = 1 << 20}});
-  v(c.max_tokens, "max_tokens", "Tokens to score of each set, from its start; 0 = all",
+  v(c.max_tokens, "max_tokens", "Sample of each set that is scored, the same before and after training; 0 = all",
+    {.unit = "tokens", .range = kTokens});
+  v(c.copies_tokens, "copies_tokens",
+    "Sample of each set on which the loss without each copy is measured after training; 0 = not measured",
     {.unit = "tokens", .range = kTokens});
 }
 

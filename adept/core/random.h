@@ -16,7 +16,8 @@ enum class RandomStream : std::uint64_t {
   kProbeOrder = 5,
   kLora = 6,
   kDropout = 7,
-  kSequenceOrder = 8
+  kSequenceOrder = 8,
+  kTextSample = 9
 };
 
 /// 64 uniform random bits.

@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "adept/core/error.h"
+#include "adept/core/progress.h"
+#include "adept/core/random.h"
 
 namespace adept::data {
 namespace {
@@ -19,49 +21,157 @@ void check_seq_len(std::int64_t seq_len) {
 
 }  // namespace
 
-/// Adds sequences until the limit of input tokens is reached.
+std::string describe(const SampleSize& size) {
+  if (!size.is_sample)
+    return fmt::format("all {} tokens in {} documents", format_count(size.tokens), format_count(size.documents));
+  return fmt::format("{} of {} tokens in {} of {} documents", format_count(size.tokens), format_count(size.all_tokens),
+                     format_count(size.documents), format_count(size.all_documents));
+}
+
+Json to_json(const SampleSize& size) {
+  return {{"tokens", size.tokens},
+          {"all_tokens", size.all_tokens},
+          {"documents", size.documents},
+          {"all_documents", size.all_documents},
+          {"is_sample", size.is_sample}};
+}
+
+SampleSize sample_size_from_json(const Json& json) {
+  return {.tokens = json.at("tokens").get<std::int64_t>(),
+          .all_tokens = json.at("all_tokens").get<std::int64_t>(),
+          .documents = json.at("documents").get<std::int64_t>(),
+          .all_documents = json.at("all_documents").get<std::int64_t>(),
+          .is_sample = json.at("is_sample").get<bool>()};
+}
+
+/// Takes all sequences that it is given, or a sample: the shortest list of the lowest ranks that reaches the limit.
 class SequenceSetBuilder {
  public:
   SequenceSetBuilder(PackedStream stream, std::int64_t max_tokens) : set_(std::move(stream)), max_tokens_(max_tokens) {
     if (max_tokens < 0) throw ConfigError("max_tokens is {}; expected 0 (no limit) or more.", max_tokens);
     counts().tokens = set_.stream_.num_tokens();
+    counts().all_documents = set_.stream_.dataset().num_documents();
   }
 
   SequenceCounts& counts() { return set_.counts_; }
   const PackedStream& stream() const { return set_.stream_; }
-  std::int64_t num_input_tokens() const { return set_.num_input_tokens_; }
-  bool full() const { return full_; }
 
-  /// Counts a document of which `covered` of `num_tokens` tokens are in sequences.
-  void add_document(std::int64_t bytes, std::int64_t covered, std::int64_t num_tokens) {
-    if (covered == 0) return;
-    const double share = static_cast<double>(covered) / static_cast<double>(num_tokens);
-    ++counts().documents;
-    counts().covered += covered;
-    counts().bytes += covered == num_tokens ? bytes : std::llround(static_cast<double>(bytes) * share);
-  }
-
-  /// Returns false, and adds nothing from then on, once the limit is reached.
-  bool add(std::int64_t begin, std::int64_t length, std::int64_t first_target) {
-    if (max_tokens_ > 0 && !set_.empty() && length > max_tokens_ - set_.num_input_tokens_) full_ = true;
-    if (full_) return false;
-    set_.entries_.push_back({begin, static_cast<std::int32_t>(length), static_cast<std::int32_t>(first_target)});
-    set_.num_input_tokens_ += length;
-    counts().targets += length - first_target;
-    return true;
+  /// Windows over the tokens begin .. begin + size - 1 of the stream, which hold each of them once as their own.
+  void add_windows(std::int64_t begin, std::int64_t size, std::int64_t seq_len, std::int64_t stride) {
+    if (size < 2) {
+      counts().too_short += size;
+      return;
+    }
+    std::int64_t covered = 0;
+    for (std::int64_t at = 0; covered < size; at += stride) {
+      const std::int64_t end = std::min(at + seq_len, size);
+      const bool leaves_one = stride == seq_len && size - end == 1;
+      offer({.begin = begin + at,
+             .length = static_cast<std::int32_t>(end - at),
+             .context = static_cast<std::int32_t>(covered - at),
+             .lone = leaves_one ? 1 : 0});
+      covered = end + (leaves_one ? 1 : 0);
+    }
   }
 
   SequenceSet finish() {
+    cut_to_limit();
+    std::sort(taken_.begin(), taken_.end(),
+              [](const Candidate& a, const Candidate& b) { return a.begin < b.begin; });
     auto& c = counts();
+    for (const Candidate& candidate : taken_) {
+      const std::int32_t first_target = std::max(1, candidate.context);
+      set_.entries_.push_back({candidate.begin, candidate.length, first_target});
+      set_.num_input_tokens_ += candidate.length;
+      c.targets += candidate.length - first_target;
+      c.no_context += candidate.context == 0 ? 1 : 0;
+      c.too_short += candidate.lone;
+    }
+    count_documents();
     c.beyond_limit = c.tokens - c.targets - c.no_context - c.too_short;
-    ADEPT_CHECK(c.beyond_limit >= 0 && (full_ || c.beyond_limit == 0), "{} tokens are in no sequence", c.beyond_limit);
+    ADEPT_CHECK(c.beyond_limit >= 0 && (is_limited_ || c.beyond_limit == 0), "{} tokens are in no sequence",
+                c.beyond_limit);
     return std::move(set_);
   }
 
  private:
+  struct Candidate {
+    std::uint64_t rank = 0;
+    std::int64_t begin = 0;    // in the stream
+    std::int32_t length = 0;   // tokens
+    std::int32_t context = 0;  // of these, the first ones, which are an earlier sequence's own
+    std::int32_t lone = 0;     // tokens behind it that would be a sequence of one: 0 or 1
+  };
+
+  static bool ranks_before(const Candidate& a, const Candidate& b) {
+    return std::pair(a.rank, a.begin) < std::pair(b.rank, b.begin);
+  }
+
+  void offer(Candidate candidate) {
+    if (max_tokens_ == 0) {
+      taken_.push_back(candidate);
+      return;
+    }
+    candidate.rank = random_bits(/*seed=*/0, RandomStream::kTextSample, num_offered_++);
+    if (num_tokens_ >= max_tokens_ && !ranks_before(candidate, taken_.front())) {
+      is_limited_ = true;
+      return;
+    }
+    taken_.push_back(candidate);  // a heap, the highest rank in front
+    std::push_heap(taken_.begin(), taken_.end(), ranks_before);
+    num_tokens_ += candidate.length;
+    while (num_tokens_ - taken_.front().length >= max_tokens_) {
+      is_limited_ = true;
+      num_tokens_ -= taken_.front().length;
+      std::pop_heap(taken_.begin(), taken_.end(), ranks_before);
+      taken_.pop_back();
+    }
+  }
+
+  void cut_to_limit() {
+    if (max_tokens_ == 0 || num_tokens_ <= max_tokens_ || taken_.size() < 2) return;
+    is_limited_ = true;
+    std::pop_heap(taken_.begin(), taken_.end(), ranks_before);
+    Candidate& last = taken_.back();
+    last.length -= static_cast<std::int32_t>(num_tokens_ - max_tokens_);
+    last.lone = 0;
+    if (last.length <= std::max(1, last.context)) taken_.pop_back();
+  }
+
+  // Of the documents what the sequences have as their own.
+  void count_documents() {
+    const std::span<const std::int64_t> starts = stream().starts();
+    double bytes = 0;
+    std::size_t document = 0;
+    std::int64_t covered = 0;
+    const auto finish_document = [&] {
+      if (covered == 0) return;
+      ++counts().documents;
+      counts().covered += covered;
+      const double share =
+          static_cast<double>(covered) / static_cast<double>(starts[document + 1] - starts[document]);
+      bytes += share * static_cast<double>(stream().dataset().document_bytes(stream().order()[document]));
+      covered = 0;
+    };
+    for (const Candidate& candidate : taken_) {
+      const std::int64_t end = candidate.begin + candidate.length + candidate.lone;
+      for (std::int64_t at = candidate.begin + candidate.context; at < end;) {
+        for (; starts[document + 1] <= at; ++document) finish_document();
+        const std::int64_t step = std::min(end, starts[document + 1]) - at;
+        covered += step;
+        at += step;
+      }
+    }
+    finish_document();
+    counts().bytes = std::llround(bytes);
+  }
+
   SequenceSet set_;
   std::int64_t max_tokens_;
-  bool full_ = false;
+  std::vector<Candidate> taken_;
+  std::int64_t num_tokens_ = 0;  // of those taken
+  std::uint64_t num_offered_ = 0;
+  bool is_limited_ = false;
 };
 
 Sequence SequenceSet::operator[](std::int64_t i) const {
@@ -95,28 +205,11 @@ SequenceSet windows(const TokenDataset& dataset, const WindowOptions& options) {
     throw ConfigError("stride is {}; expected 1 to {} (seq_len), or 0 for windows that do not overlap.", stride,
                       options.seq_len);
   SequenceSetBuilder builder(PackedStream(dataset, std::nullopt), options.max_tokens);
-  auto& counts = builder.counts();
-  for (std::int64_t d = 0; d < dataset.num_documents() && !builder.full(); ++d) {
-    const std::int64_t start = dataset.offsets()[static_cast<std::size_t>(d)];
-    const auto n = static_cast<std::int64_t>(dataset.document(d).size());
-    if (n < 2) {
-      ++counts.short_documents;
-      counts.too_short += n;
-      continue;
-    }
-    std::int64_t scored = 0;
-    for (std::int64_t begin = 0; scored < n; begin += stride) {
-      const std::int64_t end = std::min(begin + options.seq_len, n);
-      const std::int64_t first_target = std::max<std::int64_t>(1, scored - begin);
-      if (end - begin < 2)
-        counts.too_short += end - begin;
-      else if (!builder.add(begin + start, end - begin, first_target))
-        break;
-      else if (begin == scored)
-        ++counts.no_context;
-      scored = end;
-    }
-    builder.add_document(dataset.document_bytes(d), scored, n);
+  const std::span<const std::int64_t> starts = builder.stream().starts();
+  for (std::size_t d = 0; d + 1 < starts.size(); ++d) {
+    const std::int64_t size = starts[d + 1] - starts[d];
+    if (size < 2) ++builder.counts().short_documents;
+    builder.add_windows(starts[d], size, options.seq_len, stride);
   }
   return builder.finish();
 }
@@ -126,22 +219,7 @@ SequenceSet packed(const TokenDataset& dataset, const PackOptions& options) {
   SequenceSetBuilder builder(
       options.order.empty() ? PackedStream(dataset, options.eos) : PackedStream(dataset, options.eos, options.order),
       options.max_tokens);
-  auto& counts = builder.counts();
-  const std::int64_t n = builder.stream().num_tokens();
-  for (std::int64_t begin = 0; begin < n; begin += options.seq_len) {
-    const std::int64_t length = std::min(options.seq_len, n - begin);
-    if (length < 2)
-      counts.too_short += length;
-    else if (!builder.add(begin, length, 1))
-      break;
-    else
-      ++counts.no_context;
-  }
-  const std::int64_t end = builder.full() ? builder.num_input_tokens() : n;
-  const std::span<const std::int64_t> starts = builder.stream().starts();
-  for (std::size_t i = 0; i + 1 < starts.size() && starts[i] < end; ++i)
-    builder.add_document(dataset.document_bytes(builder.stream().order()[i]), std::min(starts[i + 1], end) - starts[i],
-                         starts[i + 1] - starts[i]);
+  builder.add_windows(0, builder.stream().num_tokens(), options.seq_len, options.seq_len);
   return builder.finish();
 }
 

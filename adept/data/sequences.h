@@ -6,7 +6,10 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
+
+#include "adept/core/json.h"
 
 #include "adept/data/packed_stream.h"
 #include "adept/data/token_dataset.h"
@@ -26,24 +29,52 @@ struct Sequence {
   bool operator==(const Sequence&) const = default;
 };
 
+/// How much of a text is measured.
+struct SampleSize {
+  std::int64_t tokens = 0;         ///< of the text that sequences cover
+  std::int64_t all_tokens = 0;     ///< of the dataset, and the EOS tokens added after documents
+  std::int64_t documents = 0;      ///< in at least one sequence
+  std::int64_t all_documents = 0;  ///< of the dataset
+  bool is_sample = false;          ///< max_tokens left something out
+
+  bool operator==(const SampleSize&) const = default;
+};
+/// "65,536 of 812,345 tokens in 131 of 5,321 documents", or "all 812,345 tokens in 5,321 documents".
+std::string describe(const SampleSize& size);
+Json to_json(const SampleSize& size);
+/// The inverse of to_json. Throws as nlohmann's at() and get() do.
+SampleSize sample_size_from_json(const Json& json);
+
+/// Which sequences `max_tokens` takes, for what has to be measured again when the rule changes.
+inline constexpr char kSamplingRule[] = "sequences by random_bits(0, kTextSample, index)";
+
 /// What a SequenceSet covers: tokens = targets + no_context + too_short + beyond_limit.
 struct SequenceCounts {
   std::int64_t documents = 0;        ///< in at least one sequence
-  std::int64_t bytes = 0;            ///< of their text; of a document that max_tokens cuts, in proportion to its tokens
-  std::int64_t covered = 0;          ///< tokens that `bytes` is the text of: those of the documents up to the limit
+  std::int64_t all_documents = 0;    ///< of the dataset
+  std::int64_t bytes = 0;            ///< of their text; of a document that is covered in part, in proportion to it
+  std::int64_t covered = 0;          ///< tokens that `bytes` is the text of: those that a sequence has as its own
   std::int64_t tokens = 0;           ///< of the dataset, and the EOS tokens added after documents
   std::int64_t targets = 0;          ///< tokens that are predicted, each once
   std::int64_t no_context = 0;       ///< tokens that begin a sequence and are predicted in no other
   std::int64_t too_short = 0;        ///< tokens that would be a sequence of one token, which is left out
   std::int64_t short_documents = 0;  ///< documents of one token, where there is nothing to predict
   std::int64_t beyond_limit = 0;     ///< tokens left out because of max_tokens
+
+  SampleSize size() const {
+    return {.tokens = covered,
+            .all_tokens = tokens,
+            .documents = documents,
+            .all_documents = all_documents,
+            .is_sample = beyond_limit > 0};
+  }
 };
 
 /// How documents are scored, each alone.
 struct WindowOptions {
   std::int64_t seq_len = 0;     ///< most tokens that the model reads in one go, >= 2
   std::int64_t stride = 0;      ///< tokens from one window's start to the next, 1 .. seq_len; 0: seq_len (no overlap)
-  std::int64_t max_tokens = 0;  ///< stop before the windows, the first excepted, hold more tokens; 0: no limit
+  std::int64_t max_tokens = 0;  ///< of the windows together, a sample of all (SequenceSet); 0: no limit
 };
 
 /// How documents are packed.
@@ -51,10 +82,16 @@ struct PackOptions {
   std::int64_t seq_len = 0;           ///< tokens of a sequence, >= 2; only the last one may be shorter
   std::optional<std::int32_t> eos{};  ///< added after each document that does not end in it
   std::vector<std::int64_t> order{};  ///< of the documents; empty: the dataset's own
-  std::int64_t max_tokens = 0;        ///< stop before the sequences, the first excepted, hold more tokens; 0: no limit
+  std::int64_t max_tokens = 0;        ///< of the sequences together, a sample of all (SequenceSet); 0: no limit
 };
 
 /// A list of sequences over a dataset, made when asked for: it holds 16 bytes a sequence and a document, no tokens.
+///
+/// With a limit of tokens that is less than there are it is a sample without replacement. Every sequence has a random
+/// rank, which depends on its place among all of them and on nothing else: no seed, model or method. They are taken in
+/// the order of their ranks until the limit is reached, the last one cut to it, and listed in the order of the text.
+/// The first is taken whole, and one that would be cut to nothing to predict is left out. So every part of a text,
+/// sorted or one long document, is represented as it is large, and a larger limit takes all that a smaller one does.
 class SequenceSet {
  public:
   std::int64_t size() const { return static_cast<std::int64_t>(entries_.size()); }
@@ -63,6 +100,8 @@ class SequenceSet {
   /// Tokens of sequence i.
   std::int64_t length(std::int64_t i) const { return entries_[static_cast<std::size_t>(i)].length; }
   std::vector<std::int64_t> lengths() const;
+  /// Of the dataset.
+  const std::string& name() const { return stream_.dataset().name(); }
   const SequenceCounts& counts() const { return counts_; }
   /// Tokens of all sequences together; more than those of the text where windows overlap.
   std::int64_t num_input_tokens() const { return num_input_tokens_; }

@@ -31,7 +31,7 @@ Perplexity evaluate_perplexity(const model::Decoder& decoder, const std::string&
     tokens += batch.num_targets;
     positions += batch.num_positions();
     done += static_cast<std::int64_t>(group.size());
-    progress.update(done, positions, fmt::format("{} loss {:.3f}", name, total / static_cast<double>(tokens)));
+    progress.update(done, positions, fmt::format("loss {:.3f}", total / static_cast<double>(tokens)));
   }
   const data::SequenceCounts& counts = sequences.counts();
   ADEPT_CHECK(tokens == counts.targets, "{} targets were scored, {} were planned", tokens, counts.targets);
@@ -42,7 +42,8 @@ Perplexity evaluate_perplexity(const model::Decoder& decoder, const std::string&
                                                   static_cast<double>(counts.bytes)
                                             : 0.0,
           .tokens = tokens,
-          .documents = counts.documents};
+          .documents = counts.documents,
+          .text = counts.size()};
 }
 
 void require_targets(const std::string& name, const data::SequenceSet& sequences) {
@@ -64,7 +65,8 @@ Json to_json(const Perplexity& result) {
           {"perplexity", result.perplexity},
           {"bits_per_byte", result.bits_per_byte},
           {"tokens", result.tokens},
-          {"documents", result.documents}};
+          {"documents", result.documents},
+          {"text", data::to_json(result.text)}};
 }
 
 Perplexity perplexity_from_json(const Json& json, const std::string& where) {
@@ -73,7 +75,8 @@ Perplexity perplexity_from_json(const Json& json, const std::string& where) {
             .perplexity = json.at("perplexity").get<double>(),
             .bits_per_byte = json.at("bits_per_byte").get<double>(),
             .tokens = json.at("tokens").get<std::int64_t>(),
-            .documents = json.at("documents").get<std::int64_t>()};
+            .documents = json.at("documents").get<std::int64_t>(),
+            .text = data::sample_size_from_json(json.at("text"))};
   } catch (const Json::exception& error) {
     throw DataError("{}: not a result of `adept eval`: {}. Run `adept eval` again.", where, error.what());
   }

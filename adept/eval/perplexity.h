@@ -20,6 +20,7 @@ struct Perplexity {
                                ///< that are not predicted count as the others; comparable between tokenizers
   std::int64_t tokens = 0;     ///< predicted; padding and the first token of a sequence never are
   std::int64_t documents = 0;  ///< with at least one predicted token
+  data::SampleSize text{};     ///< how much of the set was scored
 };
 
 struct PerplexityOptions {

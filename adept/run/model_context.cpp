@@ -123,9 +123,10 @@ void init_compute_to_measure(config::Compute& compute, const std::filesystem::pa
 }
 
 std::vector<method::Importance> probe_layers(const model::Decoder& decoder, const std::string& model_hash,
+                                             const std::string& text,
                                              const std::vector<std::vector<method::ProbeBatch>>& parts,
                                              const method::ProbeOptions& options) {
-  Progress progress("probe", method::probe_work(decoder, parts, options));
+  Progress progress("probe", method::probe_work(decoder, parts, options), {.unit = "passes", .source = text});
   std::vector<method::Importance> importances = method::probe(decoder, parts, options, progress);
   for (method::Importance& importance : importances) importance.model_hash = model_hash;
   const method::Importance& first = importances.front();
@@ -137,10 +138,11 @@ std::vector<method::Importance> probe_layers(const model::Decoder& decoder, cons
   return importances;
 }
 
-method::Importance probe_gain(const model::Decoder& decoder, const std::string& model_hash,
+method::Importance probe_gain(const model::Decoder& decoder, const std::string& model_hash, const std::string& text,
                               const std::vector<method::ProbeBatch>& domain,
                               const std::vector<method::ProbeBatch>& general) {
-  Progress progress("gain", static_cast<std::int64_t>(domain.size() + general.size()));
+  Progress progress("gain", static_cast<std::int64_t>(domain.size() + general.size()),
+                    {.unit = "batches", .source = text});
   const method::Gain gain = method::expansion_gain(decoder, domain, general, progress);
   progress.finish(fmt::format("loss {:.4f} in the domain, {:.4f} in general", gain.domain_loss, gain.general_loss));
   method::Importance importance = method::to_importance(gain);

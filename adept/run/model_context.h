@@ -46,13 +46,15 @@ void init_compute(config::Compute& compute);
 /// those would change what is measured.
 void init_compute_to_measure(config::Compute& compute, const std::filesystem::path& model_dir);
 
-/// method::probe with a progress line, and the scores stamped with the hash of the model's weights.
+/// method::probe with a progress line that names the `text`, and the scores stamped with the hash of the model's
+/// weights.
 std::vector<method::Importance> probe_layers(const model::Decoder& decoder, const std::string& model_hash,
+                                             const std::string& text,
                                              const std::vector<std::vector<method::ProbeBatch>>& parts,
                                              const method::ProbeOptions& options);
 
-/// method::expansion_gain with a progress line, as scores stamped with the hash of the model's weights.
-method::Importance probe_gain(const model::Decoder& decoder, const std::string& model_hash,
+/// method::expansion_gain with such a line, as scores stamped with the hash of the model's weights.
+method::Importance probe_gain(const model::Decoder& decoder, const std::string& model_hash, const std::string& text,
                               const std::vector<method::ProbeBatch>& domain,
                               const std::vector<method::ProbeBatch>& general);
 

@@ -37,9 +37,6 @@ Json fingerprints(const std::vector<data::TokenDataset>& datasets) {
 
 void write_json(const fs::path& path, const Json& json) { io::write_file_atomically(path, json.dump(2) + "\n"); }
 
-// Of each held-out set, from its start, to see what the copies are worth.
-constexpr std::int64_t kCopiesTokens = 4096;
-
 // With the dtype auto decided, once: as an earlier call in the directory began, whatever this machine would choose.
 config::RunConfig decided(config::RunConfig config) {
   if (config.compute.dtype == config::DTypeChoice::kAuto) {
@@ -97,7 +94,7 @@ class Run {
   void discard_other_stages() {
     if (!probes()) stages_.discard("probe", {"importance.json"});
     if (!expands_ && !is_in(model_.dir, dir_ / "expanded")) stages_.discard("expand", {"expanded"});
-    if (!config_.expands()) stages_.discard("copies", {"copies.json"});
+    if (!inspects_copies()) stages_.discard("copies", {"copies.json"});
   }
 
   void baseline() {
@@ -109,23 +106,31 @@ class Run {
     stages_.run("probe", probe_inputs(), {"importance.json"}, [&] {
       const model::Decoder decoder = load_decoder(model_.dir, config_.compute);
       const auto general = probe_sequences(datasets_.general, config_.seq_len, config_.probe.max_tokens);
+      tell_samples("probe", general);
+      Json samples = {{"general", samples_json(general)}};
       const auto batch_size = config_.probe.batch_size;
       const auto weights = general_weights(config_.data);
       std::vector<method::Importance> importances;
       if (config_.expand.strategy == config::SelectionStrategy::kGainPerCost) {
         const auto domain = probe_sequences({datasets_.train.front()}, config_.seq_len, config_.probe.max_tokens);
-        importances.push_back(probe_gain(decoder, base_hash_, to_batches(domain, batch_size, decoder.device()),
+        tell_samples("probe", domain);
+        samples["domain"] = samples_json(domain);
+        importances.push_back(probe_gain(decoder, base_hash_, names_of(domain) + ", " + names_of(general),
+                                         to_batches(domain, batch_size, decoder.device()),
                                          to_batches(general, batch_size, decoder.device(), weights)));
       } else {
         const bool until_separated = config_.probe.until_separated;
         importances =
-            probe_layers(decoder, base_hash_, to_parts(general, batch_size, decoder.device(), until_separated, weights),
+            probe_layers(decoder, base_hash_, names_of(general),
+                         to_parts(general, batch_size, decoder.device(), until_separated, weights),
                          {.methods = {std::string(config::to_string(config_.probe.method))},
                           .num_lowest = num_copied_layers(config_.expand, model_.config),
                           .exclude = {config_.expand.exclude.begin(), config_.expand.exclude.end()},
                           .until_separated = until_separated});
       }
-      write_json(dir_ / "importance.json", method::to_json(importances));
+      Json json = method::to_json(importances);
+      json["samples"] = samples;
+      write_json(dir_ / "importance.json", json);
     });
   }
 
@@ -138,8 +143,7 @@ class Run {
       stages_.run("expand", expand_inputs(), {"expanded"}, [&] {
         method::expand_model(model_.dir, trained_from_, after, importance, io::OnExisting::kReplace);
       });
-    fmt::print(stderr, "expanded   {}",
-               describe_step_cost(model_.config, config_.seq_len, after, config_.expand, importance));
+    log_table("expanded   " + describe_step_cost(model_.config, config_.seq_len, after, config_.expand, importance));
   }
 
   void train(bool resume) {
@@ -163,19 +167,24 @@ class Run {
 
   // What each copy became: on each held-out set, without each of them.
   void inspect_copies() {
-    if (datasets_.eval.empty()) return;
+    if (!inspects_copies() || datasets_.eval.empty()) return;
     const std::string hash = io::WeightFiles::open(dir_ / "model").hash();
-    stages_.run("copies", eval_inputs(hash), {"copies.json"}, [&] {
+    Json inputs = eval_inputs(hash);
+    inputs["copies_tokens"] = config_.eval.copies_tokens;
+    stages_.run("copies", inputs, {"copies.json"}, [&] {
       const model::Decoder decoder = load_decoder(dir_ / "model", config_.compute);
       const method::Expansion expansion = method::read_expansion(dir_ / "model");
       Json sets = Json::object();
       for (const data::TokenDataset& dataset : datasets_.eval) {
-        const auto sequences = data::windows(dataset, {.seq_len = config_.seq_len, .max_tokens = kCopiesTokens});
-        const auto batches = to_batches({sequences}, config_.eval.batch_size, decoder.device());
-        Progress progress("copies", std::ssize(batches));
+        const std::vector<data::SequenceSet> sequences = {
+            data::windows(dataset, {.seq_len = config_.seq_len, .max_tokens = config_.eval.copies_tokens})};
+        tell_samples("copies", sequences);
+        const auto batches = to_batches(sequences, config_.eval.batch_size, decoder.device());
+        Progress progress("copies", std::ssize(batches), {.unit = "batches", .source = dataset.name()});
         const method::CopiesOnText report = method::inspect_copies(decoder, expansion, batches, progress);
-        progress.finish(dataset.name());
+        progress.finish(fmt::format("loss {:.4f}", report.loss));
         sets[dataset.name()] = method::to_json(report);
+        sets[dataset.name()]["samples"] = samples_json(sequences);
       }
       write_json(dir_ / "copies.json", sets);
     });
@@ -198,6 +207,7 @@ class Run {
                    {"general", fingerprints(datasets_.general)},
                    {"general_weights", general_weights(config_.data)},
                    {"probe", config::to_json(config_.probe)},
+                   {"sampling", data::kSamplingRule},
                    {"seq_len", config_.seq_len},
                    {"dtype", to_string(config_.compute.decided_dtype())}};
     // How many are chosen decides how long a probe takes that stops when they are certain.
@@ -252,10 +262,15 @@ class Run {
     print_counts(all);
   }
 
+  bool inspects_copies() const { return config_.expands() && config_.eval.copies_tokens > 0; }
+
   Json eval_inputs(const std::string& model_hash) const {
+    Json config = config::to_json(config_.eval);
+    config.erase("copies_tokens");
     return {{"model", model_hash},
             {"eval", fingerprints(datasets_.eval)},
-            {"config", config::to_json(config_.eval)},
+            {"config", config},
+            {"sampling", data::kSamplingRule},
             {"seq_len", config_.seq_len},
             {"dtype", to_string(config_.compute.decided_dtype())}};
   }
@@ -269,10 +284,11 @@ class Run {
     std::map<std::string, eval::Perplexity> results;
     for (const data::TokenDataset& dataset : datasets_.eval) {
       const data::SequenceSet sequences = eval_sequences(dataset);
-      Progress progress("eval", sequences.size());
+      tell_samples("eval", {sequences});
+      Progress progress("eval", sequences.size(), {.unit = "sequences", .source = dataset.name()});
       const auto result = eval::evaluate_perplexity(decoder, dataset.name(), sequences,
                                                     {.batch_size = config_.eval.batch_size}, progress);
-      progress.finish(fmt::format("{} loss {:.4f}", dataset.name(), result.loss));
+      progress.finish(fmt::format("loss {:.4f}", result.loss));
       eval::require_finite(dataset.name(), result);
       results[dataset.name()] = result;
     }
@@ -286,11 +302,13 @@ class Run {
                                 .loader = make_train_loader(model_, config_, datasets_),
                                 .probe = {},
                                 .eval = {}};
-    fmt::print(stderr, "{}", inputs.loader.format_mixture());
-    if (config_.unit_lr.policy != config::UnitLrPolicy::kUniform)
-      inputs.probe =
-          to_batches(probe_sequences(datasets_.general, config_.seq_len, config_.unit_lr.probe_tokens),
-                     config_.probe.batch_size, to_device(config_.compute.device), general_weights(config_.data));
+    log_table(inputs.loader.format_mixture());
+    if (config_.unit_lr.policy != config::UnitLrPolicy::kUniform) {
+      const auto probe = probe_sequences(datasets_.general, config_.seq_len, config_.unit_lr.probe_tokens);
+      tell_samples("importance", probe);
+      inputs.probe = to_batches(probe, config_.probe.batch_size, to_device(config_.compute.device),
+                                general_weights(config_.data));
+    }
     for (const data::TokenDataset& dataset : datasets_.eval)
       inputs.eval.push_back({dataset.name(), eval_sequences(dataset)});
     return inputs;
@@ -331,7 +349,7 @@ void run_pipeline(const config::RunConfig& given) {
   run.train(/*resume=*/true);
   if (config.expands()) run.remove_expanded();
   run.evaluate_result();
-  if (config.expands()) run.inspect_copies();
+  run.inspect_copies();
   run.report();
 }
 
@@ -346,7 +364,7 @@ void run_training(const config::RunConfig& given, bool resume) {
   run.baseline();
   run.train(resume);
   run.evaluate_result();
-  if (config.expands()) run.inspect_copies();
+  run.inspect_copies();
   run.report();
 }
 

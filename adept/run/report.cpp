@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "adept/core/progress.h"
+#include "adept/data/sequences.h"
 #include "adept/data/source_counts.h"
 
 namespace adept::run {
@@ -32,7 +33,8 @@ std::string loss_row(const config::EvalSource& set, const RunResults& results) {
 }  // namespace
 
 Json results_json(const config::RunConfig& config, const RunResults& results, const std::vector<StageRecord>& stages) {
-  Json json = {{"method", std::string(config::to_string(config.method))}};
+  Json json = {{"method", std::string(config::to_string(config.method))},
+               {"learning_rate", config.train.learning_rate}};
   json.update(results.training);
   for (const config::EvalSource& set : config.data.eval) {
     if (const auto before = results.before.find(set.name); before != results.before.end()) {
@@ -44,6 +46,7 @@ Json results_json(const config::RunConfig& config, const RunResults& results, co
     json["eval_" + set.name + "_loss"] = after.loss;
     json["eval_" + set.name + "_perplexity"] = after.perplexity;
     json["eval_" + set.name + "_bits_per_byte"] = after.bits_per_byte;
+    json["eval_" + set.name + "_text"] = data::to_json(after.text);
   }
   for (const StageRecord& stage : stages) json["seconds_" + stage.name] = stage.seconds;
   json["peak_rss_bytes"] = peak_memory(stages);
@@ -56,13 +59,17 @@ std::string results_table(const config::RunConfig& config, const RunResults& res
                                   "change", "ppl", "ppl", "change");
   table += fmt::format("  {:<28} {:>8} {:>8} {:>9} {:>9} {:>9}\n", "", "base", "trained", "", "base", "trained");
   for (const config::EvalSource& set : config.data.eval) table += loss_row(set, results);
+  table += "\n";
+  for (const config::EvalSource& set : config.data.eval)
+    table += fmt::format("  {:<14}{}: {}\n", &set == &config.data.eval.front() ? "measured on" : "", set.name,
+                         data::describe(results.after.at(set.name).text));
   const Json& t = results.training;
   const auto trained = t.at("trained_parameters").get<std::int64_t>();
   const auto all = t.at("all_parameters").get<std::int64_t>();
-  table += fmt::format("\n  method        {}\n", config::to_string(config.method));
+  table += fmt::format("  method        {}\n", config::to_string(config.method));
   table += fmt::format("  trained       {} of {} parameters ({:.1f} %)\n", format_count(trained), format_count(all),
                        100.0 * static_cast<double>(trained) / static_cast<double>(all));
-  table += fmt::format("  training      {} steps, {} tokens, {} tokens/s ({:.0f} % of light)\n",
+  table += fmt::format("  training      {} steps, {} tokens, {} tokens/s ({:.0f} % SOL)\n",
                        format_count(t.at("train_steps").get<std::int64_t>()),
                        format_count(t.at("train_tokens").get<std::int64_t>()),
                        format_count(static_cast<std::int64_t>(t.at("train_tokens_per_second").get<double>())),

@@ -22,7 +22,8 @@ struct RunResults {
 /// all_results.json.
 Json results_json(const config::RunConfig& config, const RunResults& results, const std::vector<StageRecord>& stages);
 
-/// Loss and perplexity of every set before and after, trained parameters, time per stage, tokens/s, peak memory.
+/// Loss and perplexity of every set before and after, how much of its text was measured, trained parameters, time per
+/// stage, tokens/s, peak memory.
 std::string results_table(const config::RunConfig& config, const RunResults& results,
                           const std::vector<StageRecord>& stages);
 

@@ -98,7 +98,7 @@ data::TextSource to_text_source(const config::Source& source) {
 }
 
 data::TokenDataset tokenize_source(const TextModel& model, const config::Source& source) {
-  Progress progress("tokenize", 0);
+  Progress progress("tokenize", 0, {.unit = "bytes", .source = source.name});
   return data::tokenize(to_text_source(source), model.encoder(), tokenize_options(), progress);
 }
 
@@ -110,7 +110,7 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const config::
   if (auto current = open_current(path, data::source_fingerprint(text), encoder.fingerprint, encoder.vocab_size))
     return *current;
   fs::create_directories(directory);
-  Progress progress("tokenize", 0);
+  Progress progress("tokenize", 0, {.unit = "bytes", .source = source.name});
   return data::tokenize_to_file(path, text, encoder, tokenize_options(), progress);
 }
 
@@ -127,7 +127,7 @@ void print_counts(const std::vector<data::TokenDataset>& datasets) {
   std::vector<data::NamedCounts> rows;
   for (const data::TokenDataset& dataset : datasets)
     rows.push_back({.name = dataset.name(), .counts = dataset.counts()});
-  fmt::print(stderr, "{}", data::format_source_table(rows));
+  log_table(data::format_source_table(rows));
 }
 
 void warn_of_shared_files(const config::RunConfig& config) {
@@ -169,6 +169,24 @@ std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenData
     sets.push_back(data::windows(
         dataset, {.seq_len = seq_len, .max_tokens = max_tokens > 0 ? std::max<std::int64_t>(share, 1) : 0}));
   return sets;
+}
+
+void tell_samples(const std::string& stage, const std::vector<data::SequenceSet>& sets) {
+  for (const data::SequenceSet& set : sets)
+    if (const data::SampleSize size = set.counts().size(); size.is_sample)
+      spdlog::info("{:<10} {}: a sample, {}", stage, set.name(), data::describe(size));
+}
+
+Json samples_json(const std::vector<data::SequenceSet>& sets) {
+  Json json = Json::object();
+  for (const data::SequenceSet& set : sets) json[set.name()] = data::to_json(set.counts().size());
+  return json;
+}
+
+std::string names_of(const std::vector<data::SequenceSet>& sets) {
+  std::string names;
+  for (const data::SequenceSet& set : sets) names += (names.empty() ? "" : "+") + set.name();
+  return names;
 }
 
 std::vector<method::ProbeBatch> to_batches(const std::vector<data::SequenceSet>& sets, std::int64_t batch_size,

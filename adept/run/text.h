@@ -3,9 +3,11 @@
 
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "adept/config/run_config.h"
+#include "adept/core/json.h"
 #include "adept/data/sequences.h"
 #include "adept/data/text_source.h"
 #include "adept/data/token_dataset.h"
@@ -34,7 +36,7 @@ struct Datasets {
 };
 Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, const std::filesystem::path& directory);
 
-/// Prints documents, tokens, and what was skipped and why, on standard error.
+/// Logs documents, tokens, and what was skipped and why.
 void print_counts(const std::vector<data::TokenDataset>& datasets);
 
 /// Warns of each file that is both trained on and measured on: such a measurement says nothing of what was learnt.
@@ -45,15 +47,24 @@ struct ScoringOptions {
   std::int64_t seq_len = 512;
   std::int64_t stride = 0;      ///< 0 = seq_len
   bool packed = false;          ///< as training sees the data
-  std::int64_t max_tokens = 0;  ///< 0 = all
+  std::int64_t max_tokens = 0;  ///< a sample of so many; 0 = all
 };
 data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDataset& dataset,
                                     const ScoringOptions& options);
 
-/// Several general sources as one: equal shares of `max_tokens`, documents alone. Throws ConfigError if there is
-/// none, or one that is shorter than a sequence.
+/// Several general sources as one: samples of equal shares of `max_tokens`, documents alone. Throws ConfigError if there
+/// is none, or one that is shorter than a sequence.
 std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenDataset>& general, std::int64_t seq_len,
                                                std::int64_t max_tokens);
+
+/// Says how much of each text `stage` measures where that is a sample.
+void tell_samples(const std::string& stage, const std::vector<data::SequenceSet>& sets);
+
+/// The same for a file of results: a data::SampleSize for each name.
+Json samples_json(const std::vector<data::SequenceSet>& sets);
+
+/// "wiki+news".
+std::string names_of(const std::vector<data::SequenceSet>& sets);
 
 /// Padded batches of the sequences of each set, which is a source; similar lengths together. `weights` are those of the
 /// sources in what is measured; empty: all the same.

@@ -315,7 +315,7 @@ def test_memory_and_speed_are_told_and_what_saves_them_changes_nothing(finished,
     for line in ("memory before training: ", "memory of a step: ", "activation cache: "):
         assert line in process.stderr
     assert ", work space " in process.stderr and "on the disk: activation cache" in process.stderr
-    assert results["speed_of_light"] > 0 and re.search(r"tok/s \(\d+ % of light\)", process.stderr)
+    assert results["speed_of_light"] > 0 and re.search(r"tok/s \(\d+ % SOL\)", process.stderr)
     assert all(line["speed_of_light"] > 0 for line in read_lines(folder / "out" / "trainer_log.jsonl") if "loss" in line)
     logged = [line["memory_bytes"] for line in read_lines(folder / "out" / "trainer_log.jsonl") if "loss" in line]
     assert logged[-1] == json.loads((folder / "out" / "all_results.json").read_text())["memory_bytes"]
@@ -455,10 +455,14 @@ def test_another_method_is_one_word(finished, tmp_path, method):
     assert kept(run(folder, *arguments)) == ["baseline", *(["expand"] if expands else []), "train", "eval", *(["copies"] if expands else [])]
 
 
+def compare_methods(folder, *arguments):
+    environment = {**os.environ, "ADEPT_PYTHON": sys.executable, "ADEPT_BUILD": str(BUILD)}
+    return subprocess.run([ROOT / "bench" / "methods", *map(str, arguments)], cwd=folder, capture_output=True, text=True, env=environment)
+
+
 def test_methods_are_compared_by_one_command(finished, tmp_path):
-    arguments = [ROOT / "bench" / "methods.py", finished[0] / "run.yaml", "--out", tmp_path / "all", "--method", "full=1e-4",
-                 "--method", "lora", "--set", "train.max_steps=2", "--set", "train.eval_steps=0"]  # fmt: skip
-    process = subprocess.run([sys.executable, *map(str, arguments)], cwd=finished[0], capture_output=True, text=True)
+    process = compare_methods(finished[0], "run.yaml", "--out", os.path.relpath(tmp_path / "all", finished[0]), "--method",
+                              "full=1e-4", "--method", "lora", "--set", "train.max_steps=2", "--set", "train.eval_steps=0")  # fmt: skip
     assert process.returncode == 0, process.stderr
     rows = [line.split(" | ") for line in process.stdout.splitlines()]
     assert [row[0] for row in rows] == ["| method", "| ---", "| base", "| full", "| lora"]
@@ -466,6 +470,62 @@ def test_methods_are_compared_by_one_command(finished, tmp_path):
     results = json.loads((tmp_path / "all" / "full" / "all_results.json").read_text())
     assert rows[3][2].startswith(f"{results['eval_held-domain_loss']:.4f} (")
     assert "learning_rate: 0.0001" in (tmp_path / "all" / "full" / "config.yaml").read_text()
+    assert rows[0][3] == "learning rate" and [row[3] for row in rows[3:]] == ["0.0001", "0.0002"]
+    assert "learning_rate: 0.0002" in (tmp_path / "all" / "lora" / "config.yaml").read_text()
+
+
+def test_a_comparison_says_its_rates_and_what_is_wrong_before_it_runs_anything(finished, tmp_path):
+    help_text = compare_methods(finished[0], "--help").stdout
+    for method, rate in {"adept": "2e-4", "llama_pro": "2e-4", "full": "2e-5", "replay": "2e-5", "lora": "2e-4", "top_k_layers": "5e-5"}.items():
+        assert f"{method} {rate}" in help_text
+    process = compare_methods(finished[0], "run.yaml", "--out", tmp_path / "all")
+    assert process.returncode == 2 and process.stdout == ""
+    assert process.stderr.startswith("bench/methods: replay:\n") and process.stderr.endswith("\nbench/methods: nothing was run\n")
+    assert "data.replay: found nothing; expected the general text" in process.stderr
+    assert not (tmp_path / "all").exists()
+    for word, message in {"fll": "found 'fll'; expected one of adept, ", "full=fast": "found the rate 'fast'; expected a number above 0"}.items():
+        process = compare_methods(finished[0], "run.yaml", "--out", tmp_path / "all", "--method", word)
+        assert process.returncode == 2 and message in process.stderr
+
+
+def test_evaluation_takes_a_sample_that_is_told_and_the_worth_of_copies_is_a_key(finished, tmp_path):
+    folder, process = finished
+    results = json.loads((folder / "out" / "eval_base.json").read_text())["datasets"]["held-domain"]
+    after = json.loads((folder / "out" / "eval_model.json").read_text())["datasets"]["held-domain"]
+    sample = results["text"]
+    assert sample["is_sample"] and 590 < sample["tokens"] <= 600 < sample["all_tokens"] and sample["documents"] <= 20 == sample["all_documents"]
+    assert after["text"] == sample
+    words = f"{sample['tokens']} of {sample['all_tokens']:,} tokens in {sample['documents']} of 20 documents"
+    assert f"held-domain: {words}\n" in process.stdout
+    assert f"eval       held-domain: a sample, {words}\n" in process.stderr
+    copies = json.loads((folder / "out" / "copies.json").read_text())
+    assert copies["held-domain"]["samples"]["held-domain"]["tokens"] == sample["all_tokens"], "4,096 are more than there are"
+    out = tmp_path / "run"
+    settings = ["--set", f"output_dir={out}", "--set", "train.max_steps=1"]
+    run(folder, *settings, "--set", "eval.copies_tokens=100")
+    assert json.loads((out / "copies.json").read_text())["held-domain"]["samples"]["held-domain"]["tokens"] <= 100
+    without = run(folder, *settings, "--set", "eval.copies_tokens=0")
+    assert not (out / "copies.json").exists() and "copies" not in without.stdout
+    assert kept(without) == ["baseline", "probe", "expand", "train", "eval"]
+
+
+def test_output_names_sources_and_units_and_can_be_quiet(finished, tmp_path):
+    folder, process = finished
+    lines = process.stderr.splitlines()
+    last = {line.split()[0]: line for line in lines if re.search(r"  in \d+:\d\d$", line)}
+    assert set(last) >= {"tokenize", "eval", "probe", "train", "copies"}
+    for line in last.values():
+        count = re.search(r"(?:^| )([\d,]+)/([\d,]+) (\w+)(?:  |$)", line)
+        assert count and count[1] == count[2], line
+    for words in (r"^tokenize   domain  [\d,]+/[\d,]+ kB", r"^eval       held-domain  \d+/\d+ sequences", r"^probe      probe  \d+/\d+ passes",
+                  r"^train      6/6 steps", r"^eval       step 3, held-domain  \d+/\d+ sequences", r"^copies     held-domain  \d+/\d+ batches"):  # fmt: skip
+        assert re.search(words, process.stderr, re.M), words
+    assert sum(line.startswith("train ") for line in lines) == 1, "no second last line"
+    assert not any(line.startswith("importance ") for line in lines if "/" in line), "at most a line a minute"
+    quiet = run(folder, "--quiet", "--set", f"output_dir={tmp_path}/run")
+    assert quiet.stderr == "" and table(quiet)[:5] == table(process)[:5]
+    bad = run_program("adept", "eval", "--quiet", "--model", "base", "--data", "nothing.txt", cwd=folder, check=False)
+    assert bad.returncode == 2 and bad.stderr.startswith("error: ")
 
 
 def test_another_method_in_the_same_directory_leaves_nothing_of_the_first(copied):

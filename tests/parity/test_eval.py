@@ -1,5 +1,6 @@
 """`adept eval` against the documented recipe, computed with transformers and tokenizers."""
 
+import collections
 import json
 import math
 
@@ -51,7 +52,7 @@ def score(model, windows):
 
 def check(found, total, tokens, texts, num_tokens, rel=2e-6):
     """`num_tokens` are all tokens of the texts: those that are not predicted count as the others in bits per byte."""
-    assert set(found) == {"loss", "perplexity", "bits_per_byte", "tokens", "documents"}
+    assert set(found) == {"loss", "perplexity", "bits_per_byte", "tokens", "documents", "text"}
     assert found["tokens"] == tokens
     assert found["documents"] == len(texts)
     assert found["loss"] == pytest.approx(total / tokens, rel=rel)
@@ -115,31 +116,26 @@ def test_packed_joins_documents_with_eos(setup):
         check(found[name], total, tokens, documents, len(stream))
 
 
-def test_a_limit_stops_before_the_window_that_exceeds_it(setup):
-    """Bits per byte stay comparable: a document that is cut counts with the bytes of its share of tokens."""
+def test_a_limit_takes_a_sample_of_the_windows(setup):
+    """Bits per byte stay comparable: a document of which a part is taken counts with the bytes of its share of tokens."""
     folder, texts, bos = setup
     limit = 60
     found = evaluate(folder, "--seq-len", SEQ_LEN, "--max-tokens", limit, names=["first"])["first"]
-    taken, size, documents, num_bytes, num_tokens = [], 0, 0, 0, 0
-    for text in texts["first"]:
-        ids, covered = text_models.encode(text, bos=bos), 0
-        for window in text_models.windows([ids], SEQ_LEN):
-            size += len(window[0])
-            if size <= limit:
-                taken.append(window)
-                covered += len(window[0])
-        if size <= limit:
-            covered = len(ids)  # a last single token is no window
-        documents += covered > 0
-        num_bytes += len(text.encode()) * covered / len(ids)
-        num_tokens += covered
-        if size > limit:
-            break
-    assert 0 < covered < len(ids), "the limit should cut a document"
-    total, tokens = score(text_models.load(folder / "model").double(), taken)
-    assert found["tokens"] == tokens and found["documents"] == documents
+    documents = [text_models.encode(text, bos=bos) for text in texts["first"]]
+    windows = [(d, i, window) for d, ids in enumerate(documents) for i, window in enumerate(text_models.windows([ids], SEQ_LEN))]
+    taken = text_models.sample([window for _, _, window in windows], limit)
+    covered = collections.Counter()
+    for index, ids, _ in taken:
+        d, i, _ = windows[index]
+        covered[d] += len(ids) + (i * SEQ_LEN + len(ids) + 1 == len(documents[d]))  # a last single token is no window
+    assert any(covered[d] < len(documents[d]) for d in covered), "the limit should cut a document"
+    total, tokens = score(text_models.load(folder / "model").double(), [(ids, first) for _, ids, first in taken])
+    assert found["tokens"] == tokens and found["documents"] == len(covered)
+    assert found["text"] == {"tokens": covered.total(), "all_tokens": sum(map(len, documents)), "documents": len(covered),
+                             "all_documents": len(documents), "is_sample": True}  # fmt: skip
     assert found["loss"] == pytest.approx(total / tokens, rel=2e-6)
-    bits = total / tokens / math.log(2) * num_tokens
+    bits = total / tokens / math.log(2) * covered.total()
+    num_bytes = sum(len(texts["first"][d].encode()) * n / len(documents[d]) for d, n in covered.items())
     assert found["bits_per_byte"] == pytest.approx(bits / num_bytes, abs=bits / num_bytes**2)
 
 
@@ -156,14 +152,9 @@ def test_smollm2_scores_real_text_as_transformers_does(smollm2_gguf, real_text, 
     )  # fmt: skip
     found = json.loads((tmp_path / "results.json").read_text())["datasets"]["text"]
     lines = run_program("adept", "tokenize", "--model", directory, "--data", source).stdout.splitlines()
-    windows, size = [], 0
-    for window in text_models.windows(map(json.loads, lines), seq_len):
-        size += len(window[0])
-        if size > limit:
-            break
-        windows.append(window)
+    windows = text_models.sample(text_models.windows(map(json.loads, lines), seq_len), limit)
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    total, tokens = score(model, windows)
+    total, tokens = score(model, [(ids, first) for _, ids, first in windows])
     assert tokens > 1000 and found["tokens"] == tokens
     assert found["loss"] == pytest.approx(total / tokens, rel=2e-4)
     (directory / "model.safetensors").unlink()

@@ -155,7 +155,7 @@ def ratio_interval(totals, weights, sources=None):
 
 
 def check_importance(found, method, sequences, baseline, scores, intervals):
-    assert set(found) - {"model_hash"} == {"method", "baseline_loss", "tokens", "sequences", "layers", "stability"}
+    assert set(found) - {"model_hash", "samples"} == {"method", "baseline_loss", "tokens", "sequences", "layers", "stability"}
     assert found["method"] == method
     assert found["sequences"] == len(sequences)
     assert found["tokens"] == sum(len(ids) - first for ids, first in sequences)
@@ -235,14 +235,12 @@ def test_the_size_of_a_probe_is_shared_by_its_sources(probed):
     found = probe(folder, "--max-tokens", 100)
     taken = []
     for name in ("one", "two"):
-        total = 0
-        for window in probe_windows(texts, [name]):
-            total += len(window[0])
-            if total > 50:
-                break
-            taken.append(window)
+        taken += text_models.sample(probe_windows(texts, [name]), 50)
     assert found["sequences"] == len(taken)
-    assert found["tokens"] == sum(len(ids) - first for ids, first in taken)
+    assert found["tokens"] == sum(len(ids) - first for _, ids, first in taken)
+    for name in ("one", "two"):
+        sample = found["samples"]["general"][name]
+        assert sample["is_sample"] and sample["all_tokens"] == sum(len(text_models.encode(text)) for text in texts[name])
 
 
 def test_one_sequence_has_no_interval(probed):

@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "adept/core/error.h"
 #include "adept/core/random.h"
@@ -96,15 +98,129 @@ TEST(Windows, ScoreTheSameTokensInTheSameContextAsHuggingFacesRecipe) {
       }
 }
 
-TEST(Windows, StopAtTheLimitOfTokens) {
-  const auto dataset = counting_dataset("a", {4, 10, 4});
-  const auto set = windows(dataset, {.seq_len = 4, .max_tokens = 9});
-  ASSERT_EQ(set.size(), 2);
-  EXPECT_EQ(set.num_input_tokens(), 8);
-  EXPECT_EQ(set.counts().documents, 2);
-  EXPECT_EQ(set.counts().bytes, 12 + 30 * 4 / 10) << "4 of the 10 tokens of the second one are covered";
-  EXPECT_EQ(set.counts().beyond_limit, 10);
-  EXPECT_EQ(windows(dataset, {.seq_len = 4, .max_tokens = 1}).size(), 1) << "never nothing at all";
+// The rule of SequenceSet, said in another way: all sequences by rank, each but the first cut to what is left.
+std::vector<Sequence> reference_sample(const SequenceSet& all, std::int64_t max_tokens) {
+  std::vector<std::pair<std::uint64_t, std::int64_t>> by_rank;
+  for (std::int64_t i = 0; i < all.size(); ++i)
+    by_rank.emplace_back(random_bits(0, RandomStream::kTextSample, static_cast<std::uint64_t>(i)), i);
+  std::sort(by_rank.begin(), by_rank.end());
+  std::map<std::int64_t, Sequence> taken;
+  std::int64_t left = max_tokens;
+  for (const auto& [rank, i] : by_rank) {
+    if (left <= 0) break;
+    Sequence sequence = all[i];
+    const auto length = static_cast<std::int64_t>(sequence.tokens.size());
+    if (left < max_tokens && length > left) sequence.tokens.resize(static_cast<std::size_t>(left));
+    if (sequence.num_targets() > 0) taken[i] = sequence;
+    left -= length;
+  }
+  std::vector<Sequence> sequences;
+  for (const auto& [i, sequence] : taken) sequences.push_back(sequence);
+  return sequences;
+}
+
+std::vector<std::int64_t> drawn_lengths(int count, std::uint64_t seed) {
+  std::vector<std::int64_t> lengths;
+  for (int i = 0; i < count; ++i) lengths.push_back(draw(1000 * seed + static_cast<std::uint64_t>(i), 1, 30));
+  return lengths;
+}
+
+TEST(Sample, TakesSequencesByRankUpToTheLimit) {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    const auto dataset = counting_dataset("a", drawn_lengths(40, seed));
+    const std::int64_t stride = draw(seed, 1, 8);
+    const auto all = windows(dataset, {.seq_len = 8, .stride = stride});
+    const auto all_packed = packed(dataset, {.seq_len = 8, .eos = 0});
+    for (const std::int64_t limit : {1, 2, 9, 50, 51, 52, 53, 400, 100'000}) {
+      const auto set = windows(dataset, {.seq_len = 8, .stride = stride, .max_tokens = limit});
+      EXPECT_EQ(set.to_vector(), reference_sample(all, limit)) << seed << " " << stride << " " << limit;
+      EXPECT_FALSE(set.empty()) << "never nothing at all";
+      EXPECT_EQ(packed(dataset, {.seq_len = 8, .eos = 0, .max_tokens = limit}).to_vector(),
+                reference_sample(all_packed, limit))
+          << seed << " " << limit;
+    }
+  }
+}
+
+TEST(Sample, CountsWhatItCovers) {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    const std::vector<std::int64_t> lengths = drawn_lengths(40, seed);
+    const auto dataset = counting_dataset("a", lengths);
+    const std::int64_t stride = draw(seed, 1, 8);
+    for (const std::int64_t limit : {1, 50, 53, 400, 100'000}) {
+      const auto set = windows(dataset, {.seq_len = 8, .stride = stride, .max_tokens = limit});
+      std::set<std::int32_t> own;  // tokens that are predicted, or begin a document's part
+      for (const Sequence& sequence : set.to_vector()) {
+        const bool has_context = stride < 8 && !std::binary_search(dataset.offsets().begin(), dataset.offsets().end(),
+                                                                   sequence.tokens.front() - 1);
+        const auto first = static_cast<std::ptrdiff_t>(has_context ? sequence.first_target : 0);
+        own.insert(sequence.tokens.begin() + first, sequence.tokens.end());
+      }
+      std::int64_t lone = 0;  // a last token that is no window belongs to the window before it
+      double bytes = 0;
+      std::int64_t documents = 0;
+      for (std::size_t d = 0; d < lengths.size(); ++d) {
+        const auto begin = static_cast<std::int32_t>(dataset.offsets()[d] + 1);
+        const auto end = begin + static_cast<std::int32_t>(lengths[d]);
+        auto covered = std::distance(own.lower_bound(begin), own.lower_bound(end));
+        const bool has_lone = stride == 8 && lengths[d] > 1 && lengths[d] % 8 == 1 && own.contains(end - 2);
+        covered += has_lone ? 1 : 0;
+        lone += has_lone ? 1 : 0;
+        documents += covered > 0 ? 1 : 0;
+        bytes += 3.0 * static_cast<double>(covered);
+      }
+      const SequenceCounts& c = set.counts();
+      EXPECT_EQ(c.covered, std::ssize(own) + lone) << seed << " " << stride << " " << limit;
+      EXPECT_EQ(c.documents, documents);
+      EXPECT_EQ(c.all_documents, 40);
+      EXPECT_EQ(c.bytes, std::llround(bytes));
+      EXPECT_EQ(c.tokens, c.targets + c.no_context + c.too_short + c.beyond_limit);
+      EXPECT_EQ(c.size().is_sample, limit < 100'000);
+    }
+  }
+}
+
+// Without overlap the limit is met to the token, but for a rest that has nothing to predict.
+TEST(Sample, FillsTheLimit) {
+  const auto dataset = counting_dataset("a", std::vector<std::int64_t>(100, 16));
+  EXPECT_EQ(windows(dataset, {.seq_len = 8, .max_tokens = 100}).num_input_tokens(), 100);
+  EXPECT_EQ(windows(dataset, {.seq_len = 8, .max_tokens = 97}).num_input_tokens(), 96);
+  EXPECT_EQ(packed(dataset, {.seq_len = 8, .eos = 0, .max_tokens = 100}).num_input_tokens(), 100);
+}
+
+TEST(Sample, OfASortedTextOrOfOneLongDocumentIsNotItsStart) {
+  for (const auto& lengths : {std::vector<std::int64_t>(10'000, 10), std::vector<std::int64_t>{100'000}})
+    for (const bool joined : {false, true}) {
+      const auto dataset = counting_dataset("a", lengths);
+      const auto set = joined ? packed(dataset, {.seq_len = 10, .eos = 0, .max_tokens = 4000})
+                              : windows(dataset, {.seq_len = 10, .max_tokens = 4000});
+      std::vector<std::int64_t> tokens_of_tenth(10);
+      for (const Sequence& sequence : set.to_vector())
+        for (const std::int32_t id : sequence.tokens)
+          if (id > 0) ++tokens_of_tenth.at(static_cast<std::size_t>(id - 1) / 10'000);
+      // 40 of 400 sequences are expected, with a standard deviation of 6.
+      for (const std::int64_t tokens : tokens_of_tenth) EXPECT_NEAR(static_cast<double>(tokens), 400, 200) << joined;
+    }
+}
+
+TEST(Sample, OfMoreTokensHoldsThatOfFewer) {
+  const auto dataset = counting_dataset("a", std::vector<std::int64_t>(500, 8));
+  std::set<Ids> smaller;
+  for (const std::int64_t limit : {8, 80, 800, 4000}) {
+    std::set<Ids> sample;
+    for (const Sequence& s : windows(dataset, {.seq_len = 8, .max_tokens = limit}).to_vector()) sample.insert(s.tokens);
+    EXPECT_TRUE(std::includes(sample.begin(), sample.end(), smaller.begin(), smaller.end())) << limit;
+    smaller = sample;
+  }
+}
+
+TEST(SampleSize, IsToldAndSurvivesAFile) {
+  const auto dataset = counting_dataset("a", std::vector<std::int64_t>(1000, 10));
+  const auto set = windows(dataset, {.seq_len = 10, .max_tokens = 1300});
+  EXPECT_EQ(describe(set.counts().size()), "1,300 of 10,000 tokens in 130 of 1,000 documents");
+  EXPECT_EQ(sample_size_from_json(to_json(set.counts().size())), set.counts().size());
+  EXPECT_EQ(describe(windows(counting_dataset("a", {1, 4, 3}), {.seq_len = 10}).counts().size()),
+            "all 7 tokens in 2 documents");
 }
 
 TEST(Windows, RefuseAWrongStrideOrLength) {
@@ -158,14 +274,6 @@ TEST(Packed, ReadsTheSameStreamAtAnyPlace) {
     }
   Ids beyond(2);
   EXPECT_THROW(stream.read(static_cast<std::int64_t>(all.size()) - 1, beyond), InternalError);
-}
-
-TEST(Packed, StopsAtTheLimitOfTokens) {
-  const auto set = packed(counting_dataset("a", {3, 2, 4}), {.seq_len = 4, .eos = 0, .max_tokens = 8});
-  EXPECT_EQ(set.size(), 2);
-  EXPECT_EQ(set.counts().documents, 3);
-  EXPECT_EQ(set.counts().bytes, 9 + 6 + 12 * 1 / 5) << "1 of the 5 tokens of the third one, EOS included";
-  EXPECT_EQ(set.counts().beyond_limit, 4);
 }
 
 TEST(Packed, RefusesAnEosOutsideTheVocabulary) {

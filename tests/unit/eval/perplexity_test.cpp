@@ -151,7 +151,8 @@ TEST(Perplexity, LeavesNoGraphOnATrainableModel) {
 
 TEST(Results, SurviveTheRoundTripThroughText) {
   const std::map<std::string, Perplexity> results = {
-      {"domain", {.loss = 0.1 + 0.2, .perplexity = 1.35, .bits_per_byte = 1e-3, .tokens = 1LL << 40, .documents = 3}},
+      {"domain", {.loss = 0.1 + 0.2, .perplexity = 1.35, .bits_per_byte = 1e-3, .tokens = 1LL << 40, .documents = 3,
+                  .text = {.tokens = 4, .all_tokens = 5, .documents = 3, .all_documents = 6, .is_sample = true}}},
       {"general", {.loss = 2.5, .perplexity = 12.18, .bits_per_byte = 0.9, .tokens = 7, .documents = 2}}};
   const Json json = parse_json(results_to_json(results).dump(), "text");
   EXPECT_EQ(json["datasets"].size(), 2U);
@@ -163,6 +164,7 @@ TEST(Results, SurviveTheRoundTripThroughText) {
     EXPECT_EQ(found.at(name).bits_per_byte, result.bits_per_byte);
     EXPECT_EQ(found.at(name).tokens, result.tokens);
     EXPECT_EQ(found.at(name).documents, result.documents);
+    EXPECT_EQ(found.at(name).text, result.text);
   }
 }
 

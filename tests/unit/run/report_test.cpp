@@ -60,10 +60,21 @@ TEST(ResultsTable, ShowsLossAndPerplexityBeforeAndAfterWithTheChange) {
 TEST(ResultsTable, ShowsWhatWasTrainedAndWhatItCost) {
   const std::string table = results_table(config_with_two_sets(), results_by_hand(), kStages);
   EXPECT_THAT(table, HasSubstr("14,000,000 of 148,000,000 parameters (9.5 %)"));
-  EXPECT_THAT(table, HasSubstr("1,500 steps, 1,234,567 tokens, 987 tokens/s (61 % of light)"));
+  EXPECT_THAT(table, HasSubstr("1,500 steps, 1,234,567 tokens, 987 tokens/s (61 % SOL)"));
   EXPECT_THAT(table, HasSubstr("tokenize 0:05, probe 1:01 (kept), train 1:00:00, in all 1:01:06"));
   EXPECT_THAT(table, HasSubstr("peak memory   2.5 GB"));
   EXPECT_THAT(table, Not(HasSubstr("skipped")));
+}
+
+TEST(ResultsTable, SaysHowMuchOfEachSetWasMeasured) {
+  RunResults results = results_by_hand();
+  results.after.at("terms").text = {
+      .tokens = 65536, .all_tokens = 812345, .documents = 131, .all_documents = 5321, .is_sample = true};
+  results.after.at("wiki").text = {.tokens = 900, .all_tokens = 900, .documents = 4, .all_documents = 4};
+  EXPECT_THAT(results_table(config_with_two_sets(), results, kStages),
+              HasSubstr("\n  measured on   terms: 65,536 of 812,345 tokens in 131 of 5,321 documents\n"
+                        "                wiki: all 900 tokens in 4 documents\n"));
+  EXPECT_EQ(results_json(config_with_two_sets(), results, kStages)["eval_terms_text"]["all_tokens"], 812345);
 }
 
 TEST(ResultsTable, SaysHowManyUpdatesWereSkipped) {
