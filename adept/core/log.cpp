@@ -46,7 +46,7 @@ void init_logging() {
   if (!is_known) spdlog::warn("ADEPT_LOG is \"{}\"; expected debug, info, warn, error or off. Using info.", name);
 }
 
-void set_quiet() { spdlog::set_level(std::max(spdlog::get_level(), spdlog::level::warn)); }
+void set_quiet() { spdlog::default_logger()->set_level(std::max(spdlog::get_level(), spdlog::level::warn)); }
 
 void log_table(const std::string& table) {
   spdlog::info("{}", table.ends_with('\n') ? std::string_view(table).substr(0, table.size() - 1) : table);
