@@ -17,8 +17,6 @@
 namespace adept {
 namespace {
 
-constexpr int kPollMilliseconds = 100;
-
 [[noreturn]] void fail(const char* what) { throw std::system_error(errno, std::generic_category(), what); }
 
 void limit(int resource, rlim_t value) {
@@ -44,11 +42,7 @@ std::string read_all(int input) {
   std::string result;
   char buffer[65536];
   while (true) {
-    pollfd waiting = {.fd = input, .events = POLLIN, .revents = 0};
-    const int ready = ::poll(&waiting, 1, kPollMilliseconds);
-    throw_if_interrupted();
-    if (ready < 0 && errno != EINTR) fail("waiting for a child process");
-    if (ready <= 0) continue;
+    wait_until_ready(input, POLLIN);
     const ssize_t n = ::read(input, buffer, sizeof buffer);
     if (n < 0 && errno != EINTR) fail("reading from a child process");
     if (n == 0) return result;
