@@ -167,7 +167,7 @@ def few_threads(tmp_path_factory):
     return lambda count: {**os.environ, "LD_PRELOAD": str(folder / "few.so"), "THREADS_LEFT": str(count)}
 
 
-@pytest.mark.parametrize("count", range(8))
+@pytest.mark.parametrize("count", [0, 1, 3, 6])
 @pytest.mark.parametrize("command", ["eval", "probe", "generate", "run"])
 def test_threads_that_cannot_start_are_done_without_or_end_in_an_error(folder, few_threads, command, count):
     arguments = RUN if command == "run" else [*COMMANDS[command], "--threads", 4]
