@@ -1,6 +1,7 @@
 """Every command of the README and every shipped configuration runs, on a tiny model and a few lines of text."""
 
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -63,6 +64,16 @@ def test_the_commands_of_the_readme_run_in_their_order(folder):
     assert json.loads((folder / "results.json").read_text())["datasets"].keys() == {"domain", "general"}
     model = transformers.AutoModelForCausalLM.from_pretrained(folder / "runs" / "steps" / "model")
     assert model.config.num_hidden_layers == 7
+
+
+def test_the_comparison_of_the_readme_trains_every_method(folder):
+    command = shlex.split(re.search(r"`(bench/methods [^`]+)`", (ROOT / "README.md").read_text())[1])
+    process = subprocess.run([ROOT / command[0], *command[1:], *SMALL_RUN, "--set", "train.max_steps=2"], cwd=folder, capture_output=True,
+                             text=True, env={**os.environ, "ADEPT_PYTHON": sys.executable, "ADEPT_BUILD": str(BUILD)})  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    rows = [line.strip("| ").split(" | ") for line in process.stdout.splitlines()]
+    assert [row[0] for row in rows[2:]] == ["base", "adept", "llama_pro", "full", "replay", "lora", "top_k_layers"]
+    assert (folder / "runs" / "compared" / "methods.md").read_text() == process.stdout
 
 
 @pytest.mark.parametrize("config", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
