@@ -92,6 +92,7 @@ void run(Options& options) {
     return;
   }
   run::init_compute(options.compute);
+  run::warn_of_long_sequences(model, options.seq_len);
   model::Decoder decoder = run::load_decoder(model.dir, options.compute);
   const auto batches = [&](const std::string& option, const std::vector<std::string>& paths) {
     DataOptions data = options.data;

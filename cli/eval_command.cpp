@@ -46,6 +46,7 @@ void run(Options& options) {
   const run::TextModel model = run::load_text_model(options.model);
   run::init_compute_to_measure(options.compute, model.dir);
   run::warn_of_long_sequences(model, options.scoring.seq_len);
+  if (options.scoring.packed) model.eos();  // what is missing is told before the work
   const model::Decoder decoder = run::load_decoder(model.dir, options.compute);
   std::vector<data::TokenDataset> datasets;
   for (const config::Source& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
@@ -17,17 +19,23 @@ namespace {
 constexpr std::string_view kHarmless[] = {
     // who wrote the file
     "transformers_version", "_name_or_path", "name_or_path", "_model_name_or_path", "_commit_hash", "unsloth_version",
-    "unsloth_fixed", "transformers.js_config",
+    "unsloth_fixed", "transformers.js_config", "is_llama_config",
     // initial values of weights that are loaded here
-    "initializer_range",
+    "initializer_range", "init_std", "initializer_factor",
     // how a Python program runs the model
     "use_cache", "output_attentions", "output_hidden_states", "return_dict", "return_dict_in_generate", "output_scores",
-    "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "experts_implementation",
-    "torchscript", "use_bfloat16", "tf_legacy_loss", "keys_to_ignore_at_inference",
-    // padding never takes part in attention or loss
-    "pad_token_id",
+    "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
+    "_flash_attn_2_enabled", "use_flash_attention", "use_flash_attention_2", "use_flash_attn", "use_sdpa",
+    "experts_implementation", "torchscript", "use_bfloat16", "tf_legacy_loss", "keys_to_ignore_at_inference",
+    "base_model_tp_plan", "base_model_pp_plan", "gradient_checkpointing", "use_gradient_checkpointing",
+    "neftune_noise_alpha",
+    // context lengths under other names: a hint, as max_position_embeddings is
+    "max_sequence_length", "max_seq_length", "max_seq_len", "seq_length", "n_positions", "n_ctx", "model_max_length",
+    // padding never takes part in attention or loss; BOS is what tokenizer.json puts before a text
+    "pad_token_id", "bos_token_id",
     // other special tokens: the tokenizer's business
-    "sep_token_id", "unk_token_id", "decoder_start_token_id", "tokenizer_class", "prefix",
+    "sep_token_id", "cls_token_id", "mask_token_id", "unk_token_id", "decoder_start_token_id", "tokenizer_class",
+    "prefix", "chat_template",
     // heads of other tasks
     "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params",
     "classifier_dropout",
@@ -37,6 +45,49 @@ constexpr std::string_view kHarmless[] = {
     "bad_words_ids", "num_return_sequences", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
     "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "num_beam_groups",
     "diversity_penalty"};
+
+/// Features that other architectures have: with these values (or null) they are off, wherever they stand.
+const std::pair<std::string_view, std::vector<Json>> kFeaturesThatAreOff[] = {
+    {"attention_bias", {false}},
+    {"mlp_bias", {false}},
+    {"use_bias", {false}},
+    {"lm_head_bias", {false}},
+    {"use_qk_norm", {false}},
+    {"qk_layernorm", {false}},
+    {"sliding_window", {0}},
+    {"use_sliding_window", {false}},
+    {"use_mrope", {false}},
+    {"rope_interleaved", {false}},
+    {"pretraining_tp", {1}},
+    {"parallel_residual", {false}},
+    {"use_parallel_residual", {false}},
+    {"is_causal", {true}},
+    {"embedding_dropout", {0}},
+    {"embd_pdrop", {0}},
+    {"resid_pdrop", {0}},
+    {"attn_pdrop", {0}},
+    {"hidden_dropout", {0}},
+    {"hidden_dropout_prob", {0}},
+    {"residual_dropout", {0}},
+    {"mlp_dropout", {0}},
+    {"embedding_multiplier", {1}},
+    {"residual_multiplier", {1}},
+    {"logits_scaling", {1}},
+    {"logit_scale", {1}},
+    {"final_logit_softcapping", {0}},
+    {"attn_logit_softcapping", {0}},
+    {"num_experts", {0}},
+    {"num_local_experts", {0}},
+    {"num_experts_per_tok", {0}},
+    {"num_nextn_predict_layers", {0}},
+    {"z_loss_weight", {0}},
+};
+
+void ignore_features_that_are_off(ConfigReader& reader) {
+  reader.ignore("max_window_layers");  // says nothing without a window
+  for (const auto& [key, off] : kFeaturesThatAreOff)
+    if (reader.is_null_or_one_of(key, off)) reader.ignore(key);
+}
 
 void read_structure(ConfigReader& reader) {
   const char* const kStock = "Only the stock architecture is implemented.";
@@ -97,6 +148,7 @@ ModelConfig parse_model_config(const Json& source, const std::string& where) {
   architecture->read(reader, config);
   read_rope(reader, config);
   read_structure(reader);
+  ignore_features_that_are_off(reader);
   read_class(reader, *architecture);
   read_dtype(reader, config);
   for (const std::string_view key : kHarmless) reader.ignore(key);

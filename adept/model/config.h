@@ -33,8 +33,7 @@ struct ModelConfig {
   bool mlp_bias = false;                     ///< biases of gate_proj, up_proj, down_proj
   bool qk_norm = false;                      ///< RMS norms of each head's queries and keys
   std::vector<std::int64_t> sliding_window;  ///< per layer: tokens that a query sees, itself included; 0 = all
-  std::optional<std::int64_t> bos_token_id;
-  std::vector<std::int64_t> eos_token_ids;  ///< empty: never ends by itself
+  std::vector<std::int64_t> eos_token_ids;  ///< in 0 .. vocab_size-1; empty: never ends by itself
   std::optional<DType> dtype;               ///< torch_dtype / dtype: what the weights were saved in; a hint
   Json source;                              ///< the file as read, key order kept, so that it can be written back
 };

@@ -25,6 +25,11 @@ bool ConfigReader::has(std::string_view key) const {
   return found != object_.end() && !found->is_null();
 }
 
+bool ConfigReader::is_null_or_one_of(std::string_view key, const std::vector<Json>& values) const {
+  const auto found = object_.find(key);
+  return found == object_.end() || found->is_null() || std::find(values.begin(), values.end(), *found) != values.end();
+}
+
 const Json& ConfigReader::take(std::string_view key) {
   static const Json kNull;
   understood_.insert(std::string(key));
@@ -110,7 +115,7 @@ std::vector<std::int64_t> ConfigReader::integers(std::string_view key, std::int6
 
 void ConfigReader::require(std::string_view key, const std::vector<Json>& allowed, std::string_view what_to_do) {
   const Json& value = take(key);
-  if (value.is_null() || std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return;
+  if (is_null_or_one_of(key, allowed)) return;
   std::vector<std::string> names;
   for (const Json& item : allowed) names.push_back(brief(item));
   const std::string expected = names.empty() ? "" : fmt::format("; this build knows {} only", fmt::join(names, ", "));

@@ -41,7 +41,7 @@ std::vector<std::int64_t> read_end_tokens(const std::filesystem::path& model_dir
   std::vector<std::string> problems;
   ConfigReader reader(source, "", problems);
   if (!reader.has("eos_token_id")) return config.eos_token_ids;
-  std::vector<std::int64_t> tokens = reader.integers("eos_token_id", 0, INT32_MAX);
+  std::vector<std::int64_t> tokens = reader.integers("eos_token_id", 0, config.vocab_size - 1);
   if (!problems.empty()) throw DataError("{}: {}", path.string(), problems.front());
   return tokens;
 }
@@ -78,6 +78,11 @@ std::vector<std::int64_t> generate(const Decoder& decoder, std::span<const std::
                                    const GenerateOptions& options, const std::function<bool(std::int64_t)>& on_token) {
   check_generate_options(options);
   if (prompt.empty()) throw ConfigError("the prompt has no tokens; give at least one character of text");
+  for (const std::int64_t id : prompt)
+    if (id < 0 || id >= decoder.config().vocab_size)
+      throw DataError(
+          "the tokenizer gives the id {}, but the model's vocabulary has {} ids; they do not belong together.", id,
+          decoder.config().vocab_size);
   const at::NoGradGuard no_grad;
   std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
   KeyValueCache cache(decoder.num_layers());

@@ -24,7 +24,7 @@ struct GenerateOptions {
 void check_generate_options(const GenerateOptions& options);
 
 /// The tokens that end a text of this model: eos_token_id of generation_config.json where there is one (as
-/// transformers does), else of config.json. Throws DataError.
+/// transformers does), else of config.json. Throws DataError, also for an id that the vocabulary does not have.
 std::vector<std::int64_t> read_end_tokens(const std::filesystem::path& model_dir, const ModelConfig& config);
 
 /// The new tokens after `prompt` (not empty), the ending one included. `on_token` is called for each as it comes;

@@ -13,6 +13,7 @@
 #include "adept/core/cpu.h"
 #include "adept/core/error.h"
 #include "adept/core/log.h"
+#include "adept/data/tokenizer/special_tokens.h"
 #include "adept/io/hub.h"
 #include "adept/io/weight_files.h"
 #include "adept/kernels/instruction_set.h"
@@ -23,12 +24,23 @@
 
 namespace adept::run {
 
+std::int32_t TextModel::eos() const {
+  const std::optional<std::int32_t> id = data::load_special_token(dir, tokenizer, "eos");
+  if (!id)
+    throw DataError("{}: names no EOS token; expected eos_token in tokenizer_config.json, to put between documents.",
+                    dir.string());
+  if (*id >= config.vocab_size)
+    throw DataError(
+        "{}: the EOS token has the id {}, but the model's vocabulary has {} ids; they do not belong together.",
+        dir.string(), *id, config.vocab_size);
+  return *id;
+}
+
 TextModel load_text_model(const std::string& directory_or_hub_id) {
   const std::filesystem::path dir = io::resolve_model(directory_or_hub_id);
   model::ModelConfig config = model::read_model_config(dir);
   data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(dir);
-  const data::SpecialTokens special_tokens = data::load_special_tokens(dir, tokenizer);
-  return {.dir = dir, .config = std::move(config), .tokenizer = std::move(tokenizer), .special_tokens = special_tokens};
+  return {.dir = dir, .config = std::move(config), .tokenizer = std::move(tokenizer)};
 }
 
 at::Device to_device(config::Device device) { return device == config::Device::kCuda ? at::kCUDA : at::kCPU; }

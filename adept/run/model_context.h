@@ -1,13 +1,13 @@
 // A model as the stages of a run need it: where it is, its text side, and its decoder on demand.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
 
 #include "adept/config/run_config.h"
 #include "adept/data/text_encoder.h"
-#include "adept/data/tokenizer/special_tokens.h"
 #include "adept/data/tokenizer/tokenizer.h"
 #include "adept/method/importance.h"
 #include "adept/model/batch.h"
@@ -16,15 +16,17 @@
 
 namespace adept::run {
 
-/// The tokenizer of a model directory and what it implies.
+/// The text side of a model directory. What a command does not use is not checked.
 struct TextModel {
   std::filesystem::path dir;
   model::ModelConfig config;
   data::Tokenizer tokenizer;
-  data::SpecialTokens special_tokens;
 
   /// Valid while this object lives. Ids are checked against the rows of the model's embeddings.
   data::TextEncoder encoder() const { return data::make_text_encoder(tokenizer, config.vocab_size); }
+
+  /// The token between packed documents. Throws DataError where the model names none, or one that it does not have.
+  std::int32_t eos() const;
 };
 
 /// Resolves a directory or hub id and reads config and tokenizer. Throws DataError.

@@ -148,8 +148,8 @@ void warn_of_shared_files(const config::RunConfig& config) {
 data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDataset& dataset,
                                     const ScoringOptions& options) {
   if (options.packed)
-    return data::packed(
-        dataset, {.seq_len = options.seq_len, .eos = model.special_tokens.eos, .max_tokens = options.max_tokens});
+    return data::packed(dataset,
+                        {.seq_len = options.seq_len, .eos = model.eos(), .max_tokens = options.max_tokens});
   return data::windows(dataset,
                        {.seq_len = options.seq_len, .stride = options.stride, .max_tokens = options.max_tokens});
 }
@@ -230,16 +230,13 @@ std::vector<std::vector<method::ProbeBatch>> to_parts(const std::vector<data::Se
 }
 
 data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config, const Datasets& datasets) {
-  if (!model.special_tokens.eos)
-    throw DataError("{}: names no EOS token; expected eos_token in tokenizer_config.json, to put between documents.",
-                    model.dir.string());
   const double replay = config.train.replay_ratio.value_or(0);
   std::vector<data::TrainSource> sources;
   append_sources(datasets.train, config.data.train, replay > 0 ? std::optional(1 - replay) : std::nullopt, sources);
   if (replay > 0) append_sources(datasets.replay, config.data.replay, replay, sources);
   return {
       std::move(sources),
-      {.seq_len = config.seq_len, .eos = model.special_tokens.eos, .seed = static_cast<std::uint64_t>(config.seed)}};
+      {.seq_len = config.seq_len, .eos = model.eos(), .seed = static_cast<std::uint64_t>(config.seed)}};
 }
 
 }  // namespace adept::run

@@ -42,7 +42,7 @@ void print_counts(const std::vector<data::TokenDataset>& datasets);
 /// Warns of each file that is both trained on and measured on: such a measurement says nothing of what was learnt.
 void warn_of_shared_files(const config::RunConfig& config);
 
-/// How documents become sequences.
+/// How documents become sequences. Packing needs the model's EOS token: see TextModel::eos.
 struct ScoringOptions {
   std::int64_t seq_len = 512;
   std::int64_t stride = 0;      ///< 0 = seq_len

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <string>
-#include <vector>
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
@@ -14,12 +13,6 @@
 
 namespace adept::data {
 namespace {
-
-struct Source {
-  SortedJson json;
-  std::string file;
-  bool has_ids;  // `eos_token_id` rather than `eos_token`
-};
 
 std::int32_t id_of_token(const tok::JsonField& field, const Tokenizer& tokenizer) {
   const std::string& content = (field.json().is_object() ? field.at("content") : field).as_string();
@@ -40,36 +33,25 @@ std::optional<std::int32_t> id_of_value(const tok::JsonField& field, const Token
   return id;
 }
 
-std::optional<std::int32_t> find_token(const std::string& name, const std::vector<Source>& sources,
-                                       const Tokenizer& tokenizer) {
-  for (const Source& source : sources) {
-    const std::string key = name + (source.has_ids ? "_token_id" : "_token");
-    if (!source.json.is_object()) throw DataError("{}: expected an object.", source.file);
-    if (!source.json.contains(key)) continue;
-    const auto value = tok::JsonField(source.json, source.file).find(key);
-    if (!value) return std::nullopt;
-    return source.has_ids ? id_of_value(*value, tokenizer) : id_of_token(*value, tokenizer);
-  }
-  return std::nullopt;
-}
-
 }  // namespace
 
-SpecialTokens load_special_tokens(const std::filesystem::path& model_dir, const Tokenizer& tokenizer) {
-  std::vector<Source> sources;
+std::optional<std::int32_t> load_special_token(const std::filesystem::path& model_dir, const Tokenizer& tokenizer,
+                                               std::string_view role) {
   for (const char* name :
        {"tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json"}) {
     const auto path = model_dir / name;
     if (!is_present(path)) continue;
+    const SortedJson json = read_sorted_json(path);
+    if (!json.is_object()) throw DataError("{}: expected an object.", path.string());
     const bool has_ids = std::string_view(name) == "generation_config.json" || std::string_view(name) == "config.json";
-    sources.push_back({read_sorted_json(path), path.string(), has_ids});
+    const std::string key = fmt::format("{}_token{}", role, has_ids ? "_id" : "");
+    if (!json.contains(key)) continue;
+    const std::string where = path.string();
+    const auto value = tok::JsonField(json, where).find(key);
+    if (!value) return std::nullopt;
+    return has_ids ? id_of_value(*value, tokenizer) : id_of_token(*value, tokenizer);
   }
-  return {find_token("bos", sources, tokenizer), find_token("eos", sources, tokenizer),
-          find_token("pad", sources, tokenizer)};
-}
-
-SpecialTokens load_special_tokens(const std::filesystem::path& model_dir) {
-  return load_special_tokens(model_dir, Tokenizer::from_model_dir(model_dir));
+  return std::nullopt;
 }
 
 }  // namespace adept::data

@@ -1,31 +1,26 @@
-// Which ids begin, end and pad a text.
+// Which id ends a text, or begins or pads one.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string_view>
 
 #include "adept/data/tokenizer/tokenizer.h"
 
 namespace adept::data {
 
-struct SpecialTokens {
-  std::optional<std::int32_t> bos;
-  std::optional<std::int32_t> eos;
-  std::optional<std::int32_t> pad;
-};
-
-/// For each of bos, eos and pad the first of these files in `model_dir` that has the key decides; null there means
-/// none:
+/// The id for `role`: "eos", "bos" or "pad". The first of these files in `model_dir` that has the key decides; null
+/// there means none:
 ///   1. tokenizer_config.json     `eos_token`: "</s>" or {"content": "</s>", ...}
 ///   2. special_tokens_map.json   the same
 ///   3. generation_config.json    `eos_token_id`: 2, or a list, of which the first counts
 ///   4. config.json               the same
 /// This is what transformers takes for the tokenizer's own (1, 2), then for the model's (3, 4).
-/// Throws DataError where a value has another type, or the tokenizer has no such token or id.
-SpecialTokens load_special_tokens(const std::filesystem::path& model_dir, const Tokenizer& tokenizer);
-
-/// The same, reading the tokenizer of `model_dir` first.
-SpecialTokens load_special_tokens(const std::filesystem::path& model_dir);
+///
+/// Throws DataError where the value has another type, or the tokenizer has no such token or id. So ask only for a token
+/// that is used: many models name a pad or BOS token that they do not have, and transformers loads them.
+std::optional<std::int32_t> load_special_token(const std::filesystem::path& model_dir, const Tokenizer& tokenizer,
+                                               std::string_view role);
 
 }  // namespace adept::data

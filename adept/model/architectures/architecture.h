@@ -33,9 +33,8 @@ void read_dimensions(ConfigReader& reader, ModelConfig& config, std::int64_t def
 /// rope_theta, rope_scaling and rope_parameters: the old and the new spelling.
 void read_rope(ConfigReader& reader, ModelConfig& config);
 
-/// bos_token_id and eos_token_id; the defaults hold where the key is missing, not where it is null.
-void read_special_tokens(ConfigReader& reader, ModelConfig& config, std::optional<std::int64_t> default_bos,
-                         std::optional<std::int64_t> default_eos);
+/// eos_token_id, ids of the vocabulary; the default holds where the key is missing, not where it is null.
+void read_eos_tokens(ConfigReader& reader, ModelConfig& config, std::optional<std::int64_t> default_eos);
 
 /// Fills config.sliding_window from layer_types where given, else with `window` for layers >= first_window_layer.
 /// `why_no_window` explains a "sliding_attention" that has no window to slide.

@@ -49,11 +49,9 @@ void read_dimensions(ConfigReader& reader, ModelConfig& config, std::int64_t def
                  "This build trains without dropout; set it to 0 if that is meant (evaluation is the same).");
 }
 
-void read_special_tokens(ConfigReader& reader, ModelConfig& config, std::optional<std::int64_t> default_bos,
-                         std::optional<std::int64_t> default_eos) {
-  config.bos_token_id = reader.present("bos_token_id") ? std::nullopt : default_bos;
-  if (const auto bos = reader.integers("bos_token_id", 0, kMaxInt32); !bos.empty()) config.bos_token_id = bos.front();
-  config.eos_token_ids = reader.integers("eos_token_id", 0, kMaxInt32);
+void read_eos_tokens(ConfigReader& reader, ModelConfig& config, std::optional<std::int64_t> default_eos) {
+  const bool has_vocabulary = config.vocab_size > 1;  // else that is a problem already
+  config.eos_token_ids = reader.integers("eos_token_id", 0, has_vocabulary ? config.vocab_size - 1 : kMaxInt32);
   if (!reader.present("eos_token_id") && default_eos) config.eos_token_ids = {*default_eos};
 }
 

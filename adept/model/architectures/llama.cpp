@@ -7,12 +7,11 @@ namespace {
 
 void read(ConfigReader& reader, ModelConfig& config) {
   read_dimensions(reader, config);
-  read_special_tokens(reader, config, 1, 2);
+  read_eos_tokens(reader, config, 2);
   config.qkv_bias = config.o_bias = reader.boolean("attention_bias", false);
   config.mlp_bias = reader.boolean("mlp_bias", false);
   reader.require("pretraining_tp", {1}, "Sliced projections round differently; set it to 1 if that is meant.");
   reader.require("rope_interleaved", {false}, "Interleaved rotary positions need permuted q and k weights.");
-  reader.ignore("is_llama_config");  // a marker in SmolLM's files
   read_layer_types(reader, config, 0, 0, "Llama has no sliding window");
 }
 

@@ -7,7 +7,7 @@ namespace {
 
 void read(ConfigReader& reader, ModelConfig& config) {
   read_dimensions(reader, config, /*default_kv_heads=*/8);
-  read_special_tokens(reader, config, 1, 2);
+  read_eos_tokens(reader, config, 2);
   // Missing means 4096, null means no window.
   std::int64_t window = 0;
   if (reader.has("sliding_window") || !reader.present("sliding_window")) {

@@ -7,7 +7,7 @@ namespace {
 
 void read(ConfigReader& reader, ModelConfig& config) {
   read_dimensions(reader, config, /*default_kv_heads=*/32);
-  read_special_tokens(reader, config, std::nullopt, std::nullopt);
+  read_eos_tokens(reader, config, std::nullopt);
   config.qkv_bias = true;
   reader.require("use_mrope", {false}, "Multimodal rotary positions are not implemented.");
   read_qwen_windows(reader, config);

@@ -7,7 +7,7 @@ namespace {
 
 void read(ConfigReader& reader, ModelConfig& config) {
   read_dimensions(reader, config, /*default_kv_heads=*/32, /*default_head_dim=*/128);
-  read_special_tokens(reader, config, std::nullopt, std::nullopt);
+  read_eos_tokens(reader, config, std::nullopt);
   config.qk_norm = true;
   config.qkv_bias = config.o_bias = reader.boolean("attention_bias", false);
   read_qwen_windows(reader, config);

@@ -259,40 +259,40 @@ TEST_F(TokenizerTest, TextThatIsNoTokenizerIsRefused) {
 
 TEST_F(TokenizerTest, SpecialTokensComeFromTheFirstFileThatHasThem) {
   const Tokenizer tokenizer = load(small());
-  EXPECT_EQ(load_special_tokens(dir_).eos, std::nullopt);
+  const auto id_of = [&](const char* role) { return load_special_token(dir_, tokenizer, role); };
+  EXPECT_EQ(id_of("eos"), std::nullopt);
   write("config.json", R"({"bos_token_id": 1, "eos_token_id": [2, 1], "pad_token_id": null})");
-  auto tokens = load_special_tokens(dir_, tokenizer);
-  EXPECT_EQ(tokens.bos, 1);
-  EXPECT_EQ(tokens.eos, 2) << "the first of a list";
-  EXPECT_EQ(tokens.pad, std::nullopt);
+  EXPECT_EQ(id_of("bos"), 1);
+  EXPECT_EQ(id_of("eos"), 2) << "the first of a list";
+  EXPECT_EQ(id_of("pad"), std::nullopt);
   write("generation_config.json", R"({"eos_token_id": 3, "pad_token_id": 4})");
-  tokens = load_special_tokens(dir_, tokenizer);
-  EXPECT_EQ(tokens.bos, 1);
-  EXPECT_EQ(tokens.eos, 3);
-  EXPECT_EQ(tokens.pad, 4);
+  EXPECT_EQ(id_of("bos"), 1);
+  EXPECT_EQ(id_of("eos"), 3);
+  EXPECT_EQ(id_of("pad"), 4);
   write("special_tokens_map.json", R"({"eos_token": "abc"})");
-  EXPECT_EQ(load_special_tokens(dir_, tokenizer).eos, 5);
+  EXPECT_EQ(id_of("eos"), 5);
   write("tokenizer_config.json", R"({"eos_token": {"content": "<s>", "lstrip": false}, "bos_token": null})");
-  tokens = load_special_tokens(dir_, tokenizer);
-  EXPECT_EQ(tokens.eos, 9);
-  EXPECT_EQ(tokens.bos, std::nullopt) << "null decides too";
-  EXPECT_EQ(tokens.pad, 4);
+  EXPECT_EQ(id_of("eos"), 9);
+  EXPECT_EQ(id_of("bos"), std::nullopt) << "null decides too";
+  EXPECT_EQ(id_of("pad"), 4);
 }
 
-TEST_F(TokenizerTest, SpecialTokensThatDoNotExistAreRefused) {
+TEST_F(TokenizerTest, ASpecialTokenThatIsAskedForMustExist) {
   const Tokenizer tokenizer = load(small());
   const auto message = [&] {
     try {
-      load_special_tokens(dir_, tokenizer);
+      load_special_token(dir_, tokenizer, "eos");
     } catch (const DataError& error) {
       return std::string(error.what());
     }
     return std::string("accepted");
   };
-  write("config.json", R"({"eos_token_id": 10})");
+  write("config.json", R"({"eos_token_id": 10, "pad_token_id": -1})");
   EXPECT_THAT(message(), HasSubstr("config.json: eos_token_id is 10, an id that no token"));
   write("config.json", R"({"eos_token_id": "2"})");
   EXPECT_THAT(message(), HasSubstr("config.json: eos_token_id is \"2\"; expected an integer"));
+  write("config.json", R"({"eos_token_id": 2, "pad_token_id": -1, "bos_token_id": "x"})");
+  EXPECT_EQ(message(), "accepted") << "the others are not asked for";
   write("tokenizer_config.json", R"({"eos_token": "</s>"})");
   EXPECT_THAT(message(), HasSubstr("tokenizer_config.json: eos_token is \"</s>\", which tokenizer.json does not have"));
 }

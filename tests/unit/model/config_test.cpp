@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "adept/core/error.h"
 #include "adept/model/architectures/architecture.h"
@@ -53,7 +55,6 @@ TEST(ModelConfig, ReadsALlama) {
   EXPECT_EQ(config.rms_norm_eps, 1e-5);
   EXPECT_EQ(config.rope.theta, 10000);
   EXPECT_FALSE(config.tie_word_embeddings || config.qkv_bias || config.o_bias || config.mlp_bias || config.qk_norm);
-  EXPECT_EQ(config.bos_token_id, 1);
   EXPECT_THAT(config.eos_token_ids, ElementsAre(2, 7));
   EXPECT_THAT(config.sliding_window, ElementsAre(0, 0, 0, 0));
   EXPECT_EQ(config.dtype, DType::kBF16);
@@ -68,7 +69,6 @@ TEST(ModelConfig, FillsMissingKeysAsTransformersDoes) {
   const ModelConfig as_llama = parse(config);
   EXPECT_EQ(as_llama.num_key_value_heads, 8);
   EXPECT_EQ(as_llama.rms_norm_eps, 1e-6);
-  EXPECT_EQ(as_llama.bos_token_id, 1);
   EXPECT_THAT(as_llama.eos_token_ids, ElementsAre(2));
   config["architectures"] = nullptr;
   config["model_type"] = "mistral";
@@ -78,7 +78,6 @@ TEST(ModelConfig, FillsMissingKeysAsTransformersDoes) {
   config["model_type"] = "qwen3";
   const ModelConfig as_qwen = parse(config);
   EXPECT_EQ(as_qwen.head_dim, 128);
-  EXPECT_EQ(as_qwen.bos_token_id, std::nullopt);
   EXPECT_TRUE(as_qwen.eos_token_ids.empty());
 }
 
@@ -183,6 +182,10 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"Theta", "rope_theta", -1, "is -1; expected a number above 0"},
         Refused{"Tied", "tie_word_embeddings", 1, "is 1; expected true or false"},
         Refused{"Eos", "eos_token_id", Json::array({2, "x"}), "expected an integer from 0"},
+        Refused{"EosBeyondTheVocabulary", "eos_token_id", 300, "is 300; expected an integer from 0 to 299"},
+        Refused{"EosListBeyondTheVocabulary", "eos_token_id", Json::array({2, 999}),
+                "expected an integer from 0 to 299"},
+        Refused{"NegativeEos", "eos_token_id", -1, "is -1; expected an integer from 0 to 299"},
         Refused{"RopeText", "rope_scaling", "yarn", "expected an object"},
         Refused{"LlamaWindow", "sliding_window", 5, "a key that this build does not know"},
         Refused{"MistralWindow", "sliding_window", 0, "is 0; expected an integer from 1 to", "mistral"},
@@ -222,6 +225,44 @@ TEST(ModelConfig, RefusesWindowsThatContradictEachOther) {
   Json mistral = with(of_type("mistral", "MistralForCausalLM"), "sliding_window", 8);
   mistral["layer_types"] = {"full_attention", "sliding_attention", "full_attention", "full_attention"};
   EXPECT_THAT(refusal(mistral), HasSubstr("layer_types mixes full and sliding attention"));
+}
+
+// What transformers, or a trainer, writes for every model, and features of other architectures that are off.
+TEST(ModelConfig, IgnoresWhatHasNoEffect) {
+  const std::vector<std::pair<std::string, Json>> cases = {
+      {"pad_token_id", -1},         {"bos_token_id", -1},          {"bos_token_id", 100000},
+      {"bos_token_id", nullptr},    {"max_sequence_length", 2048}, {"max_seq_len", 7},
+      {"sliding_window", nullptr},  {"use_sliding_window", false}, {"max_window_layers", 28},
+      {"attention_bias", false},    {"mlp_bias", false},           {"attention_bias", nullptr},
+      {"pretraining_tp", 1},        {"use_qk_norm", false},        {"rope_interleaved", false},
+      {"resid_pdrop", 0.0},         {"hidden_dropout", 0},         {"final_logit_softcapping", nullptr},
+      {"num_experts", nullptr},     {"is_causal", true},           {"gradient_checkpointing", true},
+      {"use_flash_attention", true}};
+  const std::pair<const char*, const char*> kTypes[] = {{"llama", "LlamaForCausalLM"},
+                                                        {"mistral", "MistralForCausalLM"},
+                                                        {"qwen2", "Qwen2ForCausalLM"},
+                                                        {"qwen3", "Qwen3ForCausalLM"}};
+  for (const auto& [type, class_name] : kTypes) {
+    Json plain = of_type(type, class_name);
+    plain["sliding_window"] = nullptr;
+    const ModelConfig expected = parse(plain);
+    for (const auto& [key, value] : cases) {
+      SCOPED_TRACE(fmt::format("{}: {} {}", type, key, value.dump()));
+      ModelConfig found;
+      ASSERT_NO_THROW(found = parse(with(plain, key, value)));
+      EXPECT_EQ(found.sliding_window, expected.sliding_window);
+      EXPECT_EQ(found.max_position_embeddings, expected.max_position_embeddings);
+      EXPECT_EQ(found.qkv_bias, expected.qkv_bias);
+      EXPECT_EQ(found.o_bias || found.mlp_bias, false);
+    }
+  }
+}
+
+TEST(ModelConfig, RefusesAFeatureOfAnotherArchitectureThatIsOn) {
+  for (const auto& [key, value] : std::vector<std::pair<std::string, Json>>{
+           {"sliding_window", 4096}, {"use_sliding_window", true}, {"use_qk_norm", true}, {"num_experts", 8},
+           {"resid_pdrop", 0.1}, {"final_logit_softcapping", 30.0}, {"residual_multiplier", 0.22}})
+    EXPECT_THAT(refusal(with(llama(), key, value)), HasSubstr("m/config.json: " + key + " is")) << key;
 }
 
 TEST(ModelConfig, ReportsEveryProblemAtOnce) {

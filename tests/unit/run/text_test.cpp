@@ -140,6 +140,25 @@ TEST(TokenCache, IsMadeAgainWhenTheFileIsDamaged) {
   EXPECT_THAT(ids_of(t.tokens(), 0), ElementsAre(0, 1, 2));
 }
 
+// What is not used is not checked: only packing asks for the EOS token.
+TEST(ScoringSequences, OnlyPackedOnesNeedAnEosToken) {
+  const std::pair<const char*, const char*> kCases[] = {
+      {R"({"eos_token": null})", "names no EOS token; expected eos_token in tokenizer_config.json"},
+      {R"({"eos_token": "<end>"})", "eos_token is \"<end>\", which tokenizer.json does not have"},
+      {R"({"eos_token": 3})", "eos_token is 3"},
+      {R"({"eos_token": "</s>", "pad_token": "<none>", "bos_token": "<none>"})", ""}};
+  for (const auto& [settings, message] : kCases) {
+    const Texts t;
+    test::write_file(t.dir / "model/tokenizer_config.json", settings);
+    EXPECT_EQ(scoring_sequences(t.model(), t.tokens(), {.seq_len = 8}).size(), 3) << settings;
+    const auto pack = [&] { scoring_sequences(t.model(), t.tokens(), {.seq_len = 8, .packed = true}); };
+    if (*message == '\0')
+      EXPECT_NO_THROW(pack());
+    else
+      EXPECT_THAT(test::message_of<DataError>(pack), HasSubstr(message));
+  }
+}
+
 TEST(ScoringSequences, AreDocumentsAloneOrPackedWithEos) {
   const Texts t;
   const data::SequenceSet alone = scoring_sequences(t.model(), t.tokens(), {.seq_len = 8});
