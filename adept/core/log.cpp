@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -50,6 +52,16 @@ void set_quiet() { spdlog::default_logger()->set_level(std::max(spdlog::get_leve
 
 void log_table(const std::string& table) {
   spdlog::info("{}", table.ends_with('\n') ? std::string_view(table).substr(0, table.size() - 1) : table);
+}
+
+void log_once(spdlog::level::level_enum level, const std::string& message) {
+  static std::mutex mutex;
+  static std::set<std::string> logged;
+  {
+    const std::lock_guard lock(mutex);
+    if (!logged.insert(message).second) return;
+  }
+  spdlog::log(level, "{}", message);
 }
 
 }  // namespace adept

@@ -17,4 +17,7 @@ void set_quiet();
 /// A table of several lines, as information.
 void log_table(const std::string& table);
 
+/// Logs a message unless the same text was logged this way before: for what is found again each time a model is opened.
+void log_once(spdlog::level::level_enum level, const std::string& message);
+
 }  // namespace adept

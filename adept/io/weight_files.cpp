@@ -1,7 +1,5 @@
 #include "adept/io/weight_files.h"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -12,6 +10,7 @@
 #include "adept/core/file.h"
 #include "adept/core/hash.h"
 #include "adept/core/json.h"
+#include "adept/core/log.h"
 #include "adept/core/nearest_name.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/text_quote.h"
@@ -98,20 +97,50 @@ Index read_index(const fs::path& path) {
   return index;
 }
 
-// `expected` is the part of `weight_map` that belongs to this shard.
-void check_shard(const SafetensorsFile& file, const std::string& name, const WeightMap& expected,
-                 const WeightMap& weight_map, std::vector<std::string>& faults) {
-  for (const TensorView& tensor : file.tensors()) {
-    const auto entry = weight_map.find(tensor.name);
-    if (entry == weight_map.end())
-      faults.push_back(fmt::format("{}: tensor {} is not in the index", name, quote(tensor.name)));
-    else if (entry->second != name)
-      faults.push_back(
-          fmt::format("{}: tensor {} is in the index, but for {}", name, quote(tensor.name), entry->second));
+// What an index says against what its shards hold.
+class ShardCheck {
+ public:
+  explicit ShardCheck(const Index& index) : weight_map_(index.weight_map) {}
+
+  // `expected` is the part of the index that belongs to this shard.
+  void add(const SafetensorsFile& file, const std::string& name, const WeightMap& expected) {
+    for (const TensorView& tensor : file.tensors()) {
+      const auto entry = weight_map_.find(tensor.name);
+      if (entry == weight_map_.end()) {
+        const auto [first, is_new] = unlisted_.emplace(tensor.name, name);
+        if (!is_new) fault("{}: tensor {} is in {} too", name, quote(tensor.name), first->second);
+      } else if (entry->second != name) {
+        fault("{}: tensor {} is in the index, but for {}", name, quote(tensor.name), entry->second);
+      }
+    }
+    for (const auto& [tensor, shard] : expected)
+      if (file.find(tensor) == nullptr) fault("{}: tensor {} of the index is not in it", name, quote(tensor));
   }
-  for (const auto& [tensor, shard] : expected)
-    if (file.find(tensor) == nullptr)
-      faults.push_back(fmt::format("{}: tensor {} of the index is not in it", name, quote(tensor)));
+
+  template <typename... Args>
+  void fault(fmt::format_string<Args...> format, Args&&... args) {
+    faults_.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  const std::vector<std::string>& faults() const { return faults_; }
+  const WeightMap& unlisted() const { return unlisted_; }
+
+ private:
+  const WeightMap& weight_map_;
+  WeightMap unlisted_;
+  std::vector<std::string> faults_;
+};
+
+void warn_of_information(const fs::path& index_path, const Index& index, const WeightMap& unlisted,
+                         std::int64_t total_bytes) {
+  if (!unlisted.empty())
+    log_once(spdlog::level::warn,
+             fmt::format("{}: does not list {} of the tensors in its shards, such as {} in {}; they are used",
+                         index_path.string(), unlisted.size(), quote(unlisted.begin()->first),
+                         unlisted.begin()->second));
+  else if (index.total_size && *index.total_size != static_cast<std::uint64_t>(total_bytes))
+    log_once(spdlog::level::warn, fmt::format("{}: metadata.total_size is {}, but the tensors have {} bytes",
+                                              index_path.string(), *index.total_size, total_bytes));
 }
 
 // Left from another download or save; transformers passes them over too.
@@ -120,7 +149,8 @@ void warn_of_other_shards(const fs::path& model_dir, const std::map<std::string,
   for (fs::directory_iterator it(model_dir, error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
     if (name.starts_with("model-") && name.ends_with(".safetensors") && !shards.contains(name))
-      spdlog::warn("{}: {} is not in {} and is not used", model_dir.string(), name, kIndexFile);
+      log_once(spdlog::level::warn,
+               fmt::format("{}: {} is not in {} and is not used", model_dir.string(), name, kIndexFile));
   }
 }
 
@@ -180,7 +210,8 @@ WeightFiles WeightFiles::open(const fs::path& model_dir) {
   const fs::path single = model_dir / kSingleFile, index_path = model_dir / kIndexFile;
   const bool has_single = is_present(single), has_index = is_present(index_path);
   if (has_single && has_index)
-    spdlog::warn("{}: has both {} and {}; the former is used", model_dir.string(), kSingleFile, kIndexFile);
+    log_once(spdlog::level::warn,
+             fmt::format("{}: has both {} and {}; the former is used", model_dir.string(), kSingleFile, kIndexFile));
   if (has_single) {
     weights.add_file(SafetensorsFile::open(single));
     return weights;
@@ -190,45 +221,50 @@ WeightFiles WeightFiles::open(const fs::path& model_dir) {
   const Index index = read_index(index_path);
   std::map<std::string, WeightMap> by_shard;
   for (const auto& [tensor, shard] : index.weight_map) by_shard[shard].emplace(tensor, shard);
-  std::vector<std::string> faults;
+  ShardCheck check(index);
   for (const auto& [shard, tensors] : by_shard) {
     if (!is_present(model_dir / shard)) {
-      faults.push_back(fmt::format("{}: is missing ({} tensors of the index)", shard, tensors.size()));
+      check.fault("{}: is missing ({} tensors of the index)", shard, tensors.size());
       continue;
     }
     try {
       auto file = SafetensorsFile::open(model_dir / shard);
-      check_shard(*file, shard, tensors, index.weight_map, faults);
+      check.add(*file, shard, tensors);
       weights.add_file(std::move(file));
     } catch (const DataError& error) {
-      faults.emplace_back(error.what());
+      check.fault("{}", error.what());
     }
   }
-  if (faults.empty() && index.total_size && *index.total_size != static_cast<std::uint64_t>(weights.total_bytes()))
-    faults.push_back(fmt::format("metadata.total_size is {}, but the tensors have {} bytes", *index.total_size,
-                                 weights.total_bytes()));
-  throw_faults(index_path, faults);
+  throw_faults(index_path, check.faults());
+  warn_of_information(index_path, index, check.unlisted(), weights.total_bytes());
   warn_of_other_shards(model_dir, by_shard);
   return weights;
 }
 
 void WeightFiles::add_file(std::shared_ptr<const SafetensorsFile> file) {
-  for (std::size_t i = 0; i < file->tensors().size(); ++i)
-    locations_.emplace(file->tensors()[i].name, Location{files_.size(), i});
+  for (const TensorView& tensor : file->tensors()) entries_.emplace(tensor.name, Entry{tensor, file});
   files_.push_back(std::move(file));
+}
+
+void WeightFiles::rename(std::string_view from, const std::string& to) {
+  const auto found = entries_.find(from);
+  ADEPT_CHECK(found != entries_.end() && !entries_.contains(to), "{}: {} cannot become {}", directory_.string(), from,
+              to);
+  auto node = entries_.extract(found);
+  node.key() = node.mapped().tensor.name = to;
+  entries_.insert(std::move(node));
 }
 
 std::vector<std::string> WeightFiles::names() const {
   std::vector<std::string> names;
-  names.reserve(locations_.size());
-  for (const auto& [name, location] : locations_) names.emplace_back(name);
-  std::sort(names.begin(), names.end());
+  names.reserve(entries_.size());
+  for (const auto& [name, entry] : entries_) names.push_back(name);
   return names;
 }
 
 const TensorView* WeightFiles::find(std::string_view name) const {
-  const auto found = locations_.find(name);
-  return found == locations_.end() ? nullptr : &files_[found->second.file]->tensors()[found->second.tensor];
+  const auto found = entries_.find(name);
+  return found == entries_.end() ? nullptr : &found->second.tensor;
 }
 
 const TensorView& WeightFiles::at(std::string_view name) const {
@@ -236,13 +272,13 @@ const TensorView& WeightFiles::at(std::string_view name) const {
   std::vector<std::string> candidates = names();
   std::erase_if(candidates, [](const std::string& candidate) { return candidate.size() > kLongestSuggestion; });
   const std::string nearest = nearest_name(name, candidates);
-  throw DataError("{}: has no tensor {} among its {}{}.", directory_.string(), quote(name), locations_.size(),
+  throw DataError("{}: has no tensor {} among its {}{}.", directory_.string(), quote(name), entries_.size(),
                   nearest.empty() ? "" : fmt::format("; the nearest name is {}", quote(nearest)));
 }
 
 std::shared_ptr<const void> WeightFiles::owner(std::string_view name) const {
   at(name);
-  return files_[locations_.find(name)->second.file];
+  return entries_.find(name)->second.file;
 }
 
 std::int64_t WeightFiles::total_bytes() const {

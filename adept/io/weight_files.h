@@ -3,11 +3,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "adept/io/mapped_file.h"
@@ -21,18 +22,21 @@ class WeightFiles {
   /// Opens `model_dir`/model.safetensors, else the shards of `model_dir`/model.safetensors.index.json (with both
   /// present the single file is used and a warning is logged, as transformers does).
   ///
-  /// Index and shards must agree: every shard is there, every tensor of the index is in its shard, every tensor of a
-  /// shard is in the index, metadata.total_size (where given) is the size of the tensors, and file names stay inside
-  /// the directory. Throws DataError with all faults at once; for other weight formats it says how to convert them.
+  /// Every shard must be there, every tensor of the index in its shard and in no other, and file names stay inside the
+  /// directory. What only informs is warned of once: tensors of a shard that the index does not list (they are used, as
+  /// they would be from a single file) and a metadata.total_size that is not the size of the tensors.
+  /// Throws DataError with all faults at once; for other weight formats it says how to convert them.
   static WeightFiles open(const std::filesystem::path& model_dir);
 
   const std::filesystem::path& directory() const { return directory_; }
   /// Sorted.
   std::vector<std::string> names() const;
-  /// Null if there is no such tensor. Valid as long as this object or owner(name) lives.
+  /// Null if there is no such tensor. Valid as long as this object lives, its bytes as long as owner(name) does too.
   const TensorView* find(std::string_view name) const;
   /// Throws DataError that names the directory and, where there is one, the nearest name.
   const TensorView& at(std::string_view name) const;
+  /// Gives a tensor of the files another name, which no other has. hash() is still that of the files.
+  void rename(std::string_view from, const std::string& to);
   /// Keeps the mapping of this tensor's bytes alive. Throws DataError if there is no such tensor.
   std::shared_ptr<const void> owner(std::string_view name) const;
   /// Takes a tensor's bytes, once they were copied, out of the process's memory; they are read again when touched.
@@ -44,15 +48,15 @@ class WeightFiles {
   std::string hash() const;
 
  private:
-  struct Location {
-    std::size_t file = 0;
-    std::size_t tensor = 0;
+  struct Entry {
+    TensorView tensor;
+    std::shared_ptr<const SafetensorsFile> file;
   };
   void add_file(std::shared_ptr<const SafetensorsFile> file);
 
   std::filesystem::path directory_;
   std::vector<std::shared_ptr<const SafetensorsFile>> files_;
-  std::unordered_map<std::string_view, Location> locations_;
+  std::map<std::string, Entry, std::less<>> entries_;  // by name
 };
 
 /// As transformers splits large models.
