@@ -1,16 +1,18 @@
 #include "adept/io/hub.h"
 
+#include <pwd.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <optional>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "adept/core/error.h"
-#include "adept/io/atomic_file.h"
 #include "adept/io/gzip_reader.h"
-#include "adept/io/mapped_file.h"
 
 namespace adept::io {
 namespace fs = std::filesystem;
@@ -18,17 +20,48 @@ namespace {
 
 constexpr std::int64_t kMaxRefBytes = 4096;
 
+// Python's os.path.expanduser: ~ and ~name at the start; what cannot be found stays as it is.
+std::string expand_user(const std::string& text) {
+  if (!text.starts_with('~')) return text;
+  const std::string user = text.substr(1, text.find('/') - 1);
+  const char* home = std::getenv("HOME");
+  if (!user.empty() || home == nullptr) {
+    const passwd* entry = user.empty() ? ::getpwuid(::getuid()) : ::getpwnam(user.c_str());
+    home = entry == nullptr ? nullptr : entry->pw_dir;
+  }
+  return home == nullptr ? text : home + text.substr(1 + user.size());
+}
+
+// Python's os.path.expandvars: $NAME and ${NAME}; what is not set stays as it is.
+std::string expand_variables(const std::string& text) {
+  const auto is_word = [](unsigned char c) { return std::isalnum(c) != 0 || c == '_'; };
+  std::string result;
+  for (std::size_t i = 0; i < text.size();) {
+    std::size_t begin = i + 1, end = begin, after = begin;  // of the name; and of what it stands in
+    if (text[i] == '$' && begin < text.size() && text[begin] == '{') {
+      end = text.find('}', ++begin);
+      after = end == std::string::npos ? end : end + 1;
+    } else if (text[i] == '$') {
+      while (end < text.size() && is_word(static_cast<unsigned char>(text[end]))) ++end;
+      after = end;
+    }
+    const bool is_reference = after != std::string::npos && end > begin;
+    const char* value = is_reference ? std::getenv(text.substr(begin, end - begin).c_str()) : nullptr;
+    result += value != nullptr ? std::string(value) : text.substr(i, is_reference ? after - i : 1);
+    i = is_reference ? after : i + 1;
+  }
+  return result;
+}
+
 std::optional<fs::path> environment_path(const char* name) {
   const char* value = std::getenv(name);
   if (value == nullptr || *value == '\0') return std::nullopt;
-  const std::string text = value;
-  const char* home = std::getenv("HOME");
-  if (home != nullptr && (text == "~" || text.starts_with("~/"))) return fs::path(home + text.substr(1));
-  return fs::path(text);
+  return fs::path(expand_variables(expand_user(value)));
 }
 
 fs::path cache_directory() {
-  if (const auto path = environment_path("HF_HUB_CACHE")) return *path;
+  for (const char* name : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"})
+    if (const auto path = environment_path(name)) return *path;
   if (const auto path = environment_path("HF_HOME")) return *path / "hub";
   if (const auto path = environment_path("XDG_CACHE_HOME")) return *path / "huggingface" / "hub";
   if (const auto path = environment_path("HOME")) return *path / ".cache" / "huggingface" / "hub";
@@ -124,30 +157,6 @@ fs::path resolve_model(const std::string& directory_or_hub_id) {
         "org/name@revision.",
         directory_or_hub_id.empty() ? "the model \"\"" : directory_or_hub_id);
   return resolve_hub_id(*id);
-}
-
-const std::vector<std::string_view>& tokenizer_file_names() {
-  static const std::vector<std::string_view> names = {"tokenizer.json",
-                                                      "tokenizer_config.json",
-                                                      "special_tokens_map.json",
-                                                      "vocab.json",
-                                                      "merges.txt",
-                                                      "tokenizer.model",
-                                                      "added_tokens.json",
-                                                      "chat_template.jinja",
-                                                      "generation_config.json"};
-  return names;
-}
-
-void copy_tokenizer_files(const fs::path& from_dir, const fs::path& to_dir) {
-  for (const std::string_view name : tokenizer_file_names()) {
-    const fs::path source = from_dir / name;
-    std::error_code error;
-    const fs::file_status status = fs::symlink_status(source, error);
-    if (status.type() == fs::file_type::not_found) continue;
-    // A link that leads nowhere is a broken download, not an absent file: opening it says so.
-    write_file_atomically(to_dir / name, MappedFile::open(source)->bytes());
-  }
 }
 
 }  // namespace adept::io

@@ -14,6 +14,7 @@
 #include "adept/io/atomic_file.h"
 #include "adept/io/mapped_file.h"
 #include "adept/io/weight_files.h"
+#include "adept/model/load.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
 
@@ -245,7 +246,9 @@ void export_dialed(const std::filesystem::path& model_dir, const std::filesystem
                    io::OnExisting on_existing) {
   ADEPT_CHECK(alphas.size() == expansion.layers.size(), "{} alphas for {} copies", alphas.size(),
               expansion.layers.size());
-  const io::WeightFiles files = io::WeightFiles::open(model_dir);
+  const model::ModelConfig config = model::read_model_config(model_dir);
+  const io::WeightFiles files = model::open_weights(config, model_dir);
+  model::check_weights(config, files);
   std::map<std::string, double> factors;  // of tensors that change
   for (std::size_t c = 0; c < alphas.size(); ++c)
     for (const std::string_view output : kLayerOutputs)
@@ -262,7 +265,7 @@ void export_dialed(const std::filesystem::path& model_dir, const std::filesystem
     views.push_back(std::move(view));
   }
   io::AtomicDirectory directory(out_dir, on_existing);
-  model::write_model_files(directory.path(), views, read_json(model_dir / "config.json"), model_dir);
+  model::write_model_files(directory.path(), views, config.source, model_dir);
   io::write_file_atomically(directory.path() / kExpansionManifest, to_json(expansion).dump(2) + "\n");
   io::write_file_atomically(directory.path() / kDialRecord, record.dump(2) + "\n");
   if (const auto training = model_dir / kTrainingRecord; is_present(training))

@@ -11,6 +11,7 @@
 #include "adept/io/weight_files.h"
 #include "adept/method/json_field.h"
 #include "adept/model/config.h"
+#include "adept/model/load.h"
 #include "adept/model/save.h"
 #include "adept/model/weights.h"
 
@@ -18,8 +19,6 @@ namespace adept::method {
 namespace {
 
 constexpr int kManifestVersion = 1;
-
-constexpr std::array<std::string_view, 2> kMustExist = {"self_attn.o_proj.weight", "mlp.down_proj.weight"};
 
 // One entry per layer: a copy gets its source's.
 constexpr std::array<std::string_view, 2> kPerLayerLists = {"layer_types", "mlp_layer_types"};
@@ -100,11 +99,6 @@ std::vector<io::TensorView> expanded_tensors(const io::WeightFiles& weights, std
       tensors.push_back(tensor);
     }
   }
-  for (const ExpandedLayer& copy : copies)
-    for (const std::string_view rest : kMustExist)
-      if (!weights.find(model::layer_parameter_name(copy.source, rest)))
-        throw DataError("{}: there is no {}, so a copy of layer {} could not be made the identity.",
-                        weights.directory().string(), model::layer_parameter_name(copy.source, rest), copy.source);
   return tensors;
 }
 
@@ -188,7 +182,8 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
   const Json config = read_json(config_path);
   const model::ModelConfig base = model::parse_model_config(config, config_path.string());
   const auto num_layers = static_cast<int>(base.num_hidden_layers);
-  const io::WeightFiles weights = io::WeightFiles::open(base_dir);
+  const io::WeightFiles weights = model::open_weights(base, base_dir);
+  model::check_weights(base, weights);
   Expansion expansion{.base_hash = weights.hash(),
                       .base_num_hidden_layers = num_layers,
                       .layers = place_copies(after, num_layers),

@@ -11,6 +11,7 @@
 
 #include "adept/core/error.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/model/weight_names.h"
 
 namespace adept::model {
 namespace {
@@ -27,69 +28,111 @@ std::string describe_shape(const std::vector<std::int64_t>& shape) {
 /// Frequencies that old versions of transformers saved; they follow from config.json.
 bool is_rope_buffer(const std::string& name) { return name.ends_with(".rotary_emb.inv_freq"); }
 
-/// What is wrong with the files, without touching a weight.
-std::vector<std::string> find_problems(const std::vector<NamedTensor>& table, const ModelConfig& config,
-                                       const io::WeightFiles& files) {
-  std::vector<std::string> problems;
+/// What is wrong with the files.
+struct WeightProblems {
+  std::vector<std::string> missing;     ///< names
+  std::vector<std::string> unexpected;  ///< names
+  std::vector<std::string> lines;       ///< about tensors that are missing, or have another shape or type
+};
+
+WeightProblems find_problems(const ModelConfig& config, const io::WeightFiles& files) {
+  Weights slots;
+  WeightProblems problems;
   std::unordered_set<std::string> expected;
-  for (const NamedTensor& parameter : table) {
+  for (const NamedTensor& parameter : named_parameters(config, slots)) {
     expected.insert(parameter.name);
     const io::TensorView* found = files.find(parameter.name);
     if (found == nullptr) {
-      problems.push_back(fmt::format("{} is missing; config.json demands it with shape {}", parameter.name,
-                                     describe_shape(parameter.shape)));
+      problems.missing.push_back(parameter.name);
+      problems.lines.push_back(fmt::format("{} is missing; config.json demands it with shape {}", parameter.name,
+                                           describe_shape(parameter.shape)));
     } else if (found->shape != parameter.shape) {
-      problems.push_back(fmt::format("{} has shape {}; config.json demands {}", parameter.name,
-                                     describe_shape(found->shape), describe_shape(parameter.shape)));
+      problems.lines.push_back(fmt::format("{} has shape {}; config.json demands {}", parameter.name,
+                                           describe_shape(found->shape), describe_shape(parameter.shape)));
     } else if (!is_weight_type(found->dtype)) {
-      problems.push_back(fmt::format("{} has element type {}; this build reads F32, BF16, F16", parameter.name,
-                                     safetensors_name(found->dtype)));
+      problems.lines.push_back(fmt::format("{} has element type {}; this build reads F32, BF16, F16", parameter.name,
+                                           safetensors_name(found->dtype)));
     }
   }
   for (const std::string& name : files.names()) {
     if (expected.contains(name) || is_rope_buffer(name)) continue;
     if (config.tie_word_embeddings && name == kHead) continue;
-    problems.push_back(fmt::format("{} is not a tensor of this architecture", name));
+    problems.unexpected.push_back(name);
   }
   return problems;
 }
 
-[[noreturn]] void refuse(const io::WeightFiles& files, const std::vector<std::string>& problems) {
+/// Both kinds are shown: of what is missing and of what was found.
+[[noreturn]] void refuse(const io::WeightFiles& files, const WeightProblems& problems) {
   constexpr std::size_t kMostShown = 20;
-  std::string text;
-  for (std::size_t i = 0; i < std::min(problems.size(), kMostShown); ++i) {
-    text += fmt::format("{}{}: {}", i == 0 ? "" : "\n", files.directory().string(), problems[i]);
-  }
-  if (problems.size() > kMostShown) text += fmt::format("\n... and {} more", problems.size() - kMostShown);
-  throw DataError(text + "\nThe weights do not belong to this config.json, or the files are incomplete.");
+  std::vector<std::string> unexpected;
+  for (const std::string& name : problems.unexpected)
+    unexpected.push_back(fmt::format("{} is not a tensor of this architecture", name));
+  const std::size_t num_unexpected =
+      std::min(unexpected.size(), kMostShown - std::min(kMostShown / 2, problems.lines.size()));
+  const std::size_t num_lines = std::min(problems.lines.size(), kMostShown - num_unexpected);
+  std::vector<std::string> shown;
+  const auto show = [&](const std::vector<std::string>& lines, std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i)
+      shown.push_back(fmt::format("{}: {}", files.directory().string(), lines[i]));
+    if (lines.size() > count) shown.push_back(fmt::format("... and {} more", lines.size() - count));
+  };
+  show(problems.lines, num_lines);
+  show(unexpected, num_unexpected);
+  const std::string explanation = explain_names(problems.missing, problems.unexpected);
+  throw DataError(fmt::format("{}\n{}", fmt::join(shown, "\n"),
+                              !explanation.empty()
+                                  ? explanation
+                                  : "The weights do not belong to this config.json, or the files are incomplete."));
 }
 
 at::Tensor read_tensor(const io::WeightFiles& files, std::string_view name) {
   return as_tensor(files.at(name), files.owner(name));
 }
 
+/// By value, whatever the two types are, some rows at a time.
+bool equal_values(const at::Tensor& a, const at::Tensor& b) {
+  if (a.sizes() != b.sizes()) return false;
+  if (a.scalar_type() == b.scalar_type()) return at::equal(a, b);
+  constexpr std::int64_t kRows = 1024;
+  for (std::int64_t row = 0; row < a.size(0); row += kRows) {
+    const std::int64_t count = std::min(kRows, a.size(0) - row);
+    if (!at::equal(a.narrow(0, row, count).to(at::kFloat), b.narrow(0, row, count).to(at::kFloat))) return false;
+  }
+  return true;
+}
+
 void check_tied_head(const io::WeightFiles& files) {
   if (files.find(kHead) == nullptr) return;
-  const at::Tensor head = read_tensor(files, kHead), embeddings = read_tensor(files, kEmbeddings);
-  if (head.sizes() == embeddings.sizes() && head.scalar_type() == embeddings.scalar_type() &&
-      at::equal(head, embeddings)) {
-    files.release_pages(kHead);
-    return;
-  }
-  throw DataError(
-      "{}: {} differs from {}, but config.json says that they are tied (tie_word_embeddings). Set it to "
-      "false if the head is a tensor of its own, or remove the head.",
-      files.directory().string(), kHead, kEmbeddings);
+  if (!is_weight_type(files.at(kHead).dtype) ||
+      !equal_values(read_tensor(files, kHead), read_tensor(files, kEmbeddings)))
+    throw DataError(
+        "{}: {} differs from {}, but config.json says that they are tied (tie_word_embeddings). Set it to "
+        "false if the head is a tensor of its own, or remove the head.",
+        files.directory().string(), kHead, kEmbeddings);
+  files.release_pages(kHead);
 }
 
 }  // namespace
 
+io::WeightFiles open_weights(const ModelConfig& config, const std::filesystem::path& model_dir) {
+  io::WeightFiles files = io::WeightFiles::open(model_dir);
+  if (config.tie_word_embeddings && files.find(kEmbeddings) == nullptr && files.find(kHead) != nullptr)
+    files.rename(kHead, std::string(kEmbeddings));
+  return files;
+}
+
+void check_weights(const ModelConfig& config, const io::WeightFiles& files) {
+  const WeightProblems problems = find_problems(config, files);
+  if (!problems.lines.empty() || !problems.unexpected.empty()) refuse(files, problems);
+  if (config.tie_word_embeddings) check_tied_head(files);
+}
+
 Weights load_weights(const ModelConfig& config, const io::WeightFiles& files, const LoadOptions& options) {
+  check_weights(config, files);
   Weights weights;
   const bool keeps_narrow = options.dtype == at::kFloat && options.device.is_cpu() && !options.widen_matrices;
   const std::vector<NamedTensor> table = named_parameters(config, weights);
-  if (const auto problems = find_problems(table, config, files); !problems.empty()) refuse(files, problems);
-  if (config.tie_word_embeddings) check_tied_head(files);
   const at::NoGradGuard no_grad;
   for (const NamedTensor& parameter : table) {
     const at::Tensor stored = read_tensor(files, parameter.name);
@@ -97,7 +140,8 @@ Weights load_weights(const ModelConfig& config, const io::WeightFiles& files, co
       *parameter.tensor = stored;
       continue;
     }
-    *parameter.tensor = stored.to(options.device, options.dtype);
+    const auto name = [&] { return fmt::format("{}: {}", files.directory().string(), parameter.name); };
+    *parameter.tensor = to_type(stored.to(options.device), options.dtype, name, "Compute in fp32: --dtype fp32.");
     if (!parameter.tensor->is_same(stored)) files.release_pages(parameter.name);
   }
   if (config.tie_word_embeddings) weights.lm_head = weights.embed_tokens;
@@ -107,7 +151,7 @@ Weights load_weights(const ModelConfig& config, const io::WeightFiles& files, co
 LoadedModel load_model(const std::filesystem::path& model_dir, const LoadOptions& options) {
   LoadedModel model;
   model.config = read_model_config(model_dir);
-  model.weights = load_weights(model.config, io::WeightFiles::open(model_dir), options);
+  model.weights = load_weights(model.config, open_weights(model.config, model_dir), options);
   return model;
 }
 

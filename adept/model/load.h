@@ -19,12 +19,20 @@ struct LoadOptions {
   bool widen_matrices = false;
 };
 
+/// The weights of `model_dir` under the names of the table: a tied pair may be stored under the head's name alone.
+/// Throws DataError as io::WeightFiles::open does.
+io::WeightFiles open_weights(const ModelConfig& config, const std::filesystem::path& model_dir);
+
+/// Throws DataError naming every missing, unexpected or mis-shaped tensor, all at once, and what sets the names apart
+/// where it can tell. Accepted beside the table: rotary inv_freq buffers, and the lm_head.weight of a tied model if its
+/// values are those of the embeddings. For whatever uses weights; load_weights does it too.
+void check_weights(const ModelConfig& config, const io::WeightFiles& files);
+
 /// Loads every parameter of `config` from `files`, converted once to the compute dtype; where the file has that dtype,
 /// or a narrower one for a matrix, and the device is the CPU, the tensor is the file's mapping itself (read-only):
 /// the file must stay as it is while the weights are in use.
 ///
-/// Throws DataError naming every missing, unexpected or mis-shaped tensor, all at once. Accepted beside the table:
-/// rotary inv_freq buffers, and the lm_head.weight of a tied model if it equals the embeddings.
+/// Throws DataError as check_weights does, and for a value that the compute dtype cannot hold.
 Weights load_weights(const ModelConfig& config, const io::WeightFiles& files, const LoadOptions& options = {});
 
 struct LoadedModel {
@@ -32,7 +40,7 @@ struct LoadedModel {
   Weights weights;
 };
 
-/// read_model_config, WeightFiles::open and load_weights.
+/// read_model_config, open_weights and load_weights.
 LoadedModel load_model(const std::filesystem::path& model_dir, const LoadOptions& options = {});
 
 }  // namespace adept::model

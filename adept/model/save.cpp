@@ -2,7 +2,7 @@
 
 #include "adept/core/error.h"
 #include "adept/io/atomic_file.h"
-#include "adept/io/hub.h"
+#include "adept/io/companion_files.h"
 #include "adept/model/torch_tensors.h"
 
 namespace adept::model {
@@ -13,10 +13,10 @@ void write_config_json(const std::filesystem::path& model_dir, const Json& confi
 }
 
 void write_model_files(const std::filesystem::path& model_dir, std::span<const io::TensorView> tensors,
-                       const Json& config, const std::filesystem::path& tokenizer_dir, const io::TensorReader& read) {
+                       const Json& config, const std::filesystem::path& source_dir, const io::TensorReader& read) {
   io::write_weight_files(model_dir, tensors, io::kMaxShardBytes, read);
   write_config_json(model_dir, config);
-  io::copy_tokenizer_files(tokenizer_dir, model_dir);
+  io::copy_companion_files(source_dir, model_dir);
 }
 
 void save_model(const std::filesystem::path& model_dir, const ModelConfig& config, const Weights& weights,
@@ -35,7 +35,10 @@ void save_model(const std::filesystem::path& model_dir, const ModelConfig& confi
     }
     ADEPT_CHECK(parameter.tensor->defined() && parameter.tensor->sizes() == parameter.shape, "{} has the wrong shape",
                 parameter.name);
-    converted.push_back(parameter.tensor->detach().to(at::kCPU, to_scalar_type(options.new_dtype)).contiguous());
+    const auto name = [&] { return parameter.name; };
+    converted.push_back(to_type(parameter.tensor->detach().cpu(), to_scalar_type(options.new_dtype), name,
+                                "Choose another element type.")
+                            .contiguous());
     views.push_back(as_view(parameter.name, converted.back()));
   }
   io::write_weight_files(model_dir, views, options.max_shard_bytes);

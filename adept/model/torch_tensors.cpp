@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/isfinite.h>
 
 #include <cstring>
 
@@ -82,6 +83,19 @@ DType to_dtype(at::ScalarType type) {
     default:
       ADEPT_CHECK(false, "no safetensors type for {}", at::toString(type));
   }
+}
+
+at::Tensor to_type(const at::Tensor& tensor, at::ScalarType type, const std::function<std::string()>& name,
+                   std::string_view advice) {
+  at::Tensor result = tensor.to(type);
+  const bool is_narrower = type == at::kHalf ? tensor.scalar_type() != at::kHalf
+                                             : type == at::kBFloat16 && tensor.scalar_type() == at::kFloat;
+  if (!is_narrower || at::isfinite(result).all().item<bool>()) return result;
+  const at::Tensor lost = at::isfinite(tensor).logical_and(at::isfinite(result).logical_not()).flatten();
+  if (!lost.any().item<bool>()) return result;  // what was not finite before is another matter
+  const auto index = lost.to(at::kByte).argmax().item<std::int64_t>();
+  throw DataError("{} has the value {} at element {}, beyond the range of {}. {}", name(),
+                  tensor.flatten()[index].item<double>(), index, type == at::kHalf ? "fp16" : "bf16", advice);
 }
 
 at::Tensor as_tensor(const io::TensorView& view, std::shared_ptr<const void> owner) {

@@ -3,8 +3,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "adept/core/dtype.h"
 #include "adept/io/safetensors.h"
@@ -16,6 +18,11 @@ at::ScalarType to_scalar_type(DType dtype);
 at::ScalarType to_scalar_type(ComputeDType dtype);
 /// Throws InternalError for a type that safetensors lacks.
 DType to_dtype(at::ScalarType type);
+
+/// `tensor` as this floating-point type; the tensor itself where it has it. Throws DataError for a finite value that
+/// the type cannot hold: `name` gives what it is in, `advice` what to do ("Set ... .").
+at::Tensor to_type(const at::Tensor& tensor, at::ScalarType type, const std::function<std::string()>& name,
+                   std::string_view advice);
 
 /// A tensor over the view's bytes, without a copy; `owner` (the mapping) lives as long as the tensor. The bytes are
 /// read-only: never write into the result. Bytes that are not aligned for their type are copied.

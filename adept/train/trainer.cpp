@@ -180,7 +180,7 @@ void check_same_training(const std::filesystem::path& run_dir, const config::Run
 Trainer::Trainer(TrainerInputs inputs)
     : inputs_(std::move(inputs)),
       expansion_(inputs_.config.expands() ? std::optional(method::read_expansion(inputs_.model_dir)) : std::nullopt),
-      files_(io::WeightFiles::open(inputs_.model_dir)),
+      files_(model::open_weights(model::read_model_config(inputs_.model_dir), inputs_.model_dir)),
       decoder_(load_decoder(inputs_, files_)),
       trainable_(decoder_, trained_tensors(inputs_.config, decoder_, expansion_, files_)),
       optimizer_(trainable_.parameters(), adamw_options(inputs_.config.train)),

@@ -10,7 +10,6 @@ namespace {
 
 using test::config_error;
 using test::data_error;
-using test::names_in;
 using test::TemporaryDirectory;
 using testing::AllOf;
 using testing::HasSubstr;
@@ -33,7 +32,8 @@ class HubTest : public testing::Test {
   }
 
   const TemporaryDirectory directory_;
-  const adept::test::ScopedVariable hf_hub_cache_{"HF_HUB_CACHE"}, hf_home_{"HF_HOME"},
+  const adept::test::ScopedVariable hf_hub_cache_{"HF_HUB_CACHE"}, old_hub_cache_{"HUGGINGFACE_HUB_CACHE"},
+      hf_home_{"HF_HOME"}, place_{"ADEPT_TEST_PLACE", directory_.path().string()},
       xdg_cache_home_{"XDG_CACHE_HOME"}, home_{"HOME", directory_.path().string()};
 };
 
@@ -50,9 +50,36 @@ TEST_F(HubTest, TheCacheIsWhereHuggingFaceHubPutsIt) {
   const auto by_hf_home = make_repository(directory_ / "hf/hub", folder);
   hf_home_.set("~/hf");
   EXPECT_EQ(found(), by_hf_home);
+  const auto by_old_name = make_repository(directory_ / "old", folder);
+  old_hub_cache_.set((directory_ / "old").string());
+  EXPECT_EQ(found(), by_old_name);
   const auto by_hub_cache = make_repository(directory_ / "cache", folder);
   hf_hub_cache_.set((directory_ / "cache").string());
   EXPECT_EQ(found(), by_hub_cache);
+}
+
+// As Python's os.path.expanduser and expandvars, which huggingface_hub applies.
+TEST_F(HubTest, VariablesAndHomesInTheCacheAreExpanded) {
+  const auto found = [] { return resolve_model("org/name").parent_path().parent_path(); };
+  const auto repository = make_repository(directory_ / "place/hub", "models--org--name");
+  for (const char* value : {"$ADEPT_TEST_PLACE/place/hub", "${ADEPT_TEST_PLACE}/place/hub", "~/place/hub",
+                            "$HOME/place//hub", "${HOME}/place/hub/"}) {
+    hf_hub_cache_.set(value);
+    EXPECT_TRUE(std::filesystem::equivalent(found(), repository)) << value;
+  }
+  hf_hub_cache_.set(std::nullopt);
+  hf_home_.set("$ADEPT_TEST_PLACE/place");
+  EXPECT_EQ(found(), repository);
+  hf_home_.set(std::nullopt);
+  xdg_cache_home_.set("${ADEPT_TEST_PLACE}/xdg");
+  const auto by_xdg = make_repository(directory_ / "xdg/huggingface/hub", "models--org--name");
+  EXPECT_EQ(found(), by_xdg);
+  for (const char* value :
+       {"$ADEPT_TEST_NO_SUCH", "a$", "$", "${", "${ADEPT_TEST_NO_SUCH}/b", "${}", "~no-such-user/x"}) {
+    hf_hub_cache_.set(value);
+    EXPECT_THAT(config_error([] { resolve_model("org/name"); }),
+                HasSubstr(std::string("(") + value + "/models--org--name)"));
+  }
 }
 
 TEST_F(HubTest, RevisionsAreBranchesTagsOrCommits) {
@@ -101,31 +128,6 @@ TEST_F(HubTest, FilesAreNoModels) {
               HasSubstr("is a file; expected the folder of a model"));
   EXPECT_THAT(config_error([&] { resolve_model((directory_ / "model.gguf").string()); }),
               HasSubstr("`adept import-gguf --gguf " + (directory_ / "model.gguf").string() + " --out DIR`"));
-}
-
-TEST_F(HubTest, TokenizerFilesAreCopiedByteForByteAndOthersAreNot) {
-  const auto from = directory_ / "from", to = directory_ / "to";
-  std::filesystem::create_directories(from);
-  std::filesystem::create_directories(to);
-  test::write(directory_ / "blob", "{ \"a\" :1.0}\r\n");
-  std::filesystem::create_symlink("../blob", from / "tokenizer.json");  // as the hub's cache has it
-  test::write(from / "generation_config.json", "");
-  test::write(from / "tokenizer.model", std::string("\0\x01\xff", 3));
-  test::write(from / "config.json", "{}");
-  test::write(from / "model.safetensors", "");
-  copy_tokenizer_files(from, to);
-  EXPECT_EQ(names_in(to), (std::set<std::string>{"generation_config.json", "tokenizer.json", "tokenizer.model"}));
-  EXPECT_EQ(test::read(to / "tokenizer.json"), "{ \"a\" :1.0}\r\n");
-  EXPECT_TRUE(std::filesystem::is_regular_file(std::filesystem::symlink_status(to / "tokenizer.json")));
-  EXPECT_EQ(test::read(to / "tokenizer.model"), std::string("\0\x01\xff", 3));
-  EXPECT_EQ(tokenizer_file_names().size(), 9U);
-}
-
-TEST_F(HubTest, ABrokenLinkIsReportedAndNotTakenForAbsent) {
-  std::filesystem::create_directories(directory_ / "from");
-  std::filesystem::create_symlink("../none", directory_ / "from/tokenizer.json");
-  EXPECT_THAT(data_error([&] { copy_tokenizer_files(directory_ / "from", directory_.path()); }),
-              HasSubstr("/from/tokenizer.json: is a symbolic link to ../none, which does not exist"));
 }
 
 }  // namespace

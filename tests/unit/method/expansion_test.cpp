@@ -225,6 +225,31 @@ TEST(Expansion, RefusesScoresOfAnotherModel) {
               HasSubstr("the importance scores are of another model (weights xxh3:00000000000000000000000000000000"));
 }
 
+// As loading does: otherwise the expanded model could not be used.
+TEST(Expansion, ChecksTheWeightsAgainstTheConfiguration) {
+  struct Case {
+    std::string kind, key;
+    Json value;
+    std::string message;
+  };
+  const std::vector<Case> cases = {
+      {"llama", "attention_bias", true, "model.layers.0.self_attn.q_proj.bias is missing; config.json demands it"},
+      {"llama_biased_tied", "attention_bias", false, "self_attn.q_proj.bias is not a tensor of this architecture"},
+      {"llama_biased_tied", "tie_word_embeddings", false, "lm_head.weight is missing; config.json demands it"},
+      {"llama", "tie_word_embeddings", true, "lm_head.weight differs from model.embed_tokens.weight"},
+      {"llama", "intermediate_size", 40, "mlp.up_proj.weight has shape [36, 24]; config.json demands [40, 24]"},
+      {"llama", "eos_token_id", 53, "eos_token_id is 53; expected an integer from 0 to 52"}};
+  for (const Case& c : cases) {
+    const test::TemporaryDirectory dir;
+    test::write_model(dir / "base", test::config_of_kind(c.kind));
+    Json config = test::config_of_kind(c.kind);
+    config[c.key] = c.value;
+    test::write_file(dir / "base" / "config.json", config.dump());
+    EXPECT_THAT(refusal<DataError>(dir, kAfter), HasSubstr(c.message)) << c.key;
+    EXPECT_THAT(test::message_of<DataError>([&] { test::load_decoder(dir / "base"); }), HasSubstr(c.message)) << c.key;
+  }
+}
+
 TEST(Expansion, RefusesAModelWhoseCopiesCouldNotBeMadeTheIdentity) {
   const test::TemporaryDirectory dir;
   test::write_model(dir / "base", test::config_of_kind("llama"));
@@ -239,7 +264,7 @@ TEST(Expansion, RefusesAModelWhoseCopiesCouldNotBeMadeTheIdentity) {
     std::filesystem::remove_all(dir / "new");
   }
   EXPECT_THAT(refusal<DataError>(dir, kAfter),
-              HasSubstr("there is no model.layers.3.mlp.down_proj.weight, so a copy of layer 3 could not be made"));
+              HasSubstr("model.layers.3.mlp.down_proj.weight is missing; config.json demands it with shape"));
 }
 
 TEST(Expansion, RefusesADefaultThatWouldMoveTheWindowInADeeperModel) {

@@ -1,12 +1,14 @@
 #include "adept/model/weights.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <filesystem>
+#include <cmath>
 #include <limits>
 #include <set>
 
@@ -187,6 +189,62 @@ TEST_F(ModelDirectory, ShowsTwentyProblemsAndCountsTheRest) {
   EXPECT_THAT(refusal(config), AllOf(HasSubstr("... and 9 more"), HasSubstr("do not belong to this config.json")));
 }
 
+// What torch.compile, data parallelism, PEFT and others make of the names.
+TEST_F(ModelDirectory, NamesWhatSetsAllNamesApart) {
+  const ModelConfig config = test::tiny_config();
+  struct Case {
+    std::string prefix, inside, message;
+  };
+  const std::vector<Case> cases = {
+      {"_orig_mod.", "", "The names have \"_orig_mod.\" in front, such as _orig_mod.lm_head.weight for lm_head.weight; "
+                         "torch.compile does that: save the model that was compiled, model._orig_mod."},
+      {"module.", "", "The names have \"module.\" in front, such as"},
+      {"base_model.model.", "", "The names have \"base_model.model.\" in front, such as"},
+      {"base_model.model.", ".base_layer", "merge the adapter with merge_and_unload() and save the result"},
+      {"base_model.model.", ".base_layer", "\".base_layer\" inside and have \"base_model.model.\" in front"},
+      {"student.wrapped.", "", "The names have \"student.wrapped.\" in front, such as"}};
+  for (const Case& c : cases) {
+    std::map<std::string, at::Tensor> renamed;
+    for (const auto& [name, tensor] : tensors(config)) {
+      const bool has_adapter = !c.inside.empty() && name.find("_proj.") != std::string::npos;
+      const auto dot = name.rfind('.');
+      renamed[c.prefix + (has_adapter ? name.substr(0, dot) + c.inside + name.substr(dot) : name)] = tensor;
+      if (has_adapter) renamed[c.prefix + name.substr(0, dot) + ".lora_A.default.weight"] = at::zeros({2, 24});
+    }
+    std::filesystem::remove(directory_ / "model.safetensors");
+    write(renamed);
+    EXPECT_THAT(refusal(config), AllOf(HasSubstr(c.message), HasSubstr(" is missing; config.json demands it"),
+                                       HasSubstr(c.prefix + "model."), HasSubstr(" is not a tensor of this")));
+  }
+}
+
+TEST_F(ModelDirectory, NamesThePartThatAllNamesLackOrHaveWithin) {
+  const ModelConfig config = test::tiny_config();
+  std::map<std::string, at::Tensor> headless, multimodal;
+  for (const auto& [name, tensor] : tensors(config)) {
+    if (!name.starts_with("model.")) continue;
+    headless[name.substr(6)] = tensor;
+    multimodal["model.language_model." + name.substr(6)] = tensor;
+  }
+  write(headless);
+  EXPECT_THAT(refusal(config), HasSubstr("The names lack \"model.\" in front, such as embed_tokens.weight for "
+                                         "model.embed_tokens.weight; a model without a head does that"));
+  std::filesystem::remove(directory_ / "model.safetensors");
+  write(multimodal);
+  EXPECT_THAT(refusal(config), HasSubstr("The names have \".language_model\" inside, such as"));
+}
+
+TEST_F(ModelDirectory, ShowsWhatWasFoundHoweverMuchIsMissing) {
+  const ModelConfig config = test::tiny_config();
+  std::map<std::string, at::Tensor> foreign;
+  for (int i = 0; i < 40; ++i) foreign[fmt::format("transformer.h.{}.mlp", i)] = at::zeros({2});
+  write(foreign);
+  EXPECT_THAT(refusal(config), AllOf(HasSubstr("... and 20 more"), HasSubstr("... and 30 more"),
+                                     HasSubstr("transformer.h.0.mlp is not a tensor of this architecture"),
+                                     HasSubstr("model.embed_tokens.weight is missing"),
+                                     HasSubstr("do not belong to this config.json")));
+}
+
 TEST_F(ModelDirectory, AcceptsRotaryBuffersOfOldFiles) {
   const ModelConfig config = test::tiny_config();
   auto with_buffers = tensors(config);
@@ -203,6 +261,56 @@ TEST_F(ModelDirectory, AcceptsARedundantTiedHead) {
   redundant["lm_head.weight"] = redundant.at("model.embed_tokens.weight").clone();
   write(redundant);
   EXPECT_EQ(refusal(config), "(accepted)");
+}
+
+TEST_F(ModelDirectory, ComparesATiedHeadByValueWhateverItsType) {
+  Json json = test::tiny_config_json();
+  json["tie_word_embeddings"] = true;
+  const ModelConfig config = test::tiny_config(json);
+  auto redundant = tensors(config);
+  for (auto& [name, tensor] : redundant) tensor = tensor.to(at::kBFloat16);
+  redundant["lm_head.weight"] = redundant.at("model.embed_tokens.weight").to(at::kFloat);
+  write(redundant);
+  EXPECT_EQ(refusal(config), "(accepted)");
+  redundant["lm_head.weight"][52][23] += 1e-3;
+  std::filesystem::remove(directory_ / "model.safetensors");
+  write(redundant);
+  EXPECT_THAT(refusal(config), HasSubstr("lm_head.weight differs from model.embed_tokens.weight"));
+}
+
+// As safetensors.torch.save_model stores a tied pair.
+TEST_F(ModelDirectory, ReadsATiedPairThatIsStoredAsItsHead) {
+  Json json = test::tiny_config_json();
+  json["tie_word_embeddings"] = true;
+  const ModelConfig config = test::tiny_config(json);
+  auto stored = tensors(config);
+  const at::Tensor embeddings = stored.at("model.embed_tokens.weight");
+  stored["lm_head.weight"] = embeddings;
+  stored.erase("model.embed_tokens.weight");
+  write(stored);
+  const io::WeightFiles files = open_weights(config, directory_);
+  EXPECT_EQ(files.find("lm_head.weight"), nullptr);
+  const Weights weights = load_weights(config, files);
+  EXPECT_TRUE(weights.embed_tokens.equal(embeddings) && weights.lm_head.equal(embeddings));
+  json["tie_word_embeddings"] = false;
+  const ModelConfig untied = test::tiny_config(json);
+  EXPECT_THROW(check_weights(untied, open_weights(untied, directory_)), DataError);
+}
+
+TEST_F(ModelDirectory, RefusesAValueThatTheComputeTypeCannotHold) {
+  const ModelConfig config = test::tiny_config();
+  auto large = tensors(config);
+  large["model.norm.weight"][3] = 3.4e38;
+  write(large);
+  const io::WeightFiles files = io::WeightFiles::open(directory_);
+  EXPECT_NO_THROW(load_weights(config, files));
+  try {
+    load_weights(config, files, {.dtype = at::kBFloat16});
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_THAT(error.what(), AllOf(HasSubstr(directory_.string() + ": model.norm.weight has the value 3.4"),
+                                    HasSubstr("at element 3, beyond the range of bf16. Compute in fp32")));
+  }
 }
 
 TEST_F(ModelDirectory, RefusesATiedHeadThatDiffers) {
@@ -247,6 +355,26 @@ TEST(TorchTensors, ElementTypesGoBothWays) {
         DType::kU64, DType::kF16, DType::kBF16, DType::kF32, DType::kF64, DType::kF8E4M3, DType::kF8E5M2}) {
     EXPECT_EQ(to_dtype(to_scalar_type(type)), type);
   }
+}
+
+TEST(TorchTensors, ANarrowerTypeHoldsEveryValueOrSaysWhichItDoesNot) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  const auto to = [](const std::vector<float>& values, at::ScalarType type) {
+    const at::Tensor tensor = at::tensor(values);
+    try {
+      to_type(tensor, type, [] { return std::string("t"); }, "Do this.");
+    } catch (const DataError& error) {
+      return std::string(error.what());
+    }
+    return std::string("(converted)");
+  };
+  EXPECT_EQ(to({1, 65504, 65519, -65519}, at::kHalf), "(converted)");
+  EXPECT_EQ(to({1, 2, -65520}, at::kHalf), "t has the value -65520 at element 2, beyond the range of fp16. Do this.");
+  EXPECT_EQ(to({1, 7e4F, 8e4F}, at::kHalf), "t has the value 70000 at element 1, beyond the range of fp16. Do this.");
+  EXPECT_EQ(to({3.38e38F}, at::kBFloat16), "(converted)");
+  EXPECT_THAT(to({3.4e38F}, at::kBFloat16), HasSubstr("at element 0, beyond the range of bf16"));
+  EXPECT_EQ(to({3.4e38F}, at::kFloat), "(converted)");
+  EXPECT_EQ(to({infinity, -infinity, std::nanf("")}, at::kHalf), "(converted)") << "another matter";
 }
 
 TEST(TorchTensors, UnalignedBytesAreCopied) {
