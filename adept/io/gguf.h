@@ -88,7 +88,7 @@ class GgufFile {
   /// Maps the file and checks everything but the tensors' contents: magic, version, byte order; every count and length
   /// against the size of the file before anything is allocated; strings are UTF-8; no key and no tensor twice; the
   /// alignment is a power of two; tensors have 1 to 4 dimensions and whole blocks per row, are of a supported type, and
-  /// lie aligned, inside the file and apart from each other.
+  /// lie aligned, inside the file and apart from each other; every byte of the file belongs to one, or is zero padding.
   ///
   /// Throws DataError that names the file, the place, what was found and what was expected; faults of tensors are
   /// collected into one message.

@@ -210,7 +210,7 @@ class GgufParser {
   }
 
   void place_tensors(std::vector<Entry> entries, std::uint64_t alignment) {
-    const std::uint64_t padding = (alignment - position_ % alignment) % alignment;
+    const std::uint64_t padding = padding_at(position_, alignment);
     const bool has_data = padding <= left();
     const std::span<const std::byte> data = has_data ? bytes_.subspan(position_ + padding) : bytes_.subspan(0, 0);
     std::vector<std::string> problems;
@@ -231,6 +231,7 @@ class GgufParser {
         problems.push_back(fmt::format("tensor {} {}", quote(entry.name), problem));
     }
     if (problems.empty()) check_overlap(problems);
+    if (problems.empty() && has_data) account_for_bytes(data, padding, alignment, problems);
     if (problems.empty()) return;
     std::string advice = "The file is corrupt or cut short; copy or download it again.";
     if (unsupported)
@@ -270,16 +271,44 @@ class GgufParser {
     return {};
   }
 
-  void check_overlap(std::vector<std::string>& problems) const {
+  std::vector<const GgufTensor*> by_position() const {
     std::vector<const GgufTensor*> sorted;
     for (const GgufTensor& tensor : file_.tensors_) sorted.push_back(&tensor);
     std::ranges::sort(sorted, {}, [](const GgufTensor* tensor) { return tensor->data.data(); });
+    return sorted;
+  }
+
+  void check_overlap(std::vector<std::string>& problems) const {
+    const std::vector<const GgufTensor*> sorted = by_position();
     for (std::size_t i = 1; i < sorted.size(); ++i) {
       const auto& before = sorted[i - 1]->data;
       if (before.data() + before.size() > sorted[i]->data.data())
         problems.push_back(
             fmt::format("tensors {} and {} overlap", quote(sorted[i - 1]->name), quote(sorted[i]->name)));
     }
+  }
+
+  static std::uint64_t padding_at(std::uint64_t position, std::uint64_t alignment) {
+    return (alignment - position % alignment) % alignment;
+  }
+
+  // Whatever lies before, between and behind the tensors must be padding: otherwise the table is not the whole one, and
+  // every tensor may be read from a wrong place.
+  void account_for_bytes(std::span<const std::byte> data, std::uint64_t first_padding, std::uint64_t alignment,
+                         std::vector<std::string>& problems) const {
+    const auto check = [&](std::span<const std::byte> gap, std::uint64_t allowed, const std::string& where) {
+      if (gap.size() > allowed || std::ranges::any_of(gap, [](std::byte byte) { return byte != std::byte{0}; }))
+        problems.push_back(fmt::format("{} bytes {} belong to none of the {} tensors; expected at most {} zero bytes",
+                                       gap.size(), where, file_.tensors_.size(), allowed));
+    };
+    check(bytes_.subspan(position_, first_padding), first_padding, "after the table of tensors");
+    std::uint64_t end = 0;
+    for (const GgufTensor* tensor : by_position()) {
+      const auto begin = static_cast<std::uint64_t>(tensor->data.data() - data.data());
+      check(data.subspan(end, begin - end), padding_at(end, alignment), fmt::format("before {}", quote(tensor->name)));
+      end = begin + tensor->data.size();
+    }
+    check(data.subspan(end), padding_at(end, alignment), "at the end of the file");
   }
 
   [[noreturn]] void fail_all(const std::vector<std::string>& problems, const std::string& advice) const {

@@ -272,9 +272,12 @@ void write_token_ids(const GgufFile& file, const GgufModel& model, Json& config,
       {"tokenizer.ggml.padding_token_id", "pad_token_id"},
   };
   for (const auto& [key, name] : kIds) {
-    const auto id = file.integer(key);
-    if (id && (*id < 0 || (model.vocab_size > 0 && *id >= model.vocab_size)))
-      problems.push_back(fmt::format("{} is {}; expected 0 to {}", key, *id, model.vocab_size - 1));
+    auto id = file.integer(key);
+    if (id && (*id < 0 || (model.vocab_size > 0 && *id >= model.vocab_size))) {
+      if (name != "pad_token_id")
+        problems.push_back(fmt::format("{} is {}; expected 0 to {}", key, *id, model.vocab_size - 1));
+      id.reset();
+    }
     config[std::string(name)] = id ? Json(*id) : Json();  // null: otherwise transformers takes the class's defaults
   }
 }

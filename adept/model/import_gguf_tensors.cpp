@@ -145,6 +145,9 @@ std::string convert_gguf_tensor(const GgufTensorPlan& plan, DType dtype, std::sp
     if (dtype == DType::kF16 && (narrow & 0x7c00u) == 0x7c00u)
       return fmt::format("tensor {} has the value {}, beyond the range of fp16; use fp32 or bf16", quote(tensor.name),
                          values[i]);
+    if (dtype == DType::kBF16 && (narrow & 0x7f80u) == 0x7f80u)
+      return fmt::format("tensor {} has the value {}, beyond the range of bf16; use fp32", quote(tensor.name),
+                         values[i]);
     std::memcpy(out.data() + i * sizeof narrow, &narrow, sizeof narrow);
   }
   return {};

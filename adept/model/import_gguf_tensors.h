@@ -25,7 +25,7 @@ struct GgufTensorPlan {
 std::vector<GgufTensorPlan> plan_gguf_tensors(const io::GgufFile& file, const GgufModel& model);
 
 /// Dequantises into `out`, num_elements * dtype_size(dtype) bytes, as F32, BF16 or F16 (rounded to nearest even).
-/// Returns what is wrong with the values: empty, or that one is not finite, or beyond the range of F16.
+/// Returns what is wrong with the values: empty, or that one is not finite, or beyond the range of F16 or BF16.
 std::string convert_gguf_tensor(const GgufTensorPlan& plan, DType dtype, std::span<std::byte> out);
 
 }  // namespace adept::model

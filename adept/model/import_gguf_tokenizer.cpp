@@ -10,6 +10,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/log.h"
+#include "adept/core/nearest_name.h"
 #include "adept/io/text_quote.h"
 #include "adept/model/import_gguf_vocabulary.h"
 
@@ -44,26 +45,40 @@ Json sequence(std::string_view parts_name, std::vector<Json> parts) {
   return Json{{"type", "Sequence"}, {std::string(parts_name), std::move(parts)}};
 }
 
-// How text is cut before the merges, by tokenizer.ggml.pre.
+// How text is cut before the merges.
 struct PreTokenizer {
-  std::string_view name;
+  std::vector<std::string_view> names;  // values of tokenizer.ggml.pre
   Json normalizer;
   Json pre_tokenizer;
   bool ignore_merges = false;  // a piece that is a token as a whole stays whole
   bool add_bos = false;        // llama.cpp's default where the file does not say
 };
 
+// The names that llama.cpp takes for the same (llama-vocab.cpp, the table of tokenizer_pre and the expressions of each
+// LLAMA_VOCAB_PRE_TYPE). The first name of each row is the one that its ids were compared with.
 std::vector<PreTokenizer> known_pre_tokenizers() {
-  const Json digits{{"type", "Digits"}, {"individual_digits", true}};
+  const Json digits{{"type", "Digits"}, {"individual_digits", true}}, nfc{{"type", "NFC"}};
+  const Json by_digits = sequence("pretokenizers", {digits, byte_level(true)});
+  const Json by_llama3 = sequence("pretokenizers", {split(kLlama3Split), byte_level(false)});
+  const Json by_qwen2 = sequence("pretokenizers", {split(kQwen2Split), byte_level(false)});
   std::vector<Json> default_parts;
   for (const char* pattern : kDefaultSplits) default_parts.push_back(split(pattern));
   default_parts.push_back(byte_level(false));
   return {
-      {"smollm", nullptr, sequence("pretokenizers", {digits, byte_level(true)})},
-      {"llama-bpe", nullptr, sequence("pretokenizers", {split(kLlama3Split), byte_level(false)}), true, true},
-      {"qwen2", Json{{"type", "NFC"}}, sequence("pretokenizers", {split(kQwen2Split), byte_level(false)})},
-      {"gpt-2", nullptr, byte_level(true)},
-      {"default", nullptr, sequence("pretokenizers", default_parts)},
+      {{"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"}, nullptr, by_digits},
+      {{"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"},
+       nullptr,
+       by_llama3,
+       /*ignore_merges=*/true,
+       /*add_bos=*/true},
+      {{"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"}, nullptr, by_llama3},
+      {{"qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"}, nfc, by_qwen2},
+      {{"stablelm2", "hunyuan", "solar-open", "grok-2"}, nullptr, by_qwen2},
+      {{"gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum",
+        "modern-bert", "exaone4", "mpt", "olmo", "jais", "trillion", "granite-docling"},
+       nullptr,
+       byte_level(true)},
+      {{"default"}, nullptr, sequence("pretokenizers", default_parts)},
   };
 }
 
@@ -168,6 +183,7 @@ Parts sentencepiece_parts(const GgufFile& file, const GgufVocabulary& vocabulary
   if (add_prefix) decoders.push_back(Json{{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   parts.decoder = sequence("decoders", decoders);
   const bool has_bytes = std::ranges::count(vocabulary.types, GgufTokenType::kByte) != 0;
+  if (has_bytes) check_byte_tokens(vocabulary, problems);
   parts.model = Json{{"type", "BPE"},
                      {"dropout", nullptr},
                      {"unk_token", vocabulary.unk ? Json(vocabulary.token(*vocabulary.unk)) : Json()},
@@ -253,6 +269,19 @@ Json read_special_tokens(const GgufFile& file, const GgufVocabulary& vocabulary)
   return special;
 }
 
+DataError unknown_pre_tokenizer(const GgufFile& file, std::string_view name, const std::vector<PreTokenizer>& known) {
+  std::vector<std::string> all;
+  for (const PreTokenizer& pre : known) all.insert(all.end(), pre.names.begin(), pre.names.end());
+  const std::string nearest = nearest_name(name, all);
+  return DataError(
+      "{}: tokenizer.ggml.pre is {}; this build knows smollm, llama-bpe, qwen2, gpt-2 and default, and the names that "
+      "llama.cpp takes for one of them{}. How this one splits text is not implemented: use the model's original files "
+      "in the Hugging Face layout, or, if it splits as one of these does, write that name into the file with "
+      "gguf_set_metadata.py of llama.cpp.",
+      file.where(), quote(name),
+      nearest.empty() ? "" : fmt::format(" (the nearest name is {})", nearest));
+}
+
 }  // namespace
 
 GgufTokenizer read_gguf_tokenizer(const io::GgufFile& file, const GgufModel& model) {
@@ -265,15 +294,15 @@ GgufTokenizer read_gguf_tokenizer(const io::GgufFile& file, const GgufModel& mod
         file.where(), quote(*kind));
   const auto pre_name = file.string("tokenizer.ggml.pre");
   const std::vector<PreTokenizer> known = known_pre_tokenizers();
-  const auto pre = std::ranges::find(known, pre_name.value_or(""), &PreTokenizer::name);
+  const auto pre = std::ranges::find_if(known, [&](const PreTokenizer& candidate) {
+    return std::ranges::count(candidate.names, pre_name.value_or("")) != 0;
+  });
   if (*kind == "gpt2" && !pre_name)
     throw DataError(
         "{}: has no \"tokenizer.ggml.pre\", as files of old converters: how text is split is unknown. Convert the "
         "model again with a current llama.cpp.",
         file.where());
-  if (*kind == "gpt2" && pre == known.end())
-    throw DataError("{}: tokenizer.ggml.pre is {}; this build knows smollm, llama-bpe, qwen2, gpt-2 and default.",
-                    file.where(), quote(*pre_name));
+  if (*kind == "gpt2" && pre == known.end()) throw unknown_pre_tokenizer(file, *pre_name, known);
   if (*kind == "llama" && pre_name && *pre_name != "default")
     problems.push_back(
         fmt::format("tokenizer.ggml.pre is {}; a SentencePiece tokenizer has \"default\" or none", quote(*pre_name)));

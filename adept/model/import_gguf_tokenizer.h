@@ -17,12 +17,13 @@ struct GgufTokenizer {
 };
 
 /// Builds the tokenizer of tokenizer.ggml.model "gpt2" (byte-level BPE; tokenizer.ggml.pre must be smollm, llama-bpe,
-/// qwen2, gpt-2 or default) or "llama" (SentencePiece BPE: merges are recovered from the scores). Other models and
-/// pre-tokenizers, and keys below tokenizer.ggml.* that are not known, are refused by name.
+/// qwen2, gpt-2, default, or a name that llama.cpp takes for one of these) or "llama" (SentencePiece BPE: merges are
+/// recovered from the scores). Other models and pre-tokenizers, and keys below tokenizer.ggml.* that are not known, are
+/// refused by name.
 ///
 /// Ids are those of the original tokenizer. For smollm, llama-bpe and qwen2 that includes what GGUF does not say: the
-/// single digits, the ignored merges, and Qwen's NFC normalisation. Not in a GGUF file, and so lost: whether an added
-/// token strips the blanks beside it.
+/// single digits, the ignored merges, and Qwen's NFC normalisation; under the other names ids are those of llama.cpp.
+/// Not in a GGUF file, and so lost: whether an added token strips the blanks beside it.
 ///
 /// Throws DataError with all problems.
 GgufTokenizer read_gguf_tokenizer(const io::GgufFile& file, const GgufModel& model);

@@ -95,13 +95,32 @@ GgufVocabulary read_vocabulary(const io::GgufFile& file, std::int64_t vocab_size
   index_tokens(vocabulary, problems);
   vocabulary.bos = read_id(file, "tokenizer.ggml.bos_token_id", size, problems);
   vocabulary.eos = read_id(file, "tokenizer.ggml.eos_token_id", size, problems);
-  vocabulary.pad = read_id(file, "tokenizer.ggml.padding_token_id", size, problems);
+  // Padding is not used here: an id without a token counts as none, as in llama.cpp.
+  if (const auto pad = file.integer("tokenizer.ggml.padding_token_id"); pad && *pad >= 0 && *pad < size)
+    vocabulary.pad = pad;
   vocabulary.unk = read_id(file, "tokenizer.ggml.unknown_token_id", size, problems);
   if (!vocabulary.unk) {
     const auto unknown = std::ranges::find(vocabulary.types, GgufTokenType::kUnknown);
     if (unknown != vocabulary.types.end()) vocabulary.unk = unknown - vocabulary.types.begin();
   }
   return vocabulary;
+}
+
+void check_byte_tokens(const GgufVocabulary& vocabulary, std::vector<std::string>& problems) {
+  std::set<std::string> absent;
+  for (int byte = 0; byte < 256; ++byte) absent.insert(fmt::format("<0x{:02X}>", byte));
+  std::size_t num_wrong = 0;
+  for (std::int64_t id = 0; id < vocabulary.size(); ++id) {
+    if (vocabulary.types[static_cast<std::size_t>(id)] != GgufTokenType::kByte) continue;
+    if (absent.erase(std::string(vocabulary.token(id))) == 0 && ++num_wrong <= kMaxReported)
+      problems.push_back(fmt::format("token {}, {}, is of the type byte; expected a name from <0x00> to <0xFF>", id,
+                                     quote(vocabulary.token(id))));
+  }
+  if (num_wrong > kMaxReported) problems.push_back(fmt::format("and {} more byte tokens", num_wrong - kMaxReported));
+  std::erase_if(absent, [&](const std::string& name) { return vocabulary.ids.contains(name); });
+  if (!absent.empty())
+    problems.push_back(
+        fmt::format("{} of the 256 byte tokens are missing, such as {}", absent.size(), *absent.begin()));
 }
 
 std::vector<std::string> read_merges(const io::GgufFile& file, const GgufVocabulary& vocabulary,

@@ -42,6 +42,9 @@ struct GgufVocabulary {
 /// than `vocab_size`, duplicates, unknown kinds, or ids out of range.
 GgufVocabulary read_vocabulary(const io::GgufFile& file, std::int64_t vocab_size, std::vector<std::string>& problems);
 
+/// Adds problems unless the byte tokens are the 256 bytes, each by the name under which it is looked up, "<0x0A>".
+void check_byte_tokens(const GgufVocabulary& vocabulary, std::vector<std::string>& problems);
+
 /// tokenizer.ggml.merges as they are ("Ġ t"), checked: two parts that are tokens, as is what they make.
 std::vector<std::string> read_merges(const io::GgufFile& file, const GgufVocabulary& vocabulary,
                                      std::vector<std::string>& problems);

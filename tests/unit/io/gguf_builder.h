@@ -102,6 +102,15 @@ class GgufBuilder {
   }
   GgufBuilder& remove_tensor(const std::string& name) {
     std::erase_if(tensors, [&](const Tensor& tensor) { return tensor.name == name; });
+    return lay_out();
+  }
+  /// Puts the tensors one after the other again.
+  GgufBuilder& lay_out() {
+    std::uint64_t end = 0;
+    for (Tensor& tensor : tensors) {
+      tensor.offset = aligned(end);
+      end = tensor.offset + tensor.data.size();
+    }
     return *this;
   }
   Tensor& tensor(const std::string& name) {

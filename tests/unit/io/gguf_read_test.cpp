@@ -209,6 +209,64 @@ TEST(Gguf, RefusesBadTensors) {
   EXPECT_THAT(error_of(named), HasSubstr("has 65 bytes; expected at most 64"));
 }
 
+// Tensors of 4, 4 and 12 bytes: 28 bytes of padding between them.
+GgufBuilder three_tensors() {
+  GgufBuilder builder;
+  builder.set("general.architecture", "llama");
+  builder.add_f32("a", {1}, {1.0f}).add_f32("b", {1}, {2.0f}).add_f32("c", {3}, {3.0f, 4.0f, 5.0f});
+  return builder;
+}
+
+TEST(Gguf, ZeroPaddingUpToTheAlignmentIsAllowedEverywhere) {
+  std::string bytes = three_tensors().build();
+  EXPECT_NO_THROW(ParsedGguf{bytes});
+  EXPECT_NO_THROW(ParsedGguf{bytes + std::string(20, '\0')});  // the last tensor has 12 bytes
+  GgufBuilder reordered = three_tensors();
+  std::swap(reordered.tensors[0].offset, reordered.tensors[1].offset);
+  EXPECT_EQ(ParsedGguf(reordered.build())->tensors().size(), 3u);
+}
+
+// The data would begin too early, and every tensor be read from a wrong place.
+TEST(Gguf, ATensorCountThatIsTooSmallIsRefused) {
+  const std::string whole = three_tensors().build();
+  for (const std::uint64_t count : {0, 1, 2}) {
+    std::string bytes = whole;
+    bytes.replace(8, 8, little_endian(count));
+    EXPECT_THAT(data_error([&] { ParsedGguf{bytes}; }),
+                HasSubstr(fmt::format("belong to none of the {} tensors", count)));
+  }
+  // A name and shape of zeros look like padding; the bytes at the end do not.
+  GgufBuilder zeros = three_tensors();
+  zeros.tensors[2].data.assign(64, '\0');
+  zeros.tensors[2].sizes = {16};
+  std::string bytes = zeros.build();
+  bytes.replace(8, 8, little_endian(std::uint64_t{2}));
+  EXPECT_THAT(data_error([&] { ParsedGguf{bytes}; }), HasSubstr("belong to none of the 2 tensors"));
+}
+
+TEST(Gguf, EveryByteBelongsToATensorOrIsPadding) {
+  const GgufBuilder builder = three_tensors();
+  const std::string whole = builder.build();
+  const std::size_t header = builder.header().size(), start = (header + 31) / 32 * 32;
+  ASSERT_GT(start, header);
+  const auto error_with_byte = [&](std::size_t place) {
+    std::string bytes = whole;
+    bytes[place] = 1;
+    return data_error([&] { ParsedGguf{bytes}; });
+  };
+  EXPECT_THAT(error_with_byte(header), HasSubstr("bytes after the table of tensors belong to none of the 3 tensors"));
+  EXPECT_THAT(error_with_byte(start + 4), HasSubstr("28 bytes before \"b\" belong to none of the 3 tensors"));
+  EXPECT_THAT(data_error([&] { ParsedGguf{whole + std::string(21, '\0')}; }),
+              HasSubstr("21 bytes at the end of the file belong to none of the 3 tensors; expected at most 20 zero"));
+  EXPECT_THAT(data_error([&] { ParsedGguf{whole + "x"}; }), HasSubstr("1 bytes at the end of the file belong to none"));
+  GgufBuilder hole = three_tensors();
+  hole.tensors[2].offset += 32;
+  EXPECT_THAT(error_of(hole), HasSubstr("60 bytes before \"c\" belong to none of the 3 tensors; expected at most 28"));
+  hole = three_tensors();
+  for (auto& tensor : hole.tensors) tensor.offset += 32;
+  EXPECT_THAT(error_of(hole), HasSubstr("32 bytes before \"a\" belong to none"));
+}
+
 TEST(Gguf, RefusesUnsupportedTypesByNameAllAtOnce) {
   GgufBuilder builder;
   builder.add_tensor("a.weight", {256}, 23, std::string(136, '\0'));

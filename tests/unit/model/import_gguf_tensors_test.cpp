@@ -151,6 +151,8 @@ TEST(ImportGguf, ReplacesADirectoryOnlyWhenAsked) {
 TEST(ImportGguf, RefusesMissingUnknownAndMisshapenTensorsAllAtOnce) {
   GgufBuilder builder = tiny_model();
   builder.remove_tensor("blk.0.attn_v.weight").tensor("blk.0.ffn_up.weight").sizes = {8, 11};
+  builder.tensor("blk.0.ffn_up.weight").data.resize(4 * 8 * 11);
+  builder.lay_out();
   gguf_test::add_counting(builder, "blk.0.attn_sinks.weight", {2}, 0);
   EXPECT_THAT(refusal(builder),
               AllOf(HasSubstr("3 problems"), HasSubstr("has no tensor \"blk.0.attn_v.weight\", which llama needs"),

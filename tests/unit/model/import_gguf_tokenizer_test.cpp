@@ -48,6 +48,37 @@ TEST(ImportGgufTokenizer, EachPreTokenizerCutsDigitsInItsOwnWay) {
   EXPECT_THAT(tokens_of(tiny_model("llama", "default"), "a012"), ElementsAre("a", "0", "12"));
 }
 
+TEST(ImportGgufTokenizer, NamesThatLlamaCppTakesForTheSameGiveTheSameTokenizer) {
+  const auto json_of = [](const std::string& pre) {
+    GgufBuilder builder = tiny_model("llama", pre);
+    builder.set("tokenizer.ggml.bos_token_id", std::uint32_t{260});
+    return tokenizer_of(builder).tokenizer_json;
+  };
+  const std::vector<std::pair<std::string, std::vector<std::string>>> cases = {
+      {"smollm", {"starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"}},
+      {"llama-bpe",
+       {"llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"}},
+      {"qwen2", {"deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"}},
+      {"gpt-2",
+       {"phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum", "modern-bert",
+        "exaone4", "mpt", "olmo", "jais", "trillion", "granite-docling"}}};
+  for (const auto& [name, synonyms] : cases)
+    for (const std::string& synonym : synonyms) EXPECT_EQ(json_of(synonym), json_of(name)) << synonym;
+}
+
+// The same expressions, but neither the ignored merges and BOS of llama-bpe nor the NFC of qwen2.
+TEST(ImportGgufTokenizer, NamesThatShareAnExpressionKeepTheirOwnDefaults) {
+  for (const char* pre : {"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"}) {
+    EXPECT_THAT(tokens_of(tiny_model("llama", pre), "a 0012"), ElementsAre("a", "Ġ", "0", "0", "1", "2")) << pre;
+    const Json json = Json::parse(tokenizer_of(tiny_model("llama", pre)).tokenizer_json);
+    EXPECT_FALSE(json["model"]["ignore_merges"].get<bool>()) << pre;
+  }
+  for (const char* pre : {"stablelm2", "hunyuan", "solar-open", "grok-2"}) {
+    EXPECT_THAT(tokens_of(tiny_model("llama", pre), "a 12"), ElementsAre("a", "Ġ", "1", "2")) << pre;
+    EXPECT_TRUE(Json::parse(tokenizer_of(tiny_model("llama", pre)).tokenizer_json)["normalizer"].is_null()) << pre;
+  }
+}
+
 TEST(ImportGgufTokenizer, MergesApply) {
   for (const char* pre : {"smollm", "qwen2", "gpt-2", "default"}) {
     EXPECT_THAT(tokens_of(tiny_model("llama", pre), "the the"), ElementsAre("t", "he", "Ġthe")) << pre;
@@ -142,6 +173,31 @@ TEST(ImportGgufTokenizer, SentencePieceMergesFollowTheScores) {
   EXPECT_EQ(decoded(sentencepiece_model(), "the é  h"), "<s> the é  h");
 }
 
+TEST(ImportGgufTokenizer, SentencePieceByteTokensHaveTheNamesOfTheirBytes) {
+  const auto with = [](std::size_t id, const std::string& name) {
+    GgufBuilder builder = sentencepiece_model();
+    const gguf_test::ParsedGguf file(builder.build());
+    const auto& tokens = *file->strings("tokenizer.ggml.tokens");
+    std::vector<std::string> changed(tokens.begin(), tokens.end());
+    changed[id] = name;
+    return builder.set("tokenizer.ggml.tokens", changed);
+  };
+  for (const char* name : {"<0xGG>", "<0x0a>", "0x0A", "<0x00A>"})
+    EXPECT_THAT(refusal(with(13, name)),
+                AllOf(HasSubstr(std::string("token 13, \"") + name + "\", is of the type byte; expected a name from"),
+                      HasSubstr("1 of the 256 byte tokens are missing, such as <0x0A>")));
+  EXPECT_THAT(tokens_of(with(13, "<0x0A>"), "\n"), ElementsAre("<s>", "▁", "<0x0A>"));
+}
+
+TEST(ImportGgufTokenizer, APaddingTokenThatIsNotThereIsNone) {
+  for (const std::uint32_t id : {265u, 270u, 0xffffffffu}) {
+    GgufBuilder builder = tiny_model();
+    builder.set("tokenizer.ggml.padding_token_id", id);
+    EXPECT_FALSE(tokenizer_of(builder).special_tokens_map.contains("pad_token")) << id;
+    EXPECT_EQ(gguf_test::model_of(builder).config["pad_token_id"], id < 270 ? Json(id) : Json()) << id;
+  }
+}
+
 TEST(ImportGgufTokenizer, SentencePieceNeverMergesIntoControlTokens) {
   // "<s>" as text in pieces would need merges of its characters; as an added token it stays whole instead.
   const Json json = Json::parse(tokenizer_of(sentencepiece_model()).tokenizer_json);
@@ -168,6 +224,9 @@ TEST(ImportGgufTokenizer, RefusesByNameWhatItCannotExpress) {
       {[](auto& b) { b.remove("tokenizer.ggml.pre"); }, "has no \"tokenizer.ggml.pre\", as files of old converters"},
       {[](auto& b) { b.set("tokenizer.ggml.pre", "tekken"); },
        "tokenizer.ggml.pre is \"tekken\"; this build knows smollm, llama-bpe, qwen2, gpt-2 and default"},
+      {[](auto& b) { b.set("tokenizer.ggml.pre", "llama-3"); },
+       "llama.cpp takes for one of them (the nearest name is llama3). How this one splits text is not implemented: use "
+       "the model's original files"},
       {[](auto& b) { b.set("tokenizer.ggml.add_space_prefix", true); }, "add_space_prefix\" is true"},
       {[](auto& b) { b.set("tokenizer.ggml.add_sep_token", true); }, "add_sep_token\" is true"},
       {[](auto& b) { b.set("tokenizer.ggml.remove_extra_whitespaces", true); }, "remove_extra_whitespaces\" is true"},
