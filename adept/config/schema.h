@@ -249,8 +249,7 @@ void describe(Visitor& v, RunConfig& c) {
     "Precision to compute in; auto: bf16 where the processor or GPU multiplies it natively, else fp32; trained weights "
     "and moments are always fp32");
   v(c.export_dtype, "export_dtype",
-    "What trained tensors of the exported model are rounded to; auto: as in the files of model; others keep their "
-    "bytes");
+    "Type of every tensor of the exported model; auto: each as in the files of model");
   v(c.compute.device, "device", "Where to compute");
   v(c.compute.threads, "threads", "Threads to compute with; 0 = the physical cores available",
     {.unit = "threads", .range = {.min = 0, .max = 1024}});

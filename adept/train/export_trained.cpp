@@ -2,18 +2,25 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/sum.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+#include <fmt/ranges.h>
 
 #include <cmath>
 #include <cstddef>
 #include <map>
+#include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "adept/core/log.h"
+#include "adept/core/progress.h"
 #include "adept/io/atomic_file.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/model/weights.h"
 #include "adept/nn/linear.h"
 
 namespace adept::train {
@@ -57,40 +64,80 @@ class TrainedValues {
   std::map<std::string, at::Tensor> masters_;
 };
 
-// What rounding takes from what was learnt.
+// What rounding to the types of the exported model changes, and takes from what was learnt.
 class Rounding {
  public:
-  void add(const at::Tensor& before, const at::Tensor& trained, const at::Tensor& exported) {
-    learnt_ += squares(trained - before.to(at::kFloat));
-    rounded_ += squares(trained - exported.to(at::kFloat));
+  // `before` is null for a tensor that was not trained.
+  void add(const std::string& name, const at::Tensor* before, const at::Tensor& value, const at::Tensor& exported) {
+    if (exported.scalar_type() != at::kFloat) types_.insert(exported.scalar_type() == at::kHalf ? "fp16" : "bf16");
+    const at::Tensor difference = value - exported.to(at::kFloat);
+    if (before != nullptr) {
+      learnt_ += squares(value - before->to(at::kFloat));
+      rounded_ += squares(difference);
+    }
+    values_ += value.numel();
+    const at::Tensor changed = difference.ne(0);
+    changed_ += changed.sum().item<std::int64_t>();
+    const at::Tensor relative = at::where(changed, (difference / value).abs(), at::zeros({}, value.options()));
+    if (const double largest = relative.numel() > 0 ? relative.max().item<double>() : 0; largest > largest_) {
+      largest_ = largest;
+      where_ = name;
+    }
   }
   double share() const { return learnt_ > 0 ? std::sqrt(rounded_ / learnt_) : 0; }
+  // Empty where nothing was rounded.
+  std::string describe() const {
+    if (changed_ == 0) return {};
+    return fmt::format("rounded to {} for the exported model: {:.1f} % of {} values change, by at most {:.2g} % ({})",
+                       fmt::join(types_, " and "), 100.0 * static_cast<double>(changed_) / static_cast<double>(values_),
+                       format_count(values_), 100 * largest_, where_);
+  }
 
  private:
   static double squares(const at::Tensor& difference) { return difference.square().sum(at::kDouble).item<double>(); }
 
-  double learnt_ = 0, rounded_ = 0;
+  double learnt_ = 0, rounded_ = 0, largest_ = 0;
+  std::int64_t values_ = 0, changed_ = 0;
+  std::string where_;
+  std::set<std::string_view> types_;
 };
 
-// The tensors of the files, trained ones as they are to be written.
-std::vector<io::TensorView> exported_views(const TrainedModel& model, const TrainedValues& trained) {
+// The tensors of the files in the types in which they are to be written.
+std::vector<io::TensorView> exported_views(const TrainedModel& model) {
   const config::ExportDType wanted = model.config.export_dtype;
   std::vector<io::TensorView> views;
   for (const std::string& name : model.files.names()) {
     views.push_back(model.files.at(name));
-    if (wanted != config::ExportDType::kAuto && trained.contains(name))
+    if (wanted != config::ExportDType::kAuto)
       views.back().dtype = wanted == config::ExportDType::kFp32 ? DType::kF32 : DType::kBF16;
   }
   return views;
 }
 
-// config.json; transformers loads the model in the type that it names.
-Json exported_config(const TrainedModel& model) {
-  const config::ExportDType wanted = model.config.export_dtype;
+// Of the parameters; files may hold more, such as rotary frequencies.
+std::set<DType> parameter_types(const TrainedModel& model, const std::vector<io::TensorView>& views) {
+  model::Weights slots;
+  std::set<std::string> names;
+  for (const model::NamedTensor& p : model::named_parameters(model.decoder.config(), slots)) names.insert(p.name);
+  std::set<DType> types;
+  for (const io::TensorView& view : views)
+    if (names.contains(view.name)) types.insert(view.dtype);
+  return types;
+}
+
+// config.json with the type that holds every parameter exactly: transformers loads the model in it, and would round in
+// silence to a narrower one.
+Json exported_config(const TrainedModel& model, const std::vector<io::TensorView>& views) {
+  const std::set<DType> types = parameter_types(model, views);
+  const DType type = types.size() == 1 ? *types.begin() : DType::kF32;
+  const std::string name = type == DType::kF16 ? "float16" : type == DType::kBF16 ? "bfloat16" : "float32";
   Json json = model.decoder.config().source;
+  const bool is_named = json.contains("torch_dtype") || json.contains("dtype");
   for (const char* key : {"torch_dtype", "dtype"})
-    if (wanted != config::ExportDType::kAuto && json.contains(key))
-      json[key] = wanted == config::ExportDType::kFp32 ? "float32" : "bfloat16";
+    if (json.contains(key)) json[key] = name;
+  // Without a name transformers takes the type of some tensor, which is right where they all have the same.
+  const bool is_chosen = model.config.export_dtype != config::ExportDType::kAuto;
+  if (!is_named && (types.size() > 1 || is_chosen)) json["torch_dtype"] = name;
   return json;
 }
 
@@ -98,18 +145,28 @@ Json exported_config(const TrainedModel& model) {
 
 void export_trained(const TrainedModel& model, const std::filesystem::path& out_dir) {
   const TrainedValues trained(model);
+  const std::vector<io::TensorView> views = exported_views(model);
   Rounding rounding;
   at::Tensor exported;  // one at a time: with every parameter trained they would be a second model
   const auto read = [&](const io::TensorView& view) -> std::span<const std::byte> {
-    if (!trained.contains(view.name)) return view.data;
-    const at::Tensor value = trained.value(view.name).cpu();
-    exported = value.to(model::to_scalar_type(view.dtype)).contiguous();
-    rounding.add(model::as_tensor(model.files.at(view.name), model.files.owner(view.name)), value, exported);
+    const bool is_trained = trained.contains(view.name);
+    const io::TensorView& stored = model.files.at(view.name);
+    if (!is_trained && stored.dtype == view.dtype) return stored.data;
+    const at::Tensor before = model::as_tensor(stored, model.files.owner(view.name));
+    const at::Tensor value = is_trained ? trained.value(view.name).cpu() : before.to(at::kFloat);
+    const auto name = [&] { return fmt::format("{}: {}", out_dir.string(), view.name); };
+    exported = model::to_type(value, model::to_scalar_type(view.dtype), name,
+                              fmt::format("Set export_dtype: fp32{} and repeat the command (adept train: with "
+                                          "--resume); nothing is trained again.",
+                                          view.dtype == DType::kF16 ? " or bf16" : ""))
+                   .contiguous();
+    rounding.add(view.name, is_trained ? &before : nullptr, value, exported);
+    model.files.release_pages(view.name);
     return model::as_view(view.name, exported).data;
   };
   io::AtomicDirectory directory(out_dir, io::OnExisting::kReplace);
-  model::write_model_files(directory.path(), exported_views(model, trained), exported_config(model), model.model_dir,
-                           read);
+  model::write_model_files(directory.path(), views, exported_config(model, views), model.model_dir, read);
+  if (const std::string line = rounding.describe(); !line.empty()) spdlog::info("{}", line);
   if (rounding.share() > kMuchRounding)
     spdlog::warn(
         "rounding the trained tensors for the exported model changes them by {:.0f} % of what training did; "

@@ -24,10 +24,11 @@ struct TrainedModel {
   std::int64_t steps = 0;  ///< that were completed
 };
 
-/// Writes a Hugging Face directory in the place of `out_dir`: tensors that were not trained keep their bytes, trained
-/// ones (LoRA's adapters merged into their projections) the element type that export_dtype says; where rounding to it
-/// takes much of what was learnt, a warning says how much. Beside it go method::kTrainingRecord and, of an expanded
-/// model, the manifest. Throws DataError where it cannot be written.
+/// Writes a Hugging Face directory in the place of `out_dir`. With export_dtype auto tensors that were not trained keep
+/// their bytes and trained ones (LoRA's adapters merged into their projections) their element type in the files; with
+/// fp32 or bf16 every tensor has that type. config.json names the type that holds all of them exactly. A line says what
+/// rounding changed, a warning where it takes much of what was learnt. Beside it go method::kTrainingRecord and, of an
+/// expanded model, the manifest. Throws DataError where it cannot be written, or a value is beyond its type's range.
 void export_trained(const TrainedModel& model, const std::filesystem::path& out_dir);
 
 }  // namespace adept::train

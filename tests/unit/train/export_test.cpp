@@ -1,0 +1,168 @@
+// Element types of the exported model: what is written, what is said, and what cannot be.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/equal.h>
+#include <gmock/gmock.h>
+
+#include "adept/core/error.h"
+#include "adept/io/weight_files.h"
+#include "adept/model/load.h"
+#include "adept/model/torch_tensors.h"
+#include "adept/train/export_trained.h"
+#include "adept/train/methods.h"
+#include "tests/unit/train/tiny_training.h"
+
+namespace adept::train {
+namespace {
+
+using config::ExportDType;
+using testing::AllOf;
+using testing::HasSubstr;
+
+// A model whose parameters are all trained, before any step.
+struct TypedExport {
+  test::TemporaryDirectory dir;
+  config::RunConfig config;
+  model::ModelConfig model_config;
+  io::WeightFiles files;
+  model::Decoder decoder;
+  Trainable trainable;
+
+  explicit TypedExport(DType dtype, const Json& json = test::config_of_kind("llama"),
+                       config::Method method = config::Method::kFull)
+      : config(configured(method)),
+        model_config(write(dir / "base", json, dtype)),
+        files(model::open_weights(model_config, dir / "base")),
+        decoder(model_config, model::load_weights(model_config, files)),
+        trainable(decoder, trained_tensors(config, decoder, std::nullopt, files)) {}
+
+  static config::RunConfig configured(config::Method method) {
+    config::RunConfig config = small_config();
+    config.method = method;
+    config.top_k_layers.num_layers = 1;
+    return config;
+  }
+
+  static model::ModelConfig write(const fs::path& base, const Json& json, DType dtype) {
+    test::write_model(base, json, dtype);
+    return model::read_model_config(base);
+  }
+
+  at::Tensor master(const std::string& name) const {
+    for (const optim::Parameter& p : trainable.parameters())
+      if (p.name == name) return p.master.detach();
+    throw std::out_of_range(name);
+  }
+
+  // What was said.
+  std::string run(ExportDType type) {
+    config.export_dtype = type;
+    const fs::path base = dir / "base";
+    const std::optional<method::Expansion> none;
+    testing::internal::CaptureStdout();
+    try {
+      export_trained({.config = config,
+                      .model_dir = base,
+                      .files = files,
+                      .decoder = decoder,
+                      .trainable = trainable,
+                      .expansion = none,
+                      .steps = 1},
+                     dir / "out");
+    } catch (...) {
+      testing::internal::GetCapturedStdout();
+      throw;
+    }
+    return testing::internal::GetCapturedStdout();
+  }
+
+  std::set<DType> types() const {
+    std::set<DType> types;
+    const io::WeightFiles out = io::WeightFiles::open(dir / "out");
+    for (const std::string& name : out.names()) types.insert(out.at(name).dtype);
+    return types;
+  }
+  Json exported_config() const { return read_json(dir / "out" / "config.json"); }
+};
+
+TEST(ExportDType, EveryTensorHasTheTypeThatIsAskedFor) {
+  for (const DType stored : {DType::kF32, DType::kBF16, DType::kF16})
+    for (const config::Method method : {config::Method::kFull, config::Method::kTopKLayers}) {
+      Json json = test::config_of_kind("llama");
+      json["torch_dtype"] = "float64";  // whatever it said
+      TypedExport e(stored, json, method);
+      e.run(ExportDType::kBf16);
+      EXPECT_EQ(e.types(), std::set{DType::kBF16});
+      EXPECT_EQ(e.exported_config()["torch_dtype"], "bfloat16");
+      e.run(ExportDType::kFp32);
+      EXPECT_EQ(e.types(), std::set{DType::kF32});
+      EXPECT_EQ(e.exported_config()["torch_dtype"], "float32");
+      const io::WeightFiles out = io::WeightFiles::open(e.dir / "out");
+      for (const std::string& name : out.names())
+        EXPECT_TRUE(model::as_tensor(out.at(name), out.owner(name))
+                        .equal(model::as_tensor(e.files.at(name), e.files.owner(name)).to(at::kFloat)))
+            << name << ": widening changes no value";
+      e.run(ExportDType::kAuto);
+      EXPECT_EQ(e.types(), std::set{stored});
+      EXPECT_EQ(e.exported_config()["torch_dtype"], stored == DType::kF32    ? "float32"
+                                                    : stored == DType::kBF16 ? "bfloat16"
+                                                                             : "float16");
+    }
+}
+
+TEST(ExportDType, OfMixedFilesTheConfigurationNamesTheTypeThatHoldsAll) {
+  TypedExport e(DType::kBF16);
+  std::vector<io::TensorView> views;
+  std::vector<at::Tensor> wide;
+  for (const std::string& name : e.files.names()) {
+    views.push_back(e.files.at(name));
+    if (name.find("norm") == std::string::npos) continue;
+    wide.push_back(model::as_tensor(views.back(), e.files.owner(name)).to(at::kFloat) * 1.0001);
+    views.back() = model::as_view(name, wide.back());
+  }
+  fs::create_directories(e.dir / "mixed");
+  io::write_weight_files(e.dir / "mixed", views);
+  e.files = io::WeightFiles::open(e.dir / "mixed");
+  e.run(ExportDType::kAuto);
+  EXPECT_EQ(e.types(), (std::set{DType::kBF16, DType::kF32}));
+  EXPECT_EQ(e.exported_config()["torch_dtype"], "float32") << "bfloat16 would round the norms in silence";
+}
+
+TEST(ExportDType, WithoutATypeInTheConfigurationNoneIsInventedWhereNothingChanges) {
+  TypedExport e(DType::kBF16);
+  e.run(ExportDType::kAuto);
+  EXPECT_FALSE(e.exported_config().contains("torch_dtype"));
+  e.run(ExportDType::kFp32);
+  EXPECT_EQ(e.exported_config()["torch_dtype"], "float32");
+}
+
+TEST(ExportDType, ALineSaysWhatRoundingChanges) {
+  TypedExport e(DType::kF32);
+  EXPECT_EQ(e.run(ExportDType::kFp32), "");
+  EXPECT_EQ(e.run(ExportDType::kAuto), "");
+  EXPECT_THAT(e.run(ExportDType::kBf16),
+              testing::ContainsRegex("rounded to bf16 for the exported model: [0-9]+\\.[0-9] % of [0-9,]+ values "
+                                     "change, by at most 0\\.39 % \\(.*weight\\)"));
+  TypedExport narrow(DType::kBF16);
+  EXPECT_EQ(narrow.run(ExportDType::kAuto), "") << "the masters are still what the file holds";
+}
+
+TEST(ExportDType, AValueBeyondTheRangeIsAnErrorThatNamesItAndTheWayOut) {
+  TypedExport e(DType::kF16);
+  const std::string name = "model.layers.1.mlp.up_proj.weight";
+  const at::NoGradGuard no_grad;
+  e.master(name)[2][3] = 70000;
+  EXPECT_THAT(test::message_of<DataError>([&] { e.run(ExportDType::kAuto); }),
+              AllOf(HasSubstr("out: " + name + " has the value 70000 at element 51, beyond the range of fp16"),
+                    HasSubstr("Set export_dtype: fp32 or bf16 and repeat the command"),
+                    HasSubstr("nothing is trained again")));
+  EXPECT_FALSE(fs::exists(e.dir / "out"));
+  e.run(ExportDType::kBf16);
+  e.master(name)[2][3] = 3.4e38;
+  EXPECT_THAT(test::message_of<DataError>([&] { e.run(ExportDType::kBf16); }),
+              AllOf(HasSubstr(name), HasSubstr("beyond the range of bf16"), HasSubstr("Set export_dtype: fp32 and")));
+  e.run(ExportDType::kFp32);
+  EXPECT_EQ(e.types(), std::set{DType::kF32});
+}
+
+}  // namespace
+}  // namespace adept::train
