@@ -11,6 +11,7 @@
 #include <system_error>
 #include <vector>
 
+#include "adept/core/file.h"
 #include "adept/core/log.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/mapped_file.h"
@@ -40,10 +41,10 @@ bool is_weights(const std::string& file) {
          name.ends_with(".index.json") || name == "adapter_config.json";
 }
 
-// Of this program, or a log.
+// Of this program, a log, or the card of the model, which describes that one and not the new one.
 bool is_record(const std::string& name) {
   return (name.starts_with("adept_") && name.ends_with(".json")) || name.ends_with(".tokens") ||
-         name.find(".tfevents.") != std::string::npos;
+         name.find(".tfevents.") != std::string::npos || name == "README.md";
 }
 
 bool is_in_folder(const fs::path& path, const fs::path& folder) {

@@ -95,7 +95,7 @@ at::Tensor to_type(const at::Tensor& tensor, at::ScalarType type, const std::fun
   if (!lost.any().item<bool>()) return result;  // what was not finite before is another matter
   const auto index = lost.to(at::kByte).argmax().item<std::int64_t>();
   throw DataError("{} has the value {} at element {}, beyond the range of {}. {}", name(),
-                  tensor.flatten()[index].item<double>(), index, type == at::kHalf ? "fp16" : "bf16", advice);
+                  tensor.flatten()[index].item<float>(), index, type == at::kHalf ? "fp16" : "bf16", advice);
 }
 
 at::Tensor as_tensor(const io::TensorView& view, std::shared_ptr<const void> owner) {

@@ -57,8 +57,7 @@ TEST_F(CompanionFiles, EverythingIsCopiedByteForByte) {
                                        "video_preprocessor_config.json",
                                        "vocab.txt",
                                        "a tokenizer of tomorrow.xyz",
-                                       "LICENSE",
-                                       "README.md"};
+                                       "LICENSE"};
   for (const std::string& name : names) write(name, std::string("\0\x01\xff", 3) + name);
   std::set<std::string> expected = names;
   expected.insert("tokenizer.json");
@@ -75,7 +74,7 @@ TEST_F(CompanionFiles, WeightsConfigurationsRecordsAndHiddenFilesAreNot) {
         "pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth", "optimizer.pt", "model.Q4.gguf",
         "tf_model.h5", "flax_model.msgpack", "model.onnx", "MODEL.ONNX_DATA", "adapter_config.json",
         "adapter_model.safetensors", "adept_expansion.json", "adept_training.json", "adept_dial.json",
-        "domain.tokens", "runs/events.out.tfevents.1.host", ".gitattributes", ".cache/huggingface/x", ".git/config"})
+        "README.md", "domain.tokens", "runs/events.out.tfevents.1.host", ".gitattributes", ".cache/huggingface/x", ".git/config"})
     write(name);
   write("tokenizer.json");
   EXPECT_EQ(copied(), std::set<std::string>{"tokenizer.json"});
