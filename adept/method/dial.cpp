@@ -6,7 +6,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
+#include <utility>
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
@@ -53,6 +55,10 @@ class DialedModel {
   DialPoint measure(const std::vector<double>& alphas, const Tick& tick) {
     set(alphas);
     const double general = loss(general_, tick), domain = loss(domain_, tick);
+    for (const auto& [text, value] : {std::pair{"general", general}, std::pair{"domain", domain}})
+      if (!std::isfinite(value))
+        throw NonFiniteError(fmt::format(
+            "{} text: the loss is not finite; the model's weights are damaged, or it needs dtype fp32.", text));
     return {.alphas = alphas, .general_loss = general, .domain_loss = domain};
   }
 

@@ -309,6 +309,15 @@ def test_weights_that_are_no_numbers_have_an_exit_code_of_their_own(inputs, base
     process = run_program("adept", "probe", "--model", base, *TEXT, "--out", "q.json", cwd=inputs, check=False)
     assert_fails(process, NON_FINITE, "importance of layer 0: the score is not finite")
     assert not list(inputs.glob("*q.json*"))
+    shutil.copy(inputs / "expanded" / "adept_expansion.json", base)
+    shutil.copy(inputs / "expanded" / "config.json", base)
+    tensors = load_file(inputs / "expanded" / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, base / "model.safetensors")
+    texts = ["--general", "text.jsonl", "--domain", "text.jsonl", "--seq-len", "48"]
+    process = run_program("adept", "dial", "--model", base, *texts, "--out", "dialed", cwd=inputs, check=False)
+    assert_fails(process, NON_FINITE, "general text: the loss is not finite; the model's weights are damaged")
+    assert not (inputs / "dialed").exists()
 
 
 def test_training_whose_loss_stays_non_finite_has_that_exit_code_too(inputs, tmp_path):
