@@ -1,8 +1,10 @@
 #include "adept/core/json.h"
 
+#include <algorithm>
 #include <limits>
-#include <set>
 #include <type_traits>
+#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "adept/core/error.h"
@@ -19,37 +21,117 @@ std::string shortened(std::string text, std::size_t limit) {
   return text;
 }
 
+/// Builds a document from the parser's events. The parser of the library can tell events to a callback too, but then
+/// removes what the callback rejects by a pass over each finished array and object, which is quadratic.
 template <typename Document>
-Document parse(std::string_view text, const std::string& where) {
-  constexpr std::size_t kMaxKeys =
-      std::is_same_v<Document, Json> ? kMaxJsonKeys : std::numeric_limits<std::size_t>::max();
-  std::vector<std::set<std::string>> keys;
-  const auto on_event = [&](int depth, nlohmann::detail::parse_event_t event, Document& value) {
-    using Event = nlohmann::detail::parse_event_t;
-    if (depth > kMaxJsonDepth)
-      throw DataError("{}: nested deeper than {} levels; no such file is expected here.", where, kMaxJsonDepth);
-    if (event == Event::object_start) keys.emplace_back();
-    if (event == Event::object_end) keys.pop_back();
-    if (event == Event::key) {
-      const auto& key = value.template get_ref<const std::string&>();
-      if (!keys.back().insert(key).second)
-        throw DataError("{}: the key \"{}\" appears twice in one object; remove one.", where,
-                        shortened(key, kMaxShownKey));
-      if (keys.back().size() > kMaxKeys)
-        throw DataError("{}: an object has more than {} keys; no such file is expected here.", where, kMaxKeys);
+class Builder : public nlohmann::json_sax<Document> {
+  using Base = nlohmann::json_sax<Document>;
+  static constexpr bool kKeepsOrder = std::is_same_v<Document, Json>;
+
+ public:
+  explicit Builder(const std::string& where) : where_(where) {}
+
+  Document root;
+
+  bool null() override { return add(nullptr); }
+  bool boolean(bool value) override { return add(value); }
+  bool number_integer(typename Base::number_integer_t value) override { return add(value); }
+  bool number_unsigned(typename Base::number_unsigned_t value) override { return add(value); }
+  bool number_float(typename Base::number_float_t value, const std::string&) override { return add(value); }
+  bool string(std::string& value) override { return add(std::move(value)); }
+  bool binary(typename Base::binary_t&) override { return add(nullptr); }
+  bool start_object(std::size_t) override { return enter(Document::value_t::object); }
+  bool start_array(std::size_t) override { return enter(Document::value_t::array); }
+  bool end_object() override { return leave(); }
+  bool end_array() override { return leave(); }
+
+  bool key(std::string& name) override {
+    Frame& frame = open_.back();
+    auto& object = frame.value->template get_ref<typename Document::object_t&>();
+    if (object.size() >= kMaxKeys)
+      throw DataError("{}: an object has more than {} keys; no such file is expected here.", where_, kMaxKeys);
+    if (!is_new(frame, object, name))
+      throw DataError("{}: the key \"{}\" appears twice in one object; remove one.", where_,
+                      shortened(name, kMaxShownKey));
+    if constexpr (kKeepsOrder) {
+      object.emplace_back(std::move(name), nullptr);
+      frame.member = &object.back().second;
+    } else {
+      frame.member = &object.emplace(std::move(name), nullptr).first->second;
     }
     return true;
+  }
+
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception& error) override {
+    std::string_view what = error.what();
+    if (what.starts_with('[')) what.remove_prefix(std::min(what.size(), what.find("] ") + 2));  // the exception's id
+    throw DataError("{}: not valid JSON: {}.", where_, shortened(std::string(what), kMaxShownFault));
+  }
+
+ private:
+  static constexpr std::size_t kMaxKeys = kKeepsOrder ? kMaxJsonKeys : std::numeric_limits<std::size_t>::max();
+  static constexpr std::size_t kFewKeys = 16;
+
+  struct Frame {
+    Document* value;
+    Document* member = nullptr;  // where the next value goes, in an object
+    std::unordered_set<std::string> keys{};
   };
+
+  static bool is_new(Frame& frame, const typename Document::object_t& object, const std::string& name) {
+    if constexpr (kKeepsOrder) {
+      const auto has_name = [&](const auto& entry) { return entry.first == name; };
+      if (object.size() < kFewKeys) return std::none_of(object.begin(), object.end(), has_name);
+      if (frame.keys.empty())
+        for (const auto& entry : object) frame.keys.insert(entry.first);
+      return frame.keys.insert(name).second;
+    } else {
+      return !object.contains(name);
+    }
+  }
+
+  template <typename Value>
+  bool add(Value&& value) {
+    place(std::forward<Value>(value));
+    return true;
+  }
+
+  template <typename Value>
+  Document* place(Value&& value) {
+    if (open_.empty()) {
+      root = std::forward<Value>(value);
+      return &root;
+    }
+    Frame& frame = open_.back();
+    if (frame.value->is_array()) return &frame.value->emplace_back(std::forward<Value>(value));
+    *frame.member = std::forward<Value>(value);
+    return frame.member;
+  }
+
+  bool enter(typename Document::value_t type) {
+    if (static_cast<int>(open_.size()) >= kMaxJsonDepth)
+      throw DataError("{}: nested deeper than {} levels; no such file is expected here.", where_, kMaxJsonDepth);
+    open_.push_back({.value = place(Document(type))});
+    return true;
+  }
+
+  bool leave() {
+    open_.pop_back();
+    return true;
+  }
+
+  const std::string& where_;
+  std::vector<Frame> open_;  // a container does not grow while one inside it is open, so the pointers hold
+};
+
+template <typename Document>
+Document parse(std::string_view text, const std::string& where) {
   // The parser takes a NUL for the end of the text, and so would ignore all that follows.
   if (const auto nul = text.find('\0'); nul != std::string_view::npos)
     throw DataError("{}: not valid JSON: a NUL at byte {}.", where, nul);
-  try {
-    return Document::parse(text.begin(), text.end(), on_event);
-  } catch (const nlohmann::json::exception& error) {
-    std::string what = error.what();
-    if (const auto start = what.find("parse error"); start != std::string::npos) what = what.substr(start);
-    throw DataError("{}: not valid JSON: {}.", where, shortened(what, kMaxShownFault));
-  }
+  Builder<Document> builder(where);
+  Document::sax_parse(text.begin(), text.end(), &builder);
+  return std::move(builder.root);
 }
 
 std::string read_text(const std::filesystem::path& path) {
