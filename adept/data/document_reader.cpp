@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "adept/core/error.h"
-#include "adept/core/json.h"
+#include "adept/data/json_record.h"
 #include "adept/data/multiple_choice.h"
 #include "adept/data/source_files.h"
 #include "adept/data/text_source.h"
@@ -16,93 +16,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kMaxDepth = 256;
+constexpr std::size_t kKeptLine = std::size_t{1} << 20;
 constexpr std::size_t kMaxParagraphBytes = std::size_t{256} << 20;
-
-/// Takes one text out of a JSON object without building the rest of it.
-class FieldExtractor : public Json::json_sax_t {
- public:
-  FieldExtractor(const std::string& field, std::string& text) : field_(field), text_(text) {}
-
-  /// The reason, if the line gave no text, as it is counted; empty otherwise.
-  std::string reason;
-  /// What was found instead, for the message.
-  std::string found;
-
-  void parse(std::string_view line) {
-    const bool complete = Json::sax_parse(line.begin(), line.end(), this);
-    if (!complete && reason.empty()) reason = "invalid JSON";
-    if (!reason.empty() || num_texts_ == 1) return;
-    reason = num_texts_ == 0 ? "missing field" : "repeated field";
-    found = num_texts_ == 0 ? (keys_.empty() ? "an object without keys" : "the keys " + keys_)
-                            : fmt::format("the key {} {} times", io::quote(field_), num_texts_);
-  }
-
-  bool null() override { return value("null"); }
-  bool boolean(bool) override { return value("a boolean"); }
-  bool number_integer(std::int64_t) override { return value("a number"); }
-  bool number_unsigned(std::uint64_t) override { return value("a number"); }
-  bool number_float(double, const std::string&) override { return value("a number"); }
-  bool binary(Json::binary_t&) override { return value("binary data"); }
-  bool string(std::string& text) override {
-    if (depth_ != 1 || !wanted_) return value("a string");
-    wanted_ = false;
-    ++num_texts_;
-    text_.swap(text);
-    return true;
-  }
-  bool start_object(std::size_t) override { return enter("an object"); }
-  bool start_array(std::size_t) override { return enter("an array"); }
-  bool end_object() override { return leave(); }
-  bool end_array() override { return leave(); }
-  bool key(std::string& name) override {
-    if (depth_ != 1) return true;
-    wanted_ = name == field_;
-    if (++num_keys_ <= 8)
-      keys_ += (keys_.empty() ? "" : ", ") + io::quote(name);
-    else if (num_keys_ == 9)
-      keys_ += ", ...";
-    return true;
-  }
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) override {
-    const std::string_view what = error.what();
-    const auto detail = what.find("syntax error");
-    reason = "invalid JSON";
-    found = fmt::format("a fault at byte {}: {}", position,
-                        io::quote(what.substr(detail == std::string_view::npos ? 0 : detail)));
-    return false;
-  }
-
- private:
-  bool fail(const char* why, std::string what) {
-    reason = why;
-    found = std::move(what);
-    return false;
-  }
-  bool value(const char* type) {
-    if (depth_ == 0) return fail("not an object", type);
-    if (depth_ == 1 && wanted_) return fail("field not a string", type);
-    return true;
-  }
-  bool enter(const char* type) {
-    if (depth_ == 0 && type == std::string_view("an array")) return fail("not an object", type);
-    if (depth_ == 1 && wanted_) return fail("field not a string", type);
-    if (++depth_ > kMaxDepth) return fail("invalid JSON", fmt::format("nesting beyond {} levels", kMaxDepth));
-    return true;
-  }
-  bool leave() {
-    --depth_;
-    return true;
-  }
-
-  const std::string& field_;
-  std::string& text_;
-  int depth_ = 0;
-  bool wanted_ = false;
-  int num_texts_ = 0;
-  int num_keys_ = 0;
-  std::string keys_;
-};
 
 bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos; }
 
@@ -136,6 +51,7 @@ struct DocumentReader::State {
     line_number = 0;
     ++counts.files;
     if (kind == FileKind::kTxt && source.txt_record == TxtRecord::kFile) {
+      std::string().swap(text);  // before the next is read
       text = io::read_text_file(file);
       finished_bytes += file_bytes(file);
       if (!accept(text)) return false;
@@ -197,24 +113,27 @@ struct DocumentReader::State {
 
   bool accept_json(std::string_view record, std::string& text) {
     if (const auto at = find_invalid_utf8(record)) return bad_utf8(record, *at);
-    FieldExtractor extractor(source.text_field, text);
-    extractor.parse(record);
-    if (!extractor.reason.empty()) {
-      if (extractor.reason == "missing field") {
-        MultipleChoice question = render_multiple_choice(record);
-        if (!question.problem.empty())
-          return bad("unreadable question", question.problem,
-                     "choices as a list or by label, and an answer that is one of them");
-        if (!question.text.empty()) {
-          text = std::move(question.text);
-          return true;
-        }
-      }
-      return bad(
-          extractor.reason, extractor.found,
-          fmt::format("one JSON object on a line, with the text as a string in {}", io::quote(source.text_field)));
+    RecordFault fault;
+    if (read_record(record, source.text_field, text, fault)) {
+      if (line.capacity() > kKeptLine) std::string().swap(line);
+      return text.empty() ? skip("empty text") : true;
     }
-    return text.empty() ? skip("empty text") : true;
+    std::string expected =
+        fmt::format("one JSON object on a line, with the text as a string in {}", io::quote(source.text_field));
+    if (fault.reason == "missing field") {
+      MultipleChoice question = render_multiple_choice(record);
+      if (!question.problem.empty())
+        return bad("unreadable question", question.problem,
+                   "choices as a list or by label, and an answer that is one of them");
+      if (!question.text.empty()) {
+        text = std::move(question.text);
+        return true;
+      }
+      expected = fmt::format(
+          "the text in {}. Name the field that holds it: --text-field FIELD, or text_field of the source in data",
+          io::quote(source.text_field));
+    }
+    return bad(fault.reason, fault.found, expected);
   }
 
   bool accept(std::string_view text) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "adept/core/error.h"
 #include "adept/core/json.h"
 #include "adept/io/text_quote.h"
 
@@ -61,6 +62,15 @@ std::optional<std::size_t> read_answer(const Json& answer, const std::vector<Cho
   return std::nullopt;
 }
 
+// Nothing for what is no JSON, or has more keys than any question.
+std::optional<Json> parse_question(std::string_view record) {
+  try {
+    return parse_json(record, "a record");
+  } catch (const DataError&) {
+    return std::nullopt;
+  }
+}
+
 const Json* first_of(const Json& record, std::initializer_list<const char*> keys) {
   for (const char* key : keys)
     if (record.contains(key)) return &record[key];
@@ -70,8 +80,9 @@ const Json* first_of(const Json& record, std::initializer_list<const char*> keys
 }  // namespace
 
 MultipleChoice render_multiple_choice(std::string_view record) {
-  const Json json = Json::parse(record, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return {};
+  const std::optional<Json> parsed = parse_question(record);
+  if (!parsed || !parsed->is_object()) return {};
+  const Json& json = *parsed;
   const Json* question = first_of(json, {"question"});
   const Json* listed = first_of(json, {"choices", "options"});
   const Json* answer = first_of(json, {"answer_idx", "answerKey", "answer"});

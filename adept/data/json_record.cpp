@@ -1,0 +1,269 @@
+#include "adept/data/json_record.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+
+#include "adept/io/text_quote.h"
+
+namespace adept::data {
+namespace {
+
+constexpr int kMaxDepth = 256;
+constexpr int kMaxShownKeys = 8;
+constexpr std::size_t kMaxShownFault = 40;
+
+// The types of values, by the words of messages.
+constexpr char kObject[] = "an object", kArray[] = "an array", kString[] = "a string", kNumber[] = "a number",
+               kBoolean[] = "a boolean", kNull[] = "null";
+
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+// Of a value that begins so; nullptr if none does.
+const char* type_of(char first) {
+  switch (first) {
+    case '{':
+      return kObject;
+    case '[':
+      return kArray;
+    case '"':
+      return kString;
+    case 't':
+    case 'f':
+      return kBoolean;
+    case 'n':
+      return kNull;
+    default:
+      return first == '-' || is_digit(first) ? kNumber : nullptr;
+  }
+}
+
+void append_utf8(std::string& out, unsigned code_point) {
+  const auto add = [&](unsigned byte) { out += static_cast<char>(static_cast<unsigned char>(byte)); };
+  if (code_point < 0x80) return add(code_point);
+  if (code_point < 0x800) {
+    add(0xC0 | code_point >> 6);
+  } else {
+    if (code_point < 0x10000) {
+      add(0xE0 | code_point >> 12);
+    } else {
+      add(0xF0 | code_point >> 18);
+      add(0x80 | (code_point >> 12 & 0x3F));
+    }
+    add(0x80 | (code_point >> 6 & 0x3F));
+  }
+  add(0x80 | (code_point & 0x3F));
+}
+
+/// Reads one value after another; every function returns false once `fault` is set.
+class RecordScanner {
+ public:
+  RecordScanner(std::string_view line, const std::string& field, std::string& text, RecordFault& fault)
+      : line_(line), field_(field), text_(text), fault_(fault) {}
+
+  bool run() {
+    if (!value(0, false)) return false;
+    skip_blanks();
+    if (!at_end()) return invalid("other data after the object; expected end of input");
+    if (type_ != kObject) return stop("not an object", type_);
+    if (num_texts_ == 1) return true;
+    if (num_texts_ > 1)
+      return stop("repeated field", fmt::format("the key {} {} times", io::quote(field_), num_texts_));
+    return stop("missing field", keys_.empty() ? "an object without keys" : "the keys " + keys_);
+  }
+
+ private:
+  bool at_end() const { return at_ >= line_.size(); }
+  bool next_is(char c) const { return !at_end() && line_[at_] == c; }
+  void skip_blanks() {
+    while (!at_end() && (line_[at_] == ' ' || line_[at_] == '\t' || line_[at_] == '\r' || line_[at_] == '\n')) ++at_;
+  }
+
+  bool stop(const char* reason, std::string found) {
+    fault_ = {reason, std::move(found)};
+    return false;
+  }
+  bool invalid(const std::string& what) {
+    const auto rest = at_end() ? std::string_view() : line_.substr(at_, kMaxShownFault);
+    return stop("invalid JSON", fmt::format("a fault at byte {}: {}{}", at_, what,
+                                            rest.empty() ? " (the line ends)" : ", found " + io::quote(rest)));
+  }
+
+  // `wanted`: it belongs to the field, and must be a string.
+  bool value(int depth, bool wanted) {
+    skip_blanks();
+    const char* type = at_end() ? nullptr : type_of(line_[at_]);
+    if (type == nullptr) return invalid("expected a value");
+    if (depth == 0) type_ = type;
+    if (wanted && type != kString) return value(depth, false) && stop("field not a string", type);
+    if (depth >= kMaxDepth) return stop("invalid JSON", fmt::format("nesting beyond {} levels", kMaxDepth));
+    if (type == kObject) return object(depth + 1);
+    if (type == kArray) return array(depth + 1);
+    if (type == kNumber) return number();
+    if (type == kNull) return word("null");
+    if (type == kBoolean) return word(next_is('t') ? "true" : "false");
+    if (wanted) ++num_texts_;
+    return string(wanted ? &text_ : nullptr);
+  }
+
+  bool object(int depth) {
+    ++at_;
+    skip_blanks();
+    if (next_is('}')) return ++at_, true;
+    for (;;) {
+      skip_blanks();
+      if (!next_is('"')) return invalid("expected a key in double quotes");
+      std::string name;
+      if (!string(depth == 1 ? &name : nullptr)) return false;
+      skip_blanks();
+      if (!next_is(':')) return invalid("expected a colon after the key");
+      ++at_;
+      if (depth == 1) note_key(name);
+      if (!value(depth, depth == 1 && name == field_)) return false;
+      skip_blanks();
+      if (next_is('}')) return ++at_, true;
+      if (!next_is(',')) return invalid("expected a comma or }");
+      ++at_;
+    }
+  }
+
+  bool array(int depth) {
+    ++at_;
+    skip_blanks();
+    if (next_is(']')) return ++at_, true;
+    for (;;) {
+      if (!value(depth, false)) return false;
+      skip_blanks();
+      if (next_is(']')) return ++at_, true;
+      if (!next_is(',')) return invalid("expected a comma or ]");
+      ++at_;
+    }
+  }
+
+  void note_key(const std::string& name) {
+    if (++num_keys_ <= kMaxShownKeys)
+      keys_ += (keys_.empty() ? "" : ", ") + io::quote(name);
+    else if (num_keys_ == kMaxShownKeys + 1)
+      keys_ += ", ...";
+  }
+
+  bool word(std::string_view expected) {
+    if (line_.substr(at_, expected.size()) != expected) return invalid("expected a value");
+    at_ += expected.size();
+    return true;
+  }
+
+  bool digits() {
+    const std::size_t start = at_;
+    while (!at_end() && is_digit(line_[at_])) ++at_;
+    return at_ > start;
+  }
+
+  bool number() {
+    const std::size_t start = at_;
+    if (next_is('-')) ++at_;
+    if (next_is('0'))
+      ++at_;
+    else if (!digits())
+      return invalid("expected a digit");
+    if (next_is('.') && (++at_, !digits())) return invalid("expected a digit after the point");
+    if (next_is('e') || next_is('E')) {
+      ++at_;
+      if (next_is('+') || next_is('-')) ++at_;
+      if (!digits()) return invalid("expected a digit in the exponent");
+    }
+    const std::string_view token = line_.substr(start, at_ - start);
+    if (token.size() > 300 || token.find_first_of("eE") != std::string_view::npos)
+      if (!std::isfinite(std::strtod(std::string(token).c_str(), nullptr))) {
+        at_ = start;
+        return invalid("a number beyond 1.8e308, the largest of a double");
+      }
+    return true;
+  }
+
+  // Appends to `out`, if there is one, what the string stands for.
+  bool string(std::string* out) {
+    if (out != nullptr) {
+      const std::size_t length = raw_length();
+      out->clear();
+      out->reserve(length);
+    }
+    const std::size_t start = at_++;
+    for (;;) {
+      const std::size_t run = at_;
+      while (!at_end() && line_[at_] != '"' && line_[at_] != '\\' && static_cast<unsigned char>(line_[at_]) >= 0x20)
+        ++at_;
+      if (out != nullptr) out->append(line_.substr(run, at_ - run));
+      if (at_end()) {
+        at_ = start;
+        return invalid("a string with a missing closing quote");
+      }
+      if (line_[at_] == '"') return ++at_, true;
+      if (line_[at_] != '\\') return invalid("a control character in a string, which must be escaped");
+      if (!escape(out)) return false;
+    }
+  }
+
+  // An upper bound of the length of the string that begins here.
+  std::size_t raw_length() const {
+    std::size_t end = at_ + 1;
+    while (end < line_.size() && line_[end] != '"') end += line_[end] == '\\' ? 2 : 1;
+    return std::min(end, line_.size()) - at_;
+  }
+
+  bool escape(std::string* out) {
+    constexpr std::string_view kNames = "\"\\/bfnrt", kMeanings = "\"\\/\b\f\n\r\t";
+    const char kind = at_ + 1 < line_.size() ? line_[at_ + 1] : '\0';
+    if (const auto which = kNames.find(kind); kind != '\0' && which != std::string_view::npos) {
+      if (out != nullptr) *out += kMeanings[which];
+      at_ += 2;
+      return true;
+    }
+    const int unit = kind == 'u' ? hexadecimal(at_ + 2) : -1;
+    if (unit < 0) return invalid("an unknown escape in a string");
+    auto code_point = static_cast<unsigned>(unit);
+    std::size_t length = 6;
+    if (unit >= 0xD800 && unit <= 0xDFFF) {
+      const int low = line_.substr(at_ + 6, 2) == "\\u" ? hexadecimal(at_ + 8) : -1;
+      if (unit >= 0xDC00 || low < 0xDC00 || low > 0xDFFF) return invalid("half of a surrogate pair");
+      code_point = 0x10000 + ((code_point & 0x3FF) << 10 | (static_cast<unsigned>(low) & 0x3FF));
+      length = 12;
+    }
+    if (out != nullptr) append_utf8(*out, code_point);
+    at_ += length;
+    return true;
+  }
+
+  // Four digits, or -1.
+  int hexadecimal(std::size_t at) const {
+    if (at + 4 > line_.size()) return -1;
+    int number = 0;
+    for (const char c : line_.substr(at, 4)) {
+      const int digit = is_digit(c) ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+      if (digit < 0) return -1;
+      number = number * 16 + digit;
+    }
+    return number;
+  }
+
+  std::string_view line_;
+  const std::string& field_;
+  std::string& text_;
+  RecordFault& fault_;
+  std::size_t at_ = 0;
+  const char* type_ = nullptr;  // of the whole
+  int num_texts_ = 0;
+  std::int64_t num_keys_ = 0;
+  std::string keys_;
+};
+
+}  // namespace
+
+bool read_record(std::string_view line, const std::string& field, std::string& text, RecordFault& fault) {
+  return RecordScanner(line, field, text, fault).run();
+}
+
+}  // namespace adept::data
