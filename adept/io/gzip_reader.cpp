@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "adept/core/signals.h"
 #include "adept/io/rereadable.h"
 
 namespace adept::io {
@@ -16,6 +17,8 @@ namespace {
 
 constexpr std::size_t kBufferBytes = std::size_t{256} << 10;
 constexpr std::size_t kLongestMagic = 10;
+constexpr std::int64_t kMostInflation = 256;  // deflate reaches 1032, text about 20
+constexpr std::int64_t kFreelyInflated = std::int64_t{16} << 20;
 constexpr int kGzipWindow = 15 + 16;  // zlib: the largest window, gzip wrapper only
 constexpr std::string_view kGzipMagic = "\x1f\x8b";
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
@@ -30,6 +33,26 @@ std::string_view foreign_compression(std::string_view start) {
   if (start.size() >= kLongestMagic && start.starts_with("BZh") && start.substr(4, 6) == "1AY&SY") return "bzip2";
   if (start.starts_with("PK\x03\x04")) return "zip";
   return "";
+}
+
+// "UTF-16" or "UTF-32" where text begins so: with their byte order mark, or with every other byte zero.
+std::string_view foreign_encoding(std::string_view start) {
+  using namespace std::string_view_literals;
+  if (start.starts_with("\xff\xfe\0\0"sv) || start.starts_with("\0\0\xfe\xff"sv)) return "UTF-32";
+  if (start.starts_with("\xff\xfe"sv) || start.starts_with("\xfe\xff"sv)) return "UTF-16";
+  constexpr std::size_t kFewest = 8, kMost = 64;
+  const std::size_t length = std::min(start.size(), kMost) / 2 * 2;
+  if (length < kFewest) return "";
+  std::size_t zeros[2] = {};
+  for (std::size_t i = 0; i < length; ++i) zeros[i % 2] += start[i] == '\0' ? 1 : 0;
+  const bool alternates = (zeros[0] == length / 2 && zeros[1] == 0) || (zeros[1] == length / 2 && zeros[0] == 0);
+  return alternates ? "UTF-16" : "";
+}
+
+void require_utf8_start(std::string_view start, const std::filesystem::path& path) {
+  if (const std::string_view encoding = foreign_encoding(start); !encoding.empty())
+    throw DataError("{0}: is {1} text; only UTF-8 is read. Convert it: iconv -f {1} -t UTF-8 FILE > NEW.",
+                    path.string(), encoding);
 }
 
 }  // namespace
@@ -91,7 +114,14 @@ struct ByteReader::State {
             path.string(), position);
       inflate_available();
     }
-    return wanted - stream.avail_out;
+    const std::size_t count = wanted - stream.avail_out;
+    inflated += static_cast<std::int64_t>(count);
+    if (inflated > kFreelyInflated && inflated / kMostInflation > position)
+      throw DataError(
+          "{}: the gzip data grow to more than {} times their size, as no text does. The file is damaged or made to "
+          "exhaust memory.",
+          path.string(), kMostInflation);
+    return count;
   }
 
   void inflate_available() {
@@ -139,6 +169,7 @@ struct ByteReader::State {
   std::size_t begin = 0;
   std::size_t available = 0;
   std::int64_t position = 0;
+  std::int64_t inflated = 0;
   z_stream stream = {};
   bool is_gzip = false;
   bool between_members = false;
@@ -152,6 +183,7 @@ ByteReader& ByteReader::operator=(ByteReader&&) noexcept = default;
 
 std::size_t ByteReader::read(std::span<char> buffer) {
   if (buffer.empty()) return 0;
+  throw_if_interrupted();
   return state_->is_gzip ? state_->read_gzip(buffer) : state_->read_plain(buffer);
 }
 
@@ -179,6 +211,7 @@ void LineReader::skip_byte_order_mark() {
     if (count == 0) break;
     end_ += count;
   }
+  require_utf8_start({buffer_.get(), end_}, path());
   if (std::string_view(buffer_.get(), end_).starts_with(kByteOrderMark)) begin_ = kByteOrderMark.size();
 }
 
@@ -231,8 +264,12 @@ std::string read_text_file(const std::filesystem::path& path, std::int64_t max_b
   ByteReader reader(path);
   const auto limit = static_cast<std::size_t>(max_bytes);
   std::string text;
+  // So that a large text is not copied as it grows; pages that stay empty take no memory.
+  std::error_code error;
+  if (const auto size = std::filesystem::file_size(path, error); !error && size <= limit) text.reserve(size + 1);
   std::vector<char> buffer(kBufferBytes);
   while (const std::size_t count = reader.read(buffer)) {
+    if (text.empty()) require_utf8_start({buffer.data(), count}, path);
     if (text.size() + count > limit + kByteOrderMark.size())
       throw DataError("{}: the text is longer than {} bytes; split it, or use one record per line.", path.string(),
                       max_bytes);

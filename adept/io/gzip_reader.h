@@ -24,7 +24,8 @@ class ByteReader {
   ByteReader& operator=(ByteReader&&) noexcept;
 
   /// Fills a part of `buffer`; 0 at the end of the file. Throws DataError if the file cannot be read, is cut short, or
-  /// is corrupt (the gzip checksum and length are verified).
+  /// is corrupt (the gzip checksum and length are verified), or inflates to more than 256 times its size;
+  /// InterruptedError after a signal.
   std::size_t read(std::span<char> buffer);
   /// Bytes taken from the file so far (compressed ones, where it is compressed): for progress.
   std::int64_t file_position() const;
@@ -42,7 +43,8 @@ class LineTooLongError : public DataError {
 };
 
 /// Lines of a plain or gzipped text file, without their ends ("\n" or "\r\n"). The last line needs no end. A UTF-8 byte
-/// order mark at the start is skipped; all other bytes pass unchanged and unchecked, NUL included.
+/// order mark at the start is skipped, and text in UTF-16 or UTF-32 is refused by name; all other bytes pass unchanged
+/// and unchecked, NUL included.
 class LineReader {
  public:
   /// Throws DataError if the file cannot be opened.
@@ -71,7 +73,7 @@ class LineReader {
   bool inside_long_line_ = false;
 };
 
-/// A whole plain or gzipped file, without a UTF-8 byte order mark. Throws DataError as ByteReader does, and for a text
+/// A whole plain or gzipped file, without a UTF-8 byte order mark. Throws DataError as LineReader does, and for a text
 /// above `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, std::int64_t max_bytes = std::int64_t{2} << 30);
 

@@ -237,6 +237,16 @@ TEST(ByteReader, RefusesWhatCannotBeRead) {
   EXPECT_THAT(data_error([&] { ByteReader(directory.path()); }), HasSubstr("is a folder; expected a file"));
 }
 
+TEST(ByteReader, RefusesWhatGrowsAsNoTextDoes) {
+  const TemporaryDirectory directory;
+  test::write(directory / "zeros.txt.gz", gzip(std::string(100 << 20, '\0')));
+  EXPECT_THAT(data_error([&] { read_text_file(directory / "zeros.txt.gz"); }),
+              HasSubstr("/zeros.txt.gz: the gzip data grow to more than 256 times their size"));
+  EXPECT_THAT(data_error([&] { lines_of(directory / "zeros.txt.gz", 1 << 30); }), HasSubstr("256 times"));
+  test::write(directory / "short.gz", gzip(std::string(1 << 20, 'a')));
+  EXPECT_EQ(read_text_file(directory / "short.gz").size(), 1u << 20);
+}
+
 TEST(ReadTextFile, IsBounded) {
   const TemporaryDirectory directory;
   test::write(directory / "x", "12345");
