@@ -10,7 +10,9 @@
 #include <sstream>
 
 #include "adept/core/error.h"
+#include "adept/data/text_source.h"
 #include "adept/data/utf8.h"
+#include "adept/run/text.h"
 
 namespace adept::cli {
 namespace {
@@ -157,6 +159,11 @@ std::vector<config::Source> sources(const DataOptions& options) {
     std::find_if(result.begin(), result.end(), same)->paths.push_back(path);
   }
   return result;
+}
+
+void check_output_is_no_data(const std::string& out, const std::vector<config::Source>& sources) {
+  if (out.empty()) return;
+  for (const config::Source& source : sources) data::check_not_read(run::to_text_source(source), out, "--out");
 }
 
 std::vector<double> parse_numbers(const std::string& option, const std::string& text, bool (*is_good)(double),

@@ -53,6 +53,9 @@ void add_text_options(CLI::App& command, DataOptions& options);
 /// Throws ConfigError for an empty path, a bad name, or two files that would get the same name.
 std::vector<config::Source> sources(const DataOptions& options);
 
+/// Throws ConfigError if --out, unless empty, is or would be read as text of one of the sources.
+void check_output_is_no_data(const std::string& out, const std::vector<config::Source>& sources);
+
 /// "0.4,1,0" as numbers. Throws ConfigError for anything else, and for a number of which `is_good` is false; `expected`
 /// says what is.
 std::vector<double> parse_numbers(const std::string& option, const std::string& text, bool (*is_good)(double),

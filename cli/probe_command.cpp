@@ -150,6 +150,11 @@ void run(Options& options) {
   const std::vector<std::string> methods = gains ? std::vector<std::string>() : methods_of(options);
   const std::vector<config::Source> general_sources = sources(options.data);
   const std::vector<double> weights = parse_weights(options.weights, general_sources.size());
+  check_output_is_no_data(options.out, general_sources);
+  DataOptions domain_options = options.data;
+  domain_options.option = "--domain";
+  domain_options.data = options.domain;
+  check_output_is_no_data(options.out, sources(domain_options));
   io::AtomicFile out(options.out);  // a place that cannot be written is no news to hear after hours
   const run::TextModel model = run::load_text_model(options.model);
   run::warn_of_long_sequences(model, options.seq_len);
@@ -160,9 +165,6 @@ void run(Options& options) {
   const auto num_lowest =
       static_cast<int>(options.layers > 0 ? options.layers : std::min<std::int64_t>(4, decoder.num_layers()));
   const std::string hash = io::WeightFiles::open(model.dir).hash();
-  DataOptions domain_options = options.data;
-  domain_options.option = "--domain";
-  domain_options.data = options.domain;
   const auto general = tokenize(model, general_sources), domain = tokenize(model, sources(domain_options));
   run::print_counts(general);
   if (!domain.empty()) run::print_counts(domain);

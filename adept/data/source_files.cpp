@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "adept/core/error.h"
+#include "adept/core/signals.h"
 #include "adept/data/text_source.h"
 #include "adept/io/gzip_reader.h"
 #include "adept/io/rereadable.h"
@@ -21,6 +22,8 @@ constexpr std::pair<std::string_view, FileKind> kExtensions[] = {{".txt", FileKi
                                                                  {".txt.gz", FileKind::kTxt},
                                                                  {".jsonl", FileKind::kJsonl},
                                                                  {".jsonl.gz", FileKind::kJsonl}};
+
+constexpr std::string_view kRunFolder = "folder of an adept run";
 
 std::string lower_case(std::string text) {
   for (char& c : text)
@@ -41,6 +44,43 @@ std::string describe_kind(const fs::path& path) {
   std::string extension = name.extension().string();
   if (lower_case(extension) == ".gz") extension = name.stem().extension().string() + extension;
   return extension.empty() ? "file without extension" : fmt::format("file with extension {}", extension);
+}
+
+// How a file of another kind becomes one that is read: a command, or advice.
+std::string conversion(const fs::path& path) {
+  const std::string extension = lower_case(path.extension().string());
+  const std::string jsonl = fs::path(path).replace_extension(".jsonl").string();
+  const auto python = [&](std::string_view code) {
+    return fmt::format(". Convert it: python -c \"{}\" {} > {}", code, path.string(), jsonl);
+  };
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) return "";
+  if (extension == ".parquet" || extension == ".arrow" || extension == ".feather")
+    return fmt::format(
+        ". Convert it: python -c \"import pandas, sys; pandas.read_{}(sys.argv[1]).to_json(sys.argv[2], "
+        "orient='records', lines=True)\" {} {}",
+        extension == ".parquet" ? "parquet" : "feather", path.string(), jsonl);
+  if (extension == ".csv" || extension == ".tsv")
+    return python(fmt::format("import csv, json, sys; [print(json.dumps(row)) for row in "
+                              "csv.DictReader(open(sys.argv[1], newline=''){})]",
+                              extension == ".tsv" ? ", delimiter='\\t'" : ""));
+  if (extension == ".json")
+    return python("import json, sys; [print(json.dumps(record)) for record in json.load(open(sys.argv[1]))]");
+  for (const auto& [packed, command] : {std::pair(".zst", "zstd -d"), std::pair(".xz", "xz -dk"),
+                                        std::pair(".bz2", "bzip2 -dk"), std::pair(".zip", "unzip")})
+    if (extension == packed) return fmt::format(". Unpack it: {} {}", command, path.string());
+  return fmt::format(". If it is plain text, give it that extension: ln -s {} {}.txt", path.filename().string(),
+                     path.string());
+}
+
+// What a folder is that this program writes, or that holds a model: nothing in it is text to learn from.
+std::string_view written_folder(const fs::path& folder) {
+  std::error_code error;
+  const auto has = [&](const char* name) { return fs::exists(folder / name, error); };
+  if (has("stages") && (has("versions.json") || has("config.yaml"))) return kRunFolder;
+  if (has("config.json") && (has("tokenizer.json") || has("model.safetensors") || has("model.safetensors.index.json")))
+    return "model folder";
+  return "";
 }
 
 bool is_hidden(const fs::path& path) { return path.filename().string().starts_with('.'); }
@@ -67,18 +107,29 @@ class GlobExpander {
   std::set<std::string> matches;
 
  private:
+  // A folder that the pattern does not name, but matches. One that is reached again through a link ends a circle.
+  bool enters(const fs::path& folder, std::size_t at) {
+    std::error_code error;
+    if (!written_folder(folder).empty()) return false;
+    if (!fs::is_symlink(folder, error)) return true;
+    return visited_.emplace(fs::canonical(folder, error).string(), at).second;
+  }
+
   void expand(const fs::path& base, std::size_t at) {
+    throw_if_interrupted();
     std::error_code error;
     if (at == names_.size()) {
       matches.insert(base.string());
     } else if (names_[at] == "**") {
       expand(base, at + 1);
       for (const fs::path& entry : sorted_entries(base, error))
-        if (!is_hidden(entry) && fs::symlink_status(entry, error).type() == fs::file_type::directory) expand(entry, at);
+        if (!is_hidden(entry) && fs::symlink_status(entry, error).type() == fs::file_type::directory &&
+            enters(entry, at))
+          expand(entry, at);
     } else if (is_glob(names_[at])) {
       for (const fs::path& entry : sorted_entries(base, error)) {
         if (fnmatch(names_[at].c_str(), entry.filename().c_str(), FNM_PERIOD) != 0) continue;
-        if (at + 1 == names_.size() || fs::is_directory(entry, error)) expand(entry, at + 1);
+        if (at + 1 == names_.size() || (fs::is_directory(entry, error) && enters(entry, at + 1))) expand(entry, at + 1);
       }
     } else if (fs::exists(base / names_[at], error)) {
       expand(base / names_[at], at + 1);
@@ -86,6 +137,7 @@ class GlobExpander {
   }
 
   std::vector<std::string> names_;
+  std::set<std::pair<std::string, std::size_t>> visited_;  // the places of links to folders, and where in the pattern
 };
 
 /// Collects the files of a source and every problem with its paths.
@@ -109,12 +161,14 @@ class FileFinder {
   void add_path(const std::string& path) {
     std::error_code error;
     const fs::file_status status = fs::status(path, error);
-    if (fs::is_directory(status)) {
+    if (fs::is_directory(status) && written_folder(path) == kRunFolder) {
+      problems_.push_back(fmt::format("{}: a {}; its records are no text", path, kRunFolder));
+    } else if (fs::is_directory(status)) {
       require_files(path, [&] { walk(path); });
     } else if (io::is_stream(path)) {
       found_.files.push_back(path);
     } else if (fs::exists(status)) {
-      if (!add_file(path)) problems_.push_back(fmt::format("{}: a {}", path, describe_kind(path)));
+      if (!add_file(path)) problems_.push_back(fmt::format("{}: a {}{}", path, describe_kind(path), conversion(path)));
     } else if (is_glob(path)) {
       require_files(path, [&] {
         for (const fs::path& match : expand_glob(path)) add_entry(match);
@@ -128,11 +182,17 @@ class FileFinder {
   template <typename Add>
   void require_files(const std::string& path, const Add& add) {
     num_matched_ = 0;
+    other_file_.clear();
     add();
-    if (num_matched_ == 0) problems_.push_back(fmt::format("{}: holds or matches no such file", path));
+    if (num_matched_ > 0) return;
+    problems_.push_back(fmt::format("{}: holds or matches no such file", path));
+    if (!other_file_.empty())
+      problems_.back() += fmt::format(", but {}, a {}{}", other_file_.string(), describe_kind(other_file_),
+                                      conversion(other_file_));
   }
 
   void walk(const fs::path& folder) {
+    throw_if_interrupted();
     std::error_code error;
     if (!visited_.insert(fs::canonical(folder, error).string()).second) {
       ++found_.ignored["folder that was read already"];
@@ -152,12 +212,17 @@ class FileFinder {
   void add_entry(const fs::path& entry) {
     std::error_code error;
     const fs::file_status status = fs::status(entry, error);
-    if (fs::is_directory(status))
-      walk(entry);
-    else if (!fs::exists(status))
+    if (fs::is_directory(status)) {
+      if (const std::string_view written = written_folder(entry); !written.empty())
+        ++found_.ignored[std::string(written)];
+      else
+        walk(entry);
+    } else if (!fs::exists(status)) {
       ++found_.ignored["broken link"];
-    else if (!add_file(entry))
+    } else if (!add_file(entry)) {
       ++found_.ignored[describe_kind(entry)];
+      if (other_file_.empty()) other_file_ = entry;
+    }
   }
 
   bool add_file(const fs::path& file) {
@@ -175,6 +240,7 @@ class FileFinder {
   SourceFiles found_;
   std::set<std::string> visited_;  // canonical paths of files and folders
   std::int64_t num_matched_ = 0;
+  fs::path other_file_;  // the first that is of no kind that is read
   std::vector<std::string> problems_;
 };
 
@@ -207,5 +273,27 @@ std::vector<fs::path> expand_glob(const std::string& pattern) {
 }
 
 SourceFiles find_files(const TextSource& source) { return FileFinder(source).find(); }
+
+void check_not_read(const TextSource& source, const fs::path& output, const std::string& option) {
+  std::error_code error;
+  const fs::path target = fs::weakly_canonical(output, error);
+  for (const std::string& path : source.paths) {
+    const fs::path read = fs::weakly_canonical(path, error);
+    if (read == target)
+      throw ConfigError("{} {}: is itself read as \"{}\"; expected a place of its own.", option, output.string(),
+                        source.name);
+    const fs::path below = target.lexically_relative(read);
+    if (file_kind(output) && fs::is_directory(read, error) && !below.empty() && *below.begin() != "..")
+      throw ConfigError(
+          "{} {}: lies in {}, which is read as \"{}\"; the next call would read it as text. Choose another folder, or "
+          "another extension.",
+          option, output.string(), path, source.name);
+  }
+  if (!file_kind(output) || !fs::exists(target, error)) return;
+  for (const fs::path& file : find_files(source).files)
+    if (fs::weakly_canonical(file, error) == target)
+      throw ConfigError("{} {}: is itself read as \"{}\"; expected a place of its own.", option, output.string(),
+                        source.name);
+}
 
 }  // namespace adept::data

@@ -47,7 +47,13 @@ struct SourceFiles {
 /// In folders, and where a glob does not say so, names that start with a dot are left out; those, files of other kinds
 /// and repetitions are counted in `ignored`. Symbolic links are followed. Throws ConfigError that lists every path
 /// which is not there, matches nothing, or is a file of another kind; DataError for a folder that cannot be read.
+///
+/// Folders that hold a model or the records of a run are left out of folders and globs, so that what this program
+/// writes into a folder of text is not read as text.
 SourceFiles find_files(const TextSource& source);
+
+/// Throws ConfigError if `output`, a file or folder that `option` names, is or would be read as text of the source.
+void check_not_read(const TextSource& source, const std::filesystem::path& output, const std::string& option);
 
 /// Reads the documents of a source one by one; one file is open at a time.
 class DocumentReader {

@@ -85,10 +85,14 @@ void check_can_be_made(const fs::path& dir) {
                     fs::absolute(dir) == place ? "written" : "made", error.message());
 }
 
+// Records beside the text would be read as text by the next start.
 template <typename List>
-void check_paths(const char* part, const List& sources, Problems& problems) {
-  for (std::size_t i = 0; i < sources.size(); ++i)
-    problems.passes([&] { data::find_files(to_text_source(sources[i])); }, fmt::format("data.{}.{}: ", part, i));
+void check_paths(const char* part, const List& sources, const fs::path& output_dir, Problems& problems) {
+  for (std::size_t i = 0; i < sources.size(); ++i) {
+    const data::TextSource source = to_text_source(sources[i]);
+    problems.passes([&] { data::find_files(source); }, fmt::format("data.{}.{}: ", part, i));
+    problems.passes([&] { data::check_not_read(source, output_dir, "output_dir"); });
+  }
 }
 
 bool needs_general_text(const config::RunConfig& config, config::Purpose purpose) {
@@ -143,10 +147,10 @@ TextModel check_files(const config::RunConfig& config, config::Purpose purpose) 
       problems.passes([&] { train::check_method(config, model->config, model_dir.string()); });
     }
   }
-  check_paths("train", config.data.train, problems);
-  check_paths("replay", config.data.replay, problems);
-  check_paths("general", config.data.general, problems);
-  check_paths("eval", config.data.eval, problems);
+  check_paths("train", config.data.train, config.output_dir, problems);
+  check_paths("replay", config.data.replay, config.output_dir, problems);
+  check_paths("general", config.data.general, config.output_dir, problems);
+  check_paths("eval", config.data.eval, config.output_dir, problems);
   problems.passes([&] { check_can_be_made(config.output_dir); });
   problems.throw_if_any();
   warn_of_long_sequences(*model, config.seq_len);

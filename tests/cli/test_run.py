@@ -103,6 +103,14 @@ def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_a_run_inside_the_folder_of_its_text_is_not_read_as_text(finished):
+    """The second call finds the first one's records, and models, there."""
+    process = run_program("adept", "tokenize", "--model", "base", "--data", "all=.", "--on-bad-record", "skip", cwd=finished[0])
+    assert "folder of an adept run" in process.stderr and "model folder" in process.stderr
+    process = run(finished[0], "--set", "output_dir=notes", check=False)
+    assert process.returncode == 2 and 'output_dir notes: is itself read as "domain"' in process.stderr
+
+
 def test_every_documented_file_is_there(finished):
     out = finished[0] / "out"
     for name in (

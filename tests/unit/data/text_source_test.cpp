@@ -131,6 +131,75 @@ const BadLine kBadLines[] = {
     {"{\"text\": \"\xED\xA0\x80\"}", "invalid UTF-8", "no UTF-8 after"},
 };
 
+TEST(TextSource, EveryByteOfARecordCounts) {
+  const std::string good = R"({"text": "a"})";
+  for (const std::string& line :
+       {good + std::string(1, '\0'), good + std::string("\0{\"text\": \"b\"}", 15), std::string(1, '\0') + good,
+        good + good, good + " " + good, good + ",", good + "]", good + "}", good + " null", "\xef\xbb\xbf" + good,
+        good + "\xe2\x80\xa8", good + "\xc2\x85", "\xc2\xa0" + good, good + "\v", "[" + good + "]",
+        std::string("{\"text\": \"a\0\"}", 15), std::string("{\"text\": \"a\tb\"}"), std::string("{'text': 'a'}"),
+        std::string("{\"text\": \"a\",}"), std::string("{\"text\": \"a\" \"b\": 1}"), std::string("{text: \"a\"}"),
+        std::string(R"({"text": "a", "n": 01})"), std::string(R"({"text": "a", "n": .5})"),
+        std::string(R"({"text": "a", "n": 1.})"), std::string(R"({"text": "a", "n": +1})"),
+        std::string(R"({"text": "a", "n": NaN})"), std::string(R"({"text": "a", "n": tru})"),
+        std::string(R"({"text": "\x"})"), std::string(R"({"text": "\u12g4"})"), std::string(R"({"text": "\udc00"})"),
+        std::string(R"({"text": "\ud800\u0041"})"), std::string("/* */ {}"), std::string("{\"text\"}")}) {
+    const TemporaryFolder folder;
+    const auto path = folder.write("a.jsonl", "{\"text\": \"first\"}\n" + line + "\n");
+    const std::string message = message_of<DataError>([&] { read_all(source_of({path})); });
+    EXPECT_THAT(message, AllOf(HasSubstr(path + ":2: "), Not(HasSubstr("exception")))) << testing::PrintToString(line);
+    EXPECT_FALSE(find_invalid_utf8(message));
+    EXPECT_THAT(read_all(skipping(path)), ElementsAre("first")) << testing::PrintToString(line);
+  }
+}
+
+TEST(TextSource, ReadsWhatJsonAllows) {
+  const TemporaryFolder folder;
+  const auto path = folder.write(
+      "a.jsonl",
+      " \t{ \"n\" : -0.5e-3 , \"text\" : \"a\\/\\b\\f\\u20AC\\ud83d\\uDE00\" , \"x\": [ ] } \t\r\n"
+      "{\"text\": \"b\xe2\x80\xa8\\u0000c\", \"e\": 1E+2, \"z\": {\"text\": [true, false, null]}}\n");
+  EXPECT_THAT(read_all(source_of({path})),
+              ElementsAre("a/\b\f\u20ac\U0001F600", std::string("b\xe2\x80\xa8\0c", 6)));
+}
+
+TEST(TextSource, ReadsRecordsOfManyKeysInLinearTime) {
+  const TemporaryFolder folder;
+  std::string keys;
+  for (int i = 0; i < 200'000; ++i) keys += "\"k" + std::to_string(i) + "\": 1, ";
+  const auto path = folder.write("a.jsonl", "{" + keys + "\"text\": \"a\"}\n{" + keys + "\"question\": \"q\"}\n");
+  SourceCounts counts;
+  EXPECT_THAT(read_all(skipping(path), &counts), ElementsAre("a"));
+  EXPECT_THAT(counts.skipped, ElementsAre(Pair("missing field", 1)));
+}
+
+TEST(TextSource, SaysHowToNameTheField) {
+  const TemporaryFolder folder;
+  const auto path = folder.write("a.jsonl", R"({"body": "a", "id": 1})");
+  EXPECT_THAT(message_of<DataError>([&] { read_all(source_of({path})); }),
+              AllOf(HasSubstr("found the keys \"body\", \"id\""), HasSubstr("the text in \"text\""),
+                    HasSubstr("--text-field"), HasSubstr("text_field of the source in data")));
+}
+
+TEST(TextSource, NamesTextInAnotherEncoding) {
+  using namespace std::string_literals;
+  const TemporaryFolder folder;
+  const std::pair<std::string, const char*> texts[] = {{"\xff\xfeh\0i\0"s, "UTF-16"},
+                                                       {"\xfe\xff\0h\0i"s, "UTF-16"},
+                                                       {"w\0i\0t\0h\0o\0u\0t\0"s, "UTF-16"},
+                                                       {"\0w\0i\0t\0h\0o\0u\0t"s, "UTF-16"},
+                                                       {"\xff\xfe\0\0h\0\0\0"s, "UTF-32"},
+                                                       {"\0\0\xfe\xff\0\0\0h"s, "UTF-32"}};
+  for (const auto& [text, name] : texts)
+    for (const char* file : {"a.txt", "a.jsonl", "a.txt.gz"}) {
+      const auto path = folder.write(file, text);
+      for (const TextSource& source : {source_of({path}), skipping(path), txt_source(path, TxtRecord::kLine)})
+        EXPECT_THAT(message_of<DataError>([&] { read_all(source); }),
+                    AllOf(HasSubstr(path + ": is " + name + " text"), HasSubstr("iconv -f " + std::string(name))));
+    }
+  EXPECT_THAT(read_all(source_of({folder.write("zeros.txt", std::string(64, '\0'))})), testing::SizeIs(1));
+}
+
 TEST(TextSource, RefusesABadRecordWithItsPlace) {
   for (const BadLine& bad : kBadLines) {
     const TemporaryFolder folder;
@@ -258,6 +327,58 @@ TEST(TextSource, ListsEveryPathThatIsWrong) {
                              HasSubstr("empty: holds or matches no such file"), HasSubstr("\"\": does not exist")));
   EXPECT_THAT(message, AllOf(HasSubstr("pipe.txt: a pipe or device"), Not(HasSubstr("good.txt"))));
   EXPECT_THAT(message_of<ConfigError>([] { find_files(TextSource{.name = "none"}); }), HasSubstr("has no paths"));
+}
+
+TEST(TextSource, SaysHowToConvertOtherFiles) {
+  const TemporaryFolder folder;
+  const std::pair<const char*, const char*> conversions[] = {
+      {"a.parquet", "pandas.read_parquet"}, {"a.csv", "csv.DictReader"}, {"a.json", "json.load"},
+      {"a.jsonl.zst", "zstd -d "},          {"a.md", "ln -s a.md "},     {"README", "ln -s README "}};
+  for (const auto& [name, command] : conversions) {
+    folder.write(std::string("d/") + name, "x");
+    EXPECT_THAT(message_of<ConfigError>([&] { find_files(source_of({folder / (std::string("d/") + name)})); }),
+                AllOf(HasSubstr(command), HasSubstr(folder / (std::string("d/") + name)), HasSubstr(".jsonl.gz")));
+    EXPECT_THAT(message_of<ConfigError>([&] { find_files(source_of({folder / "d"})); }),
+                AllOf(HasSubstr("holds or matches no such file, but "), HasSubstr(command)));
+    fs::remove_all(folder / "d");
+  }
+}
+
+TEST(TextSource, LeavesOutWhatThisProgramWrites) {
+  const TemporaryFolder folder;
+  for (const char* name : {"d/a.txt", "d/run/trainer_log.jsonl", "d/run/versions.json", "d/run/stages/probe.json",
+                           "d/run/model/merges.txt", "d/model/config.json", "d/model/tokenizer.json",
+                           "d/model/merges.txt", "d/config.json", "d/stages/b.txt"})
+    folder.write(name, "x");
+  const TextSource source = source_of({folder / "d"});
+  EXPECT_THAT(names_of(source, folder / "d"), ElementsAre("a.txt", "stages/b.txt")) << "a name alone says nothing";
+  EXPECT_THAT(find_files(source).ignored, ElementsAre(Pair("file with extension .json", 1),
+                                                      Pair("folder of an adept run", 1), Pair("model folder", 1)));
+  for (const char* glob : {"d/**/*.txt", "d/*", "d/*/*"})
+    for (const std::string& name : names_of(source_of({folder / glob}), folder / "d"))
+      EXPECT_THAT(name, testing::AnyOf("a.txt", "stages/b.txt")) << glob;
+  EXPECT_THAT(message_of<ConfigError>([&] { find_files(source_of({folder / "d/run"})); }),
+              HasSubstr("d/run: a folder of an adept run; its records are no text"));
+}
+
+TEST(TextSource, RefusesToWriteWhereItReads) {
+  const TemporaryFolder folder;
+  folder.write("d/a.jsonl", "x");
+  const TextSource source = source_of({folder / "d"}), glob = source_of({folder / "d/*"});
+  const auto message = [](const TextSource& of, const std::string& out) {
+    return message_of<ConfigError>([&] { check_not_read(of, out, "--out"); });
+  };
+  EXPECT_THAT(message(source, folder / "d"), HasSubstr("/d: is itself read as \"s\""));
+  EXPECT_THAT(message(source, folder / "d/sub/new.txt"), HasSubstr("the next call would read it as text"));
+  EXPECT_THAT(message(glob, folder / "d/a.jsonl"), HasSubstr("is itself read as \"s\""));
+  for (const char* out : {"d/result.json", "d/run", "e.txt", "dd/x.txt"}) check_not_read(source, folder / out, "--out");
+}
+
+TEST(TextSource, EndsGlobsThatGoInCircles) {
+  const TemporaryFolder folder;
+  folder.write("d/a.txt", "x");
+  for (int i = 0; i < 8; ++i) fs::create_directory_symlink(folder / "d", folder / ("d/link" + std::to_string(i)));
+  EXPECT_THAT(names_of(source_of({folder / "d/*/*/*/*/*/*/*/*/*/*/*/*/*.txt"}), folder / "d"), testing::SizeIs(1));
 }
 
 TEST(TextSource, TellsWhereADocumentIs) {
