@@ -411,6 +411,21 @@ def all_texts():
     return texts + random_texts(seed=20240229, count=400)
 
 
+def long_texts():
+    """Pieces far beyond the windows in which patterns are matched and characters merged, and around their ends."""
+    generator = random.Random(5)
+    texts = ["".join(generator.choices(letters, k=100_000)) for letters in ("ab", "aeiou", "the wor", "日本語の", "é\u0301e")]
+    texts += ["a" * 100_003, "ab" * 40_001, " " * 70_000 + "x", "ha" * 30_000 + "\n" * 40_000, "1" * 70_001, "日" * 40_000]
+    texts += [f"{'x' * count}{tail}" for count in (*range(376, 392), *range(760, 772)) for tail in ("", " y", "  y", "'s", "\n\n1")]
+    texts += [f"{' ' * count}y{'é' * (count // 2)}!" for count in range(376, 392)]
+    return texts
+
+
+@pytest.mark.parametrize("kind", [gpt2, llama3, ignored_merges, qwen2, llama2, mistral, partial_byte_fallback, unknown_bytes_as_token, word_suffix, subword_prefix], ids=lambda kind: kind.__name__)
+def test_long_pieces_give_the_ids_of_tokenizers(kind, tmp_path):
+    assert_same(kind(), tmp_path / "tokenizer.json", long_texts())
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_kind_gives_the_ids_and_text_of_tokenizers(kind, tmp_path):
     assert_same(kind(), tmp_path / "tokenizer.json", all_texts())
@@ -418,6 +433,8 @@ def test_every_kind_gives_the_ids_and_text_of_tokenizers(kind, tmp_path):
 
 def test_every_split_gives_the_ids_of_tokenizers(tmp_path):
     texts = HARD_STRINGS + TRAINING_TEXT[:6] + random_texts(seed=7, count=150)
+    texts += [("x" * count) + tail for count in range(378, 390) for tail in (" y1z", "  A,b", "'ll")]  # a match's first view
+    texts += ["-" * count + "ab" for count in range(60, 70)]  # where few starts are tried at a time
     peer = crossing_bpe()
     last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     failures = []

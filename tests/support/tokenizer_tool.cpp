@@ -1,4 +1,4 @@
-// A program for the parity tests: tokenizer_tool TOKENIZER.json [--time]
+// A program for the parity tests: tokenizer_tool TOKENIZER.json|MODEL_DIR [--time]
 //
 // Reads JSON lines from standard input and answers each with one line:
 //   "text" or {"hex": "66ff"}  ->  {"ids", "bare": without special tokens, "text": decoded ids, "plain": without
@@ -8,13 +8,16 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <filesystem>
 #include <iostream>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "adept/core/error.h"
 #include "adept/core/json.h"
 #include "adept/core/log.h"
+#include "adept/data/tokenizer/special_tokens.h"
 #include "adept/data/tokenizer/tokenizer.h"
 
 namespace {
@@ -65,13 +68,23 @@ void time_lines(const Tokenizer& tokenizer) {
 int main(int argc, char** argv) {
   adept::init_logging();
   try {
-    if (argc < 2) throw adept::ConfigError("usage: tokenizer_tool TOKENIZER.json [--time] < lines");
-    const Tokenizer tokenizer = Tokenizer::from_file(argv[1]);
+    if (argc < 2) throw adept::ConfigError("usage: tokenizer_tool TOKENIZER.json|MODEL_DIR [--time] < lines");
+    const bool is_model = std::filesystem::is_directory(argv[1]);
+    const Tokenizer tokenizer = is_model ? Tokenizer::from_model_dir(argv[1]) : Tokenizer::from_file(argv[1]);
     if (argc > 2) {
       time_lines(tokenizer);
       return 0;
     }
-    std::cout << Json{{"vocab_size", tokenizer.vocab_size()}, {"max_token_id", tokenizer.max_token_id()}}.dump()
+    const auto id_of = [&](const char* role) {
+      const auto id = is_model ? adept::data::load_special_token(argv[1], tokenizer, role) : std::nullopt;
+      return id ? Json(*id) : Json();
+    };
+    std::cout << Json{{"vocab_size", tokenizer.vocab_size()},
+                      {"max_token_id", tokenizer.max_token_id()},
+                      {"bos", id_of("bos")},
+                      {"eos", id_of("eos")},
+                      {"pad", id_of("pad")}}
+                     .dump()
               << '\n';
     for (std::string line; std::getline(std::cin, line);) {
       Json reply;

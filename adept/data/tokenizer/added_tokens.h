@@ -4,42 +4,37 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
+#include "adept/core/function_ref.h"
 #include "adept/data/tokenizer/bpe.h"
 #include "adept/data/tokenizer/normalizer.h"
+#include "adept/data/tokenizer/string_matcher.h"
 
 namespace adept::data::tok {
 
 struct AddedToken {
   std::string content;
-  std::string pattern;  ///< what is searched for and what is decoded: the normalized content if `normalized`
   bool single_word = false;
   bool lstrip = false;
   bool rstrip = false;
   bool normalized = false;
   bool special = false;
+  std::int64_t declared_id = -1;  ///< the id that the file gives it, if it does
+  std::string where{};            ///< the place in another file that declares it; empty for those of tokenizer.json
+
+  bool is_same(const AddedToken& other) const {
+    return content == other.content && single_word == other.single_word && lstrip == other.lstrip &&
+           rstrip == other.rstrip && normalized == other.normalized && special == other.special;
+  }
 };
 
-/// Leftmost-longest search for a set of strings.
-class StringMatcher {
- public:
-  void add(std::string_view text, std::int32_t value);
-  bool empty() const { return nodes_.size() == 1; }
-  /// The first match at or behind `from`; nothing if there is none. `begin`, `end`, `value` are set.
-  bool find(std::string_view text, std::size_t from, std::size_t& begin, std::size_t& end, std::int32_t& value) const;
-
- private:
-  std::unordered_map<std::uint64_t, std::uint32_t> children_;  // (node << 8 | byte) -> node
-  std::vector<std::int32_t> nodes_ = {-1};                     // value of each node, or -1
-  bool first_bytes_[256] = {};
-};
-
-/// Stretches between added tokens (token -1) and added tokens, in order.
+/// A stretch between added tokens (token -1), or an added token.
 struct AddedSpan {
   std::size_t begin;
   std::size_t end;
@@ -48,18 +43,29 @@ struct AddedSpan {
 
 class AddedTokens {
  public:
-  AddedTokens() = default;
-  /// Reads `added_tokens`. As in `tokenizers`, a token that the vocabulary has keeps that id whatever the file says,
-  /// and any other gets the next free one; a file whose ids disagree is reported once as a warning.
-  AddedTokens(const JsonField& list, const BpeModel& model, const Normalizer* normalizer);
+  /// Reads `added_tokens` of tokenizer.json.
+  static std::vector<AddedToken> read(const JsonField& list);
 
-  /// Cuts the tokens that are (`normalized`) or are not searched for in normalized text. Appends spans that cover
-  /// `text`.
-  void find_all(std::string_view text, bool normalized, std::vector<AddedSpan>& spans) const;
+  /// Adds tokens in their order, in one go, as `tokenizers` does: one that there is already gets the new flags, one
+  /// that the vocabulary has keeps that id, and any other gets the next free id; a warning tells of ids that are not
+  /// those declared. `list` names the tokens of tokenizer.json. Throws DataError for a token that could never be found,
+  /// or is too long.
+  void add(const std::vector<AddedToken>& tokens, const BpeModel& model, const Normalizer* normalizer,
+           const std::string& list);
+  /// Call after the last add(). Throws DataError for tokens that cannot be told apart.
+  void prepare(const std::string& list);
+
+  /// Cuts the tokens that are (`normalized`) or are not searched for in normalized text; without those that are special
+  /// where `skips_special`. Hands over spans in their order that cover `text`.
+  void find_all(std::string_view text, bool normalized, bool skips_special,
+                FunctionRef<void(const AddedSpan&)> emit) const;
 
   const AddedToken* token_of(std::int32_t id) const;
+  /// What is decoded: the normalized content of a token that was added as normalized. nullptr for an unknown id.
+  const std::string* text_of(std::int32_t id) const;
   std::optional<std::int32_t> id_of(std::string_view content) const;
   bool is_special(std::string_view content) const { return special_.contains(std::string(content)); }
+  const std::map<std::int32_t, AddedToken>& tokens() const { return tokens_; }
   /// Number of added tokens that the model's vocabulary does not have.
   std::size_t num_new() const { return num_new_; }
   std::int32_t max_id() const { return tokens_.empty() ? -1 : tokens_.rbegin()->first; }
@@ -67,6 +73,7 @@ class AddedTokens {
  private:
   std::map<std::int32_t, AddedToken> tokens_;
   TokenIds ids_;
+  std::unordered_map<std::int32_t, std::string> normalized_;  // contents that a normalizer changes
   std::unordered_set<std::string> special_;
   StringMatcher raw_matcher_;
   StringMatcher normalized_matcher_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "adept/core/error.h"
+#include "adept/core/signals.h"
 #include "adept/data/tokenizer/unicode.h"
 #include "adept/io/text_quote.h"
 
@@ -12,7 +13,7 @@ namespace adept::data::tok {
 namespace {
 
 constexpr char32_t kLowCharacters = 0x400;
-constexpr std::size_t kMaxPiece = std::size_t{1} << 30;
+constexpr std::size_t kWindow = std::size_t{1} << 15;  // symbols that are merged at a time
 constexpr std::size_t kMaxCachedPiece = 64;
 constexpr std::size_t kMaxCachedPieces = 1 << 16;
 constexpr std::size_t kFewSymbols = 24;
@@ -175,40 +176,33 @@ std::int32_t BpeModel::unknown_id() const {
   return *id;
 }
 
-namespace {
-
-void push_symbol(MergeScratch& scratch, std::int32_t id) {
-  const auto count = static_cast<std::int32_t>(scratch.symbols.size());
-  scratch.symbols.push_back({id, count - 1, count + 1, false});
-}
-
-}  // namespace
-
 // `tokenizers` leaves an unknown token pending while bytes are emitted, and appends it later; so does this.
-void BpeModel::add_unknown(std::string_view text, std::optional<std::int32_t>& pending, MergeScratch& scratch) const {
+void BpeModel::add_unknown(std::string_view text, Reading& reading, std::vector<std::int32_t>& ids) const {
   if (byte_fallback_) {
     const bool all_known = std::all_of(text.begin(), text.end(),
                                        [&](char byte) { return byte_tokens_[static_cast<unsigned char>(byte)] >= 0; });
     if (all_known) {
-      for (const char byte : text) push_symbol(scratch, byte_tokens_[static_cast<unsigned char>(byte)]);
+      for (const char byte : text) ids.push_back(byte_tokens_[static_cast<unsigned char>(byte)]);
       return;
     }
   }
   if (!unknown_token_) return;
-  if (pending && fuse_unknown_) return;
-  if (pending) push_symbol(scratch, *pending);
-  pending = unknown_id();
+  if (reading.pending && fuse_unknown_) return;
+  if (reading.pending) ids.push_back(*reading.pending);
+  reading.pending = unknown_id();
 }
 
-void BpeModel::add_symbols(std::string_view piece, MergeScratch& scratch) const {
-  scratch.symbols.clear();
-  std::optional<std::int32_t> pending;
-  for (std::size_t i = 0; i < piece.size();) {
-    const std::size_t start = i;
-    const char32_t c = decode_utf8(piece, i);
+// Appends the ids of characters to scratch.initial until it has `most` or the piece ends.
+void BpeModel::read_characters(std::string_view piece, Reading& reading, MergeScratch& scratch,
+                               std::size_t most) const {
+  auto& ids = scratch.initial;
+  auto& [at, pending] = reading;
+  while (at < piece.size() && ids.size() < most) {
+    const std::size_t start = at;
+    const char32_t c = decode_utf8(piece, at);
     const bool has_prefix = start > 0 && !continuing_prefix_.empty();
-    const bool has_suffix = i == piece.size() && !word_suffix_.empty();
-    std::string_view text = piece.substr(start, i - start);
+    const bool has_suffix = at == piece.size() && !word_suffix_.empty();
+    std::string_view text = piece.substr(start, at - start);
     std::optional<std::int32_t> id;
     if (has_prefix || has_suffix) {
       scratch.buffer.assign(has_prefix ? continuing_prefix_ : "").append(text).append(has_suffix ? word_suffix_ : "");
@@ -220,22 +214,31 @@ void BpeModel::add_symbols(std::string_view piece, MergeScratch& scratch) const 
       id = id_of(text);
     }
     if (!id) {
-      add_unknown(text, pending, scratch);
+      add_unknown(text, reading, ids);
       continue;
     }
-    if (pending) push_symbol(scratch, *pending);
+    if (pending) ids.push_back(*pending);
     pending.reset();
-    push_symbol(scratch, *id);
+    ids.push_back(*id);
   }
-  if (pending) push_symbol(scratch, *pending);
-  if (!scratch.symbols.empty()) scratch.symbols.back().next = -1;
+  if (at == piece.size() && pending) {
+    ids.push_back(*pending);
+    pending.reset();
+  }
 }
 
-// Repeatedly joins the pair of lowest rank, the leftmost first. A heap of candidates, of which those that no longer
-// hold are skipped; a few symbols are scanned instead, which gives the same order.
-void BpeModel::merge(MergeScratch& scratch) const {
+// Merges scratch.initial from `first` on: repeatedly joins the pair of lowest rank, the leftmost first. A heap of
+// candidates, of which those that no longer hold are skipped; a few symbols are scanned instead, which gives the same
+// order.
+void BpeModel::merge(MergeScratch& scratch, std::size_t first) const {
   auto& symbols = scratch.symbols;
   auto& heap = scratch.heap;
+  symbols.clear();
+  for (std::size_t i = first; i < scratch.initial.size(); ++i) {
+    const auto place = static_cast<std::int32_t>(i - first);
+    symbols.push_back({scratch.initial[i], place - 1, place + 1, false});
+  }
+  if (!symbols.empty()) symbols.back().next = -1;
   heap.clear();
   const bool scans = symbols.size() <= kFewSymbols;
   const auto offer = [&](std::int32_t position) {
@@ -268,27 +271,82 @@ void BpeModel::merge(MergeScratch& scratch) const {
   }
 }
 
-void BpeModel::tokenize(std::string_view piece, MergeScratch& scratch, std::vector<std::int32_t>& ids) const {
+// A text is merged as its parts are, one after the other, if and only if no merge ever crosses between them. Whether
+// one does depends on nothing but the tokens on both sides of the cut: the merges that made them come in the same order
+// whatever stands beyond them. So a window is cut between two tokens, well before its end, and the next window starts
+// there; if its first token is what stood behind the cut, the two tokens have been neighbours in one text without a
+// merge between them, and the cut is proven. If not, the text behind the window reached back that far; then another cut
+// is tried.
+void BpeModel::merge_in_windows(std::string_view piece, MergeScratch& scratch, IdBuffer& out) const {
+  struct Token {
+    std::size_t begin;  // in symbols
+    std::size_t end;
+    std::int32_t id;
+    bool operator==(const Token&) const = default;
+  };
+  const auto merged_from = [&](std::size_t first) {
+    merge(scratch, first);
+    std::vector<Token> tokens;
+    for (std::size_t i = 0; i < scratch.symbols.size(); ++i) {
+      if (scratch.symbols[i].removed) continue;
+      if (!tokens.empty()) tokens.back().end = i;
+      tokens.push_back({i, scratch.symbols.size(), scratch.symbols[i].id});
+    }
+    return tokens;
+  };
+  Reading reading;
+  scratch.initial.clear();
+  read_characters(piece, reading, scratch, kWindow);
+  std::vector<Token> tokens = merged_from(0);
+  while (reading.at < piece.size()) {
+    throw_if_interrupted();
+    bool is_cut = false;
+    for (std::size_t share = tokens.size() * 3 / 4; share > 0 && !is_cut; share /= 2) {
+      const Token behind = tokens[share];
+      read_characters(piece, reading, scratch, behind.begin + kWindow);
+      std::vector<Token> next = merged_from(behind.begin);
+      if (next.front() != Token{0, behind.end - behind.begin, behind.id}) continue;
+      for (std::size_t i = 0; i < share; ++i) out.ids().push_back(tokens[i].id);
+      out.flush_if_full();
+      scratch.initial.erase(scratch.initial.begin(),
+                            scratch.initial.begin() + static_cast<std::ptrdiff_t>(behind.begin));
+      tokens = std::move(next);
+      is_cut = true;
+    }
+    if (!is_cut)
+      throw DataError(
+          "{}: the merges of a piece of text of {} bytes depend on what stands tens of thousands of characters away. "
+          "Split the document.",
+          where_, piece.size());
+  }
+  for (const Token& token : tokens) out.ids().push_back(token.id);
+}
+
+void BpeModel::tokenize(std::string_view piece, MergeScratch& scratch, IdBuffer& out) const {
   if (piece.empty()) return;
-  if (piece.size() > kMaxPiece)
-    throw DataError("{}: a piece of text of {} bytes; at most {} can be merged. Split the document.", where_,
-                    piece.size(), kMaxPiece);
+  auto& ids = out.ids();
   if (ignore_merges_) {
     if (const auto id = id_of(piece)) {
       ids.push_back(*id);
-      return;
+      return out.flush_if_full();
     }
+  }
+  if (piece.size() > kWindow) {
+    merge_in_windows(piece, scratch, out);
+    return out.flush_if_full();
   }
   const bool is_short = piece.size() <= kMaxCachedPiece;
   if (is_short) {
     if (const auto found = scratch.cache.find(piece); found != scratch.cache.end()) {
       const auto begin = scratch.cached_ids.begin() + found->second.begin;
       ids.insert(ids.end(), begin, begin + found->second.size);
-      return;
+      return out.flush_if_full();
     }
   }
-  add_symbols(piece, scratch);
-  merge(scratch);
+  Reading reading;
+  scratch.initial.clear();
+  read_characters(piece, reading, scratch, piece.size() + 1);
+  merge(scratch, 0);
   const std::size_t first = ids.size();
   for (const auto& symbol : scratch.symbols)
     if (!symbol.removed) ids.push_back(symbol.id);
@@ -297,6 +355,7 @@ void BpeModel::tokenize(std::string_view piece, MergeScratch& scratch, std::vect
     scratch.cached_ids.insert(scratch.cached_ids.end(), ids.begin() + static_cast<std::ptrdiff_t>(first), ids.end());
     scratch.cache.emplace(piece, MergeScratch::Cached{begin, static_cast<std::uint32_t>(ids.size() - first)});
   }
+  out.flush_if_full();
 }
 
 }  // namespace adept::data::tok

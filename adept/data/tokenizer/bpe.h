@@ -4,11 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
+#include "adept/core/function_ref.h"
 #include "adept/data/tokenizer/json_field.h"
 
 namespace adept::data::tok {
@@ -44,6 +46,26 @@ class MergeTable {
   std::size_t used_ = 0;
 };
 
+/// Collects ids and hands them on, some thousand at a time.
+class IdBuffer {
+ public:
+  using Sink = FunctionRef<void(std::span<const std::int32_t>)>;
+  explicit IdBuffer(Sink sink) : sink_(sink) { ids_.reserve(2 * kFull); }
+  std::vector<std::int32_t>& ids() { return ids_; }
+  void flush_if_full() {
+    if (ids_.size() >= kFull) flush();
+  }
+  void flush() {
+    sink_(ids_);
+    ids_.clear();
+  }
+
+ private:
+  static constexpr std::size_t kFull = 4096;
+  Sink sink_;
+  std::vector<std::int32_t> ids_;
+};
+
 /// Working memory of one thread for merging, and its cache of short pieces. Bounded.
 struct MergeScratch {
   struct Symbol {
@@ -57,6 +79,7 @@ struct MergeScratch {
     std::int32_t position;
     std::int32_t id;
   };
+  std::vector<std::int32_t> initial;  // ids of characters, before any merge
   std::vector<Symbol> symbols;
   std::vector<Candidate> heap;
   std::string buffer;
@@ -73,9 +96,10 @@ class BpeModel {
   /// Reads `model`. Throws DataError with the path of the entry at fault.
   explicit BpeModel(const JsonField& model);
 
-  /// Appends the ids of one piece (well-formed UTF-8): its characters, merged by rank in O(n log n).
-  /// Throws DataError if the unknown token is needed and is not in the vocabulary, or the piece exceeds 1 GiB.
-  void tokenize(std::string_view piece, MergeScratch& scratch, std::vector<std::int32_t>& ids) const;
+  /// Appends the ids of one piece (well-formed UTF-8): its characters, merged by rank in O(n log n). A long piece is
+  /// merged in windows, in bounded memory, with the same ids: see merge_in_windows.
+  /// Throws DataError if the unknown token is needed and is not in the vocabulary; InterruptedError after a signal.
+  void tokenize(std::string_view piece, MergeScratch& scratch, IdBuffer& ids) const;
 
   std::size_t size() const { return ids_.size(); }
   std::optional<std::int32_t> id_of(std::string_view token) const;
@@ -87,10 +111,16 @@ class BpeModel {
   void read_vocabulary(const JsonField& vocab);
   void read_merges(const JsonField& merges);
   void prepare_characters();
-  void add_symbols(std::string_view piece, MergeScratch& scratch) const;
-  void add_unknown(std::string_view text, std::optional<std::int32_t>& pending, MergeScratch& scratch) const;
+  /// Where reading the characters of a piece stands.
+  struct Reading {
+    std::size_t at = 0;
+    std::optional<std::int32_t> pending{};  ///< an unknown token that may take up the next character too
+  };
+  void read_characters(std::string_view piece, Reading& reading, MergeScratch& scratch, std::size_t most) const;
+  void add_unknown(std::string_view text, Reading& reading, std::vector<std::int32_t>& ids) const;
   std::int32_t unknown_id() const;
-  void merge(MergeScratch& scratch) const;
+  void merge(MergeScratch& scratch, std::size_t first) const;
+  void merge_in_windows(std::string_view piece, MergeScratch& scratch, IdBuffer& ids) const;
 
   std::string where_;
   TokenIds ids_;

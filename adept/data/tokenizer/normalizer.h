@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "adept/data/tokenizer/json_field.h"
 #include "adept/data/tokenizer/regex.h"
@@ -19,8 +21,18 @@ struct NormalizedText {
 
 class Normalizer {
  public:
+  /// `where` names it in errors; empty: what it makes longer is charged elsewhere.
+  explicit Normalizer(std::string where) : where_(std::move(where)) {}
   virtual ~Normalizer() = default;
-  virtual void normalize(NormalizedText& text, MatchScratch& scratch) const = 0;
+  /// Throws DataError where the text outgrows the budget of `scratch`; InterruptedError after a signal.
+  void normalize(NormalizedText& text, MatchScratch& scratch) const;
+
+ protected:
+  virtual void apply(NormalizedText& text, MatchScratch& scratch) const = 0;
+  const std::string& where() const { return where_; }
+
+ private:
+  std::string where_;
 };
 
 /// Throws DataError for a type or key that is not supported.

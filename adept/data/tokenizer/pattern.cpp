@@ -11,11 +11,11 @@ Pattern::Pattern(const JsonField& field) {
   if (regex) regex_.emplace(regex->as_string(), regex->where());
 }
 
-void Pattern::find_all(std::string_view text, MatchScratch& scratch, std::vector<Span>& spans) const {
+void Pattern::for_each(std::string_view text, MatchScratch& scratch, SpanSink emit) const {
   if (regex_)
-    regex_->find_all(text, scratch, spans);
+    regex_->for_each(text, scratch, emit);
   else
-    find_all_literal(literal_, text, spans);
+    for_each_literal(literal_, text, emit);
 }
 
 }  // namespace adept::data::tok

@@ -4,7 +4,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "adept/data/tokenizer/json_field.h"
 #include "adept/data/tokenizer/regex.h"
@@ -14,8 +13,8 @@ namespace adept::data::tok {
 class Pattern {
  public:
   explicit Pattern(const JsonField& field);
-  /// Appends spans that cover `text`.
-  void find_all(std::string_view text, MatchScratch& scratch, std::vector<Span>& spans) const;
+  /// Hands over spans that cover `text`.
+  void for_each(std::string_view text, MatchScratch& scratch, SpanSink emit) const;
 
  private:
   std::string literal_;

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "adept/data/tokenizer/bpe.h"
 #include "adept/io/text_quote.h"
 
@@ -12,7 +10,7 @@ namespace {
 
 std::int32_t read_id(const JsonField& field) { return static_cast<std::int32_t>(field.as_integer(0, kMaxTokenId)); }
 
-// The pieces of a template: the text itself, or special tokens.
+// Special tokens before and behind the text.
 class Template final : public PostProcessor {
  public:
   explicit Template(const JsonField& field) {
@@ -24,14 +22,13 @@ class Template final : public PostProcessor {
       if (const auto sequence = piece.find("Sequence")) {
         const JsonField id = sequence->at("id");
         if (id.as_string() != "A") id.refuse(id.as_string(), "A in the template of a single text");
-        parts_.push_back({true, {}});
         ++num_texts;
       } else {
         const JsonField id = piece.at("SpecialToken").at("id");
         const auto token = tokens.find(id.as_string());
         if (!token) id.fail(fmt::format("is {}, which special_tokens does not have.", io::quote(id.as_string())));
-        parts_.push_back({false, {}});
-        for (const JsonField& one : token->at("ids").elements()) parts_.back().ids.push_back(read_id(one));
+        for (const JsonField& one : token->at("ids").elements())
+          (num_texts == 0 ? front_ : back_).push_back(read_id(one));
       }
     }
     if (num_texts != 1)
@@ -39,35 +36,20 @@ class Template final : public PostProcessor {
           fmt::format("has the text {} times; this build knows templates with it once.", num_texts));
   }
 
-  // `front` and `back` go around the text.
-  Template(std::int32_t front, std::int32_t back) : parts_{{false, {front}}, {true, {}}, {false, {back}}} {}
+  Template(std::int32_t front, std::int32_t back) : front_{front}, back_{back} {}
 
-  void process(std::vector<std::int32_t>& ids, bool add_special_tokens) const override {
-    if (!add_special_tokens) return;
-    std::vector<std::int32_t> out;
-    for (const Part& part : parts_) {
-      const auto& added = part.is_text ? ids : part.ids;
-      out.insert(out.end(), added.begin(), added.end());
-    }
-    ids = std::move(out);
-  }
-
-  void collect_ids(std::vector<std::int32_t>& ids) const override {
-    for (const Part& part : parts_) ids.insert(ids.end(), part.ids.begin(), part.ids.end());
+  void surround(std::vector<std::int32_t>& front, std::vector<std::int32_t>& back) const override {
+    front.insert(front.begin(), front_.begin(), front_.end());
+    back.insert(back.end(), back_.begin(), back_.end());
   }
 
  private:
-  struct Part {
-    bool is_text;
-    std::vector<std::int32_t> ids;
-  };
-  std::vector<Part> parts_;
+  std::vector<std::int32_t> front_, back_;
 };
 
 class Nothing final : public PostProcessor {
  public:
-  void process(std::vector<std::int32_t>&, bool) const override {}
-  void collect_ids(std::vector<std::int32_t>&) const override {}
+  void surround(std::vector<std::int32_t>&, std::vector<std::int32_t>&) const override {}
 };
 
 class PostProcessorSequence final : public PostProcessor {
@@ -76,11 +58,8 @@ class PostProcessorSequence final : public PostProcessor {
     field.check_keys({"type", "processors"});
     for (const JsonField& element : field.at("processors").elements()) parts_.push_back(make_post_processor(element));
   }
-  void process(std::vector<std::int32_t>& ids, bool add_special_tokens) const override {
-    for (const auto& part : parts_) part->process(ids, add_special_tokens);
-  }
-  void collect_ids(std::vector<std::int32_t>& ids) const override {
-    for (const auto& part : parts_) part->collect_ids(ids);
+  void surround(std::vector<std::int32_t>& front, std::vector<std::int32_t>& back) const override {
+    for (const auto& part : parts_) part->surround(front, back);
   }
 
  private:

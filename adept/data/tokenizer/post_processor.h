@@ -12,9 +12,8 @@ namespace adept::data::tok {
 class PostProcessor {
  public:
   virtual ~PostProcessor() = default;
-  virtual void process(std::vector<std::int32_t>& ids, bool add_special_tokens) const = 0;
-  /// Appends every id that may be added.
-  virtual void collect_ids(std::vector<std::int32_t>& ids) const = 0;
+  /// Puts what it adds around a text, and around what `front` and `back` hold already, into them.
+  virtual void surround(std::vector<std::int32_t>& front, std::vector<std::int32_t>& back) const = 0;
 };
 
 /// ByteLevel (which concerns offsets only), TemplateProcessing, BertProcessing, RobertaProcessing, Sequence.

@@ -1,21 +1,17 @@
 #include "adept/data/tokenizer/pre_tokenizer.h"
 
 #include <algorithm>
-#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
 
+#include "adept/core/signals.h"
 #include "adept/data/tokenizer/byte_level.h"
 #include "adept/data/tokenizer/metaspace.h"
 #include "adept/data/tokenizer/pattern.h"
 #include "adept/data/tokenizer/unicode.h"
 
 namespace adept::data::tok {
-
-void PieceList::append(std::string_view content, std::size_t first_bytes) {
-  if (content.empty()) return;
-  const std::size_t begin = text.size();
-  text += content;
-  pieces.push_back({begin, text.size(), first_bytes, -1});
-}
 
 namespace {
 
@@ -32,83 +28,81 @@ Behavior behavior_of(const JsonField& field) {
   field.refuse(name, "Contiguous, Isolated, MergedWithNext, MergedWithPrevious, Removed");
 }
 
-// Joins neighbouring spans as the behaviour says; what remains with is_match is to be dropped.
-void apply(Behavior behavior, std::vector<Span>& spans) {
-  if (behavior == Behavior::kRemoved) return;
-  if (behavior == Behavior::kMergedWithNext) std::reverse(spans.begin(), spans.end());
-  std::size_t kept = 0;
-  bool previous_match = false;
-  for (const Span span : spans) {
-    const bool joins = behavior == Behavior::kContiguous ? span.is_match == previous_match
-                       : behavior == Behavior::kIsolated ? false
-                                                         : span.is_match && !previous_match;
-    if (joins && kept > 0) {
-      spans[kept - 1].begin = std::min(spans[kept - 1].begin, span.begin);
-      spans[kept - 1].end = std::max(spans[kept - 1].end, span.end);
+// Hands over the pieces that spans give, which come in their order, joined with their neighbours as the behaviour says.
+class SpanJoiner {
+ public:
+  SpanJoiner(Behavior behavior, std::string_view text, std::size_t first_bytes, PieceSink emit)
+      : behavior_(behavior), text_(text), first_bytes_(first_bytes), emit_(emit) {}
+
+  void add(const Span& span) {
+    switch (behavior_) {
+      case Behavior::kRemoved:
+        if (!span.is_match) hand_over(span.begin, span.end);
+        return;
+      case Behavior::kIsolated:
+        hand_over(span.begin, span.end);
+        return;
+      case Behavior::kMergedWithPrevious:
+        join_or_begin(span, span.is_match && !held_match_);
+        return;
+      case Behavior::kContiguous:
+        join_or_begin(span, span.is_match == held_match_);
+        return;
+      case Behavior::kMergedWithNext:
+        join_or_begin(span, held_match_ && !span.is_match);
+        return;
+    }
+  }
+  void finish() {
+    if (holds_) hand_over(held_begin_, held_end_);
+    holds_ = false;
+  }
+
+ private:
+  void join_or_begin(const Span& span, bool joins) {
+    if (joins && holds_) {
+      held_end_ = span.end;
     } else {
-      spans[kept++] = {span.begin, span.end, false};
+      finish();
+      held_begin_ = span.begin;
+      held_end_ = span.end;
+      holds_ = true;
     }
-    previous_match = span.is_match;
+    held_match_ = span.is_match;
   }
-  spans.resize(kept);
-  if (behavior == Behavior::kMergedWithNext) std::reverse(spans.begin(), spans.end());
-}
+  void hand_over(std::size_t begin, std::size_t end) {
+    if (begin < end) emit_(text_.substr(begin, end - begin), first_bytes_ > begin ? first_bytes_ - begin : 0);
+  }
 
-// Replaces every text piece by the pieces that its spans give.
-void split_pieces(PieceList& list, Behavior behavior,
-                  const std::function<void(std::string_view, std::vector<Span>&)>& find) {
-  std::vector<Piece> pieces;
-  pieces.reserve(list.pieces.size());
-  std::vector<Span> spans;
-  for (const Piece& piece : list.pieces) {
-    if (piece.token >= 0) {
-      pieces.push_back(piece);
-      continue;
-    }
-    spans.clear();
-    find(std::string_view(list.text).substr(piece.begin, piece.end - piece.begin), spans);
-    apply(behavior, spans);
-    for (const Span& span : spans) {
-      if (span.is_match || span.begin == span.end) continue;
-      pieces.push_back({piece.begin + span.begin, piece.begin + span.end,
-                        piece.first_bytes > span.begin ? piece.first_bytes - span.begin : 0, -1});
-    }
-  }
-  list.pieces = std::move(pieces);
-}
-
-// Rewrites every text piece.
-template <typename Rewrite>
-void rewrite_pieces(PieceList& list, const Rewrite& rewrite) {
-  std::string text;
-  text.reserve(list.text.size() + list.text.size() / 4);
-  for (Piece& piece : list.pieces) {
-    const std::size_t begin = text.size();
-    const std::string_view content = std::string_view(list.text).substr(piece.begin, piece.end - piece.begin);
-    if (piece.token < 0) piece.first_bytes = rewrite(content, piece.first_bytes, text);
-    piece.begin = begin;
-    piece.end = text.size();
-  }
-  list.text = std::move(text);
-}
+  Behavior behavior_;
+  std::string_view text_;
+  std::size_t first_bytes_;
+  PieceSink emit_;
+  bool holds_ = false, held_match_ = false;  // the span before: whether it is held, and whether it is a match
+  std::size_t held_begin_ = 0, held_end_ = 0;
+};
 
 // Spans of single characters that `is_delimiter`, and of what lies between.
 template <typename Predicate>
-void find_characters(std::string_view text, std::vector<Span>& spans, const Predicate& is_delimiter) {
+void split_at_characters(Behavior behavior, std::string_view text, std::size_t first_bytes, PieceSink emit,
+                         const Predicate& is_delimiter) {
+  SpanJoiner joiner(behavior, text, first_bytes, emit);
   std::size_t covered = 0;
   for (std::size_t i = 0; i < text.size();) {
     const std::size_t start = i;
     if (!is_delimiter(decode_utf8(text, i))) continue;
-    if (covered < start) spans.push_back({covered, start, false});
-    spans.push_back({start, i, true});
+    throw_if_interrupted();
+    if (covered < start) joiner.add({covered, start, false});
+    joiner.add({start, i, true});
     covered = i;
   }
-  if (covered < text.size()) spans.push_back({covered, text.size(), false});
+  if (covered < text.size()) joiner.add({covered, text.size(), false});
+  joiner.finish();
 }
 
 class ByteLevel final : public PreTokenizer {
  public:
-  explicit ByteLevel(const JsonField& field) {
+  explicit ByteLevel(const JsonField& field) : where_(field.where()) {
     field.check_keys({"type", "add_prefix_space", "trim_offsets", "use_regex"});
     add_prefix_space_ = field.at("add_prefix_space").as_bool();
     field.at("trim_offsets").as_bool();  // about offsets, which are not computed here
@@ -118,27 +112,36 @@ class ByteLevel final : public PreTokenizer {
       regex_.emplace(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)", field.where());
   }
 
-  void split(PieceList& list, MatchScratch& scratch) const override {
-    if (add_prefix_space_)
-      rewrite_pieces(list, [](std::string_view piece, std::size_t first_bytes, std::string& out) {
-        const bool adds = piece.front() != ' ';
-        if (adds) out += ' ';
-        out += piece;
-        return first_bytes > 0 && adds ? first_bytes + 1 : first_bytes;
-      });
-    if (regex_)
-      split_pieces(list, Behavior::kIsolated,
-                   [&](std::string_view text, std::vector<Span>& spans) { regex_->find_all(text, scratch, spans); });
-    rewrite_pieces(list, [](std::string_view piece, std::size_t first_bytes, std::string& out) {
-      const std::size_t begin = out.size();
-      append_byte_characters(out, piece.substr(0, first_bytes));
-      const std::size_t first = out.size() - begin;
-      append_byte_characters(out, piece.substr(std::min(first_bytes, piece.size())));
-      return first;
-    });
+  void split(std::string_view piece, std::size_t first_bytes, MatchScratch& scratch, PieceSink emit) const override {
+    if (!add_prefix_space_ || piece.front() == ' ') return split_words(piece, first_bytes, scratch, emit);
+    const MatchScratch::Lease prefixed(scratch);
+    (*prefixed).reserve(piece.size() + 1);
+    *prefixed += ' ';
+    *prefixed += piece;
+    split_words(*prefixed, first_bytes > 0 ? first_bytes + 1 : 0, scratch, emit);
   }
 
  private:
+  void split_words(std::string_view piece, std::size_t first_bytes, MatchScratch& scratch, PieceSink emit) const {
+    if (!regex_) return encode(piece, first_bytes, scratch, emit);
+    regex_->for_each(piece, scratch, [&](const Span& span) {
+      if (span.begin < span.end)
+        encode(piece.substr(span.begin, span.end - span.begin), first_bytes > span.begin ? first_bytes - span.begin : 0,
+               scratch, emit);
+    });
+  }
+
+  void encode(std::string_view word, std::size_t first_bytes, MatchScratch& scratch, PieceSink emit) const {
+    const MatchScratch::Lease out(scratch);
+    first_bytes = std::min(first_bytes, word.size());
+    append_byte_characters(*out, word.substr(0, first_bytes));
+    const std::size_t first = (*out).size();
+    append_byte_characters(*out, word.substr(first_bytes));
+    scratch.budget.charge_growth(word.size(), (*out).size(), where_);
+    emit(*out, first);
+  }
+
+  std::string where_;
   bool add_prefix_space_ = false;
   std::optional<Regex> regex_;
 };
@@ -147,23 +150,21 @@ class Digits final : public PreTokenizer {
  public:
   explicit Digits(const JsonField& field) {
     field.check_keys({"type", "individual_digits"});
-    individual_ = field.at("individual_digits").as_bool();
+    behavior_ = field.at("individual_digits").as_bool() ? Behavior::kIsolated : Behavior::kContiguous;
   }
-  void split(PieceList& list, MatchScratch&) const override {
-    split_pieces(list, individual_ ? Behavior::kIsolated : Behavior::kContiguous,
-                 [](std::string_view text, std::vector<Span>& spans) { find_characters(text, spans, is_numeric); });
+  void split(std::string_view piece, std::size_t first_bytes, MatchScratch&, PieceSink emit) const override {
+    split_at_characters(behavior_, piece, first_bytes, emit, is_numeric);
   }
 
  private:
-  bool individual_ = false;
+  Behavior behavior_;
 };
 
 class WhitespaceSplit final : public PreTokenizer {
  public:
   explicit WhitespaceSplit(const JsonField& field) { field.check_keys({"type"}); }
-  void split(PieceList& list, MatchScratch&) const override {
-    split_pieces(list, Behavior::kRemoved,
-                 [](std::string_view text, std::vector<Span>& spans) { find_characters(text, spans, is_white_space); });
+  void split(std::string_view piece, std::size_t first_bytes, MatchScratch&, PieceSink emit) const override {
+    split_at_characters(Behavior::kRemoved, piece, first_bytes, emit, is_white_space);
   }
 };
 
@@ -173,12 +174,11 @@ class Split final : public PreTokenizer {
     field.check_keys({"type", "pattern", "behavior", "invert"});
     invert_ = field.at("invert").as_bool();
   }
-  void split(PieceList& list, MatchScratch& scratch) const override {
-    split_pieces(list, behavior_, [&](std::string_view text, std::vector<Span>& spans) {
-      pattern_.find_all(text, scratch, spans);
-      if (invert_)
-        for (Span& span : spans) span.is_match = !span.is_match;
-    });
+  void split(std::string_view piece, std::size_t first_bytes, MatchScratch& scratch, PieceSink emit) const override {
+    SpanJoiner joiner(behavior_, piece, first_bytes, emit);
+    pattern_.for_each(piece, scratch,
+                      [&](const Span& span) { joiner.add({span.begin, span.end, span.is_match != invert_}); });
+    joiner.finish();
   }
 
  private:
@@ -189,22 +189,21 @@ class Split final : public PreTokenizer {
 
 class Metaspace final : public PreTokenizer {
  public:
-  explicit Metaspace(const JsonField& field) : options_(read_metaspace(field)) {
+  explicit Metaspace(const JsonField& field) : where_(field.where()), options_(read_metaspace(field)) {
     append_utf8(replacement_, options_.replacement);
   }
-  void split(PieceList& list, MatchScratch&) const override {
-    rewrite_pieces(list, [&](std::string_view piece, std::size_t first_bytes, std::string& out) {
-      return rewrite(piece, first_bytes, out);
-    });
-    if (options_.split)
-      split_pieces(list, Behavior::kMergedWithNext, [&](std::string_view text, std::vector<Span>& spans) {
-        find_characters(text, spans, [&](char32_t c) { return c == options_.replacement; });
-      });
+  void split(std::string_view piece, std::size_t first_bytes, MatchScratch& scratch, PieceSink emit) const override {
+    const MatchScratch::Lease out(scratch);
+    const std::size_t first = rewrite(piece, first_bytes, *out);
+    scratch.budget.charge_growth(piece.size(), (*out).size(), where_);
+    if (!options_.split) return emit(*out, first);
+    split_at_characters(Behavior::kMergedWithNext, *out, first, emit,
+                        [&](char32_t c) { return c == options_.replacement; });
   }
 
  private:
   std::size_t rewrite(std::string_view piece, std::size_t first_bytes, std::string& out) const {
-    const std::size_t begin = out.size();
+    out.reserve(piece.size() + piece.size() / 2);
     const bool has_prefix = piece.front() == ' ' || piece.substr(0, replacement_.size()) == replacement_;
     const bool adds = !has_prefix && (options_.scheme == PrependScheme::kAlways ||
                                       (options_.scheme == PrependScheme::kFirst && first_bytes > 0));
@@ -215,11 +214,12 @@ class Metaspace final : public PreTokenizer {
         out += replacement_;
       else
         out += piece[i];
-      if (i + 1 == first_bytes) first = out.size() - begin;
+      if (i + 1 == first_bytes) first = out.size();
     }
     return first;
   }
 
+  std::string where_;
   MetaspaceOptions options_;
   std::string replacement_;
 };
@@ -230,11 +230,19 @@ class PreTokenizerSequence final : public PreTokenizer {
     field.check_keys({"type", "pretokenizers"});
     for (const JsonField& element : field.at("pretokenizers").elements()) parts_.push_back(make_pre_tokenizer(element));
   }
-  void split(PieceList& list, MatchScratch& scratch) const override {
-    for (const auto& part : parts_) part->split(list, scratch);
+  void split(std::string_view piece, std::size_t first_bytes, MatchScratch& scratch, PieceSink emit) const override {
+    split_from(0, piece, first_bytes, scratch, emit);
   }
 
  private:
+  void split_from(std::size_t part, std::string_view piece, std::size_t first_bytes, MatchScratch& scratch,
+                  PieceSink emit) const {
+    if (part == parts_.size()) return emit(piece, first_bytes);
+    parts_[part]->split(piece, first_bytes, scratch, [&, part](std::string_view next, std::size_t next_first_bytes) {
+      split_from(part + 1, next, next_first_bytes, scratch, emit);
+    });
+  }
+
   std::vector<std::unique_ptr<PreTokenizer>> parts_;
 };
 

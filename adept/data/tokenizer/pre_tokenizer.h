@@ -3,35 +3,24 @@
 
 #include <cstddef>
 #include <memory>
-#include <string>
-#include <vector>
+#include <string_view>
 
+#include "adept/core/function_ref.h"
 #include "adept/data/tokenizer/json_field.h"
 #include "adept/data/tokenizer/regex.h"
 
 namespace adept::data::tok {
 
-/// A stretch of PieceList::text: what the model merges within, or an added token that was found already.
-struct Piece {
-  std::size_t begin;
-  std::size_t end;
-  std::size_t first_bytes;  ///< see NormalizedText
-  std::int32_t token;       ///< the id of an added token, or -1
-};
+/// Takes pieces in the order of the text, none of them empty, and how many of their first bytes stem from the first
+/// character of the document (see NormalizedText). A piece is valid during the call.
+using PieceSink = FunctionRef<void(std::string_view piece, std::size_t first_bytes)>;
 
-/// Pieces in the order of the text. No text piece is empty.
-struct PieceList {
-  std::string text;
-  std::vector<Piece> pieces;
-
-  /// Appends a copy of `content` as a text piece, unless it is empty.
-  void append(std::string_view content, std::size_t first_bytes);
-};
-
+/// Pieces are handed on one by one, so that no list of them is held.
 class PreTokenizer {
  public:
   virtual ~PreTokenizer() = default;
-  virtual void split(PieceList& list, MatchScratch& scratch) const = 0;
+  /// Splits one piece. Throws as Regex::for_each does; DataError where a piece outgrows the budget of `scratch`.
+  virtual void split(std::string_view piece, std::size_t first_bytes, MatchScratch& scratch, PieceSink emit) const = 0;
 };
 
 /// Throws DataError for a type or key that is not supported.

@@ -4,23 +4,27 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-#include <algorithm>
 #include <cstdint>
+#include <mutex>
 #include <new>
+#include <utility>
 
 #include "adept/core/error.h"
+#include "adept/core/signals.h"
 #include "adept/data/tokenizer/unicode.h"
 #include "adept/io/text_quote.h"
 
 namespace adept::data::tok {
 namespace {
 
-// Backtracking steps: generous for one pass over the text with rewinding, far below what an exponential pattern takes.
-constexpr std::uint32_t kBaseMatchLimit = 10'000'000;
-constexpr std::size_t kMatchLimitPerByte = 64;
+// What one attempt may look at and do before its steps are counted: more than a piece of real text takes.
+constexpr std::size_t kNearBytes = 384;
+constexpr std::size_t kNearStarts = 64;
+constexpr std::uint32_t kNearSteps = 128;
 constexpr std::uint32_t kHeapLimitKib = 1024 * 1024;
 constexpr std::size_t kJitStackStart = 32 * 1024;
 constexpr std::size_t kJitStackMax = 16 * 1024 * 1024;
+constexpr std::size_t kMaxKeptString = 1 << 20;
 
 std::string message_of(int error) {
   PCRE2_UCHAR buffer[256] = {};
@@ -55,17 +59,117 @@ MatchScratch::~MatchScratch() = default;
 MatchScratch::MatchScratch(MatchScratch&&) noexcept = default;
 MatchScratch& MatchScratch::operator=(MatchScratch&&) noexcept = default;
 
+MatchScratch::Lease::Lease(MatchScratch& scratch) : scratch_(scratch) {
+  if (scratch.strings_.empty()) scratch.strings_.push_back(std::make_unique<std::string>());
+  string_ = std::move(scratch.strings_.back());
+  scratch.strings_.pop_back();
+  string_->clear();
+}
+
+MatchScratch::Lease::~Lease() {
+  if (string_->capacity() <= kMaxKeptString) scratch_.strings_.push_back(std::move(string_));
+}
+
+namespace {
+
+/// Charges the steps of a counted match; what pcre2_match calls before each item of the pattern.
+struct StepCounter {
+  std::uint64_t& left;
+  std::size_t position;
+  std::uint32_t until_look = 0;
+
+  static int count(pcre2_callout_block* block, void* data) {
+    auto& counter = *static_cast<StepCounter*>(data);
+    const std::size_t position = block->current_position;
+    const std::uint64_t steps =
+        1 + (position > counter.position ? position - counter.position : counter.position - position);
+    counter.position = position;
+    if (steps > counter.left) return PCRE2_ERROR_MATCHLIMIT;
+    counter.left -= steps;
+    if (counter.until_look-- == 0) {
+      counter.until_look = 4096;
+      if (pending_signal() != 0) return PCRE2_ERROR_CALLOUT;
+    }
+    return 0;
+  }
+};
+
+bool continues_character(char byte) { return (static_cast<unsigned char>(byte) & 0xC0) == 0x80; }
+
+using CodePointer = std::unique_ptr<pcre2_code, Freer<pcre2_code_free>>;
+
+CodePointer compile(const std::string& translated, std::uint32_t options, std::uint32_t jit_options, int& error) {
+  const std::unique_ptr<pcre2_compile_context, Freer<pcre2_compile_context_free>> context(
+      pcre2_compile_context_create(nullptr));
+  if (!context) throw std::bad_alloc();
+  pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
+  PCRE2_SIZE offset = 0;
+  CodePointer code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+                                 PCRE2_UTF | options, &error, &offset, context.get()));
+  if (code) pcre2_jit_compile(code.get(), jit_options);  // without it the same matches are found, more slowly
+  return code;
+}
+
+}  // namespace
+
 struct Regex::Code {
-  std::unique_ptr<pcre2_code, Freer<pcre2_code_free>> code;
+  CodePointer near;             // with a limit on where a match may start
+  mutable CodePointer counted;  // tells of every step; made when it is needed
+  mutable std::once_flag once;
+  std::string translated;
   std::string where;
   std::string pattern;
 
   // The next match at or behind `from`; false if there is none.
-  bool find(std::string_view text, std::size_t from, pcre2_match_data* data, pcre2_match_context* context) const {
+  bool find(std::string_view text, std::size_t from, MatchScratch::Buffers& buffers, TextBudget& budget) const {
+    auto* context = buffers.context.get();
+    pcre2_set_match_limit(context, kNearSteps);
+    while (from <= text.size()) {
+      std::size_t end = text.size();
+      if (text.size() - from > kNearBytes) {
+        end = from + kNearBytes;
+        while (continues_character(text[end])) --end;
+      }
+      pcre2_set_offset_limit(context, from + kNearStarts);
+      const std::uint32_t partial = end < text.size() ? PCRE2_PARTIAL_HARD : 0;
+      const int status = pcre2_match(near.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), end, from,
+                                     PCRE2_NO_UTF_CHECK | partial, buffers.data.get(), context);
+      if (status >= 0) return true;
+      if (status == PCRE2_ERROR_NOMATCH) {  // at none of the starts
+        from += kNearStarts + 1;
+        while (from < text.size() && continues_character(text[from])) ++from;
+        continue;
+      }
+      // No match starts before one that needs to see more.
+      const std::size_t start = status == PCRE2_ERROR_PARTIAL ? pcre2_get_ovector_pointer(buffers.data.get())[0] : from;
+      if (start == from) return find_counted(text, from, buffers, budget);
+      from = start;
+    }
+    return false;
+  }
+
+  bool find_counted(std::string_view text, std::size_t from, MatchScratch::Buffers& buffers, TextBudget& budget) const {
+    throw_if_interrupted();
+    std::call_once(once, [&] {
+      int error = 0;
+      counted = compile(translated, PCRE2_AUTO_CALLOUT, PCRE2_JIT_COMPLETE, error);
+    });
+    if (!counted) throw std::bad_alloc();
+    auto* context = buffers.context.get();
+    StepCounter counter{budget.match_steps(), from};
+    pcre2_set_callout(context, &StepCounter::count, &counter);
+    pcre2_set_match_limit(context, UINT32_MAX);
+    pcre2_set_offset_limit(context, PCRE2_UNSET);
     const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
-    int status = pcre2_match(code.get(), subject, text.size(), from, PCRE2_NO_UTF_CHECK, data, context);
-    if (status == PCRE2_ERROR_JIT_STACKLIMIT)  // the interpreter keeps its frames on the heap
-      status = pcre2_match(code.get(), subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data, context);
+    const auto match = [&](std::uint32_t options) {
+      return pcre2_match(counted.get(), subject, text.size(), from, PCRE2_NO_UTF_CHECK | options, buffers.data.get(),
+                         context);
+    };
+    int status = match(0);
+    if (status == PCRE2_ERROR_JIT_STACKLIMIT) status = match(PCRE2_NO_JIT);  // which keeps its frames on the heap
+    pcre2_set_callout(context, nullptr, nullptr);
+    pcre2_set_match_limit(context, kNearSteps);
+    throw_if_interrupted();
     if (status == PCRE2_ERROR_NOMATCH) return false;
     if (status < 0)
       throw DataError(
@@ -77,21 +181,14 @@ struct Regex::Code {
 };
 
 Regex::Regex(std::string_view pattern, const std::string& where) : code_(std::make_unique<Code>()) {
-  const std::string translated = translate_pattern(pattern, where);
-  const std::unique_ptr<pcre2_compile_context, Freer<pcre2_compile_context_free>> context(
-      pcre2_compile_context_create(nullptr));
-  if (!context) throw std::bad_alloc();
-  pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
-  int error = 0;
-  PCRE2_SIZE offset = 0;
-  code_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), PCRE2_UTF, &error,
-                                  &offset, context.get()));
-  if (!code_->code)
-    throw DataError("{} is {}, which is not a pattern that this build can compile: {}. Use another tokenizer.", where,
-                    io::quote(pattern), message_of(error));
-  pcre2_jit_compile(code_->code.get(), PCRE2_JIT_COMPLETE);  // without it the same matches are found, more slowly
+  code_->translated = translate_pattern(pattern, where);
   code_->where = where;
   code_->pattern = pattern;
+  int error = 0;
+  code_->near = compile(code_->translated, PCRE2_USE_OFFSET_LIMIT, PCRE2_JIT_COMPLETE | PCRE2_JIT_PARTIAL_HARD, error);
+  if (!code_->near)
+    throw DataError("{} is {}, which is not a pattern that this build can compile: {}. Use another tokenizer.", where,
+                    io::quote(pattern), message_of(error));
 }
 Regex::~Regex() = default;
 Regex::Regex(Regex&&) noexcept = default;
@@ -102,44 +199,46 @@ namespace {
 // Walks over all matches as the iterator of the Rust binding of Oniguruma does: an empty match directly behind the
 // previous match does not count. `find(from, begin, end)` gives the next match.
 template <typename Find>
-void cover(std::string_view text, std::vector<Span>& spans, const Find& find) {
+void cover(std::string_view text, SpanSink emit, const Find& find) {
   if (text.empty()) {
-    spans.push_back({0, 0, false});
+    emit({0, 0, false});
     return;
   }
   std::size_t covered = 0, from = 0, begin = 0, end = 0;
   bool any = false;
   while (from <= text.size() && find(from, begin, end)) {
+    throw_if_interrupted();
     if (begin == end && any && end == covered) {
       from += from < text.size() ? utf8_length(text[from]) : 1;
       continue;
     }
-    if (covered != begin) spans.push_back({covered, begin, false});
-    spans.push_back({begin, end, true});
+    if (covered != begin) emit({covered, begin, false});
+    emit({begin, end, true});
     covered = from = end;
     any = true;
   }
-  if (covered != text.size()) spans.push_back({covered, text.size(), false});
+  if (covered != text.size()) emit({covered, text.size(), false});
 }
 
 }  // namespace
 
-void Regex::find_all(std::string_view text, MatchScratch& scratch, std::vector<Span>& spans) const {
-  auto* data = scratch.buffers_->data.get();
-  auto* context = scratch.buffers_->context.get();
-  const std::size_t limit = kBaseMatchLimit + std::min<std::size_t>(text.size(), 1 << 25) * kMatchLimitPerByte;
-  pcre2_set_match_limit(context, static_cast<std::uint32_t>(std::min<std::size_t>(limit, UINT32_MAX)));
-  const PCRE2_SIZE* found = pcre2_get_ovector_pointer(data);
-  cover(text, spans, [&](std::size_t from, std::size_t& begin, std::size_t& end) {
-    if (!code_->find(text, from, data, context)) return false;
+void Regex::for_each(std::string_view text, MatchScratch& scratch, SpanSink emit) const {
+  auto& buffers = *scratch.buffers_;
+  const PCRE2_SIZE* found = pcre2_get_ovector_pointer(buffers.data.get());
+  cover(text, emit, [&](std::size_t from, std::size_t& begin, std::size_t& end) {
+    if (!code_->find(text, from, buffers, scratch.budget)) return false;
     begin = found[0];
     end = found[1];
     return true;
   });
 }
 
-void find_all_literal(std::string_view needle, std::string_view text, std::vector<Span>& spans) {
-  cover(text, spans, [&](std::size_t from, std::size_t& begin, std::size_t& end) {
+void Regex::find_all(std::string_view text, MatchScratch& scratch, std::vector<Span>& spans) const {
+  for_each(text, scratch, [&](const Span& span) { spans.push_back(span); });
+}
+
+void for_each_literal(std::string_view needle, std::string_view text, SpanSink emit) {
+  cover(text, emit, [&](std::size_t from, std::size_t& begin, std::size_t& end) {
     begin = text.find(needle, from);
     if (begin == std::string_view::npos) return false;
     end = begin + needle.size();

@@ -7,6 +7,9 @@
 #include <string_view>
 #include <vector>
 
+#include "adept/core/function_ref.h"
+#include "adept/data/tokenizer/text_budget.h"
+
 namespace adept::data::tok {
 
 /// A stretch of the text; either a match of the pattern or what lies between two matches.
@@ -16,7 +19,10 @@ struct Span {
   bool is_match;
 };
 
-/// The working memory of one thread for matching. Grows with the text, never shrinks.
+/// Takes the spans of a text in their order.
+using SpanSink = FunctionRef<void(const Span&)>;
+
+/// The working memory of one thread, and what is left of the budget of the text that it works on.
 class MatchScratch {
  public:
   MatchScratch();
@@ -24,10 +30,27 @@ class MatchScratch {
   MatchScratch(MatchScratch&&) noexcept;
   MatchScratch& operator=(MatchScratch&&) noexcept;
 
+  TextBudget budget;
+
+  /// Strings to write pieces into; each is in use until its lease ends. Large ones are not kept.
+  class Lease {
+   public:
+    explicit Lease(MatchScratch& scratch);
+    ~Lease();
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    std::string& operator*() const { return *string_; }
+
+   private:
+    MatchScratch& scratch_;
+    std::unique_ptr<std::string> string_;
+  };
+
  private:
   friend class Regex;
   struct Buffers;
   std::unique_ptr<Buffers> buffers_;
+  std::vector<std::unique_ptr<std::string>> strings_;
 };
 
 /// A compiled pattern. Immutable and safe to share between threads.
@@ -44,8 +67,14 @@ class Regex {
   Regex(Regex&&) noexcept;
   Regex& operator=(Regex&&) noexcept;
 
-  /// Appends spans that cover `text`, which must be well-formed UTF-8. Empty matches are reported as Oniguruma's Rust
-  /// binding does: not directly behind a match. Throws DataError where a match exceeds the limit on backtracking.
+  /// Hands over spans that cover `text`, which must be well-formed UTF-8. Empty matches are reported as Oniguruma's
+  /// Rust binding does: not directly behind a match.
+  ///
+  /// Each match is first tried within a few hundred bytes and with few steps of backtracking, which bounds what it can
+  /// cost; where that does not do, each step is counted, bytes walked over included, and charged to the budget of the
+  /// whole text. Throws DataError where that is used up; InterruptedError after a signal.
+  void for_each(std::string_view text, MatchScratch& scratch, SpanSink emit) const;
+  /// The same spans, appended.
   void find_all(std::string_view text, MatchScratch& scratch, std::vector<Span>& spans) const;
 
  private:
@@ -54,7 +83,7 @@ class Regex {
 };
 
 /// The same for a literal string (an empty one matches everywhere, like an empty regular expression).
-void find_all_literal(std::string_view needle, std::string_view text, std::vector<Span>& spans);
+void for_each_literal(std::string_view needle, std::string_view text, SpanSink emit);
 
 /// The pattern in PCRE2's syntax. Throws DataError.
 std::string translate_pattern(std::string_view pattern, const std::string& where);

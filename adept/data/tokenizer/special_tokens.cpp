@@ -9,17 +9,17 @@
 #include "adept/core/json.h"
 #include "adept/data/tokenizer/bpe.h"
 #include "adept/data/tokenizer/json_field.h"
+#include "adept/data/tokenizer/tokenizer_settings.h"
 #include "adept/io/text_quote.h"
 
 namespace adept::data {
 namespace {
 
-std::int32_t id_of_token(const tok::JsonField& field, const Tokenizer& tokenizer) {
-  const std::string& content = (field.json().is_object() ? field.at("content") : field).as_string();
-  const auto id = tokenizer.token_to_id(content);
+std::int32_t id_of_token(const tok::DeclaredToken& token, const Tokenizer& tokenizer) {
+  const auto id = tokenizer.token_to_id(token.content);
   if (!id)
-    field.fail(fmt::format("is {}, which tokenizer.json does not have. The two files do not belong together.",
-                           io::quote(content)));
+    throw DataError("{} is {}, which tokenizer.json does not have. The two files do not belong together.", token.where,
+                    io::quote(token.content));
   return *id;
 }
 
@@ -37,19 +37,19 @@ std::optional<std::int32_t> id_of_value(const tok::JsonField& field, const Token
 
 std::optional<std::int32_t> load_special_token(const std::filesystem::path& model_dir, const Tokenizer& tokenizer,
                                                std::string_view role) {
-  for (const char* name :
-       {"tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json"}) {
+  const tok::TokenizerSettings settings = tok::read_tokenizer_settings(model_dir);
+  if (const tok::NamedToken* named = settings.find(fmt::format("{}_token", role)))
+    return named->token ? std::optional(id_of_token(*named->token, tokenizer)) : std::nullopt;
+  const std::string key = fmt::format("{}_token_id", role);
+  for (const char* name : {"generation_config.json", "config.json"}) {
     const auto path = model_dir / name;
     if (!is_present(path)) continue;
     const SortedJson json = read_sorted_json(path);
     if (!json.is_object()) throw DataError("{}: expected an object.", path.string());
-    const bool has_ids = std::string_view(name) == "generation_config.json" || std::string_view(name) == "config.json";
-    const std::string key = fmt::format("{}_token{}", role, has_ids ? "_id" : "");
     if (!json.contains(key)) continue;
     const std::string where = path.string();
     const auto value = tok::JsonField(json, where).find(key);
-    if (!value) return std::nullopt;
-    return has_ids ? id_of_value(*value, tokenizer) : id_of_token(*value, tokenizer);
+    return value ? id_of_value(*value, tokenizer) : std::nullopt;
   }
   return std::nullopt;
 }

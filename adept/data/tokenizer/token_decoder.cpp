@@ -132,7 +132,7 @@ class ReplaceDecoder final : public TokenDecoder {
     std::vector<Span> spans;
     for (std::string& token : tokens) {
       spans.clear();
-      pattern_.find_all(token, scratch, spans);
+      pattern_.for_each(token, scratch, [&](const Span& span) { spans.push_back(span); });
       std::string out;
       for (const Span& span : spans)
         out.append(span.is_match ? content_ : token.substr(span.begin, span.end - span.begin));

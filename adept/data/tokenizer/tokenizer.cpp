@@ -15,13 +15,13 @@
 #include "adept/data/tokenizer/post_processor.h"
 #include "adept/data/tokenizer/pre_tokenizer.h"
 #include "adept/data/tokenizer/token_decoder.h"
+#include "adept/data/tokenizer/tokenizer_settings.h"
 #include "adept/data/tokenizer/unicode.h"
 
 namespace adept::data {
 namespace {
 
 constexpr std::uintmax_t kMaxFileBytes = std::uintmax_t{1} << 30;
-constexpr std::size_t kMaxKeptSymbols = 1 << 20;
 
 std::string read_file(const std::filesystem::path& path) {
   if (!is_present(path))
@@ -54,13 +54,15 @@ struct Tokenizer::Impl {
   tok::BpeModel model;
   std::unique_ptr<tok::Normalizer> normalizer;
   std::unique_ptr<tok::PreTokenizer> pre_tokenizer;
-  std::unique_ptr<tok::PostProcessor> post_processor;
   std::unique_ptr<tok::TokenDecoder> decoder;
   tok::AddedTokens added;
+  bool split_special_tokens = false;
+  std::vector<std::int32_t> front, back;  // what the post-processor adds
   mutable std::mutex mutex;
   mutable std::vector<std::unique_ptr<Scratch>> idle;  // guarded by mutex
 
-  Impl(const tok::JsonField& root, std::string hash) : fingerprint(std::move(hash)), model(read_model(root)) {
+  Impl(const tok::JsonField& root, std::string hash, const tok::TokenizerSettings* settings)
+      : fingerprint(std::move(hash)), model(read_model(root)) {
     root.check_keys({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "model",
                      "decoder", "post_processor"});
     if (const auto version = root.find("version"); version && version->as_string() != "1.0")
@@ -68,96 +70,134 @@ struct Tokenizer::Impl {
     if (const auto part = root.find("normalizer")) normalizer = tok::make_normalizer(*part);
     if (const auto part = root.find("pre_tokenizer")) pre_tokenizer = tok::make_pre_tokenizer(*part);
     if (const auto part = root.find("decoder")) decoder = tok::make_token_decoder(*part);
-    if (const auto list = root.find("added_tokens")) added = tok::AddedTokens(*list, model, normalizer.get());
+    read_added_tokens(root, settings);
     if (const auto part = root.find("post_processor")) {
-      post_processor = tok::make_post_processor(*part);
-      std::vector<std::int32_t> ids;
-      post_processor->collect_ids(ids);
-      for (const std::int32_t id : ids)
-        if (token_of(id) == nullptr) part->fail(fmt::format("adds the id {}, which no token has.", id));
+      tok::make_post_processor(*part)->surround(front, back);
+      for (const auto* ids : {&front, &back})
+        for (const std::int32_t id : *ids)
+          if (token_of(id) == nullptr) part->fail(fmt::format("adds the id {}, which no token has.", id));
     }
+  }
+
+  void read_added_tokens(const tok::JsonField& root, const tok::TokenizerSettings* settings) {
+    std::vector<tok::AddedToken> listed;
+    std::string list = root.where() + ": added_tokens";
+    if (const auto field = root.find("added_tokens")) listed = tok::AddedTokens::read(*field);
+    added.add(listed, model, normalizer.get(), list);
+    if (settings != nullptr) {
+      const std::vector<tok::AddedToken> more = tok::tokens_to_add(*settings, listed, added, padding_token(root));
+      added.add(more, model, normalizer.get(), list);
+      split_special_tokens = settings->split_special_tokens;
+      if (!more.empty() || split_special_tokens) fingerprint = changed_fingerprint(more);
+    }
+    added.prepare(list);
+  }
+
+  std::string changed_fingerprint(const std::vector<tok::AddedToken>& tokens) const {
+    Hasher hasher;
+    hasher.update(fmt::format("{} {:d}\n", fingerprint, split_special_tokens));
+    for (const tok::AddedToken& token : tokens)
+      hasher.update(fmt::format("{} {:d}{:d}{:d}{:d}{:d} {}\n", token.content.size(), token.single_word, token.lstrip,
+                                token.rstrip, token.normalized, token.special, token.content));
+    return hasher.digest();
+  }
+
+  static std::optional<tok::DeclaredToken> padding_token(const tok::JsonField& root) {
+    const auto padding = root.find("padding");
+    const auto token = padding && padding->json().is_object() ? padding->find("pad_token") : std::nullopt;
+    if (!token) return std::nullopt;
+    return tok::DeclaredToken{.content = token->as_string(), .where = token->where(), .is_text = true};
   }
 
   // The string that is decoded, or nullptr.
   const std::string* token_of(std::int32_t id) const {
-    const tok::AddedToken* token = added.token_of(id);
-    return token != nullptr ? &token->pattern : model.token_of(id);
+    const std::string* text = added.text_of(id);
+    return text != nullptr ? text : model.token_of(id);
   }
 
-  std::unique_ptr<Scratch> borrow() const {
+  std::unique_ptr<Scratch> borrow(std::size_t text_bytes) const {
+    std::unique_ptr<Scratch> scratch;
     {
       const std::lock_guard lock(mutex);
       if (!idle.empty()) {
-        auto scratch = std::move(idle.back());
+        scratch = std::move(idle.back());
         idle.pop_back();
-        return scratch;
       }
     }
-    return std::make_unique<Scratch>();
+    if (!scratch) scratch = std::make_unique<Scratch>();
+    scratch->match.budget = tok::TextBudget(text_bytes);
+    return scratch;
   }
 
   void give_back(std::unique_ptr<Scratch> scratch) const {
-    if (scratch->merge.symbols.capacity() > kMaxKeptSymbols) {
-      scratch->merge.symbols = {};
-      scratch->merge.heap = {};
-    }
     const std::lock_guard lock(mutex);
     idle.push_back(std::move(scratch));
   }
 
   // Cuts added tokens out of the text, and out of what remains once it is normalized.
-  tok::PieceList cut(std::string_view text, Scratch& scratch) const {
-    tok::PieceList list;
-    list.text.reserve(text.size());
-    std::vector<tok::AddedSpan> outer, inner;
-    added.find_all(text, false, outer);
-    for (const auto& span : outer) {
-      if (span.token >= 0) {
-        list.pieces.push_back({0, 0, 0, span.token});
-        continue;
-      }
-      tok::NormalizedText part{std::string(text.substr(span.begin, span.end - span.begin)), 0};
-      if (span.begin == 0) part.first_bytes = tok::utf8_length(text[0]);
-      if (normalizer) normalizer->normalize(part, scratch.match);
-      inner.clear();
-      added.find_all(part.text, true, inner);
-      for (const auto& piece : inner) {
-        if (piece.token >= 0)
-          list.pieces.push_back({0, 0, 0, piece.token});
+  void encode(std::string_view text, Scratch& scratch, tok::IdBuffer& out) const {
+    const auto add_token = [&](std::int32_t id) {
+      out.ids().push_back(id);
+      out.flush_if_full();
+    };
+    const auto merge = [&](std::string_view piece, std::size_t) { model.tokenize(piece, scratch.merge, out); };
+    const auto encode_part = [&](std::string_view part, std::size_t first_bytes) {
+      added.find_all(part, true, split_special_tokens, [&](const tok::AddedSpan& span) {
+        if (span.token >= 0) return add_token(span.token);
+        const std::string_view piece = part.substr(span.begin, span.end - span.begin);
+        if (piece.empty()) return;
+        if (pre_tokenizer)
+          pre_tokenizer->split(piece, first_bytes > span.begin ? first_bytes - span.begin : 0, scratch.match, merge);
         else
-          list.append(std::string_view(part.text).substr(piece.begin, piece.end - piece.begin),
-                      part.first_bytes > piece.begin ? part.first_bytes - piece.begin : 0);
-      }
-    }
-    return list;
+          merge(piece, 0);
+      });
+    };
+    added.find_all(text, false, split_special_tokens, [&](const tok::AddedSpan& span) {
+      if (span.token >= 0) return add_token(span.token);
+      const std::string_view part = text.substr(span.begin, span.end - span.begin);
+      const std::size_t first_bytes = span.begin == 0 ? tok::utf8_length(text[0]) : 0;
+      if (!normalizer) return encode_part(part, first_bytes);
+      tok::NormalizedText normalized{std::string(part), first_bytes};
+      normalizer->normalize(normalized, scratch.match);
+      encode_part(normalized.text, normalized.first_bytes);
+    });
   }
 };
 
 Tokenizer Tokenizer::from_file(const std::filesystem::path& path) {
   const std::string text = read_file(path);
   const SortedJson json = parse_sorted_json(text, path.string());
-  return Tokenizer(std::make_shared<const Impl>(tok::JsonField(json, path.string()), hash_of(std::string_view(text))));
+  return Tokenizer(
+      std::make_shared<const Impl>(tok::JsonField(json, path.string()), hash_of(std::string_view(text)), nullptr));
 }
 
-Tokenizer Tokenizer::from_model_dir(const std::filesystem::path& dir) { return from_file(dir / "tokenizer.json"); }
+Tokenizer Tokenizer::from_model_dir(const std::filesystem::path& dir) {
+  const std::filesystem::path path = dir / "tokenizer.json";
+  const std::string text = read_file(path);
+  const SortedJson json = parse_sorted_json(text, path.string());
+  const tok::TokenizerSettings settings = tok::read_tokenizer_settings(dir);
+  return Tokenizer(
+      std::make_shared<const Impl>(tok::JsonField(json, path.string()), hash_of(std::string_view(text)), &settings));
+}
 
-std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
+void Tokenizer::encode(std::string_view text, IdSink sink, bool add_special_tokens) const {
   std::string repaired;
   if (!tok::is_well_formed(text)) text = repaired = tok::replace_ill_formed(text);
-  auto scratch = impl_->borrow();
-  tok::PieceList list = impl_->cut(text, *scratch);
-  if (impl_->pre_tokenizer) impl_->pre_tokenizer->split(list, scratch->match);
-  std::vector<std::int32_t> ids;
-  ids.reserve(list.pieces.size());
-  for (const tok::Piece& piece : list.pieces) {
-    if (piece.token >= 0)
-      ids.push_back(piece.token);
-    else
-      impl_->model.tokenize(std::string_view(list.text).substr(piece.begin, piece.end - piece.begin), scratch->merge,
-                            ids);
-  }
+  auto scratch = impl_->borrow(text.size());
+  tok::IdBuffer out(sink);
+  if (add_special_tokens) out.ids() = impl_->front;
+  impl_->encode(text, *scratch, out);
+  if (add_special_tokens) out.ids().insert(out.ids().end(), impl_->back.begin(), impl_->back.end());
+  out.flush();
   impl_->give_back(std::move(scratch));
-  if (impl_->post_processor) impl_->post_processor->process(ids, add_special_tokens);
+}
+
+std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
+  std::vector<std::int32_t> ids;
+  ids.reserve(text.size() / 4 + 8);
+  encode(
+      text, [&](std::span<const std::int32_t> more) { ids.insert(ids.end(), more.begin(), more.end()); },
+      add_special_tokens);
   return ids;
 }
 
@@ -175,7 +215,9 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_speci
     for (const std::string& token : tokens) text.append(&token == tokens.data() ? "" : " ").append(token);
     return text;
   }
-  auto scratch = impl_->borrow();
+  std::size_t bytes = 0;
+  for (const std::string& token : tokens) bytes += token.size();
+  auto scratch = impl_->borrow(bytes);
   impl_->decoder->decode(tokens, scratch->match);
   impl_->give_back(std::move(scratch));
   for (const std::string& token : tokens) text += token;

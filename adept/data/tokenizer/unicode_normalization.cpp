@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "adept/core/error.h"
+#include "adept/core/signals.h"
 #include "adept/data/tokenizer/normalizer.h"
 #include "adept/data/tokenizer/unicode.h"
 
@@ -30,6 +31,15 @@ constexpr CodePointSet::Range kInert[] = {
     {0x1fbf0, 0x1fbf9},
 };
 // clang-format on
+
+// utf8proc needs up to eight bytes of memory for one of text, so it gets a stretch at a time.
+constexpr std::size_t kStretchBytes = 1 << 16;
+
+// Characters that never change with what stands before them: ASCII, CJK ideographs, kana, Thai consonants.
+bool starts_stretch(char32_t c) {
+  return c < 0x80 || (c >= 0x3400 && c <= 0x9FFF) || (c >= 0x3041 && c <= 0x3096) || (c >= 0x30A1 && c <= 0x30FA) ||
+         (c >= 0x0E01 && c <= 0x0E2E);
+}
 
 bool is_inert(char32_t c) {
   if (c < 0x7FD) return false;
@@ -58,17 +68,32 @@ std::string unicode_normalized(std::string_view text, NormalForm form) {
   out.reserve(text.size());
   std::size_t begin = 0;  // of the stretch that has not been written yet
   bool is_ascii = true;
+  const auto flush = [&](std::size_t end) {
+    const std::string_view stretch = text.substr(begin, end - begin);
+    if (is_ascii)
+      out += stretch;
+    else
+      append_normalized(out, stretch, options);
+    begin = end;
+    is_ascii = true;
+  };
   for (std::size_t i = 0; i < text.size();) {
     const std::size_t start = i;
     const char32_t c = decode_utf8(text, i);
-    is_ascii = is_ascii && c < 0x80;
-    if (c < 0x80 || !is_inert(c)) continue;
-    append_normalized(out, text.substr(begin, start - begin), options);
-    out.append(text.substr(start, i - start));
-    begin = i;
+    if (start - begin >= kStretchBytes && starts_stretch(c)) {
+      throw_if_interrupted();
+      flush(start);
+    }
+    if (c < 0x80) continue;
+    if (is_inert(c)) {
+      flush(start);
+      out.append(text.substr(start, i - start));
+      begin = i;
+    } else {
+      is_ascii = false;
+    }
   }
-  if (is_ascii) return std::string(text);
-  append_normalized(out, text.substr(begin), options);
+  flush(text.size());
   return out;
 }
 

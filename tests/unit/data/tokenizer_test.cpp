@@ -163,6 +163,107 @@ TEST_F(TokenizerTest, AWordOfAMegabyteIsNotQuadratic) {
   EXPECT_LT(seconds(1'000'000), 80 * seconds(62'500));
 }
 
+std::string encoding_error(const Tokenizer& tokenizer, const std::string& text) {
+  try {
+    tokenizer.encode(text);
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST_F(TokenizerTest, ATextCannotGrowWithoutBound) {
+  Json json = small();
+  const Json doubling = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}};
+  json["normalizer"] = {{"type", "Sequence"}, {"normalizers", std::vector<Json>(40, doubling)}};
+  const Tokenizer tokenizer = load(json);
+  EXPECT_THAT(tokenizer.encode("bb", false), ElementsAre(1, 1));
+  EXPECT_THAT(encoding_error(tokenizer, "a"),
+              HasSubstr("tokenizer.json: normalizer.normalizers[20] makes a text more than 64 times longer"));
+  std::string pieces;  // each may grow by a megabyte, together they may not
+  for (int i = 0; i < 100'000; ++i) pieces += "<s>aaaaaaaa";
+  EXPECT_THAT(encoding_error(tokenizer, pieces), HasSubstr("more than 64 times longer"));
+  json["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", ""}}}, {"content", std::string(1000, 'b')}};
+  EXPECT_THAT(encoding_error(load(json), std::string(1'000'000, 'a')), HasSubstr("normalizer makes a text"));
+  json["normalizer"] = nullptr;
+  const Json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+  json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", std::vector<Json>(60, bytes)}};
+  EXPECT_THAT(encoding_error(load(json), "\u00e9"), HasSubstr("pre_tokenizer.pretokenizers["));
+}
+
+TEST_F(TokenizerTest, APatternHasABudgetForTheWholeText) {
+  Json json = small();
+  for (const char* pattern : {"x*+y|x", "(?:x|xx)*y|x", "(?:x*y)?x", "x{1,9999}y|x"}) {
+    json["pre_tokenizer"] = {
+        {"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
+    EXPECT_THAT(encoding_error(load(json), std::string(300'000, 'x')),
+                HasSubstr("tokenizer.json: pre_tokenizer.pattern.Regex is \"" + std::string(pattern) + "\": matching"))
+        << pattern;
+  }
+}
+
+TEST_F(TokenizerTest, AddedBlanksThatStripBlanksTakeLinearTime) {
+  Json json = small();
+  for (const bool left : {true, false}) {
+    json["added_tokens"][1] = json["added_tokens"][0];
+    json["added_tokens"][1].update({{"content", " "}, {"id", 10}, {"lstrip", left}, {"rstrip", !left}});
+    EXPECT_EQ(load(json).encode(std::string(2'000'000, ' '), false).size(), 2'000'000u);
+  }
+  json["added_tokens"][1].update({{"content", std::string(4000, 'a') + "b"}, {"rstrip", false}});
+  EXPECT_GT(load(json).encode(std::string(2'000'000, 'a'), false).size(), 500'000u);
+}
+
+TEST_F(TokenizerTest, PiecesLongerThanAWindowMergeAsOneText) {
+  const Tokenizer tokenizer = load(small());
+  std::vector<std::int32_t> expected;
+  std::string text;
+  for (int i = 0; i < 40'000; ++i) {
+    text += "aabcab";
+    expected.insert(expected.end(), {0, 5, 3});
+  }
+  EXPECT_EQ(tokenizer.encode(text, false), expected);
+  expected.assign(100'000, 6);
+  expected.push_back(0);
+  EXPECT_EQ(tokenizer.encode(std::string(200'001, 'a'), false), expected);
+}
+
+TEST_F(TokenizerTest, FilesBesideItAddTokensOrAreRefusedByName) {
+  const Json json = small();
+  const Tokenizer plain = load(json);
+  write("added_tokens.json", R"({"<x>": 10})");
+  const Tokenizer more = load(json);
+  EXPECT_THAT(more.encode("a<x>", false), ElementsAre(0, 10));
+  EXPECT_NE(more.fingerprint(), plain.fingerprint()) << "other ids";
+  write("tokenizer_config.json",
+        R"({"added_tokens_decoder": {"9": {"content": "<s>", "rstrip": true, "special": true}}})");
+  const Tokenizer changed = load(json);
+  EXPECT_THAT(changed.encode("<s>  a<x>", false), ElementsAre(9, 0)) << "added_tokens.json does not count then";
+  EXPECT_NE(changed.fingerprint(), plain.fingerprint());
+  write("tokenizer_config.json", R"({"added_tokens_decoder": {}, "eos_token": "<s>"})");
+  EXPECT_EQ(load(json).fingerprint(), plain.fingerprint()) << "nothing that changes ids";
+  for (const auto& [config, reason] : std::vector<std::pair<const char*, const char*>>{
+           {R"([])", "tokenizer_config.json: expected an object"},
+           {R"({"eos_token": 3})", "tokenizer_config.json: eos_token is \"3\"; expected the text of a token"},
+           {R"({"eos_token": {"lstrip": true}})", "tokenizer_config.json: eos_token is an object"},
+           {R"({"eos_token": {"content": "x", "lstrip": 1}})", "eos_token.lstrip is \"1\"; expected true or false"},
+           {R"({"added_tokens_decoder": []})", "tokenizer_config.json: added_tokens_decoder is an array of 0"},
+           {R"({"added_tokens_decoder": {"x": {"content": "x"}}})", "added_tokens_decoder has the key \"x\""},
+           {R"({"added_tokens_decoder": {"3": "x"}})", "added_tokens_decoder.3 is \"x\"; expected an object"},
+           {R"({"additional_special_tokens": "x"})", "additional_special_tokens is \"x\"; expected a list of tokens"},
+           {R"({"additional_special_tokens": ["x", 3]})", "additional_special_tokens[1] is \"3\""},
+           {R"({"split_special_tokens": 1})", "split_special_tokens is \"1\""},
+           {R"({"fast_tokenizer_files": ["tokenizer.4.0.0.json"]})", "files names \"tokenizer.4.0.0.json\""}}) {
+    write("tokenizer_config.json", config);
+    EXPECT_THAT(failure(json.dump()), HasSubstr(reason)) << config;
+  }
+  std::filesystem::remove(dir_ / "tokenizer_config.json");
+  write("added_tokens.json", R"({"<x>": "10"})");
+  EXPECT_THAT(failure(json.dump()), HasSubstr("added_tokens.json: \"<x>\" is \"10\"; expected an id"));
+  std::filesystem::remove(dir_ / "added_tokens.json");
+  std::filesystem::create_symlink("nowhere", dir_ / "special_tokens_map.json");
+  EXPECT_THAT(failure(json.dump()), HasSubstr("special_tokens_map.json: cannot be opened"));
+}
+
 TEST_F(TokenizerTest, FaultyFilesAreRefusedByName) {
   for (
       const auto& [change, reason] : std::vector<std::pair<const char*, std::string>>{
@@ -269,12 +370,14 @@ TEST_F(TokenizerTest, SpecialTokensComeFromTheFirstFileThatHasThem) {
   EXPECT_EQ(id_of("bos"), 1);
   EXPECT_EQ(id_of("eos"), 3);
   EXPECT_EQ(id_of("pad"), 4);
-  write("special_tokens_map.json", R"({"eos_token": "abc"})");
-  EXPECT_EQ(id_of("eos"), 5);
   write("tokenizer_config.json", R"({"eos_token": {"content": "<s>", "lstrip": false}, "bos_token": null})");
   EXPECT_EQ(id_of("eos"), 9);
   EXPECT_EQ(id_of("bos"), std::nullopt) << "null decides too";
   EXPECT_EQ(id_of("pad"), 4);
+  write("special_tokens_map.json", R"({"eos_token": "abc"})");
+  EXPECT_EQ(id_of("eos"), 5) << "replaces the key of tokenizer_config.json";
+  write("tokenizer_config.json", R"({"eos_token": "<s>", "added_tokens_decoder": {}})");
+  EXPECT_EQ(id_of("eos"), 9) << "does not count beside added_tokens_decoder";
 }
 
 TEST_F(TokenizerTest, ASpecialTokenThatIsAskedForMustExist) {

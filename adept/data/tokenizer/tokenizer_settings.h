@@ -1,0 +1,72 @@
+// What the files beside tokenizer.json say about tokens: tokenizer_config.json, special_tokens_map.json and
+// added_tokens.json, read as transformers 5 reads them into a PreTrainedTokenizerFast (TokenizersBackend):
+//
+//   - tokenizer_config.json with `added_tokens_decoder`: the tokens there, by index; the other two files do not count.
+//   - without it: each key of special_tokens_map.json replaces that of tokenizer_config.json, and the tokens of
+//     added_tokens.json and of tokenizer.json's own list count, by index, the latter where both use one.
+//   - `bos_token` and its like, `additional_special_tokens` (or `extra_special_tokens`), and any other `..._token`:
+//     special tokens, which are added if they are not.
+//
+// `add_bos_token` and `add_eos_token` have no effect where there is a tokenizer.json: its post-processor decides.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adept/data/tokenizer/added_tokens.h"
+
+namespace adept::data::tok {
+
+/// A token as a file declares it.
+struct DeclaredToken {
+  std::string content;
+  std::string where;     ///< "tokenizer_config.json: eos_token", with the folder
+  bool is_text = false;  ///< the text alone, without flags
+  bool single_word = false;
+  bool lstrip = false;
+  bool rstrip = false;
+  bool special = false;
+  std::optional<bool> normalized{};  ///< of one that does not say: it is, unless special
+
+  /// Equal for equal declarations, wherever they stand.
+  std::string identity() const;
+};
+
+/// The value of a key such as `eos_token`; null is a value too.
+struct NamedToken {
+  std::string name;
+  std::optional<DeclaredToken> token;
+};
+
+struct TokenizerSettings {
+  /// Of `added_tokens_decoder`, or of added_tokens.json. By index, of which the last in the file counts.
+  std::map<std::int64_t, DeclaredToken> added;
+  bool has_added_tokens_decoder = false;
+  std::vector<NamedToken> named;     ///< bos, eos, unk, sep, pad, cls and mask in this order, then others
+  std::vector<DeclaredToken> extra;  ///< additional special tokens
+  bool split_special_tokens = false;
+
+  /// The value of a key that has one.
+  const NamedToken* find(std::string_view name) const;
+};
+
+/// Puts bos, eos, unk, sep, pad, cls and mask first; the others keep their order.
+void sort_named(std::vector<NamedToken>& named);
+
+/// Throws DataError that names the file, the key and what was found, where a value has another form; also for a file
+/// that is there but cannot be read.
+TokenizerSettings read_tokenizer_settings(const std::filesystem::path& model_dir);
+
+/// What transformers adds to a tokenizer that has the tokens `listed` in its tokenizer.json and so knows `added`, in
+/// this order: tokens that are declared otherwise than they are known, and special tokens that are not known. `padding`
+/// is the token of tokenizer.json's own padding, the pad token where no file names one. Warns of tokens that
+/// transformers leaves out.
+std::vector<AddedToken> tokens_to_add(const TokenizerSettings& settings, const std::vector<AddedToken>& listed,
+                                      const AddedTokens& added, const std::optional<DeclaredToken>& padding);
+
+}  // namespace adept::data::tok
