@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "adept/core/error.h"
 #include "adept/core/log.h"
@@ -47,17 +48,28 @@ class LineWriter {
   std::optional<io::AtomicFile> file_;
 };
 
-std::string line_of(const std::vector<std::int32_t>& ids) { return fmt::format("[{}]\n", fmt::join(ids, ", ")); }
+// One line, written as the ids come. Returns their number.
+std::int64_t write_ids(const data::Tokenizer& tokenizer, const std::string& text, LineWriter& writer) {
+  std::int64_t count = 0;
+  tokenizer.encode(text, [&](std::span<const std::int32_t> ids) {
+    throw_if_interrupted();
+    writer.write(fmt::format("{}{}", count == 0 ? "[" : ids.empty() ? "" : ", ", fmt::join(ids, ", ")));
+    count += std::ssize(ids);
+  });
+  writer.write("]\n");
+  return count;
+}
 
 data::SourceCounts tokenize(const data::Tokenizer& tokenizer, const data::TextSource& source, LineWriter& writer) {
   data::DocumentReader reader(source);
   Progress progress("tokenize", 0, {.unit = "documents", .source = source.name});
   std::int64_t tokens = 0;
   for (std::string text; reader.next(text);) {
-    throw_if_interrupted();
-    const std::vector<std::int32_t> ids = tokenizer.encode(text);
-    tokens += std::ssize(ids);
-    writer.write(line_of(ids));
+    try {
+      tokens += write_ids(tokenizer, text, writer);
+    } catch (const DataError& error) {
+      throw DataError("{}: {}", reader.position(), error.what());
+    }
     if (output_error() != 0) break;  // main says so
     progress.update(reader.counts().documents, tokens);
   }
@@ -72,10 +84,11 @@ void run(const Options& options) {
     throw ConfigError("adept tokenize: found {}; expected exactly one of them.",
                       options.text ? "both --text and --data" : "neither --text nor --data");
   if (options.text) require_utf8("--text", *options.text);
+  check_output_is_no_data(options.out, sources(options.data));
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(io::resolve_model(options.model));
   LineWriter writer(options.out);
   if (options.text) {
-    writer.write(line_of(tokenizer.encode(*options.text)));
+    write_ids(tokenizer, *options.text, writer);
     return writer.finish();
   }
   std::vector<data::NamedCounts> counts;

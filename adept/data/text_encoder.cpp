@@ -1,6 +1,8 @@
 #include "adept/data/text_encoder.h"
 
+#include "adept/core/error.h"
 #include "adept/data/tokenizer/tokenizer.h"
+#include "adept/io/text_quote.h"
 
 namespace adept::data {
 
@@ -9,9 +11,21 @@ TextEncoder make_text_encoder(const Tokenizer& tokenizer) {
 }
 
 TextEncoder make_text_encoder(const Tokenizer& tokenizer, std::int64_t vocab_size) {
-  return TextEncoder{.encode = [tokenizer](std::string_view text) { return tokenizer.encode(text); },
+  return TextEncoder{.encode = [tokenizer](std::string_view text, IdSink sink) { tokenizer.encode(text, sink); },
                      .vocab_size = vocab_size,
-                     .fingerprint = tokenizer.fingerprint()};
+                     .fingerprint = tokenizer.fingerprint(),
+                     .token_of = [tokenizer](std::int32_t id) { return tokenizer.id_to_token(id).value_or(""); }};
+}
+
+void TextEncoder::encode_checked(std::string_view text, IdSink sink) const {
+  encode(text, [&](std::span<const std::int32_t> ids) {
+    for (const std::int32_t id : ids)
+      if (id < 0 || id >= vocab_size)
+        throw DataError(
+            "the tokenizer gives the id {}, but the model's vocabulary has {} ids; they do not belong together.{}", id,
+            vocab_size, token_of ? fmt::format(" The token is {}.", io::quote(token_of(id))) : "");
+    sink(ids);
+  });
 }
 
 }  // namespace adept::data

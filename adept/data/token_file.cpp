@@ -188,8 +188,9 @@ class TokenFileParser {
 
 }  // namespace
 
-void MemorySink::add(std::span<const std::int32_t> ids, std::int64_t text_bytes) {
-  tokens_.insert(tokens_.end(), ids.begin(), ids.end());
+void MemorySink::append(std::span<const std::int32_t> ids) { tokens_.insert(tokens_.end(), ids.begin(), ids.end()); }
+
+void MemorySink::end_document(std::int64_t text_bytes) {
   offsets_.push_back(static_cast<std::int64_t>(tokens_.size()));
   bytes_.push_back(text_bytes);
 }
@@ -225,11 +226,19 @@ void FileSink::flush() {
   buffer_.clear();
 }
 
-void FileSink::add(std::span<const std::int32_t> ids, std::int64_t text_bytes) {
-  buffer_.insert(buffer_.end(), ids.begin(), ids.end());
-  offsets_.push_back(offsets_.back() + static_cast<std::int64_t>(ids.size()));
+void FileSink::append(std::span<const std::int32_t> ids) {
+  while (!ids.empty()) {
+    const auto part = ids.first(std::min(ids.size(), kBufferedTokens));
+    buffer_.insert(buffer_.end(), part.begin(), part.end());
+    num_tokens_ += static_cast<std::int64_t>(part.size());
+    if (buffer_.size() >= kBufferedTokens) flush();
+    ids = ids.subspan(part.size());
+  }
+}
+
+void FileSink::end_document(std::int64_t text_bytes) {
+  offsets_.push_back(num_tokens_);
   bytes_.push_back(text_bytes);
-  if (buffer_.size() >= kBufferedTokens) flush();
 }
 
 TokenDataset FileSink::finish(DatasetInfo info) {

@@ -28,8 +28,15 @@ namespace adept::data {
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
-  /// `ids` is not empty and every id is valid.
-  virtual void add(std::span<const std::int32_t> ids, std::int64_t text_bytes) = 0;
+  /// Ids of the document that end_document() ends; every id is valid.
+  virtual void append(std::span<const std::int32_t> ids) = 0;
+  /// The document has ids.
+  virtual void end_document(std::int64_t text_bytes) = 0;
+  /// Both in one.
+  void add(std::span<const std::int32_t> ids, std::int64_t text_bytes) {
+    append(ids);
+    end_document(text_bytes);
+  }
   /// The dataset of all documents so far; called once, last. Sets the documents, bytes and tokens of info.counts.
   virtual TokenDataset finish(DatasetInfo info) = 0;
 };
@@ -37,7 +44,8 @@ class TokenSink {
 /// Collects a dataset in memory.
 class MemorySink : public TokenSink {
  public:
-  void add(std::span<const std::int32_t> ids, std::int64_t text_bytes) override;
+  void append(std::span<const std::int32_t> ids) override;
+  void end_document(std::int64_t text_bytes) override;
   TokenDataset finish(DatasetInfo info) override;
 
  private:
@@ -51,7 +59,8 @@ class MemorySink : public TokenSink {
 class FileSink : public TokenSink {
  public:
   explicit FileSink(std::filesystem::path path);
-  void add(std::span<const std::int32_t> ids, std::int64_t text_bytes) override;
+  void append(std::span<const std::int32_t> ids) override;
+  void end_document(std::int64_t text_bytes) override;
   /// The dataset as it was read back from the file.
   TokenDataset finish(DatasetInfo info) override;
 
@@ -62,6 +71,7 @@ class FileSink : public TokenSink {
   io::AtomicFile file_;
   Hasher hasher_;
   std::vector<std::int32_t> buffer_;
+  std::int64_t num_tokens_ = 0;
   std::vector<std::int64_t> offsets_ = {0};
   std::vector<std::int64_t> bytes_;
 };

@@ -5,6 +5,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -18,29 +19,37 @@
 namespace adept::data {
 namespace {
 
+constexpr std::size_t kStreamedBytes = std::size_t{32} << 20;       // of a document whose ids are not collected first
+constexpr std::size_t kMaxBytesInFlight = std::size_t{256} << 20;  // of text, and one document more
+
 /// Documents that one thread tokenizes in one go.
 struct Chunk {
   std::vector<std::string> texts;
   std::vector<std::string> positions;
   std::vector<std::vector<std::int32_t>> ids;
+  std::vector<std::int64_t> bytes;  // of the texts that have ids
+  std::size_t num_bytes = 0;        // of all texts, as they were read
   std::exception_ptr error;
   bool done = false;
+
+  bool is_streamed() const { return num_bytes >= kStreamedBytes && positions.size() == 1; }
 };
 
-std::vector<std::int32_t> encode(const std::string& text, const TextEncoder& encoder) {
-  std::vector<std::int32_t> ids = encoder.encode(text);
-  for (const std::int32_t id : ids)
-    if (id < 0 || id >= encoder.vocab_size)
-      throw DataError(
-          "the tokenizer gives the id {}, but the model's vocabulary has {} ids; they do not belong together.", id,
-          encoder.vocab_size);
-  return ids;
-}
-
+// The text of a document is released as soon as its ids are there.
 void encode_chunk(Chunk& chunk, const TextEncoder& encoder) {
   try {
     chunk.ids.reserve(chunk.texts.size());
-    for (const std::string& text : chunk.texts) chunk.ids.push_back(encode(text, encoder));
+    for (std::string& text : chunk.texts) {
+      std::vector<std::int32_t> ids;
+      ids.reserve(text.size() / 4 + 8);
+      encoder.encode_checked(text, [&](std::span<const std::int32_t> part) {
+        throw_if_interrupted();
+        ids.insert(ids.end(), part.begin(), part.end());
+      });
+      chunk.bytes.push_back(static_cast<std::int64_t>(text.size()));
+      std::string().swap(text);
+      chunk.ids.push_back(std::move(ids));
+    }
   } catch (const DataError& error) {
     chunk.error = std::make_exception_ptr(DataError("{}: {}", chunk.positions[chunk.ids.size()], error.what()));
   } catch (...) {
@@ -119,14 +128,66 @@ int resolve_threads(int requested) {
   return requested > 0 ? requested : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-bool read_chunk(DocumentReader& reader, std::size_t chunk_bytes, Chunk& chunk) {
-  std::string text;
-  for (std::size_t bytes = 0; bytes < chunk_bytes && reader.next(text);) {
-    bytes += text.size();
-    chunk.positions.push_back(reader.position());
-    chunk.texts.push_back(std::move(text));
+/// Gives documents in chunks; a long one is a chunk of its own.
+class ChunkReader {
+ public:
+  ChunkReader(DocumentReader& reader, std::size_t chunk_bytes) : reader_(reader), chunk_bytes_(chunk_bytes) {}
+
+  /// nullptr after the last document.
+  std::unique_ptr<Chunk> next() {
+    auto chunk = std::make_unique<Chunk>();
+    while (chunk->num_bytes < chunk_bytes_ && (has_text_ || reader_.next(text_))) {
+      has_text_ = text_.size() >= kStreamedBytes && !chunk->texts.empty();  // keep it for the next chunk
+      if (has_text_) break;
+      chunk->num_bytes += text_.size();
+      chunk->positions.push_back(reader_.position());
+      chunk->texts.push_back(std::move(text_));
+      text_.clear();
+    }
+    return chunk->texts.empty() ? nullptr : std::move(chunk);
   }
-  return !chunk.texts.empty();
+
+ private:
+  DocumentReader& reader_;
+  std::size_t chunk_bytes_;
+  std::string text_;
+  bool has_text_ = false;
+};
+
+// Tokenizes a long document, straight into the sink. Returns the number of its ids.
+std::int64_t store_streamed(const Chunk& chunk, const TextEncoder& encoder, TokenSink& sink) {
+  std::int64_t count = 0;
+  try {
+    encoder.encode_checked(chunk.texts.front(), [&](std::span<const std::int32_t> ids) {
+      throw_if_interrupted();
+      count += std::ssize(ids);
+      sink.append(ids);
+    });
+  } catch (const DataError& error) {
+    throw DataError("{}: {}", chunk.positions.front(), error.what());
+  }
+  if (count > 0) sink.end_document(static_cast<std::int64_t>(chunk.num_bytes));
+  return count;
+}
+
+// Hands the documents of a chunk to the sink. Returns how many had no ids.
+std::int64_t store(Chunk& chunk, const TextEncoder& encoder, TokenSink& sink, std::int64_t& num_tokens) {
+  if (chunk.error) std::rethrow_exception(chunk.error);
+  if (chunk.is_streamed()) {
+    const std::int64_t count = store_streamed(chunk, encoder, sink);
+    num_tokens += count;
+    return count > 0 ? 0 : 1;
+  }
+  std::int64_t num_empty = 0;
+  for (std::size_t i = 0; i < chunk.ids.size(); ++i) {
+    num_tokens += std::ssize(chunk.ids[i]);
+    if (chunk.ids[i].empty())
+      ++num_empty;
+    else
+      sink.add(chunk.ids[i], chunk.bytes[i]);
+    std::vector<std::int32_t>().swap(chunk.ids[i]);
+  }
+  return num_empty;
 }
 
 TokenDataset run(TokenSink& sink, const TextSource& source, const TextEncoder& encoder, const TokenizeOptions& options,
@@ -140,30 +201,28 @@ TokenDataset run(TokenSink& sink, const TextSource& source, const TextEncoder& e
   DocumentReader reader(source);
   progress.set_total(reader.file_bytes_total());
   const int num_threads = resolve_threads(options.num_threads);
+  ChunkReader chunks(reader, options.chunk_bytes);
   std::deque<std::unique_ptr<Chunk>> in_flight;
+  std::size_t bytes_in_flight = 0;
   EncoderThreads threads(num_threads, encoder);  // after the chunks, so that it ends before they do
   std::int64_t num_tokens = 0, num_empty = 0;
   for (bool more = true; more || !in_flight.empty();) {
     throw_if_interrupted();
-    while (more && in_flight.size() < static_cast<std::size_t>(2 * num_threads + 1)) {
-      auto chunk = std::make_unique<Chunk>();
-      more = read_chunk(reader, options.chunk_bytes, *chunk);
+    while (more && in_flight.size() < static_cast<std::size_t>(2 * num_threads + 1) &&
+           bytes_in_flight < kMaxBytesInFlight) {
+      auto chunk = chunks.next();
+      more = chunk != nullptr;
       if (!more) break;
+      bytes_in_flight += chunk->num_bytes;
       in_flight.push_back(std::move(chunk));
-      threads.submit(*in_flight.back());
+      if (!in_flight.back()->is_streamed()) threads.submit(*in_flight.back());
     }
     if (in_flight.empty()) break;
-    threads.wait(*in_flight.front());
+    if (!in_flight.front()->is_streamed()) threads.wait(*in_flight.front());
     const std::unique_ptr<Chunk> chunk = std::move(in_flight.front());
     in_flight.pop_front();
-    if (chunk->error) std::rethrow_exception(chunk->error);
-    for (std::size_t i = 0; i < chunk->ids.size(); ++i) {
-      num_tokens += static_cast<std::int64_t>(chunk->ids[i].size());
-      if (chunk->ids[i].empty())
-        ++num_empty;
-      else
-        sink.add(chunk->ids[i], static_cast<std::int64_t>(chunk->texts[i].size()));
-    }
+    num_empty += store(*chunk, encoder, sink, num_tokens);
+    bytes_in_flight -= chunk->num_bytes;
     progress.update(reader.file_bytes_read(), num_tokens,
                     fmt::format("{} documents", format_count(reader.counts().documents)));
   }

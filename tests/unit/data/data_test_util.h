@@ -52,16 +52,21 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
+/// A function from text to ids as TextEncoder has it.
+template <typename Function>
+auto handing_over(Function ids_of) {
+  return [ids_of](std::string_view text, IdSink sink) { sink(ids_of(text)); };
+}
+
+inline std::vector<std::int32_t> bytes_of(std::string_view text) {
+  std::vector<std::int32_t> ids;
+  for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+  return ids;
+}
+
 /// One id per byte, of a vocabulary of 256.
 inline TextEncoder byte_encoder() {
-  return {.encode =
-              [](std::string_view text) {
-                std::vector<std::int32_t> ids;
-                for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
-                return ids;
-              },
-          .vocab_size = 256,
-          .fingerprint = "bytes"};
+  return {.encode = handing_over(bytes_of), .vocab_size = 256, .fingerprint = "bytes"};
 }
 
 /// Documents of the given lengths whose tokens are first_id, first_id + 1, ...: each token of the dataset is another

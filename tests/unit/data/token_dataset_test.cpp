@@ -116,9 +116,8 @@ TEST(TokenDataset, HoldsExactlyTheIdsThatTheTokenizerGives) {
 TEST(TokenDataset, CountsDocumentsWithoutTokens) {
   const TemporaryFolder folder;
   TextEncoder encoder = byte_encoder();
-  encoder.encode = [encode = encoder.encode](std::string_view text) {
-    return text == "drop" ? std::vector<std::int32_t>() : encode(text);
-  };
+  encoder.encode = handing_over(
+      [](std::string_view text) { return text == "drop" ? std::vector<std::int32_t>() : bytes_of(text); });
   const TextSource source{
       .name = "s", .paths = {folder.write("a.txt", "keep\ndrop\nkeep")}, .txt_record = TxtRecord::kLine};
   const TokenDataset dataset = tokenize(source, encoder);
@@ -136,6 +135,8 @@ TEST(TokenDataset, RefusesIdsOutsideTheVocabulary) {
   const TextSource source{.name = "s", .paths = {path}, .txt_record = TxtRecord::kLine};
   EXPECT_THAT(message_of<DataError>([&] { tokenize(source, encoder, {.num_threads = 3}); }),
               AllOf(HasSubstr(path + ":2"), HasSubstr("the id 122"), HasSubstr("122 ids")));
+  encoder.token_of = [](std::int32_t id) { return std::string(1, static_cast<char>(id)); };
+  EXPECT_THAT(message_of<DataError>([&] { tokenize(source, encoder); }), HasSubstr("The token is \"z\"."));
   const std::vector<std::vector<std::int32_t>> documents = {{1, -1}};
   const std::vector<std::int64_t> bytes = {2};
   EXPECT_THROW(TokenDataset({.name = "s", .vocab_size = 5}, documents, bytes), DataError);
@@ -149,7 +150,7 @@ TEST(TokenDataset, PassesOnTheErrorsOfReaderAndTokenizer) {
     EXPECT_THAT(message_of<DataError>([&] { tokenize({.name = "s", .paths = {path}}, byte_encoder(), options); }),
                 HasSubstr(path + ":501: field not a string"));
     TextEncoder failing = byte_encoder();
-    failing.encode = [](std::string_view) -> std::vector<std::int32_t> { throw DataError("no such luck"); };
+    failing.encode = [](std::string_view, IdSink) { throw DataError("no such luck"); };
     EXPECT_EQ(message_of<DataError>(
                   [&] { tokenize_to_file(folder / "tokens", {.name = "s", .paths = {path}}, failing, options); }),
               path + ":1: no such luck");
@@ -165,17 +166,31 @@ TEST(TokenDataset, KeepsFewTextsInFlight) {
                           .paths = {folder.write("a.jsonl", "{\"text\": \"first\"}\n" + many_lines(2000))}};
   std::atomic<int> encoded = 0, ahead = 0;
   TextEncoder slow_first = byte_encoder();
-  slow_first.encode = [&, encode = slow_first.encode](std::string_view text) {
+  slow_first.encode = handing_over([&](std::string_view text) {
     ++encoded;
     if (text == "first") {
       // While the first document holds up the order, the others must not run ahead without bound.
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
       ahead = encoded.load();
     }
-    return encode(text);
-  };
+    return bytes_of(text);
+  });
   tokenize(source, slow_first, {.num_threads = 2, .chunk_bytes = 1});
   EXPECT_LE(ahead, 5) << "two chunks of one document a thread, and one";
+}
+
+TEST(TokenDataset, ALongDocumentIsOneAmongOthers) {
+  const TemporaryFolder folder;
+  const std::string text(std::size_t{33} << 20, 'x');
+  const TextSource source{.name = "s",
+                          .paths = {folder.write("a.txt", "first"), folder.write("b.txt", text),
+                                    folder.write("c.txt", "last")}};
+  const auto dataset = tokenize_to_file(folder / "tokens", source, byte_encoder(), {.num_threads = 2});
+  ASSERT_EQ(dataset.num_documents(), 3);
+  EXPECT_EQ(dataset.document(0).size(), 5u);
+  EXPECT_EQ(dataset.document(1).size(), text.size());
+  EXPECT_EQ(dataset.document(2).back(), 't');
+  EXPECT_EQ(dataset.document_bytes(1), static_cast<std::int64_t>(text.size()));
 }
 
 TEST(TokenDataset, OfNoDocumentsIsEmptyAndCanBeStored) {

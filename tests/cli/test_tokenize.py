@@ -1,0 +1,215 @@
+"""`adept tokenize` on text and tokenizers that are hostile, or just large: bounded memory, Ctrl-C, errors that name the fix."""
+
+import gzip
+import json
+import os
+import pathlib
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import text_models
+from conftest import BUILD, run_program
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return text_models.save("llama_tied", tmp_path_factory.mktemp("tokenize") / "base")
+
+
+def changed_tokenizer(base, folder, **parts):
+    shutil.copytree(base, folder)
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **parts}))
+    return folder
+
+
+def tokenize(model, data, *arguments, **options):
+    return run_program("adept", "tokenize", "--model", model, "--data", data, *arguments, check=False, **options)
+
+
+def error_of(process, code=1):
+    assert process.returncode == code, process.stderr
+    return process.stderr.rpartition("error: ")[2]
+
+
+# ------------------------------------------------------------------------------------------------------- time and signals
+
+
+def splitting(pattern):
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def doubling(times):
+    one = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    return {"type": "Sequence", "normalizers": [one] * times}
+
+
+def test_a_pattern_of_polynomial_cost_is_an_error_for_the_text(base, tmp_path):
+    model = changed_tokenizer(base, tmp_path / "model", pre_tokenizer=splitting("x*+y|x"))
+    (tmp_path / "x.txt").write_text("x" * 300_000)
+    error = error_of(tokenize(model, tmp_path / "x.txt"))
+    assert "tokenizer.json: pre_tokenizer.pattern.Regex is" in error and "backtracks too much" in error
+    assert "x.txt: " in error
+
+
+def test_a_normalizer_that_grows_without_bound_is_an_error(base, tmp_path):
+    model = changed_tokenizer(base, tmp_path / "model", normalizer=doubling(40))
+    (tmp_path / "a.txt").write_text("a cat")
+    assert "normalizer.normalizers[" in error_of(tokenize(model, tmp_path / "a.txt"))
+
+
+HOSTILE = {
+    "pattern": ({"pre_tokenizer": splitting("x*+y|(?:x|xx|xxx)*z|x")}, "x" * 50 * MEGABYTE),
+    "growth": ({"normalizer": doubling(5)}, "a" * 20 * MEGABYTE),
+    "one long piece": ({"pre_tokenizer": None}, "the river " * 10 * MEGABYTE),
+    "many words": ({}, "the river " * 20 * MEGABYTE),
+}
+
+
+def cpu_seconds(process):
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_ctrl_c_ends_every_kind_of_tokenization(kind, base, tmp_path):
+    """Within a few seconds of the processor, whatever else the machine does."""
+    parts, text = HOSTILE[kind]
+    model = changed_tokenizer(base, tmp_path / "model", **parts)
+    (tmp_path / "x.txt").write_text(text)
+    process = subprocess.Popen(
+        [BUILD / "adept", "tokenize", "--model", model, "--data", tmp_path / "x.txt"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while process.poll() is None and cpu_seconds(process) < 2:  # it has started, and is at the text
+        time.sleep(0.05)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        signalled, used = cpu_seconds(process), 0
+        while process.poll() is None:
+            used = cpu_seconds(process) - signalled
+            assert used < 3
+            time.sleep(0.05)
+    errors = process.communicate()[1]
+    assert process.returncode in (130, 1), errors
+    assert process.returncode == 130 or "tokenizer.json" in errors, "the budget of the text was used up first"
+
+
+def test_a_gzip_file_of_zeros_is_refused_before_it_fills_the_memory(base, tmp_path):
+    with gzip.open(tmp_path / "zeros.txt.gz", "wb") as file:
+        for _ in range(100):
+            file.write(bytes(MEGABYTE))
+    error = error_of(tokenize(base, tmp_path / "zeros.txt.gz"))
+    assert "zeros.txt.gz: the gzip data grow to more than 256 times their size" in error
+
+
+# ------------------------------------------------------------------------------------------------------------------ memory
+
+
+# A small process of its own: memory that this one has when it starts a child would count as the child's.
+MEASURE = (
+    "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True);"
+    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)"
+)
+
+
+def peak_bytes(model, data):
+    command = [sys.executable, "-c", MEASURE, BUILD / "adept", "tokenize", "--model", model, "--data", data]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def documents(size):
+    generator = random.Random(1)
+    words = text_models.WORDS["general"]
+    line = " ".join(generator.choices(words, k=10_000))
+    accents = "".join(generator.choices("éàü日本語 ", k=10_000))
+    letters = "".join(generator.choices("abcdefghijklmnop", k=100_000))
+
+    def filled(part):
+        return (part * (size // len(part.encode()) + 1)).encode()[:size].decode(errors="ignore")
+
+    return {"words": filled(line + " "), "accents": filled(accents), "one word": filled(letters), "one letter": "a" * size}
+
+
+@pytest.mark.parametrize("form", ["txt", "jsonl"])
+def test_a_document_takes_at_most_four_times_its_size(form, base, tmp_path):
+    nfc = changed_tokenizer(base, tmp_path / "nfc", normalizer={"type": "NFC"})
+    blanks = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    prepend = {"type": "Prepend", "prepend": "\u2581"}
+    whole = changed_tokenizer(
+        base, tmp_path / "whole", normalizer={"type": "Sequence", "normalizers": [prepend, blanks]}, pre_tokenizer=None
+    )
+    small = tmp_path / f"small.{form}"
+    small.write_text("a" if form == "txt" else json.dumps({"text": "a"}))
+    floor = peak_bytes(base, small)
+    size = 24 * MEGABYTE
+    for name, text in documents(size).items():
+        data = tmp_path / f"large.{form}"
+        data.write_text(text if form == "txt" else json.dumps({"text": text}, ensure_ascii=False), encoding="utf-8")
+        for model in (base, nfc, whole) if name in ("words", "accents") else (base,):
+            taken = peak_bytes(model, data) - floor
+            assert taken <= 4 * size, f"{name}, {model.name}: {taken / size:.2f} times"
+
+
+# ------------------------------------------------------------------------------------------- files of other kinds, own files
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("table.csv", 'text,id\n"one, two",1\nthree,2\n'),
+        ("table.tsv", "text\tid\none, two\t1\nthree\t2\n"),
+        ("list.json", json.dumps([{"text": "one, two", "id": 1}, {"text": "three", "id": 2}])),
+    ],
+)
+def test_the_command_that_converts_a_file_works(name, content, base, tmp_path):
+    (tmp_path / name).write_text(content)
+    error = error_of(tokenize(base, tmp_path / name), 2)
+    command = error.partition("Convert it: ")[2].strip()
+    command = command.replace("python -c", f"{shlex.quote(sys.executable)} -c", 1)
+    subprocess.run(["bash", "-c", command], check=True, cwd=tmp_path)
+    jsonl = (tmp_path / name).with_suffix(".jsonl")
+    ids = [json.loads(line) for line in tokenize(base, jsonl).stdout.splitlines()]
+    assert ids == [text_models.encode("one, two"), text_models.encode("three")]
+
+
+def test_plain_text_under_another_name_is_read_through_the_link_that_is_advised(base, tmp_path):
+    (tmp_path / "README.md").write_text("the river")
+    command = error_of(tokenize(base, tmp_path / "README.md"), 2).partition("give it that extension: ")[2].strip()
+    subprocess.run(["bash", "-c", command], check=True, cwd=tmp_path)
+    assert json.loads(tokenize(base, tmp_path / "README.md.txt").stdout) == text_models.encode("the river")
+
+
+def test_what_a_command_writes_is_not_read_by_the_next_call(base, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    text_models.write_jsonl(data / "a.jsonl", ["the river"])
+    for out in (data / "ids.txt", data / "deep" / "ids.jsonl", data):
+        process = run_program("adept", "tokenize", "--model", base, "--data", data, "--out", out, check=False)
+        assert "--out" in error_of(process, 2) and not (data / "ids.txt").exists()
+    process = run_program("adept", "tokenize", "--model", base, "--data", data / "a.jsonl", "--out", data / "a.jsonl", check=False)
+    assert "is itself read as" in error_of(process, 2)
+    shutil.copytree(base, data / "model")
+    (data / "model" / "merges.txt").write_text("a b\n")
+    process = tokenize(base, data)
+    assert len(process.stdout.splitlines()) == 1 and "ignored 1 (1 model folder)" in process.stderr
+
+
+def test_tokens_that_other_files_declare_are_found_in_text(base, tmp_path):
+    model = shutil.copytree(base, tmp_path / "model")
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config["additional_special_tokens"] = ["<|im_end|>"]
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    text_models.write_jsonl(tmp_path / "x.jsonl", ["the<|im_end|>"])
+    new = len(json.loads((model / "tokenizer.json").read_text())["model"]["vocab"])
+    assert json.loads(tokenize(model, tmp_path / "x.jsonl").stdout) == [*text_models.encode("the"), new]
+    error = error_of(run_program("adept", "eval", "--model", model, "--data", tmp_path / "x.jsonl", check=False))
+    assert f"the tokenizer gives the id {new}" in error and 'The token is "<|im_end|>".' in error
