@@ -15,6 +15,7 @@
 #include "adept/core/log.h"
 #include "adept/data/tokenizer/special_tokens.h"
 #include "adept/io/hub.h"
+#include "adept/io/text_quote.h"
 #include "adept/io/weight_files.h"
 #include "adept/kernels/instruction_set.h"
 #include "adept/model/load.h"
@@ -29,10 +30,14 @@ std::int32_t TextModel::eos() const {
   if (!id)
     throw DataError("{}: names no EOS token; expected eos_token in tokenizer_config.json, to put between documents.",
                     dir.string());
-  if (*id >= config.vocab_size)
+  if (*id >= config.vocab_size) {
+    const std::string token = tokenizer.id_to_token(*id).value_or("");
+    const bool is_listed = data::Tokenizer::from_file(dir / "tokenizer.json").token_to_id(token).has_value();
     throw DataError(
-        "{}: the EOS token has the id {}, but the model's vocabulary has {} ids; they do not belong together.",
-        dir.string(), *id, config.vocab_size);
+        "{}: eos_token is {}{}: it has the id {}, but the model's vocabulary has {} ids; they do not belong together.",
+        dir.string(), io::quote(token), is_listed ? "" : ", which tokenizer.json does not have", *id,
+        config.vocab_size);
+  }
   return *id;
 }
 

@@ -144,8 +144,7 @@ TEST(TokenCache, IsMadeAgainWhenTheFileIsDamaged) {
 TEST(ScoringSequences, OnlyPackedOnesNeedAnEosToken) {
   const std::pair<const char*, const char*> kCases[] = {
       {R"({"eos_token": null})", "names no EOS token; expected eos_token in tokenizer_config.json"},
-      {R"({"eos_token": "<end>"})", "eos_token is \"<end>\", which tokenizer.json does not have"},
-      {R"({"eos_token": 3})", "eos_token is 3"},
+      {R"({"eos_token": "<end>"})", ""},  // gets the next id, for which the model has a row
       {R"({"eos_token": "</s>", "pad_token": "<none>", "bos_token": "<none>"})", ""}};
   for (const auto& [settings, message] : kCases) {
     const Texts t;
