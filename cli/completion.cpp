@@ -57,6 +57,8 @@ Option describe(const CLI::Option& option) {
   result.description = first_line(option.get_description());
   const std::string type = option.get_type_name();
   result.words = choices_in(type);
+  if (type == "[KEY]")
+    for (const config::KeyDoc& doc : config::all_keys()) result.words.push_back(doc.key);
   if (option.get_items_expected_max() == 0)
     result.value = Value::kNone;
   else if (!result.words.empty())

@@ -79,6 +79,7 @@ def test_bash_completes_keys_and_their_values(folder):
     offered = {key.removesuffix("=").replace(".0.", ".N.") for key in bash(folder, "run", "--set", "")}
     assert offered == {key for key in keys if "." in key or key.islower()} and len(offered) > 50
     assert bash(folder, "run", "--set", "method", "=", "lo") == {"lora"}
+    assert bash(folder, "config", "--explain", "train.learning") == {"train.learning_rate"}
     assert bash(folder, "run", "--set", "=", "train.lr_scheduler", "=", "co") == {"cosine", "constant"}
 
 
