@@ -15,6 +15,7 @@
 #include "adept/core/signals.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/mapped_file.h"
+#include "adept/io/record.h"
 #include "adept/io/weight_files.h"
 #include "adept/model/load.h"
 #include "adept/model/save.h"
@@ -38,9 +39,10 @@ struct Prefix {
 class DialedModel {
  public:
   DialedModel(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
-              const std::vector<ProbeBatch>& domain)
+              const std::vector<ProbeBatch>& domain, std::vector<DialPoint>& known)
       : decoder_(decoder),
         expansion_(expansion),
+        known_(known),
         general_(prefixes(general, "general")),
         domain_(prefixes(domain, "domain")) {
     for (const ExpandedLayer& copy : expansion_.layers) {
@@ -53,13 +55,16 @@ class DialedModel {
   DialedModel& operator=(const DialedModel&) = delete;
 
   DialPoint measure(const std::vector<double>& alphas, const Tick& tick) {
+    const auto is_same = [&](const DialPoint& point) { return point.alphas == alphas; };
+    if (const auto found = std::find_if(known_.begin(), known_.end(), is_same); found != known_.end()) return *found;
     set(alphas);
     const double general = loss(general_, tick), domain = loss(domain_, tick);
     for (const auto& [text, value] : {std::pair{"general", general}, std::pair{"domain", domain}})
       if (!std::isfinite(value))
         throw NonFiniteError(fmt::format(
             "{} text: the loss is not finite; the model's weights are damaged, or it needs dtype fp32.", text));
-    return {.alphas = alphas, .general_loss = general, .domain_loss = domain};
+    known_.push_back({.alphas = alphas, .general_loss = general, .domain_loss = domain});
+    return known_.back();
   }
 
  private:
@@ -116,6 +121,7 @@ class DialedModel {
 
   model::Decoder& decoder_;
   const Expansion& expansion_;
+  std::vector<DialPoint>& known_;
   std::vector<Prefix> general_, domain_;
   std::vector<std::vector<at::Tensor>> trained_;
 };
@@ -234,11 +240,33 @@ std::int64_t most_measurements(const DialOptions& options, const Expansion& expa
   return options.points + bisections + (options.per_copy ? search + bisections : 0);
 }
 
+Json to_json(const std::vector<DialPoint>& points) {
+  Json list = Json::array();
+  for (const DialPoint& point : points) list.push_back(point_json(point));
+  return list;
+}
+
+std::vector<DialPoint> points_from_json(const Json& json) {
+  std::vector<DialPoint> points;
+  for (const Json& point : json)
+    points.push_back({.alphas = point.at("alphas").get<std::vector<double>>(),
+                      .general_loss = point.at("general_loss").get<double>(),
+                      .domain_loss = point.at("domain_loss").get<double>()});
+  return points;
+}
+
 Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
                   const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress) {
+  std::vector<DialPoint> known;
+  return measure_dial(decoder, expansion, general, domain, options, progress, known);
+}
+
+Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
+                  const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress,
+                  std::vector<DialPoint>& known) {
   ADEPT_CHECK(options.points >= 2, "a curve of {} points", options.points);
   ADEPT_CHECK(options.max_general_rise.has_value() != options.general_weight.has_value(), "one criterion is wanted");
-  DialedModel model(decoder, expansion, general, domain);
+  DialedModel model(decoder, expansion, general, domain, known);
   std::int64_t done = 0, positions = 0;
   const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
   Search search(model, options, tick);
@@ -272,8 +300,8 @@ void export_dialed(const std::filesystem::path& model_dir, const std::filesystem
   }
   io::AtomicDirectory directory(out_dir, on_existing);
   model::write_model_files(directory.path(), views, config.source, model_dir);
-  io::write_file_atomically(directory.path() / kExpansionManifest, to_json(expansion).dump(2) + "\n");
-  io::write_file_atomically(directory.path() / kDialRecord, record.dump(2) + "\n");
+  io::write_record(directory.path() / kExpansionManifest, to_json(expansion));
+  io::write_record(directory.path() / kDialRecord, record);
   if (const auto training = model_dir / kTrainingRecord; is_present(training))
     io::write_file_atomically(directory.path() / kTrainingRecord, io::MappedFile::open(training)->bytes());
   directory.commit();

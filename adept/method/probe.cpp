@@ -104,6 +104,32 @@ int degrees_of_freedom(const ProbeSamples& samples) {
   return static_cast<int>(std::ssize(samples.sources) - std::ssize(sequences));
 }
 
+std::int64_t work_of(const ProbeBatch& batch, const Passes& passes, std::int64_t num_layers) {
+  return (passes.bypass ? num_layers + 1 : 0) + (passes.gradients ? batch.batch.rows() : 0) + (passes.angles ? 1 : 0);
+}
+
+// A batch that is interrupted leaves nothing.
+void measure(const model::Decoder& decoder, const ProbeBatch& batch, const Passes& passes, ProbeSamples& samples,
+             const Tick& tick) {
+  const std::size_t before = samples.num_sequences();
+  try {
+    add_sequences(batch, samples);
+    if (passes.bypass) measure_bypass(decoder, batch, samples, tick);
+    if (passes.gradients) measure_gradients(decoder, batch, samples, tick);
+    if (passes.angles) measure_angles(decoder, batch, samples, tick);
+  } catch (const InterruptedError&) {
+    keep_first(samples, before);
+    throw;
+  }
+}
+
+// Sequences that predict a token, which are those of the samples.
+std::size_t num_scored(const std::vector<ProbeBatch>& batches) {
+  ProbeSamples scored;
+  for (const ProbeBatch& batch : batches) add_sequences(batch, scored);
+  return scored.num_sequences();
+}
+
 }  // namespace
 
 Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method, int num_lowest,
@@ -111,7 +137,7 @@ Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method
   if (samples.tokens.empty())
     throw DataError("probe text: found no token to predict; expected documents of at least two tokens.");
   Importance importance{.method = std::string(method.name),
-                        .model_hash = "",
+                        .model = {},
                         .baseline_loss = token_mean({.totals = samples.losses,
                                                      .tokens = samples.tokens,
                                                      .sources = samples.sources,
@@ -121,6 +147,8 @@ Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method
                         .layers = {},
                         .stability = {},
                         .separation = {}};
+  if (!std::isfinite(importance.baseline_loss))
+    throw NonFiniteError("probe: the model's loss is not finite; look at the model's weights and the probe text.");
   double tokens = 0;
   for (const double n : samples.tokens) tokens += n;
   importance.tokens = static_cast<std::int64_t>(tokens);
@@ -149,16 +177,18 @@ std::int64_t probe_work(const model::Decoder& decoder, std::span<const std::vect
   const Passes passes(options);
   std::int64_t work = 0;
   for (const auto& part : parts)
-    for (const ProbeBatch& batch : part) {
-      work += passes.bypass ? decoder.num_layers() + 1 : 0;
-      work += passes.gradients ? batch.batch.rows() : 0;
-      work += passes.angles ? 1 : 0;
-    }
+    for (const ProbeBatch& batch : part) work += work_of(batch, passes, decoder.num_layers());
   return work;
 }
 
 std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
                               const ProbeOptions& options, Progress& progress) {
+  ProbeState state;
+  return probe(decoder, parts, options, progress, state);
+}
+
+std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
+                              const ProbeOptions& options, Progress& progress, ProbeState& state) {
   const auto num_layers = static_cast<int>(decoder.num_layers());
   const int most = num_layers - static_cast<int>(std::set<int>(options.exclude.begin(), options.exclude.end()).size());
   if (options.num_lowest < 1 || options.num_lowest > most)
@@ -166,20 +196,27 @@ std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std
                       options.num_lowest, most, options.exclude.empty() ? "" : " that are not excluded");
   const Passes passes(options);
   const ImportanceMethod& first = importance_method(options.methods.at(0));
-  ProbeSamples samples{
-      .num_layers = num_layers, .tokens = {}, .losses = {}, .sources = {}, .source_weights = {}, .tables = {}};
+  ProbeSamples& samples = state.samples;
+  if (state.batches == 0) samples = {};
+  samples.num_layers = num_layers;
   std::int64_t done = 0, positions = 0;
   const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
   Separation separation{.reached = false, .required_share = 1 - kError / static_cast<double>(parts.size()), .looks = 0};
+  std::int64_t index = 0;
+  std::size_t earlier = 0;  // sequences of the parts so far, of which other sessions may have measured more
   for (const auto& part : parts) {
     for (const ProbeBatch& batch : part) {
-      add_sequences(batch, samples);
-      if (passes.bypass) measure_bypass(decoder, batch, samples, tick);
-      if (passes.gradients) measure_gradients(decoder, batch, samples, tick);
-      if (passes.angles) measure_angles(decoder, batch, samples, tick);
+      if (index++ < state.batches) {
+        done += work_of(batch, passes, num_layers);
+        continue;
+      }
+      measure(decoder, batch, passes, samples, tick);
+      ++state.batches;
     }
-    if (!options.until_separated || samples.num_sequences() < kFewestSequences) continue;
+    earlier += num_scored(part);
+    if (!options.until_separated || earlier < kFewestSequences) continue;
     ++separation.looks;
+    if (index < state.batches) continue;  // looked at in an earlier session
     const double share = summarize(samples, first, options.num_lowest, options.exclude).stability.same_set_share;
     separation.reached = share >= separation.required_share;
     if (separation.reached) break;

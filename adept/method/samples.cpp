@@ -9,8 +9,10 @@
 #include <numeric>
 
 #include "adept/core/error.h"
+#include "adept/core/hash.h"
 #include "adept/core/signals.h"
 #include "adept/method/layer_gradients.h"
+#include "adept/model/torch_tensors.h"
 #include "adept/nn/cross_entropy.h"
 
 namespace adept::method {
@@ -119,6 +121,48 @@ std::map<int, double> source_shares(std::span<const ProbeBatch> batches) {
   for (const auto& [source, weight] : shares) total += weight;
   for (auto& [source, weight] : shares) weight /= total;
   return shares;
+}
+
+std::string fingerprint(std::span<const ProbeBatch> batches) {
+  Hasher hasher;
+  for (const auto& [batch, source, weight] : batches) {
+    hasher.update(fmt::format("{} {} {} {} ", source, weight, batch.rows(), batch.num_positions()));
+    for (const at::Tensor& ids : {batch.input_ids.cpu().contiguous(), batch.targets.cpu().contiguous()})
+      hasher.update(model::as_view("", ids).data);
+  }
+  return hasher.digest();
+}
+
+void keep_first(ProbeSamples& samples, std::size_t num_sequences) {
+  samples.tokens.resize(num_sequences);
+  samples.losses.resize(num_sequences);
+  samples.sources.resize(num_sequences);
+  for (auto& [measure, table] : samples.tables)
+    table.values.resize(num_sequences * static_cast<std::size_t>(samples.num_layers) * table.parts.size());
+}
+
+Json to_json(const ProbeSamples& samples) {
+  Json tables = Json::array(), weights = Json::array();
+  for (const auto& [source, weight] : samples.source_weights) weights.push_back({source, weight});
+  for (const auto& [measure, table] : samples.tables)
+    tables.push_back({{"measure", static_cast<int>(measure)}, {"parts", table.parts}, {"values", table.values}});
+  return {{"num_layers", samples.num_layers}, {"tokens", samples.tokens},   {"losses", samples.losses},
+          {"sources", samples.sources},       {"source_weights", weights}, {"tables", tables}};
+}
+
+ProbeSamples samples_from_json(const Json& json) {
+  ProbeSamples samples{.num_layers = json.at("num_layers").get<int>(),
+                       .tokens = json.at("tokens").get<std::vector<double>>(),
+                       .losses = json.at("losses").get<std::vector<double>>(),
+                       .sources = json.at("sources").get<std::vector<int>>(),
+                       .source_weights = {},
+                       .tables = {}};
+  for (const Json& weight : json.at("source_weights")) samples.source_weights[weight.at(0).get<int>()] = weight.at(1).get<double>();
+  for (const Json& table : json.at("tables"))
+    samples.tables[static_cast<Measure>(table.at("measure").get<int>())] = {
+        .parts = table.at("parts").get<std::vector<std::string>>(),
+        .values = table.at("values").get<std::vector<double>>()};
+  return samples;
 }
 
 void add_sequences(const ProbeBatch& batch, ProbeSamples& samples) {

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "adept/core/json.h"
 #include "adept/model/batch.h"
 #include "adept/model/decoder.h"
 
@@ -24,6 +25,9 @@ struct ProbeBatch {
 
 /// The share of each source in a mean: its weight over those of all sources that have a token to predict.
 std::map<int, double> source_shares(std::span<const ProbeBatch> batches);
+
+/// Content hash of batches: of tokens and targets as they are batched, sources and weights.
+std::string fingerprint(std::span<const ProbeBatch> batches);
 
 /// A quantity that the passes below measure, of sequence n and layer l. All are totals over n's predicted tokens, so
 /// that total / tokens is a mean per token. g is the gradient of n's mean loss, F_l(h_l) = h_{l+1} - h_l.
@@ -84,5 +88,13 @@ void measure_angles(const model::Decoder& decoder, const ProbeBatch& batch, Prob
 
 /// Adds tokens and source of each sequence of the batch that predicts a token: once per batch, before its passes.
 void add_sequences(const ProbeBatch& batch, ProbeSamples& samples);
+
+/// Drops all but the first sequences: what a pass that was interrupted has left of its batch.
+void keep_first(ProbeSamples& samples, std::size_t num_sequences);
+
+/// For a probe that goes on in another session.
+Json to_json(const ProbeSamples& samples);
+/// Throws Json::exception or DataError for anything else.
+ProbeSamples samples_from_json(const Json& json);
 
 }  // namespace adept::method
