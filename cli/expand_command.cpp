@@ -9,7 +9,7 @@
 
 #include "adept/core/error.h"
 #include "adept/io/hub.h"
-#include "adept/io/weight_files.h"
+#include "adept/io/model_identity.h"
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
 #include "adept/method/importance_methods.h"
@@ -95,14 +95,15 @@ void run(const Options& options) {
   std::optional<method::Importance> importance;
   if (!options.importance.empty()) {
     importance = method::read_importance(options.importance, options.method);
-    const std::string hash = io::WeightFiles::open(model).hash();
-    if (std::ssize(importance->layers) != base.num_hidden_layers ||
-        (!importance->model_hash.empty() && importance->model_hash != hash))
+    const std::string differs =
+        importance->model
+            ? io::differing_parts(*importance->model, io::model_identity(io::WeightFiles::open(model)))
+            : "";
+    if (std::ssize(importance->layers) != base.num_hidden_layers || !differs.empty())
       throw ConfigError(
-          "--importance {}: found scores of another model ({} layers, weights {}); expected those of {} ({} layers, "
-          "weights {}): probe it.",
-          options.importance, importance->layers.size(), importance->model_hash, options.model, base.num_hidden_layers,
-          hash);
+          "--importance {}: found scores of another model ({} layers{}); expected those of {} ({} layers): probe it.",
+          options.importance, importance->layers.size(), differs.empty() ? "" : ", other " + differs, options.model,
+          base.num_hidden_layers);
   }
   if (options.layers.value_or(1) < 1 || options.layers.value_or(1) > base.num_hidden_layers)
     throw ConfigError("--layers: found {}; expected 1 to {}, the layers of {}.", *options.layers,

@@ -8,6 +8,7 @@
 #include "adept/core/error.h"
 #include "adept/core/file.h"
 #include "adept/core/log.h"
+#include "adept/io/record.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/json_field.h"
 #include "adept/model/config.h"
@@ -184,7 +185,7 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
   const auto num_layers = static_cast<int>(base.num_hidden_layers);
   const io::WeightFiles weights = model::open_weights(base, base_dir);
   model::check_weights(base, weights);
-  Expansion expansion{.base_hash = weights.hash(),
+  Expansion expansion{.base = io::model_identity(io::WeightFiles::open(base_dir)),
                       .base_num_hidden_layers = num_layers,
                       .layers = place_copies(after, num_layers),
                       .importance = importance};
@@ -197,9 +198,9 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
   if (importance && static_cast<int>(importance->layers.size()) != num_layers)
     throw DataError("{}: the importance scores are of a model with {} layers, this one has {}; probe this model.",
                     base_dir.string(), importance->layers.size(), num_layers);
-  if (importance && !importance->model_hash.empty() && importance->model_hash != expansion.base_hash)
-    throw DataError("{}: the importance scores are of another model (weights {}, here {}); probe this model.",
-                    base_dir.string(), importance->model_hash, expansion.base_hash);
+  if (importance && importance->model && importance->model != expansion.base)
+    throw DataError("{}: the importance scores are of another model ({} differ); probe this model.", base_dir.string(),
+                    io::differing_parts(*importance->model, *expansion.base));
   if (is_present(base_dir / kExpansionManifest))
     spdlog::warn("{}: was expanded before. Its copies count as layers of the base from here on: only new ones train.",
                  base_dir.string());
@@ -210,7 +211,7 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
   const std::vector<io::TensorView> tensors = expanded_tensors(weights, expansion.layers, zeros);
   io::AtomicDirectory directory(out_dir, on_existing);
   model::write_model_files(directory.path(), tensors, new_config, base_dir);
-  io::write_file_atomically(directory.path() / kExpansionManifest, to_json(expansion).dump(2) + "\n");
+  io::write_record(directory.path() / kExpansionManifest, to_json(expansion));
   directory.commit();
   return expansion;
 }
@@ -226,10 +227,10 @@ Json to_json(const Expansion& expansion) {
   Json layers = Json::array();
   for (const ExpandedLayer& layer : expansion.layers)
     layers.push_back({{"source", layer.source}, {"index", layer.index}});
-  Json json = {{"version", kManifestVersion},
-               {"base_model_hash", expansion.base_hash},
-               {"base_num_hidden_layers", expansion.base_num_hidden_layers},
-               {"expanded_layers", layers}};
+  Json json = {{"version", kManifestVersion}};
+  if (expansion.base) json["base_model"] = io::to_json(*expansion.base);
+  json["base_num_hidden_layers"] = expansion.base_num_hidden_layers;
+  json["expanded_layers"] = layers;
   if (expansion.importance) json["importance"] = to_json(*expansion.importance);
   return json;
 }
@@ -244,12 +245,12 @@ Expansion read_expansion(const std::filesystem::path& model_dir) {
                      "llama_pro train copies."
                    : fmt::format("Make one with `adept expand --model {} --out DIR --after ...`.", model_dir.string()));
   }
-  const Json json = read_json(path);
+  const Json json = io::read_record(path, io::NoChecksum::kAccepted);
   Expansion expansion;
   try {
     if (const int version = json_field<int>(json, "version"); version != kManifestVersion)
       throw DataError("version is {}; this build reads version {}", version, kManifestVersion);
-    expansion.base_hash = json_field<std::string>(json, "base_model_hash");
+    if (json.contains("base_model")) expansion.base = io::model_identity_from_json(json["base_model"], "base_model.");
     expansion.base_num_hidden_layers = json_field<int>(json, "base_num_hidden_layers");
     for (const Json& layer : json_list(json, "expanded_layers")) {
       const std::string prefix = fmt::format("expanded_layers[{}].", expansion.layers.size());

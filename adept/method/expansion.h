@@ -30,7 +30,7 @@ struct ExpandedLayer {
 
 /// What was expanded, and from what: the manifest. Trained layers are found from it, never guessed from zeros.
 struct Expansion {
-  std::string base_hash;  ///< content hash of the base's weights (io::WeightFiles::hash)
+  std::optional<io::ModelIdentity> base;  ///< set in what this build makes
   int base_num_hidden_layers = 0;
   std::vector<ExpandedLayer> layers;     ///< ascending
   std::optional<Importance> importance;  ///< the scores that led to the choice, where it was made by scores

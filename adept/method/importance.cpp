@@ -8,10 +8,14 @@
 #include <numeric>
 
 #include "adept/core/error.h"
+#include "adept/io/record.h"
 #include "adept/method/json_field.h"
 
 namespace adept::method {
 namespace {
+
+constexpr double kLargest = std::numeric_limits<double>::max();
+constexpr std::int64_t kMostTokens = std::numeric_limits<std::int64_t>::max();
 
 // A single sequence has no interval: its infinite bounds are null in JSON.
 std::array<double, 2> read_interval(const Json& entry, const std::string& prefix) {
@@ -24,7 +28,16 @@ std::array<double, 2> read_interval(const Json& entry, const std::string& prefix
   const Json interval = entry.is_object() ? entry.value("ci95", Json()) : Json();
   if (!interval.is_array() || interval.size() != 2)
     throw DataError("{}ci95 is {}; expected a list of two numbers", prefix, model::brief(interval));
-  return {bound(interval[0], -infinity), bound(interval[1], infinity)};
+  const std::array<double, 2> bounds = {bound(interval[0], -infinity), bound(interval[1], infinity)};
+  if (bounds[0] > bounds[1]) throw DataError("{}ci95 is {}; expected its ends in order", prefix, model::brief(interval));
+  return bounds;
+}
+
+// Sums of 1 / n may be above 1 by their rounding.
+double read_share(const Json& object, const std::string& key, const std::string& prefix) {
+  const double share = json_field<double>(object, key, prefix);
+  if (!(share >= 0 && share <= 1 + 1e-9)) throw DataError("{}{} is {}; expected 0 to 1", prefix, key, share);
+  return share;
 }
 
 }  // namespace
@@ -38,7 +51,7 @@ std::vector<double> Importance::scores() const {
 Importance to_importance(const Gain& gain) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
   Importance importance{.method = kGainMethod,
-                        .model_hash = "",
+                        .model = {},
                         .baseline_loss = gain.domain_loss,
                         .tokens = gain.domain_tokens,
                         .sequences = gain.domain_sequences,
@@ -88,9 +101,12 @@ Json to_json(const Importance& importance) {
                                {"general_change", layer.gain->general_change},
                                {"cosine", layer.gain->cosine}};
   }
-  Json json = {{"method", importance.method},         {"baseline_loss", importance.baseline_loss},
-               {"tokens", importance.tokens},         {"sequences", importance.sequences},
-               {"model_hash", importance.model_hash}, {"layers", layers}};
+  Json json = {{"method", importance.method},
+               {"baseline_loss", importance.baseline_loss},
+               {"tokens", importance.tokens},
+               {"sequences", importance.sequences}};
+  if (importance.model) json["model"] = io::to_json(*importance.model);
+  json["layers"] = layers;
   if (resampled)
     json["stability"] = {{"num_lowest", importance.stability.num_lowest},
                          {"resamples", importance.stability.num_resamples},
@@ -113,16 +129,19 @@ Json to_json(std::span<const Importance> importances) {
 namespace {
 
 Stability read_stability(const Json& json, std::size_t num_layers) {
-  Stability stability{.num_lowest = json_field<int>(json, "num_lowest", "stability."),
-                      .num_resamples = json_field<int>(json, "resamples", "stability."),
-                      .same_set_share = json_field<double>(json, "same_set_share", "stability."),
-                      .degrees_of_freedom = json_field<int>(json, "degrees_of_freedom", "stability."),
+  constexpr int most = std::numeric_limits<int>::max();
+  const auto layers = static_cast<int>(num_layers);
+  Stability stability{.num_lowest = json_field_in<int>(json, "num_lowest", 1, layers, "stability."),
+                      .num_resamples = json_field_in<int>(json, "resamples", 1, most, "stability."),
+                      .same_set_share = read_share(json, "same_set_share", "stability."),
+                      .degrees_of_freedom = json_field_in<int>(json, "degrees_of_freedom", 1, most, "stability."),
                       .covariance = {}};
   for (const Json& row : json.contains("covariance") ? json_list(json, "covariance") : Json::array()) {
     std::vector<double> values;
     for (const Json& value : row) {
-      if (!value.is_number()) throw DataError("stability.covariance holds {}; expected numbers", model::brief(value));
-      values.push_back(value.get<double>());
+      if (!value.is_number() && !value.is_null())
+        throw DataError("stability.covariance holds {}; expected numbers or null", model::brief(value));
+      values.push_back(value.is_null() ? std::numeric_limits<double>::infinity() : value.get<double>());
     }
     stability.covariance.push_back(std::move(values));
   }
@@ -136,20 +155,20 @@ Importance read_scores(const Json& json) {
   Importance importance;
   importance.method = json_field<std::string>(json, "method");
   importance.baseline_loss = json_field<double>(json, "baseline_loss");
-  importance.tokens = json_field<std::int64_t>(json, "tokens");
-  importance.sequences = json_field<std::int64_t>(json, "sequences");
-  if (json.contains("model_hash")) importance.model_hash = json_field<std::string>(json, "model_hash");
+  importance.tokens = json_field_in<std::int64_t>(json, "tokens", 1, kMostTokens);
+  importance.sequences = json_field_in<std::int64_t>(json, "sequences", 1, kMostTokens);
+  if (json.contains("model")) importance.model = io::model_identity_from_json(json["model"], "model.");
   for (const Json& entry : json_list(json, "layers")) {
     const std::string prefix = fmt::format("layers[{}].", importance.layers.size());
     importance.layers.push_back({.index = json_field<int>(entry, "index", prefix),
                                  .score = json_field<double>(entry, "score", prefix),
                                  .ci95 = read_interval(entry, prefix)});
     if (entry.contains("lowest_share"))
-      importance.layers.back().lowest_share = json_field<double>(entry, "lowest_share", prefix);
+      importance.layers.back().lowest_share = read_share(entry, "lowest_share", prefix);
     if (entry.contains("gain")) {
       const Json& gain = entry["gain"];
-      importance.layers.back().gain = {.l1 = json_field<double>(gain, "l1", prefix + "gain."),
-                                       .l2 = json_field<double>(gain, "l2", prefix + "gain."),
+      importance.layers.back().gain = {.l1 = json_field_in<double>(gain, "l1", 0, kLargest, prefix + "gain."),
+                                       .l2 = json_field_in<double>(gain, "l2", 0, kLargest, prefix + "gain."),
                                        .general_change = json_field<double>(gain, "general_change", prefix + "gain."),
                                        .cosine = json_field<double>(gain, "cosine", prefix + "gain.")};
     }
@@ -158,8 +177,8 @@ Importance read_scores(const Json& json) {
   if (json.contains("separation")) {
     const Json& separation = json["separation"];
     importance.separation = {.reached = separation.is_object() && separation.value("reached", Json()) == true,
-                             .required_share = json_field<double>(separation, "required_share", "separation."),
-                             .looks = json_field<int>(separation, "looks", "separation.")};
+                             .required_share = read_share(separation, "required_share", "separation."),
+                             .looks = json_field_in<int>(separation, "looks", 0, 1000, "separation.")};
   }
   return importance;
 }
@@ -196,7 +215,7 @@ Importance importance_from_json(const Json& json, const std::string& where, cons
 }
 
 Importance read_importance(const std::filesystem::path& path, const std::string& method) {
-  return importance_from_json(read_json(path), path.string(), method);
+  return importance_from_json(io::read_record(path, io::NoChecksum::kAccepted), path.string(), method);
 }
 
 }  // namespace adept::method

@@ -15,6 +15,7 @@
 
 #include "adept/core/json.h"
 #include "adept/core/progress.h"
+#include "adept/io/model_identity.h"
 #include "adept/method/gain.h"
 #include "adept/method/importance_methods.h"
 
@@ -51,7 +52,7 @@ struct Separation {
 /// The scores of one method, and the contents of importance.json.
 struct Importance {
   std::string method;
-  std::string model_hash;    ///< content hash of the probed weights; an expansion refuses scores of another model
+  std::optional<io::ModelIdentity> model;  ///< that was probed; an expansion refuses scores of another one
   double baseline_loss = 0;  ///< nats per token, sources weighing the same
   std::int64_t tokens = 0;   ///< predicted tokens
   std::int64_t sequences = 0;
@@ -76,10 +77,19 @@ struct ProbeOptions {
   bool until_separated = false;
 };
 
+/// How far a probe is.
+struct ProbeState {
+  std::int64_t batches = 0;  ///< of `parts`, in their order, that were measured
+  ProbeSamples samples;      ///< of these
+};
+
 /// One Importance per method, in the order asked, all from the fewest passes: one backward pass gives all methods that
 /// need gradients. `parts` is the text; the scores are looked at after each part, which only `until_separated` needs.
+/// It goes on from `state`, which after an InterruptedError is what it can go on from later, with the same result.
 /// Throws ConfigError for an unknown method or num_lowest, DataError if no token is predicted, NonFiniteError if a
-/// score is not finite.
+/// score or the model's loss is not finite.
+std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
+                              const ProbeOptions& options, Progress& progress, ProbeState& state);
 std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
                               const ProbeOptions& options, Progress& progress);
 /// Units of work that `probe` tells the progress line.
@@ -99,8 +109,10 @@ void normalize_and_rank(std::vector<LayerImportance>& layers);
 /// importance.json: the first of several methods is the file's own, the others are in "methods" by name.
 Json to_json(const Importance& importance);
 Json to_json(std::span<const Importance> importances);
-/// The scores of `method`, or the file's own. Throws DataError that names the missing or ill-typed field.
+/// The scores of `method`, or the file's own. Throws DataError that names the field that is missing, ill-typed or out of
+/// its range.
 Importance importance_from_json(const Json& json, const std::string& where, const std::string& method = "");
+/// From a file: a record (io/record.h). One without a checksum, which a user may have written, is taken if it is valid.
 Importance read_importance(const std::filesystem::path& path, const std::string& method = "");
 
 }  // namespace adept::method

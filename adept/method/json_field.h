@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -31,6 +32,17 @@ T json_field(const Json& object, const std::string& key, const std::string& pref
     return value.get<T>();
   }
   throw DataError("{}{} is {}; expected {}", prefix, key, model::brief(value), expected);
+}
+
+/// The same, of a number from `least` to `most`.
+template <typename T>
+T json_field_in(const Json& object, const std::string& key, T least, T most, const std::string& prefix = "") {
+  const T value = json_field<T>(object, key, prefix);
+  if (!(value >= least && value <= most))
+    throw DataError("{}{} is {}; expected {}", prefix, key, value,
+                    most == std::numeric_limits<T>::max() ? fmt::format("at least {}", least)
+                                                          : fmt::format("{} to {}", least, most));
+  return value;
 }
 
 /// object[key], which must be a list.

@@ -75,7 +75,7 @@ def check_expansion(name, base, out, after):
     manifest = json.loads((out / "adept_expansion.json").read_text())
     copies = [(source, i) for i, (source, is_copy) in enumerate(layer_map(after, num_layers)) if is_copy]
     assert [(layer["source"], layer["index"]) for layer in manifest["expanded_layers"]] == copies
-    assert manifest["base_num_hidden_layers"] == num_layers and manifest["base_model_hash"]
+    assert manifest["base_num_hidden_layers"] == num_layers and set(manifest["base_model"]) == {"weights", "config.json", "tokenizer"}
 
 
 @pytest.mark.parametrize("name", tiny_models.TINY_MODELS)
@@ -155,7 +155,7 @@ def ratio_interval(totals, weights, sources=None):
 
 
 def check_importance(found, method, sequences, baseline, scores, intervals):
-    assert set(found) - {"model_hash", "samples"} == {"method", "baseline_loss", "tokens", "sequences", "layers", "stability"}
+    assert set(found) - {"model", "samples", "checksum"} == {"method", "baseline_loss", "tokens", "sequences", "layers", "stability"}
     assert found["method"] == method
     assert found["sequences"] == len(sequences)
     assert found["tokens"] == sum(len(ids) - first for ids, first in sequences)

@@ -12,6 +12,7 @@
 #include <set>
 
 #include "adept/core/error.h"
+#include "adept/io/record.h"
 #include "adept/io/weight_files.h"
 #include "tests/support/tiny_models.h"
 
@@ -120,7 +121,7 @@ TEST(Expansion, TakesShardedModelsAndCopiesTheTokenizerVerbatim) {
 
 Importance scores_of(const std::filesystem::path& model_dir, const std::vector<double>& scores) {
   Importance importance{.method = "mask_out",
-                        .model_hash = io::WeightFiles::open(model_dir).hash(),
+                        .model = io::model_identity(io::WeightFiles::open(model_dir)),
                         .baseline_loss = 2.5,
                         .tokens = 100,
                         .sequences = 1,
@@ -141,7 +142,7 @@ TEST(Manifest, SurvivesTheRoundTripThroughTheFileScoresIncluded) {
   const Importance importance = scores_of(dir / "base", {0.3, 0.1 + 0.2, -1, 0.25});
   const Expansion written = expand_model(dir / "base", dir / "out", kAfter, importance);
   const Expansion found = read_expansion(dir / "out");
-  EXPECT_EQ(found.base_hash, io::WeightFiles::open(dir / "base").hash());
+  EXPECT_EQ(found.base, io::model_identity(io::WeightFiles::open(dir / "base")));
   EXPECT_EQ(found.base_num_hidden_layers, 4);
   ASSERT_EQ(found.layers.size(), 2U);
   EXPECT_EQ(found.layers[0].source, 1);
@@ -158,7 +159,7 @@ TEST(Manifest, OfADamagedFileNamesWhatIsWrong) {
   const test::TemporaryDirectory dir;
   test::write_expanded_model(dir.path(), "llama", kAfter);
   const std::filesystem::path manifest = dir / "expanded" / kExpansionManifest;
-  const Json good = read_json(manifest);
+  const Json good = io::read_record(manifest);  // edits of a file without a checksum
   const auto refusal = [&](const char* pointer, const Json& value) {
     Json json = good;
     json[Json::json_pointer(pointer)] = value;
@@ -168,7 +169,7 @@ TEST(Manifest, OfADamagedFileNamesWhatIsWrong) {
   EXPECT_THAT(refusal("/version", 2), HasSubstr("adept_expansion.json: not a valid expansion manifest: version is 2; "
                                                 "this build reads version 1. Expand the base model again."));
   EXPECT_THAT(refusal("/version", "1"), HasSubstr("version is \"1\"; expected an integer"));
-  EXPECT_THAT(refusal("/base_model_hash", 7), HasSubstr("base_model_hash is 7; expected a string"));
+  EXPECT_THAT(refusal("/base_model/weights", 7), HasSubstr("base_model.weights is number; expected a string"));
   EXPECT_THAT(refusal("/base_num_hidden_layers", "four"), HasSubstr("base_num_hidden_layers is \"four\""));
   EXPECT_THAT(refusal("/base_num_hidden_layers", 3), HasSubstr("found 3, expected indices from 0 to 2"));
   EXPECT_THAT(refusal("/expanded_layers", 3), HasSubstr("expanded_layers is 3; expected a list"));
@@ -179,6 +180,12 @@ TEST(Manifest, OfADamagedFileNamesWhatIsWrong) {
   EXPECT_THAT(refusal("/expanded_layers/1/index", 4),
               HasSubstr("the copy of layer 3 is said to be layer 4, expected 5. Expand the base model again."));
   EXPECT_THAT(refusal("/importance", 1), HasSubstr("not importance scores"));
+  io::write_record(manifest, good);
+  std::string flipped = test::read_file(manifest);
+  flipped[flipped.find("\"source\": 1") + 10] ^= 1;
+  test::write_file(manifest, flipped);
+  EXPECT_THAT(test::message_of<DataError>([&] { read_expansion(dir / "expanded"); }),
+              HasSubstr("adept_expansion.json: is damaged or was edited"));
   test::write_file(manifest, good.dump().substr(0, 40));
   EXPECT_THAT(test::message_of<DataError>([&] { read_expansion(dir / "expanded"); }),
               HasSubstr("adept_expansion.json"));
@@ -220,9 +227,15 @@ TEST(Expansion, RefusesScoresOfAnotherModel) {
   EXPECT_THAT(refusal<DataError>(dir, kAfter, scores_of(dir / "base", {1, 2, 3})),
               HasSubstr("the importance scores are of a model with 3 layers, this one has 4; probe this model"));
   Importance other = scores_of(dir / "base", {1, 2, 3, 4});
-  other.model_hash = "xxh3:00000000000000000000000000000000";
+  other.model->weights = "xxh3:00000000000000000000000000000000";
   EXPECT_THAT(refusal<DataError>(dir, kAfter, other),
-              HasSubstr("the importance scores are of another model (weights xxh3:00000000000000000000000000000000"));
+              HasSubstr("the importance scores are of another model (weights differ); probe this model"));
+  const Importance scores = scores_of(dir / "base", {1, 2, 3, 4});
+  Json config = read_json(dir / "base" / "config.json");
+  config["rms_norm_eps"] = 2e-5;
+  test::write_file(dir / "base" / "config.json", config.dump());
+  EXPECT_THAT(refusal<DataError>(dir, kAfter, scores),
+              HasSubstr("the importance scores are of another model (config.json differ); probe this model"));
 }
 
 // As loading does: otherwise the expanded model could not be used.

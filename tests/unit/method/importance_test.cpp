@@ -12,6 +12,7 @@
 
 #include "adept/config/enums.h"
 #include "adept/core/error.h"
+#include "adept/io/record.h"
 #include "adept/method/statistics.h"
 #include "tests/support/tiny_models.h"
 #include "tests/support/tolerance.h"
@@ -54,7 +55,7 @@ Importance probe_with(const std::string& method, const model::Decoder& decoder,
 
 void expect_equal(const Importance& a, const Importance& b) {
   EXPECT_EQ(a.method, b.method);
-  EXPECT_EQ(a.model_hash, b.model_hash);
+  EXPECT_EQ(a.model, b.model);
   EXPECT_EQ(a.baseline_loss, b.baseline_loss);
   EXPECT_EQ(a.tokens, b.tokens);
   EXPECT_EQ(a.sequences, b.sequences);
@@ -494,7 +495,7 @@ TEST(Stability, LeavesOutWhatIsExcluded) {
 
 Importance hand_made() {
   Importance importance{.method = "mask_out",
-                        .model_hash = "xxh3:0123",
+                        .model = {{.weights = "xxh3:0123", .config = "xxh3:4567", .tokenizer = "xxh3:89ab"}},
                         .baseline_loss = 2.0 / 3.0,
                         .tokens = 1234567890123,
                         .sequences = 17,
@@ -506,6 +507,43 @@ Importance hand_made() {
   importance.layers[2].ci95 = {4e300, 6e300};
   normalize_and_rank(importance.layers);
   return importance;
+}
+
+TEST(Probe, GoesOnFromWhatAnEarlierSessionMeasured) {
+  const model::Decoder decoder = test::decoder_of_kind("llama");
+  std::vector<std::vector<ProbeBatch>> parts;
+  for (std::uint64_t part = 0; part < 3; ++part)
+    parts.push_back(of_one_source({test::random_batch({6, 5, 7, 4, 6, 5, 7, 4}, 2 * part + 1),
+                                   test::random_batch({6, 5, 7, 4, 6, 5, 7, 4}, 2 * part + 2)}));
+  for (const bool until_separated : {false, true}) {
+    const ProbeOptions options = {
+        .methods = {"mask_out", "fisher", "rank_aggregation"}, .num_lowest = 2, .until_separated = until_separated};
+    const std::vector<Importance> whole = probe(decoder, parts, options, Progress::silent());
+    for (const std::int64_t batches : {0, 1, 2, 3}) {
+      // What a session that was interrupted after so many batches leaves, through its file.
+      ProbeState state{.batches = batches, .samples = {}};
+      std::vector<std::vector<ProbeBatch>> first = {{}};
+      for (const auto& part : parts)
+        for (const ProbeBatch& batch : part)
+          if (std::ssize(first[0]) < batches) first[0].push_back(batch);
+      if (batches > 0) {
+        ProbeState earlier;
+        probe(decoder, first, {.methods = options.methods, .num_lowest = 2}, Progress::silent(), earlier);
+        EXPECT_EQ(earlier.batches, batches);
+        state.samples = samples_from_json(parse_json(to_json(earlier.samples).dump(), "samples"));
+      }
+      const std::vector<Importance> resumed = probe(decoder, parts, options, Progress::silent(), state);
+      ASSERT_EQ(resumed.size(), whole.size());
+      for (std::size_t i = 0; i < whole.size(); ++i) {
+        SCOPED_TRACE(fmt::format("{} after {} batches", whole[i].method, batches));
+        expect_equal(resumed[i], whole[i]);
+        EXPECT_EQ(resumed[i].separation.has_value(), whole[i].separation.has_value());
+        if (whole[i].separation) {
+          EXPECT_EQ(resumed[i].separation->looks, whole[i].separation->looks);
+        }
+      }
+    }
+  }
 }
 
 TEST(ImportanceJson, SurvivesTheRoundTripThroughTextWithInfiniteIntervals) {
@@ -532,6 +570,51 @@ TEST(ImportanceJson, KeepsStabilityAndSeparation) {
   json["stability"]["covariance"].erase(0);
   EXPECT_THAT(test::message_of<DataError>([&] { importance_from_json(json, "x"); }),
               HasSubstr("stability.covariance has not a row and a column for each of the 3 layers"));
+}
+
+TEST(ImportanceJson, RefusesWhatNoProbeWrites) {
+  Importance importance = hand_made();
+  importance.stability = {
+      .num_lowest = 2, .num_resamples = 1000, .same_set_share = 0.875, .degrees_of_freedom = 15, .covariance = {}};
+  const auto refusal = [&](const char* pointer, const Json& value) {
+    Json json = to_json(importance);
+    json[Json::json_pointer(pointer)] = value;
+    return test::message_of<DataError>([&] { importance_from_json(json, "scores.json"); });
+  };
+  EXPECT_THAT(refusal("/stability/degrees_of_freedom", 0),
+              HasSubstr("stability.degrees_of_freedom is 0; expected at least 1"));
+  EXPECT_THAT(refusal("/stability/num_lowest", 4), HasSubstr("stability.num_lowest is 4; expected 1 to 3"));
+  EXPECT_THAT(refusal("/stability/resamples", 0), HasSubstr("stability.resamples is 0; expected at least 1"));
+  EXPECT_THAT(refusal("/stability/same_set_share", 1.5), HasSubstr("stability.same_set_share is 1.5; expected 0 to 1"));
+  EXPECT_THAT(refusal("/layers/1/lowest_share", -0.5), HasSubstr("layers[1].lowest_share is -0.5; expected 0 to 1"));
+}
+
+TEST(ImportanceFile, ThatWasDamagedOrEditedSaysSoAndWithoutAChecksumIsTakenAsItIs) {
+  const test::TemporaryDirectory dir;
+  const std::filesystem::path path = dir / "importance.json";
+  const Importance importance = hand_made();
+  io::write_record(path, to_json(importance));
+  expect_equal(read_importance(path), importance);
+  const std::string good = test::read_file(path);
+  for (std::size_t i = 0; i < good.size(); ++i) {
+    std::string bad = good;
+    bad[i] = static_cast<char>(bad[i] ^ (1 << (i * 5 % 8)));
+    test::write_file(path, bad);
+    try {
+      expect_equal(read_importance(path), importance);  // the same content, such as 1E-17 for 1e-17
+    } catch (const DataError& error) {
+      ASSERT_THAT(error.what(), HasSubstr("importance.json")) << bad;
+    }
+  }
+  Json edited = parse_json(good, "good");
+  edited["layers"][1]["score"] = 0.5;
+  test::write_file(path, edited.dump());
+  EXPECT_THAT(test::message_of<DataError>([&] { read_importance(path); }),
+              HasSubstr("importance.json: is damaged or was edited: its content does not match its checksum. Make it "
+                        "again; if you edited it, remove its field \"checksum\", and it is taken as it is."));
+  edited.erase("checksum");
+  test::write_file(path, edited.dump());
+  EXPECT_EQ(read_importance(path).layers[1].score, 0.5);
 }
 
 TEST(ImportanceJson, HoldsSeveralMethodsOfWhichOneIsAskedFor) {
@@ -565,7 +648,10 @@ TEST(ImportanceJson, NamesTheFieldThatIsWrong) {
   EXPECT_THAT(refusal("/baseline_loss", nullptr), HasSubstr("baseline_loss is null; expected a number"));
   EXPECT_THAT(refusal("/tokens", 1.5), HasSubstr("tokens is 1.5; expected an integer"));
   EXPECT_THAT(refusal("/sequences", 18446744073709551615U), HasSubstr("sequences is 18446744073709551615"));
-  EXPECT_THAT(refusal("/model_hash", 1), HasSubstr("model_hash is 1; expected a string"));
+  EXPECT_THAT(refusal("/model", 1), HasSubstr("model.weights is missing"));
+  EXPECT_THAT(refusal("/model/config.json", 1), HasSubstr("model.config.json is number; expected a string"));
+  EXPECT_THAT(refusal("/tokens", 0), HasSubstr("tokens is 0; expected at least 1"));
+  EXPECT_THAT(refusal("/layers/0/ci95", {2, 1}), HasSubstr("layers[0].ci95 is [2,1]; expected its ends in order"));
   EXPECT_THAT(refusal("/layers", "all"), HasSubstr("layers is \"all\"; expected a list"));
   EXPECT_THAT(refusal("/layers/2", 1), HasSubstr("layers[2].index is missing"));
   EXPECT_THAT(refusal("/layers/1/score", nullptr), HasSubstr("layers[1].score is null; expected a number"));
