@@ -3,11 +3,13 @@
 #include <ATen/core/grad_mode.h>
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <vector>
 
 #include "adept/core/error.h"
 #include "adept/core/signals.h"
+#include "adept/io/record.h"
 #include "adept/model/batch.h"
 
 namespace adept::eval {
@@ -72,12 +74,12 @@ Json to_json(const Perplexity& result) {
 Perplexity perplexity_from_json(const Json& json, const std::string& where) {
   try {
     return {.loss = json.at("loss").get<double>(),
-            .perplexity = json.at("perplexity").get<double>(),
+            .perplexity = io::number_or(json, "perplexity", std::numeric_limits<double>::infinity()),
             .bits_per_byte = json.at("bits_per_byte").get<double>(),
             .tokens = json.at("tokens").get<std::int64_t>(),
             .documents = json.at("documents").get<std::int64_t>(),
             .text = data::sample_size_from_json(json.at("text"))};
-  } catch (const Json::exception& error) {
+  } catch (const std::exception& error) {
     throw DataError("{}: not a result of `adept eval`: {}. Run `adept eval` again.", where, error.what());
   }
 }

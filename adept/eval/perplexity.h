@@ -15,7 +15,7 @@ namespace adept::eval {
 /// What a model scores on one set of text.
 struct Perplexity {
   double loss = 0;             ///< nats per predicted token, every token weighing the same
-  double perplexity = 0;       ///< exp(loss)
+  double perplexity = 0;       ///< exp(loss); infinite, which is null in JSON, above a loss of 709
   double bits_per_byte = 0;    ///< loss / ln 2 * tokens per byte of the documents' UTF-8 text, so that the few tokens
                                ///< that are not predicted count as the others; comparable between tokenizers
   std::int64_t tokens = 0;     ///< predicted; padding and the first token of a sequence never are

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "adept/core/error.h"
@@ -166,6 +167,16 @@ TEST(Results, SurviveTheRoundTripThroughText) {
     EXPECT_EQ(found.at(name).documents, result.documents);
     EXPECT_EQ(found.at(name).text, result.text);
   }
+}
+
+TEST(Results, OfALossWhosePerplexityIsInfiniteAreReadBack) {
+  const double loss = 1924.25;
+  const std::map<std::string, Perplexity> results = {{"far", {.loss = loss, .perplexity = std::exp(loss), .tokens = 7}}};
+  const Json json = parse_json(results_to_json(results).dump(), "text");
+  EXPECT_TRUE(json["datasets"]["far"]["perplexity"].is_null());
+  const Perplexity found = results_from_json(json, "results.json").at("far");
+  EXPECT_EQ(found.loss, loss);
+  EXPECT_EQ(found.perplexity, std::numeric_limits<double>::infinity());
 }
 
 TEST(Results, NameTheFileAndWhatIsWrong) {
