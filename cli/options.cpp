@@ -121,6 +121,12 @@ CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vecto
       ->type_name("CONFIG.yaml");
 }
 
+void add_continue_data_flag(CLI::App& command, std::vector<std::string>& overrides) {
+  command.add_flag_callback(
+      "--continue-data", [&overrides] { overrides.emplace_back("train.continue_data=true"); },
+      "Start in the data where the run stopped that made the model: --set train.continue_data=true");
+}
+
 void add_data_options(CLI::App& command, DataOptions& options) {
   command.add_option("--data", options.data, "Text: .txt or .jsonl, also .gz; files, folders, globs; repeatable")
       ->required()

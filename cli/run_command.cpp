@@ -18,6 +18,7 @@ void add_run_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("run", "Probe, expand, train, evaluate and export, in one directory");
   add_config_options(*command, options->path, options->overrides);
+  add_continue_data_flag(*command, options->overrides);
   command->callback([options] { run::run_pipeline(config::load_run_config(options->path, options->overrides)); });
 }
 

@@ -19,6 +19,7 @@ void add_train_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("train", "Train the copies of an expanded model");
   add_config_options(*command, options->path, options->overrides);
+  add_continue_data_flag(*command, options->overrides);
   command->add_flag("--resume", options->resume, "Continue from the newest checkpoint in output_dir");
   command->callback([options] {
     run::run_training(config::load_run_config(options->path, options->overrides, config::Purpose::kTrain),

@@ -76,6 +76,7 @@ struct TrainConfig {
   std::optional<std::int64_t> max_steps;
   std::optional<double> num_train_epochs;  ///< 1 if neither is given
   std::optional<double> replay_ratio;      ///< after loading, set: 0.25 for the method replay, else 0
+  bool continue_data = false;
   std::int64_t batch_size = 4;
   std::int64_t grad_accum = 1;
   ActivationCheckpointing activation_checkpointing = ActivationCheckpointing::kNone;

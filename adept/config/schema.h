@@ -158,6 +158,8 @@ void describe(Visitor& v, TrainConfig& c) {
     {.unit = "epochs", .range = {.min = 0, .max = 1e6, .above_min = true}, .fallback = "1"});
   v(c.replay_ratio, "replay_ratio", "Share of the training sequences that data.replay gives",
     {.unit = "of all sequences", .range = kBelowOne, .fallback = "0.25 for the method replay, else 0"});
+  v(c.continue_data, "continue_data",
+    "Start in the data where the run stopped that made the model, instead of at their start");
   v(c.batch_size, "batch_size", "Micro-batch", {.unit = "sequences", .range = kSequences});
   v(c.grad_accum, "grad_accum", "Micro-batches whose gradients make one step",
     {.unit = "micro-batches", .range = kSequences});

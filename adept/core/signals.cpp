@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "adept/core/error.h"
+#include "adept/core/signals_detail.h"
 
 namespace adept {
 namespace {
@@ -57,6 +58,8 @@ void install_signal_handlers() {
   sigemptyset(&bus_error.sa_mask);
   sigaction(SIGBUS, &bus_error, nullptr);
 }
+
+void detail::forget_signal() { g_signal = 0; }
 
 int pending_signal() { return g_signal; }
 

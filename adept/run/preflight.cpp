@@ -14,7 +14,7 @@
 #include "adept/run/expansion_plan.h"
 #include "adept/run/run_directory.h"
 #include "adept/train/methods.h"
-#include "adept/train/training_length.h"
+#include "adept/train/plan.h"
 
 namespace adept::run {
 namespace {
@@ -101,8 +101,8 @@ bool needs_general_text(const config::RunConfig& config, config::Purpose purpose
 
 void check_length(const config::RunConfig& config, const data::TrainLoader& loader, Problems& problems) {
   train::TrainingLength length;
-  if (!problems.passes([&] { length = train::training_length(config.train, loader); }, "train.num_train_epochs: "))
-    return;
+  const auto find = [&] { length = train::training_length(config.train, loader, train::start_of(loader), 0); };
+  if (!problems.passes(find, "train.num_train_epochs: ")) return;
   for (const config::LengthProblem& problem : config::length_problems(config.train, length.steps))
     problems.passes([&] { throw ConfigError("{}: {}", problem.keys.front(), problem.text); });
   std::int64_t per_epoch = 0;

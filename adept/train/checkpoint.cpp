@@ -10,6 +10,7 @@
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
 #include "adept/io/atomic_file.h"
+#include "adept/io/record.h"
 #include "adept/io/safetensors.h"
 #include "adept/model/torch_tensors.h"
 
@@ -18,11 +19,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kCheckpointVersion = 2;
+constexpr int kCheckpointVersion = 3;
 constexpr std::string_view kPrefix = "checkpoint-";
 constexpr char kStateFile[] = "trainer_state.json";
 constexpr char kTrainableFile[] = "trainable.safetensors";
 constexpr char kOptimizerFile[] = "optimizer.safetensors";
+constexpr char kTrainableSums[] = "trainable_checksums", kOptimizerSums[] = "optimizer_checksums";
 
 // Of the tensor files.
 std::map<std::string, std::string> metadata() { return {{"format", "pt"}}; }
@@ -58,12 +60,6 @@ Json checksums(const HostTensors& host) {
   return sums;
 }
 
-// The checksum of the state file covers everything else in it.
-std::string state_checksum(Json state) {
-  state.erase("checksum");
-  return hash_of(state.dump());
-}
-
 std::optional<std::int64_t> step_of(const fs::path& path) {
   const std::string name = path.filename().string();
   if (!name.starts_with(kPrefix)) return std::nullopt;
@@ -75,22 +71,29 @@ std::optional<std::int64_t> step_of(const fs::path& path) {
   return step;
 }
 
-// Checks a tensor file against its checksums and returns it, nothing in it left unchecked; throws DataError.
-std::shared_ptr<const io::SafetensorsFile> open_verified(const fs::path& path, const Json& sums,
-                                                         const HostTensors& expected) {
+// Checks a tensor file against the checksums of its tensors, nothing in it left unchecked; throws DataError.
+std::shared_ptr<const io::SafetensorsFile> open_verified(const fs::path& path, const Json& sums) {
   auto file = io::SafetensorsFile::open(path);
+  for (const auto& [name, sum] : sums.items()) {
+    const io::TensorView* found = file->find(name);
+    if (!found) throw DataError("{}: tensor {} is missing.", path.string(), name);
+    if (sum != hash_of(found->data)) throw DataError("{}: tensor {} does not match its checksum.", path.string(), name);
+  }
+  if (file->tensors().size() != sums.size() || file->metadata() != metadata())
+    throw DataError("{}: holds something that was never saved in it.", path.string());
+  return file;
+}
+
+void check_shapes(const io::SafetensorsFile& file, const fs::path& path, const HostTensors& expected) {
   for (const io::TensorView& want : expected.views) {
-    const io::TensorView* found = file->find(want.name);
+    const io::TensorView* found = file.find(want.name);
     if (!found) throw DataError("{}: tensor {} is missing.", path.string(), want.name);
     if (found->dtype != want.dtype || found->shape != want.shape)
       throw DataError("{}: tensor {} is {}, expected {}.", path.string(), want.name, io::describe(*found),
                       io::describe(want));
-    if (!sums.contains(want.name) || sums.at(want.name) != hash_of(found->data))
-      throw DataError("{}: tensor {} does not match its checksum.", path.string(), want.name);
   }
-  if (file->tensors().size() != expected.views.size() || file->metadata() != metadata())
-    throw DataError("{}: holds something that was never saved in it.", path.string());
-  return file;
+  if (file.tensors().size() != expected.views.size())
+    throw DataError("{}: holds {} tensors, expected {}.", path.string(), file.tensors().size(), expected.views.size());
 }
 
 void copy_into(const io::SafetensorsFile& file, const std::string& name, const at::Tensor& target) {
@@ -98,54 +101,54 @@ void copy_into(const io::SafetensorsFile& file, const std::string& name, const a
 }
 
 Json read_state(const fs::path& path) {
-  const Json state = read_json(path);
-  if (!state.is_object() || state.value("version", 0) != kCheckpointVersion)
-    throw DataError("{}: not a checkpoint of version {}.", path.string(), kCheckpointVersion);
-  if (state.value("checksum", "") != state_checksum(state))
-    throw DataError("{}: does not match its checksum.", path.string());
+  const Json state = io::read_record(path);
+  if (const Json version = state.value("version", Json()); version != kCheckpointVersion)
+    throw ConfigError(
+        "{}: is of version {}, this build of adept reads version {}. Finish the run with the build that began it, or "
+        "start anew in another output_dir.",
+        path.string(), version.dump(), kCheckpointVersion);
   return state;
 }
 
-// "/train/learning_rate" -> "train.learning_rate", as in the configuration.
-std::string config_key(std::string pointer) {
-  std::replace(pointer.begin(), pointer.end(), '/', '.');
-  return pointer.substr(1);
-}
-
-// Differences between the configuration that was saved and that of now, one line each.
-std::vector<std::string> config_differences(const Json& saved, const Json& now) {
-  std::vector<std::string> lines;
-  const Json before = saved.flatten(), after = now.flatten();
-  for (const auto& [key, value] : after.items())
-    if (!before.contains(key) || before.at(key) != value)
-      lines.push_back(fmt::format("{}: was {}, now {}", config_key(key),
-                                  before.contains(key) ? before.at(key).dump() : "absent", value.dump()));
-  return lines;
-}
-
 // Differences between the run that saved and the run that wants to go on, one line each.
-std::vector<std::string> differences(const Json& saved, const RunIdentity& now) {
-  std::vector<std::string> lines = config_differences(saved.at("config"), now.config);
-  const Json before = saved.at("config").flatten(), after = now.config.flatten();
-  for (const auto& [key, value] : before.items())
-    if (!after.contains(key)) lines.push_back(fmt::format("{}: was {}, now absent", config_key(key), value.dump()));
-  if (saved.at("model_hash") != now.model_hash)
-    lines.push_back(fmt::format("model: weights were {}, now {}", saved.at("model_hash").dump(), now.model_hash));
-  else if (saved.at("frozen_hash") != now.frozen_hash)
+std::vector<std::string> run_differences(const Json& saved, const RunIdentity& now) {
+  std::vector<std::string> lines = io::differences(saved.at("config"), now.config);
+  const std::vector<std::string> model =
+      io::differences({{"model", saved.at("model")}}, {{"model", io::to_json(now.model)}});
+  lines.insert(lines.end(), model.begin(), model.end());
+  if (model.empty() && saved.at("frozen_hash") != now.frozen_hash)
     lines.push_back(
         fmt::format("frozen weights in memory: were {}, now {}", saved.at("frozen_hash").dump(), now.frozen_hash));
   return lines;
 }
 
-ConfigError other_run_error(const fs::path& dir, const std::vector<std::string>& lines) {
-  return ConfigError(
-      "{}: belongs to another run:\n  {}\nResume with the same inputs, or start anew in another output_dir.",
-      dir.string(), fmt::join(lines, "\n  "));
+// Units may be more than an object should have keys, so their names are a list beside lists of values.
+Json names_of(const method::UnitValues& values) {
+  Json names = Json::array();
+  for (const auto& [name, value] : values) names.push_back(name);
+  return names;
+}
+
+Json values_of(const method::UnitValues& values) {
+  Json list = Json::array();
+  for (const auto& [name, value] : values) list.push_back(value);
+  return list;
+}
+
+method::UnitValues unit_values(const Json& json, const char* key) {
+  const Json &names = json.at("units"), &list = json.at(key);
+  method::UnitValues values;
+  if (list.empty()) return values;
+  if (list.size() != names.size()) throw DataError("{}: has {} values of {} units.", key, list.size(), names.size());
+  for (std::size_t i = 0; i < list.size(); ++i) values[names[i].get<std::string>()] = list[i].get<double>();
+  return values;
 }
 
 TrainerState state_from_json(const Json& json) {
   TrainerState state;
   json.at("step").get_to(state.step);
+  json.at("total_steps").get_to(state.total_steps);
+  json.at("evaluation_due").get_to(state.evaluation_due);
   json.at("total_tokens").get_to(state.total_tokens);
   json.at("nonfinite_in_row").get_to(state.nonfinite_in_row);
   json.at("nonfinite_total").get_to(state.nonfinite_total);
@@ -157,8 +160,8 @@ TrainerState state_from_json(const Json& json) {
   json.at("run_loss_sum").get_to(state.run_loss_sum);
   json.at("run_loss_tokens").get_to(state.run_loss_tokens);
   state.loader = json.at("loader");
-  state.unit_importance = json.at("unit_importance").get<method::UnitValues>();
-  state.unit_lr_weights = json.at("unit_lr_weights").get<method::UnitValues>();
+  state.unit_importance = unit_values(json, "unit_importance");
+  state.unit_lr_weights = unit_values(json, "unit_lr_weights");
   return state;
 }
 
@@ -166,8 +169,10 @@ TrainerState state_from_json(const Json& json) {
 TrainerState load(const fs::path& dir, const Json& json, optim::AdamW& optimizer) {
   const TrainerState state = state_from_json(json);
   const HostTensors masters = masters_of(optimizer), moments = moments_of(optimizer);
-  const auto trainable = open_verified(dir / kTrainableFile, json.at("checksums"), masters);
-  const auto saved_moments = open_verified(dir / kOptimizerFile, json.at("checksums"), moments);
+  const auto trainable = open_verified(dir / kTrainableFile, json.at(kTrainableSums));
+  const auto saved_moments = open_verified(dir / kOptimizerFile, json.at(kOptimizerSums));
+  check_shapes(*trainable, dir / kTrainableFile, masters);
+  check_shapes(*saved_moments, dir / kOptimizerFile, moments);
   for (const optim::Parameter& p : optimizer.parameters()) {
     copy_into(*trainable, p.name, p.master);
     copy_into(*saved_moments, "exp_avg." + p.name, optimizer.moments().at(p.name).exp_avg);
@@ -177,15 +182,34 @@ TrainerState load(const fs::path& dir, const Json& json, optim::AdamW& optimizer
   return state;
 }
 
+// Why a checkpoint is not whole; empty if it is.
+std::string damage_of(const fs::path& dir) {
+  try {
+    const Json json = read_state(dir / kStateFile);
+    state_from_json(json);
+    open_verified(dir / kTrainableFile, json.at(kTrainableSums));
+    open_verified(dir / kOptimizerFile, json.at(kOptimizerSums));
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "";
+}
+
 }  // namespace
+
+ConfigError other_run_error(const fs::path& checkpoint, const std::vector<std::string>& differences) {
+  return ConfigError(
+      "{}: belongs to another run:\n  {}\nResume with the same inputs, or start anew in another output_dir.",
+      checkpoint.string(), fmt::join(differences, "\n  "));
+}
 
 fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, const RunIdentity& identity,
                          const optim::AdamW& optimizer) {
   const HostTensors masters = masters_of(optimizer), moments = moments_of(optimizer);
-  Json sums = checksums(masters);
-  sums.update(checksums(moments));
-  Json json = {{"version", kCheckpointVersion},
+  const Json json = {{"version", kCheckpointVersion},
                {"step", state.step},
+               {"total_steps", state.total_steps},
+               {"evaluation_due", state.evaluation_due},
                {"num_updates", optimizer.num_updates()},
                {"total_tokens", state.total_tokens},
                {"nonfinite_in_row", state.nonfinite_in_row},
@@ -198,17 +222,18 @@ fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, con
                {"run_loss_sum", state.run_loss_sum},
                {"run_loss_tokens", state.run_loss_tokens},
                {"loader", state.loader},
-               {"unit_importance", state.unit_importance},
-               {"unit_lr_weights", state.unit_lr_weights},
-               {"model_hash", identity.model_hash},
+               {"units", names_of(state.unit_lr_weights)},
+               {"unit_importance", values_of(state.unit_importance)},
+               {"unit_lr_weights", values_of(state.unit_lr_weights)},
+               {"model", io::to_json(identity.model)},
                {"frozen_hash", identity.frozen_hash},
                {"config", identity.config},
-               {"checksums", sums}};
-  json["checksum"] = state_checksum(json);
+               {kTrainableSums, checksums(masters)},
+               {kOptimizerSums, checksums(moments)}};
   io::AtomicDirectory directory(run_dir / fmt::format("{}{}", kPrefix, state.step), io::OnExisting::kReplace);
   io::write_safetensors(directory.path() / kTrainableFile, masters.views, metadata());
   io::write_safetensors(directory.path() / kOptimizerFile, moments.views, metadata());
-  io::write_file_atomically(directory.path() / kStateFile, json.dump(2) + "\n");
+  io::write_record(directory.path() / kStateFile, json);
   directory.commit();
   return directory.final_path();
 }
@@ -222,28 +247,35 @@ std::vector<fs::path> list_checkpoints(const fs::path& run_dir) {
   return found;
 }
 
-void prune_checkpoints(const fs::path& run_dir, std::int64_t keep) {
-  const std::vector<fs::path> found = list_checkpoints(run_dir);
-  for (std::size_t i = static_cast<std::size_t>(std::max<std::int64_t>(keep, 2)); i < found.size(); ++i) {
-    std::error_code error;
-    fs::remove_all(found[i], error);
-    if (error) spdlog::warn("{}: the old checkpoint cannot be removed: {}", found[i].string(), error.message());
+void prune_checkpoints(const fs::path& run_dir, std::int64_t keep, std::set<fs::path>& known_whole) {
+  const std::int64_t wanted = std::max<std::int64_t>(keep, 2);
+  std::int64_t whole = 0;
+  for (const fs::path& checkpoint : list_checkpoints(run_dir)) {
+    if (whole >= wanted) {
+      std::error_code error;
+      fs::remove_all(checkpoint, error);
+      if (error)
+        spdlog::warn("{}: the old checkpoint cannot be removed: {}", checkpoint.string(), error.message());
+      continue;
+    }
+    if (!known_whole.contains(checkpoint) && damage_of(checkpoint).empty()) known_whole.insert(checkpoint);
+    if (known_whole.contains(checkpoint)) ++whole;
   }
 }
 
-void check_same_config(const fs::path& run_dir, const Json& config) {
+std::optional<CheckpointHeader> newest_checkpoint(const fs::path& run_dir) {
   for (const fs::path& dir : list_checkpoints(run_dir)) {
-    std::vector<std::string> lines;
     try {
-      lines = config_differences(read_state(dir / kStateFile).at("config"), config);
+      const Json state = read_state(dir / kStateFile);
+      return CheckpointHeader{.path = dir,
+                              .step = state.at("step").get<std::int64_t>(),
+                              .model = io::model_identity_from_json(state.at("model"), ""),
+                              .config = state.at("config")};
     } catch (const DataError&) {  // reported when it is loaded
-      continue;
     } catch (const Json::exception&) {
-      continue;
     }
-    if (!lines.empty()) throw other_run_error(dir, lines);
-    return;
   }
+  return std::nullopt;
 }
 
 std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, const RunIdentity& identity,
@@ -254,7 +286,7 @@ std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, cons
     TrainerState state;
     try {
       json = read_state(dir / kStateFile);
-      const std::vector<std::string> other = differences(json, identity);
+      const std::vector<std::string> other = run_differences(json, identity);
       if (!other.empty()) throw other_run_error(dir, other);
       state = load(dir, json, optimizer);
     } catch (const DataError& error) {

@@ -3,8 +3,7 @@
 //     checkpoint-<step>/
 //       trainable.safetensors     fp32 masters of the expanded layers, by parameter name
 //       optimizer.safetensors     AdamW's moments: exp_avg.<name>, exp_avg_sq.<name>
-//       trainer_state.json        step, data position, unit importance, hashes; and a checksum of every tensor and of
-//       itself
+//       trainer_state.json        step, data position, unit importance, identity, a checksum of every tensor: a record
 //
 // A directory is written under a temporary name, synchronised and renamed, so that a checkpoint is whole or absent.
 #pragma once
@@ -12,10 +11,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "adept/core/error.h"
 #include "adept/core/json.h"
+#include "adept/io/model_identity.h"
 #include "adept/method/units.h"
 #include "adept/optim/adamw.h"
 
@@ -25,6 +27,8 @@ namespace adept::train {
 /// draws are functions of seed and position (core/random.h).
 struct TrainerState {
   std::int64_t step = 0;               ///< completed steps
+  std::int64_t total_steps = 0;        ///< of the whole run, as planned
+  bool evaluation_due = false;         ///< after `step`: it was interrupted
   std::int64_t total_tokens = 0;       ///< positions processed
   std::int64_t nonfinite_in_row = 0;   ///< skipped updates since the last good one
   std::int64_t nonfinite_total = 0;    ///< skipped updates
@@ -42,7 +46,7 @@ struct TrainerState {
 
 /// What a checkpoint belongs to. A run with another identity refuses it.
 struct RunIdentity {
-  std::string model_hash;   ///< of the expanded model that the run started from
+  io::ModelIdentity model;  ///< that the run started from
   std::string frozen_hash;  ///< of the frozen tensors as they are in memory
   Json config;              ///< of the keys that decide the result
 };
@@ -51,21 +55,30 @@ struct RunIdentity {
 std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir, const TrainerState& state,
                                       const RunIdentity& identity, const optim::AdamW& optimizer);
 
-/// Removes the oldest checkpoints but `keep` (at least 2).
-void prune_checkpoints(const std::filesystem::path& run_dir, std::int64_t keep);
+/// Removes checkpoints that are older than the newest `keep` (at least 2) whole ones. Which are whole is found by reading
+/// them, unless their path is in `known_whole`; those that are found whole are added to it.
+void prune_checkpoints(const std::filesystem::path& run_dir, std::int64_t keep,
+                       std::set<std::filesystem::path>& known_whole);
 
 /// The checkpoints of a run, newest first; names only, nothing is opened.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& run_dir);
 
-/// Throws ConfigError if the newest checkpoint that can be read was made with another configuration, naming what
-/// differs: to be asked before anything in run_dir changes. `config` is RunIdentity::config; keys that it lacks are not
-/// compared.
-void check_same_config(const std::filesystem::path& run_dir, const Json& config);
+/// What the newest checkpoint whose state can be read belongs to: to be asked before anything in run_dir changes.
+struct CheckpointHeader {
+  std::filesystem::path path;
+  std::int64_t step = 0;
+  io::ModelIdentity model;
+  Json config;
+};
+std::optional<CheckpointHeader> newest_checkpoint(const std::filesystem::path& run_dir);
+
+/// A checkpoint of another run: what differs, one line each, and what to do.
+ConfigError other_run_error(const std::filesystem::path& checkpoint, const std::vector<std::string>& differences);
 
 /// Loads the newest checkpoint that is whole into the optimizer's masters and moments, and returns its state; nothing
 /// if there is none. A damaged one is reported and passed over. Throws ConfigError if a checkpoint on the way belongs
-/// to another run, naming what differs; DataError if there are checkpoints but all are damaged. The optimizer is
-/// unchanged then.
+/// to another run, naming what differs, or was made by a build of another version; DataError if there are checkpoints
+/// but all are damaged. The optimizer is unchanged then.
 std::optional<TrainerState> load_newest_checkpoint(const std::filesystem::path& run_dir, const RunIdentity& identity,
                                                    optim::AdamW& optimizer);
 

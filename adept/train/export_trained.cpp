@@ -18,6 +18,7 @@
 #include "adept/core/log.h"
 #include "adept/core/progress.h"
 #include "adept/io/atomic_file.h"
+#include "adept/io/record.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
 #include "adept/model/weights.h"
@@ -173,13 +174,13 @@ void export_trained(const TrainedModel& model, const std::filesystem::path& out_
         "export_dtype: fp32 keeps it",
         100 * rounding.share());
   const Json record = {{"method", std::string(config::to_string(model.config.method))},
-                       {"trained_from", model.files.hash()},
+                       {"trained_from", io::to_json(model.trained_from)},
                        {"steps", model.steps},
                        {"trained_parameters", model.trainable.num_parameters()},
-                       {"rounding", rounding.share()}};
-  io::write_file_atomically(directory.path() / method::kTrainingRecord, record.dump(2) + "\n");
-  if (model.expansion)
-    io::write_file_atomically(directory.path() / method::kExpansionManifest, to_json(*model.expansion).dump(2) + "\n");
+                       {"rounding", rounding.share()},
+                       {kDataPosition, model.data}};
+  io::write_record(directory.path() / method::kTrainingRecord, record);
+  if (model.expansion) io::write_record(directory.path() / method::kExpansionManifest, to_json(*model.expansion));
   directory.commit();
 }
 

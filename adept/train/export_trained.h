@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "adept/config/run_config.h"
+#include "adept/io/model_identity.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/expansion.h"
 #include "adept/model/decoder.h"
@@ -13,15 +14,20 @@
 
 namespace adept::train {
 
+/// Field of method::kTrainingRecord: where the training was in its data.
+inline constexpr char kDataPosition[] = "data";
+
 /// A model as training left it, and what it started from.
 struct TrainedModel {
   const config::RunConfig& config;
   const std::filesystem::path& model_dir;  ///< that training started from
+  const io::ModelIdentity& trained_from;   ///< of model_dir
   const io::WeightFiles& files;            ///< of model_dir
   const model::Decoder& decoder;
   const Trainable& trainable;
   const std::optional<method::Expansion>& expansion;
   std::int64_t steps = 0;  ///< that were completed
+  Json data;               ///< data::TrainLoader::state(), for a training that goes on with the data
 };
 
 /// Writes a Hugging Face directory in the place of `out_dir`. With export_dtype auto tensors that were not trained keep

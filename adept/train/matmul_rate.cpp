@@ -7,12 +7,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <limits>
 #include <utility>
 
 #include "adept/core/json.h"
-#include "adept/io/atomic_file.h"
+#include "adept/io/cache_directory.h"
+#include "adept/io/record.h"
 #include "adept/nn/kernels.h"
 #include "adept/nn/matmul.h"
 #include "adept/train/step_cost.h"
@@ -59,7 +59,7 @@ double rate_now(at::ScalarType dtype, at::Device device) {
 /// An empty object for a file that cannot be read.
 Json read_rates(const fs::path& file) {
   try {
-    if (Json rates = fs::exists(file) ? read_json(file) : Json(); rates.is_object()) return rates;
+    if (fs::exists(file)) return io::read_record(file);
   } catch (const std::exception&) {
     // measured anew
   }
@@ -78,7 +78,7 @@ void write_rate(Json rates, const std::string& key, const KnownRate& known, cons
   rates[key] = {{"rate", known.rate}, {"measured", known.measured}};
   try {
     fs::create_directories(file.parent_path());
-    io::write_file_atomically(file, rates.dump(2) + "\n");
+    io::write_record(file, rates);
   } catch (const std::exception&) {
     // the next run measures again
   }
@@ -121,12 +121,6 @@ void keep_matmul_rate(double rate, at::ScalarType dtype, at::Device device, cons
     write_rate(rates, key, {.rate = rate, .measured = known.rate > 0 ? known.measured : now_seconds()}, file);
 }
 
-fs::path matmul_rate_file() {
-  const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
-  const fs::path folder = cache != nullptr && *cache != '\0' ? fs::path(cache)
-                          : home != nullptr && *home != '\0' ? fs::path(home) / ".cache"
-                                                             : fs::temp_directory_path();
-  return folder / "adept" / "matmul_rates.json";
-}
+fs::path matmul_rate_file() { return io::cache_directory() / "matmul_rates.json"; }
 
 }  // namespace adept::train

@@ -1,23 +1,23 @@
 #include "adept/train/trainer.h"
 
 #include <ATen/Context.h>
-#include <fnmatch.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 
 #include "adept/core/error.h"
-#include "adept/core/hash.h"
 #include "adept/core/log.h"
 #include "adept/core/random.h"
 #include "adept/core/signals.h"
 #include "adept/method/units.h"
 #include "adept/model/load.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/train/divergence.h"
 #include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
-#include "adept/train/training_length.h"
+#include "adept/train/plan.h"
+#include "adept/train/unit_rates.h"
 
 namespace adept::train {
 namespace {
@@ -40,91 +40,6 @@ model::Decoder load_decoder(const TrainerInputs& inputs, const io::WeightFiles& 
   return {std::move(config), std::move(weights)};
 }
 
-optim::AdamWOptions adamw_options(const config::TrainConfig& c) {
-  return {.beta1 = c.adam_beta1, .beta2 = c.adam_beta2, .eps = c.adam_eps, .weight_decay = c.weight_decay};
-}
-
-optim::Schedule make_schedule(const config::TrainConfig& c, std::int64_t total_steps) {
-  const auto share = [&](double ratio) {
-    return static_cast<std::int64_t>(std::ceil(ratio * static_cast<double>(total_steps)));
-  };
-  const auto kind = [&] {
-    switch (c.lr_scheduler) {
-      case config::LrScheduler::kConstant:
-        return optim::ScheduleKind::kConstant;
-      case config::LrScheduler::kLinear:
-        return optim::ScheduleKind::kLinear;
-      case config::LrScheduler::kCosine:
-        return optim::ScheduleKind::kCosine;
-      case config::LrScheduler::kWsd:
-        return optim::ScheduleKind::kWsd;
-    }
-    throw InternalError("unknown lr_scheduler");
-  };
-  return {.kind = kind(),
-          .total_steps = total_steps,
-          .warmup_steps = c.warmup_steps ? *c.warmup_steps : share(c.warmup_ratio.value_or(0.0)),
-          .decay_steps = share(c.decay_ratio),
-          .min_ratio = c.min_lr_ratio};
-}
-
-// The keys that decide the weights; intervals of logs, evaluations and checkpoints may change between sessions.
-Json deciding_config(const config::RunConfig& c) {
-  Json train = config::to_json(c.train);
-  for (const char* key : {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "max_nonfinite_steps",
-                          "activation_checkpointing", "activation_cache"})
-    train.erase(key);
-  return {{"seed", c.seed},
-          {"method", std::string(config::to_string(c.method))},
-          {"dtype", to_string(c.compute.decided_dtype())},
-          {"seq_len", c.seq_len},
-          {"train", train},
-          {"unit_lr", config::to_json(c.unit_lr)},
-          {"lora", c.method == config::Method::kLora ? config::to_json(c.lora) : Json()},
-          {"top_k_layers", c.method == config::Method::kTopKLayers ? config::to_json(c.top_k_layers) : Json()}};
-}
-
-// Of the general text that decides the units' rates, batched as it is.
-std::string probe_hash(const std::vector<method::ProbeBatch>& batches) {
-  Hasher hasher;
-  for (const auto& [batch, source, weight] : batches) {
-    hasher.update(fmt::format("{} {} {} {} ", source, weight, batch.rows(), batch.num_positions()));
-    for (const at::Tensor& ids : {batch.input_ids.cpu().contiguous(), batch.targets.cpu().contiguous()})
-      hasher.update(model::as_view("", ids).data);
-  }
-  return hasher.digest();
-}
-
-method::UnitLrPolicy policy_of(const config::RunConfig& c) {
-  switch (c.unit_lr.policy) {
-    case config::UnitLrPolicy::kReference:
-      return method::UnitLrPolicy::kReference;
-    case config::UnitLrPolicy::kUniform:
-      return method::UnitLrPolicy::kUniform;
-    case config::UnitLrPolicy::kNormalized:
-      return method::UnitLrPolicy::kNormalized;
-  }
-  throw InternalError("unknown policy");
-}
-
-// The units of the copies; of other methods every trained parameter is one.
-std::vector<method::Unit> units_of(const config::RunConfig& c, const std::optional<method::Expansion>& expansion,
-                                   const model::Decoder& decoder, const Trainable& trainable) {
-  if (expansion)
-    return method::make_units(*expansion, decoder,
-                              {.by_head = c.unit_lr.by_head, .ffn_block_size = c.unit_lr.ffn_block_size});
-  std::vector<method::Unit> units;
-  for (const optim::Parameter& p : trainable.parameters())
-    units.push_back({.name = p.name,
-                     .parameter = p.name,
-                     .dim = 0,
-                     .begin = 0,
-                     .end = p.master.size(0),
-                     .elements = p.master.numel(),
-                     .is_matrix = p.master.dim() > 1});
-  return units;
-}
-
 std::vector<model::Batch> to_micro_batches(std::span<const data::Sequence> sequences, std::int64_t batch_size,
                                            at::Device device) {
   std::vector<model::Batch> batches;
@@ -133,23 +48,6 @@ std::vector<model::Batch> to_micro_batches(std::span<const data::Sequence> seque
     batches.push_back(model::to_batch(data::make_batch(sequences.subspan(begin, count)), device));
   }
   return batches;
-}
-
-void apply_factors(const std::vector<config::UnitFactor>& factors, method::UnitValues& weights) {
-  for (std::size_t i = 0; i < factors.size(); ++i) {
-    bool matched = false;
-    for (auto& [name, weight] : weights) {
-      if (fnmatch(factors[i].units.c_str(), name.c_str(), 0) != 0) continue;
-      weight *= factors[i].factor;
-      matched = true;
-    }
-    if (!matched)
-      throw ConfigError(
-          "unit_lr.factors.{}.units: found \"{}\", which is no unit's name; expected a pattern of names such as {}.", i,
-          factors[i].units, weights.begin()->first);
-  }
-  if (std::all_of(weights.begin(), weights.end(), [](const auto& unit) { return unit.second == 0; }))
-    throw ConfigError("unit_lr.factors: found 0 for every unit; nothing would train.");
 }
 
 }  // namespace
@@ -173,10 +71,6 @@ Json to_json(const TrainSummary& s) {
   return json;
 }
 
-void check_same_training(const std::filesystem::path& run_dir, const config::RunConfig& config) {
-  check_same_config(run_dir, deciding_config(config));
-}
-
 Trainer::Trainer(TrainerInputs inputs)
     : inputs_(std::move(inputs)),
       expansion_(inputs_.config.expands() ? std::optional(method::read_expansion(inputs_.model_dir)) : std::nullopt),
@@ -185,45 +79,41 @@ Trainer::Trainer(TrainerInputs inputs)
       trainable_(decoder_, trained_tensors(inputs_.config, decoder_, expansion_, files_)),
       optimizer_(trainable_.parameters(), adamw_options(inputs_.config.train)),
       meter_(matmul_rate(decoder_.dtype(), decoder_.device(), matmul_rate_file())) {
-  const config::TrainConfig& c = inputs_.config.train;
-  const TrainingLength length = training_length(c, inputs_.loader);
-  total_sequences_ = length.sequences;
-  total_steps_ = length.steps;
-  schedule_ = make_schedule(c, total_steps_);
-  identity_ = {.model_hash = files_.hash(),
+  start_ = start_of(inputs_.loader);
+  identity_ = {.model = inputs_.model ? *inputs_.model : io::model_identity(files_),
                .frozen_hash = frozen_hash(decoder_, trainable_),
                .config = deciding_config(inputs_.config)};
+  identity_.config["first_sequence"] = start_.sequences;
   if (policy_of(inputs_.config) != method::UnitLrPolicy::kUniform)
-    identity_.config["probe_text"] = probe_hash(inputs_.probe);
-  units_ = units_of(inputs_.config, expansion_, decoder_, trainable_);
+    identity_.config["probe_text"] = method::fingerprint(inputs_.probe);
+  units_ = training_units(inputs_.config, expansion_, decoder_, trainable_);
   for (const method::Unit& unit : units_) state_.unit_lr_weights[unit.name] = 1.0;
   apply_factors(inputs_.config.unit_lr.factors, state_.unit_lr_weights);
+}
+
+TrainSummary Trainer::run(bool resume) {
+  restore(resume);
+  plan();
+  open_records();
   kept_activations_.emplace(KeptActivationsInputs{.config = inputs_.config,
                                                   .loader = inputs_.loader,
                                                   .decoder = decoder_,
                                                   .trainable = trainable_,
                                                   .run_dir = inputs_.run_dir,
                                                   .frozen_hash = identity_.frozen_hash,
-                                                  .total_sequences = total_sequences_,
-                                                  .total_steps = total_steps_,
+                                                  .total_sequences = length_.sequences,
+                                                  .total_steps = length_.steps,
                                                   .has_eval_text = !inputs_.eval.empty()});
-}
-
-TrainSummary Trainer::run(bool resume) {
-  restore(resume);
-  open_records();
   kept_activations_->open(state_.step);
-  if (state_.step < total_steps_)
+  if (state_.step < length_.steps)
     spdlog::info("memory before training: {}", describe(resident_memory(decoder_, trainable_, optimizer_)));
   try {
     loop();
   } catch (const InterruptedError& error) {
     if (saved_step_ != state_.step) save();
-    throw InterruptedError(
-        fmt::format(
-            "{}; step {} of {} is saved in {}; the same command goes on from there (adept train: with --resume)",
-            error.what(), state_.step, total_steps_, inputs_.run_dir.string()),
-        error.exit_code());
+    throw InterruptedError(fmt::format("{}; step {} of {} is saved in {}", error.what(), state_.step, length_.steps,
+                                       inputs_.run_dir.string()),
+                           error.exit_code());
   } catch (...) {
     kept_activations_->drop();
     throw;
@@ -238,14 +128,16 @@ TrainSummary Trainer::run(bool resume) {
 
 void Trainer::loop() {
   const config::TrainConfig& c = inputs_.config.train;
-  while (state_.step < total_steps_) {
+  evaluate_if_due();  // an earlier session was interrupted at it
+  while (state_.step < length_.steps) {
     throw_if_interrupted();
     update_unit_rates();
     const StepResult result = take_step();
     check_nonfinite(result);
     log_step(result);
-    const bool last = state_.step == total_steps_;
-    if (!last && c.eval_steps > 0 && state_.step % c.eval_steps == 0) evaluate();
+    const bool last = state_.step == length_.steps;
+    state_.evaluation_due = !last && c.eval_steps > 0 && state_.step % c.eval_steps == 0;
+    evaluate_if_due();
     // In a row of skipped updates the weights may be what is wrong: the checkpoints before it stay, and no other is
     // made.
     const bool due = c.save_steps > 0 && state_.step % c.save_steps == 0 && result.finite;
@@ -265,13 +157,30 @@ void Trainer::restore(bool resume) {
     state_ = std::move(*loaded);
     trainable_.publish();
     inputs_.loader.load_state(state_.loader, fmt::format("checkpoint-{}", state_.step));
+    known_whole_ = {inputs_.run_dir / fmt::format("checkpoint-{}", state_.step)};
     saved_step_ = state_.step;
-    spdlog::info("resuming after step {} of {}", format_count(state_.step), format_count(total_steps_));
   }
 }
 
+// A resumed run may have another length than it was to have: its schedule is the new one from here on.
+void Trainer::plan() {
+  const config::TrainConfig& c = inputs_.config.train;
+  length_ = training_length(c, inputs_.loader, start_, state_.step);
+  schedule_ = make_schedule(c, length_.steps);
+  const std::int64_t planned = std::exchange(state_.total_steps, length_.steps);
+  if (planned == 0) return;
+  spdlog::info("resuming after step {} of {}", format_count(state_.step), format_count(length_.steps));
+  if (planned == length_.steps || state_.step == length_.steps) return;
+  saved_step_ = -1;
+  spdlog::info("the training is {} from {} to {} steps; from step {} on the learning rate is {:.2e} instead of {:.2e}",
+               planned < length_.steps ? "extended" : "shortened", format_count(planned), format_count(length_.steps),
+               format_count(state_.step + 1), c.learning_rate * schedule_.factor(state_.step),
+               c.learning_rate * make_schedule(c, planned).factor(state_.step));
+}
+
 void Trainer::open_records() {
-  log_ = std::make_unique<JsonlFile>(inputs_.run_dir / "trainer_log.jsonl", "current_steps", state_.step);
+  log_ = std::make_unique<JsonlFile>(inputs_.run_dir / "trainer_log.jsonl", "current_steps", state_.step,
+                                     state_.evaluation_due ? "eval_loss" : "");
   // The probe before step n belongs to the steps from n on: it is made again.
   const std::filesystem::path importance_file = inputs_.run_dir / "parameter_importance.jsonl";
   if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform)
@@ -280,7 +189,7 @@ void Trainer::open_records() {
     importance_log_ = std::make_unique<JsonlFile>(importance_file, "step", state_.step - 1);
   // Steps only: the time of probes and evaluations between them would blur the rate.
   progress_ = std::make_unique<Progress>(
-      "train", total_steps_, Progress::Options{.unit = "steps", .rate_unit = "", .start = state_.step});
+      "train", length_.steps, Progress::Options{.unit = "steps", .rate_unit = "", .start = state_.step});
 }
 
 void Trainer::update_unit_rates() {
@@ -290,7 +199,15 @@ void Trainer::update_unit_rates() {
                     {.unit = "batches", .source = fmt::format("step {}", state_.step), .is_passing = true});
   const config::UnitLrConfig& c = inputs_.config.unit_lr;
   kept_activations_->before_update(state_.step);
-  const auto measured = method::unit_importance(*expansion_, units_, decoder_, inputs_.probe, progress);
+  const method::UnitValues measured = [&] {
+    if (state_.step == 0) return method::unit_importance(*expansion_, units_, decoder_, inputs_.probe, progress);
+    require_finite();
+    try {
+      return method::unit_importance(*expansion_, units_, decoder_, inputs_.probe, progress);
+    } catch (const NonFiniteError&) {  // as it was before the training
+      throw diverged("a gradient on general text", state_.step, inputs_.config.train.learning_rate, inputs_.run_dir);
+    }
+  }();
   progress.finish();
   state_.unit_importance = method::smoothed(state_.unit_importance, measured, c.ema.value_or(0));
   state_.unit_lr_weights = method::unit_lr_weights(policy_of(inputs_.config), units_, state_.unit_importance, c.floor);
@@ -313,7 +230,7 @@ StepResult Trainer::take_step() {
   // What draws from ATen's generator (LoRA's dropout) draws the same in a resumed run.
   const auto seed = static_cast<std::uint64_t>(inputs_.config.seed);
   at::manual_seed(random_bits(seed, RandomStream::kDropout, static_cast<std::uint64_t>(state_.step)));
-  const std::int64_t wanted = std::min(c.batch_size * c.grad_accum, total_sequences_ - inputs_.loader.num_sequences());
+  const std::int64_t wanted = std::min(c.batch_size * c.grad_accum, length_.sequences - inputs_.loader.num_sequences());
   const std::vector<data::Sequence> sequences = inputs_.loader.next_step(wanted);
   const std::vector<model::Batch> micro_batches = to_micro_batches(sequences, c.batch_size, decoder_.device());
   kept_activations_->before_step(sequences);
@@ -324,6 +241,7 @@ StepResult Trainer::take_step() {
   measure_memory(result, std::ssize(micro_batches), step_bytes.most());
   const std::int64_t read = kept_activations_->stats().positions_read - read_before;
   measure_speed(sequences, micro_batches, read, now_seconds() - start);
+  if (result.finite) last_finite_batch_ = micro_batches.front();
   ++state_.step;
   return result;
 }
@@ -372,6 +290,7 @@ void Trainer::check_nonfinite(const StepResult& result) {
   }
   ++state_.nonfinite_in_row;
   ++state_.nonfinite_total;
+  if (state_.nonfinite_in_row == 1) require_finite();  // or is it the weights?
   spdlog::warn("step {}: loss {} and gradient norm {}: not finite, the update is skipped ({} in a row)", state_.step,
                result.loss, result.grad_norm, state_.nonfinite_in_row);
   if (state_.nonfinite_in_row < inputs_.config.train.max_nonfinite_steps) return;
@@ -396,7 +315,7 @@ void Trainer::log_step(const StepResult& result) {
   progress_->update(state_.step, 0,
                     fmt::format("{}  loss {:.4f}  grad {:.2f}  lr {:.2e}", describe_speed(meter_), result.loss,
                                 result.grad_norm, rate));
-  if (state_.step % inputs_.config.train.logging_steps != 0 && state_.step != total_steps_) return;
+  if (state_.step % inputs_.config.train.logging_steps != 0 && state_.step != length_.steps) return;
   if (state_.loss_tokens > 0) state_.last_loss = state_.loss_sum / static_cast<double>(state_.loss_tokens);
   Json extra = {{"loss", state_.loss_tokens > 0 ? Json(state_.last_loss) : Json()},
                 {"lr", rate},
@@ -409,7 +328,16 @@ void Trainer::log_step(const StepResult& result) {
   state_.loss_tokens = 0;
 }
 
-void Trainer::evaluate() {
+// What is saved and measured was checked: weights, moments, and the loss of text on which it was finite.
+void Trainer::require_finite() const {
+  const std::string what =
+      find_nonfinite(optimizer_, decoder_, last_finite_batch_ ? &*last_finite_batch_ : nullptr);
+  if (!what.empty()) throw diverged(what, state_.step, inputs_.config.train.learning_rate, inputs_.run_dir);
+}
+
+void Trainer::evaluate_if_due() {
+  if (!state_.evaluation_due) return;
+  require_finite();
   kept_activations_->before_evaluation(state_.step);
   Json extra = Json::object();
   for (const EvalSet& set : inputs_.eval) {
@@ -418,27 +346,31 @@ void Trainer::evaluate() {
     const eval::Perplexity result = eval::evaluate_perplexity(decoder_, set.name, set.sequences,
                                                               {.batch_size = inputs_.config.eval.batch_size}, progress);
     progress.finish(fmt::format("loss {:.4f}", result.loss));
+    if (!std::isfinite(result.loss))
+      throw diverged("the loss on " + set.name, state_.step, inputs_.config.train.learning_rate, inputs_.run_dir);
     // The plain key, which generic tools plot, is the first set's.
     if (extra.empty()) extra["eval_loss"] = result.loss;
     extra["eval_" + set.name + "_loss"] = result.loss;
   }
-  if (extra.empty()) return;
-  log_->append(log_line(extra));
+  if (!extra.empty()) log_->append(log_line(extra));
+  state_.evaluation_due = false;
+  if (saved_step_ == state_.step) saved_step_ = -1;  // what is saved says that it is due
 }
 
 Json Trainer::log_line(const Json& extra) const {
   return to_json(
       LogLine{.current_steps = state_.step,
-              .total_steps = total_steps_,
+              .total_steps = length_.steps,
               .epoch = inputs_.loader.epochs(0),
               .elapsed_seconds = state_.train_seconds,
-              .remaining_seconds = meter_.seconds_per_step() * static_cast<double>(total_steps_ - state_.step),
+              .remaining_seconds = meter_.seconds_per_step() * static_cast<double>(length_.steps - state_.step),
               .throughput = meter_.tokens_per_second(),
               .total_tokens = state_.total_tokens,
               .extra = extra});
 }
 
 void Trainer::save() {
+  require_finite();
   const std::string frozen = frozen_hash(decoder_, trainable_);
   ADEPT_CHECK(frozen == identity_.frozen_hash, "frozen weights changed during training: {} became {}",
               identity_.frozen_hash, frozen);
@@ -451,7 +383,9 @@ void Trainer::save() {
     kept_activations_->drop();  // perhaps the disk is full
     save_checkpoint(inputs_.run_dir, state_, identity_, optimizer_);
   }
-  if (state_.nonfinite_in_row == 0) prune_checkpoints(inputs_.run_dir, inputs_.config.train.save_total_limit);
+  known_whole_.insert(inputs_.run_dir / fmt::format("checkpoint-{}", state_.step));
+  if (state_.nonfinite_in_row == 0)
+    prune_checkpoints(inputs_.run_dir, inputs_.config.train.save_total_limit, known_whole_);
   saved_step_ = state_.step;
 }
 
@@ -475,13 +409,16 @@ TrainSummary Trainer::summarize() const {
 }
 
 void Trainer::export_model(const std::filesystem::path& out_dir) const {
+  require_finite();
   export_trained({.config = inputs_.config,
                   .model_dir = inputs_.model_dir,
+                  .trained_from = identity_.model,
                   .files = files_,
                   .decoder = decoder_,
                   .trainable = trainable_,
                   .expansion = expansion_,
-                  .steps = state_.step},
+                  .steps = state_.step,
+                  .data = inputs_.loader.state()},
                  out_dir);
 }
 

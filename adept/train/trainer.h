@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@
 #include "adept/train/kept_activations.h"
 #include "adept/train/matmul_rate.h"
 #include "adept/train/memory.h"
+#include "adept/train/plan.h"
 #include "adept/train/step.h"
 #include "adept/train/step_cost.h"
 #include "adept/train/step_meter.h"
@@ -45,6 +47,7 @@ struct TrainerInputs {
   data::TrainLoader loader;
   std::vector<method::ProbeBatch> probe;
   std::vector<EvalSet> eval;
+  std::optional<io::ModelIdentity> model{};  ///< of model_dir, where it is known: finding it reads all of the weights
 };
 
 /// What came of a training.
@@ -64,9 +67,6 @@ struct TrainSummary {
 };
 Json to_json(const TrainSummary& summary);
 
-/// Throws ConfigError if run_dir has a checkpoint that was made with other keys that decide the result.
-void check_same_training(const std::filesystem::path& run_dir, const config::RunConfig& config);
-
 /// Trains a model by the configuration's method.
 class Trainer {
  public:
@@ -75,11 +75,12 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  /// Trains from the start, or, with `resume`, from the newest whole checkpoint if there is one. Without `resume`,
-  /// checkpoints in run_dir are a ConfigError. Ends with a checkpoint of the last step.
+  /// Trains from the start, or, with `resume`, from the newest whole checkpoint if there is one, which may be of a run
+  /// that was to be shorter or longer. Without `resume`, checkpoints in run_dir are a ConfigError. Ends with a
+  /// checkpoint of the last step.
   ///
-  /// Throws NonFiniteError after max_nonfinite_steps in a row, and InterruptedError after SIGINT or SIGTERM; the state
-  /// is then saved.
+  /// Throws NonFiniteError after max_nonfinite_steps in a row and for a training that diverged, of which nothing is
+  /// saved; and InterruptedError after SIGINT or SIGTERM, when the state is saved.
   TrainSummary run(bool resume);
 
   /// Writes the model as it is now as a Hugging Face directory: see export_trained.
@@ -90,6 +91,7 @@ class Trainer {
  private:
   void loop();
   void restore(bool resume);
+  void plan();
   void open_records();
   void update_unit_rates();
   StepResult take_step();
@@ -98,7 +100,8 @@ class Trainer {
   void measure_memory(const StepResult& result, std::int64_t num_micro_batches, std::int64_t step_bytes);
   void log_step(const StepResult& result);
   Json log_line(const Json& extra) const;
-  void evaluate();
+  void evaluate_if_due();
+  void require_finite() const;
   void save();
   void check_nonfinite(const StepResult& result);
   optim::ParameterRates learning_rates() const;
@@ -111,18 +114,20 @@ class Trainer {
   Trainable trainable_;
   std::vector<method::Unit> units_;  // of the copies, or every trained parameter
   optim::AdamW optimizer_;
-  std::int64_t total_sequences_ = 0;  // of the whole run; the last step may take fewer than the others
-  std::int64_t total_steps_ = 0;
+  TrainingStart start_;
+  TrainingLength length_;
   optim::Schedule schedule_;
   RunIdentity identity_;
   TrainerState state_;
   std::int64_t saved_step_ = -1;
+  std::set<std::filesystem::path> known_whole_;  // checkpoints
+  std::optional<model::Batch> last_finite_batch_;
   std::unique_ptr<JsonlFile> log_, importance_log_;
   std::unique_ptr<Progress> progress_;
   StepMeter meter_;
   bool rate_was_checked_ = false;  // measured again, as a step came close to it
   MemoryUse memory_;
-  std::optional<KeptActivations> kept_activations_;  // from the end of the constructor on
+  std::optional<KeptActivations> kept_activations_;  // from the beginning of run() on
 };
 
 }  // namespace adept::train

@@ -28,15 +28,16 @@ std::int64_t peak_rss_bytes() {
   return usage.ru_maxrss * std::int64_t{1024};
 }
 
-JsonlFile::JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step)
+JsonlFile::JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step,
+                     const std::string& repeated)
     : path_(std::move(path)) {
   std::string kept, line;
   constexpr auto kAll = std::numeric_limits<std::size_t>::max();
   std::istringstream old(is_present(path_) ? read_all(open_for_reading(path_), path_, kAll) : "");
   while (std::getline(old, line)) {
-    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const SortedJson json = SortedJson::parse(line, nullptr, /*allow_exceptions=*/false);  // units may be many
     if (json.is_object() && json.contains(step_key) && json[step_key].is_number_integer() &&
-        json[step_key] <= last_step)
+        json[step_key] <= last_step && !(json[step_key] == last_step && json.contains(repeated)))
       kept += line + "\n";
   }
   io::write_file_atomically(path_, kept);

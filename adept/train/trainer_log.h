@@ -19,8 +19,10 @@ void reset_peak_rss();
 class JsonlFile {
  public:
   /// Continues a file whose lines have the integer `step_key`: lines of a step after `last_step` are dropped, so that a
-  /// resumed run does not repeat itself. A last line that was cut short is dropped too. Throws DataError.
-  JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step);
+  /// resumed run does not repeat itself, and of `last_step` those with the key `repeated`, if one is named. A last line
+  /// that was cut short is dropped too. Throws DataError.
+  JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step,
+            const std::string& repeated = "");
   void append(const Json& line);
 
  private:

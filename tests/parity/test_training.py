@@ -433,7 +433,7 @@ def test_training_resumes_after_interrupts_only_when_told_to(straight):
     code, messages = run_until(["train", config], lambda: num_lines(log) >= 3, signal.SIGINT)
     assert code == 130
     step = num_lines(log)
-    assert f"error: interrupted (SIGINT); step {step} of {RUN_STEPS} is saved in {out}; the same command goes on" in messages
+    assert f"error: interrupted (SIGINT); step {step} of {RUN_STEPS} is saved in {out}; the same command with --resume goes on" in messages
     assert (out / f"checkpoint-{step}" / "trainer_state.json").is_file()
 
     refused = run_program("adept", "train", config, check=False)

@@ -11,6 +11,7 @@
 
 #include "adept/core/error.h"
 #include "adept/io/atomic_file.h"
+#include "adept/io/record.h"
 #include "tests/support/captured_log.h"
 #include "tests/support/tiny_models.h"
 
@@ -58,6 +59,8 @@ bool same_contents(const optim::AdamW& optimizer, const std::map<std::string, at
 
 TrainerState make_state(std::int64_t step) {
   return {.step = step,
+          .total_steps = 12,
+          .evaluation_due = step == 2,
           .total_tokens = 1LL << 40,
           .nonfinite_in_row = 1,
           .nonfinite_total = 7,
@@ -73,6 +76,8 @@ TrainerState make_state(std::int64_t step) {
 
 void expect_equal(const TrainerState& a, const TrainerState& b) {
   EXPECT_EQ(a.step, b.step);
+  EXPECT_EQ(a.total_steps, b.total_steps);
+  EXPECT_EQ(a.evaluation_due, b.evaluation_due);
   EXPECT_EQ(a.total_tokens, b.total_tokens);
   EXPECT_EQ(a.nonfinite_in_row, b.nonfinite_in_row);
   EXPECT_EQ(a.nonfinite_total, b.nonfinite_total);
@@ -87,7 +92,7 @@ void expect_equal(const TrainerState& a, const TrainerState& b) {
 }
 
 RunIdentity make_identity() {
-  return {.model_hash = "xxh3:model",
+  return {.model = {.weights = "xxh3:model", .config = "xxh3:config", .tokenizer = "xxh3:tokenizer"},
           .frozen_hash = "xxh3:frozen",
           .config = {{"seed", 42}, {"train", {{"learning_rate", 2e-4}, {"batch_size", 4}}}}};
 }
@@ -232,20 +237,23 @@ TEST(Checkpoint, OfAnotherRunIsRefusedWithEverythingThatDiffers) {
     return test::message_of<ConfigError>([&] { load_newest_checkpoint(c.dir.path(), identity, c.optimizer); });
   };
   RunIdentity other = make_identity();
-  other.model_hash = "xxh3:other";
+  other.model.weights = "xxh3:other";
   other.frozen_hash = "xxh3:follows";
   other.config["train"]["learning_rate"] = 1e-3;
   other.config["train"].erase("batch_size");
   other.config["dtype"] = "bf16";
   const std::string message = refusal(other);
   EXPECT_THAT(message, HasSubstr("checkpoint-2: belongs to another run"));
-  EXPECT_THAT(message, HasSubstr("model: weights were \"xxh3:model\", now xxh3:other"));
+  EXPECT_THAT(message, HasSubstr("\n  model.weights: was \"xxh3:model\", now \"xxh3:other\""));
   EXPECT_THAT(message, Not(HasSubstr("frozen"))) << "another model has other frozen weights";
   EXPECT_THAT(message, HasSubstr("\n  train.learning_rate: was 0.0002, now 0.001"));
   EXPECT_THAT(message, HasSubstr("\n  train.batch_size: was 4, now absent"));
   EXPECT_THAT(message, HasSubstr("\n  dtype: was absent, now \"bf16\""));
   EXPECT_THAT(message, Not(HasSubstr("seed")));
   EXPECT_THAT(message, HasSubstr("Resume with the same inputs, or start anew in another output_dir."));
+  RunIdentity config = make_identity();
+  config.model.config = "xxh3:one digit";
+  EXPECT_THAT(refusal(config), HasSubstr("\n  model.config.json: was \"xxh3:config\", now \"xxh3:one digit\"\n"));
   RunIdentity frozen = make_identity();
   frozen.frozen_hash = "xxh3:changed";
   EXPECT_THAT(refusal(frozen), HasSubstr("frozen weights in memory: were \"xxh3:frozen\", now xxh3:changed"));
@@ -290,13 +298,20 @@ TEST(CheckpointList, HoldsNoDirectoryThatIsBeingWritten) {
   EXPECT_EQ(c.load()->step, 2);
 }
 
+// Saves checkpoints of these steps.
+void save_steps(const std::filesystem::path& dir, const std::vector<int>& steps) {
+  optim::AdamW optimizer = make_optimizer();
+  fill(optimizer, 1);
+  for (const int step : steps) save_checkpoint(dir, make_state(step), make_identity(), optimizer);
+}
+
 TEST(CheckpointPruning, KeepsTheNewestAndNeverFewerThanTwo) {
   const auto left_after = [](std::int64_t keep) {
     const test::TemporaryDirectory dir;
-    for (const int step : {8, 9, 10, 11, 100})
-      std::filesystem::create_directories(dir / ("checkpoint-" + std::to_string(step)) / "inner");
+    save_steps(dir.path(), {8, 9, 10, 11, 100});
     std::filesystem::create_directories(dir / "model");
-    prune_checkpoints(dir.path(), keep);
+    std::set<std::filesystem::path> known_whole = {dir / "checkpoint-100"};
+    prune_checkpoints(dir.path(), keep, known_whole);
     EXPECT_TRUE(std::filesystem::exists(dir / "model"));
     return names_of(list_checkpoints(dir.path()));
   };
@@ -304,6 +319,42 @@ TEST(CheckpointPruning, KeepsTheNewestAndNeverFewerThanTwo) {
   for (const std::int64_t keep : {2, 1, 0, -1})
     EXPECT_THAT(left_after(keep), ElementsAre("checkpoint-100", "checkpoint-11"));
   EXPECT_EQ(left_after(9).size(), 5U);
+}
+
+TEST(CheckpointPruning, CountsWholeCheckpointsOnly) {
+  for (const std::string& file : kFiles) {
+    const test::TemporaryDirectory dir;
+    save_steps(dir.path(), {1, 2, 3, 4, 5});
+    for (const char* damaged : {"checkpoint-3", "checkpoint-5"}) {
+      std::string bytes = test::read_file(dir / damaged / file);
+      bytes[bytes.size() / 2] ^= 1;
+      test::write_file(dir / damaged / file, bytes);
+    }
+    std::set<std::filesystem::path> known_whole;
+    prune_checkpoints(dir.path(), 2, known_whole);
+    EXPECT_THAT(names_of(list_checkpoints(dir.path())),
+                ElementsAre("checkpoint-5", "checkpoint-4", "checkpoint-3", "checkpoint-2"));
+    EXPECT_EQ(known_whole.size(), 2U);
+  }
+}
+
+TEST(Checkpoint, OfAnotherVersionIsNoDamage) {
+  TwoCheckpoints c;
+  Json state = io::read_record(c.newer / "trainer_state.json");
+  state["version"] = 2;
+  io::write_record(c.newer / "trainer_state.json", state);
+  EXPECT_THAT(test::message_of<ConfigError>([&] { c.load(); }),
+              HasSubstr("trainer_state.json: is of version 2, this build of adept reads version 3. Finish the run with"));
+}
+
+TEST(Checkpoint, HoldsAsManyUnitsAsAFineGranularityMakes) {
+  const test::TemporaryDirectory dir;
+  optim::AdamW optimizer = make_optimizer();
+  TrainerState state = make_state(1);
+  for (int i = 0; i < 30'000; ++i) state.unit_importance[fmt::format("unit/block.{}", i)] = i;
+  state.unit_lr_weights = state.unit_importance;
+  save_checkpoint(dir.path(), state, make_identity(), optimizer);
+  expect_equal(load_newest_checkpoint(dir.path(), make_identity(), optimizer).value(), state);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 // A run that goes on where it was is the run that never stopped.
+#include <ATen/record_function.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -6,12 +7,15 @@
 
 #include "adept/core/error.h"
 #include "adept/core/signals.h"
+#include "adept/core/signals_detail.h"
 #include "tests/unit/train/tiny_training.h"
 
 namespace adept::train {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // A checkpoint's state without what depends on the clock.
 Json timeless_state(const fs::path& checkpoint) {
@@ -134,7 +138,14 @@ TEST(Resume, RefusesAnotherConfigurationOtherDataAndAnotherProbe) {
   other_probe.probe = probe_batches(32);
   EXPECT_THAT(refusal(std::move(other_probe)), HasSubstr("\n  probe_text: was "));
   test::write_expanded_model(dir / "other", "llama", {0, 3});
-  EXPECT_THAT(refusal(make_inputs(config, dir / "other" / "expanded", dir / "run")), HasSubstr("model: weights were"));
+  EXPECT_THAT(refusal(make_inputs(config, dir / "other" / "expanded", dir / "run")),
+              HasSubstr("\n  model.weights: was \"xxh3:"));
+  // One digit of what the weights are computed with.
+  Json changed = read_json(model.expanded / "config.json");
+  changed["rms_norm_eps"] = 2 * changed["rms_norm_eps"].get<double>();
+  test::write_file(model.expanded / "config.json", changed.dump(2));
+  EXPECT_THAT(refusal(make_inputs(config, model.expanded, dir / "run")),
+              AllOf(HasSubstr("\n  model.config.json: was \"xxh3:"), Not(HasSubstr("weights"))));
 }
 
 TEST(Resume, TakesOtherIntervalsOfRecordsAndCheckpoints) {
@@ -154,6 +165,82 @@ TEST(Resume, TakesOtherIntervalsOfRecordsAndCheckpoints) {
   EXPECT_EQ(list_checkpoints(dir / "run").size(), 2U);
 }
 
+// Raises SIGTERM when so many operations were started; counts them otherwise.
+std::int64_t g_operations = 0, g_interrupt_at = -1;
+
+std::unique_ptr<at::ObserverContext> count_operation(const at::RecordFunction&) {
+  if (g_operations++ == g_interrupt_at) std::raise(SIGTERM);
+  return nullptr;
+}
+
+class CountedOperations {
+ public:
+  CountedOperations() : handle_(at::addGlobalCallback(at::RecordFunctionCallback(count_operation))) {
+    install_signal_handlers();
+  }
+  ~CountedOperations() {
+    at::removeCallback(handle_);
+    g_interrupt_at = -1;
+    detail::forget_signal();
+  }
+  // Whether `work` ended by itself.
+  template <typename Work>
+  bool ends(std::int64_t interrupt_at, Work&& work) {
+    g_operations = 0;
+    g_interrupt_at = interrupt_at;
+    detail::forget_signal();
+    try {
+      work();
+    } catch (const InterruptedError&) {
+      return false;
+    }
+    return true;
+  }
+
+ private:
+  at::CallbackHandle handle_;
+};
+
+TEST(Interrupt, AtAnyPointLosesNoStepAndNoEvaluation) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.max_steps = 5;
+  config.train.eval_steps = 2;
+  config.train.save_steps = 0;
+  config.train.logging_steps = 1;
+  config.train.activation_cache = 0;
+  config.eval.batch_size = 1;
+  config.unit_lr.update_every = 2;
+  const auto run = [&](const fs::path& run_dir, bool resume) {
+    TrainerInputs inputs = make_inputs(config, model.expanded, run_dir);
+    for (const char* name : {"one", "two"})
+      inputs.eval.push_back({name, data::windows(dataset_of(name, {20, 9, 14}, 8), {.seq_len = 8})});
+    Trainer(std::move(inputs)).run(resume);
+  };
+  run(dir / "whole", false);
+  CountedOperations operations;
+  ASSERT_TRUE(operations.ends(-1, [&] { run(dir / "counted", false); }));
+  const std::int64_t total = g_operations;
+  constexpr std::int64_t kPoints = 60;
+  int interrupted = 0, evaluations_due = 0;
+  for (std::int64_t i = 0; i < kPoints; ++i) {
+    SCOPED_TRACE(i);
+    const fs::path run_dir = dir / std::to_string(i);
+    if (!operations.ends(total * i / kPoints, [&] { run(run_dir, false); })) {
+      ++interrupted;
+      const Json state = read_json(list_checkpoints(run_dir).front() / "trainer_state.json");
+      evaluations_due += state["evaluation_due"].get<bool>() ? 1 : 0;
+      operations.ends(total * (i % 7) / 20, [&] { run(run_dir, true); });  // once more, perhaps in the same evaluation
+      ASSERT_TRUE(operations.ends(-1, [&] { run(run_dir, true); }));
+    }
+    expect_same_run(run_dir, dir / "whole", "checkpoint-5");
+    fs::remove_all(run_dir);
+  }
+  EXPECT_GT(interrupted, kPoints / 2);
+  EXPECT_GT(evaluations_due, 3);
+}
+
 TEST(Interrupt, SavesAndNamesTheExitCodeAndResumesToTheSameEnd) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");  // the signal stays pending for the rest of the process
   const auto interrupted_run = [] {
@@ -169,8 +256,7 @@ TEST(Interrupt, SavesAndNamesTheExitCodeAndResumesToTheSameEnd) {
     }
   };
   EXPECT_EXIT(interrupted_run(), ::testing::ExitedWithCode(143),
-              "SIGTERM.*step 0 of 12 is saved in .*run; the same command goes on from there .adept train: with "
-              "--resume.\n1 checkpoint");
+              "SIGTERM.*step 0 of 12 is saved in .*run\n1 checkpoint");
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "adept/core/json.h"
+#include "adept/io/record.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/cost.h"
 #include "adept/train/matmul_rate.h"
@@ -142,10 +143,10 @@ TEST(MatmulRate, IsMeasuredOnceAndKept) {
   const double rate = matmul_rate(at::kFloat, at::kCPU, file);
   EXPECT_GT(rate, 1e8);
   EXPECT_EQ(matmul_rate(at::kFloat, at::kCPU, file), rate);
-  Json rates = read_json(file);
+  Json rates = io::read_record(file);
   ASSERT_EQ(rates.size(), 1U);
   rates.begin().value()["rate"] = 123.0;
-  std::ofstream(file) << rates.dump();
+  io::write_record(file, rates);
   EXPECT_EQ(matmul_rate(at::kFloat, at::kCPU, file), 123.0);
   for (const char* damaged : {"[1]", "{", "", R"({"rate": 1})"}) {
     std::ofstream(file) << damaged;

@@ -29,6 +29,13 @@ TEST(JsonlFile, ContinuesAfterTheLastStepByteForByte) {
   EXPECT_EQ(kept_of(kFive, -1), "");
 }
 
+TEST(JsonlFile, DropsWhatIsDoneAgainOfTheLastStep) {
+  const test::TemporaryDirectory dir;
+  test::write_file(dir / "log.jsonl", kFive);
+  const JsonlFile file(dir / "log.jsonl", "step", 2, "eval_loss");
+  EXPECT_EQ(test::read_file(dir / "log.jsonl"), "{\"step\":1,\"loss\":2.5}\n{\"step\":2}\n");
+}
+
 TEST(JsonlFile, DropsALastLineThatWasCutShortAndWhatIsNoRecord) {
   EXPECT_EQ(kept_of("{\"step\":1}\n{\"step\":2,\"lo", 9), "{\"step\":1}\n");
   EXPECT_EQ(kept_of("{\"step\":1}\n{\"step\":2}", 9), "{\"step\":1}\n{\"step\":2}\n");

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "adept/core/error.h"
 #include "adept/io/safetensors.h"
@@ -364,7 +365,8 @@ TEST(UnitRates, OfThePolicyUniformNeedNoProbe) {
   EXPECT_FALSE(std::filesystem::exists(dir / "run" / "parameter_importance.jsonl"));
   const Json state = read_json(dir / "run" / "checkpoint-6" / "trainer_state.json");
   EXPECT_TRUE(state["unit_importance"].empty());
-  for (const auto& [name, weight] : state["unit_lr_weights"].items()) EXPECT_EQ(weight, 1.0) << name;
+  EXPECT_FALSE(state["unit_lr_weights"].empty());
+  for (const Json& weight : state["unit_lr_weights"]) EXPECT_EQ(weight, 1.0);
 }
 
 TEST(Checkpoints, AreMadeAtTheIntervalAndAtTheEndAndPruned) {
@@ -386,25 +388,49 @@ TEST(Checkpoints, AreMadeAtTheIntervalAndAtTheEndAndPruned) {
   EXPECT_THAT(checkpoints_of("last"), ElementsAre("checkpoint-10"));
 }
 
-// A rate that makes the first update overflow: every later loss is not finite.
-config::RunConfig exploding_config() {
+// A model that knows one token not: its embedding is infinite, and so every loss of text with it.
+constexpr std::int32_t kUnknown = 52;
+test::ExpandedModel write_model_with_unknown(const fs::path& dir) {
+  test::ExpandedModel model{.base = dir / "base", .expanded = dir / "expanded", .expansion = {}};
+  fs::create_directories(model.base);
+  const model::ModelConfig config = test::tiny_config(test::config_of_kind("llama"));
+  model::Weights weights = test::random_weights(config);
+  weights.embed_tokens[kUnknown].fill_(std::numeric_limits<float>::infinity());
+  model::save_model(model.base, config, weights, {});
+  model.expansion = method::expand_model(model.base, model.expanded, std::vector<int>{1, 3}, std::nullopt);
+  return model;
+}
+
+// Four steps, of which the first `good` know all their tokens.
+TrainerInputs inputs_with_unknown(const config::RunConfig& config, const fs::path& model_dir, const fs::path& run_dir,
+                                  std::size_t good) {
+  std::vector<std::vector<std::int32_t>> documents;
+  for (std::size_t i = 0; i < 16; ++i) {  // one sequence each, with the EOS behind it
+    documents.push_back(test::random_tokens(7, i, kUnknown));
+    if (i >= 4 * good) documents.back()[3] = kUnknown;
+  }
+  TrainerInputs inputs = make_inputs(config, model_dir, run_dir);
+  const data::TokenDataset dataset(data::DatasetInfo{.name = "domain", .vocab_size = 53, .counts = {}}, documents,
+                                   std::vector<std::int64_t>(16, 28));
+  inputs.loader = data::TrainLoader({{.dataset = dataset}},
+                                    {.seq_len = 8, .eos = 2, .seed = 7, .order = data::DocumentOrder::kAsGiven});
+  return inputs;
+}
+
+config::RunConfig uniform_config() {
   config::RunConfig config = small_config();
   config.unit_lr.policy = config::UnitLrPolicy::kUniform;
-  config.train.learning_rate = 1e38;
-  config.train.lr_scheduler = config::LrScheduler::kConstant;
-  config.train.warmup_steps = 0;
-  config.train.weight_decay = 0;
+  config.train.max_steps = 4;
   return config;
 }
 
 TEST(NonFinite, UpdatesAreSkippedAndCountedAndChangeNothing) {
   const test::TemporaryDirectory dir;
-  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
-  config::RunConfig config = exploding_config();
-  config.train.max_steps = 4;
+  const auto model = write_model_with_unknown(dir.path());
+  config::RunConfig config = uniform_config();
   config.train.max_nonfinite_steps = 100;
   config.train.logging_steps = 1;
-  const TrainSummary summary = train(config, model.expanded, dir / "run");
+  const TrainSummary summary = Trainer(inputs_with_unknown(config, model.expanded, dir / "run", 1)).run(false);
   EXPECT_EQ(summary.steps, 4);
   EXPECT_EQ(summary.nonfinite_steps, 3);
   for (const char* file : {"trainable.safetensors", "optimizer.safetensors"})
@@ -421,39 +447,82 @@ TEST(NonFinite, UpdatesAreSkippedAndCountedAndChangeNothing) {
 
 TEST(NonFinite, StepsInARowStopTheRunAndKeepTheLastCheckpoint) {
   const test::TemporaryDirectory dir;
-  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
-  config::RunConfig config = exploding_config();
+  const auto model = write_model_with_unknown(dir.path());
+  config::RunConfig config = uniform_config();
   config.train.max_nonfinite_steps = 3;
-  const std::string message = test::message_of<NonFiniteError>([&] { train(config, model.expanded, dir / "run"); });
-  EXPECT_THAT(message, HasSubstr("3 steps in a row up to step 4 had a loss or gradient that is not finite"));
-  EXPECT_THAT(message, HasSubstr("No update was made in them"));
-  EXPECT_THAT(message, HasSubstr("the last state before them is " + (dir / "run" / "checkpoint-1").string()));
-  EXPECT_THAT(message, HasSubstr("start anew in another output_dir with a lower train.learning_rate"));
+  const auto message = [&](bool resume) {
+    return test::message_of<NonFiniteError>(
+        [&] { Trainer(inputs_with_unknown(config, model.expanded, dir / "run", 1)).run(resume); });
+  };
+  const std::string first = message(false);
+  EXPECT_THAT(first, HasSubstr("3 steps in a row up to step 4 had a loss or gradient that is not finite"));
+  EXPECT_THAT(first, HasSubstr("No update was made in them"));
+  EXPECT_THAT(first, HasSubstr("the last state before them is " + (dir / "run" / "checkpoint-1").string()));
+  EXPECT_THAT(first, HasSubstr("start anew in another output_dir with a lower train.learning_rate"));
   EXPECT_EQ(list_checkpoints(dir / "run").size(), 1U) << "none is made while updates are skipped";
-  EXPECT_THAT(test::message_of<NonFiniteError>([&] { train(config, model.expanded, dir / "run", true); }),
-              HasSubstr("3 steps in a row up to step 4"));
+  EXPECT_THAT(message(true), HasSubstr("3 steps in a row up to step 4"));
 }
 
 TEST(NonFinite, WithoutACheckpointTheLastGoodStateIsTheInput) {
   const test::TemporaryDirectory dir;
-  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
-  config::RunConfig config = exploding_config();
+  const auto model = write_model_with_unknown(dir.path());
+  config::RunConfig config = uniform_config();
   config.train.max_nonfinite_steps = 1;
   config.train.save_steps = 0;
-  EXPECT_THAT(test::message_of<NonFiniteError>([&] { train(config, model.expanded, dir / "run"); }),
+  EXPECT_THAT(test::message_of<NonFiniteError>(
+                  [&] { Trainer(inputs_with_unknown(config, model.expanded, dir / "run", 2)).run(false); }),
               HasSubstr("the last state before them is the model that training started from"));
   EXPECT_TRUE(list_checkpoints(dir / "run").empty());
 }
 
-TEST(NonFinite, AProbeOfABrokenModelSaysSo) {
+// Rates that make parameters infinite, or so large that no loss is finite; with and without anything that measures.
+TEST(Divergence, EndsTheRunWithItsReasonAndNothingOfItIsSaved) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
-  config::RunConfig config = exploding_config();
-  config.unit_lr.policy = config::UnitLrPolicy::kReference;
-  config.unit_lr.update_every = 1;
-  EXPECT_THAT(test::message_of<NonFiniteError>([&] { train(config, model.expanded, dir / "run"); }),
-              HasSubstr("unit importance of model.layers."));
-  EXPECT_EQ(list_checkpoints(dir / "run").size(), 1U) << "that of step 1";
+  struct Case {
+    double rate;
+    config::Method method;
+    config::UnitLrPolicy policy;
+    std::int64_t steps, update_every, eval_steps;
+    double max_grad_norm;
+  };
+  using config::Method, config::UnitLrPolicy;
+  int number = 0;
+  for (const Case& c : std::vector<Case>{{1e38, Method::kAdept, UnitLrPolicy::kUniform, 1, 500, 0, 1},
+                                         {1e38, Method::kAdept, UnitLrPolicy::kReference, 4, 1, 0, 1},
+                                         {1e38, Method::kAdept, UnitLrPolicy::kReference, 4, 500, 1, 1},
+                                         {1e39, Method::kFull, UnitLrPolicy::kUniform, 1, 500, 0, 1},
+                                         {1e39, Method::kFull, UnitLrPolicy::kUniform, 4, 500, 1, 0},
+                                         {1e300, Method::kLora, UnitLrPolicy::kUniform, 1, 500, 0, 1},
+                                         {1e300, Method::kTopKLayers, UnitLrPolicy::kUniform, 3, 500, 2, 0}}) {
+    config::RunConfig config = small_config();
+    config.method = c.method;
+    config.lora.alpha = 16;
+    config.unit_lr.policy = c.policy;
+    config.unit_lr.update_every = c.update_every;
+    config.train.learning_rate = c.rate;
+    config.train.lr_scheduler = config::LrScheduler::kConstant;
+    config.train.warmup_steps = 0;
+    config.train.max_steps = c.steps;
+    config.train.eval_steps = c.eval_steps;
+    config.train.max_grad_norm = c.max_grad_norm;
+    const fs::path run_dir = dir / std::to_string(number++);
+    SCOPED_TRACE(run_dir);
+    TrainerInputs inputs = make_inputs(config, model.expanded, run_dir);
+    if (c.eval_steps > 0)
+      inputs.eval.push_back({"held-out", data::packed(dataset_of("held-out", {20, 9}, 8), {.seq_len = 8, .eos = 2})});
+    Trainer trainer(std::move(inputs));
+    const std::string message = test::message_of<NonFiniteError>([&] { trainer.run(false); });
+    EXPECT_THAT(message, HasSubstr("the training diverged: after step 1, "));
+    if (c.rate > 1e38) {
+      EXPECT_THAT(message, HasSubstr("after step 1, model.")) << "the tensor";
+    }
+    EXPECT_THAT(message, HasSubstr("is not finite (train.learning_rate is 1e+"));
+    EXPECT_THAT(message, HasSubstr("the last good one is the model that training started from. Start anew in another"));
+    EXPECT_TRUE(list_checkpoints(run_dir).empty());
+    EXPECT_THROW(trainer.export_model(run_dir / "model"), NonFiniteError);
+    EXPECT_FALSE(fs::exists(run_dir / "model"));
+  }
 }
 
 // Exports a model that was trained for three steps.

@@ -1,0 +1,44 @@
+#include "adept/train/divergence.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <cmath>
+#include <limits>
+
+#include "adept/nn/square_sum.h"
+#include "adept/train/checkpoint.h"
+
+namespace adept::train {
+namespace {
+
+// In fp64 the squares of finite fp32 numbers are finite.
+bool is_finite(const at::Tensor& tensor) { return std::isfinite(nn::square_sum({tensor.detach()})); }
+
+}  // namespace
+
+std::string find_nonfinite(const optim::AdamW& optimizer, const model::Decoder& decoder, const model::Batch* batch) {
+  const at::NoGradGuard no_grad;
+  for (const optim::Parameter& p : optimizer.parameters()) {
+    if (!is_finite(p.master)) return p.name;
+    const optim::Moments& moments = optimizer.moments().at(p.name);
+    if (!is_finite(moments.exp_avg) || !is_finite(moments.exp_avg_sq)) return "the optimizer's moments of " + p.name;
+  }
+  if (batch == nullptr) return "";
+  const at::Tensor h = decoder.forward(batch->input_ids);
+  // A norm whose squares overflow makes zeros of everything, and a finite loss of these.
+  if (!(nn::square_sum({h}) <= std::numeric_limits<float>::max())) return "what the last layer gives";
+  const bool finite = std::isfinite(decoder.loss_sum(h, batch->targets).item<double>());
+  return finite ? "" : "the loss on text of which it was finite before the last update";
+}
+
+NonFiniteError diverged(const std::string& what, std::int64_t step, double learning_rate,
+                        const std::filesystem::path& run_dir) {
+  const auto found = list_checkpoints(run_dir);
+  return NonFiniteError(fmt::format(
+      "the training diverged: after step {}, {} is not finite (train.learning_rate is {:g}). This state is not saved; "
+      "the last good one is {}. Start anew in another output_dir with a lower train.learning_rate.",
+      step, what, learning_rate,
+      found.empty() ? "the model that training started from" : found.front().string()));
+}
+
+}  // namespace adept::train
