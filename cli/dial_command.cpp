@@ -9,8 +9,9 @@
 
 #include "adept/core/error.h"
 #include "adept/core/log.h"
-#include "adept/io/weight_files.h"
+#include "adept/io/model_identity.h"
 #include "adept/method/dial.h"
+#include "adept/run/measure.h"
 #include "adept/run/model_context.h"
 #include "adept/run/text.h"
 #include "cli/commands.h"
@@ -83,7 +84,8 @@ void run(Options& options) {
   if (std::filesystem::exists(model.dir / method::kDialRecord))
     spdlog::warn("{}: was dialed before: 1 is what it is now, not what was trained.", model.dir.string());
   const auto on_existing = options.force ? io::OnExisting::kReplace : io::OnExisting::kFail;
-  Json record = {{"model_hash", io::WeightFiles::open(model.dir).hash()}};
+  const io::ModelIdentity identity = io::model_identity(io::WeightFiles::open(model.dir));
+  Json record = {{"model", io::to_json(identity)}};
   if (!options.alpha.empty()) {
     const std::vector<double> alphas = parse_alphas(options.alpha, expansion.layers.size());
     record["chosen"] = {{"alphas", alphas}};
@@ -93,7 +95,7 @@ void run(Options& options) {
   }
   run::init_compute(options.compute);
   run::warn_of_long_sequences(model, options.seq_len);
-  model::Decoder decoder = run::load_decoder(model.dir, options.compute);
+  run::MeasuredModel measured(model.dir, identity, options.compute);
   const auto batches = [&](const std::string& option, const std::vector<std::string>& paths) {
     DataOptions data = options.data;
     data.option = option;
@@ -107,7 +109,7 @@ void run(Options& options) {
     const auto sets = run::probe_sequences(datasets, options.seq_len, options.max_tokens);
     run::tell_samples("dial", sets);
     record["samples"][option.substr(2)] = run::samples_json(sets);
-    return run::to_batches(sets, options.batch_size, decoder.device());
+    return run::to_batches(sets, options.batch_size, measured.device());
   };
   const auto general = batches("--general", options.general), domain = batches("--domain", options.domain);
   method::DialOptions dial_options = {.points = static_cast<int>(options.points),
@@ -115,13 +117,8 @@ void run(Options& options) {
                                       .general_weight = options.general_weight,
                                       .per_copy = options.per_copy};
   if (!options.general_weight) dial_options.max_general_rise = options.max_general_rise.value_or(kDefaultRise);
-  Progress progress("dial",
-                    method::most_measurements(dial_options, expansion) *
-                        static_cast<std::int64_t>(general.size() + domain.size()),
-                    {.unit = "passes", .source = "general+domain"});
-  const method::Dial dial = method::measure_dial(decoder, expansion, general, domain, dial_options, progress);
-  progress.finish(
-      fmt::format("general loss {:.4f}, domain loss {:.4f}", dial.chosen.general_loss, dial.chosen.domain_loss));
+  const method::Dial dial =
+      run::measure_dial(measured, expansion, general, domain, dial_options, run::ResultCache::open());
   record["dtype"] = std::string(to_string(options.compute.decided_dtype()));
   record["max_general_rise"] = dial_options.max_general_rise ? Json(*dial_options.max_general_rise) : Json();
   record["general_weight"] = dial_options.general_weight ? Json(*dial_options.general_weight) : Json();

@@ -7,6 +7,8 @@
 #include "adept/core/error.h"
 #include "adept/eval/perplexity.h"
 #include "adept/io/atomic_file.h"
+#include "adept/io/record.h"
+#include "adept/run/measure.h"
 #include "adept/run/model_context.h"
 #include "adept/run/text.h"
 #include "cli/commands.h"
@@ -48,22 +50,19 @@ void run(Options& options) {
   run::init_compute_to_measure(options.compute, model.dir);
   run::warn_of_long_sequences(model, options.scoring.seq_len);
   if (options.scoring.packed) model.eos();  // what is missing is told before the work
-  const model::Decoder decoder = run::load_decoder(model.dir, options.compute);
   std::vector<data::TokenDataset> datasets;
   for (const config::Source& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));
   run::print_counts(datasets);
-  std::map<std::string, eval::Perplexity> results;
+  std::vector<train::EvalSet> sets;
   for (const data::TokenDataset& dataset : datasets) {
-    const data::SequenceSet sequences = run::scoring_sequences(model, dataset, options.scoring);
-    Progress progress("eval", sequences.size(), {.unit = "sequences", .source = dataset.name()});
-    const auto result =
-        eval::evaluate_perplexity(decoder, dataset.name(), sequences, {.batch_size = options.batch_size}, progress);
-    progress.finish(fmt::format("loss {:.4f}, {}", result.loss, data::describe(result.text)));
-    eval::require_finite(dataset.name(), result);
-    results[dataset.name()] = result;
+    sets.push_back({dataset.name(), run::scoring_sequences(model, dataset, options.scoring)});
+    eval::require_targets(dataset.name(), sets.back().sequences);
   }
+  run::MeasuredModel measured(model.dir, io::model_identity(io::WeightFiles::open(model.dir)), options.compute);
+  const auto results = run::measure_perplexity(measured, sets, options.batch_size, run::ResultCache::open());
+  for (const auto& [name, result] : results) eval::require_finite(name, result);
   if (out) {
-    out->write(eval::results_to_json(results).dump(2) + "\n");
+    out->write(io::record_text(eval::results_to_json(results)));
     out->commit();
   }
   print_results(results);

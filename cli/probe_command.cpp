@@ -11,12 +11,14 @@
 #include "adept/core/error.h"
 #include "adept/eval/perplexity.h"
 #include "adept/io/atomic_file.h"
-#include "adept/io/weight_files.h"
+#include "adept/io/model_identity.h"
+#include "adept/io/record.h"
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
 #include "adept/method/importance_methods.h"
 #include "adept/method/statistics.h"
 #include "adept/run/expansion_plan.h"
+#include "adept/run/measure.h"
 #include "adept/run/model_context.h"
 #include "adept/run/text.h"
 #include "cli/commands.h"
@@ -158,13 +160,13 @@ void run(Options& options) {
   io::AtomicFile out(options.out);  // a place that cannot be written is no news to hear after hours
   const run::TextModel model = run::load_text_model(options.model);
   run::warn_of_long_sequences(model, options.seq_len);
-  const model::Decoder decoder = run::load_decoder(model.dir, options.compute);
-  if (options.layers > decoder.num_layers())
-    throw ConfigError("--layers: found {}; expected at most {}, the layers of {}.", options.layers,
-                      decoder.num_layers(), model.dir.string());
-  const auto num_lowest =
-      static_cast<int>(options.layers > 0 ? options.layers : std::min<std::int64_t>(4, decoder.num_layers()));
-  const std::string hash = io::WeightFiles::open(model.dir).hash();
+  const std::int64_t num_layers = model.config.num_hidden_layers;
+  if (options.layers > num_layers)
+    throw ConfigError("--layers: found {}; expected at most {}, the layers of {}.", options.layers, num_layers,
+                      model.dir.string());
+  const auto num_lowest = static_cast<int>(options.layers > 0 ? options.layers : std::min<std::int64_t>(4, num_layers));
+  run::MeasuredModel measured(model.dir, io::model_identity(io::WeightFiles::open(model.dir)), options.compute);
+  const run::ResultCache cache = run::ResultCache::open();
   const auto general = tokenize(model, general_sources), domain = tokenize(model, sources(domain_options));
   run::print_counts(general);
   if (!domain.empty()) run::print_counts(domain);
@@ -174,7 +176,7 @@ void run(Options& options) {
     return sets;
   };
   const auto parts_of = [&](const std::vector<data::SequenceSet>& sets, const std::vector<double>& of_sources) {
-    return run::to_parts(sets, options.batch_size, decoder.device(), options.until_separated, of_sources);
+    return run::to_parts(sets, options.batch_size, measured.device(), options.until_separated, of_sources);
   };
   for (const auto* part : {&general, &domain})
     for (const data::TokenDataset& dataset : *part)
@@ -185,25 +187,25 @@ void run(Options& options) {
   const Json samples = {{"general", run::samples_json(general_sets)}, {"domain", run::samples_json(domain_sets)}};
   if (gains) {
     const method::Importance gain =
-        run::probe_gain(decoder, hash, run::names_of(domain_sets) + ", " + run::names_of(general_sets),
-                        domain_parts[0], general_parts[0]);
+        run::probe_gain(measured, run::names_of(domain_sets) + ", " + run::names_of(general_sets), domain_parts[0],
+                        general_parts[0], cache);
     Json json = method::to_json(gain);
     json["samples"] = samples;
-    out.write(json.dump(2) + "\n");
+    out.write(io::record_text(json));
     out.commit();
-    return print_gains(gain, decoder.config(), num_lowest, options.seq_len);
+    return print_gains(gain, model.config, num_lowest, options.seq_len);
   }
   const method::ProbeOptions probe = {
       .methods = methods, .num_lowest = num_lowest, .until_separated = options.until_separated};
-  const auto importances = run::probe_layers(decoder, hash, run::names_of(general_sets), general_parts, probe);
+  const auto importances = run::probe_layers(measured, run::names_of(general_sets), general_parts, probe, cache);
   Json json = method::to_json(importances);
   json["samples"] = samples;
   std::optional<method::Importance> in_domain;
   if (!domain.empty()) {
-    in_domain = run::probe_layers(decoder, hash, run::names_of(domain_sets), domain_parts, probe).front();
+    in_domain = run::probe_layers(measured, run::names_of(domain_sets), domain_parts, probe, cache).front();
     json["domain"] = method::to_json(*in_domain);
   }
-  out.write(json.dump(2) + "\n");
+  out.write(io::record_text(json));
   out.commit();
   for (const method::Importance& importance : importances) print_scores(importance);
   if (importances.size() > 1) print_agreement(importances, num_lowest);

@@ -12,6 +12,7 @@ DATA = pathlib.Path(os.environ.get("ADEPT_TEST_DATA", ROOT.parent / "shared" / "
 ASSETS = pathlib.Path(os.environ.get("ADEPT_TEST_ASSETS", ROOT / ".cache"))  # of scripts/fetch-demo-assets
 OPTIONAL_INPUTS = {"real_text": "real_text", "demo_text": "demo_assets", "smollm2_gguf": "demo_assets"}  # fixture: marker
 os.environ["XDG_CACHE_HOME"] = str(BUILD / "cache")  # not the user's
+os.environ["ADEPT_RESULT_CACHE"] = "off"  # every test measures for itself
 
 
 def pytest_configure(config):

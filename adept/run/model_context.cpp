@@ -139,32 +139,4 @@ void init_compute_to_measure(config::Compute& compute, const std::filesystem::pa
   init_compute(compute);
 }
 
-std::vector<method::Importance> probe_layers(const model::Decoder& decoder, const std::string& model_hash,
-                                             const std::string& text,
-                                             const std::vector<std::vector<method::ProbeBatch>>& parts,
-                                             const method::ProbeOptions& options) {
-  Progress progress("probe", method::probe_work(decoder, parts, options), {.unit = "passes", .source = text});
-  std::vector<method::Importance> importances = method::probe(decoder, parts, options, progress);
-  for (method::Importance& importance : importances) importance.model_hash = model_hash;
-  const method::Importance& first = importances.front();
-  const std::optional<method::Separation>& separation = first.separation;
-  progress.finish(fmt::format("loss {:.4f}, {} tokens{}", first.baseline_loss, format_count(first.tokens),
-                              !separation           ? ""
-                              : separation->reached ? ", separated"
-                                                    : ", not separated"));
-  return importances;
-}
-
-method::Importance probe_gain(const model::Decoder& decoder, const std::string& model_hash, const std::string& text,
-                              const std::vector<method::ProbeBatch>& domain,
-                              const std::vector<method::ProbeBatch>& general) {
-  Progress progress("gain", static_cast<std::int64_t>(domain.size() + general.size()),
-                    {.unit = "batches", .source = text});
-  const method::Gain gain = method::expansion_gain(decoder, domain, general, progress);
-  progress.finish(fmt::format("loss {:.4f} in the domain, {:.4f} in general", gain.domain_loss, gain.general_loss));
-  method::Importance importance = method::to_importance(gain);
-  importance.model_hash = model_hash;
-  return importance;
-}
-
 }  // namespace adept::run

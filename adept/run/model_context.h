@@ -9,7 +9,6 @@
 #include "adept/config/run_config.h"
 #include "adept/data/text_encoder.h"
 #include "adept/data/tokenizer/tokenizer.h"
-#include "adept/method/importance.h"
 #include "adept/model/batch.h"
 #include "adept/model/config.h"
 #include "adept/model/decoder.h"
@@ -47,18 +46,6 @@ void init_compute(config::Compute& compute);
 /// The same for the losses of `model_dir`: the dtype auto is fp32 where its files hold matrices in fp32, as rounding
 /// those would change what is measured.
 void init_compute_to_measure(config::Compute& compute, const std::filesystem::path& model_dir);
-
-/// method::probe with a progress line that names the `text`, and the scores stamped with the hash of the model's
-/// weights.
-std::vector<method::Importance> probe_layers(const model::Decoder& decoder, const std::string& model_hash,
-                                             const std::string& text,
-                                             const std::vector<std::vector<method::ProbeBatch>>& parts,
-                                             const method::ProbeOptions& options);
-
-/// method::expansion_gain with such a line, as scores stamped with the hash of the model's weights.
-method::Importance probe_gain(const model::Decoder& decoder, const std::string& model_hash, const std::string& text,
-                              const std::vector<method::ProbeBatch>& domain,
-                              const std::vector<method::ProbeBatch>& general);
 
 at::Device to_device(config::Device device);
 

@@ -1,19 +1,20 @@
 #include "adept/run/pipeline.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <fstream>
+#include <cmath>
 
 #include "adept/core/error.h"
-#include "adept/core/hash.h"
 #include "adept/core/log.h"
 #include "adept/eval/perplexity.h"
 #include "adept/io/atomic_file.h"
-#include "adept/method/copies.h"
+#include "adept/io/record.h"
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
 #include "adept/run/expansion_plan.h"
+#include "adept/run/measure.h"
 #include "adept/run/model_context.h"
 #include "adept/run/preflight.h"
 #include "adept/run/report.h"
@@ -21,7 +22,9 @@
 #include "adept/run/run_record.h"
 #include "adept/run/stage.h"
 #include "adept/run/text.h"
+#include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
+#include "adept/train/plan.h"
 #include "adept/train/trainer.h"
 
 namespace adept::run {
@@ -35,7 +38,8 @@ Json fingerprints(const std::vector<data::TokenDataset>& datasets) {
   return json;
 }
 
-void write_json(const fs::path& path, const Json& json) { io::write_file_atomically(path, json.dump(2) + "\n"); }
+// For others to read.
+void write_result(const fs::path& path, const Json& json) { io::write_file_atomically(path, json.dump(2) + "\n"); }
 
 // With the dtype auto decided, once: as an earlier call in the directory began, whatever this machine would choose.
 config::RunConfig decided(config::RunConfig config) {
@@ -61,34 +65,40 @@ class Run {
         directory_(config.output_dir),
         dir_(directory_.path()),
         stages_(dir_),
-        base_hash_(io::WeightFiles::open(model_.dir).hash()) {
+        cache_(ResultCache::open(dir_ / "stages" / "results")) {
     for (const char* folder : {"", "data", "stages"}) io::remove_temporaries(dir_ / folder);
   }
 
   // Training starts from the model of the configuration.
   void use_model() { trained_from_ = model_.dir; }
 
+  // Everything before the model is changed.
+  void begin() {
+    tokenize();
+    check_inputs();
+    write_run_record(dir_, config_);
+    discard_other_stages();
+    baseline();
+  }
+
   // Each file of tokens knows what it was made from, so this stage looks at the text every time.
   void tokenize() {
-    stages_.always("tokenize", [&] { prepare_text(); });
+    stages_.always("tokenize", [&] {
+      try {
+        prepare_text();
+      } catch (const InterruptedError& error) {
+        throw interrupted(error, fmt::format("sources that are tokenized are kept in {}", (dir_ / "data").string()));
+      }
+    });
   }
 
   // What would stop a later stage is said before the first one, which may take hours, and before anything of an earlier
   // run in this directory is changed.
   void check_inputs() {
     check_text(config_, purpose_, model_, datasets_);
-    if (train::list_checkpoints(dir_).empty()) return;
-    train::check_same_training(dir_, config_);
-    const bool is_probed = !probes() || fs::exists(dir_ / "importance.json");  // if not, it will be: from equal inputs
-    if ((probes() && stages_.has_other_inputs("probe", probe_inputs())) ||
-        (expands_ && is_probed && stages_.has_other_inputs("expand", expand_inputs())))
-      throw ConfigError(
-          "{}: holds checkpoints of a model that was probed or expanded otherwise (model, data.general, probe or "
-          "expand have changed). Start anew in another output_dir.",
-          dir_.string());
+    train_loader();
+    check_checkpoints();
   }
-
-  void record_config() const { write_run_record(dir_, config_); }
 
   // What an earlier run in this directory left of stages that this one does not have.
   void discard_other_stages() {
@@ -98,13 +108,17 @@ class Run {
   }
 
   void baseline() {
-    stages_.run("baseline", eval_inputs(base_hash_), {"eval_base.json"},
-                [&] { evaluate(model_.dir, "eval_base.json"); });
+    stages_.run("baseline", eval_inputs(model_.dir), {"eval_base.json"}, [&] {
+      const auto results = evaluate(model_.dir);
+      for (const auto& [name, result] : results) eval::require_finite(name, result);
+      io::write_record(dir_ / "eval_base.json", eval::results_to_json(results));
+    });
   }
 
   void probe() {
     stages_.run("probe", probe_inputs(), {"importance.json"}, [&] {
-      const model::Decoder decoder = load_decoder(model_.dir, config_.compute);
+      MeasuredModel model = measured(model_.dir);
+      const at::Device device = model.device();
       const auto general = probe_sequences(datasets_.general, config_.seq_len, config_.probe.max_tokens);
       tell_samples("probe", general);
       Json samples = {{"general", samples_json(general)}};
@@ -115,22 +129,22 @@ class Run {
         const auto domain = probe_sequences({datasets_.train.front()}, config_.seq_len, config_.probe.max_tokens);
         tell_samples("probe", domain);
         samples["domain"] = samples_json(domain);
-        importances.push_back(probe_gain(decoder, base_hash_, names_of(domain) + ", " + names_of(general),
-                                         to_batches(domain, batch_size, decoder.device()),
-                                         to_batches(general, batch_size, decoder.device(), weights)));
+        importances.push_back(probe_gain(model, names_of(domain) + ", " + names_of(general),
+                                         to_batches(domain, batch_size, device),
+                                         to_batches(general, batch_size, device, weights), cache_));
       } else {
         const bool until_separated = config_.probe.until_separated;
         importances =
-            probe_layers(decoder, base_hash_, names_of(general),
-                         to_parts(general, batch_size, decoder.device(), until_separated, weights),
+            probe_layers(model, names_of(general), to_parts(general, batch_size, device, until_separated, weights),
                          {.methods = {std::string(config::to_string(config_.probe.method))},
                           .num_lowest = num_copied_layers(config_.expand, model_.config),
                           .exclude = {config_.expand.exclude.begin(), config_.expand.exclude.end()},
-                          .until_separated = until_separated});
+                          .until_separated = until_separated},
+                         cache_);
       }
       Json json = method::to_json(importances);
       json["samples"] = samples;
-      write_json(dir_ / "importance.json", json);
+      io::write_record(dir_ / "importance.json", json);
     });
   }
 
@@ -146,12 +160,20 @@ class Run {
     log_table("expanded   " + describe_step_cost(model_.config, config_.seq_len, after, config_.expand, importance));
   }
 
-  void train(bool resume) {
+  // An interrupted training goes on by the command `again`.
+  void train(bool resume, const char* again) {
     stages_.run("train", train_inputs(), {"model", "train_results.json"}, [&] {
       train::Trainer trainer(trainer_inputs());
-      const train::TrainSummary summary = trainer.run(resume);
+      const train::TrainSummary summary = [&] {
+        try {
+          return trainer.run(resume);
+        } catch (const InterruptedError& error) {
+          throw InterruptedError(fmt::format("{}; {} goes on from there", error.what(), again), error.exit_code());
+        }
+      }();
+      identities_.erase(dir_ / "model");
       trainer.export_model(dir_ / "model");
-      write_json(dir_ / "train_results.json", train::to_json(summary));
+      io::write_record(dir_ / "train_results.json", train::to_json(summary));
     });
   }
 
@@ -161,40 +183,50 @@ class Run {
   }
 
   void evaluate_result() {
-    const std::string hash = io::WeightFiles::open(dir_ / "model").hash();
-    stages_.run("eval", eval_inputs(hash), {"eval_model.json"}, [&] { evaluate(dir_ / "model", "eval_model.json"); });
+    stages_.run("eval", eval_inputs(dir_ / "model"), {"eval_model.json"}, [&] {
+      const auto results = evaluate(dir_ / "model");
+      for (const auto& [name, result] : results)
+        if (!std::isfinite(result.loss))
+          throw NonFiniteError(fmt::format(
+              "{}: the loss of the trained model is not finite: the training diverged (train.learning_rate is {:g}). "
+              "Start anew in another output_dir with a lower train.learning_rate.",
+              name, config_.train.learning_rate));
+      io::write_record(dir_ / "eval_model.json", eval::results_to_json(results));
+    });
   }
 
   // What each copy became: on each held-out set, without each of them.
   void inspect_copies() {
     if (!inspects_copies() || datasets_.eval.empty()) return;
-    const std::string hash = io::WeightFiles::open(dir_ / "model").hash();
-    Json inputs = eval_inputs(hash);
+    Json inputs = eval_inputs(dir_ / "model");
     inputs["copies_tokens"] = config_.eval.copies_tokens;
     stages_.run("copies", inputs, {"copies.json"}, [&] {
-      const model::Decoder decoder = load_decoder(dir_ / "model", config_.compute);
+      MeasuredModel model = measured(dir_ / "model");
       const method::Expansion expansion = method::read_expansion(dir_ / "model");
       Json sets = Json::object();
       for (const data::TokenDataset& dataset : datasets_.eval) {
         const std::vector<data::SequenceSet> sequences = {
             data::windows(dataset, {.seq_len = config_.seq_len, .max_tokens = config_.eval.copies_tokens})};
         tell_samples("copies", sequences);
-        const auto batches = to_batches(sequences, config_.eval.batch_size, decoder.device());
-        Progress progress("copies", std::ssize(batches), {.unit = "batches", .source = dataset.name()});
-        const method::CopiesOnText report = method::inspect_copies(decoder, expansion, batches, progress);
-        progress.finish(fmt::format("loss {:.4f}", report.loss));
-        sets[dataset.name()] = method::to_json(report);
+        const auto batches = to_batches(sequences, config_.eval.batch_size, model.device());
+        sets[dataset.name()] = measure_copies(model, expansion, dataset.name(), batches, cache_);
         sets[dataset.name()]["samples"] = samples_json(sequences);
       }
-      write_json(dir_ / "copies.json", sets);
+      write_result(dir_ / "copies.json", sets);
     });
+  }
+
+  void finish() {
+    evaluate_result();
+    inspect_copies();
+    report();
   }
 
   void report() {
     RunResults results{
-        .before = {}, .after = read_results("eval_model.json"), .training = read_json(dir_ / "train_results.json")};
+        .before = {}, .after = read_results("eval_model.json"), .training = read_training()};
     if (fs::exists(dir_ / "eval_base.json")) results.before = read_results("eval_base.json");
-    write_json(dir_ / "all_results.json", results_json(config_, results, stages_.records()));
+    write_result(dir_ / "all_results.json", results_json(config_, results, stages_.records()));
     fmt::print("{}\n  model         {}\n", results_table(config_, results, stages_.records()),
                (dir_ / "model").string());
   }
@@ -202,8 +234,31 @@ class Run {
  private:
   bool probes() const { return run::probes(config_, purpose_); }
 
-  Json probe_inputs() const {
-    Json inputs = {{"model", base_hash_},
+  // Damaged records are no reason to refuse: their stages are done again.
+  void check_checkpoints() {
+    if (train::list_checkpoints(dir_).empty()) return;
+    train::check_same_training(dir_, config_, expands_ ? std::nullopt : std::optional(identity(model_.dir)));
+    std::vector<std::string> lines;
+    if (probes()) lines = stages_.other_inputs("probe", probe_inputs());
+    if (lines.empty() && expands_) lines = stages_.other_inputs("expand", expand_inputs());
+    if (!lines.empty())
+      throw ConfigError(
+          "{}: holds checkpoints of a model that was probed or expanded otherwise:\n  {}\nResume with the same inputs, "
+          "or start anew in another output_dir.",
+          dir_.string(), fmt::join(lines, "\n  "));
+  }
+
+  const io::ModelIdentity& identity(const fs::path& dir) {
+    auto found = identities_.find(dir);
+    if (found == identities_.end())
+      found = identities_.emplace(dir, io::model_identity(io::WeightFiles::open(dir))).first;
+    return found->second;
+  }
+
+  MeasuredModel measured(const fs::path& dir) { return {dir, identity(dir), config_.compute}; }
+
+  Json probe_inputs() {
+    Json inputs = {{"model", io::to_json(identity(model_.dir))},
                    {"general", fingerprints(datasets_.general)},
                    {"general_weights", general_weights(config_.data)},
                    {"probe", config::to_json(config_.probe)},
@@ -221,7 +276,7 @@ class Run {
   }
 
   // An expanded model is known by what it is made from; it may have been removed.
-  Json train_inputs() const {
+  Json train_inputs() {
     Json config = {{"seed", config_.seed},
                    {"method", std::string(config::to_string(config_.method))},
                    {"dtype", to_string(config_.compute.decided_dtype())},
@@ -233,7 +288,7 @@ class Run {
     for (const char* key : {"activation_checkpointing", "activation_cache"}) config["train"].erase(key);  // same result
     if (config_.method == config::Method::kLora) config["lora"] = config::to_json(config_.lora);
     if (config_.method == config::Method::kTopKLayers) config["top_k_layers"] = config::to_json(config_.top_k_layers);
-    return {{"model", expands_ ? expand_inputs() : Json(base_hash_)},
+    return {{"model", expands_ ? expand_inputs() : io::to_json(identity(model_.dir))},
             {"train", fingerprints(datasets_.train)},
             {"replay", fingerprints(datasets_.replay)},
             {"general", fingerprints(datasets_.general)},
@@ -241,11 +296,11 @@ class Run {
             {"config", config}};
   }
 
-  Json expand_inputs() const {
-    const std::optional<method::Importance> importance = importance_if_probed();
-    return {{"model", base_hash_},
+  // The scores are those that the probe gives for its inputs, whatever became of their file.
+  Json expand_inputs() {
+    return {{"model", io::to_json(identity(model_.dir))},
             {"expand", config::to_json(config_.expand)},
-            {"importance", importance ? method::to_json(*importance) : Json()}};
+            {"importance", config_.expand.needs_scores() ? probe_inputs() : Json()}};
   }
 
   std::optional<method::Importance> importance_if_probed() const {
@@ -264,10 +319,10 @@ class Run {
 
   bool inspects_copies() const { return config_.expands() && config_.eval.copies_tokens > 0; }
 
-  Json eval_inputs(const std::string& model_hash) const {
+  Json eval_inputs(const fs::path& model_dir) {
     Json config = config::to_json(config_.eval);
     config.erase("copies_tokens");
-    return {{"model", model_hash},
+    return {{"model", io::to_json(identity(model_dir))},
             {"eval", fingerprints(datasets_.eval)},
             {"config", config},
             {"sampling", data::kSamplingRule},
@@ -279,27 +334,36 @@ class Run {
     return run::eval_sequences(config_, model_, dataset);
   }
 
-  void evaluate(const fs::path& model_dir, const std::string& file) {
-    const model::Decoder decoder = load_decoder(model_dir, config_.compute);
-    std::map<std::string, eval::Perplexity> results;
+  std::map<std::string, eval::Perplexity> evaluate(const fs::path& model_dir) {
+    MeasuredModel model = measured(model_dir);
+    std::vector<train::EvalSet> sets;
     for (const data::TokenDataset& dataset : datasets_.eval) {
-      const data::SequenceSet sequences = eval_sequences(dataset);
-      tell_samples("eval", {sequences});
-      Progress progress("eval", sequences.size(), {.unit = "sequences", .source = dataset.name()});
-      const auto result = eval::evaluate_perplexity(decoder, dataset.name(), sequences,
-                                                    {.batch_size = config_.eval.batch_size}, progress);
-      progress.finish(fmt::format("loss {:.4f}", result.loss));
-      eval::require_finite(dataset.name(), result);
-      results[dataset.name()] = result;
+      sets.push_back({dataset.name(), eval_sequences(dataset)});
+      tell_samples("eval", {sets.back().sequences});
     }
-    write_json(dir_ / file, eval::results_to_json(results));
+    return measure_perplexity(model, sets, config_.eval.batch_size, cache_);
   }
 
-  train::TrainerInputs trainer_inputs() const {
+  // At the start of the data, or where the run stopped that made the model.
+  data::TrainLoader train_loader() const {
+    data::TrainLoader loader = make_train_loader(model_, config_, datasets_);
+    if (!config_.train.continue_data) return loader;
+    const fs::path path = model_.dir / method::kTrainingRecord;
+    const Json record = fs::exists(path) ? io::read_record(path, io::NoChecksum::kAccepted) : Json::object();
+    if (!record.contains(train::kDataPosition))
+      throw ConfigError(
+          "train.continue_data: {} does not say where the run stopped that made the model ({}); expected a model that "
+          "adept exported, or train.continue_data: false.",
+          model_.dir.string(), method::kTrainingRecord);
+    loader.load_state(record[train::kDataPosition], path.string());
+    return loader;
+  }
+
+  train::TrainerInputs trainer_inputs() {
     train::TrainerInputs inputs{.config = config_,
                                 .model_dir = trained_from_,
                                 .run_dir = dir_,
-                                .loader = make_train_loader(model_, config_, datasets_),
+                                .loader = train_loader(),
                                 .probe = {},
                                 .eval = {}};
     log_table(inputs.loader.format_mixture());
@@ -311,12 +375,15 @@ class Run {
     }
     for (const data::TokenDataset& dataset : datasets_.eval)
       inputs.eval.push_back({dataset.name(), eval_sequences(dataset)});
+    inputs.model = identity(trained_from_);
     return inputs;
   }
 
   std::map<std::string, eval::Perplexity> read_results(const std::string& file) const {
-    return eval::results_from_json(read_json(dir_ / file), (dir_ / file).string());
+    return eval::results_from_json(io::read_record(dir_ / file), (dir_ / file).string());
   }
+
+  Json read_training() const { return io::read_record(dir_ / "train_results.json"); }
 
   const config::RunConfig& config_;
   config::Purpose purpose_;
@@ -325,7 +392,8 @@ class Run {
   RunDirectory directory_;
   fs::path dir_;
   StageRunner stages_;
-  std::string base_hash_;
+  ResultCache cache_;
+  std::map<fs::path, io::ModelIdentity> identities_;  // of model directories, so that weights are read once
   Datasets datasets_;
   fs::path trained_from_;
 };
@@ -335,37 +403,24 @@ class Run {
 void run_pipeline(const config::RunConfig& given) {
   const config::RunConfig config = decided(given);
   Run run(config, config::Purpose::kRun);
-  run.tokenize();
-  run.check_inputs();
-  run.record_config();
-  run.discard_other_stages();
-  run.baseline();
+  if (!config.expands()) run.use_model();
+  run.begin();
   if (config.expands()) {
     if (config.expand.needs_scores()) run.probe();
     run.expand();
-  } else {
-    run.use_model();
   }
-  run.train(/*resume=*/true);
+  run.train(/*resume=*/true, "the same command");
   if (config.expands()) run.remove_expanded();
-  run.evaluate_result();
-  run.inspect_copies();
-  run.report();
+  run.finish();
 }
 
 void run_training(const config::RunConfig& given, bool resume) {
   const config::RunConfig config = decided(given);
   Run run(config, config::Purpose::kTrain);
   run.use_model();
-  run.tokenize();
-  run.check_inputs();
-  run.record_config();
-  run.discard_other_stages();
-  run.baseline();
-  run.train(resume);
-  run.evaluate_result();
-  run.inspect_copies();
-  run.report();
+  run.begin();
+  run.train(resume, "the same command with --resume");
+  run.finish();
 }
 
 }  // namespace adept::run

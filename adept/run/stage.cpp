@@ -7,8 +7,8 @@
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
 #include "adept/core/progress.h"
-#include "adept/io/atomic_file.h"
 #include "adept/io/mapped_file.h"
+#include "adept/io/record.h"
 #include "adept/nn/allocator.h"
 #include "adept/train/trainer_log.h"
 
@@ -51,26 +51,30 @@ void forget_memory() {
   train::reset_peak_rss();
 }
 
-void write_record(const fs::path& path, const Json& record) { io::write_file_atomically(path, record.dump(2) + "\n"); }
-
 /// The record of an earlier session; null if there is none, or none that can be read.
 Json read_record(const fs::path& path) {
   if (!fs::exists(path)) return {};
   try {
-    const Json json = read_json(path);
-    json.at("inputs_hash").get<std::string>();
+    const Json json = io::read_record(path);
+    json.at("inputs");
     json.at("seconds").get<double>();
     json.at("peak_rss_bytes").get<std::int64_t>();
     if (json.at("outputs").is_object()) return json;
-  } catch (const std::exception& error) {  // a damaged record only costs doing the stage again
-    spdlog::warn("{}: {}; the stage is done again", path.string(), error.what());
+  } catch (const DataError& error) {  // a damaged record only costs doing the stage again
+    std::string what = error.what();
+    if (what.ends_with('.')) what.pop_back();
+    spdlog::warn("{}; the stage is done again", what);
+    return {};
+  } catch (const Json::exception&) {
+    // told below
   }
+  spdlog::warn("{}: is no record of a stage; the stage is done again", path.string());
   return {};
 }
 
 /// Of a stage that was done, to its end, from these inputs.
 bool is_of(const Json& record, const Json& inputs) {
-  return !record.is_null() && record["inputs_hash"] == hash_of(inputs.dump()) && !record.value("interrupted", false);
+  return !record.is_null() && record["inputs"].dump() == inputs.dump() && !record.value("interrupted", false);
 }
 
 }  // namespace
@@ -79,21 +83,28 @@ StageRunner::StageRunner(fs::path run_dir) : run_dir_(std::move(run_dir)) {
   fs::create_directories(run_dir_ / "stages");
 }
 
-bool StageRunner::has_other_inputs(const std::string& name, const Json& inputs) const {
-  const Json record = read_record(record_path(name));
-  return !record.is_null() && record["inputs_hash"] != hash_of(inputs.dump());
+const Json& StageRunner::earlier(const std::string& name) {
+  auto found = earlier_.find(name);
+  if (found == earlier_.end()) found = earlier_.emplace(name, read_record(record_path(name))).first;
+  return found->second;
+}
+
+std::vector<std::string> StageRunner::other_inputs(const std::string& name, const Json& inputs) {
+  const Json& record = earlier(name);
+  return record.is_null() ? std::vector<std::string>() : io::differences(record["inputs"], inputs);
 }
 
 void StageRunner::run(const std::string& name, const Json& inputs, const std::vector<std::string>& outputs,
                       const std::function<void()>& work) {
   const fs::path path = record_path(name);
-  const std::string inputs_hash = hash_of(inputs.dump());
-  Json record = read_record(path);
-  const bool same_inputs = !record.is_null() && record["inputs_hash"] == inputs_hash;
+  Json record = earlier(name);
+  earlier_[name] = Json();  // from here on the file may change
+  const bool same_inputs = !record.is_null() && record["inputs"].dump() == inputs.dump();
   if (same_inputs && !record.value("interrupted", false)) {
     const std::string changed = changed_output(run_dir_, record["outputs"]);
     if (changed.empty()) {
       keep(name, inputs, record);
+      earlier_[name] = record;
       return;
     }
     spdlog::warn("{}: is not there, or has changed since it was made; the stage is done again",
@@ -103,7 +114,7 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
   fs::remove(path);  // work that fails halfway may have changed the outputs of the last time
   const double before = same_inputs && record.value("interrupted", false) ? record["seconds"].get<double>() : 0.0;
   const auto start = std::chrono::steady_clock::now();
-  record = {{"stage", name}, {"inputs", inputs}, {"inputs_hash", inputs_hash}, {"outputs", Json::object()}};
+  record = {{"stage", name}, {"inputs", inputs}, {"outputs", Json::object()}};
   const auto measure = [&] {
     record["seconds"] = before + seconds_since(start);
     record["peak_rss_bytes"] = train::peak_rss_bytes();
@@ -113,13 +124,14 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
   } catch (const InterruptedError&) {
     measure();
     record["interrupted"] = true;
-    write_record(path, record);
+    io::write_record(path, record);
     throw;
   }
   for (const std::string& output : outputs)
     record["outputs"][output] = fs::exists(run_dir_ / output) ? content_of(run_dir_ / output) : Json();
   measure();
-  write_record(path, record);
+  io::write_record(path, record);
+  earlier_[name] = record;
   records_.push_back({.name = name,
                       .inputs = inputs,
                       .seconds = record["seconds"].get<double>(),
@@ -135,13 +147,13 @@ void StageRunner::keep(const std::string& name, const Json& inputs, const Json& 
                       .skipped = true});
 }
 
-bool StageRunner::is_done(const std::string& name, const Json& inputs) const {
-  const Json record = read_record(record_path(name));
+bool StageRunner::is_done(const std::string& name, const Json& inputs) {
+  const Json& record = earlier(name);
   return is_of(record, inputs) && changed_output(run_dir_, record["outputs"]).empty();
 }
 
 bool StageRunner::keep_without_outputs(const std::string& name, const Json& inputs) {
-  const Json record = read_record(record_path(name));
+  const Json& record = earlier(name);
   if (!is_of(record, inputs)) return false;
   keep(name, inputs, record);
   return true;

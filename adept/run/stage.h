@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -26,15 +27,17 @@ class StageRunner {
 
   /// Does `work` unless an earlier session did it from equal `inputs` and all `outputs` (files and folders, relative to
   /// the run directory) hold the bytes that they held then. The record is written when `work` returns; an exception
-  /// leaves none, but the time spent is kept and counted when the stage is done at last.
+  /// leaves none, but the time spent is kept and counted when the stage is done at last. A damaged record is reported
+  /// and counts as none.
   void run(const std::string& name, const Json& inputs, const std::vector<std::string>& outputs,
            const std::function<void()>& work);
 
-  /// Whether an earlier session did the stage from other inputs.
-  bool has_other_inputs(const std::string& name, const Json& inputs) const;
+  /// Why an earlier session's stage is not that of `inputs`: what differs, one line each. Empty where it is the same,
+  /// was not done, or has no record that can be read.
+  std::vector<std::string> other_inputs(const std::string& name, const Json& inputs);
 
   /// Whether an earlier session did the stage from equal inputs, and its outputs hold what they held then.
-  bool is_done(const std::string& name, const Json& inputs) const;
+  bool is_done(const std::string& name, const Json& inputs);
 
   /// Counts a stage as done whose outputs were used up by a later one and removed. False, and nothing happens, where an
   /// earlier session did not do it from equal inputs.
@@ -54,8 +57,10 @@ class StageRunner {
   std::filesystem::path record_path(const std::string& name) const { return run_dir_ / "stages" / (name + ".json"); }
 
   void keep(const std::string& name, const Json& inputs, const Json& record);
+  const Json& earlier(const std::string& name);
 
   std::filesystem::path run_dir_;
+  std::map<std::string, Json> earlier_;  // records as they are on disk, null where there is none
   std::vector<StageRecord> records_;
 };
 

@@ -80,7 +80,7 @@ Trainer::Trainer(TrainerInputs inputs)
       optimizer_(trainable_.parameters(), adamw_options(inputs_.config.train)),
       meter_(matmul_rate(decoder_.dtype(), decoder_.device(), matmul_rate_file())) {
   start_ = start_of(inputs_.loader);
-  identity_ = {.model = inputs_.model ? *inputs_.model : io::model_identity(files_),
+  identity_ = {.model = inputs_.model ? *inputs_.model : io::model_identity(io::WeightFiles::open(inputs_.model_dir)),
                .frozen_hash = frozen_hash(decoder_, trainable_),
                .config = deciding_config(inputs_.config)};
   identity_.config["first_sequence"] = start_.sequences;

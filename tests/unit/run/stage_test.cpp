@@ -4,12 +4,16 @@
 #include <gtest/gtest.h>
 
 #include "adept/core/error.h"
+#include "adept/io/record.h"
+#include "tests/support/captured_log.h"
 #include "tests/support/tiny_models.h"
 
 namespace adept::run {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 // A stage that writes "out" in a run directory, each time in a session of its own.
 struct Stage {
@@ -43,12 +47,12 @@ TEST(StageRunner, DoesAStageOnceAndKeepsItInLaterSessions) {
 TEST(StageRunner, AKeptStageReportsTheTimeAndMemoryOfTheSessionThatDidIt) {
   Stage stage;
   stage.run(kInputs);
-  Json record = read_json(stage.record());
+  Json record = io::read_record(stage.record());
   EXPECT_GE(record["seconds"].get<double>(), 0);
   EXPECT_GT(record["peak_rss_bytes"].get<std::int64_t>(), 1 << 20);
   record["seconds"] = 1234.5;
   record["peak_rss_bytes"] = 777;
-  test::write_file(stage.record(), record.dump());
+  io::write_record(stage.record(), record);
   const StageRecord kept = stage.run(kInputs);
   EXPECT_TRUE(kept.skipped);
   EXPECT_EQ(kept.seconds, 1234.5);
@@ -121,10 +125,10 @@ TEST(StageRunner, CountsTheTimeOfInterruptedSessions) {
         InterruptedError);
   };
   interrupt(kInputs);
-  Json record = read_json(stage.record());
+  Json record = io::read_record(stage.record());
   EXPECT_EQ(record["interrupted"], true);
   record["seconds"] = 1000;
-  test::write_file(stage.record(), record.dump());
+  io::write_record(stage.record(), record);
   interrupt(kInputs);
   const StageRecord done = stage.run(kInputs);
   EXPECT_FALSE(done.skipped);
@@ -134,15 +138,15 @@ TEST(StageRunner, CountsTheTimeOfInterruptedSessions) {
   EXPECT_LT(stage.run(kInputs).seconds, 100) << "work on other inputs is no part of it";
 }
 
-TEST(StageRunner, TellsWhetherAStageWasDoneFromOtherInputs) {
+TEST(StageRunner, TellsWhatIsOtherThanWhenAStageWasDone) {
   Stage stage;
-  const auto other = [&](const Json& inputs) {
-    return StageRunner(stage.dir.path()).has_other_inputs("stage", inputs);
-  };
-  EXPECT_FALSE(other(kInputs)) << "it was never done";
+  const auto other = [&](const Json& inputs) { return StageRunner(stage.dir.path()).other_inputs("stage", inputs); };
+  EXPECT_THAT(other(kInputs), IsEmpty()) << "it was never done";
   stage.run(kInputs);
-  EXPECT_FALSE(other(kInputs));
-  EXPECT_TRUE(other({{"other", 1}}));
+  EXPECT_THAT(other(kInputs), IsEmpty());
+  Json changed = kInputs;
+  changed["config"]["seq_len"] = 16;
+  EXPECT_THAT(other(changed), ElementsAre("config.seq_len: was 8, now 16"));
 }
 
 TEST(StageRunner, DiscardsWhatAStageThatIsNoMoreHasLeft) {
@@ -174,6 +178,29 @@ TEST(StageRunner, DoesAStageAgainWhenItsRecordIsDamagedOrGone) {
   }
   std::filesystem::remove(stage.record());
   EXPECT_FALSE(stage.run(kInputs).skipped);
+}
+
+// A flipped bit is told as what it is; what is the same content may be kept.
+TEST(StageRunner, ABitFlippedAnywhereInARecordOnlyCostsDoingTheStageAgain) {
+  Stage stage;
+  stage.run(kInputs);
+  const std::string good = test::read_file(stage.record());
+  int kept = 0;
+  for (std::size_t i = 0; i < good.size(); ++i) {
+    std::string bad = good;
+    bad[i] = static_cast<char>(bad[i] ^ (1 << (i * 5 % 8)));
+    test::write_file(stage.record(), bad);
+    const test::CapturedLog log;
+    ASSERT_THAT(StageRunner(stage.dir.path()).other_inputs("stage", kInputs), IsEmpty()) << bad;
+    if (stage.run(kInputs).skipped) {
+      ++kept;
+      continue;
+    }
+    ASSERT_THAT(log.text(), HasSubstr(stage.record().string())) << bad;
+    ASSERT_THAT(log.text(), HasSubstr("the stage is done again")) << bad;
+    test::write_file(stage.record(), good);
+  }
+  EXPECT_LE(kept, 2);
 }
 
 TEST(StageRunner, AStageThatFailedIsDoneAgainEvenIfItWasOnceDoneFromTheSameInputs) {

@@ -1,0 +1,221 @@
+#include "adept/run/measure.h"
+
+#include <cmath>
+#include <span>
+
+#include "adept/core/hash.h"
+#include "adept/core/log.h"
+#include "adept/core/version_info.h"
+#include "adept/model/torch_tensors.h"
+#include "adept/run/model_context.h"
+#include "adept/train/step_cost.h"
+
+namespace adept::run {
+namespace {
+
+// Of the sequences and of what they cover.
+std::string fingerprint(const data::SequenceSet& sequences) {
+  Hasher hasher;
+  for (std::int64_t i = 0; i < sequences.size(); ++i) {
+    const data::Sequence sequence = sequences[i];
+    hasher.update(fmt::format("{} {} ", sequence.tokens.size(), sequence.first_target));
+    hasher.update(std::as_bytes(std::span(sequence.tokens)));
+  }
+  const data::SequenceCounts& counts = sequences.counts();
+  return hasher.update(fmt::format("{} {}", counts.bytes, data::to_json(counts.size()).dump())).digest();
+}
+
+// What a result depends on beside the text.
+Json key_of(const char* what, const MeasuredModel& model) {
+  const config::Compute& c = model.compute();
+  return {{"what", what},
+          {"model", io::to_json(model.identity())},
+          {"compute", fmt::format("{}, {} kernels, adept {}",
+                                  train::describe_compute(model::to_scalar_type(c.decided_dtype()), model.device()),
+                                  config::to_string(c.kernels), kCommit)}};
+}
+
+void tell_kept(const char* stage, const std::string& what, const ResultCache& cache) {
+  spdlog::info("{:<10} {}: measured before, from {} (ADEPT_RESULT_CACHE=off measures again)", stage, what,
+               cache.directory().string());
+}
+
+Json list_of(const std::vector<method::Importance>& importances) {
+  Json list = Json::array();
+  for (const method::Importance& importance : importances) list.push_back(method::to_json(importance));
+  return list;
+}
+
+std::vector<method::Importance> importances_of(const Json& list) {
+  std::vector<method::Importance> importances;
+  for (const Json& json : list) importances.push_back(method::importance_from_json(json, "result cache"));
+  return importances;
+}
+
+// What an earlier session measured of this probe before it was interrupted.
+method::ProbeState probe_state(const ResultCache& cache, const Json& key) {
+  const std::optional<Json> found = cache.find(key);
+  if (!found) return {};
+  try {
+    return {.batches = found->at("batches").get<std::int64_t>(),
+            .samples = method::samples_from_json(found->at("samples"))};
+  } catch (const std::exception&) {  // such as a loss that was not finite
+    return {};
+  }
+}
+
+}  // namespace
+
+InterruptedError interrupted(const InterruptedError& error, const std::string& kept) {
+  return {fmt::format("{}; {}; the same command goes on from there", error.what(), kept), error.exit_code()};
+}
+
+at::Device MeasuredModel::device() const { return to_device(compute_.device); }
+
+model::Decoder& MeasuredModel::decoder() {
+  if (!decoder_) decoder_ = load_decoder(dir_, compute_);
+  return *decoder_;
+}
+
+std::map<std::string, eval::Perplexity> measure_perplexity(MeasuredModel& model, const std::vector<train::EvalSet>& sets,
+                                                           std::int64_t batch_size, const ResultCache& cache) {
+  std::map<std::string, eval::Perplexity> results;
+  std::size_t kept = 0;
+  for (const train::EvalSet& set : sets) {
+    Json key = key_of("perplexity", model);
+    key["text"] = fingerprint(set.sequences);
+    key["batch_size"] = batch_size;
+    if (const std::optional<Json> found = cache.find(key)) {
+      results[set.name] = eval::perplexity_from_json(*found, "result cache");
+      tell_kept("eval", set.name, cache);
+      ++kept;
+      continue;
+    }
+    try {
+      Progress progress("eval", set.sequences.size(), {.unit = "sequences", .source = set.name});
+      const auto result =
+          eval::evaluate_perplexity(model.decoder(), set.name, set.sequences, {.batch_size = batch_size}, progress);
+      progress.finish(fmt::format("loss {:.4f}, {}", result.loss, data::describe(result.text)));
+      results[set.name] = result;
+    } catch (const InterruptedError& error) {
+      throw interrupted(error, fmt::format("{} of {} evaluation sets are measured and kept", kept, sets.size()));
+    }
+    if (std::isfinite(results[set.name].loss) && cache.keep(key, eval::to_json(results[set.name]))) ++kept;
+  }
+  return results;
+}
+
+std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::string& text,
+                                             const std::vector<std::vector<method::ProbeBatch>>& parts,
+                                             const method::ProbeOptions& options, const ResultCache& cache) {
+  Json key = key_of("probe", model);
+  std::int64_t num_batches = 0;
+  for (const auto& part : parts) {
+    key["text"].push_back(method::fingerprint(part));
+    num_batches += std::ssize(part);
+  }
+  key["methods"] = options.methods;
+  Json key_of_samples = key;
+  key_of_samples["what"] = "samples of a probe";
+  key["num_lowest"] = options.num_lowest;
+  key["exclude"] = options.exclude;
+  key["until_separated"] = options.until_separated;
+  if (const std::optional<Json> found = cache.find(key)) {
+    tell_kept("probe", "scores", cache);
+    return importances_of(*found);
+  }
+  method::ProbeState state = probe_state(cache, key_of_samples);
+  if (state.batches > 0)
+    spdlog::info("probe      goes on after {} of {} batches", format_count(state.batches), format_count(num_batches));
+  std::vector<method::Importance> importances;
+  try {
+    Progress progress("probe", method::probe_work(model.decoder(), parts, options),
+                      {.unit = "passes", .source = text});
+    importances = method::probe(model.decoder(), parts, options, progress, state);
+    const method::Importance& first = importances.front();
+    const std::optional<method::Separation>& separation = first.separation;
+    progress.finish(fmt::format("loss {:.4f}, {} tokens{}", first.baseline_loss, format_count(first.tokens),
+                                !separation           ? ""
+                                : separation->reached ? ", separated"
+                                                      : ", not separated"));
+  } catch (const InterruptedError& error) {
+    const bool is_kept =
+        state.batches > 0 &&
+        cache.keep(key_of_samples, {{"batches", state.batches}, {"samples", method::to_json(state.samples)}});
+    throw interrupted(error, fmt::format("{} of {} batches of the probe are measured and kept",
+                                         is_kept ? state.batches : 0, num_batches));
+  }
+  for (method::Importance& importance : importances) importance.model = model.identity();
+  cache.keep(key, list_of(importances));
+  cache.remove(key_of_samples);
+  return importances;
+}
+
+method::Importance probe_gain(MeasuredModel& model, const std::string& text,
+                              const std::vector<method::ProbeBatch>& domain,
+                              const std::vector<method::ProbeBatch>& general, const ResultCache& cache) {
+  Json key = key_of("gain", model);
+  key["text"] = {method::fingerprint(domain), method::fingerprint(general)};
+  if (const std::optional<Json> found = cache.find(key)) {
+    tell_kept("gain", "gains", cache);
+    return importances_of(*found).at(0);
+  }
+  try {
+    Progress progress("gain", static_cast<std::int64_t>(domain.size() + general.size()),
+                      {.unit = "batches", .source = text});
+    const method::Gain gain = method::expansion_gain(model.decoder(), domain, general, progress);
+    progress.finish(fmt::format("loss {:.4f} in the domain, {:.4f} in general", gain.domain_loss, gain.general_loss));
+    method::Importance importance = method::to_importance(gain);
+    importance.model = model.identity();
+    cache.keep(key, list_of({importance}));
+    return importance;
+  } catch (const InterruptedError& error) {
+    throw interrupted(error, "the gain is not known before all of the text is read, so nothing of it is kept");
+  }
+}
+
+Json measure_copies(MeasuredModel& model, const method::Expansion& expansion, const std::string& name,
+                    const std::vector<method::ProbeBatch>& batches, const ResultCache& cache) {
+  Json key = key_of("copies", model);
+  key["text"] = method::fingerprint(batches);
+  if (std::optional<Json> found = cache.find(key)) {
+    tell_kept("copies", name, cache);
+    return *found;
+  }
+  try {
+    Progress progress("copies", std::ssize(batches), {.unit = "batches", .source = name});
+    const method::CopiesOnText report = method::inspect_copies(model.decoder(), expansion, batches, progress);
+    progress.finish(fmt::format("loss {:.4f}", report.loss));
+    cache.keep(key, method::to_json(report));
+    return method::to_json(report);
+  } catch (const InterruptedError& error) {
+    throw interrupted(error, fmt::format("what the copies are worth is kept of the texts before {}", name));
+  }
+}
+
+method::Dial measure_dial(MeasuredModel& model, const method::Expansion& expansion,
+                          const std::vector<method::ProbeBatch>& general, const std::vector<method::ProbeBatch>& domain,
+                          const method::DialOptions& options, const ResultCache& cache) {
+  Json key = key_of("dial", model);
+  key["text"] = {method::fingerprint(general), method::fingerprint(domain)};
+  std::vector<method::DialPoint> known;
+  if (const std::optional<Json> found = cache.find(key)) known = method::points_from_json(*found);
+  if (!known.empty()) tell_kept("dial", fmt::format("{} points", known.size()), cache);
+  try {
+    Progress progress("dial",
+                      method::most_measurements(options, expansion) *
+                          static_cast<std::int64_t>(general.size() + domain.size()),
+                      {.unit = "passes", .source = "general+domain"});
+    const method::Dial dial =
+        method::measure_dial(model.decoder(), expansion, general, domain, options, progress, known);
+    progress.finish(
+        fmt::format("general loss {:.4f}, domain loss {:.4f}", dial.chosen.general_loss, dial.chosen.domain_loss));
+    cache.keep(key, method::to_json(known));
+    return dial;
+  } catch (const InterruptedError& error) {
+    const bool is_kept = !known.empty() && cache.keep(key, method::to_json(known));
+    throw interrupted(error, fmt::format("{} points of the dial are measured and kept", is_kept ? known.size() : 0));
+  }
+}
+
+}  // namespace adept::run

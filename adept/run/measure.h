@@ -1,0 +1,71 @@
+// Measurements of a model on text, with progress lines: what was measured before is taken from the result cache, and
+// what is done of one that is interrupted is kept there.
+//
+// An InterruptedError from here says what is kept.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "adept/config/run_config.h"
+#include "adept/core/error.h"
+#include "adept/eval/perplexity.h"
+#include "adept/io/model_identity.h"
+#include "adept/method/copies.h"
+#include "adept/method/dial.h"
+#include "adept/method/importance.h"
+#include "adept/model/decoder.h"
+#include "adept/run/result_cache.h"
+#include "adept/train/trainer.h"
+
+namespace adept::run {
+
+/// A model on disk, which is loaded when something is to be computed.
+class MeasuredModel {
+ public:
+  MeasuredModel(std::filesystem::path dir, io::ModelIdentity identity, const config::Compute& compute)
+      : dir_(std::move(dir)), identity_(std::move(identity)), compute_(compute) {}
+
+  const std::filesystem::path& dir() const { return dir_; }
+  const io::ModelIdentity& identity() const { return identity_; }
+  const config::Compute& compute() const { return compute_; }
+  at::Device device() const;
+  model::Decoder& decoder();
+
+ private:
+  std::filesystem::path dir_;
+  io::ModelIdentity identity_;
+  config::Compute compute_;
+  std::optional<model::Decoder> decoder_;
+};
+
+/// Loss and perplexity of each set, by name. They may be infinite or NaN.
+std::map<std::string, eval::Perplexity> measure_perplexity(MeasuredModel& model, const std::vector<train::EvalSet>& sets,
+                                                           std::int64_t batch_size, const ResultCache& cache);
+
+/// method::probe, the scores stamped with the model. `text` names it in the progress line.
+std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::string& text,
+                                             const std::vector<std::vector<method::ProbeBatch>>& parts,
+                                             const method::ProbeOptions& options, const ResultCache& cache);
+
+/// method::expansion_gain, as scores stamped with the model.
+method::Importance probe_gain(MeasuredModel& model, const std::string& text,
+                              const std::vector<method::ProbeBatch>& domain,
+                              const std::vector<method::ProbeBatch>& general, const ResultCache& cache);
+
+/// method::inspect_copies as JSON, of the text `name`.
+Json measure_copies(MeasuredModel& model, const method::Expansion& expansion, const std::string& name,
+                    const std::vector<method::ProbeBatch>& batches, const ResultCache& cache);
+
+/// method::measure_dial; points of other calls on the same texts are used again.
+method::Dial measure_dial(MeasuredModel& model, const method::Expansion& expansion,
+                          const std::vector<method::ProbeBatch>& general, const std::vector<method::ProbeBatch>& domain,
+                          const method::DialOptions& options, const ResultCache& cache);
+
+/// The same interruption, with what is kept of the work, from where the same command goes on.
+InterruptedError interrupted(const InterruptedError& error, const std::string& kept);
+
+}  // namespace adept::run
