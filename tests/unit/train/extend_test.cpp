@@ -4,6 +4,7 @@
 
 #include "adept/core/error.h"
 #include "adept/io/record.h"
+#include "adept/train/export_trained.h"
 #include "tests/support/captured_log.h"
 #include "tests/unit/train/tiny_training.h"
 
