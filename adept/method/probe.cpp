@@ -147,14 +147,14 @@ Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method
                         .layers = {},
                         .stability = {},
                         .separation = {}};
-  if (!std::isfinite(importance.baseline_loss))
-    throw NonFiniteError("probe: the model's loss is not finite; look at the model's weights and the probe text.");
   double tokens = 0;
   for (const double n : samples.tokens) tokens += n;
   importance.tokens = static_cast<std::int64_t>(tokens);
   for (const double score : method.scores(layer_means(samples, method.measure)))
     importance.layers.push_back({.index = static_cast<int>(importance.layers.size()), .score = score});
   normalize_and_rank(importance.layers);
+  if (!std::isfinite(importance.baseline_loss))
+    throw NonFiniteError("probe: the model's loss is not finite; look at the model's weights and the probe text.");
   std::vector<std::vector<double>> resampled;
   if (const int freedom = degrees_of_freedom(samples); freedom > 0) {
     resampled = resampled_scores(samples, method, kResamples, kResampleSeed);

@@ -85,8 +85,8 @@ TEST(Dial, AtZeroIsTheBaseAndAtOneTheTrainedModelBitForBit) {
     SCOPED_TRACE(kind);
     const TrainedModel t(kind);
     const std::vector<double> zero = {0, 0}, one = {1, 1};
-    export_dialed(t.trained, t.dir / "zero", t.model.expansion, zero, {});
-    export_dialed(t.trained, t.dir / "one", t.model.expansion, one, {});
+    export_dialed(t.trained, t.dir / "zero", t.model.expansion, zero, Json::object());
+    export_dialed(t.trained, t.dir / "one", t.model.expansion, one, Json::object());
     const at::Tensor base = logits_of(test::load_decoder(t.model.base));
     EXPECT_TRUE(at::equal(logits_of(test::load_decoder(t.dir / "zero")), base));
     EXPECT_FALSE(at::equal(logits_of(test::load_decoder(t.trained)), base));
@@ -174,7 +174,7 @@ TEST(Dial, SearchesEachCopyForSomethingBetter) {
     for (const double alpha : {0.0, 0.25, 0.5, 0.75, 1.0}) {
       std::vector<double> alphas = two.chosen.alphas;
       alphas[copy] = alpha;
-      export_dialed(t.trained, t.dir / "try", t.model.expansion, alphas, {}, io::OnExisting::kReplace);
+      export_dialed(t.trained, t.dir / "try", t.model.expansion, alphas, Json::object(), io::OnExisting::kReplace);
       const model::Decoder tried = test::load_decoder(t.dir / "try");
       EXPECT_GE(loss_of(tried, domain) + 0.5 * loss_of(tried, general), cost(two.chosen) - 1e-5);
     }

@@ -517,9 +517,9 @@ TEST(Probe, GoesOnFromWhatAnEarlierSessionMeasured) {
                                    test::random_batch({6, 5, 7, 4, 6, 5, 7, 4}, 2 * part + 2)}));
   for (const bool until_separated : {false, true}) {
     const ProbeOptions options = {
-        .methods = {"mask_out", "fisher", "rank_aggregation"}, .num_lowest = 2, .until_separated = until_separated};
+        .methods = {"mask_out", "fisher"}, .num_lowest = 2, .until_separated = until_separated};
     const std::vector<Importance> whole = probe(decoder, parts, options, Progress::silent());
-    for (const std::int64_t batches : {0, 1, 2, 3}) {
+    for (const std::int64_t batches : {1, 3}) {
       // What a session that was interrupted after so many batches leaves, through its file.
       ProbeState state{.batches = batches, .samples = {}};
       std::vector<std::vector<ProbeBatch>> first = {{}};

@@ -62,11 +62,13 @@ struct TypedExport {
     try {
       export_trained({.config = config,
                       .model_dir = base,
+                      .trained_from = {},
                       .files = files,
                       .decoder = decoder,
                       .trainable = trainable,
                       .expansion = none,
-                      .steps = 1},
+                      .steps = 1,
+                      .data = {}},
                      dir / "out");
     } catch (...) {
       testing::internal::GetCapturedStdout();

@@ -181,14 +181,14 @@ class CountedOperations {
   ~CountedOperations() {
     at::removeCallback(handle_);
     g_interrupt_at = -1;
-    detail::forget_signal();
+    adept::detail::forget_signal();
   }
   // Whether `work` ended by itself.
   template <typename Work>
   bool ends(std::int64_t interrupt_at, Work&& work) {
     g_operations = 0;
     g_interrupt_at = interrupt_at;
-    detail::forget_signal();
+    adept::detail::forget_signal();
     try {
       work();
     } catch (const InterruptedError&) {
