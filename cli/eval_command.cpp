@@ -8,6 +8,7 @@
 #include "adept/eval/perplexity.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/record.h"
+#include "adept/model/load.h"
 #include "adept/run/measure.h"
 #include "adept/run/model_context.h"
 #include "adept/run/text.h"
@@ -49,7 +50,8 @@ void run(Options& options) {
   const run::TextModel model = run::load_text_model(options.model);
   run::init_compute_to_measure(options.compute, model.dir);
   run::warn_of_long_sequences(model, options.scoring.seq_len);
-  if (options.scoring.packed) model.eos();  // what is missing is told before the work
+  model::check_weights(model.config, model::open_weights(model.config, model.dir));  // a fault is told before the work
+  if (options.scoring.packed) model.eos();
   std::vector<data::TokenDataset> datasets;
   for (const config::Source& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));
   run::print_counts(datasets);

@@ -37,6 +37,14 @@ std::string_view known_extension(std::string_view lower_name) {
   return "";
 }
 
+std::optional<FileKind> kind_by_name(const fs::path& path) {
+  const std::string name = lower_case(path.filename().string());
+  const std::string_view extension = known_extension(name);
+  for (const auto& [known, kind] : kExtensions)
+    if (known == extension) return kind;
+  return std::nullopt;
+}
+
 std::string describe_kind(const fs::path& path) {
   std::error_code error;
   if (!fs::is_regular_file(path, error)) return "pipe or device";
@@ -247,10 +255,7 @@ class FileFinder {
 }  // namespace
 
 std::optional<FileKind> file_kind(const fs::path& path) {
-  const std::string name = lower_case(path.filename().string());
-  const std::string_view extension = known_extension(name);
-  for (const auto& [known, kind] : kExtensions)
-    if (known == extension) return kind;
+  if (const auto kind = kind_by_name(path)) return kind;
   if (!io::is_stream(path)) return std::nullopt;
   // What has no name says by its first character what it is.
   std::string start(64, '\0');
@@ -283,13 +288,13 @@ void check_not_read(const TextSource& source, const fs::path& output, const std:
       throw ConfigError("{} {}: is itself read as \"{}\"; expected a place of its own.", option, output.string(),
                         source.name);
     const fs::path below = target.lexically_relative(read);
-    if (file_kind(output) && fs::is_directory(read, error) && !below.empty() && *below.begin() != "..")
+    if (kind_by_name(output) && fs::is_directory(read, error) && !below.empty() && *below.begin() != "..")
       throw ConfigError(
           "{} {}: lies in {}, which is read as \"{}\"; the next call would read it as text. Choose another folder, or "
           "another extension.",
           option, output.string(), path, source.name);
   }
-  if (!file_kind(output) || !fs::exists(target, error)) return;
+  if (!kind_by_name(output) || !fs::exists(target, error)) return;
   for (const fs::path& file : find_files(source).files)
     if (fs::weakly_canonical(file, error) == target)
       throw ConfigError("{} {}: is itself read as \"{}\"; expected a place of its own.", option, output.string(),
