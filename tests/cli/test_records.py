@@ -249,7 +249,7 @@ def test_baseline_and_probe_are_measured_once_for_all_output_folders(copied, sha
     assert measured_before(sweep("f", env={**sharing, "ADEPT_RESULT_CACHE": "off"})) == set()
     config = copied / "base" / "config.json"
     config.write_text(config.read_text() + "\n")
-    assert measured_before(sweep("g")) == set(), "another config.json is another model"
+    assert measured_before(sweep("g", "train.learning_rate=4e-4")) == set(), "another config.json is another model"
     probe = ["probe", "--model", "base", "--data", "general.jsonl", "--seq-len", 32, "--max-tokens", 400, "--layers", 1,
              "--threads", 1, "--dtype", "fp32", "--out", "importance.json"]  # fmt: skip
     assert measured_before(run_program("adept", *probe, cwd=copied, env=sharing)) == {"probe      scores"}

@@ -222,7 +222,7 @@ TEST(Interrupt, AtAnyPointLosesNoStepAndNoEvaluation) {
   CountedOperations operations;
   ASSERT_TRUE(operations.ends(-1, [&] { run(dir / "counted", false); }));
   const std::int64_t total = g_operations;
-  constexpr std::int64_t kPoints = 60;
+  constexpr std::int64_t kPoints = 30;
   int interrupted = 0, evaluations_due = 0;
   for (std::int64_t i = 0; i < kPoints; ++i) {
     SCOPED_TRACE(i);
@@ -238,7 +238,7 @@ TEST(Interrupt, AtAnyPointLosesNoStepAndNoEvaluation) {
     fs::remove_all(run_dir);
   }
   EXPECT_GT(interrupted, kPoints / 2);
-  EXPECT_GT(evaluations_due, 3);
+  EXPECT_GT(evaluations_due, 1);
 }
 
 TEST(Interrupt, SavesAndNamesTheExitCodeAndResumesToTheSameEnd) {

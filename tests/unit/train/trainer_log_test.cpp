@@ -61,7 +61,7 @@ TEST(JsonlFile, SaysWhichFileCannotBeWritten) {
   EXPECT_THAT(test::message_of<DataError>([&] {
                 file.append({{"step", 1}});
               }),
-              HasSubstr((dir / "log.jsonl").string() + ": cannot be written; is the disk full?"));
+              HasSubstr((dir / "log.jsonl").string() + ": cannot open for writing: Is a directory"));
 }
 
 TEST(LogLine, HasTheKeysOfLlamaFactoryAndItsExtras) {
