@@ -35,7 +35,7 @@ def evaluate(folder, *arguments, names=("first", "second")):
         "--batch-size", 3, "--dtype", "fp32", *arguments,
     )  # fmt: skip
     found = json.loads((folder / "results.json").read_text())
-    assert set(found) == {"datasets"} and set(found["datasets"]) == set(names)
+    assert set(found) == {"datasets", "checksum"} and set(found["datasets"]) == set(names)
     return found["datasets"]
 
 
