@@ -108,10 +108,10 @@ TEST(MatmulRate, OfABusyMomentIsMeasuredAgain) {
   EXPECT_EQ(matmul_rate(at::kFloat, at::kCPU, file), 1.0) << "within the hour it is believed";
   EXPECT_GT(measure_matmul_rate(at::kFloat, at::kCPU, file), 1e8) << "unless a step doubts it";
   for (const double rate : {1.0, 5e15}) {
-    Json rates = read_json(file);
+    Json rates = io::read_record(file);
     Json& known = rates.begin().value();
     known = {{"rate", rate}, {"measured", known["measured"].get<std::int64_t>() - 7200}};
-    std::ofstream(file) << rates.dump();
+    io::write_record(file, rates);
     const double found = matmul_rate(at::kFloat, at::kCPU, file);
     EXPECT_TRUE(rate == 1.0 ? found > 1e8 && found < 5e15 : found == 5e15) << found << ": the highest counts";
   }
