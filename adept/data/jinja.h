@@ -2,7 +2,8 @@
 // the functions raise_exception and strftime_now, tojson without escapes of HTML, {% break %}, {% continue %} and
 // {% generation %}. The engine is llama.cpp's. What it lacks of jinja2 it refuses, but for these: upper, lower, title
 // and capitalize change ASCII letters only; length, index and slice of a string count bytes; an undefined value has
-// undefined members; None prints nothing, and a list its items.
+// undefined members; None prints nothing, and a list its items; a string + another type concatenates; default() also
+// replaces None; lists have append(); a keyword argument that skips an earlier default of a macro loses that default.
 #pragma once
 
 #include <stdexcept>
