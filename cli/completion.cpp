@@ -186,8 +186,8 @@ _adept() {
 )";
   std::vector<std::string> first = option_names(describe(app));
   for (const Command& command : commands) first.push_back(command.name);
-  script += fmt::format("    _adept_words '{}'\n    return\n  fi\n  case \"$command $option\" in\n",
-                        fmt::join(first, " "));
+  script +=
+      fmt::format("    _adept_words '{}'\n    return\n  fi\n  case \"$command $option\" in\n", fmt::join(first, " "));
   for (const Command& command : commands)
     for (const Option& option : command.options)
       if (!option.is_positional && option.value != Value::kNone)

@@ -96,9 +96,8 @@ void run(const Options& options) {
   if (!options.importance.empty()) {
     importance = method::read_importance(options.importance, options.method);
     const std::string differs =
-        importance->model
-            ? io::differing_parts(*importance->model, io::model_identity(io::WeightFiles::open(model)))
-            : "";
+        importance->model ? io::differing_parts(*importance->model, io::model_identity(io::WeightFiles::open(model)))
+                          : "";
     if (std::ssize(importance->layers) != base.num_hidden_layers || !differs.empty())
       throw ConfigError(
           "--importance {}: found scores of another model ({} layers{}); expected those of {} ({} layers): probe it.",

@@ -42,8 +42,7 @@ std::string name_of_path(const std::string& path) {
     if (file.extension() == extension) file.replace_extension();
   std::string name = file.filename().string().substr(0, 64);
   const auto allowed = [](char c) { return config::is_source_name("a" + std::string(1, c)); };
-  std::replace_if(
-      name.begin(), name.end(), [&](char c) { return !allowed(c); }, '_');
+  std::replace_if(name.begin(), name.end(), [&](char c) { return !allowed(c); }, '_');
   return config::is_source_name(name) ? name : "data" + name.substr(0, 60);
 }
 

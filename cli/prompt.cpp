@@ -104,10 +104,10 @@ void check_prompt_options(const PromptOptions& options) {
   const bool has_prompt = options.text || options.file;
   if (!options.chat) {
     if (options.system || options.messages || options.chat_template)
-      throw ConfigError("adept generate: found {} without --chat; expected both.",
-                        options.system     ? "--system"
-                        : options.messages ? "--messages"
-                                           : "--chat-template");
+      throw ConfigError("adept generate: found {} without --chat; expected both.", options.system ? "--system"
+                                                                                   : options.messages
+                                                                                       ? "--messages"
+                                                                                       : "--chat-template");
   }
   if (options.text && options.file)
     throw ConfigError("adept generate: found --prompt and --prompt-file; expected one.");

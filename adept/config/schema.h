@@ -250,8 +250,7 @@ void describe(Visitor& v, RunConfig& c) {
   v(c.compute.dtype, "dtype",
     "Precision to compute in; auto: bf16 where the processor or GPU multiplies it natively, else fp32; trained weights "
     "and moments are always fp32");
-  v(c.export_dtype, "export_dtype",
-    "Type of every tensor of the exported model; auto: each as in the files of model");
+  v(c.export_dtype, "export_dtype", "Type of every tensor of the exported model; auto: each as in the files of model");
   v(c.compute.device, "device", "Where to compute");
   v(c.compute.threads, "threads", "Threads to compute with; 0 = the physical cores available",
     {.unit = "threads", .range = {.min = 0, .max = 1024}});

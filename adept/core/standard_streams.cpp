@@ -39,7 +39,8 @@ void replace(std::FILE*& file, Stream& stream, int buffering) {
 void open_standard_streams() {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
     if (::fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
-    if (::open("/dev/null", O_RDWR) < 0) [[maybe_unused]] const int taken = ::open("/", O_RDONLY);
+    if (::open("/dev/null", O_RDWR) < 0) [[maybe_unused]]
+      const int taken = ::open("/", O_RDONLY);
   }
   replace(stdout, g_output, ::isatty(STDOUT_FILENO) == 1 ? _IOLBF : _IOFBF);
   replace(stderr, g_error, _IONBF);

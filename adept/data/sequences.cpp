@@ -76,8 +76,7 @@ class SequenceSetBuilder {
 
   SequenceSet finish() {
     cut_to_limit();
-    std::sort(taken_.begin(), taken_.end(),
-              [](const Candidate& a, const Candidate& b) { return a.begin < b.begin; });
+    std::sort(taken_.begin(), taken_.end(), [](const Candidate& a, const Candidate& b) { return a.begin < b.begin; });
     auto& c = counts();
     for (const Candidate& candidate : taken_) {
       const std::int32_t first_target = std::max(1, candidate.context);
@@ -148,8 +147,7 @@ class SequenceSetBuilder {
       if (covered == 0) return;
       ++counts().documents;
       counts().covered += covered;
-      const double share =
-          static_cast<double>(covered) / static_cast<double>(starts[document + 1] - starts[document]);
+      const double share = static_cast<double>(covered) / static_cast<double>(starts[document + 1] - starts[document]);
       bytes += share * static_cast<double>(stream().dataset().document_bytes(stream().order()[document]));
       covered = 0;
     };

@@ -69,9 +69,10 @@ std::string conversion(const fs::path& path) {
         "orient='records', lines=True)\" {} {}",
         extension == ".parquet" ? "parquet" : "feather", path.string(), jsonl);
   if (extension == ".csv" || extension == ".tsv")
-    return python(fmt::format("import csv, json, sys; [print(json.dumps(row)) for row in "
-                              "csv.DictReader(open(sys.argv[1], newline=''){})]",
-                              extension == ".tsv" ? ", delimiter='\\t'" : ""));
+    return python(
+        fmt::format("import csv, json, sys; [print(json.dumps(row)) for row in "
+                    "csv.DictReader(open(sys.argv[1], newline=''){})]",
+                    extension == ".tsv" ? ", delimiter='\\t'" : ""));
   if (extension == ".json")
     return python("import json, sys; [print(json.dumps(record)) for record in json.load(open(sys.argv[1]))]");
   for (const auto& [packed, command] : {std::pair(".zst", "zstd -d"), std::pair(".xz", "xz -dk"),
@@ -195,8 +196,8 @@ class FileFinder {
     if (num_matched_ > 0) return;
     problems_.push_back(fmt::format("{}: holds or matches no such file", path));
     if (!other_file_.empty())
-      problems_.back() += fmt::format(", but {}, a {}{}", other_file_.string(), describe_kind(other_file_),
-                                      conversion(other_file_));
+      problems_.back() +=
+          fmt::format(", but {}, a {}{}", other_file_.string(), describe_kind(other_file_), conversion(other_file_));
   }
 
   void walk(const fs::path& folder) {

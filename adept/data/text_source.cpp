@@ -4,11 +4,11 @@
 #include <utility>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/hash.h"
 #include "adept/core/signals.h"
 #include "adept/data/source_files.h"
 #include "adept/io/rereadable.h"
-#include "adept/core/file.h"
 
 namespace adept::data {
 namespace {
@@ -32,8 +32,7 @@ std::string name_after(const std::string& path) {
   std::filesystem::path file = std::filesystem::path(path).lexically_normal();
   if (!file.has_filename()) file = file.parent_path();  // a folder with a slash at its end
   std::string name = bare_name(file);
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return !is_name_character(c); }, '_');
+  std::replace_if(name.begin(), name.end(), [](char c) { return !is_name_character(c); }, '_');
   return name;
 }
 

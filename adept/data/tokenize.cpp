@@ -19,7 +19,7 @@
 namespace adept::data {
 namespace {
 
-constexpr std::size_t kStreamedBytes = std::size_t{32} << 20;       // of a document whose ids are not collected first
+constexpr std::size_t kStreamedBytes = std::size_t{32} << 20;      // of a document whose ids are not collected first
 constexpr std::size_t kMaxBytesInFlight = std::size_t{256} << 20;  // of text, and one document more
 
 /// Documents that one thread tokenizes in one go.

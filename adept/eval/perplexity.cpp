@@ -63,12 +63,8 @@ void require_finite(const std::string& name, const Perplexity& result) {
 }
 
 Json to_json(const Perplexity& result) {
-  return {{"loss", result.loss},
-          {"perplexity", result.perplexity},
-          {"bits_per_byte", result.bits_per_byte},
-          {"tokens", result.tokens},
-          {"documents", result.documents},
-          {"text", data::to_json(result.text)}};
+  return {{"loss", result.loss},     {"perplexity", result.perplexity}, {"bits_per_byte", result.bits_per_byte},
+          {"tokens", result.tokens}, {"documents", result.documents},   {"text", data::to_json(result.text)}};
 }
 
 Perplexity perplexity_from_json(const Json& json, const std::string& where) {

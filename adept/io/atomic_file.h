@@ -34,11 +34,11 @@ class AtomicFile {
   void commit();
 
  private:
-  std::filesystem::path final_path_;        // as it was given, for messages
-  std::filesystem::path target_;            // behind symbolic links
-  std::optional<struct stat> old_;          // of the file to be replaced
-  std::optional<Temporary> temporary_;      // or
-  UniqueFd stream_;                         // what is written straight into
+  std::filesystem::path final_path_;    // as it was given, for messages
+  std::filesystem::path target_;        // behind symbolic links
+  std::optional<struct stat> old_;      // of the file to be replaced
+  std::optional<Temporary> temporary_;  // or
+  UniqueFd stream_;                     // what is written straight into
   bool committed_ = false;
 };
 

@@ -32,9 +32,9 @@ std::string lower_case(std::string text) {
 // Weights, or what makes no sense without them.
 bool is_weights(const std::string& file) {
   constexpr std::array<std::string_view, 24> kExtensions = {
-      ".safetensors", ".bin", ".pt",  ".pth",  ".ckpt", ".gguf",   ".ggml",   ".onnx",
-      ".onnx_data",   ".h5",  ".ot",  ".msgpack", ".npz", ".npy",  ".tflite", ".mlmodel",
-      ".mlpackage",   ".pb",  ".pkl", ".pickle",  ".joblib", ".engine", ".plan", ".nemo"};
+      ".safetensors", ".bin", ".pt",  ".pth",     ".ckpt",   ".gguf",   ".ggml",   ".onnx",
+      ".onnx_data",   ".h5",  ".ot",  ".msgpack", ".npz",    ".npy",    ".tflite", ".mlmodel",
+      ".mlpackage",   ".pb",  ".pkl", ".pickle",  ".joblib", ".engine", ".plan",   ".nemo"};
   const std::string name = lower_case(file);
   const std::string extension = fs::path(name).extension().string();
   return std::find(kExtensions.begin(), kExtensions.end(), extension) != kExtensions.end() ||

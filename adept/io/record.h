@@ -1,4 +1,5 @@
-// Records: the JSON files that adept writes for itself and reads again. A checksum over the content tells a damaged one.
+// Records: the JSON files that adept writes for itself and reads again. A checksum over the content tells a damaged
+// one.
 //
 // A number that is not finite has no place in JSON: it is written as null.
 #pragma once

@@ -46,8 +46,7 @@ std::optional<TemporaryName> parse_name(const std::string& name) {
   constexpr std::size_t kSuffix = kNew.size() + kRandomDigits;
   if (name.size() < kSuffix + 2 || name.front() != '.') return std::nullopt;
   const std::string_view kind = std::string_view(name).substr(name.size() - kSuffix, kNew.size());
-  const bool is_random =
-      name.find_first_not_of("0123456789abcdef", name.size() - kRandomDigits) == std::string::npos;
+  const bool is_random = name.find_first_not_of("0123456789abcdef", name.size() - kRandomDigits) == std::string::npos;
   if (!is_random || (kind != kNew && kind != kOld)) return std::nullopt;
   return TemporaryName{name.substr(1, name.size() - kSuffix - 1), kind == kOld};
 }
@@ -65,9 +64,10 @@ void remove_if_nobodys(const fs::path& path) {
   if (!fd.is_open()) return;
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK)
-      spdlog::warn("{}: is left by a process that was killed, or still at work: this file system has no locks ({}). "
-                   "Remove it if no other adept writes there.",
-                   path.string(), std::generic_category().message(errno));
+      spdlog::warn(
+          "{}: is left by a process that was killed, or still at work: this file system has no locks ({}). "
+          "Remove it if no other adept writes there.",
+          path.string(), std::generic_category().message(errno));
     return;
   }
   if (is_same_file(fd.get(), path)) remove_or_warn(path);

@@ -134,10 +134,10 @@ class ShardCheck {
 void warn_of_information(const fs::path& index_path, const Index& index, const WeightMap& unlisted,
                          std::int64_t total_bytes) {
   if (!unlisted.empty())
-    log_once(spdlog::level::warn,
-             fmt::format("{}: does not list {} of the tensors in its shards, such as {} in {}; they are used",
-                         index_path.string(), unlisted.size(), quote(unlisted.begin()->first),
-                         unlisted.begin()->second));
+    log_once(
+        spdlog::level::warn,
+        fmt::format("{}: does not list {} of the tensors in its shards, such as {} in {}; they are used",
+                    index_path.string(), unlisted.size(), quote(unlisted.begin()->first), unlisted.begin()->second));
   else if (index.total_size && *index.total_size != static_cast<std::uint64_t>(total_bytes))
     log_once(spdlog::level::warn, fmt::format("{}: metadata.total_size is {}, but the tensors have {} bytes",
                                               index_path.string(), *index.total_size, total_bytes));

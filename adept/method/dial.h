@@ -50,9 +50,9 @@ std::int64_t most_measurements(const DialOptions& options, const Expansion& expa
 /// other, twice, and keeps what improves the trade-off. Under a bound that is the trade-off at the price that the curve
 /// has where it meets the bound; the alphas found are scaled onto the bound, and taken if the domain loss is lower. The
 /// layers below the lowest copy are computed once; their output is kept in memory. The decoder is left as it was.
-/// Points that are in `known`, which an earlier session measured of the same, are not measured again; new ones are added
-/// to it, and are there after an InterruptedError too. Throws DataError if there is no token to predict in one of the
-/// texts, NonFiniteError for a loss that is no number.
+/// Points that are in `known`, which an earlier session measured of the same, are not measured again; new ones are
+/// added to it, and are there after an InterruptedError too. Throws DataError if there is no token to predict in one of
+/// the texts, NonFiniteError for a loss that is no number.
 Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
                   const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress,
                   std::vector<DialPoint>& known);

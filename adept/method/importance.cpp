@@ -29,7 +29,8 @@ std::array<double, 2> read_interval(const Json& entry, const std::string& prefix
   if (!interval.is_array() || interval.size() != 2)
     throw DataError("{}ci95 is {}; expected a list of two numbers", prefix, model::brief(interval));
   const std::array<double, 2> bounds = {bound(interval[0], -infinity), bound(interval[1], infinity)};
-  if (bounds[0] > bounds[1]) throw DataError("{}ci95 is {}; expected its ends in order", prefix, model::brief(interval));
+  if (bounds[0] > bounds[1])
+    throw DataError("{}ci95 is {}; expected its ends in order", prefix, model::brief(interval));
   return bounds;
 }
 

@@ -53,8 +53,8 @@ struct Separation {
 struct Importance {
   std::string method;
   std::optional<io::ModelIdentity> model;  ///< that was probed; an expansion refuses scores of another one
-  double baseline_loss = 0;  ///< nats per token, sources weighing the same
-  std::int64_t tokens = 0;   ///< predicted tokens
+  double baseline_loss = 0;                ///< nats per token, sources weighing the same
+  std::int64_t tokens = 0;                 ///< predicted tokens
   std::int64_t sequences = 0;
   std::vector<LayerImportance> layers;
   Stability stability;
@@ -109,8 +109,8 @@ void normalize_and_rank(std::vector<LayerImportance>& layers);
 /// importance.json: the first of several methods is the file's own, the others are in "methods" by name.
 Json to_json(const Importance& importance);
 Json to_json(std::span<const Importance> importances);
-/// The scores of `method`, or the file's own. Throws DataError that names the field that is missing, ill-typed or out of
-/// its range.
+/// The scores of `method`, or the file's own. Throws DataError that names the field that is missing, ill-typed or out
+/// of its range.
 Importance importance_from_json(const Json& json, const std::string& where, const std::string& method = "");
 /// From a file: a record (io/record.h). One without a checksum, which a user may have written, is taken if it is valid.
 Importance read_importance(const std::filesystem::path& path, const std::string& method = "");

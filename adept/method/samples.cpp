@@ -146,7 +146,7 @@ Json to_json(const ProbeSamples& samples) {
   for (const auto& [source, weight] : samples.source_weights) weights.push_back({source, weight});
   for (const auto& [measure, table] : samples.tables)
     tables.push_back({{"measure", static_cast<int>(measure)}, {"parts", table.parts}, {"values", table.values}});
-  return {{"num_layers", samples.num_layers}, {"tokens", samples.tokens},   {"losses", samples.losses},
+  return {{"num_layers", samples.num_layers}, {"tokens", samples.tokens},  {"losses", samples.losses},
           {"sources", samples.sources},       {"source_weights", weights}, {"tables", tables}};
 }
 
@@ -157,7 +157,8 @@ ProbeSamples samples_from_json(const Json& json) {
                        .sources = json.at("sources").get<std::vector<int>>(),
                        .source_weights = {},
                        .tables = {}};
-  for (const Json& weight : json.at("source_weights")) samples.source_weights[weight.at(0).get<int>()] = weight.at(1).get<double>();
+  for (const Json& weight : json.at("source_weights"))
+    samples.source_weights[weight.at(0).get<int>()] = weight.at(1).get<double>();
   for (const Json& table : json.at("tables"))
     samples.tables[static_cast<Measure>(table.at("measure").get<int>())] = {
         .parts = table.at("parts").get<std::vector<std::string>>(),

@@ -33,9 +33,9 @@ struct ModelConfig {
   bool mlp_bias = false;                     ///< biases of gate_proj, up_proj, down_proj
   bool qk_norm = false;                      ///< RMS norms of each head's queries and keys
   std::vector<std::int64_t> sliding_window;  ///< per layer: tokens that a query sees, itself included; 0 = all
-  std::vector<std::int64_t> eos_token_ids;  ///< in 0 .. vocab_size-1; empty: never ends by itself
-  std::optional<DType> dtype;               ///< torch_dtype / dtype: what the weights were saved in; a hint
-  Json source;                              ///< the file as read, key order kept, so that it can be written back
+  std::vector<std::int64_t> eos_token_ids;   ///< in 0 .. vocab_size-1; empty: never ends by itself
+  std::optional<DType> dtype;                ///< torch_dtype / dtype: what the weights were saved in; a hint
+  Json source;                               ///< the file as read, key order kept, so that it can be written back
 };
 
 /// Reads and checks `source`; `where` names the file in messages. Every key is understood, known to be harmless, or

@@ -18,8 +18,8 @@ class ConfigReader {
   /// `prefix` ("rope_scaling.") stands before each key in messages; problems go to `problems`.
   ConfigReader(const Json& object, std::string prefix, std::vector<std::string>& problems);
 
-  bool has(std::string_view key) const;      ///< present and not null
-  bool present(std::string_view key) const;  ///< present, perhaps null
+  bool has(std::string_view key) const;                                                 ///< present and not null
+  bool present(std::string_view key) const;                                             ///< present, perhaps null
   bool is_null_or_one_of(std::string_view key, const std::vector<Json>& values) const;  ///< or absent
   /// The value (null if absent), marked as understood.
   const Json& take(std::string_view key);

@@ -65,7 +65,9 @@ std::vector<PreTokenizer> known_pre_tokenizers() {
   for (const char* pattern : kDefaultSplits) default_parts.push_back(split(pattern));
   default_parts.push_back(byte_level(false));
   return {
-      {{"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"}, nullptr, by_digits},
+      {{"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"},
+       nullptr,
+       by_digits},
       {{"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"},
        nullptr,
        by_llama3,
@@ -278,8 +280,7 @@ DataError unknown_pre_tokenizer(const GgufFile& file, std::string_view name, con
       "llama.cpp takes for one of them{}. How this one splits text is not implemented: use the model's original files "
       "in the Hugging Face layout, or, if it splits as one of these does, write that name into the file with "
       "gguf_set_metadata.py of llama.cpp.",
-      file.where(), quote(name),
-      nearest.empty() ? "" : fmt::format(" (the nearest name is {})", nearest));
+      file.where(), quote(name), nearest.empty() ? "" : fmt::format(" (the nearest name is {})", nearest));
 }
 
 }  // namespace

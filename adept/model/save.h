@@ -19,8 +19,7 @@ void write_config_json(const std::filesystem::path& model_dir, const Json& confi
 /// A model directory: weights, config.json, and what else is in `source_dir` (io::copy_companion_files). `read` as in
 /// io::write_weight_files. For all or nothing, write into an AtomicDirectory.
 void write_model_files(const std::filesystem::path& model_dir, std::span<const io::TensorView> tensors,
-                       const Json& config, const std::filesystem::path& source_dir,
-                       const io::TensorReader& read = {});
+                       const Json& config, const std::filesystem::path& source_dir, const io::TensorReader& read = {});
 
 /// Writes config.source and every parameter of `weights` into model_dir (which exists).
 ///

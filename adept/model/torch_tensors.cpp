@@ -107,8 +107,7 @@ at::Tensor as_tensor(const io::TensorView& view, std::shared_ptr<const void> own
     return copy;
   }
   void* data = const_cast<std::byte*>(view.data.data());  // ATen has no read-only tensors
-  return at::from_blob(
-      data, view.shape, [owner = std::move(owner)](void*) {}, options);
+  return at::from_blob(data, view.shape, [owner = std::move(owner)](void*) {}, options);
 }
 
 io::TensorView as_view(std::string name, const at::Tensor& tensor) {

@@ -118,8 +118,8 @@ std::string explain_names(const std::vector<std::string>& missing, const std::ve
     if (example == nullptr || finding.count > example->count) example = &finding;
   }
   if (what.empty()) return {};
-  std::string text = fmt::format("The names {}, such as {} for {}", fmt::join(what, " and "), example->found,
-                                 example->expected);
+  std::string text =
+      fmt::format("The names {}, such as {} for {}", fmt::join(what, " and "), example->found, example->expected);
   return fmt::format("{}; {}.", text, advice_for(what.front()));
 }
 

@@ -77,7 +77,8 @@ model::Decoder& MeasuredModel::decoder() {
   return *decoder_;
 }
 
-std::map<std::string, eval::Perplexity> measure_perplexity(MeasuredModel& model, const std::vector<train::EvalSet>& sets,
+std::map<std::string, eval::Perplexity> measure_perplexity(MeasuredModel& model,
+                                                           const std::vector<train::EvalSet>& sets,
                                                            std::int64_t batch_size, const ResultCache& cache) {
   std::map<std::string, eval::Perplexity> results;
   std::size_t kept = 0;
@@ -129,8 +130,7 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
     spdlog::info("probe      goes on after {} of {} batches", format_count(state.batches), format_count(num_batches));
   std::vector<method::Importance> importances;
   try {
-    Progress progress("probe", method::probe_work(model.decoder(), parts, options),
-                      {.unit = "passes", .source = text});
+    Progress progress("probe", method::probe_work(model.decoder(), parts, options), {.unit = "passes", .source = text});
     importances = method::probe(model.decoder(), parts, options, progress, state);
     const method::Importance& first = importances.front();
     const std::optional<method::Separation>& separation = first.separation;
@@ -139,9 +139,8 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
                                 : separation->reached ? ", separated"
                                                       : ", not separated"));
   } catch (const InterruptedError& error) {
-    const bool is_kept =
-        state.batches > 0 &&
-        cache.keep(key_of_samples, {{"batches", state.batches}, {"samples", method::to_json(state.samples)}});
+    const bool is_kept = state.batches > 0 && cache.keep(key_of_samples, {{"batches", state.batches},
+                                                                          {"samples", method::to_json(state.samples)}});
     throw interrupted(error, fmt::format("{} of {} batches of the probe are measured and kept",
                                          is_kept ? state.batches : 0, num_batches));
   }
@@ -202,10 +201,10 @@ method::Dial measure_dial(MeasuredModel& model, const method::Expansion& expansi
   if (const std::optional<Json> found = cache.find(key)) known = method::points_from_json(*found);
   if (!known.empty()) tell_kept("dial", fmt::format("{} points", known.size()), cache);
   try {
-    Progress progress("dial",
-                      method::most_measurements(options, expansion) *
-                          static_cast<std::int64_t>(general.size() + domain.size()),
-                      {.unit = "passes", .source = "general+domain"});
+    Progress progress(
+        "dial",
+        method::most_measurements(options, expansion) * static_cast<std::int64_t>(general.size() + domain.size()),
+        {.unit = "passes", .source = "general+domain"});
     const method::Dial dial =
         method::measure_dial(model.decoder(), expansion, general, domain, options, progress, known);
     progress.finish(

@@ -43,7 +43,8 @@ class MeasuredModel {
 };
 
 /// Loss and perplexity of each set, by name. They may be infinite or NaN.
-std::map<std::string, eval::Perplexity> measure_perplexity(MeasuredModel& model, const std::vector<train::EvalSet>& sets,
+std::map<std::string, eval::Perplexity> measure_perplexity(MeasuredModel& model,
+                                                           const std::vector<train::EvalSet>& sets,
                                                            std::int64_t batch_size, const ResultCache& cache);
 
 /// method::probe, the scores stamped with the model. `text` names it in the progress line.

@@ -223,8 +223,7 @@ class Run {
   }
 
   void report() {
-    RunResults results{
-        .before = {}, .after = read_results("eval_model.json"), .training = read_training()};
+    RunResults results{.before = {}, .after = read_results("eval_model.json"), .training = read_training()};
     if (fs::exists(dir_ / "eval_base.json")) results.before = read_results("eval_base.json");
     write_result(dir_ / "all_results.json", results_json(config_, results, stages_.records()));
     fmt::print("{}\n  model         {}\n", results_table(config_, results, stages_.records()),
@@ -370,8 +369,8 @@ class Run {
     if (config_.unit_lr.policy != config::UnitLrPolicy::kUniform) {
       const auto probe = probe_sequences(datasets_.general, config_.seq_len, config_.unit_lr.probe_tokens);
       tell_samples("importance", probe);
-      inputs.probe = to_batches(probe, config_.probe.batch_size, to_device(config_.compute.device),
-                                general_weights(config_.data));
+      inputs.probe =
+          to_batches(probe, config_.probe.batch_size, to_device(config_.compute.device), general_weights(config_.data));
     }
     for (const data::TokenDataset& dataset : datasets_.eval)
       inputs.eval.push_back({dataset.name(), eval_sequences(dataset)});

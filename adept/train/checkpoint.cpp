@@ -207,29 +207,29 @@ fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, con
                          const optim::AdamW& optimizer) {
   const HostTensors masters = masters_of(optimizer), moments = moments_of(optimizer);
   const Json json = {{"version", kCheckpointVersion},
-               {"step", state.step},
-               {"total_steps", state.total_steps},
-               {"evaluation_due", state.evaluation_due},
-               {"num_updates", optimizer.num_updates()},
-               {"total_tokens", state.total_tokens},
-               {"nonfinite_in_row", state.nonfinite_in_row},
-               {"nonfinite_total", state.nonfinite_total},
-               {"train_seconds", state.train_seconds},
-               {"necessary_flops", state.necessary_flops},
-               {"loss_sum", state.loss_sum},
-               {"loss_tokens", state.loss_tokens},
-               {"last_loss", state.last_loss},
-               {"run_loss_sum", state.run_loss_sum},
-               {"run_loss_tokens", state.run_loss_tokens},
-               {"loader", state.loader},
-               {"units", names_of(state.unit_lr_weights)},
-               {"unit_importance", values_of(state.unit_importance)},
-               {"unit_lr_weights", values_of(state.unit_lr_weights)},
-               {"model", io::to_json(identity.model)},
-               {"frozen_hash", identity.frozen_hash},
-               {"config", identity.config},
-               {kTrainableSums, checksums(masters)},
-               {kOptimizerSums, checksums(moments)}};
+                     {"step", state.step},
+                     {"total_steps", state.total_steps},
+                     {"evaluation_due", state.evaluation_due},
+                     {"num_updates", optimizer.num_updates()},
+                     {"total_tokens", state.total_tokens},
+                     {"nonfinite_in_row", state.nonfinite_in_row},
+                     {"nonfinite_total", state.nonfinite_total},
+                     {"train_seconds", state.train_seconds},
+                     {"necessary_flops", state.necessary_flops},
+                     {"loss_sum", state.loss_sum},
+                     {"loss_tokens", state.loss_tokens},
+                     {"last_loss", state.last_loss},
+                     {"run_loss_sum", state.run_loss_sum},
+                     {"run_loss_tokens", state.run_loss_tokens},
+                     {"loader", state.loader},
+                     {"units", names_of(state.unit_lr_weights)},
+                     {"unit_importance", values_of(state.unit_importance)},
+                     {"unit_lr_weights", values_of(state.unit_lr_weights)},
+                     {"model", io::to_json(identity.model)},
+                     {"frozen_hash", identity.frozen_hash},
+                     {"config", identity.config},
+                     {kTrainableSums, checksums(masters)},
+                     {kOptimizerSums, checksums(moments)}};
   io::AtomicDirectory directory(run_dir / fmt::format("{}{}", kPrefix, state.step), io::OnExisting::kReplace);
   io::write_safetensors(directory.path() / kTrainableFile, masters.views, metadata());
   io::write_safetensors(directory.path() / kOptimizerFile, moments.views, metadata());
@@ -254,8 +254,7 @@ void prune_checkpoints(const fs::path& run_dir, std::int64_t keep, std::set<fs::
     if (whole >= wanted) {
       std::error_code error;
       fs::remove_all(checkpoint, error);
-      if (error)
-        spdlog::warn("{}: the old checkpoint cannot be removed: {}", checkpoint.string(), error.message());
+      if (error) spdlog::warn("{}: the old checkpoint cannot be removed: {}", checkpoint.string(), error.message());
       continue;
     }
     if (!known_whole.contains(checkpoint) && damage_of(checkpoint).empty()) known_whole.insert(checkpoint);

@@ -55,8 +55,8 @@ struct RunIdentity {
 std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir, const TrainerState& state,
                                       const RunIdentity& identity, const optim::AdamW& optimizer);
 
-/// Removes checkpoints that are older than the newest `keep` (at least 2) whole ones. Which are whole is found by reading
-/// them, unless their path is in `known_whole`; those that are found whole are added to it.
+/// Removes checkpoints that are older than the newest `keep` (at least 2) whole ones. Which are whole is found by
+/// reading them, unless their path is in `known_whole`; those that are found whole are added to it.
 void prune_checkpoints(const std::filesystem::path& run_dir, std::int64_t keep,
                        std::set<std::filesystem::path>& known_whole);
 

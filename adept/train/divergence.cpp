@@ -37,8 +37,7 @@ NonFiniteError diverged(const std::string& what, std::int64_t step, double learn
   return NonFiniteError(fmt::format(
       "the training diverged: after step {}, {} is not finite (train.learning_rate is {:g}). This state is not saved; "
       "the last good one is {}. Start anew in another output_dir with a lower train.learning_rate.",
-      step, what, learning_rate,
-      found.empty() ? "the model that training started from" : found.front().string()));
+      step, what, learning_rate, found.empty() ? "the model that training started from" : found.front().string()));
 }
 
 }  // namespace adept::train

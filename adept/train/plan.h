@@ -40,7 +40,8 @@ TrainingLength training_length(const config::TrainConfig& config, const data::Tr
                                const TrainingStart& start, std::int64_t done);
 
 /// The keys that decide the weights, for RunIdentity::config. Not among them: the intervals of logs, evaluations and
-/// checkpoints; how the sequences of a step are split into micro-batches; and the length, so that a run can be extended.
+/// checkpoints; how the sequences of a step are split into micro-batches; and the length, so that a run can be
+/// extended.
 Json deciding_config(const config::RunConfig& config);
 
 /// Asked before anything in run_dir changes. Throws ConfigError if its newest checkpoint was made with other keys that

@@ -188,8 +188,8 @@ void Trainer::open_records() {
   else
     importance_log_ = std::make_unique<JsonlFile>(importance_file, "step", state_.step - 1);
   // Steps only: the time of probes and evaluations between them would blur the rate.
-  progress_ = std::make_unique<Progress>(
-      "train", length_.steps, Progress::Options{.unit = "steps", .rate_unit = "", .start = state_.step});
+  progress_ = std::make_unique<Progress>("train", length_.steps,
+                                         Progress::Options{.unit = "steps", .rate_unit = "", .start = state_.step});
 }
 
 void Trainer::update_unit_rates() {
@@ -330,8 +330,7 @@ void Trainer::log_step(const StepResult& result) {
 
 // What is saved and measured was checked: weights, moments, and the loss of text on which it was finite.
 void Trainer::require_finite() const {
-  const std::string what =
-      find_nonfinite(optimizer_, decoder_, last_finite_batch_ ? &*last_finite_batch_ : nullptr);
+  const std::string what = find_nonfinite(optimizer_, decoder_, last_finite_batch_ ? &*last_finite_batch_ : nullptr);
   if (!what.empty()) throw diverged(what, state_.step, inputs_.config.train.learning_rate, inputs_.run_dir);
 }
 

@@ -171,7 +171,8 @@ def test_the_next_call_removes_what_a_killed_one_left(folder, command):
     (left,) = folder.glob(".result.tmp-*")
     call(folder, *arguments, "--out", "other")
     assert left.exists(), "another output"
-    call(folder, *arguments, "--out", "result", *(["--force"] if (folder / "result").exists() else []))
+    force = command in ("expand", "dial") and (folder / "result").exists()  # a call that was not killed in time
+    call(folder, *arguments, "--out", "result", *(["--force"] if force else []))
     assert not list(folder.glob(".*.tmp-*")) and (folder / "result").exists()
 
 

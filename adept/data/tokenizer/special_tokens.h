@@ -10,8 +10,8 @@
 
 namespace adept::data {
 
-/// The id for `role`: "eos", "bos" or "pad". The first of these in `model_dir` that has the key decides; null there means
-/// none:
+/// The id for `role`: "eos", "bos" or "pad". The first of these in `model_dir` that has the key decides; null there
+/// means none:
 ///   1. the files of the tokenizer (tokenizer_settings.h)   `eos_token`: "</s>" or {"content": "</s>", ...}
 ///   2. generation_config.json                              `eos_token_id`: 2, or a list, of which the first counts
 ///   3. config.json                                         the same

@@ -35,8 +35,8 @@ class StringMatcher {
     void scan_block();
     const StringMatcher& matcher_;
     std::string_view text_;
-    std::size_t scanned_ = 0;         // what lies before was searched
-    std::size_t from_ = 0;            // the end of the match before
+    std::size_t scanned_ = 0;          // what lies before was searched
+    std::size_t from_ = 0;             // the end of the match before
     std::vector<Match> candidates_{};  // the longest match at each place of the block, the last place first
   };
 

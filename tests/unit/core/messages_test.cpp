@@ -54,9 +54,7 @@ TEST(Progress, WritesPlainLinesToAPipe) {
       << "one last line, with one loss";
 }
 
-TEST(Progress, IsALineAMinuteWithoutATerminal) {
-  EXPECT_EQ(Progress::Options().plain_interval, 60);
-}
+TEST(Progress, IsALineAMinuteWithoutATerminal) { EXPECT_EQ(Progress::Options().plain_interval, 60); }
 
 TEST(Progress, EndsAtItsTotal) {
   CaptureStderr();

@@ -133,17 +133,39 @@ const BadLine kBadLines[] = {
 
 TEST(TextSource, EveryByteOfARecordCounts) {
   const std::string good = R"({"text": "a"})";
-  for (const std::string& line :
-       {good + std::string(1, '\0'), good + std::string("\0{\"text\": \"b\"}", 15), std::string(1, '\0') + good,
-        good + good, good + " " + good, good + ",", good + "]", good + "}", good + " null", "\xef\xbb\xbf" + good,
-        good + "\xe2\x80\xa8", good + "\xc2\x85", "\xc2\xa0" + good, good + "\v", "[" + good + "]",
-        std::string("{\"text\": \"a\0\"}", 15), std::string("{\"text\": \"a\tb\"}"), std::string("{'text': 'a'}"),
-        std::string("{\"text\": \"a\",}"), std::string("{\"text\": \"a\" \"b\": 1}"), std::string("{text: \"a\"}"),
-        std::string(R"({"text": "a", "n": 01})"), std::string(R"({"text": "a", "n": .5})"),
-        std::string(R"({"text": "a", "n": 1.})"), std::string(R"({"text": "a", "n": +1})"),
-        std::string(R"({"text": "a", "n": NaN})"), std::string(R"({"text": "a", "n": tru})"),
-        std::string(R"({"text": "\x"})"), std::string(R"({"text": "\u12g4"})"), std::string(R"({"text": "\udc00"})"),
-        std::string(R"({"text": "\ud800\u0041"})"), std::string("/* */ {}"), std::string("{\"text\"}")}) {
+  for (const std::string& line : {good + std::string(1, '\0'),
+                                  good + std::string("\0{\"text\": \"b\"}", 15),
+                                  std::string(1, '\0') + good,
+                                  good + good,
+                                  good + " " + good,
+                                  good + ",",
+                                  good + "]",
+                                  good + "}",
+                                  good + " null",
+                                  "\xef\xbb\xbf" + good,
+                                  good + "\xe2\x80\xa8",
+                                  good + "\xc2\x85",
+                                  "\xc2\xa0" + good,
+                                  good + "\v",
+                                  "[" + good + "]",
+                                  std::string("{\"text\": \"a\0\"}", 15),
+                                  std::string("{\"text\": \"a\tb\"}"),
+                                  std::string("{'text': 'a'}"),
+                                  std::string("{\"text\": \"a\",}"),
+                                  std::string("{\"text\": \"a\" \"b\": 1}"),
+                                  std::string("{text: \"a\"}"),
+                                  std::string(R"({"text": "a", "n": 01})"),
+                                  std::string(R"({"text": "a", "n": .5})"),
+                                  std::string(R"({"text": "a", "n": 1.})"),
+                                  std::string(R"({"text": "a", "n": +1})"),
+                                  std::string(R"({"text": "a", "n": NaN})"),
+                                  std::string(R"({"text": "a", "n": tru})"),
+                                  std::string(R"({"text": "\x"})"),
+                                  std::string(R"({"text": "\u12g4"})"),
+                                  std::string(R"({"text": "\udc00"})"),
+                                  std::string(R"({"text": "\ud800\u0041"})"),
+                                  std::string("/* */ {}"),
+                                  std::string("{\"text\"}")}) {
     const TemporaryFolder folder;
     const auto path = folder.write("a.jsonl", "{\"text\": \"first\"}\n" + line + "\n");
     const std::string message = message_of<DataError>([&] { read_all(source_of({path})); });
@@ -155,12 +177,11 @@ TEST(TextSource, EveryByteOfARecordCounts) {
 
 TEST(TextSource, ReadsWhatJsonAllows) {
   const TemporaryFolder folder;
-  const auto path = folder.write(
-      "a.jsonl",
-      " \t{ \"n\" : -0.5e-3 , \"text\" : \"a\\/\\b\\f\\u20AC\\ud83d\\uDE00\" , \"x\": [ ] } \t\r\n"
-      "{\"text\": \"b\xe2\x80\xa8\\u0000c\", \"e\": 1E+2, \"z\": {\"text\": [true, false, null]}}\n");
-  EXPECT_THAT(read_all(source_of({path})),
-              ElementsAre("a/\b\f\u20ac\U0001F600", std::string("b\xe2\x80\xa8\0c", 6)));
+  const auto path =
+      folder.write("a.jsonl",
+                   " \t{ \"n\" : -0.5e-3 , \"text\" : \"a\\/\\b\\f\\u20AC\\ud83d\\uDE00\" , \"x\": [ ] } \t\r\n"
+                   "{\"text\": \"b\xe2\x80\xa8\\u0000c\", \"e\": 1E+2, \"z\": {\"text\": [true, false, null]}}\n");
+  EXPECT_THAT(read_all(source_of({path})), ElementsAre("a/\b\f\u20ac\U0001F600", std::string("b\xe2\x80\xa8\0c", 6)));
 }
 
 TEST(TextSource, ReadsRecordsOfManyKeysInLinearTime) {
@@ -184,12 +205,9 @@ TEST(TextSource, SaysHowToNameTheField) {
 TEST(TextSource, NamesTextInAnotherEncoding) {
   using namespace std::string_literals;
   const TemporaryFolder folder;
-  const std::pair<std::string, const char*> texts[] = {{"\xff\xfeh\0i\0"s, "UTF-16"},
-                                                       {"\xfe\xff\0h\0i"s, "UTF-16"},
-                                                       {"w\0i\0t\0h\0o\0u\0t\0"s, "UTF-16"},
-                                                       {"\0w\0i\0t\0h\0o\0u\0t"s, "UTF-16"},
-                                                       {"\xff\xfe\0\0h\0\0\0"s, "UTF-32"},
-                                                       {"\0\0\xfe\xff\0\0\0h"s, "UTF-32"}};
+  const std::pair<std::string, const char*> texts[] = {
+      {"\xff\xfeh\0i\0"s, "UTF-16"},        {"\xfe\xff\0h\0i"s, "UTF-16"},      {"w\0i\0t\0h\0o\0u\0t\0"s, "UTF-16"},
+      {"\0w\0i\0t\0h\0o\0u\0t"s, "UTF-16"}, {"\xff\xfe\0\0h\0\0\0"s, "UTF-32"}, {"\0\0\xfe\xff\0\0\0h"s, "UTF-32"}};
   for (const auto& [text, name] : texts)
     for (const char* file : {"a.txt", "a.jsonl", "a.txt.gz"}) {
       const auto path = folder.write(file, text);

@@ -116,8 +116,8 @@ TEST(TokenDataset, HoldsExactlyTheIdsThatTheTokenizerGives) {
 TEST(TokenDataset, CountsDocumentsWithoutTokens) {
   const TemporaryFolder folder;
   TextEncoder encoder = byte_encoder();
-  encoder.encode = handing_over(
-      [](std::string_view text) { return text == "drop" ? std::vector<std::int32_t>() : bytes_of(text); });
+  encoder.encode =
+      handing_over([](std::string_view text) { return text == "drop" ? std::vector<std::int32_t>() : bytes_of(text); });
   const TextSource source{
       .name = "s", .paths = {folder.write("a.txt", "keep\ndrop\nkeep")}, .txt_record = TxtRecord::kLine};
   const TokenDataset dataset = tokenize(source, encoder);
@@ -182,9 +182,9 @@ TEST(TokenDataset, KeepsFewTextsInFlight) {
 TEST(TokenDataset, ALongDocumentIsOneAmongOthers) {
   const TemporaryFolder folder;
   const std::string text(std::size_t{33} << 20, 'x');
-  const TextSource source{.name = "s",
-                          .paths = {folder.write("a.txt", "first"), folder.write("b.txt", text),
-                                    folder.write("c.txt", "last")}};
+  const TextSource source{
+      .name = "s",
+      .paths = {folder.write("a.txt", "first"), folder.write("b.txt", text), folder.write("c.txt", "last")}};
   const auto dataset = tokenize_to_file(folder / "tokens", source, byte_encoder(), {.num_threads = 2});
   ASSERT_EQ(dataset.num_documents(), 3);
   EXPECT_EQ(dataset.document(0).size(), 5u);

@@ -152,8 +152,13 @@ TEST(Perplexity, LeavesNoGraphOnATrainableModel) {
 
 TEST(Results, SurviveTheRoundTripThroughText) {
   const std::map<std::string, Perplexity> results = {
-      {"domain", {.loss = 0.1 + 0.2, .perplexity = 1.35, .bits_per_byte = 1e-3, .tokens = 1LL << 40, .documents = 3,
-                  .text = {.tokens = 4, .all_tokens = 5, .documents = 3, .all_documents = 6, .is_sample = true}}},
+      {"domain",
+       {.loss = 0.1 + 0.2,
+        .perplexity = 1.35,
+        .bits_per_byte = 1e-3,
+        .tokens = 1LL << 40,
+        .documents = 3,
+        .text = {.tokens = 4, .all_tokens = 5, .documents = 3, .all_documents = 6, .is_sample = true}}},
       {"general", {.loss = 2.5, .perplexity = 12.18, .bits_per_byte = 0.9, .tokens = 7, .documents = 2}}};
   const Json json = parse_json(results_to_json(results).dump(), "text");
   EXPECT_EQ(json["datasets"].size(), 2U);
@@ -171,7 +176,8 @@ TEST(Results, SurviveTheRoundTripThroughText) {
 
 TEST(Results, OfALossWhosePerplexityIsInfiniteAreReadBack) {
   const double loss = 1924.25;
-  const std::map<std::string, Perplexity> results = {{"far", {.loss = loss, .perplexity = std::exp(loss), .tokens = 7}}};
+  const std::map<std::string, Perplexity> results = {
+      {"far", {.loss = loss, .perplexity = std::exp(loss), .tokens = 7}}};
   const Json json = parse_json(results_to_json(results).dump(), "text");
   EXPECT_TRUE(json["datasets"]["far"]["perplexity"].is_null());
   const Perplexity found = results_from_json(json, "results.json").at("far");

@@ -1,7 +1,7 @@
 #include "adept/io/atomic_file.h"
 
-#include <gmock/gmock.h>
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/socket.h>

@@ -62,19 +62,36 @@ TEST_F(CompanionFiles, EverythingIsCopiedByteForByte) {
   std::set<std::string> expected = names;
   expected.insert("tokenizer.json");
   EXPECT_EQ(copied(), expected);
-  for (const std::string& name : names)
-    EXPECT_EQ(test::read(to() / name), std::string("\0\x01\xff", 3) + name) << name;
+  for (const std::string& name : names) EXPECT_EQ(test::read(to() / name), std::string("\0\x01\xff", 3) + name) << name;
   EXPECT_EQ(test::read(to() / "tokenizer.json"), "{ \"a\" :1.0}\r\n");
   EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(to() / "tokenizer.json")));
 }
 
 TEST_F(CompanionFiles, WeightsConfigurationsRecordsAndHiddenFilesAreNot) {
-  for (const char* name :
-       {"config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json",
-        "pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth", "optimizer.pt", "model.Q4.gguf",
-        "tf_model.h5", "flax_model.msgpack", "model.onnx", "MODEL.ONNX_DATA", "adapter_config.json",
-        "adapter_model.safetensors", "adept_expansion.json", "adept_training.json", "adept_dial.json",
-        "README.md", "domain.tokens", "runs/events.out.tfevents.1.host", ".gitattributes", ".cache/huggingface/x", ".git/config"})
+  for (const char* name : {"config.json",
+                           "model.safetensors",
+                           "model-00001-of-00002.safetensors",
+                           "model.safetensors.index.json",
+                           "pytorch_model.bin",
+                           "pytorch_model.bin.index.json",
+                           "consolidated.00.pth",
+                           "optimizer.pt",
+                           "model.Q4.gguf",
+                           "tf_model.h5",
+                           "flax_model.msgpack",
+                           "model.onnx",
+                           "MODEL.ONNX_DATA",
+                           "adapter_config.json",
+                           "adapter_model.safetensors",
+                           "adept_expansion.json",
+                           "adept_training.json",
+                           "adept_dial.json",
+                           "README.md",
+                           "domain.tokens",
+                           "runs/events.out.tfevents.1.host",
+                           ".gitattributes",
+                           ".cache/huggingface/x",
+                           ".git/config"})
     write(name);
   write("tokenizer.json");
   EXPECT_EQ(copied(), std::set<std::string>{"tokenizer.json"});

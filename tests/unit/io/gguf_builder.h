@@ -68,7 +68,8 @@ class GgufBuilder {
     return *this;
   }
   template <typename T>
-  requires std::is_arithmetic_v<T> GgufBuilder& set(const std::string& key, T value) {
+    requires std::is_arithmetic_v<T>
+  GgufBuilder& set(const std::string& key, T value) {
     return set_raw(key, static_cast<std::uint32_t>(value_type<T>()), little_endian(value));
   }
   GgufBuilder& set(const std::string& key, const char* text) { return set_raw(key, 8, gguf_string(text)); }

@@ -33,8 +33,8 @@ class HubTest : public testing::Test {
 
   const TemporaryDirectory directory_;
   const adept::test::ScopedVariable hf_hub_cache_{"HF_HUB_CACHE"}, old_hub_cache_{"HUGGINGFACE_HUB_CACHE"},
-      hf_home_{"HF_HOME"}, place_{"ADEPT_TEST_PLACE", directory_.path().string()},
-      xdg_cache_home_{"XDG_CACHE_HOME"}, home_{"HOME", directory_.path().string()};
+      hf_home_{"HF_HOME"}, place_{"ADEPT_TEST_PLACE", directory_.path().string()}, xdg_cache_home_{"XDG_CACHE_HOME"},
+      home_{"HOME", directory_.path().string()};
 };
 
 TEST_F(HubTest, ADirectoryIsItself) { EXPECT_EQ(resolve_model(directory_.path().string()), directory_.path()); }

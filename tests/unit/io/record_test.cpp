@@ -24,7 +24,8 @@ class RecordFile : public ::testing::Test {
   test::TemporaryDirectory directory_;
 };
 
-const Json kContent = {{"name", "\u00e9\n"}, {"numbers", {0.1 + 0.2, -0.0, 5e-324, 1e308, 1LL << 62}}, {"none", nullptr}};
+const Json kContent = {
+    {"name", "\u00e9\n"}, {"numbers", {0.1 + 0.2, -0.0, 5e-324, 1e308, 1LL << 62}}, {"none", nullptr}};
 
 TEST_F(RecordFile, IsReadAsItWasWritten) {
   write_record(path(), kContent);

@@ -66,8 +66,8 @@ TEST(Temporaries, OfAKilledProcessAreRemovedByTheNextWriterOfTheSameTarget) {
 TEST(Temporaries, OfAKilledProcessAreRemovedFromAFolderAndNothingElse) {
   const TemporaryDirectory directory;
   leave_temporaries(directory);
-  const Names kept = {"other-run", ".tmp-0123456789abcdef", "x.tmp-0123456789abcdef", ".x.tmp-notes", ".hidden",
-                      ".only.old-0123456789abcdef"};
+  const Names kept = {"other-run", ".tmp-0123456789abcdef",     "x.tmp-0123456789abcdef", ".x.tmp-notes",
+                      ".hidden",   ".only.old-0123456789abcdef"};
   for (const std::string& name : kept)
     if (name != "other-run") test::write(directory / name, "mine");
   std::filesystem::create_directories(directory / "other-run");

@@ -190,7 +190,8 @@ TEST(Manifest, OfADamagedFileNamesWhatIsWrong) {
   EXPECT_THAT(test::message_of<DataError>([&] { read_expansion(dir / "expanded"); }),
               HasSubstr("adept_expansion.json"));
   test::write_file(manifest, "[]");
-  EXPECT_THAT(test::message_of<DataError>([&] { read_expansion(dir / "expanded"); }), HasSubstr("is damaged: holds no JSON object"));
+  EXPECT_THAT(test::message_of<DataError>([&] { read_expansion(dir / "expanded"); }),
+              HasSubstr("is damaged: holds no JSON object"));
 }
 
 TEST(Manifest, AModelThatWasNeverExpandedSaysHow) {

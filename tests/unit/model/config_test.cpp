@@ -259,9 +259,13 @@ TEST(ModelConfig, IgnoresWhatHasNoEffect) {
 }
 
 TEST(ModelConfig, RefusesAFeatureOfAnotherArchitectureThatIsOn) {
-  for (const auto& [key, value] : std::vector<std::pair<std::string, Json>>{
-           {"sliding_window", 4096}, {"use_sliding_window", true}, {"use_qk_norm", true}, {"num_experts", 8},
-           {"resid_pdrop", 0.1}, {"final_logit_softcapping", 30.0}, {"residual_multiplier", 0.22}})
+  for (const auto& [key, value] : std::vector<std::pair<std::string, Json>>{{"sliding_window", 4096},
+                                                                            {"use_sliding_window", true},
+                                                                            {"use_qk_norm", true},
+                                                                            {"num_experts", 8},
+                                                                            {"resid_pdrop", 0.1},
+                                                                            {"final_logit_softcapping", 30.0},
+                                                                            {"residual_multiplier", 0.22}})
     EXPECT_THAT(refusal(with(llama(), key, value)), HasSubstr("m/config.json: " + key + " is")) << key;
 }
 

@@ -56,8 +56,7 @@ TEST(ImportGgufTokenizer, NamesThatLlamaCppTakesForTheSameGiveTheSameTokenizer) 
   };
   const std::vector<std::pair<std::string, std::vector<std::string>>> cases = {
       {"smollm", {"starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"}},
-      {"llama-bpe",
-       {"llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"}},
+      {"llama-bpe", {"llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"}},
       {"qwen2", {"deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"}},
       {"gpt-2",
        {"phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum", "modern-bert",
@@ -241,9 +240,7 @@ TEST(ImportGgufTokenizer, RefusesByNameWhatItCannotExpress) {
       {[](auto& b) { b.set("tokenizer.ggml.token_type", std::vector<std::int32_t>(262, 7)); },
        "token 0 has the type 7; expected 1 to 6"},
       {[](auto& b) { b.remove("tokenizer.ggml.merges"); }, "has no \"tokenizer.ggml.merges\""},
-      {[](auto& b) {
-         b.set("tokenizer.ggml.merges", std::vector<std::string>{"h e", "he"});
-       },
+      {[](auto& b) { b.set("tokenizer.ggml.merges", std::vector<std::string>{"h e", "he"}); },
        "merge 1, \"he\", is not two tokens with a blank between them"},
       {[](auto& b) { b.set("tokenizer.ggml.merges", std::vector<std::string>{"h e r"}); },
        "merge 0, \"h e r\", is not"},

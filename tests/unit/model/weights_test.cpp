@@ -7,8 +7,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <set>
 
@@ -196,8 +196,9 @@ TEST_F(ModelDirectory, NamesWhatSetsAllNamesApart) {
     std::string prefix, inside, message;
   };
   const std::vector<Case> cases = {
-      {"_orig_mod.", "", "The names have \"_orig_mod.\" in front, such as _orig_mod.lm_head.weight for lm_head.weight; "
-                         "torch.compile does that: save the model that was compiled, model._orig_mod."},
+      {"_orig_mod.", "",
+       "The names have \"_orig_mod.\" in front, such as _orig_mod.lm_head.weight for lm_head.weight; "
+       "torch.compile does that: save the model that was compiled, model._orig_mod."},
       {"module.", "", "The names have \"module.\" in front, such as"},
       {"base_model.model.", "", "The names have \"base_model.model.\" in front, such as"},
       {"base_model.model.", ".base_layer", "merge the adapter with merge_and_unload() and save the result"},
@@ -239,10 +240,10 @@ TEST_F(ModelDirectory, ShowsWhatWasFoundHoweverMuchIsMissing) {
   std::map<std::string, at::Tensor> foreign;
   for (int i = 0; i < 40; ++i) foreign[fmt::format("transformer.h.{}.mlp", i)] = at::zeros({2});
   write(foreign);
-  EXPECT_THAT(refusal(config), AllOf(HasSubstr("... and 20 more"), HasSubstr("... and 30 more"),
-                                     HasSubstr("transformer.h.0.mlp is not a tensor of this architecture"),
-                                     HasSubstr("model.embed_tokens.weight is missing"),
-                                     HasSubstr("do not belong to this config.json")));
+  EXPECT_THAT(refusal(config),
+              AllOf(HasSubstr("... and 20 more"), HasSubstr("... and 30 more"),
+                    HasSubstr("transformer.h.0.mlp is not a tensor of this architecture"),
+                    HasSubstr("model.embed_tokens.weight is missing"), HasSubstr("do not belong to this config.json")));
 }
 
 TEST_F(ModelDirectory, AcceptsRotaryBuffersOfOldFiles) {

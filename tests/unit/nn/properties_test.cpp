@@ -128,11 +128,8 @@ TEST(Linear, RoundsMastersForBf16) {
 
 TEST(Linear, HasAnAdapterOrNoneForEachProjection) {
   const at::Tensor x = at::randn({2, 4});
-  EXPECT_THAT(
-      [&] {
-        with_adapters({x, x}, {x}, {LoraAdapter{}});
-      },
-      testing::ThrowsMessage<InternalError>(testing::HasSubstr("2 projections and 1 adapters")));
+  EXPECT_THAT([&] { with_adapters({x, x}, {x}, {LoraAdapter{}}); },
+              testing::ThrowsMessage<InternalError>(testing::HasSubstr("2 projections and 1 adapters")));
   const std::vector<at::Tensor> same = with_adapters({x}, {x}, {LoraAdapter{}});
   EXPECT_TRUE(same.front().is_same(x));
 }

@@ -22,7 +22,9 @@ TEST(RunDirectory, RemovesWhatItMadeAndNobodyFilled) {
 TEST(RunDirectory, KeepsWhatHoldsSomethingAndWhatWasThere) {
   const test::TemporaryDirectory dir;
   std::filesystem::create_directories(dir / "was-there");
-  { const RunDirectory run(dir / "was-there"); }
+  {
+    const RunDirectory run(dir / "was-there");
+  }
   EXPECT_TRUE(std::filesystem::is_directory(dir / "was-there"));
   {
     const RunDirectory run(dir / "a/filled");

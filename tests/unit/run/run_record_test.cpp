@@ -9,9 +9,10 @@ namespace adept::run {
 namespace {
 
 config::RunConfig config_with_three_threads() {
-  return config::parse_run_config("model: m\noutput_dir: o\nthreads: 3\n"
-                                  "data: {train: [{name: t, path: p}], general: [{name: g, path: p}]}\n",
-                                  "test");
+  return config::parse_run_config(
+      "model: m\noutput_dir: o\nthreads: 3\n"
+      "data: {train: [{name: t, path: p}], general: [{name: g, path: p}]}\n",
+      "test");
 }
 
 TEST(RunRecord, HoldsTheResolvedConfigurationAndTheVersions) {

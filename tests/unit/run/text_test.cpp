@@ -189,9 +189,8 @@ TEST(ProbeSequences, TakeEqualSharesOfEverySource) {
   EXPECT_EQ(probe_sequences(general, 8, 1)[1].size(), 1) << "at least one sequence of each";
   EXPECT_THAT(test::message_of<ConfigError>([&] { probe_sequences(general, 17, 0); }),
               HasSubstr("a: found 16 tokens in all; expected at least one sequence of seq_len, which is 17"));
-  EXPECT_THAT(test::message_of<ConfigError>([&] {
-                probe_sequences({lengths_of("long", {40}), lengths_of("short", {4})}, 8, 0);
-              }),
+  EXPECT_THAT(test::message_of<ConfigError>(
+                  [&] { probe_sequences({lengths_of("long", {40}), lengths_of("short", {4})}, 8, 0); }),
               HasSubstr("short: found 4 tokens in all"))
       << "of several sources each";
   EXPECT_THAT(test::message_of<ConfigError>([] { probe_sequences({}, 8, 0); }),

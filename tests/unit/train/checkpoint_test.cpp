@@ -343,8 +343,9 @@ TEST(Checkpoint, OfAnotherVersionIsNoDamage) {
   Json state = io::read_record(c.newer / "trainer_state.json");
   state["version"] = 2;
   io::write_record(c.newer / "trainer_state.json", state);
-  EXPECT_THAT(test::message_of<ConfigError>([&] { c.load(); }),
-              HasSubstr("trainer_state.json: is of version 2, this build of adept reads version 3. Finish the run with"));
+  EXPECT_THAT(
+      test::message_of<ConfigError>([&] { c.load(); }),
+      HasSubstr("trainer_state.json: is of version 2, this build of adept reads version 3. Finish the run with"));
 }
 
 TEST(Checkpoint, HoldsAsManyUnitsAsAFineGranularityMakes) {

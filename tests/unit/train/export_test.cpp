@@ -152,10 +152,10 @@ TEST(ExportDType, AValueBeyondTheRangeIsAnErrorThatNamesItAndTheWayOut) {
   TypedExport e(DType::kF16);
   const std::string name = "model.layers.1.mlp.up_proj.weight";
   e.master(name)[2][3] = 70000;
-  EXPECT_THAT(test::message_of<DataError>([&] { e.run(ExportDType::kAuto); }),
-              AllOf(HasSubstr("out: " + name + " has the value 70000 at element 51, beyond the range of fp16"),
-                    HasSubstr("Set export_dtype: fp32 or bf16 and repeat the command"),
-                    HasSubstr("nothing is trained again")));
+  EXPECT_THAT(
+      test::message_of<DataError>([&] { e.run(ExportDType::kAuto); }),
+      AllOf(HasSubstr("out: " + name + " has the value 70000 at element 51, beyond the range of fp16"),
+            HasSubstr("Set export_dtype: fp32 or bf16 and repeat the command"), HasSubstr("nothing is trained again")));
   EXPECT_FALSE(fs::exists(e.dir / "out"));
   e.run(ExportDType::kBf16);
   e.master(name)[2][3] = 3.4e38;

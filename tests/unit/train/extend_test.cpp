@@ -141,9 +141,8 @@ TEST(ContinueData, StartsWhereTheRunStoppedThatMadeTheModel) {
   Trainer(inputs("second", 4)).run(true);
   whole.next_step(2 * 4);
   EXPECT_EQ(io::read_record(dir / "second" / "checkpoint-4" / "trainer_state.json")["loader"], whole.state());
-  EXPECT_THAT(test::message_of<ConfigError>([&] {
-                Trainer(make_inputs(constant_config(4), dir / "model", dir / "second")).run(true);
-              }),
+  EXPECT_THAT(test::message_of<ConfigError>(
+                  [&] { Trainer(make_inputs(constant_config(4), dir / "model", dir / "second")).run(true); }),
               HasSubstr("\n  first_sequence: was 12, now 0"));
 }
 

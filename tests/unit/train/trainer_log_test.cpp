@@ -58,9 +58,7 @@ TEST(JsonlFile, SaysWhichFileCannotBeWritten) {
   JsonlFile file(dir / "log.jsonl", "step", 0);
   std::filesystem::remove(dir / "log.jsonl");
   std::filesystem::create_directories(dir / "log.jsonl");
-  EXPECT_THAT(test::message_of<DataError>([&] {
-                file.append({{"step", 1}});
-              }),
+  EXPECT_THAT(test::message_of<DataError>([&] { file.append({{"step", 1}}); }),
               HasSubstr((dir / "log.jsonl").string() + ": cannot open for writing: Is a directory"));
 }
 
