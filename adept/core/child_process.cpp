@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,7 +25,10 @@ void limit(int resource, rlim_t value) {
   setrlimit(static_cast<__rlimit_resource>(resource), &limits);
 }
 
-[[noreturn]] void run_as_child(const std::function<std::string()>& work, int seconds, int output) {
+[[noreturn]] void run_as_child(const std::function<std::string()>& work, int seconds, int output, pid_t parent) {
+  // A parent that is killed takes the child along, which otherwise would hold the parent's locks.
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != parent) _exit(1);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGBUS, SIGPIPE}) std::signal(signal, SIG_DFL);
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_CPU, static_cast<rlim_t>(seconds));
@@ -78,7 +82,7 @@ struct Child {
 std::string run_in_child(const std::function<std::string()>& work, int seconds) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) fail("making a pipe");
-  const pid_t pid = ::fork();
+  const pid_t parent = ::getpid(), pid = ::fork();
   if (pid < 0) {
     const int error = errno;
     ::close(ends[0]);
@@ -86,7 +90,7 @@ std::string run_in_child(const std::function<std::string()>& work, int seconds) 
     errno = error;
     fail("making a process");
   }
-  if (pid == 0) run_as_child(work, seconds, ends[1]);
+  if (pid == 0) run_as_child(work, seconds, ends[1], parent);
   ::close(ends[1]);
   Child child(pid, ends[0]);
   std::string result = read_all(child.input);
