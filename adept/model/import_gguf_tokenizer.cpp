@@ -55,7 +55,8 @@ struct PreTokenizer {
 };
 
 // The names that llama.cpp takes for the same (llama-vocab.cpp, the table of tokenizer_pre and the expressions of each
-// LLAMA_VOCAB_PRE_TYPE). The first name of each row is the one that its ids were compared with.
+// LLAMA_VOCAB_PRE_TYPE). It normalizes nothing; NFC is what the original tokenizer.json of a row has: Qwen2's, Command
+// R's, and GPT-NeoX's in the last but one.
 std::vector<PreTokenizer> known_pre_tokenizers() {
   const Json digits{{"type", "Digits"}, {"individual_digits", true}}, nfc{{"type", "NFC"}};
   const Json by_digits = sequence("pretokenizers", {digits, byte_level(true)});
@@ -65,9 +66,8 @@ std::vector<PreTokenizer> known_pre_tokenizers() {
   for (const char* pattern : kDefaultSplits) default_parts.push_back(split(pattern));
   default_parts.push_back(byte_level(false));
   return {
-      {{"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"},
-       nullptr,
-       by_digits},
+      {{"smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2"}, nullptr, by_digits},
+      {{"command-r"}, nfc, by_digits},
       {{"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"},
        nullptr,
        by_llama3,
@@ -76,10 +76,11 @@ std::vector<PreTokenizer> known_pre_tokenizers() {
       {{"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"}, nullptr, by_llama3},
       {{"qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"}, nfc, by_qwen2},
       {{"stablelm2", "hunyuan", "solar-open", "grok-2"}, nullptr, by_qwen2},
-      {{"gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum",
-        "modern-bert", "exaone4", "mpt", "olmo", "jais", "trillion", "granite-docling"},
+      {{"gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum", "exaone4",
+        "jais", "trillion", "granite-docling"},
        nullptr,
        byte_level(true)},
+      {{"mpt", "olmo", "modern-bert"}, nfc, byte_level(true)},
       {{"default"}, nullptr, sequence("pretokenizers", default_parts)},
   };
 }

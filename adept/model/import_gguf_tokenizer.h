@@ -21,9 +21,10 @@ struct GgufTokenizer {
 /// recovered from the scores). Other models and pre-tokenizers, and keys below tokenizer.ggml.* that are not known, are
 /// refused by name.
 ///
-/// Ids are those of the original tokenizer. For smollm, llama-bpe and qwen2 that includes what GGUF does not say: the
-/// single digits, the ignored merges, and Qwen's NFC normalisation; under the other names ids are those of llama.cpp.
-/// Not in a GGUF file, and so lost: whether an added token strips the blanks beside it.
+/// Ids are those of the original tokenizer, as far as it is known: for the tokenizers of SmolLM, Llama 3, Qwen2,
+/// Command R and GPT-NeoX (mpt, olmo, modern-bert) that includes what GGUF does not say, such as ignored merges and the
+/// NFC normalisation of the last three. Under the other names ids are those of llama.cpp, which normalizes nothing. Not
+/// in a GGUF file, and so lost: whether an added token strips the blanks beside it.
 ///
 /// Throws DataError with all problems.
 GgufTokenizer read_gguf_tokenizer(const io::GgufFile& file, const GgufModel& model);
