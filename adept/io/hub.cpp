@@ -59,13 +59,12 @@ std::optional<fs::path> environment_path(const char* name) {
   return fs::path(expand_variables(expand_user(value)));
 }
 
-fs::path cache_directory() {
+fs::path hub_cache() {
   for (const char* name : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"})
     if (const auto path = environment_path(name)) return *path;
   if (const auto path = environment_path("HF_HOME")) return *path / "hub";
   if (const auto path = environment_path("XDG_CACHE_HOME")) return *path / "huggingface" / "hub";
-  if (const auto path = environment_path("HOME")) return *path / ".cache" / "huggingface" / "hub";
-  throw DataError("the Hugging Face cache cannot be found: none of HF_HUB_CACHE, HF_HOME, HOME is set; set one.");
+  return fs::path(expand_user("~/.cache/huggingface/hub"));
 }
 
 bool is_name(std::string_view text) {
@@ -123,7 +122,7 @@ ConfigError miss(const HubId& id, const fs::path& repository) {
 fs::path resolve_hub_id(const HubId& id) {
   std::string folder = "models--" + id.repository;
   if (const auto slash = folder.find('/'); slash != std::string::npos) folder.replace(slash, 1, "--");
-  const fs::path repository = cache_directory() / folder;
+  const fs::path repository = hub_cache() / folder;
   const std::string revision = id.revision.empty() ? "main" : id.revision;
   std::string commit = revision;
   std::error_code ignored;

@@ -190,12 +190,14 @@ def test_transformers_loads_exactly_the_tensors_that_were_exported(stored, wante
         {"HF_HOME": "~/c", "XDG_CACHE_HOME": "{place}/d"},
         {"XDG_CACHE_HOME": "$PLACE/d"},
         {},
+        {"HOME": None},
     ],
 )
 def test_the_cache_is_where_huggingface_hub_has_it(variables, tmp_path):
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE_", "XDG_"))}
-    given = {key: value.format(place=tmp_path) for key, value in variables.items()}
+    given = {key: value and value.format(place=tmp_path) for key, value in variables.items()}
     environment = {**kept, "HOME": str(tmp_path / "home"), "PLACE": str(tmp_path), **given}
+    environment = {key: value for key, value in environment.items() if value is not None}
     program = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
     command = [sys.executable, "-c", program]
     expected = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
