@@ -297,9 +297,14 @@ class GgufParser {
   void account_for_bytes(std::span<const std::byte> data, std::uint64_t first_padding, std::uint64_t alignment,
                          std::vector<std::string>& problems) const {
     const auto check = [&](std::span<const std::byte> gap, std::uint64_t allowed, const std::string& where) {
-      if (gap.size() > allowed || std::ranges::any_of(gap, [](std::byte byte) { return byte != std::byte{0}; }))
-        problems.push_back(fmt::format("{} bytes {} belong to none of the {} tensors; expected at most {} zero bytes",
-                                       gap.size(), where, file_.tensors_.size(), allowed));
+      if (gap.size() > allowed)
+        problems.push_back(
+            fmt::format("{} bytes {} belong to none of the {} tensors; expected at most {} bytes of padding",
+                        gap.size(), where, file_.tensors_.size(), allowed));
+      else if (std::ranges::any_of(gap, [](std::byte byte) { return byte != std::byte{0}; }))
+        problems.push_back(
+            fmt::format("the {} bytes {} belong to none of the {} tensors and are not zero, as padding is", gap.size(),
+                        where, file_.tensors_.size()));
     };
     check(bytes_.subspan(position_, first_padding), first_padding, "after the table of tensors");
     std::uint64_t end = 0;

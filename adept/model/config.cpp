@@ -15,6 +15,8 @@
 namespace adept::model {
 namespace {
 
+constexpr std::size_t kMostProblems = 50;  // problems in one message
+
 /// Keys that change nothing that a forward pass, a loss or an exported model depends on, each with the reason.
 constexpr std::string_view kHarmless[] = {
     // who wrote the file
@@ -124,6 +126,15 @@ void read_dtype(ConfigReader& reader, ModelConfig& config) {
   if (name == "bfloat16") config.dtype = DType::kBF16;
 }
 
+void throw_problems(const std::string& where, const std::vector<std::string>& problems) {
+  if (problems.empty()) return;
+  std::vector<std::string> lines;
+  for (std::size_t i = 0; i < std::min(problems.size(), kMostProblems); ++i)
+    lines.push_back(fmt::format("{}: {}", where, problems[i]));
+  if (problems.size() > kMostProblems) lines.push_back(fmt::format("... and {} more", problems.size() - kMostProblems));
+  throw DataError("{}", fmt::join(lines, "\n"));
+}
+
 [[noreturn]] void refuse_model_type(const Json& model_type, const std::string& where) {
   std::vector<std::string_view> names;
   for (const Architecture* architecture : known_architectures()) names.push_back(architecture->model_type);
@@ -153,10 +164,7 @@ ModelConfig parse_model_config(const Json& source, const std::string& where) {
   read_dtype(reader, config);
   for (const std::string_view key : kHarmless) reader.ignore(key);
   reader.refuse_unknown("It may change what the model computes; remove it if you know that it does not.");
-  if (!problems.empty()) {
-    for (std::string& problem : problems) problem = where + ": " + problem;
-    throw DataError(fmt::format("{}", fmt::join(problems, "\n")));
-  }
+  throw_problems(where, problems);
   return config;
 }
 

@@ -257,7 +257,7 @@ TEST(Gguf, EveryByteBelongsToATensorOrIsPadding) {
   EXPECT_THAT(error_with_byte(header), HasSubstr("bytes after the table of tensors belong to none of the 3 tensors"));
   EXPECT_THAT(error_with_byte(start + 4), HasSubstr("28 bytes before \"b\" belong to none of the 3 tensors"));
   EXPECT_THAT(data_error([&] { ParsedGguf{whole + std::string(21, '\0')}; }),
-              HasSubstr("21 bytes at the end of the file belong to none of the 3 tensors; expected at most 20 zero"));
+              HasSubstr("21 bytes at the end of the file belong to none of the 3 tensors; expected at most 20 bytes"));
   EXPECT_THAT(data_error([&] { ParsedGguf{whole + "x"}; }), HasSubstr("1 bytes at the end of the file belong to none"));
   GgufBuilder hole = three_tensors();
   hole.tensors[2].offset += 32;

@@ -46,6 +46,14 @@ std::string refusal(const Json& config) {
   return "(accepted)";
 }
 
+TEST(ModelConfig, ListsTheFirstOfManyProblems) {
+  Json config = llama();
+  for (int i = 0; i < 1000; ++i) config[fmt::format("key_{}", i)] = i;
+  const std::string message = refusal(config);
+  EXPECT_THAT(message, AllOf(HasSubstr("m/config.json: key_49 is 49"), HasSubstr("\n... and 950 more")));
+  EXPECT_THAT(message, Not(HasSubstr("key_50 ")));
+}
+
 TEST(ModelConfig, ReadsALlama) {
   const ModelConfig config = parse(llama());
   EXPECT_EQ(config.model_type, "llama");
