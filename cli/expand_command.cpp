@@ -90,7 +90,9 @@ config::ExpandConfig expand_config(const Options& options) {
 void run(const Options& options) {
   const config::ExpandConfig expand = expand_config(options);
   const std::filesystem::path model = io::resolve_model(options.model);
-  check_output_directory(options.out, model, options.force);
+  std::vector<std::filesystem::path> inputs = {model};
+  if (!options.importance.empty()) inputs.emplace_back(options.importance);
+  check_output_directory(options.out, inputs, options.force);
   const model::ModelConfig base = model::read_model_config(model);
   std::optional<method::Importance> importance;
   if (!options.importance.empty()) {

@@ -23,7 +23,7 @@ void run(const Options& options) {
   import.dtype = options.dtype == "bf16" ? DType::kBF16 : options.dtype == "fp16" ? DType::kF16 : DType::kF32;
   import.replace_existing = options.force;
   Progress progress("import", 0, {.unit = "tensors", .rate_unit = ""});
-  check_output_directory(options.out, options.gguf, options.force);
+  check_output_directory(options.out, {options.gguf}, options.force);
   const model::ImportedModel model = model::import_gguf(options.gguf, options.out, import, progress);
   fmt::print("{}: {}, {} layers, {} parameters as {}, vocabulary {}, pre-tokenizer {}\n", options.out, model.model_type,
              model.num_layers, format_count(model.num_parameters), options.dtype, format_count(model.vocab_size),

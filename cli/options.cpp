@@ -191,14 +191,19 @@ void require_utf8(const std::string& option, const std::string& text) {
                       *at);
 }
 
-void check_output_directory(const std::string& out, const std::filesystem::path& input, bool force) {
+void check_output_directory(const std::string& out, const std::vector<std::filesystem::path>& inputs, bool force) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   const fs::path target = fs::weakly_canonical(out, ignored);
-  const fs::path relative = fs::weakly_canonical(input, ignored).lexically_relative(target);
-  if (relative == ".") throw ConfigError("--out {}: is the model itself; expected a directory of its own.", out);
-  if (!relative.empty() && *relative.begin() != "..")
-    throw ConfigError("--out {}: holds {}, which would be lost; expected a directory of its own.", out, input.string());
+  for (const fs::path& input : inputs) {
+    const fs::path relative = fs::weakly_canonical(input, ignored).lexically_relative(target);
+    if (relative == ".")
+      throw ConfigError("--out {}: is {}; expected a directory of its own.", out,
+                        input == inputs.front() ? "the model itself" : "itself read");
+    if (!relative.empty() && *relative.begin() != "..")
+      throw ConfigError("--out {}: holds {}, which would be lost; expected a directory of its own.", out,
+                        input.string());
+  }
   if (!fs::exists(target, ignored)) return;
   if (!force) throw DataError("{}: exists already; remove it, or replace it with --force.", out);
   const bool is_empty = fs::is_directory(target, ignored) && fs::is_empty(target, ignored);

@@ -67,8 +67,9 @@ std::vector<double> parse_numbers(const std::string& option, const std::string& 
 /// Throws ConfigError if the `text` of an option is not UTF-8.
 void require_utf8(const std::string& option, const std::string& text);
 
-/// Throws for an output directory that exists and may not be replaced: without `force`, if it holds `input` (a model
-/// directory or a file) or is it, or if it is neither empty nor a model directory (it has no config.json).
-void check_output_directory(const std::string& out, const std::filesystem::path& input, bool force);
+/// Throws for an output directory that exists and may not be replaced: without `force`, if it holds one of `inputs`
+/// (first the model, then other files and folders) or is it, or if it is neither empty nor a model directory (it has no
+/// config.json).
+void check_output_directory(const std::string& out, const std::vector<std::filesystem::path>& inputs, bool force);
 
 }  // namespace adept::cli
