@@ -53,10 +53,11 @@ bool is_stream(const fs::path& path) {
 UniqueFd open_rereadable(const fs::path& path) {
   if (!is_stream(path)) return open_stream(path);
   static std::mutex mutex;
-  static std::map<fs::path, UniqueFd> copies;
+  static std::map<int, UniqueFd> copies;  // by descriptor, which has several names
   const std::lock_guard lock(mutex);
-  auto copy = copies.find(path);
-  if (copy == copies.end()) copy = copies.emplace(path, copy_of(path)).first;
+  const int descriptor = follow_links(path).descriptor;
+  auto copy = copies.find(descriptor);
+  if (copy == copies.end()) copy = copies.emplace(descriptor, copy_of(path)).first;
   return open_for_reading(fmt::format("/proc/self/fd/{}", copy->second.get()));
 }
 
