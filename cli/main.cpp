@@ -26,7 +26,7 @@ void print_to(std::FILE* file, const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), file);  // a failure is seen by lost_output
 }
 
-/// A full disk or a reader that left must not pass for success, whatever else was done. A reader that left knows it.
+/// A full disk or a closed pipe is no success, whatever else was done. After a closed pipe there is nobody to tell.
 Failure lost_output(int error_number) {
   if (error_number == EPIPE) return {128 + SIGPIPE, ""};
   return {static_cast<int>(ExitCode::kFailure),
@@ -75,7 +75,10 @@ int run(int argc, char** argv) {
     return report(describe_usage_error(app, error, argc, argv));
   }
   std::fflush(stdout);
-  if (const int error_number = output_error(); error_number != 0) return report(lost_output(error_number));
+  if (const int error_number = output_error(); error_number != 0) {
+    if (error_number == EINTR) throw_if_interrupted();
+    return report(lost_output(error_number));
+  }
   return static_cast<int>(ExitCode::kOk);
 }
 
