@@ -76,8 +76,8 @@ Failure describe_failure(std::exception_ptr exception) {
   } catch (const std::system_error& error) {
     if (error.code() == std::errc::resource_unavailable_try_again)
       return {kFailure,
-              "a thread cannot be created: the limit of processes and threads is reached (ulimit -u, or the pids limit "
-              "of a container). Raise it, or use fewer --threads."};
+              "a thread or process cannot be created: the limit of processes and threads is reached (ulimit -u, or the "
+              "pids limit of a container). Raise it, or use fewer --threads."};
     return {kFailure, first_line(error.what())};
   } catch (const std::exception& error) {
     return {kFailure, fmt::format("{} (unexpected: please report this)", first_line(error.what()))};

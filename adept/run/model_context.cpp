@@ -5,6 +5,9 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 
 #include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <iterator>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -78,8 +81,23 @@ void decide_dtype(config::Compute& compute) {
                on_gpu ? "this GPU" : "this processor", native ? "multiplies" : "does not multiply");
 }
 
+std::ptrdiff_t num_threads_of_process() {
+  std::error_code error;
+  const std::filesystem::directory_iterator threads("/proc/self/task", error), end;
+  return std::distance(threads, end);
+}
+
+/// The system counts a joined thread against its limits until it is gone from /proc.
+void wait_until_gone(std::ptrdiff_t num_before) {
+  constexpr std::chrono::milliseconds kInterval(1);
+  constexpr int kMaxIntervals = 1000;
+  for (int i = 0; i < kMaxIntervals && num_threads_of_process() > num_before; ++i)
+    std::this_thread::sleep_for(kInterval);
+}
+
 /// How many threads beside this one the system starts, at most `wanted`; each waits for the others, then all end.
 int count_startable(int wanted) {
+  const std::ptrdiff_t num_before = num_threads_of_process();
   std::mutex until_counted;
   std::vector<std::thread> threads;
   {
@@ -94,6 +112,7 @@ int count_startable(int wanted) {
     }
   }
   for (std::thread& thread : threads) thread.join();
+  wait_until_gone(num_before);
   return static_cast<int>(threads.size());
 }
 
