@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -38,6 +39,12 @@ def run_program(name, *arguments, check=True, **options):
 def adept():
     """Calls the `adept` program: adept("eval", "--model", path, ...)."""
     return lambda *arguments, **options: run_program("adept", *arguments, **options)
+
+
+@pytest.fixture
+def folder(inputs, tmp_path):
+    """A copy of the folder `inputs` of a module, for one test."""
+    return pathlib.Path(shutil.copytree(inputs, tmp_path / "work"))
 
 
 @pytest.fixture(scope="session")

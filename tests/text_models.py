@@ -96,6 +96,13 @@ def save(name, directory, seed=0, bos=False, dtype=None, max_shard_size="5GB", *
     return directory
 
 
+def make_inputs(folder):
+    """A model `base` and a text `text.jsonl`, for tests of the command line."""
+    save("llama_tied", folder / "base")
+    write_jsonl(folder / "text.jsonl", sentences("general", 30))
+    return folder
+
+
 def load(directory, dtype=None):
     """The model as transformers loads it."""
     keys = {} if dtype is None else {"dtype": dtype}

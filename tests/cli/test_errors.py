@@ -15,9 +15,7 @@ USAGE, FAILED, NON_FINITE = 2, 1, 3
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("errors")
-    text_models.save("llama_tied", folder / "base")
-    text_models.write_jsonl(folder / "text.jsonl", text_models.sentences("general", 30))
+    folder = text_models.make_inputs(tmp_path_factory.mktemp("errors"))
     (folder / "empty.jsonl").write_text("")
     (folder / "short.jsonl").write_text('{"text":"a"}\n')
     (folder / "brief.jsonl").write_text('{"text":"abcde"}\n')

@@ -23,15 +23,7 @@ MODEL_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "genera
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    text_models.save("llama_tied", folder / "base")
-    text_models.write_jsonl(folder / "text.jsonl", text_models.sentences("general", 30))
-    return folder
-
-
-@pytest.fixture
-def folder(inputs, tmp_path):
-    return pathlib.Path(shutil.copytree(inputs, tmp_path / "work"))
+    return text_models.make_inputs(tmp_path_factory.mktemp("files"))
 
 
 EVAL = ["eval", "--model", "base", "--data", "text.jsonl", "--threads", 1]
@@ -104,6 +96,20 @@ def test_links_that_go_in_a_circle_are_named(folder):
         assert "loop" in failed.stderr and "filesystem error" not in failed.stderr, failed.stderr
 
 
+def test_an_output_that_holds_what_is_read_is_refused(folder):
+    call(folder, *EXPAND, "--out", "old")
+    call(folder, *PROBE, "--out", "old/scores.json")
+    shutil.copy(folder / "text.jsonl", folder / "old")
+    texts = ["--general", "g=old/text.jsonl", "--domain", "d=text.jsonl"], ["--general", "text.jsonl", "--domain", "old/*.jsonl"]
+    expand = ["expand", "--model", "base", "--layers", 1, "--importance", "old/scores.json"]
+    call(folder, *EXPAND, "--out", "copies")
+    for arguments in (expand, *(["dial", "--model", "copies", *paths] for paths in texts)):
+        refused = call(folder, *arguments, "--out", "old", "--force", check=False)
+        assert refused.returncode == 2, refused.stderr
+        assert "--out old: holds old/" in refused.stderr and "which would be lost; expected a directory" in refused.stderr
+    assert (folder / "old" / "scores.json").is_file() and (folder / "old" / "text.jsonl").is_file()
+
+
 @pytest.mark.parametrize("name", MODEL_FILES)
 def test_a_pipe_in_the_place_of_a_file_of_the_model_is_refused(folder, name):
     file = folder / "base" / name
@@ -139,6 +145,10 @@ def test_text_may_come_from_standard_input(folder):
     assert call(folder, *from_stdin, input=text).stdout == expected.stdout
     with open(folder / "text.jsonl") as file:
         assert call(folder, *from_stdin, stdin=file).stdout == expected.stdout
+    both = ["eval", "--model", "base", "--data", "a=/dev/stdin", "--data", "b=/dev/fd/0", "--out", "two.json"]
+    call(folder, *both, input=text)
+    two = json.loads((folder / "two.json").read_text())["datasets"]
+    assert two["a"]["loss"] == two["b"]["loss"], "one stream under two names"
     plain = call(folder, "tokenize", "--model", "base", "--data", "/dev/stdin", "--txt-record", "line", input="a b\nc\n")
     assert len(plain.stdout.splitlines()) == 2
     ours, theirs = socket.socketpair()

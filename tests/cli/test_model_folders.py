@@ -15,9 +15,7 @@ VOCABULARY = 331
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("folders")
-    text_models.save("llama_tied", folder / "base")
-    text_models.write_jsonl(folder / "text.jsonl", text_models.sentences("general", 30))
+    folder = text_models.make_inputs(tmp_path_factory.mktemp("folders"))
     run_program("adept", "expand", "--model", "base", "--out", "expanded", "--after", "1", cwd=folder)
     return folder
 

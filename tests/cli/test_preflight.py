@@ -10,9 +10,7 @@ from conftest import run_program
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("preflight")
-    text_models.save("llama_tied", folder / "base")
-    text_models.write_jsonl(folder / "text.jsonl", text_models.sentences("general", 30))
+    folder = text_models.make_inputs(tmp_path_factory.mktemp("preflight"))
     text_models.write_jsonl(folder / "other.jsonl", text_models.sentences("domain", 150))
     (folder / "short.jsonl").write_text('{"text":"a"}\n')
     (folder / "single.jsonl").write_text('{"text":"a"}\n' * 100)

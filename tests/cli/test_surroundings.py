@@ -1,11 +1,14 @@
 """Work does not depend on who reads what is printed, on open descriptors, on a terminal, or on how many threads start."""
 
+import fcntl
 import json
 import os
-import pathlib
+import resource
+import select
 import shutil
 import signal
 import subprocess
+import tempfile
 
 import pytest
 import text_models
@@ -16,9 +19,7 @@ SECONDS = 120
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("surroundings")
-    text_models.save("llama_tied", folder / "base")
-    text_models.write_jsonl(folder / "text.jsonl", text_models.sentences("general", 30))
+    folder = text_models.make_inputs(tmp_path_factory.mktemp("surroundings"))
     text_models.write_jsonl(folder / "domain.jsonl", text_models.sentences("domain", 30))
     config = dict(
         model="base", output_dir="out", threads=2, seq_len=48,
@@ -28,13 +29,9 @@ def inputs(tmp_path_factory):
         train={"max_steps": 6, "logging_steps": 1, "save_steps": 3, "learning_rate": 1e-3}, eval={"max_tokens": 600},
     )  # fmt: skip
     (folder / "run.yaml").write_text(json.dumps(config))
+    (folder / "base" / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
     run_program("adept", "run", "run.yaml", "--set", "output_dir=expected", cwd=folder)
     return folder
-
-
-@pytest.fixture
-def folder(inputs, tmp_path):
-    return pathlib.Path(shutil.copytree(inputs, tmp_path / "work"))
 
 
 def weights(folder, out="out"):
@@ -108,6 +105,19 @@ def test_a_reader_that_leaves_early_ends_endless_printing_quietly(folder):
     assert "error" not in (folder / "err").read_text()
 
 
+def test_a_signal_ends_the_wait_for_a_reader_that_stands_still(folder):
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    process = start(folder, "config", "--explain", stdout=writing, stderr=subprocess.PIPE, text=True)
+    while not select.select([reading], [], [], SECONDS)[0] or select.select([], [writing], [], 0)[1]:
+        assert process.poll() is None, "it fills the pipe and waits"
+    process.send_signal(signal.SIGTERM)
+    messages = process.communicate(timeout=SECONDS)[1]
+    assert process.returncode == 128 + signal.SIGTERM and "terminated (SIGTERM)" in messages
+    os.close(reading)
+    os.close(writing)
+
+
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_closed_descriptors_are_no_files_of_ours(folder, closed):
     script = f'exec {closed}; exec "$0" "$@"'
@@ -143,7 +153,7 @@ def test_nohup_is_respected(folder):
     assert weights(folder) == weights(folder, "expected")
 
 
-PRELOADED = r"""
+FEW_THREADS = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -158,20 +168,19 @@ int pthread_create(pthread_t* t, const pthread_attr_t* a, void* (*f)(void*), voi
 """
 
 
-@pytest.fixture(scope="module")
-def few_threads(tmp_path_factory):
-    """Environments in which pthread_create works so many times."""
-    folder = tmp_path_factory.mktemp("preload")
-    (folder / "few.c").write_text(PRELOADED)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "few.so", folder / "few.c", "-ldl"], check=True)
-    return lambda count: {**os.environ, "LD_PRELOAD": str(folder / "few.so"), "THREADS_LEFT": str(count)}
+def preload(folder, source, **variables):
+    """The environment of a program whose calls `source` stands in for."""
+    (folder / "preloaded.c").write_text(source)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "preloaded.so", "preloaded.c", "-ldl"], cwd=folder, check=True)
+    return {**os.environ, "LD_PRELOAD": str(folder / "preloaded.so"), **variables}
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 6])
 @pytest.mark.parametrize("command", ["eval", "probe", "generate", "run"])
-def test_threads_that_cannot_start_are_done_without_or_end_in_an_error(folder, few_threads, command, count):
+def test_threads_that_cannot_start_are_done_without_or_end_in_an_error(folder, command, count):
+    environment = preload(folder, FEW_THREADS, THREADS_LEFT=str(count))
     arguments = RUN if command == "run" else [*COMMANDS[command], "--threads", 4]
-    process = start(folder, *arguments, env=few_threads(count), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(folder, *arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     output, messages = process.communicate(timeout=SECONDS)
     assert process.returncode in (0, 1), messages
     if count == 0:
@@ -179,3 +188,67 @@ def test_threads_that_cannot_start_are_done_without_or_end_in_an_error(folder, f
     if process.returncode == 1:
         assert "hread" in messages, messages
     assert not [path for path in folder.rglob(".*.tmp-*")]
+
+
+@pytest.fixture(scope="module")
+def other_user(inputs):
+    """Runs a command as a user without other processes, who may have so many processes and threads, in a copy of `inputs`."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can run the program as another user")
+    user = 60000 + os.getpid() % 5000
+    with tempfile.TemporaryDirectory() as place:
+        copy = shutil.copytree(inputs, f"{place}/work")
+        subprocess.run(["chown", "-R", str(user), place], check=True)
+        environment = {**os.environ, "HOME": place, "XDG_CACHE_HOME": f"{place}/cache"}
+
+        def run(limit, *arguments):
+            limits = lambda: resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))  # noqa: E731
+            return subprocess.run([BUILD / "adept", *map(str, arguments)], cwd=copy, user=user, group=user, extra_groups=[],
+                                  preexec_fn=limits, env=environment, capture_output=True, text=True, timeout=SECONDS)  # fmt: skip
+
+        try:
+            run(10, "--version").check_returncode()
+        except (PermissionError, subprocess.CalledProcessError):
+            pytest.skip("another user may not run the program where it is")
+        yield run
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("command", ["eval", "generate", "run"])
+def test_a_limit_of_processes_leaves_fewer_threads(other_user, command, limit):
+    arguments = ["run", "run.yaml", "--set", f"output_dir=out-{limit}"] if command == "run" else COMMANDS[command]
+    process = other_user(limit, *arguments, "--threads", 4)
+    assert process.returncode == 0, process.stderr
+    assert (f"{limit} of 4 threads can be started" in process.stderr) == (limit < 4), process.stderr
+
+
+def test_a_limit_of_processes_that_leaves_none_for_a_child_is_named(other_user):
+    process = other_user(1, "generate", "--model", "base", "--chat", "--prompt", "a", "--threads", 1)
+    assert process.returncode == 1, process.stderr
+    assert "error: a thread or process cannot be created: the limit of processes and threads is reached (ulimit -u" in process.stderr
+
+
+NOT_REMOVABLE = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <string.h>
+int remove(const char* path) {
+  static int (*real)(const char*);
+  if (!real) real = dlsym(RTLD_NEXT, "remove");
+  const char* name = strrchr(path, '/');
+  if (!name || strcmp(name, "/activations.cache") != 0) return real(path);
+  errno = EIO;
+  return -1;
+}
+"""
+
+
+def test_a_cache_that_cannot_be_removed_is_named(folder):
+    """The run is none the worse for it."""
+    keeping = [*RUN, "--set", "expand.after=2", "--set", "train.max_steps=12"]  # two layers below the copy, two epochs
+    process = start(folder, *keeping, env=preload(folder, NOT_REMOVABLE), stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE, text=True)  # fmt: skip
+    messages = process.communicate(timeout=SECONDS)[1]
+    assert process.returncode == 0 and (folder / "out" / "model" / "config.json").is_file()
+    assert "out/activations.cache: cannot be removed: Input/output error. It is not needed; remove it." in messages
