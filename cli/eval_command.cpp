@@ -45,12 +45,12 @@ void run(Options& options) {
     throw ConfigError("adept eval: found --stride {}; expected at most {}, the value of --seq-len.",
                       options.scoring.stride, options.scoring.seq_len);
   check_output_is_no_data(options.out, sources(options.data));
-  std::optional<io::AtomicFile> out;  // a place that cannot be written is no news to hear after hours
+  std::optional<io::AtomicFile> out;  // opened now, so that a place that cannot be written is an error at once
   if (!options.out.empty()) out.emplace(options.out);
   const run::TextModel model = run::load_text_model(options.model);
   run::init_compute_to_measure(options.compute, model.dir);
   run::warn_of_long_sequences(model, options.scoring.seq_len);
-  model::check_weights(model.config, model::open_weights(model.config, model.dir));  // a fault is told before the work
+  model::check_weights(model.config, model::open_weights(model.config, model.dir));  // before the work on the text
   if (options.scoring.packed) model.eos();
   std::vector<data::TokenDataset> datasets;
   for (const config::Source& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));

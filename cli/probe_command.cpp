@@ -157,7 +157,7 @@ void run(Options& options) {
   domain_options.option = "--domain";
   domain_options.data = options.domain;
   check_output_is_no_data(options.out, sources(domain_options));
-  io::AtomicFile out(options.out);  // a place that cannot be written is no news to hear after hours
+  io::AtomicFile out(options.out);  // opened now, so that a place that cannot be written is an error at once
   const run::TextModel model = run::load_text_model(options.model);
   run::warn_of_long_sequences(model, options.seq_len);
   const std::int64_t num_layers = model.config.num_hidden_layers;

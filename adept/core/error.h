@@ -10,15 +10,15 @@
 
 namespace adept {
 
-/// Process exit codes; sysexits are not used because users of trainers test for these.
+/// Process exit codes; sysexits are not used because users of trainers test for these. After a signal 128 + its number.
 enum class ExitCode : int {
   kOk = 0,
-  kFailure = 1,      ///< a file, a disk, a model: anything at run time
-  kUsage = 2,        ///< command line or configuration
-  kNonFinite = 3,    ///< training stopped: too many non-finite losses or gradients in a row
-  kOutOfMemory = 4,  ///< host or device memory
-  kInterrupted = 130,
-  kTerminated = 143,
+  kFailure = 1,        ///< a file, a disk, a model: anything at run time
+  kUsage = 2,          ///< command line or configuration
+  kNonFinite = 3,      ///< training stopped: too many non-finite losses or gradients in a row
+  kOutOfMemory = 4,    ///< host or device memory
+  kInterrupted = 130,  ///< SIGINT; SIGHUP (closed terminal) gives 129, SIGPIPE (standard output lost its reader) 141
+  kTerminated = 143,   ///< SIGTERM
 };
 
 /// Base of every failure that a user can understand and mend. The message says where, what was found, what was
@@ -57,7 +57,7 @@ class NonFiniteError : public Error {
   explicit NonFiniteError(const std::string& message) : Error(message, ExitCode::kNonFinite) {}
 };
 
-/// SIGINT or SIGTERM arrived and the state has been saved. Exit code 130 or 143.
+/// SIGINT, SIGTERM or SIGHUP arrived, and what is to be saved was saved. Exit code 130, 143 or 129.
 class InterruptedError : public Error {
  public:
   InterruptedError(const std::string& message, ExitCode exit_code) : Error(message, exit_code) {}

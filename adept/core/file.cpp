@@ -20,8 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Linux transfers at most this many bytes in one call (read(2)).
-constexpr std::size_t kMaxTransfer = 0x7ffff000;
 constexpr std::size_t kBlockBytes = std::size_t{64} << 10;
 constexpr int kMaxLinks = 40;  // as the kernel
 
@@ -148,7 +146,7 @@ UniqueFd open_stream(const fs::path& path) {
 
 std::size_t read_some(int fd, std::span<char> buffer, const fs::path& path) {
   for (;;) {
-    const ssize_t count = ::read(fd, buffer.data(), std::min(buffer.size(), kMaxTransfer));
+    const ssize_t count = ::read(fd, buffer.data(), buffer.size());
     if (count >= 0) return static_cast<std::size_t>(count);
     if (errno == EAGAIN)
       wait_until_ready(fd, POLLIN);

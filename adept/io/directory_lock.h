@@ -7,7 +7,7 @@
 
 namespace adept::io {
 
-/// Holds `directory`/.lock (flock) as long as it lives; the system lets go of it however the process ends.
+/// Holds `directory`/.lock (flock) as long as it lives; the system releases the lock however the process ends.
 class DirectoryLock {
  public:
   static constexpr const char* kFileName = ".lock";

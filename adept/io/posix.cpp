@@ -3,20 +3,13 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 
 namespace adept::io {
-namespace {
-
-// Linux transfers at most this many bytes in one call (write(2)).
-constexpr std::size_t kMaxTransfer = 0x7ffff000;
-
-}  // namespace
 
 void write_all(int fd, std::span<const std::byte> bytes, const std::filesystem::path& path) {
   while (!bytes.empty()) {
-    const ssize_t count = ::write(fd, bytes.data(), std::min(bytes.size(), kMaxTransfer));
+    const ssize_t count = ::write(fd, bytes.data(), bytes.size());
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) throw system_error(path, "write", errno);
     if (count == 0) throw system_error(path, "write", EIO);

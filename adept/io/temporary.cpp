@@ -57,7 +57,7 @@ bool is_same_file(int fd, const fs::path& path) {
          opened.st_dev == named.st_dev;
 }
 
-void remove_if_nobodys(const fs::path& path) {
+void remove_if_abandoned(const fs::path& path) {
   UniqueFd fd;
   for (const int access : {O_WRONLY, O_RDONLY})  // network file systems lock only what can be written
     if (!fd.is_open()) fd = UniqueFd(::open(path.c_str(), access | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
@@ -82,7 +82,7 @@ void remove_temporaries(const fs::path& directory, const std::optional<std::stri
     if (!name || (stem && name->stem != *stem)) continue;
     if (!name->is_old || is_present(directory / name->stem)) found.push_back(it->path());
   }
-  for (const fs::path& path : found) remove_if_nobodys(path);
+  for (const fs::path& path : found) remove_if_abandoned(path);
 }
 
 /// Those that this process is writing. The destructor runs at exit() too, which unwinds no stack.
@@ -127,7 +127,7 @@ Temporary::Temporary(const fs::path& target, Kind kind, mode_t mode, const fs::p
   throw system_error(shown, "create", EEXIST);
 }
 
-// False where another call took it for a killed process's, between its making and its locking.
+// False if another process took it for abandoned before it was locked.
 bool Temporary::try_to_make(Kind kind, mode_t mode, const fs::path& shown) {
   if (kind == Kind::kFile) {
     fd_ = UniqueFd(::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));

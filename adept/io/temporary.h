@@ -1,8 +1,8 @@
-// Temporary files and folders beside what they are to become, and whose they are.
+// Temporary files and folders beside what they are to become.
 //
-// A temporary is called ".<target>.tmp-<random>" and is locked (flock) by its writer. The system lets go of the lock
-// however the process ends, so one that can be locked is nobody's: process ids say nothing, since a container gives the
-// same ones again. Where the file system has no locks, temporaries of killed processes stay, and a warning names them.
+// A temporary is called ".<target>.tmp-<random>" and is locked (flock) by its writer. The system releases the lock
+// however the process ends, so a temporary that can be locked is abandoned. Process ids would not tell: a container
+// gives the same ones again. Where the file system has no locks, abandoned temporaries stay, and a warning names them.
 #pragma once
 
 #include <sys/types.h>
@@ -13,7 +13,7 @@
 
 namespace adept::io {
 
-/// Removes from `directory` (not from folders in it) the temporaries that nobody writes any more.
+/// Removes from `directory` (not from folders in it) the abandoned temporaries.
 void remove_temporaries(const std::filesystem::path& directory);
 
 /// A locked temporary. It is removed at the end of this object's life, and where a library ends the process by exit(),
