@@ -104,11 +104,7 @@ int count_startable(int wanted) {
     const std::lock_guard lock(until_counted);
     try {
       while (std::ssize(threads) < wanted) threads.emplace_back([&] { const std::lock_guard wait(until_counted); });
-    } catch (const std::system_error& error) {
-      spdlog::warn(
-          "{} of {} threads can be started ({}); these do the work. Is there a limit of processes (ulimit -u, the pids "
-          "limit of a container)?",
-          threads.size() + 1, wanted + 1, error.code().message());
+    } catch (const std::system_error&) {  // that is what is asked
     }
   }
   for (std::thread& thread : threads) thread.join();
@@ -119,7 +115,16 @@ int count_startable(int wanted) {
 /// OpenMP ends the process where it gets fewer threads than it wants, so what there is is tried before. It keeps those
 /// that it starts here.
 void start_threads(int wanted) {
-  at::set_num_threads(1 + count_startable(wanted - 1));
+  constexpr int kPools = 2;   // at::set_num_threads starts as many for the pool of XNNPACK
+  constexpr int kOthers = 1;  // autograd's
+  const int startable = count_startable(kPools * (wanted - 1) + kOthers);
+  const int threads = 1 + std::max(0, startable - kOthers) / kPools;
+  if (threads < wanted)
+    spdlog::warn(
+        "{} of {} threads can be started; these do the work. Is there a limit of processes (ulimit -u, the pids limit "
+        "of a container)?",
+        threads, wanted);
+  at::set_num_threads(threads);
   at::parallel_for(0, at::get_num_threads(), 1, [](std::int64_t, std::int64_t) {});
 }
 
