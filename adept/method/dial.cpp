@@ -11,10 +11,8 @@
 #include <utility>
 
 #include "adept/core/error.h"
-#include "adept/core/file.h"
 #include "adept/core/signals.h"
 #include "adept/io/atomic_file.h"
-#include "adept/io/mapped_file.h"
 #include "adept/io/record.h"
 #include "adept/io/weight_files.h"
 #include "adept/model/load.h"
@@ -302,8 +300,7 @@ void export_dialed(const std::filesystem::path& model_dir, const std::filesystem
   model::write_model_files(directory.path(), views, config.source, model_dir);
   io::write_record(directory.path() / kExpansionManifest, to_json(expansion));
   io::write_record(directory.path() / kDialRecord, record);
-  if (const auto training = model_dir / kTrainingRecord; is_present(training))
-    io::write_file_atomically(directory.path() / kTrainingRecord, io::MappedFile::open(training)->bytes());
+  copy_training_record(model_dir, directory.path());
   directory.commit();
 }
 

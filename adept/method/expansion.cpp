@@ -8,6 +8,8 @@
 #include "adept/core/error.h"
 #include "adept/core/file.h"
 #include "adept/core/log.h"
+#include "adept/io/atomic_file.h"
+#include "adept/io/mapped_file.h"
 #include "adept/io/record.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/json_field.h"
@@ -212,8 +214,14 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
   io::AtomicDirectory directory(out_dir, on_existing);
   model::write_model_files(directory.path(), tensors, new_config, base_dir);
   io::write_record(directory.path() / kExpansionManifest, to_json(expansion));
+  copy_training_record(base_dir, directory.path());
   directory.commit();
   return expansion;
+}
+
+void copy_training_record(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (const auto record = from / kTrainingRecord; is_present(record))
+    io::write_file_atomically(to / kTrainingRecord, io::MappedFile::open(record)->bytes());
 }
 
 std::vector<at::Tensor*> output_slots(model::LayerWeights& layer) {

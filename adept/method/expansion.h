@@ -51,15 +51,18 @@ Json expand_config(const Json& config, std::span<const ExpandedLayer> copies, co
 /// Name of a base tensor in the expanded model: `model.layers.7.` may become `model.layers.9.`, other names stay.
 std::string expanded_name(const std::string& name, std::span<const ExpandedLayer> copies);
 
-/// Writes the expanded model directory, all of it or nothing: weights, config.json, tokenizer files, manifest. Nothing
-/// but the tensors' bytes is held in memory, and those are mapped. Throws ConfigError for a wrong choice of layers,
-/// DataError for anything about files, and for scores that are of another model.
+/// Writes the expanded model directory, all of it or nothing: weights, config.json, tokenizer files, manifest, the
+/// training record of a base that was trained. Nothing but the tensors' bytes is held in memory, and those are mapped.
+/// Throws ConfigError for a wrong choice of layers, DataError for anything about files, and for scores that are of
+/// another model.
 Expansion expand_model(const std::filesystem::path& base_dir, const std::filesystem::path& out_dir,
                        std::span<const int> after, const std::optional<Importance>& importance,
                        io::OnExisting on_existing = io::OnExisting::kFail);
 
-/// File name of the record in a trained model's directory: what trained it, from what.
+/// File name of the record in a trained model's directory: what trained it, from what, and where that was in its data.
 inline constexpr char kTrainingRecord[] = "adept_training.json";
+/// Copies it, if there is one, to a model that is made of the trained one: a training of that can go on with the data.
+void copy_training_record(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// The tensors through which a layer writes into the residual stream, by name below the layer: zero in an untrained
 /// copy, which is the identity then.
