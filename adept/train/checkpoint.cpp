@@ -203,6 +203,12 @@ ConfigError other_run_error(const fs::path& checkpoint, const std::vector<std::s
       checkpoint.string(), fmt::join(differences, "\n  "));
 }
 
+void require_no_checkpoints(const fs::path& run_dir) {
+  if (const auto found = list_checkpoints(run_dir); !found.empty())
+    throw ConfigError("{}: holds {} of an earlier run. Continue it with --resume, or choose another output_dir.",
+                      run_dir.string(), found.front().filename().string());
+}
+
 fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, const RunIdentity& identity,
                          const optim::AdamW& optimizer) {
   const HostTensors masters = masters_of(optimizer), moments = moments_of(optimizer);
@@ -245,6 +251,12 @@ std::vector<fs::path> list_checkpoints(const fs::path& run_dir) {
     if (entry.is_directory(error) && step_of(entry.path())) found.push_back(entry.path());
   std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) { return *step_of(a) > *step_of(b); });
   return found;
+}
+
+std::string last_state(const fs::path& run_dir, std::int64_t step) {
+  for (const fs::path& checkpoint : list_checkpoints(run_dir))
+    if (*step_of(checkpoint) <= step) return checkpoint.string();
+  return "the model that training started from";
 }
 
 void prune_checkpoints(const fs::path& run_dir, std::int64_t keep, std::set<fs::path>& known_whole) {

@@ -63,6 +63,10 @@ void prune_checkpoints(const std::filesystem::path& run_dir, std::int64_t keep,
 /// The checkpoints of a run, newest first; names only, nothing is opened.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& run_dir);
 
+/// For messages: the newest checkpoint of at most `step` steps, or that there is none but the model that training
+/// started from.
+std::string last_state(const std::filesystem::path& run_dir, std::int64_t step);
+
 /// What the newest checkpoint whose state can be read belongs to: to be asked before anything in run_dir changes.
 struct CheckpointHeader {
   std::filesystem::path path;
@@ -71,6 +75,9 @@ struct CheckpointHeader {
   Json config;
 };
 std::optional<CheckpointHeader> newest_checkpoint(const std::filesystem::path& run_dir);
+
+/// Asked before a training from the start. Throws ConfigError if run_dir holds checkpoints.
+void require_no_checkpoints(const std::filesystem::path& run_dir);
 
 /// A checkpoint of another run: what differs, one line each, and what to do.
 ConfigError other_run_error(const std::filesystem::path& checkpoint, const std::vector<std::string>& differences);

@@ -26,18 +26,17 @@ std::string find_nonfinite(const optim::AdamW& optimizer, const model::Decoder& 
   if (batch == nullptr) return "";
   const at::Tensor h = decoder.forward(batch->input_ids);
   // A norm whose squares overflow makes zeros of everything, and a finite loss of these.
-  if (!(nn::square_sum({h}) <= std::numeric_limits<float>::max())) return "what the last layer gives";
+  if (!(nn::square_sum({h}) <= std::numeric_limits<float>::max())) return "the output of the last layer";
   const bool finite = std::isfinite(decoder.loss_sum(h, batch->targets).item<double>());
   return finite ? "" : "the loss on text of which it was finite before the last update";
 }
 
 NonFiniteError diverged(const std::string& what, std::int64_t step, double learning_rate,
                         const std::filesystem::path& run_dir) {
-  const auto found = list_checkpoints(run_dir);
   return NonFiniteError(fmt::format(
-      "the training diverged: after step {}, {} is not finite (train.learning_rate is {:g}). This state is not saved; "
-      "the last good one is {}. Start anew in another output_dir with a lower train.learning_rate.",
-      step, what, learning_rate, found.empty() ? "the model that training started from" : found.front().string()));
+      "the training diverged: after step {}, {} is not finite (train.learning_rate is {:g}). The last state "
+      "before that step is {}. Start anew in another output_dir with a lower train.learning_rate.",
+      step, what, learning_rate, last_state(run_dir, step - 1)));
 }
 
 }  // namespace adept::train

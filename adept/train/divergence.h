@@ -17,8 +17,8 @@ namespace adept::train {
 /// trains and, with `batch`, a forward pass.
 std::string find_nonfinite(const optim::AdamW& optimizer, const model::Decoder& decoder, const model::Batch* batch);
 
-/// The error: `what` is not finite after `step` steps at the peak rate `learning_rate`. It names the last good state in
-/// run_dir and says what to do.
+/// The error: `what` is not finite after `step` steps at the peak rate `learning_rate`. It names the last state before
+/// in run_dir and says what to do.
 NonFiniteError diverged(const std::string& what, std::int64_t step, double learning_rate,
                         const std::filesystem::path& run_dir);
 

@@ -136,7 +136,7 @@ void Trainer::loop() {
     check_nonfinite(result);
     log_step(result);
     const bool last = state_.step == length_.steps;
-    state_.evaluation_due = !last && c.eval_steps > 0 && state_.step % c.eval_steps == 0;
+    state_.evaluation_due = evaluates_now();
     evaluate_if_due();
     // In a row of skipped updates the weights may be what is wrong: the checkpoints before it stay, and no other is
     // made.
@@ -145,14 +145,14 @@ void Trainer::loop() {
   }
 }
 
+// The end is no step of its own to evaluate after: the exported model is evaluated.
+bool Trainer::evaluates_now() const {
+  const std::int64_t every = inputs_.config.train.eval_steps;
+  return every > 0 && state_.step < length_.steps && state_.step % every == 0;
+}
+
 void Trainer::restore(bool resume) {
-  if (!resume) {
-    const auto found = list_checkpoints(inputs_.run_dir);
-    if (!found.empty())
-      throw ConfigError("{}: holds {} of an earlier run. Continue it with --resume, or choose another output_dir.",
-                        inputs_.run_dir.string(), found.front().filename().string());
-    return;
-  }
+  if (!resume) return require_no_checkpoints(inputs_.run_dir);
   if (auto loaded = load_newest_checkpoint(inputs_.run_dir, identity_, optimizer_)) {
     state_ = std::move(*loaded);
     trainable_.publish();
@@ -172,6 +172,7 @@ void Trainer::plan() {
   spdlog::info("resuming after step {} of {}", format_count(state_.step), format_count(length_.steps));
   if (planned == length_.steps || state_.step == length_.steps) return;
   saved_step_ = -1;
+  if (state_.step == planned) state_.evaluation_due = evaluates_now();  // it was the end, and is no longer
   spdlog::info("the training is {} from {} to {} steps; from step {} on the learning rate is {:.2e} instead of {:.2e}",
                planned < length_.steps ? "extended" : "shortened", format_count(planned), format_count(length_.steps),
                format_count(state_.step + 1), c.learning_rate * schedule_.factor(state_.step),
@@ -273,7 +274,7 @@ void Trainer::measure_speed(std::span<const data::Sequence> sequences, std::span
   }
 }
 
-// The account is that of the step that needed most; it is told after the first.
+// The account is that of the step that needed most; it is logged after the first.
 void Trainer::measure_memory(const StepResult& result, std::int64_t num_micro_batches, std::int64_t step_bytes) {
   const MemoryUse memory =
       step_memory(resident_memory(decoder_, trainable_, optimizer_), result, num_micro_batches, step_bytes);
@@ -294,14 +295,12 @@ void Trainer::check_nonfinite(const StepResult& result) {
   spdlog::warn("step {}: loss {} and gradient norm {}: not finite, the update is skipped ({} in a row)", state_.step,
                result.loss, result.grad_norm, state_.nonfinite_in_row);
   if (state_.nonfinite_in_row < inputs_.config.train.max_nonfinite_steps) return;
-  const auto found = list_checkpoints(inputs_.run_dir);
   throw NonFiniteError(fmt::format(
       "{} steps in a row up to step {} had a loss or gradient that is not finite "
       "(train.max_nonfinite_steps). No update was made in them; "
       "the last state before them is {}. Look at the data, or start anew in another output_dir with a lower "
       "train.learning_rate.",
-      state_.nonfinite_in_row, state_.step,
-      found.empty() ? "the model that training started from" : found.front().string()));
+      state_.nonfinite_in_row, state_.step, last_state(inputs_.run_dir, state_.step - state_.nonfinite_in_row)));
 }
 
 void Trainer::log_step(const StepResult& result) {

@@ -100,6 +100,7 @@ class Trainer {
   void measure_memory(const StepResult& result, std::int64_t num_micro_batches, std::int64_t step_bytes);
   void log_step(const StepResult& result);
   Json log_line(const Json& extra) const;
+  bool evaluates_now() const;
   void evaluate_if_due();
   void require_finite() const;
   void save();

@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "adept/core/error.h"
+#include "adept/core/log.h"
 #include "adept/core/progress.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/posix.h"
@@ -34,12 +35,15 @@ JsonlFile::JsonlFile(std::filesystem::path path, const std::string& step_key, st
   std::string kept, line;
   constexpr auto kAll = std::numeric_limits<std::size_t>::max();
   std::istringstream old(is_present(path_) ? read_all(open_for_reading(path_), path_, kAll) : "");
+  std::int64_t damaged = 0;
   while (std::getline(old, line)) {
     const SortedJson json = SortedJson::parse(line, nullptr, /*allow_exceptions=*/false);  // units may be many
-    if (json.is_object() && json.contains(step_key) && json[step_key].is_number_integer() &&
-        json[step_key] <= last_step && !(json[step_key] == last_step && json.contains(repeated)))
+    if (!json.is_object() || !json.contains(step_key) || !json[step_key].is_number_integer())
+      damaged += old.eof() ? 0 : 1;  // a kill cuts the last line short
+    else if (json[step_key] <= last_step && !(json[step_key] == last_step && json.contains(repeated)))
       kept += line + "\n";
   }
+  if (damaged > 0) spdlog::warn("{}: {} damaged line(s) are dropped", path_.string(), damaged);
   io::write_file_atomically(path_, kept);
 }
 

@@ -20,7 +20,7 @@ class JsonlFile {
  public:
   /// Continues a file whose lines have the integer `step_key`: lines of a step after `last_step` are dropped, so that a
   /// resumed run does not repeat itself, and of `last_step` those with the key `repeated`, if one is named. A last line
-  /// that was cut short is dropped too. Throws DataError.
+  /// that was cut short is dropped too, as are damaged lines, with a warning. Throws DataError.
   JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step,
             const std::string& repeated = "");
   void append(const Json& line);

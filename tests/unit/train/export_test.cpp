@@ -1,10 +1,16 @@
-// Element types of the exported model: what is written, what is said, and what cannot be.
+// The exported model: bytes that stay, files beside them, and element types.
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/equal.h>
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <memory>
+
 #include "adept/core/error.h"
+#include "adept/io/safetensors.h"
 #include "adept/io/weight_files.h"
+#include "adept/method/units.h"
 #include "adept/model/load.h"
 #include "adept/model/torch_tensors.h"
 #include "adept/train/export_trained.h"
@@ -17,6 +23,82 @@ namespace {
 using config::ExportDType;
 using testing::AllOf;
 using testing::HasSubstr;
+
+// Exports a model that was trained for three steps.
+struct Exported {
+  test::TemporaryDirectory dir;
+  test::ExpandedModel model;
+  config::RunConfig config = small_config();
+  std::unique_ptr<Trainer> trainer;
+
+  Exported(const std::string& kind, DType dtype, config::DTypeChoice compute = config::DTypeChoice::kFp32)
+      : model(test::write_expanded_model(dir.path(), kind, {1, 3}, dtype)) {
+    test::write_file(model.expanded / "tokenizer.json", "{\"any\":  1}");
+    config.compute.dtype = compute;
+    config.train.max_steps = 3;
+    trainer = std::make_unique<Trainer>(make_inputs(config, model.expanded, dir / "run"));
+    trainer->run(false);
+    trainer->export_model(dir / "out");
+  }
+};
+
+TEST(Export, KeepsFrozenBytesElementTypesAndTheFilesBesideThem) {
+  for (const std::string& kind : test::model_kinds()) {
+    for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF16}) {
+      SCOPED_TRACE(kind);
+      const Exported e(kind, dtype);
+      const io::WeightFiles before = io::WeightFiles::open(e.model.expanded),
+                            after = io::WeightFiles::open(e.dir / "out");
+      const auto units = test::names_of(method::make_units(e.model.expansion, e.trainer->decoder()));
+      EXPECT_EQ(after.names(), before.names());
+      for (const std::string& name : before.names()) {
+        EXPECT_EQ(after.at(name).dtype, dtype);
+        EXPECT_EQ(after.at(name).shape, before.at(name).shape);
+        const bool trained = std::ranges::find(units, name) != units.end();
+        const bool same = std::ranges::equal(after.at(name).data, before.at(name).data);
+        const bool moves = trained && name.find("_proj.weight") != std::string::npos;
+        EXPECT_TRUE(trained || same) << name;
+        EXPECT_FALSE(moves && same) << name;
+      }
+      for (const char* file : {"config.json", "tokenizer.json", method::kExpansionManifest})
+        EXPECT_EQ(test::read_file(e.dir / "out" / file), test::read_file(e.model.expanded / file)) << file;
+      EXPECT_EQ(method::read_expansion(e.dir / "out").layers.size(), 2U);
+    }
+  }
+}
+
+TEST(Export, LoadsAgainAsTheModelThatWasTrained) {
+  const at::Tensor ids = test::random_batch({17, 11}).input_ids;
+  for (const std::string& kind : test::model_kinds()) {
+    SCOPED_TRACE(kind);
+    const Exported e(kind, DType::kF32);
+    const at::NoGradGuard no_grad;
+    const model::Decoder loaded = test::load_decoder(e.dir / "out");
+    const model::Decoder& trained = e.trainer->decoder();
+    EXPECT_TRUE(test::same_bits(loaded.logits(loaded.forward(ids)), trained.logits(trained.forward(ids))));
+  }
+}
+
+TEST(Export, RoundsTheMastersToTheElementTypeOfTheInput) {
+  for (const config::DTypeChoice compute : {config::DTypeChoice::kFp32, config::DTypeChoice::kBf16}) {
+    const Exported e("llama", DType::kBF16, compute);
+    const io::WeightFiles out = io::WeightFiles::open(e.dir / "out");
+    const auto masters = io::SafetensorsFile::open(e.dir / "run" / "checkpoint-3" / "trainable.safetensors");
+    for (const io::TensorView& master : masters->tensors()) {
+      const at::Tensor expected = model::as_tensor(master, masters).to(at::kBFloat16);
+      EXPECT_TRUE(test::same_bits(model::as_tensor(out.at(master.name), out.owner(master.name)), expected))
+          << master.name;
+    }
+  }
+}
+
+TEST(Export, ReplacesAnOlderExport) {
+  const Exported e("llama", DType::kF32);
+  test::write_file(e.dir / "out" / "old", "x");
+  e.trainer->export_model(e.dir / "out");
+  EXPECT_FALSE(fs::exists(e.dir / "out" / "old"));
+  EXPECT_TRUE(fs::exists(e.dir / "out" / "config.json"));
+}
 
 // A model whose parameters are all trained, before any step.
 struct TypedExport {

@@ -38,10 +38,34 @@ TEST(Extend, ARunAtAConstantRateIsTheLongerRunBitForBit) {
   EXPECT_EQ(summary.steps, 12);
   EXPECT_THAT(log.text(), HasSubstr("the training is extended from 7 to 12 steps; from step 8 on the learning rate is "
                                     "1.00e-02 instead of 1.00e-02"));
-  for (const char* file : {"trainable.safetensors", "optimizer.safetensors"})
-    EXPECT_EQ(test::read_file(dir / "run" / "checkpoint-12" / file),
-              test::read_file(dir / "whole" / "checkpoint-12" / file));
+  expect_same_tensors(dir / "run", dir / "whole", "checkpoint-12");
   EXPECT_EQ(logged(dir / "run", "loss"), logged(dir / "whole", "loss"));
+}
+
+TEST(Extend, EvaluatesAfterTheStepThatWasTheLastAsTheLongerRunDoes) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  const auto evaluations = [&](const fs::path& run_dir) {
+    std::vector<Json> losses;
+    for (const Json& line : lines_of(run_dir / "trainer_log.jsonl"))
+      if (line.contains("eval_loss")) losses.push_back({line["current_steps"], line["eval_loss"]});
+    return losses;
+  };
+  const auto run = [&](const fs::path& run_dir, std::int64_t max_steps, bool resume) {
+    config::RunConfig config = constant_config(max_steps);
+    config.train.eval_steps = 3;
+    TrainerInputs inputs = make_inputs(config, model.expanded, run_dir);
+    inputs.eval.push_back(held_out());
+    Trainer(std::move(inputs)).run(resume);
+  };
+  run(dir / "whole", 12, false);
+  for (const std::int64_t first : {5, 6}) {
+    const fs::path run_dir = dir / std::to_string(first);
+    run(run_dir, first, false);
+    run(run_dir, 12, true);
+    EXPECT_EQ(evaluations(run_dir), evaluations(dir / "whole")) << first;
+  }
+  EXPECT_EQ(evaluations(dir / "whole").size(), 3U);
 }
 
 TEST(Extend, TheNewScheduleHoldsFromTheCurrentStepOn) {
@@ -70,8 +94,7 @@ TEST(Extend, ByEpochsReadsEachOfThemWhole) {
   const auto run = [&](double epochs, bool resume) {
     config.train.num_train_epochs = epochs;
     TrainerInputs inputs = make_inputs(config, model.expanded, dir / "run");
-    inputs.loader = data::TrainLoader({{.dataset = dataset_of("domain", {11, 30, 7, 19, 5}, 1)}},
-                                      {.seq_len = 8, .eos = 2, .seed = 7});
+    inputs.loader = make_loader_of_one_source();
     return Trainer(std::move(inputs)).run(resume);
   };
   EXPECT_EQ(run(1, false).steps, 3) << "ten sequences: two steps of four and one of two";

@@ -1,5 +1,4 @@
 // A run that goes on where it was is the run that never stopped.
-#include <ATen/record_function.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -7,7 +6,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/signals.h"
-#include "adept/core/signals_detail.h"
+#include "tests/support/counted_operations.h"
 #include "tests/unit/train/tiny_training.h"
 
 namespace adept::train {
@@ -38,8 +37,7 @@ std::string last_of(const config::RunConfig& config) { return "checkpoint-" + st
 
 // Both runs ended in the same weights, moments, state and records, bit for bit.
 void expect_same_run(const fs::path& found, const fs::path& expected, const std::string& checkpoint) {
-  for (const char* file : {"trainable.safetensors", "optimizer.safetensors"})
-    EXPECT_EQ(test::read_file(found / checkpoint / file), test::read_file(expected / checkpoint / file)) << file;
+  expect_same_tensors(found, expected, checkpoint);
   EXPECT_EQ(timeless_state(found / checkpoint), timeless_state(expected / checkpoint));
   EXPECT_EQ(timeless_log(found), timeless_log(expected));
   EXPECT_EQ(test::read_file(found / "parameter_importance.jsonl"),
@@ -159,47 +157,9 @@ TEST(Resume, TakesOtherIntervalsOfRecordsAndCheckpoints) {
   config.train.logging_steps = 1;
   config.train.max_nonfinite_steps = 1;
   train(config, model.expanded, dir / "run", /*resume=*/true);
-  for (const char* file : {"trainable.safetensors", "optimizer.safetensors"})
-    EXPECT_EQ(test::read_file(dir / "run" / "checkpoint-12" / file),
-              test::read_file(dir / "whole" / "checkpoint-12" / file));
+  expect_same_tensors(dir / "run", dir / "whole", "checkpoint-12");
   EXPECT_EQ(list_checkpoints(dir / "run").size(), 2U);
 }
-
-// Raises SIGTERM when so many operations were started; counts them otherwise.
-std::int64_t g_operations = 0, g_interrupt_at = -1;
-
-std::unique_ptr<at::ObserverContext> count_operation(const at::RecordFunction&) {
-  if (g_operations++ == g_interrupt_at) std::raise(SIGTERM);
-  return nullptr;
-}
-
-class CountedOperations {
- public:
-  CountedOperations() : handle_(at::addGlobalCallback(at::RecordFunctionCallback(count_operation))) {
-    install_signal_handlers();
-  }
-  ~CountedOperations() {
-    at::removeCallback(handle_);
-    g_interrupt_at = -1;
-    adept::detail::forget_signal();
-  }
-  // Whether `work` ended by itself.
-  template <typename Work>
-  bool ends(std::int64_t interrupt_at, Work&& work) {
-    g_operations = 0;
-    g_interrupt_at = interrupt_at;
-    adept::detail::forget_signal();
-    try {
-      work();
-    } catch (const InterruptedError&) {
-      return false;
-    }
-    return true;
-  }
-
- private:
-  at::CallbackHandle handle_;
-};
 
 TEST(Interrupt, AtAnyPointLosesNoStepAndNoEvaluation) {
   const test::TemporaryDirectory dir;
@@ -219,9 +179,9 @@ TEST(Interrupt, AtAnyPointLosesNoStepAndNoEvaluation) {
     Trainer(std::move(inputs)).run(resume);
   };
   run(dir / "whole", false);
-  CountedOperations operations;
+  test::CountedOperations operations;
   ASSERT_TRUE(operations.ends(-1, [&] { run(dir / "counted", false); }));
-  const std::int64_t total = g_operations;
+  const std::int64_t total = operations.count();
   constexpr std::int64_t kPoints = 30;
   int interrupted = 0, evaluations_due = 0;
   for (std::int64_t i = 0; i < kPoints; ++i) {

@@ -51,6 +51,15 @@ inline data::TrainLoader make_loader(const config::RunConfig& config, std::uint6
           {.seq_len = config.seq_len, .eos = 2, .seed = static_cast<std::uint64_t>(config.seed)}};
 }
 
+// One source of five documents: 77 tokens with an EOS behind each, ten sequences.
+inline data::TrainLoader make_loader_of_one_source() {
+  return {{{.dataset = dataset_of("domain", {11, 30, 7, 19, 5}, 1)}}, {.seq_len = 8, .eos = 2, .seed = 7}};
+}
+
+inline EvalSet held_out(const std::string& name = "held-out") {
+  return {name, data::packed(dataset_of(name, {20, 9}, 8), {.seq_len = 8, .eos = 2})};
+}
+
 inline std::vector<method::ProbeBatch> probe_batches(std::uint64_t seed = 31) {
   return {{test::random_batch({8, 5}, seed)}, {test::random_batch({7}, seed + 1)}};
 }
@@ -75,6 +84,12 @@ inline void copy_killed_after(const fs::path& run, const fs::path& copy, std::in
   fs::copy(run, copy, fs::copy_options::recursive);
   for (const fs::path& checkpoint : list_checkpoints(copy))
     if (std::stoll(checkpoint.filename().string().substr(11)) > step) fs::remove_all(checkpoint);
+}
+
+// Two runs hold the same weights and moments after a step, bit for bit.
+inline void expect_same_tensors(const fs::path& found, const fs::path& expected, const std::string& checkpoint) {
+  for (const char* file : {"trainable.safetensors", "optimizer.safetensors"})
+    EXPECT_EQ(test::read_file(found / checkpoint / file), test::read_file(expected / checkpoint / file)) << file;
 }
 
 inline std::vector<Json> lines_of(const fs::path& path) {

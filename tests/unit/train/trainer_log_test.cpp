@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "adept/core/error.h"
+#include "tests/support/captured_log.h"
 #include "tests/support/tiny_models.h"
 
 namespace adept::train {
@@ -37,10 +38,13 @@ TEST(JsonlFile, DropsWhatIsDoneAgainOfTheLastStep) {
 }
 
 TEST(JsonlFile, DropsALastLineThatWasCutShortAndWhatIsNoRecord) {
+  const test::CapturedLog log;
   EXPECT_EQ(kept_of("{\"step\":1}\n{\"step\":2,\"lo", 9), "{\"step\":1}\n");
   EXPECT_EQ(kept_of("{\"step\":1}\n{\"step\":2}", 9), "{\"step\":1}\n{\"step\":2}\n");
   EXPECT_EQ(kept_of("{\"step\":1}\n\n[2]\n{\"other\":1}\n{\"step\":\"1\"}\n{\"step\":1.5}\n{\"step\":2}\n", 9),
             "{\"step\":1}\n{\"step\":2}\n");
+  EXPECT_THAT(log.text(), ::testing::EndsWith("log.jsonl: 5 damaged line(s) are dropped\n"));
+  EXPECT_THAT(log.text(), ::testing::Not(HasSubstr(" 1 damaged"))) << "a kill cuts a line short";
 }
 
 TEST(JsonlFile, AppendsOneLineEachThatCanBeReadAtOnce) {

@@ -1,4 +1,4 @@
-// Whole training runs on tiny data: records, rates, checkpoints, losses that are not finite, export.
+// Whole training runs on tiny data: records, rates, checkpoints.
 #include "adept/train/trainer.h"
 
 #include <ATen/core/grad_mode.h>
@@ -7,12 +7,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "adept/core/error.h"
-#include "adept/io/safetensors.h"
 #include "adept/method/units.h"
-#include "adept/model/torch_tensors.h"
 #include "adept/nn/allocator.h"
 #include "tests/support/environment.h"
 #include "tests/unit/train/tiny_training.h"
@@ -51,8 +48,7 @@ TEST(Run, OfOneEpochTrainsOnEveryTokenOnceTailsIncluded) {
   config.train.max_steps.reset();
   config.train.num_train_epochs = 1.0;
   TrainerInputs inputs = make_inputs(config, model.expanded, dir / "run");
-  inputs.loader = data::TrainLoader({{.dataset = dataset_of("domain", {11, 30, 7, 19, 5}, 1)}},
-                                    {.seq_len = 8, .eos = 2, .seed = 7});
+  inputs.loader = make_loader_of_one_source();
   const TrainSummary summary = Trainer(std::move(inputs)).run(false);
   EXPECT_EQ(summary.total_tokens, 11 + 30 + 7 + 19 + 5 + 5) << "five documents, an EOS after each";
   EXPECT_EQ(summary.steps, 3) << "77 tokens are 10 sequences: two steps of four and one of two";
@@ -62,7 +58,7 @@ TEST(Run, OfOneEpochTrainsOnEveryTokenOnceTailsIncluded) {
 std::string trained_weights(const config::RunConfig& config, const fs::path& model_dir, const fs::path& run_dir,
                             TrainSummary* summary = nullptr) {
   TrainerInputs inputs = make_inputs(config, model_dir, run_dir);
-  inputs.eval.push_back({"held-out", data::packed(dataset_of("held-out", {20, 9}, 8), {.seq_len = 8, .eos = 2})});
+  inputs.eval.push_back(held_out());
   Trainer trainer(std::move(inputs));
   const TrainSummary result = trainer.run(false);
   if (summary != nullptr) *summary = result;
@@ -348,9 +344,7 @@ TEST(UnitRates, OfHeadsAndBlocksResumeBitForBit) {
   train(config, model.expanded, dir / "whole");
   copy_killed_after(dir / "whole", dir / "resumed", 7);
   train(config, model.expanded, dir / "resumed", /*resume=*/true);
-  for (const char* file : {"trainable.safetensors", "optimizer.safetensors"})
-    EXPECT_EQ(test::read_file(dir / "resumed" / "checkpoint-12" / file),
-              test::read_file(dir / "whole" / "checkpoint-12" / file));
+  expect_same_tensors(dir / "resumed", dir / "whole", "checkpoint-12");
 }
 
 TEST(UnitRates, OfThePolicyUniformNeedNoProbe) {
@@ -386,219 +380,6 @@ TEST(Checkpoints, AreMadeAtTheIntervalAndAtTheEndAndPruned) {
   EXPECT_THAT(checkpoints_of("two"), ElementsAre("checkpoint-10", "checkpoint-9"));
   config.train.save_steps = 0;
   EXPECT_THAT(checkpoints_of("last"), ElementsAre("checkpoint-10"));
-}
-
-// A model that knows one token not: its embedding is infinite, and so every loss of text with it.
-constexpr std::int32_t kUnknown = 52;
-test::ExpandedModel write_model_with_unknown(const fs::path& dir) {
-  test::ExpandedModel model{.base = dir / "base", .expanded = dir / "expanded", .expansion = {}};
-  fs::create_directories(model.base);
-  const model::ModelConfig config = test::tiny_config(test::config_of_kind("llama"));
-  model::Weights weights = test::random_weights(config);
-  weights.embed_tokens[kUnknown].fill_(std::numeric_limits<float>::infinity());
-  model::save_model(model.base, config, weights, {});
-  model.expansion = method::expand_model(model.base, model.expanded, std::vector<int>{1, 3}, std::nullopt);
-  return model;
-}
-
-// Four steps, of which the first `good` know all their tokens.
-TrainerInputs inputs_with_unknown(const config::RunConfig& config, const fs::path& model_dir, const fs::path& run_dir,
-                                  std::size_t good) {
-  std::vector<std::vector<std::int32_t>> documents;
-  for (std::size_t i = 0; i < 16; ++i) {  // one sequence each, with the EOS behind it
-    documents.push_back(test::random_tokens(7, i, kUnknown));
-    if (i >= 4 * good) documents.back()[3] = kUnknown;
-  }
-  TrainerInputs inputs = make_inputs(config, model_dir, run_dir);
-  const data::TokenDataset dataset(data::DatasetInfo{.name = "domain", .vocab_size = 53, .counts = {}}, documents,
-                                   std::vector<std::int64_t>(16, 28));
-  inputs.loader = data::TrainLoader({{.dataset = dataset}},
-                                    {.seq_len = 8, .eos = 2, .seed = 7, .order = data::DocumentOrder::kAsGiven});
-  return inputs;
-}
-
-config::RunConfig uniform_config() {
-  config::RunConfig config = small_config();
-  config.unit_lr.policy = config::UnitLrPolicy::kUniform;
-  config.train.max_steps = 4;
-  return config;
-}
-
-TEST(NonFinite, UpdatesAreSkippedAndCountedAndChangeNothing) {
-  const test::TemporaryDirectory dir;
-  const auto model = write_model_with_unknown(dir.path());
-  config::RunConfig config = uniform_config();
-  config.train.max_nonfinite_steps = 100;
-  config.train.logging_steps = 1;
-  const TrainSummary summary = Trainer(inputs_with_unknown(config, model.expanded, dir / "run", 1)).run(false);
-  EXPECT_EQ(summary.steps, 4);
-  EXPECT_EQ(summary.nonfinite_steps, 3);
-  for (const char* file : {"trainable.safetensors", "optimizer.safetensors"})
-    EXPECT_EQ(test::read_file(dir / "run" / "checkpoint-4" / file),
-              test::read_file(dir / "run" / "checkpoint-1" / file));
-  const Json state = read_json(dir / "run" / "checkpoint-4" / "trainer_state.json");
-  EXPECT_EQ(state["num_updates"], 1);
-  EXPECT_EQ(state["nonfinite_in_row"], 3);
-  const auto log = lines_of(dir / "run" / "trainer_log.jsonl");
-  ASSERT_EQ(log.size(), 4U);
-  EXPECT_EQ(log[3]["nonfinite_steps"], 3);
-  EXPECT_TRUE(log[3]["loss"].is_null());
-}
-
-TEST(NonFinite, StepsInARowStopTheRunAndKeepTheLastCheckpoint) {
-  const test::TemporaryDirectory dir;
-  const auto model = write_model_with_unknown(dir.path());
-  config::RunConfig config = uniform_config();
-  config.train.max_nonfinite_steps = 3;
-  const auto message = [&](bool resume) {
-    return test::message_of<NonFiniteError>(
-        [&] { Trainer(inputs_with_unknown(config, model.expanded, dir / "run", 1)).run(resume); });
-  };
-  const std::string first = message(false);
-  EXPECT_THAT(first, HasSubstr("3 steps in a row up to step 4 had a loss or gradient that is not finite"));
-  EXPECT_THAT(first, HasSubstr("No update was made in them"));
-  EXPECT_THAT(first, HasSubstr("the last state before them is " + (dir / "run" / "checkpoint-1").string()));
-  EXPECT_THAT(first, HasSubstr("start anew in another output_dir with a lower train.learning_rate"));
-  EXPECT_EQ(list_checkpoints(dir / "run").size(), 1U) << "none is made while updates are skipped";
-  EXPECT_THAT(message(true), HasSubstr("3 steps in a row up to step 4"));
-}
-
-TEST(NonFinite, WithoutACheckpointTheLastGoodStateIsTheInput) {
-  const test::TemporaryDirectory dir;
-  const auto model = write_model_with_unknown(dir.path());
-  config::RunConfig config = uniform_config();
-  config.train.max_nonfinite_steps = 1;
-  config.train.save_steps = 0;
-  EXPECT_THAT(test::message_of<NonFiniteError>(
-                  [&] { Trainer(inputs_with_unknown(config, model.expanded, dir / "run", 2)).run(false); }),
-              HasSubstr("the last state before them is the model that training started from"));
-  EXPECT_TRUE(list_checkpoints(dir / "run").empty());
-}
-
-// Rates that make parameters infinite, or so large that no loss is finite; with and without anything that measures.
-TEST(Divergence, EndsTheRunWithItsReasonAndNothingOfItIsSaved) {
-  const test::TemporaryDirectory dir;
-  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
-  struct Case {
-    double rate;
-    config::Method method;
-    config::UnitLrPolicy policy;
-    std::int64_t steps, update_every, eval_steps;
-    double max_grad_norm;
-  };
-  using config::Method, config::UnitLrPolicy;
-  int number = 0;
-  for (const Case& c : std::vector<Case>{{1e38, Method::kAdept, UnitLrPolicy::kUniform, 1, 500, 0, 1},
-                                         {1e38, Method::kAdept, UnitLrPolicy::kReference, 4, 1, 0, 1},
-                                         {1e38, Method::kAdept, UnitLrPolicy::kReference, 4, 500, 1, 1},
-                                         {1e39, Method::kFull, UnitLrPolicy::kUniform, 1, 500, 0, 1},
-                                         {1e39, Method::kFull, UnitLrPolicy::kUniform, 4, 500, 1, 0},
-                                         {1e300, Method::kLora, UnitLrPolicy::kUniform, 1, 500, 0, 1},
-                                         {1e300, Method::kTopKLayers, UnitLrPolicy::kUniform, 3, 500, 2, 0}}) {
-    config::RunConfig config = small_config();
-    config.method = c.method;
-    config.lora.alpha = 16;
-    config.unit_lr.policy = c.policy;
-    config.unit_lr.update_every = c.update_every;
-    config.train.learning_rate = c.rate;
-    config.train.lr_scheduler = config::LrScheduler::kConstant;
-    config.train.warmup_steps = 0;
-    config.train.max_steps = c.steps;
-    config.train.eval_steps = c.eval_steps;
-    config.train.max_grad_norm = c.max_grad_norm;
-    const fs::path run_dir = dir / std::to_string(number++);
-    SCOPED_TRACE(run_dir);
-    TrainerInputs inputs = make_inputs(config, model.expanded, run_dir);
-    if (c.eval_steps > 0)
-      inputs.eval.push_back({"held-out", data::packed(dataset_of("held-out", {20, 9}, 8), {.seq_len = 8, .eos = 2})});
-    Trainer trainer(std::move(inputs));
-    const std::string message = test::message_of<NonFiniteError>([&] { trainer.run(false); });
-    EXPECT_THAT(message, HasSubstr("the training diverged: after step 1, "));
-    if (c.rate > 1e38) {
-      EXPECT_THAT(message, HasSubstr("after step 1, model.")) << "the tensor";
-    }
-    EXPECT_THAT(message, HasSubstr("is not finite (train.learning_rate is 1e+"));
-    EXPECT_THAT(message, HasSubstr("the last good one is the model that training started from. Start anew in another"));
-    EXPECT_TRUE(list_checkpoints(run_dir).empty());
-    EXPECT_THROW(trainer.export_model(run_dir / "model"), NonFiniteError);
-    EXPECT_FALSE(fs::exists(run_dir / "model"));
-  }
-}
-
-// Exports a model that was trained for three steps.
-struct Exported {
-  test::TemporaryDirectory dir;
-  test::ExpandedModel model;
-  config::RunConfig config = small_config();
-  std::unique_ptr<Trainer> trainer;
-
-  Exported(const std::string& kind, DType dtype, config::DTypeChoice compute = config::DTypeChoice::kFp32)
-      : model(test::write_expanded_model(dir.path(), kind, {1, 3}, dtype)) {
-    test::write_file(model.expanded / "tokenizer.json", "{\"any\":  1}");
-    config.compute.dtype = compute;
-    config.train.max_steps = 3;
-    trainer = std::make_unique<Trainer>(make_inputs(config, model.expanded, dir / "run"));
-    trainer->run(false);
-    trainer->export_model(dir / "out");
-  }
-};
-
-TEST(Export, KeepsFrozenBytesElementTypesAndTheFilesBesideThem) {
-  for (const std::string& kind : test::model_kinds()) {
-    for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF16}) {
-      SCOPED_TRACE(kind);
-      const Exported e(kind, dtype);
-      const io::WeightFiles before = io::WeightFiles::open(e.model.expanded),
-                            after = io::WeightFiles::open(e.dir / "out");
-      const auto units = test::names_of(method::make_units(e.model.expansion, e.trainer->decoder()));
-      EXPECT_EQ(after.names(), before.names());
-      for (const std::string& name : before.names()) {
-        EXPECT_EQ(after.at(name).dtype, dtype);
-        EXPECT_EQ(after.at(name).shape, before.at(name).shape);
-        const bool trained = std::ranges::find(units, name) != units.end();
-        const bool same = std::ranges::equal(after.at(name).data, before.at(name).data);
-        const bool moves = trained && name.find("_proj.weight") != std::string::npos;
-        EXPECT_TRUE(trained || same) << name;
-        EXPECT_FALSE(moves && same) << name;
-      }
-      for (const char* file : {"config.json", "tokenizer.json", method::kExpansionManifest})
-        EXPECT_EQ(test::read_file(e.dir / "out" / file), test::read_file(e.model.expanded / file)) << file;
-      EXPECT_EQ(method::read_expansion(e.dir / "out").layers.size(), 2U);
-    }
-  }
-}
-
-TEST(Export, LoadsAgainAsTheModelThatWasTrained) {
-  const at::Tensor ids = test::random_batch({17, 11}).input_ids;
-  for (const std::string& kind : test::model_kinds()) {
-    SCOPED_TRACE(kind);
-    const Exported e(kind, DType::kF32);
-    const at::NoGradGuard no_grad;
-    const model::Decoder loaded = test::load_decoder(e.dir / "out");
-    const model::Decoder& trained = e.trainer->decoder();
-    EXPECT_TRUE(test::same_bits(loaded.logits(loaded.forward(ids)), trained.logits(trained.forward(ids))));
-  }
-}
-
-TEST(Export, RoundsTheMastersToTheElementTypeOfTheInput) {
-  for (const config::DTypeChoice compute : {config::DTypeChoice::kFp32, config::DTypeChoice::kBf16}) {
-    const Exported e("llama", DType::kBF16, compute);
-    const io::WeightFiles out = io::WeightFiles::open(e.dir / "out");
-    const auto masters = io::SafetensorsFile::open(e.dir / "run" / "checkpoint-3" / "trainable.safetensors");
-    for (const io::TensorView& master : masters->tensors()) {
-      const at::Tensor expected = model::as_tensor(master, masters).to(at::kBFloat16);
-      EXPECT_TRUE(test::same_bits(model::as_tensor(out.at(master.name), out.owner(master.name)), expected))
-          << master.name;
-    }
-  }
-}
-
-TEST(Export, ReplacesAnOlderExport) {
-  const Exported e("llama", DType::kF32);
-  test::write_file(e.dir / "out" / "old", "x");
-  e.trainer->export_model(e.dir / "out");
-  EXPECT_FALSE(fs::exists(e.dir / "out" / "old"));
-  EXPECT_TRUE(fs::exists(e.dir / "out" / "config.json"));
 }
 
 }  // namespace
