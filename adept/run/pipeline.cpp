@@ -57,9 +57,11 @@ config::RunConfig decided(config::RunConfig config) {
 // What every stage of a run needs.
 class Run {
  public:
-  Run(const config::RunConfig& config, config::Purpose purpose)
+  // `resumes`: a training that was begun goes on; else it is refused.
+  Run(const config::RunConfig& config, config::Purpose purpose, bool resumes)
       : config_(config),
         purpose_(purpose),
+        resumes_(resumes),
         expands_(purpose == config::Purpose::kRun && config.expands()),
         model_(check_files(config, purpose)),
         directory_(config.output_dir),
@@ -92,8 +94,8 @@ class Run {
     });
   }
 
-  // What would stop a later stage is said before the first one, which may take hours, and before anything of an earlier
-  // run in this directory is changed.
+  // What would stop a later stage stops the run here, before the first stage, which may take hours, and before anything
+  // of an earlier run in this directory changes.
   void check_inputs() {
     check_text(config_, purpose_, model_, datasets_);
     train_loader();
@@ -160,15 +162,16 @@ class Run {
     log_table("expanded   " + describe_step_cost(model_.config, config_.seq_len, after, config_.expand, importance));
   }
 
-  // An interrupted training goes on by the command `again`.
-  void train(bool resume, const char* again) {
+  void train() {
     stages_.run("train", train_inputs(), {"model", "train_results.json"}, [&] {
       train::Trainer trainer(trainer_inputs());
       const train::TrainSummary summary = [&] {
         try {
-          return trainer.run(resume);
+          return trainer.run(resumes_);
         } catch (const InterruptedError& error) {
-          throw InterruptedError(fmt::format("{}; {} goes on from there", error.what(), again), error.exit_code());
+          const char* option = purpose_ == config::Purpose::kTrain ? " with --resume" : "";
+          throw InterruptedError(fmt::format("{}; the same command{} goes on from there", error.what(), option),
+                                 error.exit_code());
         }
       }();
       identities_.erase(dir_ / "model");
@@ -236,6 +239,7 @@ class Run {
   // Damaged records are no reason to refuse: their stages are done again.
   void check_checkpoints() {
     if (train::list_checkpoints(dir_).empty()) return;
+    if (!resumes_ && !stages_.is_done("train", train_inputs())) train::require_no_checkpoints(dir_);
     train::check_same_training(dir_, config_, expands_ ? std::nullopt : std::optional(identity(model_.dir)));
     std::vector<std::string> lines;
     if (probes()) lines = stages_.other_inputs("probe", probe_inputs());
@@ -351,8 +355,9 @@ class Run {
     const Json record = fs::exists(path) ? io::read_record(path, io::NoChecksum::kAccepted) : Json::object();
     if (!record.contains(train::kDataPosition))
       throw ConfigError(
-          "train.continue_data: {} does not say where the run stopped that made the model ({}); expected a model that "
-          "adept exported, or train.continue_data: false.",
+          "train.continue_data: {} does not say where the run that trained it stopped in the data ({}); expected a "
+          "model "
+          "that adept trained, or train.continue_data: false.",
           model_.dir.string(), method::kTrainingRecord);
     loader.load_state(record[train::kDataPosition], path.string());
     return loader;
@@ -386,6 +391,7 @@ class Run {
 
   const config::RunConfig& config_;
   config::Purpose purpose_;
+  bool resumes_;
   bool expands_;  // the model is to be expanded
   TextModel model_;
   RunDirectory directory_;
@@ -401,24 +407,24 @@ class Run {
 
 void run_pipeline(const config::RunConfig& given) {
   const config::RunConfig config = decided(given);
-  Run run(config, config::Purpose::kRun);
+  Run run(config, config::Purpose::kRun, /*resumes=*/true);
   if (!config.expands()) run.use_model();
   run.begin();
   if (config.expands()) {
     if (config.expand.needs_scores()) run.probe();
     run.expand();
   }
-  run.train(/*resume=*/true, "the same command");
+  run.train();
   if (config.expands()) run.remove_expanded();
   run.finish();
 }
 
 void run_training(const config::RunConfig& given, bool resume) {
   const config::RunConfig config = decided(given);
-  Run run(config, config::Purpose::kTrain);
+  Run run(config, config::Purpose::kTrain, resume);
   run.use_model();
   run.begin();
-  run.train(resume, "the same command with --resume");
+  run.train();
   run.finish();
 }
 

@@ -22,8 +22,8 @@ namespace adept::run {
 /// `adept run`: all of it. Prints the final table on standard output. An interrupted run goes on where it was.
 void run_pipeline(const config::RunConfig& config);
 
-/// `adept train`: tokenize -> train -> export -> evaluate, of a model that is expanded already. Without `resume`, an
-/// output directory with checkpoints is a ConfigError.
+/// `adept train`: tokenize -> baseline -> train -> export -> evaluate, of a model that is expanded already. Without
+/// `resume`, a ConfigError if output_dir holds checkpoints of a training that is not finished or was another one.
 void run_training(const config::RunConfig& config, bool resume);
 
 }  // namespace adept::run

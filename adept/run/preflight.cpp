@@ -4,13 +4,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <map>
 
 #include "adept/core/error.h"
 #include "adept/core/log.h"
 #include "adept/eval/perplexity.h"
 #include "adept/io/hub.h"
-#include "adept/io/weight_files.h"
 #include "adept/method/expansion.h"
+#include "adept/model/load.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/run/run_directory.h"
 #include "adept/train/methods.h"
@@ -58,15 +59,16 @@ class Problems {
 
 // Nothing is written over the model that the run starts from, nor over what somebody else put there.
 void check_overwritten(const fs::path& dir, const fs::path& model, bool expands) {
-  std::vector<fs::path> written = {dir / "model"};
-  if (expands) written.push_back(dir / "expanded");
+  std::map<fs::path, fs::path> written = {{dir / "model", dir / "stages" / "train.json"}};  // with its stage's record
+  if (expands) written.emplace(dir / "expanded", dir / "stages" / "expand.json");
   if (fs::weakly_canonical(model) == fs::weakly_canonical(dir) ||
-      std::any_of(written.begin(), written.end(), [&](const fs::path& folder) { return is_in(model, folder); }))
+      std::any_of(written.begin(), written.end(), [&](const auto& folder) { return is_in(model, folder.first); }))
     throw ConfigError("output_dir: found {}; the model {} would be overwritten. Choose another place.", dir.string(),
                       model.string());
-  for (const fs::path& folder : written) {
-    const bool is_ours = fs::exists(dir / "stages") && (fs::exists(folder / method::kExpansionManifest) ||
-                                                        fs::exists(folder / method::kTrainingRecord));
+  for (const auto& [folder, record] : written) {
+    const bool has_manifest =
+        fs::exists(folder / method::kExpansionManifest) || fs::exists(folder / method::kTrainingRecord);
+    const bool is_ours = fs::exists(record) || (fs::exists(record.parent_path()) && has_manifest);
     if (fs::exists(folder) && !(fs::is_directory(folder) && fs::is_empty(folder)) && !is_ours)
       throw ConfigError("output_dir: {} exists and was not made by a run in {}. Choose another place.", folder.string(),
                         dir.string());
@@ -141,7 +143,7 @@ TextModel check_files(const config::RunConfig& config, config::Purpose purpose) 
   if (problems.passes([&] { model_dir = io::resolve_model(config.model); }, "model: ")) {
     problems.passes([&] { check_overwritten(config.output_dir, model_dir, expands); });
     if (problems.passes([&] { model = load_text_model(config.model); })) {
-      problems.passes([&] { io::WeightFiles::open(model_dir); });
+      problems.passes([&] { model::check_weights(model->config, model::open_weights(model->config, model_dir)); });
       if (expands) problems.passes([&] { check_expansion(config.expand, model->config, model_dir.string()); });
       if (config.expands() && !expands) problems.passes([&] { method::read_expansion(model_dir); });
       problems.passes([&] { train::check_method(config, model->config, model_dir.string()); });

@@ -1,5 +1,5 @@
 // What a configuration cannot tell by itself: whether the files that it names are there and fit it, and what follows
-// from them. All of it is checked before anything is computed, and all problems are told at once.
+// from them. All of it is checked before anything is computed, and all problems are reported at once.
 #pragma once
 
 #include "adept/config/run_config.h"

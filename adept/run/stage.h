@@ -26,9 +26,9 @@ class StageRunner {
   explicit StageRunner(std::filesystem::path run_dir);
 
   /// Does `work` unless an earlier session did it from equal `inputs` and all `outputs` (files and folders, relative to
-  /// the run directory) hold the bytes that they held then. The record is written when `work` returns; an exception
-  /// leaves none, but the time spent is kept and counted when the stage is done at last. A damaged record is reported
-  /// and counts as none.
+  /// the run directory) hold the bytes that they held then. The record is written when `work` returns. An exception
+  /// leaves none; an InterruptedError one of the time spent, which is added when the stage is done. A damaged record is
+  /// reported and counts as none.
   void run(const std::string& name, const Json& inputs, const std::vector<std::string>& outputs,
            const std::function<void()>& work);
 

@@ -2,10 +2,12 @@
 start that fails leaves nothing."""
 
 import json
+import shutil
 
 import pytest
 import text_models
 from conftest import run_program
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,17 @@ def test_the_model_is_checked_with_the_paths(inputs, tmp_path, command):
     assert code == 2
     assert "expand.num_layers: found 9; expected at most 3, the layers of base" in error
     assert "unit_lr.ffn_block_size: found 1000000" in error and "x.txt: does not exist" in error
+
+
+@pytest.mark.parametrize("command", ["config", "run"])
+def test_weights_that_do_not_fit_the_model_are_named_before_any_text_is_read(inputs, tmp_path, command):
+    shutil.copytree(inputs / "base", tmp_path / "bad")
+    tensors = load_file(tmp_path / "bad" / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, tmp_path / "bad" / "model.safetensors", metadata={"format": "pt"})
+    code, error, log = start(command, inputs, tmp_path, model=str(tmp_path / "bad"), data=sources(train=["x.txt"], general=["text.jsonl"]))
+    assert code == 2 and "x.txt: does not exist" in error
+    assert "bad" in error and "model.layers.1.mlp.up_proj.weight" in error and "tokenize" not in log
 
 
 def test_a_good_configuration_is_printed_and_makes_nothing(inputs, tmp_path):

@@ -208,7 +208,49 @@ def test_a_model_goes_on_with_the_data_where_its_run_stopped(copied):
     other = run(copied, *settings, command="train", flags=["--resume"], check=False)
     assert other.returncode == 2 and "train.continue_data: was true, now false" in other.stderr
     base = run(copied, "output_dir=no", flags=["--continue-data"], check=False)
-    assert base.returncode == 2 and "train.continue_data: base does not say where the run stopped" in base.stderr
+    assert base.returncode == 2 and "train.continue_data: base does not say where the run that trained it stopped" in base.stderr
+
+
+def test_what_is_made_of_a_trained_model_goes_on_with_its_data_too(copied):
+    record = (copied / "out" / "model" / "adept_training.json").read_bytes()
+    run_program("adept", "expand", "--model", "out/model", "--after", "0", "--out", "deeper", cwd=copied)
+    run_program("adept", "dial", "--model", "out/model", "--alpha", "0.5", "--out", "dialed", cwd=copied)
+    for name in ("deeper", "dialed"):
+        assert (copied / name / "adept_training.json").read_bytes() == record
+        settings = [f"model={name}", f"output_dir=on-{name}", "train.max_steps=1", "train.eval_steps=0"]
+        run(copied, *settings, command="train", flags=["--continue-data"])
+        state = json.loads((copied / f"on-{name}" / "checkpoint-1" / "trainer_state.json").read_text())
+        assert state["loader"]["sequences"] == json.loads(record)["data"]["sequences"] + 2
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_a_training_that_was_begun_is_refused_before_any_work_unless_it_is_to_go_on(copied):
+    shutil.copytree(copied / "out" / "expanded", copied / "expanded")
+    settings = ["model=expanded", "output_dir=trained"]
+    run(copied, *settings, command="train")
+    assert kept(run(copied, *settings, command="train")) == ["baseline", "train", "eval", "copies"], "what is finished is kept"
+    before = snapshot(copied / "trained")
+    for change in ("train.max_steps=6", "train.learning_rate=1e-4", "seq_len=24"):
+        process = run(copied, *settings, change, "eval.max_tokens=200", command="train", check=False)
+        assert process.returncode == 2, process.stderr
+        assert process.stderr.endswith("error: trained: holds checkpoint-4 of an earlier run. Continue it with --resume, or choose another output_dir.\n")
+        assert "eval  " not in process.stderr and snapshot(copied / "trained") == before
+    run(copied, *settings, "train.max_steps=6", command="train", flags=["--resume"])
+
+
+@pytest.mark.parametrize("method", ["adept", "full"])
+@pytest.mark.parametrize("lost", ["adept_training.json", "config.json", "*"])
+def test_files_lost_from_the_result_are_made_again(copied, method, lost):
+    settings = [f"method={method}", f"output_dir={method}", "train.max_steps=1", "train.eval_steps=0"]
+    run(copied, *settings)
+    whole = snapshot(copied / method / "model")
+    for path in (copied / method / "model").glob(lost):
+        path.unlink()
+    assert "the stage is done again" in run(copied, *settings).stderr
+    assert snapshot(copied / method / "model") == whole
 
 
 def test_after_a_damaged_checkpoint_the_next_save_leaves_two_whole_ones(copied):
