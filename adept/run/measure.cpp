@@ -169,7 +169,7 @@ method::Importance probe_gain(MeasuredModel& model, const std::string& text,
     cache.keep(key, list_of({importance}));
     return importance;
   } catch (const InterruptedError& error) {
-    throw interrupted(error, "the gain is not known before all of the text is read, so nothing of it is kept");
+    throw interrupted(error, "the gain needs the whole text, so nothing of it is kept");
   }
 }
 
@@ -188,7 +188,7 @@ Json measure_copies(MeasuredModel& model, const method::Expansion& expansion, co
     cache.keep(key, method::to_json(report));
     return method::to_json(report);
   } catch (const InterruptedError& error) {
-    throw interrupted(error, fmt::format("what the copies are worth is kept of the texts before {}", name));
+    throw interrupted(error, fmt::format("what was measured on the texts before {} is kept", name));
   }
 }
 

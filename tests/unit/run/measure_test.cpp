@@ -1,0 +1,74 @@
+// Measurements that are interrupted keep what is done, say so, and end as those that were not.
+#include "adept/run/measure.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/captured_log.h"
+#include "tests/support/counted_operations.h"
+#include "tests/support/tiny_models.h"
+
+namespace adept::run {
+namespace {
+
+using ::testing::HasSubstr;
+
+// A model with two copies that add something, and a cache.
+struct Measurable {
+  test::TemporaryDirectory dir;
+  test::ExpandedModel expanded = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  ResultCache cache{dir / "results"};
+  config::Compute compute{.dtype = config::DTypeChoice::kFp32};
+
+  MeasuredModel model() const {
+    return {expanded.expanded, io::model_identity(io::WeightFiles::open(expanded.expanded)), compute};
+  }
+};
+
+std::vector<method::ProbeBatch> text(std::uint64_t seed) {
+  return {{test::random_batch({8, 5}, seed)}, {test::random_batch({7}, seed + 1)}};
+}
+
+TEST(MeasureCopies, ThatIsInterruptedKeepsTheTextsBefore) {
+  const Measurable m;
+  test::CountedOperations operations;
+  MeasuredModel model = m.model();
+  const auto measure = [&](const char* name, std::uint64_t seed) {
+    return measure_copies(model, m.expanded.expansion, name, text(seed), m.cache);
+  };
+  const Json first = measure("first", 1);
+  EXPECT_EQ(operations.interruption(0, [&] { measure("second", 2); }),
+            "terminated (SIGTERM); what was measured on the texts before second is kept; the same command goes on from "
+            "there");
+  const test::CapturedLog log;
+  EXPECT_EQ(measure("first", 1), first);
+  EXPECT_THAT(log.text(), HasSubstr("copies     first: measured before, from " + m.cache.directory().string()));
+  measure("second", 2);
+  EXPECT_THAT(log.text(), ::testing::Not(HasSubstr("second: measured before")));
+}
+
+TEST(MeasureDial, ThatIsInterruptedKeepsItsPointsAndEndsTheSame) {
+  const Measurable m;
+  MeasuredModel model = m.model();
+  const auto measure = [&](const ResultCache& cache) {
+    return measure_dial(model, m.expanded.expansion, text(1), text(3),
+                        {.points = 5, .max_general_rise = {}, .general_weight = 1.0}, cache);
+  };
+  test::CountedOperations operations;
+  std::optional<method::Dial> whole;
+  ASSERT_TRUE(operations.ends(-1, [&] { whole = measure(ResultCache({})); }));
+  const std::int64_t total = operations.count();
+  const auto begun = operations.interruption(0, [&] { measure(m.cache); });
+  ASSERT_TRUE(begun);
+  EXPECT_THAT(*begun, HasSubstr("; 0 points of the dial are measured and kept; the same command goes on from there"));
+  const auto halfway = operations.interruption(total / 2, [&] { measure(m.cache); });
+  ASSERT_TRUE(halfway);
+  EXPECT_THAT(*halfway, ::testing::ContainsRegex("; [2-4] points of the dial are measured and kept"));
+  const test::CapturedLog log;
+  const method::Dial resumed = measure(m.cache);
+  EXPECT_THAT(log.text(), ::testing::ContainsRegex("dial       [2-4] points: measured before"));
+  EXPECT_EQ(method::to_json(resumed, m.expanded.expansion), method::to_json(*whole, m.expanded.expansion));
+}
+
+}  // namespace
+}  // namespace adept::run
