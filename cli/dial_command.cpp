@@ -95,7 +95,8 @@ void run(Options& options) {
     for (const config::Source& source : *texts) inputs.insert(inputs.end(), source.paths.begin(), source.paths.end());
   check_output_directory(options.out, inputs, options.force);
   if (std::filesystem::exists(model.dir / method::kDialRecord))
-    spdlog::warn("{}: was dialed before: 1 is what it is now, not what was trained.", model.dir.string());
+    spdlog::warn("{}: was dialed before: a scale of 1 is the model as it is now, not as it was trained.",
+                 model.dir.string());
   const auto on_existing = options.force ? io::OnExisting::kReplace : io::OnExisting::kFail;
   const io::ModelIdentity identity = io::model_identity(io::WeightFiles::open(model.dir));
   Json record = {{"model", io::to_json(identity)}};

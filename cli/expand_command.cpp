@@ -82,8 +82,7 @@ config::ExpandConfig expand_config(const Options& options) {
               : !has_size || !has_scores)
     throw ConfigError(
         "adept expand: expected either --importance FILE (and --method) with --layers K or --trainable SHARE, or "
-        "--strategy uniform "
-        "with one of these, or --after 3,7,11 alone. See: adept expand --help");
+        "--strategy uniform with one of these, or --after 3,7,11 alone. See: adept expand --help");
   return expand;
 }
 
@@ -139,7 +138,7 @@ void add_expand_command(CLI::App& app) {
   command->add_option("--layers", options->layers, "How many layers to copy")->type_name("K");
   command
       ->add_option("--trainable", options->trainable,
-                   "How many instead, as the most that the copies may be of all parameters, such as 15%")
+                   "Instead of --layers: the largest share of all parameters that the copies may take, such as 15%")
       ->type_name("SHARE");
   command->add_option("--exclude", options->exclude, "Layers that are never chosen")->type_name("0,1");
   add_count_option(*command, "--copies", options->copies, 1, 100, "Copies of each chosen layer");

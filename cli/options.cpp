@@ -123,7 +123,7 @@ CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vecto
 void add_continue_data_flag(CLI::App& command, std::vector<std::string>& overrides) {
   command.add_flag_callback(
       "--continue-data", [&overrides] { overrides.emplace_back("train.continue_data=true"); },
-      "Start in the data where the run stopped that made the model: --set train.continue_data=true");
+      "Start where the run that trained the model stopped in the data: --set train.continue_data=true");
 }
 
 void add_data_options(CLI::App& command, DataOptions& options) {

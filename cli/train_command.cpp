@@ -17,7 +17,8 @@ struct Options {
 
 void add_train_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("train", "Train the copies of an expanded model");
+  CLI::App* command = app.add_subcommand(
+      "train", "Train an expanded model, or any model by another method; then export and evaluate it");
   add_config_options(*command, options->path, options->overrides);
   add_continue_data_flag(*command, options->overrides);
   command->add_flag("--resume", options->resume, "Continue from the newest checkpoint in output_dir");

@@ -115,8 +115,7 @@ void describe(Visitor& v, DataConfig& c) {
 template <typename Visitor>
 void describe(Visitor& v, ProbeConfig& c) {
   v(c.method, "method", "How layer importance is scored; mask_out is the loss without the layer");
-  v(c.max_tokens, "max_tokens",
-    "Size of the probe: so much of data.general, a sample that its sources share equally; 0 = all",
+  v(c.max_tokens, "max_tokens", "Size of the probe: a sample of data.general, shared equally by its sources; 0 = all",
     {.unit = "tokens", .range = kTokens});
   v(c.until_separated, "until_separated",
     "Stop before max_tokens as soon as the choice of the lowest layers is certain (95 %)");
@@ -133,7 +132,8 @@ void describe(Visitor& v, ExpandConfig& c) {
     {.fallback = "lowest; manual with after"});
   v(c.num_layers, "num_layers", "How many layers are copied; not together with trainable or after",
     {.unit = "layers", .range = {.min = 1, .max = 10000}, .fallback = "4"});
-  v(c.trainable, "trainable", "How many instead, as the most that the copies may be of all parameters, such as 15%",
+  v(c.trainable, "trainable",
+    "Instead of num_layers: the largest share of all parameters that the copies may take, such as 15%",
     {.unit = "of all parameters", .range = {.min = 0, .max = 1, .above_min = true, .below_max = true}});
   v(c.after, "after", "Layers to copy, by index in the base model, without a probe; an index once for each copy",
     {.unit = "layer indices", .range = layer_index});
@@ -159,16 +159,17 @@ void describe(Visitor& v, TrainConfig& c) {
   v(c.replay_ratio, "replay_ratio", "Share of the training sequences that data.replay gives",
     {.unit = "of all sequences", .range = kBelowOne, .fallback = "0.25 for the method replay, else 0"});
   v(c.continue_data, "continue_data",
-    "Start in the data where the run stopped that made the model, instead of at their start");
+    "Start where the run that trained the model stopped in the data, instead of at its beginning");
   v(c.batch_size, "batch_size", "Micro-batch", {.unit = "sequences", .range = kSequences});
   v(c.grad_accum, "grad_accum", "Micro-batches whose gradients make one step",
     {.unit = "micro-batches", .range = kSequences});
   v(c.activation_checkpointing, "activation_checkpointing",
-    "What the backward pass computes again instead of keeping it: nothing, the feed-forward of each layer, or layers "
-    "(of the lowest trained one the feed-forward); less memory for more time, the same result");
+    "What the backward pass recomputes: nothing, the feed-forward of each layer, or whole layers (of the lowest "
+    "trained "
+    "one the feed-forward); less memory for more time, the same result");
   v(c.activation_cache, "activation_cache",
-    "Disk in output_dir, while training, for what the layers below the lowest trained one make of tokens that come "
-    "again (later epochs, if all fits, importance updates, evaluations); 0 = none; the same result",
+    "Disk space in output_dir, during training, for activations below the lowest trained layer that are needed again "
+    "(in later epochs, if all fit, importance updates, evaluations); 0 = off; the same result",
     {.unit = "GB", .range = {.min = 0, .max = 1e6}});
   v(c.weight_decay, "weight_decay", "AdamW's decoupled weight decay of matrices", {.range = kNotNegative});
   v(c.adam_beta1, "adam_beta1", "AdamW's decay of the first moment", {.range = kBelowOne});
@@ -187,8 +188,8 @@ void describe(Visitor& v, TrainConfig& c) {
 
 template <typename Visitor>
 void describe(Visitor& v, UnitFactor& c) {
-  v(c.units, "units", "Names of units, * and ? standing for any letters, such as *.mlp.*", {.required = true});
-  v(c.factor, "factor", "What their rate is multiplied with; 0 freezes them", {.range = kNotNegative});
+  v(c.units, "units", "Pattern of unit names with the wildcards * and ?, such as *.mlp.*", {.required = true});
+  v(c.factor, "factor", "Factor of their learning rate; 0 freezes them", {.range = kNotNegative});
 }
 
 template <typename Visitor>
@@ -205,8 +206,7 @@ void describe(Visitor& v, UnitLrConfig& c) {
     {.range = kBelowOne, .fallback = "0.5 for the policy normalized, else 0"});
   v(c.factors, "factors", "Further factors of units by name, in any policy");
   v(c.update_every, "update_every", "Interval of importance updates", {.unit = "steps", .range = kSteps});
-  v(c.probe_tokens, "probe_tokens",
-    "Sample of data.general that every importance update reads, its sources sharing equally",
+  v(c.probe_tokens, "probe_tokens", "Sample of data.general for each importance update, shared equally by its sources",
     {.unit = "tokens", .range = {.min = 1, .max = 1e15}});
 }
 

@@ -138,7 +138,7 @@ void init_compute(config::Compute& compute) {
                  threads, cores);
   start_threads(threads > 0 ? static_cast<int>(threads) : cores);
   nn::set_kernels(wanted_kernels == config::Kernels::kFused ? nn::Kernels::kFused : nn::Kernels::kReference);
-  kernels::instruction_set();  // a wrong one is to be told now
+  kernels::instruction_set();  // throws now where the variable is wrong
   nn::use_caching_allocator();
   if (device == config::Device::kCuda && !at::hasCUDA())
     throw ConfigError(

@@ -244,7 +244,7 @@ def test_a_model_that_was_dialed_before_is_told(tmp_path):
     first = run_program("adept", "dial", "--model", "expanded", "--alpha", "0.5", "--out", "half", cwd=tmp_path)
     assert first.stderr == ""
     second = run_program("adept", "dial", "--model", "half", "--alpha", "0.5", "--out", "quarter", cwd=tmp_path)
-    assert "half: was dialed before: 1 is what it is now" in second.stderr
+    assert "half: was dialed before: a scale of 1 is the model as it is now" in second.stderr
 
 
 def test_what_a_method_settles_itself_is_told(config):
