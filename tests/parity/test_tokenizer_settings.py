@@ -9,7 +9,8 @@ import random
 
 import pytest
 import transformers
-from test_tokenizer import TRAINING_TEXT, run_tool
+from test_tokenizer import run_tool
+from tokenizer_kinds import TRAINING_TEXT
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 CONFIG = {"model_type": "llama", "vocab_size": 400, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}

@@ -4,6 +4,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <mutex>
 #include <new>
@@ -21,6 +22,7 @@ namespace {
 constexpr std::size_t kNearBytes = 384;
 constexpr std::size_t kNearStarts = 64;
 constexpr std::uint32_t kNearSteps = 128;
+constexpr std::uint64_t kStepsBetweenLooks = std::uint64_t{1} << 20;
 constexpr std::uint32_t kHeapLimitKib = 1024 * 1024;
 constexpr std::size_t kJitStackStart = 32 * 1024;
 constexpr std::size_t kJitStackMax = 16 * 1024 * 1024;
@@ -76,7 +78,7 @@ namespace {
 struct StepCounter {
   std::uint64_t& left;
   std::size_t position;
-  std::uint32_t until_look = 0;
+  std::uint64_t next_look;  // for a signal, when so many are left
 
   static int count(pcre2_callout_block* block, void* data) {
     auto& counter = *static_cast<StepCounter*>(data);
@@ -86,8 +88,8 @@ struct StepCounter {
     counter.position = position;
     if (steps > counter.left) return PCRE2_ERROR_MATCHLIMIT;
     counter.left -= steps;
-    if (counter.until_look-- == 0) {
-      counter.until_look = 4096;
+    if (counter.left < counter.next_look) {
+      counter.next_look = counter.left - std::min(counter.left, kStepsBetweenLooks);
       if (pending_signal() != 0) return PCRE2_ERROR_CALLOUT;
     }
     return 0;
@@ -130,14 +132,17 @@ struct Regex::Code {
         end = from + kNearBytes;
         while (continues_character(text[end])) --end;
       }
-      pcre2_set_offset_limit(context, from + kNearStarts);
+      // The limit is the last byte of a character: the JIT of PCRE2 tries the byte behind it too.
+      std::size_t limit = from + kNearStarts;
+      while (limit + 1 < text.size() && continues_character(text[limit + 1])) ++limit;
+      pcre2_set_offset_limit(context, limit);
       const std::uint32_t partial = end < text.size() ? PCRE2_PARTIAL_HARD : 0;
       const int status = pcre2_match(near.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), end, from,
                                      PCRE2_NO_UTF_CHECK | partial, buffers.data.get(), context);
       if (status >= 0) return true;
       if (status == PCRE2_ERROR_NOMATCH) {  // at none of the starts
-        from += kNearStarts + 1;
-        while (from < text.size() && continues_character(text[from])) ++from;
+        throw_if_interrupted();
+        from = limit + 1;
         continue;
       }
       // No match starts before one that needs to see more.
@@ -156,7 +161,7 @@ struct Regex::Code {
     });
     if (!counted) throw std::bad_alloc();
     auto* context = buffers.context.get();
-    StepCounter counter{budget.match_steps(), from};
+    StepCounter counter{budget.match_steps(), from, budget.match_steps()};
     pcre2_set_callout(context, &StepCounter::count, &counter);
     pcre2_set_match_limit(context, UINT32_MAX);
     pcre2_set_offset_limit(context, PCRE2_UNSET);
@@ -231,10 +236,6 @@ void Regex::for_each(std::string_view text, MatchScratch& scratch, SpanSink emit
     end = found[1];
     return true;
   });
-}
-
-void Regex::find_all(std::string_view text, MatchScratch& scratch, std::vector<Span>& spans) const {
-  for_each(text, scratch, [&](const Span& span) { spans.push_back(span); });
 }
 
 void for_each_literal(std::string_view needle, std::string_view text, SpanSink emit) {

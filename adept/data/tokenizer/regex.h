@@ -74,8 +74,6 @@ class Regex {
   /// cost; where that does not do, each step is counted, bytes walked over included, and charged to the budget of the
   /// whole text. Throws DataError where that is used up; InterruptedError after a signal.
   void for_each(std::string_view text, MatchScratch& scratch, SpanSink emit) const;
-  /// The same spans, appended.
-  void find_all(std::string_view text, MatchScratch& scratch, std::vector<Span>& spans) const;
 
  private:
   struct Code;
