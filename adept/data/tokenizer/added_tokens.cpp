@@ -6,6 +6,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/log.h"
+#include "adept/core/signals.h"
 #include "adept/data/tokenizer/unicode.h"
 #include "adept/io/text_quote.h"
 
@@ -20,25 +21,6 @@ bool starts_with_word(std::string_view text, std::size_t begin) {
   return begin < text.size() && is_word(decode_utf8(text, begin));
 }
 
-// Not further than `least`.
-std::size_t before_blanks(std::string_view text, std::size_t end, std::size_t least) {
-  while (end > least) {
-    std::size_t start = end;
-    if (!is_white_space(decode_utf8_before(text, start))) break;
-    end = start;
-  }
-  return end;
-}
-
-std::size_t behind_blanks(std::string_view text, std::size_t begin) {
-  while (begin < text.size()) {
-    std::size_t next = begin;
-    if (!is_white_space(decode_utf8(text, next))) break;
-    begin = next;
-  }
-  return begin;
-}
-
 std::string place_of(const std::vector<AddedToken>& tokens, std::size_t i, const std::string& list) {
   return tokens[i].where.empty() ? fmt::format("{}[{}].content", list, i) : tokens[i].where;
 }
@@ -49,6 +31,7 @@ std::vector<AddedToken> AddedTokens::read(const JsonField& list) {
   std::vector<AddedToken> tokens;
   tokens.reserve(list.size());
   for (std::size_t i = 0; i < list.size(); ++i) {
+    throw_if_interrupted();
     const JsonField field = list.at(i);
     field.check_keys({"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
     tokens.push_back({.content = field.at("content").as_string(),
@@ -83,8 +66,7 @@ void AddedTokens::add(const std::vector<AddedToken>& tokens, const BpeModel& mod
       ++num_new_;
     }
     if (token.normalized && normalizer != nullptr) {
-      NormalizedText text{token.content, 0};
-      normalizer->normalize(text, scratch);
+      NormalizedText text = normalizer->normalize(token.content, 0, scratch);
       if (text.text.empty())
         throw DataError("{} is empty after normalization and could never be found; remove the token.",
                         place_of(tokens, i, list));

@@ -93,6 +93,7 @@ void BpeModel::read_vocabulary(const JsonField& vocab) {
   ids_.reserve(vocab.json().size());
   std::int64_t highest = -1;
   for (const auto& [token, value] : vocab.json().items()) {
+    throw_if_interrupted();
     if (!value.is_number_unsigned() || value.get<std::uint64_t>() > static_cast<std::uint64_t>(kMaxTokenId))
       vocab.fail(fmt::format("gives {} the id {}; expected an integer from 0 to {}. The file is corrupt.",
                              io::quote(token), value.dump(), kMaxTokenId));
@@ -119,6 +120,7 @@ void BpeModel::read_merges(const JsonField& merges) {
   std::string joined;
   const auto fail = [&](std::size_t i, const std::string& problem) { merges.at(i).fail(problem); };
   for (std::size_t i = 0; i < count; ++i) {
+    throw_if_interrupted();
     std::string_view left, right;
     if (are_strings) {
       if (!list[i].is_string()) fail(i, "is not a string like those before it.");
@@ -214,6 +216,7 @@ void BpeModel::read_characters(std::string_view piece, Reading& reading, MergeSc
       id = id_of(text);
     }
     if (!id) {
+      throw_if_interrupted();  // a text of these alone may fill no window
       add_unknown(text, reading, ids);
       continue;
     }

@@ -23,13 +23,15 @@ const std::array<char32_t, 256>& byte_alphabet() {
 
 void append_byte_characters(std::string& out, std::string_view bytes) {
   const auto& alphabet = byte_alphabet();
-  for (const char byte : bytes) {
-    const char32_t c = alphabet[static_cast<unsigned char>(byte)];
-    if (c < 0x80) {
-      out += static_cast<char>(c);
-    } else {
-      out += static_cast<char>(static_cast<unsigned char>(0xC0 | c >> 6));
-      out += static_cast<char>(static_cast<unsigned char>(0x80 | (c & 0x3F)));
+  for (std::size_t i = 0; i < bytes.size();) {
+    for (const std::size_t end = part_end(bytes, i); i < end; ++i) {
+      const char32_t c = alphabet[static_cast<unsigned char>(bytes[i])];
+      if (c < 0x80) {
+        out += static_cast<char>(c);
+      } else {
+        out += static_cast<char>(static_cast<unsigned char>(0xC0 | c >> 6));
+        out += static_cast<char>(static_cast<unsigned char>(0x80 | (c & 0x3F)));
+      }
     }
   }
 }

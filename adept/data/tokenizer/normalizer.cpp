@@ -10,14 +10,18 @@
 namespace adept::data::tok {
 namespace {
 
-std::size_t first_character(const std::string& text) { return text.empty() ? 0 : utf8_length(text[0]); }
+// The bytes of the first character of what became of a text, if it stood at the start of the document.
+std::size_t first_character(std::string_view text, std::size_t first_bytes) {
+  return first_bytes == 0 || text.empty() ? 0 : utf8_length(text.front());
+}
 
 class UnicodeNormalizer final : public Normalizer {
  public:
   UnicodeNormalizer(NormalForm form, std::string where) : Normalizer(std::move(where)), form_(form) {}
-  void apply(NormalizedText& text, MatchScratch&) const override {
-    text.text = unicode_normalized(text.text, form_);
-    if (text.first_bytes > 0) text.first_bytes = first_character(text.text);
+  NormalizedText apply(std::string_view text, std::size_t first_bytes, MatchScratch&) const override {
+    std::string out = unicode_normalized(text, form_);
+    first_bytes = first_character(out, first_bytes);
+    return {std::move(out), first_bytes};
   }
 
  private:
@@ -27,12 +31,13 @@ class UnicodeNormalizer final : public Normalizer {
 class Lowercase final : public Normalizer {
  public:
   using Normalizer::Normalizer;
-  void apply(NormalizedText& text, MatchScratch&) const override {
+  NormalizedText apply(std::string_view text, std::size_t first_bytes, MatchScratch&) const override {
     std::string out;
-    out.reserve(text.text.size() + text.text.size() / 2);
-    for (std::size_t i = 0; i < text.text.size();) append_lowercase(out, decode_utf8(text.text, i));
-    text.text = std::move(out);
-    if (text.first_bytes > 0) text.first_bytes = first_character(text.text);
+    out.reserve(text.size() + text.size() / 2);
+    for (std::size_t i = 0; i < text.size();)
+      for (const std::size_t end = part_end(text, i); i < end;) append_lowercase(out, decode_utf8(text, i));
+    first_bytes = first_character(out, first_bytes);
+    return {std::move(out), first_bytes};
   }
 };
 
@@ -43,20 +48,10 @@ class Strip final : public Normalizer {
     left_ = field.at("strip_left").as_bool();
     right_ = field.at("strip_right").as_bool();
   }
-  void apply(NormalizedText& text, MatchScratch&) const override {
-    std::size_t begin = 0, end = text.text.size();
-    while (left_ && begin < end) {
-      std::size_t next = begin;
-      if (!is_white_space(decode_utf8(text.text, next))) break;
-      begin = next;
-    }
-    while (right_ && begin < end) {
-      std::size_t before = end;
-      if (!is_white_space(decode_utf8_before(text.text, before))) break;
-      end = before;
-    }
-    text.text = text.text.substr(begin, end - begin);
-    text.first_bytes = text.first_bytes > begin ? text.first_bytes - begin : 0;
+  NormalizedText apply(std::string_view text, std::size_t first_bytes, MatchScratch&) const override {
+    const std::size_t begin = left_ ? behind_blanks(text, 0) : 0;
+    const std::size_t end = right_ ? before_blanks(text, text.size(), begin) : text.size();
+    return {std::string(text.substr(begin, end - begin)), first_bytes > begin ? first_bytes - begin : 0};
   }
 
  private:
@@ -70,10 +65,12 @@ class Prepend final : public Normalizer {
     field.check_keys({"type", "prepend"});
     prefix_ = field.at("prepend").as_string();
   }
-  void apply(NormalizedText& text, MatchScratch&) const override {
-    if (text.text.empty()) return;
-    text.text.insert(0, prefix_);
-    if (text.first_bytes > 0) text.first_bytes += prefix_.size();
+  NormalizedText apply(std::string_view text, std::size_t first_bytes, MatchScratch&) const override {
+    if (text.empty()) return {};
+    std::string out;
+    out.reserve(prefix_.size() + text.size());
+    out.append(prefix_).append(text);
+    return {std::move(out), first_bytes > 0 ? first_bytes + prefix_.size() : 0};
   }
 
  private:
@@ -86,25 +83,24 @@ class Replace final : public Normalizer {
     field.check_keys({"type", "pattern", "content"});
     content_ = field.at("content").as_string();
   }
-  void apply(NormalizedText& text, MatchScratch& scratch) const override {
-    std::string out;
-    out.reserve(text.text.size() + text.text.size() / 2);
-    const std::size_t most = text.text.size() + scratch.budget.growth();
-    std::size_t first_bytes = 0;
-    pattern_.for_each(text.text, scratch, [&](const Span& span) {
+  NormalizedText apply(std::string_view text, std::size_t first_bytes, MatchScratch& scratch) const override {
+    NormalizedText result;
+    std::string& out = result.text;
+    out.reserve(3 * text.size());  // a blank becomes U+2581; pages that stay empty take no memory
+    const std::size_t most = text.size() + scratch.budget.growth();
+    pattern_.for_each(text, scratch, [&](const Span& span) {
       if (span.is_match)
         out += content_;
       else
-        out.append(text.text, span.begin, span.end - span.begin);
+        out += text.substr(span.begin, span.end - span.begin);
       if (out.size() > most) TextBudget::fail_growth(where());
       // What replaces a match belongs to the last character of the match.
-      if (span.end <= text.first_bytes)
-        first_bytes = out.size();
-      else if (!span.is_match && span.begin < text.first_bytes)
-        first_bytes = out.size() - (span.end - text.first_bytes);
+      if (span.end <= first_bytes)
+        result.first_bytes = out.size();
+      else if (!span.is_match && span.begin < first_bytes)
+        result.first_bytes = out.size() - (span.end - first_bytes);
     });
-    text.first_bytes = first_bytes;
-    text.text = std::move(out);
+    return result;
   }
 
  private:
@@ -115,12 +111,13 @@ class Replace final : public Normalizer {
 class ByteLevelNormalizer final : public Normalizer {
  public:
   using Normalizer::Normalizer;
-  void apply(NormalizedText& text, MatchScratch&) const override {
+  NormalizedText apply(std::string_view text, std::size_t first_bytes, MatchScratch&) const override {
     std::string out;
-    append_byte_characters(out, std::string_view(text.text).substr(0, text.first_bytes));
-    const std::size_t first_bytes = out.size();
-    append_byte_characters(out, std::string_view(text.text).substr(text.first_bytes));
-    text = {std::move(out), first_bytes};
+    out.reserve(2 * text.size());
+    append_byte_characters(out, text.substr(0, first_bytes));
+    const std::size_t first = out.size();
+    append_byte_characters(out, text.substr(first_bytes));
+    return {std::move(out), first};
   }
 };
 
@@ -130,8 +127,12 @@ class NormalizerSequence final : public Normalizer {
     field.check_keys({"type", "normalizers"});
     for (const JsonField& element : field.at("normalizers").elements()) parts_.push_back(make_normalizer(element));
   }
-  void apply(NormalizedText& text, MatchScratch& scratch) const override {
-    for (const auto& part : parts_) part->normalize(text, scratch);
+  NormalizedText apply(std::string_view text, std::size_t first_bytes, MatchScratch& scratch) const override {
+    if (parts_.empty()) return {std::string(text), first_bytes};
+    NormalizedText result = parts_.front()->normalize(text, first_bytes, scratch);
+    for (std::size_t i = 1; i < parts_.size(); ++i)
+      result = parts_[i]->normalize(result.text, result.first_bytes, scratch);
+    return result;
   }
 
  private:
@@ -140,11 +141,11 @@ class NormalizerSequence final : public Normalizer {
 
 }  // namespace
 
-void Normalizer::normalize(NormalizedText& text, MatchScratch& scratch) const {
+NormalizedText Normalizer::normalize(std::string_view text, std::size_t first_bytes, MatchScratch& scratch) const {
   throw_if_interrupted();
-  const std::size_t before = text.text.size();
-  apply(text, scratch);
-  if (!where_.empty()) scratch.budget.charge_growth(before, text.text.size(), where_);
+  NormalizedText result = apply(text, first_bytes, scratch);
+  if (!where_.empty()) scratch.budget.charge_growth(text.size(), result.text.size(), where_);
+  return result;
 }
 
 std::unique_ptr<Normalizer> make_normalizer(const JsonField& field) {

@@ -24,11 +24,12 @@ class Normalizer {
   /// `where` names it in errors; empty: what it makes longer is charged elsewhere.
   explicit Normalizer(std::string where) : where_(std::move(where)) {}
   virtual ~Normalizer() = default;
-  /// Throws DataError where the text outgrows the budget of `scratch`; InterruptedError after a signal.
-  void normalize(NormalizedText& text, MatchScratch& scratch) const;
+  /// Well-formed `text`, of which `first_bytes` are those of a NormalizedText. Beside it at most two normalized copies
+  /// are held. Throws DataError where the text outgrows the budget of `scratch`; InterruptedError after a signal.
+  NormalizedText normalize(std::string_view text, std::size_t first_bytes, MatchScratch& scratch) const;
 
  protected:
-  virtual void apply(NormalizedText& text, MatchScratch& scratch) const = 0;
+  virtual NormalizedText apply(std::string_view text, std::size_t first_bytes, MatchScratch& scratch) const = 0;
   const std::string& where() const { return where_; }
 
  private:

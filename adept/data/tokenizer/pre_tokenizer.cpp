@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "adept/core/signals.h"
 #include "adept/data/tokenizer/byte_level.h"
 #include "adept/data/tokenizer/metaspace.h"
 #include "adept/data/tokenizer/pattern.h"
@@ -89,12 +88,13 @@ void split_at_characters(Behavior behavior, std::string_view text, std::size_t f
   SpanJoiner joiner(behavior, text, first_bytes, emit);
   std::size_t covered = 0;
   for (std::size_t i = 0; i < text.size();) {
-    const std::size_t start = i;
-    if (!is_delimiter(decode_utf8(text, i))) continue;
-    throw_if_interrupted();
-    if (covered < start) joiner.add({covered, start, false});
-    joiner.add({start, i, true});
-    covered = i;
+    for (const std::size_t end = part_end(text, i); i < end;) {
+      const std::size_t start = i;
+      if (!is_delimiter(decode_utf8(text, i))) continue;
+      if (covered < start) joiner.add({covered, start, false});
+      joiner.add({start, i, true});
+      covered = i;
+    }
   }
   if (covered < text.size()) joiner.add({covered, text.size(), false});
   joiner.finish();
@@ -134,6 +134,7 @@ class ByteLevel final : public PreTokenizer {
   void encode(std::string_view word, std::size_t first_bytes, MatchScratch& scratch, PieceSink emit) const {
     const MatchScratch::Lease out(scratch);
     first_bytes = std::min(first_bytes, word.size());
+    (*out).reserve(2 * word.size());
     append_byte_characters(*out, word.substr(0, first_bytes));
     const std::size_t first = (*out).size();
     append_byte_characters(*out, word.substr(first_bytes));
@@ -203,18 +204,20 @@ class Metaspace final : public PreTokenizer {
 
  private:
   std::size_t rewrite(std::string_view piece, std::size_t first_bytes, std::string& out) const {
-    out.reserve(piece.size() + piece.size() / 2);
+    out.reserve(3 * piece.size());  // pages that stay empty take no memory
     const bool has_prefix = piece.front() == ' ' || piece.substr(0, replacement_.size()) == replacement_;
     const bool adds = !has_prefix && (options_.scheme == PrependScheme::kAlways ||
                                       (options_.scheme == PrependScheme::kFirst && first_bytes > 0));
     if (adds) out += replacement_;
     std::size_t first = 0;
-    for (std::size_t i = 0; i < piece.size(); ++i) {
-      if (piece[i] == ' ')
-        out += replacement_;
-      else
-        out += piece[i];
-      if (i + 1 == first_bytes) first = out.size();
+    for (std::size_t i = 0; i < piece.size();) {
+      for (const std::size_t end = part_end(piece, i); i < end; ++i) {
+        if (piece[i] == ' ')
+          out += replacement_;
+        else
+          out += piece[i];
+        if (i + 1 == first_bytes) first = out.size();
+      }
     }
     return first;
   }

@@ -22,6 +22,7 @@ namespace adept::data {
 namespace {
 
 constexpr std::uintmax_t kMaxFileBytes = std::uintmax_t{1} << 30;
+constexpr std::size_t kMaxParts = 256;
 
 std::string read_file(const std::filesystem::path& path) {
   if (!is_present(path))
@@ -33,6 +34,23 @@ std::string read_file(const std::filesystem::path& path) {
   if (text.size() > kMaxFileBytes)
     throw DataError("{}: a tokenizer.json of more than {} bytes is not read.", path.string(), kMaxFileBytes);
   return text;
+}
+
+// Parts of parts count too. Pieces of text go through all of them in nested calls.
+std::size_t count_parts(const SortedJson& json) {
+  std::size_t count = json.is_object() && json.contains("type") ? 1 : 0;
+  for (const SortedJson& member : json)
+    if (member.is_structured()) count += count_parts(member);
+  return count;
+}
+
+/// A normalizer, pre-tokenizer, decoder or post-processor.
+std::optional<tok::JsonField> find_part(const tok::JsonField& root, std::string_view name) {
+  std::optional<tok::JsonField> part = root.find(name);
+  if (!part) return part;
+  if (const std::size_t count = count_parts(part->json()); count > kMaxParts)
+    part->fail(fmt::format("has {} parts; this build takes at most {}. Use another tokenizer.", count, kMaxParts));
+  return part;
 }
 
 struct Scratch {
@@ -67,11 +85,11 @@ struct Tokenizer::Impl {
                      "decoder", "post_processor"});
     if (const auto version = root.find("version"); version && version->as_string() != "1.0")
       version->refuse(version->as_string(), "1.0");
-    if (const auto part = root.find("normalizer")) normalizer = tok::make_normalizer(*part);
-    if (const auto part = root.find("pre_tokenizer")) pre_tokenizer = tok::make_pre_tokenizer(*part);
-    if (const auto part = root.find("decoder")) decoder = tok::make_token_decoder(*part);
+    if (const auto part = find_part(root, "normalizer")) normalizer = tok::make_normalizer(*part);
+    if (const auto part = find_part(root, "pre_tokenizer")) pre_tokenizer = tok::make_pre_tokenizer(*part);
+    if (const auto part = find_part(root, "decoder")) decoder = tok::make_token_decoder(*part);
     read_added_tokens(root, settings);
-    if (const auto part = root.find("post_processor")) {
+    if (const auto part = find_part(root, "post_processor")) {
       tok::make_post_processor(*part)->surround(front, back);
       for (const auto* ids : {&front, &back})
         for (const std::int32_t id : *ids)
@@ -157,8 +175,7 @@ struct Tokenizer::Impl {
       const std::string_view part = text.substr(span.begin, span.end - span.begin);
       const std::size_t first_bytes = span.begin == 0 ? tok::utf8_length(text[0]) : 0;
       if (!normalizer) return encode_part(part, first_bytes);
-      tok::NormalizedText normalized{std::string(part), first_bytes};
-      normalizer->normalize(normalized, scratch.match);
+      const tok::NormalizedText normalized = normalizer->normalize(part, first_bytes, scratch.match);
       encode_part(normalized.text, normalized.first_bytes);
     });
   }

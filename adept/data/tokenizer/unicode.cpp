@@ -4,7 +4,8 @@
 
 #include <algorithm>
 #include <array>
-#include <memory>
+#include "adept/core/signals.h"
+#include "adept/data/utf8.h"
 
 namespace adept::data::tok {
 
@@ -14,6 +15,7 @@ extern const std::size_t kNumCategoryRuns;
 namespace {
 
 constexpr char32_t kMaxCodePoint = 0x10FFFF;
+constexpr std::size_t kPartBytes = std::size_t{1} << 16;
 constexpr std::array<std::string_view, kNumCategories> kNames = {
     "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe",
     "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"};
@@ -135,15 +137,35 @@ void append_utf8(std::string& out, char32_t c) {
   }
 }
 
-bool is_well_formed(std::string_view bytes) {
-  std::size_t bad = 0;
-  for (std::size_t i = 0; i < bytes.size();) {
-    const std::size_t length = sequence_length(bytes, i, bad);
-    if (length == 0) return false;
-    i += length;
+std::size_t behind_blanks(std::string_view text, std::size_t begin) {
+  while (begin < text.size()) {
+    throw_if_interrupted();
+    std::size_t next = begin;
+    if (!is_white_space(decode_utf8(text, next))) break;
+    begin = next;
   }
-  return true;
+  return begin;
 }
+
+std::size_t before_blanks(std::string_view text, std::size_t end, std::size_t least) {
+  while (end > least) {
+    throw_if_interrupted();
+    std::size_t start = end;
+    if (!is_white_space(decode_utf8_before(text, start))) break;
+    end = start;
+  }
+  return end;
+}
+
+std::size_t part_end(std::string_view text, std::size_t begin) {
+  throw_if_interrupted();
+  std::size_t end = begin + kPartBytes;
+  if (end >= text.size()) return text.size();
+  while ((static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return end;
+}
+
+bool is_well_formed(std::string_view bytes) { return !find_invalid_utf8(bytes); }
 
 std::string replace_ill_formed(std::string_view bytes) {
   std::string out;

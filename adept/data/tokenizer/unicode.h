@@ -55,6 +55,13 @@ char32_t decode_utf8(std::string_view text, std::size_t& position);
 /// The code point that ends just before `end`, which must be > 0; `end` moves to its first byte.
 char32_t decode_utf8_before(std::string_view text, std::size_t& end);
 void append_utf8(std::string& out, char32_t code_point);
+/// Where the white space ends that begins at `begin`, and where that begins that ends at `end`, not before `least`.
+/// Throw InterruptedError after a signal.
+std::size_t behind_blanks(std::string_view text, std::size_t begin);
+std::size_t before_blanks(std::string_view text, std::size_t end, std::size_t least);
+/// The end of the part of well-formed `text` that begins at `begin`: some ten thousand bytes, or the rest; no character
+/// is cut. Long loops go part by part, as this throws InterruptedError after a signal.
+std::size_t part_end(std::string_view text, std::size_t begin);
 /// Length in bytes of the sequence that starts with this byte of well-formed UTF-8.
 inline std::size_t utf8_length(char first) {
   const auto byte = static_cast<unsigned char>(first);

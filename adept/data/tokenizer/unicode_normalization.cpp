@@ -1,7 +1,7 @@
 #include <utf8proc.h>
 
-#include <cstdlib>
-#include <memory>
+#include <algorithm>
+#include <vector>
 
 #include "adept/core/error.h"
 #include "adept/core/signals.h"
@@ -10,6 +10,8 @@
 
 namespace adept::data::tok {
 namespace {
+
+constexpr utf8proc_ssize_t kMaxParts = 32;  // of one character; U+FDFA has 18
 
 // Characters of Unicode 10 to 16 that decompose, compose or have a combining class (UnicodeData.txt, DerivedAge.txt).
 // The normalizer of `tokenizers` has the tables of Unicode 9.0, where they are unassigned and therefore never change.
@@ -32,15 +34,6 @@ constexpr CodePointSet::Range kInert[] = {
 };
 // clang-format on
 
-// utf8proc needs up to eight bytes of memory for one of text, so it gets a stretch at a time.
-constexpr std::size_t kStretchBytes = 1 << 16;
-
-// Characters that never change with what stands before them: ASCII, CJK ideographs, kana, Thai consonants.
-bool starts_stretch(char32_t c) {
-  return c < 0x80 || (c >= 0x3400 && c <= 0x9FFF) || (c >= 0x3041 && c <= 0x3096) || (c >= 0x30A1 && c <= 0x30FA) ||
-         (c >= 0x0E01 && c <= 0x0E2E);
-}
-
 bool is_inert(char32_t c) {
   if (c < 0x7FD) return false;
   static const CodePointSet set =
@@ -48,52 +41,104 @@ bool is_inert(char32_t c) {
   return set.contains(c);
 }
 
-void append_normalized(std::string& out, std::string_view text, int options) {
-  if (text.empty()) return;
-  utf8proc_uint8_t* result = nullptr;
-  const auto length =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
-                   &result, static_cast<utf8proc_option_t>(options | UTF8PROC_STABLE));
-  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(result, &std::free);
-  ADEPT_CHECK(length >= 0, "utf8proc: {}", utf8proc_errmsg(length));
-  out.append(reinterpret_cast<const char*>(result), static_cast<std::size_t>(length));
+int class_of(utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; }
+
+// Characters without a combining class that composition may join to those before them.
+const CodePointSet& joining_starters() {
+  static const CodePointSet set = [] {
+    std::vector<CodePointSet::Range> ranges = {{0x1161, 0x1175}, {0x11A8, 0x11C2}};  // Hangul vowels, final consonants
+    for (utf8proc_int32_t c = 0; c <= 0x10FFFF; ++c) {
+      utf8proc_int32_t parts[kMaxParts];
+      const auto count = utf8proc_decompose_char(c, parts, kMaxParts, UTF8PROC_DECOMPOSE, nullptr);
+      for (utf8proc_ssize_t i = 1; i < count; ++i)
+        if (class_of(parts[i]) == 0) ranges.emplace_back(parts[i], parts[i]);
+    }
+    return CodePointSet(std::move(ranges));
+  }();
+  return set;
 }
+
+/// Normalizes characters as they come. utf8proc orders the marks of a whole text in quadratic time and takes many times
+/// the text's memory, so it is given single characters to decompose, and short stretches to compose.
+class StreamNormalizer {
+ public:
+  explicit StreamNormalizer(NormalForm form) : composes_(form == NormalForm::kNfc || form == NormalForm::kNfkc) {
+    options_ = (composes_ ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | UTF8PROC_STABLE;
+    if (form == NormalForm::kNfkc || form == NormalForm::kNfkd) options_ |= UTF8PROC_COMPAT;
+  }
+
+  void add(char32_t c, std::string& out) {
+    utf8proc_int32_t parts[kMaxParts];
+    const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), parts, kMaxParts,
+                                               static_cast<utf8proc_option_t>(options_), nullptr);
+    ADEPT_CHECK(count >= 0 && count <= kMaxParts, "utf8proc: {} for U+{:04X}", count, static_cast<unsigned>(c));
+    for (utf8proc_ssize_t i = 0; i < count; ++i) {
+      if (class_of(parts[i]) == 0) begin_character(parts[i], out);
+      pending_.push_back(parts[i]);
+    }
+  }
+
+  void flush(std::string& out) {
+    order_marks();
+    auto length = static_cast<utf8proc_ssize_t>(pending_.size());
+    if (composes_) length = utf8proc_normalize_utf32(pending_.data(), length, static_cast<utf8proc_option_t>(options_));
+    for (utf8proc_ssize_t i = 0; i < length; ++i)
+      append_utf8(out, static_cast<char32_t>(pending_[static_cast<std::size_t>(i)]));
+    pending_.clear();
+    marks_ = 0;
+  }
+
+ private:
+  void begin_character(utf8proc_int32_t starter, std::string& out) {
+    if (pending_.size() >= kStretch && !joining_starters().contains(static_cast<char32_t>(starter)))
+      flush(out);
+    else
+      order_marks();
+    marks_ = pending_.size() + 1;
+  }
+
+  // The marks behind the last starter by their class, equal ones as they stand.
+  void order_marks() {
+    if (pending_.size() < marks_ + 2) return;
+    std::stable_sort(pending_.begin() + static_cast<std::ptrdiff_t>(marks_), pending_.end(), [](auto a, auto b) {
+      throw_if_interrupted();
+      return class_of(a) < class_of(b);
+    });
+  }
+
+  static constexpr std::size_t kStretch = 1024;
+  bool composes_;
+  int options_;
+  std::vector<utf8proc_int32_t> pending_;  // decomposed characters
+  std::size_t marks_ = 0;                  // where those begin that are not ordered yet
+};
 
 }  // namespace
 
 std::string unicode_normalized(std::string_view text, NormalForm form) {
-  int options = form == NormalForm::kNfc || form == NormalForm::kNfkc ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
-  if (form == NormalForm::kNfkc || form == NormalForm::kNfkd) options |= UTF8PROC_COMPAT;
+  StreamNormalizer normalizer(form);
   std::string out;
   out.reserve(text.size());
-  std::size_t begin = 0;  // of the stretch that has not been written yet
-  bool is_ascii = true;
-  const auto flush = [&](std::size_t end) {
-    const std::string_view stretch = text.substr(begin, end - begin);
-    if (is_ascii)
-      out += stretch;
-    else
-      append_normalized(out, stretch, options);
-    begin = end;
-    is_ascii = true;
-  };
   for (std::size_t i = 0; i < text.size();) {
-    const std::size_t start = i;
-    const char32_t c = decode_utf8(text, i);
-    if (start - begin >= kStretchBytes && starts_stretch(c)) {
-      throw_if_interrupted();
-      flush(start);
-    }
-    if (c < 0x80) continue;
-    if (is_inert(c)) {
-      flush(start);
-      out.append(text.substr(start, i - start));
-      begin = i;
-    } else {
-      is_ascii = false;
+    for (const std::size_t end = part_end(text, i); i < end;) {
+      std::size_t plain = i;
+      while (plain < end && static_cast<unsigned char>(text[plain]) < 0x80) ++plain;
+      if (plain > i + 1) {  // ASCII; what follows may join its last character
+        normalizer.flush(out);
+        out += text.substr(i, plain - 1 - i);
+        i = plain - 1;
+      }
+      const std::size_t start = i;
+      const char32_t c = decode_utf8(text, i);
+      if (is_inert(c)) {
+        normalizer.flush(out);
+        out += text.substr(start, i - start);
+      } else {
+        normalizer.add(c, out);
+      }
     }
   }
-  flush(text.size());
+  normalizer.flush(out);
   return out;
 }
 

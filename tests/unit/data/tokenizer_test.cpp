@@ -213,6 +213,42 @@ TEST_F(TokenizerTest, AddedBlanksThatStripBlanksTakeLinearTime) {
   EXPECT_GT(load(json).encode(std::string(2'000'000, 'a'), false).size(), 500'000u);
 }
 
+TEST_F(TokenizerTest, MarksAreOrderedInLinearTime) {
+  Json json = small();
+  json["model"]["vocab"].update({{"e", 10}, {"\u0323", 11}, {"\u0301", 12}});
+  std::string marks = "e";
+  std::vector<std::int32_t> expected = {10};
+  for (int i = 0; i < 500'000; ++i) marks += "\u0301\u0323";  // above, below
+  expected.insert(expected.end(), 500'000, 11);
+  expected.insert(expected.end(), 500'000, 12);
+  for (const char* form : {"NFD", "NFKD", "NFC"}) {
+    json["normalizer"] = {{"type", form}};
+    if (form == std::string("NFC")) {  // joined with the first of each, where there is such a character
+      json["model"]["vocab"].update({{"\u1EB9", 13}});
+      expected.erase(expected.begin());
+      expected.front() = 13;
+    }
+    EXPECT_EQ(load(json).encode(marks, false), expected) << form;
+  }
+}
+
+TEST_F(TokenizerTest, PartsAreFewEnoughToBeNested) {
+  Json json = small();
+  const Json split = {{"type", "WhitespaceSplit"}}, lower = {{"type", "Lowercase"}}, fuse = {{"type", "Fuse"}};
+  json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", std::vector<Json>(255, split)}};
+  EXPECT_THAT(load(json).encode("ab", false), ElementsAre(3));
+  json["pre_tokenizer"]["pretokenizers"] = std::vector<Json>(100'000, split);
+  EXPECT_THAT(failure(json.dump()),
+              HasSubstr("tokenizer.json: pre_tokenizer has 100001 parts; this build takes at most 256"));
+  json["pre_tokenizer"] = nullptr;
+  json["normalizer"] = {{"type", "Sequence"}, {"normalizers", std::vector<Json>(256, lower)}};
+  EXPECT_THAT(failure(json.dump()), HasSubstr("normalizer has 257 parts"));
+  json["normalizer"] = nullptr;
+  const Json inner = {{"type", "Sequence"}, {"decoders", std::vector<Json>(15, fuse)}};
+  json["decoder"] = {{"type", "Sequence"}, {"decoders", std::vector<Json>(16, inner)}};
+  EXPECT_THAT(failure(json.dump()), HasSubstr("decoder has 257 parts"));
+}
+
 TEST_F(TokenizerTest, PiecesLongerThanAWindowMergeAsOneText) {
   const Tokenizer tokenizer = load(small());
   std::vector<std::int32_t> expected;
