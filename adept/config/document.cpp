@@ -15,6 +15,7 @@
 #include "adept/core/error.h"
 #include "adept/core/file.h"
 #include "adept/core/json.h"
+#include "adept/core/text_encoding.h"
 
 namespace adept::config {
 namespace {
@@ -327,6 +328,7 @@ std::string read_config_file(const std::string& path) {
 
 Value parse_document(const std::string& text, const std::string& file, std::vector<Problem>& problems) {
   const Location source{.source = file};
+  if (const std::string problem = foreign_encoding_problem(text); !problem.empty()) fail(source, problem);
   if (!is_utf8(text)) {
     Location location{.source = file, .line = 1};
     std::istringstream lines(text);

@@ -9,6 +9,9 @@
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
+#include "adept/core/large_json.h"
+#include "adept/core/signals.h"
+#include "adept/core/text_encoding.h"
 
 namespace adept {
 namespace {
@@ -29,7 +32,7 @@ class Builder : public nlohmann::json_sax<Document> {
   static constexpr bool kKeepsOrder = std::is_same_v<Document, Json>;
 
  public:
-  explicit Builder(const std::string& where) : where_(where) {}
+  Builder(const std::string& where, std::size_t max_keys) : where_(where), max_keys_(max_keys) {}
 
   Document root;
 
@@ -48,8 +51,8 @@ class Builder : public nlohmann::json_sax<Document> {
   bool key(std::string& name) override {
     Frame& frame = open_.back();
     auto& object = frame.value->template get_ref<typename Document::object_t&>();
-    if (object.size() >= kMaxKeys)
-      throw DataError("{}: an object has more than {} keys; no such file is expected here.", where_, kMaxKeys);
+    if (object.size() >= max_keys_)
+      throw DataError("{}: an object has more than {} keys; no such file is expected here.", where_, max_keys_);
     if (!is_new(frame, object, name))
       throw DataError("{}: the key \"{}\" appears twice in one object; remove one.", where_,
                       shortened(name, kMaxShownKey));
@@ -69,8 +72,8 @@ class Builder : public nlohmann::json_sax<Document> {
   }
 
  private:
-  static constexpr std::size_t kMaxKeys = kKeepsOrder ? kMaxJsonKeys : std::numeric_limits<std::size_t>::max();
   static constexpr std::size_t kFewKeys = 16;
+  static constexpr std::size_t kValuesBetweenLooks = 65536;  // for a signal
 
   struct Frame {
     Document* value;
@@ -98,6 +101,7 @@ class Builder : public nlohmann::json_sax<Document> {
 
   template <typename Value>
   Document* place(Value&& value) {
+    if (++num_values_ % kValuesBetweenLooks == 0) throw_if_interrupted();
     if (open_.empty()) {
       root = std::forward<Value>(value);
       return &root;
@@ -121,15 +125,19 @@ class Builder : public nlohmann::json_sax<Document> {
   }
 
   const std::string& where_;
+  std::size_t max_keys_;
+  std::size_t num_values_ = 0;
   std::vector<Frame> open_;  // a container does not grow while one inside it is open, so the pointers hold
 };
 
 template <typename Document>
-Document parse(std::string_view text, const std::string& where) {
+Document parse(std::string_view text, const std::string& where, std::size_t max_keys) {
+  if (const std::string problem = foreign_encoding_problem(text); !problem.empty())
+    throw DataError("{}: {}", where, problem);
   // The parser takes a NUL for the end of the text, and so would ignore all that follows.
   if (const auto nul = text.find('\0'); nul != std::string_view::npos)
     throw DataError("{}: not valid JSON: a NUL at byte {}.", where, nul);
-  Builder<Document> builder(where);
+  Builder<Document> builder(where, max_keys);
   Document::sax_parse(text.begin(), text.end(), &builder);
   return std::move(builder.root);
 }
@@ -143,11 +151,17 @@ std::string read_text(const std::filesystem::path& path) {
 
 }  // namespace
 
-Json parse_json(std::string_view text, const std::string& where) { return parse<Json>(text, where); }
+Json parse_json(std::string_view text, const std::string& where) { return parse<Json>(text, where, kMaxJsonKeys); }
 
-SortedJson parse_sorted_json(std::string_view text, const std::string& where) { return parse<SortedJson>(text, where); }
+SortedJson parse_sorted_json(std::string_view text, const std::string& where) {
+  return parse<SortedJson>(text, where, std::numeric_limits<std::size_t>::max());
+}
 
-Json read_json(const std::filesystem::path& path) { return parse_json(read_text(path), path.string()); }
+Json read_json(const std::filesystem::path& path) { return read_large_json(path, kMaxJsonKeys); }
+
+Json read_large_json(const std::filesystem::path& path, std::size_t max_keys) {
+  return parse<Json>(read_text(path), path.string(), max_keys);
+}
 
 SortedJson read_sorted_json(const std::filesystem::path& path) {
   return parse_sorted_json(read_text(path), path.string());

@@ -86,6 +86,11 @@ CASES = {
     "additional_special_tokens": {"tokenizer_config": {**NAMES, "additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}},
     "extra_special_tokens": {"tokenizer_config": {"extra_special_tokens": ["<|im_end|>", "<|im_start|>"]}},
     "extra_special_tokens by name": {"tokenizer_config": {"extra_special_tokens": {"image_token": "<img>", "eos_token": "<c>"}}},
+    "model_specific_special_tokens": {"tokenizer_config": {"model_specific_special_tokens": {"image_token": "<img>", "eos_token": "<c>"}}},
+    "model_specific_special_tokens beside others": {"tokenizer_config": {"model_specific_special_tokens": {"image_token": "<img>"},
+                                                                         "audio_token": "<a>"}},
+    "model_specific_special_tokens and a map": {"tokenizer_config": {"model_specific_special_tokens": {"image_token": "<img>"}},
+                                                "special_tokens_map": {"extra_special_tokens": {"audio_token": "<a>"}}},
     "both lists": {"tokenizer_config": {"extra_special_tokens": ["<a>"], "additional_special_tokens": ["<b>"]}},
     "empty list of the new name": {"tokenizer_config": {"extra_special_tokens": [], "additional_special_tokens": ["<b>"]}},
     "added_tokens.json": {"tokenizer_config": NAMES, "added_tokens": {"<|im_start|>": 300, "<|im_end|>": 301}},
@@ -163,6 +168,8 @@ def random_files(generator):
         config["additional_special_tokens"] = [value(content) for content in some()]
     if generator.random() < 0.2:
         config["extra_special_tokens"] = some()
+    if generator.random() < 0.2:
+        config["model_specific_special_tokens"] = {f"{content}_token": content for content in some()}
     if generator.random() < 0.4:
         ids = generator.sample([0, 1, 2, 3, 260, 299, 300, 301, 302, 350], 4)
         config["added_tokens_decoder"] = {str(index): described(content, "") for index, content in zip(ids, some(most=4))}
@@ -221,3 +228,18 @@ def test_ids_of_a_vocabulary_with_gaps_are_those_of_auto_tokenizer(tmp_path):
         ]
     ):
         assert_same(write(tmp_path / str(number), json.dumps(parts), **files))
+
+
+@pytest.mark.parametrize("place", ["added_tokens_decoder", "added_tokens.json", "additional_special_tokens"])
+def test_tens_of_thousands_of_declared_tokens_give_the_ids_of_auto_tokenizer(place, tmp_path):
+    """As models of speech have: one for each of their codes."""
+    words = [f"<code_{i}>" for i in range(25_000)]
+    files = {
+        "added_tokens_decoder": {"tokenizer_config": {"added_tokens_decoder": {str(300 + i): token(w) for i, w in enumerate(words)}}},
+        "added_tokens.json": {"added_tokens": {word: 300 + i for i, word in enumerate(words)}},
+        "additional_special_tokens": {"tokenizer_config": {"additional_special_tokens": words}},
+    }[place]  # fmt: skip
+    folder = write(tmp_path / "model", tokenizer(), **files)
+    texts = ["the<code_0> river <code_24999><code_1> <code_25000>", "".join(words[::999])]
+    peer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert [reply["ids"] for reply in run_tool(folder, texts)[1:]] == [peer(text)["input_ids"] for text in texts]

@@ -6,10 +6,12 @@
 #include <array>
 #include <charconv>
 #include <set>
+#include <unordered_map>
+#include <utility>
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
-#include "adept/core/json.h"
+#include "adept/core/large_json.h"
 #include "adept/core/log.h"
 #include "adept/data/tokenizer/bpe.h"
 #include "adept/io/text_quote.h"
@@ -19,12 +21,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::size_t kMaxTokens = kMaxTokenId;  // that a file may list
 constexpr std::array<std::string_view, 7> kStandardNames = {"bos_token", "eos_token", "unk_token", "sep_token",
                                                             "pad_token", "cls_token", "mask_token"};
-
-bool is_standard(std::string_view name) {
-  return std::find(kStandardNames.begin(), kStandardNames.end(), name) != kStandardNames.end();
-}
 
 [[noreturn]] void wrong_value(const std::string& where, const Json& value, std::string_view expected) {
   const std::string found = value.is_object()  ? "an object"
@@ -67,6 +66,20 @@ struct Value {
   bool of_map = false;
 };
 
+/// Values by key, in the order in which the keys came first.
+struct Values {
+  std::vector<std::pair<std::string, Value>> list;
+  std::unordered_map<std::string, std::size_t> places;
+
+  void set(const std::string& key, Value value) {
+    const auto [place, is_new] = places.try_emplace(key, list.size());
+    if (is_new)
+      list.emplace_back(key, std::move(value));
+    else
+      list[place->second].second = std::move(value);
+  }
+};
+
 bool is_empty(const std::optional<Value>& value) { return !value || value->json.is_null() || value->json.empty(); }
 
 class SettingsReader {
@@ -96,7 +109,7 @@ class SettingsReader {
   Json read_object(std::string_view file) const {
     const fs::path path = dir_ / file;
     if (!is_present(path)) return Json::object();
-    Json json = read_json(path);
+    Json json = read_large_json(path, kMaxTokens);
     if (!json.is_object()) throw DataError("{}: expected an object.", path.string());
     return json;
   }
@@ -123,21 +136,32 @@ class SettingsReader {
         additional_ = std::move(value);
       else if (key == "extra_special_tokens")
         extra_ = std::move(value);
-      else if (is_standard(key))
+      else if (is_standard_name(key))
         standard_[key] = std::move(value);
       else if (key.ends_with("_token") && json.is_string())
-        set(explicit_, key, std::move(value));
+        explicit_.set(key, std::move(value));
       else if (key.ends_with("_token") && json.is_object())
-        set(automatic_, key, std::move(value));
+        automatic_.set(key, std::move(value));
     }
     if (additional_ && is_empty(extra_)) extra_ = std::exchange(additional_, std::nullopt);
     take_named_extra();
+    take_model_specific(config);
+  }
+
+  // The names that transformers 5 saves; those in other places switch them off.
+  void take_model_specific(const Json& config) {
+    constexpr std::string_view kKey = "model_specific_special_tokens";
+    const auto tokens = config.find(kKey);
+    if (!explicit_.list.empty() || tokens == config.end() || tokens->is_null()) return;
+    const std::string place = where("tokenizer_config.json", kKey);
+    if (!tokens->is_object()) wrong_value(place, *tokens, "an object of names and tokens");
+    for (const auto& [key, json] : tokens->items()) explicit_.set(key, {json, place + "." + key});
   }
 
   // An object of extra special tokens gives each a name.
   void take_named_extra() {
     if (!extra_ || !extra_->json.is_object()) return;
-    for (const auto& [key, json] : extra_->json.items()) set(explicit_, key, {json, extra_->where + "." + key});
+    for (const auto& [key, json] : extra_->json.items()) explicit_.set(key, {json, extra_->where + "." + key});
     extra_.reset();
   }
 
@@ -152,10 +176,10 @@ class SettingsReader {
         extra_ = std::move(value);
       else if (key == "additional_special_tokens")
         additional_ = std::move(value);
-      else if (is_standard(key))
+      else if (is_standard_name(key))
         standard_[key] = std::move(value);
       else if (key.ends_with("_token") && (json.is_string() || json.is_object()))
-        set(automatic_, key, std::move(value));
+        automatic_.set(key, std::move(value));
     }
     take_named_extra();
   }
@@ -218,8 +242,8 @@ class SettingsReader {
     for (const std::string_view name : kStandardNames)
       if (const auto found = standard_.find(name); found != standard_.end())
         add_named(std::string(name), found->second);
-    for (const auto* list : {&automatic_, &explicit_})
-      for (const auto& [name, value] : *list) add_named(name, value);
+    for (const Values* values : {&automatic_, &explicit_})
+      for (const auto& [name, value] : values->list) add_named(name, value);
     sort_named(settings_.named);
   }
 
@@ -227,12 +251,11 @@ class SettingsReader {
     NamedToken named{name, std::nullopt};
     if (!value.json.is_null()) named.token = read_token(value.json, value.where);
     if (named.token && value.of_map && !named.token->is_text) named.token->special = true;
-    const auto same = [&](const NamedToken& other) { return other.name == name; };
-    const auto found = std::find_if(settings_.named.begin(), settings_.named.end(), same);
-    if (found == settings_.named.end())
+    const auto [place, is_new] = places_.try_emplace(name, settings_.named.size());
+    if (is_new)
       settings_.named.push_back(std::move(named));
     else
-      *found = std::move(named);
+      settings_.named[place->second] = std::move(named);
   }
 
   void collect_extra() {
@@ -246,20 +269,11 @@ class SettingsReader {
     }
   }
 
-  using Values = std::vector<std::pair<std::string, Value>>;
-  static void set(Values& values, const std::string& key, Value value) {
-    const auto has_key = [&](const auto& entry) { return entry.first == key; };
-    const auto found = std::find_if(values.begin(), values.end(), has_key);
-    if (found == values.end())
-      values.emplace_back(key, std::move(value));
-    else
-      found->second = std::move(value);
-  }
-
   fs::path dir_;
   TokenizerSettings settings_;
   std::map<std::string, Value, std::less<>> standard_;
   Values automatic_, explicit_;  // other keys that end in _token; those of the second replace those of the first
+  std::unordered_map<std::string, std::size_t> places_;  // in settings_.named
   std::optional<Value> extra_, additional_;
 };
 
@@ -269,6 +283,10 @@ std::string DeclaredToken::identity() const {
   if (is_text) return "text " + content;
   return fmt::format("{:d}{:d}{:d}{:d}{:d} {}", single_word, lstrip, rstrip, special, normalized.value_or(!special),
                      content);
+}
+
+bool is_standard_name(std::string_view name) {
+  return std::find(kStandardNames.begin(), kStandardNames.end(), name) != kStandardNames.end();
 }
 
 void sort_named(std::vector<NamedToken>& named) {

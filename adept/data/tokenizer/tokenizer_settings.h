@@ -4,8 +4,8 @@
 //   - tokenizer_config.json with `added_tokens_decoder`: the tokens there, by index; the other two files do not count.
 //   - without it: each key of special_tokens_map.json replaces that of tokenizer_config.json, and the tokens of
 //     added_tokens.json and of tokenizer.json's own list count, by index, the latter where both use one.
-//   - `bos_token` and its like, `additional_special_tokens` (or `extra_special_tokens`), and any other `..._token`:
-//     special tokens, which are added if they are not.
+//   - `bos_token` and its like, `additional_special_tokens` (or `extra_special_tokens`), and any other `..._token`
+//     (or, without such, `model_specific_special_tokens`): special tokens, which are added if they are not.
 //
 // `add_bos_token` and `add_eos_token` have no effect where there is a tokenizer.json: its post-processor decides.
 #pragma once
@@ -54,6 +54,9 @@ struct TokenizerSettings {
   /// The value of a key that has one.
   const NamedToken* find(std::string_view name) const;
 };
+
+/// Whether a name is `bos_token`, or that of eos, unk, sep, pad, cls or mask.
+bool is_standard_name(std::string_view name);
 
 /// Puts bos, eos, unk, sep, pad, cls and mask first; the others keep their order.
 void sort_named(std::vector<NamedToken>& named);

@@ -3,9 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <fstream>
 
 #include "adept/core/error.h"
+#include "adept/core/signals.h"
+#include "adept/core/signals_detail.h"
 
 namespace adept {
 namespace {
@@ -47,6 +50,27 @@ TEST(Json, RefusesWhatIsNotJsonWithThePlace) {
   EXPECT_THAT(parse_error("{\"a\": 1e999}"),
               testing::AllOf(HasSubstr("not valid JSON: number overflow"), testing::Not(HasSubstr("exception"))));
   EXPECT_THAT(parse_error(std::string_view("{}\0garbage", 10)), HasSubstr("a NUL at byte 2"));
+}
+
+TEST(Json, NamesOtherEncodings) {
+  using namespace std::string_view_literals;
+  EXPECT_THAT(parse_error("\xff\xfe{\0}\0"sv),
+              HasSubstr("config.json: is UTF-16 text; only UTF-8 is read. Convert it"));
+  EXPECT_THAT(parse_error("{\0\"\0a\0\"\0:\0"sv), HasSubstr("is UTF-16 text"));
+  EXPECT_THAT(parse_error("\xff\xfe\0\0{\0\0\0"sv), HasSubstr("is UTF-32 text"));
+}
+
+TEST(Json, ASignalEndsTheParsingOfLargeFilesOnly) {
+  std::string large = "[1";
+  for (int i = 0; i < 100'000; ++i) large += ",1";
+  large += "]";
+  EXPECT_EQ(parse_json(large, "x").size(), 100'001u);
+  install_signal_handlers();
+  std::raise(SIGINT);
+  EXPECT_THROW(parse_json(large, "x"), InterruptedError);
+  EXPECT_THROW(parse_sorted_json(large, "x"), InterruptedError);
+  EXPECT_EQ(parse_json(R"({"what": "is saved after a signal"})", "x").size(), 1u);
+  detail::forget_signal();
 }
 
 TEST(Json, RefusesDeepNestingWithoutExhaustingTheStack) {
