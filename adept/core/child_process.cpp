@@ -11,12 +11,16 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <fstream>
+#include <new>
 #include <system_error>
 
 #include "adept/core/signals.h"
 
 namespace adept {
 namespace {
+
+constexpr int kOutOfMemory = 77;  // the child's exit code
 
 [[noreturn]] void fail(const char* what) { throw std::system_error(errno, std::generic_category(), what); }
 
@@ -25,13 +29,24 @@ void limit(int resource, rlim_t value) {
   setrlimit(static_cast<__rlimit_resource>(resource), &limits);
 }
 
-[[noreturn]] void run_as_child(const std::function<std::string()>& work, int seconds, int output, pid_t parent) {
+/// Bytes of memory that this process can write to; 0 where the system does not tell.
+std::size_t data_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::size_t size = 0, resident = 0, shared = 0, text = 0, library = 0, data = 0;
+  file >> size >> resident >> shared >> text >> library >> data;
+  return data * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+[[noreturn]] void run_as_child(const std::function<std::string()>& work, const ChildLimits& limits, int output,
+                               pid_t parent) {
   // A parent that is killed takes the child along, which otherwise would hold the parent's locks.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent) _exit(1);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGBUS, SIGPIPE}) std::signal(signal, SIG_DFL);
   limit(RLIMIT_CORE, 0);
-  limit(RLIMIT_CPU, static_cast<rlim_t>(seconds));
+  limit(RLIMIT_CPU, static_cast<rlim_t>(limits.seconds));
+  if (const std::size_t used = data_bytes(); used > 0) limit(RLIMIT_DATA, used + limits.memory);
+  std::set_new_handler([] { _exit(kOutOfMemory); });
   const std::string result = work();
   for (std::size_t sent = 0; sent < result.size();) {
     const ssize_t n = ::write(output, result.data() + sent, result.size() - sent);
@@ -79,7 +94,7 @@ struct Child {
 
 }  // namespace
 
-std::string run_in_child(const std::function<std::string()>& work, int seconds) {
+std::string run_in_child(const std::function<std::string()>& work, const ChildLimits& limits) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) fail("making a pipe");
   const pid_t parent = ::getpid(), pid = ::fork();
@@ -90,14 +105,16 @@ std::string run_in_child(const std::function<std::string()>& work, int seconds) 
     errno = error;
     fail("making a process");
   }
-  if (pid == 0) run_as_child(work, seconds, ends[1], parent);
+  if (pid == 0) run_as_child(work, limits, ends[1], parent);
   ::close(ends[1]);
   Child child(pid, ends[0]);
   std::string result = read_all(child.input);
   const int status = child.wait();
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return result;
   if (WIFSIGNALED(status) && (WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGKILL))
-    throw ChildFailure(fmt::format("took more than {} s of processor time, or was killed", seconds));
+    throw ChildFailure(fmt::format("took more than {} s of processor time, or was killed", limits.seconds));
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kOutOfMemory)
+    throw ChildFailure(fmt::format("needed more than {} MB of memory", limits.memory / 1'000'000));
   if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV) throw ChildFailure("nested or recursed too deeply");
   throw ChildFailure(WIFSIGNALED(status) ? fmt::format("ended with the signal {}", WTERMSIG(status))
                                          : fmt::format("ended with the exit code {}", WEXITSTATUS(status)));

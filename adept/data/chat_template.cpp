@@ -11,8 +11,10 @@
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
+#include "adept/core/signals.h"
 #include "adept/data/jinja.h"
 #include "adept/data/tokenizer/json_field.h"
+#include "adept/data/tokenizer/tokenizer_settings.h"
 #include "adept/data/utf8.h"
 #include "adept/io/text_quote.h"
 
@@ -76,32 +78,29 @@ std::string text_of(const Json& message) {
 /// Whether every line of `message` is in `text`, as it is or as JSON has it. White space around lines does not count.
 bool holds_text_of(const Json& message, const std::string& text) {
   std::istringstream lines(text_of(message));
+  std::size_t from = 0;  // lines mostly follow each other
   for (std::string line; std::getline(lines, line);) {
+    throw_if_interrupted();
     constexpr char kBlanks[] = " \t\r\v\f";
     const auto begin = line.find_first_not_of(kBlanks);
     if (begin == std::string::npos) continue;
     line = line.substr(begin, line.find_last_not_of(kBlanks) + 1 - begin);
-    const std::string escaped = Json(line).dump();
-    if (text.find(line) == std::string::npos && text.find(escaped.substr(1, escaped.size() - 2)) == std::string::npos)
-      return false;
+    const std::string quoted = Json(line).dump(), escaped = quoted.substr(1, quoted.size() - 2);
+    std::size_t found = text.find(line, from);
+    if (found == std::string::npos) found = text.find(escaped, from);
+    if (found == std::string::npos) found = text.find(line);
+    if (found == std::string::npos) found = text.find(escaped);
+    if (found == std::string::npos) return false;
+    from = found + line.size();
   }
   return true;
 }
 
-/// The named tokens as transformers has them: special_tokens_map.json counts only where tokenizer_config.json does not
-/// list the added tokens, and then more.
-Json special_tokens(const SortedJson& config, const std::string& file, const fs::path& dir) {
+/// Those that transformers gives to templates.
+Json named_tokens(const fs::path& dir) {
   Json tokens = Json::object();
-  const auto add = [&](const SortedJson& json, const std::string& name) {
-    for (const char* token : {"bos", "eos", "unk", "sep", "pad", "cls", "mask"}) {
-      const std::string key = std::string(token) + "_token";
-      if (const auto field = tok::JsonField(json, name).find(key))
-        tokens[key] = (field->json().is_object() ? field->at("content") : *field).as_string();
-    }
-  };
-  add(config, file);
-  const fs::path map = dir / "special_tokens_map.json";
-  if (!config.contains("added_tokens_decoder") && is_present(map)) add(read_sorted_json(map), map.string());
+  for (const tok::NamedToken& named : tok::read_tokenizer_settings(dir).named)
+    if (named.token && tok::is_standard_name(named.name)) tokens[named.name] = named.token->content;
   return tokens;
 }
 
@@ -135,7 +134,7 @@ ChatTemplate ChatTemplate::from_model_dir(const fs::path& dir, const std::string
   result.file_ = chosen->file;
   result.key_ = chosen->key;
   result.source_ = chosen->source;
-  result.tokens_ = special_tokens(config, config_file, dir);
+  result.tokens_ = named_tokens(dir);
   return result;
 }
 

@@ -14,7 +14,7 @@ class ChatTemplate {
   /// The template `name` of a model directory; an empty name is "default". Templates are, as in transformers,
   /// chat_template.jinja (the default) and additional_chat_templates/NAME.jinja, or, where none of these files is
   /// there, `chat_template` of tokenizer_config.json: one template (the default), or a list of {"name", "template"}.
-  /// The tokens bos, eos, unk, sep, pad, cls and mask that tokenizer_config.json and special_tokens_map.json name are
+  /// The tokens bos, eos, unk, sep, pad, cls and mask that the tokenizer's files name (tokenizer_settings.h) are
   /// variables of the template.
   ///
   /// Throws DataError if the model has no template, or none of that name, or a file is damaged.

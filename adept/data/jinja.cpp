@@ -18,7 +18,7 @@
 namespace adept::data {
 namespace {
 
-constexpr int kSeconds = 10;
+constexpr ChildLimits kLimits = {.seconds = 10, .memory = 1'000'000'000};
 constexpr std::int64_t kMaxRange = 100'000;  // as in jinja2's sandbox
 
 int line_of(const std::string& source, std::size_t position) {
@@ -128,7 +128,7 @@ std::string render_jinja(const std::string& source, const Json& variables) {
   };
   std::string result;
   try {
-    result = run_in_child(work, kSeconds);
+    result = run_in_child(work, kLimits);
   } catch (const ChildFailure& failure) {
     throw JinjaError(std::string("it ") + failure.what(), 0, false);
   }

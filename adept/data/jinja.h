@@ -22,7 +22,7 @@ struct JinjaError : std::runtime_error {
 };
 
 /// The text of `source` with the members of the object `variables`. Throws JinjaError, also for a template that nests,
-/// recurses or loops without end.
+/// recurses, loops or grows without end.
 std::string render_jinja(const std::string& source, const Json& variables);
 
 }  // namespace adept::data

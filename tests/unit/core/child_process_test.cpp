@@ -14,16 +14,18 @@ namespace {
 
 using ::testing::ThrowsMessage;
 
+constexpr ChildLimits kLimits = {.seconds = 10, .memory = 100'000'000};
+
 TEST(ChildProcess, GivesBackTheResultHoweverLong) {
   const std::string parent = "of the parent";
-  EXPECT_EQ(run_in_child([&] { return "text " + parent; }, 10), "text of the parent");
-  EXPECT_EQ(run_in_child([] { return std::string(); }, 10), "");
+  EXPECT_EQ(run_in_child([&] { return "text " + parent; }, kLimits), "text of the parent");
+  EXPECT_EQ(run_in_child([] { return std::string(); }, kLimits), "");
   const std::string zeros(3'000'000, '\0');  // more than a pipe holds
-  EXPECT_EQ(run_in_child([&] { return zeros; }, 10), zeros);
+  EXPECT_EQ(run_in_child([&] { return zeros; }, kLimits), zeros);
 }
 
 TEST(ChildProcess, EndsAloneHoweverItEnds) {
-  EXPECT_THAT([] { run_in_child([]() -> std::string { std::_Exit(3); }, 10); },
+  EXPECT_THAT([] { run_in_child([]() -> std::string { std::_Exit(3); }, kLimits); },
               ThrowsMessage<ChildFailure>("ended with the exit code 3"));
   EXPECT_THAT(([] {
                 run_in_child(
@@ -31,7 +33,7 @@ TEST(ChildProcess, EndsAloneHoweverItEnds) {
                       std::raise(SIGTERM);
                       return "never";
                     },
-                    10);
+                    kLimits);
               }),
               ThrowsMessage<ChildFailure>("ended with the signal 15"));
   const auto loop = []() -> std::string {
@@ -40,7 +42,7 @@ TEST(ChildProcess, EndsAloneHoweverItEnds) {
     }
     return "never";
   };
-  EXPECT_THAT([&] { run_in_child(loop, 1); },
+  EXPECT_THAT([&] { run_in_child(loop, {.seconds = 1, .memory = kLimits.memory}); },
               ThrowsMessage<ChildFailure>("took more than 1 s of processor time, or was killed"));
 }
 
@@ -54,7 +56,7 @@ TEST(ChildProcess, EndsWithAParentThatIsKilled) {
       if (write(ends[1], "x", 1) == 1) pause();
       return "never";
     };
-    run_in_child(forever, 100);
+    run_in_child(forever, {.seconds = 100, .memory = kLimits.memory});
   }
   close(ends[1]);
   char byte = 0;
@@ -66,6 +68,16 @@ TEST(ChildProcess, EndsWithAParentThatIsKilled) {
       << "the child has the other end, as it has the parent's locks";
   EXPECT_EQ(read(ends[0], &byte, 1), 0);
   close(ends[0]);
+}
+
+TEST(ChildProcess, HasSoMuchMemoryBesideThatOfTheParent) {
+  const std::string large(300'000'000, 'x');  // of the parent
+  EXPECT_EQ(run_in_child([] { return std::string(1'000'000, 'x'); }, kLimits).size(), 1'000'000u);
+  const auto grow = []() -> std::string {
+    std::string text = "x";
+    for (;;) text += text;
+  };
+  EXPECT_THAT([&] { run_in_child(grow, kLimits); }, ThrowsMessage<ChildFailure>("needed more than 100 MB of memory"));
 }
 
 }  // namespace
