@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "adept/core/signals.h"
 #include "adept/io/text_quote.h"
 
 namespace adept::data {
@@ -94,6 +95,7 @@ class RecordScanner {
 
   // `wanted`: it belongs to the field, and must be a string.
   bool value(int depth, bool wanted) {
+    throw_if_interrupted();
     skip_blanks();
     const char* type = at_end() ? nullptr : type_of(line_[at_]);
     if (type == nullptr) return invalid("expected a value");

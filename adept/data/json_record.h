@@ -15,6 +15,7 @@ struct RecordFault {
 /// Takes the string of the member `field` out of `line`, which must be one JSON object (RFC 8259) from its first byte
 /// to its last, blanks aside. Nothing but that string is kept in memory, and the time is linear whatever the line
 /// holds. `line` must be valid UTF-8. False, with `fault` set, if there is no such text.
+/// Throws InterruptedError after a signal.
 bool read_record(std::string_view line, const std::string& field, std::string& text, RecordFault& fault);
 
 }  // namespace adept::data

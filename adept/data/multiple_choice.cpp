@@ -13,6 +13,8 @@
 namespace adept::data {
 namespace {
 
+constexpr std::size_t kMaxQuestionBytes = std::size_t{8} << 20;
+
 struct Choice {
   std::string label;
   std::string text;
@@ -62,8 +64,9 @@ std::optional<std::size_t> read_answer(const Json& answer, const std::vector<Cho
   return std::nullopt;
 }
 
-// Nothing for what is no JSON, or has more keys than any question.
+// Nothing for what is no JSON, or larger than any question: parsed it would take many times its size.
 std::optional<Json> parse_question(std::string_view record) {
+  if (record.size() > kMaxQuestionBytes) return std::nullopt;
   try {
     return parse_json(record, "a record");
   } catch (const DataError&) {

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "adept/core/error.h"
+#include "adept/core/signals.h"
 #include "adept/io/mapped_file.h"
 
 static_assert(std::endian::native == std::endian::little, "token files are little endian");
@@ -18,6 +19,8 @@ namespace {
 constexpr std::string_view kMagic = "ADEPTTOK";
 constexpr std::uint32_t kVersion = 1;
 constexpr std::size_t kBufferedTokens = std::size_t{1} << 18;
+constexpr std::size_t kBlockTokens = std::size_t{1} << 24;
+constexpr std::size_t kHashedBytes = std::size_t{1} << 24;  // between two looks for a signal
 
 struct Header {
   std::array<char, 8> magic{};
@@ -37,6 +40,18 @@ static_assert(sizeof(Footer) == 64);
 template <typename T>
 std::span<const std::byte> bytes_of(const T& value) {
   return std::as_bytes(std::span(&value, 1));
+}
+
+// Throws InterruptedError after a signal.
+void hash_arrays(Hasher& hasher, std::span<const std::int32_t> tokens, std::span<const std::int64_t> offsets,
+                 std::span<const std::int64_t> bytes) {
+  for (std::span<const std::byte> array : {std::as_bytes(tokens), std::as_bytes(offsets), std::as_bytes(bytes)})
+    while (!array.empty()) {
+      throw_if_interrupted();
+      const auto part = array.first(std::min(array.size(), kHashedBytes));
+      hasher.update(part);
+      array = array.subspan(part.size());
+    }
 }
 
 Header make_header() {
@@ -166,7 +181,7 @@ class TokenFileParser {
 
   void check_content() const {
     Hasher hasher;
-    hasher.update(std::as_bytes(tokens)).update(std::as_bytes(offsets)).update(std::as_bytes(bytes));
+    hash_arrays(hasher, tokens, offsets, bytes);
     if (hasher.digest() != content_hash) fail("its tokens do not match their checksum; it is damaged");
     const auto vocab_size = static_cast<std::uint64_t>(info.vocab_size);
     std::uint32_t largest = 0;  // a negative id is a large one
@@ -188,10 +203,20 @@ class TokenFileParser {
 
 }  // namespace
 
-void MemorySink::append(std::span<const std::int32_t> ids) { tokens_.insert(tokens_.end(), ids.begin(), ids.end()); }
+void MemorySink::append(std::span<const std::int32_t> ids) {
+  num_tokens_ += std::ssize(ids);
+  while (!ids.empty()) {
+    if (blocks_.empty() || blocks_.back().size() == kBlockTokens) blocks_.emplace_back();
+    auto& block = blocks_.back();
+    if (blocks_.size() > 1) block.reserve(kBlockTokens);
+    const auto part = ids.first(std::min(ids.size(), kBlockTokens - block.size()));
+    block.insert(block.end(), part.begin(), part.end());
+    ids = ids.subspan(part.size());
+  }
+}
 
 void MemorySink::end_document(std::int64_t text_bytes) {
-  offsets_.push_back(static_cast<std::int64_t>(tokens_.size()));
+  offsets_.push_back(num_tokens_);
   bytes_.push_back(text_bytes);
 }
 
@@ -200,9 +225,16 @@ TokenDataset MemorySink::finish(DatasetInfo info) {
     std::vector<std::int32_t> tokens;
     std::vector<std::int64_t> offsets, bytes;
   };
-  set_totals(info.counts, static_cast<std::int64_t>(tokens_.size()), bytes_);
-  const auto arrays = std::make_shared<const Arrays>(
-      Arrays{std::exchange(tokens_, {}), std::exchange(offsets_, {0}), std::exchange(bytes_, {})});
+  set_totals(info.counts, num_tokens_, bytes_);
+  const auto arrays = std::make_shared<Arrays>();
+  arrays->tokens.reserve(static_cast<std::size_t>(num_tokens_));
+  for (auto& block : std::exchange(blocks_, {})) {
+    arrays->tokens.insert(arrays->tokens.end(), block.begin(), block.end());
+    std::vector<std::int32_t>().swap(block);
+  }
+  arrays->offsets = std::exchange(offsets_, {0});
+  arrays->bytes = std::exchange(bytes_, {});
+  num_tokens_ = 0;
   auto data = std::make_shared<TokenDataset::Data>();
   data->info = std::move(info);
   data->tokens = arrays->tokens;
@@ -210,7 +242,7 @@ TokenDataset MemorySink::finish(DatasetInfo info) {
   data->bytes = arrays->bytes;
   data->owner = arrays;
   Hasher hasher;
-  hasher.update(std::as_bytes(data->tokens)).update(std::as_bytes(data->offsets)).update(std::as_bytes(data->bytes));
+  hash_arrays(hasher, data->tokens, data->offsets, data->bytes);
   data->fingerprint = hasher.digest();
   return TokenDataset(std::move(data));
 }
@@ -244,7 +276,7 @@ void FileSink::end_document(std::int64_t text_bytes) {
 TokenDataset FileSink::finish(DatasetInfo info) {
   flush();
   set_totals(info.counts, offsets_.back(), bytes_);
-  hasher_.update(std::as_bytes(std::span(offsets_))).update(std::as_bytes(std::span(bytes_)));
+  hash_arrays(hasher_, {}, offsets_, bytes_);
   const std::string json = to_json(info, hasher_.digest()).dump(-1, ' ', false, Json::error_handler_t::replace);
   Footer footer;
   footer.num_documents = bytes_.size();

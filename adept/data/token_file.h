@@ -49,9 +49,10 @@ class MemorySink : public TokenSink {
   TokenDataset finish(DatasetInfo info) override;
 
  private:
-  std::vector<std::int32_t> tokens_;
+  std::vector<std::vector<std::int32_t>> blocks_;  // of tokens; so that none is copied while it grows
   std::vector<std::int64_t> offsets_ = {0};
   std::vector<std::int64_t> bytes_;
+  std::int64_t num_tokens_ = 0;
 };
 
 /// Streams a dataset to a file, which takes its place only when it is complete and on disk. In memory it holds 16 bytes

@@ -19,8 +19,8 @@
 namespace adept::data {
 namespace {
 
-constexpr std::size_t kStreamedBytes = std::size_t{32} << 20;      // of a document whose ids are not collected first
-constexpr std::size_t kMaxBytesInFlight = std::size_t{256} << 20;  // of text, and one document more
+constexpr std::size_t kStreamedBytes = std::size_t{4} << 20;      // of a document whose ids are not collected first
+constexpr std::size_t kMaxBytesInFlight = std::size_t{64} << 20;  // of text, and one document more
 
 /// Documents that one thread tokenizes in one go.
 struct Chunk {
@@ -208,8 +208,11 @@ TokenDataset run(TokenSink& sink, const TextSource& source, const TextEncoder& e
   std::int64_t num_tokens = 0, num_empty = 0;
   for (bool more = true; more || !in_flight.empty();) {
     throw_if_interrupted();
-    while (more && in_flight.size() < static_cast<std::size_t>(2 * num_threads + 1) &&
-           bytes_in_flight < kMaxBytesInFlight) {
+    const auto has_room = [&] {
+      return in_flight.empty() || (in_flight.size() < static_cast<std::size_t>(2 * num_threads + 1) &&
+                                   bytes_in_flight < kMaxBytesInFlight && !in_flight.back()->is_streamed());
+    };
+    while (more && has_room()) {
       auto chunk = chunks.next();
       more = chunk != nullptr;
       if (!more) break;

@@ -17,9 +17,9 @@ struct TokenizeOptions {
 };
 
 /// Reads and tokenizes a source. The result does not depend on the number of threads; text in flight is bounded by two
-/// chunks a thread, each the stated size and at most one document more, and by 256 MiB and one document more. The ids
-/// of a long document go straight into the result. Documents without ids are counted as skipped ("no tokens"). Progress
-/// counts bytes of the files (its total is set here), and ids as work.
+/// chunks a thread, each the stated size and at most one document more, and by 64 MiB and one document more. A document
+/// of 4 MiB or more is tokenized straight into the result, and none is read beyond it meanwhile. Documents without ids
+/// are counted as skipped ("no tokens"). Progress counts bytes of the files (its total is set here), and ids as work.
 ///
 /// Throws as DocumentReader does; DataError for an id outside the encoder's vocabulary; InterruptedError after a
 /// signal.

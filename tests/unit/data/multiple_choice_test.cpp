@@ -31,6 +31,13 @@ TEST(MultipleChoice, IsNothingElse) {
   }
 }
 
+TEST(MultipleChoice, IsNoRecordThatWouldTakeMuchMemory) {
+  std::string record = R"({"question": "Q", "choices": ["a", "b"], "answer": 0, "embedding": [0)";
+  EXPECT_NE(render_multiple_choice(record + "]}").text, "");
+  while (record.size() < (8U << 20)) record += ",0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0";
+  EXPECT_EQ(render_multiple_choice(record + "]}").text, "");
+}
+
 TEST(MultipleChoice, SaysWhatIsWrongWithAQuestion) {
   for (const auto& [record, problem] : std::vector<std::pair<const char*, const char*>>{
            {R"({"question": "Q", "choices": ["a", "b"], "answer": 2})", "whose answer \"2\" is none of its 2 choices"},
