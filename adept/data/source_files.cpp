@@ -102,15 +102,61 @@ std::vector<fs::path> sorted_entries(const fs::path& folder, std::error_code& er
   return entries;
 }
 
+// The names of a pattern.
+std::vector<std::string> names_of(const fs::path& pattern) {
+  std::vector<std::string> names;
+  for (const fs::path& part : pattern.relative_path()) {
+    const std::string& name = part.native();
+    if (!name.empty() && !(name == "**" && !names.empty() && names.back() == "**")) names.push_back(name);
+  }
+  if (!names.empty() && names.back() == "**") names.emplace_back("*");
+  return names;
+}
+
+/// Says of a file that need not be there whether a pattern would match it.
+class GlobPattern {
+ public:
+  explicit GlobPattern(const std::string& pattern) {
+    fs::path rest;
+    for (const fs::path& part : fs::absolute(pattern)) {
+      if (rest.empty() && !is_glob(part.native()))
+        base_ /= part;
+      else
+        rest /= part;
+    }
+    std::error_code error;
+    base_ = fs::weakly_canonical(base_, error);
+    names_ = names_of(rest);
+  }
+
+  /// `file` is canonical; no glob enters the folder `left_out`, but a name may.
+  bool matches(const fs::path& file, const fs::path& left_out = {}) const {
+    const fs::path below = file.lexically_relative(base_);
+    if (below.empty() || *below.begin() == "..") return false;
+    return matches(base_, 0, {below.begin(), below.end()}, left_out);
+  }
+
+ private:
+  bool matches(const fs::path& folder, std::size_t at, const std::vector<fs::path>& rest,
+               const fs::path& left_out) const {
+    if (at == names_.size() || rest.empty()) return at == names_.size() && rest.empty();
+    const bool any = names_[at] == "**";
+    if (any && matches(folder, at + 1, rest, left_out)) return true;
+    if (any ? is_hidden(rest.front()) : fnmatch(names_[at].c_str(), rest.front().c_str(), FNM_PERIOD) != 0)
+      return false;
+    const fs::path next = folder / rest.front();
+    if (rest.size() > 1 && next == left_out && is_glob(names_[at])) return false;
+    return matches(next, any ? at : at + 1, {rest.begin() + 1, rest.end()}, left_out);
+  }
+
+  fs::path base_;  // the folders before the first name with a glob
+  std::vector<std::string> names_;
+};
+
 /// Expands the names of a pattern from left to right.
 class GlobExpander {
  public:
-  explicit GlobExpander(const std::string& pattern) {
-    for (const fs::path& part : fs::path(pattern).relative_path()) {
-      const std::string& name = part.native();
-      if (!name.empty() && !(name == "**" && !names_.empty() && names_.back() == "**")) names_.push_back(name);
-    }
-    if (!names_.empty() && names_.back() == "**") names_.push_back("*");
+  explicit GlobExpander(const std::string& pattern) : names_(names_of(pattern)) {
     expand(fs::path(pattern).root_path(), 0);
   }
   std::set<std::string> matches;
@@ -265,12 +311,6 @@ std::optional<FileKind> file_kind(const fs::path& path) {
   return first != std::string::npos && start[first] == '{' ? FileKind::kJsonl : FileKind::kTxt;
 }
 
-std::string bare_name(const fs::path& path) {
-  std::string name = path.filename().string();
-  name.resize(name.size() - known_extension(lower_case(name)).size());
-  return name;
-}
-
 bool is_glob(std::string_view path) { return path.find_first_of("*?[") != std::string_view::npos; }
 
 std::vector<fs::path> expand_glob(const std::string& pattern) {
@@ -280,26 +320,31 @@ std::vector<fs::path> expand_glob(const std::string& pattern) {
 
 SourceFiles find_files(const TextSource& source) { return FileFinder(source).find(); }
 
-void check_not_read(const TextSource& source, const fs::path& output, const std::string& option) {
+void check_not_read(const TextSource& source, const fs::path& output, const std::string& option,
+                    const std::vector<std::string>& records) {
   std::error_code error;
   const fs::path target = fs::weakly_canonical(output, error);
+  const auto refuse = [&](const std::string& found, const std::string& expected) {
+    throw ConfigError("{} {}: {} as \"{}\"; {}.", option, output.string(), found, source.name, expected);
+  };
   for (const std::string& path : source.paths) {
     const fs::path read = fs::weakly_canonical(path, error);
-    if (read == target)
-      throw ConfigError("{} {}: is itself read as \"{}\"; expected a place of its own.", option, output.string(),
-                        source.name);
+    if (read == target) refuse("is itself read", "expected a place of its own");
     const fs::path below = target.lexically_relative(read);
     if (kind_by_name(output) && fs::is_directory(read, error) && !below.empty() && *below.begin() != "..")
-      throw ConfigError(
-          "{} {}: lies in {}, which is read as \"{}\"; the next call would read it as text. Choose another folder, or "
-          "another extension.",
-          option, output.string(), path, source.name);
+      refuse(fmt::format("lies in {}, which is read", path),
+             "the next call would read it as text. Choose another folder, or another extension");
+    if (!is_glob(path) || fs::exists(path, error)) continue;
+    if (kind_by_name(output) && GlobPattern(path).matches(target))
+      refuse(fmt::format("matches {}, which is read", path),
+             "the next call would read it as text. Choose another folder, or another name");
+    for (const std::string& record : records)
+      if (GlobPattern(path).matches(target / record, target))
+        refuse(fmt::format("will hold {}, which matches {} and would be read", record, path), "choose another folder");
   }
   if (!kind_by_name(output) || !fs::exists(target, error)) return;
   for (const fs::path& file : find_files(source).files)
-    if (fs::weakly_canonical(file, error) == target)
-      throw ConfigError("{} {}: is itself read as \"{}\"; expected a place of its own.", option, output.string(),
-                        source.name);
+    if (fs::weakly_canonical(file, error) == target) refuse("is itself read", "expected a place of its own");
 }
 
 }  // namespace adept::data

@@ -13,8 +13,6 @@ enum class FileKind { kTxt, kJsonl };
 
 /// What a file is by its name, upper or lower case, with or without .gz; nothing for another kind.
 std::optional<FileKind> file_kind(const std::filesystem::path& path);
-/// The file's name without its folder and the extensions that file_kind knows.
-std::string bare_name(const std::filesystem::path& path);
 
 /// For messages: the kinds of files that are read.
 inline constexpr std::string_view kAcceptedFiles = ".txt, .jsonl, .txt.gz and .jsonl.gz";

@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,8 +51,10 @@ struct SourceFiles {
 /// writes into a folder of text is not read as text.
 SourceFiles find_files(const TextSource& source);
 
-/// Throws ConfigError if `output`, a file or folder that `option` names, is or would be read as text of the source.
-void check_not_read(const TextSource& source, const std::filesystem::path& output, const std::string& option);
+/// Throws ConfigError if `output`, a file or folder that `option` names, is or would be read as text of the source, or
+/// one of `records`, the files that will be written into such a folder.
+void check_not_read(const TextSource& source, const std::filesystem::path& output, const std::string& option,
+                    const std::vector<std::string>& records = {});
 
 /// Reads the documents of a source one by one; one file is open at a time.
 class DocumentReader {
@@ -83,14 +84,5 @@ class DocumentReader {
 /// Hash of everything that decides which documents a source gives: the bytes of its files in their order, their kinds,
 /// and the options. Not of names and places. Reads all files.
 std::string source_fingerprint(const TextSource& source);
-
-/// A source from NAME=PATH, or from PATH alone, which is named after the file or folder ("dir/mmlu_dev.jsonl.gz" is
-/// "mmlu_dev"). Names consist of letters, digits, '_', '-' and '.'. Throws ConfigError.
-TextSource parse_named_source(std::string_view argument);
-/// Several of them; a NAME that is given again adds its path to that source. Throws ConfigError, also for two paths
-/// without names that would be named alike.
-std::vector<TextSource> parse_named_sources(std::span<const std::string> arguments);
-/// Throws ConfigError for a name that is empty or holds other characters.
-void check_source_name(const std::string& name);
 
 }  // namespace adept::data

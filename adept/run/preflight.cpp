@@ -16,6 +16,7 @@
 #include "adept/run/run_directory.h"
 #include "adept/train/methods.h"
 #include "adept/train/plan.h"
+#include "adept/train/trainer_log.h"
 
 namespace adept::run {
 namespace {
@@ -93,7 +94,8 @@ void check_paths(const char* part, const List& sources, const fs::path& output_d
   for (std::size_t i = 0; i < sources.size(); ++i) {
     const data::TextSource source = to_text_source(sources[i]);
     problems.passes([&] { data::find_files(source); }, fmt::format("data.{}.{}: ", part, i));
-    problems.passes([&] { data::check_not_read(source, output_dir, "output_dir"); });
+    problems.passes(
+        [&] { data::check_not_read(source, output_dir, "output_dir", {train::kTrainerLog, train::kImportanceLog}); });
   }
 }
 
@@ -143,6 +145,7 @@ TextModel check_files(const config::RunConfig& config, config::Purpose purpose) 
   if (problems.passes([&] { model_dir = io::resolve_model(config.model); }, "model: ")) {
     problems.passes([&] { check_overwritten(config.output_dir, model_dir, expands); });
     if (problems.passes([&] { model = load_text_model(config.model); })) {
+      problems.passes([&] { model->eos(); });  // which packing needs
       problems.passes([&] { model::check_weights(model->config, model::open_weights(model->config, model_dir)); });
       if (expands) problems.passes([&] { check_expansion(config.expand, model->config, model_dir.string()); });
       if (config.expands() && !expands) problems.passes([&] { method::read_expansion(model_dir); });
@@ -168,8 +171,7 @@ void check_text(const config::RunConfig& config, config::Purpose purpose, const 
     problems.passes([&] { eval::require_targets(dataset.name(), sequences); });
   };
   const auto check_measured = [&](const data::TokenDataset& dataset) {
-    if (problems.passes([&] { probe_sequences({dataset}, config.seq_len, config.probe.max_tokens); }))
-      check_targets(dataset, data::windows(dataset, {.seq_len = config.seq_len}));
+    problems.passes([&] { probe_sequences({dataset}, config.seq_len, config.probe.max_tokens); });
   };
   if (needs_general_text(config, purpose))
     std::for_each(datasets.general.begin(), datasets.general.end(), check_measured);

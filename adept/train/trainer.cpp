@@ -180,10 +180,10 @@ void Trainer::plan() {
 }
 
 void Trainer::open_records() {
-  log_ = std::make_unique<JsonlFile>(inputs_.run_dir / "trainer_log.jsonl", "current_steps", state_.step,
+  log_ = std::make_unique<JsonlFile>(inputs_.run_dir / kTrainerLog, "current_steps", state_.step,
                                      state_.evaluation_due ? "eval_loss" : "");
   // The probe before step n belongs to the steps from n on: it is made again.
-  const std::filesystem::path importance_file = inputs_.run_dir / "parameter_importance.jsonl";
+  const std::filesystem::path importance_file = inputs_.run_dir / kImportanceLog;
   if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform)
     std::filesystem::remove(importance_file);  // of other settings
   else

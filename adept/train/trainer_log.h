@@ -29,6 +29,9 @@ class JsonlFile {
   std::filesystem::path path_;
 };
 
+/// The files of these lines in the directory of a run.
+inline constexpr char kTrainerLog[] = "trainer_log.jsonl", kImportanceLog[] = "parameter_importance.jsonl";
+
 /// One line of trainer_log.jsonl, as LLaMA-Factory writes it; `extra` adds keys.
 struct LogLine {
   std::int64_t current_steps = 0;

@@ -84,6 +84,24 @@ def test_weights_that_do_not_fit_the_model_are_named_before_any_text_is_read(inp
     assert "bad" in error and "model.layers.1.mlp.up_proj.weight" in error and "tokenize" not in log
 
 
+def test_a_model_without_eos_is_told_with_the_paths(inputs, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(inputs / "base", model)
+    for name, key in (("tokenizer_config.json", "eos_token"), ("config.json", "eos_token_id"), ("generation_config.json", "eos_token_id")):
+        if (model / name).exists():
+            kept = {k: v for k, v in json.loads((model / name).read_text()).items() if k != key}
+            (model / name).write_text(json.dumps(kept))
+    for command in ("config", "run", "train"):
+        _, error, _ = start(command, inputs, tmp_path, model=str(model), data=sources(train=["x.txt"], general=["text.jsonl"]))
+        assert "names no EOS token; expected eos_token in tokenizer_config.json" in error and "x.txt: does not exist" in error
+
+
+@pytest.mark.parametrize("pattern", ["*.jsonl", "**/*.jsonl", "[p-t]*.jsonl"])
+def test_no_run_writes_records_where_a_glob_reads_them(inputs, tmp_path, pattern):
+    _, error, _ = start("run", inputs, tmp_path, output_dir=".", data=sources(train=[pattern], general=["text.jsonl"]))
+    assert f"output_dir .: will hold trainer_log.jsonl, which matches {pattern} and would be read" in error
+
+
 def test_a_good_configuration_is_printed_and_makes_nothing(inputs, tmp_path):
     code, _, log = start("config", inputs, tmp_path)
     assert code == 0 and log == ""

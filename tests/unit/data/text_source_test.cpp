@@ -388,8 +388,28 @@ TEST(TextSource, RefusesToWriteWhereItReads) {
   };
   EXPECT_THAT(message(source, folder / "d"), HasSubstr("/d: is itself read as \"s\""));
   EXPECT_THAT(message(source, folder / "d/sub/new.txt"), HasSubstr("the next call would read it as text"));
-  EXPECT_THAT(message(glob, folder / "d/a.jsonl"), HasSubstr("is itself read as \"s\""));
+  EXPECT_THAT(message(glob, folder / "d/a.jsonl"), HasSubstr("/a.jsonl: matches " + folder.path() + "/d/*, which is"));
+  for (const char* pattern : {"d/*.txt", "d/**/*.txt", "*/new.txt", "**/*.txt", "./d/../d/n?w.txt"})
+    EXPECT_THAT(message(source_of({folder / pattern}), folder / "d/new.txt"), HasSubstr("the next call would read it"))
+        << pattern;
+  for (const char* pattern : {"d/*.jsonl", "d/*/*.txt", "e/*", "d/old*.txt", "**/d/*/*"})
+    check_not_read(source_of({folder / pattern}), folder / "d/new.txt", "--out");
   for (const char* out : {"d/result.json", "d/run", "e.txt", "dd/x.txt"}) check_not_read(source, folder / out, "--out");
+}
+
+TEST(TextSource, RefusesAFolderWhoseRecordsAGlobWouldRead) {
+  const TemporaryFolder folder;
+  folder.write("d/a.jsonl", "x");
+  const auto check = [&](const char* pattern, const char* output) {
+    check_not_read(source_of({folder / pattern}), folder / output, "output_dir", {"log.jsonl"});
+  };
+  for (const char* pattern : {"d/*.jsonl", "d/l*", "d/**/*.jsonl"})
+    EXPECT_THAT(
+        message_of<ConfigError>([&] { check(pattern, "d"); }),
+        AllOf(HasSubstr("/d: will hold log.jsonl, which matches " + folder.path()), HasSubstr("another folder")))
+        << pattern;
+  for (const char* pattern : {"d/*.txt", "d/med*.jsonl", "*/*.jsonl", "**/*.jsonl", "d/a.jsonl"}) check(pattern, "d");
+  for (const char* pattern : {"d/*.jsonl", "d/**/*.jsonl", "d/*/*.jsonl"}) check(pattern, "d/run");
 }
 
 TEST(TextSource, EndsGlobsThatGoInCircles) {
@@ -429,32 +449,6 @@ TEST(TextSource, FingerprintFollowsContentAndOptionsNotNames) {
   EXPECT_NE(source_fingerprint({.name = "s", .paths = {a, b}, .txt_record = TxtRecord::kLine}), base);
   folder.write("b.txt", "twO");
   EXPECT_NE(source_fingerprint(source_of({a, b})), base);
-}
-
-TEST(NamedSource, IsNamedAfterItsFileOrByTheUser) {
-  const auto parse = [](const char* argument) {
-    const TextSource source = parse_named_source(argument);
-    return source.name + " " + source.paths.at(0);
-  };
-  EXPECT_EQ(parse("dir/mmlu_dev.jsonl.gz"), "mmlu_dev dir/mmlu_dev.jsonl.gz");
-  EXPECT_EQ(parse("med=dir/x.txt"), "med dir/x.txt");
-  EXPECT_EQ(parse("med=a=b.txt"), "med a=b.txt");
-  EXPECT_EQ(parse("./a=b/x.txt"), "x ./a=b/x.txt") << "an equals sign inside a path";
-  EXPECT_EQ(parse("data/corpus/"), "corpus data/corpus/");
-  EXPECT_EQ(parse("my file.txt"), "my_file my file.txt");
-  EXPECT_EQ(parse("d/*.txt"), "_ d/*.txt");
-  for (const char* bad : {"", "=x.txt", "med=", "a b=x.txt", "a\n=x"}) EXPECT_THROW(parse(bad), ConfigError) << bad;
-}
-
-TEST(NamedSource, CollectsPathsOfOneNameAndRefusesAmbiguousOnes) {
-  const std::vector<std::string> arguments = {"a=x.txt", "y.txt", "a=z.txt"};
-  const auto sources = parse_named_sources(arguments);
-  ASSERT_EQ(sources.size(), 2u);
-  EXPECT_THAT(sources[0].paths, ElementsAre("x.txt", "z.txt"));
-  EXPECT_EQ(sources[1].name, "y");
-  const std::vector<std::string> alike = {"train/y.txt", "dev/y.txt"};
-  EXPECT_THAT(message_of<ConfigError>([&] { parse_named_sources(alike); }),
-              AllOf(HasSubstr("train/y.txt"), HasSubstr("dev/y.txt"), HasSubstr("NAME=PATH")));
 }
 
 TEST(Utf8, FindsTheFirstInvalidByte) {
