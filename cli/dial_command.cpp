@@ -76,23 +76,18 @@ void check_options(const Options& options) {
         "or how to choose one.");
 }
 
-std::vector<config::Source> sources_of(const Options& options, const std::string& option,
-                                       const std::vector<std::string>& paths) {
-  DataOptions data = options.data;
-  data.option = option;
-  data.data = paths;
-  return sources(data);
-}
-
 void run(Options& options) {
   check_options(options);
+  const std::vector<config::Source> general_sources = sources(options.data, "--general", options.general);
+  const std::vector<config::Source> domain_sources = sources(options.data, "--domain", options.domain);
+  std::vector<config::Source> all_sources = general_sources;
+  all_sources.insert(all_sources.end(), domain_sources.begin(), domain_sources.end());
+  check_data(all_sources, options.out);
   const run::TextModel model = run::load_text_model(options.model);
   const method::Expansion expansion = method::read_expansion(model.dir);
-  const std::vector<config::Source> general_texts = sources_of(options, "--general", options.general),
-                                    domain_texts = sources_of(options, "--domain", options.domain);
   std::vector<std::filesystem::path> inputs = {model.dir};
-  for (const auto* texts : {&general_texts, &domain_texts})
-    for (const config::Source& source : *texts) inputs.insert(inputs.end(), source.paths.begin(), source.paths.end());
+  for (const config::Source& source : all_sources)
+    inputs.insert(inputs.end(), source.paths.begin(), source.paths.end());
   check_output_directory(options.out, inputs, options.force);
   if (std::filesystem::exists(model.dir / method::kDialRecord))
     spdlog::warn("{}: was dialed before: a scale of 1 is the model as it is now, not as it was trained.",
@@ -110,19 +105,19 @@ void run(Options& options) {
   run::init_compute(options.compute);
   run::warn_of_long_sequences(model, options.seq_len);
   run::MeasuredModel measured(model.dir, identity, options.compute);
-  const auto batches = [&](const std::string& name, const std::vector<config::Source>& texts) {
+  const auto batches = [&](const char* kind, const std::vector<config::Source>& texts) {
     std::vector<data::TokenDataset> datasets;
     for (const config::Source& source : texts) {
       datasets.push_back(run::tokenize_source(model, source));
-      record["texts"][name][source.name] = datasets.back().fingerprint();
+      record["texts"][kind][source.name] = datasets.back().fingerprint();
     }
     run::print_counts(datasets);
     const auto sets = run::probe_sequences(datasets, options.seq_len, options.max_tokens);
     run::tell_samples("dial", sets);
-    record["samples"][name] = run::samples_json(sets);
+    record["samples"][kind] = run::samples_json(sets);
     return run::to_batches(sets, options.batch_size, measured.device());
   };
-  const auto general = batches("general", general_texts), domain = batches("domain", domain_texts);
+  const auto general = batches("general", general_sources), domain = batches("domain", domain_sources);
   method::DialOptions dial_options = {.points = static_cast<int>(options.points),
                                       .max_general_rise = options.max_general_rise,
                                       .general_weight = options.general_weight,

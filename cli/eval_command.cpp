@@ -44,7 +44,7 @@ void run(Options& options) {
   if (options.scoring.stride > options.scoring.seq_len)
     throw ConfigError("adept eval: found --stride {}; expected at most {}, the value of --seq-len.",
                       options.scoring.stride, options.scoring.seq_len);
-  check_output_is_no_data(options.out, sources(options.data));
+  check_data(sources(options.data), options.out);
   std::optional<io::AtomicFile> out;  // opened now, so that a place that cannot be written is an error at once
   if (!options.out.empty()) out.emplace(options.out);
   const run::TextModel model = run::load_text_model(options.model);

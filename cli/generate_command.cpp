@@ -6,8 +6,10 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "adept/core/error.h"
 #include "adept/core/signals.h"
 #include "adept/core/standard_streams.h"
 #include "adept/data/tokenizer/tokenizer.h"
@@ -39,22 +41,18 @@ struct Options {
 /// Prints text as tokens arrive, holding back what may still be half a character.
 class TextStream {
  public:
-  /// The text of new tokens is what they add to that of a few of the prompt's, beginning with a whole character.
+  /// The text of new tokens is what they add to that of a few before them, beginning with a whole character.
   TextStream(const data::Tokenizer& tokenizer, std::span<const std::int32_t> prompt, bool skip_special_tokens)
-      : tokenizer_(tokenizer), skip_special_tokens_(skip_special_tokens) {
-    std::size_t length = std::min(prompt.size(), kContext);
-    std::string context;
-    do {
-      ids_.assign(prompt.end() - static_cast<std::ptrdiff_t>(length), prompt.end());
-      context = text();
-    } while (context.starts_with(kReplacement) && ++length <= std::min(prompt.size(), kMaxContext));
-    printed_ = context.size();
+      : tokenizer_(tokenizer), skip_special_tokens_(skip_special_tokens), ids_(prompt.begin(), prompt.end()) {
+    keep_context();
   }
 
   void add(std::int64_t token) {
     ids_.push_back(static_cast<std::int32_t>(token));
     const std::string all = text();
-    if (!all.ends_with(kReplacement)) print(all);
+    if (all.ends_with(kReplacement)) return;
+    print(all);
+    if (ids_.size() > 2 * kMaxContext) keep_context();
   }
 
   void finish() {
@@ -67,6 +65,18 @@ class TextStream {
   static constexpr char kReplacement[] = "\xEF\xBF\xBD";  // U+FFFD: a part of a character
 
   std::string text() const { return tokenizer_.decode(ids_, skip_special_tokens_); }
+
+  /// Forgets all but the last tokens, whose text is printed.
+  void keep_context() {
+    const std::vector<std::int32_t> all = std::move(ids_);
+    std::size_t length = std::min(all.size(), kContext);
+    std::string context;
+    do {
+      ids_.assign(all.end() - static_cast<std::ptrdiff_t>(length), all.end());
+      context = text();
+    } while (context.starts_with(kReplacement) && ++length <= std::min(all.size(), kMaxContext));
+    printed_ = context.size();
+  }
 
   void print(const std::string& all) {
     if (all.size() <= printed_) return;
@@ -87,13 +97,14 @@ void run(Options& options) {
   const Prompt prompt = read_prompt(options.prompt, directory);
   run::init_compute(options.compute);
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(directory);
+  const std::vector<std::int32_t> prompt_ids = tokenizer.encode(prompt.text, prompt.add_special_tokens);
+  if (prompt_ids.empty()) throw ConfigError("the prompt has no tokens; give at least one character of text.");
   model::LoadedModel loaded =
       model::load_model(directory, {.dtype = model::to_scalar_type(options.compute.decided_dtype()),
                                     .device = run::to_device(options.compute.device),
                                     .widen_matrices = true});  // a token at a time
   options.generate.eos_token_ids = model::read_end_tokens(directory, loaded.config);
   const model::Decoder decoder(std::move(loaded.config), std::move(loaded.weights));
-  const std::vector<std::int32_t> prompt_ids = tokenizer.encode(prompt.text, prompt.add_special_tokens);
   const std::vector<std::int64_t> ids(prompt_ids.begin(), prompt_ids.end());
   if (!options.no_echo) print_bytes(prompt.text);
   TextStream stream(tokenizer, prompt_ids, !options.show_special_tokens);

@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "adept/core/error.h"
+#include "adept/core/text_encoding.h"
 #include "adept/data/text_source.h"
 #include "adept/data/utf8.h"
 #include "adept/run/text.h"
@@ -166,9 +167,24 @@ std::vector<config::Source> sources(const DataOptions& options) {
   return result;
 }
 
-void check_output_is_no_data(const std::string& out, const std::vector<config::Source>& sources) {
-  if (out.empty()) return;
-  for (const config::Source& source : sources) data::check_not_read(run::to_text_source(source), out, "--out");
+std::vector<config::Source> sources(DataOptions options, const std::string& option,
+                                    const std::vector<std::string>& data) {
+  options.option = option;
+  options.data = data;
+  return sources(options);
+}
+
+void check_data(const std::vector<config::Source>& sources, const std::string& out) {
+  std::string problems;
+  for (const config::Source& source : sources) {
+    try {
+      data::find_files(run::to_text_source(source));
+      if (!out.empty()) data::check_not_read(run::to_text_source(source), out, "--out");
+    } catch (const ConfigError& error) {
+      problems += (problems.empty() ? "" : "\n") + std::string(error.what());
+    }
+  }
+  if (!problems.empty()) throw ConfigError(problems);
 }
 
 std::vector<double> parse_numbers(const std::string& option, const std::string& text, bool (*is_good)(double),
@@ -186,6 +202,8 @@ std::vector<double> parse_numbers(const std::string& option, const std::string& 
 }
 
 void require_utf8(const std::string& option, const std::string& text) {
+  if (const std::string problem = foreign_encoding_problem(text); !problem.empty())
+    throw ConfigError("{}: {}", option, problem);
   if (const auto at = data::find_invalid_utf8(text))
     throw ConfigError("{}: found a byte at {} that is no part of a UTF-8 character; expected text in UTF-8.", option,
                       *at);

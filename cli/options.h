@@ -55,9 +55,13 @@ void add_text_options(CLI::App& command, DataOptions& options);
 ///
 /// Throws ConfigError for an empty path, a bad name, or two files that would get the same name.
 std::vector<config::Source> sources(const DataOptions& options);
+/// Those that another option than --data names.
+std::vector<config::Source> sources(DataOptions options, const std::string& option,
+                                    const std::vector<std::string>& data);
 
-/// Throws ConfigError if --out, unless empty, is or would be read as text of one of the sources.
-void check_output_is_no_data(const std::string& out, const std::vector<config::Source>& sources);
+/// For the start of a command: throws ConfigError for all sources whose files cannot be found, and if --out, unless
+/// empty, is or would be read as text of one of them.
+void check_data(const std::vector<config::Source>& sources, const std::string& out);
 
 /// "0.4,1,0" as numbers. Throws ConfigError for anything else, and for a number of which `is_good` is false; `expected`
 /// says what is.

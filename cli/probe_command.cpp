@@ -9,7 +9,6 @@
 #include <optional>
 
 #include "adept/core/error.h"
-#include "adept/eval/perplexity.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/model_identity.h"
 #include "adept/io/record.h"
@@ -142,7 +141,6 @@ std::vector<data::TokenDataset> tokenize(const run::TextModel& model, const std:
 }
 
 void run(Options& options) {
-  run::init_compute(options.compute);
   const bool gains = options.method == method::kGainMethod;
   if (gains && options.domain.empty())
     throw ConfigError("adept probe: --method gain needs --domain, the text whose gain is measured.");
@@ -152,13 +150,13 @@ void run(Options& options) {
   const std::vector<std::string> methods = gains ? std::vector<std::string>() : methods_of(options);
   const std::vector<config::Source> general_sources = sources(options.data);
   const std::vector<double> weights = parse_weights(options.weights, general_sources.size());
-  check_output_is_no_data(options.out, general_sources);
-  DataOptions domain_options = options.data;
-  domain_options.option = "--domain";
-  domain_options.data = options.domain;
-  check_output_is_no_data(options.out, sources(domain_options));
+  const std::vector<config::Source> domain_sources = sources(options.data, "--domain", options.domain);
+  std::vector<config::Source> all_sources = general_sources;
+  all_sources.insert(all_sources.end(), domain_sources.begin(), domain_sources.end());
+  check_data(all_sources, options.out);
   io::AtomicFile out(options.out);  // opened now, so that a place that cannot be written is an error at once
   const run::TextModel model = run::load_text_model(options.model);
+  run::init_compute(options.compute);
   run::warn_of_long_sequences(model, options.seq_len);
   const std::int64_t num_layers = model.config.num_hidden_layers;
   if (options.layers > num_layers)
@@ -167,7 +165,7 @@ void run(Options& options) {
   const auto num_lowest = static_cast<int>(options.layers > 0 ? options.layers : std::min<std::int64_t>(4, num_layers));
   run::MeasuredModel measured(model.dir, io::model_identity(io::WeightFiles::open(model.dir)), options.compute);
   const run::ResultCache cache = run::ResultCache::open();
-  const auto general = tokenize(model, general_sources), domain = tokenize(model, sources(domain_options));
+  const auto general = tokenize(model, general_sources), domain = tokenize(model, domain_sources);
   run::print_counts(general);
   if (!domain.empty()) run::print_counts(domain);
   const auto sets_of = [&](const std::vector<data::TokenDataset>& datasets) {
@@ -178,9 +176,6 @@ void run(Options& options) {
   const auto parts_of = [&](const std::vector<data::SequenceSet>& sets, const std::vector<double>& of_sources) {
     return run::to_parts(sets, options.batch_size, measured.device(), options.until_separated, of_sources);
   };
-  for (const auto* part : {&general, &domain})
-    for (const data::TokenDataset& dataset : *part)
-      eval::require_targets(dataset.name(), data::windows(dataset, {.seq_len = options.seq_len}));
   const auto general_sets = sets_of(general);
   const auto domain_sets = domain.empty() ? decltype(general_sets)() : sets_of(domain);
   const auto general_parts = parts_of(general_sets, weights), domain_parts = parts_of(domain_sets, {});

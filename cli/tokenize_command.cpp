@@ -84,7 +84,7 @@ void run(const Options& options) {
     throw ConfigError("adept tokenize: found {}; expected exactly one of them.",
                       options.text ? "both --text and --data" : "neither --text nor --data");
   if (options.text) require_utf8("--text", *options.text);
-  check_output_is_no_data(options.out, sources(options.data));
+  check_data(sources(options.data), options.out);
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(io::resolve_model(options.model));
   LineWriter writer(options.out);
   if (options.text) {

@@ -11,6 +11,7 @@
 #include "adept/core/random.h"
 #include "adept/data/source_counts.h"
 #include "adept/data/tokenize.h"
+#include "adept/eval/perplexity.h"
 
 namespace adept::run {
 namespace {
@@ -164,9 +165,11 @@ std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenData
           dataset.name(), dataset.num_tokens(), seq_len);
   const auto share = max_tokens / static_cast<std::int64_t>(general.size());
   std::vector<data::SequenceSet> sets;
-  for (const data::TokenDataset& dataset : general)
+  for (const data::TokenDataset& dataset : general) {
     sets.push_back(data::windows(
         dataset, {.seq_len = seq_len, .max_tokens = max_tokens > 0 ? std::max<std::int64_t>(share, 1) : 0}));
+    eval::require_targets(dataset.name(), sets.back());
+  }
   return sets;
 }
 

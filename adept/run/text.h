@@ -53,7 +53,7 @@ data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDat
                                     const ScoringOptions& options);
 
 /// Several general sources as one: samples of equal shares of `max_tokens`, documents alone. Throws ConfigError if
-/// there is none, or one that is shorter than a sequence.
+/// there is none, or one that is shorter than a sequence; DataError for one where no token is predicted.
 std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenDataset>& general, std::int64_t seq_len,
                                                std::int64_t max_tokens);
 

@@ -18,6 +18,7 @@ def inputs(tmp_path_factory):
     folder = text_models.make_inputs(tmp_path_factory.mktemp("errors"))
     (folder / "empty.jsonl").write_text("")
     (folder / "short.jsonl").write_text('{"text":"a"}\n')
+    (folder / "single.jsonl").write_text('{"text":"a"}\n' * 100)
     (folder / "brief.jsonl").write_text('{"text":"abcde"}\n')
     (folder / "bad.jsonl").write_text('{"text":"a b c"}\n{"txt": 3}\nnot json\n')
     (folder / "broken.jsonl").write_text('{"text":"a b c"}\nnot json\n')
@@ -70,6 +71,9 @@ COMMAND_LINES = [
     ([*EVAL, *TEXT, "--data", "./text.jsonl"], USAGE, 'another --data is called "text" too', "--data NAME=./text.jsonl"),
     ([*EVAL, "--data", "empty.jsonl"], FAILED, "empty: holds no text; expected at least one document of two tokens"),
     ([*EVAL, "--data", "short.jsonl"], FAILED, "short: found no token to predict", "expected longer documents"),
+    ([*PROBE, "--data", "single.jsonl", "--seq-len", 16], FAILED, "single: found no token to predict"),
+    (["dial", "--model", "expanded", "--general", "text.jsonl", "--domain", "single.jsonl", "--seq-len", 16, "--out", "new"],
+     FAILED, "single: found no token to predict"),
     ([*EVAL, "--data", "bad.jsonl"], FAILED, 'bad.jsonl:2: missing field: found the keys "txt"', "on_bad_record"),
     ([*EVAL, "--data", "broken.jsonl"], FAILED, "broken.jsonl:2: ", "expected one JSON object on a line"),
     ([*EVAL, *TEXT, "--text-field", "body"], FAILED, 'text.jsonl:1: missing field: found the keys "text"', '"body"'),
@@ -328,3 +332,30 @@ def test_training_whose_loss_stays_non_finite_has_that_exit_code_too(inputs, tmp
     (tmp_path / "run.yaml").write_text(json.dumps(config))
     process = run_program("adept", "train", tmp_path / "run.yaml", cwd=inputs, check=False)
     assert_fails(process, NON_FINITE, "2 steps in a row up to step 2", "with a lower train.learning_rate")
+
+
+@pytest.mark.parametrize("command", ["eval --data", "tokenize --data", "probe --out new.json --data", "dial --out new --general text.jsonl --domain"])
+def test_a_path_without_text_is_told_before_the_model_is_read(inputs, command):
+    name, *options = command.split()
+    process = run_program("adept", name, "--model", "nowhere", *options, "none.jsonl", options[-1], "gone.txt", cwd=inputs, check=False)
+    assert_fails(process, USAGE, "none.jsonl: does not exist", "gone.txt: does not exist")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_text_in_another_encoding_is_named_wherever_it_is_read(inputs, base, tmp_path, encoding):
+    named = f"is {encoding[:6].upper()} text; only UTF-8 is read. Convert it: iconv -f {encoding[:6].upper()} -t UTF-8 FILE > NEW."
+    messages, config = tmp_path / "chat.json", tmp_path / "run.yaml"
+    messages.write_bytes(json.dumps([{"role": "user", "content": "a"}]).encode(encoding))
+    config.write_bytes("model: base\noutput_dir: run\n".encode(encoding))
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_bytes("The patient".encode(encoding))
+    generate = ("generate", "--model", base)
+    (base / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert_fails(run_program("adept", *generate, "--prompt-file", prompt, check=False), USAGE, f"prompt.txt: {named}")
+    assert_fails(run_program("adept", *generate, "--chat", "--messages", messages, check=False), FAILED, f"chat.json: {named}")
+    assert_fails(run_program("adept", "config", config, check=False), USAGE, f"run.yaml: {named}")
+    assert_fails(run_program("adept", "tokenize", "--model", base, "--data", prompt, check=False), FAILED, f"prompt.txt: {named}")
+    for name in ("tokenizer_config.json", "config.json"):
+        path = base / name
+        path.write_bytes(path.read_text().encode(encoding))
+        assert_fails(run_program("adept", "eval", "--model", base, "--data", inputs / "text.jsonl", check=False), FAILED, f"{name}: {named}")
