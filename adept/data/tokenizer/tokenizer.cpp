@@ -175,8 +175,10 @@ struct Tokenizer::Impl {
       const std::string_view part = text.substr(span.begin, span.end - span.begin);
       const std::size_t first_bytes = span.begin == 0 ? tok::utf8_length(text[0]) : 0;
       if (!normalizer) return encode_part(part, first_bytes);
-      const tok::NormalizedText normalized = normalizer->normalize(part, first_bytes, scratch.match);
-      encode_part(normalized.text, normalized.first_bytes);
+      tok::NormalizedText normalized = normalizer->normalize(part, first_bytes, scratch.match);
+      if (normalized.text != part) return encode_part(normalized.text, normalized.first_bytes);
+      std::string().swap(normalized.text);  // most text is normal as it is, and may be long
+      encode_part(part, normalized.first_bytes);
     });
   }
 };
