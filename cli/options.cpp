@@ -13,6 +13,7 @@
 #include "adept/core/text_encoding.h"
 #include "adept/data/text_source.h"
 #include "adept/data/utf8.h"
+#include "adept/run/run_directory.h"
 #include "adept/run/text.h"
 
 namespace adept::cli {
@@ -185,6 +186,14 @@ void check_data(const std::vector<config::Source>& sources, const std::string& o
     }
   }
   if (!problems.empty()) throw ConfigError(problems);
+}
+
+void check_output_is_not_of_model(const std::string& out, const std::filesystem::path& model_dir) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (fs::is_regular_file(out, ignored) && run::is_in(out, model_dir))
+    throw ConfigError("--out {}: is a file of the model {}, which would be lost; expected another place.", out,
+                      model_dir.string());
 }
 
 std::vector<double> parse_numbers(const std::string& option, const std::string& text, bool (*is_good)(double),

@@ -63,6 +63,9 @@ std::vector<config::Source> sources(DataOptions options, const std::string& opti
 /// empty, is or would be read as text of one of them.
 void check_data(const std::vector<config::Source>& sources, const std::string& out);
 
+/// Throws ConfigError if --out, unless empty, is there and lies in the folder of the model, which would lose it.
+void check_output_is_not_of_model(const std::string& out, const std::filesystem::path& model_dir);
+
 /// "0.4,1,0" as numbers. Throws ConfigError for anything else, and for a number of which `is_good` is false; `expected`
 /// says what is.
 std::vector<double> parse_numbers(const std::string& option, const std::string& text, bool (*is_good)(double),

@@ -154,8 +154,10 @@ void run(Options& options) {
   std::vector<config::Source> all_sources = general_sources;
   all_sources.insert(all_sources.end(), domain_sources.begin(), domain_sources.end());
   check_data(all_sources, options.out);
-  io::AtomicFile out(options.out);  // opened now, so that a place that cannot be written is an error at once
+  // Opened now, so that a place that cannot be written is an error at once.
+  io::AtomicFile out(options.out, io::SpecialFile::kWriteThrough);
   const run::TextModel model = run::load_text_model(options.model);
+  check_output_is_not_of_model(options.out, model.dir);
   run::init_compute(options.compute);
   run::warn_of_long_sequences(model, options.seq_len);
   const std::int64_t num_layers = model.config.num_hidden_layers;

@@ -32,7 +32,7 @@ struct Options {
 class LineWriter {
  public:
   explicit LineWriter(const std::string& out) {
-    if (!out.empty()) file_.emplace(out);
+    if (!out.empty()) file_.emplace(out, io::SpecialFile::kWriteThrough);
   }
   void write(const std::string& line) {
     if (file_)
@@ -85,7 +85,9 @@ void run(const Options& options) {
                       options.text ? "both --text and --data" : "neither --text nor --data");
   if (options.text) require_utf8("--text", *options.text);
   check_data(sources(options.data), options.out);
-  const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(io::resolve_model(options.model));
+  const std::filesystem::path model = io::resolve_model(options.model);
+  check_output_is_not_of_model(options.out, model);
+  const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(model);
   LineWriter writer(options.out);
   if (options.text) {
     write_ids(tokenizer, *options.text, writer);

@@ -77,9 +77,15 @@ DataError exists_error(const fs::path& path) {
 
 }  // namespace
 
-AtomicFile::AtomicFile(fs::path final_path) : final_path_(std::move(final_path)) {
+AtomicFile::AtomicFile(fs::path final_path, SpecialFile special_file) : final_path_(std::move(final_path)) {
   LinkTarget target = follow_links(final_path_);
+  const auto require_write_through = [&] {
+    if (special_file == SpecialFile::kRefuse)
+      throw DataError("{}: is a pipe, a device or another special file; expected a regular file, or none. Remove it.",
+                      final_path_.string());
+  };
   if (target.descriptor >= 0) {
+    require_write_through();
     std::fflush(stdout);  // which may be the same
     stream_ = UniqueFd(::fcntl(target.descriptor, F_DUPFD_CLOEXEC, 0));
     if (!stream_.is_open()) throw system_error(final_path_, "open for writing", errno);
@@ -91,6 +97,7 @@ AtomicFile::AtomicFile(fs::path final_path) : final_path_(std::move(final_path))
   if (!target_.has_filename() || (exists && S_ISDIR(status.st_mode)))
     throw DataError("{}: is a folder; expected the path of a file to write.", final_path_.string());
   if (exists && !S_ISREG(status.st_mode)) {
+    require_write_through();
     stream_ = open_for_writing(target_, status);
     return;
   }

@@ -18,13 +18,20 @@
 
 namespace adept::io {
 
+/// What happens when the final path is a device, a named pipe or a descriptor (/dev/stdout, /dev/fd/3). Such a file is
+/// never replaced.
+enum class SpecialFile {
+  kRefuse,        ///< DataError
+  kWriteThrough,  ///< what is written goes straight into it: for a path that the user chose
+};
+
 /// Writes one file in pieces; an existing regular file is replaced by commit(), and its mode and, where possible, its
-/// owner are kept. A device, a named pipe or a descriptor (/dev/stdout, /dev/fd/3) is not replaced: what is written
-/// goes straight into it. Every failure is a DataError that names the path and says what to do. The folder must exist.
+/// owner are kept. Every failure is a DataError that names the path and says what to do. The folder must exist.
 class AtomicFile {
  public:
-  /// Waits for the reader of a named pipe; InterruptedError if a signal ends the wait, here and in write().
-  explicit AtomicFile(std::filesystem::path final_path);
+  /// With kWriteThrough it waits for the reader of a named pipe; InterruptedError if a signal ends the wait, here and
+  /// in write().
+  explicit AtomicFile(std::filesystem::path final_path, SpecialFile special_file = SpecialFile::kRefuse);
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
 

@@ -238,3 +238,14 @@ def test_a_signal_ends_a_wait(folder, waits, number):
     process.stdin.close()
     process.stdout.close()
     process.stderr.close()
+
+
+@pytest.mark.parametrize("command", WRITERS)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_file_of_the_model_is_no_output(folder, command, name):
+    before = (folder / "base" / name).read_bytes()
+    process = call(folder, *WRITERS[command], "--out", f"./base/{name}", check=False)
+    assert process.returncode == 2
+    assert f"--out ./base/{name}: is a file of the model base, which would be lost" in process.stderr
+    assert (folder / "base" / name).read_bytes() == before and not list((folder / "base").glob(".*"))
+

@@ -362,6 +362,23 @@ TEST(AtomicFile, WritesThroughLinksAndLeavesThemThere) {
   EXPECT_THAT(data_error([&] { AtomicDirectory(directory / "loop"); }), HasSubstr("links go in a circle"));
 }
 
+void write_through(const std::filesystem::path& path, std::string_view text) {
+  AtomicFile file(path, SpecialFile::kWriteThrough);
+  file.write(text);
+  file.commit();
+}
+
+TEST(AtomicFile, RefusesSpecialFilesThatNobodyChose) {
+  const TemporaryDirectory directory;
+  const auto pipe = directory / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  std::filesystem::create_symlink("pipe", directory / "link");
+  for (const auto& path : {pipe, directory / "link", std::filesystem::path("/dev/null"), {"/dev/stdout"}})
+    EXPECT_THAT(data_error([&] { write_file_atomically(path, "x"); }),
+                AllOf(HasSubstr(path.string() + ": is a pipe, a device"), HasSubstr("expected a regular file")));
+  EXPECT_EQ(names_in(directory.path()), (Names{"link", "pipe"}));
+}
+
 TEST(AtomicFile, WritesIntoPipesAndDevicesInsteadOfReplacingThem) {
   const TemporaryDirectory directory;
   const auto pipe = directory / "pipe";
@@ -370,14 +387,14 @@ TEST(AtomicFile, WritesIntoPipesAndDevicesInsteadOfReplacingThem) {
   std::string found;
   std::thread reader([&] { found = test::read(pipe); });
   const Injected fault(g_fsync_error, EINVAL);
-  write_file_atomically(pipe, text);
+  write_through(pipe, text);
   reader.join();
   EXPECT_EQ(found, text);
   EXPECT_EQ(mode_of(pipe), S_IFIFO | 0600);
   EXPECT_EQ(names_in(directory.path()), Names{"pipe"});
-  write_file_atomically("/dev/null", "x");
+  write_through("/dev/null", "x");
   EXPECT_TRUE(S_ISCHR(mode_of("/dev/null")));
-  EXPECT_THAT(data_error([&] { write_file_atomically("/dev/full", "x"); }), HasSubstr("/dev/full: cannot write: No"));
+  EXPECT_THAT(data_error([&] { write_through("/dev/full", "x"); }), HasSubstr("/dev/full: cannot write: No"));
   const sockaddr_un address = [&] {
     sockaddr_un a = {AF_UNIX, {}};
     (directory / "s").string().copy(a.sun_path, sizeof a.sun_path - 1);
@@ -385,17 +402,18 @@ TEST(AtomicFile, WritesIntoPipesAndDevicesInsteadOfReplacingThem) {
   }();
   const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM, 0));
   ASSERT_EQ(bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
-  EXPECT_THAT(data_error([&] { AtomicFile(directory / "s"); }), HasSubstr("/s: is a socket"));
+  EXPECT_THAT(data_error([&] { write_through(directory / "s", "x"); }), HasSubstr("/s: is a socket"));
 }
 
 TEST(AtomicFile, WritesIntoOpenDescriptorsWhereTheyStand) {
   const TemporaryDirectory directory;
   test::write(directory / "log", "before, ");
   const UniqueFd fd(::open((directory / "log").c_str(), O_WRONLY | O_APPEND));
-  write_file_atomically(fmt::format("/dev/fd/{}", fd.get()), "after");
+  write_through(fmt::format("/dev/fd/{}", fd.get()), "after");
   EXPECT_EQ(test::read(directory / "log"), "before, after");
   EXPECT_EQ(names_in(directory.path()), Names{"log"});
-  EXPECT_THAT(data_error([&] { AtomicFile("/dev/fd/9876"); }), HasSubstr("/dev/fd/9876: cannot open for writing: Bad"));
+  EXPECT_THAT(data_error([&] { write_through("/dev/fd/9876", "x"); }),
+              HasSubstr("/dev/fd/9876: cannot open for writing: Bad"));
 }
 
 TEST(AtomicDirectory, IsMadeWhereALinkLeads) {
