@@ -105,6 +105,8 @@ void run(Options& options) {
                                     .widen_matrices = true});  // a token at a time
   options.generate.eos_token_ids = model::read_end_tokens(directory, loaded.config);
   const model::Decoder decoder(std::move(loaded.config), std::move(loaded.weights));
+  run::warn_of_long_sequences(decoder.config(), directory, "prompt plus --max-new-tokens:",
+                              std::ssize(prompt_ids) + options.generate.max_new_tokens);
   const std::vector<std::int64_t> ids(prompt_ids.begin(), prompt_ids.end());
   if (!options.no_echo) print_bytes(prompt.text);
   TextStream stream(tokenizer, prompt_ids, !options.show_special_tokens);
@@ -123,9 +125,8 @@ void add_generate_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "Continue a text or a chat with a model");
   add_model_option(*command, options->model);
   add_prompt_options(*command, options->prompt);
-  command->add_option("--max-new-tokens", options->generate.max_new_tokens, "Tokens to add at most")
-      ->capture_default_str()
-      ->type_name("N");
+  add_count_option(*command, "--max-new-tokens", options->generate.max_new_tokens, 0, 1'000'000'000,
+                   "Tokens to add at most");
   command->add_option("--temperature", options->generate.temperature, "0: the likeliest token; higher: more variety")
       ->capture_default_str()
       ->type_name("T");

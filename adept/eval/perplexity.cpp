@@ -28,7 +28,8 @@ Perplexity evaluate_perplexity(const model::Decoder& decoder, const std::string&
     std::vector<data::Sequence> rows;
     for (const std::int64_t i : group) rows.push_back(sequences[i]);
     const model::Batch batch = model::to_batch(data::make_batch(rows), decoder.device());
-    const at::Tensor losses = decoder.token_losses(decoder.forward(batch.input_ids), batch.targets);
+    const at::Tensor losses =
+        decoder.token_losses(decoder.forward(batch.input_ids, {}, throw_if_interrupted), batch.targets);
     total += losses.sum(at::kDouble).item<double>();
     tokens += batch.num_targets;
     positions += batch.num_positions();

@@ -45,15 +45,16 @@ CopiesOnText inspect_copies(const model::Decoder& decoder, const Expansion& expa
     std::int64_t next = 0;
     for (std::size_t c = 0; c < expansion.layers.size(); ++c) {
       const std::int64_t index = expansion.layers[c].index;
-      h = decoder.layers(h, next, index);
-      const at::Tensor without = decoder.layers(h, index + 1, decoder.num_layers());
+      h = decoder.layers(h, next, index, {}, nullptr, throw_if_interrupted);
+      const at::Tensor without = decoder.layers(h, index + 1, decoder.num_layers(), {}, nullptr, throw_if_interrupted);
       s.bypassed[c] += total(decoder.token_losses(without, batch.targets));
       const at::Tensor after = decoder.layer(h, index);
       s.contributions[c] += contribution(h, after, batch.targets);
       h = after;
       next = index + 1;
     }
-    s.loss += total(decoder.token_losses(decoder.layers(h, next, decoder.num_layers()), batch.targets));
+    s.loss += total(decoder.token_losses(
+        decoder.layers(h, next, decoder.num_layers(), {}, nullptr, throw_if_interrupted), batch.targets));
     progress.update(++done, positions += batch.num_positions());
   }
   if (sums.empty()) throw DataError("found no token to predict; expected documents of at least two tokens.");

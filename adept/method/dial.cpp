@@ -86,7 +86,7 @@ class DialedModel {
     for (const auto& [batch, source, weight] : batches) {
       throw_if_interrupted();
       if (batch.num_targets == 0) continue;
-      result.push_back({.h = decoder_.prefix(batch.input_ids, expansion_.layers.front().index),
+      result.push_back({.h = decoder_.prefix(batch.input_ids, expansion_.layers.front().index, throw_if_interrupted),
                         .targets = batch.targets,
                         .tokens = static_cast<double>(batch.num_targets),
                         .source = source,
@@ -105,7 +105,8 @@ class DialedModel {
     std::map<int, SourceLoss> sums;  // by source
     for (const Prefix& prefix : prefixes) {
       throw_if_interrupted();
-      const at::Tensor h = decoder_.layers(prefix.h, expansion_.layers.front().index, decoder_.num_layers());
+      const at::Tensor h = decoder_.layers(prefix.h, expansion_.layers.front().index, decoder_.num_layers(), {},
+                                           nullptr, throw_if_interrupted);
       SourceLoss& s = sums[prefix.source];
       s.loss += decoder_.token_losses(h, prefix.targets).sum(at::kDouble).item<double>();
       s.tokens += prefix.tokens;

@@ -182,8 +182,8 @@ void measure_bypass(const model::Decoder& decoder, const ProbeBatch& probe, Prob
   std::vector<at::Tensor> losses;                 // L+1 columns of (B)
   at::Tensor h = decoder.embed(batch.input_ids);  // (B, T, D), the input of layer l
   for (std::int64_t l = 0; l < num_layers; ++l) {
-    throw_if_interrupted();
-    losses.push_back(row_losses(decoder, decoder.layers(h, l + 1, num_layers), batch.targets));
+    const at::Tensor without = decoder.layers(h, l + 1, num_layers, {}, nullptr, throw_if_interrupted);
+    losses.push_back(row_losses(decoder, without, batch.targets));
     h = decoder.layer(h, l);
     tick(batch.num_positions());
   }

@@ -195,14 +195,16 @@ at::Tensor Decoder::checkpointed_layer(const at::Tensor& h, std::int64_t l, bool
 }
 
 at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const LayerMask& bypass,
-                           KeyValueCache* cache) const {
+                           KeyValueCache* cache, BetweenLayers between) const {
   ADEPT_CHECK(begin >= 0 && begin <= end && end <= num_layers(), "layers {} .. {} of {}", begin, end, num_layers());
   ADEPT_CHECK(bypass.empty() || static_cast<std::int64_t>(bypass.size()) == num_layers(), "a mask of {} for {} layers",
               bypass.size(), num_layers());
   Residual stream{h, {}};
   for (std::int64_t l = begin; l < end; ++l) {
     if (!bypass.empty() && bypass[static_cast<std::size_t>(l)]) continue;
+    if (between != nullptr) between();
     attend(stream, l, cache);
+    if (between != nullptr) between();
     feed_forward(stream, l);
   }
   return std::move(stream).sum();
@@ -223,19 +225,19 @@ at::Tensor Decoder::token_losses(const at::Tensor& h, const at::Tensor& targets)
                                             targets.to(device()));
 }
 
-at::Tensor Decoder::prefix(const at::Tensor& ids, std::int64_t end) const {
+at::Tensor Decoder::prefix(const at::Tensor& ids, std::int64_t end, BetweenLayers between) const {
   const at::NoGradGuard no_grad;
-  const auto compute = [&](const at::Tensor& tokens) { return layers(embed(tokens), 0, end); };
+  const auto compute = [&](const at::Tensor& tokens) { return layers(embed(tokens), 0, end, {}, nullptr, between); };
   const bool is_cached = activation_cache_ != nullptr && activation_cache_->num_layers() == end;
   return is_cached ? activation_cache_->get(ids, compute) : compute(ids);
 }
 
-at::Tensor Decoder::forward(const at::Tensor& ids, const LayerMask& bypass) const {
+at::Tensor Decoder::forward(const at::Tensor& ids, const LayerMask& bypass, BetweenLayers between) const {
   if (activation_cache_ != nullptr && bypass.empty()) {
     const std::int64_t cached = activation_cache_->num_layers();
-    return layers(prefix(ids, cached), cached, num_layers());
+    return layers(prefix(ids, cached, between), cached, num_layers(), {}, nullptr, between);
   }
-  return layers(embed(ids), 0, num_layers(), bypass);
+  return layers(embed(ids), 0, num_layers(), bypass, nullptr, between);
 }
 
 }  // namespace adept::model

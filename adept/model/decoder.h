@@ -19,6 +19,10 @@ namespace adept::model {
 /// Layers to be replaced by the identity residual: bypass[l] for layer l. Empty: none.
 using LayerMask = std::vector<bool>;
 
+/// Called before each half of a layer. What it throws ends the pass: throw_if_interrupted, for passes of which nothing
+/// has to be kept.
+using BetweenLayers = void (*)();
+
 /// A decoder over given weights. Padding is on the right and attention is causal, so no padding mask exists: what
 /// stands after a sequence never reaches it.
 ///
@@ -56,7 +60,7 @@ class Decoder {
 
   /// Layers begin .. end-1, those in `bypass` skipped: h_begin -> h_end.
   at::Tensor layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const LayerMask& bypass = {},
-                    KeyValueCache* cache = nullptr) const;
+                    KeyValueCache* cache = nullptr, BetweenLayers between = nullptr) const;
 
   /// Final norm and head: h_L (B, T, D) -> logits (B, T, V) in the compute dtype. For short inputs; a loss goes through
   /// the functions below.
@@ -71,14 +75,14 @@ class Decoder {
 
   /// embed and the layers below `end`, without a graph: ids (B, T) -> h_end (B, T, D), from the activation cache where
   /// one is used for that `end`.
-  at::Tensor prefix(const at::Tensor& ids, std::int64_t end) const;
+  at::Tensor prefix(const at::Tensor& ids, std::int64_t end, BetweenLayers between = nullptr) const;
 
   /// Uses a cache for the activations of the layers below cache->num_layers(), which must stay as they are; null: none.
   void use_activation_cache(std::shared_ptr<ActivationCache> cache) { activation_cache_ = std::move(cache); }
   const std::shared_ptr<ActivationCache>& activation_cache() const { return activation_cache_; }
 
   /// embed, all layers: ids (B, T) -> h_L (B, T, D). With an activation cache, its layers build no graph.
-  at::Tensor forward(const at::Tensor& ids, const LayerMask& bypass = {}) const;
+  at::Tensor forward(const at::Tensor& ids, const LayerMask& bypass = {}, BetweenLayers between = nullptr) const;
 
  private:
   struct Residual;

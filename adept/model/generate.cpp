@@ -10,13 +10,28 @@
 #include "adept/core/error.h"
 #include "adept/core/file.h"
 #include "adept/core/random.h"
+#include "adept/core/signals.h"
 #include "adept/model/config_reader.h"
 
 namespace adept::model {
 namespace {
 
+constexpr std::size_t kPrefillTokens =
+    1024;  // of a prompt at a time, so that memory and the answer to a signal stay small
+
 at::Tensor as_row(std::span<const std::int64_t> ids) {
   return at::tensor(at::IntArrayRef(ids.data(), ids.size()), at::kLong).unsqueeze(0);
+}
+
+/// The final hidden state of the last token, (1, 1, D), after those in the cache; null: without one.
+at::Tensor last_hidden(const Decoder& decoder, std::span<const std::int64_t> ids, KeyValueCache* cache) {
+  at::Tensor h;
+  const std::size_t at_once = cache == nullptr ? ids.size() : kPrefillTokens;
+  for (std::size_t begin = 0; begin < ids.size(); begin += at_once) {
+    const at::Tensor input = as_row(ids.subspan(begin, std::min(at_once, ids.size() - begin)));
+    h = decoder.layers(decoder.embed(input), 0, decoder.num_layers(), {}, cache, throw_if_interrupted);
+  }
+  return h.narrow(1, h.size(1) - 1, 1);
 }
 
 }  // namespace
@@ -88,11 +103,10 @@ std::vector<std::int64_t> generate(const Decoder& decoder, std::span<const std::
   KeyValueCache cache(decoder.num_layers());
   std::size_t cached = 0;
   for (std::int64_t step = 0; step < options.max_new_tokens; ++step) {
-    const at::Tensor input = as_row(std::span(ids).subspan(options.use_cache ? cached : 0));
-    const at::Tensor h =
-        decoder.layers(decoder.embed(input), 0, decoder.num_layers(), {}, options.use_cache ? &cache : nullptr);
+    const at::Tensor h = options.use_cache ? last_hidden(decoder, std::span(ids).subspan(cached), &cache)
+                                           : last_hidden(decoder, ids, nullptr);
     cached = ids.size();
-    const at::Tensor last = decoder.logits(h.narrow(1, h.size(1) - 1, 1)).reshape({-1});
+    const at::Tensor last = decoder.logits(h).reshape({-1});
     const double u = random_uniform(options.seed, RandomStream::kSampling, static_cast<std::uint64_t>(step));
     const std::int64_t token = sample_token(last, options.temperature, options.top_p, u);
     ids.push_back(token);

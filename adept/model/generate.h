@@ -28,7 +28,8 @@ void check_generate_options(const GenerateOptions& options);
 std::vector<std::int64_t> read_end_tokens(const std::filesystem::path& model_dir, const ModelConfig& config);
 
 /// The new tokens after `prompt` (not empty), the ending one included. `on_token` is called for each as it comes;
-/// returning false ends the generation. Throws ConfigError for impossible options.
+/// returning false ends the generation. Throws ConfigError for impossible options, InterruptedError if a signal arrives
+/// within a pass.
 std::vector<std::int64_t> generate(const Decoder& decoder, std::span<const std::int64_t> prompt,
                                    const GenerateOptions& options,
                                    const std::function<bool(std::int64_t)>& on_token = {});

@@ -59,11 +59,16 @@ model::Decoder load_decoder(const std::filesystem::path& model_dir, const config
   return {std::move(loaded.config), std::move(loaded.weights)};
 }
 
+void warn_of_long_sequences(const model::ModelConfig& config, const std::filesystem::path& dir, const std::string& what,
+                            std::int64_t length) {
+  const Json limit = config.source.value("max_position_embeddings", Json());
+  if (limit.is_number_integer() && length > limit.get<std::int64_t>())
+    spdlog::warn("{} {} is more than the {} positions that {} was made for (max_position_embeddings)", what, length,
+                 limit.get<std::int64_t>(), dir.string());
+}
+
 void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len) {
-  const Json limit = model.config.source.value("max_position_embeddings", Json());
-  if (limit.is_number_integer() && seq_len > limit.get<std::int64_t>())
-    spdlog::warn("seq_len {} is more than the {} positions that {} was made for (max_position_embeddings)", seq_len,
-                 limit.get<std::int64_t>(), model.dir.string());
+  warn_of_long_sequences(model.config, model.dir, "seq_len", seq_len);
 }
 
 namespace {

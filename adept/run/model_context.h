@@ -35,7 +35,10 @@ TextModel load_text_model(const std::string& directory_or_hub_id);
 /// there.
 model::Decoder load_decoder(const std::filesystem::path& model_dir, const config::Compute& compute);
 
-/// Warns where `seq_len` is longer than the model was made for.
+/// Warns where `length` tokens, which the message calls `what`, are more than the model was made for.
+void warn_of_long_sequences(const model::ModelConfig& config, const std::filesystem::path& dir, const std::string& what,
+                            std::int64_t length);
+/// The same for seq_len.
 void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len);
 
 /// Sets ATen's threads, the kernels and the allocator for this process; decides the dtype auto, and says so; warns

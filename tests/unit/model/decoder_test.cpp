@@ -195,6 +195,26 @@ TEST(Generate, CachedTextEqualsUncached) {
   }
 }
 
+TEST(Generate, ALongPromptIsReadInPieces) {
+  const Decoder decoder = decoder_of(sliding_qwen());
+  std::vector<std::int64_t> prompt(2500);
+  for (std::size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<std::int64_t>(i * i % 31);
+  GenerateOptions options{.max_new_tokens = 3};
+  const auto cached = generate(decoder, prompt, options);
+  options.use_cache = false;
+  EXPECT_EQ(generate(decoder, prompt, options), cached);
+}
+
+TEST(Decoder, APassEndsWhereWhatIsCalledBetweenLayersThrows) {
+  static int calls = 0;
+  const BetweenLayers between = [] {
+    if (++calls == 4) throw InterruptedError("between", ExitCode::kInterrupted);
+  };
+  const Decoder decoder = decoder_of(test::tiny_config_json());
+  EXPECT_THROW(decoder.forward(random_ids(1, 8), {}, between), InterruptedError);
+  EXPECT_EQ(calls, 4);  // twice a layer, of which there are three
+}
+
 TEST(Generate, TheSeedDecidesTheText) {
   const Decoder decoder = decoder_of(test::tiny_config_json());
   const GenerateOptions options{.max_new_tokens = 30, .temperature = 1.5, .seed = 4};
