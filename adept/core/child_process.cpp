@@ -42,7 +42,7 @@ std::size_t data_bytes() {
   // A parent that is killed takes the child along, which otherwise would hold the parent's locks.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent) _exit(1);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGBUS, SIGPIPE}) std::signal(signal, SIG_DFL);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGXCPU, SIGBUS, SIGPIPE}) std::signal(signal, SIG_DFL);
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_CPU, static_cast<rlim_t>(limits.seconds));
   if (const std::size_t used = data_bytes(); used > 0) limit(RLIMIT_DATA, used + limits.memory);

@@ -18,9 +18,10 @@ namespace {
 volatile std::sig_atomic_t g_signal = 0;
 volatile std::sig_atomic_t g_descriptor = -1;
 
-// A hang-up comes twice (from the kernel and from the shell), or right behind another signal: it is never the second.
+// A hang-up comes twice (from the kernel and from the shell), or right behind another signal, and the limit of CPU time
+// every second: they are never the second.
 void on_signal(int signal) {
-  if (g_signal != 0 && signal != SIGHUP) _exit(128 + signal);
+  if (g_signal != 0 && signal != SIGHUP && signal != SIGXCPU) _exit(128 + signal);
   if (g_signal != 0) return;
   g_signal = signal;
   const int old_errno = errno;
@@ -48,6 +49,7 @@ void install_signal_handlers() {
   action.sa_flags = SA_RESTART;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGXCPU, &action, nullptr);
   struct sigaction hang_up = {};
   sigaction(SIGHUP, nullptr, &hang_up);
   if (hang_up.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);
@@ -67,6 +69,7 @@ void throw_if_interrupted() {
   if (g_signal == 0) return;
   const char* what = g_signal == SIGINT ? "interrupted (SIGINT)" : "terminated (SIGTERM)";
   if (g_signal == SIGHUP) what = "the terminal was closed (SIGHUP)";
+  if (g_signal == SIGXCPU) what = "the limit of CPU time is reached (SIGXCPU, ulimit -t)";
   throw InterruptedError(what, static_cast<ExitCode>(128 + g_signal));
 }
 

@@ -1,5 +1,5 @@
-// SIGINT, SIGTERM and SIGHUP: the first asks the running stage to save and stop; another SIGINT or SIGTERM ends the
-// process at once.
+// SIGINT, SIGTERM, SIGHUP and SIGXCPU (the soft limit of CPU time, ulimit -S -t): the first asks the running stage to
+// save and stop; another SIGINT or SIGTERM ends the process at once.
 #pragma once
 
 namespace adept {

@@ -144,6 +144,14 @@ def test_a_closed_terminal_saves_as_a_termination_does(folder):
     process.stderr.close()
 
 
+def test_a_limit_of_cpu_time_saves_as_a_termination_does(folder):
+    limited = ["bash", "-c", 'ulimit -S -t 3; exec "$0" "$@"', BUILD / "adept", *RUN, "--set", "train.max_steps=100000"]
+    process = subprocess.run(limited, cwd=folder, capture_output=True, text=True, timeout=4 * SECONDS)
+    assert process.returncode == 128 + signal.SIGXCPU, process.stderr
+    assert "the limit of CPU time is reached (SIGXCPU, ulimit -t)" in process.stderr
+    assert "train " not in process.stderr or list((folder / "out").glob("checkpoint-*"))
+
+
 def test_nohup_is_respected(folder):
     ignoring = ["bash", "-c", 'trap "" HUP; exec "$0" "$@"', BUILD / "adept", *RUN]
     process = subprocess.Popen(ignoring, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
