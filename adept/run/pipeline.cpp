@@ -246,8 +246,9 @@ class Run {
     if (lines.empty() && expands_) lines = stages_.other_inputs("expand", expand_inputs());
     if (!lines.empty())
       throw ConfigError(
-          "{}: holds checkpoints of a model that was probed or expanded otherwise:\n  {}\nResume with the same inputs, "
-          "or start anew in another output_dir.",
+          "{}: holds checkpoints that were made from other inputs:\n  {}\nRestore these inputs, or start anew in "
+          "another "
+          "output_dir.",
           dir_.string(), fmt::join(lines, "\n  "));
   }
 
@@ -351,15 +352,7 @@ class Run {
   data::TrainLoader train_loader() const {
     data::TrainLoader loader = make_train_loader(model_, config_, datasets_);
     if (!config_.train.continue_data) return loader;
-    const fs::path path = model_.dir / method::kTrainingRecord;
-    const Json record = fs::exists(path) ? io::read_record(path, io::NoChecksum::kAccepted) : Json::object();
-    if (!record.contains(train::kDataPosition))
-      throw ConfigError(
-          "train.continue_data: {} does not say where the run that trained it stopped in the data ({}); expected a "
-          "model "
-          "that adept trained, or train.continue_data: false.",
-          model_.dir.string(), method::kTrainingRecord);
-    loader.load_state(record[train::kDataPosition], path.string());
+    loader.load_state(data_position(model_.dir), (model_.dir / method::kTrainingRecord).string());
     return loader;
   }
 

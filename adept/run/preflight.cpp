@@ -7,13 +7,17 @@
 #include <map>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/log.h"
 #include "adept/eval/perplexity.h"
 #include "adept/io/hub.h"
+#include "adept/io/record.h"
 #include "adept/method/expansion.h"
 #include "adept/model/load.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/run/run_directory.h"
+#include "adept/run/run_record.h"
+#include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
 #include "adept/train/plan.h"
 #include "adept/train/trainer_log.h"
@@ -76,6 +80,18 @@ void check_overwritten(const fs::path& dir, const fs::path& model, bool expands)
   }
 }
 
+// Files in a folder that no run has worked in yet are somebody else's.
+void check_no_foreign_files(const fs::path& dir) {
+  if (fs::exists(dir / kVersionsFile)) return;
+  for (const char* name :
+       {"config.yaml", "trainer_log.jsonl", "parameter_importance.jsonl", "importance.json", "copies.json",
+        "eval_base.json", "eval_model.json", "train_results.json", "all_results.json"})
+    if (is_present(dir / name))
+      throw ConfigError(
+          "output_dir: {} exists and was not made by a run; it would be overwritten. Choose another place.",
+          (dir / name).string());
+}
+
 // Looks at what there is of the path; creating it may still fail, as the disk may be full.
 void check_can_be_made(const fs::path& dir) {
   std::error_code error;
@@ -124,6 +140,17 @@ void check_length(const config::RunConfig& config, const data::TrainLoader& load
 
 }  // namespace
 
+Json data_position(const fs::path& model_dir) {
+  const fs::path path = model_dir / method::kTrainingRecord;
+  const Json record = fs::exists(path) ? io::read_record(path, io::NoChecksum::kAccepted) : Json::object();
+  if (!record.contains(train::kDataPosition))
+    throw ConfigError(
+        "train.continue_data: {} does not say where the run that trained it stopped in the data ({}); expected a model "
+        "that adept trained, or train.continue_data: false.",
+        model_dir.string(), method::kTrainingRecord);
+  return record[train::kDataPosition];
+}
+
 bool probes(const config::RunConfig& config, config::Purpose purpose) {
   return purpose == config::Purpose::kRun && config.expands() && config.expand.needs_scores();
 }
@@ -144,6 +171,7 @@ TextModel check_files(const config::RunConfig& config, config::Purpose purpose) 
   std::optional<TextModel> model;
   if (problems.passes([&] { model_dir = io::resolve_model(config.model); }, "model: ")) {
     problems.passes([&] { check_overwritten(config.output_dir, model_dir, expands); });
+    if (config.train.continue_data) problems.passes([&] { data_position(model_dir); });
     if (problems.passes([&] { model = load_text_model(config.model); })) {
       problems.passes([&] { model->eos(); });  // which packing needs
       problems.passes([&] { model::check_weights(model->config, model::open_weights(model->config, model_dir)); });
@@ -156,6 +184,7 @@ TextModel check_files(const config::RunConfig& config, config::Purpose purpose) 
   check_paths("replay", config.data.replay, config.output_dir, problems);
   check_paths("general", config.data.general, config.output_dir, problems);
   check_paths("eval", config.data.eval, config.output_dir, problems);
+  problems.passes([&] { check_no_foreign_files(config.output_dir); });
   problems.passes([&] { check_can_be_made(config.output_dir); });
   problems.throw_if_any();
   warn_of_long_sequences(*model, config.seq_len);

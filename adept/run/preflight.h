@@ -25,6 +25,10 @@ void check_text(const config::RunConfig& config, config::Purpose purpose, const 
 data::SequenceSet eval_sequences(const config::RunConfig& config, const TextModel& model,
                                  const data::TokenDataset& dataset);
 
+/// Where the run that made the model stopped in its data (train::kDataPosition). Throws ConfigError if the model does
+/// not say it.
+Json data_position(const std::filesystem::path& model_dir);
+
 /// Whether layers are measured: the choice of those that are copied goes by scores.
 bool probes(const config::RunConfig& config, config::Purpose purpose);
 

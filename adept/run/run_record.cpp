@@ -19,8 +19,8 @@ void write_run_record(const fs::path& directory, const config::RunConfig& config
       {"compiler", kCompiler}, {"cpu", cpu_model_name()}, {"instruction_sets", cpu_instruction_sets()},
       {"threads", threads},
   };
+  io::write_file_atomically(directory / kVersionsFile, versions.dump(2) + "\n");  // first, as it marks a run's folder
   io::write_file_atomically(directory / "config.yaml", config::to_yaml(config));
-  io::write_file_atomically(directory / "versions.json", versions.dump(2) + "\n");
 }
 
 std::optional<config::DTypeChoice> recorded_dtype(const fs::path& directory) {

@@ -8,7 +8,10 @@
 
 namespace adept::run {
 
-/// Writes config.yaml (resolved) and versions.json (adept, commit, torch, compiler, processor, threads) into
+/// The file that marks the folder of a run: it is the first one there.
+inline constexpr const char* kVersionsFile = "versions.json";
+
+/// Writes config.yaml (resolved) and kVersionsFile (adept, commit, torch, compiler, processor, threads) into
 /// `directory`, which must exist. Throws DataError where it cannot write.
 void write_run_record(const std::filesystem::path& directory, const config::RunConfig& config);
 

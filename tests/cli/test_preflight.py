@@ -163,3 +163,13 @@ def test_a_folder_that_was_there_stays(inputs, tmp_path):
     path.write_text(json.dumps(config(output_dir=str(tmp_path / "run"), data=sources(train=["bad.jsonl"], general=["text.jsonl"]))))
     assert run_program("adept", "run", path, cwd=inputs, check=False).returncode == 1
     assert (tmp_path / "run").is_dir()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "trainer_log.jsonl", "importance.json", "all_results.json"])
+@pytest.mark.parametrize("command", ["config", "run", "train"])
+def test_files_of_somebody_else_are_not_overwritten(inputs, tmp_path, command, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("mine")
+    code, error, _ = start(command, inputs, tmp_path, output_dir=str(tmp_path / "mine"))
+    assert code == 2 and f"output_dir: {tmp_path}/mine/{name} exists and was not made by a run" in error
+    assert [(f.name, f.read_text()) for f in (tmp_path / "mine").iterdir()] == [(name, "mine")]

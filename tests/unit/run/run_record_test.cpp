@@ -32,7 +32,7 @@ TEST(RunRecord, NamesTheFileThatItCannotWrite) {
     write_run_record("/no/such/folder", config_with_three_threads());
     FAIL() << "no error";
   } catch (const DataError& error) {
-    EXPECT_THAT(error.what(), testing::StartsWith("/no/such/folder/config.yaml: cannot create: No such file"));
+    EXPECT_THAT(error.what(), testing::StartsWith("/no/such/folder/versions.json: cannot create: No such file"));
   }
 }
 
