@@ -19,6 +19,11 @@ std::string dotted(std::string pointer) {
   return pointer.empty() ? pointer : pointer.substr(1);
 }
 
+// Its digits tell a reader nothing.
+bool is_hash(const Json& value) {
+  return value.is_string() && value.get_ref<const std::string&>().starts_with("xxh3:");
+}
+
 }  // namespace
 
 std::string record_text(const Json& content) {
@@ -63,9 +68,12 @@ std::vector<std::string> differences(const Json& before, const Json& now) {
   std::vector<std::string> lines;
   const Json old_values = before.flatten(), new_values = now.flatten();
   for (const auto& [key, value] : new_values.items())
-    if (!old_values.contains(key) || old_values.at(key) != value)
+    if (old_values.contains(key) && is_hash(value) && is_hash(old_values.at(key))) {
+      if (old_values.at(key) != value) lines.push_back(dotted(key) + ": has changed");
+    } else if (!old_values.contains(key) || old_values.at(key) != value) {
       lines.push_back(fmt::format("{}: was {}, now {}", dotted(key),
                                   old_values.contains(key) ? old_values.at(key).dump() : "absent", value.dump()));
+    }
   for (const auto& [key, value] : old_values.items())
     if (!new_values.contains(key)) lines.push_back(fmt::format("{}: was {}, now absent", dotted(key), value.dump()));
   return lines;

@@ -33,7 +33,8 @@ Json read_record(const std::filesystem::path& path, NoChecksum no_checksum = NoC
 /// A number that may not have been finite: `if_null` where it is null. Throws DataError, "KEY is FOUND; expected ...".
 double number_or(const Json& object, const std::string& key, double if_null);
 
-/// What differs between an object of an earlier session and that of now: "train.seed: was 1, now 2", one line each.
+/// What differs between an object of an earlier session and that of now: "train.seed: was 1, now 2", one line each;
+/// "model.weights: has changed" where the values are hashes.
 std::vector<std::string> differences(const Json& before, const Json& now);
 
 }  // namespace adept::io

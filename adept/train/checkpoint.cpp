@@ -311,7 +311,7 @@ std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, cons
     return state;
   }
   if (!found.empty())
-    throw DataError("{}: all {} checkpoints are damaged (see the warnings above). Start anew in another output_dir.",
+    throw DataError("{}: no checkpoint is whole (found {}; see the warnings above). Start anew in another output_dir.",
                     run_dir.string(), found.size());
   return std::nullopt;
 }

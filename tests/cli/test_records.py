@@ -153,7 +153,7 @@ def test_a_model_whose_config_changed_between_two_starts_is_another_model(copied
         for extra in ([], ["train.max_steps=6"]):
             process = run(copied, *settings, *extra, command=command, flags=flags, check=False)
             assert process.returncode == 2, process.stderr
-            assert "model.config.json: was " in process.stderr and "weights" not in process.stderr.split("error:")[1]
+            assert "model.config.json: has changed" in process.stderr and "weights" not in process.stderr.split("error:")[1]
     path.write_text(json.dumps(config))
 
 

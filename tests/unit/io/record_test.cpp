@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "adept/core/error.h"
+#include "adept/core/hash.h"
 #include "tests/unit/io/support.h"
 
 namespace adept::io {
@@ -82,6 +83,10 @@ TEST(Differences, AreNamedAsInAConfiguration) {
   EXPECT_THAT(differences(before, now), ElementsAre("train.rate: was 0.5, now 0.25", "train.new.0: was absent, now 1",
                                                     "train.old: was true, now absent"));
   EXPECT_TRUE(differences(before, before).empty());
+  const std::string hash = hash_of("a"), other = hash_of("b");
+  EXPECT_THAT(differences({{"model", {{"weights", hash}}}}, {{"model", {{"weights", other}}}}),
+              ElementsAre("model.weights: has changed"));
+  EXPECT_TRUE(differences({{"weights", hash}}, {{"weights", hash}}).empty());
 }
 
 }  // namespace
