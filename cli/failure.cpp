@@ -116,6 +116,8 @@ Failure describe_usage_error(const CLI::App& app, const CLI::ParseError& error, 
                           : has_positional ? "no further argument"
                                            : "options only");
   }
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr)
+    problem = problem.substr(0, problem.find(':')) + ": found several values; expected one";
   if (problem.ends_with('.')) problem.pop_back();
   if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr) problem = conversion_problem(problem);
   return {kUsage, fmt::format("adept {}: {}. {}", command.get_name(), problem, hint)};

@@ -106,7 +106,7 @@ class TokenFileParser {
 
  private:
   [[noreturn]] void fail(const std::string& problem) const {
-    throw DataError("{}: {}. Delete the file; it is made again from the text.", where_, problem);
+    throw DataError("{}: {}.", where_, problem);
   }
 
   template <typename T>

@@ -87,7 +87,7 @@ std::string describe_step_cost(const model::ModelConfig& base, std::int64_t seq_
     return fmt::format("{} {}: predicted {:.3g} GFLOP per token, {:.0f} % of training every parameter\n", what,
                        fmt::join(layers, ", "), 1e-9 * cost, 100 * cost / full);
   };
-  std::string text = line("copies after layers", after);
+  std::string text = line(after.size() == 1 ? "copy after layer" : "copies after layers", after);
   if (expand.strategy == config::SelectionStrategy::kCostAware && importance) {
     config::ExpandConfig lowest = expand;
     lowest.strategy = config::SelectionStrategy::kLowest;

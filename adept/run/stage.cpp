@@ -107,8 +107,11 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
       earlier_[name] = record;
       return;
     }
-    spdlog::warn("{}: is not there, or has changed since it was made; the stage is done again",
-                 (run_dir_ / changed).string());
+    const fs::path output = run_dir_ / changed;
+    if (fs::exists(output))
+      spdlog::warn("{}: has changed since it was made; the stage is done again", output.string());
+    else
+      spdlog::info("{:<10} {} is no longer there; the stage is done again", name, output.string());
   }
   forget_memory();
   fs::remove(path);  // work that fails halfway may have changed the outputs of the last time

@@ -424,7 +424,7 @@ def test_layers_can_be_chosen_by_hand_and_settings_on_the_command_line(finished,
         "train.max_steps=2", "--set", "unit_lr.policy=uniform", "--set", "data.general=[]", "--set", "threads=2",
     )  # fmt: skip
     out = tmp_path / "run"
-    assert not (out / "importance.json").exists() and "copies after layers 0" in process.stderr
+    assert not (out / "importance.json").exists() and "copy after layer 0" in process.stderr
     manifest = json.loads((out / "model" / "adept_expansion.json").read_text())
     assert manifest["expanded_layers"] == [{"source": 0, "index": 1}]
     config = (out / "config.yaml").read_text()
