@@ -9,6 +9,7 @@ import random
 
 import pytest
 import transformers
+from conftest import run_program
 from test_tokenizer import run_tool
 from tokenizer_kinds import TRAINING_TEXT
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -243,3 +244,29 @@ def test_tens_of_thousands_of_declared_tokens_give_the_ids_of_auto_tokenizer(pla
     texts = ["the<code_0> river <code_24999><code_1> <code_25000>", "".join(words[::999])]
     peer = transformers.AutoTokenizer.from_pretrained(folder)
     assert [reply["ids"] for reply in run_tool(folder, texts)[1:]] == [peer(text)["input_ids"] for text in texts]
+
+
+@pytest.mark.parametrize(
+    "name, normalizer, config, problem",
+    [
+        ("LlamaTokenizerFast", None, {}, "its pre-tokenizer is no ByteLevel"),
+        ("Qwen2Tokenizer", normalizers.Lowercase(), {}, "its normalizer is NFC"),
+        ("GPT2TokenizerFast", normalizers.NFC(), {}, "it has no normalizer"),
+        ("GPT2Tokenizer", None, {"add_prefix_space": True}, "its add_prefix_space is true"),
+        ("GPT2Tokenizer", None, {}, None),
+        ("PreTrainedTokenizerFast", normalizers.Lowercase(), {"add_prefix_space": True}, None),
+    ],
+)
+def test_a_class_that_does_not_fit_tokenizer_json_is_named(name, normalizer, config, problem, tmp_path):
+    folder = write(tmp_path / "model", tokenizer(normalizer), tokenizer_config={"tokenizer_class": name, **config})
+    texts = [*TEXTS, "e\u0301"]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    process = run_program("adept", "tokenize", "--model", folder, "--data", tmp_path / "texts.jsonl")
+    ours = [json.loads(line) for line in process.stdout.splitlines()]
+    peer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert (ours == [peer(text)["input_ids"] for text in texts]) == (problem is None)
+    if problem is None:
+        assert "tokenizer_class" not in process.stderr
+    else:
+        assert f"tokenizer_class is {name}, which transformers 5 may build without regard" in process.stderr
+        assert problem in process.stderr

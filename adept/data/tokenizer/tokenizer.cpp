@@ -9,12 +9,14 @@
 #include "adept/core/file.h"
 #include "adept/core/hash.h"
 #include "adept/core/json.h"
+#include "adept/core/log.h"
 #include "adept/data/tokenizer/added_tokens.h"
 #include "adept/data/tokenizer/bpe.h"
 #include "adept/data/tokenizer/normalizer.h"
 #include "adept/data/tokenizer/post_processor.h"
 #include "adept/data/tokenizer/pre_tokenizer.h"
 #include "adept/data/tokenizer/token_decoder.h"
+#include "adept/data/tokenizer/tokenizer_class.h"
 #include "adept/data/tokenizer/tokenizer_settings.h"
 #include "adept/data/tokenizer/unicode.h"
 
@@ -195,8 +197,14 @@ Tokenizer Tokenizer::from_model_dir(const std::filesystem::path& dir) {
   const std::string text = read_file(path);
   const SortedJson json = parse_sorted_json(text, path.string());
   const tok::TokenizerSettings settings = tok::read_tokenizer_settings(dir);
-  return Tokenizer(
-      std::make_shared<const Impl>(tok::JsonField(json, path.string()), hash_of(std::string_view(text)), &settings));
+  const tok::JsonField root(json, path.string());
+  auto impl = std::make_shared<const Impl>(root, hash_of(std::string_view(text)), &settings);
+  if (const std::string mismatch = tok::class_mismatch(root, settings); !mismatch.empty())
+    spdlog::warn(
+        "{}: tokenizer_class is {}, which transformers 5 may build without regard to tokenizer.json: {}. Here "
+        "tokenizer.json counts; for the same ids load it as PreTrainedTokenizerFast.",
+        (dir / "tokenizer_config.json").string(), settings.tokenizer_class, mismatch);
+  return Tokenizer(std::move(impl));
 }
 
 void Tokenizer::encode(std::string_view text, IdSink sink, bool add_special_tokens) const {

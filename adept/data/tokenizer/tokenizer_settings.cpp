@@ -130,6 +130,10 @@ class SettingsReader {
   void read_config(const Json& config) {
     settings_.has_added_tokens_decoder = config.contains("added_tokens_decoder");
     settings_.split_special_tokens = config.contains("split_special_tokens") && config["split_special_tokens"] == true;
+    if (const auto name = config.find("tokenizer_class"); name != config.end() && name->is_string())
+      settings_.tokenizer_class = name->get<std::string>();
+    if (const auto adds = config.find("add_prefix_space"); adds != config.end() && adds->is_boolean())
+      settings_.add_prefix_space = adds->get<bool>();
     for (const auto& [key, json] : config.items()) {
       Value value{json, where("tokenizer_config.json", key)};
       if (key == "additional_special_tokens")

@@ -50,6 +50,8 @@ struct TokenizerSettings {
   std::vector<NamedToken> named;     ///< bos, eos, unk, sep, pad, cls and mask in this order, then others
   std::vector<DeclaredToken> extra;  ///< additional special tokens
   bool split_special_tokens = false;
+  std::string tokenizer_class;             ///< of tokenizer_config.json; empty where it names none
+  std::optional<bool> add_prefix_space{};  ///< of tokenizer_config.json
 
   /// The value of a key that has one.
   const NamedToken* find(std::string_view name) const;
