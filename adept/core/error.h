@@ -57,7 +57,7 @@ class NonFiniteError : public Error {
   explicit NonFiniteError(const std::string& message) : Error(message, ExitCode::kNonFinite) {}
 };
 
-/// SIGINT, SIGTERM or SIGHUP arrived, and what is to be saved was saved. Exit code 130, 143 or 129.
+/// SIGINT, SIGTERM, SIGHUP or SIGXCPU arrived, and what is to be saved was saved. Exit code 130, 143, 129 or 152.
 class InterruptedError : public Error {
  public:
   InterruptedError(const std::string& message, ExitCode exit_code) : Error(message, exit_code) {}

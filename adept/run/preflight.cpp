@@ -83,9 +83,8 @@ void check_overwritten(const fs::path& dir, const fs::path& model, bool expands)
 // Files in a folder that no run has worked in yet are somebody else's.
 void check_no_foreign_files(const fs::path& dir) {
   if (fs::exists(dir / kVersionsFile)) return;
-  for (const char* name :
-       {"config.yaml", "trainer_log.jsonl", "parameter_importance.jsonl", "importance.json", "copies.json",
-        "eval_base.json", "eval_model.json", "train_results.json", "all_results.json"})
+  for (const char* name : {"config.yaml", train::kTrainerLog, train::kImportanceLog, "importance.json", "copies.json",
+                           "eval_base.json", "eval_model.json", "train_results.json", "all_results.json"})
     if (is_present(dir / name))
       throw ConfigError(
           "output_dir: {} exists and was not made by a run; it would be overwritten. Choose another place.",

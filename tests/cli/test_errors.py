@@ -81,6 +81,7 @@ COMMAND_LINES = [
     ([*EVAL, "--data", "cut.txt.gz"], FAILED, "cut.txt.gz: the gzip data end in the middle", "cut short; get it again"),
     # options
     ([*EVAL, *TEXT, "--dtype", "fp64"], USAGE, '--dtype: found "fp64"; expected auto, fp32 or bf16'),
+    ([*EVAL, *TEXT, "--out", "a", "--out", "b"], USAGE, "adept eval: --out: found several values; expected one. See:"),
     ([*EVAL, *TEXT, "--seq-len", "1"], USAGE, '--seq-len: found "1"; expected a whole number from 2 to 1048576'),
     ([*EVAL, *TEXT, "--batch-size", "x"], USAGE, '--batch-size: found "x"; expected a whole number from 1 to'),
     ([*EVAL, *TEXT, "--max-tokens", "-1"], USAGE, "--max-tokens", "0 to"),

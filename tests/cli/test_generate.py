@@ -47,6 +47,15 @@ def test_long_text_is_that_of_transformers(tmp_path):
     assert generate(directory, "--max-new-tokens", 400, "--temperature", 0) == expected + "\n"
 
 
+def test_a_text_longer_than_the_model_was_made_for_is_named(tmp_path):
+    directory = text_models.save("llama_tied", tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8}))
+    process = run_generate(directory, "--prompt", PROMPT, max_new_tokens=1)
+    length = len(text_models.encode(PROMPT)) + 1
+    assert f"prompt plus --max-new-tokens: {length} is more than the 8 positions that {directory} was made for" in process.stderr
+
+
 def test_sampling_follows_the_seed_and_the_limits(tmp_path):
     directory = text_models.save("llama_tied", tmp_path / "model")
     hot = ("--max-new-tokens", 20, "--temperature", 1.5)
