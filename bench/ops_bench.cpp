@@ -24,11 +24,11 @@
 #include "adept/core/error.h"
 #include "adept/nn/allocator.h"
 #include "adept/nn/attention.h"
+#include "adept/nn/gate.h"
 #include "adept/nn/matmul.h"
 #include "adept/nn/reference.h"
 #include "adept/nn/rms_norm.h"
 #include "adept/nn/rope.h"
-#include "adept/nn/swiglu.h"
 #include "bench/program.h"
 #include "tests/support/operation_cases.h"
 
@@ -175,8 +175,8 @@ std::vector<Sweep> sweeps(at::ScalarType type) {
            2},
           {"swiglu of 2048 x 1536",
            {gate, up},
-           [](const auto& x) { return nn::swiglu(x[0], x[1]); },
-           [](const auto& x) { return nn::reference::swiglu(x[0], x[1]); },
+           [](const auto& x) { return nn::gated(x[0], x[1], nn::Activation::kSilu); },
+           [](const auto& x) { return nn::reference::gated(x[0], x[1], nn::Activation::kSilu); },
            3,
            5}};
 }

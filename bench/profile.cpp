@@ -35,8 +35,8 @@ std::string part_of(const std::string& operation) {
       {"matrix products", {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::linear", "matmul"}},
       {"attention", {"attention", "attention_backward", "aten::scaled_dot_product_attention"}},
       {"norms, RoPE, gate, residual adds",
-       {"rms_norm", "rms_norm_backward", "add_rms_norm", "rope", "normed_rope", "normed_rope_backward", "swiglu",
-        "swiglu_backward", "aten::add", "aten::add_"}}};
+       {"rms_norm", "rms_norm_backward", "add_rms_norm", "rope", "normed_rope", "normed_rope_backward", "gated",
+        "gated_backward", "aten::add", "aten::add_"}}};
   for (const auto& [part, operations] : kParts)
     if (std::find(operations.begin(), operations.end(), operation) != operations.end()) return part;
   return "rest";

@@ -30,8 +30,8 @@ struct Functions {
   /// Sequences x positions.
   void (*rope)(const Rope&, std::int64_t begin, std::int64_t end);
   /// Elements.
-  void (*swiglu_forward)(const Swiglu&, std::int64_t begin, std::int64_t end);
-  void (*swiglu_backward)(const Swiglu&, std::int64_t begin, std::int64_t end);
+  void (*gate_forward)(const Gate&, std::int64_t begin, std::int64_t end);
+  void (*gate_backward)(const Gate&, std::int64_t begin, std::int64_t end);
   /// Rows.
   void (*cross_entropy)(const CrossEntropy&, std::int64_t begin, std::int64_t end);
   void (*online_softmax)(const OnlineSoftmax&, std::int64_t begin, std::int64_t end);

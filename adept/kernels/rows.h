@@ -26,9 +26,17 @@ struct SquareSums {
   double* sums = nullptr;  ///< (blocks)
 };
 
-/// y = x / sqrt(mean(x^2) + eps), rounded, times weight. Rows are contiguous; grad_x may take the place of grad_y.
+/// How a norm's weight w scales n = x / rms(x), which is fp32 (fp64 for fp64).
+enum class GainConvention {
+  kRounded,  ///< n rounded to x's dtype, times w: Llama, Mistral, Qwen
+  kWide,     ///< n w, then rounded: OLMo 2
+  kOnePlus,  ///< n (1 + w), then rounded: Gemma
+};
+
+/// y = x / sqrt(mean(x^2) + eps), scaled by the weight. Rows are contiguous; grad_x may take the place of grad_y.
 struct RmsNorm {
   Element element = Element::kFloat;
+  GainConvention gain = GainConvention::kRounded;
   std::int64_t width = 0;  ///< D
   float eps = 0;
   const void* x = nullptr;       ///< (N, D)
@@ -48,9 +56,16 @@ struct Rope {
   Heads x, y;
 };
 
-/// y = silu(gate) up; flat and contiguous.
-struct Swiglu {
+/// The non-linearity of a gate. Both are x sigmoid(z(x)).
+enum class Activation {
+  kSilu,      ///< z = x
+  kGeluTanh,  ///< z = sqrt(8 / pi) (x + 0.044715 x^3): "gelu_pytorch_tanh", the tanh approximation of GELU
+};
+
+/// y = activation(gate) up; flat and contiguous.
+struct Gate {
   Element element = Element::kFloat;
+  Activation activation = Activation::kSilu;
   const void *gate = nullptr, *up = nullptr;
   void* y = nullptr;                              ///< forward
   const void* grad_y = nullptr;                   ///< backward

@@ -10,12 +10,12 @@
 #include "adept/core/error.h"
 #include "adept/nn/attention.h"
 #include "adept/nn/cross_entropy.h"
+#include "adept/nn/gate.h"
 #include "adept/nn/linear.h"
 #include "adept/nn/normed_rope.h"
 #include "adept/nn/recompute.h"
 #include "adept/nn/rms_norm.h"
 #include "adept/nn/rope.h"
-#include "adept/nn/swiglu.h"
 
 namespace adept::model {
 namespace {
@@ -157,8 +157,8 @@ nn::Input Decoder::gated(Residual& stream, std::int64_t l) const {
   const LayerWeights& weights = layer_weights(l);
   const nn::Input x = stream.normed(weights.post_attention_layernorm, config_.rms_norm_eps);
   const std::vector<at::Tensor> projected = project(x, {&weights.gate_proj, &weights.up_proj});
-  return {nn::swiglu(projected[0], projected[1]), projected,
-          [](const auto& sources) { return nn::swiglu(sources[0], sources[1]); }};
+  return {nn::gated(projected[0], projected[1], nn::Activation::kSilu), projected,
+          [](const auto& sources) { return nn::gated(sources[0], sources[1], nn::Activation::kSilu); }};
 }
 
 void Decoder::feed_forward(Residual& stream, std::int64_t l) const {

@@ -6,7 +6,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 
+#include "adept/nn/rms_norm.h"
 #include "adept/nn/rope.h"
 
 namespace adept::nn {
@@ -19,24 +21,27 @@ struct Visibility {
                                  ///< over their tokens.
 };
 
-/// softmax(q k^T / sqrt(E)) v for q (B, H, T, E), k and v (B, K, S, E): (B, H, T, E), laid out as (B, T, H, E).
+/// softmax(scale q k^T) v, with a scale of 1 / sqrt(E) unless another is given, for q (B, H, T, E), k and v (B, K, S,
+/// E): (B, H, T, E), laid out as (B, T, H, E).
 ///
 /// Query t stands at key position S - T + t. Head h reads key-value head h / (H / K). On the CPU in fp32 and bf16 no
 /// (T x S) matrix is stored and blocks that no query sees are skipped; sums are in fp32. Its gradient saves q, k, v and
 /// a number for each query and head, not the result. Differentiable once.
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const Visibility& visibility = {});
+                            const Visibility& visibility = {}, std::optional<double> scale = {});
 
-/// The norms of each head's queries and keys (Qwen 3).
+/// The norms of each head's queries and keys (Qwen 3, Gemma 3).
 struct HeadNorms {
-  at::Tensor q, k;  ///< gains, (E)
+  at::Tensor q, k;  ///< weights, (E)
   double eps = 0;
+  GainConvention gain = GainConvention::kRounded;
 };
 
 /// causal_attention of queries and keys that are normalised and then rotated: q (B, T, H, E) and k (B, T, K, E) as
 /// their projections leave them, v (B, K, T, E). Its gradient saves those, and makes what attention saw again.
 at::Tensor normed_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const HeadNorms& norms,
-                            const RopeTables& tables, const Visibility& visibility = {});
+                            const RopeTables& tables, const Visibility& visibility = {},
+                            std::optional<double> scale = {});
 
 /// What causal_attention lets see: bool (1 or B, 1, T, S), true where query t may see key s.
 at::Tensor causal_mask(std::int64_t num_queries, std::int64_t num_keys, const Visibility& visibility,

@@ -10,6 +10,7 @@
 
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 #include "adept/nn/attention.h"
 #include "adept/nn/autograd.h"
@@ -28,10 +29,18 @@ at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table) {
   return table.index_select(0, ids.reshape({-1})).view(shape);
 }
 
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, GainConvention gain) {
   const at::Tensor wide = x.to(accumulate_type(x));
   const at::Tensor normalised = wide * (wide.square().mean(-1, /*keepdim=*/true) + eps).rsqrt();
-  return weight * normalised.to(x.scalar_type());
+  switch (gain) {
+    case GainConvention::kRounded:
+      return weight * normalised.to(x.scalar_type());
+    case GainConvention::kWide:
+      return (weight.to(wide.scalar_type()) * normalised).to(x.scalar_type());
+    case GainConvention::kOnePlus:
+      return ((1 + weight.to(wide.scalar_type())) * normalised).to(x.scalar_type());
+  }
+  throw InternalError("unknown gain convention");
 }
 
 at::Tensor apply_rope(const at::Tensor& x, const RopeTables& tables) {
@@ -41,18 +50,29 @@ at::Tensor apply_rope(const at::Tensor& x, const RopeTables& tables) {
   return x * cos + turned * sin;
 }
 
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const Visibility& visibility) {
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Visibility& visibility,
+                            std::optional<double> scale) {
   const std::int64_t group = q.size(1) / k.size(1);
   const at::Tensor keys = k.repeat_interleave(group, 1), values = v.repeat_interleave(group, 1);
-  const at::Tensor scores = at::matmul(q, keys.transpose(2, 3)) / std::sqrt(static_cast<double>(q.size(3)));
+  const at::Tensor scores =
+      at::matmul(q, keys.transpose(2, 3)) / (scale ? 1 / *scale : std::sqrt(static_cast<double>(q.size(3))));
   const at::Tensor visible = causal_mask(q.size(2), k.size(2), visibility, q.device());
   const at::Tensor masked =
       scores.to(accumulate_type(q)).masked_fill(~visible, -std::numeric_limits<double>::infinity());
   return at::matmul(at::softmax(masked, -1).to(q.scalar_type()), values);
 }
 
-at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) { return gate * gate.sigmoid() * up; }
+at::Tensor gated(const at::Tensor& gate, const at::Tensor& up, Activation activation) {
+  switch (activation) {
+    case Activation::kSilu:
+      return gate * gate.sigmoid() * up;
+    case Activation::kGeluTanh: {
+      const at::Tensor inner = std::sqrt(2 / std::numbers::pi) * (gate + 0.044715 * gate.pow(3));
+      return 0.5 * gate * (1 + inner.tanh()) * up;
+    }
+  }
+  throw InternalError("unknown activation");
+}
 
 double square_sum(at::TensorList tensors) {
   double sum = 0;

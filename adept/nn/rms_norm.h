@@ -3,21 +3,27 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "adept/kernels/rows.h"
+
 namespace adept::nn {
 
-/// x / sqrt(mean(x^2) + eps) * weight over the last dimension: x (..., D), weight (D), result (..., D) in x's dtype.
-/// As in transformers, x is normalised in fp32 (fp64 for fp64), rounded to its dtype, and then scaled by the weight.
-/// Its gradient saves x and one number per row.
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
+using kernels::GainConvention;
+
+/// x / sqrt(mean(x^2) + eps) over the last dimension, scaled by the weight: x (..., D), weight (D) of x's dtype, result
+/// (..., D) in x's dtype. As in transformers, x is normalised in fp32 (fp64 for fp64); where it is rounded and what the
+/// weight stands for is the convention. Its gradient saves x and one number per row.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
+                    GainConvention gain = GainConvention::kRounded);
 
 /// A sum, and its norm.
 struct NormedSum {
   at::Tensor sum, normed;
 };
 
-/// x + y and rms_norm(x + y, weight, eps), for x and y (..., D): a layer's addition to the residual stream and the norm
-/// that reads it, in one pass over memory each way. The same bits as the two operations one after the other. Its
-/// gradient saves the sum and one number per row.
-NormedSum add_rms_norm(const at::Tensor& x, const at::Tensor& y, const at::Tensor& weight, double eps);
+/// x + y and rms_norm(x + y, weight, eps, gain), for x and y (..., D): a layer's addition to the residual stream and
+/// the norm that reads it, in one pass over memory each way. The same bits as the two operations one after the other.
+/// Its gradient saves the sum and one number per row.
+NormedSum add_rms_norm(const at::Tensor& x, const at::Tensor& y, const at::Tensor& weight, double eps,
+                       GainConvention gain = GainConvention::kRounded);
 
 }  // namespace adept::nn

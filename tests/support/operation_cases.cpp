@@ -10,14 +10,16 @@
 #include <ATen/ops/stack.h>
 #include <fmt/format.h>
 
+#include <optional>
+
 #include "adept/nn/attention.h"
 #include "adept/nn/cross_entropy.h"
+#include "adept/nn/gate.h"
 #include "adept/nn/linear.h"
 #include "adept/nn/normed_rope.h"
 #include "adept/nn/reference.h"
 #include "adept/nn/rms_norm.h"
 #include "adept/nn/rope.h"
-#include "adept/nn/swiglu.h"
 
 namespace adept::test {
 namespace {
@@ -45,13 +47,8 @@ Case linear_case(std::int64_t tokens, std::int64_t in, std::int64_t out, bool bi
 Case linears_case(std::int64_t tokens) {
   const Inputs weights = {randn({7, 24}, at::kBFloat16), randn({40, 24}, at::kBFloat16), randn({3, 24}, at::kBFloat16)};
   const at::Tensor bias = randn({40}, at::kDouble);
-  return {fmt::format("Linears_{}x24", tokens),
-          [=](at::ScalarType t) {
-            return Inputs{randn({2, tokens, 24}, t)};
-          },
-          [=](const Inputs& x) {
-            return at::cat(linears({x[0]}, weights, {{}, bias.to(x[0].scalar_type()), {}}), -1);
-          },
+  return {fmt::format("Linears_{}x24", tokens), [=](at::ScalarType t) { return Inputs{randn({2, tokens, 24}, t)}; },
+          [=](const Inputs& x) { return at::cat(linears({x[0]}, weights, {{}, bias.to(x[0].scalar_type()), {}}), -1); },
           [=](const Inputs& x) {
             return at::cat(
                 {reference::linear(x[0], weights[0]), reference::linear(x[0], weights[1], bias.to(x[0].scalar_type())),
@@ -62,26 +59,23 @@ Case linears_case(std::int64_t tokens) {
 
 // Trained weights, whose input is made again.
 Case gated_linears_case(std::int64_t tokens) {
-  return {fmt::format("GatedLinears_{}x24", tokens),
-          [=](at::ScalarType t) {
-            return Inputs{randn({2, tokens, 24}, t), randn({2, tokens, 24}, t), randn({7, 24}, t), randn({40, 24}, t),
-                          randn({40}, t)};
-          },
-          [](const Inputs& x) {
-            const Input input = {swiglu(x[0], x[1]), {x[0], x[1]}, [](const auto& s) { return swiglu(s[0], s[1]); }};
-            return at::cat(linears(input, {x[2], x[3]}, {{}, x[4]}), -1);
-          },
-          [](const Inputs& x) {
-            const at::Tensor input = reference::swiglu(x[0], x[1]);
-            return at::cat({reference::linear(input, x[2]), reference::linear(input, x[3], x[4])}, -1);
-          }};
+  const auto gate = [](const auto& x) { return gated(x[0], x[1], Activation::kGeluTanh); };
+  return {
+      fmt::format("GatedLinears_{}x24", tokens),
+      [=](at::ScalarType t) {
+        return Inputs{randn({2, tokens, 24}, t), randn({2, tokens, 24}, t), randn({7, 24}, t), randn({40, 24}, t),
+                      randn({40}, t)};
+      },
+      [=](const Inputs& x) { return at::cat(linears({gate(x), {x[0], x[1]}, gate}, {x[2], x[3]}, {{}, x[4]}), -1); },
+      [](const Inputs& x) {
+        const at::Tensor input = reference::gated(x[0], x[1], Activation::kGeluTanh);
+        return at::cat({reference::linear(input, x[2]), reference::linear(input, x[3], x[4])}, -1);
+      }};
 }
 
 Case normed_linears_case(std::int64_t tokens) {
   return {fmt::format("NormedLinears_{}x24", tokens),
-          [=](at::ScalarType t) {
-            return Inputs{randn({2, tokens, 24}, t), randn({24}, t), randn({7, 24}, t)};
-          },
+          [=](at::ScalarType t) { return Inputs{randn({2, tokens, 24}, t), randn({24}, t), randn({7, 24}, t)}; },
           [](const Inputs& x) {
             const Input input = {
                 rms_norm(x[0], x[1], 1e-5), {x[0], x[1]}, [](const auto& s) { return rms_norm(s[0], s[1], 1e-5); }};
@@ -92,48 +86,44 @@ Case normed_linears_case(std::int64_t tokens) {
 
 Case embedding_case(std::int64_t tokens) {
   const at::Tensor ids = at::randint(0, 31, {2, tokens}, at::kLong);
-  return {fmt::format("Embedding_{}", tokens),
-          [](at::ScalarType t) {
-            return Inputs{randn({31, 12}, t)};
-          },
+  return {fmt::format("Embedding_{}", tokens), [](at::ScalarType t) { return Inputs{randn({31, 12}, t)}; },
           [=](const Inputs& x) { return nn::embedding(ids, x[0]); },
           [=](const Inputs& x) { return reference::embedding(ids, x[0]); }};
 }
 
-Case norm_case(std::vector<std::int64_t> shape, double eps) {
-  return {fmt::format("RmsNorm_{}x{}x{}_eps{}", shape[0], shape[1], shape[2], eps > 1e-3 ? "Large" : "Small"),
-          [=](at::ScalarType t) {
-            return Inputs{randn(shape, t) * 3, randn({shape.back()}, t)};
-          },
-          [=](const Inputs& x) { return rms_norm(x[0], x[1], eps); },
-          [=](const Inputs& x) { return reference::rms_norm(x[0], x[1], eps); }};
+std::string name_of(GainConvention gain) {
+  return gain == GainConvention::kRounded ? "" : gain == GainConvention::kWide ? "_wide" : "_onePlus";
+}
+
+Case norm_case(std::vector<std::int64_t> shape, double eps, GainConvention gain) {
+  return {fmt::format("RmsNorm_{}x{}x{}_eps{}{}", shape[0], shape[1], shape[2], eps > 1e-3 ? "Large" : "Small",
+                      name_of(gain)),
+          [=](at::ScalarType t) { return Inputs{randn(shape, t) * 3, randn({shape.back()}, t)}; },
+          [=](const Inputs& x) { return rms_norm(x[0], x[1], eps, gain); },
+          [=](const Inputs& x) { return reference::rms_norm(x[0], x[1], eps, gain); }};
 }
 
 // Both results side by side: each has a gradient.
-Case add_norm_case(std::vector<std::int64_t> shape) {
-  return {fmt::format("AddRmsNorm_{}x{}x{}", shape[0], shape[1], shape[2]),
-          [=](at::ScalarType t) {
-            return Inputs{randn(shape, t) * 3, randn(shape, t), randn({shape.back()}, t)};
-          },
-          [](const Inputs& x) {
-            const NormedSum result = add_rms_norm(x[0], x[1], x[2], 1e-5);
+Case add_norm_case(std::vector<std::int64_t> shape, GainConvention gain) {
+  return {fmt::format("AddRmsNorm_{}x{}x{}{}", shape[0], shape[1], shape[2], name_of(gain)),
+          [=](at::ScalarType t) { return Inputs{randn(shape, t) * 3, randn(shape, t), randn({shape.back()}, t)}; },
+          [=](const Inputs& x) {
+            const NormedSum result = add_rms_norm(x[0], x[1], x[2], 1e-5, gain);
             return at::cat({result.sum, result.normed}, -1);
           },
-          [](const Inputs& x) {
+          [=](const Inputs& x) {
             const at::Tensor sum = x[0] + x[1];
-            return at::cat({sum, reference::rms_norm(sum, x[2], 1e-5)}, -1);
+            return at::cat({sum, reference::rms_norm(sum, x[2], 1e-5, gain)}, -1);
           }};
 }
 
-Case normed_rope_case(std::int64_t heads, std::int64_t tokens, std::int64_t head_dim) {
+Case normed_rope_case(std::int64_t heads, std::int64_t tokens, std::int64_t head_dim, GainConvention gain) {
   const auto tables = [=](const Inputs& x) { return rope_tables({}, head_dim, tokens, x[0].scalar_type()); };
-  return {fmt::format("NormedRope_{}x{}x{}", heads, tokens, head_dim),
-          [=](at::ScalarType t) {
-            return Inputs{randn({2, tokens, heads, head_dim}, t), randn({head_dim}, t)};
-          },
-          [=](const Inputs& x) { return normed_rope(x[0], x[1], 1e-3, tables(x)); },
+  return {fmt::format("NormedRope_{}x{}x{}{}", heads, tokens, head_dim, name_of(gain)),
+          [=](at::ScalarType t) { return Inputs{randn({2, tokens, heads, head_dim}, t), randn({head_dim}, t)}; },
+          [=](const Inputs& x) { return normed_rope(x[0], x[1], 1e-3, tables(x), gain); },
           [=](const Inputs& x) {
-            return reference::apply_rope(reference::rms_norm(x[0], x[1], 1e-3).transpose(1, 2), tables(x));
+            return reference::apply_rope(reference::rms_norm(x[0], x[1], 1e-3, gain).transpose(1, 2), tables(x));
           }};
 }
 
@@ -145,25 +135,22 @@ Case rope_case(std::int64_t heads, std::int64_t tokens, std::int64_t head_dim) {
     };
   };
   return {fmt::format("Rope_{}x{}x{}", heads, tokens, head_dim),
-          [=](at::ScalarType t) {
-            return Inputs{randn({2, tokens, heads, head_dim}, t)};
-          },
-          apply(apply_rope), apply(reference::apply_rope)};
+          [=](at::ScalarType t) { return Inputs{randn({2, tokens, heads, head_dim}, t)}; }, apply(apply_rope),
+          apply(reference::apply_rope)};
 }
 
-Case swiglu_case(std::int64_t tokens, std::int64_t width) {
-  return {fmt::format("Swiglu_{}x{}", tokens, width),
-          [=](at::ScalarType t) {
-            return Inputs{randn({2, tokens, width}, t) * 3, randn({2, tokens, width}, t)};
-          },
-          [](const Inputs& x) { return swiglu(x[0], x[1]); },
-          [](const Inputs& x) { return reference::swiglu(x[0], x[1]); }};
+Case gate_case(std::int64_t tokens, std::int64_t width, Activation activation) {
+  return {fmt::format("{}_{}x{}", activation == Activation::kSilu ? "Swiglu" : "Geglu", tokens, width),
+          [=](at::ScalarType t) { return Inputs{randn({2, tokens, width}, t) * 3, randn({2, tokens, width}, t)}; },
+          [=](const Inputs& x) { return gated(x[0], x[1], activation); },
+          [=](const Inputs& x) { return reference::gated(x[0], x[1], activation); }};
 }
 
 struct AttentionShape {
   std::int64_t heads, kv_heads, queries, keys, head_dim, window;
   bool documents = false;
   bool grows = false;  ///< later keys have larger scores, by much more than the softmax of a block can take
+  std::optional<double> scale{};
 };
 
 /// Of two sequences: a new document every 7 or every 150 tokens.
@@ -176,36 +163,38 @@ at::Tensor document_starts(const AttentionShape& s) {
 Case attention_case(const AttentionShape& s) {
   const Visibility visibility = {.window = s.window,
                                  .document_starts = s.documents ? document_starts(s) : at::Tensor()};
-  return {fmt::format("Attention_h{}kv{}_q{}k{}_e{}_w{}{}{}", s.heads, s.kv_heads, s.queries, s.keys, s.head_dim,
-                      s.window, s.documents ? "_documents" : "", s.grows ? "_growing" : ""),
+  return {fmt::format("Attention_h{}kv{}_q{}k{}_e{}_w{}{}{}{}", s.heads, s.kv_heads, s.queries, s.keys, s.head_dim,
+                      s.window, s.documents ? "_documents" : "", s.grows ? "_growing" : "", s.scale ? "_scaled" : ""),
           [=](at::ScalarType t) {
             at::Tensor k = at::randn({2, s.kv_heads, s.keys, s.head_dim}, at::kDouble);
             if (s.grows) k = k * at::linspace(0.1, 12, s.keys, at::kDouble).unsqueeze(1);
             return Inputs{randn({2, s.heads, s.queries, s.head_dim}, t), k.to(t),
                           randn({2, s.kv_heads, s.keys, s.head_dim}, t)};
           },
-          [=](const Inputs& x) { return causal_attention(x[0], x[1], x[2], visibility); },
-          [=](const Inputs& x) { return reference::causal_attention(x[0], x[1], x[2], visibility); }};
+          [=](const Inputs& x) { return causal_attention(x[0], x[1], x[2], visibility, s.scale); },
+          [=](const Inputs& x) { return reference::causal_attention(x[0], x[1], x[2], visibility, s.scale); }};
 }
 
-Case normed_attention_case(const AttentionShape& s) {
+Case normed_attention_case(const AttentionShape& s, GainConvention gain = GainConvention::kRounded) {
   const Visibility visibility = {.window = s.window,
                                  .document_starts = s.documents ? document_starts(s) : at::Tensor()};
   const auto tables_for = [=](const Inputs& x) { return rope_tables({}, s.head_dim, s.queries, x[0].scalar_type()); };
   const auto rotated = [=](const Inputs& x, std::size_t i) {
-    return reference::apply_rope(reference::rms_norm(x[i], x[i + 3], 1e-3).transpose(1, 2), tables_for(x));
+    return reference::apply_rope(reference::rms_norm(x[i], x[i + 3], 1e-3, gain).transpose(1, 2), tables_for(x));
   };
-  return {fmt::format("NormedAttention_h{}kv{}_t{}_e{}_w{}{}", s.heads, s.kv_heads, s.queries, s.head_dim, s.window,
-                      s.documents ? "_documents" : ""),
+  return {fmt::format("NormedAttention_h{}kv{}_t{}_e{}_w{}{}{}{}", s.heads, s.kv_heads, s.queries, s.head_dim, s.window,
+                      s.documents ? "_documents" : "", s.scale ? "_scaled" : "", name_of(gain)),
           [=](at::ScalarType t) {
             return Inputs{randn({2, s.queries, s.heads, s.head_dim}, t), randn({2, s.keys, s.kv_heads, s.head_dim}, t),
                           randn({2, s.kv_heads, s.keys, s.head_dim}, t), randn({s.head_dim}, t),
                           randn({s.head_dim}, t)};
           },
           [=](const Inputs& x) {
-            return normed_attention(x[0], x[1], x[2], {x[3], x[4], 1e-3}, tables_for(x), visibility);
+            return normed_attention(x[0], x[1], x[2], {x[3], x[4], 1e-3, gain}, tables_for(x), visibility, s.scale);
           },
-          [=](const Inputs& x) { return reference::causal_attention(rotated(x, 0), rotated(x, 1), x[2], visibility); }};
+          [=](const Inputs& x) {
+            return reference::causal_attention(rotated(x, 0), rotated(x, 1), x[2], visibility, s.scale);
+          }};
 }
 
 /// `ignored` of every `period` positions have no target.
@@ -214,9 +203,7 @@ Case cross_entropy_case(std::int64_t tokens, std::int64_t vocab, std::int64_t ig
   const at::Tensor position = at::arange(2 * tokens, at::kLong).view({2, tokens});
   targets.masked_fill_(position.remainder(period) < ignored, kIgnoreIndex);
   return {fmt::format("CrossEntropy_{}x{}_ignore{}of{}", tokens, vocab, ignored, period),
-          [=](at::ScalarType t) {
-            return Inputs{randn({2, tokens, 20}, t), randn({vocab, 20}, t)};
-          },
+          [=](at::ScalarType t) { return Inputs{randn({2, tokens, 20}, t), randn({vocab, 20}, t)}; },
           [=](const Inputs& x) { return linear_cross_entropy(x[0], x[1], targets); },
           [=](const Inputs& x) { return reference::linear_cross_entropy(x[0], x[1], targets); }};
 }
@@ -233,22 +220,25 @@ std::vector<Case> operation_cases() {
     cases.push_back(gated_linears_case(tokens));
     cases.push_back(normed_linears_case(tokens));
     cases.push_back(embedding_case(tokens));
-    cases.push_back(swiglu_case(tokens, 13));
-    cases.push_back(norm_case({2, tokens, 72}, 1e-6));
-    cases.push_back(add_norm_case({2, tokens, 72}));
+    for (const auto activation : {Activation::kSilu, Activation::kGeluTanh})
+      cases.push_back(gate_case(tokens, 13, activation));
+    for (const auto gain : {GainConvention::kRounded, GainConvention::kWide, GainConvention::kOnePlus}) {
+      cases.push_back(norm_case({2, tokens, 72}, 1e-6, gain));
+      cases.push_back(add_norm_case({2, tokens, 72}, gain));
+      cases.push_back(normed_rope_case(3, tokens, 10, gain));
+    }
     cases.push_back(rope_case(3, tokens, 10));
-    cases.push_back(normed_rope_case(3, tokens, 10));
     cases.push_back(cross_entropy_case(tokens, 37, 0, 3));
     cases.push_back(cross_entropy_case(tokens, 37, 1, 3));
     cases.push_back(cross_entropy_case(tokens, 37, 3, 3));
     for (const std::int64_t window : {0, 1, 5, 600}) cases.push_back(attention_case({9, 3, tokens, tokens, 8, window}));
   }
-  cases.push_back(norm_case({1, 3, 1}, 0.5));
-  cases.push_back(norm_case({1, 5, 576}, 1e-5));
-  cases.push_back(add_norm_case({1, 5, 5000}));  // a row is more than is done at a time
-  cases.push_back(add_norm_case({3, 7, 1}));
+  cases.push_back(norm_case({1, 3, 1}, 0.5, GainConvention::kRounded));
+  cases.push_back(norm_case({1, 5, 576}, 1e-5, GainConvention::kRounded));
+  cases.push_back(add_norm_case({1, 5, 5000}, GainConvention::kRounded));  // a row is more than is done at a time
+  cases.push_back(add_norm_case({3, 7, 1}, GainConvention::kRounded));
   cases.push_back(rope_case(1, 17, 80));
-  cases.push_back(normed_rope_case(9, 17, 80));
+  cases.push_back(normed_rope_case(9, 17, 80, GainConvention::kRounded));
   cases.push_back(rope_case(9, 17, 2));
   cases.push_back(attention_case({1, 1, 17, 17, 80, 0}));
   cases.push_back(attention_case({9, 1, 17, 17, 80, 4}));
@@ -273,6 +263,12 @@ std::vector<Case> operation_cases() {
   cases.push_back(attention_case({2, 2, 150, 200, 128, 0, true, true}));
   for (const std::int64_t tokens : {1, 17, 150}) cases.push_back(normed_attention_case({4, 2, tokens, tokens, 16, 0}));
   cases.push_back(normed_attention_case({9, 3, 150, 150, 80, 20, true}));
+  cases.push_back(normed_attention_case(
+      {.heads = 4, .kv_heads = 1, .queries = 70, .keys = 70, .head_dim = 24, .window = 30, .scale = 0.05},
+      GainConvention::kOnePlus));
+  for (const std::int64_t queries : {1, 5, 190})  // as a step of generation, a few, and by the kernel
+    cases.push_back(attention_case(
+        {.heads = 4, .kv_heads = 2, .queries = queries, .keys = 190, .head_dim = 32, .window = 0, .scale = 0.4}));
   cases.push_back(attention_case({6, 2, 1, 40, 16, 0}));  // steps of generation: fewer queries than keys
   cases.push_back(attention_case({6, 2, 1, 40, 16, 7}));
   cases.push_back(attention_case({6, 2, 5, 40, 16, 0}));

@@ -14,8 +14,8 @@ const Functions kFunctions = {
     .rms_norm_forward = rms_norm_forward,
     .rms_norm_backward = rms_norm_backward,
     .rope = rope,
-    .swiglu_forward = swiglu_forward,
-    .swiglu_backward = swiglu_backward,
+    .gate_forward = gate_forward,
+    .gate_backward = gate_backward,
     .cross_entropy = cross_entropy,
     .online_softmax = online_softmax,
 };

@@ -15,8 +15,8 @@ void square_sums(const SquareSums& a, std::int64_t begin, std::int64_t end);
 void rms_norm_forward(const RmsNorm& a, std::int64_t begin, std::int64_t end);
 void rms_norm_backward(const RmsNorm& a, std::int64_t begin, std::int64_t end, float* grad_weight);
 void rope(const Rope& a, std::int64_t begin, std::int64_t end);
-void swiglu_forward(const Swiglu& a, std::int64_t begin, std::int64_t end);
-void swiglu_backward(const Swiglu& a, std::int64_t begin, std::int64_t end);
+void gate_forward(const Gate& a, std::int64_t begin, std::int64_t end);
+void gate_backward(const Gate& a, std::int64_t begin, std::int64_t end);
 void cross_entropy(const CrossEntropy& a, std::int64_t begin, std::int64_t end);
 void online_softmax(const OnlineSoftmax& a, std::int64_t begin, std::int64_t end);
 

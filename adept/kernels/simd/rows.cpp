@@ -52,8 +52,41 @@ void sum_squares(const SquareSums& a, std::int64_t begin, std::int64_t end) {
   }
 }
 
-template <typename T>
-void normalize_rows(const RmsNorm& a, std::int64_t begin, std::int64_t end) {
+// body(constant) where constant.value is what is known only at run time: no branch is left in a loop.
+template <auto kValue>
+struct Constant {
+  static constexpr auto value = kValue;
+};
+template <typename Body>
+void with_constant(GainConvention gain, const Body& body) {
+  switch (gain) {
+    case GainConvention::kRounded:
+      return body(Constant<GainConvention::kRounded>{});
+    case GainConvention::kWide:
+      return body(Constant<GainConvention::kWide>{});
+    case GainConvention::kOnePlus:
+      return body(Constant<GainConvention::kOnePlus>{});
+  }
+}
+template <typename Body>
+void with_constant(Activation activation, const Body& body) {
+  switch (activation) {
+    case Activation::kSilu:
+      return body(Constant<Activation::kSilu>{});
+    case Activation::kGeluTanh:
+      return body(Constant<Activation::kGeluTanh>{});
+  }
+}
+
+// What a row is multiplied by.
+template <GainConvention kGain, typename T>
+Vector load_gain(const T* weight, std::int64_t count) {
+  const Vector w = load_some(weight, count);
+  return kGain == GainConvention::kOnePlus ? splat(1) + w : w;
+}
+
+template <GainConvention kGain, typename T>
+void normalize_rows_by(const RmsNorm& a, std::int64_t begin, std::int64_t end) {
   const std::int64_t width = a.width;
   const T* weight = static_cast<const T*>(a.weight);
   for (std::int64_t n = begin; n < end; ++n) {
@@ -69,14 +102,21 @@ void normalize_rows(const RmsNorm& a, std::int64_t begin, std::int64_t end) {
     if (a.inverse_rms != nullptr) a.inverse_rms[n] = inverse;
     for_each_vector(
         width, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
-          store_some(y + i, count, rounded<T>(load_some(x + i, count) * splat(inverse)) * load_some(weight + i, count));
+          Vector v = load_some(x + i, count) * splat(inverse);
+          if (kGain == GainConvention::kRounded) v = rounded<T>(v);
+          store_some(y + i, count, v * load_gain<kGain>(weight + i, count));
         });
   }
 }
 
-// With n = x r and g = dy weight: dx = r (g - n mean(g n)), dweight = sum over rows of dy n.
 template <typename T>
-void differentiate_rows(const RmsNorm& a, std::int64_t begin, std::int64_t end, float* grad_weight) {
+void normalize_rows(const RmsNorm& a, std::int64_t begin, std::int64_t end) {
+  with_constant(a.gain, [&](auto gain) { normalize_rows_by<gain.value, T>(a, begin, end); });
+}
+
+// With n = x r and g = dy gain: dx = r (g - n mean(g n)), dweight = sum over rows of dy n.
+template <GainConvention kGain, typename T>
+void differentiate_rows_by(const RmsNorm& a, std::int64_t begin, std::int64_t end, float* grad_weight) {
   const std::int64_t width = a.width;
   const T* weight = static_cast<const T*>(a.weight);
   for (std::int64_t row = begin; row < end; ++row) {
@@ -87,7 +127,7 @@ void differentiate_rows(const RmsNorm& a, std::int64_t begin, std::int64_t end, 
     for_each_vector(
         width, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
           const Vector n = load_some(x + i, count) * inverse, dy = load_some(grad_y + i, count);
-          products += dy * load_some(weight + i, count) * n;
+          products += dy * load_gain<kGain>(weight + i, count) * n;
           if (grad_weight != nullptr) store_some(grad_weight + i, count, load_some(grad_weight + i, count) + dy * n);
         });
     if (a.grad_x == nullptr) continue;
@@ -96,10 +136,15 @@ void differentiate_rows(const RmsNorm& a, std::int64_t begin, std::int64_t end, 
     for_each_vector(
         width, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
           const Vector n = load_some(x + i, count) * inverse;
-          const Vector g = load_some(grad_y + i, count) * load_some(weight + i, count);
+          const Vector g = load_some(grad_y + i, count) * load_gain<kGain>(weight + i, count);
           store_some(grad_x + i, count, inverse * (g - n * mean));
         });
   }
+}
+
+template <typename T>
+void differentiate_rows(const RmsNorm& a, std::int64_t begin, std::int64_t end, float* grad_weight) {
+  with_constant(a.gain, [&](auto gain) { differentiate_rows_by<gain.value, T>(a, begin, end, grad_weight); });
 }
 
 template <typename T>
@@ -128,31 +173,57 @@ Vector sigmoid(Vector x) {
   return (x < Vector{} ? small : splat(1)) / (splat(1) + small);
 }
 
-template <typename T>
-void gate(const Swiglu& a, std::int64_t begin, std::int64_t end) {
+// z(x) and its derivative, of which the activation is x sigmoid(z).
+struct Opening {
+  Vector z, slope;
+};
+template <Activation kActivation>
+Opening opening(Vector x) {
+  if constexpr (kActivation == Activation::kSilu) return {x, splat(1)};
+  constexpr float kLinear = 1.5957691216057308f, kCubic = 0.044715f;  // sqrt(8 / pi)
+  const Vector square = x * x;
+  return {splat(kLinear) * x * (splat(1) + splat(kCubic) * square),
+          splat(kLinear) * (splat(1) + splat(3 * kCubic) * square)};
+}
+
+template <Activation kActivation, typename T>
+void gate_by(const Gate& a, std::int64_t begin, std::int64_t end) {
   const T *gates = static_cast<const T*>(a.gate) + begin, *ups = static_cast<const T*>(a.up) + begin;
   T* y = static_cast<T*>(a.y) + begin;
   for_each_vector(
       end - begin, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
         const Vector g = load_some(gates + i, count);
-        store_some(y + i, count, g * sigmoid(g) * load_some(ups + i, count));
+        store_some(y + i, count, g * sigmoid(opening<kActivation>(g).z) * load_some(ups + i, count));
       });
 }
 
-// silu'(g) = sigmoid(g) (1 + g (1 - sigmoid(g))).
 template <typename T>
-void differentiate_gate(const Swiglu& a, std::int64_t begin, std::int64_t end) {
+void gate(const Gate& a, std::int64_t begin, std::int64_t end) {
+  with_constant(a.activation, [&](auto activation) { gate_by<activation.value, T>(a, begin, end); });
+}
+
+// With s = sigmoid(z(g)): (g s)' = s (1 + g (1 - s) z'(g)).
+template <Activation kActivation, typename T>
+void differentiate_gate_by(const Gate& a, std::int64_t begin, std::int64_t end) {
   const T *gates = static_cast<const T*>(a.gate) + begin, *ups = static_cast<const T*>(a.up) + begin;
   const T* grad_y = static_cast<const T*>(a.grad_y) + begin;
   T* grad_gate = a.grad_gate == nullptr ? nullptr : static_cast<T*>(a.grad_gate) + begin;
   T* grad_up = a.grad_up == nullptr ? nullptr : static_cast<T*>(a.grad_up) + begin;
   for_each_vector(
       end - begin, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
-        const Vector g = load_some(gates + i, count), dy = load_some(grad_y + i, count), s = sigmoid(g);
+        const Vector g = load_some(gates + i, count), dy = load_some(grad_y + i, count);
+        const Opening o = opening<kActivation>(g);
+        const Vector s = sigmoid(o.z);
         if (grad_gate != nullptr)
-          store_some(grad_gate + i, count, dy * load_some(ups + i, count) * s * (splat(1) + g * (splat(1) - s)));
+          store_some(grad_gate + i, count,
+                     dy * load_some(ups + i, count) * s * (splat(1) + g * (splat(1) - s) * o.slope));
         if (grad_up != nullptr) store_some(grad_up + i, count, dy * g * s);
       });
+}
+
+template <typename T>
+void differentiate_gate(const Gate& a, std::int64_t begin, std::int64_t end) {
+  with_constant(a.activation, [&](auto activation) { differentiate_gate_by<activation.value, T>(a, begin, end); });
 }
 
 template <typename T>
@@ -246,8 +317,8 @@ void rms_norm_backward(const RmsNorm& a, std::int64_t begin, std::int64_t end, f
   ADEPT_FOR_ELEMENT(differentiate_rows, a, begin, end, grad_weight);
 }
 void rope(const Rope& a, std::int64_t begin, std::int64_t end) { ADEPT_FOR_ELEMENT(rotate_heads, a, begin, end); }
-void swiglu_forward(const Swiglu& a, std::int64_t begin, std::int64_t end) { ADEPT_FOR_ELEMENT(gate, a, begin, end); }
-void swiglu_backward(const Swiglu& a, std::int64_t begin, std::int64_t end) {
+void gate_forward(const Gate& a, std::int64_t begin, std::int64_t end) { ADEPT_FOR_ELEMENT(gate, a, begin, end); }
+void gate_backward(const Gate& a, std::int64_t begin, std::int64_t end) {
   ADEPT_FOR_ELEMENT(differentiate_gate, a, begin, end);
 }
 void cross_entropy(const CrossEntropy& a, std::int64_t begin, std::int64_t end) {

@@ -5,6 +5,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -20,6 +21,7 @@
 #include "adept/nn/allocator.h"
 #include "adept/nn/attention.h"
 #include "adept/nn/cross_entropy.h"
+#include "adept/nn/gate.h"
 #include "adept/nn/kernels.h"
 #include "adept/nn/linear.h"
 #include "adept/nn/normed_rope.h"
@@ -27,7 +29,6 @@
 #include "adept/nn/rms_norm.h"
 #include "adept/nn/rope.h"
 #include "adept/nn/square_sum.h"
-#include "adept/nn/swiglu.h"
 #include "tests/support/tolerance.h"
 
 namespace adept::nn {
@@ -162,8 +163,10 @@ TEST(Linear, KeepsNoInputThatCanBeMadeAgainAndHasTheSameGradients) {
     const std::int64_t before = tensor_memory().in_use;
     at::Tensor loss;
     {
-      Input input = {swiglu(g, u)};
-      if (remade) input = {input.value, {g, u}, [](const auto& sources) { return swiglu(sources[0], sources[1]); }};
+      Input input = {gated(g, u, Activation::kSilu)};
+      if (remade)
+        input = {
+            input.value, {g, u}, [](const auto& sources) { return gated(sources[0], sources[1], Activation::kSilu); }};
       loss = linears(input, {weight}, {at::Tensor()}).front().square().sum();
     }
     kept[remade] = tensor_memory().in_use - before;
@@ -225,6 +228,31 @@ TEST(RmsNorm, NormalisesInFp32AndRoundsBeforeTheWeight) {
   const at::Tensor expected = reference::rms_norm(small, weight, 1e-6);
   EXPECT_TRUE(rms_norm(small, weight, 1e-6).equal(expected));
   EXPECT_EQ(rms_norm(x, weight, 1e-6).scalar_type(), at::kBFloat16);
+}
+
+TEST(RmsNorm, RoundsOnceWhereTheConventionSaysSo) {
+  at::manual_seed(3);
+  const at::Tensor x = at::randn({7, 72}).to(at::kBFloat16), weight = at::randn({72}).to(at::kBFloat16);
+  const at::Tensor wide = x.to(at::kFloat), w = weight.to(at::kFloat);
+  const at::Tensor n = wide * (wide.square().mean(-1, /*keepdim=*/true) + 1e-6).rsqrt();
+  const auto differing = [](const at::Tensor& a, const at::Tensor& b) { return a.ne(b).sum().item<int>(); };
+  const std::pair<GainConvention, at::Tensor> once[] = {{GainConvention::kWide, n * w},
+                                                        {GainConvention::kOnePlus, n * (1 + w)}};
+  for (const auto& [gain, expected] : once) {
+    // The last bit of an fp32 number seldom decides how it is rounded to bf16, a second rounding often.
+    EXPECT_LE(differing(rms_norm(x, weight, 1e-6, gain), expected.to(at::kBFloat16)), 1);
+    const at::Tensor twice = gain == GainConvention::kWide ? weight : (1 + weight);
+    EXPECT_GT(differing(n.to(at::kBFloat16) * twice, expected.to(at::kBFloat16)), 50);
+  }
+}
+
+TEST(RmsNorm, AGainThatStandsForZeroLeavesNothing) {
+  at::manual_seed(3);
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kDouble}) {
+    const at::Tensor x = at::randn({5, 72}).to(type);
+    EXPECT_EQ(rms_norm(x, at::full({72}, -1, type), 1e-6, GainConvention::kOnePlus).count_nonzero().item<int>(), 0);
+    EXPECT_EQ(rms_norm(x, at::zeros({72}, type), 1e-6, GainConvention::kWide).count_nonzero().item<int>(), 0);
+  }
 }
 
 TEST(RmsNorm, OfZerosIsZeroWithAFiniteGradient) {
@@ -303,10 +331,22 @@ TEST(NormedRope, IsTheNormAndTheRotationBitForBit) {
   }
 }
 
+TEST(Gate, OfLargeNumbersIsFinite) {
+  const at::Tensor x = at::tensor({-1e4F, -200.0F, -90.0F, 90.0F, 200.0F, 1e4F}), one = at::ones({6});
+  for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+    const at::Tensor gate = x.clone().requires_grad_();
+    const at::Tensor y = gated(gate, one, activation);
+    y.sum().backward();
+    const at::Tensor open = (x > 0).to(at::kFloat);
+    EXPECT_TRUE(test::is_close(y, x * open, 1e-6));
+    EXPECT_TRUE(test::is_close(gate.grad(), open, 1e-6));
+  }
+}
+
 TEST(Operations, BuildNoGraphOverFrozenInputs) {
   const at::Tensor x = at::randn({1, 2, 3, 4}), w = at::randn({4});
   EXPECT_FALSE(rms_norm(x, w, 1e-6).requires_grad());
-  EXPECT_FALSE(swiglu(x, x).requires_grad());
+  EXPECT_FALSE(gated(x, x, Activation::kSilu).requires_grad());
   EXPECT_FALSE(apply_rope(x, rope_tables({}, 4, 3)).requires_grad());
   EXPECT_FALSE(linear_cross_entropy(at::randn({3, 4}), at::randn({5, 4}), at::zeros({3}, at::kLong)).requires_grad());
 }
@@ -323,7 +363,7 @@ TEST(Operations, FrozenWeightsGetNoGradient) {
 
 TEST(Operations, RefuseASecondDerivative) {
   const at::Tensor x = at::randn({2, 4}).requires_grad_();
-  const at::Tensor loss = swiglu(x, x).sum();
+  const at::Tensor loss = gated(x, x, Activation::kSilu).sum();
   EXPECT_THROW(torch::autograd::grad({loss}, {x}, {}, std::nullopt, /*create_graph=*/true), InternalError);
 }
 
