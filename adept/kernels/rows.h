@@ -47,12 +47,14 @@ struct RmsNorm {
   void* grad_x = nullptr;        ///< (N, D): backward: written unless null
 };
 
-/// (x1 cos - sign x2 sin, x2 cos + sign x1 sin) of the halves x1, x2 of each head; y may take the place of x.
+/// (x1 cos - sign x2 sin, x2 cos + sign x1 sin) of the halves x1, x2 of the first R dimensions of each head, and the
+/// others as they are; y may take the place of x.
 struct Rope {
   Element element = Element::kFloat;
   std::int64_t positions = 0, num_heads = 0, head_dim = 0;
+  std::int64_t rotary_dim = 0;  ///< R, at most E
   float sign = 1;
-  const void *cos = nullptr, *sin = nullptr;  ///< (T, E/2)
+  const void *cos = nullptr, *sin = nullptr;  ///< (T, R/2)
   Heads x, y;
 };
 

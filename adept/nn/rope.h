@@ -1,15 +1,17 @@
 // Rotary position embeddings (Su et al., arXiv 2104.09864), in the "rotate half" layout of transformers.
 //
-// Legend: B sequences, H heads, T tokens, E = head_dim (even).
+// Legend: B sequences, H heads, T tokens, E head_dim, R = rotary dimensions of a head (even, at most E).
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <mutex>
+#include <vector>
 
 namespace adept::nn {
 
-enum class RopeType { kDefault, kLinear, kLlama3 };
+enum class RopeType { kDefault, kLinear, kLlama3, kLongRope };
 
 /// What decides the frequencies. https://huggingface.co/docs/transformers/internal/rope_utils
 struct RopeParameters {
@@ -18,24 +20,50 @@ struct RopeParameters {
   double factor = 1.0;                          ///< linear, llama3: context extension
   double low_freq_factor = 1.0;                 ///< llama3
   double high_freq_factor = 4.0;                ///< llama3
-  double original_max_position_embeddings = 0;  ///< llama3: context length of the base training, tokens
+  double original_max_position_embeddings = 0;  ///< llama3, longrope: context length of the base training, tokens
+  double partial_rotary_factor = 1;             ///< share of a head's dimensions that rotate: the first ones
+  double attention_factor = 1;                  ///< longrope: of the cosines and sines
+  std::vector<double> short_factor{};           ///< longrope: (R/2), what each frequency is divided by in a text of at
+                                                ///< most original_max_position_embeddings tokens
+  std::vector<double> long_factor{};            ///< longrope: (R/2), in a longer one
+
+  /// Dimensions of a head that rotate.
+  std::int64_t rotary_dim(std::int64_t head_dim) const;
 };
 
 /// Cosines and sines of positions 0 .. T-1.
 struct RopeTables {
-  at::Tensor cos;  ///< (T, E/2)
-  at::Tensor sin;  ///< (T, E/2)
+  at::Tensor cos;  ///< (T, R/2)
+  at::Tensor sin;  ///< (T, R/2)
 };
 
-/// Frequencies in radians per token: (head_dim/2) fp32, on the CPU.
-at::Tensor rope_frequencies(const RopeParameters& parameters, std::int64_t head_dim);
+/// Frequencies in radians per token for a text of `length` tokens, which only longrope looks at: (R/2) fp32, on the
+/// CPU.
+at::Tensor rope_frequencies(const RopeParameters& parameters, std::int64_t head_dim, std::int64_t length = 0);
 
-/// Tables for positions 0 .. length-1, computed in fp32 and rounded to `dtype`, on `device`.
+/// Tables for positions 0 .. length-1 of a text of `length` tokens, computed in fp32 and rounded to `dtype`, on
+/// `device`.
 RopeTables rope_tables(const RopeParameters& parameters, std::int64_t head_dim, std::int64_t length,
                        at::ScalarType dtype = at::kFloat, at::Device device = at::kCPU);
 
-/// Rotates x (B, H, T, E) by the angles of tables (T, E/2): (x1 cos - x2 sin, x2 cos + x1 sin) for the halves x1, x2 of
-/// the last dimension. The tables have x's dtype. The gradient saves nothing but the tables.
+/// The tables of rope_tables() for texts of any length: kept, made anew where a text is longer than all before, or of
+/// another dtype or device. May be used by several threads at once.
+class RopeCache {
+ public:
+  RopeCache(RopeParameters parameters, std::int64_t head_dim);
+
+  /// Of the positions begin .. end-1 of a text of `end` tokens: (end - begin, R/2).
+  RopeTables get(std::int64_t begin, std::int64_t end, at::ScalarType dtype, at::Device device);
+
+ private:
+  RopeParameters parameters_;
+  std::int64_t head_dim_;
+  std::mutex mutex_;
+  RopeTables short_, long_;  // of texts up to the length at which the frequencies change, and beyond
+};
+
+/// Rotates the first R dimensions of x (B, H, T, E) by the angles of tables (T, R/2): (x1 cos - x2 sin, x2 cos + x1
+/// sin) for their halves x1, x2; the others stay. The tables have x's dtype. The gradient saves nothing but the tables.
 at::Tensor apply_rope(const at::Tensor& x, const RopeTables& tables);
 
 }  // namespace adept::nn

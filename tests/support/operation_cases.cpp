@@ -117,9 +117,16 @@ Case add_norm_case(std::vector<std::int64_t> shape, GainConvention gain) {
           }};
 }
 
-Case normed_rope_case(std::int64_t heads, std::int64_t tokens, std::int64_t head_dim, GainConvention gain) {
-  const auto tables = [=](const Inputs& x) { return rope_tables({}, head_dim, tokens, x[0].scalar_type()); };
-  return {fmt::format("NormedRope_{}x{}x{}{}", heads, tokens, head_dim, name_of(gain)),
+// A share of each head's dimensions rotates, and all of those are scaled, as longrope does it.
+RopeParameters partial_rope(double share) { return {.partial_rotary_factor = share, .attention_factor = 1.2}; }
+std::string name_of(const RopeParameters& rope) {
+  return rope.partial_rotary_factor < 1 ? fmt::format("_partly{:.0f}", 100 * rope.partial_rotary_factor) : "";
+}
+
+Case normed_rope_case(std::int64_t heads, std::int64_t tokens, std::int64_t head_dim, GainConvention gain,
+                      const RopeParameters& rope = {}) {
+  const auto tables = [=](const Inputs& x) { return rope_tables(rope, head_dim, tokens, x[0].scalar_type()); };
+  return {fmt::format("NormedRope_{}x{}x{}{}{}", heads, tokens, head_dim, name_of(gain), name_of(rope)),
           [=](at::ScalarType t) { return Inputs{randn({2, tokens, heads, head_dim}, t), randn({head_dim}, t)}; },
           [=](const Inputs& x) { return normed_rope(x[0], x[1], 1e-3, tables(x), gain); },
           [=](const Inputs& x) {
@@ -127,14 +134,14 @@ Case normed_rope_case(std::int64_t heads, std::int64_t tokens, std::int64_t head
           }};
 }
 
-Case rope_case(std::int64_t heads, std::int64_t tokens, std::int64_t head_dim) {
+Case rope_case(std::int64_t heads, std::int64_t tokens, std::int64_t head_dim, const RopeParameters& rope = {}) {
   const auto apply = [=](auto function) {
     return [=](const Inputs& x) {
-      const RopeTables tables = rope_tables({}, head_dim, tokens, x[0].scalar_type());
+      const RopeTables tables = rope_tables(rope, head_dim, tokens, x[0].scalar_type());
       return function(x[0].transpose(1, 2), tables);  // the layout that projections leave behind
     };
   };
-  return {fmt::format("Rope_{}x{}x{}", heads, tokens, head_dim),
+  return {fmt::format("Rope_{}x{}x{}{}", heads, tokens, head_dim, name_of(rope)),
           [=](at::ScalarType t) { return Inputs{randn({2, tokens, heads, head_dim}, t)}; }, apply(apply_rope),
           apply(reference::apply_rope)};
 }
@@ -175,26 +182,27 @@ Case attention_case(const AttentionShape& s) {
           [=](const Inputs& x) { return reference::causal_attention(x[0], x[1], x[2], visibility, s.scale); }};
 }
 
-Case normed_attention_case(const AttentionShape& s, GainConvention gain = GainConvention::kRounded) {
+Case normed_attention_case(const AttentionShape& s, GainConvention gain = GainConvention::kRounded,
+                           const RopeParameters& rope = {}) {
   const Visibility visibility = {.window = s.window,
                                  .document_starts = s.documents ? document_starts(s) : at::Tensor()};
-  const auto tables_for = [=](const Inputs& x) { return rope_tables({}, s.head_dim, s.queries, x[0].scalar_type()); };
+  const auto tables_for = [=](const Inputs& x) { return rope_tables(rope, s.head_dim, s.queries, x[0].scalar_type()); };
   const auto rotated = [=](const Inputs& x, std::size_t i) {
     return reference::apply_rope(reference::rms_norm(x[i], x[i + 3], 1e-3, gain).transpose(1, 2), tables_for(x));
   };
-  return {fmt::format("NormedAttention_h{}kv{}_t{}_e{}_w{}{}{}{}", s.heads, s.kv_heads, s.queries, s.head_dim, s.window,
-                      s.documents ? "_documents" : "", s.scale ? "_scaled" : "", name_of(gain)),
-          [=](at::ScalarType t) {
-            return Inputs{randn({2, s.queries, s.heads, s.head_dim}, t), randn({2, s.keys, s.kv_heads, s.head_dim}, t),
-                          randn({2, s.kv_heads, s.keys, s.head_dim}, t), randn({s.head_dim}, t),
-                          randn({s.head_dim}, t)};
-          },
-          [=](const Inputs& x) {
-            return normed_attention(x[0], x[1], x[2], {x[3], x[4], 1e-3, gain}, tables_for(x), visibility, s.scale);
-          },
-          [=](const Inputs& x) {
-            return reference::causal_attention(rotated(x, 0), rotated(x, 1), x[2], visibility, s.scale);
-          }};
+  return {
+      fmt::format("NormedAttention_h{}kv{}_t{}_e{}_w{}{}{}{}{}", s.heads, s.kv_heads, s.queries, s.head_dim, s.window,
+                  s.documents ? "_documents" : "", s.scale ? "_scaled" : "", name_of(gain), name_of(rope)),
+      [=](at::ScalarType t) {
+        return Inputs{randn({2, s.queries, s.heads, s.head_dim}, t), randn({2, s.keys, s.kv_heads, s.head_dim}, t),
+                      randn({2, s.kv_heads, s.keys, s.head_dim}, t), randn({s.head_dim}, t), randn({s.head_dim}, t)};
+      },
+      [=](const Inputs& x) {
+        return normed_attention(x[0], x[1], x[2], {x[3], x[4], 1e-3, gain}, tables_for(x), visibility, s.scale);
+      },
+      [=](const Inputs& x) {
+        return reference::causal_attention(rotated(x, 0), rotated(x, 1), x[2], visibility, s.scale);
+      }};
 }
 
 /// `ignored` of every `period` positions have no target.
@@ -228,6 +236,7 @@ std::vector<Case> operation_cases() {
       cases.push_back(normed_rope_case(3, tokens, 10, gain));
     }
     cases.push_back(rope_case(3, tokens, 10));
+    cases.push_back(rope_case(3, tokens, 10, partial_rope(0.6)));
     cases.push_back(cross_entropy_case(tokens, 37, 0, 3));
     cases.push_back(cross_entropy_case(tokens, 37, 1, 3));
     cases.push_back(cross_entropy_case(tokens, 37, 3, 3));
@@ -240,6 +249,8 @@ std::vector<Case> operation_cases() {
   cases.push_back(rope_case(1, 17, 80));
   cases.push_back(normed_rope_case(9, 17, 80, GainConvention::kRounded));
   cases.push_back(rope_case(9, 17, 2));
+  cases.push_back(rope_case(9, 17, 80, partial_rope(0.75)));
+  cases.push_back(normed_rope_case(9, 17, 80, GainConvention::kRounded, partial_rope(0.25)));
   cases.push_back(attention_case({1, 1, 17, 17, 80, 0}));
   cases.push_back(attention_case({9, 1, 17, 17, 80, 4}));
   cases.push_back(attention_case({3, 3, 511, 511, 16, 100}));
@@ -265,7 +276,7 @@ std::vector<Case> operation_cases() {
   cases.push_back(normed_attention_case({9, 3, 150, 150, 80, 20, true}));
   cases.push_back(normed_attention_case(
       {.heads = 4, .kv_heads = 1, .queries = 70, .keys = 70, .head_dim = 24, .window = 30, .scale = 0.05},
-      GainConvention::kOnePlus));
+      GainConvention::kOnePlus, partial_rope(0.5)));
   for (const std::int64_t queries : {1, 5, 190})  // as a step of generation, a few, and by the kernel
     cases.push_back(attention_case(
         {.heads = 4, .kv_heads = 2, .queries = queries, .keys = 190, .head_dim = 32, .window = 0, .scale = 0.4}));

@@ -149,14 +149,16 @@ void differentiate_rows(const RmsNorm& a, std::int64_t begin, std::int64_t end, 
 
 template <typename T>
 void rotate_heads(const Rope& a, std::int64_t begin, std::int64_t end) {
-  const std::int64_t half = a.head_dim / 2;
+  const std::int64_t half = a.rotary_dim / 2;
+  const std::int64_t unturned = a.x.data == a.y.data ? 0 : a.head_dim - a.rotary_dim;
   const Vector sign = splat(a.sign);
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const std::int64_t sequence = unit / a.positions, t = unit % a.positions;
     const T *cos = static_cast<const T*>(a.cos) + t * half, *sin = static_cast<const T*>(a.sin) + t * half;
     const T* x = static_cast<const T*>(a.x.data) + sequence * a.x.batch_stride + t * a.x.position_stride;
     T* y = static_cast<T*>(a.y.data) + sequence * a.y.batch_stride + t * a.y.position_stride;
-    for (std::int64_t head = 0; head < a.num_heads; ++head, x += a.x.head_stride, y += a.y.head_stride)
+    for (std::int64_t head = 0; head < a.num_heads; ++head, x += a.x.head_stride, y += a.y.head_stride) {
+      std::memcpy(y + a.rotary_dim, x + a.rotary_dim, static_cast<std::size_t>(unturned) * sizeof(T));
       for_each_vector(
           half, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
             const Vector x1 = load_some(x + i, count), x2 = load_some(x + half + i, count);
@@ -164,6 +166,7 @@ void rotate_heads(const Rope& a, std::int64_t begin, std::int64_t end) {
             store_some(y + i, count, x1 * c - x2 * s);
             store_some(y + half + i, count, x2 * c + x1 * s);
           });
+    }
   }
 }
 

@@ -221,6 +221,55 @@ TEST(Rope, Llama3KeepsShortWavelengthsAndStretchesLongOnes) {
   EXPECT_GT(((ratio > 0.13) & (ratio < 0.99)).sum().item<int>(), 0);
 }
 
+TEST(Rope, TurnsTheFirstDimensionsAsAHeadOfThatSizeAndLeavesTheOthers) {
+  at::manual_seed(3);
+  const at::Tensor x = at::randn({1, 2, 9, 32});
+  const at::Tensor y = apply_rope(x, rope_tables({.partial_rotary_factor = 0.75}, 32, 9));
+  EXPECT_TRUE(y.narrow(3, 0, 24).equal(apply_rope(x.narrow(3, 0, 24), rope_tables({}, 24, 9))));
+  EXPECT_TRUE(y.narrow(3, 24, 8).equal(x.narrow(3, 24, 8)));
+}
+
+RopeParameters longrope_of_100_tokens() {
+  return {.type = RopeType::kLongRope,
+          .original_max_position_embeddings = 100,
+          .attention_factor = 1.25,
+          .short_factor = {1, 1.5, 2, 3},
+          .long_factor = {1, 4, 16, 64}};
+}
+
+TEST(Rope, LongRopeDividesTheFrequenciesByTheFactorsForTheLengthOfTheText) {
+  const RopeParameters p = longrope_of_100_tokens();
+  const at::Tensor plain = rope_frequencies({}, 8);
+  const at::Tensor of_short = at::tensor({1.0F, 1.5F, 2.0F, 3.0F}), of_long = at::tensor({1.0F, 4.0F, 16.0F, 64.0F});
+  EXPECT_TRUE(test::is_close(rope_frequencies(p, 8, 100), plain / of_short, 1e-6));
+  EXPECT_TRUE(test::is_close(rope_frequencies(p, 8, 101), plain / of_long, 1e-6));
+  const RopeTables tables = rope_tables(p, 8, 101);
+  EXPECT_TRUE(test::is_close(tables.cos[50], 1.25 * (50 * plain / of_long).cos(), 1e-5));
+  EXPECT_TRUE(test::is_close(tables.sin[50], 1.25 * (50 * plain / of_long).sin(), 1e-5));
+  EXPECT_THROW(rope_frequencies(p, 10, 5), InternalError) << "5 frequencies, 4 factors";
+}
+
+TEST(Rope, TheCacheGivesTheTablesOfEachText) {
+  for (const RopeParameters& p : {RopeParameters{}, longrope_of_100_tokens()}) {
+    RopeCache cache(p, 8);
+    for (const std::int64_t end : {3, 60, 99, 100, 101, 40, 300, 100, 250, 1000})
+      for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+        const RopeTables found = cache.get(1, end, type, at::kCPU), expected = rope_tables(p, 8, end, type);
+        EXPECT_TRUE(found.cos.equal(expected.cos.narrow(0, 1, end - 1))) << end;
+        EXPECT_TRUE(found.sin.equal(expected.sin.narrow(0, 1, end - 1))) << end;
+      }
+  }
+}
+
+TEST(Rope, TheCacheComputesNoTableTwice) {
+  RopeCache cache({}, 8);
+  const RopeTables first = cache.get(0, 50, at::kFloat, at::kCPU);
+  EXPECT_EQ(cache.get(0, 30, at::kFloat, at::kCPU).cos.data_ptr(), first.cos.data_ptr());
+  const RopeTables longer = cache.get(0, 51, at::kFloat, at::kCPU);
+  EXPECT_NE(longer.cos.data_ptr(), first.cos.data_ptr());
+  EXPECT_EQ(cache.get(0, 100, at::kFloat, at::kCPU).cos.data_ptr(), longer.cos.data_ptr());
+}
+
 TEST(RmsNorm, NormalisesInFp32AndRoundsBeforeTheWeight) {
   const at::Tensor x = at::full({1, 4}, 3e30, at::kBFloat16);  // its square overflows nothing if the norm is scaled
   const at::Tensor small = at::full({1, 4}, 1.2345678, at::kBFloat16);
