@@ -31,6 +31,7 @@
 #include "adept/model/activation_cache.h"
 #include "adept/model/batch.h"
 #include "adept/model/decoder.h"
+#include "adept/model/frozen_prefix.h"
 #include "adept/model/load.h"
 #include "adept/nn/allocator.h"
 #include "adept/nn/cross_entropy.h"
@@ -125,7 +126,7 @@ class Work {
 
   /// Throws DataError where a cache was asked for and never read.
   void check_cache() const {
-    if (options_.cached && decoder_.activation_cache()->stats().positions_read == 0)
+    if (options_.cached && cache_->stats().positions_read == 0)
       throw DataError("nothing was read from the activation cache; the second epoch was not measured");
   }
 
@@ -164,19 +165,19 @@ class Work {
   void use_cache() {
     const std::filesystem::path path =
         std::filesystem::temp_directory_path() / fmt::format("adept-bench-{}", ::getpid());
-    decoder_.use_activation_cache(
-        std::make_shared<model::ActivationCache>(path, std::int64_t{1} << 32,
-                                                 model::ActivationSource{.fingerprint = "bench",
-                                                                         .num_layers = trainable_->lowest_layer(),
-                                                                         .hidden_size = decoder_.config().hidden_size,
-                                                                         .dtype = decoder_.dtype()}));
+    const model::ActivationSource source = {.fingerprint = "bench",
+                                            .num_layers = trainable_->lowest_layer(),
+                                            .hidden_size = decoder_.config().hidden_size,
+                                            .dtype = decoder_.dtype()};
+    cache_ = std::make_unique<model::ActivationCache>(path, std::int64_t{1} << 32, source);
     std::filesystem::remove(path);  // open, and gone with this process
   }
 
   double step() {
     const train::StepBytes step_bytes(decoder_.device());
+    const model::FrozenPrefix model(decoder_, cache_.get(), /*keeps_new=*/true);
     const train::StepResult result =
-        train::train_step(decoder_, *trainable_, *optimizer_, {&batch_, 1}, rates_, kMaxGradNorm, checkpointing_);
+        train::train_step(model, *trainable_, *optimizer_, {&batch_, 1}, rates_, kMaxGradNorm, checkpointing_);
     if (!result.finite) throw NonFiniteError("the loss or a gradient is not finite");
     memory_ =
         train::step_memory(train::resident_memory(decoder_, *trainable_, *optimizer_), result, 1, step_bytes.most());
@@ -185,7 +186,7 @@ class Work {
 
   double forward() {
     const at::NoGradGuard no_grad;
-    const at::Tensor loss = decoder_.loss_sum(decoder_.forward(batch_.input_ids), batch_.targets);
+    const at::Tensor loss = decoder_.loss_sum(decoder_.forward(batch_.input_ids, batch_.context()), batch_.targets);
     return loss.item<double>() / static_cast<double>(batch_.num_targets);
   }
 
@@ -200,6 +201,7 @@ class Work {
   Options options_;
   model::Decoder decoder_;
   model::Batch batch_;
+  std::unique_ptr<model::ActivationCache> cache_;
   std::unique_ptr<train::Trainable> trainable_;
   std::unique_ptr<optim::AdamW> optimizer_;
   optim::ParameterRates rates_;

@@ -14,10 +14,11 @@
 
 namespace adept::eval {
 
-Perplexity evaluate_perplexity(const model::Decoder& decoder, const std::string& name,
+Perplexity evaluate_perplexity(const model::FrozenPrefix& model, const std::string& name,
                                const data::SequenceSet& sequences, const PerplexityOptions& options,
                                Progress& progress) {
   const at::NoGradGuard no_grad;
+  const model::Decoder& decoder = model.decoder();
   require_targets(name, sequences);
   std::int64_t longest = 0;
   for (const std::int64_t length : sequences.lengths()) longest = std::max(longest, length);
@@ -28,8 +29,8 @@ Perplexity evaluate_perplexity(const model::Decoder& decoder, const std::string&
     std::vector<data::Sequence> rows;
     for (const std::int64_t i : group) rows.push_back(sequences[i]);
     const model::Batch batch = model::to_batch(data::make_batch(rows), decoder.device());
-    const at::Tensor losses =
-        decoder.token_losses(decoder.forward(batch.input_ids, {}, throw_if_interrupted), batch.targets);
+    const at::Tensor h = model.hidden(batch.input_ids, decoder.num_layers(), batch.context(throw_if_interrupted));
+    const at::Tensor losses = decoder.token_losses(h, batch.targets);
     total += losses.sum(at::kDouble).item<double>();
     tokens += batch.num_targets;
     positions += batch.num_positions();

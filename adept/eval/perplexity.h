@@ -8,7 +8,7 @@
 #include "adept/core/json.h"
 #include "adept/core/progress.h"
 #include "adept/data/sequences.h"
-#include "adept/model/decoder.h"
+#include "adept/model/frozen_prefix.h"
 
 namespace adept::eval {
 
@@ -28,7 +28,7 @@ struct PerplexityOptions {
 };
 
 /// Scores every sequence once. Throws DataError, with `name`, if nothing can be predicted.
-Perplexity evaluate_perplexity(const model::Decoder& decoder, const std::string& name,
+Perplexity evaluate_perplexity(const model::FrozenPrefix& model, const std::string& name,
                                const data::SequenceSet& sequences, const PerplexityOptions& options,
                                Progress& progress = Progress::silent());
 

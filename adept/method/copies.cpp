@@ -41,20 +41,20 @@ CopiesOnText inspect_copies(const model::Decoder& decoder, const Expansion& expa
     s.contributions.resize(expansion.layers.size());
     s.bypassed.resize(expansion.layers.size());
     s.tokens += static_cast<double>(batch.num_targets);
+    const model::Context context = batch.context(throw_if_interrupted);
     at::Tensor h = decoder.embed(batch.input_ids);
     std::int64_t next = 0;
     for (std::size_t c = 0; c < expansion.layers.size(); ++c) {
       const std::int64_t index = expansion.layers[c].index;
-      h = decoder.layers(h, next, index, {}, nullptr, throw_if_interrupted);
-      const at::Tensor without = decoder.layers(h, index + 1, decoder.num_layers(), {}, nullptr, throw_if_interrupted);
+      h = decoder.layers(h, next, index, context);
+      const at::Tensor without = decoder.layers(h, index + 1, decoder.num_layers(), context);
       s.bypassed[c] += total(decoder.token_losses(without, batch.targets));
-      const at::Tensor after = decoder.layer(h, index);
+      const at::Tensor after = decoder.layer(h, index, context);
       s.contributions[c] += contribution(h, after, batch.targets);
       h = after;
       next = index + 1;
     }
-    s.loss += total(decoder.token_losses(
-        decoder.layers(h, next, decoder.num_layers(), {}, nullptr, throw_if_interrupted), batch.targets));
+    s.loss += total(decoder.token_losses(decoder.layers(h, next, decoder.num_layers(), context), batch.targets));
     progress.update(++done, positions += batch.num_positions());
   }
   if (sums.empty()) throw DataError("found no token to predict; expected documents of at least two tokens.");

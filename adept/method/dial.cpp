@@ -29,6 +29,7 @@ constexpr int kBisections = 6;
 struct Prefix {
   at::Tensor h;  // (B, T, D)
   at::Tensor targets;
+  model::Context context;
   double tokens = 0;
   int source = 0;
   double share = 0;  // of the source in the mean
@@ -66,6 +67,8 @@ class DialedModel {
   }
 
  private:
+  std::int64_t lowest() const { return expansion_.layers.front().index; }
+
   model::LayerWeights& layer(const ExpandedLayer& copy) {
     return decoder_.weights().layers[static_cast<std::size_t>(copy.index)];
   }
@@ -86,8 +89,10 @@ class DialedModel {
     for (const auto& [batch, source, weight] : batches) {
       throw_if_interrupted();
       if (batch.num_targets == 0) continue;
-      result.push_back({.h = decoder_.prefix(batch.input_ids, expansion_.layers.front().index, throw_if_interrupted),
+      const model::Context context = batch.context(throw_if_interrupted);
+      result.push_back({.h = decoder_.layers(decoder_.embed(batch.input_ids), 0, lowest(), context),
                         .targets = batch.targets,
+                        .context = context,
                         .tokens = static_cast<double>(batch.num_targets),
                         .source = source,
                         .share = shares.at(source)});
@@ -105,8 +110,7 @@ class DialedModel {
     std::map<int, SourceLoss> sums;  // by source
     for (const Prefix& prefix : prefixes) {
       throw_if_interrupted();
-      const at::Tensor h = decoder_.layers(prefix.h, expansion_.layers.front().index, decoder_.num_layers(), {},
-                                           nullptr, throw_if_interrupted);
+      const at::Tensor h = decoder_.layers(prefix.h, lowest(), decoder_.num_layers(), prefix.context);
       SourceLoss& s = sums[prefix.source];
       s.loss += decoder_.token_losses(h, prefix.targets).sum(at::kDouble).item<double>();
       s.tokens += prefix.tokens;

@@ -66,8 +66,8 @@ CopyGradients copy_gradients(const model::Decoder& decoder, const std::vector<Pr
                      std::vector<at::Tensor> wanted;
                      for (const at::Tensor* slot : output_slots(copies.weights().layers[l])) wanted.push_back(*slot);
                      const at::AutoGradMode with_grad(true);
-                     const auto gradients =
-                         torch::autograd::grad({copies.layer(g.output.detach(), g.layer)}, wanted, {g.output_gradient});
+                     const auto gradients = torch::autograd::grad(
+                         {copies.layer(g.output.detach(), g.layer, batch.context())}, wanted, {g.output_gradient});
                      for (std::size_t i = 0; i < wanted.size(); ++i)
                        result.layers[l][i].add_(gradients[i].to(at::kFloat), share);
                    });

@@ -21,19 +21,20 @@ std::vector<model::NamedTensor> as_leaves(model::Decoder& decoder, int l) {
   return parameters;
 }
 
-double visit(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
+double visit(const model::FrozenPrefix& model, const model::Batch& batch, std::span<const int> layers,
              bool with_parameters, const LayerGradientVisitor& visitor) {
   ADEPT_CHECK(!layers.empty() && std::is_sorted(layers.begin(), layers.end()), "layers must be ascending");
   ADEPT_CHECK(batch.num_targets > 0, "a batch without targets has no mean loss");
-  const auto num_layers = static_cast<int>(decoder.num_layers());
+  model::Decoder probe = detached_decoder(model.decoder());
+  const auto num_layers = static_cast<int>(probe.num_layers());
   const int lowest = layers.front();
-  model::Decoder probe = detached_decoder(decoder);
+  const model::Context context = batch.context();
 
   std::vector<at::Tensor> inputs;  // inputs[l - lowest]: h_l (B, T, D)
   {
     const at::NoGradGuard no_grad;
-    inputs.push_back(probe.prefix(batch.input_ids, lowest));
-    for (int l = lowest; l < num_layers; ++l) inputs.push_back(probe.layer(inputs.back(), l));
+    inputs.push_back(model.hidden(batch.input_ids, lowest, context));
+    for (int l = lowest; l < num_layers; ++l) inputs.push_back(probe.layer(inputs.back(), l, context));
   }
 
   const at::AutoGradMode with_grad(true);
@@ -52,7 +53,7 @@ double visit(const model::Decoder& decoder, const model::Batch& batch, std::span
     for (const model::NamedTensor& p : parameters) wanted.push_back(*p.tensor);
     if (l > lowest) wanted.push_back(h);
     std::vector<at::Tensor> gradients;
-    if (!wanted.empty()) gradients = torch::autograd::grad({probe.layer(h, l)}, wanted, {gradient});
+    if (!wanted.empty()) gradients = torch::autograd::grad({probe.layer(h, l, context)}, wanted, {gradient});
     if (chosen)
       visitor({.layer = l,
                .parameters = parameters,
@@ -73,19 +74,17 @@ model::Decoder detached_decoder(const model::Decoder& decoder) {
   for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) *p.tensor = p.tensor->detach();
   if (decoder.config().tie_word_embeddings) weights.lm_head = weights.embed_tokens;
   weights.lm_head = weights.lm_head.detach();
-  model::Decoder detached(decoder.config(), std::move(weights));
-  detached.use_activation_cache(decoder.activation_cache());
-  return detached;
+  return {decoder.config(), std::move(weights)};
 }
 
-double visit_layer_gradients(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
+double visit_layer_gradients(const model::FrozenPrefix& model, const model::Batch& batch, std::span<const int> layers,
                              const LayerGradientVisitor& visitor) {
-  return visit(decoder, batch, layers, /*with_parameters=*/true, visitor);
+  return visit(model, batch, layers, /*with_parameters=*/true, visitor);
 }
 
-double visit_output_gradients(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
+double visit_output_gradients(const model::FrozenPrefix& model, const model::Batch& batch, std::span<const int> layers,
                               const LayerGradientVisitor& visitor) {
-  return visit(decoder, batch, layers, /*with_parameters=*/false, visitor);
+  return visit(model, batch, layers, /*with_parameters=*/false, visitor);
 }
 
 double first_order_importance(const at::Tensor& parameter, const at::Tensor& gradient) {

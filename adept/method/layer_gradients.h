@@ -10,6 +10,7 @@
 
 #include "adept/model/batch.h"
 #include "adept/model/decoder.h"
+#include "adept/model/frozen_prefix.h"
 
 namespace adept::method {
 
@@ -27,11 +28,11 @@ using LayerGradientVisitor = std::function<void(const LayerGradients&)>;
 
 /// Visits `layers` (ascending, not empty) of the gradient of the batch's mean loss (nats per predicted token), highest
 /// first, and returns that loss. The decoder is left as it was. A batch without targets is an InternalError.
-double visit_layer_gradients(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
+double visit_layer_gradients(const model::FrozenPrefix& model, const model::Batch& batch, std::span<const int> layers,
                              const LayerGradientVisitor& visit);
 
 /// The same without the parameters' gradients, which are half of the work: `parameters` and `gradients` are empty.
-double visit_output_gradients(const model::Decoder& decoder, const model::Batch& batch, std::span<const int> layers,
+double visit_output_gradients(const model::FrozenPrefix& model, const model::Batch& batch, std::span<const int> layers,
                               const LayerGradientVisitor& visit);
 
 /// The decoder's tensors under new autograd identities: what is done with these leaves the originals alone.

@@ -62,7 +62,10 @@ model::Batch single_row(const model::Batch& batch, std::int64_t b) {
   const std::int64_t length = positions.size(0) == 0 ? 0 : positions[-1].item<std::int64_t>() + 1;
   return {.input_ids = batch.input_ids.slice(0, b, b + 1).slice(1, 0, length),
           .targets = targets.slice(1, 0, length),
-          .num_targets = positions.size(0)};
+          .num_targets = positions.size(0),
+          .document_starts = batch.document_starts.defined()
+                                 ? batch.document_starts.slice(0, b, b + 1).slice(1, 0, length)
+                                 : at::Tensor()};
 }
 
 // 1 - cos(before, after) of (B, T, D), summed over the positions with a target: (B) fp64. ShortGPT, arXiv 2403.03853.
@@ -127,8 +130,8 @@ std::string fingerprint(std::span<const ProbeBatch> batches) {
   Hasher hasher;
   for (const auto& [batch, source, weight] : batches) {
     hasher.update(fmt::format("{} {} {} {} ", source, weight, batch.rows(), batch.num_positions()));
-    for (const at::Tensor& ids : {batch.input_ids.cpu().contiguous(), batch.targets.cpu().contiguous()})
-      hasher.update(model::as_view("", ids).data);
+    for (const at::Tensor& tensor : {batch.input_ids, batch.targets, batch.document_starts})
+      if (tensor.defined()) hasher.update(model::as_view("", tensor.cpu().contiguous()).data);
   }
   return hasher.digest();
 }
@@ -179,12 +182,13 @@ void measure_bypass(const model::Decoder& decoder, const ProbeBatch& probe, Prob
   const at::NoGradGuard no_grad;
   const model::Batch& batch = probe.batch;
   const std::int64_t num_layers = decoder.num_layers();
+  const model::Context context = batch.context(throw_if_interrupted);
   std::vector<at::Tensor> losses;                 // L+1 columns of (B)
   at::Tensor h = decoder.embed(batch.input_ids);  // (B, T, D), the input of layer l
   for (std::int64_t l = 0; l < num_layers; ++l) {
-    const at::Tensor without = decoder.layers(h, l + 1, num_layers, {}, nullptr, throw_if_interrupted);
+    const at::Tensor without = decoder.layers(h, l + 1, num_layers, context);
     losses.push_back(row_losses(decoder, without, batch.targets));
-    h = decoder.layer(h, l);
+    h = decoder.layer(h, l, context);
     tick(batch.num_positions());
   }
   losses.push_back(row_losses(decoder, h, batch.targets));
@@ -199,7 +203,8 @@ void measure_bypass_naive(const model::Decoder& decoder, const ProbeBatch& probe
   for (std::size_t l = 0; l <= num_layers; ++l) {
     model::LayerMask bypass(num_layers, false);
     if (l < num_layers) bypass[l] = true;
-    losses.push_back(row_losses(decoder, decoder.forward(probe.batch.input_ids, bypass), probe.batch.targets));
+    const at::Tensor h = decoder.forward(probe.batch.input_ids, probe.batch.context(), bypass);
+    losses.push_back(row_losses(decoder, h, probe.batch.targets));
   }
   add_bypass_losses(probe.batch, losses, samples);
 }
@@ -251,7 +256,7 @@ void measure_angles(const model::Decoder& decoder, const ProbeBatch& probe, Prob
   at::Tensor h = decoder.embed(batch.input_ids);
   std::vector<at::Tensor> columns;  // L of (B)
   for (std::int64_t l = 0; l < decoder.num_layers(); ++l) {
-    const at::Tensor next = decoder.layer(h, l);
+    const at::Tensor next = decoder.layer(h, l, batch.context());
     columns.push_back(row_angles(h, next, batch.targets));
     h = next;
   }

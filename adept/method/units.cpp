@@ -124,7 +124,7 @@ void check_partition(const std::vector<Unit>& units, const model::Decoder& decod
   ADEPT_CHECK(of_parameter.empty(), "{} units are no tensors of the model", of_parameter.size());
 }
 
-UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::Decoder& decoder,
+UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::FrozenPrefix& model,
                            const std::vector<ProbeBatch>& batches, Progress& progress) {
   std::map<std::string, std::vector<const Unit*>> units_of;  // by parameter
   for (const Unit& unit : units) units_of[unit.parameter].push_back(&unit);
@@ -132,7 +132,7 @@ UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& 
   // source.
   std::map<int, std::vector<int>> copies_of_scored;
   for (const ExpandedLayer& copy : expansion.layers) {
-    const bool identity = is_identity(decoder.weights().layers[static_cast<std::size_t>(copy.index)]);
+    const bool identity = is_identity(model.decoder().weights().layers[static_cast<std::size_t>(copy.index)]);
     copies_of_scored[identity ? expanded_index(copy.source, expansion.layers) : copy.index].push_back(copy.index);
   }
   std::vector<int> scored;
@@ -146,7 +146,7 @@ UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& 
     if (batch.num_targets == 0) continue;
     const auto n = static_cast<double>(batch.num_targets);
     UnitValues& total = totals[source];
-    visit_layer_gradients(decoder, batch, scored, [&](const LayerGradients& g) {
+    visit_layer_gradients(model, batch, scored, [&](const LayerGradients& g) {
       for (std::size_t i = 0; i < g.parameters.size(); ++i) {
         const model::NamedTensor& p = g.parameters[i];
         const auto& parts = units_of.at(model::layer_parameter_name(copies_of_scored.at(g.layer).front(), p.unit));

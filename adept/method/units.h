@@ -15,6 +15,7 @@
 #include "adept/method/expansion.h"
 #include "adept/method/samples.h"
 #include "adept/model/decoder.h"
+#include "adept/model/frozen_prefix.h"
 
 namespace adept::method {
 
@@ -53,7 +54,7 @@ void check_partition(const std::vector<Unit>& units, const model::Decoder& decod
 /// be 0. Such a copy's units take the scores of its source layer, of which it is a copy. Gradients live in buffers of
 /// their own: no gradient, moment or parameter changes. Throws DataError if no token is predicted,
 /// NonFiniteError if a score is not finite.
-UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::Decoder& decoder,
+UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::FrozenPrefix& model,
                            const std::vector<ProbeBatch>& batches, Progress& progress);
 
 /// How a unit's rate follows from its importance. The rate of unit u at step t is base_lr * schedule(t) * w_u.

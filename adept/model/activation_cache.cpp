@@ -41,6 +41,12 @@ Digest to_digest(std::string_view text) {
   return digest;
 }
 
+FileHeader header_of(const ActivationSource& source) {
+  const std::string made_from = hash_of(fmt::format("{} {} {} {}", source.fingerprint, source.num_layers,
+                                                    source.hidden_size, at::toString(source.dtype)));
+  return {.magic = to_digest(kMagic), .made_from = to_digest(made_from)};
+}
+
 std::string to_text(const Digest& digest) { return {digest.begin(), std::find(digest.begin(), digest.end(), '\0')}; }
 
 template <typename T>
@@ -72,15 +78,20 @@ bool write_at(int fd, std::int64_t offset, std::span<const std::byte> bytes) {
   return true;
 }
 
-std::vector<std::string> row_keys(const at::Tensor& ids) {
+/// ids (B, T), document_starts (B, T) or undefined.
+std::vector<std::string> row_keys(const at::Tensor& ids, const at::Tensor& document_starts) {
   std::vector<std::string> keys;
-  for (const at::Tensor& row : ids.unbind(0)) {
+  for (std::int64_t row = 0; row < ids.size(0); ++row) {
     Hasher hasher;
-    hasher.update(fmt::format("{} x {}", ids.size(0), ids.size(1))).update(as_view("", row).data);
+    hasher.update(fmt::format("{} x {}", ids.size(0), ids.size(1)));
+    for (const at::Tensor& tensor : {ids, document_starts})
+      if (tensor.defined()) hasher.update(as_view("", tensor.select(0, row).contiguous()).data);
     keys.push_back(hasher.digest());
   }
   return keys;
 }
+
+at::Tensor next_rows(const at::Tensor& rows) { return rows.defined() ? rows.roll(1, 0) : rows; }
 
 }  // namespace
 
@@ -100,16 +111,19 @@ ActivationCache::ActivationCache(std::filesystem::path path, std::int64_t max_by
 void ActivationCache::open() {
   fd_ = UniqueFd(::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
   if (!fd_.is_open()) throw system_error(path_, "open", errno);
-  const std::string made_from = hash_of(fmt::format("{} {} {} {}", source_.fingerprint, source_.num_layers,
-                                                    source_.hidden_size, at::toString(source_.dtype)));
-  FileHeader header{.magic = to_digest(kMagic), .made_from = to_digest(made_from)}, found;
-  if (read_at(fd_.get(), 0, bytes_of(found)) && found.magic == header.magic && found.made_from == header.made_from) {
+  const FileHeader header = header_of(source_);
+  FileHeader found;
+  if (read_at(fd_.get(), 0, bytes_of(found)) && found.magic == header.magic && found.made_from == header.made_from)
     read_index();
-    return;
-  }
-  if (::ftruncate(fd_.get(), 0) != 0 || !write_at(fd_.get(), 0, bytes_of(header)))
+  else if (!clear())
     throw system_error(path_, "write", errno);
+}
+
+bool ActivationCache::clear() {
+  entries_.clear();
   end_ = sizeof(FileHeader);
+  FileHeader header = header_of(source_);
+  return ::ftruncate(fd_.get(), 0) == 0 && write_at(fd_.get(), 0, bytes_of(header));
 }
 
 void ActivationCache::read_index() {
@@ -118,28 +132,30 @@ void ActivationCache::read_index() {
   EntryHeader header;
   while (read_at(fd_.get(), end_, bytes_of(header))) {
     const std::int64_t data = end_ + static_cast<std::int64_t>(sizeof(EntryHeader));
-    if (header.bytes <= 0 || header.bytes > size - data) break;  // cut short, or damaged: entries go over it
+    if (header.bytes <= 0 || header.bytes > size - data) break;  // cut short, or damaged
     entries_[to_text(header.key)] = {.offset = data, .bytes = header.bytes, .checksum = to_text(header.checksum)};
     end_ = data + header.bytes;
   }
+  if (end_ < size && ::ftruncate(fd_.get(), end_) != 0) throw system_error(path_, "write", errno);
 }
 
-at::Tensor ActivationCache::get(const at::Tensor& ids, const Compute& compute) {
-  if (ids.numel() == 0) return compute(ids);
+at::Tensor ActivationCache::get(const at::Tensor& ids, const at::Tensor& document_starts, bool keeps_new,
+                                const Compute& compute) {
+  if (ids.numel() == 0) return compute(ids, document_starts);
   const std::lock_guard lock(mutex_);
-  const std::vector<std::string> keys = row_keys(ids.cpu().contiguous());
+  const std::vector<std::string> keys = row_keys(ids.cpu(), document_starts);
   if (const at::Tensor found = read(keys, ids); found.defined()) {
     stats_.positions_read += ids.numel();
     return found.to(ids.device());
   }
-  at::Tensor activations = compute(ids);
+  at::Tensor activations = compute(ids, document_starts);
   stats_.positions_computed += ids.numel();
   // Whole batches: one of which a row is missing is never read.
-  const auto has_no_place = [&](const std::string& key) { return !entries_.contains(key) && !damaged_.contains(key); };
-  const auto new_rows = std::count_if(keys.begin(), keys.end(), has_no_place);
+  const auto is_new = [&](const std::string& key) { return !entries_.contains(key); };
+  const auto new_rows = std::count_if(keys.begin(), keys.end(), is_new);
   const bool has_room =
       end_ + new_rows * (static_cast<std::int64_t>(sizeof(EntryHeader)) + row_bytes(ids)) <= max_bytes_;
-  if (keeps_ && has_room && is_independent_of_place(ids, activations, compute))
+  if (keeps_new && has_room && is_independent_of_place(ids, document_starts, activations, compute))
     keep(keys, activations.cpu().contiguous());
   return activations;
 }
@@ -154,32 +170,26 @@ at::Tensor ActivationCache::read(const std::vector<std::string>& keys, const at:
   at::Tensor rows = at::empty({ids.size(0), ids.size(1), source_.hidden_size}, at::TensorOptions(source_.dtype));
   const auto size = static_cast<std::size_t>(row_bytes(ids));
   auto* out = static_cast<std::byte*>(rows.data_ptr());
-  bool is_whole = true;
   for (std::size_t row = 0; row < keys.size(); ++row) {
-    const auto entry = entries_.find(keys[row]);
-    if (entry == entries_.end()) continue;  // the same sequence twice in a batch, and damaged
+    const Entry& entry = entries_.at(keys[row]);
     const std::span<std::byte> data(out + row * size, size);
-    if (entry->second.bytes == row_bytes(ids) && read_at(fd_.get(), entry->second.offset, data) &&
-        hash_of(data) == entry->second.checksum)
+    if (entry.bytes == row_bytes(ids) && read_at(fd_.get(), entry.offset, data) && hash_of(data) == entry.checksum)
       continue;
-    if (damaged_.empty())
-      spdlog::warn("{}: an entry is damaged; it is computed again, and so are others", path_.string());
-    if (entry->second.bytes == row_bytes(ids))  // or there may be another entry in what was its place
-      damaged_[keys[row]] = entry->second.offset - static_cast<std::int64_t>(sizeof(EntryHeader));
-    entries_.erase(entry);
-    is_whole = false;
+    spdlog::warn("{}: an entry is damaged; all of them are dropped, and computed again when needed", path_.string());
+    if (!clear()) max_bytes_ = 0;
+    return {};
   }
-  return is_whole ? rows : at::Tensor();
+  return rows;
 }
 
-bool ActivationCache::is_independent_of_place(const at::Tensor& ids, const at::Tensor& activations,
-                                              const Compute& compute) {
+bool ActivationCache::is_independent_of_place(const at::Tensor& ids, const at::Tensor& document_starts,
+                                              const at::Tensor& activations, const Compute& compute) {
   if (ids.size(0) == 1) return true;
   const bool was_told =
       std::any_of(is_independent_.begin(), is_independent_.end(), [](const auto& s) { return !s.second; });
   const auto [shape, is_new] = is_independent_.try_emplace({ids.size(0), ids.size(1)});
   if (is_new) {
-    shape->second = compute(ids.roll(1, 0)).equal(activations.roll(1, 0));
+    shape->second = compute(next_rows(ids), next_rows(document_starts)).equal(next_rows(activations));
     if (!shape->second && !was_told)
       spdlog::warn(
           "activations of batches of {} x {} tokens, and others like them, are not kept for later: here they depend on "
@@ -195,12 +205,8 @@ void ActivationCache::keep(const std::vector<std::string>& keys, const at::Tenso
     const at::Tensor data = activations.select(0, static_cast<std::int64_t>(row));
     if (append(keys[row], as_view("", data).data)) continue;
     spdlog::warn("{}: cannot be written ({}); no activations are kept", path_.string(), std::strerror(errno));
-    // What needs the disk more gets it back.
-    entries_.clear();
-    damaged_.clear();
-    end_ = sizeof(FileHeader);
-    max_bytes_ = 0;
-    if (::ftruncate(fd_.get(), end_) != 0) spdlog::warn("{}: cannot be made smaller", path_.string());
+    max_bytes_ = 0;  // what needs the disk more gets it back
+    if (!clear()) spdlog::warn("{}: cannot be made smaller", path_.string());
     return;
   }
 }
@@ -208,12 +214,10 @@ void ActivationCache::keep(const std::vector<std::string>& keys, const at::Tenso
 bool ActivationCache::append(const std::string& key, std::span<const std::byte> data) {
   EntryHeader header{
       .key = to_digest(key), .checksum = to_digest(hash_of(data)), .bytes = static_cast<std::int64_t>(data.size())};
-  const auto place = damaged_.find(key);
-  const std::int64_t begin = place != damaged_.end() ? place->second : end_;
-  const std::int64_t offset = begin + static_cast<std::int64_t>(sizeof(EntryHeader));
-  if (!write_at(fd_.get(), begin, bytes_of(header)) || !write_at(fd_.get(), offset, data)) return false;
+  const std::int64_t offset = end_ + static_cast<std::int64_t>(sizeof(EntryHeader));
+  if (!write_at(fd_.get(), end_, bytes_of(header)) || !write_at(fd_.get(), offset, data)) return false;
   entries_[key] = {.offset = offset, .bytes = header.bytes, .checksum = to_text(header.checksum)};
-  end_ = std::max(end_, offset + header.bytes);
+  end_ = offset + header.bytes;
   return true;
 }
 

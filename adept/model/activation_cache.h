@@ -37,29 +37,28 @@ struct ActivationCacheStats {
   std::int64_t bytes = 0;               ///< of the file
 };
 
-/// A file of activations (T, D) of single rows, each with a checksum, found by the row's tokens and the shape of the
-/// batch that it was in. A batch is appended whole, or not at all where the file has no room for it. A file of another
-/// source is dropped; what is damaged or cut short is computed again and written again, where it was if that is known.
-/// Where the disk is full everything is dropped. The file is read with pread, not mapped: what was read does not stay
-/// in the process's memory.
+/// A file of activations (T, D) of single rows, each with a checksum, found by the row's tokens, where its documents
+/// start, and the shape of the batch that it was in. A batch is appended whole, or not at all where the file has no
+/// room for it. Everything is dropped where the file is another source's, where an entry is damaged, and where the disk
+/// is full, after which nothing is kept. The file is read with pread, not mapped: what was read does not stay in the
+/// process's memory.
 ///
 /// A row of a matrix product may depend on its place in the batch, by how the library splits the work. Before rows of a
 /// batch's shape are kept for the first time this is tried; where it is so, none of that shape are kept, as training
 /// would not be the same bit for bit.
 class ActivationCache {
  public:
-  using Compute = std::function<at::Tensor(const at::Tensor& ids)>;  ///< ids (B, T) -> (B, T, D)
+  /// ids (B, T) and Context::document_starts -> (B, T, D).
+  using Compute = std::function<at::Tensor(const at::Tensor& ids, const at::Tensor& document_starts)>;
 
   /// Opens or makes the file, which never grows beyond `max_bytes`. Throws DataError where it cannot.
   ActivationCache(std::filesystem::path path, std::int64_t max_bytes, ActivationSource source);
 
   std::int64_t num_layers() const { return source_.num_layers; }
 
-  /// Whether what is computed from now on is kept: of tokens that will come again.
-  void keep_new(bool keep) { keeps_ = keep; }
-
-  /// compute(ids), or the same from the file where it has all rows; ids (B, T) int64 on any device.
-  at::Tensor get(const at::Tensor& ids, const Compute& compute);
+  /// compute(ids, document_starts), or the same from the file where it has all rows; ids (B, T) int64 on any device.
+  /// `keeps_new`: what is computed goes into the file, because these tokens come again.
+  at::Tensor get(const at::Tensor& ids, const at::Tensor& document_starts, bool keeps_new, const Compute& compute);
 
   ActivationCacheStats stats() const;
 
@@ -72,11 +71,13 @@ class ActivationCache {
 
   void open();
   void read_index();
+  bool clear();
   std::int64_t row_bytes(const at::Tensor& ids) const;
   at::Tensor read(const std::vector<std::string>& keys, const at::Tensor& ids);
   void keep(const std::vector<std::string>& keys, const at::Tensor& activations);
   bool append(const std::string& key, std::span<const std::byte> data);
-  bool is_independent_of_place(const at::Tensor& ids, const at::Tensor& activations, const Compute& compute);
+  bool is_independent_of_place(const at::Tensor& ids, const at::Tensor& document_starts, const at::Tensor& activations,
+                               const Compute& compute);
 
   std::filesystem::path path_;
   std::int64_t max_bytes_;
@@ -85,9 +86,7 @@ class ActivationCache {
   UniqueFd fd_;
   std::int64_t end_ = 0;  // where the next entry goes
   std::unordered_map<std::string, Entry> entries_;
-  std::unordered_map<std::string, std::int64_t> damaged_;  // where entries began that are to be written again
   std::map<std::pair<std::int64_t, std::int64_t>, bool> is_independent_;  // by (B, T), of those that were tried
-  bool keeps_ = true;
   ActivationCacheStats stats_;
 };
 

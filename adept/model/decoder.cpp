@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "adept/core/error.h"
+#include "adept/model/kv_cache.h"
 #include "adept/nn/attention.h"
 #include "adept/nn/cross_entropy.h"
 #include "adept/nn/gate.h"
@@ -93,14 +94,6 @@ Decoder::~Decoder() = default;
 Decoder::Decoder(Decoder&&) noexcept = default;
 Decoder& Decoder::operator=(Decoder&&) noexcept = default;
 
-Decoder Decoder::to(at::Device device) const {
-  Weights moved = weights_;
-  for (const NamedTensor& parameter : named_parameters(config_, moved)) {
-    *parameter.tensor = parameter.tensor->to(device);
-  }
-  return Decoder(config_, std::move(moved));
-}
-
 at::Tensor Decoder::embed(const at::Tensor& ids) const {
   ADEPT_CHECK(ids.dim() == 2 && ids.scalar_type() == at::kLong, "ids must be (B, T) int64");
   if (ids.numel() > 0) {
@@ -115,8 +108,9 @@ at::Tensor Decoder::embed(const at::Tensor& ids) const {
 }
 
 at::Tensor Decoder::attention(const nn::Input& input, const LayerWeights& weights, std::int64_t l,
-                              KeyValueCache* cache) const {
+                              const Context& context) const {
   const at::Tensor& x = input.value;
+  KeyValueCache* const cache = context.cache;
   const std::int64_t B = x.size(0), T = x.size(1), E = config_.head_dim;
   const std::vector<at::Tensor> projected = project(input, {&weights.q_proj, &weights.k_proj, &weights.v_proj});
   at::Tensor q = projected[0].view({B, T, config_.num_attention_heads, E});
@@ -124,7 +118,9 @@ at::Tensor Decoder::attention(const nn::Input& input, const LayerWeights& weight
   at::Tensor v = projected[2].view({B, T, config_.num_key_value_heads, E}).transpose(1, 2);  // (B, K, T, E)
   const std::int64_t begin = cache == nullptr ? 0 : cache->length(l);
   const nn::RopeTables tables = rope_->get(config_, begin, T, x.scalar_type(), x.device());
-  const nn::Visibility visibility = {.window = config_.sliding_window[static_cast<std::size_t>(l)]};
+  const nn::Visibility visibility = {.window = config_.sliding_window[static_cast<std::size_t>(l)],
+                                     .document_starts = context.document_starts};
+  ADEPT_CHECK(!visibility.document_starts.defined() || cache == nullptr, "a key-value cache holds single documents");
   at::Tensor mixed;  // (B, H, T, E)
   if (config_.qk_norm && cache == nullptr) {
     mixed = nn::normed_attention(q, k, v, {weights.q_norm, weights.k_norm, config_.rms_norm_eps}, tables, visibility);
@@ -146,10 +142,10 @@ const LayerWeights& Decoder::layer_weights(std::int64_t l) const {
   return weights_.layers[static_cast<std::size_t>(l)];
 }
 
-void Decoder::attend(Residual& stream, std::int64_t l, KeyValueCache* cache) const {
+void Decoder::attend(Residual& stream, std::int64_t l, const Context& context) const {
   const LayerWeights& weights = layer_weights(l);
   const nn::Input x = stream.normed(weights.input_layernorm, config_.rms_norm_eps);
-  stream.update = attention(x, weights, l, cache);
+  stream.update = attention(x, weights, l, context);
 }
 
 // What the last projection multiplies: (B, T, F).
@@ -166,22 +162,22 @@ void Decoder::feed_forward(Residual& stream, std::int64_t l) const {
   stream.update = project(x, layer_weights(l).down_proj);
 }
 
-at::Tensor Decoder::layer(const at::Tensor& h, std::int64_t l, KeyValueCache* cache) const {
-  return layers(h, l, l + 1, {}, cache);
+at::Tensor Decoder::layer(const at::Tensor& h, std::int64_t l, const Context& context) const {
+  return layers(h, l, l + 1, context);
 }
 
-at::Tensor Decoder::checkpointed_layer(const at::Tensor& h, std::int64_t l, bool whole) const {
+at::Tensor Decoder::checkpointed_layer(const at::Tensor& h, std::int64_t l, bool whole, const Context& context) const {
   const LinearWeights& down = layer_weights(l).down_proj;
   const bool down_trains = down.weight.requires_grad() || down.adapter.a.defined();
   whole = whole && h.requires_grad();  // else nn::recomputed would keep the whole graph
   Residual stream{h, {}};
   if (!whole) {
-    attend(stream, l, nullptr);
+    attend(stream, l, context);
     stream = {std::move(stream).sum(), {}};
   }
   const auto results = nn::recomputed(stream.h, [=, this](const at::Tensor& x) -> std::vector<at::Tensor> {
     Residual again{x, {}};
-    if (whole) attend(again, l, nullptr);
+    if (whole) attend(again, l, context);
     if (down_trains) {
       feed_forward(again, l);
       return {std::move(again).sum()};
@@ -194,20 +190,24 @@ at::Tensor Decoder::checkpointed_layer(const at::Tensor& h, std::int64_t l, bool
   return std::move(stream).sum();
 }
 
-at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const LayerMask& bypass,
-                           KeyValueCache* cache, BetweenLayers between) const {
+at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const Context& context,
+                           const LayerMask& bypass) const {
   ADEPT_CHECK(begin >= 0 && begin <= end && end <= num_layers(), "layers {} .. {} of {}", begin, end, num_layers());
   ADEPT_CHECK(bypass.empty() || static_cast<std::int64_t>(bypass.size()) == num_layers(), "a mask of {} for {} layers",
               bypass.size(), num_layers());
   Residual stream{h, {}};
   for (std::int64_t l = begin; l < end; ++l) {
     if (!bypass.empty() && bypass[static_cast<std::size_t>(l)]) continue;
-    if (between != nullptr) between();
-    attend(stream, l, cache);
-    if (between != nullptr) between();
+    if (context.between != nullptr) context.between();
+    attend(stream, l, context);
+    if (context.between != nullptr) context.between();
     feed_forward(stream, l);
   }
   return std::move(stream).sum();
+}
+
+at::Tensor Decoder::forward(const at::Tensor& ids, const Context& context, const LayerMask& bypass) const {
+  return layers(embed(ids), 0, num_layers(), context, bypass);
 }
 
 at::Tensor Decoder::logits(const at::Tensor& h) const {
@@ -223,21 +223,6 @@ at::Tensor Decoder::token_losses(const at::Tensor& h, const at::Tensor& targets)
   const at::NoGradGuard no_grad;
   return nn::linear_cross_entropy_per_token(nn::rms_norm(h, weights_.norm, config_.rms_norm_eps), weights_.lm_head,
                                             targets.to(device()));
-}
-
-at::Tensor Decoder::prefix(const at::Tensor& ids, std::int64_t end, BetweenLayers between) const {
-  const at::NoGradGuard no_grad;
-  const auto compute = [&](const at::Tensor& tokens) { return layers(embed(tokens), 0, end, {}, nullptr, between); };
-  const bool is_cached = activation_cache_ != nullptr && activation_cache_->num_layers() == end;
-  return is_cached ? activation_cache_->get(ids, compute) : compute(ids);
-}
-
-at::Tensor Decoder::forward(const at::Tensor& ids, const LayerMask& bypass, BetweenLayers between) const {
-  if (activation_cache_ != nullptr && bypass.empty()) {
-    const std::int64_t cached = activation_cache_->num_layers();
-    return layers(prefix(ids, cached, between), cached, num_layers(), {}, nullptr, between);
-  }
-  return layers(embed(ids), 0, num_layers(), bypass, nullptr, between);
 }
 
 }  // namespace adept::model

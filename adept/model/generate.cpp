@@ -12,6 +12,7 @@
 #include "adept/core/random.h"
 #include "adept/core/signals.h"
 #include "adept/model/config_reader.h"
+#include "adept/model/kv_cache.h"
 
 namespace adept::model {
 namespace {
@@ -29,7 +30,7 @@ at::Tensor last_hidden(const Decoder& decoder, std::span<const std::int64_t> ids
   const std::size_t at_once = cache == nullptr ? ids.size() : kPrefillTokens;
   for (std::size_t begin = 0; begin < ids.size(); begin += at_once) {
     const at::Tensor input = as_row(ids.subspan(begin, std::min(at_once, ids.size() - begin)));
-    h = decoder.layers(decoder.embed(input), 0, decoder.num_layers(), {}, cache, throw_if_interrupted);
+    h = decoder.forward(input, {.cache = cache, .between = throw_if_interrupted});
   }
   return h.narrow(1, h.size(1) - 1, 1);
 }

@@ -16,7 +16,7 @@ bool is_finite(const at::Tensor& tensor) { return std::isfinite(nn::square_sum({
 
 }  // namespace
 
-std::string find_nonfinite(const optim::AdamW& optimizer, const model::Decoder& decoder, const model::Batch* batch) {
+std::string find_nonfinite(const optim::AdamW& optimizer, const model::FrozenPrefix& model, const model::Batch* batch) {
   const at::NoGradGuard no_grad;
   for (const optim::Parameter& p : optimizer.parameters()) {
     if (!is_finite(p.master)) return p.name;
@@ -24,7 +24,8 @@ std::string find_nonfinite(const optim::AdamW& optimizer, const model::Decoder& 
     if (!is_finite(moments.exp_avg) || !is_finite(moments.exp_avg_sq)) return "the optimizer's moments of " + p.name;
   }
   if (batch == nullptr) return "";
-  const at::Tensor h = decoder.forward(batch->input_ids);
+  const model::Decoder& decoder = model.decoder();
+  const at::Tensor h = model.hidden(batch->input_ids, decoder.num_layers(), batch->context());
   // A norm whose squares overflow makes zeros of everything, and a finite loss of these.
   if (!(nn::square_sum({h}) <= std::numeric_limits<float>::max())) return "the output of the last layer";
   const bool finite = std::isfinite(decoder.loss_sum(h, batch->targets).item<double>());

@@ -7,7 +7,7 @@
 
 #include "adept/core/error.h"
 #include "adept/model/batch.h"
-#include "adept/model/decoder.h"
+#include "adept/model/frozen_prefix.h"
 #include "adept/optim/adamw.h"
 
 namespace adept::train {
@@ -15,7 +15,7 @@ namespace adept::train {
 /// What of a trained model is not finite, for a message: a tensor, its moments, or, with a batch whose loss was finite
 /// before the last update, activations (their sum of squares in fp32) or loss; empty if all is. One pass over what
 /// trains and, with `batch`, a forward pass.
-std::string find_nonfinite(const optim::AdamW& optimizer, const model::Decoder& decoder, const model::Batch* batch);
+std::string find_nonfinite(const optim::AdamW& optimizer, const model::FrozenPrefix& model, const model::Batch* batch);
 
 /// The error: `what` is not finite after `step` steps at the peak rate `learning_rate`. It names the last state before
 /// in run_dir and says what to do.

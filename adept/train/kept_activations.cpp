@@ -35,7 +35,7 @@ void KeptActivations::open(std::int64_t step) {
                  data::format_bytes(bytes));
   if (!keeps_training_text_ && updates_left(step) < kFewestUpdates && evaluations_left(step) < kFewestEvaluations)
     return drop();
-  model::Decoder& decoder = inputs_.decoder;
+  const model::Decoder& decoder = inputs_.decoder;
   const std::string fingerprint =
       fmt::format("{} {} {} {} {}", inputs_.frozen_hash, decoder.config().source.dump(),
                   config::to_string(c.compute.kernels), describe_compute(decoder.dtype(), decoder.device()), kCommit);
@@ -44,7 +44,7 @@ void KeptActivations::open(std::int64_t step) {
                                           .hidden_size = decoder.config().hidden_size,
                                           .dtype = decoder.dtype()};
   try {
-    decoder.use_activation_cache(std::make_shared<model::ActivationCache>(path, budget, source));
+    cache_ = std::make_unique<model::ActivationCache>(path, budget, source);
     spdlog::info("activation cache: {}, at most {}", path.string(), data::format_bytes(budget));
   } catch (const DataError& error) {  // nothing depends on it
     spdlog::warn("{}; the training goes on without an activation cache", error.what());
@@ -52,21 +52,28 @@ void KeptActivations::open(std::int64_t step) {
   }
 }
 
-void KeptActivations::before_step(const std::vector<data::Sequence>& sequences) {
-  keep_next(keeps_training_text_ && std::all_of(sequences.begin(), sequences.end(),
-                                                [&](const data::Sequence& sequence) { return comes_again(sequence); }));
+model::FrozenPrefix KeptActivations::for_step(const std::vector<data::Sequence>& sequences) const {
+  const bool all_come_again = std::all_of(sequences.begin(), sequences.end(),
+                                          [&](const data::Sequence& sequence) { return comes_again(sequence); });
+  return {inputs_.decoder, cache_.get(), keeps_training_text_ && all_come_again};
 }
 
-void KeptActivations::before_update(std::int64_t step) { keep_next(updates_left(step) > 1); }
+model::FrozenPrefix KeptActivations::for_update(std::int64_t step) const {
+  return {inputs_.decoder, cache_.get(), updates_left(step) > 1};
+}
 
-void KeptActivations::before_evaluation(std::int64_t step) { keep_next(evaluations_left(step) > 0); }
+model::FrozenPrefix KeptActivations::for_evaluation(std::int64_t step) const {
+  return {inputs_.decoder, cache_.get(), evaluations_left(step) > 0};
+}
+
+model::FrozenPrefix KeptActivations::for_reading() const { return {inputs_.decoder, cache_.get(), false}; }
 
 model::ActivationCacheStats KeptActivations::stats() const {
-  return in_use() ? inputs_.decoder.activation_cache()->stats() : model::ActivationCacheStats{};
+  return in_use() ? cache_->stats() : model::ActivationCacheStats{};
 }
 
 void KeptActivations::drop() {
-  inputs_.decoder.use_activation_cache(nullptr);
+  cache_.reset();
   remove_or_warn(inputs_.run_dir / kActivationCacheFile);
 }
 
@@ -95,10 +102,6 @@ std::int64_t KeptActivations::updates_left(std::int64_t step) const {
 std::int64_t KeptActivations::evaluations_left(std::int64_t step) const {
   const std::int64_t every = inputs_.config.train.eval_steps;
   return every == 0 || !inputs_.has_eval_text ? 0 : (inputs_.total_steps - 1) / every - step / every;
-}
-
-void KeptActivations::keep_next(bool comes_again) {
-  if (in_use()) inputs_.decoder.activation_cache()->keep_new(comes_again);
 }
 
 }  // namespace adept::train

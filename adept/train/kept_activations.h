@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "adept/data/train_loader.h"
 #include "adept/model/activation_cache.h"
 #include "adept/model/decoder.h"
+#include "adept/model/frozen_prefix.h"
 #include "adept/train/trainable.h"
 
 namespace adept::train {
@@ -23,7 +25,7 @@ namespace adept::train {
 struct KeptActivationsInputs {
   const config::RunConfig& config;
   const data::TrainLoader& loader;
-  model::Decoder& decoder;  ///< reads and fills the file
+  const model::Decoder& decoder;
   const Trainable& trainable;
   std::filesystem::path run_dir;     ///< exists
   std::string frozen_hash;           ///< of the tensors that do not train
@@ -32,7 +34,7 @@ struct KeptActivationsInputs {
   bool has_eval_text = false;
 };
 
-/// Decides what is kept, and gives the decoder the file to keep it in. The result of a training does not depend on it.
+/// Decides what is kept, and holds the file. The result of a training does not depend on it.
 class KeptActivations {
  public:
   explicit KeptActivations(KeptActivationsInputs inputs) : inputs_(std::move(inputs)) {}
@@ -43,14 +45,16 @@ class KeptActivations {
   /// none.
   void open(std::int64_t step);
 
-  /// To be told what is computed next, after `step` completed steps: a training step, an update of the units' rates or
-  /// an evaluation. It is kept if the same will be computed later.
-  void before_step(const std::vector<data::Sequence>& sequences);
-  void before_update(std::int64_t step);
-  void before_evaluation(std::int64_t step);
+  /// The model for a training step, and, after `step` completed steps, for an update of the units' rates and for an
+  /// evaluation: it reads the file, and what is new is kept if the same will be computed later.
+  model::FrozenPrefix for_step(const std::vector<data::Sequence>& sequences) const;
+  model::FrozenPrefix for_update(std::int64_t step) const;
+  model::FrozenPrefix for_evaluation(std::int64_t step) const;
+  /// For what comes once: nothing new is kept.
+  model::FrozenPrefix for_reading() const;
 
   /// Whether there is a file.
-  bool in_use() const { return inputs_.decoder.activation_cache() != nullptr; }
+  bool in_use() const { return cache_ != nullptr; }
 
   /// Of this session; zeros without a file.
   model::ActivationCacheStats stats() const;
@@ -63,9 +67,9 @@ class KeptActivations {
   std::int64_t bytes_of_training_text() const;
   std::int64_t updates_left(std::int64_t step) const;
   std::int64_t evaluations_left(std::int64_t step) const;
-  void keep_next(bool comes_again);
 
   KeptActivationsInputs inputs_;
+  std::unique_ptr<model::ActivationCache> cache_;
   bool keeps_training_text_ = false;
 };
 

@@ -15,26 +15,28 @@ namespace adept::train {
 namespace {
 
 at::Tensor through_layers(const model::Decoder& decoder, at::Tensor h, std::int64_t lowest,
-                          ActivationCheckpointing checkpointing) {
-  if (checkpointing == ActivationCheckpointing::kNone) return decoder.layers(h, lowest, decoder.num_layers());
+                          const model::Context& context, ActivationCheckpointing checkpointing) {
+  if (checkpointing == ActivationCheckpointing::kNone) return decoder.layers(h, lowest, decoder.num_layers(), context);
   for (std::int64_t l = lowest; l < decoder.num_layers(); ++l) {
-    h = decoder.checkpointed_layer(h, l, /*whole=*/checkpointing == ActivationCheckpointing::kFull);
+    h = decoder.checkpointed_layer(h, l, /*whole=*/checkpointing == ActivationCheckpointing::kFull, context);
   }
   return h;
 }
 
 // Loss of a micro-batch, (), with the graph of what trains.
-at::Tensor loss_of(const model::Decoder& decoder, const Trainable& trainable, const model::Batch& batch,
+at::Tensor loss_of(const model::FrozenPrefix& model, const Trainable& trainable, const model::Batch& batch,
                    ActivationCheckpointing checkpointing) {
+  const model::Decoder& decoder = model.decoder();
+  const model::Context context = batch.context();
   const std::int64_t lowest = trainable.trains_embeddings() ? 0 : trainable.lowest_layer();
   const at::Tensor h = trainable.trains_embeddings() ? decoder.embed(batch.input_ids)
-                                                     : decoder.prefix(batch.input_ids, lowest);  // (B, T, D)
-  return decoder.loss_sum(through_layers(decoder, h, lowest, checkpointing), batch.targets);
+                                                     : model.hidden(batch.input_ids, lowest, context);  // (B, T, D)
+  return decoder.loss_sum(through_layers(decoder, h, lowest, context, checkpointing), batch.targets);
 }
 
 }  // namespace
 
-StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable,
+StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& trainable,
                              std::span<const model::Batch> micro_batches, ActivationCheckpointing checkpointing) {
   StepResult result;
   for (const model::Batch& batch : micro_batches) result.num_targets += batch.num_targets;
@@ -43,10 +45,10 @@ StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable
   trainable.drop_gradients();
   for (const model::Batch& batch : micro_batches) {
     const auto bytes_kept = [&] {  // the kernels' own memory is not the graph's
-      return nn::tensor_memory(decoder.device()).in_use - nn::thread_workspace_bytes();
+      return nn::tensor_memory(model.decoder().device()).in_use - nn::thread_workspace_bytes();
     };
     const std::int64_t before = bytes_kept();
-    const at::Tensor loss = loss_of(decoder, trainable, batch, checkpointing) / total;
+    const at::Tensor loss = loss_of(model, trainable, batch, checkpointing) / total;
     result.activation_bytes = std::max(result.activation_bytes, bytes_kept() - before);
     torch::autograd::backward({loss}, {});
     trainable.collect_gradients();
@@ -59,10 +61,10 @@ StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable
   return result;
 }
 
-StepResult train_step(const model::Decoder& decoder, Trainable& trainable, optim::AdamW& optimizer,
+StepResult train_step(const model::FrozenPrefix& model, Trainable& trainable, optim::AdamW& optimizer,
                       std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
                       double max_grad_norm, ActivationCheckpointing checkpointing) {
-  const StepResult result = compute_gradients(decoder, trainable, micro_batches, checkpointing);
+  const StepResult result = compute_gradients(model, trainable, micro_batches, checkpointing);
   if (result.finite) {
     optimizer.step(trainable.gradients(), learning_rates, optim::clip_factor(result.grad_norm, max_grad_norm));
     trainable.publish();

@@ -9,7 +9,7 @@
 
 #include "adept/config/enums.h"
 #include "adept/model/batch.h"
-#include "adept/model/decoder.h"
+#include "adept/model/frozen_prefix.h"
 #include "adept/optim/adamw.h"
 #include "adept/train/trainable.h"
 
@@ -27,15 +27,15 @@ struct StepResult {
 using config::ActivationCheckpointing;
 
 /// Mean loss of all micro-batches together and its gradient, left in trainable.gradients(): every predicted token
-/// weighs the same, whichever micro-batch it is in. No graph is built below the lowest trained layer. What is
-/// checkpointed is computed again in the backward pass, with the same result bit for bit.
-StepResult compute_gradients(const model::Decoder& decoder, Trainable& trainable,
+/// weighs the same, whichever micro-batch it is in. No graph is built below the lowest trained layer, whose input comes
+/// from `model`. What is checkpointed is computed again in the backward pass, with the same result bit for bit.
+StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& trainable,
                              std::span<const model::Batch> micro_batches,
                              ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone);
 
 /// compute_gradients, then one optimizer step with the given rates (by parameter name); the gradients are dropped. A
 /// step whose loss or gradient is not finite changes no parameter and no moment.
-StepResult train_step(const model::Decoder& decoder, Trainable& trainable, optim::AdamW& optimizer,
+StepResult train_step(const model::FrozenPrefix& model, Trainable& trainable, optim::AdamW& optimizer,
                       std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
                       double max_grad_norm, ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone);
 

@@ -199,12 +199,12 @@ void Trainer::update_unit_rates() {
   Progress progress("importance", static_cast<std::int64_t>(inputs_.probe.size()),
                     {.unit = "batches", .source = fmt::format("step {}", state_.step), .is_passing = true});
   const config::UnitLrConfig& c = inputs_.config.unit_lr;
-  kept_activations_->before_update(state_.step);
+  const model::FrozenPrefix model = kept_activations_->for_update(state_.step);
   const method::UnitValues measured = [&] {
-    if (state_.step == 0) return method::unit_importance(*expansion_, units_, decoder_, inputs_.probe, progress);
+    if (state_.step == 0) return method::unit_importance(*expansion_, units_, model, inputs_.probe, progress);
     require_finite();
     try {
-      return method::unit_importance(*expansion_, units_, decoder_, inputs_.probe, progress);
+      return method::unit_importance(*expansion_, units_, model, inputs_.probe, progress);
     } catch (const NonFiniteError&) {  // as it was before the training
       throw diverged("a gradient on general text", state_.step, inputs_.config.train.learning_rate, inputs_.run_dir);
     }
@@ -234,11 +234,10 @@ StepResult Trainer::take_step() {
   const std::int64_t wanted = std::min(c.batch_size * c.grad_accum, length_.sequences - inputs_.loader.num_sequences());
   const std::vector<data::Sequence> sequences = inputs_.loader.next_step(wanted);
   const std::vector<model::Batch> micro_batches = to_micro_batches(sequences, c.batch_size, decoder_.device());
-  kept_activations_->before_step(sequences);
   const std::int64_t read_before = kept_activations_->stats().positions_read;
   const StepBytes step_bytes(decoder_.device());
-  const StepResult result = train_step(decoder_, trainable_, optimizer_, micro_batches, learning_rates(),
-                                       c.max_grad_norm, c.activation_checkpointing);
+  const StepResult result = train_step(kept_activations_->for_step(sequences), trainable_, optimizer_, micro_batches,
+                                       learning_rates(), c.max_grad_norm, c.activation_checkpointing);
   measure_memory(result, std::ssize(micro_batches), step_bytes.most());
   const std::int64_t read = kept_activations_->stats().positions_read - read_before;
   measure_speed(sequences, micro_batches, read, now_seconds() - start);
@@ -329,19 +328,20 @@ void Trainer::log_step(const StepResult& result) {
 
 // What is saved and measured was checked: weights, moments, and the loss of text on which it was finite.
 void Trainer::require_finite() const {
-  const std::string what = find_nonfinite(optimizer_, decoder_, last_finite_batch_ ? &*last_finite_batch_ : nullptr);
+  const model::FrozenPrefix model = kept_activations_ ? kept_activations_->for_reading() : decoder_;
+  const std::string what = find_nonfinite(optimizer_, model, last_finite_batch_ ? &*last_finite_batch_ : nullptr);
   if (!what.empty()) throw diverged(what, state_.step, inputs_.config.train.learning_rate, inputs_.run_dir);
 }
 
 void Trainer::evaluate_if_due() {
   if (!state_.evaluation_due) return;
   require_finite();
-  kept_activations_->before_evaluation(state_.step);
+  const model::FrozenPrefix model = kept_activations_->for_evaluation(state_.step);
   Json extra = Json::object();
   for (const EvalSet& set : inputs_.eval) {
     Progress progress("eval", set.sequences.size(),
                       {.unit = "sequences", .source = fmt::format("step {}, {}", state_.step, set.name)});
-    const eval::Perplexity result = eval::evaluate_perplexity(decoder_, set.name, set.sequences,
+    const eval::Perplexity result = eval::evaluate_perplexity(model, set.name, set.sequences,
                                                               {.batch_size = inputs_.config.eval.batch_size}, progress);
     progress.finish(fmt::format("loss {:.4f}", result.loss));
     if (!std::isfinite(result.loss))

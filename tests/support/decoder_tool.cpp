@@ -75,10 +75,10 @@ void print_times(const model::Decoder& decoder, const at::Tensor& ids, const at:
   for (std::int64_t i = 0; i < count; ++i) {
     forward.add([&] {
       const at::NoGradGuard no_grad;
-      decoder.token_losses(decoder.forward(ids), targets);
+      decoder.token_losses(decoder.forward(ids, {}), targets);
     });
     both.add([&] {
-      const at::Tensor loss = decoder.loss_sum(decoder.forward(ids), targets);
+      const at::Tensor loss = decoder.loss_sum(decoder.forward(ids, {}), targets);
       if (loss.requires_grad()) loss.backward();
     });
   }
@@ -112,7 +112,7 @@ void run(const Arguments& arguments) {
   }
   if (arguments.time > 0) return print_times(decoder, ids, targets, arguments.time);
   Dump dump;
-  const at::Tensor h = decoder.forward(ids, bypass);
+  const at::Tensor h = decoder.forward(ids, {}, bypass);
   {
     const at::NoGradGuard no_grad;
     dump.add("logits", decoder.logits(h));

@@ -42,7 +42,7 @@ double token_loss(const model::Decoder& decoder, std::span<const std::int32_t> d
   const at::NoGradGuard no_grad;
   data::Sequence sequence{.tokens = {document.begin() + begin, document.begin() + t + 1}};
   const model::Batch batch = model::to_batch(data::make_batch(std::span(&sequence, 1)), at::kCPU);
-  const at::Tensor row = decoder.logits(decoder.forward(batch.input_ids))[0][t - begin - 1].to(at::kDouble);
+  const at::Tensor row = decoder.logits(decoder.forward(batch.input_ids, {}))[0][t - begin - 1].to(at::kDouble);
   return -row.log_softmax(-1)[document[static_cast<std::size_t>(t)]].item<double>();
 }
 

@@ -62,7 +62,7 @@ std::vector<ProbeBatch> text(std::uint64_t seed) {
 
 at::Tensor logits_of(const model::Decoder& decoder) {
   const at::NoGradGuard no_grad;
-  return decoder.logits(decoder.forward(test::random_batch({11, 6}, 3).input_ids));
+  return decoder.logits(decoder.forward(test::random_batch({11, 6}, 3).input_ids, {}));
 }
 
 // Each source's mean loss, averaged.
@@ -71,7 +71,7 @@ double loss_of(const model::Decoder& decoder, const std::vector<ProbeBatch>& bat
   const at::NoGradGuard no_grad;
   std::map<int, std::pair<double, double>> sums;
   for (const auto& [batch, source, weight] : batches) {
-    const at::Tensor h = decoder.forward(batch.input_ids, bypass);
+    const at::Tensor h = decoder.forward(batch.input_ids, {}, bypass);
     sums[source].first += decoder.loss_sum(h, batch.targets).item<double>();
     sums[source].second += static_cast<double>(batch.num_targets);
   }
@@ -238,8 +238,8 @@ TEST(InspectCopies, BypassesEachAndMeasuresWhatItAdds) {
       const at::NoGradGuard no_grad;
       std::map<int, std::pair<double, double>> sums;
       for (const auto& [batch, source, weight] : batches) {
-        const at::Tensor h = decoder.layers(decoder.embed(batch.input_ids), 0, copy.layer.index);
-        const at::Tensor after = decoder.layer(h, copy.layer.index);
+        const at::Tensor h = decoder.layers(decoder.embed(batch.input_ids), 0, copy.layer.index, {});
+        const at::Tensor after = decoder.layer(h, copy.layer.index, {});
         for (std::int64_t b = 0; b < batch.rows(); ++b)
           for (std::int64_t position = 0; position < batch.targets.size(1); ++position)
             if (batch.targets[b][position].item<std::int64_t>() >= 0) {

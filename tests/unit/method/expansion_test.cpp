@@ -43,8 +43,8 @@ TEST(Expansion, LogitsEqualTheBasesByValue) {
         const model::Decoder base = test::load_decoder(model.base, computed);
         const model::Decoder expanded = test::load_decoder(model.expanded, computed);
         EXPECT_EQ(expanded.num_layers(), base.num_layers() + static_cast<std::int64_t>(after.size()));
-        const at::Tensor expected = base.logits(base.forward(ids));
-        EXPECT_TRUE(expanded.logits(expanded.forward(ids)).equal(expected));
+        const at::Tensor expected = base.logits(base.forward(ids, {}));
+        EXPECT_TRUE(expanded.logits(expanded.forward(ids, {})).equal(expected));
         EXPECT_GT(expected.abs().max().item<double>(), 0.1);
       }
     }
@@ -66,9 +66,9 @@ TEST(Expansion, BypassingTheCopiesGivesTheBaseWhateverTheyHold) {
       for (const auto& p : model::layer_parameters(expanded.config(), expanded.weights(), copy.index))
         *p.tensor = at::randn_like(*p.tensor);
     }
-    const at::Tensor expected = base.logits(base.forward(ids));
-    EXPECT_TRUE(test::same_bits(expanded.logits(expanded.forward(ids, bypass)), expected));
-    EXPECT_FALSE(expanded.logits(expanded.forward(ids)).equal(expected)) << "the copies have no effect to bypass";
+    const at::Tensor expected = base.logits(base.forward(ids, {}));
+    EXPECT_TRUE(test::same_bits(expanded.logits(expanded.forward(ids, {}, bypass)), expected));
+    EXPECT_FALSE(expanded.logits(expanded.forward(ids, {})).equal(expected)) << "the copies have no effect to bypass";
   }
 }
 
@@ -324,7 +324,7 @@ TEST(Expansion, CanBeExpandedAgain) {
   const model::Decoder base = test::load_decoder(model.base), twice = test::load_decoder(dir / "twice");
   const at::Tensor ids = test::random_batch({17}).input_ids;
   EXPECT_EQ(twice.num_layers(), 8);
-  EXPECT_TRUE(twice.logits(twice.forward(ids)).equal(base.logits(base.forward(ids))));
+  EXPECT_TRUE(twice.logits(twice.forward(ids, {})).equal(base.logits(base.forward(ids, {}))));
 }
 
 }  // namespace

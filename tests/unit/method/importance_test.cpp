@@ -39,7 +39,7 @@ double sequence_loss(const model::Decoder& decoder, const data::Sequence& sequen
   const at::NoGradGuard no_grad;
   const model::Batch batch = model::to_batch(data::make_batch(std::span(&sequence, 1)), at::kCPU);
   const at::Tensor log_probabilities =
-      decoder.logits(decoder.forward(batch.input_ids, bypass)).to(at::kDouble).log_softmax(-1)[0];
+      decoder.logits(decoder.forward(batch.input_ids, {}, bypass)).to(at::kDouble).log_softmax(-1)[0];
   double sum = 0;
   for (std::size_t t = static_cast<std::size_t>(sequence.first_target); t < sequence.tokens.size(); ++t)
     sum -= log_probabilities[static_cast<std::int64_t>(t) - 1][sequence.tokens[t]].item<double>();
@@ -97,7 +97,7 @@ DirectMeasures measures_by_autograd(const std::string& kind, const data::Sequenc
   const model::Batch batch = model::to_batch(data::make_batch(std::span(&sequence, 1)), at::kCPU);
   std::vector<at::Tensor> states = {decoder.embed(batch.input_ids)};
   for (std::int64_t l = 0; l < 4; ++l) {
-    states.push_back(decoder.layer(states.back(), l));
+    states.push_back(decoder.layer(states.back(), l, {}));
     states.back().retain_grad();
   }
   const at::Tensor loss = decoder.loss_sum(states.back(), batch.targets);

@@ -26,7 +26,7 @@ Gradients plain_autograd(const std::string& kind, at::ScalarType dtype, const mo
   for (const auto& p : table)
     if (p.layer >= 0) p.tensor->requires_grad_();
   const at::Tensor loss =
-      decoder.loss_sum(decoder.forward(batch.input_ids), batch.targets) / static_cast<double>(batch.num_targets);
+      decoder.loss_sum(decoder.forward(batch.input_ids, {}), batch.targets) / static_cast<double>(batch.num_targets);
   loss.backward();
   Gradients result{.loss = loss.item<double>(), .by_name = {}};
   for (const auto& p : table)

@@ -48,7 +48,7 @@ UnitValues importance_by_autograd(model::Decoder& decoder, int layer) {
     if (batch.num_targets == 0) continue;
     const auto n = static_cast<double>(batch.num_targets);
     for (const auto& p : parameters) p.tensor->mutable_grad().reset();
-    (decoder.loss_sum(decoder.forward(batch.input_ids), batch.targets) / n).backward();
+    (decoder.loss_sum(decoder.forward(batch.input_ids, {}), batch.targets) / n).backward();
     for (const auto& p : parameters)
       totals[p.name] +=
           n * (p.tensor->detach().to(at::kDouble) * p.tensor->grad().to(at::kDouble)).abs().mean().item<double>();

@@ -4,6 +4,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/randint.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
@@ -13,6 +14,7 @@
 
 #include "adept/core/error.h"
 #include "adept/model/decoder.h"
+#include "adept/model/frozen_prefix.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/unit/model/random_model.h"
 
@@ -36,17 +38,19 @@ class ActivationCacheTest : public ::testing::Test {
     return std::make_unique<ActivationCache>(
         path_, bytes, ActivationSource{.fingerprint = fingerprint, .num_layers = 2, .hidden_size = 24});
   }
-  at::Tensor expected(const at::Tensor& ids) const { return decoder_.layers(decoder_.embed(ids), 0, 2); }
-  at::Tensor get(ActivationCache& cache, const at::Tensor& ids) {
-    return cache.get(ids, [&](const at::Tensor& tokens) {
+  at::Tensor expected(const at::Tensor& ids, const at::Tensor& starts = {}) const {
+    return decoder_.layers(decoder_.embed(ids), 0, 2, {.document_starts = starts});
+  }
+  at::Tensor get(ActivationCache& cache, const at::Tensor& ids, const at::Tensor& starts = {}, bool keeps_new = true) {
+    return cache.get(ids, starts, keeps_new, [&](const at::Tensor& tokens, const at::Tensor& document_starts) {
       ++computed_;
-      return expected(tokens);
+      return expected(tokens, document_starts);
     });
   }
   // Gets `ids` and expects the right values; whether they were computed.
-  bool computes(ActivationCache& cache, const at::Tensor& ids) {
+  bool computes(ActivationCache& cache, const at::Tensor& ids, const at::Tensor& starts = {}, bool keeps_new = true) {
     computed_ = 0;
-    EXPECT_TRUE(get(cache, ids).equal(expected(ids)));
+    EXPECT_TRUE(get(cache, ids, starts, keeps_new).equal(expected(ids, starts)));
     return computed_ > 0;
   }
   void damage(std::int64_t from_end) const {
@@ -89,6 +93,22 @@ TEST_F(ActivationCacheTest, ComputesABatchThatHasOneNewRow) {
   EXPECT_TRUE(computes(*cache, at::cat({first_.narrow(0, 0, 2), second_.narrow(0, 0, 1)})));
 }
 
+TEST_F(ActivationCacheTest, TellsRowsOfTheSameTokensApartByTheirDocuments) {
+  const auto cache = open();
+  const at::Tensor starts = at::zeros({3, 7}, at::kInt);
+  starts.slice(1, 4).fill_(4);
+  at::Tensor others = starts.clone();
+  others[2].slice(0, 5).fill_(5);
+  computes(*cache, first_);
+  for (const at::Tensor& documents : {starts, others}) {
+    EXPECT_TRUE(computes(*cache, first_, documents));
+    EXPECT_FALSE(computes(*cache, first_, documents));
+  }
+  EXPECT_FALSE(computes(*cache, at::cat({first_, first_}).narrow(0, 1, 3), at::cat({starts, others}).narrow(0, 1, 3)))
+      << "each row by itself";
+  EXPECT_FALSE(computes(*cache, first_));
+}
+
 TEST_F(ActivationCacheTest, IsThereInTheNextProcess) {
   computes(*open(), first_);
   EXPECT_FALSE(computes(*open(), first_));
@@ -120,17 +140,32 @@ TEST_F(ActivationCacheTest, ComputesAgainWhatIsDamagedOrCutShort) {
   }
 }
 
-TEST_F(ActivationCacheTest, WritesOverNoOtherEntryWhereALengthIsDamaged) {
+TEST_F(ActivationCacheTest, DropsEverythingWhereAnEntryIsDamaged) {
+  computes(*open(), second_);
   computes(*open(), first_);
-  damage(2 * 760 - 80);  // an entry takes 760 bytes; of the second one's length, after its two hashes, the lowest byte
-  auto cache = open();
-  for (const at::Tensor& ids : {second_, first_, first_}) EXPECT_TRUE(computes(*cache, ids));
-  cache.reset();
-  cache = open();
-  for (const at::Tensor& ids : {second_, first_}) EXPECT_FALSE(computes(*cache, ids));
+  const auto whole = fs::file_size(path_);
+  // In the data of the last row; and an entry takes 760 bytes: in the length of the last but one, after its two hashes.
+  for (const std::int64_t from_end : {1, 2 * 760 - 80}) {
+    damage(from_end);
+    auto cache = open();
+    EXPECT_TRUE(computes(*cache, first_)) << from_end;
+    if (from_end > 760) {
+      EXPECT_TRUE(computes(*cache, first_)) << "first the row behind it was missing";
+    }
+    cache.reset();
+    cache = open();
+    EXPECT_FALSE(computes(*cache, first_)) << from_end;
+    EXPECT_TRUE(computes(*cache, second_)) << from_end;
+    EXPECT_FALSE(computes(*cache, second_)) << from_end;
+    EXPECT_EQ(fs::file_size(path_), whole);
+    cache.reset();
+    fs::remove(path_);
+    computes(*open(), second_);
+    computes(*open(), first_);
+  }
 }
 
-TEST_F(ActivationCacheTest, WritesAgainWhereItWasWhatIsCutShortWhileInUse) {
+TEST_F(ActivationCacheTest, KeepsAgainWhatIsCutShortWhileInUse) {
   const auto cache = open();
   computes(*cache, first_);
   computes(*cache, second_);
@@ -162,22 +197,19 @@ TEST_F(ActivationCacheTest, NeverGrowsBeyondItsBudget) {
 
 TEST_F(ActivationCacheTest, KeepsOnlyWhatWillComeAgain) {
   const auto cache = open();
-  cache->keep_new(false);
-  computes(*cache, first_);
+  computes(*cache, first_, {}, /*keeps_new=*/false);
   EXPECT_TRUE(computes(*cache, first_));
-  cache->keep_new(true);
-  computes(*cache, first_);
-  EXPECT_FALSE(computes(*cache, first_));
+  EXPECT_FALSE(computes(*cache, first_, {}, /*keeps_new=*/false));
 }
 
 TEST_F(ActivationCacheTest, KeepsNothingWhereRowsDependOnTheirPlaceInTheBatch) {
   const auto cache = open();
-  const auto by_place = [&](const at::Tensor& ids) {
-    at::Tensor h = expected(ids);
+  const auto by_place = [&](const at::Tensor& ids, const at::Tensor& starts) {
+    at::Tensor h = expected(ids, starts);
     h.select(0, 0).add_(1);
     return h;
   };
-  for (int i = 0; i < 2; ++i) EXPECT_TRUE(cache->get(first_, by_place).equal(by_place(first_)));
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(cache->get(first_, {}, true, by_place).equal(by_place(first_, {})));
   EXPECT_EQ(cache->stats().positions_read, 0);
 }
 
@@ -205,13 +237,26 @@ TEST_F(ActivationCacheTest, SaysWhereItCannotBeMade) {
   EXPECT_THROW(open(), DataError);
 }
 
-TEST_F(ActivationCacheTest, ServesTheForwardPassOfADecoder) {
-  const at::Tensor whole = decoder_.forward(first_);
-  decoder_.use_activation_cache(std::shared_ptr(open()));
-  for (int i = 0; i < 3; ++i) EXPECT_TRUE(decoder_.forward(first_).equal(whole));
-  EXPECT_EQ(decoder_.activation_cache()->stats().positions_read, 2 * 21);
-  const LayerMask without_first = {true, false, false};
-  EXPECT_FALSE(decoder_.forward(first_, without_first).equal(whole)) << "bypassed layers are not the file's";
+TEST_F(ActivationCacheTest, ServesAFrozenPrefixUpToItsLayersAndBeyond) {
+  const auto cache = open();
+  const FrozenPrefix prefix(decoder_, cache.get(), /*keeps_new=*/true);
+  for (int i = 0; i < 3; ++i)
+    for (const std::int64_t end : {1, 2, 3})
+      EXPECT_TRUE(prefix.hidden(first_, end, {}).equal(decoder_.layers(decoder_.embed(first_), 0, end, {})));
+  EXPECT_EQ(cache->stats().positions_read, 5 * 21) << "2 and 3 layers";
+  EXPECT_EQ(cache->stats().positions_computed, 21);
+  const FrozenPrefix reader(decoder_, cache.get(), /*keeps_new=*/false);
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(reader.hidden(second_, 3, {}).equal(decoder_.forward(second_, {})));
+  EXPECT_EQ(cache->stats().positions_computed, 3 * 21);
+}
+
+TEST(FrozenPrefix, BuildsNoGraph) {
+  const ModelConfig config = test::tiny_config();
+  Decoder decoder(config, test::random_weights(config));
+  decoder.weights().layers[0].o_proj.weight.requires_grad_();
+  const at::Tensor ids = at::randint(0, 53, {2, 7}, at::kLong);
+  EXPECT_TRUE(decoder.forward(ids, {}).requires_grad());
+  EXPECT_FALSE(FrozenPrefix(decoder).hidden(ids, 3, {}).requires_grad());
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include "adept/model/decoder.h"
+#include "adept/model/kv_cache.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -47,24 +48,24 @@ Json sliding_qwen() {
 
 TEST(Decoder, PrefixAndSuffixAreTheWholeBitForBit) {
   const Decoder decoder = decoder_of(test::tiny_config_json());
-  const at::Tensor ids = random_ids(2, 13), whole = decoder.forward(ids);
+  const at::Tensor ids = random_ids(2, 13), whole = decoder.forward(ids, {});
   for (std::int64_t cut = 0; cut <= 3; ++cut) {
-    EXPECT_TRUE(decoder.layers(decoder.layers(decoder.embed(ids), 0, cut), cut, 3).equal(whole));
+    EXPECT_TRUE(decoder.layers(decoder.layers(decoder.embed(ids), 0, cut, {}), cut, 3, {}).equal(whole));
   }
 }
 
 TEST(Decoder, ABypassedLayerIsTheIdentity) {
   const Decoder decoder = decoder_of(test::tiny_config_json());
   const at::Tensor ids = random_ids(2, 13);
-  const at::Tensor expected = decoder.layer(decoder.layer(decoder.embed(ids), 0), 2);
-  EXPECT_TRUE(decoder.forward(ids, {false, true, false}).equal(expected));
-  EXPECT_TRUE(decoder.forward(ids, {true, true, true}).equal(decoder.embed(ids)));
+  const at::Tensor expected = decoder.layer(decoder.layer(decoder.embed(ids), 0, {}), 2, {});
+  EXPECT_TRUE(decoder.forward(ids, {}, {false, true, false}).equal(expected));
+  EXPECT_TRUE(decoder.forward(ids, {}, {true, true, true}).equal(decoder.embed(ids)));
 }
 
 TEST(Decoder, ForwardLeavesItsInputAlone) {
   const Decoder decoder = decoder_of(test::tiny_config_json());
   const at::Tensor h = decoder.embed(random_ids(2, 13)), copy = h.clone();
-  decoder.layers(h, 0, 3);
+  decoder.layers(h, 0, 3, {});
   decoder.logits(h);
   EXPECT_TRUE(h.equal(copy));
 }
@@ -73,13 +74,13 @@ TEST(Decoder, PaddingOnTheRightChangesNothing) {
   for (const Json& json : {test::tiny_config_json(), sliding_qwen()}) {
     const Decoder decoder = decoder_of(json);
     const at::Tensor ids = random_ids(1, 9), padded = at::cat({ids, at::full({1, 5}, 2, at::kLong)}, 1);
-    EXPECT_TRUE(test::is_close(decoder.forward(padded).narrow(1, 0, 9), decoder.forward(ids), 1e-5));
+    EXPECT_TRUE(test::is_close(decoder.forward(padded, {}).narrow(1, 0, 9), decoder.forward(ids, {}), 1e-5));
   }
 }
 
 TEST(Decoder, LossIsThatOfItsLogits) {
   const Decoder decoder = decoder_of(test::tiny_config_json());
-  const at::Tensor ids = random_ids(2, 13), h = decoder.forward(ids);
+  const at::Tensor ids = random_ids(2, 13), h = decoder.forward(ids, {});
   at::Tensor targets = random_ids(2, 13);
   targets[0][4] = nn::kIgnoreIndex;
   at::Tensor expected = -decoder.logits(h).log_softmax(-1).gather(2, targets.clamp_min(0).unsqueeze(2)).squeeze(2);
@@ -107,15 +108,15 @@ std::size_t graph_size(const at::Tensor& loss) {
 TEST(Decoder, NoGraphExistsBelowTheLowestTrainedLayer) {
   Decoder decoder = decoder_of(test::tiny_config_json());
   const at::Tensor ids = random_ids(2, 13), targets = random_ids(2, 13);
-  EXPECT_FALSE(decoder.loss_sum(decoder.forward(ids), targets).requires_grad());
+  EXPECT_FALSE(decoder.loss_sum(decoder.forward(ids, {}), targets).requires_grad());
   std::vector<std::size_t> sizes;
   for (const std::int64_t trained : {2, 1, 0}) {
     Decoder fresh = decoder_of(test::tiny_config_json());
     for (const NamedTensor& unit : layer_parameters(fresh.config(), fresh.weights(), trained))
       unit.tensor->requires_grad_();
-    const at::Tensor below = fresh.layers(fresh.embed(ids), 0, trained);
+    const at::Tensor below = fresh.layers(fresh.embed(ids), 0, trained, {});
     EXPECT_FALSE(below.requires_grad());
-    const at::Tensor loss = fresh.loss_sum(fresh.layers(below, trained, 3), targets);
+    const at::Tensor loss = fresh.loss_sum(fresh.layers(below, trained, 3, {}), targets);
     sizes.push_back(graph_size(loss));
     loss.backward();
     for (const NamedTensor& parameter : named_parameters(fresh.config(), fresh.weights())) {
@@ -132,7 +133,7 @@ TEST(Decoder, TiedHeadAndEmbeddingsShareOneGradient) {
   Decoder decoder = decoder_of(json);
   EXPECT_EQ(decoder.weights().lm_head.data_ptr(), decoder.weights().embed_tokens.data_ptr());
   decoder.weights().embed_tokens.requires_grad_();
-  decoder.loss_sum(decoder.forward(random_ids(1, 5)), random_ids(1, 5)).backward();
+  decoder.loss_sum(decoder.forward(random_ids(1, 5), {}), random_ids(1, 5)).backward();
   EXPECT_TRUE(decoder.weights().lm_head.grad().equal(decoder.weights().embed_tokens.grad()));
 }
 
@@ -152,13 +153,13 @@ TEST(Decoder, StepsWithACacheEqualOnePass) {
   const at::NoGradGuard no_grad;
   for (const Json& json : {test::tiny_config_json(), sliding_qwen()}) {
     const Decoder decoder = decoder_of(json);
-    const at::Tensor ids = random_ids(2, 19), whole = decoder.forward(ids);
+    const at::Tensor ids = random_ids(2, 19), whole = decoder.forward(ids, {});
     for (const std::int64_t first : {1, 2, 7}) {
       KeyValueCache cache(3);
       std::vector<at::Tensor> parts;
       for (std::int64_t begin = 0; begin < 19;) {
         const std::int64_t count = std::min<std::int64_t>(begin == 0 ? first : begin % 3 + 1, 19 - begin);
-        parts.push_back(decoder.layers(decoder.embed(ids.narrow(1, begin, count)), 0, 3, {}, &cache));
+        parts.push_back(decoder.layers(decoder.embed(ids.narrow(1, begin, count)), 0, 3, {.cache = &cache}));
         begin += count;
       }
       EXPECT_EQ(cache.length(1), 19);
@@ -170,10 +171,10 @@ TEST(Decoder, StepsWithACacheEqualOnePass) {
 TEST(Decoder, TheCacheGrowsBeyondItsFirstBuffer) {
   const at::NoGradGuard no_grad;
   const Decoder decoder = decoder_of(test::tiny_config_json());
-  const at::Tensor ids = random_ids(1, 300), whole = decoder.forward(ids);
+  const at::Tensor ids = random_ids(1, 300), whole = decoder.forward(ids, {});
   KeyValueCache cache(3);
-  decoder.layers(decoder.embed(ids.narrow(1, 0, 255)), 0, 3, {}, &cache);
-  const at::Tensor tail = decoder.layers(decoder.embed(ids.narrow(1, 255, 45)), 0, 3, {}, &cache);
+  decoder.layers(decoder.embed(ids.narrow(1, 0, 255)), 0, 3, {.cache = &cache});
+  const at::Tensor tail = decoder.layers(decoder.embed(ids.narrow(1, 255, 45)), 0, 3, {.cache = &cache});
   EXPECT_TRUE(test::is_close(tail, whole.narrow(1, 255, 45), 1e-5));
 }
 
@@ -211,7 +212,7 @@ TEST(Decoder, APassEndsWhereWhatIsCalledBetweenLayersThrows) {
     if (++calls == 4) throw InterruptedError("between", ExitCode::kInterrupted);
   };
   const Decoder decoder = decoder_of(test::tiny_config_json());
-  EXPECT_THROW(decoder.forward(random_ids(1, 8), {}, between), InterruptedError);
+  EXPECT_THROW(decoder.forward(random_ids(1, 8), {.between = between}), InterruptedError);
   EXPECT_EQ(calls, 4);  // twice a layer, of which there are three
 }
 

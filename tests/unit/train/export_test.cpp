@@ -75,7 +75,7 @@ TEST(Export, LoadsAgainAsTheModelThatWasTrained) {
     const at::NoGradGuard no_grad;
     const model::Decoder loaded = test::load_decoder(e.dir / "out");
     const model::Decoder& trained = e.trainer->decoder();
-    EXPECT_TRUE(test::same_bits(loaded.logits(loaded.forward(ids)), trained.logits(trained.forward(ids))));
+    EXPECT_TRUE(test::same_bits(loaded.logits(loaded.forward(ids, {})), trained.logits(trained.forward(ids, {}))));
   }
 }
 

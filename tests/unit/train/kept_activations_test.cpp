@@ -67,10 +67,10 @@ struct Keeper {
     EXPECT_EQ(fs::exists(dir / "activations.cache"), kept.in_use());
     return kept.in_use();
   }
-  // Whether what is computed now is kept.
-  bool keeps() {
+  // Whether what is computed with it is kept.
+  bool keeps(const model::FrozenPrefix& prefix) {
     const std::int64_t before = kept.stats().bytes;
-    decoder.forward(test::random_batch({5}, seed_++).input_ids);
+    prefix.hidden(test::random_batch({5}, seed_++).input_ids, decoder.num_layers(), {});
     return kept.stats().bytes > before;
   }
 
@@ -119,18 +119,14 @@ TEST(KeptActivations, AreThoseThatAreComputedAgain) {
   config.train.eval_steps = 6;  // after 6, 12 and 18
   Keeper keeper(config);
   ASSERT_TRUE(keeper.uses_file_after(0));
-  keeper.kept.before_update(10);
-  EXPECT_TRUE(keeper.keeps());
-  keeper.kept.before_update(15);
-  EXPECT_FALSE(keeper.keeps()) << "the last update";
-  keeper.kept.before_evaluation(12);
-  EXPECT_TRUE(keeper.keeps());
-  keeper.kept.before_evaluation(18);
-  EXPECT_FALSE(keeper.keeps()) << "the last evaluation";
-  keeper.kept.before_step({{.source = 1}, {.source = 1}});
-  EXPECT_TRUE(keeper.keeps());
-  keeper.kept.before_step({{.source = 1}, {.source = 0}});
-  EXPECT_FALSE(keeper.keeps()) << "one of the sequences does not come again";
+  EXPECT_TRUE(keeper.keeps(keeper.kept.for_update(10)));
+  EXPECT_FALSE(keeper.keeps(keeper.kept.for_update(15))) << "the last update";
+  EXPECT_TRUE(keeper.keeps(keeper.kept.for_evaluation(12)));
+  EXPECT_FALSE(keeper.keeps(keeper.kept.for_evaluation(18))) << "the last evaluation";
+  EXPECT_TRUE(keeper.keeps(keeper.kept.for_step({{.source = 1}, {.source = 1}})));
+  EXPECT_FALSE(keeper.keeps(keeper.kept.for_step({{.source = 1}, {.source = 0}})))
+      << "one of the sequences does not come again";
+  EXPECT_FALSE(keeper.keeps(keeper.kept.for_reading()));
 }
 
 TEST(KeptActivations, AreReadByTheNextSessionAndRemovedWhenTheyAreDropped) {
@@ -138,7 +134,7 @@ TEST(KeptActivations, AreReadByTheNextSessionAndRemovedWhenTheyAreDropped) {
   config.train.eval_steps = 1;
   Keeper keeper(config);
   ASSERT_TRUE(keeper.uses_file_after(0));
-  EXPECT_TRUE(keeper.keeps());
+  EXPECT_TRUE(keeper.keeps(keeper.kept.for_evaluation(1)));
   const std::int64_t bytes = keeper.kept.stats().bytes;
   ASSERT_TRUE(keeper.uses_file_after(1));
   EXPECT_EQ(keeper.kept.stats().bytes, bytes);
@@ -146,8 +142,7 @@ TEST(KeptActivations, AreReadByTheNextSessionAndRemovedWhenTheyAreDropped) {
   EXPECT_FALSE(keeper.kept.in_use());
   EXPECT_FALSE(fs::exists(keeper.dir / "activations.cache"));
   EXPECT_EQ(keeper.kept.stats().bytes, 0);
-  keeper.kept.before_evaluation(1);
-  EXPECT_FALSE(keeper.keeps());
+  EXPECT_FALSE(keeper.keeps(keeper.kept.for_evaluation(1)));
 }
 
 TEST(KeptActivations, AreDoneWithoutWhereTheirFileCannotBeMade) {

@@ -90,7 +90,7 @@ TEST(Methods, TrainWhatTheirNamesSay) {
 
 at::Tensor logits_of(const model::Decoder& decoder) {
   const at::NoGradGuard no_grad;
-  return decoder.logits(decoder.forward(test::random_batch({11, 6}, 3).input_ids));
+  return decoder.logits(decoder.forward(test::random_batch({11, 6}, 3).input_ids, {}));
 }
 
 TEST(Methods, StartAsTheBaseModelByValue) {
@@ -126,7 +126,7 @@ TEST(Methods, GradientsAreThoseOfOneGraphOverTheWholeModel) {
       trainable.drop_gradients();
       at::Tensor loss;
       for (const model::Batch& batch : batches) {
-        const at::Tensor part = decoder.loss_sum(decoder.forward(batch.input_ids), batch.targets);
+        const at::Tensor part = decoder.loss_sum(decoder.forward(batch.input_ids, {}), batch.targets);
         loss = loss.defined() ? loss + part : part;
       }
       (loss / static_cast<double>(batches[0].num_targets + batches[1].num_targets)).backward();

@@ -280,8 +280,8 @@ TEST(Gradients, InBf16AreThoseOfEachMicroBatchSummedInFp32) {
       names.push_back(p.name);
       leaves.push_back(*p.tensor);
     }
-    const at::Tensor loss =
-        s.decoder.loss_sum(s.decoder.forward(batch.input_ids), batch.targets) / static_cast<double>(result.num_targets);
+    const at::Tensor loss = s.decoder.loss_sum(s.decoder.forward(batch.input_ids, {}), batch.targets) /
+                            static_cast<double>(result.num_targets);
     const auto gradients = torch::autograd::grad({loss}, leaves);
     for (std::size_t i = 0; i < names.size(); ++i) {
       const at::Tensor wide = gradients[i].to(at::kFloat);
@@ -338,7 +338,7 @@ TEST(Gradients, OfAGlobalBatchWithoutTargetsAreABug) {
 // Nodes of the graph that a backward pass of the loss would visit.
 std::size_t graph_size(const model::Decoder& decoder) {
   const model::Batch batch = test::random_batch({9, 4});
-  const at::Tensor loss = decoder.loss_sum(decoder.forward(batch.input_ids), batch.targets);
+  const at::Tensor loss = decoder.loss_sum(decoder.forward(batch.input_ids, {}), batch.targets);
   std::unordered_set<torch::autograd::Node*> seen;
   std::vector<torch::autograd::Node*> stack = {loss.grad_fn().get()};
   while (!stack.empty()) {
@@ -354,7 +354,7 @@ TEST(Graph, OfCopiesAtTheTopDoesNotGrowWithTheLayersBelow) {
   const ReadyModel shallow("llama", at::kFloat, {1, 2}, 3), deep("llama", at::kFloat, {5, 6}, 7);
   const ReadyModel low("llama", at::kFloat, {0, 6}, 7);
   EXPECT_EQ(deep.trainable.lowest_layer(), 6);
-  const at::Tensor entering = deep.decoder.layers(deep.decoder.embed(test::random_batch({9}).input_ids), 0, 6);
+  const at::Tensor entering = deep.decoder.layers(deep.decoder.embed(test::random_batch({9}).input_ids), 0, 6, {});
   EXPECT_FALSE(entering.requires_grad());
   EXPECT_FALSE(entering.grad_fn());
   EXPECT_EQ(graph_size(deep.decoder), graph_size(shallow.decoder));
@@ -523,9 +523,9 @@ TEST(TrainStep, BypassingTheCopiesOfATrainedModelGivesExactlyTheBase) {
       const at::Tensor ids = test::random_batch({17, 11}).input_ids;
       model::LayerMask bypass(6, false);
       bypass[2] = bypass[5] = true;
-      const at::Tensor expected = base.logits(base.forward(ids));
-      EXPECT_TRUE(test::same_bits(s.decoder.logits(s.decoder.forward(ids, bypass)), expected));
-      EXPECT_FALSE(s.decoder.logits(s.decoder.forward(ids)).equal(expected)) << "training had no effect";
+      const at::Tensor expected = base.logits(base.forward(ids, {}));
+      EXPECT_TRUE(test::same_bits(s.decoder.logits(s.decoder.forward(ids, {}, bypass)), expected));
+      EXPECT_FALSE(s.decoder.logits(s.decoder.forward(ids, {})).equal(expected)) << "training had no effect";
     }
   }
 }

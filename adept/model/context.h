@@ -1,0 +1,35 @@
+// What a pass through the decoder's layers depends on beside tokens and weights.
+//
+// Legend: B sequences, T tokens.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace adept::model {
+
+class KeyValueCache;
+
+/// Called before each half of a layer. What it throws ends the pass: throw_if_interrupted, for passes of which nothing
+/// has to be kept.
+using BetweenLayers = void (*)();
+
+/// Where the tokens of a batch stand and what they see. A default one: each row is one document, from its beginning.
+///
+/// Padding is on the right and attention is causal, so no padding mask exists: what stands after a sequence never
+/// reaches it. A layer's own window is in its configuration.
+struct Context {
+  /// (B, T) int32 on the CPU: the position in its row where each token's document starts; ascending along T. A token
+  /// sees no other document. Undefined: rows are single documents.
+  ///
+  /// Positions count from the start of the row all the same: rotary embeddings turn queries and keys relative to each
+  /// other, so within a document the result is that of the document alone, up to rounding.
+  at::Tensor document_starts{};
+
+  /// Keys and values of the tokens before these, which are appended to it; null: there are none. Not together with
+  /// document_starts.
+  KeyValueCache* cache = nullptr;
+
+  BetweenLayers between = nullptr;
+};
+
+}  // namespace adept::model

@@ -1,0 +1,22 @@
+#include "adept/model/frozen_prefix.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include "adept/core/error.h"
+
+namespace adept::model {
+
+at::Tensor FrozenPrefix::hidden(const at::Tensor& ids, std::int64_t end, const Context& context) const {
+  const at::NoGradGuard no_grad;
+  const std::int64_t cached = cache_ == nullptr ? 0 : cache_->num_layers();
+  if (cache_ == nullptr || end < cached) return decoder_->layers(decoder_->embed(ids), 0, end, context);
+  ADEPT_CHECK(context.cache == nullptr, "activations of tokens that follow others are not cached");
+  const auto compute = [&](const at::Tensor& tokens, const at::Tensor& document_starts) {
+    return decoder_->layers(decoder_->embed(tokens), 0, cached,
+                            {.document_starts = document_starts, .between = context.between});
+  };
+  const at::Tensor h = cache_->get(ids, context.document_starts, keeps_new_, compute);
+  return decoder_->layers(h, cached, end, context);
+}
+
+}  // namespace adept::model

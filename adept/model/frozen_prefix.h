@@ -1,0 +1,36 @@
+// The lowest layers of a decoder, while they stay as they are: what they make of tokens is computed once.
+//
+// Legend: B sequences, T tokens, D hidden_size.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "adept/model/activation_cache.h"
+#include "adept/model/context.h"
+#include "adept/model/decoder.h"
+
+namespace adept::model {
+
+/// A decoder and, if there is one, the cache of the activations of its layers below cache->num_layers(), which must
+/// not change as long as it is used. A view: it refers to both. A decoder stands for itself without a cache.
+class FrozenPrefix {
+ public:
+  FrozenPrefix(const Decoder& decoder) : decoder_(&decoder) {}  // NOLINT(google-explicit-constructor)
+  /// `keeps_new`: whether activations that are not in the cache go into it, because the same tokens come again.
+  FrozenPrefix(const Decoder& decoder, ActivationCache* cache, bool keeps_new)
+      : decoder_(&decoder), cache_(cache), keeps_new_(keeps_new) {}
+
+  const Decoder& decoder() const { return *decoder_; }
+
+  /// ids (B, T) -> h_end (B, T, D), without a graph. The result does not depend on the cache.
+  at::Tensor hidden(const at::Tensor& ids, std::int64_t end, const Context& context) const;
+
+ private:
+  const Decoder* decoder_;
+  ActivationCache* cache_ = nullptr;
+  bool keeps_new_ = false;
+};
+
+}  // namespace adept::model
