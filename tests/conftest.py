@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(os.environ.get("ADEPT_BUILD", ROOT / "build" / "release"))
 DATA = pathlib.Path(os.environ.get("ADEPT_TEST_DATA", ROOT.parent / "shared" / "data"))
 ASSETS = pathlib.Path(os.environ.get("ADEPT_TEST_ASSETS", ROOT / ".cache"))  # of scripts/fetch-demo-assets
-OPTIONAL_INPUTS = {"real_text": "real_text", "demo_text": "demo_assets", "smollm2_gguf": "demo_assets"}  # fixture: marker
+OPTIONAL_INPUTS = {"real_text": "real_text", "demo_text": "demo_assets", "smollm2_gguf": "demo_assets",
+                   "gemma3_gguf": "demo_assets"}  # fixture: marker
 os.environ["XDG_CACHE_HOME"] = str(BUILD / "cache")  # not the user's
 os.environ["ADEPT_RESULT_CACHE"] = "off"  # every test measures for itself
 
@@ -66,4 +67,13 @@ def smollm2_gguf():
     path = ASSETS / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
     if not path.is_file():
         pytest.skip("the real model is not here (scripts/fetch-demo-assets model)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def gemma3_gguf():
+    """The GGUF file of Gemma 3 270M. Tests of it are skipped where it was not fetched."""
+    path = ASSETS / "models" / "gemma-3-270m-Q4_K_M.gguf"
+    if not path.is_file():
+        pytest.skip("Gemma 3 is not here (scripts/fetch-demo-assets gemma)")
     return path

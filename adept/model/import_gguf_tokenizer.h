@@ -17,9 +17,9 @@ struct GgufTokenizer {
 };
 
 /// Builds the tokenizer of tokenizer.ggml.model "gpt2" (byte-level BPE; tokenizer.ggml.pre must be smollm, llama-bpe,
-/// qwen2, gpt-2, default, or a name that llama.cpp takes for one of these) or "llama" (SentencePiece BPE: merges are
-/// recovered from the scores). Other models and pre-tokenizers, and keys below tokenizer.ggml.* that are not known, are
-/// refused by name.
+/// qwen2, gpt-2, default, or a name that llama.cpp takes for one of these) or "llama" (SentencePiece BPE, Llama 2's
+/// and Gemma's: merges are recovered from the scores). Other models and pre-tokenizers, and keys below tokenizer.ggml.*
+/// that are not known, are refused by name.
 ///
 /// Ids are those of the original tokenizer, as far as it is known: for the tokenizers of SmolLM, Llama 3, Qwen2,
 /// Command R and GPT-NeoX (mpt, olmo, modern-bert) that includes what GGUF does not say, such as ignored merges and the

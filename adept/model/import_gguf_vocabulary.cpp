@@ -17,6 +17,7 @@ using io::quote;
 
 constexpr std::size_t kMaxPieceBytes = 1024;  // of a SentencePiece token; trainers allow 16 characters by default
 constexpr std::size_t kMaxReported = 10;
+constexpr std::string_view kBlank = "▁";  // SentencePiece's blank
 
 std::size_t characters(std::string_view utf8) {
   return static_cast<std::size_t>(
@@ -33,7 +34,7 @@ std::optional<std::int64_t> read_id(const io::GgufFile& file, std::string_view k
 }
 
 void read_types(const io::GgufFile& file, GgufVocabulary& vocabulary, std::vector<std::string>& problems) {
-  const std::size_t size = vocabulary.tokens->size();
+  const std::size_t size = vocabulary.tokens.size();
   vocabulary.types.assign(size, GgufTokenType::kNormal);
   const auto types = file.integers("tokenizer.ggml.token_type");
   if (!types) {
@@ -51,6 +52,23 @@ void read_types(const io::GgufFile& file, GgufVocabulary& vocabulary, std::vecto
     }
     vocabulary.types[id] = static_cast<GgufTokenType>((*types)[id]);
   }
+}
+
+void respell_blanks(GgufVocabulary& vocabulary) {
+  const auto is_blank = [&](std::int64_t id) {
+    return vocabulary.types[static_cast<std::size_t>(id)] == GgufTokenType::kUserDefined &&
+           vocabulary.token(id).find_first_not_of(' ') == std::string_view::npos;
+  };
+  std::size_t longest = 0;
+  for (std::int64_t id = 0; id < vocabulary.size(); ++id)
+    if (is_blank(id)) longest = std::max(longest, vocabulary.token(id).size());
+  std::string text;
+  for (std::size_t i = 0; i < longest; ++i) text += kBlank;
+  vocabulary.blanks = std::make_shared<const std::string>(std::move(text));
+  for (std::int64_t id = 0; id < vocabulary.size(); ++id)
+    if (is_blank(id))
+      vocabulary.tokens[static_cast<std::size_t>(id)] =
+          std::string_view(*vocabulary.blanks).substr(0, vocabulary.token(id).size() * kBlank.size());
 }
 
 void index_tokens(GgufVocabulary& vocabulary, std::vector<std::string>& problems) {
@@ -81,17 +99,18 @@ bool GgufVocabulary::is_filler(std::int64_t id) const {
 
 GgufVocabulary read_vocabulary(const io::GgufFile& file, std::int64_t vocab_size, std::vector<std::string>& problems) {
   GgufVocabulary vocabulary;
-  static const std::vector<std::string_view> kNone;
-  vocabulary.tokens = file.strings("tokenizer.ggml.tokens");
-  if (!vocabulary.tokens) {
-    vocabulary.tokens = &kNone;
+  const auto* tokens = file.strings("tokenizer.ggml.tokens");
+  if (!tokens) {
     problems.push_back("has no \"tokenizer.ggml.tokens\"");
     return vocabulary;
   }
-  const std::int64_t size = std::ssize(*vocabulary.tokens);
+  vocabulary.tokens = *tokens;
+  const std::int64_t size = std::ssize(*tokens);
   if (size > vocab_size)
     problems.push_back(fmt::format("has {} tokens, but \"token_embd.weight\" has {} rows", size, vocab_size));
   read_types(file, vocabulary, problems);
+  if (file.string("tokenizer.ggml.model") == "llama" && !file.boolean("tokenizer.ggml.add_space_prefix").value_or(true))
+    respell_blanks(vocabulary);
   index_tokens(vocabulary, problems);
   vocabulary.bos = read_id(file, "tokenizer.ggml.bos_token_id", size, problems);
   vocabulary.eos = read_id(file, "tokenizer.ggml.eos_token_id", size, problems);
@@ -162,13 +181,16 @@ std::vector<std::string> merges_from_scores(const io::GgufFile& file, const Gguf
                                    vocabulary.size(), scores ? scores->size() : 0));
     return {};
   }
-  const auto normal_id = [&](std::string_view text) -> std::int64_t {
+  const auto type_of = [&](std::int64_t id) { return vocabulary.types[static_cast<std::size_t>(id)]; };
+  const auto merges_with_others = [&](std::int64_t id) {
+    return type_of(id) == GgufTokenType::kNormal || type_of(id) == GgufTokenType::kUserDefined;
+  };
+  const auto is_part = [&](std::string_view text) {
     const auto found = vocabulary.ids.find(text);
-    if (found == vocabulary.ids.end()) return -1;
-    return vocabulary.types[static_cast<std::size_t>(found->second)] == GgufTokenType::kNormal ? found->second : -1;
+    return found != vocabulary.ids.end() && merges_with_others(found->second);
   };
   struct Merge {
-    double score;
+    std::pair<bool, double> priority;  // whether it is user-defined, and how early it comes among its kind
     std::size_t left_characters, right_characters;
     std::string_view left, right;
   };
@@ -176,9 +198,10 @@ std::vector<std::string> merges_from_scores(const io::GgufFile& file, const Gguf
   std::set<double> made;  // scores of the tokens that merges make
   std::size_t num_tied = 0;
   for (std::int64_t id = 0; id < vocabulary.size(); ++id) {
-    if (vocabulary.types[static_cast<std::size_t>(id)] != GgufTokenType::kNormal) continue;
+    if (!merges_with_others(id)) continue;
     const std::string_view token = vocabulary.token(id);
-    const double score = (*scores)[static_cast<std::size_t>(id)];
+    const bool is_defined = type_of(id) == GgufTokenType::kUserDefined;
+    const double score = is_defined ? -static_cast<double>(id) : (*scores)[static_cast<std::size_t>(id)];
     if (token.size() > kMaxPieceBytes || !std::isfinite(score)) {
       problems.push_back(fmt::format("token {}, {}, has {} bytes and the score {}; expected at most {} and a number",
                                      id, quote(token), token.size(), score, kMaxPieceBytes));
@@ -188,18 +211,18 @@ std::vector<std::string> merges_from_scores(const io::GgufFile& file, const Gguf
     for (std::size_t cut = 1; cut < token.size(); ++cut) {
       const std::string_view left = token.substr(0, cut);
       const std::string_view right = token.substr(cut);
-      if (normal_id(left) < 0 || normal_id(right) < 0) continue;
-      merges.push_back({score, characters(left), characters(right), left, right});
+      if (!is_part(left) || !is_part(right)) continue;
+      merges.push_back({{is_defined, score}, characters(left), characters(right), left, right});
       is_made = true;
     }
-    if (is_made && !made.insert(score).second) ++num_tied;
+    if (is_made && !is_defined && !made.insert(score).second) ++num_tied;
   }
   if (num_tied > 0)
     spdlog::warn("{}: {} tokens share their score with another; merges of equal score go by the longer left part",
                  file.where(), num_tied);
   std::ranges::stable_sort(merges, [](const Merge& a, const Merge& b) {
-    return std::tie(b.score, b.left_characters, b.right_characters) <
-           std::tie(a.score, a.left_characters, a.right_characters);
+    return std::tie(b.priority, b.left_characters, b.right_characters) <
+           std::tie(a.priority, a.left_characters, a.right_characters);
   });
   std::vector<std::string> result;
   result.reserve(merges.size());

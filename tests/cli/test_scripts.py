@@ -23,7 +23,7 @@ def test_setup_on_another_system_says_what_is_needed_and_stops(os_release, tmp_p
 
 def test_fetch_names_an_unknown_asset():
     process = subprocess.run([ROOT / "scripts" / "fetch-demo-assets", "modle"], capture_output=True, text=True)
-    assert process.returncode == 2 and "unknown asset modle; known: model, text" in process.stderr
+    assert process.returncode == 2 and "unknown asset modle; known: model, text, gemma" in process.stderr
 
 
 def test_setup_with_a_python_without_torch_says_so(tmp_path):

@@ -14,6 +14,7 @@ import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file
+from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer, get_gguf_tokenizer
 from transformers.integrations.gguf.reader import read_gguf_metadata
 
 import tiny_models
@@ -377,6 +378,62 @@ def test_an_imported_sentencepiece_tokenizer_gives_the_ids_of_sentencepiece(adep
         assert imported.decode(ids[1:]) == text
     expected = [[original.bos_id()] + original.encode(text) for text in texts]
     assert ids_of_adept(adept, tmp_path / "out", texts, tmp_path) == expected
+
+
+def train_gemma(folder):
+    """A SentencePiece model of Gemma's kind in `folder`, as transformers' GemmaTokenizer and as the processor itself."""
+    blanks = ["\u2581" * count for count in range(2, 8)]
+    symbols = ["<mask>", *["\n" * count for count in range(1, 5)], *blanks, "<table>", "</table>", "\t", "\t\t",
+               "<start_of_turn>"]
+    with open(folder / "tokenizer.model", "wb") as writer:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(CORPUS), model_writer=writer, model_type="bpe", vocab_size=900, byte_fallback=True,
+            split_digits=True, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+            add_dummy_prefix=False, allow_whitespace_only_pieces=True, hard_vocab_limit=False,
+            max_sentence_length=100000, pad_id=0, eos_id=1, bos_id=2, unk_id=3, bos_piece="<bos>",
+            eos_piece="<eos>", user_defined_symbols=symbols)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    return transformers.GemmaTokenizer.from_pretrained(folder), processor
+
+
+def gemma_vocabulary(processor):
+    """As llama.cpp's converter writes it: added tokens have the score -1000 and plain blanks."""
+    tokens, types, scores = [], [], []
+    for index in range(processor.get_piece_size()):
+        token, kind, score = processor.id_to_piece(index), 6 if processor.is_byte(index) else 1, processor.get_score(index)
+        if kind == 1 and (processor.is_control(index) or processor.is_unknown(index) or token in ("<mask>", "<start_of_turn>")):
+            kind, score = 3, -1000.0
+        elif kind == 1 and (not token.strip("\u2581\n\t") and len(token) > 1 or token in ("\n", "\t", "<table>", "</table>")):
+            kind, score, token = 4, -1000.0, token.replace("\u2581", " ")
+        tokens, types, scores = [*tokens, token], [*types, kind], [*scores, score]
+    return {"ggml.model": "llama", "ggml.pre": "default", "ggml.tokens": tokens, "ggml.token_type": types,
+            "ggml.scores": scores, "ggml.bos_token_id": 2, "ggml.eos_token_id": 1, "ggml.unknown_token_id": 3,
+            "ggml.padding_token_id": 0, "ggml.add_bos_token": True, "ggml.add_sep_token": False,
+            "ggml.add_eos_token": False, "ggml.add_space_prefix": False}
+
+
+GEMMA_TEXTS = [*TEXTS, *["a" + count * " " + "b" for count in (13, 33, 40)], " \u2581 \u2581\u2581x", "the  the\n the",
+               "x  y   z     9\n\n\n\n\n\nend\t\t\tt", "<table>\n  <start_of_turn>user\n</table>"]
+
+
+def test_an_imported_gemma_tokenizer_gives_the_ids_of_transformers(adept, tmp_path):
+    original, processor = train_gemma(tmp_path)
+    vocabulary = gemma_vocabulary(processor)
+    assert 4 in vocabulary["ggml.token_type"] and "  " in vocabulary["ggml.tokens"]
+    imported = import_tokenizer(adept, tmp_path, vocabulary)
+    expected = {text: [2, *original(text, add_special_tokens=False)["input_ids"]] for text in GEMMA_TEXTS}
+    for text, ids in expected.items():
+        assert imported(text)["input_ids"] == ids, repr(text)
+        assert imported.decode(ids[1:]) == text.replace("\u2581", " ")
+    texts = [text for text in GEMMA_TEXTS if text]
+    assert ids_of_adept(adept, tmp_path / "out", texts, tmp_path) == [expected[text] for text in texts]
+    # transformers' own reading of a GGUF file, where the architecture says that it is Gemma's; it adds no "▁▁".
+    path = write_gguf(tmp_path / "gemma3.gguf", "gemma3", {}, {}, vocabulary)
+    architecture, parts, _ = get_gguf_tokenizer(str(path))
+    backend, _ = convert_gguf_tokenizer(architecture, parts)
+    for text in texts:
+        if "\u2581" not in text:
+            assert [2, *backend.encode(text, add_special_tokens=False).ids] == expected[text], repr(text)
 
 
 # --- The real file ----------------------------------------------------------------------------------------------------

@@ -220,6 +220,53 @@ TEST(ImportGgufTokenizer, SentencePieceWithoutAPrefixBlank) {
   EXPECT_EQ(decoded(builder, " the"), " the");
 }
 
+// As in Gemma's: user-defined runs of blanks and line ends, whose scores llama.cpp's converter invents.
+GgufBuilder gemma_model() {
+  GgufBuilder builder = sentencepiece_model();
+  const gguf_test::ParsedGguf file(builder.build());
+  const auto& known = *file->strings("tokenizer.ggml.tokens");
+  std::vector<std::string> tokens(known.begin(), known.end());
+  std::vector<std::int32_t> types(tokens.size(), 1);
+  for (std::size_t id = 0; id < 259; ++id) types[id] = id == 0 ? 2 : id < 3 ? 3 : 6;
+  std::vector<float> scores(tokens.size(), 0);
+  const auto replace = [&](std::size_t id, const char* token, std::int32_t type, float score) {
+    tokens[id] = token;
+    types[id] = type;
+    scores[id] = score;
+  };
+  replace(259, "  ", 4, -1000);
+  replace(260, "   ", 4, -1000);
+  replace(261, "\n\n", 4, -1000);
+  replace(262, "▁t", 1, -1);
+  replace(269, "\n", 4, -1000);
+  return builder.set("tokenizer.ggml.tokens", tokens)
+      .set("tokenizer.ggml.token_type", types)
+      .set("tokenizer.ggml.scores", scores)
+      .set("tokenizer.ggml.add_space_prefix", false);
+}
+
+TEST(ImportGgufTokenizer, UserDefinedBlanksAreMadeByTheFirstMerges) {
+  const Json json = Json::parse(tokenizer_of(gemma_model()).tokenizer_json);
+  EXPECT_EQ(json["model"]["vocab"]["▁▁"], 259);
+  EXPECT_FALSE(json["model"]["vocab"].contains("  "));
+  EXPECT_EQ(json["model"]["merges"], Json::parse(R"(["▁ ▁", "▁▁ ▁", "▁ ▁▁", "\n \n", "▁ t"])"));
+  EXPECT_EQ(json["added_tokens"][3]["content"], "▁▁");
+  EXPECT_THAT(tokens_of(gemma_model(), "t t  t"), ElementsAre("<s>", "t", "▁t", "▁▁", "t"));
+  EXPECT_THAT(tokens_of(gemma_model(), "     t"), ElementsAre("<s>", "▁▁", "▁▁▁", "t"));  // 2 2 1, 2 3
+  EXPECT_THAT(tokens_of(gemma_model(), "t\n\n\n"), ElementsAre("<s>", "t", "\n\n", "\n"));
+  EXPECT_EQ(decoded(gemma_model(), "  t \n\n   "), "<s>  t \n\n   ");
+}
+
+TEST(ImportGgufTokenizer, RespelledBlanksAreStillDifferentTokens) {
+  GgufBuilder builder = gemma_model();
+  const gguf_test::ParsedGguf file(builder.build());
+  const auto& known = *file->strings("tokenizer.ggml.tokens");
+  std::vector<std::string> tokens(known.begin(), known.end());
+  tokens[262] = "▁▁";
+  builder.set("tokenizer.ggml.tokens", tokens);
+  EXPECT_THAT(refusal(builder), HasSubstr("tokens 259 and 262 are both \"▁▁\""));
+}
+
 TEST(ImportGgufTokenizer, RefusesByNameWhatItCannotExpress) {
   struct Case {
     std::function<void(GgufBuilder&)> edit;
