@@ -476,7 +476,7 @@ def main():
     try:
         check_peers(arguments.device)
         if not (build / "adept_bench").is_file():
-            raise BenchError(f"{build}/adept_bench is not built; run scripts/setup")
+            raise BenchError(f"{build}/adept_bench is not built; run scripts/setup tests")
         measure_rows(build, arguments, results)
     except BenchError as error:
         print(f"\nbench/run: {error}", file=sys.stderr)

@@ -36,7 +36,7 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+std::string summary_of(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 /// The names in "fp32|bf16", as options and keys of the configuration show their choices; none in any other text.
 std::vector<std::string> choices_in(const std::string& type) {
@@ -54,7 +54,7 @@ Option describe(const CLI::Option& option) {
   Option result;
   result.is_positional = option.get_positional();
   result.name = result.is_positional ? option.get_name(true) : "--" + option.get_lnames().front();
-  result.description = first_line(option.get_description());
+  result.description = summary_of(option.get_description());
   const std::string type = option.get_type_name();
   result.words = choices_in(type);
   if (type == "[KEY]")
@@ -77,7 +77,7 @@ Option describe(const CLI::Option& option) {
 }
 
 Command describe(const CLI::App& app) {
-  Command command{app.get_name(), first_line(app.get_description()), {}};
+  Command command{app.get_name(), summary_of(app.get_description()), {}};
   for (const CLI::Option* option : app.get_options())
     if (option->get_positional() || !option->get_lnames().empty()) command.options.push_back(describe(*option));
   return command;

@@ -15,7 +15,7 @@
 namespace adept::cli {
 namespace {
 
-struct Options {
+struct ConfigOptions {
   std::string path;
   std::vector<std::string> overrides;
   std::vector<std::string> keys;  // to explain; empty: all
@@ -31,7 +31,7 @@ void explain(const std::vector<std::string>& keys) {
   fmt::print("{}", keys.empty() ? config::explain(output_width()) : config::explain(keys, output_width()));
 }
 
-void check_and_print(const Options& options) {
+void check_and_print(const ConfigOptions& options) {
   if (options.path.empty())
     throw ConfigError("adept config: expected CONFIG.yaml or --explain. See: adept config --help");
   const config::RunConfig config = config::load_run_config(options.path, options.overrides);
@@ -42,7 +42,7 @@ void check_and_print(const Options& options) {
 }  // namespace
 
 void add_config_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ConfigOptions>();
   CLI::App* command = app.add_subcommand(
       "config",
       "Check a run configuration, with the model and texts that it names, and print it with all its defaults");

@@ -22,7 +22,7 @@ namespace {
 
 constexpr double kDefaultRise = 0.01;  // nats per token: about 1 % of the perplexity
 
-struct Options {
+struct DialOptions {
   std::string model, out, alpha;
   std::vector<std::string> general, domain;
   DataOptions data;
@@ -58,7 +58,7 @@ std::vector<double> parse_alphas(const std::string& text, std::size_t num_copies
   return alphas;
 }
 
-void check_options(const Options& options) {
+void check_options(const DialOptions& options) {
   if (options.max_general_rise && options.general_weight)
     throw ConfigError("adept dial: found --max-general-rise and --general-weight; expected one of them.");
   for (const auto& [name, value] : {std::pair{"--max-general-rise", options.max_general_rise},
@@ -76,7 +76,7 @@ void check_options(const Options& options) {
         "or how to choose one.");
 }
 
-void run(Options& options) {
+void run(DialOptions& options) {
   check_options(options);
   const std::vector<config::Source> general_sources = sources(options.data, "--general", options.general);
   const std::vector<config::Source> domain_sources = sources(options.data, "--domain", options.domain);
@@ -137,7 +137,7 @@ void run(Options& options) {
 }  // namespace
 
 void add_dial_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<DialOptions>();
   CLI::App* command =
       app.add_subcommand("dial", "Scale what the copies of a trained model add, between the base (0) and all (1)");
   add_model_option(*command, options->model);

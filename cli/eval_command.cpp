@@ -18,7 +18,7 @@
 namespace adept::cli {
 namespace {
 
-struct Options {
+struct EvalOptions {
   std::string model, out;
   DataOptions data;
   config::Compute compute;
@@ -36,7 +36,7 @@ void print_results(const std::map<std::string, eval::Perplexity>& results) {
     if (r.text.is_sample) fmt::print("{}: {}\n", name, data::describe(r.text));
 }
 
-void run(Options& options) {
+void run(EvalOptions& options) {
   if (options.scoring.packed && options.scoring.stride > 0)
     throw ConfigError(
         "adept eval: found --packed and --stride {}; expected one of them, as packed text has no overlap.",
@@ -74,7 +74,7 @@ void run(Options& options) {
 }  // namespace
 
 void add_eval_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvalOptions>();
   CLI::App* command = app.add_subcommand("eval", "Measure loss, perplexity and bits per byte on text");
   add_model_option(*command, options->model);
   add_data_options(*command, options->data);

@@ -20,7 +20,7 @@
 namespace adept::cli {
 namespace {
 
-struct Options {
+struct ExpandOptions {
   std::string model, out, importance, method, after, exclude, trainable;
   std::optional<int> layers;
   std::string strategy;
@@ -55,7 +55,7 @@ double parse_share(const std::string& text) {
 }
 
 /// The options as the configuration would hold them.
-config::ExpandConfig expand_config(const Options& options) {
+config::ExpandConfig expand_config(const ExpandOptions& options) {
   const bool by_hand = !options.after.empty();
   config::ExpandConfig expand{
       .strategy = by_hand ? config::SelectionStrategy::kManual : config::SelectionStrategy::kLowest,
@@ -86,7 +86,7 @@ config::ExpandConfig expand_config(const Options& options) {
   return expand;
 }
 
-void run(const Options& options) {
+void run(const ExpandOptions& options) {
   const config::ExpandConfig expand = expand_config(options);
   const std::filesystem::path model = io::resolve_model(options.model);
   std::vector<std::filesystem::path> inputs = {model};
@@ -121,7 +121,7 @@ void run(const Options& options) {
 }  // namespace
 
 void add_expand_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ExpandOptions>();
   CLI::App* command = app.add_subcommand("expand", "Put an identity copy behind each of the least important layers");
   add_model_option(*command, options->model);
   command->add_option("--out", options->out, "Directory for the expanded model")->required()->type_name("DIR");

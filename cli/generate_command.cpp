@@ -30,7 +30,7 @@ void print_bytes(std::string_view text) {
   std::fflush(stdout);  // a failure is seen at the end
 }
 
-struct Options {
+struct GenerateOptions {
   std::string model;
   PromptOptions prompt;
   bool no_echo = false, show_special_tokens = false;
@@ -90,7 +90,7 @@ class TextStream {
   std::size_t printed_ = 0;
 };
 
-void run(Options& options) {
+void run(GenerateOptions& options) {
   model::check_generate_options(options.generate);
   check_prompt_options(options.prompt);
   const std::filesystem::path directory = io::resolve_model(options.model);
@@ -121,7 +121,7 @@ void run(Options& options) {
 }  // namespace
 
 void add_generate_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = app.add_subcommand("generate", "Continue a text or a chat with a model");
   add_model_option(*command, options->model);
   add_prompt_options(*command, options->prompt);

@@ -11,14 +11,14 @@
 namespace adept::cli {
 namespace {
 
-struct Options {
+struct ImportGgufOptions {
   std::string gguf;
   std::string out;
   std::string dtype = "fp32";
   bool force = false;
 };
 
-void run(const Options& options) {
+void run(const ImportGgufOptions& options) {
   model::ImportGgufOptions import;
   import.dtype = options.dtype == "bf16" ? DType::kBF16 : options.dtype == "fp16" ? DType::kF16 : DType::kF32;
   import.replace_existing = options.force;
@@ -33,7 +33,7 @@ void run(const Options& options) {
 }  // namespace
 
 void add_import_gguf_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ImportGgufOptions>();
   CLI::App* command = app.add_subcommand("import-gguf", "Turn a GGUF file into a Hugging Face model directory");
   command->add_option("--gguf", options->gguf, "Model file of llama.cpp (llama, mistral, qwen2, qwen3)")
       ->required()

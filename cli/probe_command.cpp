@@ -26,7 +26,7 @@
 namespace adept::cli {
 namespace {
 
-struct Options {
+struct ProbeOptions {
   std::string model, out, method = "mask_out", weights;
   std::vector<std::string> domain;
   DataOptions data;
@@ -47,7 +47,7 @@ std::vector<double> parse_weights(const std::string& text, std::size_t num_sourc
   return weights;
 }
 
-std::vector<std::string> methods_of(const Options& options) {
+std::vector<std::string> methods_of(const ProbeOptions& options) {
   std::vector<std::string> names;
   for (const method::ImportanceMethod& method : method::importance_methods())
     if (options.method == "all" || options.method == method.name) names.emplace_back(method.name);
@@ -140,7 +140,7 @@ std::vector<data::TokenDataset> tokenize(const run::TextModel& model, const std:
   return datasets;
 }
 
-void run(Options& options) {
+void run(ProbeOptions& options) {
   const bool gains = options.method == method::kGainMethod;
   if (gains && options.domain.empty())
     throw ConfigError("adept probe: --method gain needs --domain, the text whose gain is measured.");
@@ -212,7 +212,7 @@ void run(Options& options) {
 }  // namespace
 
 void add_probe_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ProbeOptions>();
   CLI::App* command = app.add_subcommand("probe", "Measure how much general skill each layer carries");
   add_model_option(*command, options->model);
   add_data_options(*command, options->data);

@@ -7,7 +7,7 @@
 namespace adept::cli {
 namespace {
 
-struct Options {
+struct RunOptions {
   std::string path;
   std::vector<std::string> overrides;
 };
@@ -15,7 +15,7 @@ struct Options {
 }  // namespace
 
 void add_run_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<RunOptions>();
   CLI::App* command = app.add_subcommand("run", "Probe, expand, train, evaluate and export, in one directory");
   add_config_options(*command, options->path, options->overrides);
   add_continue_data_flag(*command, options->overrides);

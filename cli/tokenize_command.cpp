@@ -22,7 +22,7 @@
 namespace adept::cli {
 namespace {
 
-struct Options {
+struct TokenizeOptions {
   std::string model, out;
   std::optional<std::string> text;
   DataOptions data;
@@ -79,7 +79,7 @@ data::SourceCounts tokenize(const data::Tokenizer& tokenizer, const data::TextSo
   return counts;
 }
 
-void run(const Options& options) {
+void run(const TokenizeOptions& options) {
   if (options.text.has_value() == !options.data.data.empty())
     throw ConfigError("adept tokenize: found {}; expected exactly one of them.",
                       options.text ? "both --text and --data" : "neither --text nor --data");
@@ -103,7 +103,7 @@ void run(const Options& options) {
 }  // namespace
 
 void add_tokenize_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TokenizeOptions>();
   CLI::App* command = app.add_subcommand("tokenize", "Print the token ids of text, one document a line, as JSON lists");
   add_model_option(*command, options->model);
   command->add_option("--text", options->text, "The text itself, one document")->type_name("STRING");

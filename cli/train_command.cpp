@@ -7,7 +7,7 @@
 namespace adept::cli {
 namespace {
 
-struct Options {
+struct TrainOptions {
   std::string path;
   std::vector<std::string> overrides;
   bool resume = false;
@@ -16,7 +16,7 @@ struct Options {
 }  // namespace
 
 void add_train_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TrainOptions>();
   CLI::App* command = app.add_subcommand(
       "train", "Train an expanded model, or any model by another method; then export and evaluate it");
   add_config_options(*command, options->path, options->overrides);
