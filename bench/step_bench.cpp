@@ -96,7 +96,7 @@ void read_pages(const model::Decoder& decoder) {
   constexpr std::size_t kPage = 4096;
   model::Weights weights = decoder.weights();
   unsigned char sum = 0;
-  for (const model::NamedTensor& parameter : model::named_parameters(decoder.config(), weights)) {
+  for (const model::Parameter& parameter : model::named_parameters(decoder.config(), weights)) {
     const auto* bytes = static_cast<const unsigned char*>(parameter.tensor->const_data_ptr());
     for (std::size_t i = 0; i < parameter.tensor->nbytes(); i += kPage) sum ^= bytes[i];
   }

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "adept/core/progress.h"
-#include "adept/model/import_gguf.h"
+#include "adept/model/gguf/import.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 
@@ -35,9 +35,7 @@ void run(const ImportGgufOptions& options) {
 void add_import_gguf_command(CLI::App& app) {
   auto options = std::make_shared<ImportGgufOptions>();
   CLI::App* command = app.add_subcommand("import-gguf", "Turn a GGUF file into a Hugging Face model directory");
-  command->add_option("--gguf", options->gguf, "Model file of llama.cpp (llama, mistral, qwen2, qwen3)")
-      ->required()
-      ->type_name("FILE");
+  command->add_option("--gguf", options->gguf, "Model file of llama.cpp")->required()->type_name("FILE");
   command->add_option("--out", options->out, "Directory to write")->required()->type_name("DIR");
   command->add_option("--dtype", options->dtype, "Type of the weights; fp32 keeps the dequantised values exactly")
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))

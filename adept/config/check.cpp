@@ -3,7 +3,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
@@ -163,17 +162,6 @@ void check_expand(const ExpandConfig& expand, const ProbeConfig& probe, Method m
                "found together with expand.after, which names the layers itself");
 }
 
-void check_lora(const LoraConfig& lora, CrossCheck& check) {
-  constexpr std::array<std::string_view, 7> known = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                                     "gate_proj", "up_proj", "down_proj"};
-  for (std::size_t i = 0; i < lora.target_modules.size(); ++i) {
-    const std::string& name = lora.target_modules[i];
-    check.expect(std::find(known.begin(), known.end(), name) != known.end(),
-                 {fmt::format("lora.target_modules.{}", i), "lora.target_modules"},
-                 fmt::format("found {}; expected one of {}", quote(name), fmt::join(known, ", ")));
-  }
-}
-
 void check_rest(const RunConfig& config, CrossCheck& check) {
   check.expect(config.eval.stride <= config.seq_len, {"eval.stride", "seq_len"},
                fmt::format("found {}; expected at most seq_len, which is {}", config.eval.stride, config.seq_len));
@@ -274,7 +262,6 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
   if (!train.max_steps && !train.num_train_epochs) train.num_train_epochs = kDefaultEpochs;
   for (const LengthProblem& problem : length_problems(train, train.max_steps))
     check.expect(false, problem.keys, problem.text);
-  check_lora(config.lora, check);
   check_rest(config, check);
 
   if (!expand.num_layers && !expand.trainable && expand.after.empty()) expand.num_layers = kDefaultNumLayers;

@@ -46,7 +46,7 @@ class DialedModel {
         domain_(prefixes(domain, "domain")) {
     for (const ExpandedLayer& copy : expansion_.layers) {
       trained_.emplace_back();
-      for (const at::Tensor* slot : output_slots(layer(copy))) trained_.back().push_back(*slot);
+      for (const model::Parameter& p : outputs(copy)) trained_.back().push_back(*p.tensor);
     }
   }
   ~DialedModel() { set(std::vector<double>(trained_.size(), 1.0)); }
@@ -69,16 +69,19 @@ class DialedModel {
  private:
   std::int64_t lowest() const { return expansion_.layers.front().index; }
 
-  model::LayerWeights& layer(const ExpandedLayer& copy) {
-    return decoder_.weights().layers[static_cast<std::size_t>(copy.index)];
+  std::vector<model::Parameter> outputs(const ExpandedLayer& copy) {
+    return model::residual_outputs(decoder_.weights(), copy.index);
   }
 
   void set(const std::vector<double>& alphas) {
     const at::NoGradGuard no_grad;
     for (std::size_t c = 0; c < trained_.size(); ++c) {
-      const auto slots = output_slots(layer(expansion_.layers[c]));
-      for (std::size_t i = 0; i < slots.size(); ++i)
-        *slots[i] = alphas[c] == 1 ? trained_[c][i] : trained_[c][i].to(decoder_.dtype()) * alphas[c];
+      const std::vector<model::Parameter> slots = outputs(expansion_.layers[c]);
+      for (std::size_t i = 0; i < slots.size(); ++i) {
+        const at::Tensor& trained = trained_[c][i];
+        const at::Tensor scaled = model::scaled_effect(trained.to(decoder_.dtype()), alphas[c], slots[i].offset);
+        *slots[i].tensor = alphas[c] == 1 ? trained : scaled.to(decoder_.dtype());
+      }
     }
   }
 
@@ -286,17 +289,24 @@ void export_dialed(const std::filesystem::path& model_dir, const std::filesystem
   const model::ModelConfig config = model::read_model_config(model_dir);
   const io::WeightFiles files = model::open_weights(config, model_dir);
   model::check_weights(config, files);
-  std::map<std::string, double> factors;  // of tensors that change
+  struct Scaling {
+    double alpha = 1, offset = 0;
+  };
+  model::Weights slots;
+  slots.layers = config.layers;
+  std::map<std::string, Scaling> scalings;  // of tensors that change
   for (std::size_t c = 0; c < alphas.size(); ++c)
-    for (const std::string_view output : kLayerOutputs)
-      if (alphas[c] != 1) factors[model::layer_parameter_name(expansion.layers[c].index, output)] = alphas[c];
+    for (const model::Parameter& p : model::residual_outputs(slots, expansion.layers[c].index))
+      if (alphas[c] != 1) scalings[p.name] = {alphas[c], p.offset};
   std::vector<at::Tensor> scaled;
   std::vector<io::TensorView> views;
   for (const std::string& name : files.names()) {
     io::TensorView view = files.at(name);
-    if (const auto factor = factors.find(name); factor != factors.end()) {
+    if (const auto found = scalings.find(name); found != scalings.end()) {
+      const auto [alpha, offset] = found->second;
       const at::Tensor tensor = model::as_tensor(view, files.owner(name));
-      scaled.push_back((tensor.to(at::kFloat) * factor->second).to(tensor.scalar_type()).contiguous());
+      scaled.push_back(
+          model::scaled_effect(tensor.to(at::kFloat), alpha, offset).to(tensor.scalar_type()).contiguous());
       view = model::as_view(name, scaled.back());
     }
     views.push_back(std::move(view));

@@ -1,6 +1,6 @@
 // How much of what was learnt is used: the copies' outputs scaled by alpha, without training anything.
 //
-// A copy adds alpha * o_proj(...) and alpha * down_proj(...) to the residual stream: at 0 it is the identity and the
+// A copy adds alpha times what its two branches do to the residual stream: at 0 it is the identity and the
 // model exactly the base, at 1 it is as trained. Between them lies a curve of general against domain loss.
 #pragma once
 

@@ -1,9 +1,13 @@
 #include "adept/method/expansion.h"
 
+#include <ATen/ops/full.h>
+
 #include <algorithm>
 #include <array>
+#include <map>
 #include <numeric>
 #include <set>
+#include <utility>
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
@@ -16,6 +20,7 @@
 #include "adept/model/config.h"
 #include "adept/model/load.h"
 #include "adept/model/save.h"
+#include "adept/model/torch_tensors.h"
 #include "adept/model/weights.h"
 
 namespace adept::method {
@@ -23,24 +28,8 @@ namespace {
 
 constexpr int kManifestVersion = 1;
 
-// One entry per layer: a copy gets its source's.
-constexpr std::array<std::string_view, 2> kPerLayerLists = {"layer_types", "mlp_layer_types"};
-// "Layers from here on": moves behind the copies of the layers before it.
-constexpr std::array<std::string_view, 1> kLayerThresholds = {"max_window_layers"};
-// Lists of layer indices: a copy joins where its source is a member.
-constexpr std::array<std::string_view, 1> kLayerIndexLists = {"mlp_only_layers"};
-// Rules over layer indices that no longer hold once copies are inserted; fine where they hold for every layer alike.
-constexpr std::array<std::string_view, 11> kPeriods = {
-    "sliding_window_pattern", "decoder_sparse_step", "full_attention_interval",   "interleave_moe_layer_step",
-    "no_rope_layer_interval", "attn_layer_period",   "attn_layer_offset",         "expert_layer_period",
-    "expert_layer_offset",    "moe_layer_freq",      "global_attn_every_n_layers"};
 // Lists that are no matter of layers even where their length is that of the layers.
 constexpr std::array<std::string_view, 3> kOtherLists = {"architectures", "eos_token_id", "pad_token_id"};
-
-template <std::size_t N>
-bool contains(const std::array<std::string_view, N>& names, std::string_view name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
 
 struct LayerTensorName {
   int layer;
@@ -80,15 +69,43 @@ Json remap_indices(const Json& list, std::span<const ExpandedLayer> copies) {
   return result;
 }
 
-// A tensor list of the expanded model; `zeros` backs the zeroed tensors.
-std::vector<io::TensorView> expanded_tensors(const io::WeightFiles& weights, std::span<const ExpandedLayer> copies,
-                                             std::vector<std::byte>& zeros) {
-  std::size_t largest = 0;
-  for (const std::string& name : weights.names()) {
-    const auto split = split_layer_name(name);
-    if (split && contains(kLayerOutputs, split->rest)) largest = std::max(largest, weights.at(name).data.size());
+// The bytes of copies' residual outputs: values that have no effect, as many as the largest of a kind needs.
+class NoEffect {
+ public:
+  NoEffect(const io::WeightFiles& weights, const std::map<std::string, model::Parameter>& outputs) {
+    for (const auto& [name, p] : outputs) {
+      std::int64_t& size = sizes_[kind(weights.at(name), p)];
+      size = std::max(size, p.numel());
+    }
   }
-  zeros.assign(largest, std::byte{0});
+  // Of a tensor such as this one.
+  std::span<const std::byte> bytes(const io::TensorView& like, const model::Parameter& p) {
+    at::Tensor& values = values_[kind(like, p)];
+    if (!values.defined())
+      values = at::full({sizes_.at(kind(like, p))}, 0 - p.offset, model::to_scalar_type(like.dtype));
+    return model::as_view(like.name, values).data.first(like.data.size());
+  }
+
+ private:
+  using Kind = std::pair<DType, double>;
+  static Kind kind(const io::TensorView& view, const model::Parameter& p) { return {view.dtype, p.offset}; }
+  std::map<Kind, std::int64_t> sizes_;
+  std::map<Kind, at::Tensor> values_;
+};
+
+// The residual outputs of all layers, by name.
+std::map<std::string, model::Parameter> all_residual_outputs(const model::ModelConfig& config) {
+  model::Weights slots;
+  std::map<std::string, model::Parameter> outputs;
+  for (model::Parameter& p : model::named_parameters(config, slots))
+    if (p.role == model::Role::kResidualOutput) outputs[p.name] = std::move(p);
+  return outputs;
+}
+
+// A tensor list of the expanded model; `no_effect` backs the copies' residual outputs.
+std::vector<io::TensorView> expanded_tensors(const io::WeightFiles& weights, std::span<const ExpandedLayer> copies,
+                                             const std::map<std::string, model::Parameter>& outputs,
+                                             NoEffect& no_effect) {
   std::vector<io::TensorView> tensors;
   for (const std::string& name : weights.names()) {
     io::TensorView tensor = weights.at(name);
@@ -96,8 +113,10 @@ std::vector<io::TensorView> expanded_tensors(const io::WeightFiles& weights, std
     tensors.push_back(tensor);
     const auto split = split_layer_name(name);
     if (!split) continue;
-    if (contains(kLayerOutputs, split->rest)) tensor.data = std::span(zeros).first(tensor.data.size());
-    for (const ExpandedLayer& copy : copies_of(split->layer, copies)) {
+    const std::vector<ExpandedLayer> copies_here = copies_of(split->layer, copies);
+    if (const auto output = outputs.find(name); output != outputs.end() && !copies_here.empty())
+      tensor.data = no_effect.bytes(tensor, output->second);
+    for (const ExpandedLayer& copy : copies_here) {
       tensor.name = model::layer_parameter_name(copy.index, split->rest);
       tensors.push_back(tensor);
     }
@@ -105,19 +124,22 @@ std::vector<io::TensorView> expanded_tensors(const io::WeightFiles& weights, std
   return tensors;
 }
 
-// Catches a default that depends on the depth, such as Qwen's max_window_layers: a layer must see what it saw.
-void check_windows(const model::ModelConfig& base, const model::ModelConfig& expanded,
-                   std::span<const ExpandedLayer> copies, const std::string& where) {
+// Catches what the fields of layers miss, and a default that depends on the depth, such as Qwen's max_window_layers: a
+// layer must compute what it computed.
+void check_layers(const model::ModelConfig& base, const model::ModelConfig& expanded,
+                  std::span<const ExpandedLayer> copies, const std::string& where) {
   for (int l = 0; l < static_cast<int>(base.num_hidden_layers); ++l) {
-    const std::int64_t window = base.sliding_window[static_cast<std::size_t>(l)];
     std::vector<int> indices = {expanded_index(l, copies)};
     for (const ExpandedLayer& copy : copies_of(l, copies)) indices.push_back(copy.index);
-    for (const int index : indices)
-      if (const std::int64_t found = expanded.sliding_window[static_cast<std::size_t>(index)]; found != window)
+    for (const int index : indices) {
+      const auto difference =
+          model::difference(base.layers[static_cast<std::size_t>(l)], expanded.layers[static_cast<std::size_t>(index)]);
+      if (difference)
         throw DataError(
-            "{}: cannot be expanded: layer {} sees {} tokens (0 = all), as layer {} of the deeper model it would see "
-            "{}. Write layer_types or max_window_layers, which have defaults, into the file.",
-            where, l, window, index, found);
+            "{}: cannot be expanded: layer {} {}, as layer {} of the deeper model it would {}. Write layer_types or "
+            "max_window_layers, which have defaults, into the file.",
+            where, l, difference->does, index, difference->would);
+    }
   }
 }
 
@@ -148,28 +170,39 @@ std::string expanded_name(const std::string& name, std::span<const ExpandedLayer
   return split ? model::layer_parameter_name(expanded_index(split->layer, copies), split->rest) : name;
 }
 
-Json expand_config(const Json& config, std::span<const ExpandedLayer> copies, const std::string& where) {
+Json expand_config(const Json& config, std::span<const model::LayerField> fields, std::span<const ExpandedLayer> copies,
+                   const std::string& where) {
   const int num_layers = config.at("num_hidden_layers").get<int>();
   Json result = config;
   std::vector<std::string> problems;
   for (const auto& [key, value] : config.items()) {
     const bool one_per_layer = value.is_array() && static_cast<int>(value.size()) == num_layers;
     if (value.is_null()) continue;
-    if (contains(kPerLayerLists, key)) {
-      if (one_per_layer)
-        result[key] = splice_list(value, copies);
-      else
-        problems.push_back(
-            fmt::format("{} has {} entries, expected num_hidden_layers = {}", key, value.size(), num_layers));
-    } else if (contains(kLayerThresholds, key)) {
-      result[key] = expanded_index(value.get<int>(), copies);
-    } else if (contains(kLayerIndexLists, key)) {
-      result[key] = remap_indices(value, copies);
-    } else if (contains(kPeriods, key) && value != 1) {
-      problems.push_back(
-          fmt::format("{} = {} is a rule over layer indices that inserted copies would break", key, value.dump()));
-    } else if (one_per_layer && num_layers > 1 && !contains(kOtherLists, key)) {
-      problems.push_back(fmt::format("{} has one entry per layer and its meaning is not known", key));
+    const auto field = std::find_if(fields.begin(), fields.end(), [&](const auto& f) { return f.key == key; });
+    if (field == fields.end()) {
+      if (one_per_layer && num_layers > 1 && std::ranges::count(kOtherLists, key) == 0)
+        problems.push_back(fmt::format("{} has one entry per layer and its meaning is not known", key));
+      continue;
+    }
+    switch (field->kind) {
+      case model::LayerFieldKind::kOnePerLayer:
+        if (one_per_layer)
+          result[key] = splice_list(value, copies);
+        else
+          problems.push_back(
+              fmt::format("{} has {} entries, expected num_hidden_layers = {}", key, value.size(), num_layers));
+        break;
+      case model::LayerFieldKind::kThreshold:
+        result[key] = expanded_index(value.get<int>(), copies);
+        break;
+      case model::LayerFieldKind::kIndices:
+        result[key] = remap_indices(value, copies);
+        break;
+      case model::LayerFieldKind::kPeriod:
+        if (value != 1)
+          problems.push_back(
+              fmt::format("{} = {} is a rule over layer indices that inserted copies would break", key, value.dump()));
+        break;
     }
   }
   if (!problems.empty())
@@ -178,12 +211,20 @@ Json expand_config(const Json& config, std::span<const ExpandedLayer> copies, co
   return result;
 }
 
+Json expand_config(const model::ModelConfig& base, std::span<const ExpandedLayer> copies, const std::string& where) {
+  const model::Architecture& architecture = *model::find_architecture(base.model_type);
+  Json config = base.source;
+  if (architecture.list_layers != nullptr) architecture.list_layers(base, config);
+  const Json expanded = expand_config(config, architecture.layer_fields, copies, where);
+  check_layers(base, model::parse_model_config(expanded, where), copies, where);
+  return expanded;
+}
+
 Expansion expand_model(const std::filesystem::path& base_dir, const std::filesystem::path& out_dir,
                        std::span<const int> after, const std::optional<Importance>& importance,
                        io::OnExisting on_existing) {
   const std::filesystem::path config_path = base_dir / "config.json";
-  const Json config = read_json(config_path);
-  const model::ModelConfig base = model::parse_model_config(config, config_path.string());
+  const model::ModelConfig base = model::parse_model_config(read_json(config_path), config_path.string());
   const auto num_layers = static_cast<int>(base.num_hidden_layers);
   const io::WeightFiles weights = model::open_weights(base, base_dir);
   model::check_weights(base, weights);
@@ -206,11 +247,10 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
   if (is_present(base_dir / kExpansionManifest))
     spdlog::warn("{}: was expanded before. Its copies count as layers of the base from here on: only new ones train.",
                  base_dir.string());
-  const Json new_config = expand_config(config, expansion.layers, config_path.string());
-  check_windows(base, model::parse_model_config(new_config, config_path.string()), expansion.layers,
-                config_path.string());
-  std::vector<std::byte> zeros;
-  const std::vector<io::TensorView> tensors = expanded_tensors(weights, expansion.layers, zeros);
+  const Json new_config = expand_config(base, expansion.layers, config_path.string());
+  const std::map<std::string, model::Parameter> outputs = all_residual_outputs(base);
+  NoEffect no_effect(weights, outputs);
+  const std::vector<io::TensorView> tensors = expanded_tensors(weights, expansion.layers, outputs, no_effect);
   io::AtomicDirectory directory(out_dir, on_existing);
   model::write_model_files(directory.path(), tensors, new_config, base_dir);
   io::write_record(directory.path() / kExpansionManifest, to_json(expansion));
@@ -222,13 +262,6 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
 void copy_training_record(const std::filesystem::path& from, const std::filesystem::path& to) {
   if (const auto record = from / kTrainingRecord; is_present(record))
     io::write_file_atomically(to / kTrainingRecord, io::MappedFile::open(record)->bytes());
-}
-
-std::vector<at::Tensor*> output_slots(model::LayerWeights& layer) {
-  std::vector<at::Tensor*> slots = {&layer.o_proj.weight, &layer.down_proj.weight};
-  for (at::Tensor* bias : {&layer.o_proj.bias, &layer.down_proj.bias})
-    if (bias->defined()) slots.push_back(bias);
-  return slots;
 }
 
 Json to_json(const Expansion& expansion) {

@@ -1,20 +1,20 @@
 // Selective expansion (ADEPT, section 3.2): an identity copy directly behind each of the least important layers.
 //
-// In a copy `o_proj` and `down_proj` (and their biases) are zero, so the block adds nothing to the residual stream and
-// the expanded model's logits equal the base model's by value. Everything else of the base keeps its bytes.
+// In a copy the residual outputs (model::Role) have no effect: o_proj and down_proj are zero, or the gains of the norms
+// behind them. So the block adds nothing to the residual stream, and the expanded model's logits equal the base model's
+// by value. Everything else of the base keeps its bytes.
 #pragma once
 
-#include <array>
 #include <filesystem>
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "adept/core/json.h"
 #include "adept/io/atomic_file.h"
 #include "adept/method/importance.h"
+#include "adept/model/architectures/architecture.h"
 #include "adept/model/weights.h"
 
 namespace adept::method {
@@ -43,10 +43,12 @@ std::vector<ExpandedLayer> place_copies(std::span<const int> after, int base_num
 /// Index in the expanded model of a layer of the base model.
 int expanded_index(int base_index, std::span<const ExpandedLayer> copies);
 
-/// config.json of the expanded model: num_hidden_layers, per-layer lists (layer_types ...) with the source's entry
-/// inserted, layer indices (max_window_layers ...) remapped. A per-layer field or period that is not understood is a
-/// DataError that names it; `where` is the file.
-Json expand_config(const Json& config, std::span<const ExpandedLayer> copies, const std::string& where);
+/// config.json of the expanded model: num_hidden_layers, and what `fields` are made of. A period, and a list with an
+/// entry per layer that is not among them, is a DataError that names it; `where` is the file.
+Json expand_config(const Json& config, std::span<const model::LayerField> fields, std::span<const ExpandedLayer> copies,
+                   const std::string& where);
+/// That of `base`, with its architecture's fields. DataError where a layer would no longer compute the same.
+Json expand_config(const model::ModelConfig& base, std::span<const ExpandedLayer> copies, const std::string& where);
 
 /// Name of a base tensor in the expanded model: `model.layers.7.` may become `model.layers.9.`, other names stay.
 std::string expanded_name(const std::string& name, std::span<const ExpandedLayer> copies);
@@ -63,13 +65,6 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
 inline constexpr char kTrainingRecord[] = "adept_training.json";
 /// Copies it, if there is one, to a model that is made of the trained one: a training of that can go on with the data.
 void copy_training_record(const std::filesystem::path& from, const std::filesystem::path& to);
-
-/// The tensors through which a layer writes into the residual stream, by name below the layer: zero in an untrained
-/// copy, which is the identity then.
-inline constexpr std::array<std::string_view, 4> kLayerOutputs = {"self_attn.o_proj.weight", "self_attn.o_proj.bias",
-                                                                  "mlp.down_proj.weight", "mlp.down_proj.bias"};
-/// Those of them that `layer` has.
-std::vector<at::Tensor*> output_slots(model::LayerWeights& layer);
 
 Json to_json(const Expansion& expansion);
 /// Reads the manifest of an expanded model. Throws DataError; a model that was never expanded gets told how.

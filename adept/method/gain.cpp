@@ -3,8 +3,8 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
@@ -21,7 +21,7 @@ namespace {
 
 // Mean gradients of one text for the copy behind each layer, and the text's loss.
 struct CopyGradients {
-  std::vector<std::vector<at::Tensor>> layers;  // o_proj, down_proj and their biases, fp32
+  std::vector<std::vector<at::Tensor>> layers;  // of the residual outputs, fp32
   double loss = 0;
   std::int64_t tokens = 0, sequences = 0;
 };
@@ -29,9 +29,10 @@ struct CopyGradients {
 // A decoder whose layer l is the copy that would stand behind layer l.
 model::Decoder copies_of_layers(const model::Decoder& decoder) {
   model::Decoder copies = detached_decoder(decoder);
-  for (model::LayerWeights& layer : copies.weights().layers)
-    for (at::Tensor* slot : output_slots(layer))
-      *slot = at::zeros_like(*slot, slot->options().dtype(decoder.dtype())).set_requires_grad(true);
+  for (std::int64_t l = 0; l < copies.num_layers(); ++l)
+    for (const model::Parameter& p : model::residual_outputs(copies.weights(), l))
+      *p.tensor =
+          at::full_like(*p.tensor, 0 - p.offset, p.tensor->options().dtype(decoder.dtype())).set_requires_grad(true);
   return copies;
 }
 
@@ -52,10 +53,10 @@ CopyGradients copy_gradients(const model::Decoder& decoder, const std::vector<Pr
   std::vector<int> layers(static_cast<std::size_t>(decoder.num_layers()));
   std::iota(layers.begin(), layers.end(), 0);
   CopyGradients result;
-  for (model::LayerWeights& layer : copies.weights().layers) {
+  for (const int l : layers) {
     result.layers.emplace_back();
-    for (const at::Tensor* slot : output_slots(layer))
-      result.layers.back().push_back(at::zeros(slot->sizes(), slot->options().dtype(at::kFloat).requires_grad(false)));
+    for (const model::Parameter& p : model::residual_outputs(copies.weights(), l))
+      result.layers.back().push_back(at::zeros(p.shape, p.tensor->options().dtype(at::kFloat).requires_grad(false)));
   }
   for (const auto& [batch, source, weight] : batches) {
     throw_if_interrupted();
@@ -64,7 +65,8 @@ CopyGradients copy_gradients(const model::Decoder& decoder, const std::vector<Pr
     result.loss += share * visit_output_gradients(decoder, batch, layers, [&](const LayerGradients& g) {
                      const auto l = static_cast<std::size_t>(g.layer);
                      std::vector<at::Tensor> wanted;
-                     for (const at::Tensor* slot : output_slots(copies.weights().layers[l])) wanted.push_back(*slot);
+                     for (const model::Parameter& p : model::residual_outputs(copies.weights(), g.layer))
+                       wanted.push_back(*p.tensor);
                      const at::AutoGradMode with_grad(true);
                      const auto gradients = torch::autograd::grad(
                          {copies.layer(g.output.detach(), g.layer, batch.context())}, wanted, {g.output_gradient});

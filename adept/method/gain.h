@@ -1,9 +1,9 @@
 // What a copy behind each layer would gain at once in the domain, and do to the general loss. This criterion is ours,
 // not the paper's: it looks at the domain, where importance looks at general skill alone.
 //
-// An identity copy behind layer l has zero o_proj and down_proj, and only these get a gradient. One forward and one
-// backward pass on domain text and one on general text give both losses' gradients with respect to them for every l at
-// once. With g the domain gradient and q the general one, a first step of size s
+// In an identity copy behind layer l the residual outputs have no effect, and only these get a gradient. One forward
+// and one backward pass on domain text and one on general text give both losses' gradients with respect to them for
+// every l at once. With g the domain gradient and q the general one, a first step of size s
 //   like SGD's, -s g,        lowers the domain loss by s |g|_2^2,
 //   like Adam's, -s sign(g), lowers it by s |g|_1, and changes the general loss by -s <sign(g), q>.
 #pragma once
@@ -31,7 +31,7 @@ struct Gain {
   std::vector<LayerGain> layers;  ///< by index in the base model
 };
 
-/// Holds both gradients of every layer's o_proj and down_proj in fp32. The decoder is left as it was. Throws DataError
+/// Holds both gradients of every layer's residual outputs in fp32. The decoder is left as it was. Throws DataError
 /// if there is no token to predict in one of the texts, NonFiniteError if a gradient is not finite.
 Gain expansion_gain(const model::Decoder& decoder, const std::vector<ProbeBatch>& domain,
                     const std::vector<ProbeBatch>& general, Progress& progress);

@@ -15,9 +15,9 @@ namespace {
 at::Tensor as_leaf(const at::Tensor& tensor) { return tensor.detach().set_requires_grad(true); }
 
 // The parameters of layer l, made to require a gradient, in the compute dtype.
-std::vector<model::NamedTensor> as_leaves(model::Decoder& decoder, int l) {
-  std::vector<model::NamedTensor> parameters = model::layer_parameters(decoder.config(), decoder.weights(), l);
-  for (const model::NamedTensor& p : parameters) *p.tensor = as_leaf(p.tensor->to(decoder.dtype()));
+std::vector<model::Parameter> as_leaves(model::Decoder& decoder, int l) {
+  std::vector<model::Parameter> parameters = model::layer_parameters(decoder.weights(), l);
+  for (const model::Parameter& p : parameters) *p.tensor = as_leaf(p.tensor->to(decoder.dtype()));
   return parameters;
 }
 
@@ -46,11 +46,11 @@ double visit(const model::FrozenPrefix& model, const model::Batch& batch, std::s
     inputs.pop_back();
     const bool chosen = std::binary_search(layers.begin(), layers.end(), l);
     const at::Tensor h = l > lowest ? as_leaf(inputs.back()) : inputs.back();
-    std::vector<model::NamedTensor> parameters;
-    const model::LayerWeights stored = probe.weights().layers[static_cast<std::size_t>(l)];
+    std::vector<model::Parameter> parameters;
+    const model::Layer stored = probe.weights().layers[static_cast<std::size_t>(l)];
     if (chosen && with_parameters) parameters = as_leaves(probe, l);
     std::vector<at::Tensor> wanted;
-    for (const model::NamedTensor& p : parameters) wanted.push_back(*p.tensor);
+    for (const model::Parameter& p : parameters) wanted.push_back(*p.tensor);
     if (l > lowest) wanted.push_back(h);
     std::vector<at::Tensor> gradients;
     if (!wanted.empty()) gradients = torch::autograd::grad({probe.layer(h, l, context)}, wanted, {gradient});
@@ -71,7 +71,7 @@ double visit(const model::FrozenPrefix& model, const model::Batch& batch, std::s
 
 model::Decoder detached_decoder(const model::Decoder& decoder) {
   model::Weights weights = decoder.weights();
-  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) *p.tensor = p.tensor->detach();
+  for (const model::Parameter& p : model::named_parameters(decoder.config(), weights)) *p.tensor = p.tensor->detach();
   if (decoder.config().tie_word_embeddings) weights.lm_head = weights.embed_tokens;
   weights.lm_head = weights.lm_head.detach();
   return {decoder.config(), std::move(weights)};
@@ -87,8 +87,13 @@ double visit_output_gradients(const model::FrozenPrefix& model, const model::Bat
   return visit(model, batch, layers, /*with_parameters=*/false, visitor);
 }
 
-double first_order_importance(const at::Tensor& parameter, const at::Tensor& gradient) {
-  return (parameter.detach().to(at::kFloat) * gradient.to(at::kFloat)).abs().sum(at::kDouble).item<double>();
+at::Tensor first_order_terms(const model::Parameter& p, const at::Tensor& gradient) {
+  const at::Tensor stored = p.tensor->detach().to(at::kFloat);
+  return ((p.offset == 0 ? stored : stored + p.offset) * gradient.to(at::kFloat)).abs();
+}
+
+double first_order_importance(const model::Parameter& parameter, const at::Tensor& gradient) {
+  return first_order_terms(parameter, gradient).sum(at::kDouble).item<double>();
 }
 
 }  // namespace adept::method

@@ -18,7 +18,7 @@ namespace adept::method {
 /// dtype. B sequences, T tokens, D hidden_size.
 struct LayerGradients {
   int layer = 0;
-  std::span<const model::NamedTensor> parameters;
+  std::span<const model::Parameter> parameters;
   std::span<const at::Tensor> gradients;
   at::Tensor input;            ///< h_l (B, T, D)
   at::Tensor output;           ///< h_{l+1} (B, T, D)
@@ -38,7 +38,9 @@ double visit_output_gradients(const model::FrozenPrefix& model, const model::Bat
 /// The decoder's tensors under new autograd identities: what is done with these leaves the originals alone.
 model::Decoder detached_decoder(const model::Decoder& decoder);
 
-/// sum_i |theta_i g_i|, the products in fp32, the sum in fp64.
-double first_order_importance(const at::Tensor& parameter, const at::Tensor& gradient);
+/// |theta_i g_i| in fp32; theta is what takes effect: 1 + w for gains that are stored as w.
+at::Tensor first_order_terms(const model::Parameter& parameter, const at::Tensor& gradient);
+/// Their sum, in fp64.
+double first_order_importance(const model::Parameter& parameter, const at::Tensor& gradient);
 
 }  // namespace adept::method

@@ -227,8 +227,8 @@ void measure_gradients(const model::Decoder& decoder, const ProbeBatch& probe, P
       const auto l = static_cast<std::size_t>(g.layer);
       first_order.parts.clear();
       for (std::size_t i = 0; i < g.parameters.size(); ++i) {
-        first_order.parts.push_back(g.parameters[i].unit);
-        sums[l].push_back(n * first_order_importance(*g.parameters[i].tensor, g.gradients[i]));
+        first_order.parts.push_back(g.parameters[i].local_name);
+        sums[l].push_back(n * first_order_importance(g.parameters[i], g.gradients[i]));
         squares[l] += n * sum_of_squares(g.gradients[i]);
       }
       const at::Tensor step = g.output.detach().to(at::kFloat) - g.input.detach().to(at::kFloat);

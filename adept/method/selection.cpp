@@ -52,7 +52,13 @@ std::vector<int> cheapest_of_equals(const std::vector<int>& ascending, int k, co
   return chosen;
 }
 
-// Only the lowest copy decides what a step costs: for each lowest layer the best others above it.
+std::vector<int> repeated(const std::vector<int>& layers, int copies) {
+  std::vector<int> after;
+  for (const int layer : layers) after.insert(after.end(), static_cast<std::size_t>(copies), layer);
+  return after;
+}
+
+// Mostly the lowest copy decides what a step costs: for each lowest layer the best others above it.
 std::vector<int> best_gain_per_cost(const std::vector<int>& layers, const SelectionOptions& options,
                                     const Importance& importance) {
   if (importance.method != kGainMethod)
@@ -69,7 +75,7 @@ std::vector<int> best_gain_per_cost(const std::vector<int>& layers, const Select
     candidate.insert(candidate.begin(), layers[i]);
     double total = 0;
     for (const int layer : candidate) total += gain(layer);
-    const double per_cost = total / options.step_cost(layers[i], options.num_layers * options.copies);
+    const double per_cost = total / options.step_cost(repeated(candidate, options.copies));
     if (!chosen.empty() && per_cost < highest) continue;
     highest = per_cost;
     chosen = candidate;
@@ -143,18 +149,14 @@ std::vector<int> select_layers(const SelectionOptions& options, int base_num_hid
       break;
     }
   }
-  std::vector<int> after;
-  for (const int layer : chosen) after.insert(after.end(), static_cast<std::size_t>(options.copies), layer);
-  return after;
+  return repeated(chosen, options.copies);
 }
 
 int num_layers_for_budget(const model::ModelConfig& base, double trainable_share, int copies, int num_excluded) {
-  const auto num_parameters = [&](int k) {
-    model::ModelConfig expanded = base;
-    expanded.num_hidden_layers += std::int64_t{k} * copies;
-    return static_cast<double>(model::num_parameters(expanded));
-  };
-  const auto share = [&](int k) { return 1 - num_parameters(0) / num_parameters(k); };
+  const auto all = static_cast<double>(model::num_parameters(base));
+  std::int64_t largest = 0;  // of the layers, whichever are chosen
+  for (const model::Layer& layer : base.layers) largest = std::max(largest, model::num_parameters(layer));
+  const auto share = [&](int k) { return 1 - all / (all + static_cast<double>(k * copies * largest)); };
   if (share(1) > trainable_share)
     throw ConfigError(
         "trainable (expand.trainable, --trainable): found {:.4g} %; expected at least {:.4g} %, which is one layer of "

@@ -28,8 +28,8 @@ struct SelectionOptions {
   int num_layers = 4;             ///< k
   std::vector<int> exclude = {};  ///< layers that get no copy
   int copies = 1;                 ///< of each chosen layer, one behind the other
-  /// For kGainPerCost: what a step costs with this many copies, the lowest behind this layer.
-  std::function<double(int lowest_source, int num_copies)> step_cost = {};
+  /// For kGainPerCost: what a step costs with copies behind these layers, ascending, a layer once for each copy.
+  std::function<double(std::span<const int> after)> step_cost = {};
 };
 
 /// Base indices behind which copies go, ascending, each as often as it gets a copy. `importance` is for strategies that

@@ -16,38 +16,15 @@
 namespace adept::method {
 namespace {
 
-bool is_identity(model::LayerWeights layer) {
-  const auto slots = output_slots(layer);
-  return std::none_of(slots.begin(), slots.end(),
-                      [](const at::Tensor* slot) { return slot->detach().ne(0).any().item<bool>(); });
-}
-
-// How a tensor falls into parts of `step` slices along `dim`; no part: one unit.
-struct Split {
-  std::int64_t dim = 0;
-  std::int64_t step = 0;
-  std::string part;
-};
-
-Split split_of(const model::NamedTensor& p, const model::ModelConfig& config, const UnitGranularity& granularity) {
-  const auto is_one_of = [&](std::initializer_list<std::string_view> names) {
-    return std::any_of(names.begin(), names.end(), [&](std::string_view name) { return p.unit.starts_with(name); });
-  };
-  const bool is_bias = p.unit.ends_with(".bias");
-  if (granularity.by_head) {
-    if (is_one_of({"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"})) return {0, config.head_dim, "head"};
-    if (is_one_of({"self_attn.o_proj"}) && !is_bias) return {1, config.head_dim, "head"};
-  }
-  if (granularity.ffn_block_size > 0) {
-    if (is_one_of({"mlp.gate_proj", "mlp.up_proj"})) return {0, granularity.ffn_block_size, "block"};
-    if (is_one_of({"mlp.down_proj"}) && !is_bias) return {1, granularity.ffn_block_size, "block"};
-  }
-  return {};
+bool is_identity(model::Weights& weights, int layer) {
+  const std::vector<model::Parameter> outputs = model::residual_outputs(weights, layer);
+  return std::none_of(outputs.begin(), outputs.end(),
+                      [](const model::Parameter& p) { return p.tensor->detach().ne(-p.offset).any().item<bool>(); });
 }
 
 // Sums of |theta g| over everything but `dim`: products in fp32, sums in fp64.
-at::Tensor sums_along(std::int64_t dim, const at::Tensor& parameter, const at::Tensor& gradient) {
-  const at::Tensor products = (parameter.detach().to(at::kFloat) * gradient.to(at::kFloat)).abs();
+at::Tensor sums_along(std::int64_t dim, const model::Parameter& p, const at::Tensor& gradient) {
+  const at::Tensor products = first_order_terms(p, gradient);
   if (products.dim() == 1) return products.to(at::kDouble).cpu();
   return products.sum({1 - dim}, /*keepdim=*/false, at::kDouble).cpu();
 }
@@ -71,6 +48,31 @@ Range range_of(const std::vector<Unit>& units, const UnitValues& importance) {
 
 }  // namespace
 
+std::vector<Unit> units_of(const model::Parameter& p, const UnitGranularity& granularity) {
+  const model::Slices& slices = p.slices;
+  std::int64_t step = 0;  // slices of a unit; 0: all are one
+  if (slices.axis == model::Axis::kHead && granularity.by_head) step = slices.size;
+  if (slices.axis == model::Axis::kNeuron) step = granularity.ffn_block_size * slices.size;
+  const std::int64_t size = p.shape[static_cast<std::size_t>(step == 0 ? 0 : slices.dim)];
+  const std::int64_t others = p.numel() / size;
+  Unit unit{.name = p.name, .parameter = p.name, .end = size, .elements = p.numel(), .is_matrix = p.is_matrix()};
+  if (step == 0) return {unit};
+  std::vector<Unit> units;
+  std::int64_t section_begin = 0;
+  for (const std::int64_t section : slices.sections.empty() ? std::vector{size} : slices.sections) {
+    for (std::int64_t begin = section_begin; begin < section_begin + section; begin += step) {
+      unit.name = fmt::format("{}/{}.{}", p.name, slices.axis == model::Axis::kHead ? "head" : "block", units.size());
+      unit.dim = slices.dim;
+      unit.begin = begin;
+      unit.end = std::min(begin + step, section_begin + section);
+      unit.elements = (unit.end - unit.begin) * others;
+      units.push_back(unit);
+    }
+    section_begin += section;
+  }
+  return units;
+}
+
 std::vector<Unit> make_units(const Expansion& expansion, const model::Decoder& decoder,
                              const UnitGranularity& granularity) {
   const model::ModelConfig& config = decoder.config();
@@ -80,23 +82,8 @@ std::vector<Unit> make_units(const Expansion& expansion, const model::Decoder& d
   std::vector<Unit> units;
   model::Weights weights = decoder.weights();
   for (const ExpandedLayer& copy : expansion.layers)
-    for (const model::NamedTensor& p : model::layer_parameters(config, weights, copy.index)) {
-      const Split split = split_of(p, config, granularity);
-      const std::int64_t size = p.shape[static_cast<std::size_t>(split.dim)];
-      const std::int64_t others = p.tensor->numel() / size;
-      const std::int64_t step = split.part.empty() ? size : split.step;
-      for (std::int64_t begin = 0; begin < size; begin += step) {
-        const std::int64_t end = std::min(begin + step, size);
-        units.push_back(
-            {.name = split.part.empty() ? p.name : fmt::format("{}/{}.{}", p.name, split.part, begin / step),
-             .parameter = p.name,
-             .dim = split.dim,
-             .begin = begin,
-             .end = end,
-             .elements = (end - begin) * others,
-             .is_matrix = p.shape.size() > 1});
-      }
-    }
+    for (const model::Parameter& p : model::layer_parameters(weights, copy.index))
+      for (Unit& unit : units_of(p, granularity)) units.push_back(std::move(unit));
   check_partition(units, decoder);
   return units;
 }
@@ -109,7 +96,7 @@ void check_partition(const std::vector<Unit>& units, const model::Decoder& decod
     of_parameter[unit.parameter].push_back(&unit);
   }
   model::Weights weights = decoder.weights();
-  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) {
+  for (const model::Parameter& p : model::named_parameters(decoder.config(), weights)) {
     const auto found = of_parameter.find(p.name);
     if (found == of_parameter.end()) continue;
     std::int64_t next = 0;
@@ -126,13 +113,14 @@ void check_partition(const std::vector<Unit>& units, const model::Decoder& decod
 
 UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::FrozenPrefix& model,
                            const std::vector<ProbeBatch>& batches, Progress& progress) {
-  std::map<std::string, std::vector<const Unit*>> units_of;  // by parameter
-  for (const Unit& unit : units) units_of[unit.parameter].push_back(&unit);
+  std::map<std::string, std::vector<const Unit*>> parts_of;  // by parameter
+  for (const Unit& unit : units) parts_of[unit.parameter].push_back(&unit);
   // The copies that each scored layer stands for: itself, or those that are still the identity, of which it is the
   // source.
   std::map<int, std::vector<int>> copies_of_scored;
+  model::Weights weights = model.decoder().weights();
   for (const ExpandedLayer& copy : expansion.layers) {
-    const bool identity = is_identity(model.decoder().weights().layers[static_cast<std::size_t>(copy.index)]);
+    const bool identity = is_identity(weights, copy.index);
     copies_of_scored[identity ? expanded_index(copy.source, expansion.layers) : copy.index].push_back(copy.index);
   }
   std::vector<int> scored;
@@ -148,15 +136,16 @@ UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& 
     UnitValues& total = totals[source];
     visit_layer_gradients(model, batch, scored, [&](const LayerGradients& g) {
       for (std::size_t i = 0; i < g.parameters.size(); ++i) {
-        const model::NamedTensor& p = g.parameters[i];
-        const auto& parts = units_of.at(model::layer_parameter_name(copies_of_scored.at(g.layer).front(), p.unit));
-        const at::Tensor sums = sums_along(parts.front()->dim, *p.tensor, g.gradients[i]);
+        const model::Parameter& p = g.parameters[i];
+        const auto& parts =
+            parts_of.at(model::layer_parameter_name(copies_of_scored.at(g.layer).front(), p.local_name));
+        const at::Tensor sums = sums_along(parts.front()->dim, p, g.gradients[i]);
         for (std::size_t part = 0; part < parts.size(); ++part) {
           const Unit& unit = *parts[part];
           const double score =
               n * sums.slice(0, unit.begin, unit.end).sum().item<double>() / static_cast<double>(unit.elements);
           for (const int copy : copies_of_scored.at(g.layer))
-            total[units_of.at(model::layer_parameter_name(copy, p.unit))[part]->name] += score;
+            total[parts_of.at(model::layer_parameter_name(copy, p.local_name))[part]->name] += score;
         }
       }
     });

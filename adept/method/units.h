@@ -24,8 +24,8 @@ using UnitValues = std::map<std::string, double>;
 
 /// How finely tensors are split. The default is the paper's: not at all.
 struct UnitGranularity {
-  bool by_head = false;             ///< q_proj, k_proj, v_proj by rows, o_proj by columns, their biases
-  std::int64_t ffn_block_size = 0;  ///< neurons: gate_proj, up_proj by rows, down_proj by columns; 0: whole
+  bool by_head = false;             ///< projections to heads by rows, from heads by columns, their biases
+  std::int64_t ffn_block_size = 0;  ///< neurons: projections to them by rows, from them by columns; 0: whole
 };
 
 /// Slices begin .. end-1 of a tensor along `dim`.
@@ -39,6 +39,9 @@ struct Unit {
   bool is_matrix = true;      ///< false: part of a norm gain or a bias
 };
 
+/// The units of one parameter: itself, or its parts. Names count on through the matrices that are stored in one.
+std::vector<Unit> units_of(const model::Parameter& parameter, const UnitGranularity& granularity);
+
 /// All units of the expanded layers, in the order of the computation. Throws ConfigError for a block size that is more
 /// than the model's intermediate_size.
 std::vector<Unit> make_units(const Expansion& expansion, const model::Decoder& decoder,
@@ -50,9 +53,9 @@ void check_partition(const std::vector<Unit>& units, const model::Decoder& decod
 /// I_u = mean over elements i of |theta_i| * mean over batches of |g_i|, g the gradient of the batch's mean loss on
 /// general text; batches weigh by their predicted tokens, sources the same.
 ///
-/// A copy that is still the identity has no gradient but in o_proj and down_proj, and these are zero: every score would
-/// be 0. Such a copy's units take the scores of its source layer, of which it is a copy. Gradients live in buffers of
-/// their own: no gradient, moment or parameter changes. Throws DataError if no token is predicted,
+/// A copy that is still the identity has no gradient but in its residual outputs, and their effect is zero: every score
+/// would be 0. Such a copy's units take the scores of its source layer, of which it is a copy. Gradients live in
+/// buffers of their own: no gradient, moment or parameter changes. Throws DataError if no token is predicted,
 /// NonFiniteError if a score is not finite.
 UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::FrozenPrefix& model,
                            const std::vector<ProbeBatch>& batches, Progress& progress);

@@ -157,7 +157,6 @@ ModelConfig parse_model_config(const Json& source, const std::string& where) {
   config.model_type = architecture->model_type;
   config.source = source;
   architecture->read(reader, config);
-  read_rope(reader, config);
   read_structure(reader);
   ignore_features_that_are_off(reader);
   read_class(reader, *architecture);

@@ -9,14 +9,14 @@
 
 #include "adept/core/dtype.h"
 #include "adept/core/json.h"
+#include "adept/model/layer.h"
 #include "adept/nn/rope.h"
 
 namespace adept::model {
 
-/// A Llama-like decoder: pre-norm blocks of grouped-query attention with rotary positions and a gated SiLU
-/// feed-forward. Names are those of config.json.
+/// A decoder: its dimensions, by the names of config.json, and its layers, which say everything else.
 struct ModelConfig {
-  std::string model_type;  ///< "llama", "mistral", "qwen2", "qwen3"
+  std::string model_type;  ///< "llama"
   std::int64_t num_hidden_layers = 0;
   std::int64_t hidden_size = 0;
   std::int64_t intermediate_size = 0;
@@ -26,16 +26,14 @@ struct ModelConfig {
   std::int64_t vocab_size = 0;
   std::int64_t max_position_embeddings = 0;  ///< tokens; a hint, nothing here is limited by it
   double rms_norm_eps = 1e-6;
-  nn::RopeParameters rope;
   bool tie_word_embeddings = false;
-  bool qkv_bias = false;                     ///< biases of q_proj, k_proj, v_proj
-  bool o_bias = false;                       ///< bias of o_proj
-  bool mlp_bias = false;                     ///< biases of gate_proj, up_proj, down_proj
-  bool qk_norm = false;                      ///< RMS norms of each head's queries and keys
-  std::vector<std::int64_t> sliding_window;  ///< per layer: tokens that a query sees, itself included; 0 = all
-  std::vector<std::int64_t> eos_token_ids;   ///< in 0 .. vocab_size-1; empty: never ends by itself
-  std::optional<DType> dtype;                ///< torch_dtype / dtype: what the weights were saved in; a hint
-  Json source;                               ///< the file as read, key order kept, so that it can be written back
+  double embedding_scale = 1;               ///< embeddings are multiplied by it
+  std::vector<nn::RopeParameters> ropes;    ///< rotary frequencies: Attention::rope says which
+  std::vector<Layer> layers;                ///< num_hidden_layers, without tensors
+  Norm norm;                                ///< behind the last layer; without a tensor
+  std::vector<std::int64_t> eos_token_ids;  ///< in 0 .. vocab_size-1; empty: never ends by itself
+  std::optional<DType> dtype;               ///< torch_dtype / dtype: what the weights were saved in; a hint
+  Json source;                              ///< the file as read, key order kept, so that it can be written back
 };
 
 /// Reads and checks `source`; `where` names the file in messages. Every key is understood, known to be harmless, or

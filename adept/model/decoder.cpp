@@ -4,8 +4,10 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <mutex>
+#include <memory>
+#include <optional>
 #include <tuple>
+#include <utility>
 
 #include "adept/core/error.h"
 #include "adept/model/kv_cache.h"
@@ -21,19 +23,25 @@
 namespace adept::model {
 namespace {
 
-/// Each projection of x.
-std::vector<at::Tensor> project(const nn::Input& x, std::initializer_list<const LinearWeights*> projections) {
-  std::vector<at::Tensor> weights, biases;
-  std::vector<nn::LoraAdapter> adapters;
-  for (const LinearWeights* p : projections) {
-    weights.push_back(p->weight);
-    biases.push_back(p->bias);
-    adapters.push_back(p->adapter);
+std::vector<at::Tensor> project(const nn::Input& x, const std::vector<Projection>& projections) {
+  std::vector<const nn::Linear*> linears;
+  for (const Projection& p : projections) linears.push_back(&p.linear);
+  std::vector<at::Tensor> results;
+  const std::vector<at::Tensor> products = nn::project(x, linears);
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    if (projections[i].sections.empty()) {
+      results.push_back(products[i]);
+      continue;
+    }
+    for (const at::Tensor& part : products[i].split_with_sizes(projections[i].sections, -1)) results.push_back(part);
   }
-  return nn::with_adapters(nn::linears(x, weights, biases), x, adapters);
+  return results;
 }
 
-at::Tensor project(const nn::Input& x, const LinearWeights& projection) { return project(x, {&projection}).front(); }
+/// What comes out of a body, as it is added to the residual stream.
+at::Tensor added(at::Tensor output, const std::optional<Norm>& post_norm) {
+  return post_norm ? (*post_norm)(output) : output;
+}
 
 }  // namespace
 
@@ -42,17 +50,24 @@ struct Decoder::Residual {
   at::Tensor h;       // (B, T, D)
   at::Tensor update;  // (B, T, D); undefined: zero
 
-  nn::Input normed(const at::Tensor& weight, double eps) {
+  /// What a branch reads.
+  nn::Input input(const std::optional<Norm>& norm) {
+    if (!norm) {
+      if (update.defined()) h = h + std::exchange(update, {});
+      return {h};
+    }
     at::Tensor normed;
     if (update.defined()) {
-      const nn::NormedSum result = nn::add_rms_norm(h, update, weight, eps);
+      const nn::NormedSum result = nn::add_rms_norm(h, update, norm->weight, norm->eps, norm->gain);
       h = result.sum;
       normed = result.normed;
       update.reset();
     } else {
-      normed = nn::rms_norm(h, weight, eps);
+      normed = (*norm)(h);
     }
-    return {normed, {h, weight}, [eps](const auto& sources) { return nn::rms_norm(sources[0], sources[1], eps); }};
+    return {normed, {h, norm->weight}, [eps = norm->eps, gain = norm->gain](const auto& sources) {
+              return nn::rms_norm(sources[0], sources[1], eps, gain);
+            }};
   }
 
   /// Into the update's memory where no graph is being recorded for it.
@@ -63,27 +78,10 @@ struct Decoder::Residual {
   }
 };
 
-/// Cosines and sines for the longest sequence so far.
-struct Decoder::RopeCache {
-  std::mutex mutex;
-  nn::RopeTables tables;
-
-  nn::RopeTables get(const ModelConfig& config, std::int64_t begin, std::int64_t length, at::ScalarType dtype,
-                     at::Device device) {
-    const std::lock_guard lock(mutex);
-    const std::int64_t end = begin + length;
-    if (!tables.cos.defined() || tables.cos.size(0) < end) {
-      const std::int64_t known = tables.cos.defined() ? tables.cos.size(0) : 0;
-      const at::NoGradGuard no_grad;
-      tables = nn::rope_tables(config.rope, config.head_dim, std::max(end, 2 * known), dtype, device);
-    }
-    return {tables.cos.narrow(0, begin, length), tables.sin.narrow(0, begin, length)};
-  }
-};
-
-Decoder::Decoder(ModelConfig config, Weights weights)
-    : config_(std::move(config)), weights_(std::move(weights)), rope_(std::make_unique<RopeCache>()) {
-  for (const NamedTensor& parameter : named_parameters(config_, weights_)) {
+Decoder::Decoder(ModelConfig config, Weights weights) : config_(std::move(config)), weights_(std::move(weights)) {
+  for (const nn::RopeParameters& rope : config_.ropes)
+    ropes_.push_back(std::make_unique<nn::RopeCache>(rope, config_.head_dim));
+  for (const Parameter& parameter : named_parameters(config_, weights_)) {
     ADEPT_CHECK(parameter.tensor->defined() && parameter.tensor->sizes() == parameter.shape,
                 "{} is not there or has the wrong shape", parameter.name);
   }
@@ -104,62 +102,72 @@ at::Tensor Decoder::embed(const at::Tensor& ids) const {
           low < 0 ? low : high, config_.vocab_size);
     }
   }
-  return nn::embedding(ids.to(device()), weights_.embed_tokens).to(dtype());
+  return nn::embedding(ids.to(device()), weights_.embed_tokens, dtype(), config_.embedding_scale);
 }
 
-at::Tensor Decoder::attention(const nn::Input& input, const LayerWeights& weights, std::int64_t l,
+at::Tensor Decoder::attention(const nn::Input& input, const Attention& body, std::int64_t l,
                               const Context& context) const {
   const at::Tensor& x = input.value;
   KeyValueCache* const cache = context.cache;
-  const std::int64_t B = x.size(0), T = x.size(1), E = config_.head_dim;
-  const std::vector<at::Tensor> projected = project(input, {&weights.q_proj, &weights.k_proj, &weights.v_proj});
-  at::Tensor q = projected[0].view({B, T, config_.num_attention_heads, E});
-  at::Tensor k = projected[1].view({B, T, config_.num_key_value_heads, E});
-  at::Tensor v = projected[2].view({B, T, config_.num_key_value_heads, E}).transpose(1, 2);  // (B, K, T, E)
+  const std::int64_t B = x.size(0), T = x.size(1), H = body.num_heads, K = body.num_kv_heads, E = body.head_dim;
+  std::vector<at::Tensor> projected = project(input, body.inputs);
+  if (body.norms_whole_width()) {
+    projected[0] = (*body.q_norm)(projected[0]);
+    projected[1] = (*body.k_norm)(projected[1]);
+  }
+  const bool norms_heads = body.q_norm && !body.norms_whole_width();
+  at::Tensor q = projected[0].view({B, T, H, E}), k = projected[1].view({B, T, K, E});
+  at::Tensor v = projected[2].view({B, T, K, E}).transpose(1, 2);  // (B, K, T, E)
   const std::int64_t begin = cache == nullptr ? 0 : cache->length(l);
-  const nn::RopeTables tables = rope_->get(config_, begin, T, x.scalar_type(), x.device());
-  const nn::Visibility visibility = {.window = config_.sliding_window[static_cast<std::size_t>(l)],
-                                     .document_starts = context.document_starts};
+  const nn::RopeTables tables = ropes_.at(body.rope)->get(begin, begin + T, x.scalar_type(), x.device());
+  const nn::Visibility visibility = {.window = body.window, .document_starts = context.document_starts};
   ADEPT_CHECK(!visibility.document_starts.defined() || cache == nullptr, "a key-value cache holds single documents");
   at::Tensor mixed;  // (B, H, T, E)
-  if (config_.qk_norm && cache == nullptr) {
-    mixed = nn::normed_attention(q, k, v, {weights.q_norm, weights.k_norm, config_.rms_norm_eps}, tables, visibility);
+  if (norms_heads && cache == nullptr) {
+    const Norm &q_norm = *body.q_norm, &k_norm = *body.k_norm;
+    mixed = nn::normed_attention(q, k, v, {q_norm.weight, k_norm.weight, q_norm.eps, q_norm.gain}, tables, visibility,
+                                 body.scale);
   } else {
-    const auto rotated = [&](const at::Tensor& heads, const at::Tensor& norm) {
-      return config_.qk_norm ? nn::normed_rope(heads, norm, config_.rms_norm_eps, tables)
-                             : nn::apply_rope(heads.transpose(1, 2), tables);
+    const auto rotated = [&](const at::Tensor& heads, const std::optional<Norm>& norm) {
+      return norms_heads ? nn::normed_rope(heads, norm->weight, norm->eps, tables, norm->gain)
+                         : nn::apply_rope(heads.transpose(1, 2), tables);
     };
-    q = rotated(q, weights.q_norm);  // (B, H, T, E)
-    k = rotated(k, weights.k_norm);  // (B, K, T, E)
+    q = rotated(q, body.q_norm);  // (B, H, T, E)
+    k = rotated(k, body.k_norm);  // (B, K, T, E)
     if (cache != nullptr) std::tie(k, v) = cache->append(l, k, v, visibility.window);
-    mixed = nn::causal_attention(q, k, v, visibility);
+    mixed = nn::causal_attention(q, k, v, visibility, body.scale);
   }
-  return project({mixed.transpose(1, 2).reshape({B, T, config_.num_attention_heads * E})}, weights.o_proj);
+  return nn::project({mixed.transpose(1, 2).reshape({B, T, H * E})}, body.output.linear);
 }
 
-const LayerWeights& Decoder::layer_weights(std::int64_t l) const {
+const Layer& Decoder::layer_of(std::int64_t l) const {
   ADEPT_CHECK(l >= 0 && l < num_layers(), "layer {} of {}", l, num_layers());
   return weights_.layers[static_cast<std::size_t>(l)];
 }
 
 void Decoder::attend(Residual& stream, std::int64_t l, const Context& context) const {
-  const LayerWeights& weights = layer_weights(l);
-  const nn::Input x = stream.normed(weights.input_layernorm, config_.rms_norm_eps);
-  stream.update = attention(x, weights, l, context);
+  const Branch<Attention>& branch = layer_of(l).attention;
+  stream.update = added(attention(stream.input(branch.pre_norm), branch.body, l, context), branch.post_norm);
 }
 
 // What the last projection multiplies: (B, T, F).
 nn::Input Decoder::gated(Residual& stream, std::int64_t l) const {
-  const LayerWeights& weights = layer_weights(l);
-  const nn::Input x = stream.normed(weights.post_attention_layernorm, config_.rms_norm_eps);
-  const std::vector<at::Tensor> projected = project(x, {&weights.gate_proj, &weights.up_proj});
-  return {nn::gated(projected[0], projected[1], nn::Activation::kSilu), projected,
-          [](const auto& sources) { return nn::gated(sources[0], sources[1], nn::Activation::kSilu); }};
+  const Branch<FeedForward>& branch = layer_of(l).feed_forward;
+  const std::vector<at::Tensor> projected = project(stream.input(branch.pre_norm), branch.body.inputs);
+  const auto gate = [activation = branch.body.activation](const auto& sources) {
+    return nn::gated(sources[0], sources[1], activation);
+  };
+  return {gate(projected), projected, gate};
+}
+
+at::Tensor Decoder::fed_forward(const nn::Input& gated, std::int64_t l) const {
+  const Branch<FeedForward>& branch = layer_of(l).feed_forward;
+  return added(nn::project(gated, branch.body.output.linear), branch.post_norm);
 }
 
 void Decoder::feed_forward(Residual& stream, std::int64_t l) const {
   const nn::Input x = gated(stream, l);
-  stream.update = project(x, layer_weights(l).down_proj);
+  stream.update = fed_forward(x, l);
 }
 
 at::Tensor Decoder::layer(const at::Tensor& h, std::int64_t l, const Context& context) const {
@@ -167,8 +175,7 @@ at::Tensor Decoder::layer(const at::Tensor& h, std::int64_t l, const Context& co
 }
 
 at::Tensor Decoder::checkpointed_layer(const at::Tensor& h, std::int64_t l, bool whole, const Context& context) const {
-  const LinearWeights& down = layer_weights(l).down_proj;
-  const bool down_trains = down.weight.requires_grad() || down.adapter.a.defined();
+  const bool keeps_product = layer_of(l).feed_forward.body.output.linear.keeps_input();
   whole = whole && h.requires_grad();  // else nn::recomputed would keep the whole graph
   Residual stream{h, {}};
   if (!whole) {
@@ -178,15 +185,15 @@ at::Tensor Decoder::checkpointed_layer(const at::Tensor& h, std::int64_t l, bool
   const auto results = nn::recomputed(stream.h, [=, this](const at::Tensor& x) -> std::vector<at::Tensor> {
     Residual again{x, {}};
     if (whole) attend(again, l, context);
-    if (down_trains) {
+    if (keeps_product) {
       feed_forward(again, l);
       return {std::move(again).sum()};
     }
     const at::Tensor product = gated(again, l).value;
     return {again.h, product};
   });
-  if (down_trains) return results[0];
-  stream = {results[0], project({results[1]}, down)};
+  if (keeps_product) return results[0];
+  stream = {results[0], fed_forward({results[1]}, l)};
   return std::move(stream).sum();
 }
 
@@ -210,19 +217,15 @@ at::Tensor Decoder::forward(const at::Tensor& ids, const Context& context, const
   return layers(embed(ids), 0, num_layers(), context, bypass);
 }
 
-at::Tensor Decoder::logits(const at::Tensor& h) const {
-  return nn::linear(nn::rms_norm(h, weights_.norm, config_.rms_norm_eps), weights_.lm_head);
-}
+at::Tensor Decoder::logits(const at::Tensor& h) const { return nn::linear(weights_.norm(h), weights_.lm_head); }
 
 at::Tensor Decoder::loss_sum(const at::Tensor& h, const at::Tensor& targets) const {
-  return nn::linear_cross_entropy(nn::rms_norm(h, weights_.norm, config_.rms_norm_eps), weights_.lm_head,
-                                  targets.to(device()));
+  return nn::linear_cross_entropy(weights_.norm(h), weights_.lm_head, targets.to(device()));
 }
 
 at::Tensor Decoder::token_losses(const at::Tensor& h, const at::Tensor& targets) const {
   const at::NoGradGuard no_grad;
-  return nn::linear_cross_entropy_per_token(nn::rms_norm(h, weights_.norm, config_.rms_norm_eps), weights_.lm_head,
-                                            targets.to(device()));
+  return nn::linear_cross_entropy_per_token(weights_.norm(h), weights_.lm_head, targets.to(device()));
 }
 
 }  // namespace adept::model

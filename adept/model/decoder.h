@@ -35,7 +35,7 @@ class Decoder {
   Weights& weights() { return weights_; }
   std::int64_t num_layers() const { return config_.num_hidden_layers; }
   /// What it computes in: the norms' type. Matrices may be stored in a narrower one.
-  at::ScalarType dtype() const { return weights_.norm.scalar_type(); }
+  at::ScalarType dtype() const { return weights_.norm.weight.scalar_type(); }
   at::Device device() const { return weights_.embed_tokens.device(); }
 
   /// ids (B, T) int64 on any device -> h_0 (B, T, D).
@@ -72,14 +72,13 @@ class Decoder {
   void attend(Residual& stream, std::int64_t l, const Context& context) const;
   void feed_forward(Residual& stream, std::int64_t l) const;
   nn::Input gated(Residual& stream, std::int64_t l) const;
-  const LayerWeights& layer_weights(std::int64_t l) const;
-  at::Tensor attention(const nn::Input& input, const LayerWeights& weights, std::int64_t l,
-                       const Context& context) const;
+  at::Tensor fed_forward(const nn::Input& gated, std::int64_t l) const;
+  const Layer& layer_of(std::int64_t l) const;
+  at::Tensor attention(const nn::Input& input, const Attention& body, std::int64_t l, const Context& context) const;
 
-  struct RopeCache;
   ModelConfig config_;
   Weights weights_;
-  std::unique_ptr<RopeCache> rope_;
+  std::vector<std::unique_ptr<nn::RopeCache>> ropes_;
 };
 
 }  // namespace adept::model

@@ -39,7 +39,7 @@ WeightProblems find_problems(const ModelConfig& config, const io::WeightFiles& f
   Weights slots;
   WeightProblems problems;
   std::unordered_set<std::string> expected;
-  for (const NamedTensor& parameter : named_parameters(config, slots)) {
+  for (const Parameter& parameter : named_parameters(config, slots)) {
     expected.insert(parameter.name);
     const io::TensorView* found = files.find(parameter.name);
     if (found == nullptr) {
@@ -132,11 +132,11 @@ Weights load_weights(const ModelConfig& config, const io::WeightFiles& files, co
   check_weights(config, files);
   Weights weights;
   const bool keeps_narrow = options.dtype == at::kFloat && options.device.is_cpu() && !options.widen_matrices;
-  const std::vector<NamedTensor> table = named_parameters(config, weights);
+  const std::vector<Parameter> table = named_parameters(config, weights);
   const at::NoGradGuard no_grad;
-  for (const NamedTensor& parameter : table) {
+  for (const Parameter& parameter : table) {
     const at::Tensor stored = read_tensor(files, parameter.name);
-    if (keeps_narrow && parameter.shape.size() == 2) {
+    if (keeps_narrow && parameter.is_matrix()) {
       *parameter.tensor = stored;
       continue;
     }

@@ -24,7 +24,7 @@ void save_model(const std::filesystem::path& model_dir, const ModelConfig& confi
   Weights shared = weights;
   std::vector<io::TensorView> views;
   std::vector<at::Tensor> converted;  // keeps the bytes that `views` points to
-  for (const NamedTensor& parameter : named_parameters(config, shared)) {
+  for (const Parameter& parameter : named_parameters(config, shared)) {
     const std::string source_name = options.source == nullptr ? std::string() : options.source_name(parameter.name);
     if (!source_name.empty()) {
       io::TensorView view = options.source->at(source_name);

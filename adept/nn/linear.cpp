@@ -7,6 +7,8 @@
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -182,13 +184,30 @@ std::vector<at::Tensor> with_adapters(std::vector<at::Tensor> ys, const Input& x
   return ys;
 }
 
+std::vector<at::Tensor> project(const Input& x, std::span<const Linear* const> projections) {
+  std::vector<at::Tensor> weights, biases;
+  std::vector<LoraAdapter> adapters;
+  for (const Linear* p : projections) {
+    weights.push_back(p->weight);
+    biases.push_back(p->bias);
+    adapters.push_back(p->adapter);
+  }
+  return with_adapters(linears(x, weights, biases), x, adapters);
+}
+
+at::Tensor project(const Input& x, const Linear& projection) {
+  const Linear* const one[] = {&projection};
+  return project(x, one).front();
+}
+
 at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter) {
   return at::addmm(weight.to(at::kFloat), adapter.b.to(at::kFloat), adapter.a.to(at::kFloat), 1.0, adapter.scale);
 }
 
-at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table) {
-  if (active_kernels() == Kernels::kReference) return reference::embedding(ids, table);
-  return at::embedding(table, ids);
+at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table, at::ScalarType dtype, double scale) {
+  const bool is_reference = active_kernels() == Kernels::kReference;
+  const at::Tensor rows = (is_reference ? reference::embedding(ids, table) : at::embedding(table, ids)).to(dtype);
+  return scale == 1 ? rows : at::mul(rows, at::scalar_tensor(scale, rows.options()));
 }
 
 }  // namespace adept::nn

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <span>
 #include <vector>
 
 namespace adept::nn {
@@ -45,11 +46,26 @@ struct LoraAdapter {
 std::vector<at::Tensor> with_adapters(std::vector<at::Tensor> ys, const Input& x,
                                       const std::vector<LoraAdapter>& adapters);
 
+/// A projection: y = x weight^T + bias, and what an adapter adds. How the weight is stored is the business of `nn`
+/// alone.
+struct Linear {
+  at::Tensor weight;    ///< (E, D)
+  at::Tensor bias;      ///< (E); undefined: none
+  LoraAdapter adapter;  ///< none, unless LoRA is trained
+
+  /// Whether the backward pass reads what was multiplied.
+  bool keeps_input() const { return weight.requires_grad() || adapter.a.defined(); }
+};
+
+/// Each projection of the same input.
+std::vector<at::Tensor> project(const Input& x, std::span<const Linear* const> projections);
+at::Tensor project(const Input& x, const Linear& projection);
+
 /// weight + scale * B A, (E, D) in fp32: what a projection with an adapter computes without dropout, as one matrix.
 at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter);
 
-/// Rows of `table` (V, D) for `ids` (B, T) int64: (B, T, D), in the table's type. Throws c10::IndexError for an id
-/// outside 0 .. V-1.
-at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table);
+/// Rows of `table` (V, D) for `ids` (B, T) int64, times `scale`: (B, T, D), in `dtype`, to which the scale is rounded
+/// as in transformers. Throws c10::IndexError for an id outside 0 .. V-1.
+at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table, at::ScalarType dtype, double scale = 1);
 
 }  // namespace adept::nn

@@ -7,8 +7,8 @@
 #include <set>
 
 #include "adept/core/error.h"
-#include "adept/method/cost.h"
 #include "adept/method/selection.h"
+#include "adept/model/cost.h"
 
 namespace adept::run {
 namespace {
@@ -67,23 +67,21 @@ void check_expansion(const config::ExpandConfig& expand, const model::ModelConfi
 std::vector<int> choose_layers(const config::ExpandConfig& expand, const model::ModelConfig& base, std::int64_t seq_len,
                                const std::optional<method::Importance>& importance) {
   if (!expand.after.empty()) return to_ints(expand.after);
-  return method::select_layers({.strategy = to_method(expand.strategy.value()),
-                                .num_layers = num_copied_layers(expand, base),
-                                .exclude = to_ints(expand.exclude),
-                                .copies = static_cast<int>(expand.copies),
-                                .step_cost =
-                                    [&](int lowest_source, int num_copies) {
-                                      return method::step_flops_per_token(base, seq_len, lowest_source, num_copies);
-                                    }},
-                               static_cast<int>(base.num_hidden_layers), importance);
+  return method::select_layers(
+      {.strategy = to_method(expand.strategy.value()),
+       .num_layers = num_copied_layers(expand, base),
+       .exclude = to_ints(expand.exclude),
+       .copies = static_cast<int>(expand.copies),
+       .step_cost = [&](std::span<const int> after) { return model::copies_step_flops(base, seq_len, after); }},
+      static_cast<int>(base.num_hidden_layers), importance);
 }
 
 std::string describe_step_cost(const model::ModelConfig& base, std::int64_t seq_len, std::span<const int> after,
                                const config::ExpandConfig& expand,
                                const std::optional<method::Importance>& importance) {
-  const double full = method::full_step_flops_per_token(base, seq_len);
+  const double full = model::full_step_flops(base, seq_len);
   const auto line = [&](std::string_view what, std::span<const int> layers) {
-    const double cost = method::step_flops_per_token(base, seq_len, layers);
+    const double cost = model::copies_step_flops(base, seq_len, layers);
     return fmt::format("{} {}: predicted {:.3g} GFLOP per token, {:.0f} % of training every parameter\n", what,
                        fmt::join(layers, ", "), 1e-9 * cost, 100 * cost / full);
   };

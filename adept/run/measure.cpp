@@ -8,7 +8,7 @@
 #include "adept/core/version_info.h"
 #include "adept/model/torch_tensors.h"
 #include "adept/run/model_context.h"
-#include "adept/train/step_cost.h"
+#include "adept/train/describe_compute.h"
 
 namespace adept::run {
 namespace {

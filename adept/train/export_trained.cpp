@@ -119,7 +119,7 @@ std::vector<io::TensorView> exported_views(const TrainedModel& model) {
 std::set<DType> parameter_types(const TrainedModel& model, const std::vector<io::TensorView>& views) {
   model::Weights slots;
   std::set<std::string> names;
-  for (const model::NamedTensor& p : model::named_parameters(model.decoder.config(), slots)) names.insert(p.name);
+  for (const model::Parameter& p : model::named_parameters(model.decoder.config(), slots)) names.insert(p.name);
   std::set<DType> types;
   for (const io::TensorView& view : views)
     if (names.contains(view.name)) types.insert(view.dtype);

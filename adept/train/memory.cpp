@@ -56,10 +56,10 @@ MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& traina
     if (tensor.defined() && counted.insert(tensor.const_data_ptr()).second) memory.weights += num_bytes(tensor);
   };
   model::Weights weights = decoder.weights();
-  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) count(*p.tensor);
-  for (const model::NamedLinear& l : model::named_linears(weights)) {
-    count(l.linear->adapter.a);
-    count(l.linear->adapter.b);
+  for (const model::Parameter& p : model::named_parameters(decoder.config(), weights)) count(*p.tensor);
+  for (const model::NamedProjection& l : model::named_projections(weights.layers)) {
+    count(l.projection->linear.adapter.a);
+    count(l.projection->linear.adapter.b);
   }
   memory.peak = memory.weights + memory.masters + memory.moments;
   return memory;

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <fmt/ranges.h>
 #include <fnmatch.h>
 
 #include <algorithm>
@@ -11,17 +12,18 @@
 
 #include "adept/core/error.h"
 #include "adept/core/random.h"
+#include "adept/method/units.h"
 #include "adept/model/torch_tensors.h"
 
 namespace adept::train {
 namespace {
 
-using Choose = std::function<bool(const model::NamedTensor&)>;
+using Choose = std::function<bool(const model::Parameter&)>;
 
 std::vector<TrainedTensor> tensors_of_model(model::Decoder& decoder, const io::WeightFiles& files,
                                             const Choose& choose) {
   std::vector<TrainedTensor> tensors;
-  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), decoder.weights())) {
+  for (const model::Parameter& p : model::named_parameters(decoder.config(), decoder.weights())) {
     if (!choose(p)) continue;
     const at::Tensor master =
         model::as_tensor(files.at(p.name), files.owner(p.name)).to(at::kFloat, false, true).to(decoder.device());
@@ -46,10 +48,10 @@ std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::
   const std::set<std::string> targets(lora.target_modules.begin(), lora.target_modules.end());
   std::uint64_t counter = 0;
   std::vector<TrainedTensor> tensors;
-  for (const model::NamedLinear& l : model::named_linears(decoder.weights())) {
+  for (const model::NamedProjection& l : model::named_projections(decoder.weights().layers)) {
     if (!targets.empty() && !targets.contains(l.module_name)) continue;
-    const std::int64_t rows = l.linear->weight.size(0), columns = l.linear->weight.size(1);
-    nn::LoraAdapter& adapter = l.linear->adapter;
+    const std::int64_t rows = l.projection->rows, columns = l.projection->columns;
+    nn::LoraAdapter& adapter = l.projection->linear.adapter;
     adapter.scale = lora.alpha.value() / static_cast<double>(lora.rank);
     adapter.dropout = lora.dropout;
     const auto seed = static_cast<std::uint64_t>(config.seed);
@@ -62,34 +64,33 @@ std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::
 }
 
 // Every name that a unit of this training can have; which layers get copies may not be known yet.
-std::vector<std::string> possible_units(const config::RunConfig& config, model::ModelConfig model) {
-  const std::int64_t depth = model.num_hidden_layers;
-  if (config.expands()) model.num_hidden_layers *= 2;
-  model::Weights weights;
+std::vector<std::string> possible_units(const config::RunConfig& config, const model::ModelConfig& model) {
   std::vector<std::string> names;
   if (config.method == config::Method::kLora) {
     const auto& targets = config.lora.target_modules;
-    weights.layers.resize(static_cast<std::size_t>(depth));
-    for (const model::NamedLinear& l : model::named_linears(weights))
+    std::vector<model::Layer> layers = model.layers;
+    for (const model::NamedProjection& l : model::named_projections(layers))
       if (targets.empty() || std::find(targets.begin(), targets.end(), l.module_name) != targets.end())
         for (const char* matrix : {".lora_A.weight", ".lora_B.weight"}) names.push_back(l.name + matrix);
     return names;
   }
-  const std::int64_t first = config.expands()                               ? 1
-                             : config.method == config::Method::kTopKLayers ? depth - config.top_k_layers.num_layers
-                                                                            : -1;
-  const auto& granularity = config.unit_lr;
-  for (const model::NamedTensor& p : model::named_parameters(model, weights)) {
-    if (p.layer < first) continue;
-    const bool has_heads = config.expands() && granularity.by_head && p.name.find(".self_attn.") != std::string::npos;
-    const bool has_blocks =
-        config.expands() && granularity.ffn_block_size > 0 && p.name.find(".mlp.") != std::string::npos;
-    names.push_back(p.name);
-    for (std::int64_t h = 0; has_heads && h < model.num_attention_heads; ++h)
-      names.push_back(fmt::format("{}/head.{}", p.name, h));
-    for (std::int64_t b = 0; has_blocks && b * granularity.ffn_block_size < model.intermediate_size; ++b)
-      names.push_back(fmt::format("{}/block.{}", p.name, b));
+  model::Weights slots;
+  if (!config.expands()) {
+    const std::int64_t first =
+        config.method == config::Method::kTopKLayers ? model.num_hidden_layers - config.top_k_layers.num_layers : -1;
+    for (const model::Parameter& p : model::named_parameters(model, slots))
+      if (p.layer >= first) names.push_back(p.name);
+    return names;
   }
+  // A copy of layer l stands behind it, and behind as many copies of those before as there may be.
+  const method::UnitGranularity granularity{.by_head = config.unit_lr.by_head,
+                                            .ffn_block_size = config.unit_lr.ffn_block_size};
+  slots.layers = model.layers;
+  for (std::int64_t index = 1; index < model.num_hidden_layers * (1 + config.expand.copies); ++index)
+    for (model::Parameter& p : model::layer_parameters(slots, std::min(index, model.num_hidden_layers) - 1)) {
+      p.name = model::layer_parameter_name(index, p.local_name);
+      for (const method::Unit& unit : method::units_of(p, granularity)) names.push_back(unit.name);
+    }
   return names;
 }
 
@@ -115,6 +116,24 @@ void check_unit_names(const config::RunConfig& config, const model::ModelConfig&
   }
   if (std::all_of(products.begin(), products.end(), [](double factor) { return factor == 0; }))
     throw ConfigError("unit_lr.factors: found 0 for every unit; nothing would train.");
+}
+
+void check_lora(const config::LoraConfig& lora, const model::ModelConfig& model, const std::string& where) {
+  std::vector<std::string_view> known;
+  std::int64_t narrowest = model.hidden_size;
+  for (const model::Projection* p : model::projections_of(model.layers.front())) {
+    known.push_back(p->module_name());
+    const auto& targets = lora.target_modules;
+    if (targets.empty() || std::find(targets.begin(), targets.end(), p->module_name()) != targets.end())
+      narrowest = std::min({narrowest, p->rows, p->columns});
+  }
+  for (std::size_t i = 0; i < lora.target_modules.size(); ++i)
+    if (std::find(known.begin(), known.end(), lora.target_modules[i]) == known.end())
+      throw ConfigError("lora.target_modules.{}: found \"{}\"; expected one of {}, the projections of {}.", i,
+                        lora.target_modules[i], fmt::join(known, ", "), where);
+  if (lora.rank > narrowest)
+    throw ConfigError("lora.rank: found {}; expected at most {}, the narrowest side of a projection of {}.", lora.rank,
+                      narrowest, where);
 }
 
 }  // namespace
@@ -150,20 +169,7 @@ void check_method(const config::RunConfig& config, const model::ModelConfig& mod
   if (config.method == config::Method::kTopKLayers && config.top_k_layers.num_layers > model.num_hidden_layers)
     throw ConfigError("top_k_layers.num_layers: found {}; expected at most {}, the layers of {}.",
                       config.top_k_layers.num_layers, model.num_hidden_layers, where);
-  if (config.method == config::Method::kLora) {
-    const std::set<std::string> targets(config.lora.target_modules.begin(), config.lora.target_modules.end());
-    const auto is_target = [&](const char* name) { return targets.empty() || targets.contains(name); };
-    const std::int64_t queries = model.num_attention_heads * model.head_dim;
-    std::int64_t narrowest = model.hidden_size;
-    if (is_target("q_proj") || is_target("o_proj")) narrowest = std::min(narrowest, queries);
-    if (is_target("k_proj") || is_target("v_proj"))
-      narrowest = std::min(narrowest, model.num_key_value_heads * model.head_dim);
-    if (is_target("gate_proj") || is_target("up_proj") || is_target("down_proj"))
-      narrowest = std::min(narrowest, model.intermediate_size);
-    if (config.lora.rank > narrowest)
-      throw ConfigError("lora.rank: found {}; expected at most {}, the narrowest side of a projection of {}.",
-                        config.lora.rank, narrowest, where);
-  }
+  if (config.method == config::Method::kLora) check_lora(config.lora, model, where);
   if (config.expands() && config.unit_lr.ffn_block_size > model.intermediate_size)
     throw ConfigError("unit_lr.ffn_block_size: found {}; expected at most {}, the intermediate_size of {}.",
                       config.unit_lr.ffn_block_size, model.intermediate_size, where);

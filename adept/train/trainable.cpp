@@ -73,7 +73,7 @@ std::string frozen_hash(const model::Decoder& decoder, const Trainable& trainabl
   for (const optim::Parameter& p : trainable.parameters()) trained.insert(p.name);
   Hasher hasher;
   model::Weights weights = decoder.weights();
-  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights)) {
+  for (const model::Parameter& p : model::named_parameters(decoder.config(), weights)) {
     if (trained.contains(p.name)) continue;
     hasher.update(p.name);
     // However a matrix is stored: a checkpoint may go on where it is stored otherwise.

@@ -11,6 +11,7 @@
 #include "adept/core/random.h"
 #include "adept/core/signals.h"
 #include "adept/method/units.h"
+#include "adept/model/cost.h"
 #include "adept/model/load.h"
 #include "adept/model/torch_tensors.h"
 #include "adept/train/divergence.h"
@@ -256,7 +257,7 @@ void Trainer::measure_speed(std::span<const data::Sequence> sequences, std::span
   double flops = 0;
   for (const data::Sequence& sequence : sequences) {
     const auto length = static_cast<std::int64_t>(sequence.tokens.size());
-    const StepCost cost = step_cost(decoder_, trainable_.lowest_layer(), length);
+    const model::StepCost cost = model::step_cost(decoder_.weights(), trainable_.lowest_layer(), length);
     tokens += length;
     flops += static_cast<double>(length) * (cost.flops + computed * cost.prefix_flops);
   }

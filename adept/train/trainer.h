@@ -26,7 +26,6 @@
 #include "adept/train/memory.h"
 #include "adept/train/plan.h"
 #include "adept/train/step.h"
-#include "adept/train/step_cost.h"
 #include "adept/train/step_meter.h"
 #include "adept/train/trainable.h"
 #include "adept/train/trainer_log.h"

@@ -105,7 +105,7 @@ void run(const Arguments& arguments) {
   if (!arguments.bypass.empty()) bypass.resize(static_cast<std::size_t>(decoder.num_layers()));
   for (const int l : arguments.bypass) bypass.at(static_cast<std::size_t>(l)) = true;
 
-  std::vector<model::NamedTensor> parameters = model::named_parameters(decoder.config(), decoder.weights());
+  std::vector<model::Parameter> parameters = model::named_parameters(decoder.config(), decoder.weights());
   if (arguments.gradients) {
     for (const auto& parameter : parameters) parameter.tensor->requires_grad_();
     decoder.weights().lm_head.requires_grad_();  // another handle of the embeddings when they are tied

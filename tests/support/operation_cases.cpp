@@ -87,7 +87,7 @@ Case normed_linears_case(std::int64_t tokens) {
 Case embedding_case(std::int64_t tokens) {
   const at::Tensor ids = at::randint(0, 31, {2, tokens}, at::kLong);
   return {fmt::format("Embedding_{}", tokens), [](at::ScalarType t) { return Inputs{randn({31, 12}, t)}; },
-          [=](const Inputs& x) { return nn::embedding(ids, x[0]); },
+          [=](const Inputs& x) { return nn::embedding(ids, x[0], x[0].scalar_type()); },
           [=](const Inputs& x) { return reference::embedding(ids, x[0]); }};
 }
 

@@ -145,7 +145,7 @@ inline model::Batch random_batch(const std::vector<std::int64_t>& lengths, std::
 inline std::map<std::string, at::Tensor> parameters_of(const model::Decoder& decoder) {
   std::map<std::string, at::Tensor> copies;
   model::Weights weights = decoder.weights();
-  for (const model::NamedTensor& p : model::named_parameters(decoder.config(), weights))
+  for (const model::Parameter& p : model::named_parameters(decoder.config(), weights))
     copies[p.name] = p.tensor->detach().clone();
   return copies;
 }

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <string>
+#include <utility>
 
 #include "adept/model/architectures/architecture.h"
 
@@ -34,19 +35,21 @@ void read_heads(ConfigReader& reader, ModelConfig& config, std::int64_t default_
 
 }  // namespace
 
-void read_dimensions(ConfigReader& reader, ModelConfig& config, std::int64_t default_kv_heads,
-                     std::int64_t default_head_dim) {
+void read_dimensions(ConfigReader& reader, ModelConfig& config, const Defaults& defaults) {
   config.num_hidden_layers = reader.integer("num_hidden_layers", std::nullopt, 1, kMaxLayers);
   config.hidden_size = reader.integer("hidden_size", std::nullopt, 1, kMaxDimension);
   config.intermediate_size = reader.integer("intermediate_size", std::nullopt, 1, kMaxDimension);
   config.vocab_size = reader.integer("vocab_size", std::nullopt, 1, kMaxInt32);
-  read_heads(reader, config, default_kv_heads, default_head_dim);
+  read_heads(reader, config, defaults.num_key_value_heads, defaults.head_dim);
   config.max_position_embeddings = reader.integer("max_position_embeddings", 0, 1, kMaxInt32);
   config.rms_norm_eps = reader.number("rms_norm_eps", 1e-6, 0);
-  config.tie_word_embeddings = reader.boolean("tie_word_embeddings", false);
-  reader.require("hidden_act", {"silu", "swish"}, "Other activations are not implemented.");
+  config.tie_word_embeddings = reader.boolean("tie_word_embeddings", defaults.tie_word_embeddings);
   reader.require("attention_dropout", {0},
                  "This build trains without dropout; set it to 0 if that is meant (evaluation is the same).");
+}
+
+void require_silu(ConfigReader& reader) {
+  reader.require("hidden_act", {"silu", "swish"}, "Other activations are not implemented.");
 }
 
 void read_eos_tokens(ConfigReader& reader, ModelConfig& config, std::optional<std::int64_t> default_eos) {
@@ -55,25 +58,24 @@ void read_eos_tokens(ConfigReader& reader, ModelConfig& config, std::optional<st
   if (!reader.present("eos_token_id") && default_eos) config.eos_token_ids = {*default_eos};
 }
 
-void read_layer_types(ConfigReader& reader, ModelConfig& config, std::int64_t window, std::int64_t first_window_layer,
-                      std::string_view why_no_window) {
+std::vector<std::int64_t> read_layer_types(ConfigReader& reader, const ModelConfig& config, std::int64_t window,
+                                           std::int64_t first_window_layer, std::string_view why_no_window) {
   const std::int64_t num_layers = config.num_hidden_layers;
-  config.sliding_window.assign(static_cast<std::size_t>(num_layers), 0);
+  std::vector<std::int64_t> windows(static_cast<std::size_t>(num_layers), 0);
   const Json& types = reader.take("layer_types");
   if (types.is_null()) {
-    for (std::int64_t l = first_window_layer; l < num_layers; ++l)
-      config.sliding_window[static_cast<std::size_t>(l)] = window;
-    return;
+    for (std::int64_t l = first_window_layer; l < num_layers; ++l) windows[static_cast<std::size_t>(l)] = window;
+    return windows;
   }
   if (!types.is_array() || types.size() != static_cast<std::size_t>(num_layers)) {
     reader.problem("layer_types", types.is_array()
                                       ? fmt::format("has {} entries; num_hidden_layers is {}", types.size(), num_layers)
                                       : fmt::format("is {}; expected a list of strings", brief(types)));
-    return;
+    return windows;
   }
   for (std::size_t l = 0; l < types.size(); ++l) {
     if (types[l] == "sliding_attention") {
-      config.sliding_window[l] = window;
+      windows[l] = window;
       if (window > 0) continue;
       reader.problem(fmt::format("layer_types[{}]", l), fmt::format("is \"sliding_attention\", but {}", why_no_window));
     } else if (types[l] != "full_attention" && types[l] != "attention") {
@@ -82,17 +84,71 @@ void read_layer_types(ConfigReader& reader, ModelConfig& config, std::int64_t wi
     } else {
       continue;
     }
-    return;  // one wrong entry says enough
+    break;  // one wrong entry says enough
   }
+  return windows;
 }
 
-void read_qwen_windows(ConfigReader& reader, ModelConfig& config) {
+std::vector<std::int64_t> read_qwen_windows(ConfigReader& reader, const ModelConfig& config) {
   const bool use_window = reader.boolean("use_sliding_window", false);
   const bool null_window = reader.present("sliding_window") && !reader.has("sliding_window");
   const std::int64_t width = reader.integer("sliding_window", null_window ? 0 : 4096, use_window ? 1 : 0, kMaxInt32);
   const std::int64_t first_window_layer = reader.integer("max_window_layers", 28, 0, kMaxInt32);
-  read_layer_types(reader, config, use_window ? width : 0, first_window_layer,
-                   use_window ? "sliding_window is null" : "use_sliding_window is false");
+  return read_layer_types(reader, config, use_window ? width : 0, first_window_layer,
+                          use_window ? "sliding_window is null" : "use_sliding_window is false");
+}
+
+Norm rms_norm(const ModelConfig& config, std::string_view name, std::string_view gguf_name) {
+  return {.name = name, .gguf_name = gguf_name, .width = config.hidden_size, .eps = config.rms_norm_eps};
+}
+
+Norm head_norm(const ModelConfig& config, std::string_view name, std::string_view gguf_name) {
+  return {.name = name, .gguf_name = gguf_name, .width = config.head_dim, .eps = config.rms_norm_eps};
+}
+
+Attention attention(const ModelConfig& c, const AttentionOptions& options) {
+  const std::int64_t queries = c.num_attention_heads * c.head_dim, keys = c.num_key_value_heads * c.head_dim;
+  const auto input = [&](std::string_view name, std::string_view gguf_name, std::int64_t rows, std::int64_t heads) {
+    return Projection{.name = name,
+                      .gguf_name = gguf_name,
+                      .rows = rows,
+                      .columns = c.hidden_size,
+                      .has_bias = options.qkv_bias,
+                      .gguf_heads = heads};
+  };
+  const bool interleaved = options.gguf_interleaves;
+  return {.num_heads = c.num_attention_heads,
+          .num_kv_heads = c.num_key_value_heads,
+          .head_dim = c.head_dim,
+          .inputs = {input("self_attn.q_proj", "attn_q", queries, interleaved ? c.num_attention_heads : 0),
+                     input("self_attn.k_proj", "attn_k", keys, interleaved ? c.num_key_value_heads : 0),
+                     input("self_attn.v_proj", "attn_v", keys, 0)},
+          .output = {.name = "self_attn.o_proj",
+                     .gguf_name = "attn_output",
+                     .rows = c.hidden_size,
+                     .columns = queries,
+                     .has_bias = options.output_bias},
+          .window = options.window};
+}
+
+FeedForward feed_forward(const ModelConfig& c, bool bias) {
+  const std::int64_t d = c.hidden_size, f = c.intermediate_size;
+  return {.num_neurons = f,
+          .inputs = {{.name = "mlp.gate_proj", .gguf_name = "ffn_gate", .rows = f, .columns = d, .has_bias = bias},
+                     {.name = "mlp.up_proj", .gguf_name = "ffn_up", .rows = f, .columns = d, .has_bias = bias}},
+          .output = {.name = "mlp.down_proj", .gguf_name = "ffn_down", .rows = d, .columns = f, .has_bias = bias}};
+}
+
+void compose(ModelConfig& config, const std::function<Layer(std::size_t l)>& layer) {
+  config.norm = rms_norm(config, "model.norm", "output_norm");
+  for (std::size_t l = 0; l < static_cast<std::size_t>(config.num_hidden_layers); ++l)
+    config.layers.push_back(layer(l));
+}
+
+Layer pre_norm_layer(const ModelConfig& config, Attention attention, FeedForward feed_forward) {
+  return {.attention = {.pre_norm = rms_norm(config, "input_layernorm", "attn_norm"), .body = std::move(attention)},
+          .feed_forward = {.pre_norm = rms_norm(config, "post_attention_layernorm", "ffn_norm"),
+                           .body = std::move(feed_forward)}};
 }
 
 }  // namespace adept::model

@@ -7,17 +7,36 @@ namespace {
 
 void read(ConfigReader& reader, ModelConfig& config) {
   read_dimensions(reader, config);
+  require_silu(reader);
   read_eos_tokens(reader, config, 2);
-  config.qkv_bias = config.o_bias = reader.boolean("attention_bias", false);
-  config.mlp_bias = reader.boolean("mlp_bias", false);
+  const bool attention_bias = reader.boolean("attention_bias", false);
+  const bool mlp_bias = reader.boolean("mlp_bias", false);
   reader.require("pretraining_tp", {1}, "Sliced projections round differently; set it to 1 if that is meant.");
   reader.require("rope_interleaved", {false}, "Interleaved rotary positions need permuted q and k weights.");
   read_layer_types(reader, config, 0, 0, "Llama has no sliding window");
+  config.ropes = {read_rope(reader, config)};
+  compose(config, [&](std::size_t) {
+    return pre_norm_layer(
+        config,
+        attention(config, {.qkv_bias = attention_bias, .output_bias = attention_bias, .gguf_interleaves = true}),
+        feed_forward(config, mlp_bias));
+  });
+}
+
+void read_gguf(GgufReader& reader, const GgufModel&, Json& config) {
+  config["attention_bias"] = reader.first_layer_has({"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"});
+  config["mlp_bias"] = reader.first_layer_has({"ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"});
+  reader.understand("tensor_data_layout", "Meta AI original pth");
 }
 
 }  // namespace
 
 extern const Architecture kLlama;
-constexpr Architecture kLlama{"llama", "LlamaForCausalLM", read};
+constexpr Architecture kLlama{.model_type = "llama",
+                              .class_name = "LlamaForCausalLM",
+                              .read = read,
+                              .layer_fields = kLayerTypes,
+                              .gguf_name = "llama",
+                              .read_gguf = read_gguf};
 
 }  // namespace adept::model

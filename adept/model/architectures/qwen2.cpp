@@ -6,16 +6,36 @@ namespace adept::model {
 namespace {
 
 void read(ConfigReader& reader, ModelConfig& config) {
-  read_dimensions(reader, config, /*default_kv_heads=*/32);
+  read_dimensions(reader, config, {.num_key_value_heads = 32});
+  require_silu(reader);
   read_eos_tokens(reader, config, std::nullopt);
-  config.qkv_bias = true;
   reader.require("use_mrope", {false}, "Multimodal rotary positions are not implemented.");
-  read_qwen_windows(reader, config);
+  const std::vector<std::int64_t> windows = read_qwen_windows(reader, config);
+  config.ropes = {read_rope(reader, config)};
+  compose(config, [&](std::size_t l) {
+    return pre_norm_layer(config, attention(config, {.qkv_bias = true, .window = windows[l]}), feed_forward(config));
+  });
 }
+
+void read_gguf(GgufReader& reader, const GgufModel& model, Json& config) {
+  config.erase("head_dim");
+  config["use_sliding_window"] = false;
+  if (model.head_dim * model.num_heads != model.hidden_size)
+    reader.problem("attention.key_length is {}; Qwen 2 has {} / {} only", model.head_dim, model.hidden_size,
+                   model.num_heads);
+}
+
+constexpr LayerField kFields[] = {{"layer_types", LayerFieldKind::kOnePerLayer},
+                                  {"max_window_layers", LayerFieldKind::kThreshold}};
 
 }  // namespace
 
 extern const Architecture kQwen2;
-constexpr Architecture kQwen2{"qwen2", "Qwen2ForCausalLM", read};
+constexpr Architecture kQwen2{.model_type = "qwen2",
+                              .class_name = "Qwen2ForCausalLM",
+                              .read = read,
+                              .layer_fields = kFields,
+                              .gguf_name = "qwen2",
+                              .read_gguf = read_gguf};
 
 }  // namespace adept::model

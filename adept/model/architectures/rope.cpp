@@ -56,9 +56,10 @@ void read_llama3(ConfigReader& reader, ConfigReader& scaling, const ModelConfig&
   rope.original_max_position_embeddings = static_cast<double>(length);
 }
 
-/// The keys inside rope_scaling or rope_parameters.
-void read_dictionary(ConfigReader& reader, ConfigReader& scaling, ModelConfig& config) {
-  nn::RopeParameters& rope = config.rope;
+}  // namespace
+
+void read_rope_dictionary(ConfigReader& reader, ConfigReader& scaling, const ModelConfig& config,
+                          nn::RopeParameters& rope) {
   scaling.require("partial_rotary_factor", {1}, kOnlyWholeHeads);
   if (scaling.has("rope_theta")) {
     const double inside = scaling.number("rope_theta", std::nullopt, 0);
@@ -74,10 +75,9 @@ void read_dictionary(ConfigReader& reader, ConfigReader& scaling, ModelConfig& c
   scaling.refuse_unknown("It has no meaning for this rope_type; remove it if it is not meant to change the positions.");
 }
 
-}  // namespace
-
-void read_rope(ConfigReader& reader, ModelConfig& config) {
-  config.rope.theta = reader.number("rope_theta", 10000.0, 0);
+nn::RopeParameters read_rope(ConfigReader& reader, const ModelConfig& config, double default_theta) {
+  nn::RopeParameters rope;
+  rope.theta = reader.number("rope_theta", default_theta, 0);
   reader.require("partial_rotary_factor", {1}, kOnlyWholeHeads);
   reader.ignore("original_max_position_embeddings");  // read with llama3 alone, as transformers does
   const Json& old_spelling = reader.take("rope_scaling");
@@ -85,18 +85,19 @@ void read_rope(ConfigReader& reader, ModelConfig& config) {
   const auto is_given = [](const Json& value) { return !value.is_null() && !(value.is_object() && value.empty()); };
   if (is_given(old_spelling) && is_given(new_spelling) && old_spelling != new_spelling) {
     reader.problem("rope_scaling", "and rope_parameters are both given and differ; remove the wrong one");
-    return;
+    return rope;
   }
   const bool old_one = is_given(old_spelling);
   const Json& dictionary = old_one ? old_spelling : new_spelling;
   const std::string key = old_one ? "rope_scaling" : "rope_parameters";
-  if (!is_given(dictionary)) return;
+  if (!is_given(dictionary)) return rope;
   if (!dictionary.is_object()) {
     reader.problem(key, fmt::format("is {}; expected an object", brief(dictionary)));
-    return;
+    return rope;
   }
   ConfigReader scaling = reader.inside(key);
-  read_dictionary(reader, scaling, config);
+  read_rope_dictionary(reader, scaling, config, rope);
+  return rope;
 }
 
 }  // namespace adept::model

@@ -144,7 +144,7 @@ TEST(Perplexity, RefusesTextInWhichNothingIsPredicted) {
 
 TEST(Perplexity, LeavesNoGraphOnATrainableModel) {
   model::Decoder decoder = decoder_of("llama");
-  at::Tensor& weight = decoder.weights().layers[3].down_proj.weight;
+  at::Tensor& weight = decoder.weights().layers[3].feed_forward.body.output.linear.weight;
   weight.requires_grad_();
   evaluate_perplexity(decoder, "set", data::windows(dataset_of({9}), {.seq_len = 8}), {});
   EXPECT_FALSE(weight.grad().defined());

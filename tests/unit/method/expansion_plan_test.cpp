@@ -13,6 +13,14 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
+using model::LayerFieldKind;
+
+// All kinds of fields; those of architectures are in their files.
+constexpr model::LayerField kFields[] = {
+    {"layer_types", LayerFieldKind::kOnePerLayer},       {"mlp_layer_types", LayerFieldKind::kOnePerLayer},
+    {"max_window_layers", LayerFieldKind::kThreshold},   {"mlp_only_layers", LayerFieldKind::kIndices},
+    {"sliding_window_pattern", LayerFieldKind::kPeriod}, {"decoder_sparse_step", LayerFieldKind::kPeriod}};
+
 std::vector<ExpandedLayer> copies_after(const std::vector<int>& after, int num_layers) {
   return place_copies(after, num_layers);
 }
@@ -69,7 +77,7 @@ TEST(ExpandedName, ChangesTheIndexOfTheLayerAndNothingElse) {
 
 TEST(ExpandConfig, AddsTheCopiesAndKeepsEverythingElseInItsOrder) {
   const Json config = test::config_of_kind("llama");
-  Json expanded = expand_config(config, copies_after({0, 3}, 4), "config.json");
+  Json expanded = expand_config(config, kFields, copies_after({0, 3}, 4), "config.json");
   EXPECT_EQ(expanded["num_hidden_layers"], 6);
   expanded["num_hidden_layers"] = 4;
   EXPECT_EQ(expanded.dump(), config.dump());
@@ -79,7 +87,7 @@ TEST(ExpandConfig, GivesEachCopyItsSourcesEntryOfPerLayerLists) {
   Json config = test::config_of_kind("qwen3");
   config["layer_types"] = {"a", "b", "c", "d"};
   config["mlp_layer_types"] = {"dense", "sparse", "dense", "sparse"};
-  const Json expanded = expand_config(config, copies_after({1, 3}, 4), "config.json");
+  const Json expanded = expand_config(config, kFields, copies_after({1, 3}, 4), "config.json");
   EXPECT_EQ(expanded["layer_types"], Json({"a", "b", "b", "c", "d", "d"}));
   EXPECT_EQ(expanded["mlp_layer_types"], Json({"dense", "sparse", "sparse", "dense", "sparse", "sparse"}));
 }
@@ -88,7 +96,7 @@ TEST(ExpandConfig, MovesMaxWindowLayersSoThatACopySeesWhatItsSourceSees) {
   const auto moved = [](int threshold, const std::vector<int>& after) {
     Json config = test::config_of_kind("qwen2");
     config["max_window_layers"] = threshold;
-    return expand_config(config, place_copies(after, 4), "config.json")["max_window_layers"].get<int>();
+    return expand_config(config, kFields, place_copies(after, 4), "config.json")["max_window_layers"].get<int>();
   };
   EXPECT_EQ(moved(0, {0, 2}), 0);    // every layer has the window, and stays so
   EXPECT_EQ(moved(2, {2, 3}), 2);    // copies above the threshold
@@ -101,8 +109,8 @@ TEST(ExpandConfig, MovesMaxWindowLayersSoThatACopySeesWhatItsSourceSees) {
 TEST(ExpandConfig, MovesLayerIndicesAndAddsTheCopiesOfMembers) {
   Json config = test::config_of_kind("llama");
   config["mlp_only_layers"] = {0, 2};
-  EXPECT_EQ(expand_config(config, copies_after({1, 2}, 4), "x")["mlp_only_layers"], Json({0, 3, 4}));
-  EXPECT_EQ(expand_config(config, copies_after({0}, 4), "x")["mlp_only_layers"], Json({0, 1, 3}));
+  EXPECT_EQ(expand_config(config, kFields, copies_after({1, 2}, 4), "x")["mlp_only_layers"], Json({0, 3, 4}));
+  EXPECT_EQ(expand_config(config, kFields, copies_after({0}, 4), "x")["mlp_only_layers"], Json({0, 1, 3}));
   config["mlp_only_layers"] = Json::array();
   EXPECT_EQ(expand_config(config, copies_after({0}, 4), "x")["mlp_only_layers"], Json::array());
 }
@@ -114,7 +122,7 @@ TEST(ExpandConfig, RefusesPeriodsAndUnknownPerLayerListsByNameAllAtOnce) {
   config["my_scales"] = {1.0, 2.0, 3.0, 4.0};
   config["layer_types"] = {"a", "b", "c"};
   const std::string message =
-      test::message_of<DataError>([&] { expand_config(config, copies_after({0}, 4), "dir/config.json"); });
+      test::message_of<DataError>([&] { expand_config(config, kFields, copies_after({0}, 4), "dir/config.json"); });
   EXPECT_THAT(message, HasSubstr("dir/config.json: cannot be expanded"));
   EXPECT_THAT(message, HasSubstr("sliding_window_pattern = 6 is a rule over layer indices"));
   EXPECT_THAT(message, HasSubstr("decoder_sparse_step = 2 is a rule"));
@@ -129,7 +137,7 @@ TEST(ExpandConfig, TakesPeriodsOfOneNullsAndListsOfOtherThings) {
   config["layer_types"] = nullptr;
   config["eos_token_id"] = {2, 3, 4, 5};
   config["other"] = {1, 2, 3};
-  const Json expanded = expand_config(config, copies_after({0}, 4), "config.json");
+  const Json expanded = expand_config(config, kFields, copies_after({0}, 4), "config.json");
   for (const char* key : {"decoder_sparse_step", "sliding_window_pattern", "layer_types", "eos_token_id", "other"})
     EXPECT_EQ(expanded[key], config[key]) << key;
 }

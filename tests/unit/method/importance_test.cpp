@@ -107,7 +107,8 @@ DirectMeasures measures_by_autograd(const std::string& kind, const data::Sequenc
     if (p.layer < 0) continue;
     const auto l = static_cast<std::size_t>(p.layer);
     const at::Tensor gradient = p.tensor->grad().to(at::kDouble);
-    result.first_order[l][p.unit] = (p.tensor->detach().to(at::kDouble) * gradient).abs().sum().item<double>();
+    result.first_order[l][p.local_name] =
+        ((p.tensor->detach().to(at::kDouble) + p.offset) * gradient).abs().sum().item<double>();
     result.squared[l] += gradient.square().sum().item<double>();
   }
   for (std::size_t l = 0; l < 4; ++l) {
@@ -208,7 +209,7 @@ TEST(GradientMethods, AreTheTokenWeightedMeansOfPlainAutograd) {
 
 TEST(GradientMethods, LeaveWeightsAndTheirGradientsAsTheyWere) {
   model::Decoder decoder = test::decoder_of_kind("qwen3");
-  at::Tensor& trained = decoder.weights().layers[1].o_proj.weight;
+  at::Tensor& trained = decoder.weights().layers[1].attention.body.output.linear.weight;
   trained.requires_grad_();
   trained.mutable_grad() = trained.detach() * 0.25;
   const auto before = test::parameters_of(decoder);

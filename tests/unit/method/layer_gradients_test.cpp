@@ -127,10 +127,16 @@ TEST(LayerGradients, RefuseLayersOutOfOrderAndBatchesWithoutTargets) {
 }
 
 TEST(FirstOrderImportance, SumsTheMagnitudesOfTheProducts) {
-  const at::Tensor parameter = at::tensor({1.0, -2.0, 3.0}, at::kFloat).requires_grad_();
+  at::Tensor values = at::tensor({1.0, -2.0, 3.0}, at::kFloat).requires_grad_();
   const at::Tensor gradient = at::tensor({0.5, 0.25, -1.0}, at::kFloat);
+  model::Parameter parameter;
+  parameter.tensor = &values;
   EXPECT_DOUBLE_EQ(first_order_importance(parameter, gradient), 0.5 + 0.5 + 3.0);
-  EXPECT_DOUBLE_EQ(first_order_importance(parameter.to(at::kBFloat16), gradient.to(at::kBFloat16)), 4.0);
+  parameter.offset = 1;
+  EXPECT_DOUBLE_EQ(first_order_importance(parameter, gradient), 1 + 0.25 + 4) << "of 2, -1 and 4, which take effect";
+  parameter.offset = 0;
+  values = values.detach().to(at::kBFloat16);
+  EXPECT_DOUBLE_EQ(first_order_importance(parameter, gradient.to(at::kBFloat16)), 4.0);
 }
 
 }  // namespace

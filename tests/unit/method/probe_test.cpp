@@ -42,7 +42,7 @@ TEST(Probe, RefusesTextWithoutAPredictedToken) {
 
 TEST(Probe, RefusesAModelWithAWeightThatIsNotANumber) {
   model::Decoder decoder = test::decoder_of_kind("llama");
-  decoder.weights().layers[2].up_proj.weight[3][4] = std::nan("");
+  decoder.weights().layers[2].feed_forward.body.output.linear.weight[3][4] = std::nan("");
   for (const char* method : {"mask_out", "cumulative", "fisher", "block_influence", "taylor_gate"})
     EXPECT_THAT(test::message_of<NonFiniteError>([&] { probe_with(method, decoder, {test::random_batch({9, 4})}); }),
                 HasSubstr("the score is not finite"))

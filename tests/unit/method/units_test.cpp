@@ -34,13 +34,13 @@ UnitValues importance_of(const test::ExpandedModel& model, const model::Decoder&
 // Gives a copy outputs of its own, as training does.
 void change_copy(model::Decoder& decoder, int index) {
   at::manual_seed(static_cast<std::uint64_t>(index));
-  for (const auto& p : model::layer_parameters(decoder.config(), decoder.weights(), index))
+  for (const auto& p : model::layer_parameters(decoder.weights(), index))
     *p.tensor = *p.tensor + at::randn(p.shape) * 0.05;
 }
 
 // I of every parameter of a layer: plain autograd over the whole model, everything else in fp64.
 UnitValues importance_by_autograd(model::Decoder& decoder, int layer) {
-  const auto parameters = model::layer_parameters(decoder.config(), decoder.weights(), layer);
+  const auto parameters = model::layer_parameters(decoder.weights(), layer);
   for (const auto& p : parameters) *p.tensor = p.tensor->detach().clone().requires_grad_();
   UnitValues totals;
   double tokens = 0;
@@ -50,8 +50,10 @@ UnitValues importance_by_autograd(model::Decoder& decoder, int layer) {
     for (const auto& p : parameters) p.tensor->mutable_grad().reset();
     (decoder.loss_sum(decoder.forward(batch.input_ids, {}), batch.targets) / n).backward();
     for (const auto& p : parameters)
-      totals[p.name] +=
-          n * (p.tensor->detach().to(at::kDouble) * p.tensor->grad().to(at::kDouble)).abs().mean().item<double>();
+      totals[p.name] += n * ((p.tensor->detach().to(at::kDouble) + p.offset) * p.tensor->grad().to(at::kDouble))
+                                .abs()
+                                .mean()
+                                .item<double>();
     tokens += n;
   }
   for (const auto& p : parameters) *p.tensor = p.tensor->detach();
@@ -140,8 +142,9 @@ TEST(UnitImportance, OneElementThatIsNotZeroMakesACopyScoreItself) {
     const test::TemporaryDirectory dir;
     const auto model = test::write_expanded_model(dir.path(), "llama_biased_tied", {1});
     model::Decoder decoder = test::load_decoder(model.expanded);
-    model::LayerWeights& copy = decoder.weights().layers[2];
-    at::Tensor& changed = output_of_attention ? copy.o_proj.weight : copy.down_proj.bias;
+    model::Layer& copy = decoder.weights().layers[2];
+    at::Tensor& changed =
+        output_of_attention ? copy.attention.body.output.linear.weight : copy.feed_forward.body.output.linear.bias;
     changed = changed.clone();
     changed.view(-1)[7] = 0.01;
     const UnitValues found = importance_of(model, decoder, probe_batches(), Progress::silent());
@@ -211,7 +214,7 @@ TEST(UnitImportance, RefusesTextWithoutAPredictedTokenAndScoresThatAreNotFinite)
   };
   for (const auto& batches : {std::vector<ProbeBatch>{}, {{test::random_batch({1, 1})}}})
     EXPECT_THAT(refusal(batches), HasSubstr("data.general: found no token to predict; expected documents of at least"));
-  at::Tensor& norm = decoder.weights().norm;
+  at::Tensor& norm = decoder.weights().norm.weight;
   norm = norm.clone();
   norm[3] = std::nan("");
   EXPECT_THAT(

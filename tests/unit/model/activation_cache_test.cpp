@@ -253,7 +253,7 @@ TEST_F(ActivationCacheTest, ServesAFrozenPrefixUpToItsLayersAndBeyond) {
 TEST(FrozenPrefix, BuildsNoGraph) {
   const ModelConfig config = test::tiny_config();
   Decoder decoder(config, test::random_weights(config));
-  decoder.weights().layers[0].o_proj.weight.requires_grad_();
+  decoder.weights().layers[0].attention.body.output.linear.weight.requires_grad_();
   const at::Tensor ids = at::randint(0, 53, {2, 7}, at::kLong);
   EXPECT_TRUE(decoder.forward(ids, {}).requires_grad());
   EXPECT_FALSE(FrozenPrefix(decoder).hidden(ids, 3, {}).requires_grad());

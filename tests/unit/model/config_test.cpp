@@ -9,6 +9,7 @@
 
 #include "adept/core/error.h"
 #include "adept/model/architectures/architecture.h"
+#include "tests/unit/model/random_model.h"
 
 namespace adept::model {
 namespace {
@@ -61,10 +62,13 @@ TEST(ModelConfig, ReadsALlama) {
   EXPECT_EQ(config.head_dim, 8);
   EXPECT_EQ(config.num_key_value_heads, 2);
   EXPECT_EQ(config.rms_norm_eps, 1e-5);
-  EXPECT_EQ(config.rope.theta, 10000);
-  EXPECT_FALSE(config.tie_word_embeddings || config.qkv_bias || config.o_bias || config.mlp_bias || config.qk_norm);
+  EXPECT_EQ(config.ropes[0].theta, 10000);
+  EXPECT_FALSE(config.tie_word_embeddings);
+  for (const char* name :
+       {"self_attn.q_proj.bias", "self_attn.o_proj.bias", "mlp.up_proj.bias", "self_attn.q_norm.weight"})
+    EXPECT_FALSE(test::has_parameter(config, name)) << name;
   EXPECT_THAT(config.eos_token_ids, ElementsAre(2, 7));
-  EXPECT_THAT(config.sliding_window, ElementsAre(0, 0, 0, 0));
+  EXPECT_THAT(test::windows_of(config), ElementsAre(0, 0, 0, 0));
   EXPECT_EQ(config.dtype, DType::kBF16);
   EXPECT_EQ(config.source, llama());
 }
@@ -81,7 +85,7 @@ TEST(ModelConfig, FillsMissingKeysAsTransformersDoes) {
   config["architectures"] = nullptr;
   config["model_type"] = "mistral";
   EXPECT_EQ(parse(config).num_key_value_heads, 8);
-  EXPECT_THAT(parse(config).sliding_window, ElementsAre(4096, 4096, 4096, 4096));
+  EXPECT_THAT(test::windows_of(parse(config)), ElementsAre(4096, 4096, 4096, 4096));
   config["num_key_value_heads"] = 2;
   config["model_type"] = "qwen3";
   const ModelConfig as_qwen = parse(config);
@@ -91,12 +95,16 @@ TEST(ModelConfig, FillsMissingKeysAsTransformersDoes) {
 
 TEST(ModelConfig, ReadsBiasesNormsAndHeadDimPerArchitecture) {
   const ModelConfig biased = parse(with(with(with(llama(), "attention_bias", true), "mlp_bias", true), "head_dim", 10));
-  EXPECT_TRUE(biased.qkv_bias && biased.o_bias && biased.mlp_bias);
+  for (const char* name : {"self_attn.q_proj.bias", "self_attn.o_proj.bias", "mlp.up_proj.bias"})
+    EXPECT_TRUE(test::has_parameter(biased, name)) << name;
   EXPECT_EQ(biased.head_dim, 10);
   const ModelConfig qwen2 = parse(of_type("qwen2", "Qwen2ForCausalLM"));
-  EXPECT_TRUE(qwen2.qkv_bias && !qwen2.o_bias && !qwen2.qk_norm);
+  EXPECT_TRUE(test::has_parameter(qwen2, "self_attn.q_proj.bias"));
+  EXPECT_FALSE(test::has_parameter(qwen2, "self_attn.o_proj.bias"));
+  EXPECT_FALSE(test::has_parameter(qwen2, "self_attn.q_norm.weight"));
   const ModelConfig qwen3 = parse(of_type("qwen3", "Qwen3ForCausalLM"));
-  EXPECT_TRUE(!qwen3.qkv_bias && qwen3.qk_norm);
+  EXPECT_FALSE(test::has_parameter(qwen3, "self_attn.q_proj.bias"));
+  EXPECT_TRUE(test::has_parameter(qwen3, "self_attn.q_norm.weight"));
 }
 
 TEST(ModelConfig, ReadsBothSpellingsOfRope) {
@@ -105,32 +113,32 @@ TEST(ModelConfig, ReadsBothSpellingsOfRope) {
   const ModelConfig old_one = parse(with(with(llama(), "rope_theta", 5e5), "rope_scaling", scaling));
   const ModelConfig new_one = parse(with(llama(), "rope_parameters", with(scaling, "rope_theta", 5e5)));
   for (const ModelConfig& config : {old_one, new_one}) {
-    EXPECT_EQ(config.rope.type, nn::RopeType::kLlama3);
-    EXPECT_EQ(config.rope.theta, 5e5);
-    EXPECT_EQ(config.rope.factor, 8);
-    EXPECT_EQ(config.rope.original_max_position_embeddings, 128);
+    EXPECT_EQ(config.ropes[0].type, nn::RopeType::kLlama3);
+    EXPECT_EQ(config.ropes[0].theta, 5e5);
+    EXPECT_EQ(config.ropes[0].factor, 8);
+    EXPECT_EQ(config.ropes[0].original_max_position_embeddings, 128);
   }
   const ModelConfig linear = parse(with(llama(), "rope_scaling", {{"type", "linear"}, {"factor", 2}}));
-  EXPECT_EQ(linear.rope.type, nn::RopeType::kLinear);
-  EXPECT_EQ(linear.rope.factor, 2);
-  EXPECT_EQ(parse(with(llama(), "rope_scaling", nullptr)).rope.type, nn::RopeType::kDefault);
+  EXPECT_EQ(linear.ropes[0].type, nn::RopeType::kLinear);
+  EXPECT_EQ(linear.ropes[0].factor, 2);
+  EXPECT_EQ(parse(with(llama(), "rope_scaling", nullptr)).ropes[0].type, nn::RopeType::kDefault);
 }
 
 TEST(ModelConfig, Llama3ScalingFallsBackToTheContextLength) {
   const Json scaling = {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1}, {"high_freq_factor", 4}};
-  EXPECT_EQ(parse(with(llama(), "rope_scaling", scaling)).rope.original_max_position_embeddings, 512);
+  EXPECT_EQ(parse(with(llama(), "rope_scaling", scaling)).ropes[0].original_max_position_embeddings, 512);
 }
 
 TEST(ModelConfig, ReadsSlidingWindows) {
   const Json mistral = of_type("mistral", "MistralForCausalLM");
-  EXPECT_THAT(parse(with(mistral, "sliding_window", 16)).sliding_window, ElementsAre(16, 16, 16, 16));
-  EXPECT_THAT(parse(with(mistral, "sliding_window", nullptr)).sliding_window, ElementsAre(0, 0, 0, 0));
+  EXPECT_THAT(test::windows_of(parse(with(mistral, "sliding_window", 16))), ElementsAre(16, 16, 16, 16));
+  EXPECT_THAT(test::windows_of(parse(with(mistral, "sliding_window", nullptr))), ElementsAre(0, 0, 0, 0));
   Json qwen = with(of_type("qwen2", "Qwen2ForCausalLM"), "sliding_window", 16);
-  EXPECT_THAT(parse(qwen).sliding_window, ElementsAre(0, 0, 0, 0));
+  EXPECT_THAT(test::windows_of(parse(qwen)), ElementsAre(0, 0, 0, 0));
   qwen["use_sliding_window"] = true;
-  EXPECT_THAT(parse(qwen).sliding_window, ElementsAre(0, 0, 0, 0));  // max_window_layers is 28 by default
+  EXPECT_THAT(test::windows_of(parse(qwen)), ElementsAre(0, 0, 0, 0));  // max_window_layers is 28 by default
   qwen["max_window_layers"] = 3;
-  EXPECT_THAT(parse(qwen).sliding_window, ElementsAre(0, 0, 0, 16));
+  EXPECT_THAT(test::windows_of(parse(qwen)), ElementsAre(0, 0, 0, 16));
   qwen["layer_types"] = {"sliding_attention", "full_attention", "sliding_attention", "full_attention"};
   EXPECT_THAT(parse(qwen).sliding_window, ElementsAre(16, 0, 16, 0));
 }
@@ -258,10 +266,11 @@ TEST(ModelConfig, IgnoresWhatHasNoEffect) {
       SCOPED_TRACE(fmt::format("{}: {} {}", type, key, value.dump()));
       ModelConfig found;
       ASSERT_NO_THROW(found = parse(with(plain, key, value)));
-      EXPECT_EQ(found.sliding_window, expected.sliding_window);
+      EXPECT_EQ(test::windows_of(found), test::windows_of(expected));
       EXPECT_EQ(found.max_position_embeddings, expected.max_position_embeddings);
-      EXPECT_EQ(found.qkv_bias, expected.qkv_bias);
-      EXPECT_EQ(found.o_bias || found.mlp_bias, false);
+      EXPECT_EQ(num_parameters(found), num_parameters(expected));
+      for (const char* name : {"self_attn.o_proj.bias", "mlp.up_proj.bias"})
+        EXPECT_FALSE(test::has_parameter(found, name)) << name;
     }
   }
 }

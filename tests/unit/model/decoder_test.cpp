@@ -112,14 +112,13 @@ TEST(Decoder, NoGraphExistsBelowTheLowestTrainedLayer) {
   std::vector<std::size_t> sizes;
   for (const std::int64_t trained : {2, 1, 0}) {
     Decoder fresh = decoder_of(test::tiny_config_json());
-    for (const NamedTensor& unit : layer_parameters(fresh.config(), fresh.weights(), trained))
-      unit.tensor->requires_grad_();
+    for (const Parameter& unit : layer_parameters(fresh.weights(), trained)) unit.tensor->requires_grad_();
     const at::Tensor below = fresh.layers(fresh.embed(ids), 0, trained, {});
     EXPECT_FALSE(below.requires_grad());
     const at::Tensor loss = fresh.loss_sum(fresh.layers(below, trained, 3, {}), targets);
     sizes.push_back(graph_size(loss));
     loss.backward();
-    for (const NamedTensor& parameter : named_parameters(fresh.config(), fresh.weights())) {
+    for (const Parameter& parameter : named_parameters(fresh.config(), fresh.weights())) {
       EXPECT_EQ(parameter.tensor->grad().defined(), parameter.layer == trained) << parameter.name;
     }
   }

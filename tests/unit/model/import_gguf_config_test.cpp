@@ -1,4 +1,4 @@
-#include "adept/model/import_gguf_config.h"
+#include "adept/model/gguf/config.h"
 
 #include <gmock/gmock.h>
 
@@ -8,6 +8,7 @@
 
 #include "adept/model/config.h"
 #include "tests/unit/model/import_gguf_support.h"
+#include "tests/unit/model/random_model.h"
 
 namespace adept::model {
 namespace {
@@ -33,11 +34,11 @@ TEST(ImportGgufConfig, EveryArchitectureGivesAConfigThatTheDecoderReads) {
     EXPECT_EQ(config.vocab_size, 270) << name;
     EXPECT_EQ(config.max_position_embeddings, 64) << name;
     EXPECT_EQ(config.rms_norm_eps, 1e-5) << name;
-    EXPECT_EQ(config.rope.theta, 10000.0) << name;
+    EXPECT_EQ(config.ropes[0].theta, 10000.0) << name;
     EXPECT_FALSE(config.tie_word_embeddings) << name;
-    EXPECT_EQ(config.qkv_bias, std::string(name) == "qwen2") << name;
-    EXPECT_FALSE(config.o_bias) << name;
-    EXPECT_EQ(config.qk_norm, std::string(name) == "qwen3") << name;
+    EXPECT_EQ(test::has_parameter(config, "self_attn.q_proj.bias"), std::string(name) == "qwen2") << name;
+    EXPECT_FALSE(test::has_parameter(config, "self_attn.o_proj.bias")) << name;
+    EXPECT_EQ(test::has_parameter(config, "self_attn.q_norm.weight"), std::string(name) == "qwen3") << name;
     EXPECT_THAT(config.eos_token_ids, testing::ElementsAre(260)) << name;
   }
 }
@@ -225,9 +226,7 @@ TEST(ImportGgufConfig, RefusesByNameWhatItCannotExpress) {
       {[](auto& b) { b.set("llama.attention.head_count", std::uint32_t{3}); }, "8 is not a multiple of"},
       {[](auto& b) { b.set("llama.attention.head_count_kv", std::uint32_t{3}); },
        "2 query heads cannot be shared by 3"},
-      {[](auto& b) {
-         b.set("llama.attention.head_count_kv", std::vector<std::int32_t>{1, 2});
-       },
+      {[](auto& b) { b.set("llama.attention.head_count_kv", std::vector<std::int32_t>{1, 2}); },
        "\"llama.attention.head_count_kv\" differs between the layers"},
       {[](auto& b) { b.set("llama.attention.head_count", std::uint32_t{0}); },
        "\"llama.attention.head_count\" is 0; expected 1 to 2147483647"},

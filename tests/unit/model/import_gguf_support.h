@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "adept/io/gguf.h"
-#include "adept/model/import_gguf_config.h"
-#include "adept/model/import_gguf_tensors.h"
-#include "adept/model/import_gguf_tokenizer.h"
+#include "adept/model/gguf/config.h"
+#include "adept/model/gguf/tensors.h"
+#include "adept/model/gguf/tokenizer.h"
 #include "tests/unit/io/gguf_builder.h"
 #include "tests/unit/io/support.h"
 

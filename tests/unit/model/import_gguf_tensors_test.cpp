@@ -1,4 +1,4 @@
-#include "adept/model/import_gguf_tensors.h"
+#include "adept/model/gguf/tensors.h"
 
 #include <gmock/gmock.h>
 
@@ -9,7 +9,7 @@
 #include "adept/data/tokenizer/tokenizer.h"
 #include "adept/io/weight_files.h"
 #include "adept/model/config.h"
-#include "adept/model/import_gguf.h"
+#include "adept/model/gguf/import.h"
 #include "adept/model/load.h"
 #include "tests/unit/model/import_gguf_support.h"
 
@@ -51,9 +51,9 @@ TEST(ImportGguf, WritesADirectoryThatIsComplete) {
     EXPECT_EQ(imported.num_parameters, num_parameters(config)) << name;
     const io::WeightFiles weights = io::WeightFiles::open(directory / "out");
     Weights slots;
-    const std::vector<NamedTensor> parameters = named_parameters(config, slots);
+    const std::vector<Parameter> parameters = named_parameters(config, slots);
     EXPECT_EQ(weights.names().size(), parameters.size()) << name;
-    for (const NamedTensor& parameter : parameters) EXPECT_EQ(weights.at(parameter.name).shape, parameter.shape);
+    for (const Parameter& parameter : parameters) EXPECT_EQ(weights.at(parameter.name).shape, parameter.shape);
     EXPECT_EQ(data::Tokenizer::from_model_dir(directory / "out").vocab_size(), 262);
   }
 }

@@ -1,4 +1,4 @@
-#include "adept/model/import_gguf_tokenizer.h"
+#include "adept/model/gguf/tokenizer.h"
 
 #include <gmock/gmock.h>
 

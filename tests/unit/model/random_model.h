@@ -5,8 +5,11 @@
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
 
+#include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "adept/model/config.h"
 #include "adept/model/weights.h"
@@ -32,11 +35,34 @@ inline model::Weights random_weights(const model::ModelConfig& config, std::uint
   model::Weights weights;
   for (const auto& parameter : model::named_parameters(config, weights)) {
     const bool norm = parameter.name.find("norm") != std::string::npos;
-    at::Tensor value = norm ? at::rand(parameter.shape).add_(0.5) : at::randn(parameter.shape).mul_(0.3);
+    at::Tensor value =
+        norm ? at::rand(parameter.shape).add_(0.5 - parameter.offset) : at::randn(parameter.shape).mul_(0.3);
     *parameter.tensor = value.to(dtype);
   }
   if (config.tie_word_embeddings) weights.lm_head = weights.embed_tokens;
   return weights;
+}
+
+/// The slot of a tensor, by its whole name.
+inline at::Tensor& slot_of(const model::ModelConfig& config, model::Weights& weights, const std::string& name) {
+  for (const auto& parameter : model::named_parameters(config, weights))
+    if (parameter.name == name) return *parameter.tensor;
+  throw std::runtime_error("no tensor " + name);
+}
+
+/// The window of each layer.
+inline std::vector<std::int64_t> windows_of(const model::ModelConfig& config) {
+  std::vector<std::int64_t> windows;
+  for (const model::Layer& layer : config.layers) windows.push_back(layer.attention.body.window);
+  return windows;
+}
+
+/// Whether layers have a parameter of this name.
+inline bool has_parameter(const model::ModelConfig& config, std::string_view local_name) {
+  model::Layer layer = config.layers.front();
+  for (const model::Parameter& p : model::parameters_of(layer))
+    if (p.local_name == local_name) return true;
+  return false;
 }
 
 }  // namespace adept::test

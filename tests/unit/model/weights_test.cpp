@@ -10,6 +10,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <set>
 
 #include "adept/core/error.h"
@@ -40,7 +41,7 @@ class ModelDirectory : public ::testing::Test {
   std::map<std::string, at::Tensor> tensors(const ModelConfig& config) const {
     Weights weights = test::random_weights(config);
     std::map<std::string, at::Tensor> result;
-    for (const NamedTensor& parameter : named_parameters(config, weights)) result[parameter.name] = *parameter.tensor;
+    for (const Parameter& parameter : named_parameters(config, weights)) result[parameter.name] = *parameter.tensor;
     return result;
   }
 
@@ -70,7 +71,7 @@ TEST(NameTable, ListsEveryTensorOnceWithItsShape) {
   Weights weights;
   std::set<std::string> names;
   std::set<const at::Tensor*> slots;
-  for (const NamedTensor& parameter : named_parameters(config, weights)) {
+  for (const Parameter& parameter : named_parameters(config, weights)) {
     EXPECT_TRUE(names.insert(parameter.name).second) << parameter.name;
     EXPECT_TRUE(slots.insert(parameter.tensor).second) << parameter.name;
   }
@@ -82,16 +83,16 @@ TEST(NameTable, ListsEveryTensorOnceWithItsShape) {
 TEST(NameTable, OfALayerHoldsItsUnits) {
   const ModelConfig config = test::tiny_config(test::tiny_config_json("qwen3"));
   Weights weights = test::random_weights(config);
-  const auto table = layer_parameters(config, weights, 1);
+  const auto table = layer_parameters(weights, 1);
   std::vector<std::string> units;
-  for (const NamedTensor& parameter : table) units.push_back(parameter.unit);
+  for (const Parameter& parameter : table) units.push_back(parameter.local_name);
   EXPECT_THAT(units, ElementsAre("input_layernorm.weight", "self_attn.q_proj.weight", "self_attn.k_proj.weight",
                                  "self_attn.v_proj.weight", "self_attn.q_norm.weight", "self_attn.k_norm.weight",
                                  "self_attn.o_proj.weight", "post_attention_layernorm.weight", "mlp.gate_proj.weight",
                                  "mlp.up_proj.weight", "mlp.down_proj.weight"));
   EXPECT_EQ(table[4].name, "model.layers.1.self_attn.q_norm.weight");
   EXPECT_THAT(table[4].shape, ElementsAre(4));
-  EXPECT_EQ(table[1].tensor, &weights.layers[1].q_proj.weight);
+  EXPECT_EQ(table[1].tensor, &weights.layers[1].attention.body.inputs[0].linear.weight);
 }
 
 TEST(NameTable, NamesGoBothWays) {
@@ -114,14 +115,60 @@ TEST(NameTable, CountsATiedHeadOnce) {
   EXPECT_EQ(untied - num_parameters(test::tiny_config(json)), 53 * 24);
 }
 
-TEST(NonFiniteParameters, AreNamed) {
-  const ModelConfig config = test::tiny_config();
-  Weights weights = test::random_weights(config);
-  EXPECT_TRUE(non_finite_parameters(config, weights).empty());
-  weights.layers[1].k_proj.weight[2][3] = std::numeric_limits<float>::quiet_NaN();
-  weights.norm[0] = std::numeric_limits<float>::infinity();
-  EXPECT_THAT(non_finite_parameters(config, weights),
-              ElementsAre("model.layers.1.self_attn.k_proj.weight", "model.norm.weight"));
+struct RoleCase {
+  std::string local_name;
+  Role role;
+  Axis axis = Axis::kNone;
+  std::int64_t dim = 0;
+};
+
+TEST(NameTable, SaysWhatEachParameterDoes) {
+  Json json = test::tiny_config_json("llama");
+  json["attention_bias"] = json["mlp_bias"] = true;
+  const ModelConfig config = test::tiny_config(json);
+  Weights slots;
+  named_parameters(config, slots);
+  std::map<std::string, Parameter> found;
+  for (const Parameter& p : layer_parameters(slots, 2)) found[p.local_name] = p;
+  for (const RoleCase& c : std::vector<RoleCase>{{"input_layernorm.weight", Role::kNorm},
+                                                 {"self_attn.q_proj.weight", Role::kProjection, Axis::kHead},
+                                                 {"self_attn.v_proj.bias", Role::kProjection, Axis::kHead},
+                                                 {"self_attn.o_proj.weight", Role::kResidualOutput, Axis::kHead, 1},
+                                                 {"self_attn.o_proj.bias", Role::kResidualOutput},
+                                                 {"mlp.up_proj.weight", Role::kProjection, Axis::kNeuron},
+                                                 {"mlp.down_proj.weight", Role::kResidualOutput, Axis::kNeuron, 1},
+                                                 {"mlp.down_proj.bias", Role::kResidualOutput}}) {
+    const Parameter& p = found.at(c.local_name);
+    EXPECT_EQ(p.role, c.role) << c.local_name;
+    EXPECT_EQ(p.slices.axis, c.axis) << c.local_name;
+    EXPECT_EQ(p.slices.dim, c.dim) << c.local_name;
+    EXPECT_EQ(p.layer, 2);
+  }
+  EXPECT_EQ(found.at("self_attn.q_proj.weight").slices.size, 4);
+  EXPECT_EQ(found.at("self_attn.q_proj.weight").gguf_name, "blk.2.attn_q.weight");
+  EXPECT_EQ(found.at("self_attn.k_proj.weight").gguf_heads, 2);
+}
+
+// METHOD.md, section 8: zero matrices in front of a norm would make its gradient some 1000 times too large.
+TEST(NameTable, TheGainOfANormBehindABranchIsItsResidualOutput) {
+  ModelConfig config = test::tiny_config();
+  for (Layer& layer : config.layers) {
+    layer.attention.post_norm = {.name = "after", .gguf_name = "after", .width = 24, .eps = 1e-5};
+    layer.attention.post_norm->gain = nn::GainConvention::kOnePlus;
+  }
+  Weights slots;
+  named_parameters(config, slots);
+  std::vector<std::string> names;
+  for (const Parameter& p : residual_outputs(slots, 1)) names.push_back(p.name);
+  EXPECT_THAT(names, ElementsAre("model.layers.1.after.weight", "model.layers.1.mlp.down_proj.weight"));
+  EXPECT_EQ(residual_outputs(slots, 1).front().offset, 1);
+}
+
+TEST(ScaledEffect, ScalesWhatTakesEffect) {
+  const at::Tensor stored = at::tensor({-1.0F, 0.0F, 0.5F});
+  EXPECT_TRUE(scaled_effect(stored, 0.5, 0).equal(at::tensor({-0.5F, 0.0F, 0.25F})));
+  EXPECT_TRUE(scaled_effect(stored, 0.5, 1).equal(at::tensor({-1.0F, -0.5F, -0.25F}))) << "gains 0, 1, 1.5 halved";
+  EXPECT_TRUE(scaled_effect(stored, 0, 1).equal(at::tensor({-1.0F, -1.0F, -1.0F})));
 }
 
 TEST_F(ModelDirectory, LoadsWithoutACopyWhereTheTypeMatches) {
@@ -132,9 +179,9 @@ TEST_F(ModelDirectory, LoadsWithoutACopyWhereTheTypeMatches) {
   {
     const auto files = io::WeightFiles::open(directory_);
     weights = load_weights(config, files);
-    EXPECT_EQ(weights.norm.const_data_ptr(), files.at("model.norm.weight").data.data());
+    EXPECT_EQ(weights.norm.weight.const_data_ptr(), files.at("model.norm.weight").data.data());
   }
-  for (const NamedTensor& parameter : named_parameters(config, weights)) {  // the mapping outlives `files`
+  for (const Parameter& parameter : named_parameters(config, weights)) {  // the mapping outlives `files`
     EXPECT_TRUE(parameter.tensor->equal(expected.at(parameter.name))) << parameter.name;
   }
 }
@@ -157,11 +204,11 @@ TEST_F(ModelDirectory, KeepsMatricesInTheNarrowerTypeOfTheFile) {
     write(expected);
     const auto files = io::WeightFiles::open(directory_);
     Weights kept = load_weights(config, files), widened = load_weights(config, files, {.widen_matrices = true});
-    for (const NamedTensor& parameter : named_parameters(config, kept)) {
+    for (const Parameter& parameter : named_parameters(config, kept)) {
       EXPECT_EQ(parameter.tensor->scalar_type(), parameter.shape.size() == 2 ? stored : at::kFloat) << parameter.name;
       EXPECT_TRUE(parameter.tensor->equal(expected.at(parameter.name).to(parameter.tensor->scalar_type())));
     }
-    for (const NamedTensor& parameter : named_parameters(config, widened))
+    for (const Parameter& parameter : named_parameters(config, widened))
       EXPECT_TRUE(parameter.tensor->equal(expected.at(parameter.name).to(at::kFloat))) << parameter.name;
   }
 }
@@ -331,7 +378,7 @@ TEST_F(ModelDirectory, SavesUnchangedTensorsByTheirBytesAndChangedOnesByValue) {
   write(original);
   const auto files = io::WeightFiles::open(directory_);
   Weights weights = load_weights(config, files, {.dtype = at::kBFloat16});  // loses bits that the file has
-  weights.norm = weights.norm.clone().mul_(2);
+  weights.norm.weight = weights.norm.weight.clone().mul_(2);
   const auto saved_dir = directory_ / "saved";
   std::filesystem::create_directories(saved_dir);
   SaveOptions options;
@@ -342,7 +389,7 @@ TEST_F(ModelDirectory, SavesUnchangedTensorsByTheirBytesAndChangedOnesByValue) {
   for (const std::string& name : saved.names()) {
     const at::Tensor value = as_tensor(saved.at(name), saved.owner(name));
     if (name == "model.norm.weight") {
-      EXPECT_TRUE(value.equal(weights.norm.to(at::kFloat)));
+      EXPECT_TRUE(value.equal(weights.norm.weight.to(at::kFloat)));
     } else {
       EXPECT_TRUE(value.equal(original.at(name))) << name;
     }

@@ -55,7 +55,7 @@ std::set<std::string> trained_names(const config::RunConfig& config, const test:
 }
 
 std::set<std::string> names_where(const std::filesystem::path& dir,
-                                  const std::function<bool(const model::NamedTensor&)>& choose) {
+                                  const std::function<bool(const model::Parameter&)>& choose) {
   model::Decoder decoder = test::load_decoder(dir);
   std::set<std::string> names;
   for (const auto& p : model::named_parameters(decoder.config(), decoder.weights()))
@@ -222,7 +222,11 @@ TEST(CheckMethod, NamesWhatTheModelDoesNotHave) {
   config = config_of(config::Method::kLora);
   config.lora.rank = 1000;
   EXPECT_THAT(test::message_of<ConfigError>([&] { check_method(config, model, "base"); }),
-              HasSubstr("lora.rank: found 1000; expected at most"));
+              HasSubstr("lora.rank: found 1000; expected at most 8, the narrowest side of a projection of base"));
+  config.lora.target_modules = {"q_proj", "qkv_proj"};
+  EXPECT_THAT(test::message_of<ConfigError>([&] { check_method(config, model, "base"); }),
+              HasSubstr("lora.target_modules.1: found \"qkv_proj\"; expected one of q_proj, k_proj, v_proj, o_proj, "
+                        "gate_proj, up_proj, down_proj, the projections of base"));
   for (const config::Method method : kAllMethods) EXPECT_NO_THROW(check_method(config_of(method), model, "base"));
 }
 

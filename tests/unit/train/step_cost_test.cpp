@@ -1,4 +1,4 @@
-#include "adept/train/step_cost.h"
+#include "adept/model/cost.h"
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,6 @@
 #include "adept/core/json.h"
 #include "adept/io/record.h"
 #include "adept/io/weight_files.h"
-#include "adept/method/cost.h"
 #include "adept/train/matmul_rate.h"
 #include "adept/train/memory.h"
 #include "adept/train/methods.h"
@@ -41,21 +40,21 @@ struct CostModel {
     change(config);
     return trained_tensors(config, decoder, model.expansion, files);
   }
-  StepCost cost() const { return step_cost(decoder, trainable.lowest_layer(), kSeqLen); }
+  model::StepCost cost() const { return model::step_cost(decoder.weights(), trainable.lowest_layer(), kSeqLen); }
 };
 
-TEST(StepCost, OfCopiesIsThatOfTheMethodsFormula) {
+TEST(StepCost, OfCopiesIsWhatWasPredictedBeforeTheyWereMade) {
   const CostModel s([](config::RunConfig&) {});
-  const StepCost cost = s.cost();
+  const model::StepCost cost = s.cost();
   const model::ModelConfig base = test::load_decoder(s.model.base).config();
-  EXPECT_DOUBLE_EQ(cost.prefix_flops + cost.flops, method::step_flops_per_token(base, kSeqLen, std::vector<int>{1, 3}));
+  EXPECT_DOUBLE_EQ(cost.prefix_flops + cost.flops, model::copies_step_flops(base, kSeqLen, std::vector<int>{1, 3}));
   EXPECT_GT(cost.prefix_flops, 0);
 }
 
 TEST(StepCost, OfEveryParameterIsThreeForwardPasses) {
   const CostModel s([](config::RunConfig& c) { c.method = config::Method::kFull; });
   EXPECT_EQ(s.cost().prefix_flops, 0);
-  EXPECT_DOUBLE_EQ(s.cost().flops, method::full_step_flops_per_token(s.decoder.config(), kSeqLen));
+  EXPECT_DOUBLE_EQ(s.cost().flops, model::full_step_flops(s.decoder.config(), kSeqLen));
 }
 
 TEST(StepCost, OfAdaptersHasNoGradientsOfTheFrozenWeights) {

@@ -7,12 +7,14 @@
 
 #include "adept/core/json.h"
 #include "adept/io/gguf.h"
+#include "adept/model/config.h"
+#include "adept/model/gguf/reader.h"
 
 namespace adept::model {
 
-/// The dimensions that the tensors must have, and the two configuration files.
+/// What the metadata say of the model, and the two configuration files that follow.
 struct GgufModel {
-  std::string model_type;  ///< general.architecture: "llama", "mistral", "qwen2", "qwen3"
+  std::string model_type;  ///< of config.json: "llama"
   std::int64_t num_layers = 0;
   std::int64_t hidden_size = 0;
   std::int64_t intermediate_size = 0;
@@ -21,14 +23,13 @@ struct GgufModel {
   std::int64_t head_dim = 0;
   std::int64_t vocab_size = 0;
   std::int64_t context_length = 0;  ///< tokens
-  bool qkv_bias = false;
-  bool o_bias = false;
-  bool mlp_bias = false;
-  bool qk_norm = false;
-  bool tied = false;
-  bool permuted = false;  ///< the rows of q and k are in GGUF's interleaved order
+  std::int64_t sliding_window = 0;  ///< tokens; 0: none
   Json config;
   Json generation_config;
+  ModelConfig parsed;  ///< `config`, as the decoder reads it
+
+  /// Whether the window hides anything within the context.
+  bool has_window() const { return sliding_window > 0 && sliding_window < context_length; }
 };
 
 /// Reads and checks everything but the tokenizer's own keys.

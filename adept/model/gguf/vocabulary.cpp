@@ -1,4 +1,4 @@
-#include "adept/model/import_gguf_vocabulary.h"
+#include "adept/model/gguf/vocabulary.h"
 
 #include <fmt/format.h>
 

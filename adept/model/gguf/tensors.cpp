@@ -1,5 +1,4 @@
-// Legend: D hidden_size, H heads, K key-value heads, E head_dim, F intermediate_size, V vocabulary.
-#include "adept/model/import_gguf_tensors.h"
+#include "adept/model/gguf/tensors.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -12,58 +11,12 @@
 
 #include "adept/core/error.h"
 #include "adept/io/text_quote.h"
+#include "adept/model/weights.h"
 
 namespace adept::model {
 namespace {
 
 using io::quote;
-
-// A row of the name table: a tensor that the architecture has.
-struct Rule {
-  std::string gguf_name;
-  std::string name;
-  std::vector<std::int64_t> shape;
-  std::int64_t interleaved_heads = 0;
-};
-
-void add_layer_rules(const GgufModel& model, std::int64_t layer, std::vector<Rule>& rules) {
-  const auto add = [&](std::string_view gguf, std::string_view name, std::vector<std::int64_t> shape,
-                       std::int64_t interleaved_heads = 0) {
-    rules.push_back({fmt::format("blk.{}.{}", layer, gguf), fmt::format("model.layers.{}.{}", layer, name),
-                     std::move(shape), interleaved_heads});
-  };
-  const auto add_linear = [&](std::string_view gguf, std::string_view name, std::int64_t rows, std::int64_t columns,
-                              bool bias, std::int64_t interleaved_heads = 0) {
-    add(fmt::format("{}.weight", gguf), fmt::format("{}.weight", name), {rows, columns}, interleaved_heads);
-    if (bias) add(fmt::format("{}.bias", gguf), fmt::format("{}.bias", name), {rows}, interleaved_heads);
-  };
-  const std::int64_t d = model.hidden_size;
-  const std::int64_t f = model.intermediate_size;
-  const std::int64_t q_rows = model.num_heads * model.head_dim;
-  const std::int64_t kv_rows = model.num_kv_heads * model.head_dim;
-  add("attn_norm.weight", "input_layernorm.weight", {d});
-  add_linear("attn_q", "self_attn.q_proj", q_rows, d, model.qkv_bias, model.permuted ? model.num_heads : 0);
-  add_linear("attn_k", "self_attn.k_proj", kv_rows, d, model.qkv_bias, model.permuted ? model.num_kv_heads : 0);
-  add_linear("attn_v", "self_attn.v_proj", kv_rows, d, model.qkv_bias);
-  add_linear("attn_output", "self_attn.o_proj", d, q_rows, model.o_bias);
-  if (model.qk_norm) {
-    add("attn_q_norm.weight", "self_attn.q_norm.weight", {model.head_dim});
-    add("attn_k_norm.weight", "self_attn.k_norm.weight", {model.head_dim});
-  }
-  add("ffn_norm.weight", "post_attention_layernorm.weight", {d});
-  add_linear("ffn_gate", "mlp.gate_proj", f, d, model.mlp_bias);
-  add_linear("ffn_up", "mlp.up_proj", f, d, model.mlp_bias);
-  add_linear("ffn_down", "mlp.down_proj", d, f, model.mlp_bias);
-}
-
-std::vector<Rule> all_rules(const GgufModel& model) {
-  std::vector<Rule> rules;
-  rules.push_back({"token_embd.weight", "model.embed_tokens.weight", {model.vocab_size, model.hidden_size}});
-  for (std::int64_t layer = 0; layer < model.num_layers; ++layer) add_layer_rules(model, layer, rules);
-  rules.push_back({"output_norm.weight", "model.norm.weight", {model.hidden_size}});
-  if (!model.tied) rules.push_back({"output.weight", "lm_head.weight", {model.vocab_size, model.hidden_size}});
-  return rules;
-}
 
 // IEEE 754 binary16, round to nearest even; beyond the range becomes infinite.
 std::uint16_t to_half(float value) {
@@ -106,17 +59,18 @@ std::vector<GgufTensorPlan> plan_gguf_tensors(const io::GgufFile& file, const Gg
   std::vector<std::string> problems;
   std::vector<GgufTensorPlan> plan;
   std::set<std::string, std::less<>> used = {"rope_freqs.weight"};  // a part of the config
-  for (Rule& rule : all_rules(model)) {
-    const io::GgufTensor* tensor = file.find(rule.gguf_name);
+  Weights slots;
+  for (Parameter& p : named_parameters(model.parsed, slots)) {
+    const io::GgufTensor* tensor = file.find(p.gguf_name);
     if (!tensor) {
-      problems.push_back(fmt::format("has no tensor {}, which {} needs", quote(rule.gguf_name), model.model_type));
+      problems.push_back(fmt::format("has no tensor {}, which {} needs", quote(p.gguf_name), model.model_type));
       continue;
     }
-    used.insert(rule.gguf_name);
-    if (tensor->shape != rule.shape)
-      problems.push_back(fmt::format("tensor {} is {}; the metadata asks for [{}]", quote(rule.gguf_name),
-                                     describe(*tensor), fmt::join(rule.shape, ", ")));
-    plan.push_back({tensor, std::move(rule.name), rule.interleaved_heads});
+    if (tensor->shape != p.shape)
+      problems.push_back(fmt::format("tensor {} is {}; the metadata asks for [{}]", quote(p.gguf_name),
+                                     describe(*tensor), fmt::join(p.shape, ", ")));
+    used.insert(std::move(p.gguf_name));
+    plan.push_back({tensor, std::move(p.name), p.gguf_heads, p.offset});
   }
   for (const io::GgufTensor& tensor : file.tensors())
     if (!used.contains(tensor.name))
@@ -136,6 +90,8 @@ std::string convert_gguf_tensor(const GgufTensorPlan& plan, DType dtype, std::sp
     return fmt::format("tensor {}, {}, has the value {} at element {}", quote(tensor.name), describe(tensor), *bad,
                        bad - values.begin());
   if (plan.interleaved_heads > 0) values = restore_row_order(values, tensor.shape[0], plan.interleaved_heads);
+  if (plan.offset != 0)
+    for (float& value : values) value -= static_cast<float>(plan.offset);
   if (dtype == DType::kF32) {
     std::memcpy(out.data(), values.data(), out.size());
     return {};

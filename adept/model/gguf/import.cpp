@@ -1,4 +1,4 @@
-#include "adept/model/import_gguf.h"
+#include "adept/model/gguf/import.h"
 
 #include <fmt/format.h>
 
@@ -13,9 +13,9 @@
 #include "adept/io/atomic_file.h"
 #include "adept/io/gguf.h"
 #include "adept/io/weight_files.h"
-#include "adept/model/import_gguf_config.h"
-#include "adept/model/import_gguf_tensors.h"
-#include "adept/model/import_gguf_tokenizer.h"
+#include "adept/model/gguf/config.h"
+#include "adept/model/gguf/tensors.h"
+#include "adept/model/gguf/tokenizer.h"
 
 namespace adept::model {
 namespace {

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "adept/model/import_gguf_config.h"
+#include "adept/model/gguf/config.h"
 
 namespace adept::model {
 namespace {

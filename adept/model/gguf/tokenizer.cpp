@@ -1,4 +1,4 @@
-#include "adept/model/import_gguf_tokenizer.h"
+#include "adept/model/gguf/tokenizer.h"
 
 #include <fmt/format.h>
 
@@ -12,7 +12,7 @@
 #include "adept/core/log.h"
 #include "adept/core/nearest_name.h"
 #include "adept/io/text_quote.h"
-#include "adept/model/import_gguf_vocabulary.h"
+#include "adept/model/gguf/vocabulary.h"
 
 namespace adept::model {
 namespace {

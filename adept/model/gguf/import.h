@@ -29,9 +29,9 @@ struct ImportedModel {
 /// Writes `out_dir` with config.json, generation_config.json, model.safetensors (or shards), tokenizer.json,
 /// tokenizer_config.json and special_tokens_map.json, all or nothing.
 ///
-/// Architectures llama, mistral, qwen2 and qwen3. The rows of q_proj and k_proj of llama and mistral are put back into
-/// the order of Hugging Face's rotary embedding (GGUF interleaves the two halves of each head). Needs memory for all
-/// weights in the output's type.
+/// Of the architectures that have a gguf_name. The rows of q_proj and k_proj of llama and mistral are put back into the
+/// order of Hugging Face's rotary embedding (GGUF interleaves the two halves of each head), and gains that llama.cpp
+/// stores as they take effect are stored as the architecture does. One tensor at a time is in memory.
 ///
 /// Throws DataError, with all problems at once: anything that changes the mathematics or the tokens and cannot be
 /// expressed is refused by its name; tensors and keys are checked for presence, type, shape and finite values. Throws

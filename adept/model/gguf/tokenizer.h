@@ -5,7 +5,7 @@
 
 #include "adept/core/json.h"
 #include "adept/io/gguf.h"
-#include "adept/model/import_gguf_config.h"
+#include "adept/model/gguf/config.h"
 
 namespace adept::model {
 

@@ -9,7 +9,7 @@
 
 #include "adept/core/dtype.h"
 #include "adept/io/gguf.h"
-#include "adept/model/import_gguf_config.h"
+#include "adept/model/gguf/config.h"
 
 namespace adept::model {
 
@@ -18,6 +18,7 @@ struct GgufTensorPlan {
   const io::GgufTensor* source = nullptr;
   std::string name;                    ///< "model.layers.7.self_attn.q_proj.weight"
   std::int64_t interleaved_heads = 0;  ///< heads whose rows must be put back in order; 0 = none
+  double offset = 0;                   ///< GGUF has what takes effect: the value and this
 };
 
 /// Every tensor of the model, in the order of the computation. Throws DataError with all problems: missing tensors,

@@ -1,0 +1,65 @@
+// The metadata of one architecture in a GGUF file: every key is taken by somebody or refused by name.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "adept/io/gguf.h"
+
+namespace adept::model {
+
+/// Reads the keys below "<general.architecture>." and collects what is wrong with them. Asking for a key marks it as
+/// understood.
+class GgufReader {
+ public:
+  /// Problems go to `problems`.
+  GgufReader(const io::GgufFile& file, std::string_view architecture, std::vector<std::string>& problems);
+
+  /// "llama.block_count".
+  std::string full(std::string_view key) const { return prefix_ + std::string(key); }
+  bool has(std::string_view key);
+
+  /// One integer for all layers; an array must repeat it. Missing without a fallback is a problem. `low` on a problem.
+  std::int64_t integer(std::string_view key, std::optional<std::int64_t> fallback, std::int64_t low);
+  /// 1 on a problem.
+  double positive_number(std::string_view key, std::optional<double> fallback);
+  std::optional<std::string_view> text(std::string_view key);
+  /// A key that changes the mathematics unless it is one of `neutral`.
+  void require(std::string_view key, const std::vector<double>& neutral);
+
+  /// Marks a key as understood, whatever it says.
+  void ignore(std::string_view key) { understood_.insert(std::string(key)); }
+  /// The same if its value is this text.
+  void understand(std::string_view key, std::string_view value);
+  /// Refuses by name what nobody has asked for.
+  void refuse_unknown();
+
+  /// Whether the first layer has one of these tensors ("attn_q.bias"). That all layers have the same ones is checked
+  /// with the tensors themselves.
+  bool first_layer_has(std::initializer_list<std::string_view> tensors) const;
+
+  template <typename... Args>
+  void problem(fmt::format_string<Args...> format, Args&&... args) {
+    problems_.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  const io::GgufFile& file() const { return file_; }
+  std::vector<std::string>& problems() { return problems_; }
+
+ private:
+  const io::GgufFile& file_;
+  std::string prefix_;
+  std::vector<std::string>& problems_;
+  std::set<std::string, std::less<>> understood_;
+};
+
+}  // namespace adept::model

@@ -1,0 +1,21 @@
+#include "adept/train/describe_compute.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <fmt/format.h>
+
+#include "adept/core/cpu.h"
+#include "adept/core/version_info.h"
+#include "adept/kernels/instruction_set.h"
+#include "adept/nn/matmul.h"
+
+namespace adept::train {
+
+std::string describe_compute(at::ScalarType dtype, at::Device device) {
+  const bool own_products = nn::has_matmul_kernel(at::empty({0}, at::TensorOptions(dtype).device(device)));
+  return fmt::format("{}, {} threads, {}{}, {}, torch {}", device.is_cpu() ? cpu_model_name() : gpu_model_name(),
+                     at::get_num_threads(), kernels::to_string(kernels::instruction_set()),
+                     own_products ? " products" : "", at::toString(dtype), kTorchVersion);
+}
+
+}  // namespace adept::train
