@@ -75,7 +75,7 @@ def test_tiny_model_equals_transformers_in_fp32(name, tmp_path):
         assert relative_error(ours[key], peer[key]) <= limit, key
 
 
-@pytest.mark.parametrize("name", ["llama_biases", "llama3_scaling", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types"])
+@pytest.mark.parametrize("name", ["llama_biases", "llama3_scaling", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "gemma3"])
 def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, tmp_path):
     model = tiny_models.build(name).to(torch.bfloat16)
     directory = tiny_models.save(name, model, tmp_path / "model")
@@ -101,7 +101,7 @@ def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, tmp_path):
         assert error_of(ours) <= BF16_GRADIENT_FLOOR + BF16_FACTOR * error_of(peer), kind
 
 
-@pytest.mark.parametrize("name", ["llama_tied", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types"])
+@pytest.mark.parametrize("name", ["llama_tied", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "gemma3"])
 @pytest.mark.parametrize("flag", [(), ("--no-cache",)])
 def test_greedy_generation_equals_transformers(name, flag, tmp_path):
     model = tiny_models.build(name)
@@ -121,6 +121,7 @@ def test_greedy_generation_equals_transformers(name, flag, tmp_path):
         ("mistral", torch.float16),
         ("qwen2", torch.bfloat16),
         ("qwen3_layer_types", torch.float32),
+        ("gemma3", torch.bfloat16),
     ],
 )
 def test_saving_keeps_every_byte(name, dtype, tmp_path):

@@ -35,7 +35,14 @@ def layer_map(after, num_layers):
     return [(l, copy) for l in range(num_layers) for copy in ([False, True] if l in after else [False])]
 
 
-def expected_tensors(base, after, num_layers):
+def value_in_copies(name, unit):
+    """What a residual output of a copy holds, by which the copy adds nothing; None for other tensors."""
+    if name.startswith("gemma3"):  # the gains behind the branches, stored as gain - 1
+        return -1 if unit in ("post_attention_layernorm.weight", "post_feedforward_layernorm.weight") else None
+    return 0 if unit in ZERO_IN_COPIES else None
+
+
+def expected_tensors(model_name, base, after, num_layers):
     """The expanded model's tensors, written down from the definition."""
     expected = {name: tensor for name, tensor in base.items() if not name.startswith("model.layers.")}
     for index, (source, is_copy) in enumerate(layer_map(after, num_layers)):
@@ -43,15 +50,15 @@ def expected_tensors(base, after, num_layers):
         for name, tensor in base.items():
             if name.startswith(prefix):
                 unit = name[len(prefix) :]
-                zero = is_copy and unit in ZERO_IN_COPIES
-                expected[f"model.layers.{index}.{unit}"] = torch.zeros_like(tensor) if zero else tensor
+                value = value_in_copies(model_name, unit) if is_copy else None
+                expected[f"model.layers.{index}.{unit}"] = tensor if value is None else torch.full_like(tensor, value)
     return expected
 
 
 def check_expansion(name, base, out, after):
-    num_layers = tiny_models.COMMON["num_hidden_layers"]
+    num_layers = json.loads((base / "config.json").read_text())["num_hidden_layers"]
     expand(base, out, after)
-    found, expected = read_tensors(out), expected_tensors(read_tensors(base), after, num_layers)
+    found, expected = read_tensors(out), expected_tensors(name, read_tensors(base), after, num_layers)
     assert set(found) == set(expected)
     for key, tensor in expected.items():
         assert same_bytes(found[key], tensor), key
@@ -59,7 +66,8 @@ def check_expansion(name, base, out, after):
     before, config = (json.loads((path / "config.json").read_text()) for path in (base, out))
     assert config["num_hidden_layers"] == num_layers + len(after)
     changed = {key for key in before | config if before.get(key) != config.get(key)}
-    assert changed <= {"num_hidden_layers", "layer_types", "max_window_layers"}
+    patterns = {"sliding_window_pattern", "_sliding_window_pattern"}  # written as layer_types
+    assert changed <= {"num_hidden_layers", "layer_types", "max_window_layers"} | patterns
     if before.get("layer_types") is not None:
         assert config["layer_types"] == [before["layer_types"][l] for l, _ in layer_map(after, num_layers)]
     for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
@@ -84,7 +92,7 @@ def test_a_copy_after_every_layer_changes_no_logit_in_transformers(name, tmp_pat
 
 
 @pytest.mark.parametrize("after", [[0], [2]])
-@pytest.mark.parametrize("name", ["qwen2_max_window_layers", "qwen3_layer_types"])
+@pytest.mark.parametrize("name", ["qwen2_max_window_layers", "qwen3_layer_types", "gemma3_old_spelling"])
 def test_a_copy_changes_no_logit_wherever_it_is(name, after, tmp_path):
     check_expansion(name, text_models.save(name, tmp_path / "base"), tmp_path / "out", after)
 

@@ -153,7 +153,7 @@ def check_mixture(lines, documents):
     assert abs(shares["domain"] - 0.7 * len(lines)) < 1
 
 
-@pytest.mark.parametrize("name, after", [("llama_biases", [0, 2]), ("qwen3_layer_types", [1])])
+@pytest.mark.parametrize("name, after", [("llama_biases", [0, 2]), ("qwen3_layer_types", [1]), ("gemma3", [0, 1])])
 def test_twenty_steps_equal_pytorch(name, after, tmp_path):
     base = text_models.save(name, tmp_path / "base")
     expanded = tmp_path / "expanded"

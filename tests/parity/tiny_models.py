@@ -36,6 +36,7 @@ class TinyModel:
     config_class: type
     keys: dict
     edits: dict = dataclasses.field(default_factory=dict)
+    gain_offset: float = 0.0  # what is added to stored gains
 
 
 def _llama(edits=None, **keys):
@@ -52,6 +53,11 @@ def _qwen2(**keys):
 
 def _qwen3(**keys):
     return TinyModel(transformers.Qwen3Config, {**COMMON, **keys})
+
+
+def _gemma3(edits=None, **keys):
+    keys = {"head_dim": 16, "query_pre_attn_scalar": 20, "sliding_window": 7, **keys}
+    return TinyModel(transformers.Gemma3TextConfig, {**COMMON, **keys}, edits or {}, gain_offset=1.0)
 
 
 TINY_MODELS = {
@@ -87,6 +93,25 @@ TINY_MODELS = {
         sliding_window=5,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
+    "gemma3": _gemma3(layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+    # As every Gemma 3 is: GGUF does not say it.
+    "gemma3_pattern": _gemma3(num_hidden_layers=7, query_pre_attn_scalar=16),
+    "gemma3_old_spelling": _gemma3(
+        tie_word_embeddings=False,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "rope_theta": 500000.0, "factor": 2.5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+        },
+        edits={
+            "rope_parameters": None,
+            "rope_theta": 500000.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.5},
+            "rope_local_base_freq": 20000.0,
+            "layer_types": None,
+            "sliding_window_pattern": 2,
+        },
+    ),
 }
 
 
@@ -101,7 +126,7 @@ def build(name, seed=0, dtype=torch.float32):
             if parameter_name.endswith(".bias"):
                 parameter.normal_(0, 0.3)
             elif "norm" in parameter_name:
-                parameter.uniform_(0.5, 1.5)
+                parameter.uniform_(0.5 - tiny.gain_offset, 1.5 - tiny.gain_offset)
             else:
                 parameter.normal_(0, 2.0 / parameter.shape[-1] ** 0.5)
     return model.to(dtype)

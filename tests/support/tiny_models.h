@@ -56,12 +56,12 @@ std::string message_of(Function&& function) {
 
 /// One of each way in which supported architectures differ.
 inline const std::vector<std::string>& model_kinds() {
-  static const std::vector<std::string> kinds = {"llama", "llama_biased_tied", "mistral", "qwen2", "qwen3"};
+  static const std::vector<std::string> kinds = {"llama", "llama_biased_tied", "mistral", "qwen2", "qwen3", "gemma3"};
   return kinds;
 }
 
 inline Json config_of_kind(const std::string& kind, int num_layers = 4) {
-  Json json = tiny_config_json(kind.substr(0, kind.find('_')));
+  Json json = tiny_config_json(kind == "gemma3" ? "gemma3_text" : kind.substr(0, kind.find('_')));
   json["num_hidden_layers"] = num_layers;
   if (kind == "llama_biased_tied") {
     json["attention_bias"] = json["mlp_bias"] = json["tie_word_embeddings"] = true;
@@ -77,6 +77,12 @@ inline Json config_of_kind(const std::string& kind, int num_layers = 4) {
     json["layer_types"] = Json::array();
     for (int l = 0; l < num_layers; ++l)
       json["layer_types"].push_back(l % 3 == 1 ? "full_attention" : "sliding_attention");
+  } else if (kind == "gemma3") {
+    json.erase("hidden_act");
+    json["hidden_activation"] = "gelu_pytorch_tanh";
+    json["query_pre_attn_scalar"] = 6;
+    json["sliding_window"] = 5;
+    json["sliding_window_pattern"] = 3;
   }
   return json;
 }

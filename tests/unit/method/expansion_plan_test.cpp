@@ -112,7 +112,15 @@ TEST(ExpandConfig, MovesLayerIndicesAndAddsTheCopiesOfMembers) {
   EXPECT_EQ(expand_config(config, kFields, copies_after({1, 2}, 4), "x")["mlp_only_layers"], Json({0, 3, 4}));
   EXPECT_EQ(expand_config(config, kFields, copies_after({0}, 4), "x")["mlp_only_layers"], Json({0, 1, 3}));
   config["mlp_only_layers"] = Json::array();
-  EXPECT_EQ(expand_config(config, copies_after({0}, 4), "x")["mlp_only_layers"], Json::array());
+  EXPECT_EQ(expand_config(config, kFields, copies_after({0}, 4), "x")["mlp_only_layers"], Json::array());
+}
+
+TEST(ExpandConfig, WritesThePatternOfAGemma3AsAList) {
+  const Json config = test::config_of_kind("gemma3");
+  const Json expanded = expand_config(test::tiny_config(config), copies_after({1, 2}, 4), "config.json");
+  EXPECT_EQ(expanded["layer_types"], Json({"sliding_attention", "sliding_attention", "sliding_attention",
+                                           "full_attention", "full_attention", "sliding_attention"}));
+  EXPECT_FALSE(expanded.contains("sliding_window_pattern"));
 }
 
 TEST(ExpandConfig, RefusesPeriodsAndUnknownPerLayerListsByNameAllAtOnce) {

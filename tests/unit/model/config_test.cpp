@@ -140,7 +140,56 @@ TEST(ModelConfig, ReadsSlidingWindows) {
   qwen["max_window_layers"] = 3;
   EXPECT_THAT(test::windows_of(parse(qwen)), ElementsAre(0, 0, 0, 16));
   qwen["layer_types"] = {"sliding_attention", "full_attention", "sliding_attention", "full_attention"};
-  EXPECT_THAT(parse(qwen).sliding_window, ElementsAre(16, 0, 16, 0));
+  EXPECT_THAT(test::windows_of(parse(qwen)), ElementsAre(16, 0, 16, 0));
+}
+
+Json gemma3() {
+  Json config = of_type("gemma3_text", "Gemma3ForCausalLM");
+  config.erase("hidden_act");
+  config["hidden_activation"] = "gelu_pytorch_tanh";
+  config["num_hidden_layers"] = 7;
+  config["head_dim"] = 16;
+  config["sliding_window"] = 12;
+  return config;
+}
+
+TEST(ModelConfig, ReadsAGemma3) {
+  const ModelConfig config = parse(gemma3());
+  EXPECT_TRUE(config.tie_word_embeddings) << "unless the file says otherwise";
+  EXPECT_EQ(config.embedding_scale, 8);
+  EXPECT_EQ(config.norm.offset(), 1);
+  EXPECT_THAT(test::windows_of(config), ElementsAre(12, 12, 12, 12, 12, 0, 12));
+  const Attention& body = config.layers[0].attention.body;
+  EXPECT_DOUBLE_EQ(body.scale.value(), 1.0 / 16) << "query_pre_attn_scalar is 256 by default";
+  EXPECT_EQ(config.ropes[body.rope].theta, 1e4);
+  EXPECT_EQ(config.ropes[config.layers[5].attention.body.rope].theta, 1e6);
+  EXPECT_THAT(test::windows_of(parse(with(gemma3(), "sliding_window_pattern", 2))),
+              ElementsAre(12, 0, 12, 0, 12, 0, 12));
+}
+
+TEST(ModelConfig, ReadsBothSpellingsOfGemmasTwoRopes) {
+  const Json old_one = with(with(with(gemma3(), "rope_theta", 5e5), "rope_local_base_freq", 2e4), "rope_scaling",
+                            {{"rope_type", "linear"}, {"factor", 8}});
+  const Json new_one = with(gemma3(), "rope_parameters",
+                            {{"full_attention", {{"rope_type", "linear"}, {"factor", 8}, {"rope_theta", 5e5}}},
+                             {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 2e4}}}});
+  for (const ModelConfig& config : {parse(old_one), parse(new_one)}) {
+    ASSERT_EQ(config.ropes.size(), 2U);
+    EXPECT_EQ(config.ropes[0].type, nn::RopeType::kLinear);
+    EXPECT_EQ(config.ropes[0].factor, 8);
+    EXPECT_EQ(config.ropes[0].theta, 5e5);
+    EXPECT_EQ(config.ropes[1].type, nn::RopeType::kDefault);
+    EXPECT_EQ(config.ropes[1].theta, 2e4);
+  }
+  EXPECT_THAT(refusal(with(new_one, "rope_theta", 1e6)),
+              HasSubstr("rope_parameters.full_attention.rope_theta is 500000, but 1000000 outside"));
+}
+
+TEST(ModelConfig, RefusesWhatGemma3CouldHaveBeyondThis) {
+  EXPECT_THAT(refusal(with(gemma3(), "hidden_activation", "gelu")), HasSubstr("hidden_activation is \"gelu\""));
+  EXPECT_THAT(refusal(with(gemma3(), "final_logit_softcapping", 30)), HasSubstr("final_logit_softcapping is 30"));
+  EXPECT_THAT(refusal(with(gemma3(), "use_bidirectional_attention", true)), HasSubstr("Attention is causal here"));
+  EXPECT_THAT(refusal(with(gemma3(), "sliding_window", nullptr)), HasSubstr("sliding_window is null; expected"));
 }
 
 TEST(ModelConfig, RefusesRopeTypesByName) {

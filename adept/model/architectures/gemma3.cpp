@@ -1,0 +1,124 @@
+// Gemma 3, the text model: norms before and behind each branch, whose gains are stored as w of 1 + w, norms of each
+// head's queries and keys, GeGLU, scaled embeddings, and sliding windows with rotary frequencies of their own.
+// https://huggingface.co/docs/transformers/model_doc/gemma3
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "adept/model/architectures/architecture.h"
+
+namespace adept::model {
+namespace {
+
+constexpr std::size_t kFull = 0, kSliding = 1;  // in ModelConfig::ropes
+constexpr double kFullTheta = 1e6, kSlidingTheta = 1e4;
+
+std::vector<nn::RopeParameters> read_ropes(ConfigReader& reader, const ModelConfig& config) {
+  nn::RopeParameters sliding;
+  sliding.theta = reader.number("rope_local_base_freq", kSlidingTheta, 0);
+  const Json& parameters = reader.take("rope_parameters");
+  if (!parameters.is_object() || parameters.contains("rope_type") || parameters.contains("type"))
+    return {read_rope(reader, config, kFullTheta), sliding};
+  reader.require("rope_scaling", {}, "rope_parameters says it all; remove one of the two.");
+  nn::RopeParameters full;
+  full.theta = reader.number("rope_theta", kFullTheta, 0);
+  ConfigReader by_type = reader.inside("rope_parameters");
+  for (const auto& [key, rope] : {std::pair{"full_attention", &full}, {"sliding_attention", &sliding}}) {
+    if (!by_type.has(key)) continue;
+    ConfigReader dictionary = by_type.inside(key);
+    read_rope_dictionary(rope == &full ? reader : by_type, dictionary, config, *rope);
+  }
+  by_type.refuse_unknown("This build knows full_attention and sliding_attention.");
+  return {full, sliding};
+}
+
+std::vector<std::int64_t> read_windows(ConfigReader& reader, const ModelConfig& config) {
+  const bool null_window = reader.present("sliding_window") && !reader.has("sliding_window");
+  const std::int64_t window = reader.integer("sliding_window", null_window ? 0 : 4096, 1, kMaxInt32);
+  const std::int64_t pattern = reader.integer("sliding_window_pattern", 6, 1, kMaxInt32);
+  reader.ignore("_sliding_window_pattern");  // transformers writes it and reads layer_types
+  std::vector<std::int64_t> windows = read_layer_types(reader, config, window, 0, "sliding_window is null");
+  if (reader.has("layer_types")) return windows;
+  if (window == 0) reader.problem("sliding_window", "is null; expected the tokens that a layer of the pattern sees");
+  for (std::size_t l = 0; l < windows.size(); ++l)
+    if ((static_cast<std::int64_t>(l) + 1) % pattern == 0) windows[l] = 0;
+  return windows;
+}
+
+Norm one_plus(Norm norm) {
+  norm.gain = nn::GainConvention::kOnePlus;
+  return norm;
+}
+
+Layer make_layer(const ModelConfig& config, bool bias, std::int64_t window, double scale) {
+  const auto norm = [&](std::string_view name, std::string_view gguf_name) {
+    return one_plus(rms_norm(config, name, gguf_name));
+  };
+  Attention body = attention(config, {.qkv_bias = bias, .output_bias = bias, .window = window});
+  body.q_norm = one_plus(head_norm(config, "self_attn.q_norm", "attn_q_norm"));
+  body.k_norm = one_plus(head_norm(config, "self_attn.k_norm", "attn_k_norm"));
+  body.rope = window > 0 ? kSliding : kFull;
+  body.scale = scale;
+  FeedForward gated = feed_forward(config);
+  gated.activation = nn::Activation::kGeluTanh;
+  return {.attention = {.pre_norm = norm("input_layernorm", "attn_norm"),
+                        .body = std::move(body),
+                        .post_norm = norm("post_attention_layernorm", "post_attention_norm")},
+          .feed_forward = {.pre_norm = norm("pre_feedforward_layernorm", "ffn_norm"),
+                           .body = std::move(gated),
+                           .post_norm = norm("post_feedforward_layernorm", "post_ffw_norm")}};
+}
+
+void read(ConfigReader& reader, ModelConfig& config) {
+  read_dimensions(reader, config, {.num_key_value_heads = 4, .head_dim = 256, .tie_word_embeddings = true});
+  read_eos_tokens(reader, config, 1);
+  for (const char* key : {"hidden_activation", "hidden_act"})
+    reader.require(key, {"gelu_pytorch_tanh"}, "Other activations are not implemented.");
+  reader.require("use_bidirectional_attention", {false}, "Attention is causal here.");
+  const bool bias = reader.boolean("attention_bias", false);
+  const double scale = 1 / std::sqrt(reader.number("query_pre_attn_scalar", 256.0, 0));
+  const std::vector<std::int64_t> windows = read_windows(reader, config);
+  config.ropes = read_ropes(reader, config);
+  config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
+  compose(config, [&](std::size_t l) { return make_layer(config, bias, windows[l], scale); });
+  config.norm = one_plus(config.norm);
+}
+
+// The pattern counts layers, which copies would shift.
+void list_layers(const ModelConfig& config, Json& json) {
+  Json types = Json::array();
+  for (const Layer& layer : config.layers)
+    types.push_back(layer.attention.body.window > 0 ? "sliding_attention" : "full_attention");
+  json["layer_types"] = types;
+  for (const char* key : {"sliding_window_pattern", "_sliding_window_pattern"}) json.erase(key);
+}
+
+// llama.cpp knows the rest by the architecture's name, and the largest model by its number of layers.
+void read_gguf(GgufReader& reader, const GgufModel& model, Json& config) {
+  constexpr std::int64_t kLayersOf27B = 62;
+  config.erase("hidden_act");
+  config["hidden_activation"] = "gelu_pytorch_tanh";
+  config["attention_bias"] = reader.first_layer_has({"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"});
+  config["query_pre_attn_scalar"] =
+      model.num_layers == kLayersOf27B ? model.hidden_size / model.num_heads : model.head_dim;
+  config["rope_local_base_freq"] = reader.positive_number("rope.freq_base_swa", kSlidingTheta);
+  config["sliding_window"] = model.sliding_window;
+  const std::int64_t pattern = reader.integer("attention.sliding_window_pattern", 6, 1);
+  Json types = Json::array();
+  for (std::int64_t l = 1; l <= model.num_layers; ++l)
+    types.push_back(l % pattern == 0 ? "full_attention" : "sliding_attention");
+  config["layer_types"] = types;
+}
+
+}  // namespace
+
+extern const Architecture kGemma3;
+constexpr Architecture kGemma3{.model_type = "gemma3_text",
+                               .class_name = "Gemma3ForCausalLM",
+                               .read = read,
+                               .layer_fields = kLayerTypes,
+                               .list_layers = list_layers,
+                               .gguf_name = "gemma3",
+                               .read_gguf = read_gguf};
+
+}  // namespace adept::model
