@@ -87,6 +87,7 @@ struct TrainConfig {
   double adam_eps = 1e-8;
   double max_grad_norm = 1.0;
   std::int64_t logging_steps = 10;
+  std::vector<std::string> report_to;  ///< names of train::make_metric_sinks
   std::int64_t eval_steps = 0;
   std::int64_t save_steps = 500;
   std::int64_t save_total_limit = 2;

@@ -176,7 +176,11 @@ void describe(Visitor& v, TrainConfig& c) {
   v(c.adam_beta2, "adam_beta2", "AdamW's decay of the second moment", {.range = kBelowOne});
   v(c.adam_eps, "adam_eps", "AdamW's term against division by zero", {.range = kPositive});
   v(c.max_grad_norm, "max_grad_norm", "Global gradient norm to clip to; 0 = off", {.range = kNotNegative});
-  v(c.logging_steps, "logging_steps", "Interval of lines in trainer_log.jsonl", {.unit = "steps", .range = kSteps});
+  v(c.logging_steps, "logging_steps", "Interval of lines in trainer_log.jsonl, and of what report_to gets",
+    {.unit = "steps", .range = kSteps});
+  v(c.report_to, "report_to",
+    "Where the lines of trainer_log.jsonl go as well, as in Hugging Face's trainer: tensorboard, event files in "
+    "output_dir/runs");
   v(c.eval_steps, "eval_steps", "Interval of evaluations on data.eval; 0 = only at the end",
     {.unit = "steps", .range = kStepCount});
   v(c.save_steps, "save_steps", "Interval of checkpoints; 0 = only at the end", {.unit = "steps", .range = kStepCount});

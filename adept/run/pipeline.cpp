@@ -289,7 +289,8 @@ class Run {
                    {"probe_batch_size", config_.probe.batch_size},
                    {"train", config::to_json(config_.train)},
                    {"unit_lr", config::to_json(config_.unit_lr)}};
-    for (const char* key : {"activation_checkpointing", "activation_cache"}) config["train"].erase(key);  // same result
+    for (const char* key : {"activation_checkpointing", "activation_cache", "report_to"})
+      config["train"].erase(key);  // same result
     if (config_.method == config::Method::kLora) config["lora"] = config::to_json(config_.lora);
     if (config_.method == config::Method::kTopKLayers) config["top_k_layers"] = config::to_json(config_.top_k_layers);
     return {{"model", expands_ ? expand_inputs() : io::to_json(identity(model_.dir))},

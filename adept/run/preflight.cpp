@@ -19,6 +19,7 @@
 #include "adept/run/run_record.h"
 #include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
+#include "adept/train/metric_sinks.h"
 #include "adept/train/plan.h"
 #include "adept/train/trainer_log.h"
 
@@ -183,6 +184,7 @@ TextModel check_files(const config::RunConfig& config, config::Purpose purpose) 
   check_paths("replay", config.data.replay, config.output_dir, problems);
   check_paths("general", config.data.general, config.output_dir, problems);
   check_paths("eval", config.data.eval, config.output_dir, problems);
+  problems.passes([&] { train::check_metric_sinks(config.train.report_to); });
   problems.passes([&] { check_no_foreign_files(config.output_dir); });
   problems.passes([&] { check_can_be_made(config.output_dir); });
   problems.throw_if_any();

@@ -67,7 +67,7 @@ TrainingLength training_length(const config::TrainConfig& c, const data::TrainLo
 Json deciding_config(const config::RunConfig& c) {
   Json train = config::to_json(c.train);
   for (const char* key :
-       {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "max_nonfinite_steps",
+       {"logging_steps", "report_to", "eval_steps", "save_steps", "save_total_limit", "max_nonfinite_steps",
         "activation_checkpointing", "activation_cache", "max_steps", "num_train_epochs", "batch_size", "grad_accum"})
     train.erase(key);
   train["batch_size x grad_accum"] = c.train.batch_size * c.train.grad_accum;

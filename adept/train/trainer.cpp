@@ -27,11 +27,6 @@ double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-std::string describe_speed(const StepMeter& meter) {
-  return fmt::format("{} tok/s ({:.0f} % SOL)", format_count(static_cast<std::int64_t>(meter.tokens_per_second())),
-                     100 * meter.speed_of_light());
-}
-
 model::Decoder load_decoder(const TrainerInputs& inputs, const io::WeightFiles& files) {
   model::ModelConfig config = model::read_model_config(inputs.model_dir);
   const model::LoadOptions options{
@@ -119,9 +114,7 @@ TrainSummary Trainer::run(bool resume) {
     kept_activations_->drop();
     throw;
   }
-  progress_->finish(meter_.tokens_per_second() > 0
-                        ? fmt::format("{}  loss {:.4f}", describe_speed(meter_), state_.last_loss)
-                        : fmt::format("loss {:.4f}", state_.last_loss));
+  console_->finish(state_.last_loss);
   const TrainSummary summary = summarize();
   kept_activations_->drop();
   return summary;
@@ -181,17 +174,16 @@ void Trainer::plan() {
 }
 
 void Trainer::open_records() {
-  log_ = std::make_unique<JsonlFile>(inputs_.run_dir / kTrainerLog, "current_steps", state_.step,
-                                     state_.evaluation_due ? "eval_loss" : "");
+  sinks_ =
+      make_metric_sinks(inputs_.config.train.report_to,
+                        {.run_dir = inputs_.run_dir, .step = state_.step, .evaluates_at_start = state_.evaluation_due});
+  console_.emplace(state_.step, length_.steps);
   // The probe before step n belongs to the steps from n on: it is made again.
   const std::filesystem::path importance_file = inputs_.run_dir / kImportanceLog;
   if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform)
     std::filesystem::remove(importance_file);  // of other settings
   else
     importance_log_ = std::make_unique<JsonlFile>(importance_file, "step", state_.step - 1);
-  // Steps only: the time of probes and evaluations between them would blur the rate.
-  progress_ = std::make_unique<Progress>("train", length_.steps,
-                                         Progress::Options{.unit = "steps", .rate_unit = "", .start = state_.step});
 }
 
 void Trainer::update_unit_rates() {
@@ -214,7 +206,7 @@ void Trainer::update_unit_rates() {
   state_.unit_importance = method::smoothed(state_.unit_importance, measured, c.ema.value_or(0));
   state_.unit_lr_weights = method::unit_lr_weights(policy_of(inputs_.config), units_, state_.unit_importance, c.floor);
   apply_factors(c.factors, state_.unit_lr_weights);
-  importance_log_->append(importance_line(state_.step, state_.unit_importance, state_.unit_lr_weights));
+  importance_log_->log(importance_line(state_.unit_importance, state_.unit_lr_weights), state_.step);
 }
 
 optim::ParameterRates Trainer::learning_rates() const {
@@ -311,18 +303,20 @@ void Trainer::log_step(const StepResult& result) {
     state_.run_loss_tokens += result.num_targets;
   }
   const double rate = inputs_.config.train.learning_rate * schedule_.factor(state_.step - 1);
-  progress_->update(state_.step, 0,
-                    fmt::format("{}  loss {:.4f}  grad {:.2f}  lr {:.2e}", describe_speed(meter_), result.loss,
-                                result.grad_norm, rate));
+  console_->log({{"loss", result.loss},
+                 {"grad_norm", result.grad_norm},
+                 {"lr", rate},
+                 {"throughput", meter_.tokens_per_second()},
+                 {"speed_of_light", meter_.speed_of_light()}},
+                state_.step);
   if (state_.step % inputs_.config.train.logging_steps != 0 && state_.step != length_.steps) return;
   if (state_.loss_tokens > 0) state_.last_loss = state_.loss_sum / static_cast<double>(state_.loss_tokens);
-  Json extra = {{"loss", state_.loss_tokens > 0 ? Json(state_.last_loss) : Json()},
-                {"lr", rate},
-                {"grad_norm", result.grad_norm},
-                {"speed_of_light", meter_.speed_of_light()},
-                {"memory_bytes", to_json(memory_)},
-                {"nonfinite_steps", state_.nonfinite_total}};
-  log_->append(log_line(extra));
+  log({{"loss", state_.loss_tokens > 0 ? Json(state_.last_loss) : Json()},
+       {"lr", rate},
+       {"grad_norm", result.grad_norm},
+       {"speed_of_light", meter_.speed_of_light()},
+       {"memory_bytes", to_json(memory_)},
+       {"nonfinite_steps", state_.nonfinite_total}});
   state_.loss_sum = 0;
   state_.loss_tokens = 0;
 }
@@ -351,21 +345,22 @@ void Trainer::evaluate_if_due() {
     if (extra.empty()) extra["eval_loss"] = result.loss;
     extra["eval_" + set.name + "_loss"] = result.loss;
   }
-  if (!extra.empty()) log_->append(log_line(extra));
+  if (!extra.empty()) log(extra);
   state_.evaluation_due = false;
   if (saved_step_ == state_.step) saved_step_ = -1;  // what is saved says that it is due
 }
 
-Json Trainer::log_line(const Json& extra) const {
-  return to_json(
-      LogLine{.current_steps = state_.step,
-              .total_steps = length_.steps,
-              .epoch = inputs_.loader.epochs(0),
-              .elapsed_seconds = state_.train_seconds,
-              .remaining_seconds = meter_.seconds_per_step() * static_cast<double>(length_.steps - state_.step),
-              .throughput = meter_.tokens_per_second(),
-              .total_tokens = state_.total_tokens,
-              .extra = extra});
+void Trainer::log(const Json& values) {
+  const Json line =
+      to_json(LogLine{.percentage = 100.0 * static_cast<double>(state_.step) / static_cast<double>(length_.steps),
+                      .total_steps = length_.steps,
+                      .epoch = inputs_.loader.epochs(0),
+                      .elapsed_seconds = state_.train_seconds,
+                      .remaining_seconds = meter_.seconds_per_step() * static_cast<double>(length_.steps - state_.step),
+                      .throughput = meter_.tokens_per_second(),
+                      .total_tokens = state_.total_tokens,
+                      .extra = values});
+  for (const auto& sink : sinks_) sink->log(line, state_.step);
 }
 
 void Trainer::save() {

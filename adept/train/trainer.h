@@ -24,6 +24,7 @@
 #include "adept/train/kept_activations.h"
 #include "adept/train/matmul_rate.h"
 #include "adept/train/memory.h"
+#include "adept/train/metric_sinks.h"
 #include "adept/train/plan.h"
 #include "adept/train/step.h"
 #include "adept/train/step_meter.h"
@@ -98,7 +99,7 @@ class Trainer {
                      std::int64_t read, double seconds);
   void measure_memory(const StepResult& result, std::int64_t num_micro_batches, std::int64_t step_bytes);
   void log_step(const StepResult& result);
-  Json log_line(const Json& extra) const;
+  void log(const Json& values);
   bool evaluates_now() const;
   void evaluate_if_due();
   void require_finite() const;
@@ -122,8 +123,9 @@ class Trainer {
   std::int64_t saved_step_ = -1;
   std::set<std::filesystem::path> known_whole_;  // checkpoints
   std::optional<model::Batch> last_finite_batch_;
-  std::unique_ptr<JsonlFile> log_, importance_log_;
-  std::unique_ptr<Progress> progress_;
+  std::vector<std::unique_ptr<MetricSink>> sinks_;  // of the lines of the log
+  std::unique_ptr<MetricSink> importance_log_;
+  std::optional<ConsoleSink> console_;  // of every step
   StepMeter meter_;
   bool rate_was_checked_ = false;  // measured again, as a step came close to it
   MemoryUse memory_;

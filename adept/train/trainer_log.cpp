@@ -31,7 +31,7 @@ std::int64_t peak_rss_bytes() {
 
 JsonlFile::JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step,
                      const std::string& repeated)
-    : path_(std::move(path)) {
+    : path_(std::move(path)), step_key_(step_key) {
   std::string kept, line;
   constexpr auto kAll = std::numeric_limits<std::size_t>::max();
   std::istringstream old(is_present(path_) ? read_all(open_for_reading(path_), path_, kAll) : "");
@@ -47,7 +47,9 @@ JsonlFile::JsonlFile(std::filesystem::path path, const std::string& step_key, st
   io::write_file_atomically(path_, kept);
 }
 
-void JsonlFile::append(const Json& line) {
+void JsonlFile::log(const Json& values, std::int64_t step) {
+  Json line = {{step_key_, step}};
+  line.update(values);
   const UniqueFd fd(::open(path_.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666));
   if (!fd.is_open()) throw system_error(path_, "open for writing", errno);
   const std::string text = line.dump() + "\n";
@@ -55,10 +57,10 @@ void JsonlFile::append(const Json& line) {
 }
 
 Json to_json(const LogLine& line) {
-  Json json = {{"current_steps", line.current_steps}, {"total_steps", line.total_steps}};
+  Json json = {{"total_steps", line.total_steps}};
   json.update(line.extra);
   json["epoch"] = line.epoch;
-  json["percentage"] = 100.0 * static_cast<double>(line.current_steps) / static_cast<double>(line.total_steps);
+  json["percentage"] = line.percentage;
   json["elapsed_time"] = format_duration(line.elapsed_seconds);
   json["remaining_time"] = format_duration(line.remaining_seconds);
   json["throughput"] = line.throughput;
@@ -66,8 +68,8 @@ Json to_json(const LogLine& line) {
   return json;
 }
 
-Json importance_line(std::int64_t step, const method::UnitValues& importance, const method::UnitValues& lr_weights) {
-  return {{"step", step}, {"importance", importance}, {"lr_weight", lr_weights}};
+Json importance_line(const method::UnitValues& importance, const method::UnitValues& lr_weights) {
+  return {{"importance", importance}, {"lr_weight", lr_weights}};
 }
 
 }  // namespace adept::train

@@ -15,6 +15,8 @@ import tiny_models
 import torch
 from conftest import BUILD, run_program
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
 from text_models import one_thread  # noqa: F401, an automatic fixture
 
 STEPS, SEQ_LEN, PROBE_BATCH = 20, 32, 3
@@ -354,7 +356,7 @@ def run_config(folder, output_dir, model=None):
         expand={"num_layers": 2},
         train={
             "learning_rate": 1e-3, "max_steps": RUN_STEPS, "batch_size": 8, "grad_accum": 2, "save_steps": 2,
-            "save_total_limit": 3, "logging_steps": 1, "weight_decay": 0.01,
+            "save_total_limit": 3, "logging_steps": 1, "weight_decay": 0.01, "report_to": ["tensorboard"],
         },
         unit_lr={"update_every": 5, "probe_tokens": 1000},
     )  # fmt: skip
@@ -399,6 +401,36 @@ def assert_same_run(found, expected):
     for a, b in zip(*logs, strict=True):
         for key in ("current_steps", "loss", "lr", "grad_norm", "epoch", "total_tokens"):
             assert a[key] == b[key], (key, a, b)
+    assert_in_tensorboard(found)
+
+
+def read_tensorboard(folder):
+    """{tag: [(step, value)]} as TensorBoard shows them."""
+    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    reader.Reload()
+    scalars = {tag: [(event.step, event.value) for event in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+    for tag in reader.Tags()["tensors"]:
+        scalars[tag] = [(event.step, tensor_util.make_ndarray(event.tensor_proto).item()) for event in reader.Tensors(tag)]
+    return scalars
+
+
+def assert_in_tensorboard(run):
+    """TensorBoard shows every number of trainer_log.jsonl, each once."""
+    expected = collections.defaultdict(list)
+    for line in read_lines(run / "trainer_log.jsonl"):
+        step = line.pop("current_steps")
+        is_evaluation = "eval_loss" in line
+        for key, value in {**line, **{f"memory_bytes/{k}": v for k, v in line.get("memory_bytes", {}).items()}}.items():
+            if isinstance(value, (int, float)) and key not in ("total_steps", "percentage"):
+                if key.startswith("eval_"):
+                    expected["eval/" + key.removeprefix("eval_")].append((step, value))
+                elif not is_evaluation:
+                    expected["train/" + key].append((step, value))
+    found = read_tensorboard(run / "runs")
+    assert found.keys() == expected.keys() and "train/loss" in found
+    for tag, values in expected.items():
+        assert [step for step, _ in found[tag]] == [step for step, _ in values], tag
+        assert [value for _, value in found[tag]] == pytest.approx([value for _, value in values], rel=1e-6), tag
 
 
 def test_a_run_that_is_killed_and_repeated_is_the_uninterrupted_run(straight):
@@ -423,6 +455,19 @@ def test_a_run_that_is_killed_and_repeated_is_the_uninterrupted_run(straight):
     assert -signal.SIGKILL in codes[3:] and 143 in codes[3:], codes
     assert run_program("adept", "run", config).returncode == 0
     assert_same_run(out, folder / "straight")
+
+
+def test_tensorboard_shows_evaluations_and_a_run_that_was_begun_again(straight):
+    folder, _ = straight
+    out = folder / "evaluated"
+    command = ["run", run_config(folder, out), "--set", "train.max_steps=9", "--set", "train.save_steps=3", "--set", "train.eval_steps=2"]
+    code, _ = run_until(command, lambda: num_lines(out / "trainer_log.jsonl") >= 2, signal.SIGKILL)  # before a checkpoint
+    assert code == -signal.SIGKILL
+    code, _ = run_until(command, lambda: num_lines(out / "trainer_log.jsonl") >= 10, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert run_program("adept", *command).returncode == 0
+    assert_in_tensorboard(out)
+    assert [step for step, _ in read_tensorboard(out / "runs")["eval/held-out_loss"]] == [2, 4, 6, 8]
 
 
 def test_training_resumes_after_interrupts_only_when_told_to(straight):

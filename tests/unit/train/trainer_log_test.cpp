@@ -51,9 +51,9 @@ TEST(JsonlFile, AppendsOneLineEachThatCanBeReadAtOnce) {
   const test::TemporaryDirectory dir;
   JsonlFile file(dir / "log.jsonl", "step", 0);
   EXPECT_EQ(test::read_file(dir / "log.jsonl"), "");
-  file.append({{"step", 1}, {"text", "a\nb"}});
+  file.log({{"text", "a\nb"}}, 1);
   EXPECT_EQ(test::read_file(dir / "log.jsonl"), "{\"step\":1,\"text\":\"a\\nb\"}\n");
-  file.append({{"step", 2}});
+  file.log(Json::object(), 2);
   EXPECT_EQ(test::read_file(dir / "log.jsonl"), "{\"step\":1,\"text\":\"a\\nb\"}\n{\"step\":2}\n");
 }
 
@@ -62,26 +62,34 @@ TEST(JsonlFile, SaysWhichFileCannotBeWritten) {
   JsonlFile file(dir / "log.jsonl", "step", 0);
   std::filesystem::remove(dir / "log.jsonl");
   std::filesystem::create_directories(dir / "log.jsonl");
-  EXPECT_THAT(test::message_of<DataError>([&] { file.append({{"step", 1}}); }),
+  EXPECT_THAT(test::message_of<DataError>([&] { file.log({{"loss", 1}}, 1); }),
               HasSubstr((dir / "log.jsonl").string() + ": cannot open for writing: Is a directory"));
 }
 
 TEST(LogLine, HasTheKeysOfLlamaFactoryAndItsExtras) {
-  const Json json = to_json(LogLine{.current_steps = 3,
-                                    .total_steps = 12,
-                                    .epoch = 0.5,
-                                    .elapsed_seconds = 65,
-                                    .remaining_seconds = 3725,
-                                    .throughput = 99.5,
-                                    .total_tokens = 4096,
-                                    .extra = {{"loss", 2.25}, {"lr", 1e-4}}});
-  EXPECT_EQ(json.dump(), R"({"current_steps":3,"total_steps":12,"loss":2.25,"lr":0.0001,"epoch":0.5,"percentage":25.0,)"
-                         R"("elapsed_time":"1:05","remaining_time":"1:02:05","throughput":99.5,"total_tokens":4096})");
+  const test::TemporaryDirectory dir;
+  JsonlFile file(dir / "log.jsonl", "current_steps", 0);
+  file.log(to_json(LogLine{.percentage = 25,
+                           .total_steps = 12,
+                           .epoch = 0.5,
+                           .elapsed_seconds = 65,
+                           .remaining_seconds = 3725,
+                           .throughput = 99.5,
+                           .total_tokens = 4096,
+                           .extra = {{"loss", 2.25}, {"lr", 1e-4}}}),
+           3);
+  EXPECT_EQ(test::read_file(dir / "log.jsonl"),
+            R"({"current_steps":3,"total_steps":12,"loss":2.25,"lr":0.0001,"epoch":0.5,"percentage":25.0,)"
+            R"("elapsed_time":"1:05","remaining_time":"1:02:05","throughput":99.5,"total_tokens":4096})"
+            "\n");
 }
 
 TEST(ImportanceLine, HoldsBothValuesOfEveryUnit) {
-  EXPECT_EQ(importance_line(5, {{"a", 0.25}, {"b", 0.5}}, {{"a", 2.0}, {"b", 0.0}}).dump(),
-            R"({"step":5,"importance":{"a":0.25,"b":0.5},"lr_weight":{"a":2.0,"b":0.0}})");
+  const test::TemporaryDirectory dir;
+  JsonlFile file(dir / "log.jsonl", "step", 0);
+  file.log(importance_line({{"a", 0.25}, {"b", 0.5}}, {{"a", 2.0}, {"b", 0.0}}), 5);
+  EXPECT_EQ(test::read_file(dir / "log.jsonl"),
+            "{\"step\":5,\"importance\":{\"a\":0.25,\"b\":0.5},\"lr_weight\":{\"a\":2.0,\"b\":0.0}}\n");
 }
 
 TEST(PeakMemory, IsThatOfAProcessWithTorchInIt) {
