@@ -3,7 +3,14 @@
 #include <fmt/format.h>
 #include <xxhash.h>
 
+#include <atomic>
+
 namespace adept {
+namespace {
+
+std::atomic<std::int64_t> num_hashed = 0;
+
+}  // namespace
 
 struct Hasher::State {
   XXH3_state_t* xxh = XXH3_createState();
@@ -16,6 +23,7 @@ Hasher::Hasher(Hasher&&) noexcept = default;
 Hasher& Hasher::operator=(Hasher&&) noexcept = default;
 
 Hasher& Hasher::update(std::span<const std::byte> bytes) {
+  num_hashed.fetch_add(std::ssize(bytes), std::memory_order_relaxed);
   XXH3_128bits_update(state_->xxh, bytes.data(), bytes.size());
   return *this;
 }
@@ -26,6 +34,8 @@ std::string Hasher::digest() const {
   const XXH128_hash_t hash = XXH3_128bits_digest(state_->xxh);
   return fmt::format("xxh3:{:016x}{:016x}", hash.high64, hash.low64);
 }
+
+std::int64_t hashed_bytes() { return num_hashed.load(std::memory_order_relaxed); }
 
 std::string hash_of(std::span<const std::byte> bytes) { return Hasher().update(bytes).digest(); }
 std::string hash_of(std::string_view text) { return Hasher().update(text).digest(); }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -26,6 +27,9 @@ class Hasher {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+/// Bytes that this process has hashed: large files are to be read once.
+std::int64_t hashed_bytes();
 
 /// Digest of one buffer.
 std::string hash_of(std::span<const std::byte> bytes);

@@ -10,6 +10,19 @@
 #include "adept/core/file.h"
 
 namespace adept::io {
+namespace {
+
+std::int64_t nanoseconds(const timespec& time) { return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec; }
+
+FileIdentity identity_of(const struct stat& status) {
+  return {.device = status.st_dev,
+          .inode = status.st_ino,
+          .size = static_cast<std::uint64_t>(status.st_size),
+          .modified = nanoseconds(status.st_mtim),
+          .changed = nanoseconds(status.st_ctim)};
+}
+
+}  // namespace
 
 std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path) {
   const UniqueFd fd = open_for_reading(path);
@@ -23,7 +36,7 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
     bytes = {static_cast<const std::byte*>(address), size};
   }
   try {
-    return std::shared_ptr<const MappedFile>(new MappedFile(path, bytes));
+    return std::shared_ptr<const MappedFile>(new MappedFile(path, identity_of(status), bytes));
   } catch (...) {
     if (size > 0) ::munmap(const_cast<std::byte*>(bytes.data()), size);
     throw;

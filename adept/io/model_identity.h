@@ -17,7 +17,7 @@ struct ModelIdentity {
   bool operator==(const ModelIdentity&) const = default;
 };
 
-/// Of the directory of `files`. Reads every byte of the weights. Throws DataError.
+/// Of the directory of `files`; see WeightFiles::hash(). Throws DataError.
 ModelIdentity model_identity(const WeightFiles& files);
 
 /// {"weights": ..., "config.json": ..., "tokenizer": ...}

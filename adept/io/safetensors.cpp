@@ -188,6 +188,12 @@ std::shared_ptr<const SafetensorsFile> SafetensorsFile::open(const std::filesyst
   return file;
 }
 
+std::span<const std::byte> SafetensorsFile::header() const {
+  std::size_t data = 0;
+  for (const TensorView& tensor : tensors()) data += tensor.data.size();
+  return mapping_->bytes().first(mapping_->bytes().size() - data);
+}
+
 const TensorView* SafetensorsFile::find(std::string_view name) const {
   const auto found = index_.find(name);
   return found == index_.end() ? nullptr : &contents_.tensors[found->second];

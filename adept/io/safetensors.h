@@ -59,6 +59,9 @@ class SafetensorsFile {
   static std::shared_ptr<const SafetensorsFile> open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return mapping_->path(); }
+  const FileIdentity& identity() const { return mapping_->identity(); }
+  /// Everything before the tensors.
+  std::span<const std::byte> header() const;
   /// In the order of their bytes in the file.
   const std::vector<TensorView>& tensors() const { return contents_.tensors; }
   /// Null if there is no such tensor.

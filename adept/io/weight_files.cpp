@@ -1,7 +1,10 @@
 #include "adept/io/weight_files.h"
 
 #include <algorithm>
+#include <chrono>
+#include <functional>
 #include <map>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -202,6 +205,23 @@ std::string hash_sorted(std::vector<const TensorView*>& tensors, Memory memory) 
   return hasher.digest();
 }
 
+// A file that was written a moment ago may be written again at the same time, as clocks of file systems count it.
+constexpr std::int64_t kTickOfClock = 20'000'000;  // ns; the coarsest is 10 ms
+
+std::string remembered_hash(const std::vector<FileIdentity>& files, const std::function<std::string()>& compute) {
+  static std::mutex mutex;
+  static std::map<std::vector<FileIdentity>, std::string> hashes;
+  const std::lock_guard lock(mutex);
+  if (const auto found = hashes.find(files); found != hashes.end()) return found->second;
+  const auto now = std::chrono::nanoseconds(std::chrono::system_clock::now().time_since_epoch()).count();
+  const bool is_settled = std::all_of(files.begin(), files.end(), [&](const FileIdentity& file) {
+    return std::max(file.modified, file.changed) < now - kTickOfClock;
+  });
+  std::string hash = compute();
+  if (is_settled) hashes.emplace(files, hash);
+  return hash;
+}
+
 }  // namespace
 
 WeightFiles WeightFiles::open(const fs::path& model_dir) {
@@ -289,10 +309,19 @@ std::int64_t WeightFiles::total_bytes() const {
 }
 
 std::string WeightFiles::hash() const {
+  std::vector<FileIdentity> identities;
   std::vector<const TensorView*> tensors;
-  for (const auto& file : files_)
+  for (const auto& file : files_) {
+    identities.push_back(file->identity());
     for (const TensorView& tensor : file->tensors()) tensors.push_back(&tensor);
-  return hash_sorted(tensors, Memory::kMapped);
+  }
+  return remembered_hash(identities, [&] { return hash_sorted(tensors, Memory::kMapped); });
+}
+
+std::map<fs::path, std::span<const std::byte>> WeightFiles::headers() const {
+  std::map<fs::path, std::span<const std::byte>> headers;
+  for (const auto& file : files_) headers.emplace(file->path(), file->header());
+  return headers;
 }
 
 std::string hash_of_tensors(std::span<const TensorView> tensors) {

@@ -44,8 +44,11 @@ class WeightFiles {
   /// Bytes of all tensors.
   std::int64_t total_bytes() const;
   /// Content hash (name, element type, shape, bytes of every tensor, sorted by name): "xxh3:...". The same for the
-  /// same tensors however they are spread over files. Reads every byte.
+  /// same tensors however they are spread over files. Reads every byte, the first time in this process: the hash of
+  /// files that have not changed since is remembered.
   std::string hash() const;
+  /// What is in the files beside the tensors, by path: hash() does not see it.
+  std::map<std::filesystem::path, std::span<const std::byte>> headers() const;
 
  private:
   struct Entry {

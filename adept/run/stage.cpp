@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
@@ -9,6 +10,7 @@
 #include "adept/core/progress.h"
 #include "adept/io/mapped_file.h"
 #include "adept/io/record.h"
+#include "adept/io/weight_files.h"
 #include "adept/nn/allocator.h"
 #include "adept/train/trainer_log.h"
 
@@ -17,21 +19,39 @@ namespace {
 
 namespace fs = std::filesystem;
 
+std::string hash_of_file(const fs::path& path) {
+  const auto file = io::MappedFile::open(path);
+  return hash_of(file->bytes());
+}
+
+/// Adds a model directory's weights, by the hash that the next stages need as well, and returns their files.
+std::set<fs::path> add_weights(const fs::path& directory, Json& content) {
+  std::set<fs::path> files;
+  try {
+    const io::WeightFiles weights = io::WeightFiles::open(directory);
+    content["weights"] = weights.hash();
+    for (const auto& [path, header] : weights.headers()) {
+      content[path.filename().string()] = hash_of(header);
+      files.insert(path);
+    }
+  } catch (const DataError&) {  // damaged: their bytes tell it
+    files.clear();
+  }
+  return files;
+}
+
 /// Hash of a file's bytes, or of every file below a folder, by name.
 Json content_of(const fs::path& path) {
-  if (!fs::is_directory(path)) {
-    const auto file = io::MappedFile::open(path);
-    Hasher hasher;
-    hasher.update(file->bytes());
-    return hasher.digest();
-  }
-  Json files = Json::object();
+  if (!fs::is_directory(path)) return hash_of_file(path);
+  Json content = Json::object();
+  const std::set<fs::path> hashed =
+      fs::exists(path / "config.json") ? add_weights(path, content) : std::set<fs::path>();
   std::vector<fs::path> entries;
   for (const auto& entry : fs::recursive_directory_iterator(path))
-    if (entry.is_regular_file()) entries.push_back(entry.path());
+    if (entry.is_regular_file() && !hashed.contains(entry.path())) entries.push_back(entry.path());
   std::sort(entries.begin(), entries.end());
-  for (const fs::path& entry : entries) files[fs::relative(entry, path).string()] = content_of(entry);
-  return files;
+  for (const fs::path& entry : entries) content[fs::relative(entry, path).string()] = hash_of_file(entry);
+  return content;
 }
 
 /// The name of an output that is not what the record says; empty if all are.

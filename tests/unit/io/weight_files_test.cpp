@@ -4,9 +4,14 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <chrono>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
+#include <thread>
 
+#include "adept/core/hash.h"
 #include "tests/unit/io/support.h"
 
 namespace adept::io {
@@ -25,6 +30,12 @@ using testing::Not;
 using Names = std::set<std::string>;
 
 constexpr char kIndex[] = "model.safetensors.index.json";
+
+void overwrite_last_byte(const std::filesystem::path& path, char byte) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-1, std::ios::end);
+  file.put(byte);
+}
 
 // Four tensors of 24, 10, 8 and 40 bytes.
 class WeightFilesTest : public testing::Test {
@@ -114,6 +125,35 @@ TEST_F(WeightFilesTest, TheHashDependsOnTheTensorsAndNotOnTheFiles) {
   hashes.push_back(hash_of_tensors(views_));
   std::sort(hashes.begin(), hashes.end());
   EXPECT_EQ(std::adjacent_find(hashes.begin(), hashes.end()), hashes.end());
+}
+
+TEST_F(WeightFilesTest, TheHashOfFilesIsComputedOnceAndAgainAfterAChange) {
+  write_shards();
+  const auto settle = [] { std::this_thread::sleep_for(std::chrono::milliseconds(50)); };
+  const auto hash = [&] { return WeightFiles::open(directory_.path()).hash(); };
+  settle();
+  const std::string first = hash();
+  std::int64_t before = hashed_bytes();
+  EXPECT_EQ(hash(), first);
+  EXPECT_EQ(hashed_bytes(), before) << "the bytes are hashed again";
+  const std::filesystem::path shard = WeightFiles::open(directory_.path()).headers().begin()->first;
+  const auto time = std::filesystem::last_write_time(shard);
+  overwrite_last_byte(shard, '\x55');
+  std::filesystem::last_write_time(shard, time);  // as rsync and cp -p do
+  settle();
+  EXPECT_NE(hash(), first);
+  EXPECT_GT(hashed_bytes(), before);
+}
+
+TEST_F(WeightFilesTest, TheHashOfFilesThatWereWrittenAMomentAgoIsNotTakenForLasting) {
+  write_shards();
+  const std::filesystem::path shard = WeightFiles::open(directory_.path()).headers().begin()->first;
+  std::set<std::string> hashes;
+  for (const char byte : {'a', 'b', 'c', 'd', 'e'}) {  // within a tick of the file system's clock
+    overwrite_last_byte(shard, byte);
+    hashes.insert(WeightFiles::open(directory_.path()).hash());
+  }
+  EXPECT_EQ(hashes.size(), 5U);
 }
 
 TEST_F(WeightFilesTest, TheOwnerKeepsTheBytesAlive) {

@@ -44,6 +44,33 @@ TEST(StageRunner, DoesAStageOnceAndKeepsItInLaterSessions) {
   EXPECT_EQ(kept.inputs, kInputs);
 }
 
+TEST(StageRunner, SeesEveryByteOfAModelThatAStageWrote) {
+  const test::TemporaryDirectory dir;
+  int done = 0;
+  const auto run = [&] {
+    StageRunner(dir.path()).run("stage", kInputs, {"model"}, [&] {
+      ++done;
+      std::filesystem::remove_all(dir / "model");
+      test::write_model(dir / "model", test::config_of_kind("llama"));
+    });
+  };
+  run();
+  run();
+  EXPECT_EQ(done, 1);
+  const std::filesystem::path file = dir / "model" / "model.safetensors";
+  const std::string good = test::read_file(file);
+  int expected = 1;
+  for (const std::size_t place :
+       {std::size_t{0}, good.find("}", 8) - 1, good.find("\"pt\"") + 1, good.find("weight"), good.size() - 1}) {
+    std::string bad = good;
+    bad[place] ^= 1;
+    test::write_file(file, bad);
+    run();
+    EXPECT_EQ(done, ++expected) << place;
+    EXPECT_EQ(test::read_file(file), good);
+  }
+}
+
 TEST(StageRunner, AKeptStageReportsTheTimeAndMemoryOfTheSessionThatDidIt) {
   Stage stage;
   stage.run(kInputs);
