@@ -1,11 +1,14 @@
 #include <fmt/format.h>
 
-#include <map>
+#include <algorithm>
 #include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "adept/core/error.h"
-#include "adept/eval/perplexity.h"
+#include "adept/core/progress.h"
+#include "adept/eval/evaluate.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/record.h"
 #include "adept/model/load.h"
@@ -26,14 +29,28 @@ struct EvalOptions {
   run::ScoringOptions scoring;
 };
 
-void print_results(const std::map<std::string, eval::Perplexity>& results) {
-  fmt::print("{:<24} {:>10} {:>12} {:>14} {:>12} {:>10}\n", "dataset", "loss", "perplexity", "bits_per_byte", "tokens",
-             "documents");
-  for (const auto& [name, r] : results)
-    fmt::print("{:<24} {:>10.4f} {:>12.4f} {:>14.4f} {:>12} {:>10}\n", name, r.loss, r.perplexity, r.bits_per_byte,
-               format_count(r.tokens), format_count(r.documents));
-  for (const auto& [name, r] : results)
-    if (r.text.is_sample) fmt::print("{}: {}\n", name, data::describe(r.text));
+// A column for each metric of the sets.
+void print_results(const eval::Results& results) {
+  std::vector<std::string> metrics;
+  for (const auto& [name, result] : results)
+    for (const eval::Metric& metric : result.metrics)
+      if (std::find(metrics.begin(), metrics.end(), metric.name) == metrics.end()) metrics.push_back(metric.name);
+  const auto width = [](const std::string& metric) { return std::max<std::size_t>(10, metric.size() + 2); };
+  std::string table = fmt::format("{:<24}", "dataset");
+  for (const std::string& metric : metrics) table += fmt::format(" {:>{}}", metric, width(metric));
+  table += fmt::format(" {:>12} {:>10}\n", "tokens", "documents");
+  for (const auto& [name, result] : results) {
+    table += fmt::format("{:<24}", name);
+    for (const std::string& metric : metrics) {
+      const eval::Metric* found = result.find(metric);
+      table += found == nullptr ? std::string(width(metric) + 1, ' ')
+                                : fmt::format(" {:>{}.4f}", found->value, width(metric));
+    }
+    table += fmt::format(" {:>12} {:>10}\n", format_count(result.tokens), format_count(result.documents));
+  }
+  for (const auto& [name, result] : results)
+    if (result.text.is_sample) table += fmt::format("{}: {}\n", name, data::describe(result.text));
+  fmt::print("{}", table);
 }
 
 void run(EvalOptions& options) {
@@ -56,13 +73,13 @@ void run(EvalOptions& options) {
   std::vector<data::TokenDataset> datasets;
   for (const config::Source& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));
   run::print_counts(datasets);
-  std::vector<train::EvalSet> sets;
+  std::vector<eval::EvalSet> sets;
   for (const data::TokenDataset& dataset : datasets) {
     sets.push_back({dataset.name(), run::scoring_sequences(model, dataset, options.scoring)});
-    eval::require_targets(dataset.name(), sets.back().sequences);
+    eval::require_targets(sets.back());
   }
   run::MeasuredModel measured(model.dir, io::model_identity(io::WeightFiles::open(model.dir)), options.compute);
-  const auto results = run::measure_perplexity(measured, sets, options.batch_size, run::ResultCache::open());
+  const auto results = run::evaluate_sets(measured, sets, options.batch_size, run::ResultCache::open());
   for (const auto& [name, result] : results) eval::require_finite(name, result);
   if (out) {
     out->write(io::record_text(eval::results_to_json(results)));

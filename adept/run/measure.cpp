@@ -77,31 +77,27 @@ model::Decoder& MeasuredModel::decoder() {
   return *decoder_;
 }
 
-std::map<std::string, eval::Perplexity> measure_perplexity(MeasuredModel& model,
-                                                           const std::vector<train::EvalSet>& sets,
-                                                           std::int64_t batch_size, const ResultCache& cache) {
-  std::map<std::string, eval::Perplexity> results;
+eval::Results evaluate_sets(MeasuredModel& model, const std::vector<eval::EvalSet>& sets, std::int64_t batch_size,
+                            const ResultCache& cache) {
+  eval::Results results;
   std::size_t kept = 0;
-  for (const train::EvalSet& set : sets) {
+  for (const eval::EvalSet& set : sets) {
     Json key = key_of("perplexity", model);
     key["text"] = fingerprint(set.sequences);
     key["batch_size"] = batch_size;
     if (const std::optional<Json> found = cache.find(key)) {
-      results[set.name] = eval::perplexity_from_json(*found, "result cache");
+      results[set.name] = eval::result_from_json(*found, "result cache");
       tell_kept("eval", set.name, cache);
       ++kept;
       continue;
     }
     try {
-      Progress progress("eval", set.sequences.size(), {.unit = "sequences", .source = set.name});
-      const auto result =
-          eval::evaluate_perplexity(model.decoder(), set.name, set.sequences, {.batch_size = batch_size}, progress);
-      progress.finish(fmt::format("loss {:.4f}, {}", result.loss, data::describe(result.text)));
-      results[set.name] = result;
+      results[set.name] = eval::evaluate(model.decoder(), set, {.batch_size = batch_size});
     } catch (const InterruptedError& error) {
       throw interrupted(error, fmt::format("{} of {} evaluation sets are measured and kept", kept, sets.size()));
     }
-    if (std::isfinite(results[set.name].loss) && cache.keep(key, eval::to_json(results[set.name]))) ++kept;
+    const eval::Result& result = results[set.name];
+    if (std::isfinite(result.headline().value) && cache.keep(key, eval::to_json(result))) ++kept;
   }
   return results;
 }

@@ -5,21 +5,19 @@
 #pragma once
 
 #include <filesystem>
-#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "adept/config/run_config.h"
 #include "adept/core/error.h"
-#include "adept/eval/perplexity.h"
+#include "adept/eval/evaluate.h"
 #include "adept/io/model_identity.h"
 #include "adept/method/copies.h"
 #include "adept/method/dial.h"
 #include "adept/method/importance.h"
 #include "adept/model/decoder.h"
 #include "adept/run/result_cache.h"
-#include "adept/train/trainer.h"
 
 namespace adept::run {
 
@@ -42,10 +40,9 @@ class MeasuredModel {
   std::optional<model::Decoder> decoder_;
 };
 
-/// Loss and perplexity of each set, by name. They may be infinite or NaN.
-std::map<std::string, eval::Perplexity> measure_perplexity(MeasuredModel& model,
-                                                           const std::vector<train::EvalSet>& sets,
-                                                           std::int64_t batch_size, const ResultCache& cache);
+/// eval::evaluate of each set. Values may be infinite or NaN.
+eval::Results evaluate_sets(MeasuredModel& model, const std::vector<eval::EvalSet>& sets, std::int64_t batch_size,
+                            const ResultCache& cache);
 
 /// method::probe, the scores stamped with the model. `text` names it in the progress line.
 std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::string& text,

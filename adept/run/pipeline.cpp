@@ -8,7 +8,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/log.h"
-#include "adept/eval/perplexity.h"
+#include "adept/eval/evaluate.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/record.h"
 #include "adept/method/expansion.h"
@@ -174,7 +174,6 @@ class Run {
                                  error.exit_code());
         }
       }();
-      identities_.erase(dir_ / "model");
       trainer.export_model(dir_ / "model");
       io::write_record(dir_ / "train_results.json", train::to_json(summary));
     });
@@ -189,11 +188,11 @@ class Run {
     stages_.run("eval", eval_inputs(dir_ / "model"), {"eval_model.json"}, [&] {
       const auto results = evaluate(dir_ / "model");
       for (const auto& [name, result] : results)
-        if (!std::isfinite(result.loss))
+        if (!std::isfinite(result.headline().value))
           throw NonFiniteError(fmt::format(
-              "{}: the loss of the trained model is not finite: the training diverged (train.learning_rate is {:g}). "
+              "{}: the {} of the trained model is not finite: the training diverged (train.learning_rate is {:g}). "
               "Start anew in another output_dir with a lower train.learning_rate.",
-              name, config_.train.learning_rate));
+              name, result.headline().name, config_.train.learning_rate));
       io::write_record(dir_ / "eval_model.json", eval::results_to_json(results));
     });
   }
@@ -252,12 +251,7 @@ class Run {
           dir_.string(), fmt::join(lines, "\n  "));
   }
 
-  const io::ModelIdentity& identity(const fs::path& dir) {
-    auto found = identities_.find(dir);
-    if (found == identities_.end())
-      found = identities_.emplace(dir, io::model_identity(io::WeightFiles::open(dir))).first;
-    return found->second;
-  }
+  static io::ModelIdentity identity(const fs::path& dir) { return io::model_identity(io::WeightFiles::open(dir)); }
 
   MeasuredModel measured(const fs::path& dir) { return {dir, identity(dir), config_.compute}; }
 
@@ -339,14 +333,14 @@ class Run {
     return run::eval_sequences(config_, model_, dataset);
   }
 
-  std::map<std::string, eval::Perplexity> evaluate(const fs::path& model_dir) {
+  eval::Results evaluate(const fs::path& model_dir) {
     MeasuredModel model = measured(model_dir);
-    std::vector<train::EvalSet> sets;
+    std::vector<eval::EvalSet> sets;
     for (const data::TokenDataset& dataset : datasets_.eval) {
       sets.push_back({dataset.name(), eval_sequences(dataset)});
       tell_samples("eval", {sets.back().sequences});
     }
-    return measure_perplexity(model, sets, config_.eval.batch_size, cache_);
+    return evaluate_sets(model, sets, config_.eval.batch_size, cache_);
   }
 
   // At the start of the data, or where the run stopped that made the model.
@@ -377,7 +371,7 @@ class Run {
     return inputs;
   }
 
-  std::map<std::string, eval::Perplexity> read_results(const std::string& file) const {
+  eval::Results read_results(const std::string& file) const {
     return eval::results_from_json(io::read_record(dir_ / file), (dir_ / file).string());
   }
 
@@ -392,7 +386,6 @@ class Run {
   fs::path dir_;
   StageRunner stages_;
   ResultCache cache_;
-  std::map<fs::path, io::ModelIdentity> identities_;  // of model directories, so that weights are read once
   Datasets datasets_;
   fs::path trained_from_;
 };

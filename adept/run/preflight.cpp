@@ -9,7 +9,7 @@
 #include "adept/core/error.h"
 #include "adept/core/file.h"
 #include "adept/core/log.h"
-#include "adept/eval/perplexity.h"
+#include "adept/eval/evaluate.h"
 #include "adept/io/hub.h"
 #include "adept/io/record.h"
 #include "adept/method/expansion.h"
@@ -198,7 +198,7 @@ void check_text(const config::RunConfig& config, config::Purpose purpose, const 
   Problems problems;
   problems.passes([&] { check_length(config, make_train_loader(model, config, datasets), problems); });
   const auto check_targets = [&](const data::TokenDataset& dataset, const data::SequenceSet& sequences) {
-    problems.passes([&] { eval::require_targets(dataset.name(), sequences); });
+    problems.passes([&] { eval::require_targets({dataset.name(), sequences}); });
   };
   const auto check_measured = [&](const data::TokenDataset& dataset) {
     problems.passes([&] { probe_sequences({dataset}, config.seq_len, config.probe.max_tokens); });

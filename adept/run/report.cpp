@@ -17,17 +17,70 @@ std::int64_t peak_memory(const std::vector<StageRecord>& stages) {
   return peak;
 }
 
-std::string loss_row(const config::EvalSource& set, const RunResults& results) {
-  const eval::Perplexity& after = results.after.at(set.name);
-  const std::string label = fmt::format("{} ({})", set.name, config::to_string(set.role));
-  const auto before = results.before.find(set.name);
-  if (before == results.before.end())
-    return fmt::format("  {:<28} {:>8} {:>8.4f} {:>9} {:>9} {:>9.3f}\n", label, "", after.loss, "", "",
-                       after.perplexity);
-  const eval::Perplexity& base = before->second;
-  return fmt::format("  {:<28} {:>8.4f} {:>8.4f} {:>+9.4f} {:>9.3f} {:>9.3f} {:>+8.2f} %\n", label, base.loss,
-                     after.loss, after.loss - base.loss, base.perplexity, after.perplexity,
-                     100.0 * (after.perplexity / base.perplexity - 1.0));
+// How a metric stands in the table.
+struct Column {
+  std::string metric, title;
+  int width, decimals;
+  bool in_percent;  // the change
+  int width_of_change() const { return in_percent ? 10 : 9; }
+};
+
+// In the order of the table: those of every set, each once. Bits per byte are in all_results.json.
+std::vector<Column> columns_of(const eval::Results& results) {
+  std::vector<Column> columns;
+  for (const auto& [set, result] : results)
+    for (const eval::Metric& metric : result.metrics) {
+      const auto is_same = [&](const Column& column) { return column.metric == metric.name; };
+      if (metric.name == "bits_per_byte" || std::any_of(columns.begin(), columns.end(), is_same)) continue;
+      const bool is_perplexity = metric.name == "perplexity";
+      const std::string title = is_perplexity ? "ppl" : metric.name;
+      columns.push_back({.metric = metric.name,
+                         .title = title,
+                         .width = std::max(is_perplexity ? 9 : 8, static_cast<int>(title.size())),
+                         .decimals = is_perplexity ? 3 : 4,
+                         .in_percent = is_perplexity});
+    }
+  return columns;
+}
+
+std::string cell(const Column& column, const eval::Result* result) {
+  const eval::Metric* metric = result == nullptr ? nullptr : result->find(column.metric);
+  return metric == nullptr ? std::string(static_cast<std::size_t>(column.width), ' ')
+                           : fmt::format("{:>{}.{}f}", metric->value, column.width, column.decimals);
+}
+
+std::string change(const Column& column, const eval::Result* before, const eval::Result& after) {
+  const eval::Metric* base = before == nullptr ? nullptr : before->find(column.metric);
+  const eval::Metric* now = after.find(column.metric);
+  if (base == nullptr || now == nullptr) return std::string(static_cast<std::size_t>(column.width_of_change()), ' ');
+  if (column.in_percent) return fmt::format("{:>+8.2f} %", 100.0 * (now->value / base->value - 1.0));
+  return fmt::format("{:>+{}.{}f}", now->value - base->value, column.width_of_change(), column.decimals);
+}
+
+std::string without_trailing_blanks(std::string line) {
+  line.erase(line.find_last_not_of(' ') + 1);
+  return line + "\n";
+}
+
+std::string header(const std::vector<Column>& columns) {
+  std::string first = fmt::format("  {:<28}", "held-out text"), second = fmt::format("  {:<28}", "");
+  for (const Column& column : columns) {
+    first += fmt::format(" {:>{}} {:>{}} {:>{}}", column.title, column.width, column.title, column.width, "change",
+                         column.width_of_change());
+    second += fmt::format(" {:>{}} {:>{}} {:>{}}", "base", column.width, "trained", column.width, "",
+                          column.width_of_change());
+  }
+  return without_trailing_blanks(first) + without_trailing_blanks(second);
+}
+
+std::string row(const config::EvalSource& set, const std::vector<Column>& columns, const RunResults& results) {
+  const auto found = results.before.find(set.name);
+  const eval::Result* before = found == results.before.end() ? nullptr : &found->second;
+  const eval::Result& after = results.after.at(set.name);
+  std::string line = fmt::format("  {:<28}", fmt::format("{} ({})", set.name, config::to_string(set.role)));
+  for (const Column& column : columns)
+    line += fmt::format(" {} {} {}", cell(column, before), cell(column, &after), change(column, before, after));
+  return without_trailing_blanks(line);
 }
 
 }  // namespace
@@ -37,15 +90,11 @@ Json results_json(const config::RunConfig& config, const RunResults& results, co
                {"learning_rate", config.train.learning_rate}};
   json.update(results.training);
   for (const config::EvalSource& set : config.data.eval) {
-    if (const auto before = results.before.find(set.name); before != results.before.end()) {
-      json["base_" + set.name + "_loss"] = before->second.loss;
-      json["base_" + set.name + "_perplexity"] = before->second.perplexity;
-      json["base_" + set.name + "_bits_per_byte"] = before->second.bits_per_byte;
-    }
-    const eval::Perplexity& after = results.after.at(set.name);
-    json["eval_" + set.name + "_loss"] = after.loss;
-    json["eval_" + set.name + "_perplexity"] = after.perplexity;
-    json["eval_" + set.name + "_bits_per_byte"] = after.bits_per_byte;
+    if (const auto before = results.before.find(set.name); before != results.before.end())
+      for (const eval::Metric& metric : before->second.metrics)
+        json["base_" + set.name + "_" + metric.name] = metric.value;
+    const eval::Result& after = results.after.at(set.name);
+    for (const eval::Metric& metric : after.metrics) json["eval_" + set.name + "_" + metric.name] = metric.value;
     json["eval_" + set.name + "_text"] = data::to_json(after.text);
   }
   for (const StageRecord& stage : stages) json["seconds_" + stage.name] = stage.seconds;
@@ -55,10 +104,9 @@ Json results_json(const config::RunConfig& config, const RunResults& results, co
 
 std::string results_table(const config::RunConfig& config, const RunResults& results,
                           const std::vector<StageRecord>& stages) {
-  std::string table = fmt::format("\n  {:<28} {:>8} {:>8} {:>9} {:>9} {:>9} {:>10}\n", "held-out text", "loss", "loss",
-                                  "change", "ppl", "ppl", "change");
-  table += fmt::format("  {:<28} {:>8} {:>8} {:>9} {:>9} {:>9}\n", "", "base", "trained", "", "base", "trained");
-  for (const config::EvalSource& set : config.data.eval) table += loss_row(set, results);
+  const std::vector<Column> columns = columns_of(results.after);
+  std::string table = columns.empty() ? "" : "\n" + header(columns);
+  for (const config::EvalSource& set : config.data.eval) table += row(set, columns, results);
   table += "\n";
   for (const config::EvalSource& set : config.data.eval)
     table += fmt::format("  {:<14}{}: {}\n", &set == &config.data.eval.front() ? "measured on" : "", set.name,

@@ -1,28 +1,27 @@
 // The table at the end of a run.
 #pragma once
 
-#include <map>
 #include <string>
 #include <vector>
 
 #include "adept/config/run_config.h"
 #include "adept/core/json.h"
-#include "adept/eval/perplexity.h"
+#include "adept/eval/metric.h"
 #include "adept/run/stage.h"
 
 namespace adept::run {
 
 /// Results by name of the evaluation set; `before` may be empty.
 struct RunResults {
-  std::map<std::string, eval::Perplexity> before;
-  std::map<std::string, eval::Perplexity> after;
+  eval::Results before;
+  eval::Results after;
   Json training;  ///< train::to_json(TrainSummary)
 };
 
 /// all_results.json.
 Json results_json(const config::RunConfig& config, const RunResults& results, const std::vector<StageRecord>& stages);
 
-/// Loss and perplexity of every set before and after, how much of its text was measured, trained parameters, time per
+/// The metrics of every set before and after, how much of its text was measured, trained parameters, time per
 /// stage, tokens/s, peak memory.
 std::string results_table(const config::RunConfig& config, const RunResults& results,
                           const std::vector<StageRecord>& stages);

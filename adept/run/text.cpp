@@ -11,7 +11,7 @@
 #include "adept/core/random.h"
 #include "adept/data/source_counts.h"
 #include "adept/data/tokenize.h"
-#include "adept/eval/perplexity.h"
+#include "adept/eval/evaluate.h"
 
 namespace adept::run {
 namespace {
@@ -168,7 +168,7 @@ std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenData
   for (const data::TokenDataset& dataset : general) {
     sets.push_back(data::windows(
         dataset, {.seq_len = seq_len, .max_tokens = max_tokens > 0 ? std::max<std::int64_t>(share, 1) : 0}));
-    eval::require_targets(dataset.name(), sets.back());
+    eval::require_targets({dataset.name(), sets.back()});
   }
   return sets;
 }

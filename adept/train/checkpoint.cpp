@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kCheckpointVersion = 3;
+constexpr int kCheckpointVersion = 4;
 constexpr std::string_view kPrefix = "checkpoint-";
 constexpr char kStateFile[] = "trainer_state.json";
 constexpr char kTrainableFile[] = "trainable.safetensors";
@@ -117,8 +117,7 @@ std::vector<std::string> run_differences(const Json& saved, const RunIdentity& n
       io::differences({{"model", saved.at("model")}}, {{"model", io::to_json(now.model)}});
   lines.insert(lines.end(), model.begin(), model.end());
   if (model.empty() && saved.at("frozen_hash") != now.frozen_hash)
-    lines.push_back(
-        fmt::format("frozen weights in memory: were {}, now {}", saved.at("frozen_hash").dump(), now.frozen_hash));
+    lines.push_back(fmt::format("frozen weights: were {}, now {}", saved.at("frozen_hash").dump(), now.frozen_hash));
   return lines;
 }
 

@@ -47,7 +47,7 @@ struct TrainerState {
 /// What a checkpoint belongs to. A run with another identity refuses it.
 struct RunIdentity {
   io::ModelIdentity model;  ///< that the run started from
-  std::string frozen_hash;  ///< of the frozen tensors as they are in memory
+  std::string frozen_hash;  ///< train::frozen_hash()
   Json config;              ///< of the keys that decide the result
 };
 

@@ -2,22 +2,15 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros_like.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <set>
 
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
-#include "adept/model/torch_tensors.h"
 
 namespace adept::train {
-namespace {
-
-// What is widened at a time.
-constexpr std::int64_t kHashedElements = 1 << 22;
-
-}  // namespace
-
 Trainable::Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors)
     : lowest_layer_(decoder.num_layers()) {
   const at::ScalarType compute = decoder.dtype();
@@ -68,19 +61,30 @@ void Trainable::publish() {
     if (leaves_[i].scalar_type() != at::kFloat) leaves_[i].copy_(parameters_[i].master);
 }
 
-std::string frozen_hash(const model::Decoder& decoder, const Trainable& trainable) {
+std::string frozen_hash(const std::string& weights_hash, const model::Decoder& decoder, const Trainable& trainable) {
+  Hasher hasher;
+  hasher.update(fmt::format("{} {}", weights_hash, c10::toString(decoder.dtype())));
+  for (const optim::Parameter& p : trainable.parameters()) hasher.update(" " + p.name);
+  return hasher.digest();
+}
+
+FrozenTensors::FrozenTensors(const model::Decoder& decoder, const Trainable& trainable) : decoder_(decoder) {
   std::set<std::string> trained;
   for (const optim::Parameter& p : trainable.parameters()) trained.insert(p.name);
-  Hasher hasher;
   model::Weights weights = decoder.weights();
-  for (const model::Parameter& p : model::named_parameters(decoder.config(), weights)) {
-    if (trained.contains(p.name)) continue;
-    hasher.update(p.name);
-    // However a matrix is stored: a checkpoint may go on where it is stored otherwise.
-    for (const at::Tensor& part : p.tensor->contiguous().view(-1).split(kHashedElements))
-      hasher.update(model::as_view(p.name, part.to(at::kCPU, decoder.dtype())).data);
+  for (const model::Parameter& p : model::named_parameters(decoder.config(), weights))
+    if (!trained.contains(p.name)) seen_.emplace(p.name, std::pair(*p.tensor, p.tensor->_version()));
+}
+
+void FrozenTensors::verify() const {
+  model::Weights weights = decoder_.weights();
+  for (const model::Parameter& p : model::named_parameters(decoder_.config(), weights)) {
+    const auto found = seen_.find(p.name);
+    if (found == seen_.end()) continue;
+    const auto& [tensor, version] = found->second;
+    ADEPT_CHECK(p.tensor->is_same(tensor) && tensor._version() == version,
+                "the frozen tensor {} changed during training", p.name);
   }
-  return hasher.digest();
 }
 
 }  // namespace adept::train

@@ -4,7 +4,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "adept/model/decoder.h"
@@ -54,7 +56,22 @@ class Trainable {
   bool trains_embeddings_ = false;
 };
 
-/// Content hash of every tensor of the model that is not trained, as it is in memory.
-std::string frozen_hash(const model::Decoder& decoder, const Trainable& trainable);
+/// What the frozen tensors are: the weights that they were loaded from, in which type, and which of them train. Nothing
+/// is read: the weights were hashed as files.
+std::string frozen_hash(const std::string& weights_hash, const model::Decoder& decoder, const Trainable& trainable);
+
+/// Watches that nothing writes to the tensors that do not train. Reading them all again would take minutes of each
+/// checkpoint of a large model; but most are mapped from their files read-only, so that a stray write ends the process,
+/// and whatever writes to a tensor through ATen raises its version.
+class FrozenTensors {
+ public:
+  FrozenTensors(const model::Decoder& decoder, const Trainable& trainable);
+  /// Throws InternalError, with the name, if a tensor was written to or replaced since construction.
+  void verify() const;
+
+ private:
+  const model::Decoder& decoder_;
+  std::map<std::string, std::pair<at::Tensor, std::int64_t>> seen_;  // with their versions
+};
 
 }  // namespace adept::train

@@ -73,12 +73,14 @@ Trainer::Trainer(TrainerInputs inputs)
       files_(model::open_weights(model::read_model_config(inputs_.model_dir), inputs_.model_dir)),
       decoder_(load_decoder(inputs_, files_)),
       trainable_(decoder_, trained_tensors(inputs_.config, decoder_, expansion_, files_)),
+      frozen_(decoder_, trainable_),
       optimizer_(trainable_.parameters(), adamw_options(inputs_.config.train)),
       meter_(matmul_rate(decoder_.dtype(), decoder_.device(), matmul_rate_file())) {
   start_ = start_of(inputs_.loader);
   identity_ = {.model = inputs_.model ? *inputs_.model : io::model_identity(io::WeightFiles::open(inputs_.model_dir)),
-               .frozen_hash = frozen_hash(decoder_, trainable_),
+               .frozen_hash = {},
                .config = deciding_config(inputs_.config)};
+  identity_.frozen_hash = frozen_hash(identity_.model.weights, decoder_, trainable_);
   identity_.config["first_sequence"] = start_.sequences;
   if (policy_of(inputs_.config) != method::UnitLrPolicy::kUniform)
     identity_.config["probe_text"] = method::fingerprint(inputs_.probe);
@@ -333,17 +335,17 @@ void Trainer::evaluate_if_due() {
   require_finite();
   const model::FrozenPrefix model = kept_activations_->for_evaluation(state_.step);
   Json extra = Json::object();
-  for (const EvalSet& set : inputs_.eval) {
-    Progress progress("eval", set.sequences.size(),
-                      {.unit = "sequences", .source = fmt::format("step {}, {}", state_.step, set.name)});
-    const eval::Perplexity result = eval::evaluate_perplexity(model, set.name, set.sequences,
-                                                              {.batch_size = inputs_.config.eval.batch_size}, progress);
-    progress.finish(fmt::format("loss {:.4f}", result.loss));
-    if (!std::isfinite(result.loss))
-      throw diverged("the loss on " + set.name, state_.step, inputs_.config.train.learning_rate, inputs_.run_dir);
+  for (const eval::EvalSet& set : inputs_.eval) {
+    const eval::Metric metric =
+        eval::evaluate(model, set,
+                       {.batch_size = inputs_.config.eval.batch_size, .note = fmt::format("step {}, ", state_.step)})
+            .headline();
+    if (!std::isfinite(metric.value))
+      throw diverged(fmt::format("the {} on {}", metric.name, set.name), state_.step,
+                     inputs_.config.train.learning_rate, inputs_.run_dir);
     // The plain key, which generic tools plot, is the first set's.
-    if (extra.empty()) extra["eval_loss"] = result.loss;
-    extra["eval_" + set.name + "_loss"] = result.loss;
+    if (extra.empty()) extra["eval_" + metric.name] = metric.value;
+    extra["eval_" + set.name + "_" + metric.name] = metric.value;
   }
   if (!extra.empty()) log(extra);
   state_.evaluation_due = false;
@@ -365,9 +367,7 @@ void Trainer::log(const Json& values) {
 
 void Trainer::save() {
   require_finite();
-  const std::string frozen = frozen_hash(decoder_, trainable_);
-  ADEPT_CHECK(frozen == identity_.frozen_hash, "frozen weights changed during training: {} became {}",
-              identity_.frozen_hash, frozen);
+  frozen_.verify();
   state_.loader = inputs_.loader.state();
   try {
     save_checkpoint(inputs_.run_dir, state_, identity_, optimizer_);

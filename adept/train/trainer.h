@@ -13,7 +13,7 @@
 #include "adept/config/run_config.h"
 #include "adept/data/sequences.h"
 #include "adept/data/train_loader.h"
-#include "adept/eval/perplexity.h"
+#include "adept/eval/evaluate.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/expansion.h"
 #include "adept/model/activation_cache.h"
@@ -33,12 +33,6 @@
 
 namespace adept::train {
 
-/// A named set of held-out text.
-struct EvalSet {
-  std::string name;
-  data::SequenceSet sequences;
-};
-
 /// What a trainer works on. `probe` is general text for unit importance; it may be empty for the policy `uniform`.
 struct TrainerInputs {
   config::RunConfig config;
@@ -46,7 +40,7 @@ struct TrainerInputs {
   std::filesystem::path run_dir;    ///< exists; gets checkpoints and records
   data::TrainLoader loader;
   std::vector<method::ProbeBatch> probe;
-  std::vector<EvalSet> eval;
+  std::vector<eval::EvalSet> eval;
   std::optional<io::ModelIdentity> model{};  ///< of model_dir, where it is known: finding it reads all of the weights
 };
 
@@ -113,6 +107,7 @@ class Trainer {
   io::WeightFiles files_;
   model::Decoder decoder_;
   Trainable trainable_;
+  FrozenTensors frozen_;
   std::vector<method::Unit> units_;  // of the copies, or every trained parameter
   optim::AdamW optimizer_;
   TrainingStart start_;

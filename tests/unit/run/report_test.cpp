@@ -23,10 +23,18 @@ config::RunConfig config_with_two_sets() {
 
 RunResults results_by_hand() {
   return {
-      .before = {{"terms", {.loss = 3.0, .perplexity = 20.0, .bits_per_byte = 1.1, .tokens = 10, .documents = 2}},
-                 {"wiki", {.loss = 2.5, .perplexity = 12.0, .bits_per_byte = 0.9, .tokens = 10, .documents = 2}}},
-      .after = {{"terms", {.loss = 2.25, .perplexity = 9.5, .bits_per_byte = 0.8, .tokens = 10, .documents = 2}},
-                {"wiki", {.loss = 2.5125, .perplexity = 12.03, .bits_per_byte = 0.91, .tokens = 10, .documents = 2}}},
+      .before =
+          {{"terms",
+            {.metrics = {{"loss", 3.0}, {"perplexity", 20.0}, {"bits_per_byte", 1.1}}, .tokens = 10, .documents = 2}},
+           {"wiki",
+            {.metrics = {{"loss", 2.5}, {"perplexity", 12.0}, {"bits_per_byte", 0.9}}, .tokens = 10, .documents = 2}}},
+      .after =
+          {{"terms",
+            {.metrics = {{"loss", 2.25}, {"perplexity", 9.5}, {"bits_per_byte", 0.8}}, .tokens = 10, .documents = 2}},
+           {"wiki",
+            {.metrics = {{"loss", 2.5125}, {"perplexity", 12.03}, {"bits_per_byte", 0.91}},
+             .tokens = 10,
+             .documents = 2}}},
       .training = {{"train_steps", 1500},
                    {"train_loss", 2.125},
                    {"train_tokens", 1234567},

@@ -32,6 +32,9 @@
 namespace adept::train {
 namespace {
 
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
 const std::vector<int> kAfter = {1, 3};
 
 // An expanded model that is ready to train.
@@ -475,9 +478,9 @@ TEST(TrainStep, FrozenTensorsKeepTheirBytes) {
       SCOPED_TRACE(kind);
       ReadyModel s(kind, dtype);
       const auto before = test::parameters_of(s.decoder);
-      const std::string hash = frozen_hash(s.decoder, s.trainable);
+      const FrozenTensors frozen(s.decoder, s.trainable);
       s.train(3);
-      EXPECT_EQ(frozen_hash(s.decoder, s.trainable), hash);
+      frozen.verify();
       std::set<std::string> trained;
       for (const optim::Parameter& p : s.trainable.parameters()) trained.insert(p.name);
       for (const auto& [name, value] : test::parameters_of(s.decoder))
@@ -491,7 +494,11 @@ TEST(TrainStep, WithMatricesInTheNarrowerTypeOfTheFileIsThatWithWideOnesBitForBi
     for (const DType stored : {DType::kBF16, DType::kF16}) {
       SCOPED_TRACE(kind);
       ReadyModel narrow(kind, at::kFloat, kAfter, 4, stored), wide(kind, at::kFloat, kAfter, 4, stored, true);
-      EXPECT_EQ(frozen_hash(narrow.decoder, narrow.trainable), frozen_hash(wide.decoder, wide.trainable));
+      const auto read = test::parameters_of(wide.decoder);
+      for (const auto& [name, value] : test::parameters_of(narrow.decoder))
+        EXPECT_TRUE(test::same_bits(value.to(at::kFloat), read.at(name).to(at::kFloat))) << name;
+      EXPECT_EQ(frozen_hash("xxh3:1", narrow.decoder, narrow.trainable),
+                frozen_hash("xxh3:1", wide.decoder, wide.trainable));
       const auto weights = [](const ReadyModel& s) {
         return resident_memory(s.decoder, s.trainable, optim::AdamW(s.trainable.parameters(), {})).weights;
       };
@@ -504,17 +511,36 @@ TEST(TrainStep, WithMatricesInTheNarrowerTypeOfTheFileIsThatWithWideOnesBitForBi
     }
 }
 
-TEST(FrozenHash, SeesEveryFrozenTensorAndNoTrainedOne) {
+TEST(FrozenTensors, SeesAWriteToEveryFrozenTensorAndNoTrainedOne) {
   ReadyModel s("llama_biased_tied");
-  const std::string hash = frozen_hash(s.decoder, s.trainable);
+  const at::NoGradGuard no_grad;
+  for (const auto& p : model::named_parameters(s.decoder.config(), s.decoder.weights()))
+    if (p.layer != 2 && p.layer != 5) *p.tensor = p.tensor->clone();  // some are mapped: a write would end the test
+  const auto message_of = [](const FrozenTensors& frozen) {
+    return test::message_of<InternalError>([&] { frozen.verify(); });
+  };
   for (const auto& p : model::named_parameters(s.decoder.config(), s.decoder.weights())) {
-    const at::Tensor original = *p.tensor;
-    *p.tensor = original.detach().clone();
+    const FrozenTensors now(s.decoder, s.trainable);
     p.tensor->view(-1)[p.tensor->numel() - 1] += 1e-3;
-    const bool frozen = p.layer != 2 && p.layer != 5;
-    EXPECT_EQ(frozen_hash(s.decoder, s.trainable) != hash, frozen) << p.name;
-    *p.tensor = original;
+    const bool is_frozen = p.layer != 2 && p.layer != 5;
+    if (!is_frozen) {
+      now.verify();
+      continue;
+    }
+    EXPECT_THAT(message_of(now), AllOf(HasSubstr(p.name), HasSubstr("changed during training")));
+    const FrozenTensors before(s.decoder, s.trainable);
+    *p.tensor = p.tensor->clone();
+    EXPECT_THAT(message_of(before), HasSubstr(p.name)) << "another tensor is in its place";
   }
+}
+
+TEST(FrozenHash, TellsWeightsTypesAndWhatTrains) {
+  const ReadyModel s("llama"), other("llama", at::kFloat, {0, 3}), narrow("llama", at::kBFloat16);
+  const std::string hash = frozen_hash("xxh3:1", s.decoder, s.trainable);
+  EXPECT_EQ(frozen_hash("xxh3:1", s.decoder, s.trainable), hash);
+  EXPECT_NE(frozen_hash("xxh3:2", s.decoder, s.trainable), hash);
+  EXPECT_NE(frozen_hash("xxh3:1", other.decoder, other.trainable), hash);
+  EXPECT_NE(frozen_hash("xxh3:1", narrow.decoder, narrow.trainable), hash);
 }
 
 TEST(TrainStep, BypassingTheCopiesOfATrainedModelGivesExactlyTheBase) {

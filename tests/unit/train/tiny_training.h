@@ -56,7 +56,7 @@ inline data::TrainLoader make_loader_of_one_source() {
   return {{{.dataset = dataset_of("domain", {11, 30, 7, 19, 5}, 1)}}, {.seq_len = 8, .eos = 2, .seed = 7}};
 }
 
-inline EvalSet held_out(const std::string& name = "held-out") {
+inline eval::EvalSet held_out(const std::string& name = "held-out") {
   return {name, data::packed(dataset_of(name, {20, 9}, 8), {.seq_len = 8, .eos = 2})};
 }
 

@@ -6,9 +6,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <thread>
 
 #include "adept/core/error.h"
+#include "adept/core/hash.h"
 #include "adept/method/units.h"
 #include "adept/nn/allocator.h"
 #include "tests/support/environment.h"
@@ -166,6 +169,33 @@ TEST(Run, CountsTheNecessaryOperationsOfItsSequencesNotOfTheLongestPossible) {
   EXPECT_EQ(necessary_flops(16), of_whole_sequence);
 }
 
+TEST(Run, HashesTheWeightsOfItsModelOnceHoweverOftenItSaves) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  const fs::path file = model.expanded / "model.safetensors";
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // a change a moment ago is not taken for settled
+  const auto weights = static_cast<std::int64_t>(fs::file_size(file));
+  config::RunConfig config = small_config();
+  config.train.activation_cache = 0;  // which hashes what it keeps
+  const auto hashed_by = [](const auto& work) {
+    const std::int64_t before = hashed_bytes();
+    work();
+    return hashed_bytes() - before;
+  };
+  Trainer trainer(make_inputs(config, model.expanded, dir / "run"));
+  TrainSummary summary;
+  const std::int64_t by_run = hashed_by([&] { summary = trainer.run(false); });
+  const std::int64_t saved = 12 * 3 * 4 * summary.trained_parameters;  // masters and moments
+  EXPECT_GE(by_run, saved);
+  const std::int64_t frozen = weights - 4 * summary.trained_parameters;
+  EXPECT_LT(by_run, saved + 12 * frozen / 2) << "a checkpoint hashes frozen weights";
+  const auto again = [&] {
+    io::model_identity(io::WeightFiles::open(model.expanded));
+    Trainer(make_inputs(config, model.expanded, dir / "other"));
+  };
+  EXPECT_LT(hashed_by(again), weights / 2) << "the weights are hashed again";
+}
+
 TEST(Run, CountsWhatIsTrained) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
@@ -264,9 +294,8 @@ TEST(Log, HoldsEvaluationsUnderTheNameOfEachSet) {
   ASSERT_EQ(log.size(), 3U) << "evaluations after steps 2 and 4, and the last step";
   for (std::size_t i = 0; i < 2; ++i) {
     EXPECT_EQ(log[i]["current_steps"], 2 * (i + 1));
-    for (const EvalSet& set : eval)
-      EXPECT_NEAR(log[i]["eval_" + set.name + "_loss"].get<double>(),
-                  eval::evaluate_perplexity(base, set.name, set.sequences, {}).loss, 1e-4);
+    for (const eval::EvalSet& set : eval)
+      EXPECT_NEAR(log[i]["eval_" + set.name + "_loss"].get<double>(), eval::evaluate(base, set).value("loss"), 1e-4);
     EXPECT_EQ(log[i]["eval_loss"], log[i]["eval_held_out_loss"]) << "the plain key is the first set's";
   }
 }

@@ -1,4 +1,4 @@
-#include "adept/eval/perplexity.h"
+#include "adept/eval/evaluate.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -70,61 +70,61 @@ Direct direct_loss(const model::Decoder& decoder, const data::TokenDataset& data
   return result;
 }
 
-TEST(Perplexity, IsTheMeanOverEveryTokenOfEachDocumentAlone) {
+TEST(Evaluate, IsTheMeanOverEveryTokenOfEachDocumentAlone) {
   for (const std::string kind : {"llama_biased_tied", "qwen3"}) {
     SCOPED_TRACE(kind);
     const model::Decoder decoder = decoder_of(kind);
     const data::TokenDataset dataset = dataset_of(kLengths);
     const Direct direct = direct_loss(decoder, dataset, 64, 64);
-    const Perplexity found =
-        evaluate_perplexity(decoder, "set", data::windows(dataset, {.seq_len = 64}), {.batch_size = 4});
+    const Result found = evaluate(decoder, {"set", data::windows(dataset, {.seq_len = 64})}, {.batch_size = 4});
     EXPECT_EQ(found.tokens, 10 + 1 + 28 + 5 + 16);
     EXPECT_EQ(direct.tokens, found.tokens);
     EXPECT_EQ(found.documents, 5) << "the document of one token has nothing to predict";
     const double loss = direct.total / static_cast<double>(direct.tokens);
-    EXPECT_NEAR(found.loss, loss, test::tolerance(at::kFloat).values * loss);
-    EXPECT_DOUBLE_EQ(found.perplexity, std::exp(found.loss));
+    EXPECT_NEAR(found.value("loss"), loss, test::tolerance(at::kFloat).values * loss);
+    EXPECT_DOUBLE_EQ(found.value("perplexity"), std::exp(found.value("loss")));
     // 60 predicted tokens and the first of each of the five documents; their bytes are 7, 17, 37, 47 and 57.
-    EXPECT_DOUBLE_EQ(found.bits_per_byte, found.loss * (60 + 5) / std::numbers::ln2 / (7 + 17 + 37 + 47 + 57));
+    EXPECT_DOUBLE_EQ(found.value("bits_per_byte"),
+                     found.value("loss") * (60 + 5) / std::numbers::ln2 / (7 + 17 + 37 + 47 + 57));
   }
 }
 
-TEST(Perplexity, PredictsEachTokenOfLongDocumentsOnceWithAndWithoutOverlap) {
+TEST(Evaluate, PredictsEachTokenOfLongDocumentsOnceWithAndWithoutOverlap) {
   const model::Decoder decoder = decoder_of("llama");
   const data::TokenDataset dataset = dataset_of(kLengths);
   for (const std::int64_t stride : {1, 3, 7, 8}) {
     SCOPED_TRACE(stride);
-    const Perplexity found =
-        evaluate_perplexity(decoder, "set", data::windows(dataset, {.seq_len = 8, .stride = stride}), {});
+    const Result found = evaluate(decoder, {"set", data::windows(dataset, {.seq_len = 8, .stride = stride})}, {});
     const Direct direct = direct_loss(decoder, dataset, 8, stride);
     EXPECT_EQ(found.tokens, direct.tokens);
     if (stride < 8) {
       EXPECT_EQ(found.tokens, 60) << "windows overlap, so each token but the first has a context";
     }
     const double loss = direct.total / static_cast<double>(direct.tokens);
-    EXPECT_NEAR(found.loss, loss, test::tolerance(at::kFloat).values * loss);
+    EXPECT_NEAR(found.value("loss"), loss, test::tolerance(at::kFloat).values * loss);
   }
 }
 
-TEST(Perplexity, DoesNotDependOnTheBatchSize) {
+TEST(Evaluate, DoesNotDependOnTheBatchSize) {
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     const model::Decoder decoder = decoder_of("mistral", dtype);
     const data::SequenceSet sequences = data::windows(dataset_of(kLengths), {.seq_len = 8});
-    const Perplexity alone = evaluate_perplexity(decoder, "set", sequences, {.batch_size = 1});
+    const Result alone = evaluate(decoder, {"set", sequences}, {.batch_size = 1});
     for (const std::int64_t batch_size : {2, 3, 100}) {
-      const Perplexity batched = evaluate_perplexity(decoder, "set", sequences, {.batch_size = batch_size});
+      const Result batched = evaluate(decoder, {"set", sequences}, {.batch_size = batch_size});
       EXPECT_EQ(batched.tokens, alone.tokens);
       EXPECT_EQ(batched.documents, alone.documents);
-      EXPECT_NEAR(batched.loss, alone.loss, test::tolerance(dtype).values * alone.loss) << batch_size;
+      EXPECT_NEAR(batched.value("loss"), alone.value("loss"), test::tolerance(dtype).values * alone.value("loss"))
+          << batch_size;
     }
   }
 }
 
-TEST(Perplexity, OfPackedTextPredictsEosAndTheNextDocument) {
+TEST(Evaluate, OfPackedTextPredictsEosAndTheNextDocument) {
   const model::Decoder decoder = decoder_of("llama");
   const data::TokenDataset dataset = dataset_of({5, 4});
   const data::SequenceSet sequences = data::packed(dataset, {.seq_len = 8, .eos = 2});
-  const Perplexity found = evaluate_perplexity(decoder, "set", sequences, {});
+  const Result found = evaluate(decoder, {"set", sequences}, {});
   std::vector<std::int32_t> stream(dataset.document(0).begin(), dataset.document(0).end());
   stream.push_back(2);
   stream.insert(stream.end(), dataset.document(1).begin(), dataset.document(1).end());
@@ -133,41 +133,58 @@ TEST(Perplexity, OfPackedTextPredictsEosAndTheNextDocument) {
   for (const auto& [begin, end] : {std::pair{0, 8}, {8, 11}})
     for (int t = begin + 1; t < end; ++t) total += token_loss(decoder, stream, begin, t);
   EXPECT_EQ(found.tokens, 9);
-  EXPECT_NEAR(found.loss, total / 9, test::tolerance(at::kFloat).values * found.loss);
+  EXPECT_NEAR(found.value("loss"), total / 9, test::tolerance(at::kFloat).values * found.value("loss"));
 }
 
-TEST(Perplexity, RefusesTextInWhichNothingIsPredicted) {
+TEST(Evaluate, RefusesTextInWhichNothingIsPredicted) {
   const data::SequenceSet sequences = data::windows(dataset_of({1, 1, 1}), {.seq_len = 8});
-  EXPECT_THAT(test::message_of<DataError>([&] { evaluate_perplexity(decoder_of("llama"), "held_out", sequences, {}); }),
+  EXPECT_THAT(test::message_of<DataError>([&] { evaluate(decoder_of("llama"), {"held_out", sequences}, {}); }),
               HasSubstr("held_out: found no token to predict (3 documents of one token); expected longer documents"));
 }
 
-TEST(Perplexity, LeavesNoGraphOnATrainableModel) {
+TEST(Evaluate, LeavesNoGraphOnATrainableModel) {
   model::Decoder decoder = decoder_of("llama");
   at::Tensor& weight = decoder.weights().layers[3].feed_forward.body.output.linear.weight;
   weight.requires_grad_();
-  evaluate_perplexity(decoder, "set", data::windows(dataset_of({9}), {.seq_len = 8}), {});
+  evaluate(decoder, {"set", data::windows(dataset_of({9}), {.seq_len = 8})});
   EXPECT_FALSE(weight.grad().defined());
 }
 
+TEST(Metrics, HaveTheErrorOfAMeanOverSequences) {
+  // Two sequences of one token have the error of the mean of two values: their distance by two.
+  const auto error_of_loss = [](std::vector<Scores::OfSequence> sequences) {
+    return metrics_of({.sequences = std::move(sequences), .counts = {.bytes = 10, .covered = 5}}).at(0).standard_error;
+  };
+  EXPECT_DOUBLE_EQ(error_of_loss({{2.0, 1}, {3.0, 1}}).value(), 0.5);
+  EXPECT_DOUBLE_EQ(error_of_loss({{2.0, 4}, {1.0, 2}, {0.5, 1}}).value(), 0.0)
+      << "every token of every sequence has 0.5";
+  EXPECT_FALSE(error_of_loss({{2.0, 4}})) << "one sequence tells nothing of others";
+  const auto metrics = metrics_of({.sequences = {{2.0, 1}, {3.0, 1}}, .counts = {.bytes = 10, .covered = 5}});
+  EXPECT_DOUBLE_EQ(metrics.at(1).value, std::exp(2.5));
+  EXPECT_DOUBLE_EQ(metrics.at(1).standard_error.value(), 0.5 * std::exp(2.5));
+  EXPECT_DOUBLE_EQ(metrics.at(2).value, 2.5 / std::numbers::ln2 / 2);
+  EXPECT_DOUBLE_EQ(metrics.at(2).standard_error.value(), 0.5 / std::numbers::ln2 / 2);
+  for (const Metric& metric : metrics) EXPECT_FALSE(metric.higher_is_better) << metric.name;
+  EXPECT_EQ(describe(metrics.at(0)), "loss 2.5000 (+- 0.5000)");
+}
+
 TEST(Results, SurviveTheRoundTripThroughText) {
-  const std::map<std::string, Perplexity> results = {
+  const Results results = {
       {"domain",
-       {.loss = 0.1 + 0.2,
-        .perplexity = 1.35,
-        .bits_per_byte = 1e-3,
+       {.metrics = {{"loss", 0.1 + 0.2}, {"perplexity", 1.35}, {"bits_per_byte", 1e-3}},
         .tokens = 1LL << 40,
         .documents = 3,
         .text = {.tokens = 4, .all_tokens = 5, .documents = 3, .all_documents = 6, .is_sample = true}}},
-      {"general", {.loss = 2.5, .perplexity = 12.18, .bits_per_byte = 0.9, .tokens = 7, .documents = 2}}};
+      {"general",
+       {.metrics = {{"loss", 2.5}, {"perplexity", 12.18}, {"bits_per_byte", 0.9}}, .tokens = 7, .documents = 2}}};
   const Json json = parse_json(results_to_json(results).dump(), "text");
   EXPECT_EQ(json["datasets"].size(), 2U);
   const auto found = results_from_json(json, "results.json");
   ASSERT_EQ(found.size(), 2U);
   for (const auto& [name, result] : results) {
-    EXPECT_EQ(found.at(name).loss, result.loss);
-    EXPECT_EQ(found.at(name).perplexity, result.perplexity);
-    EXPECT_EQ(found.at(name).bits_per_byte, result.bits_per_byte);
+    EXPECT_EQ(found.at(name).value("loss"), result.value("loss"));
+    EXPECT_EQ(found.at(name).value("perplexity"), result.value("perplexity"));
+    EXPECT_EQ(found.at(name).value("bits_per_byte"), result.value("bits_per_byte"));
     EXPECT_EQ(found.at(name).tokens, result.tokens);
     EXPECT_EQ(found.at(name).documents, result.documents);
     EXPECT_EQ(found.at(name).text, result.text);
@@ -176,13 +193,13 @@ TEST(Results, SurviveTheRoundTripThroughText) {
 
 TEST(Results, OfALossWhosePerplexityIsInfiniteAreReadBack) {
   const double loss = 1924.25;
-  const std::map<std::string, Perplexity> results = {
-      {"far", {.loss = loss, .perplexity = std::exp(loss), .tokens = 7}}};
+  const Results results = {
+      {"far", {.metrics = {{"loss", loss}, {"perplexity", std::exp(loss)}, {"bits_per_byte", 0}}, .tokens = 7}}};
   const Json json = parse_json(results_to_json(results).dump(), "text");
   EXPECT_TRUE(json["datasets"]["far"]["perplexity"].is_null());
-  const Perplexity found = results_from_json(json, "results.json").at("far");
-  EXPECT_EQ(found.loss, loss);
-  EXPECT_EQ(found.perplexity, std::numeric_limits<double>::infinity());
+  const Result found = results_from_json(json, "results.json").at("far");
+  EXPECT_EQ(found.value("loss"), loss);
+  EXPECT_EQ(found.value("perplexity"), std::numeric_limits<double>::infinity());
 }
 
 TEST(Results, NameTheFileAndWhatIsWrong) {

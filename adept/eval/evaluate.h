@@ -1,0 +1,31 @@
+// The evaluation of a model on held-out text: one pass, all metrics.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "adept/data/sequences.h"
+#include "adept/eval/metric.h"
+#include "adept/model/frozen_prefix.h"
+
+namespace adept::eval {
+
+/// A named set of held-out text.
+struct EvalSet {
+  std::string name;
+  data::SequenceSet sequences;
+};
+
+struct EvaluateOptions {
+  std::int64_t batch_size = 8;  ///< sequences in one forward pass at most
+  std::string note = {};        ///< before the set's name in the line of progress, such as "step 500, "
+};
+
+/// Scores every sequence once, with a line of progress. Throws DataError, with the set's name, if nothing can be
+/// predicted.
+Result evaluate(const model::FrozenPrefix& model, const EvalSet& set, const EvaluateOptions& options = {});
+
+/// Throws DataError, with the set's name, if nothing in it can be predicted.
+void require_targets(const EvalSet& set);
+
+}  // namespace adept::eval

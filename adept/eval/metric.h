@@ -1,0 +1,69 @@
+// What a model scores on a set of text: its metrics, and how much text they are of.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adept/core/json.h"
+#include "adept/data/sequences.h"
+
+namespace adept::eval {
+
+/// One figure.
+struct Metric {
+  std::string name;
+  double value = 0;                        ///< may be infinite or NaN, which is null in JSON
+  std::optional<double> standard_error{};  ///< of a measurement on a sample, where it is known; no file holds it
+  bool higher_is_better = false;
+};
+
+/// The figures of one set.
+struct Result {
+  std::vector<Metric> metrics;  ///< the first one is the set's headline, which a training logs
+  std::int64_t tokens = 0;      ///< predicted; padding and the first token of a sequence never are
+  std::int64_t documents = 0;   ///< with at least one predicted token
+  data::SampleSize text{};      ///< how much of the set was scored
+
+  const Metric& headline() const { return metrics.front(); }
+  const Metric* find(std::string_view name) const;
+  /// Of a metric that is there; an InternalError otherwise.
+  double value(std::string_view name) const;
+};
+
+/// By name of the set.
+using Results = std::map<std::string, Result>;
+
+/// Of one set, while a metric is computed.
+struct Scores {
+  struct OfSequence {
+    double loss = 0;  ///< summed over its predicted tokens, nats
+    std::int64_t tokens = 0;
+  };
+  std::vector<OfSequence> sequences;
+  data::SequenceCounts counts;  ///< of documents, bytes and tokens
+};
+
+/// Every metric of what was measured: `loss`, nats per predicted token, every token weighing the same; `perplexity`,
+/// exp(loss); `bits_per_byte`, loss / ln 2 * tokens per byte of the documents' UTF-8 text, so that the few tokens that
+/// are not predicted count as the others, comparable between tokenizers. To add one: a row of the table in metric.cpp.
+std::vector<Metric> metrics_of(const Scores& scores);
+
+/// "loss 2.9313 (+- 0.0120)"
+std::string describe(const Metric& metric);
+
+/// Throws NonFiniteError, with the set's `name`, for a headline that is not a number.
+void require_finite(const std::string& name, const Result& result);
+
+Json to_json(const Result& result);
+/// Throws DataError for anything else; `where` names it.
+Result result_from_json(const Json& json, const std::string& where);
+
+/// results.json: {"datasets": {NAME: {...}}}.
+Json results_to_json(const Results& results);
+Results results_from_json(const Json& json, const std::string& where);
+
+}  // namespace adept::eval
