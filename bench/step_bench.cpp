@@ -159,7 +159,7 @@ class Work {
     std::map<std::string, double> rates;
     for (const optim::Parameter& parameter : trainable_->parameters()) rates[parameter.name] = kLearningRate;
     rates_ = optim::whole_rates(trainable_->parameters(), rates);
-    checkpointing_ = config::from_string<config::ActivationCheckpointing>(options_.checkpointing).value();
+    checkpointing_ = config::from_string<train::ActivationCheckpointing>(options_.checkpointing).value();
   }
 
   void use_cache() {

@@ -78,15 +78,15 @@ void check_options(const DialOptions& options) {
 
 void run(DialOptions& options) {
   check_options(options);
-  const std::vector<config::Source> general_sources = sources(options.data, "--general", options.general);
-  const std::vector<config::Source> domain_sources = sources(options.data, "--domain", options.domain);
-  std::vector<config::Source> all_sources = general_sources;
+  const std::vector<data::TextSource> general_sources = sources(options.data, "--general", options.general);
+  const std::vector<data::TextSource> domain_sources = sources(options.data, "--domain", options.domain);
+  std::vector<data::TextSource> all_sources = general_sources;
   all_sources.insert(all_sources.end(), domain_sources.begin(), domain_sources.end());
   check_data(all_sources, options.out);
   const run::TextModel model = run::load_text_model(options.model);
   const method::Expansion expansion = method::read_expansion(model.dir);
   std::vector<std::filesystem::path> inputs = {model.dir};
-  for (const config::Source& source : all_sources)
+  for (const data::TextSource& source : all_sources)
     inputs.insert(inputs.end(), source.paths.begin(), source.paths.end());
   check_output_directory(options.out, inputs, options.force);
   if (std::filesystem::exists(model.dir / method::kDialRecord))
@@ -105,9 +105,9 @@ void run(DialOptions& options) {
   run::init_compute(options.compute);
   run::warn_of_long_sequences(model, options.seq_len);
   run::MeasuredModel measured(model.dir, identity, options.compute);
-  const auto batches = [&](const char* kind, const std::vector<config::Source>& texts) {
+  const auto batches = [&](const char* kind, const std::vector<data::TextSource>& texts) {
     std::vector<data::TokenDataset> datasets;
-    for (const config::Source& source : texts) {
+    for (const data::TextSource& source : texts) {
       datasets.push_back(run::tokenize_source(model, source));
       record["texts"][kind][source.name] = datasets.back().fingerprint();
     }

@@ -71,7 +71,7 @@ void run(EvalOptions& options) {
   model::check_weights(model.config, model::open_weights(model.config, model.dir));  // before the work on the text
   if (options.scoring.packed) model.eos();
   std::vector<data::TokenDataset> datasets;
-  for (const config::Source& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));
+  for (const data::TextSource& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));
   run::print_counts(datasets);
   std::vector<eval::EvalSet> sets;
   for (const data::TokenDataset& dataset : datasets) {

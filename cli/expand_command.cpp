@@ -55,18 +55,18 @@ double parse_share(const std::string& text) {
 }
 
 /// The options as the configuration would hold them.
-config::ExpandConfig expand_config(const ExpandOptions& options) {
+method::SelectionOptions expand_config(const ExpandOptions& options) {
   const bool by_hand = !options.after.empty();
-  config::ExpandConfig expand{
-      .strategy = by_hand ? config::SelectionStrategy::kManual : config::SelectionStrategy::kLowest,
+  method::SelectionOptions expand{
+      .strategy = by_hand ? method::SelectionStrategy::kManual : method::SelectionStrategy::kLowest,
       .num_layers = options.layers,
       .trainable = {},
       .after = {},
       .copies = options.copies,
       .exclude = {}};
   if (!options.strategy.empty()) {
-    const auto strategy = config::from_string<config::SelectionStrategy>(options.strategy);
-    if (!strategy || (*strategy == config::SelectionStrategy::kManual) != by_hand)
+    const auto strategy = config::from_string<method::SelectionStrategy>(options.strategy);
+    if (!strategy || (*strategy == method::SelectionStrategy::kManual) != by_hand)
       throw ConfigError(
           "--strategy: found \"{}\"{}; expected {}.", options.strategy, by_hand ? " together with --after" : "",
           by_hand ? "manual" : "lowest, cost_aware, uniform, highest or gain_per_cost (manual goes with --after)");
@@ -87,7 +87,7 @@ config::ExpandConfig expand_config(const ExpandOptions& options) {
 }
 
 void run(const ExpandOptions& options) {
-  const config::ExpandConfig expand = expand_config(options);
+  const method::SelectionOptions expand = expand_config(options);
   const std::filesystem::path model = io::resolve_model(options.model);
   std::vector<std::filesystem::path> inputs = {model};
   if (!options.importance.empty()) inputs.emplace_back(options.importance);
@@ -134,7 +134,7 @@ void add_expand_command(CLI::App& app) {
           "lowest scores (default); cost_aware: of layers that the probe cannot tell apart the highest, which "
           "are the cheapest to train; uniform: evenly spread; highest scores; gain_per_cost: of adept probe --method "
           "gain, the highest for what a step costs; manual: those of --after")
-      ->type_name(config::choices_of<config::SelectionStrategy>());
+      ->type_name(config::choices_of<method::SelectionStrategy>());
   command->add_option("--layers", options->layers, "How many layers to copy")->type_name("K");
   command
       ->add_option("--trainable", options->trainable,

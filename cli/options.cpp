@@ -143,8 +143,8 @@ void add_text_options(CLI::App& command, DataOptions& options) {
   add_choice(command, "--on-bad-record", options.on_bad_record, "What to do about an unreadable record");
 }
 
-std::vector<config::Source> sources(const DataOptions& options) {
-  std::vector<config::Source> result;
+std::vector<data::TextSource> sources(const DataOptions& options) {
+  std::vector<data::TextSource> result;
   std::map<std::string, bool> name_was_given;
   for (const std::string& argument : options.data) {
     const auto [given_name, path] = split_name(options.option, argument);
@@ -162,25 +162,25 @@ std::vector<config::Source> sources(const DataOptions& options) {
     if (!known->second || given_name.empty())
       throw ConfigError("{0} {1}: another {0} is called \"{2}\" too; give each a name, as in {0} NAME={3}",
                         options.option, argument, name, path);
-    const auto same = [&](const config::Source& source) { return source.name == name; };
+    const auto same = [&](const data::TextSource& source) { return source.name == name; };
     std::find_if(result.begin(), result.end(), same)->paths.push_back(path);
   }
   return result;
 }
 
-std::vector<config::Source> sources(DataOptions options, const std::string& option,
-                                    const std::vector<std::string>& data) {
+std::vector<data::TextSource> sources(DataOptions options, const std::string& option,
+                                      const std::vector<std::string>& data) {
   options.option = option;
   options.data = data;
   return sources(options);
 }
 
-void check_data(const std::vector<config::Source>& sources, const std::string& out) {
+void check_data(const std::vector<data::TextSource>& sources, const std::string& out) {
   std::string problems;
-  for (const config::Source& source : sources) {
+  for (const data::TextSource& source : sources) {
     try {
-      data::find_files(run::to_text_source(source));
-      if (!out.empty()) data::check_not_read(run::to_text_source(source), out, "--out");
+      data::find_files(source);
+      if (!out.empty()) data::check_not_read(source, out, "--out");
     } catch (const ConfigError& error) {
       problems += (problems.empty() ? "" : "\n") + std::string(error.what());
     }

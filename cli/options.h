@@ -40,8 +40,8 @@ struct DataOptions {
   std::string option = "--data";  ///< for messages
   std::vector<std::string> data;  ///< each NAME=PATH or PATH
   std::string text_field = "text";
-  config::TxtRecord txt_record = config::TxtRecord::kFile;
-  config::BadRecord on_bad_record = config::BadRecord::kFail;
+  data::TxtRecord txt_record = data::TxtRecord::kFile;
+  data::BadRecord on_bad_record = data::BadRecord::kFail;
 };
 
 /// --data NAME=PATH or PATH (repeatable, required), --text-field, --txt-record, --on-bad-record.
@@ -54,14 +54,14 @@ void add_text_options(CLI::App& command, DataOptions& options);
 /// extensions; paths of equal names given as NAME=PATH form one source.
 ///
 /// Throws ConfigError for an empty path, a bad name, or two files that would get the same name.
-std::vector<config::Source> sources(const DataOptions& options);
+std::vector<data::TextSource> sources(const DataOptions& options);
 /// Those that another option than --data names.
-std::vector<config::Source> sources(DataOptions options, const std::string& option,
-                                    const std::vector<std::string>& data);
+std::vector<data::TextSource> sources(DataOptions options, const std::string& option,
+                                      const std::vector<std::string>& data);
 
 /// For the start of a command: throws ConfigError for all sources whose files cannot be found, and if --out, unless
 /// empty, is or would be read as text of one of them.
-void check_data(const std::vector<config::Source>& sources, const std::string& out);
+void check_data(const std::vector<data::TextSource>& sources, const std::string& out);
 
 /// Throws ConfigError if --out, unless empty, is there and lies in the folder of the model, which would lose it.
 void check_output_is_not_of_model(const std::string& out, const std::filesystem::path& model_dir);

@@ -110,11 +110,11 @@ void print_gains(const method::Importance& importance, const model::ModelConfig&
   for (const method::LayerImportance& layer : importance.layers)
     fmt::print("{:>5} {:>12.4f} {:>12.4f} {:>+14.4f} {:>+8.3f}\n", layer.index, layer.gain->l1, layer.gain->l2,
                layer.gain->general_change, layer.gain->cosine);
-  const config::ExpandConfig expand{.strategy = config::SelectionStrategy::kGainPerCost,
-                                    .num_layers = num_lowest,
-                                    .trainable = {},
-                                    .after = {},
-                                    .exclude = {}};
+  const method::SelectionOptions expand{.strategy = method::SelectionStrategy::kGainPerCost,
+                                        .num_layers = num_lowest,
+                                        .trainable = {},
+                                        .after = {},
+                                        .exclude = {}};
   const std::vector<int> chosen = run::choose_layers(expand, base, seq_len, importance);
   fmt::print("gain_per_cost: {}", run::describe_step_cost(base, seq_len, chosen, expand, importance));
 }
@@ -134,9 +134,9 @@ void print_both(const std::filesystem::path& model_dir, const method::Importance
   }
 }
 
-std::vector<data::TokenDataset> tokenize(const run::TextModel& model, const std::vector<config::Source>& sources) {
+std::vector<data::TokenDataset> tokenize(const run::TextModel& model, const std::vector<data::TextSource>& sources) {
   std::vector<data::TokenDataset> datasets;
-  for (const config::Source& source : sources) datasets.push_back(run::tokenize_source(model, source));
+  for (const data::TextSource& source : sources) datasets.push_back(run::tokenize_source(model, source));
   return datasets;
 }
 
@@ -148,10 +148,10 @@ void run(ProbeOptions& options) {
     throw ConfigError("adept probe: found --domain together with {}; expected one method on all of the text.",
                       options.method == "all" ? "--method all" : "--until-separated");
   const std::vector<std::string> methods = gains ? std::vector<std::string>() : methods_of(options);
-  const std::vector<config::Source> general_sources = sources(options.data);
+  const std::vector<data::TextSource> general_sources = sources(options.data);
   const std::vector<double> weights = parse_weights(options.weights, general_sources.size());
-  const std::vector<config::Source> domain_sources = sources(options.data, "--domain", options.domain);
-  std::vector<config::Source> all_sources = general_sources;
+  const std::vector<data::TextSource> domain_sources = sources(options.data, "--domain", options.domain);
+  std::vector<data::TextSource> all_sources = general_sources;
   all_sources.insert(all_sources.end(), domain_sources.begin(), domain_sources.end());
   check_data(all_sources, options.out);
   // Opened now, so that a place that cannot be written is an error at once.

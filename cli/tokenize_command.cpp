@@ -94,8 +94,8 @@ void run(const TokenizeOptions& options) {
     return writer.finish();
   }
   std::vector<data::NamedCounts> counts;
-  for (const config::Source& source : sources(options.data))
-    counts.push_back({source.name, tokenize(tokenizer, run::to_text_source(source), writer)});
+  for (const data::TextSource& source : sources(options.data))
+    counts.push_back({source.name, tokenize(tokenizer, source, writer)});
   writer.finish();
   log_table(data::format_source_table(counts));
 }

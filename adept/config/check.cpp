@@ -110,7 +110,7 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
                   "({})",
                   ratio, config.method == Method::kReplay ? "method: replay" : "train.replay_ratio"));
   const bool probes = purpose == Purpose::kRun && config.expands() && config.expand.needs_scores();
-  const bool updates = config.unit_lr.policy != UnitLrPolicy::kUniform;
+  const bool updates = config.unit_lr.policy != method::UnitLrPolicy::kUniform;
   check.expect(
       !config.data.general.empty() || !(probes || updates), {"data.general", "data", "unit_lr.policy", "expand.after"},
       fmt::format("found nothing; expected general text, which {} is measured on",
@@ -128,7 +128,7 @@ void settle_alternatives(TrainConfig& train, const CrossCheck& check) {
     check.prefer("train.warmup_ratio", "train.warmup_steps", train.warmup_steps);
 }
 
-void check_expand(const ExpandConfig& expand, const ProbeConfig& probe, Method method, CrossCheck& check) {
+void check_expand(const method::SelectionOptions& expand, const ProbeConfig& probe, Method method, CrossCheck& check) {
   const bool by_hand = !expand.after.empty();
   check.expect(!expand.num_layers || !by_hand, {"expand.after", "expand.num_layers"},
                "found together with expand.num_layers; expected one of the two (null or [] unsets a key)");
@@ -141,14 +141,14 @@ void check_expand(const ExpandConfig& expand, const ProbeConfig& probe, Method m
         expand.after[i - 1] <= expand.after[i], {fmt::format("expand.after.{}", i), "expand.after"},
         fmt::format("found {} after {}; expected ascending layer indices", expand.after[i], expand.after[i - 1]));
   if (expand.strategy) {
-    const bool manual = *expand.strategy == SelectionStrategy::kManual;
+    const bool manual = *expand.strategy == method::SelectionStrategy::kManual;
     check.expect(manual == by_hand, {"expand.strategy", "expand.after"},
                  manual ? "found manual; expected the layers in expand.after"
                         : fmt::format("found {} together with expand.after; expected manual, or no expand.after",
                                       to_string(*expand.strategy)));
   }
-  const bool by_lowest = !expand.strategy || *expand.strategy == SelectionStrategy::kLowest ||
-                         *expand.strategy == SelectionStrategy::kCostAware;
+  const bool by_lowest = !expand.strategy || *expand.strategy == method::SelectionStrategy::kLowest ||
+                         *expand.strategy == method::SelectionStrategy::kCostAware;
   check.expect(
       !probe.until_separated || by_lowest || by_hand || method != Method::kAdept,
       {"probe.until_separated", "expand.strategy"},
@@ -217,7 +217,7 @@ std::vector<LengthProblem> length_problems(const TrainConfig& train, std::option
          fmt::format("found {}; expected at most {}, which is {}", *train.warmup_steps, length, *steps)});
   double warmup = train.warmup_ratio.value_or(0);
   if (train.warmup_steps) warmup = steps ? static_cast<double>(*train.warmup_steps) / static_cast<double>(*steps) : 0;
-  if (train.lr_scheduler == LrScheduler::kWsd && warmup <= 1 && warmup + train.decay_ratio > 1)
+  if (train.lr_scheduler == optim::ScheduleKind::kWsd && warmup <= 1 && warmup + train.decay_ratio > 1)
     problems.push_back(
         {{"train.decay_ratio", "train.lr_scheduler", "train.warmup_ratio", "train.warmup_steps", "train.max_steps"},
          fmt::format("found {}; expected warm-up and decay to take all steps at most, and the warm-up takes {:.4g}",
@@ -236,7 +236,7 @@ bool is_source_name(std::string_view name) {
 
 void check_and_resolve(RunConfig& config, Purpose purpose, const Location& document, ReadResult& result) {
   CrossCheck check(document, result);
-  ExpandConfig& expand = config.expand;
+  method::SelectionOptions& expand = config.expand;
   expand_home(config.model, "model", check);
   expand_home(config.output_dir, "output_dir", check);
   expand_homes(config.data.train, "data.train", check);
@@ -244,17 +244,18 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
   expand_homes(config.data.general, "data.general", check);
   expand_homes(config.data.eval, "data.eval", check);
   if (config.method == Method::kLlamaPro && expand.after.empty()) {
-    if (!expand.strategy) expand.strategy = SelectionStrategy::kUniform;
-    settle(*expand.strategy, SelectionStrategy::kUniform, {}, "expand.strategy", config, result);
+    if (!expand.strategy) expand.strategy = method::SelectionStrategy::kUniform;
+    settle(*expand.strategy, method::SelectionStrategy::kUniform, {}, "expand.strategy", config, result);
   }
   if (config.method != Method::kAdept)
-    settle(config.unit_lr.policy, UnitLrPolicy::kUniform, {UnitLrConfig().policy}, "unit_lr.policy", config, result);
+    settle(config.unit_lr.policy, method::UnitLrPolicy::kUniform, {method::UnitLrOptions().policy}, "unit_lr.policy",
+           config, result);
   if (!config.unit_lr.ema)
-    config.unit_lr.ema = config.unit_lr.policy == UnitLrPolicy::kNormalized ? kNormalizedEma : 0.0;
+    config.unit_lr.ema = config.unit_lr.policy == method::UnitLrPolicy::kNormalized ? kNormalizedEma : 0.0;
   if (!config.train.replay_ratio) config.train.replay_ratio = config.method == Method::kReplay ? kReplayRatio : 0.0;
   check_expand(expand, config.probe, config.method, check);
   if (!expand.strategy)
-    expand.strategy = expand.after.empty() ? SelectionStrategy::kLowest : SelectionStrategy::kManual;
+    expand.strategy = expand.after.empty() ? method::SelectionStrategy::kLowest : method::SelectionStrategy::kManual;
   check_data(config, purpose, check);
   TrainConfig& train = config.train;
   settle_alternatives(train, check);

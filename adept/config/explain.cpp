@@ -19,21 +19,23 @@ constexpr std::size_t kLeastMeaning = 20;
 /// Collects the keys of a section whose members have their defaults.
 class KeyLister {
  public:
-  KeyLister(std::string prefix, std::vector<KeyDoc>& keys) : prefix_(std::move(prefix)), keys_(keys) {}
+  KeyLister(std::string prefix, unsigned of_section, std::vector<KeyDoc>& keys)
+      : prefix_(std::move(prefix)), of_section_(of_section), keys_(keys) {}
 
   template <typename T>
   void operator()(T& member, std::string_view name, std::string_view doc, const FieldOptions& options = {}) {
     const std::string key = prefix_ + std::string(name);
+    const unsigned decides = options.decides != 0 ? options.decides : of_section_;
     if constexpr (kIsSection<T>) {
-      KeyLister inner(key + ".", keys_);
+      KeyLister inner(key + ".", decides, keys_);
       describe(inner, member);
     } else if constexpr (kIsSection<element_of<T>>) {
       element_of<T> element;
-      KeyLister inner(key + ".N.", keys_);
+      KeyLister inner(key + ".N.", decides, keys_);
       describe(inner, element);
     } else {
-      keys_.push_back(
-          {key, type_text<T>(options), default_text(member, options), std::string(options.unit), std::string(doc)});
+      keys_.push_back({key, type_text<T>(options), default_text(member, options), std::string(options.unit),
+                       std::string(doc), decides});
     }
   }
 
@@ -59,6 +61,7 @@ class KeyLister {
   }
 
   std::string prefix_;
+  unsigned of_section_;
   std::vector<KeyDoc>& keys_;
 };
 
@@ -135,7 +138,7 @@ const std::vector<KeyDoc>& all_keys() {
   static const std::vector<KeyDoc> keys = [] {
     std::vector<KeyDoc> all;
     RunConfig defaults;
-    KeyLister lister("", all);
+    KeyLister lister("", 0, all);
     describe(lister, defaults);
     return all;
   }();
@@ -144,7 +147,7 @@ const std::vector<KeyDoc>& all_keys() {
 
 std::string explain(std::size_t width) {
   std::vector<KeyDoc> rows = all_keys();
-  rows.insert(rows.begin(), {"KEY", "", "DEFAULT", "", "MEANING"});
+  rows.insert(rows.begin(), {.key = "KEY", .type = "", .fallback = "DEFAULT", .unit = "", .doc = "MEANING"});
   std::size_t longest = 0;
   for (const KeyDoc& row : rows) longest = std::max(longest, row.key.size());
   const std::size_t used = longest + 2 + kDefaultWidth + 2;

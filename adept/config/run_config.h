@@ -12,27 +12,23 @@
 
 #include "adept/config/enums.h"
 #include "adept/core/json.h"
+#include "adept/data/options.h"
+#include "adept/method/options.h"
+#include "adept/nn/options.h"
+#include "adept/optim/options.h"
+#include "adept/train/options.h"
 
 namespace adept::config {
 
-/// One named set of text.
-struct Source {
-  std::string name;                ///< unique in the configuration; a JSON key and part of file names
-  std::vector<std::string> paths;  ///< .txt or .jsonl, each also .gz; files, folders, globs
-  std::string text_field = "text";
-  TxtRecord txt_record = TxtRecord::kFile;
-  BadRecord on_bad_record = BadRecord::kFail;
-};
-
-struct TrainSource : Source {
+struct TrainSource : data::TextSource {
   std::optional<double> weight;  ///< share of the training tokens, relative; none in any source: in proportion to size
 };
 
-struct GeneralSource : Source {
+struct GeneralSource : data::TextSource {
   std::optional<double> weight;  ///< share in a measurement, relative; none in any source: all the same
 };
 
-struct EvalSource : Source {
+struct EvalSource : data::TextSource {
   EvalRole role = EvalRole::kOther;
 };
 
@@ -50,25 +46,10 @@ struct ProbeConfig {
   std::int64_t batch_size = 8;
 };
 
-/// After loading, the strategy is set, and exactly one of num_layers, trainable and after.
-struct ExpandConfig {
-  std::optional<SelectionStrategy> strategy;
-  std::optional<std::int64_t> num_layers;  ///< 4 if none of the three is given
-  std::optional<double> trainable;         ///< share of all parameters, 0 .. 1
-  std::vector<std::int64_t> after;
-  std::int64_t copies = 1;
-  std::vector<std::int64_t> exclude;
-
-  /// Whether the choice goes by importance scores.
-  bool needs_scores() const {
-    return strategy != SelectionStrategy::kManual && strategy != SelectionStrategy::kUniform;
-  }
-};
-
 /// After loading, exactly one of max_steps and num_train_epochs is set, and exactly one of the two warm-ups.
 struct TrainConfig {
   double learning_rate = 2e-4;
-  LrScheduler lr_scheduler = LrScheduler::kCosine;
+  optim::ScheduleKind lr_scheduler = optim::ScheduleKind::kCosine;
   std::optional<std::int64_t> warmup_steps;
   std::optional<double> warmup_ratio;  ///< 0.03 if neither is given
   double min_lr_ratio = 0.1;
@@ -79,12 +60,9 @@ struct TrainConfig {
   bool continue_data = false;
   std::int64_t batch_size = 4;
   std::int64_t grad_accum = 1;
-  ActivationCheckpointing activation_checkpointing = ActivationCheckpointing::kNone;
+  train::ActivationCheckpointing activation_checkpointing = train::ActivationCheckpointing::kNone;
   double activation_cache = 4;  ///< GB; 0 = none
-  double weight_decay = 0.0;
-  double adam_beta1 = 0.9;
-  double adam_beta2 = 0.95;
-  double adam_eps = 1e-8;
+  optim::AdamWOptions adamw;    ///< its fields are keys of this section
   double max_grad_norm = 1.0;
   std::int64_t logging_steps = 10;
   std::vector<std::string> report_to;  ///< names of train::make_metric_sinks
@@ -92,23 +70,6 @@ struct TrainConfig {
   std::int64_t save_steps = 500;
   std::int64_t save_total_limit = 2;
   std::int64_t max_nonfinite_steps = 5;
-};
-
-/// Units whose rate is multiplied.
-struct UnitFactor {
-  std::string units;  ///< pattern of their names: * and ?
-  double factor = 1;
-};
-
-struct UnitLrConfig {
-  UnitLrPolicy policy = UnitLrPolicy::kReference;
-  bool by_head = false;
-  std::int64_t ffn_block_size = 0;  ///< 0 = whole tensors
-  double floor = 0.1;               ///< of the policy normalized
-  std::optional<double> ema;        ///< after loading, set: 0.5 for the policy normalized, else 0
-  std::vector<UnitFactor> factors;
-  std::int64_t update_every = 500;
-  std::int64_t probe_tokens = 16384;
 };
 
 struct LoraConfig {
@@ -127,7 +88,7 @@ struct Compute {
   DTypeChoice dtype = DTypeChoice::kAuto;  ///< auto until run::init_compute decides
   Device device = Device::kCpu;
   std::int64_t threads = 0;  ///< 0 = the physical cores available
-  Kernels kernels = Kernels::kFused;
+  nn::Kernels kernels = nn::Kernels::kFused;
 
   /// What was chosen or decided; an InternalError while it is auto.
   ComputeDType decided_dtype() const;
@@ -152,9 +113,9 @@ struct RunConfig {
   std::int64_t seq_len = 512;
   DataConfig data;
   ProbeConfig probe;
-  ExpandConfig expand;
+  method::SelectionOptions expand;  ///< after loading, the strategy is set, and one of its three sizes
   TrainConfig train;
-  UnitLrConfig unit_lr;
+  method::UnitLrOptions unit_lr;  ///< after loading, ema is set
   LoraConfig lora;
   TopKLayersConfig top_k_layers;
   EvalConfig eval;
@@ -195,21 +156,25 @@ std::vector<LengthProblem> length_problems(const TrainConfig& train, std::option
 /// The whole configuration, defaults included, in the order of `explain`. Loading it gives the same configuration.
 std::string to_yaml(const RunConfig& config);
 
-/// The same as JSON, whole or one section, for hashing the inputs of a stage.
+/// The same as JSON, or the list of a part of the texts, for hashing the inputs of a stage.
 Json to_json(const RunConfig& config);
-Json to_json(const Source& config);
-Json to_json(const TrainSource& config);
-Json to_json(const GeneralSource& config);
-Json to_json(const EvalSource& config);
-Json to_json(const DataConfig& config);
-Json to_json(const ProbeConfig& config);
-Json to_json(const ExpandConfig& config);
-Json to_json(const TrainConfig& config);
-Json to_json(const UnitFactor& config);
-Json to_json(const UnitLrConfig& config);
-Json to_json(const LoraConfig& config);
-Json to_json(const TopKLayersConfig& config);
-Json to_json(const EvalConfig& config);
+Json to_json(const std::vector<TrainSource>& sources);
+
+/// What a key decides: the result of an earlier session is that of now only where the keys that decide it are the same.
+/// A key may decide several things.
+namespace decides {
+inline constexpr unsigned kNothing = 1;      ///< where files are, how often something is logged, how it is computed
+inline constexpr unsigned kContents = 2;     ///< what is read, which is known by its contents instead
+inline constexpr unsigned kProbe = 4;        ///< layer importance
+inline constexpr unsigned kExpansion = 8;    ///< which layers are copied
+inline constexpr unsigned kTraining = 16;    ///< the weights after a step: a resume with another value is refused
+inline constexpr unsigned kEnd = 32;         ///< the trained model, where a training may go on with another value
+inline constexpr unsigned kEvaluation = 64;  ///< losses on held-out text
+inline constexpr unsigned kCopies = 128;     ///< the loss without each copy
+}  // namespace decides
+
+/// The keys that decide one of these, as to_json has them.
+Json deciding(const RunConfig& config, unsigned what);
 
 /// Whether `name` can name a source: 1 to 64 letters, digits, '.', '_' and '-', the first a letter or a digit.
 bool is_source_name(std::string_view name);

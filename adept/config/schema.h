@@ -1,5 +1,6 @@
 // The one description of the configuration: every field's name, limits, unit and meaning. Reading, writing, --set and
-// --explain are visitors of it. To add a field: a member with its default in run_config.h, one line here.
+// --explain are visitors of it. To add a field: a member with its default in run_config.h or the options.h of a folder,
+// one line here; a key says what it decides where that is not what its section does.
 //
 // A visitor is called as visitor(member, name, meaning, options) for each field, in order; options may be left out.
 #pragma once
@@ -46,6 +47,7 @@ struct FieldOptions {
   Range range = {};                ///< of a number, or of each number of a list
   bool required = false;           ///< there is no default; a list must not be empty
   std::string_view fallback = "";  ///< what happens where an optional field is not set
+  unsigned decides = 0;            ///< of config::decides; 0: what the section around it does
 };
 
 /// Fields that have fields of their own.
@@ -75,7 +77,7 @@ inline constexpr Exclusion kExclusions[] = {
 };
 
 template <typename Visitor>
-void describe(Visitor& v, Source& c) {
+void describe(Visitor& v, data::TextSource& c) {
   v(c.name, "name", "Name of the set in results and file names; unique in the configuration", {.required = true});
   v(c.paths, "path", "One or more .txt or .jsonl files (also .gz), folders, globs", {.required = true});
   v(c.text_field, "text_field",
@@ -86,21 +88,21 @@ void describe(Visitor& v, Source& c) {
 
 template <typename Visitor>
 void describe(Visitor& v, TrainSource& c) {
-  describe(v, static_cast<Source&>(c));
+  describe(v, static_cast<data::TextSource&>(c));
   v(c.weight, "weight", "Share of the training tokens, relative to the other sources; for all sources or for none",
     {.range = kWeight, .fallback = "by size"});
 }
 
 template <typename Visitor>
 void describe(Visitor& v, GeneralSource& c) {
-  describe(v, static_cast<Source&>(c));
+  describe(v, static_cast<data::TextSource&>(c));
   v(c.weight, "weight", "Weight of the source in what is measured on several, relative; for all sources or for none",
     {.range = kWeight, .fallback = "all the same"});
 }
 
 template <typename Visitor>
 void describe(Visitor& v, EvalSource& c) {
-  describe(v, static_cast<Source&>(c));
+  describe(v, static_cast<data::TextSource&>(c));
   v(c.role, "role", "What the set stands for in the final table");
 }
 
@@ -119,11 +121,12 @@ void describe(Visitor& v, ProbeConfig& c) {
     {.unit = "tokens", .range = kTokens});
   v(c.until_separated, "until_separated",
     "Stop before max_tokens as soon as the choice of the lowest layers is certain (95 %)");
-  v(c.batch_size, "batch_size", "Batch of the probe", {.unit = "sequences", .range = kSequences});
+  v(c.batch_size, "batch_size", "Batch of the probe",
+    {.unit = "sequences", .range = kSequences, .decides = decides::kProbe | decides::kEnd});
 }
 
 template <typename Visitor>
-void describe(Visitor& v, ExpandConfig& c) {
+void describe(Visitor& v, method::SelectionOptions& c) {
   constexpr Range layer_index = {.min = 0, .max = 10000};
   v(c.strategy, "strategy",
     "Which layers are copied: lowest importance; cost_aware, the highest of those that the probe cannot tell from the "
@@ -152,10 +155,11 @@ void describe(Visitor& v, TrainConfig& c) {
   v(c.min_lr_ratio, "min_lr_ratio", "Last learning rate of linear, cosine and wsd",
     {.unit = "of learning_rate", .range = kFraction});
   v(c.decay_ratio, "decay_ratio", "Decay at the end of wsd", {.unit = "of all steps", .range = kFraction});
-  v(c.max_steps, "max_steps", "Length of the training; wins over num_train_epochs", {.unit = "steps", .range = kSteps});
+  v(c.max_steps, "max_steps", "Length of the training; wins over num_train_epochs",
+    {.unit = "steps", .range = kSteps, .decides = decides::kEnd});
   v(c.num_train_epochs, "num_train_epochs",
     "Length of the training in passes over the first source of data.train; the others follow by weight",
-    {.unit = "epochs", .range = {.min = 0, .max = 1e6, .above_min = true}, .fallback = "1"});
+    {.unit = "epochs", .range = {.min = 0, .max = 1e6, .above_min = true}, .fallback = "1", .decides = decides::kEnd});
   v(c.replay_ratio, "replay_ratio", "Share of the training sequences that data.replay gives",
     {.unit = "of all sequences", .range = kBelowOne, .fallback = "0.25 for the method replay, else 0"});
   v(c.continue_data, "continue_data",
@@ -166,38 +170,41 @@ void describe(Visitor& v, TrainConfig& c) {
   v(c.activation_checkpointing, "activation_checkpointing",
     "What the backward pass recomputes: nothing, the feed-forward of each layer, or whole layers (of the lowest "
     "trained "
-    "one the feed-forward); less memory for more time, the same result");
+    "one the feed-forward); less memory for more time, the same result",
+    {.decides = decides::kNothing});
   v(c.activation_cache, "activation_cache",
     "Disk space in output_dir, during training, for activations below the lowest trained layer that are needed again "
     "(in later epochs, if all fit, importance updates, evaluations); 0 = off; the same result",
-    {.unit = "GB", .range = {.min = 0, .max = 1e6}});
-  v(c.weight_decay, "weight_decay", "AdamW's decoupled weight decay of matrices", {.range = kNotNegative});
-  v(c.adam_beta1, "adam_beta1", "AdamW's decay of the first moment", {.range = kBelowOne});
-  v(c.adam_beta2, "adam_beta2", "AdamW's decay of the second moment", {.range = kBelowOne});
-  v(c.adam_eps, "adam_eps", "AdamW's term against division by zero", {.range = kPositive});
+    {.unit = "GB", .range = {.min = 0, .max = 1e6}, .decides = decides::kNothing});
+  v(c.adamw.weight_decay, "weight_decay", "AdamW's decoupled weight decay of matrices", {.range = kNotNegative});
+  v(c.adamw.beta1, "adam_beta1", "AdamW's decay of the first moment", {.range = kBelowOne});
+  v(c.adamw.beta2, "adam_beta2", "AdamW's decay of the second moment", {.range = kBelowOne});
+  v(c.adamw.eps, "adam_eps", "AdamW's term against division by zero", {.range = kPositive});
   v(c.max_grad_norm, "max_grad_norm", "Global gradient norm to clip to; 0 = off", {.range = kNotNegative});
   v(c.logging_steps, "logging_steps", "Interval of lines in trainer_log.jsonl, and of what report_to gets",
-    {.unit = "steps", .range = kSteps});
+    {.unit = "steps", .range = kSteps, .decides = decides::kNothing});
   v(c.report_to, "report_to",
     "Where the lines of trainer_log.jsonl go as well, as in Hugging Face's trainer: tensorboard, event files in "
-    "output_dir/runs");
+    "output_dir/runs",
+    {.decides = decides::kNothing});
   v(c.eval_steps, "eval_steps", "Interval of evaluations on data.eval; 0 = only at the end",
-    {.unit = "steps", .range = kStepCount});
-  v(c.save_steps, "save_steps", "Interval of checkpoints; 0 = only at the end", {.unit = "steps", .range = kStepCount});
+    {.unit = "steps", .range = kStepCount, .decides = decides::kNothing});
+  v(c.save_steps, "save_steps", "Interval of checkpoints; 0 = only at the end",
+    {.unit = "steps", .range = kStepCount, .decides = decides::kNothing});
   v(c.save_total_limit, "save_total_limit", "Checkpoints to keep, the newest",
-    {.unit = "checkpoints", .range = {.min = 2, .max = 1e6}});
+    {.unit = "checkpoints", .range = {.min = 2, .max = 1e6}, .decides = decides::kNothing});
   v(c.max_nonfinite_steps, "max_nonfinite_steps", "Steps in a row with a non-finite loss or gradient that stop the run",
-    {.unit = "steps", .range = kSteps});
+    {.unit = "steps", .range = kSteps, .decides = decides::kNothing});
 }
 
 template <typename Visitor>
-void describe(Visitor& v, UnitFactor& c) {
+void describe(Visitor& v, method::UnitFactor& c) {
   v(c.units, "units", "Pattern of unit names with the wildcards * and ?, such as *.mlp.*", {.required = true});
   v(c.factor, "factor", "Factor of their learning rate; 0 freezes them", {.range = kNotNegative});
 }
 
 template <typename Visitor>
-void describe(Visitor& v, UnitLrConfig& c) {
+void describe(Visitor& v, method::UnitLrOptions& c) {
   v(c.policy, "policy",
     "Rate factor of each unit: reference, 2 (I_max - I) / (I_max - I_min); uniform, 1; normalized, norm gains and "
     "biases ranged apart from matrices, floor + (1 - floor) (I_max - I) / (I_max - I_min), divided by its mean over "
@@ -239,36 +246,47 @@ void describe(Visitor& v, EvalConfig& c) {
     {.unit = "tokens", .range = kTokens});
   v(c.copies_tokens, "copies_tokens",
     "Sample of each set on which the loss without each copy is measured after training; 0 = not measured",
-    {.unit = "tokens", .range = kTokens});
+    {.unit = "tokens", .range = kTokens, .decides = decides::kCopies});
 }
 
 template <typename Visitor>
 void describe(Visitor& v, RunConfig& c) {
-  v(c.model, "model", "Model directory, or a hub id in the local cache", {.required = true});
-  v(c.output_dir, "output_dir", "Run directory: checkpoints, logs, results, the exported model", {.required = true});
+  v(c.model, "model", "Model directory, or a hub id in the local cache",
+    {.required = true, .decides = decides::kContents});
+  v(c.output_dir, "output_dir", "Run directory: checkpoints, logs, results, the exported model",
+    {.required = true, .decides = decides::kNothing});
   v(c.method, "method",
     "What trains: identity copies at rates by importance (adept) or at one rate (llama_pro), everything without or "
-    "with replayed general text (full, replay), adapters of all projections (lora), the last layers (top_k_layers)");
-  v(c.keep_expanded, "keep_expanded", "Keep the expanded model as it was before training, in output_dir/expanded");
-  v(c.seed, "seed", "Seed of data order and sampling", {.range = {.min = 0, .max = 4294967295}});
+    "with replayed general text (full, replay), adapters of all projections (lora), the last layers (top_k_layers)",
+    {.decides = decides::kTraining});
+  v(c.keep_expanded, "keep_expanded", "Keep the expanded model as it was before training, in output_dir/expanded",
+    {.decides = decides::kNothing});
+  v(c.seed, "seed", "Seed of data order and sampling",
+    {.range = {.min = 0, .max = 4294967295}, .decides = decides::kTraining});
   v(c.compute.dtype, "dtype",
     "Precision to compute in; auto: bf16 where the processor or GPU multiplies it natively, else fp32; trained weights "
-    "and moments are always fp32");
-  v(c.export_dtype, "export_dtype", "Type of every tensor of the exported model; auto: each as in the files of model");
-  v(c.compute.device, "device", "Where to compute");
+    "and moments are always fp32",
+    {.decides = decides::kProbe | decides::kTraining | decides::kEvaluation | decides::kCopies});
+  v(c.export_dtype, "export_dtype", "Type of every tensor of the exported model; auto: each as in the files of model",
+    {.decides = decides::kEnd});
+  v(c.compute.device, "device", "Where to compute", {.decides = decides::kNothing});
   v(c.compute.threads, "threads", "Threads to compute with; 0 = the physical cores available",
-    {.unit = "threads", .range = {.min = 0, .max = 1024}});
-  v(c.compute.kernels, "kernels", "Fused kernels, or plain operations to compare them with");
+    {.unit = "threads", .range = {.min = 0, .max = 1024}, .decides = decides::kNothing});
+  v(c.compute.kernels, "kernels", "Fused kernels, or plain operations to compare them with",
+    {.decides = decides::kNothing});
   v(c.seq_len, "seq_len", "Longest sequence in training, probe and evaluation",
-    {.unit = "tokens", .range = {.min = 2, .max = 1 << 20}});
-  v(c.data, "data", "The texts");
-  v(c.probe, "probe", "Stage 1, step 1: layer importance (method adept)");
-  v(c.expand, "expand", "Stage 1, step 2: which layers are copied (adept, llama_pro)");
-  v(c.train, "train", "Stage 2: training");
-  v(c.unit_lr, "unit_lr", "Stage 2: learning rate of each unit (adept)");
-  v(c.lora, "lora", "The method lora");
-  v(c.top_k_layers, "top_k_layers", "The method top_k_layers");
-  v(c.eval, "eval", "How loss and perplexity are measured");
+    {.unit = "tokens",
+     .range = {.min = 2, .max = 1 << 20},
+     .decides = decides::kProbe | decides::kTraining | decides::kEvaluation | decides::kCopies});
+  v(c.data, "data", "The texts", {.decides = decides::kContents});
+  v(c.probe, "probe", "Stage 1, step 1: layer importance (method adept)", {.decides = decides::kProbe});
+  v(c.expand, "expand", "Stage 1, step 2: which layers are copied (adept, llama_pro)",
+    {.decides = decides::kExpansion});
+  v(c.train, "train", "Stage 2: training", {.decides = decides::kTraining});
+  v(c.unit_lr, "unit_lr", "Stage 2: learning rate of each unit (adept)", {.decides = decides::kTraining});
+  v(c.lora, "lora", "The method lora", {.decides = decides::kTraining});
+  v(c.top_k_layers, "top_k_layers", "The method top_k_layers", {.decides = decides::kTraining});
+  v(c.eval, "eval", "How loss and perplexity are measured", {.decides = decides::kEvaluation | decides::kCopies});
 }
 
 }  // namespace adept::config

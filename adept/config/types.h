@@ -69,6 +69,7 @@ struct KeyDoc {
   std::string fallback;  ///< the default as YAML; "required"; or what an unset key means
   std::string unit;
   std::string doc;
+  unsigned decides = 0;  ///< of config::decides
 };
 
 /// Every key that holds a value, in order.

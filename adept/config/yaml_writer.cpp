@@ -31,6 +31,28 @@ void emit(YAML::Emitter& out, const Json& value) {
   }
 }
 
+/// Visitor that collects the fields that decide one of `what`; sections without any are left out.
+class DecidingCollector {
+ public:
+  explicit DecidingCollector(unsigned what, unsigned of_section = 0) : what_(what), of_section_(of_section) {}
+  Json object = Json::object();
+
+  template <typename T>
+  void operator()(T& member, std::string_view name, std::string_view, const FieldOptions& options = {}) {
+    const unsigned decided = options.decides != 0 ? options.decides : of_section_;
+    if constexpr (kIsSection<T>) {
+      DecidingCollector inner(what_, decided);
+      describe(inner, member);
+      if (!inner.object.empty()) object[std::string(name)] = inner.object;
+    } else if ((decided & what_) != 0) {
+      object[std::string(name)] = encode(member);
+    }
+  }
+
+ private:
+  unsigned what_, of_section_;
+};
+
 std::string emit_document(const Json& value) {
   YAML::Emitter out;
   emit(out, value);
@@ -44,18 +66,13 @@ std::string yaml_scalar(const Json& value) { return emit_document(value); }
 std::string to_yaml(const RunConfig& config) { return emit_document(encode(config)) + "\n"; }
 
 Json to_json(const RunConfig& config) { return encode(config); }
-Json to_json(const Source& config) { return encode(config); }
-Json to_json(const TrainSource& config) { return encode(config); }
-Json to_json(const GeneralSource& config) { return encode(config); }
-Json to_json(const EvalSource& config) { return encode(config); }
-Json to_json(const DataConfig& config) { return encode(config); }
-Json to_json(const ProbeConfig& config) { return encode(config); }
-Json to_json(const ExpandConfig& config) { return encode(config); }
-Json to_json(const TrainConfig& config) { return encode(config); }
-Json to_json(const UnitFactor& config) { return encode(config); }
-Json to_json(const UnitLrConfig& config) { return encode(config); }
-Json to_json(const LoraConfig& config) { return encode(config); }
-Json to_json(const TopKLayersConfig& config) { return encode(config); }
-Json to_json(const EvalConfig& config) { return encode(config); }
+Json to_json(const std::vector<TrainSource>& sources) { return encode(sources); }
+
+Json deciding(const RunConfig& config, unsigned what) {
+  DecidingCollector collector(what);
+  RunConfig copy = config;
+  describe(collector, copy);
+  return collector.object;
+}
 
 }  // namespace adept::config

@@ -9,32 +9,10 @@
 #include <string_view>
 #include <vector>
 
+#include "adept/data/options.h"
 #include "adept/data/source_counts.h"
 
 namespace adept::data {
-
-/// What one document of a .txt file is.
-enum class TxtRecord {
-  kFile,       ///< the whole file, byte for byte (without a byte order mark)
-  kLine,       ///< each line, without its end
-  kParagraph,  ///< lines up to the next blank one, joined by "\n"; a line of blanks and tabs is blank
-};
-
-/// What happens to a record that is not valid: broken JSON, no such field, not a string, not UTF-8.
-enum class BadRecord {
-  kFail,  ///< DataError that names file and line
-  kSkip,  ///< counted by reason
-};
-
-/// A named set of documents.
-struct TextSource {
-  std::string name{};
-  std::vector<std::string> paths{};  ///< files, folders (with all below), globs (* ? [a-z] and ** for any folders)
-  /// Of the objects in .jsonl files. Those without it may be multiple-choice questions (multiple_choice.h).
-  std::string text_field = "text";
-  TxtRecord txt_record = TxtRecord::kFile;
-  BadRecord on_bad_record = BadRecord::kFail;
-};
 
 /// The files of a source, in the order in which they are read.
 struct SourceFiles {

@@ -52,7 +52,7 @@ std::vector<int> cheapest_of_equals(const std::vector<int>& ascending, int k, co
   return chosen;
 }
 
-std::vector<int> repeated(const std::vector<int>& layers, int copies) {
+std::vector<int> repeated(const std::vector<int>& layers, std::int64_t copies) {
   std::vector<int> after;
   for (const int layer : layers) after.insert(after.end(), static_cast<std::size_t>(copies), layer);
   return after;
@@ -60,22 +60,23 @@ std::vector<int> repeated(const std::vector<int>& layers, int copies) {
 
 // Mostly the lowest copy decides what a step costs: for each lowest layer the best others above it.
 std::vector<int> best_gain_per_cost(const std::vector<int>& layers, const SelectionOptions& options,
-                                    const Importance& importance) {
+                                    const Importance& importance, const StepCost& step_cost) {
   if (importance.method != kGainMethod)
     throw ConfigError("expand.strategy: gain_per_cost needs the scores of `adept probe --method {}`, found {}.",
                       kGainMethod, importance.method);
   const auto gain = [&](int l) { return importance.layers[static_cast<std::size_t>(l)].score; };
-  const auto k = static_cast<std::size_t>(options.num_layers);
+  const auto num_layers = static_cast<int>(options.num_layers.value());
+  const auto k = static_cast<std::size_t>(num_layers);
   std::vector<int> chosen;
   double highest = 0;
   for (std::size_t i = 0; i + k <= layers.size(); ++i) {
     std::vector<int> candidate =
-        best(std::vector<int>(layers.begin() + static_cast<std::ptrdiff_t>(i) + 1, layers.end()),
-             options.num_layers - 1, [&](int a, int b) { return gain(a) > gain(b); });
+        best(std::vector<int>(layers.begin() + static_cast<std::ptrdiff_t>(i) + 1, layers.end()), num_layers - 1,
+             [&](int a, int b) { return gain(a) > gain(b); });
     candidate.insert(candidate.begin(), layers[i]);
     double total = 0;
     for (const int layer : candidate) total += gain(layer);
-    const double per_cost = total / options.step_cost(repeated(candidate, options.copies));
+    const double per_cost = total / step_cost(repeated(candidate, options.copies));
     if (!chosen.empty() && per_cost < highest) continue;
     highest = per_cost;
     chosen = candidate;
@@ -84,8 +85,8 @@ std::vector<int> best_gain_per_cost(const std::vector<int>& layers, const Select
 }
 
 std::vector<int> allowed_layers(const SelectionOptions& options, int total) {
-  const std::set<int> excluded(options.exclude.begin(), options.exclude.end());
-  for (const int layer : excluded)
+  const std::set<std::int64_t> excluded(options.exclude.begin(), options.exclude.end());
+  for (const std::int64_t layer : excluded)
     if (layer < 0 || layer >= total)
       throw ConfigError("layers to exclude: found {}, expected indices from 0 to {} (the model has {} layers).", layer,
                         total - 1, total);
@@ -107,19 +108,20 @@ bool are_apart(const Importance& importance, int a, int b) {
 }
 
 std::vector<int> select_layers(const SelectionOptions& options, int base_num_hidden_layers,
-                               const std::optional<Importance>& importance) {
+                               const std::optional<Importance>& importance, const StepCost& step_cost) {
+  if (!options.after.empty()) return {options.after.begin(), options.after.end()};
   const std::vector<int> layers = allowed_layers(options, base_num_hidden_layers);
-  const int k = options.num_layers;
+  const auto k = static_cast<int>(options.num_layers.value_or(0));
+  const SelectionStrategy strategy = options.strategy.value_or(SelectionStrategy::kLowest);
   if (k < 1 || k > std::ssize(layers))
     throw ConfigError("number of layers to expand: found {}, expected 1 to {} (the layers of the model{}).", k,
                       layers.size(), options.exclude.empty() ? "" : " that are not excluded");
-  if (options.strategy != SelectionStrategy::kUniform && !importance)
+  if (strategy != SelectionStrategy::kUniform && !importance)
     throw ConfigError("layers to expand: found no importance scores; expected those of `adept probe`.");
   if (importance && std::ssize(importance->layers) != base_num_hidden_layers)
     throw ConfigError("layers to expand: the importance scores are of {} layers, the model has {}; probe this model.",
                       importance->layers.size(), base_num_hidden_layers);
-  const bool low_is_good =
-      options.strategy == SelectionStrategy::kLowest || options.strategy == SelectionStrategy::kCostAware;
+  const bool low_is_good = strategy == SelectionStrategy::kLowest || strategy == SelectionStrategy::kCostAware;
   if (importance && importance->method == kGainMethod && low_is_good)
     throw ConfigError(
         "layers to expand: found scores of method {}, of which high ones are good; expected the strategy gain_per_cost "
@@ -129,7 +131,7 @@ std::vector<int> select_layers(const SelectionOptions& options, int base_num_hid
   // Of equal scores the later layer, whose copy is cheaper to train.
   const auto is_lower = [&](int a, int b) { return score(a) != score(b) ? score(a) < score(b) : a > b; };
   std::vector<int> chosen;
-  switch (options.strategy) {
+  switch (strategy) {
     case SelectionStrategy::kLowest:
       chosen = best(layers, k, is_lower);
       break;
@@ -140,7 +142,7 @@ std::vector<int> select_layers(const SelectionOptions& options, int base_num_hid
       chosen = evenly_spread(layers, k);
       break;
     case SelectionStrategy::kGainPerCost:
-      chosen = best_gain_per_cost(layers, options, *importance);
+      chosen = best_gain_per_cost(layers, options, *importance, step_cost);
       break;
     case SelectionStrategy::kCostAware: {
       std::vector<int> ascending = layers;
@@ -148,6 +150,8 @@ std::vector<int> select_layers(const SelectionOptions& options, int base_num_hid
       chosen = cheapest_of_equals(ascending, k, *importance);
       break;
     }
+    case SelectionStrategy::kManual:
+      throw ConfigError("layers to expand: the strategy manual needs the layers (expand.after, --after).");
   }
   return repeated(chosen, options.copies);
 }

@@ -166,18 +166,6 @@ UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& 
   return importance;
 }
 
-std::string_view to_string(UnitLrPolicy policy) {
-  switch (policy) {
-    case UnitLrPolicy::kReference:
-      return "reference";
-    case UnitLrPolicy::kUniform:
-      return "uniform";
-    case UnitLrPolicy::kNormalized:
-      return "normalized";
-  }
-  throw InternalError("unknown policy");
-}
-
 UnitValues unit_lr_weights(UnitLrPolicy policy, const std::vector<Unit>& units, const UnitValues& importance,
                            double floor) {
   ADEPT_CHECK(!units.empty(), "no units");

@@ -8,11 +8,11 @@
 #include <cstdint>
 #include <map>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "adept/core/progress.h"
 #include "adept/method/expansion.h"
+#include "adept/method/options.h"
 #include "adept/method/samples.h"
 #include "adept/model/decoder.h"
 #include "adept/model/frozen_prefix.h"
@@ -21,12 +21,6 @@ namespace adept::method {
 
 /// A value per unit, keyed by its name.
 using UnitValues = std::map<std::string, double>;
-
-/// How finely tensors are split. The default is the paper's: not at all.
-struct UnitGranularity {
-  bool by_head = false;             ///< projections to heads by rows, from heads by columns, their biases
-  std::int64_t ffn_block_size = 0;  ///< neurons: projections to them by rows, from them by columns; 0: whole
-};
 
 /// Slices begin .. end-1 of a tensor along `dim`.
 struct Unit {
@@ -59,23 +53,6 @@ void check_partition(const std::vector<Unit>& units, const model::Decoder& decod
 /// NonFiniteError if a score is not finite.
 UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::FrozenPrefix& model,
                            const std::vector<ProbeBatch>& batches, Progress& progress);
-
-/// How a unit's rate follows from its importance. The rate of unit u at step t is base_lr * schedule(t) * w_u.
-enum class UnitLrPolicy {
-  /// w_u = 2 (I_max - I_u) / (I_max - I_min), 1 where the range is 0; the paper's 2 (1 - I_u) with I in [0, 1].
-  kReference,
-  /// w_u = 1: plain AdamW on the expanded layers.
-  kUniform,
-  /// Ours. Norm gains and biases, whose |theta g| is larger by their theta alone, are ranged apart from matrices: in
-  /// each
-  /// of the two groups v_u = floor + (1 - floor) (I_max - I_u) / (I_max - I_min), 1 where the range is 0, and w_u is
-  /// v_u
-  /// divided by its mean over the group's elements: no unit stands still, and the mean rate is base_lr.
-  kNormalized,
-};
-
-/// "reference", "uniform", "normalized".
-std::string_view to_string(UnitLrPolicy policy);
 
 /// w_u of every unit. `floor` (0 .. 1) is kNormalized's.
 UnitValues unit_lr_weights(UnitLrPolicy policy, const std::vector<Unit>& units, const UnitValues& importance,

@@ -10,11 +10,9 @@
 #include <vector>
 
 #include "adept/kernels/functions.h"
+#include "adept/nn/options.h"
 
 namespace adept::nn {
-
-/// kFused: kernels on the CPU in fp32 and bf16, ATen's operations elsewhere. kReference: reference.h everywhere.
-enum class Kernels { kFused, kReference };
 
 /// For the whole process, from the next operation on.
 void set_kernels(Kernels kernels);

@@ -9,14 +9,9 @@
 #include <string>
 #include <vector>
 
-namespace adept::optim {
+#include "adept/optim/options.h"
 
-struct AdamWOptions {
-  double beta1 = 0.9;
-  double beta2 = 0.95;
-  double eps = 1e-8;
-  double weight_decay = 0.0;  ///< decoupled; applied to matrices, never to norm gains and biases
-};
+namespace adept::optim {
 
 /// One trainable tensor. Its fp32 master is shared with the owner and updated in place.
 struct Parameter {

@@ -2,16 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <string_view>
+
+#include "adept/optim/options.h"
 
 namespace adept::optim {
-
-enum class ScheduleKind {
-  kConstant,  ///< warm-up, then 1
-  kLinear,    ///< warm-up, then linear to min_ratio at the end
-  kCosine,    ///< warm-up, then half a cosine to min_ratio at the end (Loshchilov & Hutter, arXiv 1608.03983)
-  kWsd,       ///< warm-up, stable, linear decay to min_ratio (MiniCPM, arXiv 2404.06395)
-};
 
 struct Schedule {
   ScheduleKind kind = ScheduleKind::kCosine;

@@ -13,27 +13,7 @@
 namespace adept::run {
 namespace {
 
-std::vector<int> to_ints(const std::vector<std::int64_t>& values) { return {values.begin(), values.end()}; }
-
-method::SelectionStrategy to_method(config::SelectionStrategy strategy) {
-  switch (strategy) {
-    case config::SelectionStrategy::kLowest:
-      return method::SelectionStrategy::kLowest;
-    case config::SelectionStrategy::kCostAware:
-      return method::SelectionStrategy::kCostAware;
-    case config::SelectionStrategy::kUniform:
-      return method::SelectionStrategy::kUniform;
-    case config::SelectionStrategy::kHighest:
-      return method::SelectionStrategy::kHighest;
-    case config::SelectionStrategy::kGainPerCost:
-      return method::SelectionStrategy::kGainPerCost;
-    case config::SelectionStrategy::kManual:
-      break;
-  }
-  throw InternalError("no strategy of selection");
-}
-
-int num_excluded(const config::ExpandConfig& expand) {
+int num_excluded(const method::SelectionOptions& expand) {
   return static_cast<int>(std::set<std::int64_t>(expand.exclude.begin(), expand.exclude.end()).size());
 }
 
@@ -46,14 +26,14 @@ void expect_below(const char* key, const std::vector<std::int64_t>& layers, std:
 
 }  // namespace
 
-int num_copied_layers(const config::ExpandConfig& expand, const model::ModelConfig& base) {
+int num_copied_layers(const method::SelectionOptions& expand, const model::ModelConfig& base) {
   if (expand.trainable)
     return method::num_layers_for_budget(base, *expand.trainable, static_cast<int>(expand.copies),
                                          num_excluded(expand));
   return static_cast<int>(expand.num_layers.value_or(0));
 }
 
-void check_expansion(const config::ExpandConfig& expand, const model::ModelConfig& base, const std::string& where) {
+void check_expansion(const method::SelectionOptions& expand, const model::ModelConfig& base, const std::string& where) {
   const std::int64_t depth = base.num_hidden_layers;
   expect_below("expand.after", expand.after, depth, where);
   expect_below("expand.exclude", expand.exclude, depth, where);
@@ -64,20 +44,17 @@ void check_expansion(const config::ExpandConfig& expand, const model::ModelConfi
                       where, expand.exclude.empty() ? "" : " less those in expand.exclude");
 }
 
-std::vector<int> choose_layers(const config::ExpandConfig& expand, const model::ModelConfig& base, std::int64_t seq_len,
-                               const std::optional<method::Importance>& importance) {
-  if (!expand.after.empty()) return to_ints(expand.after);
+std::vector<int> choose_layers(const method::SelectionOptions& expand, const model::ModelConfig& base,
+                               std::int64_t seq_len, const std::optional<method::Importance>& importance) {
+  method::SelectionOptions options = expand;
+  if (expand.after.empty()) options.num_layers = num_copied_layers(expand, base);
   return method::select_layers(
-      {.strategy = to_method(expand.strategy.value()),
-       .num_layers = num_copied_layers(expand, base),
-       .exclude = to_ints(expand.exclude),
-       .copies = static_cast<int>(expand.copies),
-       .step_cost = [&](std::span<const int> after) { return model::copies_step_flops(base, seq_len, after); }},
-      static_cast<int>(base.num_hidden_layers), importance);
+      options, static_cast<int>(base.num_hidden_layers), importance,
+      [&](std::span<const int> after) { return model::copies_step_flops(base, seq_len, after); });
 }
 
 std::string describe_step_cost(const model::ModelConfig& base, std::int64_t seq_len, std::span<const int> after,
-                               const config::ExpandConfig& expand,
+                               const method::SelectionOptions& expand,
                                const std::optional<method::Importance>& importance) {
   const double full = model::full_step_flops(base, seq_len);
   const auto line = [&](std::string_view what, std::span<const int> layers) {
@@ -86,9 +63,9 @@ std::string describe_step_cost(const model::ModelConfig& base, std::int64_t seq_
                        fmt::join(layers, ", "), 1e-9 * cost, 100 * cost / full);
   };
   std::string text = line(after.size() == 1 ? "copy after layer" : "copies after layers", after);
-  if (expand.strategy == config::SelectionStrategy::kCostAware && importance) {
-    config::ExpandConfig lowest = expand;
-    lowest.strategy = config::SelectionStrategy::kLowest;
+  if (expand.strategy == method::SelectionStrategy::kCostAware && importance) {
+    method::SelectionOptions lowest = expand;
+    lowest.strategy = method::SelectionStrategy::kLowest;
     const std::vector<int> lowest_layers = choose_layers(lowest, base, seq_len, importance);
     text += line(
         std::ranges::equal(lowest_layers, after) ? "the lowest are the same:" : "the lowest, which cost_aware left,",

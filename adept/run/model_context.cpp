@@ -142,7 +142,7 @@ void init_compute(config::Compute& compute) {
     spdlog::warn("threads: {} are more than the {} cores that this process may use; they will wait for each other",
                  threads, cores);
   start_threads(threads > 0 ? static_cast<int>(threads) : cores);
-  nn::set_kernels(wanted_kernels == config::Kernels::kFused ? nn::Kernels::kFused : nn::Kernels::kReference);
+  nn::set_kernels(wanted_kernels);
   kernels::instruction_set();  // throws now where the variable is wrong
   nn::use_caching_allocator();
   if (device == config::Device::kCuda && !at::hasCUDA())

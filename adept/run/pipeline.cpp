@@ -127,7 +127,7 @@ class Run {
       const auto batch_size = config_.probe.batch_size;
       const auto weights = general_weights(config_.data);
       std::vector<method::Importance> importances;
-      if (config_.expand.strategy == config::SelectionStrategy::kGainPerCost) {
+      if (config_.expand.strategy == method::SelectionStrategy::kGainPerCost) {
         const auto domain = probe_sequences({datasets_.train.front()}, config_.seq_len, config_.probe.max_tokens);
         tell_samples("probe", domain);
         samples["domain"] = samples_json(domain);
@@ -200,9 +200,7 @@ class Run {
   // What each copy became: on each held-out set, without each of them.
   void inspect_copies() {
     if (!inspects_copies() || datasets_.eval.empty()) return;
-    Json inputs = eval_inputs(dir_ / "model");
-    inputs["copies_tokens"] = config_.eval.copies_tokens;
-    stages_.run("copies", inputs, {"copies.json"}, [&] {
+    stages_.run("copies", eval_inputs(dir_ / "model", config::decides::kCopies), {"copies.json"}, [&] {
       MeasuredModel model = measured(dir_ / "model");
       const method::Expansion expansion = method::read_expansion(dir_ / "model");
       Json sets = Json::object();
@@ -259,47 +257,37 @@ class Run {
     Json inputs = {{"model", io::to_json(identity(model_.dir))},
                    {"general", fingerprints(datasets_.general)},
                    {"general_weights", general_weights(config_.data)},
-                   {"probe", config::to_json(config_.probe)},
-                   {"sampling", data::kSamplingRule},
-                   {"seq_len", config_.seq_len},
-                   {"dtype", to_string(config_.compute.decided_dtype())}};
+                   {"sampling", data::kSamplingRule}};
+    inputs.update(config::deciding(config_, config::decides::kProbe));
     // How many are chosen decides how long a probe takes that stops when they are certain.
     if (config_.probe.until_separated) {
       inputs["num_layers"] = num_copied_layers(config_.expand, model_.config);
       inputs["exclude"] = config_.expand.exclude;
     }
-    if (config_.expand.strategy == config::SelectionStrategy::kGainPerCost)
+    if (config_.expand.strategy == method::SelectionStrategy::kGainPerCost)
       inputs["domain"] = datasets_.train.front().fingerprint();
     return inputs;
   }
 
   // An expanded model is known by what it is made from; it may have been removed.
   Json train_inputs() {
-    Json config = {{"seed", config_.seed},
-                   {"method", std::string(config::to_string(config_.method))},
-                   {"dtype", to_string(config_.compute.decided_dtype())},
-                   {"seq_len", config_.seq_len},
-                   {"export_dtype", std::string(config::to_string(config_.export_dtype))},
-                   {"probe_batch_size", config_.probe.batch_size},
-                   {"train", config::to_json(config_.train)},
-                   {"unit_lr", config::to_json(config_.unit_lr)}};
-    for (const char* key : {"activation_checkpointing", "activation_cache", "report_to"})
-      config["train"].erase(key);  // same result
-    if (config_.method == config::Method::kLora) config["lora"] = config::to_json(config_.lora);
-    if (config_.method == config::Method::kTopKLayers) config["top_k_layers"] = config::to_json(config_.top_k_layers);
+    Json config = config::deciding(config_, config::decides::kTraining | config::decides::kEnd);
+    if (config_.method != config::Method::kLora) config.erase("lora");
+    if (config_.method != config::Method::kTopKLayers) config.erase("top_k_layers");
     return {{"model", expands_ ? expand_inputs() : io::to_json(identity(model_.dir))},
             {"train", fingerprints(datasets_.train)},
             {"replay", fingerprints(datasets_.replay)},
             {"general", fingerprints(datasets_.general)},
-            {"weights", {config::to_json(config_.data).at("train"), config::to_json(config_.data).at("replay")}},
+            {"weights", {config::to_json(config_.data.train), config::to_json(config_.data.replay)}},
             {"config", config}};
   }
 
   // The scores are those that the probe gives for its inputs, whatever became of their file.
   Json expand_inputs() {
-    return {{"model", io::to_json(identity(model_.dir))},
-            {"expand", config::to_json(config_.expand)},
-            {"importance", config_.expand.needs_scores() ? probe_inputs() : Json()}};
+    Json inputs = {{"model", io::to_json(identity(model_.dir))},
+                   {"importance", config_.expand.needs_scores() ? probe_inputs() : Json()}};
+    inputs.update(config::deciding(config_, config::decides::kExpansion));
+    return inputs;
   }
 
   std::optional<method::Importance> importance_if_probed() const {
@@ -318,15 +306,11 @@ class Run {
 
   bool inspects_copies() const { return config_.expands() && config_.eval.copies_tokens > 0; }
 
-  Json eval_inputs(const fs::path& model_dir) {
-    Json config = config::to_json(config_.eval);
-    config.erase("copies_tokens");
+  Json eval_inputs(const fs::path& model_dir, unsigned decided = config::decides::kEvaluation) {
     return {{"model", io::to_json(identity(model_dir))},
             {"eval", fingerprints(datasets_.eval)},
-            {"config", config},
-            {"sampling", data::kSamplingRule},
-            {"seq_len", config_.seq_len},
-            {"dtype", to_string(config_.compute.decided_dtype())}};
+            {"config", config::deciding(config_, decided)},
+            {"sampling", data::kSamplingRule}};
   }
 
   data::SequenceSet eval_sequences(const data::TokenDataset& dataset) const {
@@ -359,7 +343,7 @@ class Run {
                                 .probe = {},
                                 .eval = {}};
     log_table(inputs.loader.format_mixture());
-    if (config_.unit_lr.policy != config::UnitLrPolicy::kUniform) {
+    if (config_.unit_lr.policy != method::UnitLrPolicy::kUniform) {
       const auto probe = probe_sequences(datasets_.general, config_.seq_len, config_.unit_lr.probe_tokens);
       tell_samples("importance", probe);
       inputs.probe =

@@ -108,7 +108,7 @@ void check_can_be_made(const fs::path& dir) {
 template <typename List>
 void check_paths(const char* part, const List& sources, const fs::path& output_dir, Problems& problems) {
   for (std::size_t i = 0; i < sources.size(); ++i) {
-    const data::TextSource source = to_text_source(sources[i]);
+    const data::TextSource& source = sources[i];
     problems.passes([&] { data::find_files(source); }, fmt::format("data.{}.{}: ", part, i));
     problems.passes(
         [&] { data::check_not_read(source, output_dir, "output_dir", {train::kTrainerLog, train::kImportanceLog}); });
@@ -116,7 +116,7 @@ void check_paths(const char* part, const List& sources, const fs::path& output_d
 }
 
 bool needs_general_text(const config::RunConfig& config, config::Purpose purpose) {
-  return probes(config, purpose) || config.unit_lr.policy != config::UnitLrPolicy::kUniform;
+  return probes(config, purpose) || config.unit_lr.policy != method::UnitLrPolicy::kUniform;
 }
 
 void check_length(const config::RunConfig& config, const data::TrainLoader& loader, Problems& problems) {
@@ -205,7 +205,7 @@ void check_text(const config::RunConfig& config, config::Purpose purpose, const 
   };
   if (needs_general_text(config, purpose))
     std::for_each(datasets.general.begin(), datasets.general.end(), check_measured);
-  if (probes(config, purpose) && config.expand.strategy == config::SelectionStrategy::kGainPerCost)
+  if (probes(config, purpose) && config.expand.strategy == method::SelectionStrategy::kGainPerCost)
     check_measured(datasets.train.front());
   for (const data::TokenDataset& dataset : datasets.eval) {
     check_targets(dataset, eval_sequences(config, model, dataset));

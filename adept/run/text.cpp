@@ -18,18 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-data::TxtRecord to_data(config::TxtRecord record) {
-  switch (record) {
-    case config::TxtRecord::kFile:
-      return data::TxtRecord::kFile;
-    case config::TxtRecord::kLine:
-      return data::TxtRecord::kLine;
-    case config::TxtRecord::kParagraph:
-      return data::TxtRecord::kParagraph;
-  }
-  throw InternalError("unknown txt_record");
-}
-
 // A file of the same text and tokenizer, or nothing; a damaged one is made again.
 std::optional<data::TokenDataset> open_current(const fs::path& path, const std::string& source,
                                                const std::string& tokenizer, std::int64_t vocab_size) {
@@ -89,30 +77,20 @@ data::TokenizeOptions tokenize_options() { return {.num_threads = at::get_num_th
 
 }  // namespace
 
-data::TextSource to_text_source(const config::Source& source) {
-  return {.name = source.name,
-          .paths = source.paths,
-          .text_field = source.text_field,
-          .txt_record = to_data(source.txt_record),
-          .on_bad_record =
-              source.on_bad_record == config::BadRecord::kSkip ? data::BadRecord::kSkip : data::BadRecord::kFail};
-}
-
-data::TokenDataset tokenize_source(const TextModel& model, const config::Source& source) {
+data::TokenDataset tokenize_source(const TextModel& model, const data::TextSource& source) {
   Progress progress("tokenize", 0, {.unit = "bytes", .source = source.name});
-  return data::tokenize(to_text_source(source), model.encoder(), tokenize_options(), progress);
+  return data::tokenize(source, model.encoder(), tokenize_options(), progress);
 }
 
-data::TokenDataset tokenize_source_cached(const TextModel& model, const config::Source& source,
+data::TokenDataset tokenize_source_cached(const TextModel& model, const data::TextSource& source,
                                           const fs::path& directory) {
   const fs::path path = directory / (source.name + ".tokens");
-  const data::TextSource text = to_text_source(source);
   const data::TextEncoder encoder = model.encoder();
-  if (auto current = open_current(path, data::source_fingerprint(text), encoder.fingerprint, encoder.vocab_size))
+  if (auto current = open_current(path, data::source_fingerprint(source), encoder.fingerprint, encoder.vocab_size))
     return *current;
   fs::create_directories(directory);
   Progress progress("tokenize", 0, {.unit = "bytes", .source = source.name});
-  return data::tokenize_to_file(path, text, encoder, tokenize_options(), progress);
+  return data::tokenize_to_file(path, source, encoder, tokenize_options(), progress);
 }
 
 Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, const fs::path& directory) {
@@ -135,12 +113,11 @@ void warn_of_shared_files(const config::RunConfig& config) {
   std::map<fs::path, std::string> trained_on;  // file -> source
   for (const auto* part : {&config.data.train, &config.data.replay}) {
     if (part == &config.data.replay && config.train.replay_ratio.value_or(0) == 0) continue;
-    for (const config::Source& source : *part)
-      for (const fs::path& file : data::find_files(to_text_source(source)).files)
-        trained_on.emplace(fs::canonical(file), source.name);
+    for (const data::TextSource& source : *part)
+      for (const fs::path& file : data::find_files(source).files) trained_on.emplace(fs::canonical(file), source.name);
   }
-  for (const config::Source& source : config.data.eval)
-    for (const fs::path& file : data::find_files(to_text_source(source)).files)
+  for (const data::TextSource& source : config.data.eval)
+    for (const fs::path& file : data::find_files(source).files)
       if (const auto found = trained_on.find(fs::canonical(file)); found != trained_on.end())
         spdlog::warn("{}: is in data.train ({}) and in data.eval ({}): what is measured on it was trained on.",
                      file.string(), found->second, source.name);

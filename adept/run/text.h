@@ -17,14 +17,12 @@
 
 namespace adept::run {
 
-data::TextSource to_text_source(const config::Source& source);
-
 /// Tokenizes one source into memory.
-data::TokenDataset tokenize_source(const TextModel& model, const config::Source& source);
+data::TokenDataset tokenize_source(const TextModel& model, const data::TextSource& source);
 
 /// Tokenizes one source into `directory`/<name>.tokens, or maps that file if it was made from the same text, options
 /// and tokenizer.
-data::TokenDataset tokenize_source_cached(const TextModel& model, const config::Source& source,
+data::TokenDataset tokenize_source_cached(const TextModel& model, const data::TextSource& source,
                                           const std::filesystem::path& directory);
 
 /// Every source of a configuration, in its order.

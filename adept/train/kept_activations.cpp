@@ -93,8 +93,8 @@ std::int64_t KeptActivations::bytes_of_training_text() const {
 
 // One before the first step, then one every update_every steps.
 std::int64_t KeptActivations::updates_left(std::int64_t step) const {
-  const config::UnitLrConfig& c = inputs_.config.unit_lr;
-  if (c.policy == config::UnitLrPolicy::kUniform) return 0;
+  const method::UnitLrOptions& c = inputs_.config.unit_lr;
+  if (c.policy == method::UnitLrPolicy::kUniform) return 0;
   return (inputs_.total_steps + c.update_every - 1) / c.update_every - (step + c.update_every - 1) / c.update_every;
 }
 

@@ -9,20 +9,6 @@
 namespace adept::train {
 namespace {
 
-optim::ScheduleKind schedule_kind(config::LrScheduler scheduler) {
-  switch (scheduler) {
-    case config::LrScheduler::kConstant:
-      return optim::ScheduleKind::kConstant;
-    case config::LrScheduler::kLinear:
-      return optim::ScheduleKind::kLinear;
-    case config::LrScheduler::kCosine:
-      return optim::ScheduleKind::kCosine;
-    case config::LrScheduler::kWsd:
-      return optim::ScheduleKind::kWsd;
-  }
-  throw InternalError("unknown lr_scheduler");
-}
-
 ConfigError too_short(const std::string& where, std::int64_t wanted, std::int64_t done) {
   return ConfigError(
       "train.max_steps: found {}, but {} has {} steps already; expected at least that many, or another output_dir.",
@@ -31,15 +17,11 @@ ConfigError too_short(const std::string& where, std::int64_t wanted, std::int64_
 
 }  // namespace
 
-optim::AdamWOptions adamw_options(const config::TrainConfig& c) {
-  return {.beta1 = c.adam_beta1, .beta2 = c.adam_beta2, .eps = c.adam_eps, .weight_decay = c.weight_decay};
-}
-
 optim::Schedule make_schedule(const config::TrainConfig& c, std::int64_t total_steps) {
   const auto share = [&](double ratio) {
     return static_cast<std::int64_t>(std::ceil(ratio * static_cast<double>(total_steps)));
   };
-  return {.kind = schedule_kind(c.lr_scheduler),
+  return {.kind = c.lr_scheduler,
           .total_steps = total_steps,
           .warmup_steps = c.warmup_steps ? *c.warmup_steps : share(c.warmup_ratio.value_or(0.0)),
           .decay_steps = share(c.decay_ratio),
@@ -65,20 +47,14 @@ TrainingLength training_length(const config::TrainConfig& c, const data::TrainLo
 }
 
 Json deciding_config(const config::RunConfig& c) {
-  Json train = config::to_json(c.train);
-  for (const char* key :
-       {"logging_steps", "report_to", "eval_steps", "save_steps", "save_total_limit", "max_nonfinite_steps",
-        "activation_checkpointing", "activation_cache", "max_steps", "num_train_epochs", "batch_size", "grad_accum"})
-    train.erase(key);
+  Json json = config::deciding(c, config::decides::kTraining);
+  json["dtype"] = to_string(c.compute.decided_dtype());
+  Json& train = json["train"];
+  for (const char* key : {"batch_size", "grad_accum"}) train.erase(key);  // of which the product decides
   train["batch_size x grad_accum"] = c.train.batch_size * c.train.grad_accum;
-  return {{"seed", c.seed},
-          {"method", std::string(config::to_string(c.method))},
-          {"dtype", to_string(c.compute.decided_dtype())},
-          {"seq_len", c.seq_len},
-          {"train", train},
-          {"unit_lr", config::to_json(c.unit_lr)},
-          {"lora", c.method == config::Method::kLora ? config::to_json(c.lora) : Json()},
-          {"top_k_layers", c.method == config::Method::kTopKLayers ? config::to_json(c.top_k_layers) : Json()}};
+  if (c.method != config::Method::kLora) json.erase("lora");
+  if (c.method != config::Method::kTopKLayers) json.erase("top_k_layers");
+  return json;
 }
 
 void check_same_training(const std::filesystem::path& run_dir, const config::RunConfig& config,

@@ -10,12 +10,10 @@
 #include "adept/core/json.h"
 #include "adept/data/train_loader.h"
 #include "adept/io/model_identity.h"
-#include "adept/optim/adamw.h"
 #include "adept/optim/schedule.h"
 
 namespace adept::train {
 
-optim::AdamWOptions adamw_options(const config::TrainConfig& config);
 /// Warm-up and decay that are shares are those of `total_steps`.
 optim::Schedule make_schedule(const config::TrainConfig& config, std::int64_t total_steps);
 
@@ -39,9 +37,9 @@ struct TrainingLength {
 TrainingLength training_length(const config::TrainConfig& config, const data::TrainLoader& loader,
                                const TrainingStart& start, std::int64_t done);
 
-/// The keys that decide the weights, for RunIdentity::config. Not among them: the intervals of logs, evaluations and
-/// checkpoints; how the sequences of a step are split into micro-batches; and the length, so that a run can be
-/// extended.
+/// The keys that decide the weights after a step (config::decides::kTraining), for RunIdentity::config. Of the
+/// micro-batch and their number in a step it has the product, and of the method's own section none but that of the
+/// method.
 Json deciding_config(const config::RunConfig& config);
 
 /// Asked before anything in run_dir changes. Throws ConfigError if its newest checkpoint was made with other keys that

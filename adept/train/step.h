@@ -7,10 +7,10 @@
 #include <span>
 #include <string>
 
-#include "adept/config/enums.h"
 #include "adept/model/batch.h"
 #include "adept/model/frozen_prefix.h"
 #include "adept/optim/adamw.h"
+#include "adept/train/options.h"
 #include "adept/train/trainable.h"
 
 namespace adept::train {
@@ -23,8 +23,6 @@ struct StepResult {
   std::int64_t activation_bytes = 0;  ///< the most that the graph of a micro-batch kept for its backward pass
   std::int64_t gradient_bytes = 0;    ///< of the gradients at the end
 };
-
-using config::ActivationCheckpointing;
 
 /// Mean loss of all micro-batches together and its gradient, left in trainable.gradients(): every predicted token
 /// weighs the same, whichever micro-batch it is in. No graph is built below the lowest trained layer, whose input comes

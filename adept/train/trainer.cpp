@@ -74,7 +74,7 @@ Trainer::Trainer(TrainerInputs inputs)
       decoder_(load_decoder(inputs_, files_)),
       trainable_(decoder_, trained_tensors(inputs_.config, decoder_, expansion_, files_)),
       frozen_(decoder_, trainable_),
-      optimizer_(trainable_.parameters(), adamw_options(inputs_.config.train)),
+      optimizer_(trainable_.parameters(), inputs_.config.train.adamw),
       meter_(matmul_rate(decoder_.dtype(), decoder_.device(), matmul_rate_file())) {
   start_ = start_of(inputs_.loader);
   identity_ = {.model = inputs_.model ? *inputs_.model : io::model_identity(io::WeightFiles::open(inputs_.model_dir)),
@@ -82,7 +82,7 @@ Trainer::Trainer(TrainerInputs inputs)
                .config = deciding_config(inputs_.config)};
   identity_.frozen_hash = frozen_hash(identity_.model.weights, decoder_, trainable_);
   identity_.config["first_sequence"] = start_.sequences;
-  if (policy_of(inputs_.config) != method::UnitLrPolicy::kUniform)
+  if (inputs_.config.unit_lr.policy != method::UnitLrPolicy::kUniform)
     identity_.config["probe_text"] = method::fingerprint(inputs_.probe);
   units_ = training_units(inputs_.config, expansion_, decoder_, trainable_);
   for (const method::Unit& unit : units_) state_.unit_lr_weights[unit.name] = 1.0;
@@ -182,18 +182,18 @@ void Trainer::open_records() {
   console_.emplace(state_.step, length_.steps);
   // The probe before step n belongs to the steps from n on: it is made again.
   const std::filesystem::path importance_file = inputs_.run_dir / kImportanceLog;
-  if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform)
+  if (inputs_.config.unit_lr.policy == method::UnitLrPolicy::kUniform)
     std::filesystem::remove(importance_file);  // of other settings
   else
     importance_log_ = std::make_unique<JsonlFile>(importance_file, "step", state_.step - 1);
 }
 
 void Trainer::update_unit_rates() {
-  if (policy_of(inputs_.config) == method::UnitLrPolicy::kUniform) return;
+  if (inputs_.config.unit_lr.policy == method::UnitLrPolicy::kUniform) return;
   if (!state_.unit_importance.empty() && state_.step % inputs_.config.unit_lr.update_every != 0) return;
   Progress progress("importance", static_cast<std::int64_t>(inputs_.probe.size()),
                     {.unit = "batches", .source = fmt::format("step {}", state_.step), .is_passing = true});
-  const config::UnitLrConfig& c = inputs_.config.unit_lr;
+  const method::UnitLrOptions& c = inputs_.config.unit_lr;
   const model::FrozenPrefix model = kept_activations_->for_update(state_.step);
   const method::UnitValues measured = [&] {
     if (state_.step == 0) return method::unit_importance(*expansion_, units_, model, inputs_.probe, progress);
@@ -206,7 +206,8 @@ void Trainer::update_unit_rates() {
   }();
   progress.finish();
   state_.unit_importance = method::smoothed(state_.unit_importance, measured, c.ema.value_or(0));
-  state_.unit_lr_weights = method::unit_lr_weights(policy_of(inputs_.config), units_, state_.unit_importance, c.floor);
+  state_.unit_lr_weights =
+      method::unit_lr_weights(inputs_.config.unit_lr.policy, units_, state_.unit_importance, c.floor);
   apply_factors(c.factors, state_.unit_lr_weights);
   importance_log_->log(importance_line(state_.unit_importance, state_.unit_lr_weights), state_.step);
 }

@@ -9,23 +9,9 @@
 
 namespace adept::train {
 
-method::UnitLrPolicy policy_of(const config::RunConfig& c) {
-  switch (c.unit_lr.policy) {
-    case config::UnitLrPolicy::kReference:
-      return method::UnitLrPolicy::kReference;
-    case config::UnitLrPolicy::kUniform:
-      return method::UnitLrPolicy::kUniform;
-    case config::UnitLrPolicy::kNormalized:
-      return method::UnitLrPolicy::kNormalized;
-  }
-  throw InternalError("unknown policy");
-}
-
 std::vector<method::Unit> training_units(const config::RunConfig& c, const std::optional<method::Expansion>& expansion,
                                          const model::Decoder& decoder, const Trainable& trainable) {
-  if (expansion)
-    return method::make_units(*expansion, decoder,
-                              {.by_head = c.unit_lr.by_head, .ffn_block_size = c.unit_lr.ffn_block_size});
+  if (expansion) return method::make_units(*expansion, decoder, c.unit_lr);
   std::vector<method::Unit> units;
   for (const optim::Parameter& p : trainable.parameters())
     units.push_back({.name = p.name,
@@ -38,7 +24,7 @@ std::vector<method::Unit> training_units(const config::RunConfig& c, const std::
   return units;
 }
 
-void apply_factors(const std::vector<config::UnitFactor>& factors, method::UnitValues& weights) {
+void apply_factors(const std::vector<method::UnitFactor>& factors, method::UnitValues& weights) {
   for (std::size_t i = 0; i < factors.size(); ++i) {
     bool matched = false;
     for (auto& [name, weight] : weights) {

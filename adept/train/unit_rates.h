@@ -10,8 +10,6 @@
 
 namespace adept::train {
 
-method::UnitLrPolicy policy_of(const config::RunConfig& config);
-
 /// The units of the copies; of other methods every trained parameter is one.
 std::vector<method::Unit> training_units(const config::RunConfig& config,
                                          const std::optional<method::Expansion>& expansion,
@@ -19,6 +17,6 @@ std::vector<method::Unit> training_units(const config::RunConfig& config,
 
 /// Multiplies the weights of units by unit_lr.factors. Throws ConfigError for a pattern that matches no unit, for
 /// factors that leave nothing to train, and for a product that is not finite.
-void apply_factors(const std::vector<config::UnitFactor>& factors, method::UnitValues& weights);
+void apply_factors(const std::vector<method::UnitFactor>& factors, method::UnitValues& weights);
 
 }  // namespace adept::train

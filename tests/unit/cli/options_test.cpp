@@ -17,7 +17,7 @@
 namespace adept::cli {
 namespace {
 
-using config::Source;
+using data::TextSource;
 using testing::ElementsAre;
 
 std::vector<Source> sources_of(const std::vector<std::string>& data) {
@@ -110,13 +110,13 @@ TEST(Options, AreParsedIntoTheirTargets) {
   EXPECT_EQ(seq_len, 64);
   EXPECT_EQ(batch_size, 2);
   EXPECT_EQ(compute.threads, 3);
-  EXPECT_EQ(compute.kernels, config::Kernels::kReference);
+  EXPECT_EQ(compute.kernels, nn::Kernels::kReference);
   const std::vector<Source> result = sources(data);
   ASSERT_EQ(result.size(), 3u);
   EXPECT_EQ(result[1].name, "y");
   EXPECT_EQ(result[2].text_field, "body");
-  EXPECT_EQ(result[2].txt_record, config::TxtRecord::kLine);
-  EXPECT_EQ(result[2].on_bad_record, config::BadRecord::kSkip);
+  EXPECT_EQ(result[2].txt_record, data::TxtRecord::kLine);
+  EXPECT_EQ(result[2].on_bad_record, data::BadRecord::kSkip);
 }
 
 TEST(Options, RefuseWrongValues) {

@@ -40,7 +40,7 @@ TEST(RunConfig, MinimalFileGetsEveryDefault) {
   EXPECT_EQ(config.data.train.at(0).paths, std::vector<std::string>{"med.txt"});
   EXPECT_EQ(config.data.train.at(0).weight, std::nullopt);
   EXPECT_EQ(config.expand.num_layers, 4);
-  EXPECT_EQ(config.expand.strategy, SelectionStrategy::kLowest);
+  EXPECT_EQ(config.expand.strategy, method::SelectionStrategy::kLowest);
   EXPECT_TRUE(config.expand.needs_scores());
   EXPECT_EQ(config.train.warmup_ratio, 0.03);
   EXPECT_EQ(config.train.warmup_steps, std::nullopt);
@@ -78,8 +78,8 @@ eval: {packed: yes}
   EXPECT_EQ(config.seq_len, 1024);
   EXPECT_THAT(config.data.train.at(0).paths, ElementsAre("a.txt", "b*.jsonl.gz"));
   EXPECT_EQ(config.data.train.at(0).text_field, "body");
-  EXPECT_EQ(config.data.train.at(0).txt_record, TxtRecord::kParagraph);
-  EXPECT_EQ(config.data.train.at(0).on_bad_record, BadRecord::kSkip);
+  EXPECT_EQ(config.data.train.at(0).txt_record, data::TxtRecord::kParagraph);
+  EXPECT_EQ(config.data.train.at(0).on_bad_record, data::BadRecord::kSkip);
   EXPECT_EQ(config.data.train.at(0).weight, 3.0);
   EXPECT_EQ(config.data.train.at(1).weight, 0.5);
   EXPECT_EQ(config.data.eval.at(0).role, EvalRole::kDomain);
@@ -88,16 +88,16 @@ eval: {packed: yes}
   EXPECT_EQ(config.eval.max_tokens, 65'536) << "of each set, by default";
   EXPECT_THAT(config.expand.after, ElementsAre(3, 7, 11));
   EXPECT_EQ(config.expand.num_layers, std::nullopt);
-  EXPECT_EQ(config.expand.strategy, SelectionStrategy::kManual);
+  EXPECT_EQ(config.expand.strategy, method::SelectionStrategy::kManual);
   EXPECT_FALSE(config.expand.needs_scores());
   EXPECT_EQ(config.train.learning_rate, 5e-4);
-  EXPECT_EQ(config.train.lr_scheduler, LrScheduler::kWsd);
+  EXPECT_EQ(config.train.lr_scheduler, optim::ScheduleKind::kWsd);
   EXPECT_EQ(config.train.warmup_steps, 10);
   EXPECT_EQ(config.train.warmup_ratio, std::nullopt);
   EXPECT_EQ(config.train.max_steps, 100);
   EXPECT_EQ(config.train.num_train_epochs, std::nullopt);
-  EXPECT_EQ(config.train.weight_decay, 1.0);
-  EXPECT_EQ(config.unit_lr.policy, UnitLrPolicy::kUniform);
+  EXPECT_EQ(config.train.adamw.weight_decay, 1.0);
+  EXPECT_EQ(config.unit_lr.policy, method::UnitLrPolicy::kUniform);
   EXPECT_TRUE(config.eval.packed);
 }
 
@@ -126,7 +126,7 @@ train: {learning_rate: &rate 1e-3, weight_decay: *rate}
   EXPECT_EQ(config.data.general.at(0).name, "gen");
   EXPECT_EQ(config.data.general.at(0).text_field, "body");
   EXPECT_THAT(config.data.eval.at(0).paths, ElementsAre("first"));
-  EXPECT_EQ(config.train.weight_decay, 1e-3);
+  EXPECT_EQ(config.train.adamw.weight_decay, 1e-3);
 }
 
 TEST(RunConfig, EmptySectionMeansItsDefaults) {
@@ -174,15 +174,15 @@ TEST(Overrides, TakeThePlaceOfWhatTheyExcludeInTheFile) {
 expand: {num_layers: 2, strategy: uniform, exclude: [0], copies: 2}
 train: {max_steps: 100, warmup_steps: 5}
 )";
-  const ExpandConfig by_hand = parse(text, {"expand.after=3,7"}).expand;
+  const method::SelectionOptions by_hand = parse(text, {"expand.after=3,7"}).expand;
   EXPECT_THAT(by_hand.after, ElementsAre(3, 7));
   EXPECT_EQ(by_hand.num_layers, std::nullopt);
-  EXPECT_EQ(by_hand.strategy, SelectionStrategy::kManual);
+  EXPECT_EQ(by_hand.strategy, method::SelectionStrategy::kManual);
   EXPECT_EQ(by_hand.copies, 1);
   EXPECT_THAT(by_hand.exclude, testing::IsEmpty());
   EXPECT_THAT(parse(text, {"expand.after.0=3"}).expand.after, ElementsAre(3));
   EXPECT_EQ(parse(text, {"expand.trainable=15%"}).expand.num_layers, std::nullopt);
-  EXPECT_EQ(parse(text, {"expand.trainable=15%"}).expand.strategy, SelectionStrategy::kUniform);
+  EXPECT_EQ(parse(text, {"expand.trainable=15%"}).expand.strategy, method::SelectionStrategy::kUniform);
   EXPECT_EQ(parse(text, {"expand.after=[]"}).expand.num_layers, 2);
   EXPECT_EQ(parse(text, {"expand.after=null", "expand.after=[]"}).expand.num_layers, 2);
   const TrainConfig epochs = parse(text, {"train.num_train_epochs=2", "train.warmup_ratio=0.1"}).train;
@@ -192,7 +192,7 @@ train: {max_steps: 100, warmup_steps: 5}
   EXPECT_EQ(epochs.warmup_ratio, 0.1);
 
   const std::string recorded = to_yaml(minimal_with({"expand.after=1,2"}));
-  EXPECT_EQ(parse(recorded, {"expand.num_layers=3"}).expand.strategy, SelectionStrategy::kLowest);
+  EXPECT_EQ(parse(recorded, {"expand.num_layers=3"}).expand.strategy, method::SelectionStrategy::kLowest);
   EXPECT_THAT(parse(recorded, {"expand.num_layers=3"}).expand.after, testing::IsEmpty());
   try {
     parse(text, {"expand.after=3", "expand.num_layers=1"});
@@ -243,13 +243,13 @@ TEST(Values, SharesMayBePercentages) {
 
 TEST(Methods, SetWhatTheyImplyAndLeaveTheRest) {
   const RunConfig pro = minimal_with({"method=llama_pro"});
-  EXPECT_EQ(pro.expand.strategy, SelectionStrategy::kUniform);
-  EXPECT_EQ(pro.unit_lr.policy, UnitLrPolicy::kUniform);
+  EXPECT_EQ(pro.expand.strategy, method::SelectionStrategy::kUniform);
+  EXPECT_EQ(pro.unit_lr.policy, method::UnitLrPolicy::kUniform);
   EXPECT_TRUE(pro.expands());
-  EXPECT_EQ(minimal_with({"method=llama_pro", "expand.after=[1]"}).expand.strategy, SelectionStrategy::kManual);
+  EXPECT_EQ(minimal_with({"method=llama_pro", "expand.after=[1]"}).expand.strategy, method::SelectionStrategy::kManual);
   const RunConfig full = minimal_with({"method=full", "data.general=[]"});
   EXPECT_FALSE(full.expands());
-  EXPECT_EQ(full.unit_lr.policy, UnitLrPolicy::kUniform);
+  EXPECT_EQ(full.unit_lr.policy, method::UnitLrPolicy::kUniform);
   EXPECT_EQ(full.train.replay_ratio, 0.0);
   EXPECT_EQ(minimal_with({"method=replay", "data.replay=[{name: r, path: p}]"}).train.replay_ratio, 0.25);
   EXPECT_EQ(minimal_with({"train.replay_ratio=0.1", "data.replay=[{name: r, path: p}]"}).train.replay_ratio, 0.1);
@@ -283,17 +283,41 @@ TEST(Dump, KeepsOrderAndExactNumbers) {
   EXPECT_THAT(dump, HasSubstr("\n  learning_rate: 0.1\n"));
 }
 
-TEST(Json, SectionsEqualTheWhole) {
+TEST(Json, ListsOfSourcesEqualThoseOfTheWhole) {
   const RunConfig config = parse(kMinimal);
   const Json whole = to_json(config);
-  EXPECT_EQ(whole["data"], to_json(config.data));
-  EXPECT_EQ(whole["data"]["train"][0], to_json(config.data.train[0]));
-  EXPECT_EQ(whole["probe"], to_json(config.probe));
-  EXPECT_EQ(whole["expand"], to_json(config.expand));
-  EXPECT_EQ(whole["train"], to_json(config.train));
-  EXPECT_EQ(whole["unit_lr"], to_json(config.unit_lr));
-  EXPECT_EQ(whole["eval"], to_json(config.eval));
+  EXPECT_EQ(whole["data"]["train"], to_json(config.data.train));
   EXPECT_EQ(whole["data"]["train"][0]["weight"], nullptr);
+}
+
+TEST(Deciding, EveryKeyIsSaidToDecideSomethingOrNothing) {
+  for (const KeyDoc& key : all_keys()) {
+    EXPECT_NE(key.decides, 0U) << key.key;
+    const bool is_alone = (key.decides & (decides::kNothing | decides::kContents)) != 0;
+    EXPECT_TRUE(!is_alone || (key.decides & (key.decides - 1)) == 0)
+        << key.key << " decides nothing, and something too";
+  }
+}
+
+TEST(Deciding, HoldsTheKeysThatDecideAndNoOthers) {
+  const RunConfig config = parse(kMinimal);
+  const Json whole = to_json(config), probe = deciding(config, decides::kProbe);
+  std::vector<std::string> names;
+  for (const auto& [name, value] : probe.items()) names.push_back(name);
+  EXPECT_THAT(names, testing::ElementsAre("dtype", "seq_len", "probe"));
+  EXPECT_EQ(probe["probe"], whole["probe"]);
+  EXPECT_EQ(deciding(config, decides::kExpansion), Json({{"expand", whole["expand"]}}));
+  const Json training = deciding(config, decides::kTraining);
+  EXPECT_EQ(training["unit_lr"], whole["unit_lr"]);
+  EXPECT_EQ(training["train"]["learning_rate"], whole["train"]["learning_rate"]);
+  for (const char* key : {"max_steps", "logging_steps", "report_to", "activation_cache"})
+    EXPECT_FALSE(training["train"].contains(key)) << key;
+  EXPECT_EQ(deciding(config, decides::kEnd)["train"]["max_steps"], whole["train"]["max_steps"]);
+  const Json evaluation = deciding(config, decides::kEvaluation)["eval"],
+             copies = deciding(config, decides::kCopies)["eval"];
+  EXPECT_FALSE(evaluation.contains("copies_tokens"));
+  EXPECT_EQ(copies["copies_tokens"], whole["eval"]["copies_tokens"]);
+  EXPECT_EQ(copies["stride"], evaluation["stride"]);
 }
 
 /// The dotted keys of every value in the JSON form, indices replaced by N.

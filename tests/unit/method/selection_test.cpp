@@ -27,8 +27,8 @@ Importance scored(const std::vector<double>& scores, double standard_error = 0) 
   return importance;
 }
 
-std::vector<int> select(const Importance& importance, SelectionOptions options) {
-  return select_layers(options, static_cast<int>(importance.layers.size()), importance);
+std::vector<int> select(const Importance& importance, const SelectionOptions& options, const StepCost& step_cost = {}) {
+  return select_layers(options, static_cast<int>(importance.layers.size()), importance, step_cost);
 }
 
 TEST(SelectLowest, TakesTheLeastImportantLayersAscendingByIndex) {
@@ -88,11 +88,11 @@ TEST(SelectCostAware, TakesTheHighestOfThoseThatCannotBeToldApart) {
 TEST(SelectByGain, TakesTheBestSetForItsCostAndKnowsItsScores) {
   Importance gain = scored({10, 1, 2, 9, 3});
   gain.method = kGainMethod;
-  SelectionOptions options = {.strategy = SelectionStrategy::kGainPerCost, .num_layers = 2};
-  options.step_cost = [](std::span<const int>) { return 1.0; };
-  EXPECT_THAT(select(gain, options), ElementsAre(0, 3)) << "where all cost the same, the largest gains";
-  options.step_cost = [](std::span<const int> after) { return 5.0 - after.front(); };
-  EXPECT_THAT(select(gain, options), ElementsAre(3, 4)) << "12 / 2 against 19 / 5";
+  const SelectionOptions options = {.strategy = SelectionStrategy::kGainPerCost, .num_layers = 2};
+  EXPECT_THAT(select(gain, options, [](std::span<const int>) { return 1.0; }), ElementsAre(0, 3))
+      << "where all cost the same, the largest gains";
+  EXPECT_THAT(select(gain, options, [](std::span<const int> after) { return 5.0 - after.front(); }), ElementsAre(3, 4))
+      << "12 / 2 against 19 / 5";
   EXPECT_THAT(test::message_of<ConfigError>([&] { select(scored({1, 2, 3}), options); }),
               HasSubstr("gain_per_cost needs the scores of `adept probe --method gain`"));
   for (const auto strategy : {SelectionStrategy::kLowest, SelectionStrategy::kCostAware})

@@ -36,7 +36,7 @@ Json letters_tokenizer() {
 
 struct Texts {
   test::TemporaryDirectory dir;
-  config::Source source;
+  data::TextSource source;
 
   Texts() {
     fs::create_directories(dir / "model");
@@ -46,7 +46,7 @@ struct Texts {
     test::write_file(dir / "text.txt", "abc\nde\nfghi");
     source.name = "letters";
     source.paths = {(dir / "text.txt").string()};
-    source.txt_record = config::TxtRecord::kLine;
+    source.txt_record = data::TxtRecord::kLine;
   }
   TextModel model() const { return load_text_model((dir / "model").string()); }
   fs::path cached() const { return dir / "data/letters.tokens"; }
@@ -106,7 +106,7 @@ TEST(TokenCache, IsMadeAgainWhenTheTextChanges) {
 
 TEST(TokenCache, IsMadeAgainWhenAnOptionOfTheSourceChanges) {
   Texts t;
-  EXPECT_TRUE(is_made_again(t, [&] { t.source.txt_record = config::TxtRecord::kFile; }));
+  EXPECT_TRUE(is_made_again(t, [&] { t.source.txt_record = data::TxtRecord::kFile; }));
   EXPECT_EQ(t.tokens().num_documents(), 1);
 }
 
@@ -272,25 +272,6 @@ TEST(MakeTrainLoader, RefusesAModelWithoutAnEndOfSequenceToken) {
   const Datasets datasets{.train = {lengths_of("a", {9})}, .replay = {}, .general = {}, .eval = {}};
   EXPECT_THAT(test::message_of<DataError>([&] { make_train_loader(t.model(), config, datasets); }),
               HasSubstr("names no EOS token; expected eos_token in tokenizer_config.json"));
-}
-
-TEST(ToTextSource, KeepsEveryOption) {
-  config::Source source;
-  source.name = "name";
-  source.paths = {"a", "b"};
-  source.text_field = "body";
-  source.on_bad_record = config::BadRecord::kSkip;
-  source.txt_record = config::TxtRecord::kParagraph;
-  const data::TextSource found = to_text_source(source);
-  EXPECT_EQ(found.name, "name");
-  EXPECT_THAT(found.paths, ElementsAre("a", "b"));
-  EXPECT_EQ(found.text_field, "body");
-  EXPECT_EQ(found.on_bad_record, data::BadRecord::kSkip);
-  EXPECT_EQ(found.txt_record, data::TxtRecord::kParagraph);
-  source.on_bad_record = config::BadRecord::kFail;
-  source.txt_record = config::TxtRecord::kFile;
-  EXPECT_EQ(to_text_source(source).on_bad_record, data::BadRecord::kFail);
-  EXPECT_EQ(to_text_source(source).txt_record, data::TxtRecord::kFile);
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ TrainerInputs inputs_with_unknown(const config::RunConfig& config, const fs::pat
 
 config::RunConfig four_uniform_steps() {
   config::RunConfig config = small_config();
-  config.unit_lr.policy = config::UnitLrPolicy::kUniform;
+  config.unit_lr.policy = method::UnitLrPolicy::kUniform;
   config.train.max_steps = 4;
   return config;
 }
@@ -107,11 +107,11 @@ TEST(Divergence, EndsTheRunWithItsReasonAndNothingOfItIsSaved) {
   struct Case {
     double rate;
     config::Method method;
-    config::UnitLrPolicy policy;
+    method::UnitLrPolicy policy;
     std::int64_t steps, update_every, eval_steps;
     double max_grad_norm;
   };
-  using config::Method, config::UnitLrPolicy;
+  using config::Method, method::UnitLrPolicy;
   int number = 0;
   for (const Case& c : std::vector<Case>{{1e38, Method::kAdept, UnitLrPolicy::kUniform, 1, 500, 0, 1},
                                          {1e38, Method::kAdept, UnitLrPolicy::kReference, 4, 1, 0, 1},
@@ -126,7 +126,7 @@ TEST(Divergence, EndsTheRunWithItsReasonAndNothingOfItIsSaved) {
     config.unit_lr.policy = c.policy;
     config.unit_lr.update_every = c.update_every;
     config.train.learning_rate = c.rate;
-    config.train.lr_scheduler = config::LrScheduler::kConstant;
+    config.train.lr_scheduler = optim::ScheduleKind::kConstant;
     config.train.warmup_steps = 0;
     config.train.max_steps = c.steps;
     config.train.eval_steps = c.eval_steps;

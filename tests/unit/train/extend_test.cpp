@@ -16,7 +16,7 @@ using ::testing::HasSubstr;
 
 config::RunConfig constant_config(std::int64_t max_steps) {
   config::RunConfig config = small_config();
-  config.train.lr_scheduler = config::LrScheduler::kConstant;
+  config.train.lr_scheduler = optim::ScheduleKind::kConstant;
   config.train.max_steps = max_steps;
   config.train.logging_steps = 1;
   return config;
@@ -72,7 +72,7 @@ TEST(Extend, TheNewScheduleHoldsFromTheCurrentStepOn) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
   config::RunConfig config = small_config();
-  config.train.lr_scheduler = config::LrScheduler::kLinear;
+  config.train.lr_scheduler = optim::ScheduleKind::kLinear;
   config.train.warmup_steps = 0;
   config.train.min_lr_ratio = 0;
   config.train.logging_steps = 1;

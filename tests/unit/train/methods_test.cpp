@@ -29,7 +29,7 @@ const std::vector<config::Method> kAllMethods = {config::Method::kAdept, config:
 config::RunConfig config_of(config::Method method) {
   config::RunConfig config = small_config();
   config.method = method;
-  if (method != config::Method::kAdept) config.unit_lr.policy = config::UnitLrPolicy::kUniform;
+  if (method != config::Method::kAdept) config.unit_lr.policy = method::UnitLrPolicy::kUniform;
   config.lora.rank = 2;
   config.lora.alpha = 6.0;
   config.top_k_layers.num_layers = 2;

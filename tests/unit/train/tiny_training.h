@@ -32,12 +32,12 @@ inline config::RunConfig small_config() {
   config.seed = 7;
   config.seq_len = 8;
   config.train.learning_rate = 1e-2;
-  config.train.lr_scheduler = config::LrScheduler::kCosine;
+  config.train.lr_scheduler = optim::ScheduleKind::kCosine;
   config.train.warmup_steps = 3;
   config.train.max_steps = 12;
   config.train.batch_size = 2;
   config.train.grad_accum = 2;
-  config.train.weight_decay = 0.05;
+  config.train.adamw.weight_decay = 0.05;
   config.train.logging_steps = 2;
   config.train.save_steps = 1;
   config.train.save_total_limit = 100;

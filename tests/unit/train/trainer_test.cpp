@@ -87,7 +87,7 @@ TEST(Run, IsTheSameWithAndWithoutTheActivationCache) {
     config.method = method;
     config.compute.dtype = dtype;
     config.top_k_layers.num_layers = 2;
-    if (method != config::Method::kAdept) config.unit_lr.policy = config::UnitLrPolicy::kUniform;
+    if (method != config::Method::kAdept) config.unit_lr.policy = method::UnitLrPolicy::kUniform;
     config.train.max_steps = 30;  // several epochs
     config.train.eval_steps = 4;
     config.train.activation_cache = 0;
@@ -113,11 +113,10 @@ TEST(Run, IsTheSameWithCheckpointedActivationsAdaptersThatDropInputsIncluded) {
     config.method = method;
     config.lora.alpha = 16;
     config.lora.dropout = 0.3;
-    if (method != config::Method::kAdept) config.unit_lr.policy = config::UnitLrPolicy::kUniform;
+    if (method != config::Method::kAdept) config.unit_lr.policy = method::UnitLrPolicy::kUniform;
     const fs::path root = dir / std::string(config::to_string(method));
     const std::string expected = trained_weights(config, model.expanded, root / "none");
-    for (const auto checkpointing :
-         {config::ActivationCheckpointing::kSelective, config::ActivationCheckpointing::kFull}) {
+    for (const auto checkpointing : {ActivationCheckpointing::kSelective, ActivationCheckpointing::kFull}) {
       config.train.activation_checkpointing = checkpointing;
       EXPECT_TRUE(trained_weights(config, model.expanded, root / config::to_string(checkpointing)) == expected)
           << config::to_string(method) << " " << config::to_string(checkpointing);
@@ -230,7 +229,7 @@ TEST(Log, HoldsTheScheduledRateAndTheCountsOfEachLine) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
   config::RunConfig config = small_config();
-  config.train.lr_scheduler = config::LrScheduler::kLinear;
+  config.train.lr_scheduler = optim::ScheduleKind::kLinear;
   config.train.warmup_steps = 2;
   config.train.min_lr_ratio = 0.0;
   config.train.max_steps = 6;
@@ -326,7 +325,7 @@ TEST(UnitRates, FollowGranularityPolicyAverageAndFactors) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "qwen3", {1, 3});
   config::RunConfig config = small_config();
-  config.unit_lr.policy = config::UnitLrPolicy::kNormalized;
+  config.unit_lr.policy = method::UnitLrPolicy::kNormalized;
   config.unit_lr.by_head = true;
   config.unit_lr.ffn_block_size = 5;
   config.unit_lr.floor = 0.2;
@@ -367,7 +366,7 @@ TEST(UnitRates, OfHeadsAndBlocksResumeBitForBit) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
   config::RunConfig config = small_config();
-  config.unit_lr.policy = config::UnitLrPolicy::kNormalized;
+  config.unit_lr.policy = method::UnitLrPolicy::kNormalized;
   config.unit_lr.by_head = true;
   config.unit_lr.ffn_block_size = 3;
   config.unit_lr.ema = 0.5;
@@ -381,7 +380,7 @@ TEST(UnitRates, OfThePolicyUniformNeedNoProbe) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
   config::RunConfig config = small_config();
-  config.unit_lr.policy = config::UnitLrPolicy::kUniform;
+  config.unit_lr.policy = method::UnitLrPolicy::kUniform;
   config.train.max_steps = 6;
   TrainerInputs inputs = make_inputs(config, model.expanded, dir / "run");
   inputs.probe.clear();
