@@ -22,12 +22,12 @@ enum class SelectionStrategy {
 
 /// How many copies, and which layers get them. Exactly one of num_layers, trainable and after says how many.
 struct SelectionOptions {
-  std::optional<SelectionStrategy> strategy;  ///< unset: kLowest, kManual with `after`
-  std::optional<std::int64_t> num_layers;     ///< k; of the configuration: 4 if none of the three is given
-  std::optional<double> trainable;            ///< the largest share of all parameters for the copies, 0 .. 1
-  std::vector<std::int64_t> after = {};       ///< layers, ascending, each as often as it gets a copy
-  std::int64_t copies = 1;                    ///< of each chosen layer, one behind the other
-  std::vector<std::int64_t> exclude = {};     ///< layers that get no copy
+  std::optional<SelectionStrategy> strategy = {};  ///< unset: kLowest, kManual with `after`
+  std::optional<std::int64_t> num_layers = {};     ///< k; of the configuration: 4 if none of the three is given
+  std::optional<double> trainable = {};            ///< the largest share of all parameters for the copies, 0 .. 1
+  std::vector<std::int64_t> after = {};            ///< layers, ascending, each as often as it gets a copy
+  std::int64_t copies = 1;                         ///< of each chosen layer, one behind the other
+  std::vector<std::int64_t> exclude = {};          ///< layers that get no copy
 
   /// Whether the choice goes by importance scores.
   bool needs_scores() const {

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "adept/core/log.h"
 #include "adept/nn/square_sum.h"
-#include "adept/train/checkpoint.h"
 
 namespace adept::train {
 namespace {
@@ -32,12 +32,38 @@ std::string find_nonfinite(const optim::AdamW& optimizer, const model::FrozenPre
   return finite ? "" : "the loss on text of which it was finite before the last update";
 }
 
-NonFiniteError diverged(const std::string& what, std::int64_t step, double learning_rate,
-                        const std::filesystem::path& run_dir) {
+void DivergenceCheck::after_step(TrainerState& state, const StepResult& result, const model::Batch& batch,
+                                 std::int64_t most, const optim::AdamW& optimizer, const model::FrozenPrefix& model) {
+  if (result.finite) {
+    last_finite_batch_ = batch;
+    state.nonfinite_in_row = 0;
+    return;
+  }
+  ++state.nonfinite_in_row;
+  ++state.nonfinite_total;
+  if (state.nonfinite_in_row == 1) require_finite(state.step, optimizer, model);  // or is it the weights?
+  spdlog::warn("step {}: loss {} and gradient norm {}: not finite, the update is skipped ({} in a row)", state.step,
+               result.loss, result.grad_norm, state.nonfinite_in_row);
+  if (state.nonfinite_in_row < most) return;
+  throw NonFiniteError(fmt::format(
+      "{} steps in a row up to step {} had a loss or gradient that is not finite "
+      "(train.max_nonfinite_steps). No update was made in them; "
+      "the last state before them is {}. Look at the data, or start anew in another output_dir with a lower "
+      "train.learning_rate.",
+      state.nonfinite_in_row, state.step, last_state(run_dir_, state.step - state.nonfinite_in_row)));
+}
+
+void DivergenceCheck::require_finite(std::int64_t step, const optim::AdamW& optimizer,
+                                     const model::FrozenPrefix& model) const {
+  const std::string what = find_nonfinite(optimizer, model, last_finite_batch_ ? &*last_finite_batch_ : nullptr);
+  if (!what.empty()) throw diverged(what, step);
+}
+
+NonFiniteError DivergenceCheck::diverged(const std::string& what, std::int64_t step) const {
   return NonFiniteError(fmt::format(
       "the training diverged: after step {}, {} is not finite (train.learning_rate is {:g}). The last state "
       "before that step is {}. Start anew in another output_dir with a lower train.learning_rate.",
-      step, what, learning_rate, last_state(run_dir, step - 1)));
+      step, what, learning_rate_, last_state(run_dir_, step - 1)));
 }
 
 }  // namespace adept::train

@@ -1,14 +1,17 @@
-// A training that diverged: found before anything of it is saved.
+// A training that diverged: found before anything of it is saved or measured.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "adept/core/error.h"
 #include "adept/model/batch.h"
 #include "adept/model/frozen_prefix.h"
 #include "adept/optim/adamw.h"
+#include "adept/train/checkpoint.h"
+#include "adept/train/step.h"
 
 namespace adept::train {
 
@@ -17,9 +20,29 @@ namespace adept::train {
 /// trains and, with `batch`, a forward pass.
 std::string find_nonfinite(const optim::AdamW& optimizer, const model::FrozenPrefix& model, const model::Batch* batch);
 
-/// The error: `what` is not finite after `step` steps at the peak rate `learning_rate`. It names the last state before
-/// in run_dir and says what to do.
-NonFiniteError diverged(const std::string& what, std::int64_t step, double learning_rate,
-                        const std::filesystem::path& run_dir);
+/// Watches one training.
+class DivergenceCheck {
+ public:
+  /// At the peak rate `learning_rate`, with checkpoints in run_dir.
+  DivergenceCheck(double learning_rate, std::filesystem::path run_dir)
+      : learning_rate_(learning_rate), run_dir_(std::move(run_dir)) {}
+
+  /// Counts an update that was skipped in `state`. Throws NonFiniteError for the `most`-th in a row, and for the first
+  /// where the weights are the reason.
+  void after_step(TrainerState& state, const StepResult& result, const model::Batch& batch, std::int64_t most,
+                  const optim::AdamW& optimizer, const model::FrozenPrefix& model);
+
+  /// Before something is saved or measured: find_nonfinite with the last batch whose loss was finite. Throws
+  /// NonFiniteError.
+  void require_finite(std::int64_t step, const optim::AdamW& optimizer, const model::FrozenPrefix& model) const;
+
+  /// The error: `what` is not finite after `step` steps. It names the last state before and says what to do.
+  NonFiniteError diverged(const std::string& what, std::int64_t step) const;
+
+ private:
+  double learning_rate_;
+  std::filesystem::path run_dir_;
+  std::optional<model::Batch> last_finite_batch_;
+};
 
 }  // namespace adept::train

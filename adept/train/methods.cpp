@@ -83,13 +83,11 @@ std::vector<std::string> possible_units(const config::RunConfig& config, const m
     return names;
   }
   // A copy of layer l stands behind it, and behind as many copies of those before as there may be.
-  const method::UnitGranularity granularity{.by_head = config.unit_lr.by_head,
-                                            .ffn_block_size = config.unit_lr.ffn_block_size};
   slots.layers = model.layers;
   for (std::int64_t index = 1; index < model.num_hidden_layers * (1 + config.expand.copies); ++index)
     for (model::Parameter& p : model::layer_parameters(slots, std::min(index, model.num_hidden_layers) - 1)) {
       p.name = model::layer_parameter_name(index, p.local_name);
-      for (const method::Unit& unit : method::units_of(p, granularity)) names.push_back(unit.name);
+      for (const method::Unit& unit : method::units_of(p, config.unit_lr)) names.push_back(unit.name);
     }
   return names;
 }

@@ -17,8 +17,9 @@ enum class ActivationCheckpointing {
 namespace adept {
 
 template <>
-inline constexpr std::array kChoices<ActivationCheckpointing> = {
-    Choice{ActivationCheckpointing::kNone, "none"}, Choice{ActivationCheckpointing::kSelective, "selective"},
-    Choice{ActivationCheckpointing::kFull, "full"}};
+inline constexpr std::array kChoices<train::ActivationCheckpointing> = {
+    Choice{train::ActivationCheckpointing::kNone, "none"},
+    Choice{train::ActivationCheckpointing::kSelective, "selective"},
+    Choice{train::ActivationCheckpointing::kFull, "full"}};
 
 }  // namespace adept

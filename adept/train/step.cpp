@@ -36,6 +36,16 @@ at::Tensor loss_of(const model::FrozenPrefix& model, const Trainable& trainable,
 
 }  // namespace
 
+std::vector<model::Batch> to_micro_batches(std::span<const data::Sequence> sequences, std::int64_t batch_size,
+                                           at::Device device) {
+  std::vector<model::Batch> batches;
+  for (std::size_t begin = 0; begin < sequences.size(); begin += static_cast<std::size_t>(batch_size)) {
+    const std::size_t count = std::min(sequences.size() - begin, static_cast<std::size_t>(batch_size));
+    batches.push_back(model::to_batch(data::make_batch(sequences.subspan(begin, count)), device));
+  }
+  return batches;
+}
+
 StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& trainable,
                              std::span<const model::Batch> micro_batches, ActivationCheckpointing checkpointing) {
   StepResult result;

@@ -6,6 +6,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "adept/model/batch.h"
 #include "adept/model/frozen_prefix.h"
@@ -23,6 +24,10 @@ struct StepResult {
   std::int64_t activation_bytes = 0;  ///< the most that the graph of a micro-batch kept for its backward pass
   std::int64_t gradient_bytes = 0;    ///< of the gradients at the end
 };
+
+/// Batches of `batch_size` sequences, the last of them of what is left, on `device`.
+std::vector<model::Batch> to_micro_batches(std::span<const data::Sequence> sequences, std::int64_t batch_size,
+                                           at::Device device);
 
 /// Mean loss of all micro-batches together and its gradient, left in trainable.gradients(): every predicted token
 /// weighs the same, whichever micro-batch it is in. No graph is built below the lowest trained layer, whose input comes

@@ -96,6 +96,12 @@ def test_a_model_without_eos_is_told_with_the_paths(inputs, tmp_path):
         assert "names no EOS token; expected eos_token in tokenizer_config.json" in error and "x.txt: does not exist" in error
 
 
+def test_an_unknown_tracker_is_told_with_the_paths(inputs, tmp_path):
+    code, error, _ = start("config", inputs, tmp_path, model="nowhere", train={"batch_size": 2, "report_to": ["tensorboard", "wandb"]})
+    assert code == 2
+    assert 'train.report_to: found "wandb"; expected tensorboard' in error and "model: nowhere: " in error
+
+
 @pytest.mark.parametrize("pattern", ["*.jsonl", "**/*.jsonl", "[p-t]*.jsonl"])
 def test_no_run_writes_records_where_a_glob_reads_them(inputs, tmp_path, pattern):
     _, error, _ = start("run", inputs, tmp_path, output_dir=".", data=sources(train=[pattern], general=["text.jsonl"]))

@@ -85,6 +85,20 @@ TEST(ResultsTable, SaysHowMuchOfEachSetWasMeasured) {
   EXPECT_EQ(results_json(config_with_two_sets(), results, kStages)["eval_terms_text"]["all_tokens"], 812345);
 }
 
+TEST(ResultsTable, HasColumnsForTheMetricsOfEverySet) {
+  RunResults results = results_by_hand();
+  results.before.at("wiki").metrics.push_back({.name = "accuracy", .value = 0.25, .higher_is_better = true});
+  results.after.at("wiki").metrics.push_back({.name = "accuracy", .value = 0.375, .higher_is_better = true});
+  const auto lines = lines_of(results_table(config_with_two_sets(), results, kStages));
+  EXPECT_THAT(lines[1], ::testing::EndsWith("accuracy accuracy    change"));
+  EXPECT_THAT(lines[3], ::testing::EndsWith("-52.50 %")) << "the other set has none";
+  EXPECT_THAT(lines[4], ::testing::EndsWith("  0.2500   0.3750   +0.1250"));
+  const Json json = results_json(config_with_two_sets(), results, kStages);
+  EXPECT_EQ(json["base_wiki_accuracy"], 0.25);
+  EXPECT_EQ(json["eval_wiki_accuracy"], 0.375);
+  EXPECT_FALSE(json.contains("eval_terms_accuracy"));
+}
+
 TEST(ResultsTable, SaysHowManyUpdatesWereSkipped) {
   RunResults results = results_by_hand();
   results.training["nonfinite_steps"] = 3;

@@ -152,7 +152,7 @@ TEST(Divergence, EndsTheRunWithItsReasonAndNothingOfItIsSaved) {
 
 TEST(Divergence, NamesTheNewestStateFromBeforeTheStep) {
   const test::TemporaryDirectory dir;
-  const auto last_before = [&](std::int64_t step) { return std::string(diverged("x", step, 100, dir.path()).what()); };
+  const auto last_before = [&](std::int64_t step) { return std::string(DivergenceCheck(100, dir.path()).diverged("x", step).what()); };
   EXPECT_THAT(last_before(5), HasSubstr("The last state before that step is the model that training started from."));
   for (const char* name : {"checkpoint-3", "checkpoint-5", "checkpoint-10"}) fs::create_directories(dir / name);
   EXPECT_EQ(last_before(5),

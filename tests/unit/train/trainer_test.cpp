@@ -14,6 +14,7 @@
 #include "adept/core/hash.h"
 #include "adept/method/units.h"
 #include "adept/nn/allocator.h"
+#include "adept/train/matmul_rate.h"
 #include "tests/support/environment.h"
 #include "tests/unit/train/tiny_training.h"
 

@@ -1,0 +1,27 @@
+#include "adept/train/run_state.h"
+
+#include <fmt/format.h>
+
+namespace adept::train {
+
+std::filesystem::path RunState::path() const { return run_dir_ / fmt::format("checkpoint-{}", counts.step); }
+
+void RunState::restore(Trainable& trainable) {
+  auto loaded = load_newest_checkpoint(run_dir_, identity_, optimizer);
+  if (!loaded) return;
+  counts = std::move(*loaded);
+  trainable.publish();
+  loader.load_state(counts.loader, path().filename().string());
+  known_whole_ = {path()};
+  saved_step_ = counts.step;
+}
+
+void RunState::save(std::int64_t total_limit) {
+  counts.loader = loader.state();
+  save_checkpoint(run_dir_, counts, identity_, optimizer);
+  known_whole_.insert(path());
+  if (counts.nonfinite_in_row == 0) prune_checkpoints(run_dir_, total_limit, known_whole_);
+  saved_step_ = counts.step;
+}
+
+}  // namespace adept::train
