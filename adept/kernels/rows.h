@@ -55,6 +55,7 @@ struct Rope {
   std::int64_t rotary_dim = 0;  ///< R, at most E
   float sign = 1;
   const void *cos = nullptr, *sin = nullptr;  ///< (T, R/2)
+  std::int64_t table_stride = 0;              ///< of both, from sequence to sequence; 0: the same for all
   Heads x, y;
 };
 

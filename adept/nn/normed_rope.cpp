@@ -36,10 +36,11 @@ kernels::Rope rotation(const at::Tensor& from, const at::Tensor& to, const RopeT
           .positions = from.size(2),
           .num_heads = from.size(1),
           .head_dim = from.size(3),
-          .rotary_dim = 2 * tables.cos.size(1),
+          .rotary_dim = 2 * tables.cos.size(-1),
           .sign = sign,
           .cos = tables.cos.const_data_ptr(),
           .sin = tables.sin.const_data_ptr(),
+          .table_stride = tables.row_stride(),
           .x = heads_of(from),
           .y = heads_of(to)};
 }

@@ -45,7 +45,9 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, G
 
 at::Tensor apply_rope(const at::Tensor& x, const RopeTables& tables) {
   const std::int64_t half = tables.cos.size(-1), rotary_dim = 2 * half;
-  const at::Tensor cos = at::cat({tables.cos, tables.cos}, -1), sin = at::cat({tables.sin, tables.sin}, -1);
+  const auto of_heads = [](const at::Tensor& table) { return table.dim() == 3 ? table.unsqueeze(1) : table; };
+  const at::Tensor cos = of_heads(at::cat({tables.cos, tables.cos}, -1));
+  const at::Tensor sin = of_heads(at::cat({tables.sin, tables.sin}, -1));
   const at::Tensor turned = at::cat({-x.narrow(-1, half, half), x.narrow(-1, 0, half)}, -1);
   const at::Tensor rotated = x.narrow(-1, 0, rotary_dim) * cos + turned * sin;
   return at::cat({rotated, x.narrow(-1, rotary_dim, x.size(-1) - rotary_dim)}, -1);

@@ -10,6 +10,7 @@
 #include <ATen/ops/reciprocal.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <numbers>
@@ -38,6 +39,28 @@ bool is_long_text(const RopeParameters& p, std::int64_t length) {
   return p.type == RopeType::kLongRope && static_cast<double>(length) > p.original_max_position_embeddings;
 }
 
+/// Of positions 0 .. length-1.
+RopeTables tables_of(const at::Tensor& frequencies, double factor, std::int64_t length, at::ScalarType dtype,
+                     at::Device device) {
+  const at::Tensor angles = at::outer(at::arange(0, length, at::kFloat), frequencies);
+  return {angles.cos().mul_(factor).to(device, dtype), angles.sin().mul_(factor).to(device, dtype)};
+}
+
+/// Of each position of document_starts (B, T) int32 whether its document has more than `most` tokens: (B, T) bool.
+at::Tensor in_longer_documents(const at::Tensor& document_starts, double most) {
+  const at::Tensor result = at::zeros(document_starts.sizes(), at::kBool), starts = document_starts.contiguous();
+  const std::int64_t columns = starts.size(1);
+  for (std::int64_t row = 0; row < starts.size(0); ++row) {
+    const std::int32_t* first = starts.const_data_ptr<std::int32_t>() + row * columns;
+    for (std::int64_t end = columns; end > 0; end = first[end - 1]) {
+      const std::int64_t begin = first[end - 1];
+      ADEPT_CHECK(begin >= 0 && begin < end, "the document of position {} starts at {}", end - 1, begin);
+      if (static_cast<double>(end - begin) > most) result[row].slice(0, begin, end).fill_(true);
+    }
+  }
+  return result;
+}
+
 at::Tensor longrope_frequencies(const at::Tensor& wavelengths, const RopeParameters& p, std::int64_t length) {
   const std::vector<double>& factor = is_long_text(p, length) ? p.long_factor : p.short_factor;
   ADEPT_CHECK(static_cast<std::int64_t>(factor.size()) == wavelengths.numel(), "{} factors of {} frequencies",
@@ -46,7 +69,9 @@ at::Tensor longrope_frequencies(const at::Tensor& wavelengths, const RopeParamet
 }
 
 /// One pass over each half; `sign` -1 rotates backwards.
-at::Tensor rotate_by_aten(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, double sign) {
+at::Tensor rotate_by_aten(const at::Tensor& x, const RopeTables& tables, double sign) {
+  const auto of_heads = [](const at::Tensor& table) { return table.dim() == 3 ? table.unsqueeze(1) : table; };
+  const at::Tensor cos = of_heads(tables.cos), sin = of_heads(tables.sin);
   const std::int64_t half = cos.size(-1), unturned = x.size(-1) - 2 * half;
   const at::Tensor x1 = x.narrow(-1, 0, half), x2 = x.narrow(-1, half, half);
   at::Tensor result = at::empty_like(x);
@@ -58,17 +83,19 @@ at::Tensor rotate_by_aten(const at::Tensor& x, const at::Tensor& cos, const at::
 }
 
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, double sign) {
-  if (!has_kernel(x)) return rotate_by_aten(x, cos, sin, sign);
-  const at::Tensor rows = with_contiguous_rows(x), c = cos.contiguous(), s = sin.contiguous();
+  if (!has_kernel(x)) return rotate_by_aten(x, {cos, sin}, sign);
+  const at::Tensor rows = with_contiguous_rows(x);
+  const RopeTables tables = {cos.contiguous(), sin.contiguous()};
   at::Tensor result = at::empty_like(rows);  // in the same order in memory
   const kernels::Rope arguments = {.element = element_of(x),
                                    .positions = x.size(2),
                                    .num_heads = x.size(1),
                                    .head_dim = x.size(3),
-                                   .rotary_dim = 2 * cos.size(1),
+                                   .rotary_dim = 2 * cos.size(-1),
                                    .sign = static_cast<float>(sign),
-                                   .cos = c.const_data_ptr(),
-                                   .sin = s.const_data_ptr(),
+                                   .cos = tables.cos.const_data_ptr(),
+                                   .sin = tables.sin.const_data_ptr(),
+                                   .table_stride = tables.row_stride(),
                                    .x = heads_of(rows),
                                    .y = heads_of(result)};
   for_each_range("rope", x.size(0) * x.size(2), x.size(1) * x.size(3),
@@ -120,27 +147,45 @@ at::Tensor rope_frequencies(const RopeParameters& parameters, std::int64_t head_
 
 RopeTables rope_tables(const RopeParameters& parameters, std::int64_t head_dim, std::int64_t length,
                        at::ScalarType dtype, at::Device device) {
-  const at::Tensor positions = at::arange(0, length, at::kFloat);
-  const at::Tensor angles = at::outer(positions, rope_frequencies(parameters, head_dim, length));
-  const double factor = parameters.attention_factor;
-  return {angles.cos().mul_(factor).to(device, dtype), angles.sin().mul_(factor).to(device, dtype)};
+  return tables_of(rope_frequencies(parameters, head_dim, length), parameters.attention_factor, length, dtype, device);
 }
 
 RopeCache::RopeCache(RopeParameters parameters, std::int64_t head_dim)
     : parameters_(std::move(parameters)), head_dim_(head_dim) {}
 
 RopeTables RopeCache::get(std::int64_t begin, std::int64_t end, at::ScalarType dtype, at::Device device) {
+  const RopeTables tables = table(is_long_text(parameters_, end), end, dtype, device);
+  return {tables.cos.narrow(0, begin, end - begin), tables.sin.narrow(0, begin, end - begin)};
+}
+
+RopeTables RopeCache::get(const at::Tensor& document_starts, at::ScalarType dtype, at::Device device) {
+  const std::int64_t length = document_starts.size(1);
+  if (!is_long_text(parameters_, length)) return get(0, length, dtype, device);
+  const at::Tensor in_long = in_longer_documents(document_starts, parameters_.original_max_position_embeddings);
+  const auto tables = [&](bool is_long) {
+    const RopeTables all = table(is_long, length, dtype, device);
+    return RopeTables{all.cos.narrow(0, 0, length), all.sin.narrow(0, 0, length)};
+  };
+  if (!in_long.any().item<bool>()) return tables(false);
+  if (in_long.all().item<bool>()) return tables(true);
+  const at::Tensor choose_long = in_long.unsqueeze(-1).to(device);  // (B, T, 1)
+  const RopeTables of_short = tables(false), of_long = tables(true);
+  return {at::where(choose_long, of_long.cos, of_short.cos), at::where(choose_long, of_long.sin, of_short.sin)};
+}
+
+RopeTables RopeCache::table(bool is_long, std::int64_t length, at::ScalarType dtype, at::Device device) {
   const std::lock_guard lock(mutex_);
-  RopeTables& tables = is_long_text(parameters_, end) ? long_ : short_;
+  RopeTables& tables = is_long ? long_ : short_;
   const bool fits = tables.cos.defined() && tables.cos.scalar_type() == dtype && tables.cos.device() == device;
   const std::int64_t known = fits ? tables.cos.size(0) : 0;
-  if (known < end) {
+  if (known < length) {
     const at::NoGradGuard no_grad;
-    const std::int64_t ahead = std::max(end, 2 * known);  // unless the frequencies are other ones there
-    const bool is_same = is_long_text(parameters_, ahead) == is_long_text(parameters_, end);
-    tables = rope_tables(parameters_, head_dim_, is_same ? ahead : end, dtype, device);
+    const auto text_length =
+        static_cast<std::int64_t>(parameters_.original_max_position_embeddings) + (is_long ? 1 : 0);
+    tables = tables_of(rope_frequencies(parameters_, head_dim_, text_length), parameters_.attention_factor,
+                       std::max(length, 2 * known), dtype, device);
   }
-  return {tables.cos.narrow(0, begin, end - begin), tables.sin.narrow(0, begin, end - begin)};
+  return tables;
 }
 
 at::Tensor apply_rope(const at::Tensor& x, const RopeTables& tables) {

@@ -31,10 +31,12 @@ struct RopeParameters {
   std::int64_t rotary_dim(std::int64_t head_dim) const;
 };
 
-/// Cosines and sines of positions 0 .. T-1.
+/// Cosines and sines of positions 0 .. T-1: (T, R/2), or (B, T, R/2) where each sequence has its own.
 struct RopeTables {
-  at::Tensor cos;  ///< (T, R/2)
-  at::Tensor sin;  ///< (T, R/2)
+  at::Tensor cos, sin;
+
+  /// Numbers from a sequence's table to the next one's, where they are contiguous; 0: there is one.
+  std::int64_t row_stride() const { return cos.dim() == 3 ? cos.size(1) * cos.size(2) : 0; }
 };
 
 /// Frequencies in radians per token for a text of `length` tokens, which only longrope looks at: (R/2) fp32, on the
@@ -55,15 +57,23 @@ class RopeCache {
   /// Of the positions begin .. end-1 of a text of `end` tokens: (end - begin, R/2).
   RopeTables get(std::int64_t begin, std::int64_t end, at::ScalarType dtype, at::Device device);
 
+  /// Of the positions 0 .. T-1 of sequences whose documents are texts of their own; document_starts (B, T) as in
+  /// Visibility. (T, R/2) where all take the same frequencies. Positions do not start again with a document: rotations
+  /// are relative, so that only longrope tells a document in a sequence from that document alone.
+  RopeTables get(const at::Tensor& document_starts, at::ScalarType dtype, at::Device device);
+
  private:
+  /// Of positions 0 .. at least length-1.
+  RopeTables table(bool is_long, std::int64_t length, at::ScalarType dtype, at::Device device);
+
   RopeParameters parameters_;
   std::int64_t head_dim_;
   std::mutex mutex_;
   RopeTables short_, long_;  // of texts up to the length at which the frequencies change, and beyond
 };
 
-/// Rotates the first R dimensions of x (B, H, T, E) by the angles of tables (T, R/2): (x1 cos - x2 sin, x2 cos + x1
-/// sin) for their halves x1, x2; the others stay. The tables have x's dtype. The gradient saves nothing but the tables.
+/// Rotates the first R dimensions of x (B, H, T, E) by the angles of the tables: (x1 cos - x2 sin, x2 cos + x1 sin) for
+/// their halves x1, x2; the others stay. The tables have x's dtype. The gradient saves nothing but the tables.
 at::Tensor apply_rope(const at::Tensor& x, const RopeTables& tables);
 
 }  // namespace adept::nn

@@ -154,7 +154,8 @@ void rotate_heads(const Rope& a, std::int64_t begin, std::int64_t end) {
   const Vector sign = splat(a.sign);
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const std::int64_t sequence = unit / a.positions, t = unit % a.positions;
-    const T *cos = static_cast<const T*>(a.cos) + t * half, *sin = static_cast<const T*>(a.sin) + t * half;
+    const std::int64_t angles = sequence * a.table_stride + t * half;
+    const T *cos = static_cast<const T*>(a.cos) + angles, *sin = static_cast<const T*>(a.sin) + angles;
     const T* x = static_cast<const T*>(a.x.data) + sequence * a.x.batch_stride + t * a.x.position_stride;
     T* y = static_cast<T*>(a.y.data) + sequence * a.y.batch_stride + t * a.y.position_stride;
     for (std::int64_t head = 0; head < a.num_heads; ++head, x += a.x.head_stride, y += a.y.head_stride) {

@@ -5,6 +5,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
@@ -268,6 +269,64 @@ TEST(Rope, TheCacheComputesNoTableTwice) {
   const RopeTables longer = cache.get(0, 51, at::kFloat, at::kCPU);
   EXPECT_NE(longer.cos.data_ptr(), first.cos.data_ptr());
   EXPECT_EQ(cache.get(0, 100, at::kFloat, at::kCPU).cos.data_ptr(), longer.cos.data_ptr());
+}
+
+// Of rows of 150 tokens; longrope's frequencies change beyond 100.
+TEST(Rope, TheCacheTakesTheFrequenciesOfEachDocument) {
+  const RopeParameters p = longrope_of_100_tokens();
+  RopeCache cache(p, 8);
+  const auto starts = [](const std::vector<std::vector<std::int64_t>>& lengths) {
+    std::vector<std::int32_t> values;
+    for (const auto& row : lengths)
+      for (std::int32_t begin = 0; const std::int64_t length : row) {
+        values.insert(values.end(), static_cast<std::size_t>(length), begin);
+        begin += static_cast<std::int32_t>(length);
+      }
+    return at::tensor(values, at::kInt).view({std::ssize(lengths), -1});
+  };
+  const RopeTables of_long = cache.get(0, 150, at::kFloat, at::kCPU);
+  const RopeTables all_long = cache.get(starts({{150}, {150}}), at::kFloat, at::kCPU);
+  EXPECT_TRUE(all_long.cos.equal(of_long.cos));
+  const RopeTables all_short = cache.get(starts({{100, 50}, {1, 99, 50}}), at::kFloat, at::kCPU);
+  EXPECT_EQ(all_short.cos.dim(), 2);
+  EXPECT_TRUE(all_short.sin.narrow(0, 0, 100).equal(rope_tables(p, 8, 100).sin));
+  const RopeTables mixed = cache.get(starts({{40, 101, 9}, {75, 75}}), at::kFloat, at::kCPU);
+  ASSERT_EQ(mixed.cos.sizes(), (std::vector<std::int64_t>{2, 150, 4}));
+  EXPECT_TRUE(mixed.cos[1].equal(all_short.cos));
+  EXPECT_TRUE(mixed.sin[0].narrow(0, 40, 101).equal(of_long.sin.narrow(0, 40, 101)));
+  for (const auto& [begin, length] : {std::pair{0, 40}, {141, 9}})
+    EXPECT_TRUE(mixed.sin[0].narrow(0, begin, length).equal(all_short.sin.narrow(0, begin, length)));
+  EXPECT_EQ(RopeCache({}, 8).get(starts({{75, 75}}), at::kFloat, at::kCPU).cos.dim(), 2);
+}
+
+TEST(Rope, TakesATableOfEachSequence) {
+  at::manual_seed(3);
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kDouble})
+    for (const Kernels kernels : {Kernels::kFused, Kernels::kReference}) {
+      set_kernels(kernels);
+      const RopeTables of_rows[] = {rope_tables({}, 16, 9, type), rope_tables({.theta = 50}, 16, 9, type)};
+      const RopeTables both = {at::stack({of_rows[0].cos, of_rows[1].cos}),
+                               at::stack({of_rows[0].sin, of_rows[1].sin})};
+      const at::Tensor x = at::randn({2, 9, 4, 16}).to(type).requires_grad_();
+      const at::Tensor weight = at::randn({16}).to(type).requires_grad_(),
+                       direction = at::randn({2, 4, 9, 16}).to(type);
+      const auto one = [&](bool normed, std::int64_t row, std::int64_t count, const RopeTables& tables) {
+        const at::Tensor rows = x.narrow(0, row, count);
+        const at::Tensor y =
+            normed ? normed_rope(rows, weight, 1e-5, tables) : apply_rope(rows.transpose(1, 2), tables);
+        return std::pair(y,
+                         torch::autograd::grad({y}, {x}, {direction.narrow(0, row, count)})[0].narrow(0, row, count));
+      };
+      for (const bool normed : {false, true}) {
+        const auto [y, gradient] = one(normed, 0, 2, both);
+        for (const std::int64_t row : {0, 1}) {
+          const auto [expected, expected_gradient] = one(normed, row, 1, of_rows[row]);
+          EXPECT_TRUE(y.narrow(0, row, 1).equal(expected)) << normed << ", " << at::toString(type);
+          EXPECT_TRUE(gradient.narrow(0, row, 1).equal(expected_gradient)) << normed << ", " << at::toString(type);
+        }
+      }
+      set_kernels(Kernels::kFused);
+    }
 }
 
 TEST(RmsNorm, NormalisesInFp32AndRoundsBeforeTheWeight) {
