@@ -27,6 +27,7 @@ struct EvalOptions {
   config::Compute compute;
   std::int64_t batch_size = 8;
   run::ScoringOptions scoring;
+  bool no_document_mask = false;
 };
 
 // A column for each metric of the sets.
@@ -54,6 +55,11 @@ void print_results(const eval::Results& results) {
 }
 
 void run(EvalOptions& options) {
+  if (options.no_document_mask && !options.scoring.packed)
+    throw ConfigError(
+        "adept eval: found --no-document-mask without --packed; expected both, as only packed documents share a "
+        "sequence.");
+  options.scoring.document_mask = !options.no_document_mask;
   if (options.scoring.packed && options.scoring.stride > 0)
     throw ConfigError(
         "adept eval: found --packed and --stride {}; expected one of them, as packed text has no overlap.",
@@ -100,6 +106,8 @@ void add_eval_command(CLI::App& app) {
   add_count_option(*command, "--stride", options->scoring.stride, 0, kMaxSequence,
                    "Step between the windows of a long document; 0 = --seq-len, no overlap");
   command->add_flag("--packed", options->scoring.packed, "Score documents joined by EOS, as training sees them");
+  command->add_flag("--no-document-mask", options->no_document_mask,
+                    "With --packed: let a token see the documents before its own, as data.document_mask: false does");
   add_max_tokens_option(*command, options->scoring.max_tokens,
                         "Sample of each set that is scored, at least one sequence; 0 = all");
   add_batch_size_option(*command, options->batch_size);

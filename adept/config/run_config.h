@@ -37,6 +37,7 @@ struct DataConfig {
   std::vector<TrainSource> replay;     ///< mixed in as train.replay_ratio says
   std::vector<GeneralSource> general;  ///< the general-competence detection corpus: layer probe and unit importance
   std::vector<EvalSource> eval;
+  bool document_mask = true;
 };
 
 struct ProbeConfig {

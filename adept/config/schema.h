@@ -112,6 +112,10 @@ void describe(Visitor& v, DataConfig& c) {
   v(c.replay, "replay", "General text that is mixed into the training text as train.replay_ratio says");
   v(c.general, "general", "General text that layer and unit importance are measured on");
   v(c.eval, "eval", "Held-out text whose loss is measured before, during and after training");
+  v(c.document_mask, "document_mask",
+    "Documents that share a training sequence do not see each other, and no document's first token is predicted from "
+    "another; false: a token sees all of its sequence before it",
+    {.decides = decides::kTraining | decides::kEvaluation});
 }
 
 template <typename Visitor>

@@ -55,4 +55,12 @@ void PackedStream::read(std::int64_t begin, std::span<std::int32_t> out) const {
   }
 }
 
+std::vector<std::int32_t> PackedStream::starts_within(std::int64_t begin, std::int64_t size) const {
+  std::vector<std::int32_t> starts;
+  for (auto at = std::upper_bound(starts_.begin(), starts_.end(), begin); at != starts_.end() && *at < begin + size;
+       ++at)
+    starts.push_back(static_cast<std::int32_t>(*at - begin));
+  return starts;
+}
+
 }  // namespace adept::data

@@ -30,6 +30,8 @@ class PackedStream {
   std::span<const std::int64_t> starts() const { return starts_; }
   /// Copies tokens [begin, begin + out.size()) of the stream.
   void read(std::int64_t begin, std::span<std::int32_t> out) const;
+  /// Where documents start within tokens [begin, begin + size), counted from begin and without its own 0; ascending.
+  std::vector<std::int32_t> starts_within(std::int64_t begin, std::int64_t size) const;
 
  private:
   TokenDataset dataset_;

@@ -21,6 +21,20 @@ void check_seq_len(std::int64_t seq_len) {
 
 }  // namespace
 
+std::int64_t Sequence::num_targets() const {
+  const auto has_no_context = [&](std::int32_t start) { return start >= first_target; };
+  return static_cast<std::int64_t>(tokens.size()) - first_target -
+         std::count_if(document_starts.begin(), document_starts.end(), has_no_context);
+}
+
+std::vector<std::int64_t> document_lengths(const Sequence& sequence) {
+  std::vector<std::int64_t> lengths;
+  std::int64_t begin = 0;
+  for (const std::int32_t start : sequence.document_starts) lengths.push_back(start - std::exchange(begin, start));
+  lengths.push_back(std::ssize(sequence.tokens) - begin);
+  return lengths;
+}
+
 std::string describe(const SampleSize& size) {
   if (!size.is_sample)
     return fmt::format("all {} tokens in {} documents", format_count(size.tokens), format_count(size.documents));
@@ -47,7 +61,8 @@ SampleSize sample_size_from_json(const Json& json) {
 /// Takes all sequences that it is given, or a sample: the shortest list of the lowest ranks that reaches the limit.
 class SequenceSetBuilder {
  public:
-  SequenceSetBuilder(PackedStream stream, std::int64_t max_tokens) : set_(std::move(stream)), max_tokens_(max_tokens) {
+  SequenceSetBuilder(PackedStream stream, bool document_mask, std::int64_t max_tokens)
+      : set_(std::move(stream), document_mask), max_tokens_(max_tokens) {
     if (max_tokens < 0) throw ConfigError("max_tokens is {}; expected 0 (no limit) or more.", max_tokens);
     counts().tokens = set_.stream_.num_tokens();
     counts().all_documents = set_.stream_.dataset().num_documents();
@@ -82,8 +97,8 @@ class SequenceSetBuilder {
       const std::int32_t first_target = std::max(1, candidate.context);
       set_.entries_.push_back({candidate.begin, candidate.length, first_target});
       set_.num_input_tokens_ += candidate.length;
-      c.targets += candidate.length - first_target;
-      c.no_context += candidate.context == 0 ? 1 : 0;
+      c.targets += num_targets(candidate);
+      c.no_context += (candidate.context == 0 ? 1 : 0) + num_masked(candidate);
       c.too_short += candidate.lone;
     }
     count_documents();
@@ -134,8 +149,14 @@ class SequenceSetBuilder {
     Candidate& last = taken_.back();
     last.length -= static_cast<std::int32_t>(num_tokens_ - max_tokens_);
     last.lone = 0;
-    if (last.length <= std::max(1, last.context)) taken_.pop_back();
+    if (num_targets(last) <= 0) taken_.pop_back();
   }
+
+  // Documents that start within it and see nothing before them.
+  std::int64_t num_masked(const Candidate& c) const {
+    return set_.document_mask_ ? std::ssize(stream().starts_within(c.begin, c.length)) : 0;
+  }
+  std::int64_t num_targets(const Candidate& c) const { return c.length - std::max(1, c.context) - num_masked(c); }
 
   // Of the documents what the sequences have as their own.
   void count_documents() {
@@ -179,6 +200,7 @@ Sequence SequenceSet::operator[](std::int64_t i) const {
   sequence.tokens.resize(static_cast<std::size_t>(entry.length));
   sequence.first_target = entry.first_target;
   stream_.read(entry.begin, sequence.tokens);
+  if (document_mask_) sequence.document_starts = stream_.starts_within(entry.begin, entry.length);
   return sequence;
 }
 
@@ -202,7 +224,7 @@ SequenceSet windows(const TokenDataset& dataset, const WindowOptions& options) {
   if (stride < 1 || stride > options.seq_len)
     throw ConfigError("stride is {}; expected 1 to {} (seq_len), or 0 for windows that do not overlap.", stride,
                       options.seq_len);
-  SequenceSetBuilder builder(PackedStream(dataset, std::nullopt), options.max_tokens);
+  SequenceSetBuilder builder(PackedStream(dataset, std::nullopt), /*document_mask=*/false, options.max_tokens);
   const std::span<const std::int64_t> starts = builder.stream().starts();
   for (std::size_t d = 0; d + 1 < starts.size(); ++d) {
     const std::int64_t size = starts[d + 1] - starts[d];
@@ -216,10 +238,29 @@ SequenceSet packed(const TokenDataset& dataset, const PackOptions& options) {
   check_seq_len(options.seq_len);
   SequenceSetBuilder builder(
       options.order.empty() ? PackedStream(dataset, options.eos) : PackedStream(dataset, options.eos, options.order),
-      options.max_tokens);
+      options.document_mask, options.max_tokens);
   builder.add_windows(0, builder.stream().num_tokens(), options.seq_len, options.seq_len);
   return builder.finish();
 }
+
+namespace {
+
+// (B, T): of each position of the batch the column where its document starts.
+std::vector<std::int32_t> starts_of_positions(std::span<const Sequence> sequences, std::int64_t cols) {
+  const auto is_one_document = [](const Sequence& sequence) { return sequence.document_starts.empty(); };
+  if (std::all_of(sequences.begin(), sequences.end(), is_one_document)) return {};
+  std::vector<std::int32_t> result(sequences.size() * static_cast<std::size_t>(cols), 0);
+  for (std::size_t b = 0; b < sequences.size(); ++b) {
+    std::vector<std::int32_t> edges = sequences[b].document_starts;
+    edges.push_back(static_cast<std::int32_t>(sequences[b].tokens.size()));  // where padding starts
+    edges.push_back(static_cast<std::int32_t>(cols));
+    const auto row = result.begin() + static_cast<std::ptrdiff_t>(b) * cols;
+    for (std::size_t i = 0; i + 1 < edges.size(); ++i) std::fill(row + edges[i], row + edges[i + 1], edges[i]);
+  }
+  return result;
+}
+
+}  // namespace
 
 TokenBatch make_batch(std::span<const Sequence> sequences, std::int32_t pad_id) {
   ADEPT_CHECK(pad_id >= 0, "pad_id {}", pad_id);
@@ -236,10 +277,16 @@ TokenBatch make_batch(std::span<const Sequence> sequences, std::int32_t pad_id) 
     std::copy(tokens.begin(), tokens.end(), batch.input_ids.begin() + static_cast<std::ptrdiff_t>(b * cols));
     for (auto t = static_cast<std::size_t>(sequences[b].first_target); t < tokens.size(); ++t) {
       batch.targets[b * cols + t - 1] = tokens[t];
-      ++batch.num_targets;
     }
+    for (const std::int32_t start : sequences[b].document_starts) {
+      ADEPT_CHECK(start > 0 && static_cast<std::size_t>(start) < tokens.size(), "a document starts at {} of {} tokens",
+                  start, tokens.size());
+      batch.targets[b * cols + static_cast<std::size_t>(start) - 1] = kIgnoreIndex;
+    }
+    batch.num_targets += sequences[b].num_targets();
     batch.lengths.push_back(static_cast<std::int64_t>(tokens.size()));
   }
+  batch.document_starts = starts_of_positions(sequences, batch.cols);
   return batch;
 }
 

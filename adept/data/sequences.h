@@ -24,10 +24,16 @@ struct Sequence {
   std::vector<std::int32_t> tokens{};
   std::int64_t first_target = 1;  ///< >= 1: the first token has no context
   std::int32_t source = 0;        ///< index of the source in a mixture
+  /// Where in `tokens` another document starts, ascending, > 0: it sees nothing before, and its first token is no
+  /// target. Empty: all tokens are one document.
+  std::vector<std::int32_t> document_starts{};
 
-  std::int64_t num_targets() const { return static_cast<std::int64_t>(tokens.size()) - first_target; }
+  std::int64_t num_targets() const;
   bool operator==(const Sequence&) const = default;
 };
+
+/// Tokens of each of its documents.
+std::vector<std::int64_t> document_lengths(const Sequence& sequence);
 
 /// How much of a text is measured.
 struct SampleSize {
@@ -56,7 +62,8 @@ struct SequenceCounts {
   std::int64_t covered = 0;          ///< tokens that `bytes` is the text of: those that a sequence has as its own
   std::int64_t tokens = 0;           ///< of the dataset, and the EOS tokens added after documents
   std::int64_t targets = 0;          ///< tokens that are predicted, each once
-  std::int64_t no_context = 0;       ///< tokens that begin a sequence and are predicted in no other
+  std::int64_t no_context = 0;       ///< tokens that begin a sequence, or a document in it that sees no other, and are
+                                     ///< predicted nowhere else
   std::int64_t too_short = 0;        ///< tokens that would be a sequence of one token, which is left out
   std::int64_t short_documents = 0;  ///< documents of one token, where there is nothing to predict
   std::int64_t beyond_limit = 0;     ///< tokens left out because of max_tokens
@@ -81,6 +88,7 @@ struct WindowOptions {
 struct PackOptions {
   std::int64_t seq_len = 0;           ///< tokens of a sequence, >= 2; only the last one may be shorter
   std::optional<std::int32_t> eos{};  ///< added after each document that does not end in it
+  bool document_mask = true;          ///< documents of a sequence do not see each other
   std::vector<std::int64_t> order{};  ///< of the documents; empty: the dataset's own
   std::int64_t max_tokens = 0;        ///< of the sequences together, a sample of all (SequenceSet); 0: no limit
 };
@@ -115,9 +123,10 @@ class SequenceSet {
     std::int32_t length;        // tokens
     std::int32_t first_target;  // >= 1
   };
-  explicit SequenceSet(PackedStream stream) : stream_(std::move(stream)) {}
+  SequenceSet(PackedStream stream, bool document_mask) : stream_(std::move(stream)), document_mask_(document_mask) {}
 
   PackedStream stream_;
+  bool document_mask_;
   std::vector<Entry> entries_;
   SequenceCounts counts_;
   std::int64_t num_input_tokens_ = 0;
@@ -129,8 +138,9 @@ class SequenceSet {
 /// document. Throws ConfigError for a seq_len or a stride out of range.
 SequenceSet windows(const TokenDataset& dataset, const WindowOptions& options);
 
-/// As training sees the data: documents joined (PackedStream) and cut every seq_len tokens; the last sequence is what
-/// is left, unless that is a single token, which has nothing to predict and is counted. Throws ConfigError for a
+/// As training sees the data: documents joined (PackedStream) and cut every seq_len tokens; with document_mask each
+/// document, or the part of it that is in a sequence, sees itself alone, as in windows(). The last sequence is what is
+/// left, unless that is a single token, which has nothing to predict and is counted. Throws ConfigError for a
 /// seq_len out of range.
 SequenceSet packed(const TokenDataset& dataset, const PackOptions& options);
 
@@ -141,7 +151,10 @@ struct TokenBatch {
   std::vector<std::int64_t> input_ids;  ///< (B, T)
   std::vector<std::int64_t> targets;    ///< (B, T): the token at t+1, kIgnoreIndex for padding and what is not scored
   std::vector<std::int64_t> lengths;    ///< (B): tokens that are not padding
-  std::int64_t num_targets = 0;         ///< of the batch
+  /// (B, T): the column where each position's document starts, padding being one of its own; empty: rows are single
+  /// documents.
+  std::vector<std::int32_t> document_starts;
+  std::int64_t num_targets = 0;  ///< of the batch
 };
 
 /// `pad_id` is any valid id: with causal attention nothing that is scored sees it.

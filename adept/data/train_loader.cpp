@@ -158,6 +158,8 @@ Sequence TrainLoader::next_of(std::size_t source_index) {
   sequence.source = static_cast<std::int32_t>(source_index);
   sequence.tokens.resize(static_cast<std::size_t>(std::min(options_.seq_len, source.stream.num_tokens() - begin)));
   source.stream.read(begin, sequence.tokens);
+  if (options_.document_mask)
+    sequence.document_starts = source.stream.starts_within(begin, std::ssize(sequence.tokens));
   ++source.count;
   ++total_;
   return sequence;

@@ -34,6 +34,7 @@ struct TrainLoaderOptions {
   std::optional<std::int32_t> eos{};  ///< added after each document that does not end in it
   std::uint64_t seed = 0;
   DocumentOrder order = DocumentOrder::kShuffled;
+  bool document_mask = true;  ///< documents of a sequence do not see each other
 };
 
 /// Gives the sequences of a training run in order.

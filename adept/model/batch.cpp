@@ -7,18 +7,21 @@
 namespace adept::model {
 namespace {
 
-at::Tensor as_int64(const std::vector<std::int64_t>& values, std::int64_t rows, std::int64_t cols) {
-  at::Tensor tensor = at::empty({rows, cols}, at::kLong);
-  std::copy(values.begin(), values.end(), tensor.data_ptr<std::int64_t>());
+template <typename T>
+at::Tensor as_tensor(const std::vector<T>& values, std::int64_t rows, std::int64_t cols) {
+  at::Tensor tensor = at::empty({rows, cols}, at::TensorOptions(c10::CppTypeToScalarType<T>::value));
+  std::copy(values.begin(), values.end(), tensor.data_ptr<T>());
   return tensor;
 }
 
 }  // namespace
 
 Batch to_batch(const data::TokenBatch& batch, at::Device device) {
-  return {.input_ids = as_int64(batch.input_ids, batch.rows, batch.cols).to(device),
-          .targets = as_int64(batch.targets, batch.rows, batch.cols).to(device),
-          .num_targets = batch.num_targets};
+  Batch result = {.input_ids = as_tensor(batch.input_ids, batch.rows, batch.cols).to(device),
+                  .targets = as_tensor(batch.targets, batch.rows, batch.cols).to(device),
+                  .num_targets = batch.num_targets};
+  if (!batch.document_starts.empty()) result.document_starts = as_tensor(batch.document_starts, batch.rows, batch.cols);
+  return result;
 }
 
 }  // namespace adept::model

@@ -17,7 +17,7 @@ struct Batch {
   at::Tensor input_ids;          ///< (B, T) int64
   at::Tensor targets;            ///< (B, T) int64; nn::kIgnoreIndex where nothing is predicted
   std::int64_t num_targets = 0;  ///< predicted tokens
-  at::Tensor document_starts{};  ///< as in Context
+  at::Tensor document_starts{};  ///< as in Context, on the CPU
 
   Context context(BetweenLayers between = nullptr) const {
     return {.document_starts = document_starts, .between = between};

@@ -119,8 +119,11 @@ at::Tensor Decoder::attention(const nn::Input& input, const Attention& body, std
   at::Tensor q = projected[0].view({B, T, H, E}), k = projected[1].view({B, T, K, E});
   at::Tensor v = projected[2].view({B, T, K, E}).transpose(1, 2);  // (B, K, T, E)
   const std::int64_t begin = cache == nullptr ? 0 : cache->length(l);
-  const nn::RopeTables tables = ropes_.at(body.rope)->get(begin, begin + T, x.scalar_type(), x.device());
   const nn::Visibility visibility = {.window = body.window, .document_starts = context.document_starts};
+  nn::RopeCache& rope = *ropes_.at(body.rope);
+  const nn::RopeTables tables = visibility.document_starts.defined()
+                                    ? rope.get(visibility.document_starts, x.scalar_type(), x.device())
+                                    : rope.get(begin, begin + T, x.scalar_type(), x.device());
   ADEPT_CHECK(!visibility.document_starts.defined() || cache == nullptr, "a key-value cache holds single documents");
   at::Tensor mixed;  // (B, H, T, E)
   if (norms_heads && cache == nullptr) {

@@ -18,8 +18,10 @@ std::string fingerprint(const data::SequenceSet& sequences) {
   Hasher hasher;
   for (std::int64_t i = 0; i < sequences.size(); ++i) {
     const data::Sequence sequence = sequences[i];
-    hasher.update(fmt::format("{} {} ", sequence.tokens.size(), sequence.first_target));
+    hasher.update(
+        fmt::format("{} {} {} ", sequence.tokens.size(), sequence.first_target, sequence.document_starts.size()));
     hasher.update(std::as_bytes(std::span(sequence.tokens)));
+    hasher.update(std::as_bytes(std::span(sequence.document_starts)));
   }
   const data::SequenceCounts& counts = sequences.counts();
   return hasher.update(fmt::format("{} {}", counts.bytes, data::to_json(counts.size()).dump())).digest();

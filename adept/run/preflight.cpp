@@ -161,6 +161,7 @@ data::SequenceSet eval_sequences(const config::RunConfig& config, const TextMode
                            {.seq_len = config.seq_len,
                             .stride = config.eval.stride,
                             .packed = config.eval.packed,
+                            .document_mask = config.data.document_mask,
                             .max_tokens = config.eval.max_tokens});
 }
 

@@ -126,7 +126,10 @@ void warn_of_shared_files(const config::RunConfig& config) {
 data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDataset& dataset,
                                     const ScoringOptions& options) {
   if (options.packed)
-    return data::packed(dataset, {.seq_len = options.seq_len, .eos = model.eos(), .max_tokens = options.max_tokens});
+    return data::packed(dataset, {.seq_len = options.seq_len,
+                                  .eos = model.eos(),
+                                  .document_mask = options.document_mask,
+                                  .max_tokens = options.max_tokens});
   return data::windows(dataset,
                        {.seq_len = options.seq_len, .stride = options.stride, .max_tokens = options.max_tokens});
 }
@@ -214,7 +217,10 @@ data::TrainLoader make_train_loader(const TextModel& model, const config::RunCon
   append_sources(datasets.train, config.data.train, replay > 0 ? std::optional(1 - replay) : std::nullopt, sources);
   if (replay > 0) append_sources(datasets.replay, config.data.replay, replay, sources);
   return {std::move(sources),
-          {.seq_len = config.seq_len, .eos = model.eos(), .seed = static_cast<std::uint64_t>(config.seed)}};
+          {.seq_len = config.seq_len,
+           .eos = model.eos(),
+           .seed = static_cast<std::uint64_t>(config.seed),
+           .document_mask = config.data.document_mask}};
 }
 
 }  // namespace adept::run

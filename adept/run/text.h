@@ -45,6 +45,7 @@ struct ScoringOptions {
   std::int64_t seq_len = 512;
   std::int64_t stride = 0;      ///< 0 = seq_len
   bool packed = false;          ///< as training sees the data
+  bool document_mask = true;    ///< where they are packed: documents do not see each other
   std::int64_t max_tokens = 0;  ///< a sample of so many; 0 = all
 };
 data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDataset& dataset,

@@ -74,6 +74,8 @@ StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& traina
 StepResult train_step(const model::FrozenPrefix& model, Trainable& trainable, optim::AdamW& optimizer,
                       std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
                       double max_grad_norm, ActivationCheckpointing checkpointing) {
+  const auto has_targets = [](const model::Batch& batch) { return batch.num_targets > 0; };
+  if (std::none_of(micro_batches.begin(), micro_batches.end(), has_targets)) return {};  // parts of one token each
   const StepResult result = compute_gradients(model, trainable, micro_batches, checkpointing);
   if (result.finite) {
     optimizer.step(trainable.gradients(), learning_rates, optim::clip_factor(result.grad_norm, max_grad_norm));

@@ -37,7 +37,7 @@ StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& traina
                              ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone);
 
 /// compute_gradients, then one optimizer step with the given rates (by parameter name); the gradients are dropped. A
-/// step whose loss or gradient is not finite changes no parameter and no moment.
+/// step whose loss or gradient is not finite, or that has no token to predict, changes no parameter and no moment.
 StepResult train_step(const model::FrozenPrefix& model, Trainable& trainable, optim::AdamW& optimizer,
                       std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
                       double max_grad_norm, ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone);

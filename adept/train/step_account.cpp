@@ -45,10 +45,11 @@ void StepAccount::measure_speed(std::span<const data::Sequence> sequences, std::
   std::int64_t tokens = 0;
   double flops = 0;
   for (const data::Sequence& sequence : sequences) {
-    const auto length = static_cast<std::int64_t>(sequence.tokens.size());
-    const model::StepCost cost = model::step_cost(decoder_.weights(), trainable_.lowest_layer(), length);
-    tokens += length;
-    flops += static_cast<double>(length) * (cost.flops + computed * cost.prefix_flops);
+    for (const std::int64_t length : data::document_lengths(sequence)) {
+      const model::StepCost cost = model::step_cost(decoder_.weights(), trainable_.lowest_layer(), length);
+      flops += static_cast<double>(length) * (cost.flops + computed * cost.prefix_flops);
+    }
+    tokens += std::ssize(sequence.tokens);
   }
   state.total_tokens += tokens;
   state.train_seconds += seconds;

@@ -88,6 +88,7 @@ COMMAND_LINES = [
     ([*EVAL, *TEXT, "--stride", "-1"], USAGE, "--stride", "0 to"),
     ([*EVAL, *TEXT, "--seq-len", "16", "--stride", "17"], USAGE, "found --stride 17; expected at most 16"),
     ([*EVAL, *TEXT, "--packed", "--stride", "4"], USAGE, "found --packed and --stride 4; expected one of them"),
+    ([*EVAL, *TEXT, "--no-document-mask"], USAGE, "found --no-document-mask without --packed; expected both"),
     ([*EVAL, *TEXT, "--out", "none/x.json"], FAILED, "none/x.json: cannot create", "create the folder"),
     ([*PROBE, *TEXT, "--method", "magic"], USAGE, '--method: found "magic"; expected one of mask_out, cumulative, '),
     ([*PROBE, "--data", "short.jsonl"], USAGE, "short: found 1 tokens in all; expected at least one sequence of seq_len"),

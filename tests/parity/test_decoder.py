@@ -37,19 +37,19 @@ def root_mean_square_error(found, expected):
     return error.item() if torch.isfinite(error) else float("inf")
 
 
-def run_ours(directory, ids, targets, folder, *arguments, threads=1):
+def run_ours(directory, ids, targets, folder, *arguments, threads=1, **inputs):
     """decoder_tool's tensors; tiny models are fastest with one thread."""
     given, made = folder / "input.safetensors", folder / "output.safetensors"
-    save_file({"ids": ids, "targets": targets}, given)
+    save_file({"ids": ids, "targets": targets, **inputs}, given)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     run_program("decoder_tool", directory, given, made, *arguments, env=environment)
     return load_file(made)
 
 
-def run_peer(model, ids, targets, gradients=True):
+def run_peer(model, ids, targets, gradients=True, **inputs):
     """The same tensors from transformers; the loss is written out, in fp32."""
     model.zero_grad()
-    logits = model(input_ids=ids, use_cache=False).logits
+    logits = model(input_ids=ids, use_cache=False, **inputs).logits
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
     result = {
         "logits": logits.detach(),
@@ -70,6 +70,24 @@ def test_tiny_model_equals_transformers_in_fp32(name, tmp_path):
     ours = run_ours(directory, ids, targets, tmp_path, "--gradients")
     peer = run_peer(model, ids, targets)
     assert set(ours) == set(peer)
+    for key in peer:
+        limit = FP32_GRADIENTS if key.startswith("grad.") else FP32_VALUES
+        assert relative_error(ours[key], peer[key]) <= limit, key
+
+
+@pytest.mark.parametrize("name", tiny_models.TINY_MODELS)
+def test_documents_of_one_row_equal_those_of_transformers(name, tmp_path):
+    """Where positions start again, transformers lets no token see what is before."""
+    model = tiny_models.build(name)
+    directory = tiny_models.save(name, model, tmp_path / "model")
+    ids, targets = tiny_models.random_batch(model.config.vocab_size)
+    columns = torch.arange(ids.size(1), dtype=torch.int32)
+    starts = torch.stack([torch.where(columns < cut, 0, cut) for cut in (ids.size(1) // 3, ids.size(1) // 2)])
+    starts = starts[torch.arange(ids.size(0)) % 2].int().contiguous()
+    ours = run_ours(directory, ids, targets, tmp_path, "--gradients", document_starts=starts)
+    peer = run_peer(model, ids, targets, position_ids=(columns - starts).long())
+    apart = run_peer(model, ids, targets, gradients=False)
+    assert relative_error(apart["logits"], peer["logits"]) > 100 * FP32_VALUES, "the documents should matter"
     for key in peer:
         limit = FP32_GRADIENTS if key.startswith("grad.") else FP32_VALUES
         assert relative_error(ours[key], peer[key]) <= limit, key

@@ -105,13 +105,18 @@ def test_overlapping_windows_are_the_perplexity_recipe_of_hugging_face(setup):
     assert found["loss"] == pytest.approx(total / tokens, rel=2e-6)
 
 
-def test_packed_joins_documents_with_eos(setup):
+@pytest.mark.parametrize("mask", [True, False])
+def test_packed_joins_documents_with_eos(setup, mask):
     folder, texts, bos = setup
-    found = evaluate(folder, "--seq-len", SEQ_LEN, "--packed")
+    found = evaluate(folder, "--seq-len", SEQ_LEN, "--packed", *([] if mask else ["--no-document-mask"]))
     model = text_models.load(folder / "model").double()
     for name, documents in texts.items():
         stream = [token for text in documents for token in text_models.encode(text, bos=bos) + [text_models.EOS]]
-        windows = [(stream[i : i + SEQ_LEN], 1) for i in range(0, len(stream), SEQ_LEN)]
+        edges = set(range(0, len(stream), SEQ_LEN))
+        if mask:
+            edges |= {i + 1 for i, token in enumerate(stream[:-1]) if token == text_models.EOS}
+        edges = [*sorted(edges), len(stream)]
+        windows = [(stream[begin:end], 1) for begin, end in zip(edges, edges[1:])]
         total, tokens = score(model, [window for window in windows if len(window[0]) > 1])
         check(found[name], total, tokens, documents, len(stream))
 

@@ -62,6 +62,12 @@ def count_targets(rows):
     return sum(len(row) - 1 for row in rows)
 
 
+def documents_of(line):
+    """The documents that share a sequence, or their parts in it, each as a row of its own."""
+    edges = [0, *line["document_starts"], len(line["tokens"])]
+    return [line["tokens"][begin:end] for begin, end in zip(edges, edges[1:])]
+
+
 def unit_importance(model, copies, probe, of_sources):
     """I_u = mean of |theta| times the mean over batches of |g|; before the first step that of the source layers."""
     scored = {copy: copy - 1 if of_sources else copy for copy in copies}  # a copy is directly behind its source
@@ -101,16 +107,18 @@ def adamw(parameters):
 
 
 def take_steps(model, trained, optimizer, sequences, rate_of, before=lambda step: None):
-    """STEPS steps, each over one global batch in micro-batches, clipped; the losses and the norms before clipping."""
+    """STEPS steps, each over one global batch in micro-batches, clipped; the losses and the norms before clipping.
+
+    A sequence is a list of documents, which are computed apart from each other."""
     losses, norms = [], []
     per_step = TRAIN["batch_size"] * TRAIN["grad_accum"]
     for step in range(STEPS):
         before(step)
         rows = sequences[step * per_step : (step + 1) * per_step]
-        micro_batches = [rows[i : i + TRAIN["batch_size"]] for i in range(0, per_step, TRAIN["batch_size"])]
+        micro_batches = [sum(rows[i : i + TRAIN["batch_size"]], []) for i in range(0, per_step, TRAIN["batch_size"])]
         model.zero_grad()
         loss = 0.0
-        for part in mean_loss(model, micro_batches, count_targets(rows)):
+        for part in mean_loss(model, micro_batches, count_targets(sum(rows, []))):
             part.backward()
             loss += part.item()
         losses.append(loss)
@@ -155,8 +163,10 @@ def check_mixture(lines, documents):
     assert abs(shares["domain"] - 0.7 * len(lines)) < 1
 
 
-@pytest.mark.parametrize("name, after", [("llama_biases", [0, 2]), ("qwen3_layer_types", [1]), ("gemma3", [0, 1])])
-def test_twenty_steps_equal_pytorch(name, after, tmp_path):
+@pytest.mark.parametrize(
+    "name, after, mask", [("llama_biases", [0, 2], False), ("qwen3_layer_types", [1], True), ("gemma3", [0, 1], True)]
+)
+def test_twenty_steps_equal_pytorch(name, after, mask, tmp_path):
     base = text_models.save(name, tmp_path / "base")
     expanded = tmp_path / "expanded"
     run_program("adept", "expand", "--model", base, "--out", expanded, "--after", ",".join(map(str, after)))
@@ -178,6 +188,7 @@ def test_twenty_steps_equal_pytorch(name, after, tmp_path):
                 {"name": "general", "path": str(tmp_path / "general.jsonl"), "weight": 0.3},
             ],
             "general": [{"name": "probe", "path": str(tmp_path / "probe.jsonl")}],
+            "document_mask": mask,
         },
         probe={"batch_size": PROBE_BATCH},
         train=TRAIN,
@@ -189,10 +200,12 @@ def test_twenty_steps_equal_pytorch(name, after, tmp_path):
     printed = run_program("loader_tool", config, tmp_path / "cache", num_sequences).stdout
     lines = [json.loads(line) for line in printed.splitlines()]
     check_mixture(lines, documents)
+    assert mask == any(line["document_starts"] for line in lines)
+    sequences = [documents_of(line) for line in lines]
     windows = [ids for ids, _ in text_models.windows(map(text_models.encode, probe_texts), SEQ_LEN)]
     windows.sort(key=len, reverse=True)  # batches of similar length; they enter the mean over batches
     probe = [windows[i : i + PROBE_BATCH] for i in range(0, len(windows), PROBE_BATCH)]
-    model, losses, norms, importances = train_in_pytorch(expanded, copies, [line["tokens"] for line in lines], probe)
+    model, losses, norms, importances = train_in_pytorch(expanded, copies, sequences, probe)
     assert max(norms) > TRAIN["max_grad_norm"], "clipping should take part"
 
     log = read_lines(tmp_path / "run" / "trainer_log.jsonl")
@@ -293,7 +306,7 @@ def test_twenty_steps_of_every_method_equal_pytorch(name, method, tmp_path):
     run_program("adept", "train", config)
     per_step = TRAIN["batch_size"] * TRAIN["grad_accum"]
     printed = run_program("loader_tool", config, tmp_path / "cache", STEPS * per_step).stdout
-    sequences = [json.loads(line)["tokens"] for line in printed.splitlines()]
+    sequences = [documents_of(json.loads(line)) for line in printed.splitlines()]
 
     model = text_models.load(base, torch.float32)
     trained = trained_parameters(model, method)

@@ -3,7 +3,8 @@
 //   decoder_tool MODEL_DIR INPUT OUTPUT [--dtype fp32|bf16] [--gradients] [--generate N [--no-cache]] [--save DIR]
 //                [--bypass 1,3] [--time N]
 //
-// INPUT is a safetensors file with ids (B, T) and targets (B, T), both I64. OUTPUT gets logits (B, T, V), token_losses
+// INPUT is a safetensors file with ids (B, T) and targets (B, T), both I64, and perhaps document_starts (B, T), I32, as
+// in model::Context. OUTPUT gets logits (B, T, V), token_losses
 // (B, T), loss_sum, with --gradients "grad.<parameter>" of every parameter, with --generate "generated" for row 0.
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
@@ -101,6 +102,8 @@ void run(const Arguments& arguments) {
   model::Decoder decoder(loaded.config, loaded.weights);
   const auto input = io::SafetensorsFile::open(arguments.input);
   const at::Tensor ids = read_input(*input, "ids"), targets = read_input(*input, "targets");
+  model::Context context;
+  if (input->find("document_starts") != nullptr) context.document_starts = read_input(*input, "document_starts");
   model::LayerMask bypass;
   if (!arguments.bypass.empty()) bypass.resize(static_cast<std::size_t>(decoder.num_layers()));
   for (const int l : arguments.bypass) bypass.at(static_cast<std::size_t>(l)) = true;
@@ -112,7 +115,7 @@ void run(const Arguments& arguments) {
   }
   if (arguments.time > 0) return print_times(decoder, ids, targets, arguments.time);
   Dump dump;
-  const at::Tensor h = decoder.forward(ids, {}, bypass);
+  const at::Tensor h = decoder.forward(ids, context, bypass);
   {
     const at::NoGradGuard no_grad;
     dump.add("logits", decoder.logits(h));

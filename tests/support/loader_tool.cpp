@@ -1,6 +1,7 @@
 // A program for the parity tests: prints the sequences that a training run reads, one JSON object a line.
 //
-//   loader_tool CONFIG.yaml CACHE_DIR NUM_SEQUENCES      -> {"source": "name", "tokens": [...]}
+//   loader_tool CONFIG.yaml CACHE_DIR NUM_SEQUENCES      -> {"source": "name", "tokens": [...],
+//                                                          "document_starts": [...]}
 #include <fmt/format.h>
 
 #include <cstdlib>
@@ -18,7 +19,10 @@ void print_sequences(const std::string& config_path, const std::string& cache_di
   const run::Datasets datasets = run::tokenize_all(model, config.data, cache_dir);
   data::TrainLoader loader = run::make_train_loader(model, config, datasets);
   for (const data::Sequence& sequence : loader.next_step(num_sequences))
-    fmt::print("{}\n", Json{{"source", loader.source_name(sequence.source)}, {"tokens", sequence.tokens}}.dump());
+    fmt::print("{}\n", Json{{"source", loader.source_name(sequence.source)},
+                            {"tokens", sequence.tokens},
+                            {"document_starts", sequence.document_starts}}
+                           .dump());
 }
 
 }  // namespace

@@ -111,6 +111,7 @@ std::vector<Sequence> reference_sample(const SequenceSet& all, std::int64_t max_
     Sequence sequence = all[i];
     const auto length = static_cast<std::int64_t>(sequence.tokens.size());
     if (left < max_tokens && length > left) sequence.tokens.resize(static_cast<std::size_t>(left));
+    std::erase_if(sequence.document_starts, [&](std::int32_t start) { return start >= std::ssize(sequence.tokens); });
     if (sequence.num_targets() > 0) taken[i] = sequence;
     left -= length;
   }
@@ -130,12 +131,13 @@ TEST(Sample, TakesSequencesByRankUpToTheLimit) {
     const auto dataset = counting_dataset("a", drawn_lengths(40, seed));
     const std::int64_t stride = draw(seed, 1, 8);
     const auto all = windows(dataset, {.seq_len = 8, .stride = stride});
-    const auto all_packed = packed(dataset, {.seq_len = 8, .eos = 0});
+    const bool mask = seed % 2 == 0;
+    const auto all_packed = packed(dataset, {.seq_len = 8, .eos = 0, .document_mask = mask});
     for (const std::int64_t limit : {1, 2, 9, 50, 51, 52, 53, 400, 100'000}) {
       const auto set = windows(dataset, {.seq_len = 8, .stride = stride, .max_tokens = limit});
       EXPECT_EQ(set.to_vector(), reference_sample(all, limit)) << seed << " " << stride << " " << limit;
       EXPECT_FALSE(set.empty()) << "never nothing at all";
-      EXPECT_EQ(packed(dataset, {.seq_len = 8, .eos = 0, .max_tokens = limit}).to_vector(),
+      EXPECT_EQ(packed(dataset, {.seq_len = 8, .eos = 0, .document_mask = mask, .max_tokens = limit}).to_vector(),
                 reference_sample(all_packed, limit))
           << seed << " " << limit;
     }
@@ -233,7 +235,7 @@ TEST(Windows, RefuseAWrongStrideOrLength) {
 }
 
 TEST(Packed, JoinsDocumentsWithEosAndKeepsTheTail) {
-  const auto set = packed(counting_dataset("a", {3, 2, 4}), {.seq_len = 5, .eos = 0});
+  const auto set = packed(counting_dataset("a", {3, 2, 4}), {.seq_len = 5, .eos = 0, .document_mask = false});
   ASSERT_EQ(set.size(), 3);
   EXPECT_THAT(set[0].tokens, ElementsAre(1, 2, 3, 0, 4));
   EXPECT_THAT(set[1].tokens, ElementsAre(5, 0, 6, 7, 8));
@@ -242,6 +244,42 @@ TEST(Packed, JoinsDocumentsWithEosAndKeepsTheTail) {
   EXPECT_EQ(set.counts().targets, 9);
   EXPECT_EQ(set.counts().documents, 3);
   EXPECT_EQ(set.counts().bytes, 27);
+}
+
+TEST(Packed, MarksWhereDocumentsStart) {
+  const auto set = packed(counting_dataset("a", {3, 2, 4}), {.seq_len = 5, .eos = 0});
+  ASSERT_EQ(set.size(), 3);
+  EXPECT_EQ(set[0], (Sequence{.tokens = {1, 2, 3, 0, 4}, .document_starts = {4}}));
+  EXPECT_EQ(set[1], (Sequence{.tokens = {5, 0, 6, 7, 8}, .document_starts = {2}}));
+  EXPECT_EQ(set[2], (Sequence{.tokens = {9, 0}, .document_starts = {}}));
+  EXPECT_THAT(document_lengths(set[0]), ElementsAre(4, 1));
+  EXPECT_THAT(document_lengths(set[2]), ElementsAre(2));
+}
+
+// Each document, cut where sequences end, in windows of its own: the same tokens are predicted.
+TEST(Packed, PredictsOfEachPartOfADocumentAllButItsFirstToken) {
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    const auto dataset = counting_dataset("a", drawn_lengths(30, seed));
+    const std::int64_t seq_len = draw(seed, 2, 40);
+    for (const std::int64_t limit : {0, 37, 200}) {
+      const auto set = packed(dataset, {.seq_len = seq_len, .eos = 0, .max_tokens = limit});
+      std::int64_t predicted = 0;
+      for (const Sequence& sequence : set.to_vector()) {
+        std::int64_t of_sequence = 0;
+        for (std::size_t t = 1; t < sequence.tokens.size(); ++t) {  // ids count up within a document
+          const bool continues = sequence.tokens[t] == 0 || sequence.tokens[t - 1] != 0;
+          of_sequence += continues ? 1 : 0;
+          EXPECT_EQ(std::count(sequence.document_starts.begin(), sequence.document_starts.end(), t), continues ? 0 : 1);
+        }
+        EXPECT_EQ(sequence.num_targets(), of_sequence);
+        predicted += of_sequence;
+      }
+      const SequenceCounts& c = set.counts();
+      EXPECT_EQ(c.targets, predicted);
+      EXPECT_EQ(c.tokens, c.targets + c.no_context + c.too_short + c.beyond_limit);
+      EXPECT_EQ(c.beyond_limit > 0, set.num_input_tokens() + c.too_short < c.tokens);
+    }
+  }
 }
 
 TEST(Packed, AddsNoSecondEos) {
@@ -291,6 +329,26 @@ TEST(Batch, ShiftsTargetsAndMasksPadding) {
   EXPECT_THAT(batch.targets, ElementsAre(6, 7, x, x, x, x, 2, x));
   EXPECT_THAT(batch.lengths, ElementsAre(3, 4));
   EXPECT_EQ(batch.num_targets, 3);
+}
+
+TEST(Batch, KnowsTheDocumentOfEachPositionAndPredictsNoFirstToken) {
+  const std::vector<Sequence> sequences = {{.tokens = {5, 6, 7, 8}, .document_starts = {1, 3}},
+                                           {.tokens = {8, 9, 1, 2, 3, 4}},
+                                           {.tokens = {3, 4, 5}, .first_target = 2, .document_starts = {1}}};
+  const TokenBatch batch = make_batch(sequences);
+  const auto x = kIgnoreIndex;
+  EXPECT_THAT(batch.document_starts, ElementsAre(0, 1, 1, 3, 4, 4,  //
+                                                 0, 0, 0, 0, 0, 0,  //
+                                                 0, 1, 1, 3, 3, 3));
+  EXPECT_THAT(batch.targets, ElementsAre(x, 7, x, x, x, x,  //
+                                         9, 1, 2, 3, 4, x,  //
+                                         x, 5, x, x, x, x));
+  EXPECT_EQ(batch.num_targets, 7);
+  EXPECT_EQ(sequences[0].num_targets(), 1);
+  EXPECT_EQ(sequences[2].num_targets(), 1);
+  EXPECT_TRUE(make_batch(std::span(sequences).subspan(1, 1)).document_starts.empty());
+  for (const std::int32_t start : {0, 3})
+    EXPECT_THROW(make_batch(std::vector<Sequence>{{.tokens = {3, 4, 5}, .document_starts = {start}}}), InternalError);
 }
 
 TEST(Batch, OfNothingIsEmpty) {

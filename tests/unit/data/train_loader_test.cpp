@@ -29,9 +29,9 @@ std::vector<std::int64_t> random_lengths(std::uint64_t seed, std::int64_t count)
 }
 
 TrainLoader one_source(const TokenDataset& dataset, std::int64_t seq_len, std::uint64_t seed = 1,
-                       DocumentOrder order = DocumentOrder::kShuffled) {
+                       DocumentOrder order = DocumentOrder::kShuffled, bool document_mask = false) {
   return TrainLoader({{.dataset = dataset, .weight = {}}},
-                     {.seq_len = seq_len, .eos = kEos, .seed = seed, .order = order});
+                     {.seq_len = seq_len, .eos = kEos, .seed = seed, .order = order, .document_mask = document_mask});
 }
 
 TrainLoader two_sources(double domain = 3, double replay = 1, std::uint64_t seed = 5) {
@@ -86,11 +86,24 @@ TEST(TrainLoader, KeepsDocumentsTogetherAndEndsThemWithEos) {
 
 TEST(TrainLoader, GivesWhatPackedGivesWhenNotShuffled) {
   const TokenDataset dataset = counting_dataset("a", random_lengths(3, 20));
-  TrainLoader loader = one_source(dataset, 16, 1, DocumentOrder::kAsGiven);
-  const auto set = packed(dataset, {.seq_len = 16, .eos = kEos});
-  EXPECT_EQ(loader.sequences_per_epoch(0), set.size());
-  EXPECT_EQ(loader.next_step(set.size()), set.to_vector());
-  EXPECT_EQ(loader.next_step(set.size()), set.to_vector()) << "the second epoch is in the same order";
+  for (const bool mask : {false, true}) {
+    TrainLoader loader = one_source(dataset, 16, 1, DocumentOrder::kAsGiven, mask);
+    const auto set = packed(dataset, {.seq_len = 16, .eos = kEos, .document_mask = mask});
+    EXPECT_EQ(loader.sequences_per_epoch(0), set.size());
+    EXPECT_EQ(loader.next_step(set.size()), set.to_vector());
+    EXPECT_EQ(loader.next_step(set.size()), set.to_vector()) << "the second epoch is in the same order";
+  }
+}
+
+TEST(TrainLoader, GivesTheSameTokensWithADocumentMask) {
+  const TokenDataset dataset = counting_dataset("a", random_lengths(3, 50));
+  TrainLoader plain = one_source(dataset, 16), masked = one_source(dataset, 16, 1, DocumentOrder::kShuffled, true);
+  const std::int64_t n = 3 * plain.sequences_per_epoch(0);
+  std::vector<Sequence> sequences = masked.next_step(n);
+  EXPECT_TRUE(std::any_of(sequences.begin(), sequences.end(),
+                          [](const Sequence& sequence) { return !sequence.document_starts.empty(); }));
+  for (Sequence& sequence : sequences) sequence.document_starts.clear();
+  EXPECT_EQ(sequences, plain.next_step(n));
 }
 
 TEST(TrainLoader, ShufflesEachEpochSourceAndSeedAnew) {
@@ -295,24 +308,20 @@ TEST(TrainLoader, RefusesADamagedPosition) {
 
 TEST(TrainLoader, ReportsAllProblemsOfTheMixtureAtOnce) {
   const TokenDataset a = counting_dataset("a", {5}), b = counting_dataset("b", {5}), c = counting_dataset("c", {5});
-  const std::string message = message_of<ConfigError>([&] {
-    TrainLoader({{a, std::nan("")}, {b, {}}, {c, 0.0}, {c, -1.0}}, {.seq_len = 1, .eos = -1});
-  });
+  const std::string message = message_of<ConfigError>(
+      [&] { TrainLoader({{a, std::nan("")}, {b, {}}, {c, 0.0}, {c, -1.0}}, {.seq_len = 1, .eos = -1}); });
   for (const char* part :
        {"seq_len is 1", "source \"a\": the weight is nan", "source \"b\" has no weight",
         "source \"c\": the weight is 0", "source \"c\": the weight is -1", "called \"c\"", "end-of-text id -1"})
     EXPECT_THAT(message, HasSubstr(part));
   EXPECT_THROW(TrainLoader({}, {.seq_len = 8}), ConfigError);
-  EXPECT_THAT(message_of<ConfigError>([&] {
-                TrainLoader({{a, 1e-300}, {b, 1e300}}, {.seq_len = 8});
-              }),
+  EXPECT_THAT(message_of<ConfigError>([&] { TrainLoader({{a, 1e-300}, {b, 1e300}}, {.seq_len = 8}); }),
               HasSubstr("vanishes"));
 }
 
 TEST(TrainLoader, RefusesASourceWithNothingToPredict) {
-  EXPECT_THAT(message_of<ConfigError>([] {
-                TrainLoader({{counting_dataset("tiny", {1}), {}}}, {.seq_len = 8, .eos = std::nullopt});
-              }),
+  EXPECT_THAT(message_of<ConfigError>(
+                  [] { TrainLoader({{counting_dataset("tiny", {1}), {}}}, {.seq_len = 8, .eos = std::nullopt}); }),
               HasSubstr("source \"tiny\" has 1 documents with 1 tokens"));
 }
 

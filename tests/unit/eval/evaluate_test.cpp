@@ -120,10 +120,10 @@ TEST(Evaluate, DoesNotDependOnTheBatchSize) {
   }
 }
 
-TEST(Evaluate, OfPackedTextPredictsEosAndTheNextDocument) {
+TEST(Evaluate, OfPackedTextPredictsEosAndWithoutADocumentMaskTheNextDocument) {
   const model::Decoder decoder = decoder_of("llama");
   const data::TokenDataset dataset = dataset_of({5, 4});
-  const data::SequenceSet sequences = data::packed(dataset, {.seq_len = 8, .eos = 2});
+  const data::SequenceSet sequences = data::packed(dataset, {.seq_len = 8, .eos = 2, .document_mask = false});
   const Result found = evaluate(decoder, {"set", sequences}, {});
   std::vector<std::int32_t> stream(dataset.document(0).begin(), dataset.document(0).end());
   stream.push_back(2);
@@ -134,6 +134,12 @@ TEST(Evaluate, OfPackedTextPredictsEosAndTheNextDocument) {
     for (int t = begin + 1; t < end; ++t) total += token_loss(decoder, stream, begin, t);
   EXPECT_EQ(found.tokens, 9);
   EXPECT_NEAR(found.value("loss"), total / 9, test::tolerance(at::kFloat).values * found.value("loss"));
+  const Result masked = evaluate(decoder, {"set", data::packed(dataset, {.seq_len = 8, .eos = 2})}, {});
+  double alone = 0;
+  for (const auto& [begin, end] : {std::pair{0, 6}, {6, 8}, {8, 11}})
+    for (int t = begin + 1; t < end; ++t) alone += token_loss(decoder, stream, begin, t);
+  EXPECT_EQ(masked.tokens, 8);
+  EXPECT_NEAR(masked.value("loss"), alone / 8, test::tolerance(at::kFloat).values * masked.value("loss"));
 }
 
 TEST(Evaluate, RefusesTextInWhichNothingIsPredicted) {

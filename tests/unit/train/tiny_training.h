@@ -48,7 +48,10 @@ inline config::RunConfig small_config() {
 inline data::TrainLoader make_loader(const config::RunConfig& config, std::uint64_t data_seed = 1) {
   return {{{.dataset = dataset_of("domain", {11, 30, 7, 19, 5}, data_seed), .weight = 0.7},
            {.dataset = dataset_of("replay", {13, 26, 9}, data_seed + 1), .weight = 0.3}},
-          {.seq_len = config.seq_len, .eos = 2, .seed = static_cast<std::uint64_t>(config.seed)}};
+          {.seq_len = config.seq_len,
+           .eos = 2,
+           .seed = static_cast<std::uint64_t>(config.seed),
+           .document_mask = config.data.document_mask}};
 }
 
 // One source of five documents: 77 tokens with an EOS behind each, ten sequences.

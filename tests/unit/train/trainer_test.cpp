@@ -269,8 +269,9 @@ TEST(Log, ALineHoldsTheMeanOverTheTokensOfItsSteps) {
   for (const auto& [line, steps] : {std::pair{0, 3}, {1, 2}}) {
     const at::NoGradGuard no_grad;
     const model::Batch batch = model::to_batch(data::make_batch(loader.next_step(steps * 4)), at::kCPU);
-    const double loss =
-        base.token_losses(base.forward(batch.input_ids, {}), batch.targets).sum(at::kDouble).item<double>();
+    const double loss = base.token_losses(base.forward(batch.input_ids, batch.context()), batch.targets)
+                            .sum(at::kDouble)
+                            .item<double>();
     EXPECT_NEAR(log[static_cast<std::size_t>(line)]["loss"].get<double>(),
                 loss / static_cast<double>(batch.num_targets), 1e-4);
   }
