@@ -5,6 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 namespace adept::model {
 
 class KeyValueCache;
@@ -28,6 +30,9 @@ struct Context {
   /// Keys and values of the tokens before these, which are appended to it; null: there are none. Not together with
   /// document_starts.
   KeyValueCache* cache = nullptr;
+
+  /// Tokens of the whole text, where it goes on behind these: what longrope's frequencies depend on.
+  std::int64_t text_length = 0;
 
   BetweenLayers between = nullptr;
 };

@@ -24,15 +24,25 @@ at::Tensor as_row(std::span<const std::int64_t> ids) {
   return at::tensor(at::IntArrayRef(ids.data(), ids.size()), at::kLong).unsqueeze(0);
 }
 
-/// The final hidden state of the last token, (1, 1, D), after those in the cache; null: without one.
-at::Tensor last_hidden(const Decoder& decoder, std::span<const std::int64_t> ids, KeyValueCache* cache) {
+/// The final hidden state of the last token, (1, 1, D), the first `cached` of which are in the cache; null: without
+/// one.
+at::Tensor last_hidden(const Decoder& decoder, std::span<const std::int64_t> ids, std::size_t cached,
+                       KeyValueCache* cache) {
   at::Tensor h;
   const std::size_t at_once = cache == nullptr ? ids.size() : kPrefillTokens;
-  for (std::size_t begin = 0; begin < ids.size(); begin += at_once) {
+  const auto length = static_cast<std::int64_t>(ids.size());
+  for (std::size_t begin = cached; begin < ids.size(); begin += at_once) {
     const at::Tensor input = as_row(ids.subspan(begin, std::min(at_once, ids.size() - begin)));
-    h = decoder.forward(input, {.cache = cache, .between = throw_if_interrupted});
+    h = decoder.forward(input, {.cache = cache, .text_length = length, .between = throw_if_interrupted});
   }
   return h.narrow(1, h.size(1) - 1, 1);
+}
+
+/// Whether keys of a text of so many tokens are rotated as if it had another length.
+bool turns_anew(const Decoder& decoder, std::size_t length, std::size_t longer) {
+  return std::ranges::any_of(decoder.config().ropes, [&](const nn::RopeParameters& rope) {
+    return rope.is_long(static_cast<std::int64_t>(length)) != rope.is_long(static_cast<std::int64_t>(longer));
+  });
 }
 
 }  // namespace
@@ -104,8 +114,12 @@ std::vector<std::int64_t> generate(const Decoder& decoder, std::span<const std::
   KeyValueCache cache(decoder.num_layers());
   std::size_t cached = 0;
   for (std::int64_t step = 0; step < options.max_new_tokens; ++step) {
-    const at::Tensor h = options.use_cache ? last_hidden(decoder, std::span(ids).subspan(cached), &cache)
-                                           : last_hidden(decoder, ids, nullptr);
+    if (turns_anew(decoder, cached, ids.size())) {
+      cache = KeyValueCache(decoder.num_layers());
+      cached = 0;
+    }
+    const at::Tensor h =
+        options.use_cache ? last_hidden(decoder, ids, cached, &cache) : last_hidden(decoder, ids, 0, nullptr);
     cached = ids.size();
     const at::Tensor last = decoder.logits(h).reshape({-1});
     const double u = random_uniform(options.seed, RandomStream::kSampling, static_cast<std::uint64_t>(step));

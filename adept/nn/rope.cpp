@@ -34,11 +34,6 @@ at::Tensor llama3_frequencies(const at::Tensor& frequencies, const RopeParameter
   return at::where(is_long, frequencies / p.factor, at::where(is_short, frequencies, between));
 }
 
-/// Whether the frequencies are those of long texts.
-bool is_long_text(const RopeParameters& p, std::int64_t length) {
-  return p.type == RopeType::kLongRope && static_cast<double>(length) > p.original_max_position_embeddings;
-}
-
 /// Of positions 0 .. length-1.
 RopeTables tables_of(const at::Tensor& frequencies, double factor, std::int64_t length, at::ScalarType dtype,
                      at::Device device) {
@@ -62,7 +57,7 @@ at::Tensor in_longer_documents(const at::Tensor& document_starts, double most) {
 }
 
 at::Tensor longrope_frequencies(const at::Tensor& wavelengths, const RopeParameters& p, std::int64_t length) {
-  const std::vector<double>& factor = is_long_text(p, length) ? p.long_factor : p.short_factor;
+  const std::vector<double>& factor = p.is_long(length) ? p.long_factor : p.short_factor;
   ADEPT_CHECK(static_cast<std::int64_t>(factor.size()) == wavelengths.numel(), "{} factors of {} frequencies",
               factor.size(), wavelengths.numel());
   return at::reciprocal(at::tensor(factor, at::kFloat) * wavelengths);
@@ -153,14 +148,15 @@ RopeTables rope_tables(const RopeParameters& parameters, std::int64_t head_dim, 
 RopeCache::RopeCache(RopeParameters parameters, std::int64_t head_dim)
     : parameters_(std::move(parameters)), head_dim_(head_dim) {}
 
-RopeTables RopeCache::get(std::int64_t begin, std::int64_t end, at::ScalarType dtype, at::Device device) {
-  const RopeTables tables = table(is_long_text(parameters_, end), end, dtype, device);
+RopeTables RopeCache::get(std::int64_t begin, std::int64_t end, std::int64_t length, at::ScalarType dtype,
+                          at::Device device) {
+  const RopeTables tables = table(parameters_.is_long(length), end, dtype, device);
   return {tables.cos.narrow(0, begin, end - begin), tables.sin.narrow(0, begin, end - begin)};
 }
 
 RopeTables RopeCache::get(const at::Tensor& document_starts, at::ScalarType dtype, at::Device device) {
   const std::int64_t length = document_starts.size(1);
-  if (!is_long_text(parameters_, length)) return get(0, length, dtype, device);
+  if (!parameters_.is_long(length)) return get(0, length, length, dtype, device);
   const at::Tensor in_long = in_longer_documents(document_starts, parameters_.original_max_position_embeddings);
   const auto tables = [&](bool is_long) {
     const RopeTables all = table(is_long, length, dtype, device);

@@ -29,6 +29,10 @@ struct RopeParameters {
 
   /// Dimensions of a head that rotate.
   std::int64_t rotary_dim(std::int64_t head_dim) const;
+  /// Whether a text of so many tokens has the frequencies of longrope's long texts.
+  bool is_long(std::int64_t length) const {
+    return type == RopeType::kLongRope && static_cast<double>(length) > original_max_position_embeddings;
+  }
 };
 
 /// Cosines and sines of positions 0 .. T-1: (T, R/2), or (B, T, R/2) where each sequence has its own.
@@ -54,8 +58,8 @@ class RopeCache {
  public:
   RopeCache(RopeParameters parameters, std::int64_t head_dim);
 
-  /// Of the positions begin .. end-1 of a text of `end` tokens: (end - begin, R/2).
-  RopeTables get(std::int64_t begin, std::int64_t end, at::ScalarType dtype, at::Device device);
+  /// Of the positions begin .. end-1 of a text of `length` tokens: (end - begin, R/2).
+  RopeTables get(std::int64_t begin, std::int64_t end, std::int64_t length, at::ScalarType dtype, at::Device device);
 
   /// Of the positions 0 .. T-1 of sequences whose documents are texts of their own; document_starts (B, T) as in
   /// Visibility. (T, R/2) where all take the same frequencies. Positions do not start again with a document: rotations

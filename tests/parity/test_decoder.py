@@ -93,7 +93,7 @@ def test_documents_of_one_row_equal_those_of_transformers(name, tmp_path):
         assert relative_error(ours[key], peer[key]) <= limit, key
 
 
-@pytest.mark.parametrize("name", ["llama_biases", "llama3_scaling", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "gemma3"])
+@pytest.mark.parametrize("name", ["llama_biases", "llama3_scaling", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "gemma3", "olmo2", "phi3_longrope_long"])
 def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, tmp_path):
     model = tiny_models.build(name).to(torch.bfloat16)
     directory = tiny_models.save(name, model, tmp_path / "model")
@@ -119,7 +119,8 @@ def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, tmp_path):
         assert error_of(ours) <= BF16_GRADIENT_FLOOR + BF16_FACTOR * error_of(peer), kind
 
 
-@pytest.mark.parametrize("name", ["llama_tied", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "gemma3"])
+@pytest.mark.parametrize("name", ["llama_tied", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "gemma3", "olmo2", "phi3",
+                                  "phi3_longrope_long"])
 @pytest.mark.parametrize("flag", [(), ("--no-cache",)])
 def test_greedy_generation_equals_transformers(name, flag, tmp_path):
     model = tiny_models.build(name)
@@ -127,7 +128,9 @@ def test_greedy_generation_equals_transformers(name, flag, tmp_path):
     ids, targets = tiny_models.random_batch(model.config.vocab_size, rows=1, columns=12)
     ids = ids[:, :4].contiguous()
     ours = run_ours(directory, ids, targets[:, :4].contiguous(), tmp_path, "--generate", 40, *flag)
-    expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False)
+    # With a cache transformers 5.18 forgets the tokens in it where longrope changes to its long factors.
+    use_cache = name != "phi3_longrope_long"
+    expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False, use_cache=use_cache)
     assert ours["generated"].tolist() == expected[0, 4:].tolist()
 
 
@@ -140,6 +143,8 @@ def test_greedy_generation_equals_transformers(name, flag, tmp_path):
         ("qwen2", torch.bfloat16),
         ("qwen3_layer_types", torch.float32),
         ("gemma3", torch.bfloat16),
+        ("olmo2", torch.float32),
+        ("phi3", torch.bfloat16),
     ],
 )
 def test_saving_keeps_every_byte(name, dtype, tmp_path):

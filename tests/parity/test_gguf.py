@@ -105,21 +105,21 @@ LAYER_NAMES = {
     "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }
-
-
-GEMMA3_NAMES = {
-    **LAYER_NAMES, "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
+OWN_LAYER_NAMES = {  # by model_type
+    "gemma3_text": {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+                    "post_feedforward_layernorm": "post_ffw_norm"},
+    "olmo2": {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"},
+    "phi3": {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
 }
 
 
-def gguf_name(name, layer_names=LAYER_NAMES):
+def gguf_name(name, model_type):
     outside = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
     stem, suffix = name.rsplit(".", 1)
     if stem in outside:
         return f"{outside[stem]}.{suffix}"
     _, _, layer, unit = stem.split(".", 3)
-    return f"blk.{layer}.{layer_names[unit]}.{suffix}"
+    return f"blk.{layer}.{(LAYER_NAMES | OWN_LAYER_NAMES.get(model_type, {}))[unit]}.{suffix}"
 
 
 def write_model(path, model):
@@ -131,7 +131,7 @@ def write_model(path, model):
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        target = gguf_name(name, GEMMA3_NAMES if is_gemma3 else LAYER_NAMES)
+        target = gguf_name(name, config.model_type)
         array = tensor.numpy()
         if is_gemma3 and name.endswith("norm.weight"):
             array = array + 1
@@ -156,13 +156,24 @@ def write_model(path, model):
         tensors["rope_freqs.weight"] = llama3_factors(config)
     if config.model_type in ("mistral", "gemma3_text") and config.sliding_window:
         metadata["attention.sliding_window"] = config.sliding_window
+    if config.model_type == "phi3":
+        metadata |= {"attention.sliding_window": config.sliding_window or 0,
+                     "rope.dimension_count": int(head_dim * config.rope_parameters["partial_rotary_factor"]),
+                     "rope.scaling.original_context_length": config.original_max_position_embeddings}
+    if rope_type == "longrope":
+        _, metadata["rope.scaling.attn_factor"] = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["longrope"](
+            config, torch.device("cpu"))
+        for length in ("long", "short"):
+            factors = numpy.array(config.rope_parameters[f"{length}_factor"], dtype=numpy.float32)
+            tensors[f"rope_factors_{length}.weight"] = factors
     return write_gguf(path, "gemma3" if is_gemma3 else config.model_type, metadata, tensors, simple_tokenizer(config.vocab_size))
 
 
 # --- Weights ----------------------------------------------------------------------------------------------------------
 
 IMPORTED = ["llama", "llama_tied", "llama_biases", "llama_head_dim", "llama_one_head", "llama3_scaling",
-            "llama_linear_scaling", "mistral", "mistral_sliding", "qwen2", "qwen2_tied", "qwen3", "gemma3_pattern"]
+            "llama_linear_scaling", "mistral", "mistral_sliding", "qwen2", "qwen2_tied", "qwen3", "gemma3_pattern",
+            "olmo2", "olmo2_biases_tied", "phi3", "phi3_tied", "phi3_longrope_short", "phi3_longrope_long"]
 
 
 @pytest.mark.parametrize("name", IMPORTED)
@@ -511,6 +522,48 @@ def test_the_real_tokenizer_splits_digits_one_by_one(smollm2, adept, tmp_path):
     assert ids_of_adept(adept, folder, TEXTS, tmp_path) == [ids for ids in expected if ids]
     chat = imported.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
     assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.fixture(scope="module")
+def gemma3(gemma3_gguf, adept, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gemma3") / "model"
+    adept("import-gguf", "--gguf", gemma3_gguf, "--out", folder)
+    yield gemma3_gguf, folder
+    (folder / "model.safetensors").unlink()
+
+
+def test_the_real_gemma_equals_the_dequantisation_of_transformers(gemma3):
+    path, folder = gemma3
+    config = transformers.AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    expected = transformers.modeling_gguf_pytorch_utils.load_gguf_checkpoint(path, return_tensors=True,
+                                                                             model_to_load=model)
+    found = load_file(folder / "model.safetensors")
+    assert sorted(found) == sorted(expected["tensors"])
+    for name, tensor in expected["tensors"].items():
+        assert_same_bits(found[name], tensor, name)
+    for key in ["num_hidden_layers", "max_position_embeddings", "hidden_size", "intermediate_size", "vocab_size",
+                "num_attention_heads", "num_key_value_heads", "head_dim", "sliding_window", "bos_token_id",
+                "eos_token_id", "pad_token_id"]:
+        assert getattr(config, key) == expected["config"][key], key
+    assert config.model_type == "gemma3_text" and config.layer_types[5::6] == ["full_attention"] * 3
+
+
+def test_the_real_gemma_tokenizes_and_writes_as_transformers_does(gemma3, adept, tmp_path):
+    path, folder = gemma3
+    architecture, parts, _ = get_gguf_tokenizer(str(path))
+    backend, _ = convert_gguf_tokenizer(architecture, parts)
+    texts = [text for text in GEMMA_TEXTS if text and "\u2581" not in text]
+    expected = [[2, *backend.encode(text, add_special_tokens=False).ids] for text in texts]
+    assert ids_of_adept(adept, folder, texts, tmp_path) == expected
+    prompt = "The four seasons of the year are"
+    ids = torch.tensor([[2, *backend.encode(prompt, add_special_tokens=False).ids]])
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+    text = adept("generate", "--model", folder, "--prompt", prompt, "--max-new-tokens", 12, "--temperature", 0,
+                 "--dtype", "fp32", "--no-echo").stdout  # fmt: skip
+    assert text.strip() == backend.decode(made[0, ids.shape[1] :].tolist()).strip()
 
 
 # --- The command ------------------------------------------------------------------------------------------------------

@@ -60,6 +60,21 @@ def _gemma3(edits=None, **keys):
     return TinyModel(transformers.Gemma3TextConfig, {**COMMON, **keys}, edits or {}, gain_offset=1.0)
 
 
+def _olmo2(**keys):
+    return TinyModel(transformers.Olmo2Config, {**COMMON, **keys})
+
+
+def _phi3(edits=None, **keys):
+    return TinyModel(transformers.Phi3Config, {**COMMON, "pad_token_id": 0, **keys}, edits or {})
+
+
+# Half of the 12 dimensions of a head rotate; texts of the tests have 29 tokens, and 90 in those of GGUF files.
+def _longrope(original_length):
+    return {"original_max_position_embeddings": original_length,
+            "rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
+                                "short_factor": [1.0, 1.25, 1.5], "long_factor": [1.0, 3.5, 9.25]}}
+
+
 TINY_MODELS = {
     "llama": _llama(),
     "llama_tied": _llama(tie_word_embeddings=True),
@@ -110,6 +125,21 @@ TINY_MODELS = {
             "rope_local_base_freq": 20000.0,
             "layer_types": None,
             "sliding_window_pattern": 2,
+        },
+    ),
+    "olmo2": _olmo2(),
+    "olmo2_biases_tied": _olmo2(attention_bias=True, tie_word_embeddings=True),
+    "phi3": _phi3(sliding_window=7),
+    "phi3_tied": _phi3(tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}),
+    "phi3_longrope_short": _phi3(**_longrope(128)),
+    "phi3_longrope_long": _phi3(**_longrope(8)),
+    "phi3_longrope_old_spelling": _phi3(
+        **_longrope(8),
+        edits={
+            "rope_parameters": None,
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.5,
+            "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.25, 1.5], "long_factor": [1.0, 3.5, 9.25]},
         },
     ),
 }

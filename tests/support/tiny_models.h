@@ -56,7 +56,8 @@ std::string message_of(Function&& function) {
 
 /// One of each way in which supported architectures differ.
 inline const std::vector<std::string>& model_kinds() {
-  static const std::vector<std::string> kinds = {"llama", "llama_biased_tied", "mistral", "qwen2", "qwen3", "gemma3"};
+  static const std::vector<std::string> kinds = {
+      "llama", "llama_biased_tied", "mistral", "qwen2", "qwen3", "gemma3", "olmo2", "phi3"};
   return kinds;
 }
 
@@ -83,6 +84,9 @@ inline Json config_of_kind(const std::string& kind, int num_layers = 4) {
     json["query_pre_attn_scalar"] = 6;
     json["sliding_window"] = 5;
     json["sliding_window_pattern"] = 3;
+  } else if (kind == "phi3") {
+    json["sliding_window"] = 5;
+    json["partial_rotary_factor"] = 0.5;
   }
   return json;
 }

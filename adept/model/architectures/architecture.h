@@ -58,6 +58,7 @@ const Architecture* find_architecture(std::string_view model_type);
 struct Defaults {
   std::int64_t num_key_value_heads = 0;  ///< 0: as many as query heads, as null always does
   std::int64_t head_dim = 0;             ///< 0: hidden_size / num_attention_heads
+  double rms_norm_eps = 1e-6;
   bool tie_word_embeddings = false;
 };
 
@@ -67,11 +68,18 @@ void read_dimensions(ConfigReader& reader, ModelConfig& config, const Defaults& 
 /// hidden_act must be that of feed_forward().
 void require_silu(ConfigReader& reader);
 
+/// What differs between architectures about rotary positions.
+struct RopeOptions {
+  double theta = 10000;              ///< where rope_theta is missing
+  bool rotates_partly = false;       ///< whether partial_rotary_factor may be less than 1
+  std::int64_t original_length = 0;  ///< where original_max_position_embeddings is missing; 0: max_position_embeddings
+  std::vector<std::string_view> types = {"default", "linear", "llama3"};  ///< values of rope_type
+};
 /// rope_theta, rope_scaling and rope_parameters: the old and the new spelling.
-nn::RopeParameters read_rope(ConfigReader& reader, const ModelConfig& config, double default_theta = 10000.0);
+nn::RopeParameters read_rope(ConfigReader& reader, const ModelConfig& config, const RopeOptions& options = {});
 /// The keys inside such a dictionary, into `rope`; `reader` is of the object around it.
 void read_rope_dictionary(ConfigReader& reader, ConfigReader& dictionary, const ModelConfig& config,
-                          nn::RopeParameters& rope);
+                          nn::RopeParameters& rope, const RopeOptions& options = {});
 
 /// eos_token_id, ids of the vocabulary; the default holds where the key is missing, not where it is null.
 void read_eos_tokens(ConfigReader& reader, ModelConfig& config, std::optional<std::int64_t> default_eos);

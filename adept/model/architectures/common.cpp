@@ -42,7 +42,7 @@ void read_dimensions(ConfigReader& reader, ModelConfig& config, const Defaults& 
   config.vocab_size = reader.integer("vocab_size", std::nullopt, 1, kMaxInt32);
   read_heads(reader, config, defaults.num_key_value_heads, defaults.head_dim);
   config.max_position_embeddings = reader.integer("max_position_embeddings", 0, 1, kMaxInt32);
-  config.rms_norm_eps = reader.number("rms_norm_eps", 1e-6, 0);
+  config.rms_norm_eps = reader.number("rms_norm_eps", defaults.rms_norm_eps, 0);
   config.tie_word_embeddings = reader.boolean("tie_word_embeddings", defaults.tie_word_embeddings);
   reader.require("attention_dropout", {0},
                  "This build trains without dropout; set it to 0 if that is meant (evaluation is the same).");

@@ -18,7 +18,7 @@ std::vector<nn::RopeParameters> read_ropes(ConfigReader& reader, const ModelConf
   sliding.theta = reader.number("rope_local_base_freq", kSlidingTheta, 0);
   const Json& parameters = reader.take("rope_parameters");
   if (!parameters.is_object() || parameters.contains("rope_type") || parameters.contains("type"))
-    return {read_rope(reader, config, kFullTheta), sliding};
+    return {read_rope(reader, config, {.theta = kFullTheta}), sliding};
   reader.require("rope_scaling", {}, "rope_parameters says it all; remove one of the two.");
   nn::RopeParameters full;
   full.theta = reader.number("rope_theta", kFullTheta, 0);

@@ -9,11 +9,13 @@ namespace adept::model {
 extern const Architecture kGemma3;
 extern const Architecture kLlama;
 extern const Architecture kMistral;
+extern const Architecture kOlmo2;
+extern const Architecture kPhi3;
 extern const Architecture kQwen2;
 extern const Architecture kQwen3;
 
 std::span<const Architecture* const> known_architectures() {
-  static constexpr std::array kAll = {&kLlama, &kMistral, &kQwen2, &kQwen3, &kGemma3};
+  static constexpr std::array kAll = {&kLlama, &kMistral, &kQwen2, &kQwen3, &kGemma3, &kOlmo2, &kPhi3};
   return kAll;
 }
 

@@ -71,9 +71,7 @@ void read_dimensions(GgufReader& reader, GgufModel& model) {
     reader.problem("{} is {}; only that of the keys, {}, is implemented", quote(reader.full("attention.value_length")),
                    value_length, model.head_dim);
   if (model.head_dim % 2 != 0) reader.problem("the size of a head is {}; expected an even number", model.head_dim);
-  if (const auto rotated = reader.integer("rope.dimension_count", model.head_dim, 1); rotated != model.head_dim)
-    reader.problem("{} is {}: rotating only a part of a head, {}, changes the mathematics and is not implemented",
-                   quote(reader.full("rope.dimension_count")), rotated, model.head_dim);
+  model.rotary_dim = reader.integer("rope.dimension_count", model.head_dim, 1);
   if (model.num_heads % model.num_kv_heads != 0)
     reader.problem("{} query heads cannot be shared by {} key-value heads", model.num_heads, model.num_kv_heads);
   if (model.num_layers > std::ssize(reader.file().tensors())) {
@@ -136,6 +134,12 @@ void refuse_lost_window(GgufReader& reader, const GgufModel& model, const Json& 
       "{} is {}, shorter than the context of {}: which layers use it is not said in the file, so it cannot be "
       "expressed",
       quote(reader.full("attention.sliding_window")), model.sliding_window, model.context_length);
+}
+
+void refuse_lost_share(GgufReader& reader, const GgufModel& model, const Json& config) {
+  if (model.rotary_dim == model.head_dim || config.contains("partial_rotary_factor")) return;
+  reader.problem("{} is {}: rotating only a part of a head, {}, changes the mathematics and is not implemented",
+                 quote(reader.full("rope.dimension_count")), model.rotary_dim, model.head_dim);
 }
 
 void write_token_ids(const GgufFile& file, const GgufModel& model, Json& config, std::vector<std::string>& problems) {
@@ -209,6 +213,7 @@ GgufModel read_gguf_model(const io::GgufFile& file) {
   model.config = common_config(model, architecture, file, rope_theta, rope_scaling, eps);
   architecture.read_gguf(reader, model, model.config);
   refuse_lost_window(reader, model, model.config);
+  refuse_lost_share(reader, model, model.config);
   check_keys(reader, model);
   model.generation_config = Json::object();
   write_token_ids(file, model, model.config, problems);

@@ -21,6 +21,7 @@ struct GgufModel {
   std::int64_t num_heads = 0;
   std::int64_t num_kv_heads = 0;
   std::int64_t head_dim = 0;
+  std::int64_t rotary_dim = 0;  ///< dimensions of a head that rotate
   std::int64_t vocab_size = 0;
   std::int64_t context_length = 0;  ///< tokens
   std::int64_t sliding_window = 0;  ///< tokens; 0: none
@@ -43,6 +44,10 @@ GgufModel read_gguf_model(const io::GgufFile& file);
 /// of dimensions, the tensor that llama.cpp's converter computes from rope_type "llama3". Its parameters are searched
 /// among round values and must reproduce every factor within fp32 rounding; otherwise a problem is added.
 Json recover_llama3_scaling(const std::vector<float>& factors, double rope_theta, std::vector<std::string>& problems);
+
+/// Adds to config.json what llama.cpp's converter keeps of a Phi-3's rotary positions: how much of a head rotates, the
+/// length of the original context, and longrope, whose factors are tensors of their own.
+void read_gguf_longrope(GgufReader& reader, const GgufModel& model, Json& config);
 
 /// Throws DataError with `where` and the problems, if there are any.
 void throw_gguf_problems(const std::string& where, const std::vector<std::string>& problems);

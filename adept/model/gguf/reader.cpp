@@ -74,6 +74,7 @@ std::optional<std::string_view> GgufReader::text(std::string_view key) {
 }
 
 void GgufReader::require(std::string_view key, const std::vector<double>& neutral) {
+  if (understood_.contains(key)) return;
   ignore(key);
   const io::GgufValue* found = file_.value(full(key));
   if (!found) return;

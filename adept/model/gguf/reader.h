@@ -33,7 +33,7 @@ class GgufReader {
   /// 1 on a problem.
   double positive_number(std::string_view key, std::optional<double> fallback);
   std::optional<std::string_view> text(std::string_view key);
-  /// A key that changes the mathematics unless it is one of `neutral`.
+  /// A key that changes the mathematics unless it is one of `neutral`, or somebody has asked for it before.
   void require(std::string_view key, const std::vector<double>& neutral);
 
   /// Marks a key as understood, whatever it says.

@@ -70,4 +70,36 @@ Json recover_llama3_scaling(const std::vector<float>& factors, double rope_theta
   return nullptr;
 }
 
+void read_gguf_longrope(GgufReader& reader, const GgufModel& model, Json& config) {
+  config["partial_rotary_factor"] = static_cast<double>(model.rotary_dim) / static_cast<double>(model.head_dim);
+  const std::int64_t original = reader.integer("rope.scaling.original_context_length", model.context_length, 1);
+  config["original_max_position_embeddings"] = original;
+  const double attention_factor = reader.positive_number("rope.scaling.attn_factor", 1);
+  Json scaling{{"rope_type", "longrope"}};
+  for (const auto& [name, key] :
+       {std::pair{"rope_factors_short.weight", "short_factor"}, {"rope_factors_long.weight", "long_factor"}}) {
+    const io::GgufTensor* tensor = reader.file().find(name);
+    if (!tensor) continue;
+    if (tensor->shape != std::vector<std::int64_t>{model.rotary_dim / 2}) {
+      reader.problem("\"{}\" is {}; expected [{}], half the dimensions that rotate", name, describe(*tensor),
+                     model.rotary_dim / 2);
+      return;
+    }
+    std::vector<float> factors(static_cast<std::size_t>(tensor->num_elements()));
+    io::dequantize(*tensor, factors);
+    scaling[key] = factors;
+  }
+  if (scaling.size() == 2)
+    reader.problem(
+        "has one of the tensors \"rope_factors_short.weight\" and "
+        "\"rope_factors_long.weight\"; expected both, or none");
+  if (scaling.size() == 1 && attention_factor != 1)
+    reader.problem("has a \"{}\" but no tensor \"rope_factors_long.weight\"", reader.full("rope.scaling.attn_factor"));
+  if (scaling.size() < 3) return;
+  if (!config["rope_scaling"].is_null())
+    reader.problem("has both \"rope_factors_long.weight\" and another rotary scaling; only one can be expressed");
+  scaling["attention_factor"] = attention_factor;
+  config["rope_scaling"] = std::move(scaling);
+}
+
 }  // namespace adept::model

@@ -59,6 +59,8 @@ std::vector<GgufTensorPlan> plan_gguf_tensors(const io::GgufFile& file, const Gg
   std::vector<std::string> problems;
   std::vector<GgufTensorPlan> plan;
   std::set<std::string, std::less<>> used = {"rope_freqs.weight"};  // a part of the config
+  if (std::ranges::any_of(model.parsed.ropes, [](const auto& rope) { return rope.type == nn::RopeType::kLongRope; }))
+    for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"}) used.insert(name);
   Weights slots;
   for (Parameter& p : named_parameters(model.parsed, slots)) {
     const io::GgufTensor* tensor = file.find(p.gguf_name);

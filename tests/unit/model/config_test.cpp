@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -93,6 +94,8 @@ TEST(ModelConfig, FillsMissingKeysAsTransformersDoes) {
   EXPECT_TRUE(as_qwen.eos_token_ids.empty());
 }
 
+Json phi3() { return of_type("phi3", "Phi3ForCausalLM"); }
+
 TEST(ModelConfig, ReadsBiasesNormsAndHeadDimPerArchitecture) {
   const ModelConfig biased = parse(with(with(with(llama(), "attention_bias", true), "mlp_bias", true), "head_dim", 10));
   for (const char* name : {"self_attn.q_proj.bias", "self_attn.o_proj.bias", "mlp.up_proj.bias"})
@@ -105,6 +108,10 @@ TEST(ModelConfig, ReadsBiasesNormsAndHeadDimPerArchitecture) {
   const ModelConfig qwen3 = parse(of_type("qwen3", "Qwen3ForCausalLM"));
   EXPECT_FALSE(test::has_parameter(qwen3, "self_attn.q_proj.bias"));
   EXPECT_TRUE(test::has_parameter(qwen3, "self_attn.q_norm.weight"));
+  const ModelConfig olmo2 = parse(of_type("olmo2", "Olmo2ForCausalLM"));
+  EXPECT_FALSE(test::has_parameter(olmo2, "input_layernorm.weight"));
+  EXPECT_EQ(olmo2.layers[0].attention.body.k_norm->width, olmo2.num_key_value_heads * olmo2.head_dim);
+  EXPECT_TRUE(test::has_parameter(parse(phi3()), "mlp.gate_up_proj.weight"));
 }
 
 TEST(ModelConfig, ReadsBothSpellingsOfRope) {
@@ -190,6 +197,49 @@ TEST(ModelConfig, RefusesWhatGemma3CouldHaveBeyondThis) {
   EXPECT_THAT(refusal(with(gemma3(), "final_logit_softcapping", 30)), HasSubstr("final_logit_softcapping is 30"));
   EXPECT_THAT(refusal(with(gemma3(), "use_bidirectional_attention", true)), HasSubstr("Attention is causal here"));
   EXPECT_THAT(refusal(with(gemma3(), "sliding_window", nullptr)), HasSubstr("sliding_window is null; expected"));
+}
+
+Json longrope(std::size_t pairs) {
+  return {{"rope_type", "longrope"},
+          {"short_factor", std::vector<double>(pairs, 1.5)},
+          {"long_factor", std::vector<double>(pairs, 4)}};
+}
+
+TEST(ModelConfig, ReadsLongRope) {
+  const nn::RopeParameters plain = parse(phi3()).ropes[0];
+  EXPECT_EQ(plain.type, nn::RopeType::kDefault);
+  EXPECT_EQ(plain.partial_rotary_factor, 1);
+  const auto pairs = static_cast<std::size_t>(parse(phi3()).head_dim / 2);
+  Json json = with(with(phi3(), "rope_scaling", longrope(pairs)), "original_max_position_embeddings", 128);
+  const nn::RopeParameters rope = parse(json).ropes[0];
+  EXPECT_EQ(rope.type, nn::RopeType::kLongRope);
+  EXPECT_EQ(rope.original_max_position_embeddings, 128);
+  EXPECT_EQ(rope.long_factor, std::vector<double>(pairs, 4));
+  EXPECT_DOUBLE_EQ(rope.attention_factor, std::sqrt(1 + std::log(512.0 / 128) / std::log(128.0)));
+  json["rope_scaling"]["attention_factor"] = 1.25;
+  json["rope_scaling"]["short_factor"] = json["rope_scaling"]["long_factor"] = std::vector<double>(pairs / 2, 2);
+  json["partial_rotary_factor"] = 0.5;
+  const nn::RopeParameters half = parse(json).ropes[0];
+  EXPECT_EQ(half.attention_factor, 1.25);
+  EXPECT_EQ(half.partial_rotary_factor, 0.5);
+  EXPECT_FALSE(half.is_long(128));
+  EXPECT_TRUE(half.is_long(129));
+}
+
+TEST(ModelConfig, RefusesFaultsOfLongRope) {
+  const auto pairs = static_cast<std::size_t>(parse(phi3()).head_dim / 2);
+  const auto refused = [&](const char* key, const Json& value) {
+    return refusal(with(phi3(), "rope_scaling", with(longrope(pairs), key, value)));
+  };
+  const std::vector<double> too_many(pairs + 1, 1), zeros(pairs, 0);
+  for (const Json& wrong : {Json(), Json(2), Json(too_many), Json(zeros)})
+    EXPECT_THAT(refused("long_factor", wrong),
+                HasSubstr("rope_scaling.long_factor is " + brief(wrong) + "; expected " + std::to_string(pairs) +
+                          " positive numbers, one for each pair of rotating dimensions"));
+  EXPECT_THAT(refused("original_max_position_embeddings", 128), HasSubstr("is 128, but 4096 outside"));
+  EXPECT_THAT(refusal(with(phi3(), "partial_rotary_factor", 0.01)), HasSubstr("partial_rotary_factor is 0.01: 0 of"));
+  EXPECT_THAT(refusal(with(phi3(), "rope_scaling", {{"type", "linear"}, {"factor", 2}})),
+              HasSubstr("rope_scaling.type is \"linear\"; this build knows default, longrope, su"));
 }
 
 TEST(ModelConfig, RefusesRopeTypesByName) {

@@ -195,14 +195,43 @@ TEST(Generate, CachedTextEqualsUncached) {
   }
 }
 
-TEST(Generate, ALongPromptIsReadInPieces) {
-  const Decoder decoder = decoder_of(sliding_qwen());
-  std::vector<std::int64_t> prompt(2500);
-  for (std::size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<std::int64_t>(i * i % 31);
-  GenerateOptions options{.max_new_tokens = 3};
-  const auto cached = generate(decoder, prompt, options);
+// 8 tokens of the text are rotated otherwise than more: those in the cache, and those of a prompt's first piece.
+Json longrope_phi() {
+  Json json = test::tiny_config_json("phi3");
+  json["original_max_position_embeddings"] = 8;
+  json["rope_scaling"] = {{"type", "longrope"}, {"short_factor", {1, 2}}, {"long_factor", {3, 9}}};
+  return json;
+}
+
+TEST(Generate, ACacheIsFilledAnewWhereTheTextBecomesALongOne) {
+  const Decoder decoder = decoder_of(longrope_phi());
+  GenerateOptions options{.max_new_tokens = 12};
+  const auto cached = generated(decoder, options);
   options.use_cache = false;
-  EXPECT_EQ(generate(decoder, prompt, options), cached);
+  EXPECT_EQ(generated(decoder, options), cached);
+}
+
+TEST(Decoder, LongRopeLooksAtTheLengthOfEachDocument) {
+  const at::NoGradGuard no_grad;
+  const Decoder decoder = decoder_of(longrope_phi());
+  const at::Tensor ids = random_ids(1, 12), whole = decoder.forward(ids, {});
+  const at::Tensor starts = at::tensor({0, 0, 0, 0, 0, 0, 6, 6, 6, 6, 6, 6}, at::kInt).unsqueeze(0);
+  const at::Tensor found = decoder.forward(ids, {.document_starts = starts});
+  EXPECT_TRUE(test::is_close(found.narrow(1, 0, 6), decoder.forward(ids.narrow(1, 0, 6), {}), 1e-5));
+  EXPECT_TRUE(test::is_close(found.narrow(1, 6, 6), decoder.forward(ids.narrow(1, 6, 6), {}), 1e-5));
+  EXPECT_FALSE(test::is_close(whole.narrow(1, 0, 6), found.narrow(1, 0, 6), 1e-3)) << "12 tokens are a long text";
+}
+
+TEST(Generate, ALongPromptIsReadInPieces) {
+  for (const Json& json : {sliding_qwen(), longrope_phi()}) {
+    const Decoder decoder = decoder_of(json);
+    std::vector<std::int64_t> prompt(2500);
+    for (std::size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<std::int64_t>(i * i % 31);
+    GenerateOptions options{.max_new_tokens = 3};
+    const auto cached = generate(decoder, prompt, options);
+    options.use_cache = false;
+    EXPECT_EQ(generate(decoder, prompt, options), cached);
+  }
 }
 
 TEST(Decoder, APassEndsWhereWhatIsCalledBetweenLayersThrows) {

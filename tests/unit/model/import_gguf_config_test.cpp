@@ -161,6 +161,40 @@ TEST(ImportGgufConfig, TheTensorOfRotaryFactorsBecomesConfig) {
   EXPECT_THAT(refusal(builder), HasSubstr("\"rope_freqs.weight\" is F32 [3]; expected [2]"));
 }
 
+// Two of the four dimensions of a head rotate.
+GgufBuilder longrope_model(const std::vector<const char*>& lengths) {
+  GgufBuilder builder = tiny_model("phi3");
+  builder.set("phi3.rope.dimension_count", std::uint32_t{2}).set("phi3.rope.scaling.attn_factor", 1.25f);
+  builder.set("phi3.rope.scaling.original_context_length", std::uint32_t{16});
+  for (const char* length : lengths) builder.add_f32(std::string("rope_factors_") + length + ".weight", {1}, {2.5f});
+  return builder;
+}
+
+TEST(ImportGgufConfig, LongRopeIsKept) {
+  const Json config = model_of(longrope_model({"long", "short"})).config;
+  EXPECT_EQ(config["partial_rotary_factor"], 0.5);
+  EXPECT_EQ(config["original_max_position_embeddings"], 16);
+  EXPECT_EQ(config["rope_scaling"],
+            Json::parse(
+                R"({"rope_type": "longrope", "short_factor": [2.5], "long_factor": [2.5], "attention_factor": 1.25})"));
+  const GgufBuilder plain = tiny_model("phi3");
+  EXPECT_TRUE(model_of(plain).config["rope_scaling"].is_null());
+  EXPECT_EQ(model_of(plain).config["original_max_position_embeddings"], 64) << "the context's";
+}
+
+TEST(ImportGgufConfig, HalfALongRopeIsRefused) {
+  EXPECT_THAT(refusal(longrope_model({"long"})), HasSubstr("has one of the tensors \"rope_factors_short.weight\" and"));
+  EXPECT_THAT(refusal(longrope_model({})),
+              HasSubstr("has a \"phi3.rope.scaling.attn_factor\" but no tensor \"rope_factors_long.weight\""));
+  GgufBuilder builder = longrope_model({"long"});
+  builder.add_f32("rope_factors_short.weight", {2}, {1, 2});
+  EXPECT_THAT(refusal(builder),
+              HasSubstr("\"rope_factors_short.weight\" is F32 [2]; expected [1], half the dimensions"));
+  GgufBuilder llama = tiny_model();
+  llama.add_f32("rope_factors_long.weight", {2}, {1, 2});
+  EXPECT_THAT(refusal(llama), HasSubstr("tensor \"rope_factors_long.weight\""));
+}
+
 TEST(ImportGgufConfig, ASlidingWindowIsKeptOrRefused) {
   GgufBuilder mistral = tiny_model("mistral");
   EXPECT_TRUE(model_of(mistral).config["sliding_window"].is_null());

@@ -255,20 +255,27 @@ TEST(Rope, TheCacheGivesTheTablesOfEachText) {
     RopeCache cache(p, 8);
     for (const std::int64_t end : {3, 60, 99, 100, 101, 40, 300, 100, 250, 1000})
       for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
-        const RopeTables found = cache.get(1, end, type, at::kCPU), expected = rope_tables(p, 8, end, type);
+        const RopeTables found = cache.get(1, end, end, type, at::kCPU), expected = rope_tables(p, 8, end, type);
         EXPECT_TRUE(found.cos.equal(expected.cos.narrow(0, 1, end - 1))) << end;
         EXPECT_TRUE(found.sin.equal(expected.sin.narrow(0, 1, end - 1))) << end;
       }
   }
 }
 
+// A long prompt that is read in pieces.
+TEST(Rope, TheCacheLooksAtTheLengthOfTheTextWhereverThePositionsAre) {
+  const RopeParameters p = longrope_of_100_tokens();
+  RopeCache cache(p, 8);
+  EXPECT_TRUE(cache.get(0, 60, 150, at::kFloat, at::kCPU).cos.equal(rope_tables(p, 8, 150).cos.narrow(0, 0, 60)));
+}
+
 TEST(Rope, TheCacheComputesNoTableTwice) {
   RopeCache cache({}, 8);
-  const RopeTables first = cache.get(0, 50, at::kFloat, at::kCPU);
-  EXPECT_EQ(cache.get(0, 30, at::kFloat, at::kCPU).cos.data_ptr(), first.cos.data_ptr());
-  const RopeTables longer = cache.get(0, 51, at::kFloat, at::kCPU);
+  const RopeTables first = cache.get(0, 50, 50, at::kFloat, at::kCPU);
+  EXPECT_EQ(cache.get(0, 30, 30, at::kFloat, at::kCPU).cos.data_ptr(), first.cos.data_ptr());
+  const RopeTables longer = cache.get(0, 51, 51, at::kFloat, at::kCPU);
   EXPECT_NE(longer.cos.data_ptr(), first.cos.data_ptr());
-  EXPECT_EQ(cache.get(0, 100, at::kFloat, at::kCPU).cos.data_ptr(), longer.cos.data_ptr());
+  EXPECT_EQ(cache.get(0, 100, 100, at::kFloat, at::kCPU).cos.data_ptr(), longer.cos.data_ptr());
 }
 
 // Of rows of 150 tokens; longrope's frequencies change beyond 100.
@@ -284,7 +291,7 @@ TEST(Rope, TheCacheTakesTheFrequenciesOfEachDocument) {
       }
     return at::tensor(values, at::kInt).view({std::ssize(lengths), -1});
   };
-  const RopeTables of_long = cache.get(0, 150, at::kFloat, at::kCPU);
+  const RopeTables of_long = cache.get(0, 150, 150, at::kFloat, at::kCPU);
   const RopeTables all_long = cache.get(starts({{150}, {150}}), at::kFloat, at::kCPU);
   EXPECT_TRUE(all_long.cos.equal(of_long.cos));
   const RopeTables all_short = cache.get(starts({{100, 50}, {1, 99, 50}}), at::kFloat, at::kCPU);
