@@ -20,7 +20,7 @@ namespace {
 using data::TextSource;
 using testing::ElementsAre;
 
-std::vector<Source> sources_of(const std::vector<std::string>& data) {
+std::vector<TextSource> sources_of(const std::vector<std::string>& data) {
   DataOptions options;
   options.data = data;
   return sources(options);
@@ -51,7 +51,7 @@ TEST(DataOption, NamesComeFromTheArgumentOrTheFile) {
 }
 
 TEST(DataOption, EqualGivenNamesFormOneSourceInOrder) {
-  const std::vector<Source> result = sources_of({"a=1.txt", "b=2.txt", "a=3.txt"});
+  const std::vector<TextSource> result = sources_of({"a=1.txt", "b=2.txt", "a=3.txt"});
   ASSERT_EQ(result.size(), 2u);
   EXPECT_THAT(result[0].paths, ElementsAre("1.txt", "3.txt"));
   EXPECT_EQ(result[1].name, "b");
@@ -63,7 +63,7 @@ TEST(DataOption, AFileWithAnEqualsSignIsAFile) {
   const auto before = std::filesystem::current_path();
   std::filesystem::current_path(folder);
   std::ofstream("k=v.txt") << "text";
-  const std::vector<Source> result = sources_of({"k=v.txt"});
+  const std::vector<TextSource> result = sources_of({"k=v.txt"});
   std::filesystem::current_path(before);
   std::filesystem::remove_all(folder);
   EXPECT_EQ(result.at(0).name, "k_v");
@@ -111,7 +111,7 @@ TEST(Options, AreParsedIntoTheirTargets) {
   EXPECT_EQ(batch_size, 2);
   EXPECT_EQ(compute.threads, 3);
   EXPECT_EQ(compute.kernels, nn::Kernels::kReference);
-  const std::vector<Source> result = sources(data);
+  const std::vector<TextSource> result = sources(data);
   ASSERT_EQ(result.size(), 3u);
   EXPECT_EQ(result[1].name, "y");
   EXPECT_EQ(result[2].text_field, "body");
