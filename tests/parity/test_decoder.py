@@ -205,6 +205,20 @@ def test_smollm2_equals_transformers_in_fp32(smollm2, tmp_path):
         assert relative_error(ours[key], peer[key]) <= limit, key
 
 
+def test_gemma3_equals_transformers_in_fp32(gemma3_gguf, tmp_path):
+    directory = tmp_path / "gemma3"
+    run_program("adept", "import-gguf", "--gguf", gemma3_gguf, "--out", directory)
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    ids, targets = tiny_models.random_batch(model.config.vocab_size, rows=1, columns=23)
+    ours = run_ours(directory, ids, targets, tmp_path, "--gradients", threads=2)
+    peer = run_peer(model, ids, targets)
+    (directory / "model.safetensors").unlink()
+    assert set(ours) == set(peer)
+    for key in peer:
+        limit = FP32_GRADIENTS if key.startswith("grad.") else FP32_VALUES
+        assert relative_error(ours[key], peer[key]) <= limit, key
+
+
 def test_smollm2_in_bf16_is_as_near_to_fp32_as_transformers(smollm2, tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
     ids, targets = tiny_models.random_batch(model.config.vocab_size, rows=5, columns=33)

@@ -491,6 +491,34 @@ def test_the_real_file_equals_the_dequantisation_of_transformers(smollm2):
     assert config.rope_parameters == {"rope_type": "default", "rope_theta": 100000.0}
 
 
+@pytest.fixture(scope="module")
+def gemma3(gemma3_gguf, adept, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gemma3") / "model"
+    adept("import-gguf", "--gguf", gemma3_gguf, "--out", folder)
+    yield gemma3_gguf, folder
+    (folder / "model.safetensors").unlink()
+
+
+def test_the_real_gemma_equals_the_dequantisation_of_transformers(gemma3):
+    path, folder = gemma3
+    config = transformers.AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    expected = transformers.modeling_gguf_pytorch_utils.load_gguf_checkpoint(path, return_tensors=True,
+                                                                             model_to_load=model)
+    found = load_file(folder / "model.safetensors")
+    assert sorted(found) == sorted(expected["tensors"]) and len(found) == 236
+    for name, tensor in expected["tensors"].items():
+        assert_same_bits(found[name], tensor, name)
+    published = transformers.Gemma3TextConfig(  # google/gemma-3-270m, config.json
+        vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=256, max_position_embeddings=32768, sliding_window=512,
+        query_pre_attn_scalar=256)  # fmt: skip
+    for key in published.to_dict():
+        if key not in ("architectures", "dtype", "transformers_version", "pad_token_id", "_sliding_window_pattern"):
+            assert getattr(config, key) == getattr(published, key), key
+
+
 def test_the_real_model_chats_as_transformers_does(smollm2, adept):
     _, folder = smollm2
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

@@ -309,6 +309,32 @@ TEST(Units, PartitionEveryTensorAtEveryGranularity) {
   }
 }
 
+model::Parameter matrix_of(std::int64_t rows, const model::Slices& slices) {
+  model::Parameter p;
+  p.name = "fused";
+  p.shape = {rows, 3};
+  p.slices = slices;
+  return p;
+}
+
+// No unit reaches from one of the matrices that are stored as one into the next.
+TEST(Units, OfAFusedProjectionAreThoseOfItsMatrices) {
+  const auto found = [](const model::Parameter& p, const UnitGranularity& granularity) {
+    std::vector<std::string> units;
+    for (const Unit& u : units_of(p, granularity))
+      units.push_back(fmt::format("{} {}-{} of {}", u.name, u.begin, u.end, u.elements));
+    return units;
+  };
+  const auto qkv = matrix_of(8, {model::Axis::kHead, 0, 2, {4, 2, 2}});
+  EXPECT_THAT(found(qkv, {.by_head = true}), testing::ElementsAre("fused/head.0 0-2 of 6", "fused/head.1 2-4 of 6",
+                                                                  "fused/head.2 4-6 of 6", "fused/head.3 6-8 of 6"));
+  const auto gate_up = matrix_of(14, {model::Axis::kNeuron, 0, 1, {7, 7}});
+  EXPECT_THAT(found(gate_up, {.ffn_block_size = 5}),
+              testing::ElementsAre("fused/block.0 0-5 of 15", "fused/block.1 5-7 of 6", "fused/block.2 7-12 of 15",
+                                   "fused/block.3 12-14 of 6"));
+  EXPECT_THAT(found(gate_up, {.by_head = true}), testing::ElementsAre("fused 0-14 of 42"));
+}
+
 TEST(Units, AreTheHeadsAndTheBlocksOfNeurons) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", kCopiesAfter);
