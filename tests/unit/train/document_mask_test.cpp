@@ -101,30 +101,43 @@ void expect_close_to_document(const Gradients& found, const Gradients& expected)
   }
 }
 
+template <typename ExpectClose>
+void check_documents(model::Decoder& decoder, const ExpectClose& expect_close_to_document) {
+  for (const auto& p : model::named_parameters(decoder.config(), decoder.weights())) p.tensor->requires_grad_();
+  const model::Batch batch = packed_batch();
+  const at::Tensor losses = decoder.token_losses(decoder.forward(batch.input_ids, batch.context()), batch.targets);
+  std::int64_t num_targets = 0;
+  for (const Document& d : documents_of()) {
+    const at::Tensor alone =
+        decoder.token_losses(decoder.forward(d.alone.input_ids, {}), d.alone.targets);  // (1, length)
+    EXPECT_TRUE(test::is_close(losses.narrow(0, d.row, 1).narrow(1, d.begin, d.length), alone, kTolerance));
+    num_targets += d.alone.num_targets;
+    if (d.alone.num_targets == 0) continue;
+    at::Tensor targets = at::full_like(batch.targets, nn::kIgnoreIndex);
+    const auto own = [&](const at::Tensor& t) { return t.narrow(0, d.row, 1).narrow(1, d.begin, d.length); };
+    own(targets).copy_(own(batch.targets));
+    expect_close_to_document(gradients_of(decoder, batch.input_ids, batch.context(), targets),
+                             gradients_of(decoder, d.alone.input_ids, {}, d.alone.targets));
+  }
+  EXPECT_EQ(batch.num_targets, num_targets);
+}
+
 TEST(DocumentMask, GivesEachDocumentItsOwnLossesAndGradientsOfEveryParameter) {
   for (const std::string& kind : test::model_kinds())
     for (const nn::Kernels kernels : {nn::Kernels::kFused, nn::Kernels::kReference}) {
       SCOPED_TRACE(kind);
       const KernelsOf scope(kernels);
       model::Decoder decoder = test::decoder_of_kind(kind);
-      for (const auto& p : model::named_parameters(decoder.config(), decoder.weights())) p.tensor->requires_grad_();
-      const model::Batch batch = packed_batch();
-      const at::Tensor losses = decoder.token_losses(decoder.forward(batch.input_ids, batch.context()), batch.targets);
-      std::int64_t num_targets = 0;
-      for (const Document& d : documents_of()) {
-        const at::Tensor alone =
-            decoder.token_losses(decoder.forward(d.alone.input_ids, {}), d.alone.targets);  // (1, length)
-        EXPECT_TRUE(test::is_close(losses.narrow(0, d.row, 1).narrow(1, d.begin, d.length), alone, kTolerance));
-        num_targets += d.alone.num_targets;
-        if (d.alone.num_targets == 0) continue;
-        at::Tensor targets = at::full_like(batch.targets, nn::kIgnoreIndex);
-        const auto own = [&](const at::Tensor& t) { return t.narrow(0, d.row, 1).narrow(1, d.begin, d.length); };
-        own(targets).copy_(own(batch.targets));
-        expect_close_to_document(gradients_of(decoder, batch.input_ids, batch.context(), targets),
-                                 gradients_of(decoder, d.alone.input_ids, {}, d.alone.targets));
-      }
-      EXPECT_EQ(batch.num_targets, num_targets);
+      check_documents(decoder, expect_close_to_document);
     }
+}
+
+TEST(DocumentMask, GivesEachDocumentItsOwnGradientsTensorByTensorWhereRoundingIsSmall) {
+  for (const std::string& kind : test::model_kinds()) {
+    SCOPED_TRACE(kind);
+    model::Decoder decoder = test::decoder_of_kind(kind, at::kDouble);
+    check_documents(decoder, expect_close);
+  }
 }
 
 TEST(DocumentMask, ChangesNothingWhereRowsAreSingleDocuments) {
