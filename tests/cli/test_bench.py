@@ -229,8 +229,8 @@ def test_only_steps_recompute(expanded, work):
 def test_the_cases_of_the_tests_are_timed_by_name(tmp_path):
     timed = run_program("adept_ops_bench", "--cases", "RmsNorm_2x1x*", "--repeats", "1", cwd=tmp_path)
     rows = [line.split() for line in timed.stdout.splitlines()[1:]]
-    assert [row[:3] for row in rows] == [["RmsNorm_2x1x72_epsSmall", dtype, step] for dtype in ("fp32", "bf16")
-                                         for step in ("forward", "backward")]  # fmt: skip
+    assert [row[:3] for row in rows] == [[f"RmsNorm_2x1x72_epsSmall{gain}", dtype, step] for gain in ("", "_wide", "_onePlus")
+                                         for dtype in ("fp32", "bf16") for step in ("forward", "backward")]  # fmt: skip
     unknown = run_program("adept_ops_bench", "--cases", "Norm", cwd=tmp_path, check=False)
     assert unknown.returncode == 2
     assert unknown.stderr == "adept_ops_bench: --cases: no case is called \"Norm\"; expected a pattern such as 'Attention*', 'Swiglu*' or '*'.\n"

@@ -583,13 +583,17 @@ def test_an_interrupt_stops_a_stage_and_the_next_call_goes_on(finished, stage, f
         f"data.{'eval' if stage == 'baseline' else 'general'}.0.path={tmp_path}/long.jsonl",
     ]  # fmt: skip
     arguments = ["run", "run.yaml", *(word for setting in settings for word in ("--set", setting))]
-    process = subprocess.Popen(
-        [BUILD / "adept", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while process.poll() is None and not (out / file).exists():
-        time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
-    messages = process.communicate()[1]
+    for delay in (0, 0.1, 0.3, 1, 3):  # a signal that comes before the stage is one of the stage before it
+        process = subprocess.Popen(
+            [BUILD / "adept", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        while process.poll() is None and not (out / file).exists():
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        messages = process.communicate()[1]
+        if "sources that are tokenized are kept" not in messages:
+            break
     assert process.returncode == 130, messages
     done = "evaluation sets" if stage == "baseline" else "batches of the probe"
     kept_of_it = rf"error: interrupted \(SIGINT\); \d+ of \d+ {done} are measured and kept; the same command goes on from there\n"

@@ -22,7 +22,7 @@ from text_models import one_thread  # noqa: F401, an automatic fixture
 STEPS, SEQ_LEN, PROBE_BATCH = 20, 32, 3
 TRAIN = dict(
     learning_rate=3e-3, lr_scheduler="cosine", warmup_steps=4, min_lr_ratio=0.2, max_steps=STEPS, batch_size=3,
-    grad_accum=2, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.95, adam_eps=1e-8, max_grad_norm=0.5, logging_steps=1,
+    grad_accum=2, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.95, adam_eps=1e-8, max_grad_norm=0.4, logging_steps=1,
     save_steps=0,
 )  # fmt: skip
 UNIT_LR = dict(policy="reference", update_every=7, probe_tokens=100_000)
@@ -69,7 +69,8 @@ def documents_of(line):
 
 
 def unit_importance(model, copies, probe, of_sources):
-    """I_u = mean of |theta| times the mean over batches of |g|; before the first step that of the source layers."""
+    """I_u = mean of |theta g|, theta being what takes effect; before the first step that of the source layers."""
+    offset = 1 if model.config.model_type == "gemma3_text" else 0  # whose gains are stored as w of 1 + w
     scored = {copy: copy - 1 if of_sources else copy for copy in copies}  # a copy is directly behind its source
     sums = collections.Counter()
     for rows in probe:
@@ -77,7 +78,8 @@ def unit_importance(model, copies, probe, of_sources):
         next(mean_loss(model, [rows], count_targets(rows))).backward()
         for copy, layer in scored.items():
             for unit, p in model.model.layers[layer].named_parameters():
-                sums[f"model.layers.{copy}.{unit}"] += count_targets(rows) * (p.detach() * p.grad).abs().mean().item()
+                theta = p.detach() + (offset if unit.endswith("norm.weight") else 0)
+                sums[f"model.layers.{copy}.{unit}"] += count_targets(rows) * (theta * p.grad).abs().mean().item()
     total = sum(map(count_targets, probe))
     return {name: value / total for name, value in sums.items()}
 
