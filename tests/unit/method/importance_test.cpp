@@ -182,8 +182,7 @@ TEST(GradientMethods, AreTheTokenWeightedMeansOfPlainAutograd) {
     expect_scores(cumulative, shares);
     // By resampling, so near the interval of a ratio: to the totals of the largest layer, which is 1 itself.
     const auto top = static_cast<std::size_t>(std::max_element(shares.begin(), shares.end()) - shares.begin());
-    // In the Gemma two layers are about the largest: which one is 1 differs between resamples.
-    for (std::size_t l = 0; l < 4 && kind != "gemma3"; ++l) {
+    for (std::size_t l = 0; l < 4; ++l) {
       const auto [low, high] = token_mean_ci95({.totals = direct.cumulative_totals[l],
                                                 .tokens = direct.cumulative_totals[top],
                                                 .sources = {},
@@ -191,6 +190,11 @@ TEST(GradientMethods, AreTheTokenWeightedMeansOfPlainAutograd) {
       const auto& found = cumulative.layers[l].ci95;
       EXPECT_LE(found[0], cumulative.layers[l].score);
       EXPECT_GE(found[1], cumulative.layers[l].score);
+      if (l == top && kind == "gemma3") {  // whose next layer has 0.87: in some resamples that one is the largest
+        EXPECT_DOUBLE_EQ(found[1], 1);
+        EXPECT_GT(found[0], shares[1]);
+        continue;
+      }
       EXPECT_NEAR(found[1] - found[0], high - low, 0.5 * (high - low)) << l;
     }
     expect_scores(probe_with("fisher", decoder, padded_batches()), direct.fisher);
