@@ -90,7 +90,7 @@ void read_longrope(ConfigReader& scaling, const ModelConfig& config, nn::RopePar
 /// partial_rotary_factor, where it may be given.
 void read_share(ConfigReader& reader, const ModelConfig& config, nn::RopeParameters& rope, const RopeOptions& options) {
   constexpr const char* kKey = "partial_rotary_factor";
-  if (!options.rotates_partly) return reader.require(kKey, {1}, "Rotating a part of each head is not implemented.");
+  if (!options.rotates_partly) return reader.require(kKey, {1}, "This model_type rotates whole heads.");
   if (!reader.has(kKey)) return reader.ignore(kKey);
   const double share = reader.number(kKey, std::nullopt, 0);
   rope.partial_rotary_factor = share;

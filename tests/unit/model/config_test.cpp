@@ -272,7 +272,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"Activation", "hidden_act", "gelu", "is \"gelu\"; this build knows \"silu\", \"swish\" only"},
         Refused{"Dropout", "attention_dropout", 0.1, "trains without dropout"},
         Refused{"TensorParallel", "pretraining_tp", 2, "is 2; this build knows 1 only"},
-        Refused{"PartialRotary", "partial_rotary_factor", 0.5, "Rotating a part of each head is not implemented"},
+        Refused{"PartialRotary", "partial_rotary_factor", 0.5, "This model_type rotates whole heads"},
         Refused{"Quantized", "quantization_config", Json::object({{"bits", 4}}),
                 "Quantized weights are not implemented"},
         Refused{"Interleaved", "rope_interleaved", true, "Interleaved rotary positions"},
