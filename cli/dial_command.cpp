@@ -90,8 +90,8 @@ void run(DialOptions& options) {
     inputs.insert(inputs.end(), source.paths.begin(), source.paths.end());
   check_output_directory(options.out, inputs, options.force);
   if (std::filesystem::exists(model.dir / method::kDialRecord))
-    spdlog::warn("{}: was dialed before: a scale of 1 is the model as it is now, not as it was trained.",
-                 model.dir.string());
+    log_warning("{}: was dialed before: a scale of 1 is the model as it is now, not as it was trained.",
+                model.dir.string());
   const auto on_existing = options.force ? io::OnExisting::kReplace : io::OnExisting::kFail;
   const io::ModelIdentity identity = io::model_identity(io::WeightFiles::open(model.dir));
   Json record = {{"model", io::to_json(identity)}};

@@ -35,7 +35,7 @@ class CrossCheck {
   /// Of two ways to say one thing, `winner` holds, as in Hugging Face: unsets the other, and says so.
   template <typename T>
   void prefer(const std::string& winner, const std::string& key, std::optional<T>& loser) const {
-    spdlog::info("{}: {}: found together with {}, which wins", to_string(location(key)), key, winner);
+    log_info("{}: {}: found together with {}, which wins", to_string(location(key)), key, winner);
     loser.reset();
   }
 
@@ -183,8 +183,8 @@ void settle(Choice& value, Choice wanted, std::optional<Choice> usual, const cha
             const ReadResult& result) {
   const auto given = result.locations.find(key);
   if (given != result.locations.end() && value != wanted && value != usual)
-    spdlog::info("{}: {}: the method {} takes {} instead of {}", to_string(given->second), key,
-                 to_string(config.method), to_string(wanted), to_string(value));
+    log_info("{}: {}: the method {} takes {} instead of {}", to_string(given->second), key, to_string(config.method),
+             to_string(wanted), to_string(value));
   value = wanted;
 }
 

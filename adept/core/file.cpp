@@ -186,7 +186,7 @@ int write_stream(int fd, std::span<const char> bytes) {
 void remove_or_warn(const fs::path& path) {
   std::error_code error;
   fs::remove_all(path, error);
-  if (error) spdlog::warn("{}: cannot be removed: {}. It is not needed; remove it.", path.string(), error.message());
+  if (error) log_warning("{}: cannot be removed: {}. It is not needed; remove it.", path.string(), error.message());
 }
 
 }  // namespace adept

@@ -2,6 +2,7 @@
 
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -28,6 +29,20 @@ class LevelPrefix : public spdlog::custom_flag_formatter {
   std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<LevelPrefix>(); }
 };
 
+spdlog::level::level_enum spdlog_level(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarning:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      break;
+  }
+  return spdlog::level::err;
+}
+
 }  // namespace
 
 void init_logging() {
@@ -45,23 +60,29 @@ void init_logging() {
   const bool is_known = level != spdlog::level::off || name == "off";  // from_str has no other sign of a wrong name
   logger->set_level(is_known ? level : spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
-  if (!is_known) spdlog::warn("ADEPT_LOG is \"{}\"; expected debug, info, warn, error or off. Using info.", name);
+  if (!is_known) log_warning("ADEPT_LOG is \"{}\"; expected debug, info, warn, error or off. Using info.", name);
 }
 
 void set_quiet() { spdlog::default_logger()->set_level(std::max(spdlog::get_level(), spdlog::level::warn)); }
 
-void log_table(const std::string& table) {
-  spdlog::info("{}", table.ends_with('\n') ? std::string_view(table).substr(0, table.size() - 1) : table);
+bool logs(LogLevel level) { return spdlog::should_log(spdlog_level(level)); }
+
+void log_message(LogLevel level, const std::string& message) {
+  spdlog::log(spdlog_level(level), spdlog::string_view_t(message));
 }
 
-void log_once(spdlog::level::level_enum level, const std::string& message) {
+void log_table(const std::string& table) {
+  log_message(LogLevel::kInfo, table.ends_with('\n') ? table.substr(0, table.size() - 1) : table);
+}
+
+void log_once(LogLevel level, const std::string& message) {
   static std::mutex mutex;
   static std::set<std::string> logged;
   {
     const std::lock_guard lock(mutex);
     if (!logged.insert(message).second) return;
   }
-  spdlog::log(level, "{}", message);
+  log_message(level, message);
 }
 
 }  // namespace adept

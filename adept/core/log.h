@@ -1,11 +1,15 @@
-// Messages for the user, on standard error, through spdlog. Results go to standard output and to files.
+// Messages for the user, on standard error. Results go to standard output and to files. spdlog writes them; it stays in
+// log.cpp, because each file that includes it compiles fmt's formatter again.
 #pragma once
 
-#include <spdlog/spdlog.h>
+#include <fmt/format.h>
 
 #include <string>
+#include <utility>
 
 namespace adept {
+
+enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
 /// Sets up the process's logger: standard error, "warning: ..." and "error: ..." prefixes, no time stamps. The level
 /// comes from $ADEPT_LOG (debug, info, warn, error, off; default info; another value is reported and ignored).
@@ -14,10 +18,33 @@ void init_logging();
 /// Hides messages of the level info and progress lines: warnings and errors stay.
 void set_quiet();
 
+/// Whether messages of this level are shown.
+bool logs(LogLevel level);
+
+void log_message(LogLevel level, const std::string& message);
+
+/// Logs a formatted message.
+template <typename... Args>
+void log_debug(fmt::format_string<Args...> format, Args&&... args) {
+  log_message(LogLevel::kDebug, fmt::format(format, std::forward<Args>(args)...));
+}
+template <typename... Args>
+void log_info(fmt::format_string<Args...> format, Args&&... args) {
+  log_message(LogLevel::kInfo, fmt::format(format, std::forward<Args>(args)...));
+}
+template <typename... Args>
+void log_warning(fmt::format_string<Args...> format, Args&&... args) {
+  log_message(LogLevel::kWarning, fmt::format(format, std::forward<Args>(args)...));
+}
+template <typename... Args>
+void log_error(fmt::format_string<Args...> format, Args&&... args) {
+  log_message(LogLevel::kError, fmt::format(format, std::forward<Args>(args)...));
+}
+
 /// A table of several lines, as information.
 void log_table(const std::string& table);
 
 /// Logs a message unless the same text was logged this way before: for what is found again each time a model is opened.
-void log_once(spdlog::level::level_enum level, const std::string& message);
+void log_once(LogLevel level, const std::string& message);
 
 }  // namespace adept

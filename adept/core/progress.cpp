@@ -1,7 +1,6 @@
 #include "adept/core/progress.h"
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -9,6 +8,8 @@
 #include <cmath>
 #include <cstdio>
 #include <utility>
+
+#include "adept/core/log.h"
 
 namespace adept {
 namespace {
@@ -66,7 +67,7 @@ double Progress::elapsed() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
 }
 
-bool Progress::is_hidden() const { return options_.quiet || !spdlog::should_log(spdlog::level::info); }
+bool Progress::is_hidden() const { return options_.quiet || !logs(LogLevel::kInfo); }
 
 void Progress::update(std::int64_t done, std::int64_t work, const std::string& note) {
   if (is_hidden()) return;

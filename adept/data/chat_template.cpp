@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <optional>
@@ -11,6 +10,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
+#include "adept/core/log.h"
 #include "adept/core/signals.h"
 #include "adept/data/jinja.h"
 #include "adept/data/tokenizer/json_field.h"
@@ -165,7 +165,7 @@ std::string ChatTemplate::render(const Json& messages) const {
   for (std::size_t i = 0; i < messages.size(); ++i)
     if (const std::string role = messages[i].value("role", ""); role == "user" || role == "system")
       if (!holds_text_of(messages[i], text))
-        spdlog::warn("{}: the chat template leaves out text of message {} ({})", place(0), i + 1, role);
+        log_warning("{}: the chat template leaves out text of message {} ({})", place(0), i + 1, role);
   return text;
 }
 

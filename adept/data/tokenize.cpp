@@ -65,8 +65,8 @@ class EncoderThreads {
     try {
       while (std::ssize(threads_) < num_threads) threads_.emplace_back([this] { run(); });
     } catch (const std::system_error& error) {
-      spdlog::warn("{} of {} threads to tokenize with can be started ({}); fewer do the work", threads_.size(),
-                   num_threads, error.code().message());
+      log_warning("{} of {} threads to tokenize with can be started ({}); fewer do the work", threads_.size(),
+                  num_threads, error.code().message());
     }
   }
   ~EncoderThreads() {

@@ -79,7 +79,7 @@ class Copy {
       write_file_atomically(target, MappedFile::open(file)->bytes());
     }
     if (!left_out_.empty())
-      log_once(spdlog::level::info,
+      log_once(LogLevel::kInfo,
                fmt::format("{}: not copied beside the model: {}", from_.string(), fmt::join(left_out_, ", ")));
   }
 

@@ -30,8 +30,8 @@ DirectoryLock::DirectoryLock(const fs::path& directory) {
   if (!fd_.is_open()) throw system_error(path, "create", errno);
   if (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) {
-      spdlog::warn("{}: this file system has no locks ({}). Make sure that no other adept is at work in this folder.",
-                   directory.string(), std::generic_category().message(errno));
+      log_warning("{}: this file system has no locks ({}). Make sure that no other adept is at work in this folder.",
+                  directory.string(), std::generic_category().message(errno));
       return;
     }
     throw DataError("{}: {} is at work in this folder. Wait for it, or choose another one.", directory.string(),

@@ -64,7 +64,7 @@ void remove_if_abandoned(const fs::path& path) {
   if (!fd.is_open()) return;
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK)
-      spdlog::warn(
+      log_warning(
           "{}: is left by a process that was killed, or still at work: this file system has no locks ({}). "
           "Remove it if no other adept writes there.",
           path.string(), std::generic_category().message(errno));

@@ -138,12 +138,12 @@ void warn_of_information(const fs::path& index_path, const Index& index, const W
                          std::int64_t total_bytes) {
   if (!unlisted.empty())
     log_once(
-        spdlog::level::warn,
+        LogLevel::kWarning,
         fmt::format("{}: does not list {} of the tensors in its shards, such as {} in {}; they are used",
                     index_path.string(), unlisted.size(), quote(unlisted.begin()->first), unlisted.begin()->second));
   else if (index.total_size && *index.total_size != static_cast<std::uint64_t>(total_bytes))
-    log_once(spdlog::level::warn, fmt::format("{}: metadata.total_size is {}, but the tensors have {} bytes",
-                                              index_path.string(), *index.total_size, total_bytes));
+    log_once(LogLevel::kWarning, fmt::format("{}: metadata.total_size is {}, but the tensors have {} bytes",
+                                             index_path.string(), *index.total_size, total_bytes));
 }
 
 // Left from another download or save; transformers passes them over too.
@@ -152,7 +152,7 @@ void warn_of_other_shards(const fs::path& model_dir, const std::map<std::string,
   for (fs::directory_iterator it(model_dir, error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
     if (name.starts_with("model-") && name.ends_with(".safetensors") && !shards.contains(name))
-      log_once(spdlog::level::warn,
+      log_once(LogLevel::kWarning,
                fmt::format("{}: {} is not in {} and is not used", model_dir.string(), name, kIndexFile));
   }
 }
@@ -230,7 +230,7 @@ WeightFiles WeightFiles::open(const fs::path& model_dir) {
   const fs::path single = model_dir / kSingleFile, index_path = model_dir / kIndexFile;
   const bool has_single = is_present(single), has_index = is_present(index_path);
   if (has_single && has_index)
-    log_once(spdlog::level::warn,
+    log_once(LogLevel::kWarning,
              fmt::format("{}: has both {} and {}; the former is used", model_dir.string(), kSingleFile, kIndexFile));
   if (has_single) {
     weights.add_file(SafetensorsFile::open(single));

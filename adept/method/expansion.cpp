@@ -245,8 +245,8 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
     throw DataError("{}: the importance scores are of another model ({} differ); probe this model.", base_dir.string(),
                     io::differing_parts(*importance->model, *expansion.base));
   if (is_present(base_dir / kExpansionManifest))
-    spdlog::warn("{}: was expanded before. Its copies count as layers of the base from here on: only new ones train.",
-                 base_dir.string());
+    log_warning("{}: was expanded before. Its copies count as layers of the base from here on: only new ones train.",
+                base_dir.string());
   const Json new_config = expand_config(base, expansion.layers, config_path.string());
   const std::map<std::string, model::Parameter> outputs = all_residual_outputs(base);
   NoEffect no_effect(weights, outputs);

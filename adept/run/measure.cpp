@@ -38,8 +38,8 @@ Json key_of(const char* what, const MeasuredModel& model) {
 }
 
 void tell_kept(const char* stage, const std::string& what, const ResultCache& cache) {
-  spdlog::info("{:<10} {}: measured before, from {} (ADEPT_RESULT_CACHE=off measures again)", stage, what,
-               cache.directory().string());
+  log_info("{:<10} {}: measured before, from {} (ADEPT_RESULT_CACHE=off measures again)", stage, what,
+           cache.directory().string());
 }
 
 Json list_of(const std::vector<method::Importance>& importances) {
@@ -125,7 +125,7 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
   }
   method::ProbeState state = probe_state(cache, key_of_samples);
   if (state.batches > 0)
-    spdlog::info("probe      goes on after {} of {} batches", format_count(state.batches), format_count(num_batches));
+    log_info("probe      goes on after {} of {} batches", format_count(state.batches), format_count(num_batches));
   std::vector<method::Importance> importances;
   try {
     Progress progress("probe", method::probe_work(model.decoder(), parts, options), {.unit = "passes", .source = text});

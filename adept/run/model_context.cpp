@@ -63,8 +63,8 @@ void warn_of_long_sequences(const model::ModelConfig& config, const std::filesys
                             std::int64_t length) {
   const Json limit = config.source.value("max_position_embeddings", Json());
   if (limit.is_number_integer() && length > limit.get<std::int64_t>())
-    spdlog::warn("{} {} is more than the {} positions that {} was made for (max_position_embeddings)", what, length,
-                 limit.get<std::int64_t>(), dir.string());
+    log_warning("{} {} is more than the {} positions that {} was made for (max_position_embeddings)", what, length,
+                limit.get<std::int64_t>(), dir.string());
 }
 
 void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len) {
@@ -82,8 +82,8 @@ void decide_dtype(config::Compute& compute) {
   const bool on_gpu = compute.device == config::Device::kCuda;
   const bool native = on_gpu ? gpu_multiplies_bf16() : kernels::multiplies_bf16();
   compute.dtype = native ? config::DTypeChoice::kBf16 : config::DTypeChoice::kFp32;
-  spdlog::info("dtype: {} (auto: {} {} bf16 natively)", config::to_string(compute.dtype),
-               on_gpu ? "this GPU" : "this processor", native ? "multiplies" : "does not multiply");
+  log_info("dtype: {} (auto: {} {} bf16 natively)", config::to_string(compute.dtype),
+           on_gpu ? "this GPU" : "this processor", native ? "multiplies" : "does not multiply");
 }
 
 std::ptrdiff_t num_threads_of_process() {
@@ -125,7 +125,7 @@ void start_threads(int wanted) {
   const int startable = count_startable(kPools * (wanted - 1) + kOthers);
   const int threads = 1 + std::max(0, startable - kOthers) / kPools;
   if (threads < wanted)
-    spdlog::warn(
+    log_warning(
         "{} of {} threads can be started; these do the work. Is there a limit of processes (ulimit -u, the pids limit "
         "of a container)?",
         threads, wanted);
@@ -139,8 +139,8 @@ void init_compute(config::Compute& compute) {
   const auto& [dtype, device, threads, wanted_kernels] = compute;
   const int cores = available_cores();
   if (threads > cores)
-    spdlog::warn("threads: {} are more than the {} cores that this process may use; they will wait for each other",
-                 threads, cores);
+    log_warning("threads: {} are more than the {} cores that this process may use; they will wait for each other",
+                threads, cores);
   start_threads(threads > 0 ? static_cast<int>(threads) : cores);
   nn::set_kernels(wanted_kernels);
   kernels::instruction_set();  // throws now where the variable is wrong
@@ -150,8 +150,8 @@ void init_compute(config::Compute& compute) {
         "device: found cuda, but this torch has no CUDA or sees no GPU; expected cpu, or build with a CUDA torch.");
   if (dtype == config::DTypeChoice::kAuto) decide_dtype(compute);
   if (device == config::Device::kCpu && dtype == config::DTypeChoice::kBf16 && !cpu_has_native_bf16())
-    spdlog::warn("this processor ({}) has no bf16 instructions: fp32 is faster and more exact; bf16 needs less memory",
-                 cpu_model_name());
+    log_warning("this processor ({}) has no bf16 instructions: fp32 is faster and more exact; bf16 needs less memory",
+                cpu_model_name());
 }
 
 void init_compute_to_measure(config::Compute& compute, const std::filesystem::path& model_dir) {
@@ -163,7 +163,7 @@ void init_compute_to_measure(config::Compute& compute, const std::filesystem::pa
   });
   if (compute.dtype == config::DTypeChoice::kAuto && is_wide) {
     compute.dtype = config::DTypeChoice::kFp32;
-    spdlog::info("dtype: fp32 (auto: as the weights of {} are, which bf16 would round)", model_dir.string());
+    log_info("dtype: fp32 (auto: as the weights of {} are, which bf16 would round)", model_dir.string());
   }
   init_compute(compute);
 }

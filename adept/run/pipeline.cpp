@@ -46,8 +46,8 @@ config::RunConfig decided(config::RunConfig config) {
   if (config.compute.dtype == config::DTypeChoice::kAuto) {
     if (const auto recorded = recorded_dtype(config.output_dir)) {
       config.compute.dtype = *recorded;
-      spdlog::info("dtype: {} (auto: as in {}/config.yaml, which the run began with)", config::to_string(*recorded),
-                   config.output_dir);
+      log_info("dtype: {} (auto: as in {}/config.yaml, which the run began with)", config::to_string(*recorded),
+               config.output_dir);
     }
   }
   init_compute(config.compute);

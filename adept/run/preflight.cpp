@@ -129,13 +129,13 @@ void check_length(const config::RunConfig& config, const data::TrainLoader& load
   for (std::int64_t s = 0; s < loader.num_sources(); ++s) {
     per_epoch += loader.sequences_per_epoch(s);
     if (loader.share(s) * static_cast<double>(length.sequences) < 1)
-      spdlog::warn("data.train: source \"{}\" has a share of {:.2g} % of {} sequences: less than one",
-                   loader.source_name(s), 100 * loader.share(s), length.sequences);
+      log_warning("data.train: source \"{}\" has a share of {:.2g} % of {} sequences: less than one",
+                  loader.source_name(s), 100 * loader.share(s), length.sequences);
   }
   const std::int64_t per_step = config.train.batch_size * config.train.grad_accum;
   if (per_step > per_epoch)
-    spdlog::warn("train.batch_size * train.grad_accum: a step takes {} sequences, all of the training text is {}",
-                 per_step, per_epoch);
+    log_warning("train.batch_size * train.grad_accum: a step takes {} sequences, all of the training text is {}",
+                per_step, per_epoch);
 }
 
 }  // namespace

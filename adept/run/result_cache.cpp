@@ -50,9 +50,9 @@ std::optional<Json> ResultCache::find(const Json& key) const {
     fs::last_write_time(path, fs::file_time_type::clock::now(), error);
     return record.at("result");
   } catch (const DataError& problem) {
-    spdlog::warn("{} It is measured again.", problem.what());
+    log_warning("{} It is measured again.", problem.what());
   } catch (const Json::exception&) {
-    spdlog::warn("{}: is no result of a measurement. It is measured again.", path.string());
+    log_warning("{}: is no result of a measurement. It is measured again.", path.string());
   }
   fs::remove(path, error);
   return std::nullopt;

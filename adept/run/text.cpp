@@ -28,7 +28,7 @@ std::optional<data::TokenDataset> open_current(const fs::path& path, const std::
     if (info.source_fingerprint == source && info.tokenizer_fingerprint == tokenizer && info.vocab_size == vocab_size)
       return dataset;
   } catch (const DataError& error) {
-    spdlog::warn("{} Tokenizing again.", error.what());
+    log_warning("{} Tokenizing again.", error.what());
   }
   return std::nullopt;
 }
@@ -119,8 +119,8 @@ void warn_of_shared_files(const config::RunConfig& config) {
   for (const data::TextSource& source : config.data.eval)
     for (const fs::path& file : data::find_files(source).files)
       if (const auto found = trained_on.find(fs::canonical(file)); found != trained_on.end())
-        spdlog::warn("{}: is in data.train ({}) and in data.eval ({}): what is measured on it was trained on.",
-                     file.string(), found->second, source.name);
+        log_warning("{}: is in data.train ({}) and in data.eval ({}): what is measured on it was trained on.",
+                    file.string(), found->second, source.name);
 }
 
 data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDataset& dataset,
@@ -156,7 +156,7 @@ std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenData
 void tell_samples(const std::string& stage, const std::vector<data::SequenceSet>& sets) {
   for (const data::SequenceSet& set : sets)
     if (const data::SampleSize size = set.counts().size(); size.is_sample)
-      spdlog::info("{:<10} {}: a sample, {}", stage, set.name(), data::describe(size));
+      log_info("{:<10} {}: a sample, {}", stage, set.name(), data::describe(size));
 }
 
 Json samples_json(const std::vector<data::SequenceSet>& sets) {

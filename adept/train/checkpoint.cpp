@@ -265,7 +265,7 @@ void prune_checkpoints(const fs::path& run_dir, std::int64_t keep, std::set<fs::
     if (whole >= wanted) {
       std::error_code error;
       fs::remove_all(checkpoint, error);
-      if (error) spdlog::warn("{}: the old checkpoint cannot be removed: {}", checkpoint.string(), error.message());
+      if (error) log_warning("{}: the old checkpoint cannot be removed: {}", checkpoint.string(), error.message());
       continue;
     }
     if (!known_whole.contains(checkpoint) && damage_of(checkpoint).empty()) known_whole.insert(checkpoint);
@@ -300,13 +300,13 @@ std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, cons
       if (!other.empty()) throw other_run_error(dir, other);
       state = load(dir, json, optimizer);
     } catch (const DataError& error) {
-      spdlog::warn("{}: passed over, it is damaged: {}", dir.string(), error.what());
+      log_warning("{}: passed over, it is damaged: {}", dir.string(), error.what());
       continue;
     } catch (const Json::exception& error) {
-      spdlog::warn("{}: passed over, its state is damaged: {}", dir.string(), error.what());
+      log_warning("{}: passed over, its state is damaged: {}", dir.string(), error.what());
       continue;
     }
-    if (dir != found.front()) spdlog::warn("resuming from {}, the newest checkpoint that is whole", dir.string());
+    if (dir != found.front()) log_warning("resuming from {}, the newest checkpoint that is whole", dir.string());
     return state;
   }
   if (!found.empty())

@@ -42,8 +42,8 @@ void DivergenceCheck::after_step(TrainerState& state, const StepResult& result, 
   ++state.nonfinite_in_row;
   ++state.nonfinite_total;
   if (state.nonfinite_in_row == 1) require_finite(state.step, optimizer, model);  // or is it the weights?
-  spdlog::warn("step {}: loss {} and gradient norm {}: not finite, the update is skipped ({} in a row)", state.step,
-               result.loss, result.grad_norm, state.nonfinite_in_row);
+  log_warning("step {}: loss {} and gradient norm {}: not finite, the update is skipped ({} in a row)", state.step,
+              result.loss, result.grad_norm, state.nonfinite_in_row);
   if (state.nonfinite_in_row < most) return;
   throw NonFiniteError(fmt::format(
       "{} steps in a row up to step {} had a loss or gradient that is not finite "

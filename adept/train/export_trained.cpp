@@ -167,9 +167,9 @@ void export_trained(const TrainedModel& model, const std::filesystem::path& out_
   };
   io::AtomicDirectory directory(out_dir, io::OnExisting::kReplace);
   model::write_model_files(directory.path(), views, exported_config(model, views), model.model_dir, read);
-  if (const std::string line = rounding.describe(); !line.empty()) spdlog::info("{}", line);
+  if (const std::string line = rounding.describe(); !line.empty()) log_info("{}", line);
   if (rounding.share() > kMuchRounding)
-    spdlog::warn(
+    log_warning(
         "rounding the trained tensors for the exported model changes them by {:.0f} % of what training did; "
         "export_dtype: fp32 keeps it",
         100 * rounding.share());

@@ -76,7 +76,7 @@ TrainSummary Trainer::run(bool resume) {
                                                   .total_steps = length_.steps,
                                                   .has_eval_text = !inputs_.eval.empty()});
   kept_activations_->open(state_.counts.step);
-  if (state_.counts.step < length_.steps) spdlog::info("memory before training: {}", describe(account_.resident()));
+  if (state_.counts.step < length_.steps) log_info("memory before training: {}", describe(account_.resident()));
   try {
     loop();
   } catch (const InterruptedError& error) {
@@ -102,14 +102,14 @@ void Trainer::plan() {
   rates_.plan(length_.steps);
   const std::int64_t planned = std::exchange(counts.total_steps, length_.steps);
   if (planned == 0) return;
-  spdlog::info("resuming after step {} of {}", format_count(counts.step), format_count(length_.steps));
+  log_info("resuming after step {} of {}", format_count(counts.step), format_count(length_.steps));
   if (planned == length_.steps || counts.step == length_.steps) return;
   state_.changed();
   if (counts.step == planned) counts.evaluation_due = evaluates_now();  // it was the end, and is no longer
-  spdlog::info("the training is {} from {} to {} steps; from step {} on the learning rate is {:.2e} instead of {:.2e}",
-               planned < length_.steps ? "extended" : "shortened", format_count(planned), format_count(length_.steps),
-               format_count(counts.step + 1), rates_.at(counts.step),
-               c.learning_rate * make_schedule(c, planned).factor(counts.step));
+  log_info("the training is {} from {} to {} steps; from step {} on the learning rate is {:.2e} instead of {:.2e}",
+           planned < length_.steps ? "extended" : "shortened", format_count(planned), format_count(length_.steps),
+           format_count(counts.step + 1), rates_.at(counts.step),
+           c.learning_rate * make_schedule(c, planned).factor(counts.step));
 }
 
 void Trainer::loop() {
@@ -206,7 +206,7 @@ void Trainer::save() {
     state_.save(limit);
   } catch (const DataError& error) {
     if (!kept_activations_->in_use()) throw;
-    spdlog::warn("{} Trying again without the activation cache.", error.what());
+    log_warning("{} Trying again without the activation cache.", error.what());
     kept_activations_->drop();  // perhaps the disk is full
     state_.save(limit);
   }

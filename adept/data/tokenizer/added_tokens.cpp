@@ -83,8 +83,8 @@ void AddedTokens::add(const std::vector<AddedToken>& tokens, const BpeModel& mod
     tokens_.insert_or_assign(*id, token);
   }
   if (num_mismatched > 0)
-    spdlog::warn("{}; {} added tokens are numbered otherwise than the file says, as `tokenizers` does.", example,
-                 num_mismatched);
+    log_warning("{}; {} added tokens are numbered otherwise than the file says, as `tokenizers` does.", example,
+                num_mismatched);
 }
 
 void AddedTokens::prepare(const std::string& list) {

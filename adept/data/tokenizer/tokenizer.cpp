@@ -200,7 +200,7 @@ Tokenizer Tokenizer::from_model_dir(const std::filesystem::path& dir) {
   const tok::JsonField root(json, path.string());
   auto impl = std::make_shared<const Impl>(root, hash_of(std::string_view(text)), &settings);
   if (const std::string mismatch = tok::class_mismatch(root, settings); !mismatch.empty())
-    spdlog::warn(
+    log_warning(
         "{}: tokenizer_class is {}, which transformers 5 may build without regard to tokenizer.json: {}. Here "
         "tokenizer.json counts; for the same ids load it as PreTrainedTokenizerFast.",
         (dir / "tokenizer_config.json").string(), settings.tokenizer_class, mismatch);

@@ -43,8 +43,8 @@ Declarations collect(const TokenizerSettings& settings, const std::vector<AddedT
   for (const AddedToken& token : listed) {
     const auto [place, is_new] = all.by_index.try_emplace(token.declared_id);
     if (!is_new && !place->second.where.empty() && place->second.content != token.content)
-      spdlog::warn("{}: tokenizer.json has {} with the same id {}; the token is left out, as transformers does.",
-                   place->second.where, io::quote(token.content), token.declared_id);
+      log_warning("{}: tokenizer.json has {} with the same id {}; the token is left out, as transformers does.",
+                  place->second.where, io::quote(token.content), token.declared_id);
     place->second = declared(token);
     all.by_content.insert_or_assign(token.content, declared(token));
   }

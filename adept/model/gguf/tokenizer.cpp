@@ -266,8 +266,8 @@ Json read_special_tokens(const GgufFile& file, const GgufVocabulary& vocabulary)
     if (vocabulary.is_special(*id))
       special[name] = vocabulary.token(*id);
     else
-      spdlog::warn("{}: {} is token {}, {}, which is no control token; the tokenizer's files leave it out",
-                   file.where(), name, *id, quote(vocabulary.token(*id)));
+      log_warning("{}: {} is token {}, {}, which is no control token; the tokenizer's files leave it out", file.where(),
+                  name, *id, quote(vocabulary.token(*id)));
   }
   return special;
 }

@@ -218,8 +218,8 @@ std::vector<std::string> merges_from_scores(const io::GgufFile& file, const Gguf
     if (is_made && !is_defined && !made.insert(score).second) ++num_tied;
   }
   if (num_tied > 0)
-    spdlog::warn("{}: {} tokens share their score with another; merges of equal score go by the longer left part",
-                 file.where(), num_tied);
+    log_warning("{}: {} tokens share their score with another; merges of equal score go by the longer left part",
+                file.where(), num_tied);
   std::ranges::stable_sort(merges, [](const Merge& a, const Merge& b) {
     return std::tie(b.priority, b.left_characters, b.right_characters) <
            std::tie(a.priority, a.left_characters, a.right_characters);

@@ -87,9 +87,9 @@ TEST(Progress, IsHiddenWithOtherInformation) {
   Progress progress("read", 3, {.plain_interval = 0});
   progress.update(1);
   progress.finish();
-  spdlog::info("hidden");
+  log_info("hidden");
   log_table("hidden\n");
-  spdlog::warn("shown");
+  log_warning("shown");
   EXPECT_EQ(GetCapturedStderr(), "warning: shown\n");
   CaptureStderr();
   init_logging();
@@ -119,18 +119,18 @@ TEST(Log, PrefixesWarningsAndReportsAWrongLevel) {
   ASSERT_EQ(setenv("ADEPT_LOG", "loud", 1), 0);
   CaptureStderr();
   init_logging();
-  spdlog::debug("hidden");
-  spdlog::info("shown");
-  spdlog::warn("careful");
-  spdlog::error("broken");
+  log_debug("hidden");
+  log_info("shown");
+  log_warning("careful");
+  log_error("broken");
   EXPECT_EQ(GetCapturedStderr(),
             "warning: ADEPT_LOG is \"loud\"; expected debug, info, warn, error or off. Using info.\n"
             "shown\nwarning: careful\nerror: broken\n");
   ASSERT_EQ(setenv("ADEPT_LOG", "error", 1), 0);
   CaptureStderr();
   init_logging();
-  spdlog::warn("hidden");
-  spdlog::error("shown");
+  log_warning("hidden");
+  log_error("shown");
   EXPECT_EQ(GetCapturedStderr(), "error: shown\n");
   unsetenv("ADEPT_LOG");
   init_logging();
