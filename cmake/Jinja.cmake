@@ -19,5 +19,5 @@ endforeach()
 set(ADEPT_JINJA_INCLUDES -isystem${ADEPT_JINJA} -isystem${CMAKE_BINARY_DIR}/generated/jinja)
 target_compile_options(adept_jinja PRIVATE ${ADEPT_JINJA_INCLUDES})
 target_link_libraries(adept_jinja PRIVATE nlohmann_json::nlohmann_json)
-target_compile_options(adept_jinja PRIVATE -w)
+target_compile_options(adept_jinja PRIVATE -w ${ADEPT_CALLER_OPTIONS})
 set_target_properties(adept_jinja PROPERTIES UNITY_BUILD OFF)  # its files have static functions of the same names

@@ -164,7 +164,7 @@ def test_a_document_takes_at_most_four_times_its_size(form, base, tmp_path):
     tokenize = ("tokenize", "--data", tmp_path / f"text.{form}", "--model")
     write_text(tmp_path / f"text.{form}", "a")
     floor = peak_bytes(*tokenize, base)
-    size = 24 * MEGABYTE
+    size = 10 * MEGABYTE
     for name, text in documents(size).items():
         write_text(tmp_path / f"text.{form}", text)
         for model in (base, nfc, whole) if name in ("words", "accents") else (base, nfc):
