@@ -10,7 +10,7 @@
 #include "adept/core/error.h"
 #include "adept/core/log.h"
 #include "adept/io/model_identity.h"
-#include "adept/method/dial.h"
+#include "adept/method/beyond/dial.h"
 #include "adept/run/measure.h"
 #include "adept/run/model_context.h"
 #include "adept/run/text.h"

@@ -10,9 +10,9 @@
 #include "adept/core/error.h"
 #include "adept/io/hub.h"
 #include "adept/io/model_identity.h"
+#include "adept/method/beyond/scores.h"
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
-#include "adept/method/importance_methods.h"
 #include "adept/run/expansion_plan.h"
 #include "cli/commands.h"
 #include "cli/options.h"
@@ -127,7 +127,7 @@ void add_expand_command(CLI::App& app) {
   command->add_option("--out", options->out, "Directory for the expanded model")->required()->type_name("DIR");
   command->add_option("--importance", options->importance, "Scores of adept probe")->type_name("FILE");
   command->add_option("--method", options->method, "Which of the scores in the file; default: the first")
-      ->type_name(fmt::format("{}|{}", method::importance_method_names("|"), method::kGainMethod));
+      ->type_name(method::importance_method_names("|"));
   command
       ->add_option(
           "--strategy", options->strategy,

@@ -12,10 +12,9 @@
 #include "adept/io/atomic_file.h"
 #include "adept/io/model_identity.h"
 #include "adept/io/record.h"
+#include "adept/method/beyond/first_order_gain.h"
+#include "adept/method/beyond/statistics.h"
 #include "adept/method/expansion.h"
-#include "adept/method/importance.h"
-#include "adept/method/importance_methods.h"
-#include "adept/method/statistics.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/run/measure.h"
 #include "adept/run/model_context.h"
@@ -50,10 +49,10 @@ std::vector<double> parse_weights(const std::string& text, std::size_t num_sourc
 std::vector<std::string> methods_of(const ProbeOptions& options) {
   std::vector<std::string> names;
   for (const method::ImportanceMethod& method : method::importance_methods())
-    if (options.method == "all" || options.method == method.name) names.emplace_back(method.name);
+    if (options.method == "all" ? !method.needs_domain : options.method == method.name) names.emplace_back(method.name);
   if (names.empty())
-    throw ConfigError("--method: found \"{}\"; expected one of {}, {}, all.", options.method,
-                      method::importance_method_names(", "), method::kGainMethod);
+    throw ConfigError("--method: found \"{}\"; expected one of {}, all.", options.method,
+                      method::importance_method_names(", "));
   return names;
 }
 
@@ -101,15 +100,25 @@ void print_agreement(const std::vector<method::Importance>& importances, int k) 
   fmt::print("\n");
 }
 
-void print_gains(const method::Importance& importance, const model::ModelConfig& base, int num_lowest,
-                 std::int64_t seq_len) {
-  fmt::print(
-      "a copy behind each layer, to first order: what a step of the sign of the domain's gradient gains there,\n");
-  fmt::print("and what it does to the general loss\n");
-  fmt::print("{:>5} {:>12} {:>12} {:>14} {:>8}\n", "layer", "gain (L1)", "gain (L2)", "general", "cosine");
-  for (const method::LayerImportance& layer : importance.layers)
-    fmt::print("{:>5} {:>12.4f} {:>12.4f} {:>+14.4f} {:>+8.3f}\n", layer.index, layer.gain->l1, layer.gain->l2,
-               layer.gain->general_change, layer.gain->cosine);
+void print_figures(const method::Importance& importance, const method::ImportanceMethod& method) {
+  fmt::print("{}\n{:>5}", method.figures_meaning, "layer");
+  for (const method::Figure& figure : method.figures) fmt::print(" {:>{}}", figure.title, figure.width);
+  for (const method::LayerImportance& layer : importance.layers) {
+    fmt::print("\n{:>5}", layer.index);
+    for (std::size_t f = 0; f < layer.figures.size(); ++f) {
+      const auto& [name, title, can_be_negative, width, decimals] = method.figures[f];
+      if (can_be_negative)
+        fmt::print(" {:>+{}.{}f}", layer.figures[f], width, decimals);
+      else
+        fmt::print(" {:>{}.{}f}", layer.figures[f], width, decimals);
+    }
+  }
+  fmt::print("\n");
+}
+
+// What gain_per_cost would choose.
+void print_choice(const method::Importance& importance, const model::ModelConfig& base, int num_lowest,
+                  std::int64_t seq_len) {
   const method::SelectionOptions expand{.strategy = method::SelectionStrategy::kGainPerCost,
                                         .num_layers = num_lowest,
                                         .trainable = {},
@@ -141,13 +150,13 @@ std::vector<data::TokenDataset> tokenize(const run::TextModel& model, const std:
 }
 
 void run(ProbeOptions& options) {
-  const bool gains = options.method == method::kGainMethod;
-  if (gains && options.domain.empty())
-    throw ConfigError("adept probe: --method gain needs --domain, the text whose gain is measured.");
+  const std::vector<std::string> methods = methods_of(options);
+  const method::ImportanceMethod& first = method::importance_method(methods.front());
+  if (first.needs_domain && options.domain.empty())
+    throw ConfigError("adept probe: --method {} needs --domain, the domain text that it is measured on.", first.name);
   if (!options.domain.empty() && (options.method == "all" || options.until_separated))
     throw ConfigError("adept probe: found --domain together with {}; expected one method on all of the text.",
                       options.method == "all" ? "--method all" : "--until-separated");
-  const std::vector<std::string> methods = gains ? std::vector<std::string>() : methods_of(options);
   const std::vector<data::TextSource> general_sources = sources(options.data);
   const std::vector<double> weights = parse_weights(options.weights, general_sources.size());
   const std::vector<data::TextSource> domain_sources = sources(options.data, "--domain", options.domain);
@@ -182,29 +191,29 @@ void run(ProbeOptions& options) {
   const auto domain_sets = domain.empty() ? decltype(general_sets)() : sets_of(domain);
   const auto general_parts = parts_of(general_sets, weights), domain_parts = parts_of(domain_sets, {});
   const Json samples = {{"general", run::samples_json(general_sets)}, {"domain", run::samples_json(domain_sets)}};
-  if (gains) {
-    const method::Importance gain =
-        run::probe_gain(measured, run::names_of(domain_sets) + ", " + run::names_of(general_sets), domain_parts[0],
-                        general_parts[0], cache);
-    Json json = method::to_json(gain);
-    json["samples"] = samples;
-    out.write(io::record_text(json));
-    out.commit();
-    return print_gains(gain, model.config, num_lowest, options.seq_len);
-  }
   const method::ProbeOptions probe = {
       .methods = methods, .num_lowest = num_lowest, .until_separated = options.until_separated};
-  const auto importances = run::probe_layers(measured, run::names_of(general_sets), general_parts, probe, cache);
+  std::string names = run::names_of(general_sets);
+  if (first.needs_domain) names = run::names_of(domain_sets) + ", " + names;
+  const method::ProbeText text =
+      first.needs_domain ? method::ProbeText(general_parts, domain_parts.front()) : method::ProbeText(general_parts);
+  const auto importances = run::probe_layers(measured, names, text, probe, cache);
   Json json = method::to_json(importances);
   json["samples"] = samples;
   std::optional<method::Importance> in_domain;
-  if (!domain.empty()) {
+  if (!domain.empty() && !first.needs_domain) {
     in_domain = run::probe_layers(measured, run::names_of(domain_sets), domain_parts, probe, cache).front();
     json["domain"] = method::to_json(*in_domain);
   }
   out.write(io::record_text(json));
   out.commit();
-  for (const method::Importance& importance : importances) print_scores(importance);
+  for (const method::Importance& importance : importances)
+    if (const auto& method = method::importance_method(importance.method); method.figures.empty())
+      print_scores(importance);
+    else
+      print_figures(importance, method);
+  if (first.name == method::kFirstOrderGain)
+    print_choice(importances.front(), model.config, num_lowest, options.seq_len);
   if (importances.size() > 1) print_agreement(importances, num_lowest);
   if (in_domain) print_both(model.dir, importances.front(), *in_domain);
 }
@@ -226,12 +235,11 @@ void add_probe_command(CLI::App& app) {
                    "Domain text: with --method gain whose gain is measured; else the method is measured on it too, so "
                    "that one sees what each layer and each trained copy is worth in both")
       ->type_name("[NAME=]PATH");
-  std::string meanings =
-      "all: every one of these, and how far they agree\ngain: what a copy behind each layer would gain in --domain";
+  std::string meanings = "all: every one of these that needs no --domain, and how far they agree";
   for (const method::ImportanceMethod& method : method::importance_methods())
     meanings += fmt::format("\n{}: {}", method.name, method.meaning);
   command->add_option("--method", options->method, meanings)
-      ->type_name(fmt::format("{}|{}|all", method::importance_method_names("|"), method::kGainMethod))
+      ->type_name(method::importance_method_names("|") + "|all")
       ->capture_default_str();
   add_count_option(*command, "--layers", options->layers, 0, 10000,
                    "How many layers will be expanded: how certain the choice of the lowest is gets measured; 0 = 4, "

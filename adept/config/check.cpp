@@ -128,7 +128,8 @@ void settle_alternatives(TrainConfig& train, const CrossCheck& check) {
     check.prefer("train.warmup_ratio", "train.warmup_steps", train.warmup_steps);
 }
 
-void check_expand(const method::SelectionOptions& expand, const ProbeConfig& probe, Method method, CrossCheck& check) {
+void check_expand(const method::SelectionOptions& expand, const method::LayerProbeOptions& probe, Method method,
+                  CrossCheck& check) {
   const bool by_hand = !expand.after.empty();
   check.expect(!expand.num_layers || !by_hand, {"expand.after", "expand.num_layers"},
                "found together with expand.num_layers; expected one of the two (null or [] unsets a key)");

@@ -12,7 +12,6 @@ enum class Device { kCpu, kCuda };
 enum class ExportDType { kAuto, kFp32, kBf16 };
 enum class Method { kAdept, kFull, kReplay, kLlamaPro, kLora, kTopKLayers };
 enum class EvalRole { kGeneral, kDomain, kOther };
-enum class ProbeMethod { kMaskOut, kCumulative, kRankAggregation, kFisher, kBlockInfluence, kTaylorGate };
 
 using adept::choices_of;
 using adept::from_string;
@@ -43,14 +42,6 @@ template <>
 inline constexpr std::array kChoices<config::EvalRole> = {Choice{config::EvalRole::kGeneral, "general"},
                                                           Choice{config::EvalRole::kDomain, "domain"},
                                                           Choice{config::EvalRole::kOther, "other"}};
-template <>
-inline constexpr std::array kChoices<config::ProbeMethod> = {
-    Choice{config::ProbeMethod::kMaskOut, "mask_out"},
-    Choice{config::ProbeMethod::kCumulative, "cumulative"},
-    Choice{config::ProbeMethod::kRankAggregation, "rank_aggregation"},
-    Choice{config::ProbeMethod::kFisher, "fisher"},
-    Choice{config::ProbeMethod::kBlockInfluence, "block_influence"},
-    Choice{config::ProbeMethod::kTaylorGate, "taylor_gate"}};
 
 /// As torch and Hugging Face spell them.
 template <>

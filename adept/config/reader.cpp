@@ -78,13 +78,6 @@ bool parse_integer(const Value& value, std::int64_t& integer) {
   return error == std::errc() && end == text.data() + text.size();
 }
 
-std::string join_names(const std::vector<std::string>& names, std::string_view last_separator) {
-  std::string text;
-  for (std::size_t i = 0; i < names.size(); ++i)
-    text += (i == 0 ? "" : i + 1 == names.size() ? std::string(last_separator) : ", ") + names[i];
-  return text;
-}
-
 /// The full keys that the user may have meant by `name` in `section`.
 std::vector<std::string> meant_keys(const std::string& name, const std::string& section,
                                     const std::vector<std::string>& known) {
@@ -99,6 +92,14 @@ std::vector<std::string> meant_keys(const std::string& name, const std::string& 
 }
 
 }  // namespace
+
+std::string join_names(const std::vector<std::string>& names, std::string_view separator,
+                       std::string_view last_separator) {
+  std::string text;
+  for (std::size_t i = 0; i < names.size(); ++i)
+    text.append(i == 0 ? "" : i + 1 == names.size() ? last_separator : separator).append(names[i]);
+  return text;
+}
 
 std::string last_part(const std::string& key) { return key.substr(key.rfind('.') + 1); }
 
@@ -194,14 +195,24 @@ void add_unknown_choice(const Value& value, const std::string& key, const std::s
   add_mismatch(value, key, nearest.empty() ? expected : fmt::format("{}; did you mean {}?", expected, nearest), result);
 }
 
+bool read_name(const Value& value, const std::string& key, const std::vector<std::string>& names, std::string& target,
+               ReadResult& result) {
+  const bool is_known = value.kind == Value::Kind::kScalar && std::ranges::count(names, value.text) > 0;
+  if (is_known)
+    target = value.text;
+  else
+    add_unknown_choice(value, key, join_names(names, ", ", " or "), names, result);
+  return is_known;
+}
+
 void add_unknown_key(const Entry& entry, const std::string& section, const std::vector<std::string>& known,
                      ReadResult& result) {
   const std::vector<std::string> meant = meant_keys(entry.key, section, known);
   const std::string key = (section.empty() ? "" : section + ".") + entry.key;
   const std::string printable = quote(key);
   result.add(entry.location, printable.substr(1, printable.size() - 2),
-             meant.empty() ? fmt::format("found an unknown key; expected one of {}", join_names(known, ", "))
-                           : fmt::format("found an unknown key; did you mean {}?", join_names(meant, " or ")));
+             meant.empty() ? fmt::format("found an unknown key; expected one of {}", join_names(known, ", ", ", "))
+                           : fmt::format("found an unknown key; did you mean {}?", join_names(meant, ", ", " or ")));
 }
 
 }  // namespace adept::config

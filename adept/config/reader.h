@@ -45,6 +45,9 @@ void add_mismatch(const Value& value, const std::string& key, const std::string&
 /// Adds `; did you mean "name"?` to a mismatch where one of the names is near.
 void add_unknown_choice(const Value& value, const std::string& key, const std::string& expected,
                         const std::vector<std::string>& names, ReadResult& result);
+/// A string that must be one of `names`.
+bool read_name(const Value& value, const std::string& key, const std::vector<std::string>& names, std::string& target,
+               ReadResult& result);
 /// Adds a problem for an unknown key of a section whose keys are `known`.
 void add_unknown_key(const Entry& entry, const std::string& section, const std::vector<std::string>& known,
                      ReadResult& result);
@@ -98,7 +101,8 @@ class SectionReader {
     } else if constexpr (std::is_enum_v<T>) {
       return read_choice(member, value, key, options);
     } else if constexpr (std::is_same_v<T, std::string>) {
-      return read_string(value, key, member, result_);
+      return options.names == nullptr ? read_string(value, key, member, result_)
+                                      : read_name(value, key, options.names(), member, result_);
     } else if constexpr (std::is_same_v<T, bool>) {
       return read_bool(value, key, member, result_);
     } else if constexpr (std::is_same_v<T, std::int64_t>) {

@@ -40,13 +40,6 @@ struct DataConfig {
   bool document_mask = true;
 };
 
-struct ProbeConfig {
-  ProbeMethod method = ProbeMethod::kMaskOut;
-  std::int64_t max_tokens = 65536;  ///< 0 = all
-  bool until_separated = false;
-  std::int64_t batch_size = 8;
-};
-
 /// After loading, exactly one of max_steps and num_train_epochs is set, and exactly one of the two warm-ups.
 struct TrainConfig {
   double learning_rate = 2e-4;
@@ -113,7 +106,7 @@ struct RunConfig {
   ExportDType export_dtype = ExportDType::kAuto;
   std::int64_t seq_len = 512;
   DataConfig data;
-  ProbeConfig probe;
+  method::LayerProbeOptions probe;
   method::SelectionOptions expand;  ///< after loading, the strategy is set, and one of its three sizes
   TrainConfig train;
   method::UnitLrOptions unit_lr;  ///< after loading, ema is set

@@ -48,6 +48,8 @@ struct FieldOptions {
   bool required = false;           ///< there is no default; a list must not be empty
   std::string_view fallback = "";  ///< what happens where an optional field is not set
   unsigned decides = 0;            ///< of config::decides; 0: what the section around it does
+  /// Of a string: the names that it may be, of a table that the configuration does not know.
+  std::vector<std::string> (*names)() = nullptr;
 };
 
 /// Fields that have fields of their own.
@@ -119,8 +121,9 @@ void describe(Visitor& v, DataConfig& c) {
 }
 
 template <typename Visitor>
-void describe(Visitor& v, ProbeConfig& c) {
-  v(c.method, "method", "How layer importance is scored; mask_out is the loss without the layer");
+void describe(Visitor& v, method::LayerProbeOptions& c) {
+  v(c.method, "method", "How layer importance is scored; mask_out is the loss without the layer",
+    {.names = method::general_importance_methods});
   v(c.max_tokens, "max_tokens", "Size of the probe: a sample of data.general, shared equally by its sources; 0 = all",
     {.unit = "tokens", .range = kTokens});
   v(c.until_separated, "until_separated",

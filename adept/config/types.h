@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -20,6 +21,10 @@ inline constexpr bool kIsList = false;
 template <typename T>
 inline constexpr bool kIsList<std::vector<T>> = true;
 
+/// "a, b or c".
+std::string join_names(const std::vector<std::string>& names, std::string_view separator,
+                       std::string_view last_separator);
+
 /// "number > 0", "fp32|bf16", "list of integers >= 0" ...
 template <typename T>
 std::string type_text(const FieldOptions& options) {
@@ -34,7 +39,7 @@ std::string type_text(const FieldOptions& options) {
   else if constexpr (kIsSection<T>)
     return "section";
   else if constexpr (std::is_same_v<T, std::string>)
-    return "string";
+    return options.names == nullptr ? "string" : join_names(options.names(), "|", "|");
   else if constexpr (std::is_same_v<T, bool>)
     return "true|false";
   else if constexpr (std::is_enum_v<T>)
@@ -54,6 +59,8 @@ std::string expected_text(const FieldOptions& options) {
     return choices_of<T>(", ", " or ");
   else if constexpr (std::is_same_v<T, bool>)
     return "true or false";
+  else if constexpr (std::is_same_v<T, std::string>)
+    return options.names == nullptr ? "a string" : join_names(options.names(), ", ", " or ");
   else if constexpr (std::is_same_v<T, std::vector<std::string>>)
     return "a string or a list of strings";
   else if constexpr (std::is_same_v<T, std::int64_t>)

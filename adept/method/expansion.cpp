@@ -16,7 +16,7 @@
 #include "adept/io/mapped_file.h"
 #include "adept/io/record.h"
 #include "adept/io/weight_files.h"
-#include "adept/method/json_field.h"
+#include "adept/method/beyond/json_field.h"
 #include "adept/model/config.h"
 #include "adept/model/load.h"
 #include "adept/model/save.h"
@@ -145,13 +145,17 @@ void check_layers(const model::ModelConfig& base, const model::ModelConfig& expa
 
 }  // namespace
 
+void check_layer_index(std::string_view what, std::int64_t layer, std::int64_t num_layers, std::string_view model) {
+  if (layer < 0 || layer >= num_layers)
+    throw ConfigError("{}: found {}, expected indices from 0 to {} ({} has {} layers).", what, layer, num_layers - 1,
+                      model, num_layers);
+}
+
 std::vector<ExpandedLayer> place_copies(std::span<const int> after, int base_num_hidden_layers) {
   if (after.empty()) throw ConfigError("layers to expand: found none, expected at least one.");
   std::vector<ExpandedLayer> copies;
   for (const int source : after) {
-    if (source < 0 || source >= base_num_hidden_layers)
-      throw ConfigError("layers to expand: found {}, expected indices from 0 to {} (the model has {} layers).", source,
-                        base_num_hidden_layers - 1, base_num_hidden_layers);
+    check_layer_index("layers to expand", source, base_num_hidden_layers);
     if (!copies.empty() && source < copies.back().source)
       throw ConfigError("layers to expand: found {} after {}, expected ascending indices.", source,
                         copies.back().source);

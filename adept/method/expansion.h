@@ -9,11 +9,12 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "adept/core/json.h"
 #include "adept/io/atomic_file.h"
-#include "adept/method/importance.h"
+#include "adept/method/beyond/scores.h"
 #include "adept/model/architectures/architecture.h"
 #include "adept/model/weights.h"
 
@@ -35,6 +36,11 @@ struct Expansion {
   std::vector<ExpandedLayer> layers;     ///< ascending
   std::optional<Importance> importance;  ///< the scores that led to the choice, where it was made by scores
 };
+
+/// The one check of a layer's index. Throws ConfigError, with `what` as the place, unless it is in 0 .. L-1; `model`
+/// says whose layers these are.
+void check_layer_index(std::string_view what, std::int64_t layer, std::int64_t num_layers,
+                       std::string_view model = "the model");
 
 /// Where the copies go. `after` holds base indices, an index once for each copy of that layer. Throws ConfigError
 /// unless they are ascending and in 0 .. L-1.

@@ -1,222 +1,267 @@
+// Legend: B sequences of a batch, T tokens, D hidden_size, L layers, P parts of a layer; F_l(h_l) = h_{l+1} - h_l; g
+// the gradient of the mean loss of one sequence.
 #include "adept/method/importance.h"
 
-#include <fmt/format.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/nonzero.h>
+#include <ATen/ops/stack.h>
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
+#include <array>
 #include <numeric>
 
 #include "adept/core/error.h"
-#include "adept/io/record.h"
-#include "adept/method/json_field.h"
+#include "adept/core/signals.h"
+#include "adept/method/beyond/first_order_gain.h"
+#include "adept/method/options.h"
+#include "adept/model/layer_gradients.h"
+#include "adept/nn/cross_entropy.h"
 
 namespace adept::method {
 namespace {
 
-constexpr double kLargest = std::numeric_limits<double>::max();
-constexpr std::int64_t kMostTokens = std::numeric_limits<std::int64_t>::max();
+// Measures.
+constexpr std::string_view kBypassLoss = "bypass loss", kFirstOrder = "first order",
+                           kSquaredGradient = "squared gradient", kGate = "gate", kAngle = "angle";
 
-// A single sequence has no interval: its infinite bounds are null in JSON.
-std::array<double, 2> read_interval(const Json& entry, const std::string& prefix) {
-  constexpr double infinity = std::numeric_limits<double>::infinity();
-  const auto bound = [&](const Json& value, double if_null) {
-    if (!value.is_null() && !value.is_number())
-      throw DataError("{}ci95 holds {}; expected numbers or null", prefix, model::brief(value));
-    return value.is_null() ? if_null : value.get<double>();
-  };
-  const Json interval = entry.is_object() ? entry.value("ci95", Json()) : Json();
-  if (!interval.is_array() || interval.size() != 2)
-    throw DataError("{}ci95 is {}; expected a list of two numbers", prefix, model::brief(interval));
-  const std::array<double, 2> bounds = {bound(interval[0], -infinity), bound(interval[1], infinity)};
-  if (bounds[0] > bounds[1])
-    throw DataError("{}ci95 is {}; expected its ends in order", prefix, model::brief(interval));
-  return bounds;
+std::vector<double> to_vector(const at::Tensor& tensor) {
+  const at::Tensor host = tensor.to(at::kDouble).cpu().contiguous();
+  return {host.data_ptr<double>(), host.data_ptr<double>() + host.numel()};
 }
 
-// Sums of 1 / n may be above 1 by their rounding.
-double read_share(const Json& object, const std::string& key, const std::string& prefix) {
-  const double share = json_field<double>(object, key, prefix);
-  if (!(share >= 0 && share <= 1 + 1e-9)) throw DataError("{}{} is {}; expected 0 to 1", prefix, key, share);
-  return share;
+// Sum of the losses of each row of h (B, T, D): (B) fp64.
+at::Tensor row_losses(const model::Decoder& decoder, const at::Tensor& h, const at::Tensor& targets) {
+  return decoder.token_losses(h, targets).to(at::kDouble).sum(1);
 }
 
-}  // namespace
+// The first pass over a batch brings its losses.
+void add_losses(ProbeSamples& samples, const std::vector<double>& losses) {
+  if (samples.losses.size() < samples.num_sequences())
+    samples.losses.insert(samples.losses.end(), losses.begin(), losses.end());
+}
 
-std::vector<double> Importance::scores() const {
+// Row b alone, without the padding behind its last target.
+model::Batch single_row(const model::Batch& batch, std::int64_t b) {
+  const at::Tensor targets = batch.targets.slice(0, b, b + 1);
+  const at::Tensor positions = at::nonzero(targets[0].ne(nn::kIgnoreIndex));
+  const std::int64_t length = positions.size(0) == 0 ? 0 : positions[-1].item<std::int64_t>() + 1;
+  return {.input_ids = batch.input_ids.slice(0, b, b + 1).slice(1, 0, length),
+          .targets = targets.slice(1, 0, length),
+          .num_targets = positions.size(0),
+          .document_starts = batch.document_starts.defined()
+                                 ? batch.document_starts.slice(0, b, b + 1).slice(1, 0, length)
+                                 : at::Tensor()};
+}
+
+void append(MeasureTable& table, const std::vector<double>& values) {
+  table.values.insert(table.values.end(), values.begin(), values.end());
+}
+
+// ---- mask_out: I_l = loss of the model without layer l - loss of the model; nats, the layer being the identity.
+// What is below the layer is computed once, so it takes L + L(L-1)/2 layer passes and L+1 heads.
+
+void measure_bypass(const model::Decoder& decoder, const ProbeBatch& probe, ProbeSamples& samples, const Tick& tick) {
+  const at::NoGradGuard no_grad;
+  const model::Batch& batch = probe.batch;
+  const std::int64_t num_layers = decoder.num_layers();
+  const model::Context context = batch.context(throw_if_interrupted);
+  std::vector<at::Tensor> columns;                // L+1 of (B)
+  at::Tensor h = decoder.embed(batch.input_ids);  // (B, T, D), the input of layer l
+  for (std::int64_t l = 0; l < num_layers; ++l) {
+    const at::Tensor without = decoder.layers(h, l + 1, num_layers, context);
+    columns.push_back(row_losses(decoder, without, batch.targets));
+    h = decoder.layer(h, l, context);
+    tick(batch.num_positions());
+  }
+  columns.push_back(row_losses(decoder, h, batch.targets));
+  tick(batch.num_positions());
+  const at::Tensor losses = at::stack(columns, 1).cpu();  // (B, L+1)
+  const std::vector<double> counts = target_counts(batch);
+  std::vector<double> model_losses;
+  for (std::size_t b = 0; b < counts.size(); ++b) {
+    if (counts[b] == 0) continue;
+    std::vector<double> row = to_vector(losses[static_cast<std::int64_t>(b)]);
+    const double loss = row.back();
+    row.pop_back();
+    for (double& without : row) without -= loss;  // paired: the same sequence with and without the layer
+    append(samples.table(kBypassLoss), row);
+    model_losses.push_back(loss);
+  }
+  add_losses(samples, model_losses);
+}
+
+// ---- block_influence: 1 - cos(h_l, h_{l+1}), over positions with a target (ShortGPT, arXiv 2403.03853).
+
+// Of (B, T, D), summed over the positions with a target: (B) fp64.
+at::Tensor row_angles(const at::Tensor& before, const at::Tensor& after, const at::Tensor& targets) {
+  const at::Tensor a = before.detach().to(at::kDouble), b = after.detach().to(at::kDouble);
+  const at::Tensor norms = (a.square().sum(-1) * b.square().sum(-1)).sqrt();  // (B, T)
+  const at::Tensor cosine = (a * b).sum(-1) / norms.clamp_min(1e-30);
+  return (1 - cosine).masked_fill(targets.to(cosine.device()).eq(nn::kIgnoreIndex), 0).sum(1);
+}
+
+void measure_angles(const model::Decoder& decoder, const ProbeBatch& probe, ProbeSamples& samples, const Tick& tick) {
+  const at::NoGradGuard no_grad;
+  throw_if_interrupted();
+  const model::Batch& batch = probe.batch;
+  at::Tensor h = decoder.embed(batch.input_ids);
+  std::vector<at::Tensor> columns;  // L of (B)
+  for (std::int64_t l = 0; l < decoder.num_layers(); ++l) {
+    const at::Tensor next = decoder.layer(h, l, batch.context());
+    columns.push_back(row_angles(h, next, batch.targets));
+    h = next;
+  }
+  const at::Tensor angles = at::stack(columns, 1).cpu();  // (B, L)
+  const std::vector<double> losses = to_vector(row_losses(decoder, h, batch.targets)), counts = target_counts(batch);
+  std::vector<double> kept;
+  for (std::size_t b = 0; b < counts.size(); ++b) {
+    if (counts[b] == 0) continue;
+    kept.push_back(losses[b]);
+    append(samples.table(kAngle), to_vector(angles[static_cast<std::int64_t>(b)]));
+  }
+  add_losses(samples, kept);
+  tick(batch.num_positions());
+}
+
+// ---- All others, and the angle once more, from one backward pass per sequence:
+//   first order        of each tensor theta of the layer  sum over i of |g_i theta_i|
+//   squared gradient   sum over i of g_i^2
+//   gate               -<dL/dh_{l+1}, F_l(h_l)>, L the sum of losses: first order in a gate before F_l
+
+double sum_of_squares(const at::Tensor& tensor) {
+  return tensor.to(at::kFloat).square().sum(at::kDouble).item<double>();
+}
+
+void measure_gradients(const model::Decoder& decoder, const ProbeBatch& probe, ProbeSamples& samples,
+                       const Tick& tick) {
+  std::vector<int> layers(static_cast<std::size_t>(decoder.num_layers()));
+  std::iota(layers.begin(), layers.end(), 0);
+  MeasureTable& first_order = samples.table(kFirstOrder);
+  std::vector<double> losses;
+  for (std::int64_t b = 0; b < probe.batch.rows(); ++b) {
+    throw_if_interrupted();
+    const model::Batch row = single_row(probe.batch, b);
+    if (row.num_targets == 0) continue;
+    const auto n = static_cast<double>(row.num_targets);
+    // Layers are visited from the top down; the tables hold them from the bottom up.
+    std::vector<std::vector<double>> sums(layers.size());
+    std::vector<double> squares(layers.size()), gates(layers.size()), angles(layers.size());
+    const double loss = model::visit_layer_gradients(decoder, row, layers, [&](const model::LayerGradients& g) {
+      const auto l = static_cast<std::size_t>(g.layer);
+      first_order.parts.clear();
+      for (std::size_t i = 0; i < g.parameters.size(); ++i) {
+        first_order.parts.push_back(g.parameters[i].local_name);
+        sums[l].push_back(n * first_order_importance(g.parameters[i], g.gradients[i]));
+        squares[l] += n * sum_of_squares(g.gradients[i]);
+      }
+      const at::Tensor step = g.output.detach().to(at::kFloat) - g.input.detach().to(at::kFloat);
+      gates[l] = -n * (g.output_gradient.to(at::kFloat) * step).sum(at::kDouble).item<double>();
+      angles[l] = row_angles(g.input, g.output, row.targets).item<double>();
+    });
+    for (const std::vector<double>& parts : sums) append(first_order, parts);
+    append(samples.table(kSquaredGradient), squares);
+    append(samples.table(kGate), gates);
+    append(samples.table(kAngle), angles);
+    losses.push_back(loss * n);
+    tick(row.num_positions());
+  }
+  add_losses(samples, losses);
+}
+
+// The mean itself.
+std::vector<double> mean(const LayerMeans& means) {
   std::vector<double> scores;
-  for (const LayerImportance& layer : layers) scores.push_back(layer.score);
+  for (int l = 0; l < means.num_layers; ++l) scores.push_back(means.sum(l));
   return scores;
 }
 
-Importance to_importance(const Gain& gain) {
-  constexpr double infinity = std::numeric_limits<double>::infinity();
-  Importance importance{.method = kGainMethod,
-                        .model = {},
-                        .baseline_loss = gain.domain_loss,
-                        .tokens = gain.domain_tokens,
-                        .sequences = gain.domain_sequences,
-                        .layers = {},
-                        .stability = {},
-                        .separation = {}};
-  for (const LayerGain& layer : gain.layers)
-    importance.layers.push_back({.index = static_cast<int>(importance.layers.size()),
-                                 .score = layer.l1,
-                                 .ci95 = {-infinity, infinity},
-                                 .gain = layer});
-  normalize_and_rank(importance.layers);
-  return importance;
+// The mean divided by that of the largest layer.
+std::vector<double> share_of_largest(const LayerMeans& means) {
+  std::vector<double> scores = mean(means);
+  const double largest = *std::max_element(scores.begin(), scores.end());
+  if (largest > 0)
+    for (double& score : scores) score /= largest;
+  return scores;
 }
 
-void normalize_and_rank(std::vector<LayerImportance>& layers) {
-  for (const LayerImportance& layer : layers)
-    if (!std::isfinite(layer.score))
-      throw NonFiniteError(fmt::format(
-          "importance of layer {}: the score is not finite; look at the model's weights and the probe text.",
-          layer.index));
-  const auto by_score = [](const LayerImportance& a, const LayerImportance& b) { return a.score < b.score; };
-  const auto [low, high] = std::minmax_element(layers.begin(), layers.end(), by_score);
-  const double min = low->score, range = high->score - low->score;
-  std::vector<std::size_t> order(layers.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return layers[a].score > layers[b].score; });
-  for (std::size_t position = 0; position < order.size(); ++position)
-    layers[order[position]].rank = static_cast<int>(position) + 1;
-  for (LayerImportance& layer : layers) layer.normalized = range > 0 ? (layer.score - min) / range : 0.0;
-}
-
-Json to_json(const Importance& importance) {
-  const bool resampled = importance.stability.num_resamples > 0;
-  Json layers = Json::array();
-  for (const LayerImportance& layer : importance.layers) {
-    layers.push_back({{"index", layer.index},
-                      {"score", layer.score},
-                      {"normalized", layer.normalized},
-                      {"rank", layer.rank},
-                      {"ci95", {layer.ci95[0], layer.ci95[1]}}});
-    if (resampled) layers.back()["lowest_share"] = layer.lowest_share;
-    if (layer.gain)
-      layers.back()["gain"] = {{"l1", layer.gain->l1},
-                               {"l2", layer.gain->l2},
-                               {"general_change", layer.gain->general_change},
-                               {"cosine", layer.gain->cosine}};
+// 1 - mean over parts p of rank_p(l) / L, rank 1 being the most important layer for that part; ties rank by index.
+std::vector<double> mean_rank(const LayerMeans& means) {
+  std::vector<int> ranks(static_cast<std::size_t>(means.num_layers)), order(ranks.size());
+  for (int p = 0; p < means.num_parts; ++p) {
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return means.at(a, p) > means.at(b, p); });
+    for (std::size_t position = 0; position < order.size(); ++position)
+      ranks[static_cast<std::size_t>(order[position])] += static_cast<int>(position) + 1;
   }
-  Json json = {{"method", importance.method},
-               {"baseline_loss", importance.baseline_loss},
-               {"tokens", importance.tokens},
-               {"sequences", importance.sequences}};
-  if (importance.model) json["model"] = io::to_json(*importance.model);
-  json["layers"] = layers;
-  if (resampled)
-    json["stability"] = {{"num_lowest", importance.stability.num_lowest},
-                         {"resamples", importance.stability.num_resamples},
-                         {"same_set_share", importance.stability.same_set_share},
-                         {"degrees_of_freedom", importance.stability.degrees_of_freedom}};
-  if (!importance.stability.covariance.empty()) json["stability"]["covariance"] = importance.stability.covariance;
-  if (importance.separation)
-    json["separation"] = {{"reached", importance.separation->reached},
-                          {"required_share", importance.separation->required_share},
-                          {"looks", importance.separation->looks}};
-  return json;
+  std::vector<double> scores;
+  for (const int sum : ranks) scores.push_back(1 - static_cast<double>(sum) / (means.num_parts * means.num_layers));
+  return scores;
 }
 
-Json to_json(std::span<const Importance> importances) {
-  Json json = to_json(importances[0]);
-  for (const Importance& other : importances.subspan(1)) json["methods"][other.method] = to_json(other);
-  return json;
-}
+constexpr Pass kBypass = {measure_bypass,
+                          [](const model::Decoder& decoder, const ProbeBatch&) { return decoder.num_layers() + 1; }};
+constexpr Pass kAngles = {measure_angles, [](const model::Decoder&, const ProbeBatch&) { return std::int64_t{1}; }};
+constexpr Pass kGradients = {measure_gradients,
+                             [](const model::Decoder&, const ProbeBatch& batch) { return batch.batch.rows(); }};
 
-namespace {
-
-Stability read_stability(const Json& json, std::size_t num_layers) {
-  constexpr int most = std::numeric_limits<int>::max();
-  const auto layers = static_cast<int>(num_layers);
-  Stability stability{.num_lowest = json_field_in<int>(json, "num_lowest", 1, layers, "stability."),
-                      .num_resamples = json_field_in<int>(json, "resamples", 1, most, "stability."),
-                      .same_set_share = read_share(json, "same_set_share", "stability."),
-                      .degrees_of_freedom = json_field_in<int>(json, "degrees_of_freedom", 1, most, "stability."),
-                      .covariance = {}};
-  for (const Json& row : json.contains("covariance") ? json_list(json, "covariance") : Json::array()) {
-    std::vector<double> values;
-    for (const Json& value : row) {
-      if (!value.is_number() && !value.is_null())
-        throw DataError("stability.covariance holds {}; expected numbers or null", model::brief(value));
-      values.push_back(value.is_null() ? std::numeric_limits<double>::infinity() : value.get<double>());
-    }
-    stability.covariance.push_back(std::move(values));
-  }
-  for (const auto& row : stability.covariance)
-    if (row.size() != num_layers || stability.covariance.size() != num_layers)
-      throw DataError("stability.covariance has not a row and a column for each of the {} layers", num_layers);
-  return stability;
-}
-
-Importance read_scores(const Json& json) {
-  Importance importance;
-  importance.method = json_field<std::string>(json, "method");
-  importance.baseline_loss = json_field<double>(json, "baseline_loss");
-  importance.tokens = json_field_in<std::int64_t>(json, "tokens", 1, kMostTokens);
-  importance.sequences = json_field_in<std::int64_t>(json, "sequences", 1, kMostTokens);
-  if (json.contains("model")) importance.model = io::model_identity_from_json(json["model"], "model.");
-  for (const Json& entry : json_list(json, "layers")) {
-    const std::string prefix = fmt::format("layers[{}].", importance.layers.size());
-    importance.layers.push_back({.index = json_field<int>(entry, "index", prefix),
-                                 .score = json_field<double>(entry, "score", prefix),
-                                 .ci95 = read_interval(entry, prefix)});
-    if (entry.contains("lowest_share"))
-      importance.layers.back().lowest_share = read_share(entry, "lowest_share", prefix);
-    if (entry.contains("gain")) {
-      const Json& gain = entry["gain"];
-      importance.layers.back().gain = {.l1 = json_field_in<double>(gain, "l1", 0, kLargest, prefix + "gain."),
-                                       .l2 = json_field_in<double>(gain, "l2", 0, kLargest, prefix + "gain."),
-                                       .general_change = json_field<double>(gain, "general_change", prefix + "gain."),
-                                       .cosine = json_field<double>(gain, "cosine", prefix + "gain.")};
-    }
-  }
-  if (json.contains("stability")) importance.stability = read_stability(json["stability"], importance.layers.size());
-  if (json.contains("separation")) {
-    const Json& separation = json["separation"];
-    importance.separation = {.reached = separation.is_object() && separation.value("reached", Json()) == true,
-                             .required_share = read_share(separation, "required_share", "separation."),
-                             .looks = json_field_in<int>(separation, "looks", 0, 1000, "separation.")};
-  }
-  return importance;
-}
-
-// The part of the file that holds the scores of `method`.
-const Json& scores_of(const Json& json, const std::string& method) {
-  if (method.empty() || json_field<std::string>(json, "method") == method) return json;
-  std::string known = json_field<std::string>(json, "method");
-  if (json.contains("methods") && json["methods"].is_object()) {
-    if (json["methods"].contains(method)) return json["methods"][method];
-    for (const auto& [name, scores] : json["methods"].items()) known += ", " + name;
-  }
-  throw ConfigError("found no scores of {}; expected a method that was probed: {}", method, known);
-}
+constexpr std::array kMethods = {
+    // ADEPT's default, the best of its ablation.
+    ImportanceMethod{"mask_out", "rise of the loss without the layer, nats per token",
+                     FromSequences{kBypassLoss, &kBypass, true, mean}},
+    // Sum of |gradient * weight|, as in movement and magnitude pruning.
+    ImportanceMethod{"cumulative", "sum of |gradient * weight| over the layer, largest = 1",
+                     FromSequences{kFirstOrder, &kGradients, false, share_of_largest}},
+    ImportanceMethod{"rank_aggregation", "1 - mean rank among the layers over the kinds of tensors",
+                     FromSequences{kFirstOrder, &kGradients, false, mean_rank}},
+    // Diagonal of the empirical Fisher information, from per-sequence gradients.
+    ImportanceMethod{"fisher", "sum of squared gradients over the layer",
+                     FromSequences{kSquaredGradient, &kGradients, true, mean}},
+    ImportanceMethod{"block_influence", "1 - cosine between the layer's input and output",
+                     FromSequences{kAngle, &kAngles, true, mean, &kGradients}},
+    // First order of mask_out: the derivative with respect to a factor before the layer's output.
+    ImportanceMethod{"taylor_gate", "first-order estimate of mask_out from one backward pass",
+                     FromSequences{kGate, &kGradients, true, mean}},
+    // Ours.
+    ImportanceMethod{kFirstOrderGain, "what a copy behind each layer would gain in --domain",
+                     FromTexts{first_order_gain}, true, true, kGainFigures, kGainFiguresMeaning},
+};
 
 }  // namespace
 
-Importance importance_from_json(const Json& json, const std::string& where, const std::string& method) {
-  Importance importance;
-  try {
-    importance = read_scores(scores_of(json, method));
-  } catch (const DataError& error) {
-    throw DataError("{}: not importance scores of `adept probe`: {}. Run `adept probe` again.", where, error.what());
-  } catch (const ConfigError& error) {
-    throw ConfigError("{}: {}.", where, error.what());
-  }
-  if (importance.layers.empty()) throw DataError("{}: holds no layers; run `adept probe` again.", where);
-  for (std::size_t i = 0; i < importance.layers.size(); ++i)
-    if (importance.layers[i].index != static_cast<int>(i))
-      throw DataError("{}: entry {} of layers has index {}; expected every layer once, in order.", where, i,
-                      importance.layers[i].index);
-  normalize_and_rank(importance.layers);
-  return importance;
+std::span<const ImportanceMethod> importance_methods() { return kMethods; }
+
+const ImportanceMethod* find_importance_method(std::string_view name) {
+  const auto found = std::find_if(kMethods.begin(), kMethods.end(), [&](const auto& m) { return m.name == name; });
+  return found == kMethods.end() ? nullptr : &*found;
 }
 
-Importance read_importance(const std::filesystem::path& path, const std::string& method) {
-  return importance_from_json(io::read_record(path, io::NoChecksum::kAccepted), path.string(), method);
+const ImportanceMethod& importance_method(std::string_view name) {
+  if (const ImportanceMethod* found = find_importance_method(name)) return *found;
+  throw ConfigError("importance method: found \"{}\"; expected one of {}.", name, importance_method_names(", "));
+}
+
+std::string importance_method_names(std::string_view separator) {
+  std::string names;
+  for (const ImportanceMethod& method : kMethods)
+    names.append(names.empty() ? std::string_view() : separator).append(method.name);
+  return names;
+}
+
+std::vector<std::string> general_importance_methods() {
+  std::vector<std::string> names;
+  for (const ImportanceMethod& method : kMethods)
+    if (!method.needs_domain) names.emplace_back(method.name);
+  return names;
+}
+
+at::Tensor first_order_terms(const model::Parameter& p, const at::Tensor& gradient) {
+  const at::Tensor stored = p.tensor->detach().to(at::kFloat);
+  return ((p.offset == 0 ? stored : stored + p.offset) * gradient.to(at::kFloat)).abs();
+}
+
+double first_order_importance(const model::Parameter& parameter, const at::Tensor& gradient) {
+  return first_order_terms(parameter, gradient).sum(at::kDouble).item<double>();
 }
 
 }  // namespace adept::method

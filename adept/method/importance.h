@@ -1,118 +1,84 @@
-// General-competence importance of decoder layers (ADEPT, arXiv 2510.10071, section 3.1): what each layer is worth to
-// the general skill that must not be lost. The least important ones are expanded. The ways to score are in
-// importance_methods.h.
+// The importance of decoder layers for general skill (ADEPT, arXiv 2510.10071, section 3.1): what each layer is worth
+// to the skill that must not be lost. The least important ones are expanded.
 //
-// Legend: L layers, N sequences.
+// All ways to score are in one table, importance.cpp. To add one: a row there, and the pass that measures it if none of
+// those there will do. Names in the configuration and on the command line, help, intervals and `--method all` follow.
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <filesystem>
-#include <optional>
+#include <functional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <variant>
 #include <vector>
 
-#include "adept/core/json.h"
-#include "adept/core/progress.h"
-#include "adept/io/model_identity.h"
-#include "adept/method/gain.h"
-#include "adept/method/importance_methods.h"
+#include "adept/method/beyond/samples.h"
+#include "adept/method/beyond/scores.h"
+#include "adept/model/decoder.h"
+#include "adept/model/weights.h"
 
 namespace adept::method {
 
-/// The score of one layer.
-struct LayerImportance {
-  int index = 0;                    ///< in the probed model, 0 .. L-1
-  double score = 0;                 ///< see importance_methods.h
-  double normalized = 0;            ///< (score - min) / (max - min) over layers; 0 where the range is 0
-  int rank = 0;                     ///< 1 = the most important layer
-  std::array<double, 2> ci95{};     ///< of `score`, the sequences of each source being its sample
-  double lowest_share = 0;          ///< of resamples in which the layer is among the k lowest
-  std::optional<LayerGain> gain{};  ///< where the score is one
+/// Called now and then with the positions that were computed since.
+using Tick = std::function<void(std::int64_t positions)>;
+
+/// What a pass over a batch does: adds the batch's sequences to the tables of its measures. The decoder's weights and
+/// their gradients are left as they were.
+struct Pass {
+  void (*run)(const model::Decoder& decoder, const ProbeBatch& batch, ProbeSamples& samples, const Tick& tick);
+  std::int64_t (*num_ticks)(const model::Decoder& decoder, const ProbeBatch& batch);
 };
 
-/// How sure the choice of the k lowest is: from scores of bootstrap samples of the sequences.
-struct Stability {
-  int num_lowest = 0;          ///< k
-  int num_resamples = 0;       ///< 0: unknown
-  double same_set_share = 0;   ///< of resamples whose k lowest are those of the scores
-  int degrees_of_freedom = 0;  ///< N - sources
-  /// (L, L) of the scores over the resamples: which differences between layers are certain. Empty: unknown.
-  std::vector<std::vector<double>> covariance;
+/// Scores made of means over sequences.
+struct FromSequences {
+  std::string_view measure;  ///< the table of ProbeSamples
+  const Pass* pass;          ///< the cheapest that makes it
+  /// Whether a score is the layer's mean (summed over parts): its interval is then that of a mean, else it comes from
+  /// resampling.
+  bool is_mean;
+  /// From per-token means to one score per layer; higher is more important.
+  std::vector<double> (*scores)(const LayerMeans& means);
+  const Pass* as_well_from = nullptr;  ///< another that makes the table too: where it runs anyway, `pass` need not
 };
 
-/// How a probe went that could stop early.
-struct Separation {
-  bool reached = false;       ///< the k lowest were the same in `required_share` of the resamples
-  double required_share = 0;  ///< 1 - 0.05 / planned looks
-  int looks = 0;              ///< times that the scores were looked at
+/// Scores that need the whole texts at once, of which nothing is known sequence by sequence: no intervals. Ticks once
+/// for each batch.
+struct FromTexts {
+  Importance (*measure)(const model::Decoder& decoder, std::span<const ProbeBatch> general,
+                        std::span<const ProbeBatch> domain, const Tick& tick);
 };
 
-/// The scores of one method, and the contents of importance.json.
-struct Importance {
-  std::string method;
-  std::optional<io::ModelIdentity> model;  ///< that was probed; an expansion refuses scores of another one
-  double baseline_loss = 0;                ///< nats per token, sources weighing the same
-  std::int64_t tokens = 0;                 ///< predicted tokens
-  std::int64_t sequences = 0;
-  std::vector<LayerImportance> layers;
-  Stability stability;
-  std::optional<Separation> separation;
-
-  std::vector<double> scores() const;
+/// A figure beside a score, in importance.json and in the table of `adept probe`.
+struct Figure {
+  std::string_view name, title;
+  bool can_be_negative;
+  int width, decimals;  ///< of its column
 };
 
-/// Scores, intervals and stability from what was measured. Throws NonFiniteError for a score that is not finite.
-Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method, int num_lowest,
-                     const std::vector<int>& exclude = {});
-
-/// What to measure.
-struct ProbeOptions {
-  std::vector<std::string> methods = {"mask_out"};
-  int num_lowest = 4;          ///< k, for the stability; at most L less those excluded
-  std::vector<int> exclude{};  ///< layers that are never among the k lowest
-  /// Stop as soon as the k lowest of the first method are separated from the rest: the same ones in 1 - 0.05 / looks of
-  /// the resamples (the error of 5 % is shared by all looks, Bonferroni).
-  bool until_separated = false;
+/// One way to score.
+struct ImportanceMethod {
+  std::string_view name;     ///< as in the configuration, "mask_out"
+  std::string_view meaning;  ///< one line for help
+  std::variant<FromSequences, FromTexts> scores;
+  bool needs_domain = false;              ///< it is measured on domain text as well
+  bool highest_are_best = false;          ///< to copy; else the lowest are
+  std::span<const Figure> figures = {};   ///< of LayerImportance::figures
+  std::string_view figures_meaning = "";  ///< above their table
 };
 
-/// How far a probe is.
-struct ProbeState {
-  std::int64_t batches = 0;  ///< of `parts`, in their order, that were measured
-  ProbeSamples samples;      ///< of these
-};
+/// All of them; the first is the default.
+std::span<const ImportanceMethod> importance_methods();
+/// "mask_out, cumulative, ..."
+std::string importance_method_names(std::string_view separator);
+/// Throws ConfigError that lists the known names.
+const ImportanceMethod& importance_method(std::string_view name);
+/// Nothing for an unknown name, which scores that a user wrote may have.
+const ImportanceMethod* find_importance_method(std::string_view name);
 
-/// One Importance per method, in the order asked, all from the fewest passes: one backward pass gives all methods that
-/// need gradients. `parts` is the text; the scores are looked at after each part, which only `until_separated` needs.
-/// It goes on from `state`, which after an InterruptedError is what it can go on from later, with the same result.
-/// Throws ConfigError for an unknown method or num_lowest, DataError if no token is predicted, NonFiniteError if a
-/// score or the model's loss is not finite.
-std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
-                              const ProbeOptions& options, Progress& progress, ProbeState& state);
-std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
-                              const ProbeOptions& options, Progress& progress);
-/// Units of work that `probe` tells the progress line.
-std::int64_t probe_work(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
-                        const ProbeOptions& options);
-
-/// The name of scores that are gains.
-inline constexpr char kGainMethod[] = "gain";
-/// Gains as scores, a layer's being its l1: here the highest are the best. baseline_loss, tokens and sequences are
-/// those of the domain text.
-Importance to_importance(const Gain& gain);
-
-/// Fills normalized and rank from the scores. Ties are ranked by index. Throws NonFiniteError for a score that is not
-/// finite.
-void normalize_and_rank(std::vector<LayerImportance>& layers);
-
-/// importance.json: the first of several methods is the file's own, the others are in "methods" by name.
-Json to_json(const Importance& importance);
-Json to_json(std::span<const Importance> importances);
-/// The scores of `method`, or the file's own. Throws DataError that names the field that is missing, ill-typed or out
-/// of its range.
-Importance importance_from_json(const Json& json, const std::string& where, const std::string& method = "");
-/// From a file: a record (io/record.h). One without a checksum, which a user may have written, is taken if it is valid.
-Importance read_importance(const std::filesystem::path& path, const std::string& method = "");
+/// |theta_i g_i| in fp32; theta is what takes effect: 1 + w for gains that are stored as w.
+at::Tensor first_order_terms(const model::Parameter& parameter, const at::Tensor& gradient);
+/// Their sum, in fp64.
+double first_order_importance(const model::Parameter& parameter, const at::Tensor& gradient);
 
 }  // namespace adept::method

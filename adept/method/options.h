@@ -10,13 +10,25 @@
 
 namespace adept::method {
 
+/// The names of the importance methods that need general text alone, the default first: those of the table in
+/// importance.cpp.
+std::vector<std::string> general_importance_methods();
+
+/// The probe of a run.
+struct LayerProbeOptions {
+  std::string method = "mask_out";  ///< of general_importance_methods
+  std::int64_t max_tokens = 65536;  ///< 0 = all
+  bool until_separated = false;     ///< stop before as soon as the choice of the lowest layers is certain
+  std::int64_t batch_size = 8;      ///< sequences
+};
+
 /// How layers are chosen.
 enum class SelectionStrategy {
   kLowest,       ///< the k lowest scores: the paper's choice
   kCostAware,    ///< of layers that the probe cannot tell apart, the highest, which are the cheapest to train
   kUniform,      ///< evenly spread, behind the last layer of each of k groups: LLaMA-Pro, arXiv 2401.02415
   kHighest,      ///< the k highest scores: for ablation
-  kGainPerCost,  ///< the k whose gain in the domain is highest for what a step costs (gain.h); ours, not the paper's
+  kGainPerCost,  ///< the k whose copies gain most in the domain for what a step costs; ours, not the paper's
   kManual,       ///< by hand: those of SelectionOptions::after
 };
 

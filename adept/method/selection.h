@@ -1,20 +1,17 @@
-// Which layers get copies (ADEPT, section 3.2, and alternatives).
+// Which layers get copies: the k least important (ADEPT, section 3.2), or others. Those that look at what a step costs
+// are in beyond/cost_aware_selection.h.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <optional>
-#include <span>
 #include <vector>
 
-#include "adept/method/importance.h"
+#include "adept/method/beyond/cost_aware_selection.h"
+#include "adept/method/beyond/scores.h"
 #include "adept/method/options.h"
-#include "adept/model/config.h"
 
 namespace adept::method {
-
-/// What a step costs with copies behind these layers, ascending, a layer once for each copy.
-using StepCost = std::function<double(std::span<const int> after)>;
 
 /// Base indices behind which copies go, ascending, each as often as it gets a copy: num_layers layers, by the strategy
 /// (for kManual: `after`). `importance` is for strategies that go by scores; kCostAware needs its stability too, and
@@ -23,12 +20,10 @@ using StepCost = std::function<double(std::span<const int> after)>;
 std::vector<int> select_layers(const SelectionOptions& options, int base_num_hidden_layers,
                                const std::optional<Importance>& importance, const StepCost& step_cost = {});
 
-/// Whether two scores differ beyond doubt: the 95 % interval of their difference, from the resamples' covariance and
-/// Student's t, leaves out 0.
-bool are_apart(const Importance& importance, int a, int b);
+/// The k best of `layers`, ascending by index; of equals the first.
+std::vector<int> best_layers(std::vector<int> layers, int k, const std::function<bool(int, int)>& is_better);
 
-/// The most layers k whose copies are at most this share (0 .. 1) of the expanded model's parameters. Throws
-/// ConfigError if a single one is more.
-int num_layers_for_budget(const model::ModelConfig& base, double trainable_share, int copies, int num_excluded);
+/// Each of the layers `copies` times.
+std::vector<int> repeat_layers(const std::vector<int>& layers, std::int64_t copies);
 
 }  // namespace adept::method

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "adept/core/error.h"
+#include "adept/method/expansion.h"
 #include "adept/method/selection.h"
 #include "adept/model/cost.h"
 
@@ -15,13 +16,6 @@ namespace {
 
 int num_excluded(const method::SelectionOptions& expand) {
   return static_cast<int>(std::set<std::int64_t>(expand.exclude.begin(), expand.exclude.end()).size());
-}
-
-void expect_below(const char* key, const std::vector<std::int64_t>& layers, std::int64_t depth,
-                  const std::string& where) {
-  for (const std::int64_t layer : layers)
-    if (layer >= depth)
-      throw ConfigError("{}: found {}; expected at most {}, the last layer of {}.", key, layer, depth - 1, where);
 }
 
 }  // namespace
@@ -35,8 +29,8 @@ int num_copied_layers(const method::SelectionOptions& expand, const model::Model
 
 void check_expansion(const method::SelectionOptions& expand, const model::ModelConfig& base, const std::string& where) {
   const std::int64_t depth = base.num_hidden_layers;
-  expect_below("expand.after", expand.after, depth, where);
-  expect_below("expand.exclude", expand.exclude, depth, where);
+  for (const std::int64_t layer : expand.after) method::check_layer_index("expand.after", layer, depth, where);
+  for (const std::int64_t layer : expand.exclude) method::check_layer_index("expand.exclude", layer, depth, where);
   const std::int64_t left = depth - num_excluded(expand), chosen = num_copied_layers(expand, base);
   if (chosen > left)
     throw ConfigError("{}: found {}; expected at most {}, the layers of {}{}.",

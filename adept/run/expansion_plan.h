@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "adept/config/run_config.h"
-#include "adept/method/importance.h"
+#include "adept/method/beyond/scores.h"
 #include "adept/model/config.h"
 
 namespace adept::run {

@@ -104,15 +104,16 @@ eval::Results evaluate_sets(MeasuredModel& model, const std::vector<eval::EvalSe
   return results;
 }
 
-std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::string& text,
-                                             const std::vector<std::vector<method::ProbeBatch>>& parts,
-                                             const method::ProbeOptions& options, const ResultCache& cache) {
+std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::string& name,
+                                             const method::ProbeText& text, const method::ProbeOptions& options,
+                                             const ResultCache& cache) {
   Json key = key_of("probe", model);
   std::int64_t num_batches = 0;
-  for (const auto& part : parts) {
+  for (const auto& part : text.general) {
     key["text"].push_back(method::fingerprint(part));
     num_batches += std::ssize(part);
   }
+  key["domain"] = method::fingerprint(text.domain);
   key["methods"] = options.methods;
   Json key_of_samples = key;
   key_of_samples["what"] = "samples of a probe";
@@ -128,8 +129,8 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
     log_info("probe      goes on after {} of {} batches", format_count(state.batches), format_count(num_batches));
   std::vector<method::Importance> importances;
   try {
-    Progress progress("probe", method::probe_work(model.decoder(), parts, options), {.unit = "passes", .source = text});
-    importances = method::probe(model.decoder(), parts, options, progress, state);
+    Progress progress("probe", method::probe_work(model.decoder(), text, options), {.unit = "passes", .source = name});
+    importances = method::probe(model.decoder(), text, options, progress, state);
     const method::Importance& first = importances.front();
     const std::optional<method::Separation>& separation = first.separation;
     progress.finish(fmt::format("loss {:.4f}, {} tokens{}", first.baseline_loss, format_count(first.tokens),
@@ -146,29 +147,6 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
   cache.keep(key, list_of(importances));
   cache.remove(key_of_samples);
   return importances;
-}
-
-method::Importance probe_gain(MeasuredModel& model, const std::string& text,
-                              const std::vector<method::ProbeBatch>& domain,
-                              const std::vector<method::ProbeBatch>& general, const ResultCache& cache) {
-  Json key = key_of("gain", model);
-  key["text"] = {method::fingerprint(domain), method::fingerprint(general)};
-  if (const std::optional<Json> found = cache.find(key)) {
-    tell_kept("gain", "gains", cache);
-    return importances_of(*found).at(0);
-  }
-  try {
-    Progress progress("gain", static_cast<std::int64_t>(domain.size() + general.size()),
-                      {.unit = "batches", .source = text});
-    const method::Gain gain = method::expansion_gain(model.decoder(), domain, general, progress);
-    progress.finish(fmt::format("loss {:.4f} in the domain, {:.4f} in general", gain.domain_loss, gain.general_loss));
-    method::Importance importance = method::to_importance(gain);
-    importance.model = model.identity();
-    cache.keep(key, list_of({importance}));
-    return importance;
-  } catch (const InterruptedError& error) {
-    throw interrupted(error, "the gain needs the whole text, so nothing of it is kept");
-  }
 }
 
 Json measure_copies(MeasuredModel& model, const method::Expansion& expansion, const std::string& name,

@@ -13,9 +13,9 @@
 #include "adept/core/error.h"
 #include "adept/eval/evaluate.h"
 #include "adept/io/model_identity.h"
-#include "adept/method/copies.h"
-#include "adept/method/dial.h"
-#include "adept/method/importance.h"
+#include "adept/method/beyond/copies.h"
+#include "adept/method/beyond/dial.h"
+#include "adept/method/beyond/probe.h"
 #include "adept/model/decoder.h"
 #include "adept/run/result_cache.h"
 
@@ -44,15 +44,10 @@ class MeasuredModel {
 eval::Results evaluate_sets(MeasuredModel& model, const std::vector<eval::EvalSet>& sets, std::int64_t batch_size,
                             const ResultCache& cache);
 
-/// method::probe, the scores stamped with the model. `text` names it in the progress line.
-std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::string& text,
-                                             const std::vector<std::vector<method::ProbeBatch>>& parts,
-                                             const method::ProbeOptions& options, const ResultCache& cache);
-
-/// method::expansion_gain, as scores stamped with the model.
-method::Importance probe_gain(MeasuredModel& model, const std::string& text,
-                              const std::vector<method::ProbeBatch>& domain,
-                              const std::vector<method::ProbeBatch>& general, const ResultCache& cache);
+/// method::probe, the scores stamped with the model. `name` is the text's in the progress line.
+std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::string& name,
+                                             const method::ProbeText& text, const method::ProbeOptions& options,
+                                             const ResultCache& cache);
 
 /// method::inspect_copies as JSON, of the text `name`.
 Json measure_copies(MeasuredModel& model, const method::Expansion& expansion, const std::string& name,

@@ -11,8 +11,8 @@
 #include "adept/eval/evaluate.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/record.h"
+#include "adept/method/beyond/first_order_gain.h"
 #include "adept/method/expansion.h"
-#include "adept/method/importance.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/run/measure.h"
 #include "adept/run/model_context.h"
@@ -126,24 +126,24 @@ class Run {
       Json samples = {{"general", samples_json(general)}};
       const auto batch_size = config_.probe.batch_size;
       const auto weights = general_weights(config_.data);
-      std::vector<method::Importance> importances;
-      if (config_.expand.strategy == method::SelectionStrategy::kGainPerCost) {
+      std::string names = names_of(general);
+      std::vector<method::ProbeBatch> domain_batches;
+      if (probes_domain()) {
         const auto domain = probe_sequences({datasets_.train.front()}, config_.seq_len, config_.probe.max_tokens);
         tell_samples("probe", domain);
         samples["domain"] = samples_json(domain);
-        importances.push_back(probe_gain(model, names_of(domain) + ", " + names_of(general),
-                                         to_batches(domain, batch_size, device),
-                                         to_batches(general, batch_size, device, weights), cache_));
-      } else {
-        const bool until_separated = config_.probe.until_separated;
-        importances =
-            probe_layers(model, names_of(general), to_parts(general, batch_size, device, until_separated, weights),
-                         {.methods = {std::string(config::to_string(config_.probe.method))},
-                          .num_lowest = num_copied_layers(config_.expand, model_.config),
-                          .exclude = {config_.expand.exclude.begin(), config_.expand.exclude.end()},
-                          .until_separated = until_separated},
-                         cache_);
+        names = names_of(domain) + ", " + names;
+        domain_batches = to_batches(domain, batch_size, device);
       }
+      const bool until_separated = config_.probe.until_separated;
+      const auto parts = to_parts(general, batch_size, device, until_separated, weights);
+      const std::vector<method::Importance> importances =
+          probe_layers(model, names, {parts, domain_batches},
+                       {.methods = {probes_domain() ? method::kFirstOrderGain : config_.probe.method},
+                        .num_lowest = num_copied_layers(config_.expand, model_.config),
+                        .exclude = {config_.expand.exclude.begin(), config_.expand.exclude.end()},
+                        .until_separated = until_separated},
+                       cache_);
       Json json = method::to_json(importances);
       json["samples"] = samples;
       io::write_record(dir_ / "importance.json", json);
@@ -232,6 +232,7 @@ class Run {
 
  private:
   bool probes() const { return run::probes(config_, purpose_); }
+  bool probes_domain() const { return run::probes_domain(config_, purpose_); }
 
   // Damaged records are no reason to refuse: their stages are done again.
   void check_checkpoints() {
@@ -264,8 +265,7 @@ class Run {
       inputs["num_layers"] = num_copied_layers(config_.expand, model_.config);
       inputs["exclude"] = config_.expand.exclude;
     }
-    if (config_.expand.strategy == method::SelectionStrategy::kGainPerCost)
-      inputs["domain"] = datasets_.train.front().fingerprint();
+    if (probes_domain()) inputs["domain"] = datasets_.train.front().fingerprint();
     return inputs;
   }
 

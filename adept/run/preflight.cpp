@@ -155,6 +155,10 @@ bool probes(const config::RunConfig& config, config::Purpose purpose) {
   return purpose == config::Purpose::kRun && config.expands() && config.expand.needs_scores();
 }
 
+bool probes_domain(const config::RunConfig& config, config::Purpose purpose) {
+  return probes(config, purpose) && config.expand.strategy == method::SelectionStrategy::kGainPerCost;
+}
+
 data::SequenceSet eval_sequences(const config::RunConfig& config, const TextModel& model,
                                  const data::TokenDataset& dataset) {
   return scoring_sequences(model, dataset,
@@ -206,8 +210,7 @@ void check_text(const config::RunConfig& config, config::Purpose purpose, const 
   };
   if (needs_general_text(config, purpose))
     std::for_each(datasets.general.begin(), datasets.general.end(), check_measured);
-  if (probes(config, purpose) && config.expand.strategy == method::SelectionStrategy::kGainPerCost)
-    check_measured(datasets.train.front());
+  if (probes_domain(config, purpose)) check_measured(datasets.train.front());
   for (const data::TokenDataset& dataset : datasets.eval) {
     check_targets(dataset, eval_sequences(config, model, dataset));
     if (config.expands() && config.eval.packed)  // the copies are measured on documents alone

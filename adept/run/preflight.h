@@ -31,5 +31,7 @@ Json data_position(const std::filesystem::path& model_dir);
 
 /// Whether layers are measured: the choice of those that are copied goes by scores.
 bool probes(const config::RunConfig& config, config::Purpose purpose);
+/// Whether that measures the first source of data.train too: the method `gain`, by which the strategy goes.
+bool probes_domain(const config::RunConfig& config, config::Purpose purpose);
 
 }  // namespace adept::run

@@ -12,7 +12,7 @@
 #include "adept/data/text_source.h"
 #include "adept/data/token_dataset.h"
 #include "adept/data/train_loader.h"
-#include "adept/method/samples.h"
+#include "adept/method/beyond/source_mean.h"
 #include "adept/run/model_context.h"
 
 namespace adept::run {

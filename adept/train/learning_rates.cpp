@@ -3,8 +3,9 @@
 #include <fmt/format.h>
 
 #include "adept/core/progress.h"
+#include "adept/method/unit_importance.h"
+#include "adept/method/unit_rates.h"
 #include "adept/train/plan.h"
-#include "adept/train/unit_rates.h"
 
 namespace adept::train {
 
@@ -13,7 +14,7 @@ void LearningRates::plan(std::int64_t total_steps) { schedule_ = make_schedule(c
 method::UnitValues LearningRates::first_weights() const {
   method::UnitValues weights;
   for (const method::Unit& unit : units_) weights[unit.name] = 1.0;
-  apply_factors(config_.unit_lr.factors, weights);
+  method::apply_factors(config_.unit_lr.factors, weights);
   return weights;
 }
 
@@ -31,7 +32,7 @@ void LearningRates::update(TrainerState& state, const model::FrozenPrefix& model
   progress.finish();
   state.unit_importance = method::smoothed(state.unit_importance, measured, c.ema.value_or(0));
   state.unit_lr_weights = method::unit_lr_weights(c.policy, units_, state.unit_importance, c.floor);
-  apply_factors(c.factors, state.unit_lr_weights);
+  method::apply_factors(c.factors, state.unit_lr_weights);
 }
 
 optim::ParameterRates LearningRates::of_units(const TrainerState& state) const {

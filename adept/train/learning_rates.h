@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "adept/config/run_config.h"
+#include "adept/method/beyond/source_mean.h"
 #include "adept/method/expansion.h"
 #include "adept/method/units.h"
 #include "adept/model/frozen_prefix.h"

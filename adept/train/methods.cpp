@@ -3,7 +3,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/ranges.h>
-#include <fnmatch.h>
 
 #include <algorithm>
 #include <cmath>
@@ -12,7 +11,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/random.h"
-#include "adept/method/units.h"
+#include "adept/method/unit_rates.h"
 #include "adept/model/torch_tensors.h"
 
 namespace adept::train {
@@ -95,25 +94,9 @@ std::vector<std::string> possible_units(const config::RunConfig& config, const m
 void check_unit_names(const config::RunConfig& config, const model::ModelConfig& model) {
   const auto& factors = config.unit_lr.factors;
   if (factors.empty()) return;
-  const std::vector<std::string> names = possible_units(config, model);
-  std::vector<double> products(names.size(), 1.0);
-  for (std::size_t i = 0; i < factors.size(); ++i) {
-    bool matched = false;
-    for (std::size_t n = 0; n < names.size(); ++n) {
-      if (fnmatch(factors[i].units.c_str(), names[n].c_str(), 0) != 0) continue;
-      products[n] *= factors[i].factor;
-      matched = true;
-    }
-    if (!matched)
-      throw ConfigError(
-          "unit_lr.factors.{}.units: found \"{}\", which is no unit's name; expected a pattern of names such as {}{}.",
-          i, factors[i].units, names.back(),
-          factors[i].units.find('/') == std::string::npos
-              ? ""
-              : " (parts of tensors are units with unit_lr.by_head or unit_lr.ffn_block_size)");
-  }
-  if (std::all_of(products.begin(), products.end(), [](double factor) { return factor == 0; }))
-    throw ConfigError("unit_lr.factors: found 0 for every unit; nothing would train.");
+  method::UnitValues weights;
+  for (const std::string& name : possible_units(config, model)) weights[name] = 1;
+  method::apply_factors(factors, weights);
 }
 
 void check_lora(const config::LoraConfig& lora, const model::ModelConfig& model, const std::string& where) {
@@ -161,6 +144,21 @@ std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, mode
     }
   }
   throw InternalError("unknown method");
+}
+
+std::vector<method::Unit> training_units(const config::RunConfig& c, const std::optional<method::Expansion>& expansion,
+                                         const model::Decoder& decoder, const Trainable& trainable) {
+  if (expansion) return method::make_units(*expansion, decoder, c.unit_lr);
+  std::vector<method::Unit> units;
+  for (const optim::Parameter& p : trainable.parameters())
+    units.push_back({.name = p.name,
+                     .parameter = p.name,
+                     .dim = 0,
+                     .begin = 0,
+                     .end = p.master.size(0),
+                     .elements = p.master.numel(),
+                     .is_matrix = p.master.dim() > 1});
+  return units;
 }
 
 void check_method(const config::RunConfig& config, const model::ModelConfig& model, const std::string& where) {

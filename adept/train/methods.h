@@ -13,6 +13,7 @@
 #include "adept/config/run_config.h"
 #include "adept/io/weight_files.h"
 #include "adept/method/expansion.h"
+#include "adept/method/units.h"
 #include "adept/model/decoder.h"
 #include "adept/train/trainable.h"
 
@@ -28,6 +29,11 @@ std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, mode
 /// The expanded layers' tensors: the units, which partition what is trained.
 std::vector<TrainedTensor> expanded_tensors(model::Decoder& decoder, const method::Expansion& expansion,
                                             const io::WeightFiles& files);
+
+/// The units of the copies; of other methods every trained parameter is one.
+std::vector<method::Unit> training_units(const config::RunConfig& config,
+                                         const std::optional<method::Expansion>& expansion,
+                                         const model::Decoder& decoder, const Trainable& trainable);
 
 /// Throws ConfigError where the model cannot be trained as configured: before anything is loaded.
 void check_method(const config::RunConfig& config, const model::ModelConfig& model, const std::string& where);

@@ -15,7 +15,6 @@
 #include "adept/model/torch_tensors.h"
 #include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
-#include "adept/train/unit_rates.h"
 
 namespace adept::train {
 namespace {

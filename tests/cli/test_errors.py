@@ -222,7 +222,7 @@ CONFIGS = [
     (dict(unit_lr={"ffn_block_size": 100000}), USAGE, "unit_lr.ffn_block_size: found 100000; expected at most"),
     (dict(model="nowhere"), USAGE, "nowhere: is neither a folder nor in the local Hugging Face cache"),
     (dict(expand={"num_layers": 77}), USAGE, "expand.num_layers: found 77; expected at most 3, the layers of base"),
-    (dict(expand={"after": [0, 77]}), USAGE, "expand.after: found 77; expected at most 2, the last layer of base"),
+    (dict(expand={"after": [0, 77]}), USAGE, "expand.after: found 77, expected indices from 0 to 2 (base has 3 layers)"),
     (dict(output_dir="text.jsonl/x"), FAILED, "output_dir: text.jsonl/x cannot be made: Not a directory"),
     (with_data("train", "empty.jsonl"), USAGE, 'source "t" has 0 documents with 0 tokens; at least 2 tokens are needed'),
     (with_data("general", "short.jsonl"), USAGE, "g: found 1 tokens in all; expected at least one sequence of seq_len"),

@@ -83,7 +83,7 @@ eval: {packed: yes}
   EXPECT_EQ(config.data.train.at(0).weight, 3.0);
   EXPECT_EQ(config.data.train.at(1).weight, 0.5);
   EXPECT_EQ(config.data.eval.at(0).role, EvalRole::kDomain);
-  EXPECT_EQ(config.probe.method, ProbeMethod::kCumulative);
+  EXPECT_EQ(config.probe.method, "cumulative");
   EXPECT_EQ(config.probe.max_tokens, 1'000'000);
   EXPECT_EQ(config.eval.max_tokens, 65'536) << "of each set, by default";
   EXPECT_THAT(config.expand.after, ElementsAre(3, 7, 11));

@@ -1,5 +1,5 @@
 // Scaling what the copies add, and what each of them is worth.
-#include "adept/method/dial.h"
+#include "adept/method/beyond/dial.h"
 
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
@@ -13,7 +13,7 @@
 
 #include "adept/core/error.h"
 #include "adept/io/weight_files.h"
-#include "adept/method/copies.h"
+#include "adept/method/beyond/copies.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
 #include "tests/support/tiny_models.h"

@@ -3,33 +3,61 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <map>
 
-#include "adept/method/statistics.h"
+#include "adept/method/beyond/first_order_gain.h"
+#include "adept/method/beyond/statistics.h"
 #include "tests/support/tolerance.h"
 #include "tests/unit/method/importance_util.h"
 
 namespace adept::method {
 namespace {
 
+// The plain definition: L+1 whole forward passes. Rises and losses of the rows of a batch that predict a token.
+void measure_bypass_naive(const model::Decoder& decoder, const model::Batch& batch, std::vector<double>& rises,
+                          std::vector<double>& losses) {
+  const at::NoGradGuard no_grad;
+  const auto num_layers = static_cast<std::size_t>(decoder.num_layers());
+  std::vector<at::Tensor> columns;
+  for (std::size_t l = 0; l <= num_layers; ++l) {
+    model::LayerMask bypass(num_layers, false);
+    if (l < num_layers) bypass[l] = true;
+    const at::Tensor h = decoder.forward(batch.input_ids, batch.context(), bypass);
+    columns.push_back(decoder.token_losses(h, batch.targets).to(at::kDouble).sum(1));
+  }
+  const at::Tensor table = at::stack(columns, 1);  // (B, L+1)
+  const std::vector<double> counts = target_counts(batch);
+  for (std::int64_t b = 0; b < batch.rows(); ++b) {
+    if (counts[static_cast<std::size_t>(b)] == 0) continue;
+    const double loss = table[b][-1].item<double>();
+    for (std::int64_t l = 0; l < decoder.num_layers(); ++l) rises.push_back(table[b][l].item<double>() - loss);
+    losses.push_back(loss);
+  }
+}
+
 TEST(MaskOut, ReusingThePrefixGivesTheNaiveResultBitForBit) {
+  const auto& [measure, pass, is_mean, score, as_well_from] =
+      std::get<FromSequences>(importance_method("mask_out").scores);
   for (const std::string& kind : test::model_kinds()) {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
       SCOPED_TRACE(kind);
       const model::Decoder decoder = test::decoder_of_kind(kind, dtype);
-      ProbeSamples fast{.num_layers = 4, .tokens = {}, .losses = {}, .sources = {}, .source_weights = {}, .tables = {}},
-          naive = fast;
+      ProbeSamples fast{.num_layers = 4, .tokens = {}, .losses = {}, .sources = {}, .source_weights = {}, .tables = {}};
+      std::vector<double> rises, losses;
       for (const ProbeBatch& batch : of_one_source(padded_batches())) {
-        measure_bypass(decoder, batch, fast, [](std::int64_t) {});
-        measure_bypass_naive(decoder, batch, naive);
+        add_sequences(batch, fast);
+        pass->run(decoder, batch, fast, [](std::int64_t) {});
+        measure_bypass_naive(decoder, batch.batch, rises, losses);
       }
-      EXPECT_EQ(fast.losses, naive.losses);
-      EXPECT_EQ(fast.tables.at(Measure::kBypassLoss).values, naive.tables.at(Measure::kBypassLoss).values);
-      EXPECT_EQ(fast.tables.at(Measure::kBypassLoss).values.size(), 8U * 4U);
+      EXPECT_EQ(fast.losses, losses);
+      EXPECT_EQ(fast.table(measure).values, rises);
+      EXPECT_EQ(rises.size(), 8U * 4U);
     }
   }
 }
@@ -226,6 +254,43 @@ TEST(GradientMethods, LeaveWeightsAndTheirGradientsAsTheyWere) {
     const bool is_trained = p.name == "model.layers.1.self_attn.o_proj.weight";
     EXPECT_EQ(p.tensor->requires_grad(), is_trained) << p.name;
     EXPECT_EQ(p.tensor->grad().defined(), is_trained) << p.name;
+  }
+}
+
+TEST(FirstOrderImportance, SumsTheMagnitudesOfTheProducts) {
+  at::Tensor values = at::tensor({1.0, -2.0, 3.0}, at::kFloat).requires_grad_();
+  const at::Tensor gradient = at::tensor({0.5, 0.25, -1.0}, at::kFloat);
+  model::Parameter parameter;
+  parameter.tensor = &values;
+  EXPECT_DOUBLE_EQ(first_order_importance(parameter, gradient), 0.5 + 0.5 + 3.0);
+  parameter.offset = 1;
+  EXPECT_DOUBLE_EQ(first_order_importance(parameter, gradient), 1 + 0.25 + 4) << "of 2, -1 and 4, which take effect";
+  parameter.offset = 0;
+  values = values.detach().to(at::kBFloat16);
+  EXPECT_DOUBLE_EQ(first_order_importance(parameter, gradient.to(at::kBFloat16)), 4.0);
+}
+
+TEST(FirstOrderGain, OfMatricesInANarrowerTypeIsThatOfTheWideOnesBitForBit) {
+  for (const std::string& kind : test::model_kinds()) {
+    model::Decoder wide = test::decoder_of_kind(kind, at::kFloat), narrow = test::decoder_of_kind(kind, at::kFloat);
+    const auto kept = model::named_parameters(narrow.config(), narrow.weights()),
+               same = model::named_parameters(wide.config(), wide.weights());
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+      if (kept[i].shape.size() != 2) continue;
+      *kept[i].tensor = kept[i].tensor->to(at::kBFloat16);
+      *same[i].tensor = kept[i].tensor->to(at::kFloat);
+    }
+    for (model::Decoder* decoder : {&narrow, &wide})
+      if (decoder->config().tie_word_embeddings) decoder->weights().lm_head = decoder->weights().embed_tokens;
+    const std::vector<ProbeBatch> domain = {{test::random_batch({9, 4, 7}), 0}},
+                                  general = {{test::random_batch({8, 5}, 2), 0}};
+    const auto gain = [&](const model::Decoder& decoder) {
+      return first_order_gain(decoder, general, domain, [](std::int64_t) {});
+    };
+    const Importance found = gain(narrow), wanted = gain(wide);
+    EXPECT_EQ(found.baseline_loss, wanted.baseline_loss);
+    EXPECT_GT(wanted.layers.at(0).score, 0);
+    for (std::size_t l = 0; l < wanted.layers.size(); ++l) EXPECT_EQ(found.layers[l].figures, wanted.layers[l].figures);
   }
 }
 

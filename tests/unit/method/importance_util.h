@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "adept/method/importance.h"
+#include "adept/method/beyond/probe.h"
 #include "tests/support/tiny_models.h"
 
 namespace adept::method {

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "adept/config/enums.h"
 #include "adept/core/error.h"
+#include "adept/method/options.h"
 #include "tests/unit/method/importance_util.h"
 
 namespace adept::method {
@@ -15,28 +15,26 @@ using ::testing::HasSubstr;
 
 TEST(Probe, DoesNotDependOnWhatThePaddingHolds) {
   const model::Decoder decoder = test::decoder_of_kind("mistral");
-  for (const ImportanceMethod& method : importance_methods())
-    expect_equal(probe_with(std::string(method.name), decoder, padded_batches(0)),
-                 probe_with(std::string(method.name), decoder, padded_batches(17)));
+  for (const std::string& method : general_importance_methods())
+    expect_equal(probe_with(method, decoder, padded_batches(0)), probe_with(method, decoder, padded_batches(17)));
 }
 
 TEST(Probe, OfOneSequenceHasInfiniteIntervalsAndNoStability) {
-  for (const ImportanceMethod& method : importance_methods()) {
-    const Importance found =
-        probe_with(std::string(method.name), test::decoder_of_kind("llama"), {test::random_batch({9})});
+  for (const std::string& method : general_importance_methods()) {
+    const Importance found = probe_with(method, test::decoder_of_kind("llama"), {test::random_batch({9})});
     for (const LayerImportance& layer : found.layers) {
-      EXPECT_EQ(layer.ci95[0], -kInfinity) << method.name;
-      EXPECT_EQ(layer.ci95[1], kInfinity) << method.name;
+      EXPECT_EQ(layer.ci95[0], -kInfinity) << method;
+      EXPECT_EQ(layer.ci95[1], kInfinity) << method;
     }
-    EXPECT_EQ(found.stability.num_resamples, 0) << method.name;
+    EXPECT_EQ(found.stability.num_resamples, 0) << method;
   }
 }
 
 TEST(Probe, RefusesTextWithoutAPredictedToken) {
   const model::Decoder decoder = test::decoder_of_kind("llama");
   for (const auto& batches : {std::vector<model::Batch>{}, {test::random_batch({1, 1})}})
-    for (const ImportanceMethod& method : importance_methods())
-      EXPECT_THAT(test::message_of<DataError>([&] { probe_with(std::string(method.name), decoder, batches); }),
+    for (const std::string& method : general_importance_methods())
+      EXPECT_THAT(test::message_of<DataError>([&] { probe_with(method, decoder, batches); }),
                   HasSubstr("found no token to predict; expected documents of at least two tokens"));
 }
 
@@ -51,8 +49,7 @@ TEST(Probe, RefusesAModelWithAWeightThatIsNotANumber) {
 
 TEST(Probe, OfAllMethodsAtOnceGivesWhatEachGivesAlone) {
   const model::Decoder decoder = test::decoder_of_kind("llama");
-  std::vector<std::string> names;
-  for (const ImportanceMethod& method : importance_methods()) names.emplace_back(method.name);
+  const std::vector<std::string> names = general_importance_methods();
   const std::vector<std::vector<ProbeBatch>> parts = {of_one_source(padded_batches())};
   const auto all = probe(decoder, parts, {.methods = names, .num_lowest = 2}, Progress::silent());
   ASSERT_EQ(all.size(), names.size());
@@ -72,9 +69,8 @@ TEST(Probe, WeighsSourcesAsToldWhateverTheirSizes) {
   for (const double weight : {1.0, 3.0}) {
     const std::vector<std::vector<ProbeBatch>> parts = {{{large, 0, weight}, {small, 1, 1.0}}};
     const double share = weight / (weight + 1);
-    for (const ImportanceMethod& method : importance_methods()) {
-      if (!method.is_mean) continue;
-      const std::string name(method.name);
+    for (const std::string& name : general_importance_methods()) {
+      if (!std::get<FromSequences>(importance_method(name).scores).is_mean) continue;
       const Importance both = probe(decoder, parts, {.methods = {name}, .num_lowest = 1}, Progress::silent()).at(0);
       const Importance a = probe_with(name, decoder, {large}), b = probe_with(name, decoder, {small});
       EXPECT_NEAR(both.baseline_loss, share * a.baseline_loss + (1 - share) * b.baseline_loss, 1e-9);
@@ -93,7 +89,7 @@ ProbeSamples made_samples(const std::vector<std::vector<double>>& values) {
                        .source_weights = {{0, 1.0}},
                        .tables = {}};
   for (const auto& row : values)
-    for (const double value : row) samples.tables[Measure::kBypassLoss].values.push_back(10 * value);
+    for (const double value : row) samples.table("bypass loss").values.push_back(10 * value);
   return samples;
 }
 
@@ -160,17 +156,48 @@ TEST(Probe, RefusesToChooseMoreLayersThanThereAre) {
                 HasSubstr(fmt::format("found {}; expected 1 to 4, the layers of the model", k)));
 }
 
-TEST(ImportanceMethods, AreThoseOfTheConfiguration) {
-  std::vector<std::string_view> names;
-  for (const auto& choice : config::kChoices<config::ProbeMethod>) names.push_back(choice.name);
-  std::vector<std::string_view> known;
+TEST(ImportanceMethods, AreThoseOfTheConfigurationAndThoseThatNeedDomainText) {
+  std::vector<std::string> names = general_importance_methods();
+  EXPECT_EQ(names.front(), LayerProbeOptions().method);
+  names.emplace_back("gain");
+  std::vector<std::string> known;
   for (const ImportanceMethod& method : importance_methods()) {
-    known.push_back(method.name);
+    known.emplace_back(method.name);
     EXPECT_EQ(importance_method(method.name).name, method.name);
+    EXPECT_EQ(find_importance_method(method.name), &importance_method(method.name));
+    EXPECT_EQ(method.needs_domain, method.name == "gain") << method.name;
   }
   EXPECT_EQ(known, names);
+  EXPECT_EQ(find_importance_method("mask-out"), nullptr);
   EXPECT_THAT(test::message_of<ConfigError>([] { importance_method("mask-out"); }),
               HasSubstr("found \"mask-out\"; expected one of mask_out, cumulative, rank_aggregation, fisher"));
+}
+
+TEST(Probe, GivesFiguresOfAMethodThatLooksAtWholeTextsBesideTheOthers) {
+  const model::Decoder decoder = test::decoder_of_kind("llama");
+  const std::vector<std::vector<ProbeBatch>> general = {of_one_source(padded_batches())};
+  const std::vector<ProbeBatch> domain = of_one_source({test::random_batch({11, 6}, 8)});
+  const ProbeOptions options = {.methods = {"gain", "fisher"}, .num_lowest = 2};
+  const auto found = probe(decoder, {general, domain}, options, Progress::silent());
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_EQ(found[0].method, "gain");
+  EXPECT_EQ(found[0].tokens, 15) << "of the domain";
+  for (const LayerImportance& layer : found[0].layers) {
+    ASSERT_EQ(layer.figures.size(), importance_method("gain").figures.size());
+    EXPECT_EQ(layer.figures[0], layer.score);
+  }
+  expect_equal(found[1], probe_with("fisher", decoder, padded_batches()));
+  const Importance read = importance_from_json(to_json(found[0]), "scores");
+  for (std::size_t l = 0; l < 4; ++l) EXPECT_EQ(read.layers[l].figures, found[0].layers[l].figures);
+  EXPECT_EQ(probe_work(decoder, {general, domain}, options), 4 + 1 + 8) << "batches of both texts, and rows";
+}
+
+TEST(Probe, OfAMethodThatNeedsDomainTextRefusesToDoWithout) {
+  const model::Decoder decoder = test::decoder_of_kind("llama");
+  const std::vector<std::vector<ProbeBatch>> general = {of_one_source(padded_batches())};
+  EXPECT_THAT(test::message_of<DataError>(
+                  [&] { probe(decoder, general, {.methods = {"gain"}, .num_lowest = 2}, Progress::silent()); }),
+              HasSubstr("domain text: found no token to predict"));
 }
 
 TEST(Stability, LeavesOutWhatIsExcluded) {

@@ -87,7 +87,7 @@ TEST(SelectCostAware, TakesTheHighestOfThoseThatCannotBeToldApart) {
 
 TEST(SelectByGain, TakesTheBestSetForItsCostAndKnowsItsScores) {
   Importance gain = scored({10, 1, 2, 9, 3});
-  gain.method = kGainMethod;
+  gain.method = "gain";
   const SelectionOptions options = {.strategy = SelectionStrategy::kGainPerCost, .num_layers = 2};
   EXPECT_THAT(select(gain, options, [](std::span<const int>) { return 1.0; }), ElementsAre(0, 3))
       << "where all cost the same, the largest gains";

@@ -1,4 +1,4 @@
-#include "adept/method/statistics.h"
+#include "adept/method/beyond/statistics.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,5 @@
-#include "adept/method/units.h"
+#include "adept/method/unit_importance.h"
+#include "adept/method/unit_rates.h"
 
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>

@@ -5,8 +5,8 @@
 
 #include "adept/core/json.h"
 #include "adept/core/progress.h"
+#include "adept/method/beyond/source_mean.h"
 #include "adept/method/expansion.h"
-#include "adept/method/samples.h"
 #include "adept/model/decoder.h"
 
 namespace adept::method {

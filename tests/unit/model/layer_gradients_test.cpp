@@ -1,17 +1,15 @@
-#include "adept/method/layer_gradients.h"
+#include "adept/model/layer_gradients.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
 #include <map>
 
 #include "adept/core/error.h"
-#include "adept/method/gain.h"
 #include "tests/support/tiny_models.h"
 #include "tests/support/tolerance.h"
 
-namespace adept::method {
+namespace adept::model {
 namespace {
 
 struct Gradients {
@@ -20,9 +18,9 @@ struct Gradients {
 };
 
 // One graph over the whole model.
-Gradients plain_autograd(const std::string& kind, at::ScalarType dtype, const model::Batch& batch) {
-  model::Decoder decoder = test::decoder_of_kind(kind, dtype);
-  const auto table = model::named_parameters(decoder.config(), decoder.weights());
+Gradients plain_autograd(const std::string& kind, at::ScalarType dtype, const Batch& batch) {
+  Decoder decoder = test::decoder_of_kind(kind, dtype);
+  const auto table = named_parameters(decoder.config(), decoder.weights());
   for (const auto& p : table)
     if (p.layer >= 0) p.tensor->requires_grad_();
   const at::Tensor loss =
@@ -35,7 +33,7 @@ Gradients plain_autograd(const std::string& kind, at::ScalarType dtype, const mo
 }
 
 TEST(LayerGradients, AreThoseOfOneGraphOverTheWholeModel) {
-  const model::Batch batch = test::random_batch({9, 4, 7});
+  const Batch batch = test::random_batch({9, 4, 7});
   for (const std::string& kind : test::model_kinds()) {
     for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
       SCOPED_TRACE(kind + " " + at::toString(dtype));
@@ -62,18 +60,18 @@ TEST(LayerGradients, AreThoseOfOneGraphOverTheWholeModel) {
 }
 
 TEST(LayerGradients, OfMatricesInANarrowerTypeAreThoseOfTheWideOnesBitForBit) {
-  const model::Batch batch = test::random_batch({9, 4, 7});
+  const Batch batch = test::random_batch({9, 4, 7});
   const std::vector<int> layers = {0, 2, 3};
   for (const std::string& kind : test::model_kinds()) {
-    model::Decoder wide = test::decoder_of_kind(kind, at::kFloat), narrow = test::decoder_of_kind(kind, at::kFloat);
-    const auto kept = model::named_parameters(narrow.config(), narrow.weights()),
-               same = model::named_parameters(wide.config(), wide.weights());
+    Decoder wide = test::decoder_of_kind(kind, at::kFloat), narrow = test::decoder_of_kind(kind, at::kFloat);
+    const auto kept = named_parameters(narrow.config(), narrow.weights()),
+               same = named_parameters(wide.config(), wide.weights());
     for (std::size_t i = 0; i < kept.size(); ++i) {
       if (kept[i].shape.size() != 2) continue;
       *kept[i].tensor = kept[i].tensor->to(at::kBFloat16);
       *same[i].tensor = kept[i].tensor->to(at::kFloat);
     }
-    for (model::Decoder* decoder : {&narrow, &wide})
+    for (Decoder* decoder : {&narrow, &wide})
       if (decoder->config().tie_word_embeddings) decoder->weights().lm_head = decoder->weights().embed_tokens;
     std::map<std::string, at::Tensor> expected;
     const double loss = visit_layer_gradients(wide, batch, layers, [&](const LayerGradients& g) {
@@ -86,18 +84,12 @@ TEST(LayerGradients, OfMatricesInANarrowerTypeAreThoseOfTheWideOnesBitForBit) {
                                             << g.parameters[i].name;
                                     }),
               loss);
-    const auto gain = [&](const model::Decoder& decoder) {
-      return expansion_gain(decoder, {{batch, 0}}, {{test::random_batch({8, 5}, 2), 0}}, Progress::silent());
-    };
-    const Gain found = gain(narrow), wanted = gain(wide);
-    EXPECT_EQ(found.domain_loss, wanted.domain_loss);
-    for (std::size_t l = 0; l < wanted.layers.size(); ++l) EXPECT_EQ(found.layers[l].l1, wanted.layers[l].l1);
   }
 }
 
 TEST(LayerGradients, OfASubsetAreThoseOfAllLayersBitForBitAndComeHighestFirst) {
-  const model::Decoder decoder = test::decoder_of_kind("qwen3", at::kFloat);
-  const model::Batch batch = test::random_batch({9, 4, 7});
+  const Decoder decoder = test::decoder_of_kind("qwen3", at::kFloat);
+  const Batch batch = test::random_batch({9, 4, 7});
   std::map<std::string, at::Tensor> all;
   const std::vector<int> every = {0, 1, 2, 3};
   visit_layer_gradients(decoder, batch, every, [&](const LayerGradients& g) {
@@ -117,8 +109,8 @@ TEST(LayerGradients, OfASubsetAreThoseOfAllLayersBitForBitAndComeHighestFirst) {
 }
 
 TEST(LayerGradients, RefuseLayersOutOfOrderAndBatchesWithoutTargets) {
-  const model::Decoder decoder = test::decoder_of_kind("llama", at::kFloat);
-  const auto visit = [&](const model::Batch& batch, const std::vector<int>& layers) {
+  const Decoder decoder = test::decoder_of_kind("llama", at::kFloat);
+  const auto visit = [&](const Batch& batch, const std::vector<int>& layers) {
     visit_layer_gradients(decoder, batch, layers, [](const LayerGradients&) {});
   };
   EXPECT_THROW(visit(test::random_batch({5}), {}), InternalError);
@@ -126,18 +118,5 @@ TEST(LayerGradients, RefuseLayersOutOfOrderAndBatchesWithoutTargets) {
   EXPECT_THROW(visit(test::random_batch({1}), {1}), InternalError);
 }
 
-TEST(FirstOrderImportance, SumsTheMagnitudesOfTheProducts) {
-  at::Tensor values = at::tensor({1.0, -2.0, 3.0}, at::kFloat).requires_grad_();
-  const at::Tensor gradient = at::tensor({0.5, 0.25, -1.0}, at::kFloat);
-  model::Parameter parameter;
-  parameter.tensor = &values;
-  EXPECT_DOUBLE_EQ(first_order_importance(parameter, gradient), 0.5 + 0.5 + 3.0);
-  parameter.offset = 1;
-  EXPECT_DOUBLE_EQ(first_order_importance(parameter, gradient), 1 + 0.25 + 4) << "of 2, -1 and 4, which take effect";
-  parameter.offset = 0;
-  values = values.detach().to(at::kBFloat16);
-  EXPECT_DOUBLE_EQ(first_order_importance(parameter, gradient.to(at::kBFloat16)), 4.0);
-}
-
 }  // namespace
-}  // namespace adept::method
+}  // namespace adept::model

@@ -1,3 +1,5 @@
+#include "adept/method/beyond/probe.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,8 +10,7 @@
 #include <set>
 
 #include "adept/core/error.h"
-#include "adept/method/importance.h"
-#include "adept/method/statistics.h"
+#include "adept/method/beyond/statistics.h"
 
 namespace adept::method {
 namespace {
@@ -20,20 +21,27 @@ constexpr double kError = 0.05;
 // Below it a resample says little about the text.
 constexpr std::size_t kFewestSequences = 16;
 
-// Which passes the methods need. kAngle comes with the gradients where those are needed anyway.
-struct Passes {
-  bool bypass = false, gradients = false, angles = false;
+const FromSequences& from_sequences(const ImportanceMethod& method) { return std::get<FromSequences>(method.scores); }
 
-  explicit Passes(const ProbeOptions& options) {
+// The passes over sequences that the methods need, each once; one that only makes what another makes too is left out.
+std::vector<const Pass*> passes_of(const ProbeOptions& options) {
+  std::vector<const Pass*> passes;
+  const auto has = [&](const Pass* pass) { return std::find(passes.begin(), passes.end(), pass) != passes.end(); };
+  for (const bool with_alternative : {false, true})
     for (const std::string& name : options.methods) {
-      const Measure measure = importance_method(name).measure;
-      bypass |= measure == Measure::kBypassLoss;
-      angles |= measure == Measure::kAngle;
-      gradients |= measure != Measure::kBypassLoss && measure != Measure::kAngle;
+      const auto* scores = std::get_if<FromSequences>(&importance_method(name).scores);
+      if (scores == nullptr || (scores->as_well_from != nullptr) != with_alternative) continue;
+      if (!has(scores->pass) && !(with_alternative && has(scores->as_well_from))) passes.push_back(scores->pass);
     }
-    angles &= !gradients;
-  }
-};
+  return passes;
+}
+
+// The methods that look at whole texts.
+std::int64_t num_from_texts(const ProbeOptions& options) {
+  return std::count_if(options.methods.begin(), options.methods.end(), [](const std::string& name) {
+    return std::holds_alternative<FromTexts>(importance_method(name).scores);
+  });
+}
 
 std::vector<std::vector<double>> covariance_of(const std::vector<std::vector<double>>& rows) {
   const std::size_t width = rows.front().size();
@@ -71,15 +79,16 @@ double share_of_same_lowest(const std::vector<std::vector<double>>& resampled, c
 
 void add_intervals(const ProbeSamples& samples, const ImportanceMethod& method,
                    const std::vector<std::vector<double>>& resampled, std::vector<LayerImportance>& layers) {
-  const MeasureTable& table = samples.tables.at(method.measure);
+  const FromSequences& from = from_sequences(method);
+  const MeasureTable& table = samples.tables.find(from.measure)->second;
   for (LayerImportance& layer : layers) {
     const auto l = static_cast<std::size_t>(layer.index);
-    if (!method.is_mean && resampled.empty()) {
+    if (!from.is_mean && resampled.empty()) {
       constexpr double infinity = std::numeric_limits<double>::infinity();
       layer.ci95 = {-infinity, infinity};
       continue;
     }
-    if (!method.is_mean) {
+    if (!from.is_mean) {
       std::vector<double> scores;
       for (const auto& row : resampled) scores.push_back(row[l]);
       layer.ci95 = percentiles95(std::move(scores));
@@ -104,19 +113,19 @@ int degrees_of_freedom(const ProbeSamples& samples) {
   return static_cast<int>(std::ssize(samples.sources) - std::ssize(sequences));
 }
 
-std::int64_t work_of(const ProbeBatch& batch, const Passes& passes, std::int64_t num_layers) {
-  return (passes.bypass ? num_layers + 1 : 0) + (passes.gradients ? batch.batch.rows() : 0) + (passes.angles ? 1 : 0);
+std::int64_t work_of(const model::Decoder& decoder, const ProbeBatch& batch, std::span<const Pass* const> passes) {
+  std::int64_t ticks = 0;
+  for (const Pass* pass : passes) ticks += pass->num_ticks(decoder, batch);
+  return ticks;
 }
 
 // A batch that is interrupted leaves nothing.
-void measure(const model::Decoder& decoder, const ProbeBatch& batch, const Passes& passes, ProbeSamples& samples,
-             const Tick& tick) {
+void measure(const model::Decoder& decoder, const ProbeBatch& batch, std::span<const Pass* const> passes,
+             ProbeSamples& samples, const Tick& tick) {
   const std::size_t before = samples.num_sequences();
   try {
     add_sequences(batch, samples);
-    if (passes.bypass) measure_bypass(decoder, batch, samples, tick);
-    if (passes.gradients) measure_gradients(decoder, batch, samples, tick);
-    if (passes.angles) measure_angles(decoder, batch, samples, tick);
+    for (const Pass* pass : passes) pass->run(decoder, batch, samples, tick);
   } catch (const InterruptedError&) {
     keep_first(samples, before);
     throw;
@@ -150,14 +159,14 @@ Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method
   double tokens = 0;
   for (const double n : samples.tokens) tokens += n;
   importance.tokens = static_cast<std::int64_t>(tokens);
-  for (const double score : method.scores(layer_means(samples, method.measure)))
+  for (const double score : from_sequences(method).scores(layer_means(samples, from_sequences(method).measure)))
     importance.layers.push_back({.index = static_cast<int>(importance.layers.size()), .score = score});
   normalize_and_rank(importance.layers);
   if (!std::isfinite(importance.baseline_loss))
     throw NonFiniteError("probe: the model's loss is not finite; look at the model's weights and the probe text.");
   std::vector<std::vector<double>> resampled;
   if (const int freedom = degrees_of_freedom(samples); freedom > 0) {
-    resampled = resampled_scores(samples, method, kResamples, kResampleSeed);
+    resampled = resampled_scores(samples, from_sequences(method), kResamples, kResampleSeed);
     for (const auto& scores : resampled)
       for (const int l : lowest_but(scores, num_lowest, exclude))
         importance.layers[static_cast<std::size_t>(l)].lowest_share += 1.0 / kResamples;
@@ -172,42 +181,39 @@ Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method
   return importance;
 }
 
-std::int64_t probe_work(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
-                        const ProbeOptions& options) {
-  const Passes passes(options);
-  std::int64_t work = 0;
-  for (const auto& part : parts)
-    for (const ProbeBatch& batch : part) work += work_of(batch, passes, decoder.num_layers());
+std::int64_t probe_work(const model::Decoder& decoder, const ProbeText& text, const ProbeOptions& options) {
+  const std::vector<const Pass*> passes = passes_of(options);
+  const std::int64_t from_texts = num_from_texts(options);
+  std::int64_t work = from_texts * std::ssize(text.domain);
+  for (const auto& part : text.general)
+    for (const ProbeBatch& batch : part) work += work_of(decoder, batch, passes) + from_texts;
   return work;
 }
 
-std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
-                              const ProbeOptions& options, Progress& progress) {
+std::vector<Importance> probe(const model::Decoder& decoder, const ProbeText& text, const ProbeOptions& options,
+                              Progress& progress) {
   ProbeState state;
-  return probe(decoder, parts, options, progress, state);
+  return probe(decoder, text, options, progress, state);
 }
 
-std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std::vector<ProbeBatch>> parts,
-                              const ProbeOptions& options, Progress& progress, ProbeState& state) {
-  const auto num_layers = static_cast<int>(decoder.num_layers());
-  const int most = num_layers - static_cast<int>(std::set<int>(options.exclude.begin(), options.exclude.end()).size());
-  if (options.num_lowest < 1 || options.num_lowest > most)
-    throw ConfigError("number of layers to choose: found {}; expected 1 to {}, the layers of the model{}.",
-                      options.num_lowest, most, options.exclude.empty() ? "" : " that are not excluded");
-  const Passes passes(options);
-  const ImportanceMethod& first = importance_method(options.methods.at(0));
+namespace {
+
+// Fills state.samples; with until_separated says how that went.
+std::optional<Separation> sample(const model::Decoder& decoder, const ProbeText& text, const ProbeOptions& options,
+                                 const std::function<void(std::int64_t done)>& skip, const Tick& tick,
+                                 ProbeState& state) {
+  const std::vector<const Pass*> passes = passes_of(options);
   ProbeSamples& samples = state.samples;
   if (state.batches == 0) samples = {};
-  samples.num_layers = num_layers;
-  std::int64_t done = 0, positions = 0;
-  const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
-  Separation separation{.reached = false, .required_share = 1 - kError / static_cast<double>(parts.size()), .looks = 0};
+  samples.num_layers = static_cast<int>(decoder.num_layers());
+  Separation separation{
+      .reached = false, .required_share = 1 - kError / static_cast<double>(text.general.size()), .looks = 0};
   std::int64_t index = 0;
   std::size_t earlier = 0;  // sequences of the parts so far, of which other sessions may have measured more
-  for (const auto& part : parts) {
+  for (const auto& part : text.general) {
     for (const ProbeBatch& batch : part) {
       if (index++ < state.batches) {
-        done += work_of(batch, passes, num_layers);
+        skip(work_of(decoder, batch, passes));
         continue;
       }
       measure(decoder, batch, passes, samples, tick);
@@ -217,16 +223,41 @@ std::vector<Importance> probe(const model::Decoder& decoder, std::span<const std
     if (!options.until_separated || earlier < kFewestSequences) continue;
     ++separation.looks;
     if (index < state.batches) continue;  // looked at in an earlier session
+    const ImportanceMethod& first = importance_method(options.methods.at(0));
     const double share = summarize(samples, first, options.num_lowest, options.exclude).stability.same_set_share;
     separation.reached = share >= separation.required_share;
     if (separation.reached) break;
   }
-  progress.set_total(done);  // it may have stopped early
+  return options.until_separated ? std::optional(separation) : std::nullopt;
+}
+
+}  // namespace
+
+std::vector<Importance> probe(const model::Decoder& decoder, const ProbeText& text, const ProbeOptions& options,
+                              Progress& progress, ProbeState& state) {
+  const auto num_layers = static_cast<int>(decoder.num_layers());
+  const int most = num_layers - static_cast<int>(std::set<int>(options.exclude.begin(), options.exclude.end()).size());
+  if (options.num_lowest < 1 || options.num_lowest > most)
+    throw ConfigError("number of layers to choose: found {}; expected 1 to {}, the layers of the model{}.",
+                      options.num_lowest, most, options.exclude.empty() ? "" : " that are not excluded");
+  std::int64_t done = 0, positions = 0;
+  const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
+  std::optional<Separation> separation;
+  if (num_from_texts(options) < std::ssize(options.methods))
+    separation = sample(decoder, text, options, [&](std::int64_t more) { done += more; }, tick, state);
   std::vector<Importance> importances;
   for (const std::string& name : options.methods) {
-    importances.push_back(summarize(samples, importance_method(name), options.num_lowest, options.exclude));
-    if (options.until_separated && importances.size() == 1) importances.back().separation = separation;
+    const ImportanceMethod& method = importance_method(name);
+    if (const auto* from_texts = std::get_if<FromTexts>(&method.scores)) {
+      std::vector<ProbeBatch> general;
+      for (const auto& part : text.general) general.insert(general.end(), part.begin(), part.end());
+      importances.push_back(from_texts->measure(decoder, general, text.domain, tick));
+      continue;
+    }
+    importances.push_back(summarize(state.samples, method, options.num_lowest, options.exclude));
+    if (importances.size() == 1) importances.back().separation = separation;
   }
+  progress.set_total(done);  // it may have stopped early
   return importances;
 }
 

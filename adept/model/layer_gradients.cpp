@@ -1,4 +1,4 @@
-#include "adept/method/layer_gradients.h"
+#include "adept/model/layer_gradients.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -9,26 +9,26 @@
 
 #include "adept/core/error.h"
 
-namespace adept::method {
+namespace adept::model {
 namespace {
 
 at::Tensor as_leaf(const at::Tensor& tensor) { return tensor.detach().set_requires_grad(true); }
 
 // The parameters of layer l, made to require a gradient, in the compute dtype.
-std::vector<model::Parameter> as_leaves(model::Decoder& decoder, int l) {
-  std::vector<model::Parameter> parameters = model::layer_parameters(decoder.weights(), l);
-  for (const model::Parameter& p : parameters) *p.tensor = as_leaf(p.tensor->to(decoder.dtype()));
+std::vector<Parameter> as_leaves(Decoder& decoder, int l) {
+  std::vector<Parameter> parameters = layer_parameters(decoder.weights(), l);
+  for (const Parameter& p : parameters) *p.tensor = as_leaf(p.tensor->to(decoder.dtype()));
   return parameters;
 }
 
-double visit(const model::FrozenPrefix& model, const model::Batch& batch, std::span<const int> layers,
-             bool with_parameters, const LayerGradientVisitor& visitor) {
+double visit(const FrozenPrefix& model, const Batch& batch, std::span<const int> layers, bool with_parameters,
+             const LayerGradientVisitor& visitor) {
   ADEPT_CHECK(!layers.empty() && std::is_sorted(layers.begin(), layers.end()), "layers must be ascending");
   ADEPT_CHECK(batch.num_targets > 0, "a batch without targets has no mean loss");
-  model::Decoder probe = detached_decoder(model.decoder());
+  Decoder probe = detached_decoder(model.decoder());
   const auto num_layers = static_cast<int>(probe.num_layers());
   const int lowest = layers.front();
-  const model::Context context = batch.context();
+  const Context context = batch.context();
 
   std::vector<at::Tensor> inputs;  // inputs[l - lowest]: h_l (B, T, D)
   {
@@ -46,11 +46,11 @@ double visit(const model::FrozenPrefix& model, const model::Batch& batch, std::s
     inputs.pop_back();
     const bool chosen = std::binary_search(layers.begin(), layers.end(), l);
     const at::Tensor h = l > lowest ? as_leaf(inputs.back()) : inputs.back();
-    std::vector<model::Parameter> parameters;
-    const model::Layer stored = probe.weights().layers[static_cast<std::size_t>(l)];
+    std::vector<Parameter> parameters;
+    const Layer stored = probe.weights().layers[static_cast<std::size_t>(l)];
     if (chosen && with_parameters) parameters = as_leaves(probe, l);
     std::vector<at::Tensor> wanted;
-    for (const model::Parameter& p : parameters) wanted.push_back(*p.tensor);
+    for (const Parameter& p : parameters) wanted.push_back(*p.tensor);
     if (l > lowest) wanted.push_back(h);
     std::vector<at::Tensor> gradients;
     if (!wanted.empty()) gradients = torch::autograd::grad({probe.layer(h, l, context)}, wanted, {gradient});
@@ -69,31 +69,22 @@ double visit(const model::FrozenPrefix& model, const model::Batch& batch, std::s
 
 }  // namespace
 
-model::Decoder detached_decoder(const model::Decoder& decoder) {
-  model::Weights weights = decoder.weights();
-  for (const model::Parameter& p : model::named_parameters(decoder.config(), weights)) *p.tensor = p.tensor->detach();
+Decoder detached_decoder(const Decoder& decoder) {
+  Weights weights = decoder.weights();
+  for (const Parameter& p : named_parameters(decoder.config(), weights)) *p.tensor = p.tensor->detach();
   if (decoder.config().tie_word_embeddings) weights.lm_head = weights.embed_tokens;
   weights.lm_head = weights.lm_head.detach();
   return {decoder.config(), std::move(weights)};
 }
 
-double visit_layer_gradients(const model::FrozenPrefix& model, const model::Batch& batch, std::span<const int> layers,
+double visit_layer_gradients(const FrozenPrefix& model, const Batch& batch, std::span<const int> layers,
                              const LayerGradientVisitor& visitor) {
   return visit(model, batch, layers, /*with_parameters=*/true, visitor);
 }
 
-double visit_output_gradients(const model::FrozenPrefix& model, const model::Batch& batch, std::span<const int> layers,
+double visit_output_gradients(const FrozenPrefix& model, const Batch& batch, std::span<const int> layers,
                               const LayerGradientVisitor& visitor) {
   return visit(model, batch, layers, /*with_parameters=*/false, visitor);
 }
 
-at::Tensor first_order_terms(const model::Parameter& p, const at::Tensor& gradient) {
-  const at::Tensor stored = p.tensor->detach().to(at::kFloat);
-  return ((p.offset == 0 ? stored : stored + p.offset) * gradient.to(at::kFloat)).abs();
-}
-
-double first_order_importance(const model::Parameter& parameter, const at::Tensor& gradient) {
-  return first_order_terms(parameter, gradient).sum(at::kDouble).item<double>();
-}
-
-}  // namespace adept::method
+}  // namespace adept::model

@@ -12,13 +12,13 @@
 #include "adept/model/decoder.h"
 #include "adept/model/frozen_prefix.h"
 
-namespace adept::method {
+namespace adept::model {
 
 /// One chosen layer: its parameters and their gradients in the same order, and what goes through it. All in the compute
 /// dtype. B sequences, T tokens, D hidden_size.
 struct LayerGradients {
   int layer = 0;
-  std::span<const model::Parameter> parameters;
+  std::span<const Parameter> parameters;
   std::span<const at::Tensor> gradients;
   at::Tensor input;            ///< h_l (B, T, D)
   at::Tensor output;           ///< h_{l+1} (B, T, D)
@@ -28,19 +28,14 @@ using LayerGradientVisitor = std::function<void(const LayerGradients&)>;
 
 /// Visits `layers` (ascending, not empty) of the gradient of the batch's mean loss (nats per predicted token), highest
 /// first, and returns that loss. The decoder is left as it was. A batch without targets is an InternalError.
-double visit_layer_gradients(const model::FrozenPrefix& model, const model::Batch& batch, std::span<const int> layers,
+double visit_layer_gradients(const FrozenPrefix& model, const Batch& batch, std::span<const int> layers,
                              const LayerGradientVisitor& visit);
 
 /// The same without the parameters' gradients, which are half of the work: `parameters` and `gradients` are empty.
-double visit_output_gradients(const model::FrozenPrefix& model, const model::Batch& batch, std::span<const int> layers,
+double visit_output_gradients(const FrozenPrefix& model, const Batch& batch, std::span<const int> layers,
                               const LayerGradientVisitor& visit);
 
 /// The decoder's tensors under new autograd identities: what is done with these leaves the originals alone.
-model::Decoder detached_decoder(const model::Decoder& decoder);
+Decoder detached_decoder(const Decoder& decoder);
 
-/// |theta_i g_i| in fp32; theta is what takes effect: 1 + w for gains that are stored as w.
-at::Tensor first_order_terms(const model::Parameter& parameter, const at::Tensor& gradient);
-/// Their sum, in fp64.
-double first_order_importance(const model::Parameter& parameter, const at::Tensor& gradient);
-
-}  // namespace adept::method
+}  // namespace adept::model

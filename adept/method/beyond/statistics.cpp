@@ -1,4 +1,4 @@
-#include "adept/method/statistics.h"
+#include "adept/method/beyond/statistics.h"
 
 #include <algorithm>
 #include <cmath>
@@ -42,39 +42,11 @@ double student_t_975(int degrees_of_freedom) {
 
 namespace {
 
-struct SourceMean {
-  double total = 0, tokens = 0, squares = 0;  // squares: of the residuals
-  double n = 0, share = 0;
-  double mean() const { return total / tokens; }
-};
-
-// Of each source that has sequences.
-std::vector<SourceMean> source_means(const StratifiedTotals& sample) {
+std::vector<double> factors_of(const StratifiedTotals& sample) {
   ADEPT_CHECK(sample.totals.size() == sample.tokens.size() && !sample.totals.empty(), "{} totals, {} token counts",
               sample.totals.size(), sample.tokens.size());
   ADEPT_CHECK(sample.sources.empty() || sample.sources.size() == sample.totals.size(), "sources and totals differ");
-  std::map<int, SourceMean> means;
-  const auto source = [&](std::size_t i) { return sample.sources.empty() ? 0 : sample.sources[i]; };
-  for (std::size_t i = 0; i < sample.totals.size(); ++i) {
-    SourceMean& mean = means[source(i)];
-    mean.total += sample.totals[i];
-    mean.tokens += sample.tokens[i];
-    mean.n += 1;
-  }
-  for (std::size_t i = 0; i < sample.totals.size(); ++i) {
-    SourceMean& mean = means[source(i)];
-    const double residual = sample.totals[i] - mean.mean() * sample.tokens[i];
-    mean.squares += residual * residual;
-  }
-  const auto weight = [&](int index) { return sample.weights.empty() ? 1.0 : sample.weights.at(index); };
-  double weights = 0;
-  for (const auto& [index, mean] : means) weights += weight(index);
-  std::vector<SourceMean> result;
-  for (auto& [index, mean] : means) {
-    mean.share = weight(index) / weights;
-    result.push_back(mean);
-  }
-  return result;
+  return mean_factors({.tokens = sample.tokens, .sources = sample.sources, .weights = sample.weights, .counts = {}});
 }
 
 // Ranks from 1, equal values sharing their mean rank.
@@ -93,29 +65,42 @@ std::vector<double> ranks(std::span<const double> values) {
 }  // namespace
 
 double token_mean(const StratifiedTotals& sample) {
-  double sum = 0;
-  for (const SourceMean& source : source_means(sample)) sum += source.share * source.mean();
-  return sum;
+  const std::vector<double> factors = factors_of(sample);
+  return std::inner_product(factors.begin(), factors.end(), sample.totals.begin(), 0.0);
 }
 
 std::array<double, 2> token_mean_ci95(const StratifiedTotals& sample) {
-  const std::vector<SourceMean> sources = source_means(sample);
+  const std::vector<double> factors = factors_of(sample);
+  struct Source {
+    double total = 0, tokens = 0, n = 0, squares = 0;  // squares: of the residuals, by their factors
+  };
+  std::map<int, Source> sources;
+  const auto source = [&](std::size_t i) -> Source& { return sources[sample.sources.empty() ? 0 : sample.sources[i]]; };
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    source(i).total += sample.totals[i];
+    source(i).tokens += sample.tokens[i];
+    source(i).n += 1;
+  }
   double mean = 0, variance = 0;
-  for (const SourceMean& source : sources) {
-    if (source.n < 2) {
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    Source& s = source(i);
+    const double residual = factors[i] * (sample.totals[i] - s.total / s.tokens * sample.tokens[i]);
+    s.squares += residual * residual;
+    mean += factors[i] * sample.totals[i];
+  }
+  for (const auto& [index, s] : sources) {
+    if (s.n < 2) {
       constexpr double infinity = std::numeric_limits<double>::infinity();
       return {-infinity, infinity};
     }
-    mean += source.share * source.mean();
-    const double error = source.share * std::sqrt(source.squares * source.n / (source.n - 1)) / source.tokens;
-    variance += error * error;
+    variance += s.squares * s.n / (s.n - 1);
   }
   const auto freedom = static_cast<int>(sample.totals.size() - sources.size());
   const double half_width = student_t_975(freedom) * std::sqrt(variance);
   return {mean - half_width, mean + half_width};
 }
 
-std::vector<std::vector<double>> resampled_scores(const ProbeSamples& samples, const ImportanceMethod& method,
+std::vector<std::vector<double>> resampled_scores(const ProbeSamples& samples, const FromSequences& method,
                                                   int num_resamples, std::uint64_t seed) {
   std::map<int, std::vector<std::size_t>> members;  // of each source
   for (std::size_t n = 0; n < samples.num_sequences(); ++n) members[samples.sources[n]].push_back(n);

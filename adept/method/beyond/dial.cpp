@@ -1,5 +1,5 @@
 // Legend: B sequences, T tokens, D hidden_size.
-#include "adept/method/dial.h"
+#include "adept/method/beyond/dial.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -15,6 +15,7 @@
 #include "adept/io/atomic_file.h"
 #include "adept/io/record.h"
 #include "adept/io/weight_files.h"
+#include "adept/method/importance.h"
 #include "adept/model/load.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
@@ -30,9 +31,7 @@ struct Prefix {
   at::Tensor h;  // (B, T, D)
   at::Tensor targets;
   model::Context context;
-  double tokens = 0;
-  int source = 0;
-  double share = 0;  // of the source in the mean
+  double factor = 0;  // of its losses in the mean
 };
 
 class DialedModel {
@@ -42,8 +41,8 @@ class DialedModel {
       : decoder_(decoder),
         expansion_(expansion),
         known_(known),
-        general_(prefixes(general, "general")),
-        domain_(prefixes(domain, "domain")) {
+        general_(prefixes(general, "general text")),
+        domain_(prefixes(domain, "domain text")) {
     for (const ExpandedLayer& copy : expansion_.layers) {
       trained_.emplace_back();
       for (const model::Parameter& p : outputs(copy)) trained_.back().push_back(*p.tensor);
@@ -85,43 +84,32 @@ class DialedModel {
     }
   }
 
-  std::vector<Prefix> prefixes(const std::vector<ProbeBatch>& batches, const char* what) const {
+  std::vector<Prefix> prefixes(const std::vector<ProbeBatch>& batches, const char* text) const {
     const at::NoGradGuard no_grad;
-    const std::map<int, double> shares = source_shares(batches);
+    const std::vector<double> factors = mean_factors(batches, text);
     std::vector<Prefix> result;
-    for (const auto& [batch, source, weight] : batches) {
+    for (std::size_t b = 0; b < batches.size(); ++b) {
       throw_if_interrupted();
+      const model::Batch& batch = batches[b].batch;
       if (batch.num_targets == 0) continue;
       const model::Context context = batch.context(throw_if_interrupted);
       result.push_back({.h = decoder_.layers(decoder_.embed(batch.input_ids), 0, lowest(), context),
                         .targets = batch.targets,
                         .context = context,
-                        .tokens = static_cast<double>(batch.num_targets),
-                        .source = source,
-                        .share = shares.at(source)});
+                        .factor = factors[b]});
     }
-    if (result.empty())
-      throw DataError("{} text: found no token to predict; expected documents of at least two tokens.", what);
     return result;
   }
 
   double loss(const std::vector<Prefix>& prefixes, const Tick& tick) const {
     const at::NoGradGuard no_grad;
-    struct SourceLoss {
-      double loss = 0, tokens = 0, share = 0;
-    };
-    std::map<int, SourceLoss> sums;  // by source
+    double mean = 0;
     for (const Prefix& prefix : prefixes) {
       throw_if_interrupted();
       const at::Tensor h = decoder_.layers(prefix.h, lowest(), decoder_.num_layers(), prefix.context);
-      SourceLoss& s = sums[prefix.source];
-      s.loss += decoder_.token_losses(h, prefix.targets).sum(at::kDouble).item<double>();
-      s.tokens += prefix.tokens;
-      s.share = prefix.share;
+      mean += prefix.factor * decoder_.token_losses(h, prefix.targets).sum(at::kDouble).item<double>();
       tick(prefix.targets.numel());
     }
-    double mean = 0;
-    for (const auto& [source, s] : sums) mean += s.share * s.loss / s.tokens;
     return mean;
   }
 

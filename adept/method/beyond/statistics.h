@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "adept/method/importance_methods.h"
+#include "adept/method/importance.h"
 
 namespace adept::method {
 
@@ -21,7 +21,7 @@ struct StratifiedTotals {
   std::map<int, double> weights;   ///< of the sources; empty: all the same
 };
 
-/// Mean per token: of each source, sum of totals / sum of tokens; over the sources, by their weights.
+/// Mean per token, as source_mean.h has it.
 double token_mean(const StratifiedTotals& sample);
 
 /// 95 % interval of token_mean, the sequences of each source being its sample: the ratio estimator's standard error
@@ -34,7 +34,7 @@ double student_t_975(int degrees_of_freedom);
 
 /// Scores of `num_resamples` bootstrap samples, (R, L): the sequences of each source drawn with replacement. The same
 /// seed draws the same.
-std::vector<std::vector<double>> resampled_scores(const ProbeSamples& samples, const ImportanceMethod& method,
+std::vector<std::vector<double>> resampled_scores(const ProbeSamples& samples, const FromSequences& method,
                                                   int num_resamples, std::uint64_t seed);
 
 /// Indices of the k lowest scores, ascending by index; among equal scores the later one.

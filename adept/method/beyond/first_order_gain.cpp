@@ -1,5 +1,5 @@
 // Legend: B sequences, T tokens, D hidden_size.
-#include "adept/method/gain.h"
+#include "adept/method/beyond/first_order_gain.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -8,12 +8,12 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "adept/core/error.h"
 #include "adept/core/signals.h"
-#include "adept/method/expansion.h"
-#include "adept/method/layer_gradients.h"
+#include "adept/model/layer_gradients.h"
 #include "adept/nn/cross_entropy.h"
 
 namespace adept::method {
@@ -28,7 +28,7 @@ struct CopyGradients {
 
 // A decoder whose layer l is the copy that would stand behind layer l.
 model::Decoder copies_of_layers(const model::Decoder& decoder) {
-  model::Decoder copies = detached_decoder(decoder);
+  model::Decoder copies = model::detached_decoder(decoder);
   for (std::int64_t l = 0; l < copies.num_layers(); ++l)
     for (const model::Parameter& p : model::residual_outputs(copies.weights(), l))
       *p.tensor =
@@ -36,20 +36,10 @@ model::Decoder copies_of_layers(const model::Decoder& decoder) {
   return copies;
 }
 
-std::map<int, double> tokens_of_sources(const std::vector<ProbeBatch>& batches, const char* what) {
-  std::map<int, double> tokens;
-  for (const auto& [batch, source, weight] : batches)
-    if (batch.num_targets > 0) tokens[source] += static_cast<double>(batch.num_targets);
-  if (tokens.empty())
-    throw DataError("{} text: found no token to predict; expected documents of at least two tokens.", what);
-  return tokens;
-}
-
-CopyGradients copy_gradients(const model::Decoder& decoder, const std::vector<ProbeBatch>& batches, const char* what,
+CopyGradients copy_gradients(const model::Decoder& decoder, std::span<const ProbeBatch> batches, const char* text,
                              const Tick& tick) {
   model::Decoder copies = copies_of_layers(decoder);
-  const std::map<int, double> tokens = tokens_of_sources(batches, what);
-  const std::map<int, double> shares = source_shares(batches);
+  const std::vector<double> factors = mean_factors(batches, text);
   std::vector<int> layers(static_cast<std::size_t>(decoder.num_layers()));
   std::iota(layers.begin(), layers.end(), 0);
   CopyGradients result;
@@ -58,11 +48,12 @@ CopyGradients copy_gradients(const model::Decoder& decoder, const std::vector<Pr
     for (const model::Parameter& p : model::residual_outputs(copies.weights(), l))
       result.layers.back().push_back(at::zeros(p.shape, p.tensor->options().dtype(at::kFloat).requires_grad(false)));
   }
-  for (const auto& [batch, source, weight] : batches) {
+  for (std::size_t b = 0; b < batches.size(); ++b) {
     throw_if_interrupted();
+    const model::Batch& batch = batches[b].batch;
     if (batch.num_targets == 0) continue;
-    const double share = shares.at(source) * static_cast<double>(batch.num_targets) / tokens.at(source);
-    result.loss += share * visit_output_gradients(decoder, batch, layers, [&](const LayerGradients& g) {
+    const double share = factors[b] * static_cast<double>(batch.num_targets);
+    result.loss += share * model::visit_output_gradients(decoder, batch, layers, [&](const model::LayerGradients& g) {
                      const auto l = static_cast<std::size_t>(g.layer);
                      std::vector<at::Tensor> wanted;
                      for (const model::Parameter& p : model::residual_outputs(copies.weights(), g.layer))
@@ -84,39 +75,42 @@ double sum_of(const at::Tensor& tensor) { return tensor.sum(at::kDouble).item<do
 
 }  // namespace
 
-Gain expansion_gain(const model::Decoder& decoder, const std::vector<ProbeBatch>& domain,
-                    const std::vector<ProbeBatch>& general, Progress& progress) {
-  std::int64_t done = 0, positions = 0;
-  const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
-  const CopyGradients d = copy_gradients(decoder, domain, "domain", tick);
-  const CopyGradients q = copy_gradients(decoder, general, "general", tick);
-  Gain gain{.domain_loss = d.loss,
-            .general_loss = q.loss,
-            .domain_tokens = d.tokens,
-            .general_tokens = q.tokens,
-            .domain_sequences = d.sequences,
-            .general_sequences = q.sequences,
-            .layers = {}};
+Importance first_order_gain(const model::Decoder& decoder, std::span<const ProbeBatch> general,
+                            std::span<const ProbeBatch> domain, const Tick& tick) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  const CopyGradients d = copy_gradients(decoder, domain, "domain text", tick);
+  const CopyGradients q = copy_gradients(decoder, general, "general text", tick);
+  Importance importance{.method = kFirstOrderGain,
+                        .model = {},
+                        .baseline_loss = d.loss,
+                        .tokens = d.tokens,
+                        .sequences = d.sequences,
+                        .layers = {},
+                        .stability = {},
+                        .separation = {}};
   for (std::size_t l = 0; l < d.layers.size(); ++l) {
-    LayerGain layer;
-    double domain_squares = 0, general_squares = 0, product = 0;
+    double l1 = 0, general_change = 0, domain_squares = 0, general_squares = 0, product = 0;
     for (std::size_t i = 0; i < d.layers[l].size(); ++i) {
       const at::Tensor& a = d.layers[l][i];
       const at::Tensor& b = q.layers[l][i];
-      layer.l1 += sum_of(a.abs());
-      layer.general_change -= sum_of(a.sign() * b);
+      l1 += sum_of(a.abs());
+      general_change -= sum_of(a.sign() * b);
       domain_squares += sum_of(a.square());
       general_squares += sum_of(b.square());
       product += sum_of(a * b);
     }
-    layer.l2 = std::sqrt(domain_squares);
-    if (const double norms = std::sqrt(domain_squares * general_squares); norms > 0) layer.cosine = product / norms;
-    if (!std::isfinite(layer.l1) || !std::isfinite(general_squares))
+    if (!std::isfinite(l1) || !std::isfinite(general_squares))
       throw NonFiniteError(fmt::format(
           "gain of a copy behind layer {}: a gradient is not finite; look at the model's weights and the text.", l));
-    gain.layers.push_back(layer);
+    const double norms = std::sqrt(domain_squares * general_squares);
+    importance.layers.push_back(
+        {.index = static_cast<int>(l),
+         .score = l1,
+         .ci95 = {-infinity, infinity},
+         .figures = {l1, std::sqrt(domain_squares), general_change, norms > 0 ? product / norms : 0}});
   }
-  return gain;
+  normalize_and_rank(importance.layers);
+  return importance;
 }
 
 }  // namespace adept::method

@@ -1,0 +1,89 @@
+#include "adept/method/unit_importance.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/sum.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "adept/core/error.h"
+#include "adept/core/signals.h"
+#include "adept/method/importance.h"
+#include "adept/model/layer_gradients.h"
+
+namespace adept::method {
+namespace {
+
+bool is_identity(model::Weights& weights, int layer) {
+  const std::vector<model::Parameter> outputs = model::residual_outputs(weights, layer);
+  return std::none_of(outputs.begin(), outputs.end(),
+                      [](const model::Parameter& p) { return p.tensor->detach().ne(-p.offset).any().item<bool>(); });
+}
+
+// Sums of |theta g| over everything but `dim`: products in fp32, sums in fp64.
+at::Tensor sums_along(std::int64_t dim, const model::Parameter& p, const at::Tensor& gradient) {
+  const at::Tensor products = first_order_terms(p, gradient);
+  if (products.dim() == 1) return products.to(at::kDouble).cpu();
+  return products.sum({1 - dim}, /*keepdim=*/false, at::kDouble).cpu();
+}
+
+}  // namespace
+
+UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::FrozenPrefix& model,
+                           const std::vector<ProbeBatch>& batches, Progress& progress) {
+  std::map<std::string, std::vector<const Unit*>> parts_of;  // by parameter
+  for (const Unit& unit : units) parts_of[unit.parameter].push_back(&unit);
+  // The copies that each scored layer stands for: itself, or those that are still the identity, of which it is the
+  // source.
+  std::map<int, std::vector<int>> copies_of_scored;
+  model::Weights weights = model.decoder().weights();
+  for (const ExpandedLayer& copy : expansion.layers) {
+    const bool identity = is_identity(weights, copy.index);
+    copies_of_scored[identity ? expanded_index(copy.source, expansion.layers) : copy.index].push_back(copy.index);
+  }
+  std::vector<int> scored;
+  for (const auto& [layer, copies] : copies_of_scored) scored.push_back(layer);
+
+  // I_u = sum over batches b of factor_b n_b * (sum over i in u of |theta_i g_i|) / |u|
+  const std::vector<double> factors = mean_factors(batches, "data.general");
+  UnitValues importance;
+  std::int64_t done = 0, positions = 0;
+  for (std::size_t b = 0; b < batches.size(); ++b) {
+    throw_if_interrupted();
+    const model::Batch& batch = batches[b].batch;
+    if (batch.num_targets == 0) continue;
+    const double factor = factors[b] * static_cast<double>(batch.num_targets);
+    model::visit_layer_gradients(model, batch, scored, [&](const model::LayerGradients& g) {
+      for (std::size_t i = 0; i < g.parameters.size(); ++i) {
+        const model::Parameter& p = g.parameters[i];
+        const auto& parts =
+            parts_of.at(model::layer_parameter_name(copies_of_scored.at(g.layer).front(), p.local_name));
+        const at::Tensor sums = sums_along(parts.front()->dim, p, g.gradients[i]);
+        for (std::size_t part = 0; part < parts.size(); ++part) {
+          const Unit& unit = *parts[part];
+          const double score =
+              factor * sums.slice(0, unit.begin, unit.end).sum().item<double>() / static_cast<double>(unit.elements);
+          for (const int copy : copies_of_scored.at(g.layer))
+            importance[parts_of.at(model::layer_parameter_name(copy, p.local_name))[part]->name] += score;
+        }
+      }
+    });
+    progress.update(++done, positions += batch.num_positions());
+  }
+  for (const auto& [name, value] : importance)
+    if (!std::isfinite(value))
+      throw NonFiniteError(
+          fmt::format("unit importance of {} is not finite; look at the general text and the model's weights.", name));
+  ADEPT_CHECK(importance.size() == units.size(), "units and scores differ in number");
+  return importance;
+}
+
+UnitValues smoothed(const UnitValues& before, const UnitValues& now, double keep) {
+  UnitValues result = now;
+  for (auto& [name, value] : result)
+    if (const auto old = before.find(name); old != before.end()) value = keep * old->second + (1 - keep) * value;
+  return result;
+}
+
+}  // namespace adept::method
