@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <string_view>
 #include <system_error>
@@ -87,11 +88,15 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   adept::open_standard_streams();
+  int exit_code = 0;
   try {
     adept::init_logging();
     adept::install_signal_handlers();
-    return adept::cli::run(argc, argv);
+    exit_code = adept::cli::run(argc, argv);
   } catch (...) {
-    return adept::cli::report(adept::cli::describe_failure(std::current_exception()));
+    exit_code = adept::cli::report(adept::cli::describe_failure(std::current_exception()));
   }
+  // Without libtorch's destructors, which take a third of the time of a short command: what is ours ended with run().
+  std::fflush(nullptr);
+  std::_Exit(exit_code);
 }
