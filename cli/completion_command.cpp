@@ -19,13 +19,13 @@ constexpr Shell kShells[] = {{"bash", bash_completion}, {"zsh", zsh_completion},
 
 void add_completion_command(CLI::App& app) {
   auto shell = std::make_shared<std::string>();
-  CLI::App* command = app.add_subcommand("completion", "Print a script that completes adept's commands in a shell");
+  CLI::App* command = app.add_subcommand("completion", "Print a shell completion script");
   const auto check = [](const std::string& name) -> std::string {
     for (const Shell& each : kShells)
       if (name == each.name) return "";
     return fmt::format("found \"{}\"; expected bash, zsh or fish", name);
   };
-  command->add_option("shell", *shell, "Its name: source <(adept completion bash)")
+  command->add_option("shell", *shell, "Shell, for example: source <(adept completion bash)")
       ->required()
       ->check(CLI::Validator(check, "", ""))
       ->type_name("bash|zsh|fish");

@@ -44,13 +44,12 @@ void check_and_print(const ConfigOptions& options) {
 void add_config_command(CLI::App& app) {
   auto options = std::make_shared<ConfigOptions>();
   CLI::App* command = app.add_subcommand(
-      "config",
-      "Check a run configuration, with the model and texts that it names, and print it with all its defaults");
+      "config", "Validate a run configuration, including its model and texts, and print it with all defaults");
   add_config_options(*command, options->path, options->overrides)->required(false);
   const CLI::Option* explained =
       command
           ->add_option("--explain", options->keys,
-                       "Print a table of all keys; of a KEY or a section all there is to say")
+                       "List all keys in a table; with KEY (a key or a section), describe it in full")
           ->type_name("[KEY]")
           ->expected(0, -1);
   command->callback([options, explained] {

@@ -60,20 +60,23 @@ std::vector<double> parse_alphas(const std::string& text, std::size_t num_copies
 
 void check_options(const DialOptions& options) {
   if (options.max_general_rise && options.general_weight)
-    throw ConfigError("adept dial: found --max-general-rise and --general-weight; expected one of them.");
+    throw ConfigError("adept dial: found both --max-general-rise and --general-weight; expected one of them.");
   for (const auto& [name, value] : {std::pair{"--max-general-rise", options.max_general_rise},
                                     std::pair{"--general-weight", options.general_weight}})
     if (value && !(std::isfinite(*value) && *value >= 0))
-      throw ConfigError("adept dial: {}: found {}; expected a number, 0 or more.", name, *value);
+      throw ConfigError("adept dial: {}: found {}; expected a number >= 0.", name, *value);
   const bool has_texts = !options.general.empty() && !options.domain.empty();
   if (options.alpha.empty() && !has_texts)
-    throw ConfigError("adept dial: expected --general and --domain, the texts to measure on, or --alpha.");
+    throw ConfigError(
+        "adept dial: found neither --alpha nor both texts; expected --general and --domain to search a scale, or "
+        "--alpha to set it.");
   if (!options.alpha.empty() && (!options.general.empty() || !options.domain.empty()))
-    throw ConfigError("adept dial: found --alpha together with texts; expected a value, or texts to choose it on.");
+    throw ConfigError(
+        "adept dial: found --alpha together with --general or --domain; expected a scale, or texts to search it on.");
   if (!options.alpha.empty() && (options.max_general_rise || options.general_weight || options.per_copy))
     throw ConfigError(
-        "adept dial: found --alpha together with --max-general-rise, --general-weight or --per-copy; expected a value, "
-        "or how to choose one.");
+        "adept dial: found --alpha together with --max-general-rise, --general-weight or --per-copy; expected a scale, "
+        "or options for the search.");
 }
 
 void run(DialOptions& options) {
@@ -90,8 +93,7 @@ void run(DialOptions& options) {
     inputs.insert(inputs.end(), source.paths.begin(), source.paths.end());
   check_output_directory(options.out, inputs, options.force);
   if (std::filesystem::exists(model.dir / method::kDialRecord))
-    log_warning("{}: was dialed before: a scale of 1 is the model as it is now, not as it was trained.",
-                model.dir.string());
+    log_warning("{}: is already dialed; alpha 1 is the model as it is now, not as it was trained.", model.dir.string());
   const auto on_existing = options.force ? io::OnExisting::kReplace : io::OnExisting::kFail;
   const io::ModelIdentity identity = io::model_identity(io::WeightFiles::open(model.dir));
   Json record = {{"model", io::to_json(identity)}};
@@ -138,32 +140,33 @@ void run(DialOptions& options) {
 
 void add_dial_command(CLI::App& app) {
   auto options = std::make_shared<DialOptions>();
-  CLI::App* command =
-      app.add_subcommand("dial", "Scale what the copies of a trained model add, between the base (0) and all (1)");
+  CLI::App* command = app.add_subcommand(
+      "dial", "Scale the contribution of a trained model's copies, from 0 (the base) to 1 (the trained model)");
   add_model_option(*command, options->model);
-  command->add_option("--general", options->general, "General text whose loss is to stay; as --data of adept probe")
+  command
+      ->add_option("--general", options->general,
+                   "General text, on which the loss increase is limited; same form as --data of adept probe")
       ->type_name("[NAME=]PATH");
-  command->add_option("--domain", options->domain, "Domain text whose loss is to fall")->type_name("[NAME=]PATH");
-  command->add_option("--alpha", options->alpha, "This scale, or one for each copy, instead of a search on texts")
+  command->add_option("--domain", options->domain, "Domain text, on which the loss is minimized")
+      ->type_name("[NAME=]PATH");
+  command->add_option("--alpha", options->alpha, "Use this scale, or one scale per copy, instead of searching for one")
       ->type_name("0.4|0.4,1,0");
   add_text_options(*command, options->data);
-  command->add_option("--out", options->out, "Directory for the model as chosen")->required()->type_name("DIR");
+  command->add_option("--out", options->out, "Output directory for the dialed model")->required()->type_name("DIR");
   command
       ->add_option("--max-general-rise", options->max_general_rise,
-                   "Choose the largest alpha whose general loss is at most so far above the base's, in nats per token "
-                   "(default 0.01)")
+                   "Choose the largest alpha that raises the general loss by at most this much over the base, in nats "
+                   "per token (default: 0.01)")
       ->type_name("NATS");
-  command
-      ->add_option("--general-weight", options->general_weight,
-                   "Choose the lowest domain loss + W * general loss instead")
+  command->add_option("--general-weight", options->general_weight, "Minimize domain loss + W * general loss instead")
       ->type_name("W");
   command->add_flag("--per-copy", options->per_copy,
-                    "Then search an alpha for each copy, starting from the common one");
-  add_count_option(*command, "--points", options->points, 2, 1001, "Points of the curve, 0 and 1 included");
+                    "Then search for a separate alpha per copy, starting from the shared one");
+  add_count_option(*command, "--points", options->points, 2, 1001, "Number of points on the curve, including 0 and 1");
   add_seq_len_option(*command, options->seq_len);
-  add_max_tokens_option(*command, options->max_tokens,
-                        "Samples of the general and of the domain text to measure on, each shared equally by its "
-                        "sources; 0 = all");
+  add_max_tokens_option(
+      *command, options->max_tokens,
+      "Sample size of each text (general, domain), in tokens, split evenly among its sources; 0 uses all");
   add_batch_size_option(*command, options->batch_size);
   add_compute_options(*command, options->compute);
   command->add_flag("--force", options->force, "Replace --out if it exists");

@@ -57,12 +57,12 @@ void print_results(const eval::Results& results) {
 void run(EvalOptions& options) {
   if (options.no_document_mask && !options.scoring.packed)
     throw ConfigError(
-        "adept eval: found --no-document-mask without --packed; expected both, as only packed documents share a "
+        "adept eval: found --no-document-mask without --packed; expected both, because only packed documents share a "
         "sequence.");
   options.scoring.document_mask = !options.no_document_mask;
   if (options.scoring.packed && options.scoring.stride > 0)
     throw ConfigError(
-        "adept eval: found --packed and --stride {}; expected one of them, as packed text has no overlap.",
+        "adept eval: found --packed and --stride {}; expected one of them, because packed sequences do not overlap.",
         options.scoring.stride);
   if (options.scoring.stride > options.scoring.seq_len)
     throw ConfigError("adept eval: found --stride {}; expected at most {}, the value of --seq-len.",
@@ -101,15 +101,17 @@ void add_eval_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("eval", "Measure loss, perplexity and bits per byte on text");
   add_model_option(*command, options->model);
   add_data_options(*command, options->data);
-  command->add_option("--out", options->out, "File for the results (JSON)")->type_name("FILE");
+  command->add_option("--out", options->out, "Output file for the results (JSON)")->type_name("FILE");
   add_seq_len_option(*command, options->scoring.seq_len);
   add_count_option(*command, "--stride", options->scoring.stride, 0, kMaxSequence,
-                   "Step between the windows of a long document; 0 = --seq-len, no overlap");
-  command->add_flag("--packed", options->scoring.packed, "Score documents joined by EOS, as training sees them");
-  command->add_flag("--no-document-mask", options->no_document_mask,
-                    "With --packed: let a token see the documents before its own, as data.document_mask: false does");
+                   "Stride between the windows of a long document; 0 equals --seq-len (no overlap)");
+  command->add_flag("--packed", options->scoring.packed,
+                    "Score packed sequences (documents joined by EOS), as in training");
+  command->add_flag(
+      "--no-document-mask", options->no_document_mask,
+      "With --packed: let tokens attend to earlier documents in their sequence, like data.document_mask: false");
   add_max_tokens_option(*command, options->scoring.max_tokens,
-                        "Sample of each set that is scored, at least one sequence; 0 = all");
+                        "Sample size per dataset, in tokens (at least one sequence); 0 uses all");
   add_batch_size_option(*command, options->batch_size);
   add_compute_options(*command, options->compute);
   command->callback([options] { run(*options); });

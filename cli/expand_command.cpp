@@ -50,7 +50,7 @@ double parse_share(const std::string& text) {
   const auto [end, error] = std::from_chars(text.data(), last, share);
   if (percent) share /= 100;
   if (error != std::errc() || end != last || !(share > 0 && share < 1))
-    throw ConfigError("--trainable: found \"{}\"; expected a share of all parameters such as 15%.", text);
+    throw ConfigError("--trainable: found \"{}\"; expected a share of all parameters, such as 15%.", text);
   return share;
 }
 
@@ -69,7 +69,7 @@ method::SelectionOptions expand_config(const ExpandOptions& options) {
     if (!strategy || (*strategy == method::SelectionStrategy::kManual) != by_hand)
       throw ConfigError(
           "--strategy: found \"{}\"{}; expected {}.", options.strategy, by_hand ? " together with --after" : "",
-          by_hand ? "manual" : "lowest, cost_aware, uniform, highest or gain_per_cost (manual goes with --after)");
+          by_hand ? "manual" : "lowest, cost_aware, uniform, highest or gain_per_cost (manual requires --after)");
     expand.strategy = strategy;
   }
   if (!options.trainable.empty()) expand.trainable = parse_share(options.trainable);
@@ -101,12 +101,13 @@ void run(const ExpandOptions& options) {
                           : "";
     if (std::ssize(importance->layers) != base.num_hidden_layers || !differs.empty())
       throw ConfigError(
-          "--importance {}: found scores of another model ({} layers{}); expected those of {} ({} layers): probe it.",
-          options.importance, importance->layers.size(), differs.empty() ? "" : ", other " + differs, options.model,
+          "--importance {}: found scores of a different model ({} layers{}); expected scores of {} ({} layers). Run "
+          "adept probe on it.",
+          options.importance, importance->layers.size(), differs.empty() ? "" : ", different " + differs, options.model,
           base.num_hidden_layers);
   }
   if (options.layers.value_or(1) < 1 || options.layers.value_or(1) > base.num_hidden_layers)
-    throw ConfigError("--layers: found {}; expected 1 to {}, the layers of {}.", *options.layers,
+    throw ConfigError("--layers: found {}; expected 1 to {}, the number of layers of {}.", *options.layers,
                       base.num_hidden_layers, options.model);
   const std::vector<int> after = run::choose_layers(expand, base, options.seq_len, importance);
   const method::Expansion expansion = method::expand_model(
@@ -114,7 +115,7 @@ void run(const ExpandOptions& options) {
   fmt::print("{:>6} {:>6}\n", "source", "copy");
   for (const method::ExpandedLayer& layer : expansion.layers) fmt::print("{:>6} {:>6}\n", layer.source, layer.index);
   fmt::print("{}", run::describe_step_cost(base, options.seq_len, after, expand, importance));
-  fmt::print("{} layers became {}: {}\n", expansion.base_num_hidden_layers,
+  fmt::print("expanded from {} to {} layers: {}\n", expansion.base_num_hidden_layers,
              expansion.base_num_hidden_layers + static_cast<int>(expansion.layers.size()), options.out);
 }
 
@@ -122,31 +123,33 @@ void run(const ExpandOptions& options) {
 
 void add_expand_command(CLI::App& app) {
   auto options = std::make_shared<ExpandOptions>();
-  CLI::App* command = app.add_subcommand("expand", "Put an identity copy behind each of the least important layers");
+  CLI::App* command = app.add_subcommand("expand", "Insert an identity copy after each of the least important layers");
   add_model_option(*command, options->model);
-  command->add_option("--out", options->out, "Directory for the expanded model")->required()->type_name("DIR");
-  command->add_option("--importance", options->importance, "Scores of adept probe")->type_name("FILE");
-  command->add_option("--method", options->method, "Which of the scores in the file; default: the first")
+  command->add_option("--out", options->out, "Output directory for the expanded model")->required()->type_name("DIR");
+  command->add_option("--importance", options->importance, "Importance scores, written by adept probe")
+      ->type_name("FILE");
+  command->add_option("--method", options->method, "Which scores in the file to use; default: the first")
       ->type_name(method::importance_method_names("|"));
   command
-      ->add_option(
-          "--strategy", options->strategy,
-          "lowest scores (default); cost_aware: of layers that the probe cannot tell apart the highest, which "
-          "are the cheapest to train; uniform: evenly spread; highest scores; gain_per_cost: of adept probe --method "
-          "gain, the highest for what a step costs; manual: those of --after")
+      ->add_option("--strategy", options->strategy,
+                   "How layers are selected\nlowest: the lowest scores (default)\ncost_aware: among layers that the "
+                   "probe cannot tell from the lowest, those closest to the output, which are the cheapest to "
+                   "train\nuniform: evenly spaced\nhighest: the highest scores\ngain_per_cost: the highest gain (from "
+                   "adept probe --method gain) relative to the cost of a step\nmanual: the layers in --after")
       ->type_name(config::choices_of<method::SelectionStrategy>());
-  command->add_option("--layers", options->layers, "How many layers to copy")->type_name("K");
+  command->add_option("--layers", options->layers, "Number of layers to copy")->type_name("K");
   command
       ->add_option("--trainable", options->trainable,
-                   "Instead of --layers: the largest share of all parameters that the copies may take, such as 15%")
+                   "Instead of --layers: upper limit on the copies' share of all parameters, such as 15%")
       ->type_name("SHARE");
-  command->add_option("--exclude", options->exclude, "Layers that are never chosen")->type_name("0,1");
-  add_count_option(*command, "--copies", options->copies, 1, 100, "Copies of each chosen layer");
+  command->add_option("--exclude", options->exclude, "Indices of layers that are never copied")->type_name("0,1");
+  add_count_option(*command, "--copies", options->copies, 1, 100, "Number of copies of each selected layer");
   command
-      ->add_option("--after", options->after,
-                   "Layers to copy, by index, instead of --importance and --layers; an index once for each copy")
+      ->add_option(
+          "--after", options->after,
+          "Indices of the layers to copy, instead of --importance and --layers; repeat an index for several copies")
       ->type_name("3,7,11");
-  add_seq_len_option(*command, options->seq_len)->description("Length of training sequences, for the predicted cost");
+  add_seq_len_option(*command, options->seq_len)->description("Training sequence length, for the cost estimate");
   command->add_flag("--force", options->force, "Replace --out if it exists");
   command->callback([options] { run(*options); });
 }

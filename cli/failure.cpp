@@ -52,8 +52,8 @@ std::string suggestion(const std::string& word, const std::vector<std::string>& 
 std::string conversion_problem(const std::string& text) {
   const auto colon = text.find(": "), equals = text.find(" = ");
   if (colon == std::string::npos || equals == std::string::npos || equals < colon) return text;
-  return fmt::format("{}: found \"{}\"; expected a number within its limits",
-                     text.substr(colon + 2, equals - colon - 2), text.substr(equals + 3));
+  return fmt::format("{}: found \"{}\"; expected a number in range", text.substr(colon + 2, equals - colon - 2),
+                     text.substr(equals + 3));
 }
 
 }  // namespace
@@ -67,7 +67,7 @@ Failure describe_failure(std::exception_ptr exception) {
   } catch (const InternalError& error) {
     return {kFailure, error.what()};
   } catch (const std::bad_alloc&) {
-    return out_of_memory("the host has none left");
+    return out_of_memory("host memory is exhausted");
   } catch (const c10::Error& error) {
     const std::string line = first_line(error.what_without_backtrace());
     return is_out_of_memory(error) ? out_of_memory(line) : Failure{kFailure, "libtorch: " + line};
@@ -76,8 +76,8 @@ Failure describe_failure(std::exception_ptr exception) {
   } catch (const std::system_error& error) {
     if (error.code() == std::errc::resource_unavailable_try_again)
       return {kFailure,
-              "a thread or process cannot be created: the limit of processes and threads is reached (ulimit -u, or the "
-              "pids limit of a container). Raise it, or use fewer --threads."};
+              "cannot create a thread or process: the limit on processes and threads is reached (ulimit -u, or the "
+              "pids limit of a container). Raise the limit, or use fewer --threads."};
     return {kFailure, first_line(error.what())};
   } catch (const std::exception& error) {
     return {kFailure, fmt::format("{} (unexpected: please report this)", first_line(error.what()))};

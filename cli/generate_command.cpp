@@ -98,7 +98,7 @@ void run(GenerateOptions& options) {
   run::init_compute(options.compute);
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(directory);
   const std::vector<std::int32_t> prompt_ids = tokenizer.encode(prompt.text, prompt.add_special_tokens);
-  if (prompt_ids.empty()) throw ConfigError("the prompt has no tokens; give at least one character of text.");
+  if (prompt_ids.empty()) throw ConfigError("found a prompt without tokens; expected at least one character of text.");
   model::LoadedModel loaded =
       model::load_model(directory, {.dtype = model::to_scalar_type(options.compute.decided_dtype()),
                                     .device = run::to_device(options.compute.device),
@@ -122,23 +122,28 @@ void run(GenerateOptions& options) {
 
 void add_generate_command(CLI::App& app) {
   auto options = std::make_shared<GenerateOptions>();
-  CLI::App* command = app.add_subcommand("generate", "Continue a text or a chat with a model");
+  CLI::App* command = app.add_subcommand("generate", "Generate text from a prompt or a chat");
   add_model_option(*command, options->model);
   add_prompt_options(*command, options->prompt);
   add_count_option(*command, "--max-new-tokens", options->generate.max_new_tokens, 0, 1'000'000'000,
-                   "Tokens to add at most");
-  command->add_option("--temperature", options->generate.temperature, "0: the likeliest token; higher: more variety")
+                   "Maximum number of tokens to generate");
+  command
+      ->add_option("--temperature", options->generate.temperature,
+                   "Sampling temperature; 0 always selects the most likely token")
       ->capture_default_str()
       ->type_name("T");
-  command->add_option("--top-p", options->generate.top_p, "Sample from the likeliest tokens of this total probability")
+  command
+      ->add_option("--top-p", options->generate.top_p,
+                   "Sample from the most likely tokens whose total probability is P")
       ->capture_default_str()
       ->type_name("P");
-  command->add_option("--seed", options->generate.seed, "The same seed gives the same text")
+  command->add_option("--seed", options->generate.seed, "Random seed; the same seed generates the same text")
       ->capture_default_str()
       ->type_name("S");
-  command->add_flag("--no-echo", options->no_echo, "Print the new text alone, without the prompt before it");
-  command->add_flag("--special-tokens", options->show_special_tokens,
-                    "Print special tokens of the new text too, such as the one that ends it; the prompt's always are");
+  command->add_flag("--no-echo", options->no_echo, "Print only the generated text, without the prompt");
+  command->add_flag(
+      "--special-tokens", options->show_special_tokens,
+      "Also print special tokens in the generated text, such as EOS; those in the prompt are always printed");
   add_compute_options(*command, options->compute);
   command->callback([options] { run(*options); });
 }

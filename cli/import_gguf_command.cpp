@@ -34,14 +34,14 @@ void run(const ImportGgufOptions& options) {
 
 void add_import_gguf_command(CLI::App& app) {
   auto options = std::make_shared<ImportGgufOptions>();
-  CLI::App* command = app.add_subcommand("import-gguf", "Turn a GGUF file into a Hugging Face model directory");
-  command->add_option("--gguf", options->gguf, "Model file of llama.cpp")->required()->type_name("FILE");
-  command->add_option("--out", options->out, "Directory to write")->required()->type_name("DIR");
-  command->add_option("--dtype", options->dtype, "Type of the weights; fp32 keeps the dequantised values exactly")
+  CLI::App* command = app.add_subcommand("import-gguf", "Convert a GGUF file to a Hugging Face model directory");
+  command->add_option("--gguf", options->gguf, "GGUF model file, as used by llama.cpp")->required()->type_name("FILE");
+  command->add_option("--out", options->out, "Output directory for the model")->required()->type_name("DIR");
+  command->add_option("--dtype", options->dtype, "Dtype of the weights; fp32 keeps the dequantized values exactly")
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
       ->type_name("fp32|bf16|fp16")
       ->capture_default_str();
-  command->add_flag("--force", options->force, "Replace the directory if it is there");
+  command->add_flag("--force", options->force, "Replace --out if it exists");
   command->callback([options] { run(*options); });
 }
 

@@ -52,13 +52,15 @@ std::string option_without_value(int argc, char** argv) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app{"ADEPT continual pretraining: expand a language model where it matters least, train only that", "adept"};
-  app.set_version_flag("--version", version(), "Print the version, the commit and the libraries");
+  CLI::App app{
+      "Continual pretraining of language models with ADEPT: copy the least important layers, train only the copies",
+      "adept"};
+  app.set_version_flag("--version", version(), "Print the version, the commit and the library versions");
   app.require_subcommand(0, 1);
   app.get_formatter()->column_width(36);
   for (AddCommand add_command : kCommands) add_command(app);
   for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; }))
-    command->add_flag_callback("-q,--quiet", set_quiet, "Show errors, warnings and results only")->trigger_on_parse();
+    command->add_flag_callback("-q,--quiet", set_quiet, "Show only errors, warnings and results")->trigger_on_parse();
   try {
     if (argc <= 1) {
       print_to(stderr, app.help());

@@ -70,7 +70,7 @@ NamedPath split_name(const std::string& option, const std::string& argument) {
 }  // namespace
 
 CLI::Option* add_model_option(CLI::App& command, std::string& model) {
-  return command.add_option("--model", model, "Model directory, or a hub id in the local cache")
+  return command.add_option("--model", model, "Model directory, or a Hugging Face Hub id in the local cache")
       ->required()
       ->type_name("DIR");
 }
@@ -89,7 +89,7 @@ CLI::Option* add_count_option(CLI::App& command, const std::string& name, std::i
 }
 
 CLI::Option* add_seq_len_option(CLI::App& command, std::int64_t& seq_len) {
-  return add_count_option(command, "--seq-len", seq_len, 2, kMaxSequence, "Longest sequence, in tokens");
+  return add_count_option(command, "--seq-len", seq_len, 2, kMaxSequence, "Maximum sequence length, in tokens");
 }
 
 CLI::Option* add_batch_size_option(CLI::App& command, std::int64_t& batch_size) {
@@ -101,23 +101,25 @@ CLI::Option* add_max_tokens_option(CLI::App& command, std::int64_t& max_tokens, 
 }
 
 void add_compute_options(CLI::App& command, config::Compute& compute) {
-  add_choice(command, "--dtype", compute.dtype, "Precision to compute in");
-  add_choice(command, "--device", compute.device, "Where to compute");
+  add_choice(command, "--dtype", compute.dtype,
+             "Compute dtype; auto selects bf16 where the hardware multiplies it natively");
+  add_choice(command, "--device", compute.device, "Device to compute on");
   add_count_option(command, "--threads", compute.threads, 0, 1024,
-                   "Threads to compute with; 0 = the physical cores available");
-  add_choice(command, "--kernels", compute.kernels, "Fused kernels, or plain operations to compare them with");
+                   "Number of CPU threads; 0 uses all physical cores that the process may use");
+  add_choice(command, "--kernels", compute.kernels,
+             "fused: custom kernels; reference: plain PyTorch operations, for comparison");
 }
 
 CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vector<std::string>& overrides) {
-  command.add_option("--set", overrides, "Override one key of the configuration; repeatable")
+  command.add_option("--set", overrides, "Override a configuration key; repeatable")
       ->allow_extra_args(false)
       ->type_name("KEY=VALUE");
   for (const char* key : {"dtype", "device", "threads", "kernels"})
     command.add_option_function<std::string>(
         fmt::format("--{}", key),
         [key, &overrides](const std::string& value) { overrides.push_back(fmt::format("{}={}", key, value)); },
-        fmt::format("The same as --set {}=...", key));
-  return command.add_option("config", path, "Run configuration (keys: adept config --explain)")
+        fmt::format("Same as --set {}=...", key));
+  return command.add_option("config", path, "Run configuration; adept config --explain lists its keys")
       ->required()
       ->type_name("CONFIG.yaml");
 }
@@ -125,22 +127,26 @@ CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vecto
 void add_continue_data_flag(CLI::App& command, std::vector<std::string>& overrides) {
   command.add_flag_callback(
       "--continue-data", [&overrides] { overrides.emplace_back("train.continue_data=true"); },
-      "Start where the run that trained the model stopped in the data: --set train.continue_data=true");
+      "Start at the data position where the run that trained the model stopped; same as --set "
+      "train.continue_data=true");
 }
 
 void add_data_options(CLI::App& command, DataOptions& options) {
-  command.add_option("--data", options.data, "Text: .txt or .jsonl, also .gz; files, folders, globs; repeatable")
+  command
+      .add_option("--data", options.data,
+                  "Text: .txt or .jsonl files (optionally .gz), directories or globs; repeatable")
       ->required()
       ->type_name("[NAME=]PATH");
   add_text_options(command, options);
 }
 
 void add_text_options(CLI::App& command, DataOptions& options) {
-  command.add_option("--text-field", options.text_field, "Field of a .jsonl record that holds the text")
+  command.add_option("--text-field", options.text_field, "Field of each .jsonl record that holds the text")
       ->type_name("FIELD")
       ->capture_default_str();
-  add_choice(command, "--txt-record", options.txt_record, "One document of a .txt file is");
-  add_choice(command, "--on-bad-record", options.on_bad_record, "What to do about an unreadable record");
+  add_choice(command, "--txt-record", options.txt_record, "What counts as one document in a .txt file");
+  add_choice(command, "--on-bad-record", options.on_bad_record,
+             "How to handle invalid records: fail stops, skip counts and skips them");
 }
 
 std::vector<data::TextSource> sources(const DataOptions& options) {
@@ -148,7 +154,7 @@ std::vector<data::TextSource> sources(const DataOptions& options) {
   std::map<std::string, bool> name_was_given;
   for (const std::string& argument : options.data) {
     const auto [given_name, path] = split_name(options.option, argument);
-    if (path.empty()) throw ConfigError("{} {}: the path is empty; expected [NAME=]PATH", options.option, argument);
+    if (path.empty()) throw ConfigError("{} {}: found an empty path; expected [NAME=]PATH", options.option, argument);
     const std::string name = given_name.empty() ? name_of_path(path) : given_name;
     const auto [known, is_new] = name_was_given.try_emplace(name, !given_name.empty());
     if (is_new) {
@@ -160,8 +166,9 @@ std::vector<data::TextSource> sources(const DataOptions& options) {
       continue;
     }
     if (!known->second || given_name.empty())
-      throw ConfigError("{0} {1}: another {0} is called \"{2}\" too; give each a name, as in {0} NAME={3}",
-                        options.option, argument, name, path);
+      throw ConfigError(
+          "{0} {1}: the name \"{2}\" is already used by another {0}; name each source, as in {0} NAME={3}",
+          options.option, argument, name, path);
     const auto same = [&](const data::TextSource& source) { return source.name == name; };
     std::find_if(result.begin(), result.end(), same)->paths.push_back(path);
   }
@@ -192,7 +199,7 @@ void check_output_is_not_of_model(const std::string& out, const std::filesystem:
   namespace fs = std::filesystem;
   std::error_code ignored;
   if (fs::is_regular_file(out, ignored) && run::is_in(out, model_dir))
-    throw ConfigError("--out {}: is a file of the model {}, which would be lost; expected another place.", out,
+    throw ConfigError("--out {}: would overwrite a file of the model {}; expected a different path.", out,
                       model_dir.string());
 }
 
@@ -214,8 +221,7 @@ void require_utf8(const std::string& option, const std::string& text) {
   if (const std::string problem = foreign_encoding_problem(text); !problem.empty())
     throw ConfigError("{}: {}", option, problem);
   if (const auto at = data::find_invalid_utf8(text))
-    throw ConfigError("{}: found a byte at {} that is no part of a UTF-8 character; expected text in UTF-8.", option,
-                      *at);
+    throw ConfigError("{}: found an invalid UTF-8 byte at offset {}; expected UTF-8 text.", option, *at);
 }
 
 void check_output_directory(const std::string& out, const std::vector<std::filesystem::path>& inputs, bool force) {
@@ -225,18 +231,20 @@ void check_output_directory(const std::string& out, const std::vector<std::files
   for (const fs::path& input : inputs) {
     const fs::path relative = fs::weakly_canonical(input, ignored).lexically_relative(target);
     if (relative == ".")
-      throw ConfigError("--out {}: is {}; expected a directory of its own.", out,
-                        input == inputs.front() ? "the model itself" : "itself read");
+      throw ConfigError("--out {}: is {}; expected a separate directory.", out,
+                        input == inputs.front() ? "the model directory" : "an input");
     if (!relative.empty() && *relative.begin() != "..")
-      throw ConfigError("--out {}: holds {}, which would be lost; expected a directory of its own.", out,
+      throw ConfigError("--out {}: contains the input {}, which would be lost; expected a separate directory.", out,
                         input.string());
   }
   if (!fs::exists(target, ignored)) return;
-  if (!force) throw DataError("{}: exists already; remove it, or replace it with --force.", out);
+  if (!force) throw DataError("{}: already exists; remove it, or pass --force to replace it.", out);
   const bool is_empty = fs::is_directory(target, ignored) && fs::is_empty(target, ignored);
   if (!is_empty && !fs::exists(target / "config.json", ignored))
-    throw DataError("--out {}: is no model directory, so --force does not replace it. Remove it, or choose another.",
-                    out);
+    throw DataError(
+        "--out {}: is not a model directory (no config.json), so --force does not replace it. Remove it or choose "
+        "another path.",
+        out);
 }
 
 }  // namespace adept::cli

@@ -59,10 +59,11 @@ std::vector<std::string> methods_of(const ProbeOptions& options) {
 void print_scores(const method::Importance& importance) {
   const int k = importance.stability.num_lowest;
   if (importance.stability.num_resamples > 0)
-    fmt::print("{}, layers by index; 'lowest' is how often a layer is among the {} lowest in resamples of the text\n",
-               importance.method, k);
+    fmt::print(
+        "{}, layers by index; 'lowest' is the share of resamples of the text in which a layer is among the {} lowest\n",
+        importance.method, k);
   else
-    fmt::print("{}, layers by index; how certain the scores are is not known: a source has a single sequence\n",
+    fmt::print("{}, layers by index; no confidence estimate, because a source has a single sequence\n",
                importance.method);
   fmt::print("{:>5} {:>12} {:>10} {:>5} {:>7}   {}\n", "layer", "score", "normalized", "rank", "lowest",
              "95 % interval");
@@ -70,15 +71,15 @@ void print_scores(const method::Importance& importance) {
     fmt::print("{:>5} {:>12.6f} {:>10.4f} {:>5} {:>5.0f} %   [{:.6f}, {:.6f}]\n", layer.index, layer.score,
                layer.normalized, layer.rank, 100 * layer.lowest_share, layer.ci95[0], layer.ci95[1]);
   if (importance.stability.num_resamples > 0)
-    fmt::print("the {} lowest: {} (the same ones in {:.1f} % of the resamples)\n", k,
+    fmt::print("the {} lowest: {} (the same layers in {:.1f} % of the resamples)\n", k,
                fmt::join(method::lowest(importance.scores(), k), ", "), 100 * importance.stability.same_set_share);
   if (importance.separation && importance.separation->looks == 0)
-    fmt::print("not separated: fewer than the 16 sequences that a look needs\n");
+    fmt::print("not separated: fewer than 16 sequences, the minimum for a check\n");
   else if (importance.separation)
-    fmt::print("{} after {} tokens in {} sequences, {} looks (needed: the same ones in {:.1f} %)\n",
-               importance.separation->reached ? "separated" : "not separated", format_count(importance.tokens),
-               format_count(importance.sequences), importance.separation->looks,
-               100 * importance.separation->required_share);
+    fmt::print(
+        "{} after {} tokens in {} sequences, {} checks (required: the same layers in {:.1f} % of the resamples)\n",
+        importance.separation->reached ? "separated" : "not separated", format_count(importance.tokens),
+        format_count(importance.sequences), importance.separation->looks, 100 * importance.separation->required_share);
 }
 
 // How far the methods agree: above the diagonal Spearman's correlation, below it how many of the k lowest they share.
@@ -155,8 +156,9 @@ void run(ProbeOptions& options) {
   if (first.needs_domain && options.domain.empty())
     throw ConfigError("adept probe: --method {} needs --domain, the domain text that it is measured on.", first.name);
   if (!options.domain.empty() && (options.method == "all" || options.until_separated))
-    throw ConfigError("adept probe: found --domain together with {}; expected one method on all of the text.",
-                      options.method == "all" ? "--method all" : "--until-separated");
+    throw ConfigError(
+        "adept probe: found --domain together with {}; expected a single method, measured on the whole sample.",
+        options.method == "all" ? "--method all" : "--until-separated");
   const std::vector<data::TextSource> general_sources = sources(options.data);
   const std::vector<double> weights = parse_weights(options.weights, general_sources.size());
   const std::vector<data::TextSource> domain_sources = sources(options.data, "--domain", options.domain);
@@ -171,8 +173,8 @@ void run(ProbeOptions& options) {
   run::warn_of_long_sequences(model, options.seq_len);
   const std::int64_t num_layers = model.config.num_hidden_layers;
   if (options.layers > num_layers)
-    throw ConfigError("--layers: found {}; expected at most {}, the layers of {}.", options.layers, num_layers,
-                      model.dir.string());
+    throw ConfigError("--layers: found {}; expected at most {}, the number of layers of {}.", options.layers,
+                      num_layers, model.dir.string());
   const auto num_lowest = static_cast<int>(options.layers > 0 ? options.layers : std::min<std::int64_t>(4, num_layers));
   run::MeasuredModel measured(model.dir, io::model_identity(io::WeightFiles::open(model.dir)), options.compute);
   const run::ResultCache cache = run::ResultCache::open();
@@ -222,36 +224,37 @@ void run(ProbeOptions& options) {
 
 void add_probe_command(CLI::App& app) {
   auto options = std::make_shared<ProbeOptions>();
-  CLI::App* command = app.add_subcommand("probe", "Measure how much general skill each layer carries");
+  CLI::App* command = app.add_subcommand("probe", "Measure how important each layer is for general skill");
   add_model_option(*command, options->model);
   add_data_options(*command, options->data);
   command
       ->add_option("--weights", options->weights,
-                   "Weight of each source of --data in what is measured, in their order; without it all weigh the same")
+                   "Weight of each --data source in the scores, in order; default: equal weights")
       ->type_name("2,1");
-  command->add_option("--out", options->out, "File for the scores (JSON)")->required()->type_name("FILE");
+  command->add_option("--out", options->out, "Output file for the scores (JSON)")->required()->type_name("FILE");
   command
       ->add_option("--domain", options->domain,
-                   "Domain text: with --method gain whose gain is measured; else the method is measured on it too, so "
-                   "that one sees what each layer and each trained copy is worth in both")
+                   "Domain text. --method gain requires it; other methods also measure each layer, and each trained "
+                   "copy, on this text")
       ->type_name("[NAME=]PATH");
-  std::string meanings = "all: every one of these that needs no --domain, and how far they agree";
+  std::string meanings =
+      "How layer importance is measured\nall: all of these that do not require --domain, and their agreement";
   for (const method::ImportanceMethod& method : method::importance_methods())
     meanings += fmt::format("\n{}: {}", method.name, method.meaning);
   command->add_option("--method", options->method, meanings)
       ->type_name(method::importance_method_names("|") + "|all")
       ->capture_default_str();
   add_count_option(*command, "--layers", options->layers, 0, 10000,
-                   "How many layers will be expanded: how certain the choice of the lowest is gets measured; 0 = 4, "
-                   "or all of a smaller model");
-  command->add_flag(
-      "--until-separated", options->until_separated,
-      "Stop before --max-tokens as soon as that choice is certain (95 %); of several methods the first's");
+                   "Number of layers you plan to expand; the stability of that choice is reported. 0 selects 4, or all "
+                   "layers of a smaller model");
+  command->add_flag("--until-separated", options->until_separated,
+                    "Stop before --max-tokens once the choice of layers is statistically certain (95 %); with several "
+                    "methods, the first one decides");
   add_seq_len_option(*command, options->seq_len);
   add_max_tokens_option(*command, options->max_tokens,
-                        "Sample of the text to measure on, shared equally by the sources; 0 = all");
+                        "Sample size, in tokens, split evenly among the sources; 0 uses all");
   add_batch_size_option(*command, options->batch_size)
-      ->description("Sequences per forward pass; the methods by gradients take one at a time");
+      ->description("Sequences per forward pass; gradient-based methods process one at a time");
   add_compute_options(*command, options->compute);
   command->callback([options] { run(*options); });
 }

@@ -36,7 +36,7 @@ std::string read_to_end(int fd, const std::string& where) {
     if (n == 0) return text;
     text.append(buffer.data(), n);
     if (text.size() > kMaxPromptBytes)
-      throw DataError("{}: is longer than {} bytes; a prompt must fit into the model's context.", where,
+      throw DataError("{}: found more than {} bytes; expected a prompt that fits into the model's context.", where,
                       kMaxPromptBytes);
   }
 }
@@ -61,7 +61,7 @@ std::string read_text(const PromptOptions& options) {
   const std::string text = without_last_newline(read_input(path));
   require_utf8(path == "-" ? kStandardInput : path, text);
   if (text.empty() && !options.file && !options.text)
-    throw ConfigError("adept generate: found no prompt, and nothing on standard input; expected --prompt TEXT.");
+    throw ConfigError("adept generate: found no prompt and empty standard input; expected --prompt TEXT.");
   return text;
 }
 
@@ -83,20 +83,23 @@ Json read_messages(const PromptOptions& options) {
 void add_prompt_options(CLI::App& command, PromptOptions& options) {
   command
       .add_option("--prompt", options.text,
-                  "Text to continue; - or nothing: standard input. Names of special tokens in it are those tokens")
+                  "Text to continue; if omitted or -, read from standard input. Special tokens written out in the text "
+                  "are recognized")
       ->type_name("TEXT");
   command
       .add_option("--prompt-file", options.file,
-                  "File with the text; one newline at the end of a file or of standard input is not part of it")
+                  "File with the prompt; one final newline is removed, as from standard input")
       ->type_name("FILE");
-  command.add_flag("--chat", options.chat, "The prompt is a user's message: put it into the model's chat template");
-  command.add_option("--system", options.system, "With --chat: the system message before it")->type_name("TEXT");
+  command.add_flag("--chat", options.chat, "Treat the prompt as a user message and apply the model's chat template");
+  command.add_option("--system", options.system, "With --chat: the system message")->type_name("TEXT");
   command
       .add_option("--messages", options.messages,
-                  "With --chat: a whole conversation instead of a prompt, [{\"role\": ..., \"content\": ...}, ...]; "
-                  "- is standard input")
+                  "With --chat: a JSON file with the whole conversation instead of a prompt, [{\"role\": ..., "
+                  "\"content\": ...}, ...]; - reads standard input")
       ->type_name("FILE");
-  command.add_option("--chat-template", options.chat_template, "With --chat: which of several templates of the model")
+  command
+      .add_option("--chat-template", options.chat_template,
+                  "With --chat: name of the template, if the model has several")
       ->type_name("NAME");
 }
 

@@ -16,7 +16,8 @@ struct RunOptions {
 
 void add_run_command(CLI::App& app) {
   auto options = std::make_shared<RunOptions>();
-  CLI::App* command = app.add_subcommand("run", "Probe, expand, train, evaluate and export, in one directory");
+  CLI::App* command =
+      app.add_subcommand("run", "Run the whole pipeline in one directory: probe, expand, train, export, evaluate");
   add_config_options(*command, options->path, options->overrides);
   add_continue_data_flag(*command, options->overrides);
   command->callback([options] { run::run_pipeline(config::load_run_config(options->path, options->overrides)); });

@@ -104,12 +104,13 @@ void run(const TokenizeOptions& options) {
 
 void add_tokenize_command(CLI::App& app) {
   auto options = std::make_shared<TokenizeOptions>();
-  CLI::App* command = app.add_subcommand("tokenize", "Print the token ids of text, one document a line, as JSON lists");
+  CLI::App* command =
+      app.add_subcommand("tokenize", "Print the token ids of text as JSON lists, one document per line");
   add_model_option(*command, options->model);
-  command->add_option("--text", options->text, "The text itself, one document")->type_name("STRING");
+  command->add_option("--text", options->text, "Text to tokenize, as one document")->type_name("STRING");
   add_data_options(*command, options->data);
   command->get_option("--data")->required(false);
-  command->add_option("--out", options->out, "File for the ids instead of standard output")->type_name("FILE");
+  command->add_option("--out", options->out, "Output file for the ids; default: standard output")->type_name("FILE");
   command->callback([options] { run(*options); });
 }
 

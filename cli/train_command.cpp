@@ -18,10 +18,10 @@ struct TrainOptions {
 void add_train_command(CLI::App& app) {
   auto options = std::make_shared<TrainOptions>();
   CLI::App* command = app.add_subcommand(
-      "train", "Train an expanded model, or any model by another method; then export and evaluate it");
+      "train", "Train an expanded model, or any model with another method, then export and evaluate it");
   add_config_options(*command, options->path, options->overrides);
   add_continue_data_flag(*command, options->overrides);
-  command->add_flag("--resume", options->resume, "Continue from the newest checkpoint in output_dir");
+  command->add_flag("--resume", options->resume, "Resume from the newest checkpoint in output_dir");
   command->callback([options] {
     run::run_training(config::load_run_config(options->path, options->overrides, config::Purpose::kTrain),
                       options->resume);

@@ -35,7 +35,7 @@ class CrossCheck {
   /// Of two ways to say one thing, `winner` holds, as in Hugging Face: unsets the other, and says so.
   template <typename T>
   void prefer(const std::string& winner, const std::string& key, std::optional<T>& loser) const {
-    log_info("{}: {}: found together with {}, which wins", to_string(location(key)), key, winner);
+    log_info("{}: {}: ignored, because {} overrides it", to_string(location(key)), key, winner);
     loser.reset();
   }
 
@@ -77,7 +77,7 @@ void check_names(const std::string& list_key, const List& sources, std::map<std:
                     quote(name)));
     const auto [use, is_new] = first_use.try_emplace(name, key);
     check.expect(is_new, {key, use->second},
-                 fmt::format("found {}, which is {} too; expected a name of its own", quote(name), use->second));
+                 fmt::format("found {}, which is also {}; expected a unique name", quote(name), use->second));
   }
 }
 
@@ -104,16 +104,14 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
   const double ratio = config.train.replay_ratio.value_or(0);
   check.expect(config.method != Method::kReplay || ratio > 0, {"train.replay_ratio", "method"},
                "found 0 together with method: replay; expected more than 0, or method: full");
-  check.expect(
-      ratio == 0 || !config.data.replay.empty(), {"data.replay", "data", "train.replay_ratio", "method"},
-      fmt::format("found nothing; expected the general text of which {:.4g} of the training sequences are taken "
-                  "({})",
-                  ratio, config.method == Method::kReplay ? "method: replay" : "train.replay_ratio"));
+  check.expect(ratio == 0 || !config.data.replay.empty(), {"data.replay", "data", "train.replay_ratio", "method"},
+               fmt::format("found nothing; expected general text, which makes up {:.4g} of the training sequences ({})",
+                           ratio, config.method == Method::kReplay ? "method: replay" : "train.replay_ratio"));
   const bool probes = purpose == Purpose::kRun && config.expands() && config.expand.needs_scores();
   const bool updates = config.unit_lr.policy != method::UnitLrPolicy::kUniform;
   check.expect(
       !config.data.general.empty() || !(probes || updates), {"data.general", "data", "unit_lr.policy", "expand.after"},
-      fmt::format("found nothing; expected general text, which {} is measured on",
+      fmt::format("found nothing; expected general text, on which {} is measured",
                   probes ? "layer importance"
                          : fmt::format("unit importance (unit_lr.policy: {})", to_string(config.unit_lr.policy))));
 }
@@ -132,11 +130,11 @@ void check_expand(const method::SelectionOptions& expand, const method::LayerPro
                   CrossCheck& check) {
   const bool by_hand = !expand.after.empty();
   check.expect(!expand.num_layers || !by_hand, {"expand.after", "expand.num_layers"},
-               "found together with expand.num_layers; expected one of the two (null or [] unsets a key)");
+               "found together with expand.num_layers; expected only one of them (null or [] unsets a key)");
   check.expect(!expand.trainable || !(by_hand || expand.num_layers),
                {"expand.trainable", "expand.num_layers", "expand.after"},
-               "found together with another size of the expansion; expected one of expand.num_layers, expand.trainable "
-               "and expand.after (null or [] unsets a key)");
+               "found together with another of expand.num_layers, expand.trainable and expand.after; expected only one "
+               "of them (null or [] unsets a key)");
   for (std::size_t i = 1; i < expand.after.size(); ++i)
     check.expect(
         expand.after[i - 1] <= expand.after[i], {fmt::format("expand.after.{}", i), "expand.after"},
@@ -150,31 +148,32 @@ void check_expand(const method::SelectionOptions& expand, const method::LayerPro
   }
   const bool by_lowest = !expand.strategy || *expand.strategy == method::SelectionStrategy::kLowest ||
                          *expand.strategy == method::SelectionStrategy::kCostAware;
-  check.expect(
-      !probe.until_separated || by_lowest || by_hand || method != Method::kAdept,
-      {"probe.until_separated", "expand.strategy"},
-      fmt::format("found true together with expand.strategy: {}; expected lowest or cost_aware, whose choice of "
-                  "the lowest layers is what becomes certain",
-                  expand.strategy ? to_string(*expand.strategy) : ""));
+  check.expect(!probe.until_separated || by_lowest || by_hand || method != Method::kAdept,
+               {"probe.until_separated", "expand.strategy"},
+               fmt::format("found true together with expand.strategy: {}; expected lowest or cost_aware, because the "
+                           "probe stops once the lowest layers are certain",
+                           expand.strategy ? to_string(*expand.strategy) : ""));
   check.expect(
       !by_hand || expand.copies == 1, {"expand.copies", "expand.after"},
-      fmt::format("found {} together with expand.after; expected an index there once for each copy", expand.copies));
-  check.expect(!by_hand || expand.exclude.empty(), {"expand.exclude", "expand.after"},
-               "found together with expand.after, which names the layers itself");
+      fmt::format("found {} together with expand.after; expected 1. Repeat an index in expand.after for several copies",
+                  expand.copies));
+  check.expect(
+      !by_hand || expand.exclude.empty(), {"expand.exclude", "expand.after"},
+      "found together with expand.after; expected only one of them, because expand.after lists the layers itself");
 }
 
 void check_rest(const RunConfig& config, CrossCheck& check) {
   check.expect(config.eval.stride <= config.seq_len, {"eval.stride", "seq_len"},
                fmt::format("found {}; expected at most seq_len, which is {}", config.eval.stride, config.seq_len));
   check.expect(!(config.eval.packed && config.eval.stride > 0), {"eval.stride", "eval.packed"},
-               fmt::format("found {} together with eval.packed; expected 0, as packed sequences do not overlap",
+               fmt::format("found {} together with eval.packed; expected 0, because packed sequences do not overlap",
                            config.eval.stride));
   check.expect(
       config.train.eval_steps == 0 || !config.data.eval.empty(), {"train.eval_steps", "data.eval"},
       fmt::format("found {}, but data.eval is empty; expected 0, or text in data.eval", config.train.eval_steps));
   const auto normal = [](const std::string& path) { return std::filesystem::path(path + "/").lexically_normal(); };
   check.expect(config.model.empty() || normal(config.output_dir) != normal(config.model), {"output_dir", "model"},
-               fmt::format("found {}, which is the model; expected a directory of its own", quote(config.output_dir)));
+               fmt::format("found {}, which is the model; expected a separate directory", quote(config.output_dir)));
 }
 
 // What a method settles itself. A configuration may serve several methods, so another value is no fault, but is said
@@ -184,7 +183,7 @@ void settle(Choice& value, Choice wanted, std::optional<Choice> usual, const cha
             const ReadResult& result) {
   const auto given = result.locations.find(key);
   if (given != result.locations.end() && value != wanted && value != usual)
-    log_info("{}: {}: the method {} takes {} instead of {}", to_string(given->second), key, to_string(config.method),
+    log_info("{}: {}: the method {} uses {} instead of {}", to_string(given->second), key, to_string(config.method),
              to_string(wanted), to_string(value));
   value = wanted;
 }
@@ -207,11 +206,10 @@ void expand_homes(List& sources, const std::string& key, CrossCheck& check) {
 
 std::vector<LengthProblem> length_problems(const TrainConfig& train, std::optional<std::int64_t> steps) {
   std::vector<LengthProblem> problems;
-  const std::string length =
-      train.max_steps ? "train.max_steps" : "the number of steps that train.num_train_epochs gives";
+  const std::string length = train.max_steps ? "train.max_steps" : "the number of steps of train.num_train_epochs";
   if (steps && static_cast<double>(*steps) > kSteps.max)
     problems.push_back(
-        {{"train.num_train_epochs"}, fmt::format("gives {} steps; expected at most {:.0f}", *steps, kSteps.max)});
+        {{"train.num_train_epochs"}, fmt::format("amounts to {} steps; expected at most {:.0f}", *steps, kSteps.max)});
   if (steps && train.warmup_steps && *train.warmup_steps > *steps)
     problems.push_back(
         {{"train.warmup_steps", "train.max_steps"},
@@ -221,7 +219,7 @@ std::vector<LengthProblem> length_problems(const TrainConfig& train, std::option
   if (train.lr_scheduler == optim::ScheduleKind::kWsd && warmup <= 1 && warmup + train.decay_ratio > 1)
     problems.push_back(
         {{"train.decay_ratio", "train.lr_scheduler", "train.warmup_ratio", "train.warmup_steps", "train.max_steps"},
-         fmt::format("found {}; expected warm-up and decay to take all steps at most, and the warm-up takes {:.4g}",
+         fmt::format("found {}; expected warm-up and decay to sum to at most 1 (the warm-up is {:.4g})",
                      train.decay_ratio, warmup)});
   return problems;
 }

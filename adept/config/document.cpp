@@ -66,7 +66,7 @@ class Converter {
   Value convert(const YAML::Node& node, const Location& location, const std::string& path, int depth) {
     Value value;
     value.location = location;
-    if (depth > kMaxDepth) fail(value.location, fmt::format("nested beyond {} levels", kMaxDepth));
+    if (depth > kMaxDepth) fail(value.location, fmt::format("nested deeper than {} levels", kMaxDepth));
     if (++num_values_ > kMaxValues)
       fail(value.location, fmt::format("expands to more than {} values; expected fewer aliases", kMaxValues));
     switch (node.Type()) {
@@ -116,7 +116,7 @@ class Converter {
     for (const auto& pair : node) {
       const Location location = at(pair.first, value.location);
       if (!pair.first.IsScalar()) {
-        problems_.push_back({location, path, "found a key that is not a word; expected KEY: VALUE"});
+        problems_.push_back({location, path, "found a key that is not a scalar; expected KEY: VALUE"});
         continue;
       }
       const std::string key = pair.first.Scalar();
@@ -127,7 +127,7 @@ class Converter {
         const std::string first = fmt::format(" (first: line {})", use->second);
         problems_.push_back(
             {location, join(path, key),
-             fmt::format("found the key a second time; expected it once{}", source_.is_override ? "" : first)});
+             fmt::format("found a duplicate key; expected it once{}", source_.is_override ? "" : first)});
       } else {
         value.entries.push_back({key, location, std::move(member)});
       }
@@ -193,7 +193,7 @@ YAML::Node load_yaml(const std::string& text, const Location& source) {
       fail(location, "not valid YAML: the text ends inside quotes; expected the closing quote");
     fail(location, fmt::format("not valid YAML: {} (column {})", error.msg, error.mark.column + 1));
   }
-  fail(source, "found more after the end of the first YAML document; expected one document");
+  fail(source, "found a second YAML document; expected only one");
 }
 
 bool parse_index(std::string_view text, std::size_t& index) {

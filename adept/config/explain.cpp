@@ -156,7 +156,7 @@ std::string explain(std::size_t width) {
   for (const KeyDoc& row : rows)
     table += fmt::format("{:<{}}  {:<{}}  {}\n", row.key, longest, cut(row.fallback, kDefaultWidth), kDefaultWidth,
                          cut(row.doc, left));
-  return table + "\nIn full: adept config --explain KEY, or a section such as train.\n";
+  return table + "\nFor details: adept config --explain KEY, or a section such as train.\n";
 }
 
 std::string explain(std::span<const std::string> names, std::size_t width) {
@@ -170,7 +170,7 @@ std::string explain(std::span<const std::string> names, std::size_t width) {
     if (text.size() > before) continue;
     const std::vector<std::string> meant = keys_like(wanted);
     problems += fmt::format("{}--explain {}: found an unknown key; {}", problems.empty() ? "" : "\n", name,
-                            meant.empty() ? "expected one of those that adept config --explain lists"
+                            meant.empty() ? "expected a key that adept config --explain lists"
                                           : fmt::format("did you mean {}?", fmt::join(meant, " or ")));
   }
   if (!problems.empty()) throw ConfigError(problems);

@@ -6,7 +6,7 @@
 namespace adept::config {
 
 ComputeDType Compute::decided_dtype() const {
-  ADEPT_CHECK(dtype != DTypeChoice::kAuto, "the precision to compute in was not decided");
+  ADEPT_CHECK(dtype != DTypeChoice::kAuto, "the compute dtype was not decided");
   return dtype == DTypeChoice::kBf16 ? ComputeDType::kBf16 : ComputeDType::kFp32;
 }
 

@@ -96,14 +96,14 @@ struct Child {
 
 std::string run_in_child(const std::function<std::string()>& work, const ChildLimits& limits) {
   int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) fail("making a pipe");
+  if (::pipe2(ends, O_CLOEXEC) != 0) fail("creating a pipe");
   const pid_t parent = ::getpid(), pid = ::fork();
   if (pid < 0) {
     const int error = errno;
     ::close(ends[0]);
     ::close(ends[1]);
     errno = error;
-    fail("making a process");
+    fail("creating a process");
   }
   if (pid == 0) run_as_child(work, limits, ends[1], parent);
   ::close(ends[1]);
@@ -112,12 +112,12 @@ std::string run_in_child(const std::function<std::string()>& work, const ChildLi
   const int status = child.wait();
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return result;
   if (WIFSIGNALED(status) && (WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGKILL))
-    throw ChildFailure(fmt::format("took more than {} s of processor time, or was killed", limits.seconds));
+    throw ChildFailure(fmt::format("used more than {} s of CPU time, or was killed", limits.seconds));
   if (WIFEXITED(status) && WEXITSTATUS(status) == kOutOfMemory)
-    throw ChildFailure(fmt::format("needed more than {} MB of memory", limits.memory / 1'000'000));
+    throw ChildFailure(fmt::format("used more than {} MB of memory", limits.memory / 1'000'000));
   if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV) throw ChildFailure("nested or recursed too deeply");
-  throw ChildFailure(WIFSIGNALED(status) ? fmt::format("ended with the signal {}", WTERMSIG(status))
-                                         : fmt::format("ended with the exit code {}", WEXITSTATUS(status)));
+  throw ChildFailure(WIFSIGNALED(status) ? fmt::format("was killed by signal {}", WTERMSIG(status))
+                                         : fmt::format("exited with code {}", WEXITSTATUS(status)));
 }
 
 }  // namespace adept

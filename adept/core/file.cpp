@@ -26,20 +26,20 @@ constexpr int kMaxLinks = 40;  // as the kernel
 std::string_view advice(int error_number) {
   switch (error_number) {
     case ENOSPC:
-      return "Free space on this file system, or choose a place on another one";
+      return "Free space on this file system, or choose a path on another one";
     case EDQUOT:
-      return "The quota is used up; free space, or choose another place";
+      return "The disk quota is used up; free space, or choose another path";
     case EFBIG:
       return "The file is larger than this process (file size limit, see ulimit -f) or this file system allows";
     case EROFS:
-      return "The file system is read-only; choose another place";
+      return "The file system is read-only; choose another path";
     case EACCES:
     case EPERM:
       return "Check the owner and the permissions of the file and of the folders above it";
     case ENOENT:
       return "Check the spelling; create the folder if it is missing";
     case ENOTDIR:
-      return "A part of the path is a file, not a folder";
+      return "Part of the path is a file, not a folder";
     case ENAMETOOLONG:
       return "Choose a shorter name";
     case EMFILE:
@@ -48,13 +48,13 @@ std::string_view advice(int error_number) {
     case ENOMEM:
       return "Not enough memory, or too many mappings (see vm.max_map_count)";
     case EIO:
-      return "The disk or the network file system failed; look at the system's log (dmesg)";
+      return "The disk or the network file system failed; check the system log (dmesg)";
     case ELOOP:
-      return "Symbolic links go in a circle; remove them, or choose another path";
+      return "Symbolic links form a loop; remove them, or choose another path";
     case EBUSY:
-      return "It may be a mount point; choose a folder in it";
+      return "It may be a mount point; choose a folder inside it";
     case EPIPE:
-      return "Its reader has ended";
+      return "The process that reads it has exited";
     default:
       return "";
   }
@@ -70,7 +70,7 @@ UniqueFd open_without_waiting(const fs::path& path, struct stat& status) {
     std::error_code error;
     const fs::path target = fs::read_symlink(path, error);
     if (error_number == ENOENT && !error)
-      throw DataError("{}: is a symbolic link to {}, which does not exist. Get the file again, or remove the link.",
+      throw DataError("{}: is a symbolic link to {}, which does not exist. Copy the file again, or remove the link.",
                       path.string(), target.string());
     throw system_error(path, "open for reading", error_number);
   }
@@ -186,7 +186,9 @@ int write_stream(int fd, std::span<const char> bytes) {
 void remove_or_warn(const fs::path& path) {
   std::error_code error;
   fs::remove_all(path, error);
-  if (error) log_warning("{}: cannot be removed: {}. It is not needed; remove it.", path.string(), error.message());
+  if (error)
+    log_warning("{}: cannot be removed: {}. The file is no longer needed; remove it by hand.", path.string(),
+                error.message());
 }
 
 }  // namespace adept

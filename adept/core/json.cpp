@@ -52,7 +52,7 @@ class Builder : public nlohmann::json_sax<Document> {
     Frame& frame = open_.back();
     auto& object = frame.value->template get_ref<typename Document::object_t&>();
     if (object.size() >= max_keys_)
-      throw DataError("{}: an object has more than {} keys; no such file is expected here.", where_, max_keys_);
+      throw DataError("{}: an object has more than {} keys, the limit for a file of this kind.", where_, max_keys_);
     if (!is_new(frame, object, name))
       throw DataError("{}: the key \"{}\" appears twice in one object; remove one.", where_,
                       shortened(name, kMaxShownKey));
@@ -114,7 +114,7 @@ class Builder : public nlohmann::json_sax<Document> {
 
   bool enter(typename Document::value_t type) {
     if (static_cast<int>(open_.size()) >= kMaxJsonDepth)
-      throw DataError("{}: nested deeper than {} levels; no such file is expected here.", where_, kMaxJsonDepth);
+      throw DataError("{}: nested deeper than {} levels, the limit for a file of this kind.", where_, kMaxJsonDepth);
     open_.push_back({.value = place(Document(type))});
     return true;
   }
@@ -145,7 +145,7 @@ Document parse(std::string_view text, const std::string& where, std::size_t max_
 std::string read_text(const std::filesystem::path& path) {
   std::string text = read_all(open_for_reading(path), path, static_cast<std::size_t>(kMaxJsonBytes));
   if (static_cast<std::int64_t>(text.size()) > kMaxJsonBytes)
-    throw DataError("{}: larger than {} bytes; no such JSON file is expected here.", path.string(), kMaxJsonBytes);
+    throw DataError("{}: larger than {} bytes, the limit for a JSON file of this kind.", path.string(), kMaxJsonBytes);
   return text;
 }
 

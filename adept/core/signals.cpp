@@ -33,8 +33,8 @@ void on_signal(int signal) {
 // Nothing but async-signal-safe calls: the interrupted code may hold any lock.
 void on_bus_error(int) {
   constexpr std::string_view kMessage =
-      "error: a file that is being read became shorter, or its disk failed. Get the model or data again, and do not "
-      "change them while they are in use.\n";
+      "error: a file was truncated while in use, or its disk failed. Download or copy the model or data again, and do "
+      "not change them while they are in use.\n";
   [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, kMessage.data(), kMessage.size());
   _exit(static_cast<int>(ExitCode::kFailure));
 }
@@ -69,7 +69,7 @@ void throw_if_interrupted() {
   if (g_signal == 0) return;
   const char* what = g_signal == SIGINT ? "interrupted (SIGINT)" : "terminated (SIGTERM)";
   if (g_signal == SIGHUP) what = "the terminal was closed (SIGHUP)";
-  if (g_signal == SIGXCPU) what = "the limit of CPU time is reached (SIGXCPU, ulimit -t)";
+  if (g_signal == SIGXCPU) what = "the CPU time limit was reached (SIGXCPU, ulimit -t)";
   throw InterruptedError(what, static_cast<ExitCode>(128 + g_signal));
 }
 

@@ -22,7 +22,7 @@ std::string_view foreign_encoding(std::string_view start) {
 std::string foreign_encoding_problem(std::string_view start) {
   const std::string_view encoding = foreign_encoding(start);
   if (encoding.empty()) return "";
-  return fmt::format("is {0} text; only UTF-8 is read. Convert it: iconv -f {0} -t UTF-8 FILE > NEW.", encoding);
+  return fmt::format("found {0} text; expected UTF-8. Convert it: iconv -f {0} -t UTF-8 FILE > NEW.", encoding);
 }
 
 }  // namespace adept

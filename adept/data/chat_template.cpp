@@ -33,7 +33,7 @@ struct NamedTemplate {
 std::string read_template(const fs::path& path) {
   std::string text = read_all(open_for_reading(path), path, kMaxTemplateBytes);
   if (text.size() > kMaxTemplateBytes)
-    throw DataError("{}: a chat template of more than {} bytes is not read.", path.string(), kMaxTemplateBytes);
+    throw DataError("{}: the chat template is longer than {} bytes, the limit.", path.string(), kMaxTemplateBytes);
   return text;
 }
 
@@ -53,7 +53,7 @@ std::vector<NamedTemplate> templates_in_config(const SortedJson& config, const s
   const auto value = tok::JsonField(config, file).find(key);
   if (!value) return {};
   if (value->json().is_string()) return {{kDefault, file, key, value->as_string()}};
-  if (!value->json().is_array()) value->fail("is neither a template nor a list of templates with names.");
+  if (!value->json().is_array()) value->fail("is neither a template nor a list of named templates.");
   std::vector<NamedTemplate> found;
   for (std::size_t i = 0; i < value->json().size(); ++i) {
     const tok::JsonField item = value->at(i);
@@ -116,8 +116,8 @@ ChatTemplate ChatTemplate::from_model_dir(const fs::path& dir, const std::string
   if (known.empty()) known = templates_in_config(config, config_file);
   if (known.empty())
     throw DataError(
-        "{}: has no chat template (no chat_template.jinja, no chat_template in tokenizer_config.json): a base model is "
-        "not made for chats. Leave out --chat, or give the text of the whole conversation as the prompt.",
+        "{}: has no chat template (no chat_template.jinja, no chat_template in tokenizer_config.json); base models "
+        "usually have none. Omit --chat, or pass the text of the whole conversation as the prompt.",
         dir.string());
   const std::string wanted = name.empty() ? kDefault : name;
   const auto chosen =
@@ -150,22 +150,22 @@ std::string ChatTemplate::render(const Json& messages) const {
     if (line > 0) text += (key_.empty() ? ":" : ", line ") + std::to_string(line);
     return text;
   };
-  constexpr char kAdvice[] = "Write the text of the conversation yourself and give it as the prompt, without --chat.";
+  constexpr char kAdvice[] = "Pass the text of the conversation as the prompt instead, without --chat.";
   std::string text;
   try {
     text = render_jinja(source_, variables);
   } catch (const JinjaError& error) {
     if (error.refused)
-      throw DataError("{}: the chat template refuses these messages: {}", place(error.line), error.what());
+      throw DataError("{}: the chat template rejects these messages: {}", place(error.line), error.what());
     throw DataError("{}: the chat template cannot be rendered: {}. {}", place(error.line), error.what(), kAdvice);
   }
   // The engine counts bytes where jinja2 counts characters.
   if (find_invalid_utf8(text))
-    throw DataError("{}: the chat template cuts a character of the messages in two. {}", place(0), kAdvice);
+    throw DataError("{}: the chat template splits a character of the messages. {}", place(0), kAdvice);
   for (std::size_t i = 0; i < messages.size(); ++i)
     if (const std::string role = messages[i].value("role", ""); role == "user" || role == "system")
       if (!holds_text_of(messages[i], text))
-        log_warning("{}: the chat template leaves out text of message {} ({})", place(0), i + 1, role);
+        log_warning("{}: the chat template omits text of message {} ({})", place(0), i + 1, role);
   return text;
 }
 

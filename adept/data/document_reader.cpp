@@ -107,7 +107,7 @@ struct DocumentReader::State {
     if (!started) return false;
     if (too_long)
       return bad("paragraph too long", fmt::format("a paragraph of more than {} bytes", kMaxParagraphBytes),
-                 "paragraphs that blank lines end");
+                 "shorter paragraphs, separated by blank lines");
     return accept(text);
   }
 
@@ -119,18 +119,17 @@ struct DocumentReader::State {
       return text.empty() ? skip("empty text") : true;
     }
     std::string expected =
-        fmt::format("one JSON object on a line, with the text as a string in {}", io::quote(source.text_field));
+        fmt::format("one JSON object per line, with the text as a string in {}", io::quote(source.text_field));
     if (fault.reason == "missing field") {
       MultipleChoice question = render_multiple_choice(record);
       if (!question.problem.empty())
-        return bad("unreadable question", question.problem,
-                   "choices as a list or by label, and an answer that is one of them");
+        return bad("unreadable question", question.problem, "choices as a list or by label, and an answer among them");
       if (!question.text.empty()) {
         text = std::move(question.text);
         return true;
       }
       expected = fmt::format(
-          "the text in {}. Name the field that holds it: --text-field FIELD, or text_field of the source in data",
+          "the text in {}. Set the field that holds it with --text-field FIELD, or with text_field of the source",
           io::quote(source.text_field));
     }
     return bad(fault.reason, fault.found, expected);
@@ -148,7 +147,7 @@ struct DocumentReader::State {
     const std::int64_t first_line = std::max<std::int64_t>(1, line_number);
     line_number = first_line + newlines;
     return bad("invalid UTF-8",
-               fmt::format("bytes that are no UTF-8 after {}",
+               fmt::format("invalid UTF-8 after {}",
                            io::quote(text.substr(at > 20 ? at - 20 : 0, std::min<std::size_t>(at, 20)))),
                "UTF-8 text");
   }
@@ -156,8 +155,8 @@ struct DocumentReader::State {
   bool bad(const std::string& reason, const std::string& found, const std::string& expected) {
     if (source.on_bad_record == BadRecord::kSkip) return skip(reason);
     throw DataError(
-        "{}: {}: found {}; expected {}. Mend it, or leave such records out and count them: on_bad_record: "
-        "skip, or --on-bad-record skip.",
+        "{}: {}: found {}; expected {}. Fix the record, or skip and count such records: on_bad_record: skip, or "
+        "--on-bad-record skip.",
         position(), reason, found, expected);
   }
 

@@ -89,7 +89,7 @@ class RecordScanner {
   }
   bool invalid(const std::string& what) {
     const auto rest = at_end() ? std::string_view() : line_.substr(at_, kMaxShownFault);
-    return stop("invalid JSON", fmt::format("a fault at byte {}: {}{}", at_, what,
+    return stop("invalid JSON", fmt::format("an error at byte {}: {}{}", at_, what,
                                             rest.empty() ? " (the line ends)" : ", found " + io::quote(rest)));
   }
 
@@ -201,7 +201,7 @@ class RecordScanner {
       if (out != nullptr) out->append(line_.substr(run, at_ - run));
       if (at_end()) {
         at_ = start;
-        return invalid("a string with a missing closing quote");
+        return invalid("a string without a closing quote");
       }
       if (line_[at_] == '"') return ++at_, true;
       if (line_[at_] != '\\') return invalid("a control character in a string, which must be escaped");

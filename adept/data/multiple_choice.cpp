@@ -91,11 +91,11 @@ MultipleChoice render_multiple_choice(std::string_view record) {
   const Json* answer = first_of(json, {"answer_idx", "answerKey", "answer"});
   if (question == nullptr || !question->is_string() || listed == nullptr || answer == nullptr) return {};
   const std::vector<Choice> choices = read_choices(*listed);
-  if (choices.empty()) return {.text = "", .problem = "a question without choices that can be read"};
+  if (choices.empty()) return {.text = "", .problem = "a question without readable choices"};
   const std::optional<std::size_t> right = read_answer(*answer, choices);
   if (!right)
     return {.text = "",
-            .problem = fmt::format("a question whose answer {} is none of its {} choices",
+            .problem = fmt::format("a question whose answer {} is not among its {} choices",
                                    io::quote(answer->is_string() ? answer->get<std::string>() : answer->dump()),
                                    choices.size())};
   std::string text = stripped(question->get<std::string>()) + "\n";

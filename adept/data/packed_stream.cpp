@@ -24,8 +24,8 @@ PackedStream::PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos
     : dataset_(std::move(dataset)), eos_(eos), order_(std::move(order)) {
   if (eos_ && (*eos_ < 0 || *eos_ >= dataset_.vocab_size()))
     throw ConfigError(
-        "the end-of-text id is {}, outside the vocabulary of {} ids of the data \"{}\"; use the id of the "
-        "tokenizer that made the data.",
+        "the EOS id is {}, outside the vocabulary of {} ids of the data \"{}\"; expected the id of the tokenizer that "
+        "produced the data.",
         *eos_, dataset_.vocab_size(), dataset_.name());
   starts_.reserve(order_.size() + 1);
   starts_.push_back(0);

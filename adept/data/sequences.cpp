@@ -222,7 +222,7 @@ SequenceSet windows(const TokenDataset& dataset, const WindowOptions& options) {
   check_seq_len(options.seq_len);
   const std::int64_t stride = options.stride == 0 ? options.seq_len : options.stride;
   if (stride < 1 || stride > options.seq_len)
-    throw ConfigError("stride is {}; expected 1 to {} (seq_len), or 0 for windows that do not overlap.", stride,
+    throw ConfigError("stride is {}; expected 1 to {} (seq_len), or 0 for windows without overlap.", stride,
                       options.seq_len);
   SequenceSetBuilder builder(PackedStream(dataset, std::nullopt), /*document_mask=*/false, options.max_tokens);
   const std::span<const std::int64_t> starts = builder.stream().starts();
@@ -293,7 +293,8 @@ TokenBatch make_batch(std::span<const Sequence> sequences, std::int32_t pad_id) 
 std::vector<std::vector<std::int64_t>> group_into_batches(std::span<const std::int64_t> lengths, std::int64_t max_rows,
                                                           std::int64_t max_tokens) {
   if (max_rows < 1) throw ConfigError("the batch size is {}; expected at least 1 row.", max_rows);
-  if (max_tokens < 1) throw ConfigError("the most tokens of a batch are {}; expected at least 1.", max_tokens);
+  if (max_tokens < 1)
+    throw ConfigError("the maximum number of tokens per batch is {}; expected at least 1.", max_tokens);
   std::vector<std::int64_t> by_length(lengths.size());
   std::iota(by_length.begin(), by_length.end(), 0);
   const auto length = [&](std::int64_t i) { return lengths[static_cast<std::size_t>(i)]; };

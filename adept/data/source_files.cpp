@@ -78,7 +78,7 @@ std::string conversion(const fs::path& path) {
   for (const auto& [packed, command] : {std::pair(".zst", "zstd -d"), std::pair(".xz", "xz -dk"),
                                         std::pair(".bz2", "bzip2 -dk"), std::pair(".zip", "unzip")})
     if (extension == packed) return fmt::format(". Unpack it: {} {}", command, path.string());
-  return fmt::format(". If it is plain text, give it that extension: ln -s {} {}.txt", path.filename().string(),
+  return fmt::format(". If it is plain text, add the extension: ln -s {} {}.txt", path.filename().string(),
                      path.string());
 }
 
@@ -201,13 +201,13 @@ class FileFinder {
   explicit FileFinder(const TextSource& source) : source_(source) {}
 
   SourceFiles find() {
-    if (source_.paths.empty()) problems_.push_back("it has no paths");
+    if (source_.paths.empty()) problems_.push_back("found no path; expected at least one");
     for (const std::string& path : source_.paths) add_path(path);
     if (!problems_.empty()) {
       std::string list;
       for (const std::string& problem : problems_) list += "\n  " + problem;
-      throw ConfigError("source \"{}\": its text cannot be found. Files that are read: {}; also folders and globs.{}",
-                        source_.name, kAcceptedFiles, list);
+      throw ConfigError("source \"{}\": no text found; expected {} files, or folders or globs of them.{}", source_.name,
+                        kAcceptedFiles, list);
     }
     return std::move(found_);
   }
@@ -217,13 +217,14 @@ class FileFinder {
     std::error_code error;
     const fs::file_status status = fs::status(path, error);
     if (fs::is_directory(status) && written_folder(path) == kRunFolder) {
-      problems_.push_back(fmt::format("{}: a {}; its records are no text", path, kRunFolder));
+      problems_.push_back(fmt::format("{}: is a {}; its records are not text", path, kRunFolder));
     } else if (fs::is_directory(status)) {
       require_files(path, [&] { walk(path); });
     } else if (io::is_stream(path)) {
       found_.files.push_back(path);
     } else if (fs::exists(status)) {
-      if (!add_file(path)) problems_.push_back(fmt::format("{}: a {}{}", path, describe_kind(path), conversion(path)));
+      if (!add_file(path))
+        problems_.push_back(fmt::format("{}: is a {}{}", path, describe_kind(path), conversion(path)));
     } else if (is_glob(path)) {
       require_files(path, [&] {
         for (const fs::path& match : expand_glob(path)) add_entry(match);
@@ -240,7 +241,7 @@ class FileFinder {
     other_file_.clear();
     add();
     if (num_matched_ > 0) return;
-    problems_.push_back(fmt::format("{}: holds or matches no such file", path));
+    problems_.push_back(fmt::format("{}: contains or matches no such file", path));
     if (!other_file_.empty())
       problems_.back() +=
           fmt::format(", but {}, a {}{}", other_file_.string(), describe_kind(other_file_), conversion(other_file_));
@@ -250,7 +251,7 @@ class FileFinder {
     throw_if_interrupted();
     std::error_code error;
     if (!visited_.insert(fs::canonical(folder, error).string()).second) {
-      ++found_.ignored["folder that was read already"];
+      ++found_.ignored["folder already read"];
       ++num_matched_;
       return;
     }
@@ -287,7 +288,7 @@ class FileFinder {
     if (visited_.insert(fs::canonical(file, error).string()).second)
       found_.files.push_back(file);
     else
-      ++found_.ignored["file that was listed already"];
+      ++found_.ignored["file already listed"];
     return true;
   }
 
@@ -325,26 +326,27 @@ void check_not_read(const TextSource& source, const fs::path& output, const std:
   std::error_code error;
   const fs::path target = fs::weakly_canonical(output, error);
   const auto refuse = [&](const std::string& found, const std::string& expected) {
-    throw ConfigError("{} {}: {} as \"{}\"; {}.", option, output.string(), found, source.name, expected);
+    throw ConfigError("{} {}: {} the source \"{}\"; {}.", option, output.string(), found, source.name, expected);
   };
   for (const std::string& path : source.paths) {
     const fs::path read = fs::weakly_canonical(path, error);
-    if (read == target) refuse("is itself read", "expected a place of its own");
+    if (read == target) refuse("is an input of", "expected a separate path");
     const fs::path below = target.lexically_relative(read);
     if (kind_by_name(output) && fs::is_directory(read, error) && !below.empty() && *below.begin() != "..")
-      refuse(fmt::format("lies in {}, which is read", path),
-             "the next call would read it as text. Choose another folder, or another extension");
+      refuse(fmt::format("is inside {}, an input of", path),
+             "the next run would read it as text. Choose another folder or another extension");
     if (!is_glob(path) || fs::exists(path, error)) continue;
     if (kind_by_name(output) && GlobPattern(path).matches(target))
-      refuse(fmt::format("matches {}, which is read", path),
-             "the next call would read it as text. Choose another folder, or another name");
+      refuse(fmt::format("matches {}, an input of", path),
+             "the next run would read it as text. Choose another folder or another name");
     for (const std::string& record : records)
       if (GlobPattern(path).matches(target / record, target))
-        refuse(fmt::format("will hold {}, which matches {} and would be read", record, path), "choose another folder");
+        refuse(fmt::format("will contain {}, which matches {}, an input of", record, path),
+               "the next run would read it as text. Choose another folder");
   }
   if (!kind_by_name(output) || !fs::exists(target, error)) return;
   for (const fs::path& file : find_files(source).files)
-    if (fs::weakly_canonical(file, error) == target) refuse("is itself read", "expected a place of its own");
+    if (fs::weakly_canonical(file, error) == target) refuse("is an input of", "expected a separate path");
 }
 
 }  // namespace adept::data

@@ -21,9 +21,8 @@ void TextEncoder::encode_checked(std::string_view text, IdSink sink) const {
   encode(text, [&](std::span<const std::int32_t> ids) {
     for (const std::int32_t id : ids)
       if (id < 0 || id >= vocab_size)
-        throw DataError(
-            "the tokenizer gives the id {}, but the model's vocabulary has {} ids; they do not belong together.{}", id,
-            vocab_size, token_of ? fmt::format(" The token is {}.", io::quote(token_of(id))) : "");
+        throw DataError("the tokenizer produces the id {}, but the model's vocabulary has {} ids; they do not match.{}",
+                        id, vocab_size, token_of ? fmt::format(" The token is {}.", io::quote(token_of(id))) : "");
     sink(ids);
   });
 }

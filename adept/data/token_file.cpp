@@ -105,9 +105,7 @@ class TokenFileParser {
   std::string content_hash;
 
  private:
-  [[noreturn]] void fail(const std::string& problem) const {
-    throw DataError("{}: {}.", where_, problem);
-  }
+  [[noreturn]] void fail(const std::string& problem) const { throw DataError("{}: {}.", where_, problem); }
 
   template <typename T>
   std::span<const T> take(std::size_t count) {
@@ -119,13 +117,13 @@ class TokenFileParser {
   void read_frame() {
     Header header;
     if (file_.size() < sizeof(Header) + sizeof(Footer))
-      fail(fmt::format("{} bytes are too few for a file of tokens (it is cut short, or another kind of file)",
-                       file_.size()));
+      fail(
+          fmt::format("{} bytes are too few for a token file; it is cut short, or another kind of file", file_.size()));
     std::memcpy(&header, file_.data(), sizeof header);
     if (std::string_view(header.magic.data(), header.magic.size()) != kMagic)
-      fail(fmt::format("not a file of tokens; expected \"{}\" at its start", kMagic));
+      fail(fmt::format("not a token file; expected \"{}\" at its start", kMagic));
     if (header.version != kVersion)
-      fail(fmt::format("version {} of the format; this build reads version {}", header.version, kVersion));
+      fail(fmt::format("has format version {}; this build reads version {}", header.version, kVersion));
     std::memcpy(&footer_, file_.data() + file_.size() - sizeof footer_, sizeof footer_);
     // Each bound keeps the sum below from overflowing.
     const std::uint64_t size = file_.size();
@@ -140,29 +138,28 @@ class TokenFileParser {
     bytes = take<std::int64_t>(documents);
     const auto json = take<char>(json_bytes);
     json_ = std::string_view(json.data(), json.size());
-    if (hash_metadata(header, footer_, json_) != hash)
-      fail("its description does not match its checksum; it is damaged");
+    if (hash_metadata(header, footer_, json_) != hash) fail("its header does not match its checksum; it is damaged");
   }
 
   [[noreturn]] void fail_size() const {
-    fail(fmt::format("{} bytes do not fit the sizes that it states; it is cut short or damaged", file_.size()));
+    fail(fmt::format("{} bytes do not match the sizes in its header; it is cut short or damaged", file_.size()));
   }
 
   void read_json() {
     const Json json = parse_json(json_, where_);
     const auto text = [&](const char* key) {
       const auto found = json.find(key);
-      if (found == json.end() || !found->is_string()) fail(fmt::format("its description has no text \"{}\"", key));
+      if (found == json.end() || !found->is_string()) fail(fmt::format("its header has no string \"{}\"", key));
       return found->get<std::string>();
     };
-    if (!json.is_object()) fail("its description is not a JSON object");
+    if (!json.is_object()) fail("its header is not a JSON object");
     info.name = text("name");
     info.source_fingerprint = text("source_fingerprint");
     info.tokenizer_fingerprint = text("tokenizer_fingerprint");
     content_hash = text("content_hash");
     const auto vocab_size = json.find("vocab_size");
     if (vocab_size == json.end() || !vocab_size->is_number_integer() || vocab_size->get<std::int64_t>() < 1)
-      fail("its description has no positive vocab_size");
+      fail("its header has no positive vocab_size");
     info.vocab_size = vocab_size->get<std::int64_t>();
     const auto counts = json.find("counts");
     info.counts = source_counts_from_json(counts == json.end() ? Json() : *counts, where_);
@@ -170,7 +167,7 @@ class TokenFileParser {
 
   void check_documents() const {
     if (offsets.front() != 0 || offsets.back() != static_cast<std::int64_t>(tokens.size()))
-      fail("the documents do not cover the tokens; it is damaged");
+      fail("its documents do not cover its tokens; it is damaged");
     std::int64_t total_bytes = 0;
     for (std::size_t i = 0; i < bytes.size(); ++i) {
       if (offsets[i] >= offsets[i + 1]) fail(fmt::format("document {} is empty or ends before it starts", i));
@@ -187,11 +184,11 @@ class TokenFileParser {
     std::uint32_t largest = 0;  // a negative id is a large one
     for (const std::int32_t id : tokens) largest = std::max(largest, static_cast<std::uint32_t>(id));
     if (!tokens.empty() && largest >= vocab_size)
-      fail(fmt::format("it holds the id {}, outside its vocabulary of {} ids", static_cast<std::int32_t>(largest),
+      fail(fmt::format("it contains the id {}, outside its vocabulary of {} ids", static_cast<std::int32_t>(largest),
                        info.vocab_size));
     SourceCounts totals = info.counts;
     set_totals(totals, static_cast<std::int64_t>(tokens.size()), bytes);
-    if (totals != info.counts) fail("its counts are not those of its documents");
+    if (totals != info.counts) fail("its counts do not match its documents");
   }
 
   std::string where_;

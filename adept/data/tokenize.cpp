@@ -65,7 +65,7 @@ class EncoderThreads {
     try {
       while (std::ssize(threads_) < num_threads) threads_.emplace_back([this] { run(); });
     } catch (const std::system_error& error) {
-      log_warning("{} of {} threads to tokenize with can be started ({}); fewer do the work", threads_.size(),
+      log_warning("only {} of {} tokenizer threads can be started ({}); continuing with these", threads_.size(),
                   num_threads, error.code().message());
     }
   }

@@ -45,23 +45,23 @@ std::string join_problems(const std::vector<std::string>& problems) {
 
 std::vector<std::string> find_problems(const std::vector<TrainSource>& sources, const TrainLoaderOptions& options) {
   std::vector<std::string> problems;
-  if (sources.empty()) problems.push_back("there is no source; expected at least one");
+  if (sources.empty()) problems.push_back("found no source; expected at least one");
   if (options.seq_len < 2 || options.seq_len > (std::int64_t{1} << 30))
     problems.push_back(fmt::format("seq_len is {}; expected 2 to {} tokens", options.seq_len, std::int64_t{1} << 30));
   const auto num_weights = std::count_if(sources.begin(), sources.end(), [](const auto& s) { return s.weight; });
   std::set<std::string> names;
   for (const TrainSource& source : sources) {
     const std::string& name = source.dataset.name();
-    if (!names.insert(name).second) problems.push_back(fmt::format("two sources are called \"{}\"; rename one", name));
+    if (!names.insert(name).second) problems.push_back(fmt::format("two sources are named \"{}\"; rename one", name));
     if (options.eos && (*options.eos < 0 || *options.eos >= source.dataset.vocab_size()))
-      problems.push_back(fmt::format("source \"{}\": the end-of-text id {} is outside its vocabulary of {} ids", name,
+      problems.push_back(fmt::format("source \"{}\": the EOS id {} is outside its vocabulary of {} ids", name,
                                      *options.eos, source.dataset.vocab_size()));
     if (!source.weight && num_weights > 0)
-      problems.push_back(fmt::format("source \"{}\" has no weight, others have; give all of them one, or none", name));
+      problems.push_back(
+          fmt::format("source \"{}\" has no weight, but others have; set it for all sources or for none", name));
     if (source.weight && !(std::isfinite(*source.weight) && *source.weight > 0))
       problems.push_back(
-          fmt::format("source \"{}\": the weight is {}; expected a positive number (leave a source out "
-                      "instead of giving it 0)",
+          fmt::format("source \"{}\": the weight is {}; expected a positive number (to disable a source, remove it)",
                       name, *source.weight));
   }
   return problems;
@@ -70,7 +70,7 @@ std::vector<std::string> find_problems(const std::vector<TrainSource>& sources, 
 std::int64_t count_at(const Json& json, const char* key, const std::string& where) {
   const auto found = json.is_object() ? json.find(key) : json.end();
   if (found == json.end() || !found->is_number_integer() || found->get<std::int64_t>() < 0)
-    throw DataError("{}: \"{}\" is missing or not a count; it is not the position of a data loader.", where, key);
+    throw DataError("{}: \"{}\" is missing or not a count; this is not the state of a data loader.", where, key);
   return found->get<std::int64_t>();
 }
 
@@ -83,7 +83,7 @@ TrainLoader::TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions op
     Source source{.dataset = given.dataset, .stream = make_stream(given.dataset)};
     source.sequences_per_epoch = num_sequences_of(source.stream.num_tokens(), options_.seq_len);
     if (source.sequences_per_epoch == 0)
-      problems.push_back(fmt::format("source \"{}\" has {} documents with {} tokens; at least 2 tokens are needed",
+      problems.push_back(fmt::format("source \"{}\" has {} documents with {} tokens; expected at least 2 tokens",
                                      given.dataset.name(), given.dataset.num_documents(), given.dataset.num_tokens()));
     sources_.push_back(std::move(source));
   }
@@ -104,8 +104,8 @@ void TrainLoader::set_shares(const std::vector<TrainSource>& given) {
   for (Source& source : sources_) {
     source.share = source.weight / sum;
     if (!(source.share > 0))
-      throw ConfigError("the training data: the weight {} of source \"{}\" vanishes beside the others.", source.weight,
-                        source.dataset.name());
+      throw ConfigError("the training data: the weight {} of source \"{}\" is negligible compared with the others.",
+                        source.weight, source.dataset.name());
   }
 }
 
@@ -220,7 +220,7 @@ std::string TrainLoader::differences(const Json& saved) const {
       problems.push_back(fmt::format("{} is {} now, but was {}", key, now[key].dump(),
                                      saved.contains(key) ? saved[key].dump() : "not stored"));
   for (const auto& [name, source] : saved["sources"].items())
-    if (!now["sources"].contains(name)) problems.push_back(fmt::format("source \"{}\" is gone", name));
+    if (!now["sources"].contains(name)) problems.push_back(fmt::format("source \"{}\" was removed", name));
   for (const auto& [name, source] : now["sources"].items()) {
     const auto before = saved["sources"].find(name);
     if (before == saved["sources"].end()) {
@@ -240,11 +240,11 @@ void TrainLoader::load_state(const Json& saved, const std::string& where) {
   const auto saved_sources = saved.is_object() ? saved.find("sources") : saved.end();
   if (saved_sources == saved.end() || !saved_sources->is_object() ||
       !std::all_of(saved_sources->begin(), saved_sources->end(), [](const Json& s) { return s.is_object(); }))
-    throw DataError("{}: no sources in it; it is not the position of a data loader.", where);
+    throw DataError("{}: has no sources; this is not the state of a data loader.", where);
   if (const std::string list = differences(saved); !list.empty())
     throw ConfigError(
-        "{}: the run cannot continue exactly, because its training data is another one. Restore what it was, "
-        "or start a new run.{}",
+        "{}: the run cannot continue exactly, because its training data changed. Restore the data, or start a new "
+        "run.{}",
         where, list);
   std::vector<std::int64_t> counts;
   std::int64_t total = 0;
@@ -254,7 +254,7 @@ void TrainLoader::load_state(const Json& saved, const std::string& where) {
     if (count_at(state, "epoch", where) != count / source.sequences_per_epoch ||
         count_at(state, "index", where) != count % source.sequences_per_epoch ||
         __builtin_add_overflow(total, count, &total))
-      throw DataError("{}: the position in source \"{}\" contradicts itself; the state is damaged.", where,
+      throw DataError("{}: the position in source \"{}\" is inconsistent; the state is damaged.", where,
                       source.dataset.name());
     counts.push_back(count);
   }

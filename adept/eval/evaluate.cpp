@@ -63,7 +63,7 @@ Result evaluate(const model::FrozenPrefix& model, const EvalSet& set, const Eval
 
 void require_targets(const EvalSet& set) {
   const data::SequenceCounts& counts = set.sequences.counts();
-  if (counts.tokens == 0) throw DataError("{}: holds no text; expected at least one document of two tokens.", set.name);
+  if (counts.tokens == 0) throw DataError("{}: found no text; expected at least one document of two tokens.", set.name);
   if (counts.targets == 0)
     throw DataError("{}: found no token to predict ({} documents of one token); expected longer documents.", set.name,
                     counts.short_documents);

@@ -99,8 +99,8 @@ std::string describe(const Metric& metric) {
 void require_finite(const std::string& name, const Result& result) {
   if (!std::isfinite(result.headline().value))
     throw NonFiniteError(
-        fmt::format("{}: the {} is not finite; the model's weights are damaged, or it needs dtype fp32.", name,
-                    result.headline().name));
+        fmt::format("{}: the {} is not finite; the model's weights are damaged, or the model requires dtype fp32.",
+                    name, result.headline().name));
 }
 
 Json to_json(const Result& result) {

@@ -43,7 +43,8 @@ fs::path without_trailing_slash(fs::path path) {
   while (!path.has_filename() && path.has_relative_path()) path = path.parent_path();
   const fs::path name = path.filename();
   if (name.empty() || name == "." || name == "..")
-    throw DataError("\"{}\": cannot be written as a whole; expected a path that ends in a new name.", path.string());
+    throw DataError("\"{}\": cannot be an output path; expected a path that ends in the name of a file or folder.",
+                    path.string());
   return path;
 }
 
@@ -72,7 +73,7 @@ void sync_tree(const fs::path& directory) {
 }
 
 DataError exists_error(const fs::path& path) {
-  return DataError("{}: exists already; remove it, or choose another output.", path.string());
+  return DataError("{}: already exists; remove it, or choose another output.", path.string());
 }
 
 }  // namespace
@@ -81,8 +82,10 @@ AtomicFile::AtomicFile(fs::path final_path, SpecialFile special_file) : final_pa
   LinkTarget target = follow_links(final_path_);
   const auto require_write_through = [&] {
     if (special_file == SpecialFile::kRefuse)
-      throw DataError("{}: is a pipe, a device or another special file; expected a regular file, or none. Remove it.",
-                      final_path_.string());
+      throw DataError(
+          "{}: is a pipe, a device or another special file; expected a regular file, or a path that does not exist. "
+          "Remove it.",
+          final_path_.string());
   };
   if (target.descriptor >= 0) {
     require_write_through();
@@ -144,7 +147,9 @@ AtomicDirectory::AtomicDirectory(fs::path final_path, OnExisting on_existing)
   const fs::file_status status = fs::symlink_status(target_, ignored);
   const bool is_empty = fs::is_directory(status) && fs::is_empty(target_, ignored);
   if (fs::exists(status) && !fs::is_directory(status))
-    throw DataError("{}: is not a folder; remove it, or choose another output.", final_path_.string());
+    throw DataError(
+        "{}: is a file; expected a folder, or a path that does not exist. Remove it, or choose another output.",
+        final_path_.string());
   if (fs::exists(status) && !is_empty && on_existing_ == OnExisting::kFail) throw exists_error(final_path_);
   make_directories(parent_of(target_));
   temporary_.emplace(target_, Temporary::Kind::kDirectory, 0777, final_path_);

@@ -80,7 +80,7 @@ class Copy {
     }
     if (!left_out_.empty())
       log_once(LogLevel::kInfo,
-               fmt::format("{}: not copied beside the model: {}", from_.string(), fmt::join(left_out_, ", ")));
+               fmt::format("{}: not copied to the new model: {}", from_.string(), fmt::join(left_out_, ", ")));
   }
 
  private:
@@ -134,7 +134,7 @@ class Copy {
     std::error_code error;
     const fs::file_type type = fs::status(path, error).type();
     if (type == fs::file_type::not_found) return {};
-    if (type != fs::file_type::regular) return "no regular file";
+    if (type != fs::file_type::regular) return "not a regular file";
     const std::uintmax_t size = fs::file_size(path, error);
     return !error && size > kMaxCopiedBytes && !name.starts_with("tokenizer") ? fmt::format("{} bytes", size) : "";
   }

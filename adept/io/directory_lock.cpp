@@ -30,11 +30,12 @@ DirectoryLock::DirectoryLock(const fs::path& directory) {
   if (!fd_.is_open()) throw system_error(path, "create", errno);
   if (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) {
-      log_warning("{}: this file system has no locks ({}). Make sure that no other adept is at work in this folder.",
-                  directory.string(), std::generic_category().message(errno));
+      log_warning(
+          "{}: this file system does not support locks ({}). Make sure that no other adept process uses this folder.",
+          directory.string(), std::generic_category().message(errno));
       return;
     }
-    throw DataError("{}: {} is at work in this folder. Wait for it, or choose another one.", directory.string(),
+    throw DataError("{}: {} is using this folder. Wait until it exits, or choose another folder.", directory.string(),
                     holder_of(fd_.get(), path));
   }
   if (::ftruncate(fd_.get(), 0) != 0) throw system_error(path, "write", errno);

@@ -121,13 +121,11 @@ class GgufParser {
   void read_start() {
     const auto magic = take(4, "the magic");
     if (std::memcmp(magic.data(), "GGUF", 4) != 0)
-      fail(
-          "starts with {}; expected \"GGUF\". This is not a GGUF file (files of older formats must be converted "
-          "again).",
-          quoted_bytes(magic));
+      fail("starts with {}; expected \"GGUF\". This is not a GGUF file (convert files in older formats again).",
+           quoted_bytes(magic));
     file_.version_ = read<std::uint32_t>("the version");
     if ((file_.version_ & 0xffffu) == 0 && file_.version_ != 0)
-      fail("is a big-endian file; only little-endian ones are read. Convert the model without --bigendian.");
+      fail("is a big-endian file; expected a little-endian one. Convert the model without --bigendian.");
     if (file_.version_ != 2 && file_.version_ != 3)
       fail("has version {}; this build reads 2 and 3. Convert the model again with a current llama.cpp.",
            file_.version_);
@@ -145,7 +143,7 @@ class GgufParser {
   GgufValueType read_type(const std::string& key) {
     const auto number = read<std::uint32_t>("a value's type");
     if (number > static_cast<std::uint32_t>(GgufValueType::kFloat64))
-      fail("the metadata key {} has the value type {}; the format has 0 to 12.", quote(key), number);
+      fail("the metadata key {} has the value type {}; expected 0 to 12.", quote(key), number);
     return static_cast<GgufValueType>(number);
   }
 
@@ -195,7 +193,7 @@ class GgufParser {
     if (entry.name.empty()) fail("the name of tensor {} is empty.", index);
     const auto num_dimensions = read<std::uint32_t>("a tensor's number of dimensions");
     if (num_dimensions < 1 || num_dimensions > kMaxDimensions)
-      fail("tensor {} has {} dimensions; the format has 1 to {}.", quote(entry.name), num_dimensions, kMaxDimensions);
+      fail("tensor {} has {} dimensions; expected 1 to {}.", quote(entry.name), num_dimensions, kMaxDimensions);
     for (std::uint32_t i = 0; i < num_dimensions; ++i) entry.sizes.push_back(read<std::uint64_t>("a tensor's shape"));
     entry.type = read<std::uint32_t>("a tensor's type");
     entry.offset = read<std::uint64_t>("a tensor's offset");
@@ -235,7 +233,7 @@ class GgufParser {
     if (problems.empty()) return;
     std::string advice = "The file is corrupt or cut short; copy or download it again.";
     if (unsupported)
-      advice = fmt::format("This build reads {}. Use a file with those types (llama-quantize makes one).",
+      advice = fmt::format("This build reads {}. Use a file with these types (llama-quantize can create one).",
                            supported_ggml_names());
     fail_all(problems, advice);
   }
@@ -299,12 +297,12 @@ class GgufParser {
     const auto check = [&](std::span<const std::byte> gap, std::uint64_t allowed, const std::string& where) {
       if (gap.size() > allowed)
         problems.push_back(
-            fmt::format("{} bytes {} belong to none of the {} tensors; expected at most {} bytes of padding",
+            fmt::format("{} bytes {} do not belong to any of the {} tensors; expected at most {} bytes of padding",
                         gap.size(), where, file_.tensors_.size(), allowed));
       else if (std::ranges::any_of(gap, [](std::byte byte) { return byte != std::byte{0}; }))
         problems.push_back(
-            fmt::format("the {} bytes {} belong to none of the {} tensors and are not zero, as padding is", gap.size(),
-                        where, file_.tensors_.size()));
+            fmt::format("the {} bytes {} do not belong to any of the {} tensors; expected padding, which is zero",
+                        gap.size(), where, file_.tensors_.size()));
     };
     check(bytes_.subspan(position_, first_padding), first_padding, "after the table of tensors");
     std::uint64_t end = 0;

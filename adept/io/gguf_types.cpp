@@ -40,7 +40,7 @@ constexpr std::pair<std::uint32_t, std::string_view> kUnsupported[] = {
 const TypeInfo& info_of(GgmlType type) {
   for (const TypeInfo& info : kSupported)
     if (info.type == type) return info;
-  ADEPT_CHECK(false, "no such ggml type: {}", static_cast<std::uint32_t>(type));
+  ADEPT_CHECK(false, "unknown ggml type {}", static_cast<std::uint32_t>(type));
 }
 
 }  // namespace

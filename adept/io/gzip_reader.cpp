@@ -50,11 +50,11 @@ struct ByteReader::State {
     const std::string_view start(input.get(), available);
     is_gzip = start.starts_with(kGzipMagic);
     if (!is_gzip && path.extension() == ".gz")
-      throw DataError(
-          "{}: {}. Get the file again, or give it its right name.", path.string(),
-          start.empty() ? "is empty, which no gzip file is" : "is called .gz, but is not compressed by gzip");
+      throw DataError("{}: {}. Download or copy the file again, or correct its name.", path.string(),
+                      start.empty() ? "is empty; expected gzip data"
+                                    : "does not start with gzip data, although its name ends in .gz");
     if (const std::string_view other = foreign_compression(start); !other.empty())
-      throw DataError("{}: is compressed by {}; only gzip and plain text are read. Decompress it first.", path.string(),
+      throw DataError("{}: is compressed with {}; expected gzip or plain text. Decompress it first.", path.string(),
                       other);
     if (is_gzip && inflateInit2(&stream, kGzipWindow) != Z_OK) throw std::bad_alloc();
   }
@@ -95,7 +95,7 @@ struct ByteReader::State {
       if (between_members && !start_next_member()) break;
       if (available == 0 && !refill())
         throw DataError(
-            "{}: the gzip data end in the middle, at byte {} of the file. The file is cut short; get it "
+            "{}: the gzip data end too early, at byte {} of the file. The file is cut short; download or copy it "
             "again.",
             path.string(), position);
       inflate_available();
@@ -104,8 +104,8 @@ struct ByteReader::State {
     inflated += static_cast<std::int64_t>(count);
     if (inflated > kFreelyInflated && inflated / kMostInflation > position)
       throw DataError(
-          "{}: the gzip data grow to more than {} times their size, as no text does. The file is damaged or made to "
-          "exhaust memory.",
+          "{}: the gzip data expand to more than {} times their size, which text never does. The file is damaged, or "
+          "crafted to exhaust memory.",
           path.string(), kMostInflation);
     return count;
   }
@@ -121,8 +121,8 @@ struct ByteReader::State {
     } else if (result == Z_MEM_ERROR) {
       throw std::bad_alloc();
     } else if (result != Z_OK && result != Z_BUF_ERROR) {
-      throw DataError("{}: the gzip data are corrupt near byte {} of the file ({}). Get the file again.", path.string(),
-                      position - static_cast<std::int64_t>(available),
+      throw DataError("{}: the gzip data are corrupt near byte {} of the file ({}). Download or copy the file again.",
+                      path.string(), position - static_cast<std::int64_t>(available),
                       stream.msg != nullptr ? stream.msg : "no detail");
     }
   }
@@ -135,8 +135,8 @@ struct ByteReader::State {
         if (available < kGzipMagic.size()) refill();
         if (!std::string_view(input.get() + begin, available).starts_with(kGzipMagic))
           throw DataError(
-              "{}: other data follow the gzip data at byte {} of the file. The file is corrupt; get it "
-              "again.",
+              "{}: found other data after the gzip data, at byte {} of the file. The file is corrupt; download or copy "
+              "it again.",
               path.string(), position - static_cast<std::int64_t>(available));
         inflateReset(&stream);
         between_members = false;

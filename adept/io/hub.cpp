@@ -130,7 +130,7 @@ fs::path resolve_hub_id(const HubId& id) {
     commit = read_text_file(ref, kMaxRefBytes);
     while (!commit.empty() && std::isspace(static_cast<unsigned char>(commit.back())) != 0) commit.pop_back();
     if (!is_name(commit))
-      throw DataError("{}: does not hold the name of a commit. Remove it and run `hf download {}` again.", ref.string(),
+      throw DataError("{}: does not contain a commit id. Remove it and run `hf download {}` again.", ref.string(),
                       id.repository);
   }
   fs::path snapshot = repository / "snapshots" / commit;
@@ -145,15 +145,15 @@ fs::path resolve_model(const std::string& directory_or_hub_id) {
   std::error_code ignored;
   if (fs::is_directory(path, ignored)) return path;
   if (path.extension() == ".gguf")
-    throw ConfigError("{}: a GGUF file is not used directly; convert it with `adept import-gguf --gguf {} --out DIR`.",
-                      path.string(), path.string());
+    throw ConfigError(
+        "{}: is a GGUF file; expected a model folder. Convert it with `adept import-gguf --gguf {} --out DIR`.",
+        path.string(), path.string());
   if (fs::exists(path, ignored))
-    throw ConfigError("{}: is a file; expected the folder of a model or a hub id such as org/name.", path.string());
+    throw ConfigError("{}: is a file; expected a model folder, or a Hub id such as org/name.", path.string());
   const std::optional<HubId> id = parse_hub_id(directory_or_hub_id);
   if (!id)
     throw ConfigError(
-        "{}: there is no such folder, and it is no hub id; expected the folder of a model, or org/name or "
-        "org/name@revision.",
+        "{}: is neither an existing folder nor a Hub id; expected a model folder, or org/name or org/name@revision.",
         directory_or_hub_id.empty() ? "the model \"\"" : directory_or_hub_id);
   return resolve_hub_id(*id);
 }

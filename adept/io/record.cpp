@@ -39,11 +39,11 @@ void write_record(const std::filesystem::path& path, const Json& content) {
 
 Json read_record(const std::filesystem::path& path, NoChecksum no_checksum) {
   Json record = read_json(path);
-  if (!record.is_object()) throw DataError("{}: is damaged: holds no JSON object.", path.string());
+  if (!record.is_object()) throw DataError("{}: is damaged: it does not contain a JSON object.", path.string());
   const auto found = record.find(kChecksum);
   if (found == record.end()) {
     if (no_checksum == NoChecksum::kAccepted) return record;
-    throw DataError("{}: is damaged: has no checksum.", path.string());
+    throw DataError("{}: is damaged: it has no checksum.", path.string());
   }
   const Json checksum = *found;
   record.erase(kChecksum);
@@ -51,8 +51,8 @@ Json read_record(const std::filesystem::path& path, NoChecksum no_checksum) {
   if (no_checksum == NoChecksum::kDamaged)
     throw DataError("{}: is damaged: its content does not match its checksum.", path.string());
   throw DataError(
-      "{}: is damaged or was edited: its content does not match its checksum. Make it again; if you edited it, remove "
-      "its field \"{}\", and it is taken as it is.",
+      "{}: is damaged or was edited: its content does not match its checksum. Create it again. If you edited it on "
+      "purpose, remove its field \"{}\" to use it as it is.",
       path.string(), kChecksum);
 }
 

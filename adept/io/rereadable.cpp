@@ -25,7 +25,7 @@ UniqueFd make_nameless_file(const fs::path& folder) {
   if (fd.is_open()) return fd;
   std::string name = (folder / "adept-XXXXXX").string();  // file systems without O_TMPFILE
   fd = UniqueFd(::mkostemp(name.data(), O_CLOEXEC));
-  if (!fd.is_open()) throw system_error(folder, "make a temporary file in", errno);
+  if (!fd.is_open()) throw system_error(folder, "create a temporary file in", errno);
   fs::remove(name);
   return fd;
 }

@@ -30,25 +30,25 @@ std::string_view as_text(std::span<const std::byte> bytes) {
 // The JSON text of the header, its length held against the file.
 std::string_view header_text(std::span<const std::byte> bytes, const std::string& where) {
   if (as_text(bytes).starts_with("version https://git-lfs"))
-    throw DataError("{}: is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`.", where);
+    throw DataError("{}: is a Git LFS pointer, not the file itself. Fetch the file with `git lfs pull`.", where);
   if (bytes.size() < kLengthBytes)
-    throw DataError("{}: has {} bytes; a safetensors file has at least {}. The file is cut short; get it again.", where,
+    throw DataError("{}: has {} bytes; expected at least {}. The file is cut short; download or copy it again.", where,
                     bytes.size(), kLengthBytes);
   std::uint64_t length = 0;
   std::memcpy(&length, bytes.data(), kLengthBytes);
   if (length > kMaxSafetensorsHeader)
     throw DataError(
-        "{}: the header's length is given as {} bytes; at most {} are allowed. This is no safetensors file, "
-        "or it is corrupt.",
+        "{}: the header's length is given as {} bytes; expected at most {}. This is not a safetensors file, or it is "
+        "corrupt.",
         where, length, kMaxSafetensorsHeader);
   if (length > bytes.size() - kLengthBytes)
     throw DataError(
-        "{}: the header's length is given as {} bytes, but only {} follow. The file is cut short; get it "
+        "{}: the header's length is given as {} bytes, but only {} follow. The file is cut short; download or copy it "
         "again.",
         where, length, bytes.size() - kLengthBytes);
   const std::string_view text = as_text(bytes.subspan(kLengthBytes, length));
   if (!text.starts_with('{'))
-    throw DataError("{}: the header starts with {}; expected '{{'. This is no safetensors file, or it is corrupt.",
+    throw DataError("{}: the header starts with {}; expected '{{'. This is not a safetensors file, or it is corrupt.",
                     where, text.empty() ? std::string("nothing") : quote(text.substr(0, 1)));
   return text;
 }
@@ -60,25 +60,26 @@ void check_layout(const std::vector<HeaderEntry>& entries, std::uint64_t data_si
     const HeaderEntry& entry = entries[i];
     if (entry.end > data_size)
       throw DataError(
-          "{}: tensor {}: data_offsets [{}, {}] reach beyond the {} bytes of data in the file. The file is "
-          "cut short or corrupt; get it again.",
+          "{}: tensor {}: data_offsets [{}, {}] reach beyond the {} bytes of data in the file. The file is cut short "
+          "or corrupt; download or copy it again.",
           where, quote(entry.name), entry.begin, entry.end, data_size);
     if (entry.begin < expected)
       throw DataError(
-          "{}: tensor {}: data_offsets [{}, {}] overlap tensor {}, which ends at {}. The file is corrupt; get "
-          "it again.",
+          "{}: tensor {}: data_offsets [{}, {}] overlap tensor {}, which ends at {}. The file is corrupt; download or "
+          "copy it again.",
           where, quote(entry.name), entry.begin, entry.end, quote(entries[i - 1].name), expected);
     if (entry.begin > expected)
       throw DataError(
-          "{}: tensor {}: data_offsets [{}, {}] leave a hole of {} bytes before it. The file is corrupt; get "
-          "it again.",
+          "{}: tensor {}: data_offsets [{}, {}] leave a gap of {} bytes before it. The file is corrupt; download or "
+          "copy it again.",
           where, quote(entry.name), entry.begin, entry.end, entry.begin - expected);
     expected = entry.end;
   }
   if (expected != data_size)
     throw DataError(
-        "{}: the tensors end at byte {} of the data, but the file has {}. The file is corrupt; get it again.", where,
-        expected, data_size);
+        "{}: the tensors end at byte {} of the data, but the file has {}. The file is corrupt; download or copy it "
+        "again.",
+        where, expected, data_size);
 }
 
 // The official library's order of element types, narrowest alignment first; it writes them from the back.
@@ -104,12 +105,12 @@ std::vector<const TensorView*> in_file_order(std::span<const TensorView> tensors
 void check_tensors(const std::filesystem::path& path, std::span<const TensorView> tensors) {
   std::vector<std::string_view> names;
   for (const TensorView& tensor : tensors) {
-    ADEPT_CHECK(tensor.name != "__metadata__", "{}: a tensor cannot have this name", path.string());
+    ADEPT_CHECK(tensor.name != "__metadata__", "{}: this name is reserved", path.string());
     names.push_back(tensor.name);
   }
   std::sort(names.begin(), names.end());
   const auto twice = std::adjacent_find(names.begin(), names.end());
-  ADEPT_CHECK(twice == names.end(), "{}: two tensors are called {}", path.string(), *twice);
+  ADEPT_CHECK(twice == names.end(), "{}: two tensors are named {}", path.string(), *twice);
 }
 
 std::string make_header(const std::filesystem::path& path, std::span<const TensorView* const> order,
@@ -123,7 +124,7 @@ std::string make_header(const std::filesystem::path& path, std::span<const Tenso
   };
   const auto check_size = [&](std::size_t size) {
     if (size > kMaxSafetensorsHeader)
-      throw DataError("{}: the header would have {} bytes or more; at most {} are allowed. Write more, smaller files.",
+      throw DataError("{}: the header would have {} bytes or more; expected at most {}. Write more, smaller files.",
                       path.string(), size, kMaxSafetensorsHeader);
   };
   std::string header = "{";

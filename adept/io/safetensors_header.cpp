@@ -47,13 +47,13 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   bool string(string_t& value) override {
     if (state_ == State::kDtypeValue) {
       const auto dtype = dtype_from_safetensors_name(value);
-      if (!dtype) fail("dtype {} is not known to this build; expected one of {}", quote(value), known_dtypes());
+      if (!dtype) fail("dtype {} is unknown to this build; expected one of {}", quote(value), known_dtypes());
       entry_.dtype = *dtype;
       state_ = State::kTensor;
     } else if (state_ == State::kMetadataValue) {
       if (header_.metadata.size() == kMaxMetadataEntries)
-        throw DataError("{}: __metadata__ has more than {} entries; the file is corrupt or not meant for this use.",
-                        where_, kMaxMetadataEntries);
+        throw DataError("{}: __metadata__ has more than {} entries. The file is corrupt, or is not a model.", where_,
+                        kMaxMetadataEntries);
       if (!header_.metadata.emplace(key_, value).second) fail_duplicate(key_, "__metadata__");
       state_ = State::kMetadata;
     } else {
@@ -112,8 +112,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception& error) override {
     std::string what = error.what();
     if (const auto detail = what.find("syntax error"); detail != std::string::npos) what = what.substr(detail);
-    throw DataError("{}: the header is not valid JSON at byte {}: {}. The file is corrupt; get it again.", where_,
-                    8 + position, quote(what));
+    throw DataError("{}: the header is not valid JSON at byte {}: {}. The file is corrupt; download or copy it again.",
+                    where_, 8 + position, quote(what));
   }
 
  private:
@@ -135,13 +135,13 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 
   template <typename... Args>
   [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) const {
-    throw DataError("{}: tensor {}: {}. The file is corrupt, or of another format.", where_, quote(entry_.name),
+    throw DataError("{}: tensor {}: {}. The file is corrupt, or has another format.", where_, quote(entry_.name),
                     fmt::format(format, std::forward<Args>(args)...));
   }
 
   [[noreturn]] void fail_duplicate(const std::string& key, const std::string& place) const {
-    throw DataError("{}: the key {} appears twice in {}. The file is corrupt; get it again.", where_, quote(key),
-                    place);
+    throw DataError("{}: the key {} appears twice in {}. The file is corrupt; download or copy it again.", where_,
+                    quote(key), place);
   }
 
   bool refuse(const std::string& found) const {
@@ -159,11 +159,11 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
       case State::kShapeValue:
         fail("shape is {}; expected an array of integers", found);
       case State::kShape:
-        fail("shape has {}; expected integers from 0", found);
+        fail("shape has {}; expected integers >= 0", found);
       case State::kOffsetsValue:
         fail("data_offsets is {}; expected [begin, end]", found);
       case State::kOffsets:
-        fail("data_offsets has {}; expected integers from 0", found);
+        fail("data_offsets has {}; expected integers >= 0", found);
       case State::kTop:
       case State::kDone:
       case State::kMetadata:
@@ -253,7 +253,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 SafetensorsHeader parse_safetensors_header(std::string_view json, const std::string& where) {
   // The parser takes a NUL for the end of its input, so that anything could hide behind one.
   if (const auto nul = json.find('\0'); nul != std::string_view::npos)
-    throw DataError("{}: the header has a NUL at byte {}. The file is corrupt; get it again.", where, 8 + nul);
+    throw DataError("{}: the header has a NUL at byte {}. The file is corrupt; download or copy it again.", where,
+                    8 + nul);
   HeaderHandler handler(where);
   nlohmann::json::sax_parse(json.begin(), json.end(), &handler);
   return handler.take();

@@ -65,8 +65,8 @@ void remove_if_abandoned(const fs::path& path) {
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK)
       log_warning(
-          "{}: is left by a process that was killed, or still at work: this file system has no locks ({}). "
-          "Remove it if no other adept writes there.",
+          "{}: belongs to a process that was killed or is still running; this file system does not support locks ({}). "
+          "Remove it if no other adept process writes there.",
           path.string(), std::generic_category().message(errno));
     return;
   }

@@ -30,17 +30,16 @@ constexpr std::size_t kLongestSuggestion = 200;
 // Many faults of one kind are cut to the first few, with the number of the others.
 void throw_faults(const fs::path& where, const std::vector<std::string>& faults) {
   if (faults.empty()) return;
-  std::string message =
-      fmt::format("{}: the weights are not complete or do not agree with their index:", where.string());
+  std::string message = fmt::format("{}: the weights are incomplete or do not match their index:", where.string());
   for (std::size_t i = 0; i < std::min(faults.size(), kMaxReported); ++i) message += "\n  " + faults[i];
   if (faults.size() > kMaxReported) message += fmt::format("\n  ... and {} more", faults.size() - kMaxReported);
-  throw DataError(message + "\nGet the model again, or mend the index.");
+  throw DataError(message + "\nDownload or copy the model again, or fix the index.");
 }
 
 DataError no_weights_error(const fs::path& model_dir) {
   std::error_code error;
   if (!fs::is_directory(model_dir, error))
-    return DataError("{}: is not a folder; expected a model.", model_dir.string());
+    return DataError("{}: is not a folder; expected a model folder.", model_dir.string());
   std::set<std::string> gguf, others;
   for (fs::directory_iterator it(model_dir, error), end; !error && it != end; it.increment(error)) {
     const fs::path name = it->path().filename();
@@ -54,10 +53,10 @@ DataError no_weights_error(const fs::path& model_dir) {
                      (model_dir / *gguf.begin()).string());
   if (!others.empty())
     return DataError(
-        "{}, but {}, a pickle that is not read here. Save the model as safetensors: in Python, "
+        "{}, but {}, a pickle file, which adept does not read. Save the model as safetensors: in Python, "
         "AutoModelForCausalLM.from_pretrained(\"{}\").save_pretrained(DIR).",
         found, *others.begin(), model_dir.string());
-  return DataError("{}. Expected a Hugging Face model; if a download was interrupted, repeat it.", found);
+  return DataError("{}; expected a Hugging Face model. If a download was interrupted, repeat it.", found);
 }
 
 using WeightMap = std::map<std::string, std::string>;  // tensor -> file
@@ -91,7 +90,8 @@ Index read_index(const fs::path& path) {
       index.weight_map.emplace(name, file.get<std::string>());
   }
   throw_faults(path, faults);
-  if (index.weight_map.empty()) throw DataError("{}: names no tensor. Get the model again.", path.string());
+  if (index.weight_map.empty())
+    throw DataError("{}: does not list any tensor. Download or copy the model again.", path.string());
   const auto metadata = json.find("metadata");
   if (metadata != json.end() && metadata->is_object()) {
     const auto size = metadata->find("total_size");
@@ -111,13 +111,14 @@ class ShardCheck {
       const auto entry = weight_map_.find(tensor.name);
       if (entry == weight_map_.end()) {
         const auto [first, is_new] = unlisted_.emplace(tensor.name, name);
-        if (!is_new) fault("{}: tensor {} is in {} too", name, quote(tensor.name), first->second);
+        if (!is_new) fault("{}: tensor {} is also in {}", name, quote(tensor.name), first->second);
       } else if (entry->second != name) {
-        fault("{}: tensor {} is in the index, but for {}", name, quote(tensor.name), entry->second);
+        fault("{}: tensor {} is here, but the index places it in {}", name, quote(tensor.name), entry->second);
       }
     }
     for (const auto& [tensor, shard] : expected)
-      if (file.find(tensor) == nullptr) fault("{}: tensor {} of the index is not in it", name, quote(tensor));
+      if (file.find(tensor) == nullptr)
+        fault("{}: does not contain tensor {}, which the index places here", name, quote(tensor));
   }
 
   template <typename... Args>
@@ -162,7 +163,7 @@ void refuse_existing_weights(const fs::path& model_dir) {
   for (fs::directory_iterator it(model_dir, error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
     if (name == kIndexFile || (name.starts_with("model") && name.ends_with(".safetensors")))
-      throw DataError("{}: has the weight file {} already; remove it, or choose another folder.", model_dir.string(),
+      throw DataError("{}: already has the weight file {}; remove it, or choose another folder.", model_dir.string(),
                       name);
   }
   if (error) throw system_error(model_dir, "list the folder", error.value());
@@ -345,7 +346,7 @@ void write_weight_files(const fs::path& model_dir, std::span<const TensorView> t
     for (const TensorView& tensor : shards[i]) {
       total_size += tensor.num_bytes();
       const bool is_new = index["weight_map"].emplace(tensor.name, name).second;
-      ADEPT_CHECK(is_new, "{}: two tensors are called {}", model_dir.string(), tensor.name);
+      ADEPT_CHECK(is_new, "{}: two tensors are named {}", model_dir.string(), tensor.name);
     }
   }
   index["metadata"]["total_size"] = total_size;

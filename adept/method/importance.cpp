@@ -207,23 +207,23 @@ constexpr Pass kGradients = {measure_gradients,
 
 constexpr std::array kMethods = {
     // ADEPT's default, the best of its ablation.
-    ImportanceMethod{"mask_out", "rise of the loss without the layer, nats per token",
+    ImportanceMethod{"mask_out", "loss increase when the layer is bypassed, in nats per token",
                      FromSequences{kBypassLoss, &kBypass, true, mean}},
     // Sum of |gradient * weight|, as in movement and magnitude pruning.
-    ImportanceMethod{"cumulative", "sum of |gradient * weight| over the layer, largest = 1",
+    ImportanceMethod{"cumulative", "sum of |gradient * weight| over the layer, relative to the largest layer",
                      FromSequences{kFirstOrder, &kGradients, false, share_of_largest}},
-    ImportanceMethod{"rank_aggregation", "1 - mean rank among the layers over the kinds of tensors",
+    ImportanceMethod{"rank_aggregation", "1 - mean over the kinds of tensors of the layer's rank / number of layers",
                      FromSequences{kFirstOrder, &kGradients, false, mean_rank}},
     // Diagonal of the empirical Fisher information, from per-sequence gradients.
-    ImportanceMethod{"fisher", "sum of squared gradients over the layer",
+    ImportanceMethod{"fisher", "sum of squared per-sequence gradients over the layer",
                      FromSequences{kSquaredGradient, &kGradients, true, mean}},
-    ImportanceMethod{"block_influence", "1 - cosine between the layer's input and output",
+    ImportanceMethod{"block_influence", "1 - cosine similarity of the layer's input and output",
                      FromSequences{kAngle, &kAngles, true, mean, &kGradients}},
     // First order of mask_out: the derivative with respect to a factor before the layer's output.
-    ImportanceMethod{"taylor_gate", "first-order estimate of mask_out from one backward pass",
+    ImportanceMethod{"taylor_gate", "first-order estimate of mask_out, from one backward pass",
                      FromSequences{kGate, &kGradients, true, mean}},
     // Ours.
-    ImportanceMethod{kFirstOrderGain, "what a copy behind each layer would gain in --domain",
+    ImportanceMethod{kFirstOrderGain, "estimated improvement on --domain by a copy after each layer",
                      FromTexts{first_order_gain}, true, true, kGainFigures, kGainFiguresMeaning},
 };
 

@@ -70,19 +70,21 @@ void apply_factors(std::span<const UnitFactor> factors, UnitValues& weights) {
       weight *= factors[i].factor;
       matched = true;
       if (!std::isfinite(weight))
-        throw ConfigError("unit_lr.factors.{}.factor: found {:g}; the rate of {} is not finite with it.", i,
-                          factors[i].factor, name);
+        throw ConfigError(
+            "unit_lr.factors.{}.factor: found {:g}, which makes the rate of {} non-finite; expected a smaller factor.",
+            i, factors[i].factor, name);
     }
     if (!matched)
       throw ConfigError(
-          "unit_lr.factors.{}.units: found \"{}\", which is no unit's name; expected a pattern of names such as {}{}.",
+          "unit_lr.factors.{}.units: found \"{}\", which matches no unit; expected a pattern of unit names such as "
+          "{}{}.",
           i, factors[i].units, weights.begin()->first,
           factors[i].units.find('/') == std::string::npos
               ? ""
-              : " (parts of tensors are units with unit_lr.by_head or unit_lr.ffn_block_size)");
+              : " (only unit_lr.by_head and unit_lr.ffn_block_size split tensors into units)");
   }
   if (!factors.empty() && std::all_of(weights.begin(), weights.end(), [](const auto& u) { return u.second == 0; }))
-    throw ConfigError("unit_lr.factors: found 0 for every unit; nothing would train.");
+    throw ConfigError("unit_lr.factors: found 0 for every unit; expected at least one unit to train.");
 }
 
 }  // namespace adept::method

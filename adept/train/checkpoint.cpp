@@ -80,7 +80,7 @@ std::shared_ptr<const io::SafetensorsFile> open_verified(const fs::path& path, c
     if (sum != hash_of(found->data)) throw DataError("{}: tensor {} does not match its checksum.", path.string(), name);
   }
   if (file->tensors().size() != sums.size() || file->metadata() != metadata())
-    throw DataError("{}: holds something that was never saved in it.", path.string());
+    throw DataError("{}: contains unexpected tensors or metadata.", path.string());
   return file;
 }
 
@@ -89,11 +89,11 @@ void check_shapes(const io::SafetensorsFile& file, const fs::path& path, const H
     const io::TensorView* found = file.find(want.name);
     if (!found) throw DataError("{}: tensor {} is missing.", path.string(), want.name);
     if (found->dtype != want.dtype || found->shape != want.shape)
-      throw DataError("{}: tensor {} is {}, expected {}.", path.string(), want.name, io::describe(*found),
+      throw DataError("{}: tensor {} is {}; expected {}.", path.string(), want.name, io::describe(*found),
                       io::describe(want));
   }
   if (file.tensors().size() != expected.views.size())
-    throw DataError("{}: holds {} tensors, expected {}.", path.string(), file.tensors().size(), expected.views.size());
+    throw DataError("{}: has {} tensors; expected {}.", path.string(), file.tensors().size(), expected.views.size());
 }
 
 void copy_into(const io::SafetensorsFile& file, const std::string& name, const at::Tensor& target) {
@@ -104,8 +104,8 @@ Json read_state(const fs::path& path) {
   const Json state = io::read_record(path);
   if (const Json version = state.value("version", Json()); version != kCheckpointVersion)
     throw ConfigError(
-        "{}: is of version {}, this build of adept reads version {}. Finish the run with the build that began it, or "
-        "start anew in another output_dir.",
+        "{}: has format version {}; this build reads version {}. Finish the run with the build that started it, or "
+        "start again in another output_dir.",
         path.string(), version.dump(), kCheckpointVersion);
   return state;
 }
@@ -198,14 +198,15 @@ std::string damage_of(const fs::path& dir) {
 
 ConfigError other_run_error(const fs::path& checkpoint, const std::vector<std::string>& differences) {
   return ConfigError(
-      "{}: belongs to another run:\n  {}\nResume with the same inputs, or start anew in another output_dir.",
+      "{}: belongs to a different run:\n  {}\nResume with the same inputs, or start again in another output_dir.",
       checkpoint.string(), fmt::join(differences, "\n  "));
 }
 
 void require_no_checkpoints(const fs::path& run_dir) {
   if (const auto found = list_checkpoints(run_dir); !found.empty())
-    throw ConfigError("{}: holds {} of an earlier run. Continue it with --resume, or choose another output_dir.",
-                      run_dir.string(), found.front().filename().string());
+    throw ConfigError(
+        "{}: contains {} of an earlier run. Continue that run with --resume, or choose another output_dir.",
+        run_dir.string(), found.front().filename().string());
 }
 
 fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, const RunIdentity& identity,
@@ -300,18 +301,19 @@ std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, cons
       if (!other.empty()) throw other_run_error(dir, other);
       state = load(dir, json, optimizer);
     } catch (const DataError& error) {
-      log_warning("{}: passed over, it is damaged: {}", dir.string(), error.what());
+      log_warning("{}: skipped, because it is damaged: {}", dir.string(), error.what());
       continue;
     } catch (const Json::exception& error) {
-      log_warning("{}: passed over, its state is damaged: {}", dir.string(), error.what());
+      log_warning("{}: skipped, because its state is damaged: {}", dir.string(), error.what());
       continue;
     }
-    if (dir != found.front()) log_warning("resuming from {}, the newest checkpoint that is whole", dir.string());
+    if (dir != found.front()) log_warning("resuming from {}, the newest intact checkpoint", dir.string());
     return state;
   }
   if (!found.empty())
-    throw DataError("{}: no checkpoint is whole (found {}; see the warnings above). Start anew in another output_dir.",
-                    run_dir.string(), found.size());
+    throw DataError(
+        "{}: none of the {} checkpoints is intact (see the warnings above). Start again in another output_dir.",
+        run_dir.string(), found.size());
   return std::nullopt;
 }
 

@@ -29,7 +29,7 @@ std::string find_nonfinite(const optim::AdamW& optimizer, const model::FrozenPre
   // A norm whose squares overflow makes zeros of everything, and a finite loss of these.
   if (!(nn::square_sum({h}) <= std::numeric_limits<float>::max())) return "the output of the last layer";
   const bool finite = std::isfinite(decoder.loss_sum(h, batch->targets).item<double>());
-  return finite ? "" : "the loss on text of which it was finite before the last update";
+  return finite ? "" : "the loss on text that had a finite loss before the last update";
 }
 
 void DivergenceCheck::after_step(TrainerState& state, const StepResult& result, const model::Batch& batch,
@@ -42,15 +42,14 @@ void DivergenceCheck::after_step(TrainerState& state, const StepResult& result, 
   ++state.nonfinite_in_row;
   ++state.nonfinite_total;
   if (state.nonfinite_in_row == 1) require_finite(state.step, optimizer, model);  // or is it the weights?
-  log_warning("step {}: loss {} and gradient norm {}: not finite, the update is skipped ({} in a row)", state.step,
+  log_warning("step {}: loss {}, gradient norm {}: not finite; the update is skipped ({} in a row)", state.step,
               result.loss, result.grad_norm, state.nonfinite_in_row);
   if (state.nonfinite_in_row < most) return;
-  throw NonFiniteError(fmt::format(
-      "{} steps in a row up to step {} had a loss or gradient that is not finite "
-      "(train.max_nonfinite_steps). No update was made in them; "
-      "the last state before them is {}. Look at the data, or start anew in another output_dir with a lower "
-      "train.learning_rate.",
-      state.nonfinite_in_row, state.step, last_state(run_dir_, state.step - state.nonfinite_in_row)));
+  throw NonFiniteError(
+      fmt::format("{} consecutive steps up to step {} had a non-finite loss or gradient (train.max_nonfinite_steps), "
+                  "so their updates were skipped. The last state before them is {}. Check the data, or start again in "
+                  "another output_dir with a lower train.learning_rate.",
+                  state.nonfinite_in_row, state.step, last_state(run_dir_, state.step - state.nonfinite_in_row)));
 }
 
 void DivergenceCheck::require_finite(std::int64_t step, const optim::AdamW& optimizer,
@@ -60,10 +59,10 @@ void DivergenceCheck::require_finite(std::int64_t step, const optim::AdamW& opti
 }
 
 NonFiniteError DivergenceCheck::diverged(const std::string& what, std::int64_t step) const {
-  return NonFiniteError(fmt::format(
-      "the training diverged: after step {}, {} is not finite (train.learning_rate is {:g}). The last state "
-      "before that step is {}. Start anew in another output_dir with a lower train.learning_rate.",
-      step, what, learning_rate_, last_state(run_dir_, step - 1)));
+  return NonFiniteError(
+      fmt::format("the training diverged: after step {}, {} is not finite (train.learning_rate is {:g}). The last "
+                  "state before that step is {}. Start again in another output_dir with a lower train.learning_rate.",
+                  step, what, learning_rate_, last_state(run_dir_, step - 1)));
 }
 
 }  // namespace adept::train

@@ -89,7 +89,7 @@ class Rounding {
   // Empty where nothing was rounded.
   std::string describe() const {
     if (changed_ == 0) return {};
-    return fmt::format("rounded to {} for the exported model: {:.1f} % of {} values change, by at most {:.2g} % ({})",
+    return fmt::format("export rounds to {}: {:.1f} % of {} values change, by at most {:.2g} % ({})",
                        fmt::join(types_, " and "), 100.0 * static_cast<double>(changed_) / static_cast<double>(values_),
                        format_count(values_), 100 * largest_, where_);
   }
@@ -158,7 +158,7 @@ void export_trained(const TrainedModel& model, const std::filesystem::path& out_
     const auto name = [&] { return fmt::format("{}: {}", out_dir.string(), view.name); };
     exported = model::to_type(value, model::to_scalar_type(view.dtype), name,
                               fmt::format("Set export_dtype: fp32{} and repeat the command (adept train: with "
-                                          "--resume); nothing is trained again.",
+                                          "--resume); the training is not repeated.",
                                           view.dtype == DType::kF16 ? " or bf16" : ""))
                    .contiguous();
     rounding.add(view.name, is_trained ? &before : nullptr, value, exported);
@@ -170,8 +170,8 @@ void export_trained(const TrainedModel& model, const std::filesystem::path& out_
   if (const std::string line = rounding.describe(); !line.empty()) log_info("{}", line);
   if (rounding.share() > kMuchRounding)
     log_warning(
-        "rounding the trained tensors for the exported model changes them by {:.0f} % of what training did; "
-        "export_dtype: fp32 keeps it",
+        "rounding the trained tensors to the export dtype loses {:.0f} % of the trained change; export_dtype: fp32 "
+        "keeps it",
         100 * rounding.share());
   const Json record = {{"method", std::string(config::to_string(model.config.method))},
                        {"trained_from", io::to_json(model.trained_from)},

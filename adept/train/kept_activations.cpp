@@ -30,9 +30,10 @@ void KeptActivations::open(std::int64_t step) {
   const std::int64_t bytes = bytes_of_training_text();
   keeps_training_text_ = bytes > 0 && bytes <= budget;
   if (bytes > budget)
-    log_info("train.activation_cache: {}{} are too few for later epochs, which would need {}",
-             data::format_bytes(budget), budget < wanted ? ", half of what is free on the disk," : "",
-             data::format_bytes(bytes));
+    log_info(
+        "activation cache: {}{} is too small to keep the training text for later epochs, which needs {} "
+        "(train.activation_cache)",
+        data::format_bytes(budget), budget < wanted ? " (half of the free disk space)" : "", data::format_bytes(bytes));
   if (!keeps_training_text_ && updates_left(step) < kFewestUpdates && evaluations_left(step) < kFewestEvaluations)
     return drop();
   const model::Decoder& decoder = inputs_.decoder;
@@ -45,9 +46,9 @@ void KeptActivations::open(std::int64_t step) {
                                           .dtype = decoder.dtype()};
   try {
     cache_ = std::make_unique<model::ActivationCache>(path, budget, source);
-    log_info("activation cache: {}, at most {}", path.string(), data::format_bytes(budget));
+    log_info("activation cache: {}, limit {}", path.string(), data::format_bytes(budget));
   } catch (const DataError& error) {  // nothing depends on it
-    log_warning("{}; the training goes on without an activation cache", error.what());
+    log_warning("{}; training continues without the activation cache", error.what());
     drop();
   }
 }

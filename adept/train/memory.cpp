@@ -26,7 +26,6 @@ Json to_json(const MemoryUse& m) {
 
 std::string describe(const MemoryUse& m) {
   std::string text = data::format_bytes(m.peak);
-  if (m.activations > 0) text += " at most";
   std::string_view separator = "; ";
   const auto add = [&](std::string_view name, std::int64_t bytes) {
     if (bytes == 0) return;
@@ -39,7 +38,7 @@ std::string describe(const MemoryUse& m) {
   add("activations", m.activations);
   add("gradients", m.gradients);
   add("work space", m.work_space);
-  add("on the disk: activation cache", m.cache);
+  add("on disk: activation cache", m.cache);
   return text;
 }
 

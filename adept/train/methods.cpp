@@ -113,8 +113,8 @@ void check_lora(const config::LoraConfig& lora, const model::ModelConfig& model,
       throw ConfigError("lora.target_modules.{}: found \"{}\"; expected one of {}, the projections of {}.", i,
                         lora.target_modules[i], fmt::join(known, ", "), where);
   if (lora.rank > narrowest)
-    throw ConfigError("lora.rank: found {}; expected at most {}, the narrowest side of a projection of {}.", lora.rank,
-                      narrowest, where);
+    throw ConfigError("lora.rank: found {}; expected at most {}, the smallest dimension of a target projection of {}.",
+                      lora.rank, narrowest, where);
 }
 
 }  // namespace
@@ -163,7 +163,7 @@ std::vector<method::Unit> training_units(const config::RunConfig& c, const std::
 
 void check_method(const config::RunConfig& config, const model::ModelConfig& model, const std::string& where) {
   if (config.method == config::Method::kTopKLayers && config.top_k_layers.num_layers > model.num_hidden_layers)
-    throw ConfigError("top_k_layers.num_layers: found {}; expected at most {}, the layers of {}.",
+    throw ConfigError("top_k_layers.num_layers: found {}; expected at most {}, the number of layers of {}.",
                       config.top_k_layers.num_layers, model.num_hidden_layers, where);
   if (config.method == config::Method::kLora) check_lora(config.lora, model, where);
   if (config.expands() && config.unit_lr.ffn_block_size > model.intermediate_size)

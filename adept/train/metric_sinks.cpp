@@ -48,7 +48,7 @@ void check_metric_sinks(const std::vector<std::string>& names) {
   for (const SinkKind& sink : kSinks) known.emplace_back(sink.name);
   for (const std::string& name : names)
     if (find_sink(name) == nullptr)
-      throw ConfigError("train.report_to: found {}; expected {}, or [] for trainer_log.jsonl alone.", io::quote(name),
+      throw ConfigError("train.report_to: found {}; expected {}, or [] for trainer_log.jsonl only.", io::quote(name),
                         fmt::join(known, " or "));
 }
 

@@ -11,7 +11,7 @@ namespace {
 
 ConfigError too_short(const std::string& where, std::int64_t wanted, std::int64_t done) {
   return ConfigError(
-      "train.max_steps: found {}, but {} has {} steps already; expected at least that many, or another output_dir.",
+      "train.max_steps: found {}, but {} already has {} steps; expected at least that many, or another output_dir.",
       wanted, where, done);
 }
 
@@ -40,7 +40,7 @@ TrainingLength training_length(const config::TrainConfig& c, const data::TrainLo
   const std::int64_t left = sequences - loader.num_sequences();
   if (left < 0)
     throw ConfigError(
-        "train.num_train_epochs: found {}, but the run has read {:.3f} epochs already; expected at least that many, or "
+        "train.num_train_epochs: found {}, but the run has already read {:.3f} epochs; expected at least that many, or "
         "another output_dir.",
         epochs, loader.epochs(0) - start.epochs);
   return {.sequences = sequences, .steps = done + (left + per_step - 1) / per_step};

@@ -156,7 +156,7 @@ std::uint32_t detail::crc32c(std::string_view bytes) {
 TensorBoardSink::TensorBoardSink(const fs::path& directory, std::int64_t step) {
   std::error_code error;
   fs::create_directories(directory, error);
-  if (error) throw system_error(directory, "make the folder", error.value());
+  if (error) throw system_error(directory, "create the folder", error.value());
   path_ = directory / fmt::format("{}{:010}.{}.{}{}{}", kEventsPrefix, take_back(directory, step), host_name(),
                                   ::getpid(), kFromStep, step);
   append(event(0, kFileVersion, "brain.Event:2"));

@@ -80,8 +80,8 @@ TrainSummary Trainer::run(bool resume) {
     loop();
   } catch (const InterruptedError& error) {
     if (!state_.is_saved()) save();
-    throw InterruptedError(fmt::format("{}; step {} of {} is saved in {}", error.what(), state_.counts.step,
-                                       length_.steps, inputs_.run_dir.string()),
+    throw InterruptedError(fmt::format("{}; saved step {} of {} in {}", error.what(), state_.counts.step, length_.steps,
+                                       inputs_.run_dir.string()),
                            error.exit_code());
   } catch (...) {
     kept_activations_->drop();
@@ -105,7 +105,7 @@ void Trainer::plan() {
   if (planned == length_.steps || counts.step == length_.steps) return;
   state_.changed();
   if (counts.step == planned) counts.evaluation_due = evaluates_now();  // it was the end, and is no longer
-  log_info("the training is {} from {} to {} steps; from step {} on the learning rate is {:.2e} instead of {:.2e}",
+  log_info("training {} from {} to {} steps; from step {} on, the learning rate is {:.2e} instead of {:.2e}",
            planned < length_.steps ? "extended" : "shortened", format_count(planned), format_count(length_.steps),
            format_count(counts.step + 1), rates_.at(counts.step),
            c.learning_rate * make_schedule(c, planned).factor(counts.step));
@@ -205,7 +205,7 @@ void Trainer::save() {
     state_.save(limit);
   } catch (const DataError& error) {
     if (!kept_activations_->in_use()) throw;
-    log_warning("{} Trying again without the activation cache.", error.what());
+    log_warning("{} Retrying without the activation cache.", error.what());
     kept_activations_->drop();  // perhaps the disk is full
     state_.save(limit);
   }

@@ -43,7 +43,7 @@ JsonlFile::JsonlFile(std::filesystem::path path, const std::string& step_key, st
     else if (json[step_key] <= last_step && !(json[step_key] == last_step && json.contains(repeated)))
       kept += line + "\n";
   }
-  if (damaged > 0) log_warning("{}: {} damaged line(s) are dropped", path_.string(), damaged);
+  if (damaged > 0) log_warning("{}: dropped {} damaged line(s)", path_.string(), damaged);
   io::write_file_atomically(path_, kept);
 }
 

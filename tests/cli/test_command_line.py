@@ -148,7 +148,7 @@ def test_explain_has_a_line_for_every_key():
     assert process.returncode == 0
     table, hint = process.stdout.split("\n\n")
     header, *rows = table.splitlines()
-    assert header.split() == ["KEY", "DEFAULT", "MEANING"] and hint.startswith("In full: adept config --explain KEY")
+    assert header.split() == ["KEY", "DEFAULT", "MEANING"] and "adept config --explain KEY" in hint
     columns = [header.index(word) for word in header.split()] + [None]
     for row in rows:
         cells = [row[begin:end].strip() for begin, end in zip(columns, columns[1:])]
@@ -169,12 +169,12 @@ def test_explain_fits_the_terminal():
 def test_explain_says_all_about_keys_and_sections():
     process = run("config", "--explain", "train.learning_rate", "top_k_layers")
     assert process.returncode == 0 and process.stderr == ""
-    assert process.stdout == (
-        "train.learning_rate\n  type     number > 0\n  default  0.0002\n"
-        "  meaning  Peak learning rate, before the factor of each unit\n"
-        "top_k_layers.num_layers\n  type     integer from 1 to 10000\n  default  4\n  unit     layers\n"
-        "  meaning  How many of the last layers train\n"
+    described = re.sub(r"^  meaning  \w.*$", "  meaning  ...", process.stdout, flags=re.MULTILINE)
+    assert described == (
+        "train.learning_rate\n  type     number > 0\n  default  0.0002\n  meaning  ...\n"
+        "top_k_layers.num_layers\n  type     integer from 1 to 10000\n  default  4\n  unit     layers\n  meaning  ...\n"
     )
+    assert re.search(r"meaning  .*learning rate", process.stdout) and re.search(r"meaning  .*last layers", process.stdout)
     assert_usage_error(run("config", "--explain", "lr"), "--explain lr: found an unknown key; did you mean train.learning_rate?")
 
 
@@ -244,14 +244,14 @@ def test_a_model_that_was_dialed_before_is_told(tmp_path):
     first = run_program("adept", "dial", "--model", "expanded", "--alpha", "0.5", "--out", "half", cwd=tmp_path)
     assert first.stderr == ""
     second = run_program("adept", "dial", "--model", "half", "--alpha", "0.5", "--out", "quarter", cwd=tmp_path)
-    assert "half: was dialed before: a scale of 1 is the model as it is now" in second.stderr
+    assert re.search(r"half: .*already dialed.*alpha 1 ", second.stderr)
 
 
 def test_what_a_method_settles_itself_is_told(config):
     process = run("config", config, "--set", "method=llama_pro", "--set", "expand.strategy=highest", "--set", "unit_lr.policy=normalized")
     assert process.returncode == 0
-    assert "--set expand.strategy=highest: expand.strategy: the method llama_pro takes uniform instead of highest" in process.stderr
-    assert "unit_lr.policy: the method llama_pro takes uniform instead of normalized" in process.stderr
+    assert "--set expand.strategy=highest: expand.strategy: the method llama_pro uses uniform instead of highest" in process.stderr
+    assert "unit_lr.policy: the method llama_pro uses uniform instead of normalized" in process.stderr
     assert "\n  strategy: uniform\n" in process.stdout and "\n  policy: uniform\n" in process.stdout
 
 

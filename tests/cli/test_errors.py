@@ -60,25 +60,25 @@ COMMAND_LINES = [
     (["eval", "--model", "some/model", *TEXT], USAGE,
      "some/model: is neither a folder nor in the local Hugging Face cache", "Download it with `hf download some/model`"),
     (["eval", "--model", "folder", *TEXT], FAILED, "folder: has no config.json; expected the folder of a Hugging Face"),
-    (["eval", "--model", "text.jsonl", *TEXT], USAGE, "text.jsonl: is a file; expected the folder of a model"),
+    (["eval", "--model", "text.jsonl", *TEXT], USAGE, "text.jsonl: is a file; expected a model folder"),
     # text
     (EVAL, USAGE, "adept eval: --data is required. See: adept eval --help"),
     ([*EVAL, "--data", "none.jsonl"], USAGE, 'source "none"', "none.jsonl: does not exist", ".txt, .jsonl"),
-    ([*EVAL, "--data", "no*.jsonl"], USAGE, "no*.jsonl: holds or matches no such file"),
-    ([*EVAL, "--data", "folder"], USAGE, "folder: holds or matches no such file"),
+    ([*EVAL, "--data", "no*.jsonl"], USAGE, "no*.jsonl: contains or matches no such file"),
+    ([*EVAL, "--data", "folder"], USAGE, "folder: contains or matches no such file"),
     ([*EVAL, "--data", "a b=text.jsonl"], USAGE, 'found the name "a b"; expected 1 to 64 letters'),
-    ([*EVAL, "--data", "x="], USAGE, "--data x=: the path is empty; expected [NAME=]PATH"),
-    ([*EVAL, *TEXT, "--data", "./text.jsonl"], USAGE, 'another --data is called "text" too', "--data NAME=./text.jsonl"),
-    ([*EVAL, "--data", "empty.jsonl"], FAILED, "empty: holds no text; expected at least one document of two tokens"),
+    ([*EVAL, "--data", "x="], USAGE, "--data x=: ", "empty path", "[NAME=]PATH"),
+    ([*EVAL, *TEXT, "--data", "./text.jsonl"], USAGE, '--data ./text.jsonl: the name "text"', "--data NAME=./text.jsonl"),
+    ([*EVAL, "--data", "empty.jsonl"], FAILED, "empty: found no text; expected at least one document"),
     ([*EVAL, "--data", "short.jsonl"], FAILED, "short: found no token to predict", "expected longer documents"),
     ([*PROBE, "--data", "single.jsonl", "--seq-len", 16], FAILED, "single: found no token to predict"),
     (["dial", "--model", "expanded", "--general", "text.jsonl", "--domain", "single.jsonl", "--seq-len", 16, "--out", "new"],
      FAILED, "single: found no token to predict"),
     ([*EVAL, "--data", "bad.jsonl"], FAILED, 'bad.jsonl:2: missing field: found the keys "txt"', "on_bad_record"),
-    ([*EVAL, "--data", "broken.jsonl"], FAILED, "broken.jsonl:2: ", "expected one JSON object on a line"),
+    ([*EVAL, "--data", "broken.jsonl"], FAILED, "broken.jsonl:2: ", "expected one JSON object per line"),
     ([*EVAL, *TEXT, "--text-field", "body"], FAILED, 'text.jsonl:1: missing field: found the keys "text"', '"body"'),
-    ([*EVAL, "--data", "latin.txt"], FAILED, 'latin.txt:1: invalid UTF-8: found bytes that are no UTF-8 after "caf"'),
-    ([*EVAL, "--data", "cut.txt.gz"], FAILED, "cut.txt.gz: the gzip data end in the middle", "cut short; get it again"),
+    ([*EVAL, "--data", "latin.txt"], FAILED, 'latin.txt:1: invalid UTF-8: ', 'after "caf"'),
+    ([*EVAL, "--data", "cut.txt.gz"], FAILED, "cut.txt.gz: the gzip data end", "cut short"),
     # options
     ([*EVAL, *TEXT, "--dtype", "fp64"], USAGE, '--dtype: found "fp64"; expected auto, fp32 or bf16'),
     ([*EVAL, *TEXT, "--out", "a", "--out", "b"], USAGE, "adept eval: --out: found several values; expected one. See:"),
@@ -96,7 +96,7 @@ COMMAND_LINES = [
     (["probe", "--model", "base", *TEXT, "--out", "none/x.json"], FAILED, "none/x.json: cannot create"),
     (["tokenize", "--model", "base"], USAGE, "found neither --text nor --data; expected exactly one of them"),
     (["tokenize", "--model", "base", "--text", "a", *TEXT], USAGE, "found both --text and --data"),
-    (["tokenize", "--model", "base", "--text", "a\udcff"], USAGE, "--text: found a byte at 1 that is no part of a UTF-8"),
+    (["tokenize", "--model", "base", "--text", "a\udcff"], USAGE, "--text: ", "invalid UTF-8", "at offset 1;"),
     (["tokenize", "--model", "base", "--data", "bad.jsonl", "--out", "new"], FAILED, "bad.jsonl:2: missing"),
     # layers
     (EXPAND, USAGE, "expected either --importance FILE (and --method) with --layers K or --trainable SHARE", "--after 3,7,11 alone"),
@@ -114,30 +114,30 @@ COMMAND_LINES = [
      "scores.json: found no scores of fisher; expected a method that was probed: mask_out"),
     ([*EXPAND, "--importance", "scores.json", "--layers", "1", "--strategy", "gain_per_cost"], USAGE,
      "gain_per_cost needs the scores of `adept probe --method gain`, found mask_out"),
-    ([*PROBE, *TEXT, "--layers", "4"], USAGE, "--layers: found 4; expected at most 3, the layers of base"),
+    ([*PROBE, *TEXT, "--layers", "4"], USAGE, "--layers: found 4; expected at most 3", "of base"),
     ([*PROBE, *TEXT, "--weights", "1,2"], USAGE, "--weights 1,2: found 2 numbers; expected one for each of the 1 sources"),
     ([*PROBE, *TEXT, "--weights", "0"], USAGE, '--weights 0: found "0"; expected a number above 0'),
     ([*PROBE, *TEXT, "--domain", "short.jsonl"], USAGE, "short: found 1 tokens in all; expected at least one"),
     ([*PROBE, *TEXT, "--seq-len", "4096"], USAGE, "text: found 1687 tokens in all; expected at least one sequence of"),
     ([*PROBE, *TEXT, "--data", "brief.jsonl"], USAGE, "brief: found 5 tokens in all; expected at least one sequence of"),
     ([*PROBE, *TEXT, "--domain", "brief.jsonl"], USAGE, "brief: found 5 tokens in all; expected at least one sequence of"),
-    ([*PROBE, *TEXT, "--method", "gain"], USAGE, "--method gain needs --domain"),
+    ([*PROBE, *TEXT, "--method", "gain"], USAGE, "--method gain without --domain"),
     ([*PROBE, *TEXT, "--method", "all", "--domain", "text.jsonl"], USAGE, "found --domain together with --method all"),
     ([*EXPAND, "--importance", "none.json", "--layers", "2"], FAILED, "none.json: cannot open for reading: No such file"),
     ([*EXPAND, "--importance", "text.jsonl", "--layers", "2"], FAILED, "text.jsonl: not valid JSON", "line 2"),
     ([*EXPAND, "--importance", "base/config.json", "--layers", "2"], FAILED, "not importance scores of `adept probe`"),
-    ([*EXPAND, "--importance", "scores.json", "--layers", "9"], USAGE, "--layers: found 9; expected 1 to 3, the layers of base"),
-    ([*EXPAND, "--importance", "scores.json", "--layers", "0"], USAGE, "--layers: found 0; expected 1 to 3, the layers of base"),
+    ([*EXPAND, "--importance", "scores.json", "--layers", "9"], USAGE, "--layers: found 9; expected 1 to 3", "of base"),
+    ([*EXPAND, "--importance", "scores.json", "--layers", "0"], USAGE, "--layers: found 0; expected 1 to 3", "of base"),
     ([*EXPAND, "--after", "99"], USAGE, "found 99, expected indices from 0 to 2 (the model has 3 layers)"),
     ([*EXPAND, "--after", "1,0"], USAGE, "found 0 after 1, expected ascending"),
     ([*EXPAND, "--after", "0,,1"], USAGE, 'found ""; expected layer indices'),
     ([*EXPAND, "--after", ""], USAGE, "adept expand: --after: found an empty value; expected one"),
     ([*EVAL, *TEXT, "--max-tokens="], USAGE, "adept eval: --max-tokens: found an empty value"),
     ([*EXPAND, "--after", "x"], USAGE, '--after x: found "x"; expected layer indices such as 3,7,11'),
-    (["expand", "--model", "base", "--out", "base", "--after", "1"], USAGE, "--out base: is the model itself"),
-    (["expand", "--model", "base", "--out", "expanded", "--after", "1"], FAILED, "expanded: exists already; remove it"),
+    (["expand", "--model", "base", "--out", "base", "--after", "1"], USAGE, "--out base: ", "the model"),
+    (["expand", "--model", "base", "--out", "expanded", "--after", "1"], FAILED, "expanded: already exists", "--force"),
     (["expand", "--model", "expanded", "--out", "new", "--importance", "scores.json", "--layers", "1"], USAGE,
-     "--importance scores.json: found scores of another model (3 layers,", "expected those of expanded (4 layers"),
+     "--importance scores.json: found scores of a different model (3 layers,", "of expanded (4 layers", "adept probe"),
     # the dial
     (["dial", "--model", "base", "--general", "text.jsonl", "--domain", "text.jsonl", "--out", "new"], FAILED,
      "base: found no adept_expansion.json; expected a model with copies"),
@@ -146,27 +146,27 @@ COMMAND_LINES = [
     (["dial", "--model", "expanded", "--general", "a b=text.jsonl", "--domain", "text.jsonl", "--out", "new"], USAGE,
      '--general a b=text.jsonl: found the name "a b"'),
     (["dial", "--model", "expanded", "--general", "text.jsonl", "--domain", "text.jsonl", "--out", "new",
-      "--max-general-rise", "0.1", "--general-weight", "1"], USAGE, "found --max-general-rise and --general-weight"),
+      "--max-general-rise", "0.1", "--general-weight", "1"], USAGE, "both --max-general-rise and --general-weight"),
     (["dial", "--model", "expanded", "--general", "text.jsonl", "--domain", "text.jsonl", "--out", "expanded"], USAGE,
-     "--out expanded: is the model itself"),
-    (["dial", "--model", "expanded", "--alpha", "1", "--out", ".", "--force"], USAGE, "--out .: holds expanded, which"),
-    (["expand", "--model", "base", "--after", "1", "--out", ".", "--force"], USAGE, "--out .: holds base, which would be"),
-    (["expand", "--model", "base", "--after", "1", "--out", "text.jsonl", "--force"], FAILED, "is no model directory"),
+     "--out expanded: ", "the model"),
+    (["dial", "--model", "expanded", "--alpha", "1", "--out", ".", "--force"], USAGE, "--out .: ", "expanded, which would be lost"),
+    (["expand", "--model", "base", "--after", "1", "--out", ".", "--force"], USAGE, "--out .: ", "base, which would be lost"),
+    (["expand", "--model", "base", "--after", "1", "--out", "text.jsonl", "--force"], FAILED, "--out text.jsonl: ", "not a model directory"),
     (["dial", "--model", "expanded", "--alpha", "2", "--out", "new"], USAGE, '--alpha 2: found "2"; expected a number from'),
     (["dial", "--model", "expanded", "--alpha", "1,1", "--out", "new"], USAGE, "found 2 numbers; expected one, or one for"),
     (["dial", "--model", "expanded", "--alpha", "1", "--domain", "text.jsonl", "--out", "new"], USAGE,
-     "found --alpha together with texts"),
+     "found --alpha together with --general or --domain"),
     (["dial", "--model", "expanded", "--alpha", "1", "--per-copy", "--out", "new"], USAGE, "found --alpha together with --max"),
     (["dial", "--model", "misfit", "--alpha", "0", "--out", "new"], FAILED,
      "misfit: config.json has 3 layers, adept_expansion.json says 4. Expand the base model again"),
-    (["dial", "--model", "expanded", "--out", "new"], USAGE, "expected --general and --domain", "or --alpha"),
+    (["dial", "--model", "expanded", "--out", "new"], USAGE, "--general and --domain", "--alpha"),
     (["dial", "--model", "expanded", "--general", "text.jsonl", "--domain", "text.jsonl", "--out", "new",
-      "--max-general-rise", "nan"], USAGE, "--max-general-rise: found nan; expected a number, 0 or more"),
+      "--max-general-rise", "nan"], USAGE, "--max-general-rise: found nan; expected a number"),
     (["dial", "--model", "expanded", "--general", "short.jsonl", "--domain", "text.jsonl", "--out", "new"], USAGE,
      "short: found 1 tokens in all; expected at least one sequence of seq_len, which is 512"),
     # generation
-    ([*GENERATE, ""], USAGE, "the prompt has no tokens"),
-    ([*GENERATE, "\udcc3"], USAGE, "--prompt: found a byte at 0 that is no part of a UTF-8 character"),
+    ([*GENERATE, ""], USAGE, "prompt without tokens"),
+    ([*GENERATE, "\udcc3"], USAGE, "--prompt: ", "invalid UTF-8", "at offset 0;"),
     ([*GENERATE, "a", "--temperature", "-1"], USAGE, "temperature is -1; expected 0 (greedy) or more"),
     ([*GENERATE, "a", "--top-p", "0"], USAGE, "top_p is 0; expected a number above 0, at most 1"),
     ([*GENERATE, "a", "--max-new-tokens", "-3"], USAGE, '--max-new-tokens: found "-3"; expected a whole number from 0 to'),
@@ -215,18 +215,18 @@ CONFIGS = [
     (dict(train={"activation_cache": -1}), USAGE, "train.activation_cache: found -1; expected a number"),
     (dict(method="lora", lora={"rank": 60000}), USAGE, "lora.rank: found 60000; expected at most"),
     (dict(method="lora", lora={"target_modules": ["qkv"]}), USAGE, 'lora.target_modules.0: found "qkv"; expected one of'),
-    (dict(unit_lr={"factors": [{"units": "*.attn.*", "factor": 2}]}), USAGE, 'found "*.attn.*", which is no unit\'s name'),
-    (dict(unit_lr={"factors": [{"units": "model.layers.0.*", "factor": 2}]}), USAGE, 'found "model.layers.0.*", which is no unit'),
-    (dict(unit_lr={"factors": [{"units": "*/head.0", "factor": 2}]}), USAGE, "(parts of tensors are units with unit_lr.by_head or"),
-    (dict(unit_lr={"factors": [{"units": "*", "factor": 0}]}), USAGE, "found 0 for every unit; nothing would train"),
+    (dict(unit_lr={"factors": [{"units": "*.attn.*", "factor": 2}]}), USAGE, 'unit_lr.factors.0.units: found "*.attn.*", which matches no unit'),
+    (dict(unit_lr={"factors": [{"units": "model.layers.0.*", "factor": 2}]}), USAGE, 'unit_lr.factors.0.units: found "model.layers.0.*", which matches no unit'),
+    (dict(unit_lr={"factors": [{"units": "*/head.0", "factor": 2}]}), USAGE, 'found "*/head.0"', "unit_lr.by_head"),
+    (dict(unit_lr={"factors": [{"units": "*", "factor": 0}]}), USAGE, "unit_lr.factors: found 0 for every unit"),
     (dict(unit_lr={"ffn_block_size": 100000}), USAGE, "unit_lr.ffn_block_size: found 100000; expected at most"),
     (dict(model="nowhere"), USAGE, "nowhere: is neither a folder nor in the local Hugging Face cache"),
     (dict(expand={"num_layers": 77}), USAGE, "expand.num_layers: found 77; expected at most 3, the layers of base"),
     (dict(expand={"after": [0, 77]}), USAGE, "expand.after: found 77, expected indices from 0 to 2 (base has 3 layers)"),
     (dict(output_dir="text.jsonl/x"), FAILED, "output_dir: text.jsonl/x cannot be made: Not a directory"),
-    (with_data("train", "empty.jsonl"), USAGE, 'source "t" has 0 documents with 0 tokens; at least 2 tokens are needed'),
+    (with_data("train", "empty.jsonl"), USAGE, 'source "t" has 0 documents with 0 tokens; expected at least 2'),
     (with_data("general", "short.jsonl"), USAGE, "g: found 1 tokens in all; expected at least one sequence of seq_len"),
-    (with_data("eval", "empty.jsonl"), FAILED, "e: holds no text"),
+    (with_data("eval", "empty.jsonl"), FAILED, "e: found no text"),
     (with_data("eval", "none.jsonl"), USAGE, "none.jsonl: does not exist"),
     (dict(data={**CONFIG["data"], "general": []}), USAGE, "data.general: found nothing; expected general text"),
     (dict(data={**CONFIG["data"], "train": []}), USAGE, "data.train: "),
@@ -291,13 +291,13 @@ def test_damaged_files_of_a_model_are_told(inputs, base):
     weights.unlink()
     assert_fails(evaluate(base, inputs), FAILED, "has neither model.safetensors nor model.safetensors.index.json")
     (base / "pytorch_model.bin").write_bytes(b"x")
-    assert_fails(evaluate(base, inputs), FAILED, "pytorch_model.bin, a pickle that is not read here", "save_pretrained")
+    assert_fails(evaluate(base, inputs), FAILED, "pytorch_model.bin, a pickle", "save_pretrained")
     weights.write_bytes(whole)
     tokenizer = (base / "tokenizer.json").read_text()
     edit_json(base / "tokenizer.json", normalizer={"type": "BertNormalizer"})
-    assert_fails(evaluate(base, inputs), FAILED, 'normalizer.type is "BertNormalizer"; this build knows')
+    assert_fails(evaluate(base, inputs), FAILED, 'normalizer.type is "BertNormalizer"; this build supports')
     (base / "tokenizer.json").unlink()
-    assert_fails(evaluate(base, inputs), FAILED, "tokenizer.json: cannot be read", "save them as tokenizer.json")
+    assert_fails(evaluate(base, inputs), FAILED, "tokenizer.json: no such file", "transformers")
     (base / "tokenizer.json").write_text(tokenizer)
     (base / "config.json").write_text("{")
     assert_fails(evaluate(base, inputs), FAILED, "config.json: not valid JSON")
@@ -333,7 +333,7 @@ def test_training_whose_loss_stays_non_finite_has_that_exit_code_too(inputs, tmp
               "train": {"max_steps": 9, "max_nonfinite_steps": 2}}  # fmt: skip
     (tmp_path / "run.yaml").write_text(json.dumps(config))
     process = run_program("adept", "train", tmp_path / "run.yaml", cwd=inputs, check=False)
-    assert_fails(process, NON_FINITE, "2 steps in a row up to step 2", "with a lower train.learning_rate")
+    assert_fails(process, NON_FINITE, "2 consecutive steps up to step 2", "with a lower train.learning_rate")
 
 
 @pytest.mark.parametrize("command", ["eval --data", "tokenize --data", "probe --out new.json --data", "dial --out new --general text.jsonl --domain"])
@@ -345,7 +345,7 @@ def test_a_path_without_text_is_told_before_the_model_is_read(inputs, command):
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
 def test_text_in_another_encoding_is_named_wherever_it_is_read(inputs, base, tmp_path, encoding):
-    named = f"is {encoding[:6].upper()} text; only UTF-8 is read. Convert it: iconv -f {encoding[:6].upper()} -t UTF-8 FILE > NEW."
+    found, remedy = f"found {encoding[:6].upper()} text; expected UTF-8", f"iconv -f {encoding[:6].upper()} -t UTF-8 FILE > NEW"
     messages, config = tmp_path / "chat.json", tmp_path / "run.yaml"
     messages.write_bytes(json.dumps([{"role": "user", "content": "a"}]).encode(encoding))
     config.write_bytes("model: base\noutput_dir: run\n".encode(encoding))
@@ -353,11 +353,11 @@ def test_text_in_another_encoding_is_named_wherever_it_is_read(inputs, base, tmp
     prompt.write_bytes("The patient".encode(encoding))
     generate = ("generate", "--model", base)
     (base / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    assert_fails(run_program("adept", *generate, "--prompt-file", prompt, check=False), USAGE, f"prompt.txt: {named}")
-    assert_fails(run_program("adept", *generate, "--chat", "--messages", messages, check=False), FAILED, f"chat.json: {named}")
-    assert_fails(run_program("adept", "config", config, check=False), USAGE, f"run.yaml: {named}")
-    assert_fails(run_program("adept", "tokenize", "--model", base, "--data", prompt, check=False), FAILED, f"prompt.txt: {named}")
+    assert_fails(run_program("adept", *generate, "--prompt-file", prompt, check=False), USAGE, f"prompt.txt: {found}", remedy)
+    assert_fails(run_program("adept", *generate, "--chat", "--messages", messages, check=False), FAILED, f"chat.json: {found}", remedy)
+    assert_fails(run_program("adept", "config", config, check=False), USAGE, f"run.yaml: {found}", remedy)
+    assert_fails(run_program("adept", "tokenize", "--model", base, "--data", prompt, check=False), FAILED, f"prompt.txt: {found}", remedy)
     for name in ("tokenizer_config.json", "config.json"):
         path = base / name
         path.write_bytes(path.read_text().encode(encoding))
-        assert_fails(run_program("adept", "eval", "--model", base, "--data", inputs / "text.jsonl", check=False), FAILED, f"{name}: {named}")
+        assert_fails(run_program("adept", "eval", "--model", base, "--data", inputs / "text.jsonl", check=False), FAILED, f"{name}: {found}", remedy)

@@ -75,7 +75,7 @@ def test_a_model_is_written_where_a_link_leads(folder):
     call(folder, *EXPAND, "--out", "disk")
     (folder / "link").symlink_to("disk")
     refused = call(folder, *EXPAND, "--out", "link", check=False)
-    assert refused.returncode == 1 and "link: exists already" in refused.stderr
+    assert refused.returncode == 1 and "link: already exists" in refused.stderr
     (folder / "disk" / "old").write_text("old")
     call(folder, *EXPAND, "--out", "link", "--force")
     assert (folder / "link").is_symlink() and not (folder / "disk" / "old").exists()
@@ -106,7 +106,7 @@ def test_an_output_that_holds_what_is_read_is_refused(folder):
     for arguments in (expand, *(["dial", "--model", "copies", *paths] for paths in texts)):
         refused = call(folder, *arguments, "--out", "old", "--force", check=False)
         assert refused.returncode == 2, refused.stderr
-        assert "--out old: holds old/" in refused.stderr and "which would be lost; expected a directory" in refused.stderr
+        assert "--out old: contains the input old/" in refused.stderr and "which would be lost; expected a separate directory" in refused.stderr
     assert (folder / "old" / "scores.json").is_file() and (folder / "old" / "text.jsonl").is_file()
 
 

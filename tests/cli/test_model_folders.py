@@ -156,7 +156,7 @@ def test_expand_export_and_dial_keep_every_file_beside_the_weights(inputs, tmp_p
     (base / "pytorch_model.bin").write_bytes(b"x")
     expected = files_beside(base) - {"onnx/model.onnx", "pytorch_model.bin"}
     process = run_program("adept", "expand", "--model", base, "--after", "1", "--out", tmp_path / "expanded")
-    assert f"{base}: not copied beside the model: onnx (another model)\n" in process.stderr
+    assert f"{base}: not copied to the new model: onnx (another model)\n" in process.stderr
     arguments = commands(tmp_path / "expanded", inputs, tmp_path)
     run_program("adept", *arguments["train"])
     run_program("adept", "dial", "--model", tmp_path / "expanded", "--alpha", "0.5", "--out", tmp_path / "dialed")

@@ -55,9 +55,9 @@ def test_all_paths_are_checked_at_once(inputs, tmp_path, command):
     assert code == 2
     for message in (
         "model: nowhere: is neither a folder nor in the local Hugging Face cache",
-        'data.train.1: source "train-1": its text cannot be found', "none.jsonl: does not exist",
+        'data.train.1: source "train-1": no text found', "none.jsonl: does not exist",
         'data.replay.0: source "replay-0"', "gone/: does not exist",
-        'data.general.0: source "general-0"', "*.txt: holds or matches no such file",
+        'data.general.0: source "general-0"', "*.txt: contains or matches no such file",
         'data.eval.0: source "eval-0"', "file: a file without extension",
         "output_dir: file/run cannot be made: Not a directory. Choose another place.",
     ):  # fmt: skip
@@ -105,7 +105,7 @@ def test_an_unknown_tracker_is_told_with_the_paths(inputs, tmp_path):
 @pytest.mark.parametrize("pattern", ["*.jsonl", "**/*.jsonl", "[p-t]*.jsonl"])
 def test_no_run_writes_records_where_a_glob_reads_them(inputs, tmp_path, pattern):
     _, error, _ = start("run", inputs, tmp_path, output_dir=".", data=sources(train=[pattern], general=["text.jsonl"]))
-    assert f"output_dir .: will hold trainer_log.jsonl, which matches {pattern} and would be read" in error
+    assert f"output_dir .: will contain trainer_log.jsonl, which matches {pattern}, an input of the source" in error
 
 
 def test_a_good_configuration_is_printed_and_makes_nothing(inputs, tmp_path):
@@ -114,9 +114,9 @@ def test_a_good_configuration_is_printed_and_makes_nothing(inputs, tmp_path):
 
 
 EPOCHS = [  # what is derived from epochs is refused as what is given; the text has fewer than 200 steps of 32 tokens
-    (dict(train={"warmup_steps": 200}), "train.warmup_steps: found 200; expected at most the number of steps that train.num_train_epochs gives, which is "),
-    (dict(train={"warmup_steps": 5, "lr_scheduler": "wsd", "decay_ratio": 0.999}), "train.decay_ratio: found 0.999; expected warm-up and decay to take all"),
-    (dict(train={"num_train_epochs": 1e6, "grad_accum": 1, "batch_size": 1}, seq_len=2), "train.num_train_epochs: gives "),
+    (dict(train={"warmup_steps": 200}), "train.warmup_steps: found 200; expected at most the number of steps of train.num_train_epochs, which is "),
+    (dict(train={"warmup_steps": 5, "lr_scheduler": "wsd", "decay_ratio": 0.999}), "train.decay_ratio: found 0.999; expected warm-up and decay to sum to at most 1"),
+    (dict(train={"num_train_epochs": 1e6, "grad_accum": 1, "batch_size": 1}, seq_len=2), "train.num_train_epochs: amounts to "),
     (dict(expand={"strategy": "gain_per_cost", "num_layers": 1}, data=sources(train=["short.jsonl", "other.jsonl"], general=["text.jsonl"])),
      "train-0: found 1 tokens in all; expected at least one sequence of seq_len"),
     (dict(eval={"packed": True}, data=sources(train=["other.jsonl"], general=["text.jsonl"], eval=["single.jsonl"])),

@@ -97,7 +97,7 @@ def test_a_bit_flipped_in_any_small_file_of_a_run_changes_nothing(copied, finish
             context = f"{name} at {place}: {process.stderr}"
             assert process.returncode == 0, context
             assert table(process) == table(finished[1]), context
-            assert "belongs to another run" not in process.stderr and "was expanded before" not in process.stderr, context
+            assert "belongs to a different run" not in process.stderr and "was expanded before" not in process.stderr, context
             assert (out / "model" / "model.safetensors").read_bytes() == whole, context
             if (out / name).read_bytes() == bad:  # a checkpoint, which nobody needed
                 (out / name).write_bytes(good)
@@ -186,14 +186,14 @@ def test_a_run_that_diverges_ends_with_its_reason_and_no_model(copied, rate, cha
 
 def test_a_training_is_extended_and_split_otherwise(copied):
     process = run(copied, "train.max_steps=7", "train.batch_size=1", "train.grad_accum=2")
-    assert "the training is extended from 4 to 7 steps; from step 5 on the learning rate is " in process.stderr
+    assert "training extended from 4 to 7 steps; from step 5 on, the learning rate is " in process.stderr
     assert kept(process) == ["baseline", "probe", "expand"]
     log = [line for line in lines_of(copied / "out" / "trainer_log.jsonl") if "loss" in line]
     assert [line["current_steps"] for line in log] == [1, 2, 3, 4, 5, 6, 7]
     assert log[4]["lr"] > log[3]["lr"] and json.loads((copied / "out" / "all_results.json").read_text())["train_steps"] == 7
     shorter = run(copied, "train.max_steps=5", check=False)
     assert shorter.returncode == 2
-    assert "train.max_steps: found 5, but out/checkpoint-7 has 7 steps already; expected at least that many" in shorter.stderr
+    assert "train.max_steps: found 5, but out/checkpoint-7 already has 7 steps; expected at least" in shorter.stderr
     other = run(copied, "train.max_steps=7", "train.batch_size=4", check=False)
     assert other.returncode == 2 and "train.batch_size x grad_accum: was 2, now 4" in other.stderr
 
@@ -236,7 +236,7 @@ def test_a_training_that_was_begun_is_refused_before_any_work_unless_it_is_to_go
     for change in ("train.max_steps=6", "train.learning_rate=1e-4", "seq_len=24"):
         process = run(copied, *settings, change, "eval.max_tokens=200", command="train", check=False)
         assert process.returncode == 2, process.stderr
-        assert process.stderr.endswith("error: trained: holds checkpoint-4 of an earlier run. Continue it with --resume, or choose another output_dir.\n")
+        assert process.stderr.endswith("error: trained: contains checkpoint-4 of an earlier run. Continue that run with --resume, or choose another output_dir.\n")
         assert "eval  " not in process.stderr and snapshot(copied / "trained") == before
     run(copied, *settings, "train.max_steps=6", command="train", flags=["--resume"])
 
@@ -259,10 +259,10 @@ def test_after_a_damaged_checkpoint_the_next_save_leaves_two_whole_ones(copied):
     newest = out / "checkpoint-4" / "optimizer.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     process = run(copied, "train.save_steps=3")
-    assert "checkpoint-4: passed over, it is damaged" in process.stderr and "resuming after step 2 of 4" in process.stderr
+    assert "checkpoint-4: skipped, because it is damaged" in process.stderr and "resuming after step 2 of 4" in process.stderr
     assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
     shutil.rmtree(out / "model")
-    assert "passed over" not in run(copied, "train.save_steps=3").stderr
+    assert "skipped, because" not in run(copied, "train.save_steps=3").stderr
 
 
 @pytest.fixture

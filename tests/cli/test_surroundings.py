@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import resource
 import select
 import shutil
@@ -154,7 +155,7 @@ def test_a_limit_of_cpu_time_saves_as_a_termination_does(folder):
     limited = ["bash", "-c", 'ulimit -S -t 3; exec "$0" "$@"', BUILD / "adept", *RUN, "--set", "train.max_steps=100000"]
     process = subprocess.run(limited, cwd=folder, capture_output=True, text=True, timeout=4 * SECONDS)
     assert process.returncode == 128 + signal.SIGXCPU, process.stderr
-    assert "the limit of CPU time is reached (SIGXCPU, ulimit -t)" in process.stderr
+    assert "CPU time limit was reached (SIGXCPU, ulimit -t)" in process.stderr
     assert "train " not in process.stderr or list((folder / "out").glob("checkpoint-*"))
 
 
@@ -240,7 +241,7 @@ def test_a_limit_of_processes_leaves_fewer_threads(other_user, command, limit):
 def test_a_limit_of_processes_that_leaves_none_for_a_child_is_named(other_user):
     process = other_user(1, "generate", "--model", "base", "--chat", "--prompt", "a", "--threads", 1)
     assert process.returncode == 1, process.stderr
-    assert "error: a thread or process cannot be created: the limit of processes and threads is reached (ulimit -u" in process.stderr
+    assert re.search(r"error: cannot create a thread or process: .*limit.*ulimit -u.*--threads", process.stderr)
 
 
 NOT_REMOVABLE = r"""
@@ -266,4 +267,4 @@ def test_a_cache_that_cannot_be_removed_is_named(folder):
                     stderr=subprocess.PIPE, text=True)  # fmt: skip
     messages = process.communicate(timeout=SECONDS)[1]
     assert process.returncode == 0 and (folder / "out" / "model" / "config.json").is_file()
-    assert "out/activations.cache: cannot be removed: Input/output error. It is not needed; remove it." in messages
+    assert "out/activations.cache: cannot be removed: Input/output error. " in messages

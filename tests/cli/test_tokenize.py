@@ -115,7 +115,7 @@ def test_a_gzip_file_of_zeros_is_refused_before_it_fills_the_memory(base, tmp_pa
         for _ in range(100):
             file.write(bytes(MEGABYTE))
     error = error_of(tokenize(base, tmp_path / "zeros.txt.gz"))
-    assert "zeros.txt.gz: the gzip data grow to more than 256 times their size" in error
+    assert "zeros.txt.gz: the gzip data expand to more than 256 times their size" in error
 
 
 # ------------------------------------------------------------------------------------------------------------------ memory
@@ -224,7 +224,7 @@ def test_the_command_that_converts_a_file_works(name, content, base, tmp_path):
 
 def test_plain_text_under_another_name_is_read_through_the_link_that_is_advised(base, tmp_path):
     (tmp_path / "README.md").write_text("the river")
-    command = error_of(tokenize(base, tmp_path / "README.md"), 2).partition("give it that extension: ")[2].strip()
+    command = error_of(tokenize(base, tmp_path / "README.md"), 2).partition("add the extension: ")[2].strip()
     subprocess.run(["bash", "-c", command], check=True, cwd=tmp_path)
     assert json.loads(tokenize(base, tmp_path / "README.md.txt").stdout) == text_models.encode("the river")
 
@@ -237,7 +237,7 @@ def test_what_a_command_writes_is_not_read_by_the_next_call(base, tmp_path):
         process = run_program("adept", "tokenize", "--model", base, "--data", data, "--out", out, check=False)
         assert "--out" in error_of(process, 2) and not (data / "ids.txt").exists()
     process = run_program("adept", "tokenize", "--model", base, "--data", data / "a.jsonl", "--out", data / "a.jsonl", check=False)
-    assert "is itself read as" in error_of(process, 2)
+    assert "is an input of the source" in error_of(process, 2)
     shutil.copytree(base, data / "model")
     (data / "model" / "merges.txt").write_text("a b\n")
     process = tokenize(base, data)

@@ -222,13 +222,13 @@ def test_named_tokens_are_those_of_transformers(tmp_path):
         ("\n{{ 1 + }}", 2, "cannot be rendered: Unexpected token"),
         ("\n{% include 'other' %}", 2, "cannot be rendered: Unknown statement: include"),
         ("{% macro f() %}\n{{ g.h() }}{% endmacro %}\n{{ f() }}", None, "cannot be rendered: Callee is not a function"),
-        ("\n{{ raise_exception('not this') }}", 2, "refuses these messages: not this"),
+        ("\n{{ raise_exception('not this') }}", 2, "rejects these messages: not this"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", None, "cannot be rendered: it nested or recursed too deeply"),
         ("{{ " + "(" * 200_000 + "1" + ")" * 200_000 + " }}", None, "cannot be rendered: it nested or recursed too deeply"),
         ("{% set ns = namespace(t='x') %}{% for i in range(60) %}{% set ns.t = ns.t + ns.t %}{% endfor %}", None,
-         "cannot be rendered: it needed more than 1000 MB of memory"),
+         "cannot be rendered: it used more than 1000 MB of memory"),
         ("{{ range(1000000000) | length }}", 1, "range() of more than 100,000 items"),
-        ("{{ messages[0].content[:1] }}", None, "cuts a character of the messages in two"),
+        ("{{ messages[0].content[:1] }}", None, "splits a character of the messages"),
     ],
 )  # fmt: skip
 def test_a_template_that_fails_says_where_and_why(template, line, problem, tmp_path):

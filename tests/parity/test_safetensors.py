@@ -104,7 +104,7 @@ def official_verdict(path):
 
 
 # Where this reader is stricter than the official library: by the letter of the format, or so that nothing is guessed.
-STRICTER = ("the header starts with", "has the unknown key", "is not known to this build", "appears twice",
+STRICTER = ("the header starts with", "has the unknown key", "is unknown to this build", "appears twice",
             "__metadata__ is null", "is larger than 2^63 bytes", "more than 64 dimensions")
 
 

@@ -249,7 +249,7 @@ def test_tens_of_thousands_of_declared_tokens_give_the_ids_of_auto_tokenizer(pla
 @pytest.mark.parametrize(
     "name, normalizer, config, problem",
     [
-        ("LlamaTokenizerFast", None, {}, "its pre-tokenizer is no ByteLevel"),
+        ("LlamaTokenizerFast", None, {}, "its pre-tokenizer is not a ByteLevel"),
         ("Qwen2Tokenizer", normalizers.Lowercase(), {}, "its normalizer is NFC"),
         ("GPT2TokenizerFast", normalizers.NFC(), {}, "it has no normalizer"),
         ("GPT2Tokenizer", None, {"add_prefix_space": True}, "its add_prefix_space is true"),
@@ -268,5 +268,5 @@ def test_a_class_that_does_not_fit_tokenizer_json_is_named(name, normalizer, con
     if problem is None:
         assert "tokenizer_class" not in process.stderr
     else:
-        assert f"tokenizer_class is {name}, which transformers 5 may build without regard" in process.stderr
+        assert f"tokenizer_class is {name}, which transformers 5 may build differently" in process.stderr
         assert problem in process.stderr

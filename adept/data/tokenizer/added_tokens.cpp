@@ -68,7 +68,7 @@ void AddedTokens::add(const std::vector<AddedToken>& tokens, const BpeModel& mod
     if (token.normalized && normalizer != nullptr) {
       NormalizedText text = normalizer->normalize(token.content, 0, scratch);
       if (text.text.empty())
-        throw DataError("{} is empty after normalization and could never be found; remove the token.",
+        throw DataError("{} is empty after normalization, so it never matches; remove the token.",
                         place_of(tokens, i, list));
       if (text.text.size() > kMaxContent)
         throw DataError("{} is longer than {} bytes after normalization; shorten it.", place_of(tokens, i, list),
@@ -76,14 +76,14 @@ void AddedTokens::add(const std::vector<AddedToken>& tokens, const BpeModel& mod
       if (text.text != token.content) normalized_.insert_or_assign(*id, std::move(text.text));
     }
     if (token.declared_id >= 0 && *id != token.declared_id && num_mismatched++ == 0)
-      example = fmt::format("{} {} has the id {} there and is given {}", place_of(tokens, i, list),
+      example = fmt::format("{} {} has the id {} there but gets {}", place_of(tokens, i, list),
                             io::quote(token.content), token.declared_id, *id);
     if (token.special) special_.insert(token.content);
     ids_.insert_or_assign(token.content, *id);
     tokens_.insert_or_assign(*id, token);
   }
   if (num_mismatched > 0)
-    log_warning("{}; {} added tokens are numbered otherwise than the file says, as `tokenizers` does.", example,
+    log_warning("{}; {} added tokens get other ids than in the file, as in the `tokenizers` library.", example,
                 num_mismatched);
 }
 

@@ -74,8 +74,9 @@ BpeModel::BpeModel(const JsonField& model) : where_(model.where()) {
                     "byte_fallback", "ignore_merges", "vocab", "merges"});
   if (const auto dropout = model.find("dropout")) {
     if (!dropout->json().is_number() || dropout->json().get<double>() != 0.0)
-      dropout->fail(fmt::format("is {}; this build knows null and 0: ids must not be random. Set it to null.",
-                                dropout->json().dump()));
+      dropout->fail(fmt::format(
+          "is {}; this build supports null and 0, because tokenization must be deterministic. Set it to null.",
+          dropout->json().dump()));
   }
   if (const auto unknown = model.find("unk_token")) unknown_token_ = unknown->as_string();
   if (const auto prefix = model.find("continuing_subword_prefix")) continuing_prefix_ = prefix->as_string();
@@ -89,7 +90,7 @@ BpeModel::BpeModel(const JsonField& model) : where_(model.where()) {
 }
 
 void BpeModel::read_vocabulary(const JsonField& vocab) {
-  if (!vocab.json().is_object()) vocab.fail("must be an object of token: id.");
+  if (!vocab.json().is_object()) vocab.fail("expected an object of token: id.");
   ids_.reserve(vocab.json().size());
   std::int64_t highest = -1;
   for (const auto& [token, value] : vocab.json().items()) {
@@ -123,12 +124,12 @@ void BpeModel::read_merges(const JsonField& merges) {
     throw_if_interrupted();
     std::string_view left, right;
     if (are_strings) {
-      if (!list[i].is_string()) fail(i, "is not a string like those before it.");
+      if (!list[i].is_string()) fail(i, "is not a string, unlike those before it.");
       const std::string_view line = list[i].get_ref<const std::string&>();
       if (line.substr(0, 8) == "#version") continue;
       const std::size_t blank = line.find(' ');
       if (blank == std::string_view::npos || line.find(' ', blank + 1) != std::string_view::npos)
-        fail(i, fmt::format("is {}; expected two tokens with one blank between.", io::quote(line)));
+        fail(i, fmt::format("is {}; expected two tokens separated by one space.", io::quote(line)));
       left = line.substr(0, blank);
       right = line.substr(blank + 1);
     } else {
@@ -139,7 +140,7 @@ void BpeModel::read_merges(const JsonField& merges) {
     }
     const auto id = [&](std::string_view token) {
       const auto found = id_of(token);
-      if (!found) fail(i, fmt::format("needs the token {}, which model.vocab does not have.", io::quote(token)));
+      if (!found) fail(i, fmt::format("requires the token {}, which model.vocab does not have.", io::quote(token)));
       return *found;
     };
     const auto left_id = id(left), right_id = id(right);
@@ -173,7 +174,7 @@ const std::string* BpeModel::token_of(std::int32_t id) const {
 std::int32_t BpeModel::unknown_id() const {
   const auto id = id_of(*unknown_token_);
   if (!id)
-    throw DataError("{}.unk_token is {}, which model.vocab does not have, and the text has a character that needs it.",
+    throw DataError("{}.unk_token is {}, which model.vocab does not have, and a character of the text requires it.",
                     where_, io::quote(*unknown_token_));
   return *id;
 }
@@ -318,7 +319,7 @@ void BpeModel::merge_in_windows(std::string_view piece, MergeScratch& scratch, I
     }
     if (!is_cut)
       throw DataError(
-          "{}: the merges of a piece of text of {} bytes depend on what stands tens of thousands of characters away. "
+          "{}: the merges in a piece of text of {} bytes depend on characters tens of thousands of positions away. "
           "Split the document.",
           where_, piece.size());
   }

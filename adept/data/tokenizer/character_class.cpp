@@ -37,7 +37,7 @@ CodePointSet scan_property(std::string_view name) {
   const std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)> code(
       pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF, &error, &offset, nullptr),
       &pcre2_code_free);
-  ADEPT_CHECK(code != nullptr, "PCRE2 does not know {}", pattern);
+  ADEPT_CHECK(code != nullptr, "PCRE2 does not support {}", pattern);
   pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
   const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> data(pcre2_match_data_create(1, nullptr),
                                                                                  &pcre2_match_data_free);

@@ -30,7 +30,7 @@ std::string JsonField::where() const { return path_.empty() ? file_ : file_ + ":
 void JsonField::fail(std::string_view problem) const { throw DataError("{} {}", where(), problem); }
 
 void JsonField::refuse(std::string_view found, std::string_view known) const {
-  throw DataError("{} is {}; this build knows {}. Use a tokenizer without it.", where(), io::quote(found), known);
+  throw DataError("{} is {}; this build supports {}. Use a tokenizer without it.", where(), io::quote(found), known);
 }
 
 void JsonField::wrong_type(std::string_view expected) const {
@@ -99,7 +99,7 @@ void JsonField::check_keys(std::initializer_list<std::string_view> known) const 
   if (!value_->is_object()) wrong_type("an object");
   for (const auto& [key, value] : value_->items())
     if (std::find(known.begin(), known.end(), key) == known.end())
-      throw DataError("{} has the key {}; this build knows {}. Use a tokenizer without it.", where(), io::quote(key),
+      throw DataError("{} has the key {}; this build supports {}. Use a tokenizer without it.", where(), io::quote(key),
                       fmt::join(known, ", "));
 }
 

@@ -6,7 +6,7 @@ Pattern::Pattern(const JsonField& field) {
   field.check_keys({"String", "Regex"});
   const auto literal = field.find("String");
   const auto regex = field.find("Regex");
-  if (literal.has_value() == regex.has_value()) field.fail("must have either \"String\" or \"Regex\".");
+  if (literal.has_value() == regex.has_value()) field.fail("expected either \"String\" or \"Regex\".");
   if (literal) literal_ = literal->as_string();
   if (regex) regex_.emplace(regex->as_string(), regex->where());
 }

@@ -45,7 +45,7 @@ class Translator {
  private:
   [[noreturn]] void refuse(const std::string& what) const {
     throw DataError(
-        "{} is {}, which at byte {} has {}; this build knows literals, classes of code points, general categories "
+        "{} is {}, which at byte {} has {}; this build supports literals, classes of code points, general categories "
         "(\\p{{L}}, \\p{{Nd}}), \\s \\d \\w \\b, groups, (?i:...) on ASCII letters, lookaround, greedy, lazy and "
         "possessive repetition. Use a tokenizer without it.",
         where_, io::quote(pattern_), position_, what);
@@ -59,7 +59,7 @@ class Translator {
     return true;
   }
   char32_t take_code_point() {
-    if (at_end()) refuse("an end that is not expected");
+    if (at_end()) refuse("an unexpected end");
     return decode_utf8(pattern_, position_);
   }
 
@@ -80,7 +80,7 @@ class Translator {
       if (ignore_case && letter) {
         if (previous_letter != 0 && folds_to_one(previous_letter, *letter)) {
           position_ = start;
-          refuse("two letters under (?i) that one character can fold to (ss, st, ff, fi, fl)");
+          refuse("two letters under (?i) that are the case folding of one character (ss, st, ff, fi, fl)");
         }
       }
       previous_letter = letter.value_or(0);
@@ -108,9 +108,9 @@ class Translator {
       const std::string_view low = inside.substr(0, comma);
       const std::string_view high = comma == std::string_view::npos ? low : inside.substr(comma + 1);
       if (inside.empty() || inside == "," || !is_number(low) || !is_number(high))
-        refuse("a { that begins no repetition; write \\{");
+        refuse("a { that does not begin a repetition; write \\{");
       if (!low.empty() && !high.empty() && std::stoi(std::string(low)) > std::stoi(std::string(high)))
-        refuse("a repetition whose bounds are reversed");
+        refuse("a repetition with reversed bounds");
       position_ = close + 1;
       atom += fmt::format("{{{},{}}}", low.empty() ? "0" : low, high);
       // In Ruby's syntax {n}? makes an exact count optional, and + after braces repeats instead of being possessive.
@@ -170,12 +170,12 @@ class Translator {
       ignore_case = false;
     }
     if (opening.empty()) {
-      if (next_is("(?") || next_is("(*")) refuse("a kind of group that is not supported");
+      if (next_is("(?") || next_is("(*")) refuse("an unsupported kind of group");
       position_ += 1;
       opening = "(?:";
     }
     std::string out = opening + alternatives(ignore_case) + ")";
-    if (!take(")")) refuse("a group that is not closed");
+    if (!take(")")) refuse("an unclosed group");
     return out;
   }
 
@@ -260,7 +260,7 @@ class Translator {
     std::string_view text = pattern_.substr(position_, digits);
     if (digits == 0) {
       const std::size_t close = pattern_.find('}', position_);
-      if (close == std::string_view::npos) refuse("a \\x{ that is not closed");
+      if (close == std::string_view::npos) refuse("an unclosed \\x{");
       text = pattern_.substr(position_ + 1, close - position_ - 1);
       position_ = close + 1;
     } else {
@@ -271,7 +271,7 @@ class Translator {
       refuse("a malformed \\x or \\u");
     const auto value = static_cast<char32_t>(std::stoull(std::string(text), nullptr, 16));
     if (value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF) || (digits == 2 && value >= 0x80))
-      refuse("a \\x or \\u that is no code point (write \\x{..} beyond ASCII)");
+      refuse("a \\x or \\u that is not a code point (write \\x{..} beyond ASCII)");
     return value;
   }
 
@@ -308,7 +308,7 @@ class Translator {
     CodePointSet set, intersection;
     bool has_intersection = false;
     while (!take("]")) {
-      if (at_end()) refuse("a class that is not closed");
+      if (at_end()) refuse("an unclosed class");
       if (take("&&")) {
         intersection = has_intersection ? intersection.intersected(set) : set;
         has_intersection = true;
@@ -348,7 +348,7 @@ class Translator {
       } else {
         last = take_code_point();
       }
-      if (last < first) refuse("a range whose ends are reversed");
+      if (last < first) refuse("a range with reversed ends");
     }
     CodePointSet set({{first, last}});
     if (ignore_case) {

@@ -21,7 +21,7 @@ class Template final : public PostProcessor {
       piece.check_keys({"Sequence", "SpecialToken"});
       if (const auto sequence = piece.find("Sequence")) {
         const JsonField id = sequence->at("id");
-        if (id.as_string() != "A") id.refuse(id.as_string(), "A in the template of a single text");
+        if (id.as_string() != "A") id.refuse(id.as_string(), "A in the template for a single text");
         ++num_texts;
       } else {
         const JsonField id = piece.at("SpecialToken").at("id");
@@ -33,7 +33,7 @@ class Template final : public PostProcessor {
     }
     if (num_texts != 1)
       field.at("single").fail(
-          fmt::format("has the text {} times; this build knows templates with it once.", num_texts));
+          fmt::format("contains the text {} times; this build supports templates that contain it once.", num_texts));
   }
 
   Template(std::int32_t front, std::int32_t back) : front_{front}, back_{back} {}
@@ -68,7 +68,7 @@ class PostProcessorSequence final : public PostProcessor {
 
 // ["</s>", 2]
 std::int32_t read_pair(const JsonField& field) {
-  if (field.size() != 2) field.fail("must be [token, id].");
+  if (field.size() != 2) field.fail("expected [token, id].");
   return read_id(field.at(std::size_t{1}));
 }
 

@@ -179,7 +179,7 @@ struct Regex::Code {
     if (status < 0)
       throw DataError(
           "{} is {}: matching a piece of text of {} bytes fails: {}. The pattern backtracks too much; use a tokenizer "
-          "with a simpler one, or shorter documents.",
+          "with a simpler pattern, or shorter documents.",
           where, io::quote(pattern), text.size(), message_of(status));
     return true;
   }
@@ -192,7 +192,7 @@ Regex::Regex(std::string_view pattern, const std::string& where) : code_(std::ma
   int error = 0;
   code_->near = compile(code_->translated, PCRE2_USE_OFFSET_LIMIT, PCRE2_JIT_COMPLETE | PCRE2_JIT_PARTIAL_HARD, error);
   if (!code_->near)
-    throw DataError("{} is {}, which is not a pattern that this build can compile: {}. Use another tokenizer.", where,
+    throw DataError("{} is {}, a pattern that this build cannot compile: {}. Use another tokenizer.", where,
                     io::quote(pattern), message_of(error));
 }
 Regex::~Regex() = default;

@@ -18,7 +18,7 @@ namespace {
 std::int32_t id_of_token(const tok::DeclaredToken& token, const Tokenizer& tokenizer) {
   const auto id = tokenizer.token_to_id(token.content);
   if (!id)
-    throw DataError("{} is {}, which tokenizer.json does not have. The two files do not belong together.", token.where,
+    throw DataError("{} is {}, which tokenizer.json does not have. The two files do not match.", token.where,
                     io::quote(token.content));
   return *id;
 }
@@ -28,8 +28,7 @@ std::optional<std::int32_t> id_of_value(const tok::JsonField& field, const Token
   const tok::JsonField first = field.json().is_array() ? field.at(std::size_t{0}) : field;
   const auto id = static_cast<std::int32_t>(first.as_integer(0, tok::kMaxTokenId));
   if (!tokenizer.id_to_token(id))
-    first.fail(
-        fmt::format("is {}, an id that no token of tokenizer.json has. The two files do not belong together.", id));
+    first.fail(fmt::format("is {}, an id that no token of tokenizer.json has. The two files do not match.", id));
   return id;
 }
 

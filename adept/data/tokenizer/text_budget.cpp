@@ -11,8 +11,7 @@ void TextBudget::charge_growth(std::size_t before, std::size_t after, const std:
 }
 
 void TextBudget::fail_growth(const std::string& where) {
-  throw DataError("{} makes a text more than 64 times longer, as no tokenizer should. Use a tokenizer without it.",
-                  where);
+  throw DataError("{} makes the text more than 64 times longer, the limit. Use a tokenizer without it.", where);
 }
 
 }  // namespace adept::data::tok

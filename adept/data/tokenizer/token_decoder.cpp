@@ -151,7 +151,7 @@ class BpeDecoder final : public TokenDecoder {
   explicit BpeDecoder(const JsonField& field) {
     field.check_keys({"type", "suffix"});
     suffix_ = field.at("suffix").as_string();
-    if (suffix_.empty()) field.at("suffix").fail("is empty; expected a text such as \"</w>\".");
+    if (suffix_.empty()) field.at("suffix").fail("is empty; expected a string such as \"</w>\".");
   }
   void decode(std::vector<std::string>& tokens, MatchScratch&) const override {
     for (std::size_t i = 0; i < tokens.size(); ++i) {

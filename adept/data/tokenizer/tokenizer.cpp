@@ -29,12 +29,12 @@ constexpr std::size_t kMaxParts = 256;
 std::string read_file(const std::filesystem::path& path) {
   if (!is_present(path))
     throw DataError(
-        "{}: cannot be read (there is no such file); expected a tokenizer.json. Files named tokenizer.model or "
-        "vocab.json are not read; save them as tokenizer.json with transformers.",
+        "{}: no such file; expected a tokenizer.json. adept does not read tokenizer.model or vocab.json; convert them "
+        "to tokenizer.json with transformers.",
         path.string());
   std::string text = read_all(open_for_reading(path), path, kMaxFileBytes);
   if (text.size() > kMaxFileBytes)
-    throw DataError("{}: a tokenizer.json of more than {} bytes is not read.", path.string(), kMaxFileBytes);
+    throw DataError("{}: larger than {} bytes, the limit for a tokenizer.json.", path.string(), kMaxFileBytes);
   return text;
 }
 
@@ -51,7 +51,7 @@ std::optional<tok::JsonField> find_part(const tok::JsonField& root, std::string_
   std::optional<tok::JsonField> part = root.find(name);
   if (!part) return part;
   if (const std::size_t count = count_parts(part->json()); count > kMaxParts)
-    part->fail(fmt::format("has {} parts; this build takes at most {}. Use another tokenizer.", count, kMaxParts));
+    part->fail(fmt::format("has {} parts; expected at most {}. Use another tokenizer.", count, kMaxParts));
   return part;
 }
 
@@ -201,8 +201,8 @@ Tokenizer Tokenizer::from_model_dir(const std::filesystem::path& dir) {
   auto impl = std::make_shared<const Impl>(root, hash_of(std::string_view(text)), &settings);
   if (const std::string mismatch = tok::class_mismatch(root, settings); !mismatch.empty())
     log_warning(
-        "{}: tokenizer_class is {}, which transformers 5 may build without regard to tokenizer.json: {}. Here "
-        "tokenizer.json counts; for the same ids load it as PreTrainedTokenizerFast.",
+        "{}: tokenizer_class is {}, which transformers 5 may build differently from tokenizer.json: {}. adept follows "
+        "tokenizer.json; for the same ids, load the tokenizer as PreTrainedTokenizerFast.",
         (dir / "tokenizer_config.json").string(), settings.tokenizer_class, mismatch);
   return Tokenizer(std::move(impl));
 }
@@ -232,7 +232,7 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_speci
   std::vector<std::string> tokens;
   tokens.reserve(ids.size());
   for (const std::int32_t id : ids) {
-    if (id < 0) throw DataError("cannot decode the id {}; ids are not negative.", id);
+    if (id < 0) throw DataError("cannot decode the id {}; expected 0 or more.", id);
     const std::string* token = impl_->token_of(id);
     if (token == nullptr || (skip_special_tokens && impl_->added.is_special(*token))) continue;
     tokens.push_back(*token);

@@ -35,7 +35,7 @@ std::string class_mismatch(const JsonField& root, const TokenizerSettings& setti
   const std::vector<SortedJson> pre_tokenizers = components(root, "pre_tokenizer");
   const std::vector<SortedJson> normalizers = components(root, "normalizer");
   const SortedJson* byte_level = find_type(pre_tokenizers, "ByteLevel");
-  if (is_llama) return byte_level != nullptr ? "its pre-tokenizer is no ByteLevel" : "";
+  if (is_llama) return byte_level != nullptr ? "its pre-tokenizer is not a ByteLevel" : "";
   if (byte_level == nullptr) return "its pre-tokenizer is a ByteLevel";
   const SortedJson* other = nullptr;
   for (const SortedJson& normalizer : normalizers)

@@ -119,8 +119,8 @@ class SettingsReader {
       for (const Json& file : *files)
         if (file.is_string() && file.get<std::string>() != "tokenizer.json")
           throw DataError(
-              "{} names {}, which transformers reads instead of tokenizer.json; this build reads tokenizer.json alone. "
-              "Remove the key, and copy the file that counts to tokenizer.json.",
+              "{} is {}, a file that transformers reads instead of tokenizer.json; adept reads only tokenizer.json. "
+              "Remove the key, and copy that file to tokenizer.json.",
               where("tokenizer_config.json", "fast_tokenizer_files"), io::quote(file.get<std::string>()));
     const auto split = config.find("split_special_tokens");
     if (split != config.end() && !split->is_boolean() && !split->is_null())
@@ -224,7 +224,7 @@ class SettingsReader {
       const auto [entry, is_new] = settings_.added.insert_or_assign(
           json.get<std::int64_t>(),
           DeclaredToken{.content = content, .where = place, .special = is_special, .normalized = !is_special});
-      if (!is_new) log_warning("{}: an earlier token has the same id and is left out, as transformers does.", place);
+      if (!is_new) log_warning("{}: an earlier token has the same id and is dropped, as in transformers.", place);
     }
   }
 

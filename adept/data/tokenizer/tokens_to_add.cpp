@@ -43,7 +43,7 @@ Declarations collect(const TokenizerSettings& settings, const std::vector<AddedT
   for (const AddedToken& token : listed) {
     const auto [place, is_new] = all.by_index.try_emplace(token.declared_id);
     if (!is_new && !place->second.where.empty() && place->second.content != token.content)
-      log_warning("{}: tokenizer.json has {} with the same id {}; the token is left out, as transformers does.",
+      log_warning("{}: tokenizer.json has {} with the same id {}; the token is dropped, as in transformers.",
                   place->second.where, io::quote(token.content), token.declared_id);
     place->second = declared(token);
     all.by_content.insert_or_assign(token.content, declared(token));

@@ -23,8 +23,8 @@ inline constexpr std::array kGainFigures = {
     Figure{"l1", "gain (L1)", false, 12, 4}, Figure{"l2", "gain (L2)", false, 12, 4},
     Figure{"general_change", "general", true, 14, 4}, Figure{"cosine", "cosine", true, 8, 3}};
 inline constexpr char kGainFiguresMeaning[] =
-    "a copy behind each layer, to first order: what a step of the sign of the domain's gradient gains there,\n"
-    "and what it does to the general loss";
+    "estimated effect of a copy after each layer (first order): how much a step along the sign of the domain "
+    "gradient\nlowers the domain loss (gain), and how it changes the general loss";
 
 /// baseline_loss, tokens and sequences are those of the domain. Holds both gradients of every layer's residual outputs
 /// in fp32. The decoder is left as it was. Throws DataError if there is no token to predict in one of the texts,

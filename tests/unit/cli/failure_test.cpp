@@ -119,8 +119,8 @@ TEST(UsageError, NamesTheWordAndTheNearestName) {
   EXPECT_THAT(usage_error({"train"}), AllOf(StartsWith("adept train: --model"), EndsWith(". See: adept train --help")));
   EXPECT_THAT(usage_error({"train", "--model"}), StartsWith("adept train: --model"));
   EXPECT_THAT(usage_error({"train", "--model", "x", "--max-steps", "many"}),
-              AllOf(StartsWith("adept train: "),
-                    HasSubstr("--max-steps: found \"many\"; expected a number within its limits. See")));
+              AllOf(StartsWith("adept train: "), HasSubstr("--max-steps: found \"many\"; expected a number"),
+                    HasSubstr("See: ")));
   EXPECT_EQ(usage_error({"train", "--model", "x", "stray"}),
             "adept train: found \"stray\"; expected options only. See: adept train --help");
 }

@@ -1,4 +1,4 @@
-// Every message of the configuration, read whole.
+// Every message of the configuration: where, which key, what was found, what was expected.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -11,10 +11,12 @@
 #include "adept/core/error.h"
 #include "adept/core/random.h"
 #include "tests/support/environment.h"
+#include "tests/support/reads.h"
 
 namespace adept::config {
 namespace {
 
+using test::Reads;
 using testing::EndsWith;
 using testing::HasSubstr;
 using testing::StartsWith;
@@ -95,7 +97,7 @@ TEST(ConfigErrors, WrongTypesAndValues) {
       {"expand:\n  after:\n    - 1\n    - [2]",
        "run.yaml:9: expand.after.1: found a list; expected an integer from 0 to 10000"},
   };
-  for (const Case& c : cases) EXPECT_EQ(message_of(kGood + c.yaml), c.message) << c.yaml;
+  for (const Case& c : cases) EXPECT_THAT(message_of(kGood + c.yaml), Reads(c.message)) << c.yaml;
 }
 
 TEST(ConfigErrors, UnknownKeysNameTheNearest) {
@@ -119,7 +121,7 @@ TEST(ConfigErrors, UnknownKeysNameTheNearest) {
        "export_dtype, device, threads, kernels, seq_len, data, probe, expand, train, unit_lr, lora, top_k_layers, "
        "eval"},
   };
-  for (const Case& c : cases) EXPECT_EQ(message_of(kGood + c.yaml), c.message) << c.yaml;
+  for (const Case& c : cases) EXPECT_THAT(message_of(kGood + c.yaml), Reads(c.message)) << c.yaml;
 }
 
 TEST(ConfigErrors, SourcesAreChecked) {
@@ -151,7 +153,7 @@ TEST(ConfigErrors, SourcesAreChecked) {
        "run.yaml:5: data.general.0.name: found \".g\"; expected 1 to 64 letters, digits, '.', '_' or '-', the first a "
        "letter or a digit"},
       {"data:\n  train: [{name: a, path: p}]\n  general: [{name: g, path: p}]\n  eval: [{name: a, path: q}]",
-       "run.yaml:6: data.eval.0.name: found \"a\", which is data.train.0.name too; expected a name of its own"},
+       "run.yaml:6: data.eval.0.name: found \"a\", ...data.train.0.name; expected a unique name"},
       {"data:\n  train:\n  - {name: a, path: p, weight: 1}\n  - {name: b, path: p}\n  general: [{name: g, path: p}]",
        "run.yaml:6: data.train.1.weight: found nothing; expected a weight, as another source of data.train has one"},
       {"data:\n  train:\n  - {name: a, path: p}\n  - {name: b, path: p, weight: 1}\n  general: [{name: g, path: p}]",
@@ -159,35 +161,35 @@ TEST(ConfigErrors, SourcesAreChecked) {
       {"data:\n  train: [{name: a, path: p, weight: 0}]\n  general: [{name: g, path: p}]",
        "run.yaml:4: data.train.0.weight: found 0; expected a number > 0 and <= 1000000"},
       {"data:\n  train: [{name: a, path: p}]",
-       "run.yaml:3: data.general: found nothing; expected general text, which layer importance is measured on"},
+       "run.yaml:3: data.general: found nothing; expected general text, ...layer importance..."},
       {"data: {train: [{name: a, path: p}]}\nexpand: {after: [1]}",
-       "run.yaml:3: data.general: found nothing; expected general text, which unit importance (unit_lr.policy: "
-       "reference) is measured on"},
+       "run.yaml:3: data.general: found nothing; expected general text, ...unit importance "
+       "(unit_lr.policy: reference)..."},
       {"data: {train: [{name: a, path: p}]}\nexpand: {after: [1]}\nunit_lr: {policy: uniform}", "no error"},
   };
-  for (const Case& c : cases) EXPECT_EQ(message_of(head + c.yaml), c.message) << c.yaml;
+  for (const Case& c : cases) EXPECT_THAT(message_of(head + c.yaml), Reads(c.message)) << c.yaml;
 }
 
 TEST(ConfigErrors, TrainingAnExpandedModelNeedsNoGeneralTextForUniformRates) {
   const std::string text = "model: m\noutput_dir: o\ndata: {train: [{name: a, path: p}]}\nunit_lr: {policy: uniform}";
   EXPECT_EQ(message_of(text, {}, Purpose::kTrain), "no error");
-  EXPECT_EQ(message_of(text, {"unit_lr.policy=reference"}, Purpose::kTrain),
-            "run.yaml:3: data.general: found nothing; expected general text, which unit importance (unit_lr.policy: "
-            "reference) is measured on");
+  EXPECT_THAT(message_of(text, {"unit_lr.policy=reference"}, Purpose::kTrain),
+              Reads("run.yaml:3: data.general: found nothing; expected general text, ...unit importance "
+                    "(unit_lr.policy: reference)..."));
 }
 
 TEST(ConfigErrors, FieldsThatContradictEachOther) {
   const std::vector<Case> cases = {
       {"expand: {num_layers: 2, after: [1]}",
-       "run.yaml:6: expand.after: found together with expand.num_layers; expected one of the two (null or [] unsets a "
+       "run.yaml:6: expand.after: found together with expand.num_layers; expected only one...(null or [] unsets a "
        "key)"},
       {"expand: {after: [3, 7, 5]}", "run.yaml:6: expand.after.2: found 5 after 7; expected ascending layer indices"},
       {"expand: {trainable: 15%, num_layers: 2}",
-       "run.yaml:6: expand.trainable: found together with another size of the expansion; expected one of "
-       "expand.num_layers, expand.trainable and expand.after (null or [] unsets a key)"},
+       "run.yaml:6: expand.trainable: found together with ...expand.num_layers, expand.trainable and "
+       "expand.after; expected only one...(null or [] unsets a key)"},
       {"expand: {trainable: 0.2, after: [1]}",
-       "run.yaml:6: expand.trainable: found together with another size of the "
-       "expansion; expected one of expand.num_layers, expand.trainable and expand.after (null or [] unsets a key)"},
+       "run.yaml:6: expand.trainable: found together with ...expand.num_layers, expand.trainable and "
+       "expand.after; expected only one...(null or [] unsets a key)"},
       {"expand: {trainable: 150%}", "run.yaml:6: expand.trainable: found \"150%\"; expected a number > 0 and < 1"},
       {"expand: {trainable: lots}", "run.yaml:6: expand.trainable: found \"lots\"; expected a number > 0 and < 1"},
       {"expand: {strategy: manual}", "run.yaml:6: expand.strategy: found manual; expected the layers in expand.after"},
@@ -197,21 +199,20 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
        "run.yaml:6: expand.strategy: found \"lowst\"; expected lowest, cost_aware, uniform, "
        "highest, gain_per_cost or manual; did you mean lowest?"},
       {"expand: {after: [1], copies: 2}",
-       "run.yaml:6: expand.copies: found 2 together with expand.after; expected an index there once for "
-       "each copy"},
+       "run.yaml:6: expand.copies: found 2 together with expand.after; expected 1..."},
       {"expand: {after: [1], exclude: [2]}",
-       "run.yaml:6: expand.exclude: found together with expand.after, which names the layers itself"},
+       "run.yaml:6: expand.exclude: found together with expand.after; expected only one..."},
       {"method: replay",
-       "run.yaml:3: data.replay: found nothing; expected the general text of which 0.25 of the training sequences are "
-       "taken (method: replay)"},
+       "run.yaml:3: data.replay: found nothing; expected general text, ...0.25 of the training sequences "
+       "(method: replay)"},
       {"method: replay\ntrain: {replay_ratio: 0}",
        "run.yaml:7: train.replay_ratio: found 0 together with method: replay; expected more than 0, or method: full"},
       {"probe: {until_separated: true}\nexpand: {strategy: highest}",
        "run.yaml:6: probe.until_separated: found true together with expand.strategy: highest; expected lowest or "
-       "cost_aware, whose choice of the lowest layers is what becomes certain"},
+       "cost_aware..."},
       {"train: {replay_ratio: 10%}",
-       "run.yaml:3: data.replay: found nothing; expected the general text of which 0.1 of the training sequences are "
-       "taken (train.replay_ratio)"},
+       "run.yaml:3: data.replay: found nothing; expected general text, ...0.1 of the training sequences "
+       "(train.replay_ratio)"},
       {"method: lorra",
        "run.yaml:6: method: found \"lorra\"; expected adept, full, replay, llama_pro, lora or top_k_layers; did you "
        "mean "
@@ -224,11 +225,9 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
       {"train: {max_steps: 9, warmup_steps: 10}",
        "run.yaml:6: train.warmup_steps: found 10; expected at most train.max_steps, which is 9"},
       {"train: {lr_scheduler: wsd, warmup_ratio: 0.5, decay_ratio: 0.6}",
-       "run.yaml:6: train.decay_ratio: found 0.6; expected warm-up and decay to take all steps at most, and the "
-       "warm-up takes 0.5"},
+       "run.yaml:6: train.decay_ratio: found 0.6; expected ...at most 1 ...warm-up is 0.5..."},
       {"train: {lr_scheduler: wsd, max_steps: 10, warmup_steps: 5, decay_ratio: 0.6}",
-       "run.yaml:6: train.decay_ratio: found 0.6; expected warm-up and decay to take all steps at most, and the "
-       "warm-up takes 0.5"},
+       "run.yaml:6: train.decay_ratio: found 0.6; expected ...at most 1 ...warm-up is 0.5..."},
       {"train: {lr_scheduler: cosine, warmup_ratio: 0.5, decay_ratio: 0.6}", "no error"},
       {"train: {lr_scheduler: cosin, max_steps: 9, warmup_steps: 10}",
        "run.yaml:6: train.lr_scheduler: found \"cosin\"; expected constant, linear, cosine or wsd; did you mean "
@@ -236,17 +235,16 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
        "run.yaml:6: train.warmup_steps: found 10; expected at most train.max_steps, which is 9"},
       {"eval: {stride: 600}", "run.yaml:6: eval.stride: found 600; expected at most seq_len, which is 512"},
       {"eval: {stride: 100, packed: true}",
-       "run.yaml:6: eval.stride: found 100 together with eval.packed; expected 0, as packed sequences do not overlap"},
+       "run.yaml:6: eval.stride: found 100 together with eval.packed; expected 0..."},
       {"train: {eval_steps: 10}",
        "run.yaml:6: train.eval_steps: found 10, but data.eval is empty; expected 0, or text in data.eval"},
       // a value that could not be read starts no second complaint
       {"eval: {stride: 600}\nseq_len: many",
        "run.yaml:7: seq_len: found \"many\"; expected an integer from 2 to 1048576"},
   };
-  for (const Case& c : cases) EXPECT_EQ(message_of(kGood + c.yaml), c.message) << c.yaml;
-  EXPECT_EQ(message_of(kGood, {"output_dir=./base/"}),
-            "--set output_dir=./base/: output_dir: found \"./base/\", which is the model; expected a directory of its "
-            "own");
+  for (const Case& c : cases) EXPECT_THAT(message_of(kGood + c.yaml), Reads(c.message)) << c.yaml;
+  EXPECT_THAT(message_of(kGood, {"output_dir=./base/"}),
+              Reads("--set output_dir=./base/: output_dir: found \"./base/\", which is the model; expected ..."));
 }
 
 TEST(ConfigErrors, AllAtOnceInTheOrderOfTheFileAndThenOfTheOverrides) {
@@ -277,13 +275,12 @@ TEST(ConfigErrors, Overrides) {
        "--set data.train.med.weight=1: data.train.med.weight: found the index \"med\" of a list of 1; expected 0 to 1, "
        "where 1 appends"},
       {"model='a", "--set model='a: not valid YAML: the text ends inside quotes; expected the closing quote"},
-      {"model=\"a\" b",
-       "--set model=\"a\" b: found more after the end of the first YAML document; expected one document"},
+      {"model=\"a\" b", "--set model=\"a\" b: found a second YAML document; expected only one"},
       {"data.eval=[{name: e, name: f, path: p}]",
-       "--set data.eval=[{name: e, name: f, path: p}]: data.eval.0.name: found the key a second time; expected it "
+       "--set data.eval=[{name: e, name: f, path: p}]: data.eval.0.name: found a duplicate key; expected it "
        "once"},
   };
-  for (const Case& c : cases) EXPECT_EQ(message_of(kGood, {c.yaml}), c.message) << c.yaml;
+  for (const Case& c : cases) EXPECT_THAT(message_of(kGood, {c.yaml}), Reads(c.message)) << c.yaml;
 }
 
 TEST(ConfigErrors, DocumentsThatAreNotYaml) {
@@ -292,13 +289,12 @@ TEST(ConfigErrors, DocumentsThatAreNotYaml) {
       {"# only a comment\n", "run.yaml: found an empty file; expected at least model, output_dir and data"},
       {"- a\n- b\n", "run.yaml:1: found a list; expected KEY: VALUE lines"},
       {"\njust text\n", "run.yaml:2: found \"just text\"; expected KEY: VALUE lines"},
-      {"model: a\n---\nmodel: b\n",
-       "run.yaml: found more after the end of the first YAML document; expected one document"},
+      {"model: a\n---\nmodel: b\n", "run.yaml: found a second YAML document; expected only one"},
       {"train:\n\tseed: 1\n", "run.yaml:2: found a tab in the indentation; expected spaces"},
       {"model: \"a\nseed: 1\n", "run.yaml:4: not valid YAML: the text ends inside quotes; expected the closing quote"},
       {"a: 1\nb: \xff\n", "run.yaml:2: found bytes that are not UTF-8; expected a YAML file in UTF-8"},
   };
-  for (const Case& c : cases) EXPECT_EQ(message_of(c.yaml), c.message) << c.yaml;
+  for (const Case& c : cases) EXPECT_THAT(message_of(c.yaml), Reads(c.message)) << c.yaml;
 }
 
 TEST(ConfigErrors, TheYamlParsersOwnWordsFollowThePlace) {
@@ -309,18 +305,17 @@ TEST(ConfigErrors, TheYamlParsersOwnWordsFollowThePlace) {
 }
 
 TEST(ConfigErrors, KeysTwiceOrThatAreNoWords) {
-  EXPECT_EQ(message_of(std::string(kGood) + "seed: 1\ntrain: {}\nseed: 2\n"),
-            "run.yaml:8: seed: found the key a second time; expected it once (first: line 6)");
+  EXPECT_THAT(message_of(std::string(kGood) + "seed: 1\ntrain: {}\nseed: 2\n"),
+              Reads("run.yaml:8: seed: found a duplicate key; ...(first: line 6)"));
   EXPECT_EQ(message_of(std::string(kGood) + "[a, b]: 1\n"),
-            "run.yaml:6: found a key that is not a word; expected KEY: VALUE");
+            "run.yaml:6: found a key that is not a scalar; expected KEY: VALUE");
   EXPECT_EQ(message_of(std::string(kGood) + "train: {<<: 5}\n"),
             "run.yaml:6: train.<<: found 5; expected an alias of a section");
 }
 
 TEST(ConfigErrors, HostileDocumentsAreBounded) {
-  EXPECT_EQ(message_of(",model: a\n"),
-            "run.yaml: found more after the end of the first YAML document; expected one document");
-  EXPECT_EQ(message_of("a: &a [*a]\n"), "run.yaml:1: nested beyond 32 levels");
+  EXPECT_EQ(message_of(",model: a\n"), "run.yaml: found a second YAML document; expected only one");
+  EXPECT_EQ(message_of("a: &a [*a]\n"), "run.yaml:1: nested deeper than 32 levels");
   std::string laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
   for (int i = 1; i < 12; ++i) {
     laughs += "a" + std::to_string(i) + ": &a" + std::to_string(i) + " [";
@@ -330,7 +325,7 @@ TEST(ConfigErrors, HostileDocumentsAreBounded) {
   EXPECT_THAT(message_of(laughs), HasSubstr("expands to more than 100000 values; expected fewer aliases"));
   EXPECT_THAT(message_of(std::string(100'000, '[')), HasSubstr("run.yaml"));
   EXPECT_THAT(message_of(std::string(100'000, '{')), HasSubstr("run.yaml"));
-  EXPECT_THAT(message_of("model: " + std::string(5000, 'x') + "\nmodel: 1"), HasSubstr("second time"));
+  EXPECT_THAT(message_of("model: " + std::string(5000, 'x') + "\nmodel: 1"), HasSubstr("model: found a duplicate key"));
   EXPECT_LT(message_of(std::string(kGood) + "seed: " + std::string(5000, 'x')).size(), 300u);
 }
 
@@ -354,7 +349,7 @@ TEST(LengthProblems, AreTheSameWhetherTheStepsAreGivenOrFollowFromEpochs) {
     const RunConfig config = parse_run_config(kGood + train, "run.yaml");
     for (const LengthProblem& problem : length_problems(config.train, steps))
       derived += problem.keys.front() + ": " + problem.text;
-    const std::string by_epochs = "the number of steps that train.num_train_epochs gives";
+    const std::string by_epochs = "the number of steps of train.num_train_epochs";
     if (const auto at = derived.find(by_epochs); at != std::string::npos)
       derived.replace(at, by_epochs.size(), "train.max_steps");
     EXPECT_EQ(derived, given) << train;
@@ -364,13 +359,12 @@ TEST(LengthProblems, AreTheSameWhetherTheStepsAreGivenOrFollowFromEpochs) {
   EXPECT_EQ(problems_of("train: {warmup_steps: 10}", 9),
             "train.warmup_steps: found 10; expected at most train.max_steps, which is 9");
   EXPECT_EQ(problems_of("train: {lr_scheduler: wsd, warmup_steps: 5, decay_ratio: 0.5}", 10), "");
-  EXPECT_EQ(problems_of("train: {lr_scheduler: wsd, warmup_steps: 5, decay_ratio: 0.6}", 10),
-            "train.decay_ratio: found 0.6; expected warm-up and decay to take all steps at most, and the warm-up takes "
-            "0.5");
+  EXPECT_THAT(problems_of("train: {lr_scheduler: wsd, warmup_steps: 5, decay_ratio: 0.6}", 10),
+              Reads("train.decay_ratio: found 0.6; expected ...at most 1 ...warm-up is 0.5..."));
   EXPECT_EQ(problems_of("train: {warmup_ratio: 1}", 3), "");
   const std::vector<LengthProblem> too_long = length_problems(parse_run_config(kGood, "run.yaml").train, 2'000'000'000);
   ASSERT_EQ(too_long.size(), 1U);
-  EXPECT_EQ(too_long[0].text, "gives 2000000000 steps; expected at most 1000000000");
+  EXPECT_THAT(too_long[0].text, Reads("...2000000000 steps; expected at most 1000000000"));
 }
 
 TEST(ConfigErrors, MutatedTextIsReadOrRefusedNeverWorse) {
@@ -429,8 +423,8 @@ TEST(ConfigErrors, FilesThatCannotBeRead) {
 
 TEST(ConfigErrors, HomeThatIsNotSet) {
   const test::ScopedVariable home("HOME");
-  EXPECT_EQ(message_of(kGood, {"model=~/m"}),
-            "--set model=~/m: model: found \"~/m\", but $HOME is not set; expected a path without ~");
+  EXPECT_THAT(message_of(kGood, {"model=~/m"}),
+              Reads("--set model=~/m: model: found \"~/m\", but $HOME is not set; expected a path without ~"));
 }
 
 }  // namespace

@@ -212,9 +212,9 @@ TEST(Alternatives, StepsWinAsInHuggingFace) {
   EXPECT_EQ(warmup.warmup_steps, 7);
   EXPECT_EQ(warmup.warmup_ratio, std::nullopt);
   EXPECT_THAT(log.text(),
-              HasSubstr("run.yaml:6: train.num_train_epochs: found together with train.max_steps, which wins"));
+              HasSubstr("run.yaml:6: train.num_train_epochs: ignored, because train.max_steps overrides it"));
   EXPECT_THAT(log.text(),
-              HasSubstr("run.yaml:6: train.warmup_ratio: found together with train.warmup_steps, which wins"));
+              HasSubstr("run.yaml:6: train.warmup_ratio: ignored, because train.warmup_steps overrides it"));
   const TrainConfig no_steps = train_of("warmup_ratio: 0.5, warmup_steps: 0");
   EXPECT_EQ(no_steps.warmup_steps, std::nullopt);
   EXPECT_EQ(no_steps.warmup_ratio, 0.5);
@@ -231,7 +231,7 @@ TEST(Methods, SayWhatTheySettleOnlyWhereTheUserWishedForSomethingElse) {
   EXPECT_EQ(said({"method=lora", "unit_lr.policy=reference"}), "") << "the default";
   EXPECT_EQ(said({"method=lora", "unit_lr.policy=uniform"}), "");
   EXPECT_THAT(said({"method=lora", "unit_lr.policy=normalized"}),
-              HasSubstr("unit_lr.policy: the method lora takes uniform instead of normalized"));
+              HasSubstr("unit_lr.policy: the method lora uses uniform instead of normalized"));
 }
 
 TEST(Values, SharesMayBePercentages) {
@@ -364,11 +364,10 @@ TEST(Explain, TheTableHasALineForEachKeyAndFitsTheWidth) {
 
 TEST(Explain, AKeyIsABlockWithAllThereIsToSay) {
   const std::vector<std::string> rate = {"train.learning_rate"};
-  EXPECT_EQ(explain(rate, 100),
-            "train.learning_rate\n"
-            "  type     number > 0\n"
-            "  default  0.0002\n"
-            "  meaning  Peak learning rate, before the factor of each unit\n");
+  EXPECT_THAT(explain(rate, 100), testing::MatchesRegex("train.learning_rate\n"
+                                                        "  type     number > 0\n"
+                                                        "  default  0.0002\n"
+                                                        "  meaning  [^\n]*learning rate[^\n]*\n"));
   std::vector<std::string> every;
   for (const KeyDoc& doc : all_keys()) every.push_back(doc.key);
   const std::string blocks = explain(every, 80);
@@ -412,7 +411,7 @@ TEST(Explain, AnUnknownKeyNamesWhatMayBeMeant) {
             "--explain lr: found an unknown key; did you mean train.learning_rate?\n"
             "--explain learning_rat: found an unknown key; did you mean train.learning_rate?");
   EXPECT_EQ(error_of({"colour"}),
-            "--explain colour: found an unknown key; expected one of those that adept config --explain lists");
+            "--explain colour: found an unknown key; expected a key that adept config --explain lists");
 }
 
 TEST(Explain, EveryKeyCanBeSet) {

@@ -14,6 +14,7 @@
 namespace adept {
 namespace {
 
+using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
 constexpr ChildLimits kLimits = {.seconds = 10, .memory = 100'000'000};
@@ -28,7 +29,7 @@ TEST(ChildProcess, GivesBackTheResultHoweverLong) {
 
 TEST(ChildProcess, EndsAloneHoweverItEnds) {
   EXPECT_THAT([] { run_in_child([]() -> std::string { std::_Exit(3); }, kLimits); },
-              ThrowsMessage<ChildFailure>("ended with the exit code 3"));
+              ThrowsMessage<ChildFailure>(HasSubstr("exited with code 3")));
   EXPECT_THAT(([] {
                 run_in_child(
                     []() -> std::string {
@@ -37,7 +38,7 @@ TEST(ChildProcess, EndsAloneHoweverItEnds) {
                     },
                     kLimits);
               }),
-              ThrowsMessage<ChildFailure>("ended with the signal 15"));
+              ThrowsMessage<ChildFailure>(HasSubstr("by signal 15")));
   const auto loop = []() -> std::string {
     volatile bool forever = true;
     while (forever) {
@@ -45,7 +46,7 @@ TEST(ChildProcess, EndsAloneHoweverItEnds) {
     return "never";
   };
   EXPECT_THAT([&] { run_in_child(loop, {.seconds = 1, .memory = kLimits.memory}); },
-              ThrowsMessage<ChildFailure>("took more than 1 s of processor time, or was killed"));
+              ThrowsMessage<ChildFailure>(HasSubstr("more than 1 s of CPU time")));
 }
 
 TEST(ChildProcess, EndsWithAParentThatIsKilled) {
@@ -82,7 +83,8 @@ TEST(ChildProcess, HasSoMuchMemoryBesideThatOfTheParent) {
     std::get_new_handler()();
     return "never";
   };
-  EXPECT_THAT([&] { run_in_child(grow, kLimits); }, ThrowsMessage<ChildFailure>("needed more than 100 MB of memory"));
+  EXPECT_THAT([&] { run_in_child(grow, kLimits); },
+              ThrowsMessage<ChildFailure>(HasSubstr("more than 100 MB of memory")));
 }
 
 }  // namespace

@@ -39,7 +39,7 @@ TEST(ChatTemplate, SaysWhereItFailsOrRefuses) {
   EXPECT_THAT([&] { make_template(directory, "\n{% for %}").render(kMessages); },
               ThrowsMessage<DataError>(HasSubstr(file + ":2: the chat template cannot be rendered: ")));
   EXPECT_THAT([&] { make_template(directory, "a\n\n{{ raise_exception('no system') }}").render(kMessages); },
-              ThrowsMessage<DataError>(file + ":3: the chat template refuses these messages: no system"));
+              ThrowsMessage<DataError>(file + ":3: the chat template rejects these messages: no system"));
 }
 
 TEST(ChatTemplate, LeavesOutNoTextUnnoticed) {
@@ -57,7 +57,7 @@ TEST(ChatTemplate, LeavesOutNoTextUnnoticed) {
   EXPECT_EQ(warnings_of("{{ messages | tojson }}"), "");
   EXPECT_EQ(warnings_of("be brief{{ messages[1].content | trim }}{{ messages[3].content[0].text }}"), "");
   EXPECT_THAT(warnings_of("{{ messages[1].content | trim }}"),
-              AllOf(HasSubstr(file + ": the chat template leaves out text of message 1 (system)"),
+              AllOf(HasSubstr(file + ": the chat template omits text of message 1 (system)"),
                     HasSubstr("message 4 (user)"), Not(HasSubstr("message 2")), Not(HasSubstr("message 3"))));
 }
 

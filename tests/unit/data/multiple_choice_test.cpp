@@ -40,13 +40,14 @@ TEST(MultipleChoice, IsNoRecordThatWouldTakeMuchMemory) {
 
 TEST(MultipleChoice, SaysWhatIsWrongWithAQuestion) {
   for (const auto& [record, problem] : std::vector<std::pair<const char*, const char*>>{
-           {R"({"question": "Q", "choices": ["a", "b"], "answer": 2})", "whose answer \"2\" is none of its 2 choices"},
-           {R"({"question": "Q", "choices": ["a"], "answer": -1})", "whose answer \"-1\" is none of its 1 choices"},
-           {R"({"question": "Q", "choices": ["a"], "answer": null})", "whose answer \"null\" is none"},
-           {R"({"question": "Q", "choices": ["a"], "answer": "Z"})", "whose answer \"Z\" is none"},
-           {R"({"question": "Q", "choices": ["a", 2], "answer": 0})", "without choices that can be read"},
-           {R"({"question": "Q", "choices": {"text": ["a"], "label": []}, "answer": "a"})", "without choices"},
-           {R"({"question": "Q", "choices": [], "answer": 0})", "without choices"}}) {
+           {R"({"question": "Q", "choices": ["a", "b"], "answer": 2})",
+            "whose answer \"2\" is not among its 2 choices"},
+           {R"({"question": "Q", "choices": ["a"], "answer": -1})", "whose answer \"-1\" is not among its 1 choices"},
+           {R"({"question": "Q", "choices": ["a"], "answer": null})", "whose answer \"null\" is not among"},
+           {R"({"question": "Q", "choices": ["a"], "answer": "Z"})", "whose answer \"Z\" is not among"},
+           {R"({"question": "Q", "choices": ["a", 2], "answer": 0})", "without readable choices"},
+           {R"({"question": "Q", "choices": {"text": ["a"], "label": []}, "answer": "a"})", "without readable choices"},
+           {R"({"question": "Q", "choices": [], "answer": 0})", "without readable choices"}}) {
     EXPECT_EQ(render_multiple_choice(record).text, "") << record;
     EXPECT_THAT(render_multiple_choice(record).problem, ::testing::HasSubstr(problem)) << record;
   }

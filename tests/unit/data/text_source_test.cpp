@@ -112,12 +112,12 @@ struct BadLine {
 };
 
 const BadLine kBadLines[] = {
-    {R"({"text": "cut)", "invalid JSON", "missing closing quote"},
+    {R"({"text": "cut)", "invalid JSON", "without a closing quote"},
     {R"({"text": "a"} x)", "invalid JSON", "expected end of input"},
     {R"({"text": "\ud800"})", "invalid JSON", "surrogate"},
     {R"({"text": "a", "n": 1e999})", "invalid JSON", "number"},
     {R"({"question": "q", "answer": "a"})", "missing field", "the keys \"question\", \"answer\""},
-    {R"({"question": "q", "choices": ["a", "b"], "answer": "C"})", "unreadable question", "none of its 2 choices"},
+    {R"({"question": "q", "choices": ["a", "b"], "answer": "C"})", "unreadable question", "not among its 2 choices"},
     {"{}", "missing field", "an object without keys"},
     {R"({"text": null})", "field not a string", "null"},
     {R"({"text": 3})", "field not a string", "a number"},
@@ -127,8 +127,8 @@ const BadLine kBadLines[] = {
     {R"(["a"])", "not an object", "an array"},
     {R"("a")", "not an object", "a string"},
     {"7", "not an object", "a number"},
-    {"{\"text\": \"caf\xE9\"}", "invalid UTF-8", "no UTF-8 after"},
-    {"{\"text\": \"\xED\xA0\x80\"}", "invalid UTF-8", "no UTF-8 after"},
+    {"{\"text\": \"caf\xE9\"}", "invalid UTF-8", "invalid UTF-8 after"},
+    {"{\"text\": \"\xED\xA0\x80\"}", "invalid UTF-8", "invalid UTF-8 after"},
 };
 
 TEST(TextSource, EveryByteOfARecordCounts) {
@@ -199,7 +199,7 @@ TEST(TextSource, SaysHowToNameTheField) {
   const auto path = folder.write("a.jsonl", R"({"body": "a", "id": 1})");
   EXPECT_THAT(message_of<DataError>([&] { read_all(source_of({path})); }),
               AllOf(HasSubstr("found the keys \"body\", \"id\""), HasSubstr("the text in \"text\""),
-                    HasSubstr("--text-field"), HasSubstr("text_field of the source in data")));
+                    HasSubstr("--text-field"), HasSubstr("text_field of the source")));
 }
 
 TEST(TextSource, NamesTextInAnotherEncoding) {
@@ -213,7 +213,7 @@ TEST(TextSource, NamesTextInAnotherEncoding) {
       const auto path = folder.write(file, text);
       for (const TextSource& source : {source_of({path}), skipping(path), txt_source(path, TxtRecord::kLine)})
         EXPECT_THAT(message_of<DataError>([&] { read_all(source); }),
-                    AllOf(HasSubstr(path + ": is " + name + " text"), HasSubstr("iconv -f " + std::string(name))));
+                    AllOf(HasSubstr(path + ": found " + name + " text"), HasSubstr("iconv -f " + std::string(name))));
     }
   EXPECT_THAT(read_all(source_of({folder.write("zeros.txt", std::string(64, '\0'))})), testing::SizeIs(1));
 }
@@ -301,8 +301,7 @@ TEST(TextSource, ReadsEachFileOnce) {
   fs::create_symlink(a, folder / "d/link.txt");
   const TextSource source = source_of({b, folder / "d", folder / "d/../d/a.txt"});
   EXPECT_THAT(read_all(source), ElementsAre("b", "a"));
-  EXPECT_THAT(find_files(source).ignored,
-              ElementsAre(Pair("file that was listed already", 3), Pair("folder that was read already", 1)));
+  EXPECT_THAT(find_files(source).ignored, ElementsAre(Pair("file already listed", 3), Pair("folder already read", 1)));
 }
 
 TEST(TextSource, ExpandsGlobs) {
@@ -339,12 +338,13 @@ TEST(TextSource, ListsEveryPathThatIsWrong) {
                           .paths = {csv, folder / "gone.txt", folder / "*.jsonl", folder / "empty", "",
                                     folder / "pipe.txt", folder.write("good.txt", "x")}};
   const auto message = message_of<ConfigError>([&] { find_files(source); });
-  EXPECT_THAT(message, AllOf(HasSubstr("source \"med\""), HasSubstr(".txt, .jsonl, .txt.gz and .jsonl.gz"),
-                             HasSubstr("table.csv: a file with extension .csv"), HasSubstr("gone.txt: does not exist"),
-                             HasSubstr("*.jsonl: holds or matches no such file"),
-                             HasSubstr("empty: holds or matches no such file"), HasSubstr("\"\": does not exist")));
-  EXPECT_THAT(message, AllOf(HasSubstr("pipe.txt: a pipe or device"), Not(HasSubstr("good.txt"))));
-  EXPECT_THAT(message_of<ConfigError>([] { find_files(TextSource{.name = "none"}); }), HasSubstr("has no paths"));
+  EXPECT_THAT(message,
+              AllOf(HasSubstr("source \"med\""), HasSubstr(".txt, .jsonl, .txt.gz and .jsonl.gz"),
+                    HasSubstr("table.csv: is a file with extension .csv"), HasSubstr("gone.txt: does not exist"),
+                    HasSubstr("*.jsonl: contains or matches no such file"),
+                    HasSubstr("empty: contains or matches no such file"), HasSubstr("\"\": does not exist")));
+  EXPECT_THAT(message, AllOf(HasSubstr("pipe.txt: is a pipe or device"), Not(HasSubstr("good.txt"))));
+  EXPECT_THAT(message_of<ConfigError>([] { find_files(TextSource{.name = "none"}); }), HasSubstr("found no path"));
 }
 
 TEST(TextSource, SaysHowToConvertOtherFiles) {
@@ -357,7 +357,7 @@ TEST(TextSource, SaysHowToConvertOtherFiles) {
     EXPECT_THAT(message_of<ConfigError>([&] { find_files(source_of({folder / (std::string("d/") + name)})); }),
                 AllOf(HasSubstr(command), HasSubstr(folder / (std::string("d/") + name)), HasSubstr(".jsonl.gz")));
     EXPECT_THAT(message_of<ConfigError>([&] { find_files(source_of({folder / "d"})); }),
-                AllOf(HasSubstr("holds or matches no such file, but "), HasSubstr(command)));
+                AllOf(HasSubstr("contains or matches no such file, but "), HasSubstr(command)));
     fs::remove_all(folder / "d");
   }
 }
@@ -376,7 +376,7 @@ TEST(TextSource, LeavesOutWhatThisProgramWrites) {
     for (const std::string& name : names_of(source_of({folder / glob}), folder / "d"))
       EXPECT_THAT(name, testing::AnyOf("a.txt", "stages/b.txt")) << glob;
   EXPECT_THAT(message_of<ConfigError>([&] { find_files(source_of({folder / "d/run"})); }),
-              HasSubstr("d/run: a folder of an adept run; its records are no text"));
+              HasSubstr("d/run: is a folder of an adept run"));
 }
 
 TEST(TextSource, RefusesToWriteWhereItReads) {
@@ -386,11 +386,12 @@ TEST(TextSource, RefusesToWriteWhereItReads) {
   const auto message = [](const TextSource& of, const std::string& out) {
     return message_of<ConfigError>([&] { check_not_read(of, out, "--out"); });
   };
-  EXPECT_THAT(message(source, folder / "d"), HasSubstr("/d: is itself read as \"s\""));
-  EXPECT_THAT(message(source, folder / "d/sub/new.txt"), HasSubstr("the next call would read it as text"));
-  EXPECT_THAT(message(glob, folder / "d/a.jsonl"), HasSubstr("/a.jsonl: matches " + folder.path() + "/d/*, which is"));
+  EXPECT_THAT(message(source, folder / "d"), HasSubstr("/d: is an input of the source \"s\""));
+  EXPECT_THAT(message(source, folder / "d/sub/new.txt"), HasSubstr("the next run would read it as text"));
+  EXPECT_THAT(message(glob, folder / "d/a.jsonl"),
+              HasSubstr("/a.jsonl: matches " + folder.path() + "/d/*, an input of"));
   for (const char* pattern : {"d/*.txt", "d/**/*.txt", "*/new.txt", "**/*.txt", "./d/../d/n?w.txt"})
-    EXPECT_THAT(message(source_of({folder / pattern}), folder / "d/new.txt"), HasSubstr("the next call would read it"))
+    EXPECT_THAT(message(source_of({folder / pattern}), folder / "d/new.txt"), HasSubstr("the next run would read it"))
         << pattern;
   for (const char* pattern : {"d/*.jsonl", "d/*/*.txt", "e/*", "d/old*.txt", "**/d/*/*"})
     check_not_read(source_of({folder / pattern}), folder / "d/new.txt", "--out");
@@ -406,7 +407,7 @@ TEST(TextSource, RefusesAFolderWhoseRecordsAGlobWouldRead) {
   for (const char* pattern : {"d/*.jsonl", "d/l*", "d/**/*.jsonl"})
     EXPECT_THAT(
         message_of<ConfigError>([&] { check(pattern, "d"); }),
-        AllOf(HasSubstr("/d: will hold log.jsonl, which matches " + folder.path()), HasSubstr("another folder")))
+        AllOf(HasSubstr("/d: will contain log.jsonl, which matches " + folder.path()), HasSubstr("another folder")))
         << pattern;
   for (const char* pattern : {"d/*.txt", "d/med*.jsonl", "*/*.jsonl", "**/*.jsonl", "d/a.jsonl"}) check(pattern, "d");
   for (const char* pattern : {"d/*.jsonl", "d/**/*.jsonl", "d/*/*.jsonl"}) check(pattern, "d/run");

@@ -257,19 +257,19 @@ TEST(TokenFile, SaysWhatIsWrong) {
     return message_of<DataError>([&] { TokenDataset::open(path); });
   };
   EXPECT_THAT(problem("hello"), HasSubstr("too few"));
-  EXPECT_THAT(problem(std::string(500, 'x')), HasSubstr("not a file of tokens"));
+  EXPECT_THAT(problem(std::string(500, 'x')), HasSubstr("not a token file"));
   EXPECT_THAT(problem(std::string(good).replace(8, 1, "\x02")),
-              HasSubstr("version 2 of the format; this build reads version 1"));
+              HasSubstr("format version 2; this build reads version 1"));
   EXPECT_THAT(problem(good.substr(0, good.size() - 8)), HasSubstr("cut short or damaged"));
   EXPECT_THAT(problem(std::string(good).replace(16, 1, "\x09")), HasSubstr("tokens do not match their checksum"));
   // Sizes that would overflow a sum.
   for (const std::size_t field : {64, 56, 48})
     EXPECT_THAT(problem(std::string(good).replace(good.size() - field, 8, std::string(8, '\xFF'))),
-                HasSubstr("do not fit"));
+                HasSubstr("do not match the sizes"));
   // 2^60 documents more are 2^64 bytes more: nothing, in arithmetic that wraps around.
   std::string wrapped = good;
   wrapped[good.size() - 64 + 7] = static_cast<char>(wrapped[good.size() - 64 + 7] | 0x10);
-  EXPECT_THAT(problem(wrapped), HasSubstr("do not fit"));
+  EXPECT_THAT(problem(wrapped), HasSubstr("do not match the sizes"));
 }
 
 // A file with right checksums can still lie; nothing of it may be believed unchecked.

@@ -92,9 +92,9 @@ TEST(TokenizerRegex, ClassesMatchExactlyTheirSet) {
 
 TEST(TokenizerRegex, WhatMayMeanSomethingElseIsRefusedByName) {
   for (const auto& [pattern, reason] : std::vector<std::pair<std::string, std::string>>{
-           {"a(", "a group that is not closed"},
+           {"a(", "an unclosed group"},
            {"a)", "an unmatched )"},
-           {"[a", "a class that is not closed"},
+           {"[a", "an unclosed class"},
            {"[]a]", "an empty class"},
            {"[[:alpha:]]", "POSIX bracket"},
            {"(a)\\1", "the escape \\1"},
@@ -103,20 +103,20 @@ TEST(TokenizerRegex, WhatMayMeanSomethingElseIsRefusedByName) {
            {"\\pL", "\\p without {name}"},
            {"a**", "a repetition of a repetition"},
            {"*a", "a repetition of nothing"},
-           {"a{x}", "a { that begins no repetition"},
-           {"a{3,2}", "bounds are reversed"},
-           {"[b-a]", "ends are reversed"},
+           {"a{x}", "a { that does not begin a repetition"},
+           {"a{3,2}", "reversed bounds"},
+           {"[b-a]", "reversed ends"},
            {"(?i:stra\u00dfe)", "two letters under (?i)"},
            {"(?i:\u00e9)", "beyond ASCII under (?i)"},
            {"(?i:\\p{L})", "beyond ASCII letters under (?i)"},
-           {"(?x: a)", "a kind of group"},
-           {"(?<name>a)", "a kind of group"},
-           {"\\xff", "no code point"},
-           {"\\x{110000}", "no code point"},
+           {"(?x: a)", "an unsupported kind of group"},
+           {"(?<name>a)", "an unsupported kind of group"},
+           {"\\xff", "not a code point"},
+           {"\\x{110000}", "not a code point"},
            {"a\\", "a \\ at the end"},
            {std::string(70'000, 'a'), "more than 64 KiB"},
            {std::string(60, '(') + "a" + std::string(60, ')'), "nested deeper than 50"},
-           {"(?<=a+)b", "not a pattern that this build can compile"}}) {
+           {"(?<=a+)b", "a pattern that this build cannot compile"}}) {
     const std::string message = refusal(pattern);
     EXPECT_THAT(message, HasSubstr(reason)) << pattern;
     EXPECT_THAT(message, HasSubstr("tokenizer.json: pre_tokenizer.pattern.Regex is \"")) << pattern;

@@ -179,12 +179,12 @@ TEST_F(TokenizerTest, ATextCannotGrowWithoutBound) {
   const Tokenizer tokenizer = load(json);
   EXPECT_THAT(tokenizer.encode("bb", false), ElementsAre(1, 1));
   EXPECT_THAT(encoding_error(tokenizer, "a"),
-              HasSubstr("tokenizer.json: normalizer.normalizers[20] makes a text more than 64 times longer"));
+              HasSubstr("tokenizer.json: normalizer.normalizers[20] makes the text more than 64 times longer"));
   std::string pieces;  // each may grow by a megabyte, together they may not
   for (int i = 0; i < 100'000; ++i) pieces += "<s>aaaaaaaa";
   EXPECT_THAT(encoding_error(tokenizer, pieces), HasSubstr("more than 64 times longer"));
   json["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", ""}}}, {"content", std::string(1000, 'b')}};
-  EXPECT_THAT(encoding_error(load(json), std::string(1'000'000, 'a')), HasSubstr("normalizer makes a text"));
+  EXPECT_THAT(encoding_error(load(json), std::string(1'000'000, 'a')), HasSubstr("normalizer makes the text"));
   json["normalizer"] = nullptr;
   const Json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
   json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", std::vector<Json>(60, bytes)}};
@@ -238,8 +238,7 @@ TEST_F(TokenizerTest, PartsAreFewEnoughToBeNested) {
   json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", std::vector<Json>(255, split)}};
   EXPECT_THAT(load(json).encode("ab", false), ElementsAre(3));
   json["pre_tokenizer"]["pretokenizers"] = std::vector<Json>(100'000, split);
-  EXPECT_THAT(failure(json.dump()),
-              HasSubstr("tokenizer.json: pre_tokenizer has 100001 parts; this build takes at most 256"));
+  EXPECT_THAT(failure(json.dump()), HasSubstr("tokenizer.json: pre_tokenizer has 100001 parts; expected at most 256"));
   json["pre_tokenizer"] = nullptr;
   json["normalizer"] = {{"type", "Sequence"}, {"normalizers", std::vector<Json>(256, lower)}};
   EXPECT_THAT(failure(json.dump()), HasSubstr("normalizer has 257 parts"));
@@ -288,7 +287,7 @@ TEST_F(TokenizerTest, FilesBesideItAddTokensOrAreRefusedByName) {
            {R"({"additional_special_tokens": "x"})", "additional_special_tokens is \"x\"; expected a list of tokens"},
            {R"({"additional_special_tokens": ["x", 3]})", "additional_special_tokens[1] is \"3\""},
            {R"({"split_special_tokens": 1})", "split_special_tokens is \"1\""},
-           {R"({"fast_tokenizer_files": ["tokenizer.4.0.0.json"]})", "files names \"tokenizer.4.0.0.json\""}}) {
+           {R"({"fast_tokenizer_files": ["tokenizer.4.0.0.json"]})", "files is \"tokenizer.4.0.0.json\""}}) {
     write("tokenizer_config.json", config);
     EXPECT_THAT(failure(json.dump()), HasSubstr(reason)) << config;
   }
@@ -303,8 +302,8 @@ TEST_F(TokenizerTest, FilesBesideItAddTokensOrAreRefusedByName) {
 TEST_F(TokenizerTest, FaultyFilesAreRefusedByName) {
   for (
       const auto& [change, reason] : std::vector<std::pair<const char*, std::string>>{
-          {R"({"version": "2.0"})", "tokenizer.json: version is \"2.0\"; this build knows 1.0"},
-          {R"({"model": {"type": "Unigram"}})", "model.type is \"Unigram\"; this build knows BPE"},
+          {R"({"version": "2.0"})", "tokenizer.json: version is \"2.0\"; this build supports 1.0"},
+          {R"({"model": {"type": "Unigram"}})", "model.type is \"Unigram\"; this build supports BPE"},
           {R"({"model": {"dropout": 0.1}})", "model.dropout is 0.1"},
           {R"({"model": {"surprise": 1}})", "model has the key \"surprise\""},
           {R"({"surprise": 1})", "has the key \"surprise\""},
@@ -317,40 +316,40 @@ TEST_F(TokenizerTest, FaultyFilesAreRefusedByName) {
            "gives \"x\" the id 4294967296; expected an integer from 0 to 16777215"},
           {R"({"model": {"vocab": {"x": 18446744073709551615}}})", "gives \"x\" the id 18446744073709551615"},
           {R"({"model": {"vocab": {"x": 3}}})", "gives the id 3 to both \"ab\" and \"x\""},
-          {R"({"model": {"merges": ["b c", "a x"]}})", "model.merges[1] needs the token \"x\""},
-          {R"({"model": {"merges": ["c b"]}})", "model.merges[0] needs the token \"cb\""},
+          {R"({"model": {"merges": ["b c", "a x"]}})", "model.merges[1] requires the token \"x\""},
+          {R"({"model": {"merges": ["c b"]}})", "model.merges[0] requires the token \"cb\""},
           {R"({"model": {"merges": ["b c", "a"]}})",
-           "model.merges[1] is \"a\"; expected two tokens with one blank between"},
+           "model.merges[1] is \"a\"; expected two tokens separated by one space"},
           {R"({"model": {"merges": ["b c", ["a", "b"]]}})", "model.merges[1] is not a string"},
           {R"({"model": {"merges": [["a", "b", "c"]]}})", "model.merges[0] is not a pair"},
           {R"({"model": {"merges": {}}})", "model.merges is an object; expected an array"},
           {R"({"model": {"byte_fallback": 1}})", "model.byte_fallback is 1; expected true or false"},
           {R"({"normalizer": {"type": "Precompiled"}})",
-           "normalizer.type is \"Precompiled\"; this build knows ByteLevel, Lowercase"},
+           "normalizer.type is \"Precompiled\"; this build supports ByteLevel, Lowercase"},
           {R"({"normalizer": {"type": "NFC", "form": 1}})", "normalizer has the key \"form\""},
           {R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Nmt"}]}})",
            "normalizer.normalizers[1].type is \"Nmt\""},
           {R"({"pre_tokenizer": {"type": "Whitespace"}})",
-           "pre_tokenizer.type is \"Whitespace\"; this build knows ByteLevel, Digits"},
+           "pre_tokenizer.type is \"Whitespace\"; this build supports ByteLevel, Digits"},
           {R"({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "\\p{Han}"}, "behavior": "Isolated", "invert": false}})",
            "pre_tokenizer.pattern.Regex is \"\\\\p{Han}\""},
           {R"({"pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "Glued", "invert": false}})",
            "pre_tokenizer.behavior is \"Glued\""},
           {R"({"pre_tokenizer": {"type": "Split", "pattern": {}, "behavior": "Removed", "invert": false}})",
-           "must have either \"String\" or \"Regex\""},
+           "expected either \"String\" or \"Regex\""},
           {R"({"pre_tokenizer": {"type": "Metaspace", "replacement": "__"}})",
            "pre_tokenizer.replacement is \"__\"; expected a string of one character"},
           {R"({"pre_tokenizer": {"type": "Metaspace", "replacement": "_", "add_prefix_space": false, "prepend_scheme": "first"}})",
            "add_prefix_space is false but prepend_scheme"},
           {R"({"pre_tokenizer": {"type": "ByteLevel"}})", "pre_tokenizer.add_prefix_space is missing"},
-          {R"({"decoder": {"type": "CTC"}})", "decoder.type is \"CTC\"; this build knows BPEDecoder"},
+          {R"({"decoder": {"type": "CTC"}})", "decoder.type is \"CTC\"; this build supports BPEDecoder"},
           {R"({"post_processor": {"type": "Other"}})", "post_processor.type is \"Other\""},
           {R"({"post_processor": {"special_tokens": {"<s>": {"ids": [99]}}}})",
            "post_processor adds the id 99, which no token has"},
           {R"({"post_processor": {"single": [{"SpecialToken": {"id": "<x>", "type_id": 0}}]}})",
            "is \"<x>\", which special_tokens does not have"},
           {R"({"post_processor": {"single": [{"Sequence": {"id": "B", "type_id": 0}}]}})",
-           "is \"B\"; this build knows A"},
+           "is \"B\"; this build supports A"},
           {R"({"added_tokens": [{"id": 9, "content": "<s>"}]})", "added_tokens[0].single_word is missing"},
           {R"({"added_tokens": 3})", "added_tokens is 3; expected an array"}}) {
     const std::string message = failure_with(change);
@@ -390,7 +389,7 @@ TEST_F(TokenizerTest, TextThatIsNoTokenizerIsRefused) {
     Tokenizer::from_model_dir(dir_);
     FAIL() << "expected an error";
   } catch (const DataError& error) {
-    EXPECT_THAT(error.what(), HasSubstr("tokenizer.json: cannot be read"));
+    EXPECT_THAT(error.what(), HasSubstr("tokenizer.json: no such file"));
   }
 }
 

@@ -263,7 +263,7 @@ TEST(TrainLoader, RefusesThePositionOfOtherData) {
               AllOf(HasSubstr("source \"replay\": its data (text or tokenizer) has changed"),
                     testing::Not(HasSubstr("\"domain\""))));
   EXPECT_THAT(refusal(TrainLoader({{domain, 3}}, {.seq_len = 16, .eos = kEos, .seed = 5})),
-              HasSubstr("source \"replay\" is gone"));
+              HasSubstr("source \"replay\" was removed"));
   const TokenDataset extra = counting_dataset("extra", {5});
   EXPECT_THAT(refusal(TrainLoader({{domain, 3}, {replay, 1}, {extra, 1}}, {.seq_len = 16, .eos = kEos, .seed = 5})),
               HasSubstr("source \"extra\" is new"));
@@ -296,12 +296,12 @@ TEST(TrainLoader, RefusesADamagedPosition) {
     bad[Json::json_pointer(pointer)] = value;
     return message_of<DataError>([&] { loader.load_state(bad, "s"); });
   };
-  EXPECT_THAT(damage("/sources/domain", 3), HasSubstr("not the position"));
+  EXPECT_THAT(damage("/sources/domain", 3), HasSubstr("not the state of a data loader"));
   EXPECT_THAT(damage("/sources/domain/sequences", -1), HasSubstr("not a count"));
   EXPECT_THAT(damage("/sources/domain/sequences", 1.5), HasSubstr("not a count"));
   EXPECT_THAT(damage("/sources/domain/sequences", std::numeric_limits<std::uint64_t>::max()), HasSubstr("not a count"));
-  EXPECT_THAT(damage("/sources/domain/index", 3), HasSubstr("contradicts itself"));
-  EXPECT_THAT(damage("/sources/domain/epoch", 3), HasSubstr("contradicts itself"));
+  EXPECT_THAT(damage("/sources/domain/index", 3), HasSubstr("is inconsistent"));
+  EXPECT_THAT(damage("/sources/domain/epoch", 3), HasSubstr("is inconsistent"));
   EXPECT_THAT(damage("/sequences", 10), HasSubstr("do not sum"));
   EXPECT_EQ(loader.state(), good);
 }
@@ -312,11 +312,11 @@ TEST(TrainLoader, ReportsAllProblemsOfTheMixtureAtOnce) {
       [&] { TrainLoader({{a, std::nan("")}, {b, {}}, {c, 0.0}, {c, -1.0}}, {.seq_len = 1, .eos = -1}); });
   for (const char* part :
        {"seq_len is 1", "source \"a\": the weight is nan", "source \"b\" has no weight",
-        "source \"c\": the weight is 0", "source \"c\": the weight is -1", "called \"c\"", "end-of-text id -1"})
+        "source \"c\": the weight is 0", "source \"c\": the weight is -1", "named \"c\"", "EOS id -1"})
     EXPECT_THAT(message, HasSubstr(part));
   EXPECT_THROW(TrainLoader({}, {.seq_len = 8}), ConfigError);
   EXPECT_THAT(message_of<ConfigError>([&] { TrainLoader({{a, 1e-300}, {b, 1e300}}, {.seq_len = 8}); }),
-              HasSubstr("vanishes"));
+              HasSubstr("negligible"));
 }
 
 TEST(TrainLoader, RefusesASourceWithNothingToPredict) {

@@ -109,7 +109,7 @@ TEST_F(CompanionFiles, AFolderWithAnotherModelIsLeftOutAndNamed) {
   testing::internal::CaptureStdout();
   EXPECT_EQ(copied(), std::set<std::string>{"templates/a.jinja"});
   const std::string said = testing::internal::GetCapturedStdout();
-  EXPECT_THAT(said, HasSubstr("/from: not copied beside the model: 1_Pooling (another model), checkpoint-500 (another "
+  EXPECT_THAT(said, HasSubstr("/from: not copied to the new model: 1_Pooling (another model), checkpoint-500 (another "
                               "model), onnx (another model), original (another model)"));
   testing::internal::CaptureStdout();
   copied();
@@ -132,7 +132,7 @@ TEST_F(CompanionFiles, WhatIsTooLargeOrNoFileIsLeftOutAndNamed) {
   EXPECT_THAT(testing::internal::GetCapturedStdout(),
               AllOf(HasSubstr("corpus.jsonl (100000001 bytes)"), HasSubstr("many (1001 files, 1001 bytes)"),
                     HasSubstr("data (2 files, 120000000 bytes)"), HasSubstr("a/b/c/d/e (too deep)"),
-                    HasSubstr("pipe (no regular file)"), HasSubstr("loop (a link to a folder)")));
+                    HasSubstr("pipe (not a regular file)"), HasSubstr("loop (a link to a folder)")));
 }
 
 TEST_F(CompanionFiles, AnOutputInsideTheModelIsNotCopiedIntoItself) {

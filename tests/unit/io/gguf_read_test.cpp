@@ -153,7 +153,7 @@ TEST(Gguf, RefusesBadMetadata) {
   GgufBuilder twice;
   twice.values = {{"a", 0, "x"}, {"a", 0, "y"}};
   EXPECT_THAT(error_of(twice), HasSubstr("the metadata key \"a\" appears twice"));
-  EXPECT_THAT(error_of(GgufBuilder().set_raw("a", 13, "")), HasSubstr("has the value type 13; the format has 0 to 12"));
+  EXPECT_THAT(error_of(GgufBuilder().set_raw("a", 13, "")), HasSubstr("has the value type 13; expected 0 to 12"));
   EXPECT_THAT(error_of(GgufBuilder().set_raw("a", 7, "\x02")), HasSubstr("is the boolean 2; expected 0 or 1"));
   EXPECT_THAT(error_of(GgufBuilder().set_raw("", 0, "x")), HasSubstr("metadata key 0 is empty"));
   EXPECT_THAT(error_of(GgufBuilder().set(std::string(70000, 'k'), true)), HasSubstr("expected at most 65535"));
@@ -183,7 +183,7 @@ TEST(Gguf, RefusesBadTensors) {
     builder.add_tensor("t", std::move(sizes), type, std::string(256, '\0'));
     return error_of(builder);
   };
-  EXPECT_THAT(with({}, 0), HasSubstr("tensor \"t\" has 0 dimensions; the format has 1 to 4"));
+  EXPECT_THAT(with({}, 0), HasSubstr("tensor \"t\" has 0 dimensions; expected 1 to 4"));
   EXPECT_THAT(with({1, 1, 1, 1, 1}, 0), HasSubstr("has 5 dimensions"));
   EXPECT_THAT(with({4, 0}, 0), HasSubstr("has a dimension of 0"));
   EXPECT_THAT(with({std::uint64_t{1} << 40, std::uint64_t{1} << 40}, 0), HasSubstr("more than 2^61 elements"));
@@ -233,7 +233,7 @@ TEST(Gguf, ATensorCountThatIsTooSmallIsRefused) {
     std::string bytes = whole;
     bytes.replace(8, 8, little_endian(count));
     EXPECT_THAT(data_error([&] { ParsedGguf{bytes}; }),
-                HasSubstr(fmt::format("belong to none of the {} tensors", count)));
+                HasSubstr(fmt::format("do not belong to any of the {} tensors", count)));
   }
   // A name and shape of zeros look like padding; the bytes at the end do not.
   GgufBuilder zeros = three_tensors();
@@ -241,7 +241,7 @@ TEST(Gguf, ATensorCountThatIsTooSmallIsRefused) {
   zeros.tensors[2].sizes = {16};
   std::string bytes = zeros.build();
   bytes.replace(8, 8, little_endian(std::uint64_t{2}));
-  EXPECT_THAT(data_error([&] { ParsedGguf{bytes}; }), HasSubstr("belong to none of the 2 tensors"));
+  EXPECT_THAT(data_error([&] { ParsedGguf{bytes}; }), HasSubstr("do not belong to any of the 2 tensors"));
 }
 
 TEST(Gguf, EveryByteBelongsToATensorOrIsPadding) {
@@ -254,17 +254,21 @@ TEST(Gguf, EveryByteBelongsToATensorOrIsPadding) {
     bytes[place] = 1;
     return data_error([&] { ParsedGguf{bytes}; });
   };
-  EXPECT_THAT(error_with_byte(header), HasSubstr("bytes after the table of tensors belong to none of the 3 tensors"));
-  EXPECT_THAT(error_with_byte(start + 4), HasSubstr("28 bytes before \"b\" belong to none of the 3 tensors"));
-  EXPECT_THAT(data_error([&] { ParsedGguf{whole + std::string(21, '\0')}; }),
-              HasSubstr("21 bytes at the end of the file belong to none of the 3 tensors; expected at most 20 bytes"));
-  EXPECT_THAT(data_error([&] { ParsedGguf{whole + "x"}; }), HasSubstr("1 bytes at the end of the file belong to none"));
+  EXPECT_THAT(error_with_byte(header),
+              HasSubstr("bytes after the table of tensors do not belong to any of the 3 tensors"));
+  EXPECT_THAT(error_with_byte(start + 4), HasSubstr("28 bytes before \"b\" do not belong to any of the 3 tensors"));
+  EXPECT_THAT(
+      data_error([&] { ParsedGguf{whole + std::string(21, '\0')}; }),
+      HasSubstr("21 bytes at the end of the file do not belong to any of the 3 tensors; expected at most 20 bytes"));
+  EXPECT_THAT(data_error([&] { ParsedGguf{whole + "x"}; }),
+              HasSubstr("1 bytes at the end of the file do not belong to any"));
   GgufBuilder hole = three_tensors();
   hole.tensors[2].offset += 32;
-  EXPECT_THAT(error_of(hole), HasSubstr("60 bytes before \"c\" belong to none of the 3 tensors; expected at most 28"));
+  EXPECT_THAT(error_of(hole),
+              HasSubstr("60 bytes before \"c\" do not belong to any of the 3 tensors; expected at most 28"));
   hole = three_tensors();
   for (auto& tensor : hole.tensors) tensor.offset += 32;
-  EXPECT_THAT(error_of(hole), HasSubstr("32 bytes before \"a\" belong to none"));
+  EXPECT_THAT(error_of(hole), HasSubstr("32 bytes before \"a\" do not belong to any"));
 }
 
 TEST(Gguf, RefusesUnsupportedTypesByNameAllAtOnce) {

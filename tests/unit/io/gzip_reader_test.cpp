@@ -7,10 +7,13 @@
 #include <random>
 #include <thread>
 
+#include "tests/support/reads.h"
 #include "tests/unit/io/support.h"
 
 namespace adept::io {
 namespace {
+
+using adept::test::Reads;
 
 using test::data_error;
 using test::TemporaryDirectory;
@@ -148,10 +151,9 @@ TEST(ByteReader, TheContentDecidesNotTheName) {
   test::write(directory / "x.txt", gzip("text"));
   EXPECT_EQ(read_text_file(directory / "x.txt"), "text");
   test::write(directory / "x.gz", "text");
-  EXPECT_THAT(data_error([&] { ByteReader(directory / "x.gz"); }),
-              HasSubstr("/x.gz: is called .gz, but is not compressed"));
+  EXPECT_THAT(data_error([&] { ByteReader(directory / "x.gz"); }), Reads(".../x.gz: ...not ...gzip data....gz..."));
   test::write(directory / "x.gz", "");
-  EXPECT_THAT(data_error([&] { ByteReader(directory / "x.gz"); }), HasSubstr("/x.gz: is empty, which no gzip file is"));
+  EXPECT_THAT(data_error([&] { ByteReader(directory / "x.gz"); }), HasSubstr("/x.gz: is empty; expected gzip"));
 }
 
 TEST(ByteReader, RefusesOtherCompressions) {
@@ -166,7 +168,7 @@ TEST(ByteReader, RefusesOtherCompressions) {
   for (const auto& [start, name] : cases) {
     test::write(directory / "x.txt", start);
     EXPECT_THAT(data_error([&] { ByteReader(directory / "x.txt"); }),
-                HasSubstr("/x.txt: is compressed by " + name + "; only gzip and plain text are read"));
+                Reads(".../x.txt: is compressed with " + name + "...expected gzip or plain text..."));
   }
   test::write(directory / "x.txt", "BZh is how this text starts");
   EXPECT_EQ(read_text_file(directory / "x.txt"), "BZh is how this text starts");
@@ -211,7 +213,7 @@ TEST(ByteReader, GarbageAfterGzipIsReported) {
   for (const std::string& garbage :
        {std::string("x"), std::string("\x1f", 1), std::string("\0x", 2), std::string("\x1fz")}) {
     test::write(directory / "x.gz", whole + garbage);
-    EXPECT_THAT(data_error([&] { read_text_file(directory / "x.gz"); }), HasSubstr("other data follow the gzip data"));
+    EXPECT_THAT(data_error([&] { read_text_file(directory / "x.gz"); }), HasSubstr("other data after the gzip data"));
   }
 }
 
@@ -241,7 +243,7 @@ TEST(ByteReader, RefusesWhatGrowsAsNoTextDoes) {
   const TemporaryDirectory directory;
   test::write(directory / "zeros.txt.gz", gzip(std::string(100 << 20, '\0')));
   EXPECT_THAT(data_error([&] { read_text_file(directory / "zeros.txt.gz"); }),
-              HasSubstr("/zeros.txt.gz: the gzip data grow to more than 256 times their size"));
+              HasSubstr("/zeros.txt.gz: the gzip data expand to more than 256 times their size"));
   EXPECT_THAT(data_error([&] { lines_of(directory / "zeros.txt.gz", 1 << 30); }), HasSubstr("256 times"));
   test::write(directory / "short.gz", gzip(std::string(1 << 20, 'a')));
   EXPECT_EQ(read_text_file(directory / "short.gz").size(), 1u << 20);

@@ -115,11 +115,10 @@ TEST_F(HubTest, NothingLeadsOutOfTheCache) {
   const auto repository = make_repository(directory_ / ".cache/huggingface/hub", "models--org--name");
   for (const char* id : {"", "/none", "./none", "org/name/more", "../name", "org/..", "org/name@", "org/name@../..",
                          "org/name@a//b", "org/name@/etc", "org name", "org\\name", "a..b/c", "@main"})
-    EXPECT_THAT(config_error([&] { resolve_model(id); }), HasSubstr("there is no such folder, and it is no hub id"))
-        << id;
+    EXPECT_THAT(config_error([&] { resolve_model(id); }), HasSubstr("neither an existing folder nor a Hub id")) << id;
   for (const std::string& ref : {std::string("../../.."), std::string(), std::string("/etc"), std::string("a\0b", 3)}) {
     test::write(repository / "refs/main", ref);
-    EXPECT_THAT(data_error([] { resolve_model("org/name"); }), HasSubstr("does not hold the name of a commit")) << ref;
+    EXPECT_THAT(data_error([] { resolve_model("org/name"); }), HasSubstr("does not contain a commit id")) << ref;
   }
   test::write(repository / "refs/main", std::string(10'000, 'a'));
   EXPECT_THAT(data_error([] { resolve_model("org/name"); }), HasSubstr("refs/main: the text is longer than"));
@@ -129,7 +128,7 @@ TEST_F(HubTest, FilesAreNoModels) {
   test::write(directory_ / "model.safetensors", "");
   test::write(directory_ / "model.gguf", "");
   EXPECT_THAT(config_error([&] { resolve_model((directory_ / "model.safetensors").string()); }),
-              HasSubstr("is a file; expected the folder of a model"));
+              HasSubstr("is a file; expected a model folder"));
   EXPECT_THAT(config_error([&] { resolve_model((directory_ / "model.gguf").string()); }),
               HasSubstr("`adept import-gguf --gguf " + (directory_ / "model.gguf").string() + " --out DIR`"));
 }

@@ -25,7 +25,7 @@ TEST(MappedFileDeathTest, ThatBecomesShorterEndsTheProgramWithAMessage) {
     volatile std::byte last = file->bytes().back();
     static_cast<void>(last);
   };
-  EXPECT_EXIT(read_after_truncation(), testing::ExitedWithCode(1), "a file that is being read became shorter");
+  EXPECT_EXIT(read_after_truncation(), testing::ExitedWithCode(1), "a file was truncated while in use");
 }
 
 // Resident bytes of the mapping that `address` is in, from /proc/self/smaps.

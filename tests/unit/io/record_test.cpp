@@ -8,10 +8,13 @@
 
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
+#include "tests/support/reads.h"
 #include "tests/unit/io/support.h"
 
 namespace adept::io {
 namespace {
+
+using adept::test::Reads;
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -68,9 +71,9 @@ TEST_F(RecordFile, WithABitFlippedIsDamagedOrHoldsTheSame) {
 
 TEST_F(RecordFile, SaysWhatIsWrong) {
   test::write(path(), "[1]");
-  EXPECT_THAT(refusal(), HasSubstr("record.json: is damaged: holds no JSON object."));
+  EXPECT_THAT(refusal(), Reads("...record.json: is damaged: ...JSON object..."));
   test::write(path(), R"({"a": 1})");
-  EXPECT_THAT(refusal(), HasSubstr("record.json: is damaged: has no checksum."));
+  EXPECT_THAT(refusal(), Reads("...record.json: is damaged: ...no checksum..."));
   EXPECT_EQ(read_record(path(), NoChecksum::kAccepted)["a"], 1);
   test::write(path(), R"({"a": 1, "checksum": "xxh3:0"})");
   EXPECT_THAT(refusal(), HasSubstr("record.json: is damaged: its content does not match its checksum."));

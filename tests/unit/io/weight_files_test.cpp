@@ -214,11 +214,11 @@ TEST_F(WeightFilesTest, EveryDisagreementOfIndexAndShardsIsReportedAtOnce) {
   changed["weight_map"]["lm_head"] = "model-00001-of-00003.safetensors";
   write_index(changed);
   EXPECT_THAT(open_error(),
-              AllOf(HasSubstr((directory_ / kIndex).string() + ": the weights are not complete"),
-                    HasSubstr("\n  model-00001-of-00003.safetensors: tensor \"lm_head\" of the index is not in it"),
+              AllOf(HasSubstr((directory_ / kIndex).string() + ": the weights are incomplete"),
+                    HasSubstr("\n  model-00001-of-00003.safetensors: does not contain tensor \"lm_head\""),
                     HasSubstr("\n  model-00002-of-00003.safetensors: is missing (1 tensors of the index)"),
                     HasSubstr("model-00003-of-00003.safetensors: the header's length is given as"),
-                    HasSubstr("\nGet the model again")));
+                    HasSubstr("\nDownload or copy the model again")));
 }
 
 TEST_F(WeightFilesTest, ATensorInAnotherShardThanTheIndexSaysIsReported) {
@@ -228,8 +228,8 @@ TEST_F(WeightFilesTest, ATensorInAnotherShardThanTheIndexSaysIsReported) {
   changed["weight_map"]["embed"] = "model-00002-of-00003.safetensors";
   write_index(changed);
   EXPECT_THAT(open_error(),
-              AllOf(HasSubstr("model-00001-of-00003.safetensors: tensor \"norm\" of the index is not in it"),
-                    HasSubstr("model-00001-of-00003.safetensors: tensor \"embed\" is in the index, but for "
+              AllOf(HasSubstr("model-00001-of-00003.safetensors: does not contain tensor \"norm\""),
+                    HasSubstr("model-00001-of-00003.safetensors: tensor \"embed\" is here, but the index places it in "
                               "model-00002-of-00003.safetensors")));
 }
 
@@ -237,7 +237,7 @@ TEST_F(WeightFilesTest, ATensorInTwoShardsIsReported) {
   write_shards();
   write_safetensors(directory_ / "model-00002-of-00003.safetensors", std::vector{views_[2], views_[3]});
   EXPECT_THAT(open_error(),
-              HasSubstr("model-00002-of-00003.safetensors: tensor \"layers.1.w\" is in the index, but for "
+              HasSubstr("model-00002-of-00003.safetensors: tensor \"layers.1.w\" is here, but the index places it in "
                         "model-00003-of-00003.safetensors"));
 }
 
@@ -276,8 +276,8 @@ TEST_F(WeightFilesTest, AnUnlistedTensorInTwoShardsIsReported) {
   auto changed = index();
   changed["weight_map"].erase("embed");
   write_index(changed);
-  EXPECT_THAT(open_error(), HasSubstr("model-00002-of-00003.safetensors: tensor \"embed\" is in "
-                                      "model-00001-of-00003.safetensors too"));
+  EXPECT_THAT(open_error(), HasSubstr("model-00002-of-00003.safetensors: tensor \"embed\" is also in "
+                                      "model-00001-of-00003.safetensors"));
 }
 
 TEST_F(WeightFilesTest, ARenamedTensorHasItsNewNameAndTheHashOfTheFiles) {
@@ -316,7 +316,7 @@ TEST_F(WeightFilesTest, AnIndexOfAnotherFormIsRefused) {
       {"[]", "has no object \"weight_map\""},
       {"{}", "has no object \"weight_map\""},
       {R"({"weight_map": []})", "has no object \"weight_map\""},
-      {R"({"weight_map": {}})", "names no tensor"},
+      {R"({"weight_map": {}})", "does not list any tensor"},
       {R"({"weight_map": {"a": 1, "b": null}})", "tensor \"b\": the file is null; expected a string"},
       {R"({"weight_map": {"a": "x", "a": "y"}})", "the key \"a\" appears twice"},
       {"{", "not valid JSON"}};
@@ -363,7 +363,8 @@ TEST_F(WeightFilesTest, AShardThatTheIndexDoesNotNameIsReported) {
 
 TEST_F(WeightFilesTest, WritingBesideOtherWeightsIsRefused) {
   write_shards();
-  EXPECT_THAT(data_error([&] { write_weight_files(directory_.path(), views_); }), HasSubstr("already; remove it"));
+  EXPECT_THAT(data_error([&] { write_weight_files(directory_.path(), views_); }),
+              HasSubstr("already has the weight file"));
   EXPECT_THAT(data_error([&] { write_weight_files(directory_ / "none", views_); }), HasSubstr("/none: cannot list"));
 }
 

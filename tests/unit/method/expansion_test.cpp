@@ -197,7 +197,7 @@ TEST(Manifest, OfADamagedFileNamesWhatIsWrong) {
               HasSubstr("adept_expansion.json"));
   test::write_file(manifest, "[]");
   EXPECT_THAT(test::message_of<DataError>([&] { read_expansion(dir / "expanded"); }),
-              HasSubstr("is damaged: holds no JSON object"));
+              HasSubstr("is damaged: it does not contain a JSON object"));
 }
 
 TEST(Manifest, AModelThatWasNeverExpandedSaysHow) {

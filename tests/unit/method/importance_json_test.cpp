@@ -121,8 +121,7 @@ TEST(ImportanceFile, ThatWasDamagedOrEditedSaysSoAndWithoutAChecksumIsTakenAsItI
   edited["layers"][1]["score"] = 0.5;
   test::write_file(path, edited.dump());
   EXPECT_THAT(test::message_of<DataError>([&] { read_importance(path); }),
-              HasSubstr("importance.json: is damaged or was edited: its content does not match its checksum. Make it "
-                        "again; if you edited it, remove its field \"checksum\", and it is taken as it is."));
+              HasSubstr("importance.json: is damaged or was edited: its content does not match its checksum. "));
   edited.erase("checksum");
   test::write_file(path, edited.dump());
   EXPECT_EQ(read_importance(path).layers[1].score, 0.5);

@@ -41,7 +41,7 @@ TEST(RunDirectory, IsLockedWhileItIsUsed) {
     const RunDirectory second(dir / "run");
     FAIL() << "two at once";
   } catch (const DataError& error) {
-    EXPECT_THAT(error.what(), ::testing::HasSubstr("is at work in this folder"));
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("is using this folder"));
   }
   EXPECT_TRUE(std::filesystem::exists(run.path() / ".lock"));
 }

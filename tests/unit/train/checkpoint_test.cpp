@@ -173,7 +173,7 @@ TEST(Checkpoint, ABitFlippedAnywhereIsDetectedAndTheOlderOneIsTaken) {
       }
       ASSERT_EQ(state->step, 1) << i;
       ASSERT_TRUE(same_contents(c.optimizer, c.first)) << i;
-      ASSERT_THAT(log.text(), HasSubstr(c.newer.string() + ": passed over")) << i;
+      ASSERT_THAT(log.text(), HasSubstr(c.newer.string() + ": skipped, because")) << i;
       ASSERT_THAT(log.text(), HasSubstr("resuming from " + c.older.string())) << i;
     }
     EXPECT_LE(harmless, file == "trainer_state.json" ? 3 : 0) << places;
@@ -222,9 +222,8 @@ TEST(Checkpoint, IfAllAreDamagedThatIsSaidAndNothingIsLoaded) {
   const auto before = contents(c.optimizer);
   std::filesystem::remove(c.older / "trainer_state.json");
   test::write_file(c.newer / "optimizer.safetensors", "x");
-  EXPECT_THAT(
-      test::message_of<DataError>([&] { c.load(); }),
-      HasSubstr(c.dir.path().string() + ": no checkpoint is whole (found 2; see the warnings above). Start anew"));
+  EXPECT_THAT(test::message_of<DataError>([&] { c.load(); }),
+              HasSubstr(c.dir.path().string() + ": none of the 2 checkpoints is intact"));
   EXPECT_TRUE(same_contents(c.optimizer, before));
   EXPECT_THAT(log.text(), HasSubstr((c.newer / "optimizer.safetensors").string()));
   EXPECT_THAT(log.text(), HasSubstr((c.older / "trainer_state.json").string()));
@@ -243,7 +242,7 @@ TEST(Checkpoint, OfAnotherRunIsRefusedWithEverythingThatDiffers) {
   other.config["train"].erase("batch_size");
   other.config["dtype"] = "bf16";
   const std::string message = refusal(other);
-  EXPECT_THAT(message, HasSubstr("checkpoint-2: belongs to another run"));
+  EXPECT_THAT(message, HasSubstr("checkpoint-2: belongs to a different run"));
   EXPECT_THAT(message, HasSubstr("\n  model.weights: has changed\n"));
   EXPECT_THAT(message, Not(HasSubstr("frozen"))) << "another model has other frozen weights";
   EXPECT_THAT(message, HasSubstr("\n  train.learning_rate: was 0.0002, now 0.001"));
@@ -343,9 +342,8 @@ TEST(Checkpoint, OfAnotherVersionIsNoDamage) {
   Json state = io::read_record(c.newer / "trainer_state.json");
   state["version"] = 3;
   io::write_record(c.newer / "trainer_state.json", state);
-  EXPECT_THAT(
-      test::message_of<ConfigError>([&] { c.load(); }),
-      HasSubstr("trainer_state.json: is of version 3, this build of adept reads version 4. Finish the run with"));
+  EXPECT_THAT(test::message_of<ConfigError>([&] { c.load(); }),
+              HasSubstr("trainer_state.json: has format version 3; this build reads version 4. Finish the run with"));
 }
 
 TEST(Checkpoint, HoldsAsManyUnitsAsAFineGranularityMakes) {

@@ -80,12 +80,12 @@ TEST(NonFinite, StepsInARowStopTheRunAndKeepTheLastCheckpoint) {
         [&] { Trainer(inputs_with_unknown(config, model.expanded, dir / "run", 1)).run(resume); });
   };
   const std::string first = message(false);
-  EXPECT_THAT(first, HasSubstr("3 steps in a row up to step 4 had a loss or gradient that is not finite"));
-  EXPECT_THAT(first, HasSubstr("No update was made in them"));
-  EXPECT_THAT(first, HasSubstr("the last state before them is " + (dir / "run" / "checkpoint-1").string()));
-  EXPECT_THAT(first, HasSubstr("start anew in another output_dir with a lower train.learning_rate"));
+  EXPECT_THAT(first, HasSubstr("3 consecutive steps up to step 4 had a non-finite loss or gradient"));
+  EXPECT_THAT(first, HasSubstr("updates were skipped"));
+  EXPECT_THAT(first, HasSubstr("The last state before them is " + (dir / "run" / "checkpoint-1").string()));
+  EXPECT_THAT(first, HasSubstr("in another output_dir with a lower train.learning_rate"));
   EXPECT_EQ(list_checkpoints(dir / "run").size(), 1U) << "none is made while updates are skipped";
-  EXPECT_THAT(message(true), HasSubstr("3 steps in a row up to step 4"));
+  EXPECT_THAT(message(true), HasSubstr("3 consecutive steps up to step 4"));
 }
 
 TEST(NonFinite, WithoutACheckpointTheLastGoodStateIsTheInput) {
@@ -96,7 +96,7 @@ TEST(NonFinite, WithoutACheckpointTheLastGoodStateIsTheInput) {
   config.train.save_steps = 0;
   EXPECT_THAT(test::message_of<NonFiniteError>(
                   [&] { Trainer(inputs_with_unknown(config, model.expanded, dir / "run", 2)).run(false); }),
-              HasSubstr("the last state before them is the model that training started from"));
+              HasSubstr("The last state before them is the model that training started from"));
   EXPECT_TRUE(list_checkpoints(dir / "run").empty());
 }
 
@@ -152,7 +152,9 @@ TEST(Divergence, EndsTheRunWithItsReasonAndNothingOfItIsSaved) {
 
 TEST(Divergence, NamesTheNewestStateFromBeforeTheStep) {
   const test::TemporaryDirectory dir;
-  const auto last_before = [&](std::int64_t step) { return std::string(DivergenceCheck(100, dir.path()).diverged("x", step).what()); };
+  const auto last_before = [&](std::int64_t step) {
+    return std::string(DivergenceCheck(100, dir.path()).diverged("x", step).what());
+  };
   EXPECT_THAT(last_before(5), HasSubstr("The last state before that step is the model that training started from."));
   for (const char* name : {"checkpoint-3", "checkpoint-5", "checkpoint-10"}) fs::create_directories(dir / name);
   EXPECT_EQ(last_before(5),

@@ -36,7 +36,7 @@ TEST(Extend, ARunAtAConstantRateIsTheLongerRunBitForBit) {
   const test::CapturedLog log;
   const TrainSummary summary = train(constant_config(12), model.expanded, dir / "run", /*resume=*/true);
   EXPECT_EQ(summary.steps, 12);
-  EXPECT_THAT(log.text(), HasSubstr("the training is extended from 7 to 12 steps; from step 8 on the learning rate is "
+  EXPECT_THAT(log.text(), HasSubstr("training extended from 7 to 12 steps; from step 8 on, the learning rate is "
                                     "1.00e-02 instead of 1.00e-02"));
   expect_same_tensors(dir / "run", dir / "whole", "checkpoint-12");
   EXPECT_EQ(logged(dir / "run", "loss"), logged(dir / "whole", "loss"));
@@ -102,7 +102,7 @@ TEST(Extend, ByEpochsReadsEachOfThemWhole) {
   EXPECT_EQ(twice.total_tokens, 2 * 77);
   EXPECT_EQ(twice.steps, 6) << "the second epoch is two steps of four and one of two as well";
   EXPECT_THAT(test::message_of<ConfigError>([&] { run(1.5, true); }),
-              HasSubstr("train.num_train_epochs: found 1.5, but the run has read 2.000 epochs already; expected at "
+              HasSubstr("train.num_train_epochs: found 1.5, but the run has already read 2.000 epochs; expected at "
                         "least that many, or another output_dir."));
 }
 
@@ -113,10 +113,10 @@ TEST(Extend, NotBelowWhatIsDone) {
   EXPECT_EQ(train(constant_config(6), model.expanded, dir / "run", true).steps, 6);
   const auto expected = HasSubstr("train.max_steps: found 5, but ");
   EXPECT_THAT(test::message_of<ConfigError>([&] { train(constant_config(5), model.expanded, dir / "run", true); }),
-              AllOf(expected, HasSubstr("the run has 6 steps already; expected at least that many, or another")));
+              AllOf(expected, HasSubstr("the run already has 6 steps; expected at least that many, or another")));
   EXPECT_THAT(
       test::message_of<ConfigError>([&] { check_same_training(dir / "run", constant_config(5), std::nullopt); }),
-      AllOf(expected, HasSubstr("checkpoint-6 has 6 steps already")));
+      AllOf(expected, HasSubstr("checkpoint-6 already has 6 steps")));
   check_same_training(dir / "run", constant_config(60), std::nullopt);
 }
 

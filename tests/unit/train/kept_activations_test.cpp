@@ -17,6 +17,7 @@
 namespace adept::train {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -89,11 +90,10 @@ TEST(KeptActivations, TakeTheTrainingTextWholeOrSayWhatItNeeds) {
     const bool fits = bytes == kEpochBytes;
     EXPECT_EQ(keeper.uses_file_after(0), fits);
     if (fits)
-      EXPECT_THAT(log.text(), EndsWith("activations.cache, at most 13.1 kB\n"));
+      EXPECT_THAT(log.text(), EndsWith("activations.cache, limit 13.1 kB\n"));
     else
-      EXPECT_THAT(
-          log.text(),
-          HasSubstr("[info] train.activation_cache: 13.1 kB are too few for later epochs, which would need 13.1 kB\n"));
+      EXPECT_THAT(log.text(), AllOf(HasSubstr("activation cache: 13.1 kB is too small"),
+                                    HasSubstr("needs 13.1 kB (train.activation_cache)")));
   }
 }
 
@@ -154,7 +154,7 @@ TEST(KeptActivations, AreDoneWithoutWhereTheirFileCannotBeMade) {
   keeper.kept.open(0);
   EXPECT_FALSE(keeper.kept.in_use());
   EXPECT_THAT(log.text(), HasSubstr("activations.cache"));
-  EXPECT_THAT(log.text(), HasSubstr("the training goes on without an activation cache"));
+  EXPECT_THAT(log.text(), HasSubstr("training continues without the activation cache"));
 }
 
 TEST(Run, KeepsNoActivationsThatWouldNotComeAgainOrNotFit) {
@@ -232,7 +232,7 @@ TEST_F(TooFewFiles, ForACheckpointAreMoreWithoutTheActivationCache) {
     const OpenFilesLeft left(3);
     summary = trainer.run(false);
   }
-  const std::string text = log.text(), warning = "Trying again without the activation cache.";
+  const std::string text = log.text(), warning = "Retrying without the activation cache.";
   EXPECT_THAT(text, HasSubstr("checkpoint-5"));
   EXPECT_THAT(text, HasSubstr("Too many open files. Too many files are open (see ulimit -n). " + warning));
   EXPECT_EQ(text.find(warning), text.rfind(warning)) << "once";
@@ -255,7 +255,7 @@ TEST_F(TooFewFiles, ForACheckpointAreAnErrorWhereThereIsNoActivationCache) {
     trainer.run(false);
   });
   EXPECT_THAT(message, HasSubstr("Too many open files"));
-  EXPECT_THAT(log.text(), Not(HasSubstr("Trying again")));
+  EXPECT_THAT(log.text(), Not(HasSubstr("Retrying")));
 }
 
 }  // namespace

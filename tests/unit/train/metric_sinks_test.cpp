@@ -143,7 +143,7 @@ TEST(TensorBoardSink, SaysWhichFolderCannotBeMade) {
   const test::TemporaryDirectory dir;
   test::write_file(dir / "runs", "x");
   EXPECT_THAT(test::message_of<DataError>([&] { TensorBoardSink(dir / "runs", 0); }),
-              HasSubstr((dir / "runs").string() + ": cannot make the folder"));
+              HasSubstr((dir / "runs").string() + ": cannot create the folder"));
 }
 
 TEST(MetricSinks, AreTheLogAndThoseThatAreNamed) {

@@ -221,8 +221,7 @@ TEST(Interrupt, SavesAndNamesTheExitCodeAndResumesToTheSameEnd) {
       std::exit(static_cast<int>(error.exit_code()));
     }
   };
-  EXPECT_EXIT(interrupted_run(), ::testing::ExitedWithCode(143),
-              "SIGTERM.*step 0 of 12 is saved in .*run\n1 checkpoint");
+  EXPECT_EXIT(interrupted_run(), ::testing::ExitedWithCode(143), "SIGTERM.*saved step 0 of 12 in .*run\n1 checkpoint");
 }
 
 }  // namespace

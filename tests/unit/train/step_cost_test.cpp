@@ -188,7 +188,7 @@ TEST(MemoryUse, IsToldByWhatThereIs) {
   EXPECT_EQ(describe({.weights = 1000, .masters = 10, .peak = 1010}), "1.0 kB; weights 1.0 kB, masters 10 B");
   EXPECT_EQ(
       describe({.weights = 1, .moments = 2, .activations = 3, .gradients = 4, .work_space = 5, .cache = 6, .peak = 9}),
-      "9 B at most; weights 1 B, moments 2 B, activations 3 B, gradients 4 B, work space 5 B, on the disk: "
+      "9 B; weights 1 B, moments 2 B, activations 3 B, gradients 4 B, work space 5 B, on disk: "
       "activation cache 6 B");
 }
 

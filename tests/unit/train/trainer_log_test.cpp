@@ -43,7 +43,7 @@ TEST(JsonlFile, DropsALastLineThatWasCutShortAndWhatIsNoRecord) {
   EXPECT_EQ(kept_of("{\"step\":1}\n{\"step\":2}", 9), "{\"step\":1}\n{\"step\":2}\n");
   EXPECT_EQ(kept_of("{\"step\":1}\n\n[2]\n{\"other\":1}\n{\"step\":\"1\"}\n{\"step\":1.5}\n{\"step\":2}\n", 9),
             "{\"step\":1}\n{\"step\":2}\n");
-  EXPECT_THAT(log.text(), ::testing::EndsWith("log.jsonl: 5 damaged line(s) are dropped\n"));
+  EXPECT_THAT(log.text(), ::testing::EndsWith("log.jsonl: dropped 5 damaged line(s)\n"));
   EXPECT_THAT(log.text(), ::testing::Not(HasSubstr(" 1 damaged"))) << "a kill cuts a line short";
 }
 

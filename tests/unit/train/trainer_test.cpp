@@ -32,7 +32,8 @@ TEST(Run, RefusesADirectoryWithCheckpointsUnlessResuming) {
   train(config, model.expanded, dir / "run");
   EXPECT_THAT(
       test::message_of<ConfigError>([&] { train(config, model.expanded, dir / "run"); }),
-      HasSubstr("holds checkpoint-1 of an earlier run. Continue it with --resume, or choose another output_dir"));
+      HasSubstr(
+          "contains checkpoint-1 of an earlier run. Continue that run with --resume, or choose another output_dir"));
 }
 
 TEST(Run, RefusesAModelThatWasNotExpandedOrDoesNotFitItsManifest) {
@@ -359,9 +360,8 @@ TEST(UnitRates, FollowGranularityPolicyAverageAndFactors) {
   EXPECT_FALSE(changed("model.layers.2.self_attn.q_proj.weight")) << "a factor of 0 changes no bit";
   EXPECT_TRUE(changed("model.layers.5.self_attn.q_proj.weight"));
   config.unit_lr.factors = {{.units = "*.attention.*", .factor = 0.5}};
-  EXPECT_THAT(
-      test::message_of<ConfigError>([&] { Trainer(make_inputs(config, model.expanded, dir / "other")); }),
-      testing::HasSubstr("unit_lr.factors.0.units: found \"*.attention.*\", which is no unit's name; expected"));
+  EXPECT_THAT(test::message_of<ConfigError>([&] { Trainer(make_inputs(config, model.expanded, dir / "other")); }),
+              testing::HasSubstr("unit_lr.factors.0.units: found \"*.attention.*\", which matches no unit; expected"));
 }
 
 TEST(UnitRates, OfHeadsAndBlocksResumeBitForBit) {
