@@ -154,7 +154,9 @@ void run(ProbeOptions& options) {
   const std::vector<std::string> methods = methods_of(options);
   const method::ImportanceMethod& first = method::importance_method(methods.front());
   if (first.needs_domain && options.domain.empty())
-    throw ConfigError("adept probe: --method {} needs --domain, the domain text that it is measured on.", first.name);
+    throw ConfigError(
+        "adept probe: found --method {} without --domain; expected --domain, the text on which it is measured.",
+        first.name);
   if (!options.domain.empty() && (options.method == "all" || options.until_separated))
     throw ConfigError(
         "adept probe: found --domain together with {}; expected a single method, measured on the whole sample.",
