@@ -147,17 +147,17 @@ void check_layers(const model::ModelConfig& base, const model::ModelConfig& expa
 
 void check_layer_index(std::string_view what, std::int64_t layer, std::int64_t num_layers, std::string_view model) {
   if (layer < 0 || layer >= num_layers)
-    throw ConfigError("{}: found {}, expected indices from 0 to {} ({} has {} layers).", what, layer, num_layers - 1,
+    throw ConfigError("{}: found {}; expected indices from 0 to {} ({} has {} layers).", what, layer, num_layers - 1,
                       model, num_layers);
 }
 
 std::vector<ExpandedLayer> place_copies(std::span<const int> after, int base_num_hidden_layers) {
-  if (after.empty()) throw ConfigError("layers to expand: found none, expected at least one.");
+  if (after.empty()) throw ConfigError("layers to expand: found none; expected at least one.");
   std::vector<ExpandedLayer> copies;
   for (const int source : after) {
     check_layer_index("layers to expand", source, base_num_hidden_layers);
     if (!copies.empty() && source < copies.back().source)
-      throw ConfigError("layers to expand: found {} after {}, expected ascending indices.", source,
+      throw ConfigError("layers to expand: found {} after {}; expected ascending indices.", source,
                         copies.back().source);
     copies.push_back({.source = source, .index = source + 1 + static_cast<int>(copies.size())});
   }
@@ -185,7 +185,7 @@ Json expand_config(const Json& config, std::span<const model::LayerField> fields
     const auto field = std::find_if(fields.begin(), fields.end(), [&](const auto& f) { return f.key == key; });
     if (field == fields.end()) {
       if (one_per_layer && num_layers > 1 && std::ranges::count(kOtherLists, key) == 0)
-        problems.push_back(fmt::format("{} has one entry per layer and its meaning is not known", key));
+        problems.push_back(fmt::format("{} has one entry per layer, but its meaning is unknown", key));
       continue;
     }
     switch (field->kind) {
@@ -194,7 +194,7 @@ Json expand_config(const Json& config, std::span<const model::LayerField> fields
           result[key] = splice_list(value, copies);
         else
           problems.push_back(
-              fmt::format("{} has {} entries, expected num_hidden_layers = {}", key, value.size(), num_layers));
+              fmt::format("{} has {} entries; expected num_hidden_layers = {}", key, value.size(), num_layers));
         break;
       case model::LayerFieldKind::kThreshold:
         result[key] = expanded_index(value.get<int>(), copies);
@@ -210,7 +210,8 @@ Json expand_config(const Json& config, std::span<const model::LayerField> fields
     }
   }
   if (!problems.empty())
-    throw DataError("{}: cannot be expanded: {}. A model without these fields can.", where, fmt::join(problems, "; "));
+    throw DataError("{}: cannot be expanded: {}. Expected a model without these fields.", where,
+                    fmt::join(problems, "; "));
   result["num_hidden_layers"] = num_layers + static_cast<int>(copies.size());
   return result;
 }
@@ -243,13 +244,15 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
     if (stability.num_lowest != static_cast<int>(std::set<int>(after.begin(), after.end()).size())) stability = {};
   }
   if (importance && static_cast<int>(importance->layers.size()) != num_layers)
-    throw DataError("{}: the importance scores are of a model with {} layers, this one has {}; probe this model.",
-                    base_dir.string(), importance->layers.size(), num_layers);
+    throw DataError(
+        "{}: the importance scores belong to a model with {} layers, but this one has {}. Run adept probe on this "
+        "model.",
+        base_dir.string(), importance->layers.size(), num_layers);
   if (importance && importance->model && importance->model != expansion.base)
-    throw DataError("{}: the importance scores are of another model ({} differ); probe this model.", base_dir.string(),
-                    io::differing_parts(*importance->model, *expansion.base));
+    throw DataError("{}: the importance scores belong to a different model ({} differ). Run adept probe on this model.",
+                    base_dir.string(), io::differing_parts(*importance->model, *expansion.base));
   if (is_present(base_dir / kExpansionManifest))
-    log_warning("{}: was expanded before. Its copies count as layers of the base from here on: only new ones train.",
+    log_warning("{}: is already expanded. Its copies now count as layers of the base; only new copies train.",
                 base_dir.string());
   const Json new_config = expand_config(base, expansion.layers, config_path.string());
   const std::map<std::string, model::Parameter> outputs = all_residual_outputs(base);
@@ -284,11 +287,11 @@ Expansion read_expansion(const std::filesystem::path& model_dir) {
   const std::filesystem::path path = model_dir / kExpansionManifest;
   if (!is_present(path)) {
     const bool is_trained = is_present(model_dir / kTrainingRecord);
-    throw DataError(
-        "{}: found no {}; expected a model with copies. {}", model_dir.string(), kExpansionManifest,
-        is_trained ? "This one was trained by a method without any (adept_training.json); adept and "
-                     "llama_pro train copies."
-                   : fmt::format("Make one with `adept expand --model {} --out DIR --after ...`.", model_dir.string()));
+    throw DataError("{}: found no {}; expected a model with copies. {}", model_dir.string(), kExpansionManifest,
+                    is_trained ? "This model was trained by a method without copies (adept_training.json); adept and "
+                                 "llama_pro train copies."
+                               : fmt::format("Create one with `adept expand --model {} --out DIR --after ...`.",
+                                             model_dir.string()));
   }
   const Json json = io::read_record(path, io::NoChecksum::kAccepted);
   Expansion expansion;
@@ -317,11 +320,11 @@ Expansion read_expansion(const std::filesystem::path& model_dir) {
   }
   for (std::size_t i = 0; i < expected.size(); ++i)
     if (expected[i].index != expansion.layers[i].index)
-      throw DataError("{}: the copy of layer {} is said to be layer {}, expected {}. Expand the base model again.",
-                      path.string(), expected[i].source, expansion.layers[i].index, expected[i].index);
+      throw DataError("{}: the copy of layer {} has index {}; expected {}. Expand the base model again.", path.string(),
+                      expected[i].source, expansion.layers[i].index, expected[i].index);
   const auto depth = model::read_model_config(model_dir).num_hidden_layers;
   if (const auto said = expansion.base_num_hidden_layers + std::ssize(expansion.layers); depth != said)
-    throw DataError("{}: config.json has {} layers, {} says {}. Expand the base model again.", model_dir.string(),
+    throw DataError("{}: config.json has {} layers, but {} has {}. Expand the base model again.", model_dir.string(),
                     depth, kExpansionManifest, said);
   return expansion;
 }

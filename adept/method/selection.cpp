@@ -49,18 +49,19 @@ std::vector<int> select_layers(const SelectionOptions& options, int base_num_hid
   const auto k = static_cast<int>(options.num_layers.value_or(0));
   const SelectionStrategy strategy = options.strategy.value_or(SelectionStrategy::kLowest);
   if (k < 1 || k > std::ssize(layers))
-    throw ConfigError("number of layers to expand: found {}, expected 1 to {} (the layers of the model{}).", k,
-                      layers.size(), options.exclude.empty() ? "" : " that are not excluded");
+    throw ConfigError("number of layers to expand: found {}; expected 1 to {} (the number of layers of the model{}).",
+                      k, layers.size(), options.exclude.empty() ? "" : " that are not excluded");
   if (strategy != SelectionStrategy::kUniform && !importance)
-    throw ConfigError("layers to expand: found no importance scores; expected those of `adept probe`.");
+    throw ConfigError("layers to expand: found no importance scores; expected scores of `adept probe`.");
   if (importance && std::ssize(importance->layers) != base_num_hidden_layers)
-    throw ConfigError("layers to expand: the importance scores are of {} layers, the model has {}; probe this model.",
-                      importance->layers.size(), base_num_hidden_layers);
+    throw ConfigError(
+        "layers to expand: found importance scores of {} layers, but the model has {}. Run adept probe on this model.",
+        importance->layers.size(), base_num_hidden_layers);
   const bool low_is_good = strategy == SelectionStrategy::kLowest || strategy == SelectionStrategy::kCostAware;
   const ImportanceMethod* method = importance ? find_importance_method(importance->method) : nullptr;
   if (low_is_good && method != nullptr && method->highest_are_best)
     throw ConfigError(
-        "layers to expand: found scores of method {}, of which high ones are good; expected the strategy gain_per_cost "
+        "layers to expand: found scores of method {}, for which higher is better; expected the strategy gain_per_cost "
         "or highest.",
         method->name);
   const auto score = [&](int l) { return importance->layers[static_cast<std::size_t>(l)].score; };
@@ -87,7 +88,7 @@ std::vector<int> select_layers(const SelectionOptions& options, int base_num_hid
       break;
     }
     case SelectionStrategy::kManual:
-      throw ConfigError("layers to expand: the strategy manual needs the layers (expand.after, --after).");
+      throw ConfigError("layers to expand: the strategy manual requires the layers (expand.after, --after).");
   }
   return repeat_layers(chosen, options.copies);
 }

@@ -74,7 +74,7 @@ UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& 
   for (const auto& [name, value] : importance)
     if (!std::isfinite(value))
       throw NonFiniteError(
-          fmt::format("unit importance of {} is not finite; look at the general text and the model's weights.", name));
+          fmt::format("unit importance of {} is not finite; check the general text and the model's weights.", name));
   ADEPT_CHECK(importance.size() == units.size(), "units and scores differ in number");
   return importance;
 }

@@ -175,7 +175,7 @@ at::Tensor ActivationCache::read(const std::vector<std::string>& keys, const at:
     const std::span<std::byte> data(out + row * size, size);
     if (entry.bytes == row_bytes(ids) && read_at(fd_.get(), entry.offset, data) && hash_of(data) == entry.checksum)
       continue;
-    log_warning("{}: an entry is damaged; all of them are dropped, and computed again when needed", path_.string());
+    log_warning("{}: an entry is damaged; dropping all entries, which are recomputed when needed", path_.string());
     if (!clear()) max_bytes_ = 0;
     return {};
   }
@@ -192,8 +192,8 @@ bool ActivationCache::is_independent_of_place(const at::Tensor& ids, const at::T
     shape->second = compute(next_rows(ids), next_rows(document_starts)).equal(next_rows(activations));
     if (!shape->second && !was_told)
       log_warning(
-          "activations of batches of {} x {} tokens, and others like them, are not kept for later: here they depend on "
-          "the place of a sequence in its batch, so training would not be the same bit for bit",
+          "activation cache: activations of batches of {} x {} tokens are not cached, because on this machine they "
+          "depend on the position of a sequence in its batch, so training would not be reproducible bit for bit",
           ids.size(0), ids.size(1));
   }
   return shape->second;
@@ -204,9 +204,10 @@ void ActivationCache::keep(const std::vector<std::string>& keys, const at::Tenso
     if (entries_.contains(keys[row])) continue;
     const at::Tensor data = activations.select(0, static_cast<std::int64_t>(row));
     if (append(keys[row], as_view("", data).data)) continue;
-    log_warning("{}: cannot be written ({}); no activations are kept", path_.string(), std::strerror(errno));
+    log_warning("{}: cannot be written ({}); continuing without the activation cache", path_.string(),
+                std::strerror(errno));
     max_bytes_ = 0;  // what needs the disk more gets it back
-    if (!clear()) log_warning("{}: cannot be made smaller", path_.string());
+    if (!clear()) log_warning("{}: cannot be truncated", path_.string());
     return;
   }
 }

@@ -92,20 +92,20 @@ void ignore_features_that_are_off(ConfigReader& reader) {
 }
 
 void read_structure(ConfigReader& reader) {
-  const char* const kStock = "Only the stock architecture is implemented.";
+  const char* const kStock = "Only the standard architecture is supported.";
   reader.require("is_encoder_decoder", {false}, kStock);
   reader.require("add_cross_attention", {false}, kStock);
   reader.require("cross_attention_hidden_size", {}, kStock);
   reader.require("is_decoder", {false, true}, kStock);
   reader.require("tie_encoder_decoder", {false}, kStock);
-  reader.require("pruned_heads", {Json::object()}, "Pruned heads are not implemented.");
-  reader.require("chunk_size_feed_forward", {0}, "Set it to 0; the result is the same up to rounding.");
+  reader.require("pruned_heads", {Json::object()}, "Pruned heads are not supported.");
+  reader.require("chunk_size_feed_forward", {0}, "Set it to 0; the result differs only by rounding.");
   reader.require("quantization_config", {},
-                 "Quantized weights are not implemented; use the model's full-precision files.");
-  reader.require("per_layer_config", {}, "Layers of different sizes are not implemented.");
+                 "Quantized weights are not supported; use the model's full-precision files.");
+  reader.require("per_layer_config", {}, "Layers of different sizes are not supported.");
   reader.require("auto_map", {},
-                 "It names Python code that comes with the model and cannot run here; remove it if the "
-                 "stock architecture is meant.");
+                 "It refers to Python code of the model, which adept cannot run. Remove it if the model has the "
+                 "standard architecture.");
 }
 
 void read_class(ConfigReader& reader, const Architecture& architecture) {
@@ -145,7 +145,7 @@ void throw_problems(const std::string& where, const std::vector<std::string>& pr
 }  // namespace
 
 ModelConfig parse_model_config(const Json& source, const std::string& where) {
-  if (!source.is_object()) throw DataError("{}: expected a JSON object, found {}", where, brief(source));
+  if (!source.is_object()) throw DataError("{}: found {}; expected a JSON object", where, brief(source));
   std::vector<std::string> problems;
   ConfigReader reader(source, "", problems);
   const Json& model_type = reader.take("model_type");
@@ -162,7 +162,7 @@ ModelConfig parse_model_config(const Json& source, const std::string& where) {
   read_class(reader, *architecture);
   read_dtype(reader, config);
   for (const std::string_view key : kHarmless) reader.ignore(key);
-  reader.refuse_unknown("It may change what the model computes; remove it if you know that it does not.");
+  reader.refuse_unknown("It may change what the model computes. Remove it if you are sure that it does not.");
   throw_problems(where, problems);
   return config;
 }
@@ -170,7 +170,7 @@ ModelConfig parse_model_config(const Json& source, const std::string& where) {
 ModelConfig read_model_config(const std::filesystem::path& model_dir) {
   const std::filesystem::path path = model_dir / "config.json";
   if (!is_present(path))
-    throw DataError("{}: has no config.json; expected the folder of a Hugging Face model.", model_dir.string());
+    throw DataError("{}: has no config.json; expected a Hugging Face model folder.", model_dir.string());
   return parse_model_config(read_json(path), path.string());
 }
 

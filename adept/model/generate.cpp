@@ -78,7 +78,7 @@ std::int64_t sample_token(const at::Tensor& logits, double temperature, double t
   ADEPT_CHECK(!scores.empty(), "no logits");
   const auto best = std::max_element(scores.begin(), scores.end());  // the first of equals
   if (!std::isfinite(*best) || std::any_of(scores.begin(), scores.end(), [](double x) { return std::isnan(x); })) {
-    throw NonFiniteError("the model's logits are not finite; its weights are damaged, or it needs dtype fp32");
+    throw NonFiniteError("the model's logits are not finite; its weights are damaged, or it requires dtype fp32");
   }
   if (temperature == 0) return best - scores.begin();
 
@@ -103,12 +103,11 @@ std::int64_t sample_token(const at::Tensor& logits, double temperature, double t
 std::vector<std::int64_t> generate(const Decoder& decoder, std::span<const std::int64_t> prompt,
                                    const GenerateOptions& options, const std::function<bool(std::int64_t)>& on_token) {
   check_generate_options(options);
-  if (prompt.empty()) throw ConfigError("the prompt has no tokens; give at least one character of text");
+  if (prompt.empty()) throw ConfigError("found a prompt without tokens; expected at least one character of text");
   for (const std::int64_t id : prompt)
     if (id < 0 || id >= decoder.config().vocab_size)
-      throw DataError(
-          "the tokenizer gives the id {}, but the model's vocabulary has {} ids; they do not belong together.", id,
-          decoder.config().vocab_size);
+      throw DataError("the tokenizer produces the id {}, but the model's vocabulary has {} ids; they do not match.", id,
+                      decoder.config().vocab_size);
   const at::NoGradGuard no_grad;
   std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
   KeyValueCache cache(decoder.num_layers());

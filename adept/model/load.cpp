@@ -44,10 +44,10 @@ WeightProblems find_problems(const ModelConfig& config, const io::WeightFiles& f
     const io::TensorView* found = files.find(parameter.name);
     if (found == nullptr) {
       problems.missing.push_back(parameter.name);
-      problems.lines.push_back(fmt::format("{} is missing; config.json demands it with shape {}", parameter.name,
+      problems.lines.push_back(fmt::format("{} is missing; config.json requires it with shape {}", parameter.name,
                                            describe_shape(parameter.shape)));
     } else if (found->shape != parameter.shape) {
-      problems.lines.push_back(fmt::format("{} has shape {}; config.json demands {}", parameter.name,
+      problems.lines.push_back(fmt::format("{} has shape {}; config.json requires {}", parameter.name,
                                            describe_shape(found->shape), describe_shape(parameter.shape)));
     } else if (!is_weight_type(found->dtype)) {
       problems.lines.push_back(fmt::format("{} has element type {}; this build reads F32, BF16, F16", parameter.name,
@@ -80,10 +80,9 @@ WeightProblems find_problems(const ModelConfig& config, const io::WeightFiles& f
   show(problems.lines, num_lines);
   show(unexpected, num_unexpected);
   const std::string explanation = explain_names(problems.missing, problems.unexpected);
-  throw DataError(fmt::format("{}\n{}", fmt::join(shown, "\n"),
-                              !explanation.empty()
-                                  ? explanation
-                                  : "The weights do not belong to this config.json, or the files are incomplete."));
+  throw DataError(fmt::format(
+      "{}\n{}", fmt::join(shown, "\n"),
+      !explanation.empty() ? explanation : "The weights do not match this config.json, or the files are incomplete."));
 }
 
 at::Tensor read_tensor(const io::WeightFiles& files, std::string_view name) {
@@ -107,8 +106,8 @@ void check_tied_head(const io::WeightFiles& files) {
   if (!is_weight_type(files.at(kHead).dtype) ||
       !equal_values(read_tensor(files, kHead), read_tensor(files, kEmbeddings)))
     throw DataError(
-        "{}: {} differs from {}, but config.json says that they are tied (tie_word_embeddings). Set it to "
-        "false if the head is a tensor of its own, or remove the head.",
+        "{}: {} differs from {}, but config.json ties them (tie_word_embeddings). Set it to false if the head is a "
+        "separate tensor, or remove the head.",
         files.directory().string(), kHead, kEmbeddings);
   files.release_pages(kHead);
 }

@@ -78,12 +78,12 @@ std::map<std::string, Finding> compare(const std::vector<std::string>& missing,
     const NameParts parts = split_name(name);
     for (std::size_t i = 0; i < wanted.size(); ++i) {
       if (const auto more = what_is_added(parts, wanted[i])) {
-        if (!more->prefix.empty()) note(fmt::format("have \"{}\" in front", more->prefix), name, missing[i]);
-        if (!more->inside.empty()) note(fmt::format("have \"{}\" inside", more->inside), name, missing[i]);
+        if (!more->prefix.empty()) note(fmt::format("have the prefix \"{}\"", more->prefix), name, missing[i]);
+        if (!more->inside.empty()) note(fmt::format("contain \"{}\"", more->inside), name, missing[i]);
         break;
       }
       if (const auto less = what_is_added(wanted[i], parts); less && less->inside.empty()) {
-        note(fmt::format("lack \"{}\" in front", less->prefix), name, missing[i]);
+        note(fmt::format("lack the prefix \"{}\"", less->prefix), name, missing[i]);
         break;
       }
     }
@@ -93,16 +93,16 @@ std::map<std::string, Finding> compare(const std::vector<std::string>& missing,
 
 std::string_view advice_for(std::string_view what) {
   constexpr std::pair<std::string_view, std::string_view> kAdvice[] = {
-      {"_orig_mod", "torch.compile does that: save the model that was compiled, model._orig_mod"},
-      {"base_model.model", "PEFT does that: merge the adapter with merge_and_unload() and save the result"},
-      {"base_layer", "PEFT does that: merge the adapter with merge_and_unload() and save the result"},
-      {"\"module.", "DistributedDataParallel does that: save the model inside, model.module"},
-      {"language_model", "a multimodal model does that: save its language model alone"},
+      {"_orig_mod", "torch.compile does this; save the original model, model._orig_mod"},
+      {"base_model.model", "PEFT does this; merge the adapter with merge_and_unload() and save the result"},
+      {"base_layer", "PEFT does this; merge the adapter with merge_and_unload() and save the result"},
+      {"\"module.", "DistributedDataParallel does this; save the wrapped model, model.module"},
+      {"language_model", "a multimodal model does this; save only its language model"},
   };
-  if (what.starts_with("lack")) return "a model without a head does that: save it as AutoModelForCausalLM";
+  if (what.starts_with("lack")) return "a model without a head does this; save it as AutoModelForCausalLM";
   for (const auto& [part, advice] : kAdvice)
     if (what.find(part) != std::string_view::npos) return advice;
-  return "rename them, or save the model without what wraps it";
+  return "rename them, or save the model without its wrapper";
 }
 
 }  // namespace

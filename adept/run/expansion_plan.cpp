@@ -33,9 +33,9 @@ void check_expansion(const method::SelectionOptions& expand, const model::ModelC
   for (const std::int64_t layer : expand.exclude) method::check_layer_index("expand.exclude", layer, depth, where);
   const std::int64_t left = depth - num_excluded(expand), chosen = num_copied_layers(expand, base);
   if (chosen > left)
-    throw ConfigError("{}: found {}; expected at most {}, the layers of {}{}.",
-                      expand.trainable ? "the layers that expand.trainable gives" : "expand.num_layers", chosen, left,
-                      where, expand.exclude.empty() ? "" : " less those in expand.exclude");
+    throw ConfigError("{}: found {}; expected at most {}, the number of layers of {}{}.",
+                      expand.trainable ? "the number of layers of expand.trainable" : "expand.num_layers", chosen, left,
+                      where, expand.exclude.empty() ? "" : " minus those in expand.exclude");
 }
 
 std::vector<int> choose_layers(const method::SelectionOptions& expand, const model::ModelConfig& base,
@@ -53,7 +53,7 @@ std::string describe_step_cost(const model::ModelConfig& base, std::int64_t seq_
   const double full = model::full_step_flops(base, seq_len);
   const auto line = [&](std::string_view what, std::span<const int> layers) {
     const double cost = model::copies_step_flops(base, seq_len, layers);
-    return fmt::format("{} {}: predicted {:.3g} GFLOP per token, {:.0f} % of training every parameter\n", what,
+    return fmt::format("{} {}: predicted {:.3g} GFLOP per token, {:.0f} % of training all parameters\n", what,
                        fmt::join(layers, ", "), 1e-9 * cost, 100 * cost / full);
   };
   std::string text = line(after.size() == 1 ? "copy after layer" : "copies after layers", after);
@@ -61,9 +61,9 @@ std::string describe_step_cost(const model::ModelConfig& base, std::int64_t seq_
     method::SelectionOptions lowest = expand;
     lowest.strategy = method::SelectionStrategy::kLowest;
     const std::vector<int> lowest_layers = choose_layers(lowest, base, seq_len, importance);
-    text += line(
-        std::ranges::equal(lowest_layers, after) ? "the lowest are the same:" : "the lowest, which cost_aware left,",
-        lowest_layers);
+    text += line(std::ranges::equal(lowest_layers, after) ? "the lowest layers are the same:"
+                                                          : "for comparison, the lowest layers",
+                 lowest_layers);
   }
   return text;
 }

@@ -38,7 +38,7 @@ Json key_of(const char* what, const MeasuredModel& model) {
 }
 
 void tell_kept(const char* stage, const std::string& what, const ResultCache& cache) {
-  log_info("{:<10} {}: measured before, from {} (ADEPT_RESULT_CACHE=off measures again)", stage, what,
+  log_info("{:<10} {}: cached result from {} (ADEPT_RESULT_CACHE=off measures again)", stage, what,
            cache.directory().string());
 }
 
@@ -69,7 +69,7 @@ method::ProbeState probe_state(const ResultCache& cache, const Json& key) {
 }  // namespace
 
 InterruptedError interrupted(const InterruptedError& error, const std::string& kept) {
-  return {fmt::format("{}; {}; the same command goes on from there", error.what(), kept), error.exit_code()};
+  return {fmt::format("{}; {}; the same command continues from there", error.what(), kept), error.exit_code()};
 }
 
 at::Device MeasuredModel::device() const { return to_device(compute_.device); }
@@ -96,7 +96,7 @@ eval::Results evaluate_sets(MeasuredModel& model, const std::vector<eval::EvalSe
     try {
       results[set.name] = eval::evaluate(model.decoder(), set, {.batch_size = batch_size});
     } catch (const InterruptedError& error) {
-      throw interrupted(error, fmt::format("{} of {} evaluation sets are measured and kept", kept, sets.size()));
+      throw interrupted(error, fmt::format("saved {} of {} evaluation sets", kept, sets.size()));
     }
     const eval::Result& result = results[set.name];
     if (std::isfinite(result.headline().value) && cache.keep(key, eval::to_json(result))) ++kept;
@@ -126,7 +126,7 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
   }
   method::ProbeState state = probe_state(cache, key_of_samples);
   if (state.batches > 0)
-    log_info("probe      goes on after {} of {} batches", format_count(state.batches), format_count(num_batches));
+    log_info("probe      resuming after {} of {} batches", format_count(state.batches), format_count(num_batches));
   std::vector<method::Importance> importances;
   try {
     Progress progress("probe", method::probe_work(model.decoder(), text, options), {.unit = "passes", .source = name});
@@ -140,8 +140,8 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
   } catch (const InterruptedError& error) {
     const bool is_kept = state.batches > 0 && cache.keep(key_of_samples, {{"batches", state.batches},
                                                                           {"samples", method::to_json(state.samples)}});
-    throw interrupted(error, fmt::format("{} of {} batches of the probe are measured and kept",
-                                         is_kept ? state.batches : 0, num_batches));
+    throw interrupted(error,
+                      fmt::format("saved {} of {} batches of the probe", is_kept ? state.batches : 0, num_batches));
   }
   for (method::Importance& importance : importances) importance.model = model.identity();
   cache.keep(key, list_of(importances));
@@ -164,7 +164,7 @@ Json measure_copies(MeasuredModel& model, const method::Expansion& expansion, co
     cache.keep(key, method::to_json(report));
     return method::to_json(report);
   } catch (const InterruptedError& error) {
-    throw interrupted(error, fmt::format("what was measured on the texts before {} is kept", name));
+    throw interrupted(error, fmt::format("saved the measurements on the texts before {}", name));
   }
 }
 
@@ -189,7 +189,7 @@ method::Dial measure_dial(MeasuredModel& model, const method::Expansion& expansi
     return dial;
   } catch (const InterruptedError& error) {
     const bool is_kept = !known.empty() && cache.keep(key, method::to_json(known));
-    throw interrupted(error, fmt::format("{} points of the dial are measured and kept", is_kept ? known.size() : 0));
+    throw interrupted(error, fmt::format("saved {} points of the dial", is_kept ? known.size() : 0));
   }
 }
 

@@ -31,13 +31,14 @@ namespace adept::run {
 std::int32_t TextModel::eos() const {
   const std::optional<std::int32_t> id = data::load_special_token(dir, tokenizer, "eos");
   if (!id)
-    throw DataError("{}: names no EOS token; expected eos_token in tokenizer_config.json, to put between documents.",
+    throw DataError("{}: has no EOS token; expected eos_token in tokenizer_config.json, to separate documents.",
                     dir.string());
   if (*id >= config.vocab_size) {
     const std::string token = tokenizer.id_to_token(*id).value_or("");
     const bool is_listed = data::Tokenizer::from_file(dir / "tokenizer.json").token_to_id(token).has_value();
     throw DataError(
-        "{}: eos_token is {}{}: it has the id {}, but the model's vocabulary has {} ids; they do not belong together.",
+        "{}: eos_token is {}{}: it has the id {}, but the model's vocabulary has {} ids; the tokenizer and the model "
+        "do not match.",
         dir.string(), io::quote(token), is_listed ? "" : ", which tokenizer.json does not have", *id,
         config.vocab_size);
   }
@@ -63,7 +64,7 @@ void warn_of_long_sequences(const model::ModelConfig& config, const std::filesys
                             std::int64_t length) {
   const Json limit = config.source.value("max_position_embeddings", Json());
   if (limit.is_number_integer() && length > limit.get<std::int64_t>())
-    log_warning("{} {} is more than the {} positions that {} was made for (max_position_embeddings)", what, length,
+    log_warning("{} {} exceeds max_position_embeddings {} of {}; quality may degrade", what, length,
                 limit.get<std::int64_t>(), dir.string());
 }
 
@@ -126,8 +127,8 @@ void start_threads(int wanted) {
   const int threads = 1 + std::max(0, startable - kOthers) / kPools;
   if (threads < wanted)
     log_warning(
-        "{} of {} threads can be started; these do the work. Is there a limit of processes (ulimit -u, the pids limit "
-        "of a container)?",
+        "only {} of {} threads can be started; continuing with these. Check the limit on processes (ulimit -u, or the "
+        "pids limit of a container).",
         threads, wanted);
   at::set_num_threads(threads);
   at::parallel_for(0, at::get_num_threads(), 1, [](std::int64_t, std::int64_t) {});
@@ -139,7 +140,7 @@ void init_compute(config::Compute& compute) {
   const auto& [dtype, device, threads, wanted_kernels] = compute;
   const int cores = available_cores();
   if (threads > cores)
-    log_warning("threads: {} are more than the {} cores that this process may use; they will wait for each other",
+    log_warning("threads: {} is more than the {} cores that this process may use, so threads will wait for each other",
                 threads, cores);
   start_threads(threads > 0 ? static_cast<int>(threads) : cores);
   nn::set_kernels(wanted_kernels);
@@ -147,11 +148,13 @@ void init_compute(config::Compute& compute) {
   nn::use_caching_allocator();
   if (device == config::Device::kCuda && !at::hasCUDA())
     throw ConfigError(
-        "device: found cuda, but this torch has no CUDA or sees no GPU; expected cpu, or build with a CUDA torch.");
+        "device: found cuda, but this torch has no CUDA support or finds no GPU; expected cpu, or a build with a CUDA "
+        "torch.");
   if (dtype == config::DTypeChoice::kAuto) decide_dtype(compute);
   if (device == config::Device::kCpu && dtype == config::DTypeChoice::kBf16 && !cpu_has_native_bf16())
-    log_warning("this processor ({}) has no bf16 instructions: fp32 is faster and more exact; bf16 needs less memory",
-                cpu_model_name());
+    log_warning(
+        "this processor ({}) has no bf16 instructions, so fp32 is faster and more accurate; bf16 needs less memory",
+        cpu_model_name());
 }
 
 void init_compute_to_measure(config::Compute& compute, const std::filesystem::path& model_dir) {
@@ -163,7 +166,7 @@ void init_compute_to_measure(config::Compute& compute, const std::filesystem::pa
   });
   if (compute.dtype == config::DTypeChoice::kAuto && is_wide) {
     compute.dtype = config::DTypeChoice::kFp32;
-    log_info("dtype: fp32 (auto: as the weights of {} are, which bf16 would round)", model_dir.string());
+    log_info("dtype: fp32 (auto: the weights of {} are fp32, which bf16 would round)", model_dir.string());
   }
   init_compute(compute);
 }

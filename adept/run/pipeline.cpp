@@ -46,7 +46,7 @@ config::RunConfig decided(config::RunConfig config) {
   if (config.compute.dtype == config::DTypeChoice::kAuto) {
     if (const auto recorded = recorded_dtype(config.output_dir)) {
       config.compute.dtype = *recorded;
-      log_info("dtype: {} (auto: as in {}/config.yaml, which the run began with)", config::to_string(*recorded),
+      log_info("dtype: {} (auto: as in {}/config.yaml, with which the run started)", config::to_string(*recorded),
                config.output_dir);
     }
   }
@@ -89,7 +89,7 @@ class Run {
       try {
         prepare_text();
       } catch (const InterruptedError& error) {
-        throw interrupted(error, fmt::format("sources that are tokenized are kept in {}", (dir_ / "data").string()));
+        throw interrupted(error, fmt::format("tokenized sources are kept in {}", (dir_ / "data").string()));
       }
     });
   }
@@ -170,7 +170,7 @@ class Run {
           return trainer.run(resumes_);
         } catch (const InterruptedError& error) {
           const char* option = purpose_ == config::Purpose::kTrain ? " with --resume" : "";
-          throw InterruptedError(fmt::format("{}; the same command{} goes on from there", error.what(), option),
+          throw InterruptedError(fmt::format("{}; the same command{} continues from there", error.what(), option),
                                  error.exit_code());
         }
       }();
@@ -189,10 +189,10 @@ class Run {
       const auto results = evaluate(dir_ / "model");
       for (const auto& [name, result] : results)
         if (!std::isfinite(result.headline().value))
-          throw NonFiniteError(fmt::format(
-              "{}: the {} of the trained model is not finite: the training diverged (train.learning_rate is {:g}). "
-              "Start anew in another output_dir with a lower train.learning_rate.",
-              name, result.headline().name, config_.train.learning_rate));
+          throw NonFiniteError(
+              fmt::format("{}: the {} of the trained model is not finite: the training diverged (train.learning_rate "
+                          "is {:g}). Start again in another output_dir with a lower train.learning_rate.",
+                          name, result.headline().name, config_.train.learning_rate));
       io::write_record(dir_ / "eval_model.json", eval::results_to_json(results));
     });
   }
@@ -244,8 +244,7 @@ class Run {
     if (lines.empty() && expands_) lines = stages_.other_inputs("expand", expand_inputs());
     if (!lines.empty())
       throw ConfigError(
-          "{}: holds checkpoints that were made from other inputs:\n  {}\nRestore these inputs, or start anew in "
-          "another "
+          "{}: contains checkpoints from different inputs:\n  {}\nRestore these inputs, or start again in another "
           "output_dir.",
           dir_.string(), fmt::join(lines, "\n  "));
   }

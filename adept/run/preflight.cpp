@@ -69,15 +69,15 @@ void check_overwritten(const fs::path& dir, const fs::path& model, bool expands)
   if (expands) written.emplace(dir / "expanded", dir / "stages" / "expand.json");
   if (fs::weakly_canonical(model) == fs::weakly_canonical(dir) ||
       std::any_of(written.begin(), written.end(), [&](const auto& folder) { return is_in(model, folder.first); }))
-    throw ConfigError("output_dir: found {}; the model {} would be overwritten. Choose another place.", dir.string(),
-                      model.string());
+    throw ConfigError("output_dir: found {}; the model {} would be overwritten. Choose another directory.",
+                      dir.string(), model.string());
   for (const auto& [folder, record] : written) {
     const bool has_manifest =
         fs::exists(folder / method::kExpansionManifest) || fs::exists(folder / method::kTrainingRecord);
     const bool is_ours = fs::exists(record) || (fs::exists(record.parent_path()) && has_manifest);
     if (fs::exists(folder) && !(fs::is_directory(folder) && fs::is_empty(folder)) && !is_ours)
-      throw ConfigError("output_dir: {} exists and was not made by a run in {}. Choose another place.", folder.string(),
-                        dir.string());
+      throw ConfigError("output_dir: {} exists but is not the result of a run in {}. Choose another directory.",
+                        folder.string(), dir.string());
   }
 }
 
@@ -88,7 +88,7 @@ void check_no_foreign_files(const fs::path& dir) {
                            "eval_base.json", "eval_model.json", "train_results.json", "all_results.json"})
     if (is_present(dir / name))
       throw ConfigError(
-          "output_dir: {} exists and was not made by a run; it would be overwritten. Choose another place.",
+          "output_dir: {} exists but is not the result of a run, and would be overwritten. Choose another directory.",
           (dir / name).string());
 }
 
@@ -100,8 +100,8 @@ void check_can_be_made(const fs::path& dir) {
   if (!error && !fs::is_directory(place, error)) error = std::make_error_code(std::errc::not_a_directory);
   if (!error && ::access(place.c_str(), W_OK | X_OK) != 0) error = std::error_code(errno, std::generic_category());
   if (error)
-    throw DataError("output_dir: {} cannot be {}: {}. Choose another place.", dir.string(),
-                    fs::absolute(dir) == place ? "written" : "made", error.message());
+    throw DataError("output_dir: {} cannot be {}: {}. Choose another directory.", dir.string(),
+                    fs::absolute(dir) == place ? "written" : "created", error.message());
 }
 
 // Records beside the text would be read as text by the next start.
@@ -129,12 +129,12 @@ void check_length(const config::RunConfig& config, const data::TrainLoader& load
   for (std::int64_t s = 0; s < loader.num_sources(); ++s) {
     per_epoch += loader.sequences_per_epoch(s);
     if (loader.share(s) * static_cast<double>(length.sequences) < 1)
-      log_warning("data.train: source \"{}\" has a share of {:.2g} % of {} sequences: less than one",
+      log_warning("data.train: the share of source \"{}\" is {:.2g} % of {} sequences, which is less than one sequence",
                   loader.source_name(s), 100 * loader.share(s), length.sequences);
   }
   const std::int64_t per_step = config.train.batch_size * config.train.grad_accum;
   if (per_step > per_epoch)
-    log_warning("train.batch_size * train.grad_accum: a step takes {} sequences, all of the training text is {}",
+    log_warning("train.batch_size * train.grad_accum: a step takes {} sequences, but the training text has only {}",
                 per_step, per_epoch);
 }
 
@@ -145,8 +145,8 @@ Json data_position(const fs::path& model_dir) {
   const Json record = fs::exists(path) ? io::read_record(path, io::NoChecksum::kAccepted) : Json::object();
   if (!record.contains(train::kDataPosition))
     throw ConfigError(
-        "train.continue_data: {} does not say where the run that trained it stopped in the data ({}); expected a model "
-        "that adept trained, or train.continue_data: false.",
+        "train.continue_data: {} has no record of its position in the training data ({}); expected a model trained by "
+        "adept, or train.continue_data: false.",
         model_dir.string(), method::kTrainingRecord);
   return record[train::kDataPosition];
 }

@@ -123,14 +123,14 @@ std::string results_table(const config::RunConfig& config, const RunResults& res
                        format_count(static_cast<std::int64_t>(t.at("train_tokens_per_second").get<double>())),
                        100 * t.at("speed_of_light").get<double>());
   if (const auto skipped = t.at("nonfinite_steps").get<std::int64_t>(); skipped > 0)
-    table += fmt::format("  skipped       {} updates whose loss or gradient was not finite\n", skipped);
+    table += fmt::format("  skipped       {} updates with a non-finite loss or gradient\n", skipped);
   table += "  time         ";
   double total = 0;
   for (const StageRecord& stage : stages) {
     table += fmt::format(" {} {}{},", stage.name, format_duration(stage.seconds), stage.skipped ? " (kept)" : "");
     total += stage.seconds;
   }
-  table += fmt::format(" in all {}\n", format_duration(total));
+  table += fmt::format(" total {}\n", format_duration(total));
   table += fmt::format("  peak memory   {}\n", data::format_bytes(peak_memory(stages)));
   return table;
 }

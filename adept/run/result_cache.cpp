@@ -50,9 +50,9 @@ std::optional<Json> ResultCache::find(const Json& key) const {
     fs::last_write_time(path, fs::file_time_type::clock::now(), error);
     return record.at("result");
   } catch (const DataError& problem) {
-    log_warning("{} It is measured again.", problem.what());
+    log_warning("{} The measurement is repeated.", problem.what());
   } catch (const Json::exception&) {
-    log_warning("{}: is no result of a measurement. It is measured again.", path.string());
+    log_warning("{}: is not a measurement result. The measurement is repeated.", path.string());
   }
   fs::remove(path, error);
   return std::nullopt;

@@ -15,7 +15,8 @@ RunDirectory::RunDirectory(fs::path path) : path_(std::move(path)) {
   try {
     fs::create_directories(path_, error);
     if (error)
-      throw DataError("output_dir: {} cannot be made: {}. Choose another place.", path_.string(), error.message());
+      throw DataError("output_dir: {} cannot be created: {}. Choose another directory.", path_.string(),
+                      error.message());
     lock_.emplace(path_);
   } catch (...) {
     remove_made();

@@ -83,12 +83,12 @@ Json read_record(const fs::path& path) {
   } catch (const DataError& error) {  // a damaged record only costs doing the stage again
     std::string what = error.what();
     if (what.ends_with('.')) what.pop_back();
-    log_warning("{}; the stage is done again", what);
+    log_warning("{}; repeating the stage", what);
     return {};
   } catch (const Json::exception&) {
     // told below
   }
-  log_warning("{}: is no record of a stage; the stage is done again", path.string());
+  log_warning("{}: is not the record of a stage; repeating the stage", path.string());
   return {};
 }
 
@@ -129,9 +129,9 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
     }
     const fs::path output = run_dir_ / changed;
     if (fs::exists(output))
-      log_warning("{}: has changed since it was made; the stage is done again", output.string());
+      log_warning("{}: changed since the run wrote it; repeating the stage", output.string());
     else
-      log_info("{:<10} {} is no longer there; the stage is done again", name, output.string());
+      log_info("{:<10} {} no longer exists; repeating the stage", name, output.string());
   }
   forget_memory();
   fs::remove(path);  // work that fails halfway may have changed the outputs of the last time

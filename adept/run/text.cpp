@@ -119,7 +119,7 @@ void warn_of_shared_files(const config::RunConfig& config) {
   for (const data::TextSource& source : config.data.eval)
     for (const fs::path& file : data::find_files(source).files)
       if (const auto found = trained_on.find(fs::canonical(file)); found != trained_on.end())
-        log_warning("{}: is in data.train ({}) and in data.eval ({}): what is measured on it was trained on.",
+        log_warning("{}: is in both data.train ({}) and data.eval ({}), so the evaluation includes training text.",
                     file.string(), found->second, source.name);
 }
 
@@ -136,12 +136,12 @@ data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDat
 
 std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenDataset>& general, std::int64_t seq_len,
                                                std::int64_t max_tokens) {
-  if (general.empty()) throw ConfigError("data.general: found no source; expected at least one of general text.");
+  if (general.empty()) throw ConfigError("data.general: found no source; expected at least one.");
   for (const data::TokenDataset& dataset : general)
     if (dataset.num_tokens() < seq_len)
       throw ConfigError(
-          "{}: found {} tokens in all; expected at least one sequence of seq_len, which is {}: more text, or a smaller "
-          "seq_len.",
+          "{}: found {} tokens in total; expected at least one sequence of seq_len, which is {}. Use more text or a "
+          "smaller seq_len.",
           dataset.name(), dataset.num_tokens(), seq_len);
   const auto share = max_tokens / static_cast<std::int64_t>(general.size());
   std::vector<data::SequenceSet> sets;
@@ -156,7 +156,7 @@ std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenData
 void tell_samples(const std::string& stage, const std::vector<data::SequenceSet>& sets) {
   for (const data::SequenceSet& set : sets)
     if (const data::SampleSize size = set.counts().size(); size.is_sample)
-      log_info("{:<10} {}: a sample, {}", stage, set.name(), data::describe(size));
+      log_info("{:<10} {}: sample of {}", stage, set.name(), data::describe(size));
 }
 
 Json samples_json(const std::vector<data::SequenceSet>& sets) {

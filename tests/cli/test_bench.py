@@ -244,5 +244,5 @@ def test_wrong_options_are_usage_errors(expanded):
     if not torch.cuda.is_available():
         process, answers = bench(expanded, "--work", "step", "--device", "cuda")
         assert process.returncode == 2 and answers == []
-        assert process.stderr == ("adept_bench: --device: found cuda, but this torch has no CUDA or sees no GPU; "
+        assert process.stderr == ("adept_bench: --device: found cuda, but this torch has no CUDA support or finds no GPU; "
                                   "expected cpu.\n")  # fmt: skip

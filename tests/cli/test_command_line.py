@@ -202,8 +202,7 @@ def test_a_full_disk_is_a_failure():
 def test_longer_sequences_than_the_model_was_made_for_are_warned_of(tmp_path):
     model = text_models.save("llama_tied", tmp_path / "model")
     text = text_models.write_jsonl(tmp_path / "text.jsonl", text_models.sentences("general", 3))
-    warning = "seq_len 513 is more than the 512 positions that"
-    assert warning in run("eval", "--model", model, "--data", text, "--seq-len", 513).stderr
+    assert "seq_len 513 exceeds max_position_embeddings 512 of" in run("eval", "--model", model, "--data", text, "--seq-len", 513).stderr
     assert "positions" not in run("eval", "--model", model, "--data", text, "--seq-len", 512).stderr
 
 
@@ -235,7 +234,7 @@ def test_expanding_an_expanded_model_says_what_its_copies_are_now(tmp_path):
     first = run_program("adept", "expand", "--model", "base", "--out", "once", "--after", "1", cwd=tmp_path)
     assert first.stderr == ""
     second = run_program("adept", "expand", "--model", "once", "--out", "twice", "--after", "3", cwd=tmp_path)
-    assert "once: was expanded before. Its copies count as layers of the base" in second.stderr
+    assert "once: is already expanded. Its copies now count as layers of the base" in second.stderr
 
 
 def test_a_model_that_was_dialed_before_is_told(tmp_path):
@@ -270,7 +269,7 @@ def test_the_dtype_auto_is_said_and_follows_the_instructions(tmp_path):
     assert said("probe", "wide", *text, "--out", "scores.json", **none) == no
     assert said("generate", "wide", "--prompt", "a", "--max-new-tokens", "1", **none) == no
     assert said("eval", "narrow", *text, "--dtype", "bf16") == said("eval", "narrow", *text, "--dtype", "fp32") == []
-    assert said("eval", "wide", *text) == ["fp32 (auto: as the weights of wide are, which bf16 would round)"]
+    assert said("eval", "wide", *text) == ["fp32 (auto: the weights of wide are fp32, which bf16 would round)"]
     explained = run("config", "--explain", "dtype").stdout
     assert "  default  auto\n" in explained
     native = said("eval", "narrow", *text)

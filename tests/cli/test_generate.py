@@ -53,7 +53,7 @@ def test_a_text_longer_than_the_model_was_made_for_is_named(tmp_path):
     (directory / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8}))
     process = run_generate(directory, "--prompt", PROMPT, max_new_tokens=1)
     length = len(text_models.encode(PROMPT)) + 1
-    assert f"prompt plus --max-new-tokens: {length} is more than the 8 positions that {directory} was made for" in process.stderr
+    assert f"prompt plus --max-new-tokens: {length} exceeds max_position_embeddings 8 of {directory}" in process.stderr
 
 
 def test_sampling_follows_the_seed_and_the_limits(tmp_path):

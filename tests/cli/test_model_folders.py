@@ -63,7 +63,7 @@ SETTINGS = {
     "bos -1": (dict(bos_token_id=-1), dict(bos_token=None), {}, set(), ""),
     "bos that no token is": (dict(bos_token_id=VOCABULARY), dict(bos_token="<none>"), {}, set(), ""),
     "no eos": (dict(eos_token_id=None, bos_token_id=None), dict(eos_token=None), dict(eos_token_id=None), PACKING,
-               "names no EOS token; expected eos_token in tokenizer_config.json, to put between documents"),
+               "has no EOS token; expected eos_token in tokenizer_config.json"),
     "eos that no token is": ({}, dict(eos_token="<none>"), {}, PACKING,
                              'eos_token is "<none>", which tokenizer.json does not have'),
     "eos beyond the vocabulary": (dict(eos_token_id=VOCABULARY), {}, {}, READS_CONFIG,
@@ -117,8 +117,8 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused_where_i
 
 def test_weights_and_configuration_that_do_not_match_are_refused_everywhere(inputs, tmp_path):
     for changes, message in [
-        ({"attention_bias": True}, "self_attn.q_proj.bias is missing; config.json demands it"),
-        ({"tie_word_embeddings": False}, "lm_head.weight is missing; config.json demands it"),
+        ({"attention_bias": True}, "self_attn.q_proj.bias is missing; config.json requires it"),
+        ({"tie_word_embeddings": False}, "lm_head.weight is missing; config.json requires it"),
     ]:
         model = pathlib.Path(shutil.copytree(inputs / "expanded", tmp_path / "model", dirs_exist_ok=True))
         edit_json(model / "config.json", **changes)
@@ -136,7 +136,7 @@ def test_a_prefix_of_all_names_is_named(inputs, tmp_path):
     process = run_program("adept", "eval", "--model", model, "--data", inputs / "text.jsonl", check=False)
     assert process.returncode == 1
     assert 'The names have "_orig_mod." in front, such as _orig_mod.model.embed_tokens.weight for' in process.stderr
-    assert "save the model that was compiled, model._orig_mod." in process.stderr
+    assert "save the original model, model._orig_mod." in process.stderr
 
 
 def files_beside(folder):

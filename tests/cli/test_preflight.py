@@ -59,7 +59,7 @@ def test_all_paths_are_checked_at_once(inputs, tmp_path, command):
         'data.replay.0: source "replay-0"', "gone/: does not exist",
         'data.general.0: source "general-0"', "*.txt: contains or matches no such file",
         'data.eval.0: source "eval-0"', "file: a file without extension",
-        "output_dir: file/run cannot be made: Not a directory. Choose another place.",
+        "output_dir: file/run cannot be created: Not a directory. ",
     ):  # fmt: skip
         assert message in error, error
     assert "train-0" not in error and "eval-1" not in error and "tokenize" not in log
@@ -93,7 +93,7 @@ def test_a_model_without_eos_is_told_with_the_paths(inputs, tmp_path):
             (model / name).write_text(json.dumps(kept))
     for command in ("config", "run", "train"):
         _, error, _ = start(command, inputs, tmp_path, model=str(model), data=sources(train=["x.txt"], general=["text.jsonl"]))
-        assert "names no EOS token; expected eos_token in tokenizer_config.json" in error and "x.txt: does not exist" in error
+        assert "has no EOS token; expected eos_token in tokenizer_config.json" in error and "x.txt: does not exist" in error
 
 
 def test_an_unknown_tracker_is_told_with_the_paths(inputs, tmp_path):
@@ -118,7 +118,7 @@ EPOCHS = [  # what is derived from epochs is refused as what is given; the text 
     (dict(train={"warmup_steps": 5, "lr_scheduler": "wsd", "decay_ratio": 0.999}), "train.decay_ratio: found 0.999; expected warm-up and decay to sum to at most 1"),
     (dict(train={"num_train_epochs": 1e6, "grad_accum": 1, "batch_size": 1}, seq_len=2), "train.num_train_epochs: amounts to "),
     (dict(expand={"strategy": "gain_per_cost", "num_layers": 1}, data=sources(train=["short.jsonl", "other.jsonl"], general=["text.jsonl"])),
-     "train-0: found 1 tokens in all; expected at least one sequence of seq_len"),
+     "train-0: found 1 tokens in total; expected at least one sequence of seq_len"),
     (dict(eval={"packed": True}, data=sources(train=["other.jsonl"], general=["text.jsonl"], eval=["single.jsonl"])),
      "eval-0: found no token to predict"),
 ]  # fmt: skip
@@ -148,14 +148,14 @@ def test_shares_and_steps_that_do_not_fit_the_text_are_warned_of(inputs, tmp_pat
     train = {"max_steps": 1, "batch_size": 1000}
     path.write_text(json.dumps(config(output_dir=str(tmp_path / "run"), data=data, train=train, method="full")))
     log = run_program("adept", "run", path, cwd=inputs).stderr
-    assert 'data.train: source "train-1" has a share of 0.0001 % of 1000 sequences: less than one' in log
-    assert "train.batch_size * train.grad_accum: a step takes 1000 sequences, all of the training text is " in log
+    assert 'data.train: the share of source "train-1" is 0.0001 % of 1000 sequences' in log
+    assert "train.batch_size * train.grad_accum: a step takes 1000 sequences, but the training text has only " in log
 
 
 def test_a_budget_without_layers_is_refused_before_the_probe(inputs, tmp_path):
     code, error, _ = start("run", inputs, tmp_path, expand={"trainable": "90%", "exclude": [0, 1, 2]})
     assert code == 2
-    assert "the layers that expand.trainable gives: found 1; expected at most 0, the layers of base less those in" in error
+    assert "the number of layers of expand.trainable: found 1; expected at most 0, the number of layers of base minus those in" in error
 
 
 def test_a_start_that_fails_leaves_no_empty_folder(inputs, tmp_path):
@@ -177,5 +177,5 @@ def test_files_of_somebody_else_are_not_overwritten(inputs, tmp_path, command, n
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text("mine")
     code, error, _ = start(command, inputs, tmp_path, output_dir=str(tmp_path / "mine"))
-    assert code == 2 and f"output_dir: {tmp_path}/mine/{name} exists and was not made by a run" in error
+    assert code == 2 and f"output_dir: {tmp_path}/mine/{name} exists but is not the result of a run" in error
     assert [(f.name, f.read_text()) for f in (tmp_path / "mine").iterdir()] == [(name, "mine")]

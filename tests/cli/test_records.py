@@ -97,7 +97,7 @@ def test_a_bit_flipped_in_any_small_file_of_a_run_changes_nothing(copied, finish
             context = f"{name} at {place}: {process.stderr}"
             assert process.returncode == 0, context
             assert table(process) == table(finished[1]), context
-            assert "belongs to a different run" not in process.stderr and "was expanded before" not in process.stderr, context
+            assert "belongs to a different run" not in process.stderr and "is already expanded" not in process.stderr, context
             assert (out / "model" / "model.safetensors").read_bytes() == whole, context
             if (out / name).read_bytes() == bad:  # a checkpoint, which nobody needed
                 (out / name).write_bytes(good)
@@ -109,7 +109,7 @@ def test_a_record_that_is_cut_short_is_named_and_its_stage_done_again(copied, fi
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     process = run(copied)
     warnings = [line for line in process.stderr.splitlines() if line.startswith("warning: ")]
-    assert len(warnings) == 1 and f"out/{name}: " in warnings[0] and warnings[0].endswith("the stage is done again"), warnings
+    assert len(warnings) == 1 and f"out/{name}: " in warnings[0] and warnings[0].endswith("repeating the stage"), warnings
     assert table(process) == table(finished[1])
     assert kept(run(copied)) == STAGES
 
@@ -208,7 +208,7 @@ def test_a_model_goes_on_with_the_data_where_its_run_stopped(copied):
     other = run(copied, *settings, command="train", flags=["--resume"], check=False)
     assert other.returncode == 2 and "train.continue_data: was true, now false" in other.stderr
     base = run(copied, "output_dir=no", flags=["--continue-data"], check=False)
-    assert base.returncode == 2 and "train.continue_data: base does not say where the run that trained it stopped" in base.stderr
+    assert base.returncode == 2 and "train.continue_data: base has no record of its position in the training data" in base.stderr
 
 
 def test_what_is_made_of_a_trained_model_goes_on_with_its_data_too(copied):
@@ -249,7 +249,7 @@ def test_files_lost_from_the_result_are_made_again(copied, method, lost):
     whole = snapshot(copied / method / "model")
     for path in (copied / method / "model").glob(lost):
         path.unlink()
-    assert "the stage is done again" in run(copied, *settings).stderr
+    assert "repeating the stage" in run(copied, *settings).stderr
     assert snapshot(copied / method / "model") == whole
 
 
@@ -271,7 +271,7 @@ def sharing(tmp_path):
 
 
 def measured_before(process):
-    return {line.split(":")[0] for line in process.stderr.splitlines() if "measured before" in line}
+    return {line.split(":")[0] for line in process.stderr.splitlines() if "cached result" in line}
 
 
 def test_baseline_and_probe_are_measured_once_for_all_output_folders(copied, sharing):
@@ -315,7 +315,7 @@ def test_evaluations_and_probes_that_are_interrupted_keep_what_is_done(copied, s
     evaluate = ["eval", *common, "--data", "held.jsonl", "--data", "long.jsonl"]
     code, messages = interrupted(copied, evaluate, lambda: any(results.glob("*.json")), sharing)
     assert code == 130, messages
-    assert "error: interrupted (SIGINT); 1 of 2 evaluation sets are measured and kept" in messages
+    assert "error: interrupted (SIGINT); saved 1 of 2 evaluation sets" in messages
     assert measured_before(run_program("adept", *evaluate, cwd=copied, env=sharing)) == {"eval       held"}
     whole = json.loads((copied / "out.json").read_text())
     off = {**sharing, "ADEPT_RESULT_CACHE": "off"}
@@ -327,12 +327,12 @@ def test_evaluations_and_probes_that_are_interrupted_keep_what_is_done(copied, s
     for wait in (0.5, 1, 2, 4):  # until the signal meets the probe
         begin = time.monotonic()
         code, messages = interrupted(copied, probe, lambda: time.monotonic() > begin + wait, sharing)  # noqa: B023
-        match = re.search(r"interrupted \(SIGINT\); (\d+) of (\d+) batches of the probe are measured and kept", messages)
+        match = re.search(r"interrupted \(SIGINT\); saved (\d+) of (\d+) batches of the probe", messages)
         if match and int(match[1]) > 0:
             break
     assert code == 130 and int(match[1]) > 0, messages
     resumed = run_program("adept", *probe, cwd=copied, env=sharing)
-    assert f"probe      goes on after {match[1]} of " in resumed.stderr.replace(",", "")
+    assert f"probe      resuming after {match[1]} of " in resumed.stderr.replace(",", "")
     whole = json.loads((copied / "out.json").read_text())
     run_program("adept", *probe, cwd=copied, env=off)
     assert json.loads((copied / "out.json").read_text()) == whole

@@ -238,7 +238,7 @@ def test_the_dtype_auto_is_that_of_the_machine_and_then_of_the_run(finished, tmp
     run_auto("narrow", "--dtype", "bf16")
     for out, dtype, environment in (("plain", "fp32", {}), ("narrow", "bf16", {"ADEPT_INSTRUCTION_SET": "generic"})):
         again = run_auto(out, **environment)
-        assert f"dtype: {dtype} (auto: as in {tmp_path / out}/config.yaml, which the run began with)" in again.stderr
+        assert f"dtype: {dtype} (auto: as in {tmp_path / out}/config.yaml, with which the run started)" in again.stderr
         assert kept(again) == ["baseline", "expand", "train", "eval", "copies"]
     refused = run_program("adept", "run", "auto.yaml", "--set", f"output_dir={tmp_path}/plain", "--dtype", "bf16", cwd=folder, check=False)
     assert refused.returncode == 2 and "dtype: was " in refused.stderr
@@ -251,7 +251,7 @@ def test_other_training_in_the_same_directory_is_refused_by_name(copied):
     assert process.stderr.endswith(
         "error: out/checkpoint-6: belongs to a different run:\n  seed: was 42, now 1\n"
         "  train.learning_rate: was 0.001, now 0.0005\n"
-        "Resume with the same inputs, or start anew in another output_dir.\n"
+        "Resume with the same inputs, or start again in another output_dir.\n"
     )
     for change in ("seq_len=32", "expand.num_layers=1", "probe.max_tokens=500", "dtype=bf16"):
         process = run(copied, "--set", change, check=False)
@@ -273,7 +273,7 @@ def test_a_result_that_was_damaged_or_lost_is_made_again(copied, finished):
         for spoil in (lambda: path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1])), path.unlink):
             spoil()
             process = run(copied, *keep)
-            assert "the stage is done again" in process.stderr and path.read_bytes() == whole
+            assert "repeating the stage" in process.stderr and path.read_bytes() == whole
             assert table(process) == table(finished[1])
 
 
@@ -287,7 +287,7 @@ def test_the_model_that_a_run_starts_from_is_never_overwritten(finished, tmp_pat
     before = snapshot(folder)
     process = run(folder, "--set", f"output_dir={output_dir}", "--set", f"model={model}", check=False)
     assert process.returncode == 2
-    assert "would be overwritten. Choose another place" in process.stderr or "which is the model" in process.stderr
+    assert "would be overwritten. Choose another directory" in process.stderr or "which is the model" in process.stderr
     assert snapshot(folder) == before
 
 
@@ -296,7 +296,7 @@ def test_what_others_put_into_the_directory_is_not_replaced(finished, tmp_path, 
     (tmp_path / "run" / name).mkdir(parents=True)
     (tmp_path / "run" / name / "thesis.txt").write_text("years of work")
     process = run(finished[0], "--set", f"output_dir={tmp_path}/run", check=False)
-    assert process.returncode == 2 and "exists and was not made by a run in" in process.stderr
+    assert process.returncode == 2 and "exists but is not the result of a run in" in process.stderr
     assert (tmp_path / "run" / name / "thesis.txt").read_text() == "years of work"
 
 
@@ -308,7 +308,7 @@ def test_models_that_other_commands_made_are_not_replaced(finished, tmp_path):
         before = snapshot(out)
         process = run(folder, "--set", f"output_dir={out}", check=False)
         assert process.returncode == 2
-        assert f"output_dir: {out}/{name} exists and was not made by a run in {out}. Choose another place." in process.stderr
+        assert f"output_dir: {out}/{name} exists but is not the result of a run in {out}. Choose another directory." in process.stderr
         assert snapshot(out) == before
 
 
@@ -505,7 +505,7 @@ def test_evaluation_takes_a_sample_that_is_told_and_the_worth_of_copies_is_a_key
     assert after["text"] == sample
     words = f"{sample['tokens']} of {sample['all_tokens']:,} tokens in {sample['documents']} of 20 documents"
     assert f"held-domain: {words}\n" in process.stdout
-    assert f"eval       held-domain: a sample, {words}\n" in process.stderr
+    assert f"eval       held-domain: sample of {words}\n" in process.stderr
     copies = json.loads((folder / "out" / "copies.json").read_text())
     assert copies["held-domain"]["samples"]["held-domain"]["tokens"] == sample["all_tokens"], "4,096 are more than there are"
     out = tmp_path / "run"
@@ -548,11 +548,11 @@ def test_another_method_in_the_same_directory_leaves_nothing_of_the_first(copied
 
 def test_text_that_is_trained_and_measured_on_is_warned_of(finished, tmp_path):
     folder, process = finished[0], finished[1]
-    warning = "is in data.train"
+    warning = "is in both data.train"
     assert warning not in process.stderr
     same = "data.eval=[{name: same, path: ./general.jsonl.gz, text_field: body}]"
     again = run(folder, "--set", f"output_dir={tmp_path}/run", "--set", same, "--set", "train.max_steps=1")
-    assert "./general.jsonl.gz: is in data.train (replay) and in data.eval (same): what is measured" in again.stderr
+    assert "./general.jsonl.gz: is in both data.train (replay) and data.eval (same)" in again.stderr
 
 
 def test_a_hub_id_is_found_in_the_cache(finished, tmp_path):
@@ -592,11 +592,11 @@ def test_an_interrupt_stops_a_stage_and_the_next_call_goes_on(finished, stage, f
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         messages = process.communicate()[1]
-        if "sources that are tokenized are kept" not in messages:
+        if "tokenized sources are kept" not in messages:
             break
     assert process.returncode == 130, messages
     done = "evaluation sets" if stage == "baseline" else "batches of the probe"
-    kept_of_it = rf"error: interrupted \(SIGINT\); \d+ of \d+ {done} are measured and kept; the same command goes on from there\n"
+    kept_of_it = rf"error: interrupted \(SIGINT\); saved \d+ of \d+ {done}; the same command continues from there\n"
     assert re.search(kept_of_it, messages), messages
     assert json.loads((out / "stages" / f"{stage}.json").read_text())["interrupted"]
     assert not [path.name for path in out.rglob("*") if ".tmp" in path.name]

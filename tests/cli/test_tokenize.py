@@ -253,4 +253,4 @@ def test_tokens_that_other_files_declare_are_found_in_text(base, tmp_path):
     new = len(json.loads((model / "tokenizer.json").read_text())["model"]["vocab"])
     assert json.loads(tokenize(model, tmp_path / "x.jsonl").stdout) == [*text_models.encode("the"), new]
     error = error_of(run_program("adept", "eval", "--model", model, "--data", tmp_path / "x.jsonl", check=False))
-    assert f"the tokenizer gives the id {new}" in error and 'The token is "<|im_end|>".' in error
+    assert f"the tokenizer produces the id {new}" in error and 'The token is "<|im_end|>".' in error

@@ -495,7 +495,7 @@ def test_training_resumes_after_interrupts_only_when_told_to(straight):
     code, messages = run_until(["train", config], lambda: num_lines(log) >= 3, signal.SIGINT)
     assert code == 130
     step = num_lines(log)
-    assert f"error: interrupted (SIGINT); saved step {step} of {RUN_STEPS} in {out}; the same command with --resume goes on" in messages
+    assert f"error: interrupted (SIGINT); saved step {step} of {RUN_STEPS} in {out}; the same command with --resume continues" in messages
     assert (out / f"checkpoint-{step}" / "trainer_state.json").is_file()
 
     refused = run_program("adept", "train", config, check=False)

@@ -26,8 +26,8 @@ bool are_apart(const Importance& importance, int a, int b) {
 std::vector<int> cheapest_of_equals(const std::vector<int>& ascending, int k, const Importance& importance) {
   if (importance.stability.covariance.empty())
     throw ConfigError(
-        "expand.strategy: cost_aware needs to know how certain the scores are, and these do not say; probe again with "
-        "at least two sequences of each source.");
+        "expand.strategy: cost_aware requires scores with confidence intervals, which these lack. Probe again with at "
+        "least two sequences per source.");
   const int threshold = ascending[static_cast<std::size_t>(k) - 1];
   std::vector<int> chosen, equal;
   for (std::size_t i = 0; i < ascending.size(); ++i) {
@@ -47,7 +47,7 @@ std::vector<int> cheapest_of_equals(const std::vector<int>& ascending, int k, co
 std::vector<int> best_gain_per_cost(const std::vector<int>& layers, int k, std::int64_t copies,
                                     const Importance& importance, const StepCost& step_cost) {
   if (importance.method != kFirstOrderGain)
-    throw ConfigError("expand.strategy: gain_per_cost needs the scores of `adept probe --method {}`, found {}.",
+    throw ConfigError("expand.strategy: gain_per_cost requires scores of `adept probe --method {}`; found {}.",
                       kFirstOrderGain, importance.method);
   const auto gain = [&](int l) { return importance.layers[static_cast<std::size_t>(l)].score; };
   std::vector<int> chosen;
@@ -74,8 +74,8 @@ int num_layers_for_budget(const model::ModelConfig& base, double trainable_share
   const auto share = [&](int k) { return 1 - all / (all + static_cast<double>(k * copies * largest)); };
   if (share(1) > trainable_share)
     throw ConfigError(
-        "trainable (expand.trainable, --trainable): found {:.4g} %; expected at least {:.4g} %, which is one layer of "
-        "this model copied {}.",
+        "trainable (expand.trainable, --trainable): found {:.4g} %; expected at least {:.4g} %, the share of one layer "
+        "of this model copied {}.",
         100 * trainable_share, 100 * share(1), copies == 1 ? "once" : fmt::format("{} times", copies));
   int k = 1;
   while (k < static_cast<int>(base.num_hidden_layers) - num_excluded && share(k + 1) <= trainable_share) ++k;

@@ -60,7 +60,8 @@ class DialedModel {
     for (const auto& [text, value] : {std::pair{"general", general}, std::pair{"domain", domain}})
       if (!std::isfinite(value))
         throw NonFiniteError(fmt::format(
-            "{} text: the loss is not finite; the model's weights are damaged, or it needs dtype fp32.", text));
+            "{} text: the loss is not finite; the model's weights are damaged, or the model requires dtype fp32.",
+            text));
     known_.push_back({.alphas = alphas, .general_loss = general, .domain_loss = domain});
     return known_.back();
   }

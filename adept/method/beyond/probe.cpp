@@ -163,7 +163,7 @@ Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method
     importance.layers.push_back({.index = static_cast<int>(importance.layers.size()), .score = score});
   normalize_and_rank(importance.layers);
   if (!std::isfinite(importance.baseline_loss))
-    throw NonFiniteError("probe: the model's loss is not finite; look at the model's weights and the probe text.");
+    throw NonFiniteError("probe: the model's loss is not finite; check the model's weights and the probe text.");
   std::vector<std::vector<double>> resampled;
   if (const int freedom = degrees_of_freedom(samples); freedom > 0) {
     resampled = resampled_scores(samples, from_sequences(method), kResamples, kResampleSeed);
@@ -238,7 +238,7 @@ std::vector<Importance> probe(const model::Decoder& decoder, const ProbeText& te
   const auto num_layers = static_cast<int>(decoder.num_layers());
   const int most = num_layers - static_cast<int>(std::set<int>(options.exclude.begin(), options.exclude.end()).size());
   if (options.num_lowest < 1 || options.num_lowest > most)
-    throw ConfigError("number of layers to choose: found {}; expected 1 to {}, the layers of the model{}.",
+    throw ConfigError("number of layers to choose: found {}; expected 1 to {}, the number of layers of the model{}.",
                       options.num_lowest, most, options.exclude.empty() ? "" : " that are not excluded");
   std::int64_t done = 0, positions = 0;
   const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };

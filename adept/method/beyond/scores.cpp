@@ -23,15 +23,14 @@ std::array<double, 2> read_interval(const Json& entry, const std::string& prefix
   constexpr double infinity = std::numeric_limits<double>::infinity();
   const auto bound = [&](const Json& value, double if_null) {
     if (!value.is_null() && !value.is_number())
-      throw DataError("{}ci95 holds {}; expected numbers or null", prefix, model::brief(value));
+      throw DataError("{}ci95 contains {}; expected numbers or null", prefix, model::brief(value));
     return value.is_null() ? if_null : value.get<double>();
   };
   const Json interval = entry.is_object() ? entry.value("ci95", Json()) : Json();
   if (!interval.is_array() || interval.size() != 2)
     throw DataError("{}ci95 is {}; expected a list of two numbers", prefix, model::brief(interval));
   const std::array<double, 2> bounds = {bound(interval[0], -infinity), bound(interval[1], infinity)};
-  if (bounds[0] > bounds[1])
-    throw DataError("{}ci95 is {}; expected its ends in order", prefix, model::brief(interval));
+  if (bounds[0] > bounds[1]) throw DataError("{}ci95 is {}; expected ascending bounds", prefix, model::brief(interval));
   return bounds;
 }
 
@@ -58,9 +57,9 @@ std::vector<double> Importance::scores() const {
 void normalize_and_rank(std::vector<LayerImportance>& layers) {
   for (const LayerImportance& layer : layers)
     if (!std::isfinite(layer.score))
-      throw NonFiniteError(fmt::format(
-          "importance of layer {}: the score is not finite; look at the model's weights and the probe text.",
-          layer.index));
+      throw NonFiniteError(
+          fmt::format("importance of layer {}: the score is not finite; check the model's weights and the probe text.",
+                      layer.index));
   const auto by_score = [](const LayerImportance& a, const LayerImportance& b) { return a.score < b.score; };
   const auto [low, high] = std::minmax_element(layers.begin(), layers.end(), by_score);
   const double min = low->score, range = high->score - low->score;
@@ -126,14 +125,15 @@ Stability read_stability(const Json& json, std::size_t num_layers) {
     std::vector<double> values;
     for (const Json& value : row) {
       if (!value.is_number() && !value.is_null())
-        throw DataError("stability.covariance holds {}; expected numbers or null", model::brief(value));
+        throw DataError("stability.covariance contains {}; expected numbers or null", model::brief(value));
       values.push_back(value.is_null() ? std::numeric_limits<double>::infinity() : value.get<double>());
     }
     stability.covariance.push_back(std::move(values));
   }
   for (const auto& row : stability.covariance)
     if (row.size() != num_layers || stability.covariance.size() != num_layers)
-      throw DataError("stability.covariance has not a row and a column for each of the {} layers", num_layers);
+      throw DataError("stability.covariance has another size; expected a row and a column for each of the {} layers",
+                      num_layers);
   return stability;
 }
 
@@ -176,7 +176,7 @@ const Json& scores_of(const Json& json, const std::string& method) {
     if (json["methods"].contains(method)) return json["methods"][method];
     for (const auto& [name, scores] : json["methods"].items()) known += ", " + name;
   }
-  throw ConfigError("found no scores of {}; expected a method that was probed: {}", method, known);
+  throw ConfigError("found no scores of {}; expected a probed method: {}", method, known);
 }
 
 }  // namespace
@@ -190,7 +190,7 @@ Importance importance_from_json(const Json& json, const std::string& where, cons
   } catch (const ConfigError& error) {
     throw ConfigError("{}: {}.", where, error.what());
   }
-  if (importance.layers.empty()) throw DataError("{}: holds no layers; run `adept probe` again.", where);
+  if (importance.layers.empty()) throw DataError("{}: contains no layers. Run `adept probe` again.", where);
   for (std::size_t i = 0; i < importance.layers.size(); ++i)
     if (importance.layers[i].index != static_cast<int>(i))
       throw DataError("{}: entry {} of layers has index {}; expected every layer once, in order.", where, i,

@@ -153,7 +153,7 @@ TEST(InitCompute, WarnsOfMoreThreadsThanCores) {
   };
   EXPECT_THAT(told(cores + 1),
               ::testing::HasSubstr(
-                  fmt::format("threads: {} are more than the {} cores that this process may use", cores + 1, cores)));
+                  fmt::format("threads: {} is more than the {} cores that this process may use", cores + 1, cores)));
   EXPECT_EQ(told(cores), "");
   init_compute({});
 }

@@ -51,10 +51,10 @@ TEST(PlaceCopies, RefusesIndicesOutsideTheModelOrOutOfOrder) {
   const auto refusal = [](const std::vector<int>& after) {
     return test::message_of<ConfigError>([&] { place_copies(after, 4); });
   };
-  EXPECT_THAT(refusal({}), HasSubstr("layers to expand: found none, expected at least one"));
-  EXPECT_THAT(refusal({1, 4}), HasSubstr("found 4, expected indices from 0 to 3 (the model has 4 layers)"));
-  EXPECT_THAT(refusal({-1}), HasSubstr("found -1, expected indices from 0 to 3"));
-  EXPECT_THAT(refusal({2, 1}), HasSubstr("found 1 after 2, expected ascending indices"));
+  EXPECT_THAT(refusal({}), HasSubstr("layers to expand: found none; expected at least one"));
+  EXPECT_THAT(refusal({1, 4}), HasSubstr("found 4; expected indices from 0 to 3 (the model has 4 layers)"));
+  EXPECT_THAT(refusal({-1}), HasSubstr("found -1; expected indices from 0 to 3"));
+  EXPECT_THAT(refusal({2, 1}), HasSubstr("found 1 after 2; expected ascending indices"));
 }
 
 TEST(ExpandedIndex, MovesALayerBehindTheCopiesOfThoseBeforeIt) {
@@ -134,8 +134,8 @@ TEST(ExpandConfig, RefusesPeriodsAndUnknownPerLayerListsByNameAllAtOnce) {
   EXPECT_THAT(message, HasSubstr("dir/config.json: cannot be expanded"));
   EXPECT_THAT(message, HasSubstr("sliding_window_pattern = 6 is a rule over layer indices"));
   EXPECT_THAT(message, HasSubstr("decoder_sparse_step = 2 is a rule"));
-  EXPECT_THAT(message, HasSubstr("my_scales has one entry per layer and its meaning is not known"));
-  EXPECT_THAT(message, HasSubstr("layer_types has 3 entries, expected num_hidden_layers = 4"));
+  EXPECT_THAT(message, HasSubstr("my_scales has one entry per layer, but its meaning is unknown"));
+  EXPECT_THAT(message, HasSubstr("layer_types has 3 entries; expected num_hidden_layers = 4"));
 }
 
 TEST(ExpandConfig, TakesPeriodsOfOneNullsAndListsOfOtherThings) {

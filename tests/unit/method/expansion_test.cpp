@@ -177,14 +177,14 @@ TEST(Manifest, OfADamagedFileNamesWhatIsWrong) {
   EXPECT_THAT(refusal("/version", "1"), HasSubstr("version is \"1\"; expected an integer"));
   EXPECT_THAT(refusal("/base_model/weights", 7), HasSubstr("base_model.weights is number; expected a string"));
   EXPECT_THAT(refusal("/base_num_hidden_layers", "four"), HasSubstr("base_num_hidden_layers is \"four\""));
-  EXPECT_THAT(refusal("/base_num_hidden_layers", 3), HasSubstr("found 3, expected indices from 0 to 2"));
+  EXPECT_THAT(refusal("/base_num_hidden_layers", 3), HasSubstr("found 3; expected indices from 0 to 2"));
   EXPECT_THAT(refusal("/expanded_layers", 3), HasSubstr("expanded_layers is 3; expected a list"));
   EXPECT_THAT(refusal("/expanded_layers", Json::array()), HasSubstr("layers to expand: found none"));
   EXPECT_THAT(refusal("/expanded_layers/1", 3), HasSubstr("expanded_layers[1].source is missing"));
   EXPECT_THAT(refusal("/expanded_layers/1/source", 2.5), HasSubstr("expanded_layers[1].source is 2.5"));
-  EXPECT_THAT(refusal("/expanded_layers/1/source", 0), HasSubstr("found 0 after 1, expected ascending"));
+  EXPECT_THAT(refusal("/expanded_layers/1/source", 0), HasSubstr("found 0 after 1; expected ascending"));
   EXPECT_THAT(refusal("/expanded_layers/1/index", 4),
-              HasSubstr("the copy of layer 3 is said to be layer 4, expected 5. Expand the base model again."));
+              HasSubstr("the copy of layer 3 has index 4; expected 5. Expand the base model again."));
   EXPECT_THAT(refusal("/importance", 1), HasSubstr("not importance scores"));
   io::write_record(manifest, good);
   std::string flipped = test::read_file(manifest);
@@ -206,7 +206,7 @@ TEST(Manifest, AModelThatWasNeverExpandedSaysHow) {
   const std::string message = test::message_of<DataError>([&] { read_expansion(dir / "base"); });
   EXPECT_THAT(
       message,
-      HasSubstr("found no adept_expansion.json; expected a model with copies. Make one with `adept expand --model"));
+      HasSubstr("found no adept_expansion.json; expected a model with copies. Create one with `adept expand --model"));
 }
 
 // Expanding must fail with an `Exception` and leave nothing behind; its message.
@@ -223,7 +223,7 @@ std::string refusal(const test::TemporaryDirectory& dir, const std::vector<int>&
 TEST(Expansion, RefusesWrongLayersBeforeAnythingIsWritten) {
   const test::TemporaryDirectory dir;
   test::write_model(dir / "base", test::config_of_kind("llama"));
-  EXPECT_THAT(refusal<ConfigError>(dir, {1, 4}), HasSubstr("found 4, expected indices from 0 to 3"));
+  EXPECT_THAT(refusal<ConfigError>(dir, {1, 4}), HasSubstr("found 4; expected indices from 0 to 3"));
   EXPECT_THAT(refusal<ConfigError>(dir, {3, 1}), HasSubstr("found 1 after 3"));
   EXPECT_THAT(refusal<ConfigError>(dir, {}), HasSubstr("found none"));
 }
@@ -232,17 +232,17 @@ TEST(Expansion, RefusesScoresOfAnotherModel) {
   const test::TemporaryDirectory dir;
   test::write_model(dir / "base", test::config_of_kind("llama"));
   EXPECT_THAT(refusal<DataError>(dir, kAfter, scores_of(dir / "base", {1, 2, 3})),
-              HasSubstr("the importance scores are of a model with 3 layers, this one has 4; probe this model"));
+              HasSubstr("the importance scores belong to a model with 3 layers, but this one has 4."));
   Importance other = scores_of(dir / "base", {1, 2, 3, 4});
   other.model->weights = "xxh3:00000000000000000000000000000000";
   EXPECT_THAT(refusal<DataError>(dir, kAfter, other),
-              HasSubstr("the importance scores are of another model (weights differ); probe this model"));
+              HasSubstr("the importance scores belong to a different model (weights differ)"));
   const Importance scores = scores_of(dir / "base", {1, 2, 3, 4});
   Json config = read_json(dir / "base" / "config.json");
   config["rms_norm_eps"] = 2e-5;
   test::write_file(dir / "base" / "config.json", config.dump());
   EXPECT_THAT(refusal<DataError>(dir, kAfter, scores),
-              HasSubstr("the importance scores are of another model (config.json differ); probe this model"));
+              HasSubstr("the importance scores belong to a different model (config.json differ)"));
 }
 
 // As loading does: otherwise the expanded model could not be used.
@@ -253,11 +253,11 @@ TEST(Expansion, ChecksTheWeightsAgainstTheConfiguration) {
     std::string message;
   };
   const std::vector<Case> cases = {
-      {"llama", "attention_bias", true, "model.layers.0.self_attn.q_proj.bias is missing; config.json demands it"},
+      {"llama", "attention_bias", true, "model.layers.0.self_attn.q_proj.bias is missing; config.json requires it"},
       {"llama_biased_tied", "attention_bias", false, "self_attn.q_proj.bias is not a tensor of this architecture"},
-      {"llama_biased_tied", "tie_word_embeddings", false, "lm_head.weight is missing; config.json demands it"},
+      {"llama_biased_tied", "tie_word_embeddings", false, "lm_head.weight is missing; config.json requires it"},
       {"llama", "tie_word_embeddings", true, "lm_head.weight differs from model.embed_tokens.weight"},
-      {"llama", "intermediate_size", 40, "mlp.up_proj.weight has shape [36, 24]; config.json demands [40, 24]"},
+      {"llama", "intermediate_size", 40, "mlp.up_proj.weight has shape [36, 24]; config.json requires [40, 24]"},
       {"llama", "eos_token_id", 53, "eos_token_id is 53; expected an integer from 0 to 52"}};
   for (const Case& c : cases) {
     const test::TemporaryDirectory dir;
@@ -284,7 +284,7 @@ TEST(Expansion, RefusesAModelWhoseCopiesCouldNotBeMadeTheIdentity) {
     std::filesystem::remove_all(dir / "new");
   }
   EXPECT_THAT(refusal<DataError>(dir, kAfter),
-              HasSubstr("model.layers.3.mlp.down_proj.weight is missing; config.json demands it with shape"));
+              HasSubstr("model.layers.3.mlp.down_proj.weight is missing; config.json requires it with shape"));
 }
 
 TEST(Expansion, RefusesADefaultThatWouldMoveTheWindowInADeeperModel) {

@@ -80,7 +80,7 @@ TEST(ImportanceJson, KeepsStabilityAndSeparation) {
   Json json = to_json(importance);
   json["stability"]["covariance"].erase(0);
   EXPECT_THAT(test::message_of<DataError>([&] { importance_from_json(json, "x"); }),
-              HasSubstr("stability.covariance has not a row and a column for each of the 3 layers"));
+              HasSubstr("stability.covariance has another size; expected a row and a column for each of the 3 layers"));
 }
 
 TEST(ImportanceJson, RefusesWhatNoProbeWrites) {
@@ -137,7 +137,7 @@ TEST(ImportanceJson, HoldsSeveralMethodsOfWhichOneIsAskedFor) {
   expect_equal(importance_from_json(json, "x", "mask_out"), both[0]);
   expect_equal(importance_from_json(json, "x", "fisher"), both[1]);
   EXPECT_THAT(test::message_of<ConfigError>([&] { importance_from_json(json, "x.json", "cumulative"); }),
-              HasSubstr("x.json: found no scores of cumulative; expected a method that was probed: mask_out, fisher"));
+              HasSubstr("x.json: found no scores of cumulative; expected a probed method: mask_out, fisher"));
 }
 
 TEST(ImportanceJson, HasTheFieldsOfTheContract) {
@@ -161,14 +161,14 @@ TEST(ImportanceJson, NamesTheFieldThatIsWrong) {
   EXPECT_THAT(refusal("/model", 1), HasSubstr("model.weights is missing"));
   EXPECT_THAT(refusal("/model/config.json", 1), HasSubstr("model.config.json is number; expected a string"));
   EXPECT_THAT(refusal("/tokens", 0), HasSubstr("tokens is 0; expected at least 1"));
-  EXPECT_THAT(refusal("/layers/0/ci95", {2, 1}), HasSubstr("layers[0].ci95 is [2,1]; expected its ends in order"));
+  EXPECT_THAT(refusal("/layers/0/ci95", {2, 1}), HasSubstr("layers[0].ci95 is [2,1]; expected ascending bounds"));
   EXPECT_THAT(refusal("/layers", "all"), HasSubstr("layers is \"all\"; expected a list"));
   EXPECT_THAT(refusal("/layers/2", 1), HasSubstr("layers[2].index is missing"));
   EXPECT_THAT(refusal("/layers/1/score", nullptr), HasSubstr("layers[1].score is null; expected a number"));
   EXPECT_THAT(refusal("/layers/1/index", 4294967297), HasSubstr("layers[1].index is 4294967297; expected an integer"));
   EXPECT_THAT(refusal("/layers/1/ci95", 0.5), HasSubstr("layers[1].ci95 is 0.5; expected a list of two numbers"));
   EXPECT_THAT(refusal("/layers/1/ci95/0", "low"), HasSubstr("layers[1].ci95 holds \"low\"; expected numbers or null"));
-  EXPECT_THAT(refusal("/layers", Json::array()), HasSubstr("scores.json: holds no layers"));
+  EXPECT_THAT(refusal("/layers", Json::array()), HasSubstr("scores.json: contains no layers"));
   EXPECT_THAT(refusal("/layers/1/index", 2), HasSubstr("scores.json: entry 1 of layers has index 2; expected every "
                                                        "layer once, in order"));
   for (const char* key : {"method", "baseline_loss", "tokens", "sequences", "layers"}) {

@@ -94,10 +94,10 @@ TEST(SelectByGain, TakesTheBestSetForItsCostAndKnowsItsScores) {
   EXPECT_THAT(select(gain, options, [](std::span<const int> after) { return 5.0 - after.front(); }), ElementsAre(3, 4))
       << "12 / 2 against 19 / 5";
   EXPECT_THAT(test::message_of<ConfigError>([&] { select(scored({1, 2, 3}), options); }),
-              HasSubstr("gain_per_cost needs the scores of `adept probe --method gain`"));
+              HasSubstr("gain_per_cost requires scores of `adept probe --method gain`"));
   for (const auto strategy : {SelectionStrategy::kLowest, SelectionStrategy::kCostAware})
     EXPECT_THAT(test::message_of<ConfigError>([&] { select(gain, {.strategy = strategy, .num_layers = 1}); }),
-                HasSubstr("found scores of method gain, of which high ones are good"));
+                HasSubstr("found scores of method gain, for which higher is better"));
 }
 
 TEST(AreApart, TakesTheCovarianceIntoAccount) {
@@ -115,18 +115,18 @@ TEST(SelectLayers, NamesWhatIsWrong) {
   };
   for (const int k : {-1, 0, 4})
     EXPECT_THAT(refusal(importance, {.num_layers = k}),
-                HasSubstr("number of layers to expand: found " + std::to_string(k) + ", expected 1 to 3"));
+                HasSubstr("number of layers to expand: found " + std::to_string(k) + "; expected 1 to 3"));
   EXPECT_THAT(refusal(importance, {.num_layers = 3, .exclude = {1}}),
-              HasSubstr("found 3, expected 1 to 2 (the layers of the model that are not excluded)"));
+              HasSubstr("found 3; expected 1 to 2 (the number of layers of the model that are not excluded)"));
   EXPECT_THAT(refusal(importance, {.num_layers = 1, .exclude = {3}}),
-              HasSubstr("layers to exclude: found 3, expected indices from 0 to 2"));
+              HasSubstr("layers to exclude: found 3; expected indices from 0 to 2"));
   EXPECT_THAT(refusal(std::nullopt, {.num_layers = 1}), HasSubstr("found no importance scores"));
   EXPECT_THAT(refusal(scored({1, 2}), {.num_layers = 1}),
-              HasSubstr("the importance scores are of 2 layers, the model has 3; probe this model"));
+              HasSubstr("found importance scores of 2 layers, but the model has 3"));
   Importance blind = importance;
   blind.stability = {};
   EXPECT_THAT(refusal(blind, {.strategy = SelectionStrategy::kCostAware, .num_layers = 1}),
-              HasSubstr("cost_aware needs to know how certain the scores are"));
+              HasSubstr("cost_aware requires scores with confidence intervals"));
 }
 
 TEST(Budget, GivesTheMostLayersWhoseShareFits) {

@@ -220,7 +220,7 @@ TEST(UnitImportance, RefusesTextWithoutAPredictedTokenAndScoresThatAreNotFinite)
   norm[3] = std::nan("");
   EXPECT_THAT(
       test::message_of<NonFiniteError>([&] { importance_of(model, decoder, probe_batches(), Progress::silent()); }),
-      HasSubstr("is not finite; look at the general text and the model's weights"));
+      HasSubstr("is not finite; check the general text and the model's weights"));
 }
 
 // Units whose names start with 'n' are norm gains; all have ten elements.

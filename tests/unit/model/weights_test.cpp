@@ -223,8 +223,8 @@ TEST_F(ModelDirectory, NamesEveryWrongTensorAtOnce) {
   write(damaged);
   EXPECT_THAT(
       refusal(config),
-      AllOf(HasSubstr("model.layers.1.mlp.up_proj.weight is missing; config.json demands it with shape [36, 24]"),
-            HasSubstr("model.layers.0.self_attn.q_proj.weight has shape [24, 23]; config.json demands [24, 24]"),
+      AllOf(HasSubstr("model.layers.1.mlp.up_proj.weight is missing; config.json requires it with shape [36, 24]"),
+            HasSubstr("model.layers.0.self_attn.q_proj.weight has shape [24, 23]; config.json requires [24, 24]"),
             HasSubstr("model.layers.2.self_attn.q_proj.bias is not a tensor of this architecture"),
             HasSubstr("model.norm.weight has element type I32; this build reads F32, BF16, F16"),
             HasSubstr(directory_.string())));
@@ -244,13 +244,13 @@ TEST_F(ModelDirectory, NamesWhatSetsAllNamesApart) {
   };
   const std::vector<Case> cases = {
       {"_orig_mod.", "",
-       "The names have \"_orig_mod.\" in front, such as _orig_mod.lm_head.weight for lm_head.weight; "
-       "torch.compile does that: save the model that was compiled, model._orig_mod."},
-      {"module.", "", "The names have \"module.\" in front, such as"},
-      {"base_model.model.", "", "The names have \"base_model.model.\" in front, such as"},
+       "The names have the prefix \"_orig_mod.\", such as _orig_mod.lm_head.weight for lm_head.weight; "
+       "torch.compile does this; save the original model, model._orig_mod."},
+      {"module.", "", "The names have the prefix \"module.\", such as"},
+      {"base_model.model.", "", "The names have the prefix \"base_model.model.\", such as"},
       {"base_model.model.", ".base_layer", "merge the adapter with merge_and_unload() and save the result"},
-      {"base_model.model.", ".base_layer", "\".base_layer\" inside and have \"base_model.model.\" in front"},
-      {"student.wrapped.", "", "The names have \"student.wrapped.\" in front, such as"}};
+      {"base_model.model.", ".base_layer", "\".base_layer\" and have the prefix \"base_model.model.\""},
+      {"student.wrapped.", "", "The names have the prefix \"student.wrapped.\", such as"}};
   for (const Case& c : cases) {
     std::map<std::string, at::Tensor> renamed;
     for (const auto& [name, tensor] : tensors(config)) {
@@ -261,7 +261,7 @@ TEST_F(ModelDirectory, NamesWhatSetsAllNamesApart) {
     }
     std::filesystem::remove(directory_ / "model.safetensors");
     write(renamed);
-    EXPECT_THAT(refusal(config), AllOf(HasSubstr(c.message), HasSubstr(" is missing; config.json demands it"),
+    EXPECT_THAT(refusal(config), AllOf(HasSubstr(c.message), HasSubstr(" is missing; config.json requires it"),
                                        HasSubstr(c.prefix + "model."), HasSubstr(" is not a tensor of this")));
   }
 }
@@ -275,11 +275,11 @@ TEST_F(ModelDirectory, NamesThePartThatAllNamesLackOrHaveWithin) {
     multimodal["model.language_model." + name.substr(6)] = tensor;
   }
   write(headless);
-  EXPECT_THAT(refusal(config), HasSubstr("The names lack \"model.\" in front, such as embed_tokens.weight for "
-                                         "model.embed_tokens.weight; a model without a head does that"));
+  EXPECT_THAT(refusal(config), HasSubstr("The names lack the prefix \"model.\", such as embed_tokens.weight for "
+                                         "model.embed_tokens.weight; a model without a head does this"));
   std::filesystem::remove(directory_ / "model.safetensors");
   write(multimodal);
-  EXPECT_THAT(refusal(config), HasSubstr("The names have \".language_model\" inside, such as"));
+  EXPECT_THAT(refusal(config), HasSubstr("The names contain \".language_model\", such as"));
 }
 
 TEST_F(ModelDirectory, ShowsWhatWasFoundHoweverMuchIsMissing) {

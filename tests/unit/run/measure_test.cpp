@@ -38,13 +38,13 @@ TEST(MeasureCopies, ThatIsInterruptedKeepsTheTextsBefore) {
   };
   const Json first = measure("first", 1);
   EXPECT_EQ(operations.interruption(0, [&] { measure("second", 2); }),
-            "terminated (SIGTERM); what was measured on the texts before second is kept; the same command goes on from "
+            "terminated (SIGTERM); saved the measurements on the texts before second; the same command continues from "
             "there");
   const test::CapturedLog log;
   EXPECT_EQ(measure("first", 1), first);
-  EXPECT_THAT(log.text(), HasSubstr("copies     first: measured before, from " + m.cache.directory().string()));
+  EXPECT_THAT(log.text(), HasSubstr("copies     first: cached result from " + m.cache.directory().string()));
   measure("second", 2);
-  EXPECT_THAT(log.text(), ::testing::Not(HasSubstr("second: measured before")));
+  EXPECT_THAT(log.text(), ::testing::Not(HasSubstr("second: cached result")));
 }
 
 TEST(MeasureDial, ThatIsInterruptedKeepsItsPointsAndEndsTheSame) {
@@ -60,13 +60,13 @@ TEST(MeasureDial, ThatIsInterruptedKeepsItsPointsAndEndsTheSame) {
   const std::int64_t total = operations.count();
   const auto begun = operations.interruption(0, [&] { measure(m.cache); });
   ASSERT_TRUE(begun);
-  EXPECT_THAT(*begun, HasSubstr("; 0 points of the dial are measured and kept; the same command goes on from there"));
+  EXPECT_THAT(*begun, HasSubstr("; saved 0 points of the dial; the same command continues from there"));
   const auto halfway = operations.interruption(total / 2, [&] { measure(m.cache); });
   ASSERT_TRUE(halfway);
-  EXPECT_THAT(*halfway, ::testing::ContainsRegex("; [2-4] points of the dial are measured and kept"));
+  EXPECT_THAT(*halfway, ::testing::ContainsRegex("; saved [2-4] points of the dial"));
   const test::CapturedLog log;
   const method::Dial resumed = measure(m.cache);
-  EXPECT_THAT(log.text(), ::testing::ContainsRegex("dial       [2-4] points: measured before"));
+  EXPECT_THAT(log.text(), ::testing::ContainsRegex("dial       [2-4] points: cached result"));
   EXPECT_EQ(method::to_json(resumed, m.expanded.expansion), method::to_json(*whole, m.expanded.expansion));
 }
 

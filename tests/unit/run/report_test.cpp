@@ -69,7 +69,7 @@ TEST(ResultsTable, ShowsWhatWasTrainedAndWhatItCost) {
   const std::string table = results_table(config_with_two_sets(), results_by_hand(), kStages);
   EXPECT_THAT(table, HasSubstr("14,000,000 of 148,000,000 parameters (9.5 %)"));
   EXPECT_THAT(table, HasSubstr("1,500 steps, 1,234,567 tokens, 987 tokens/s (61 % SOL)"));
-  EXPECT_THAT(table, HasSubstr("tokenize 0:05, probe 1:01 (kept), train 1:00:00, in all 1:01:06"));
+  EXPECT_THAT(table, HasSubstr("tokenize 0:05, probe 1:01 (kept), train 1:00:00, total 1:01:06"));
   EXPECT_THAT(table, HasSubstr("peak memory   2.5 GB"));
   EXPECT_THAT(table, Not(HasSubstr("skipped")));
 }
@@ -103,7 +103,7 @@ TEST(ResultsTable, SaysHowManyUpdatesWereSkipped) {
   RunResults results = results_by_hand();
   results.training["nonfinite_steps"] = 3;
   EXPECT_THAT(results_table(config_with_two_sets(), results, kStages),
-              HasSubstr("skipped       3 updates whose loss or gradient was not finite"));
+              HasSubstr("skipped       3 updates with a non-finite loss or gradient"));
 }
 
 TEST(ResultsTable, KeepsItsColumnsWithoutABaseline) {

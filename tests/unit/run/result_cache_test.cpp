@@ -42,7 +42,7 @@ TEST(ResultCache, ADamagedResultIsReportedAndMeasuredAgain) {
   const test::CapturedLog log;
   EXPECT_FALSE(cache.find(key).has_value());
   EXPECT_THAT(log.text(), HasSubstr(path.string() + ": is damaged"));
-  EXPECT_THAT(log.text(), HasSubstr("It is measured again."));
+  EXPECT_THAT(log.text(), HasSubstr("The measurement is repeated."));
   EXPECT_FALSE(std::filesystem::exists(path));
 }
 

@@ -53,8 +53,8 @@ TEST(RunDirectory, NamesThePlaceThatCannotBeMade) {
     const RunDirectory run(dir / "file/run");
     FAIL() << "made below a file";
   } catch (const DataError& error) {
-    EXPECT_EQ(error.what(),
-              "output_dir: " + (dir / "file/run").string() + " cannot be made: Not a directory. Choose another place.");
+    EXPECT_EQ(error.what(), "output_dir: " + (dir / "file/run").string() +
+                                " cannot be created: Not a directory. Choose another directory.");
   }
 }
 

@@ -224,7 +224,7 @@ TEST(StageRunner, ABitFlippedAnywhereInARecordOnlyCostsDoingTheStageAgain) {
       continue;
     }
     ASSERT_THAT(log.text(), HasSubstr(stage.record().string())) << bad;
-    ASSERT_THAT(log.text(), HasSubstr("the stage is done again")) << bad;
+    ASSERT_THAT(log.text(), HasSubstr("repeating the stage")) << bad;
     test::write_file(stage.record(), good);
   }
   EXPECT_LE(kept, 2);

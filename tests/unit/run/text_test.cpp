@@ -143,7 +143,7 @@ TEST(TokenCache, IsMadeAgainWhenTheFileIsDamaged) {
 // What is not used is not checked: only packing asks for the EOS token.
 TEST(ScoringSequences, OnlyPackedOnesNeedAnEosToken) {
   const std::pair<const char*, const char*> kCases[] = {
-      {R"({"eos_token": null})", "names no EOS token; expected eos_token in tokenizer_config.json"},
+      {R"({"eos_token": null})", "has no EOS token; expected eos_token in tokenizer_config.json"},
       {R"({"eos_token": "<end>"})", ""},  // gets the next id, for which the model has a row
       {R"({"eos_token": "</s>", "pad_token": "<none>", "bos_token": "<none>"})", ""}};
   for (const auto& [settings, message] : kCases) {
@@ -188,13 +188,13 @@ TEST(ProbeSequences, TakeEqualSharesOfEverySource) {
   EXPECT_EQ(probe_sequences(general, 8, 0)[1].num_input_tokens(), 16) << "0 is all";
   EXPECT_EQ(probe_sequences(general, 8, 1)[1].size(), 1) << "at least one sequence of each";
   EXPECT_THAT(test::message_of<ConfigError>([&] { probe_sequences(general, 17, 0); }),
-              HasSubstr("a: found 16 tokens in all; expected at least one sequence of seq_len, which is 17"));
+              HasSubstr("a: found 16 tokens in total; expected at least one sequence of seq_len, which is 17"));
   EXPECT_THAT(test::message_of<ConfigError>(
                   [&] { probe_sequences({lengths_of("long", {40}), lengths_of("short", {4})}, 8, 0); }),
-              HasSubstr("short: found 4 tokens in all"))
+              HasSubstr("short: found 4 tokens in total"))
       << "of several sources each";
   EXPECT_THAT(test::message_of<ConfigError>([] { probe_sequences({}, 8, 0); }),
-              HasSubstr("data.general: found no source; expected at least one of general text"));
+              HasSubstr("data.general: found no source; expected at least one"));
 }
 
 TEST(ToBatches, HoldEverySequenceOnceInRowsOfTheBatchSize) {
@@ -271,7 +271,7 @@ TEST(MakeTrainLoader, RefusesAModelWithoutAnEndOfSequenceToken) {
   config.data.train.resize(1);
   const Datasets datasets{.train = {lengths_of("a", {9})}, .replay = {}, .general = {}, .eval = {}};
   EXPECT_THAT(test::message_of<DataError>([&] { make_train_loader(t.model(), config, datasets); }),
-              HasSubstr("names no EOS token; expected eos_token in tokenizer_config.json"));
+              HasSubstr("has no EOS token; expected eos_token in tokenizer_config.json"));
 }
 
 }  // namespace

@@ -249,7 +249,7 @@ TEST(Checkpoint, OfAnotherRunIsRefusedWithEverythingThatDiffers) {
   EXPECT_THAT(message, HasSubstr("\n  train.batch_size: was 4, now absent"));
   EXPECT_THAT(message, HasSubstr("\n  dtype: was absent, now \"bf16\""));
   EXPECT_THAT(message, Not(HasSubstr("seed")));
-  EXPECT_THAT(message, HasSubstr("Resume with the same inputs, or start anew in another output_dir."));
+  EXPECT_THAT(message, HasSubstr("Resume with the same inputs, or start again in another output_dir."));
   RunIdentity config = make_identity();
   config.model.config = "xxh3:one digit";
   EXPECT_THAT(refusal(config), HasSubstr("\n  model.config.json: has changed\n"));

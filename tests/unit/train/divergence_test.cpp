@@ -143,7 +143,7 @@ TEST(Divergence, EndsTheRunWithItsReasonAndNothingOfItIsSaved) {
     }
     EXPECT_THAT(message, HasSubstr("is not finite (train.learning_rate is 1e+"));
     EXPECT_THAT(message, HasSubstr("The last state before that step is the model that training started from. Start "
-                                   "anew in another"));
+                                   "again in another"));
     EXPECT_TRUE(list_checkpoints(run_dir).empty());
     EXPECT_THROW(trainer.export_model(run_dir / "model"), NonFiniteError);
     EXPECT_FALSE(fs::exists(run_dir / "model"));
@@ -161,7 +161,7 @@ TEST(Divergence, NamesTheNewestStateFromBeforeTheStep) {
             "the training diverged: after step 5, x is not finite (train.learning_rate is 100). The last "
             "state before that step is " +
                 (dir / "checkpoint-3").string() +
-                ". Start anew in another output_dir with a lower train.learning_rate.");
+                ". Start again in another output_dir with a lower train.learning_rate.");
 }
 
 }  // namespace
