@@ -21,6 +21,19 @@ def test_setup_on_another_system_says_what_is_needed_and_stops(os_release, tmp_p
         assert words in process.stderr
 
 
+@pytest.mark.parametrize("script", ["setup", "test", "demo", "fetch-demo-assets"])
+def test_help_is_printed_and_nothing_done(script):
+    process = subprocess.run([ROOT / "scripts" / script, "--help"], capture_output=True, text=True, timeout=10)
+    assert process.returncode == 0 and process.stderr == ""
+    assert f"scripts/{script} " in process.stdout and "#" not in process.stdout and "set -" not in process.stdout
+
+
+@pytest.mark.parametrize("script, word", [("setup", "relaese"), ("test", "--fats")])
+def test_an_unknown_word_is_refused_before_anything_is_done(script, word):
+    process = subprocess.run([ROOT / "scripts" / script, word], capture_output=True, text=True, timeout=10)
+    assert process.returncode == 2 and process.stdout == "" and word in process.stderr
+
+
 def test_fetch_names_an_unknown_asset():
     process = subprocess.run([ROOT / "scripts" / "fetch-demo-assets", "modle"], capture_output=True, text=True)
     assert process.returncode == 2 and "unknown asset modle; known: model, text, gemma" in process.stderr
