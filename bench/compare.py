@@ -1,19 +1,19 @@
-"""adept against transformers, side by side in one run.
+"""Compares adept with transformers, side by side in one run.
 
     bench/run [ROW...] [--repeats N] [--json FILE] [--device cuda]
 
-The peer is transformers, in the rows called scaling adept itself on one thread. Each row starts one process per side on
-the same model directory, the same token ids and the same number of threads. The processes live through the row and work
-one at a time, turn by turn: the peer, adept, the peer; the first turn of each is warm-up and not counted. The losses of
-both sides are compared at every turn: a row whose sides do not compute the same thing is an error.
+The peer is transformers; in the rows named scaling, it is adept on one thread. Each row starts one process per side with
+the same model directory, the same token ids and the same number of threads. The processes run for the whole row and work
+alternately: the peer, adept, the peer. The first turn of each is warm-up and is not counted. The losses of both sides
+are compared at every turn: it is an error if the sides do not compute the same.
 
 Models, in bf16 files: the real SmolLM2-135M, 4 x 512 tokens (it is fetched, imported and expanded here with
 build/release/adept), and random weights in the shapes of Qwen3-0.6B, 2 x 512 tokens, and Qwen3-1.7B, 8 x 1,024, which
-are made here (1.2 and 3.4 GB). The ids are of a news text.
+are created here (1.2 and 3.4 GB). The ids are from a news text.
 
-The memory is the most that a process had resident, on a GPU what its tensors took there.
+Memory is the peak resident set of a process; on a GPU, the peak of its tensors.
 
-On two cores a row of SmolLM2 takes 2 to 15 minutes with 5 repeats, of Qwen3-0.6B's shape 2 to 10, its probe an hour.
+On two cores, a row of SmolLM2 takes 2 to 15 minutes with 5 repeats, of Qwen3-0.6B's shape 2 to 10, its probe an hour.
 """
 
 import argparse
@@ -395,13 +395,13 @@ def parse_arguments():
     )
     parser.add_argument(
         "rows", nargs="*", metavar="ROW",
-        help="names or patterns such as 'step-*-fp32'; default: all but those of Qwen3-1.7B's shape, with --device cuda those in bf16",
+        help="names or patterns such as 'step-*-fp32' (default: all except Qwen3-1.7B's shape; with --device cuda, those in bf16)",
     )  # fmt: skip
-    parser.add_argument("--repeats", type=int, default=5, help="of each row, after one warm-up (default: 5)")
-    parser.add_argument("--json", type=pathlib.Path, help="where everything is saved (default: .cache/bench/results-<time>.json)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of both sides (default: cpu)")
-    parser.add_argument("--threads", type=int, help="of both sides (default: the physical cores that this process may use)")
-    parser.add_argument("--batch", type=parse_batch, metavar="BxT", help="sequences x tokens, of every row")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of each row, after one warm-up (default: 5)")
+    parser.add_argument("--json", type=pathlib.Path, help="file for all results (default: .cache/bench/results-<time>.json)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of both sides (default: cpu)")
+    parser.add_argument("--threads", type=int, help="threads of both sides (default: the physical cores that this process may use)")
+    parser.add_argument("--batch", type=parse_batch, metavar="BxT", help="batch size of every row: sequences x tokens")
     arguments = parser.parse_args()
     chosen = []
     on_gpu = arguments.device == "cuda"
@@ -442,7 +442,7 @@ def check_peers(device):
         import torch
 
         if not torch.cuda.is_available():
-            raise BenchError("--device cuda: this torch has no CUDA or sees no GPU")
+            raise BenchError("--device cuda: this torch has no CUDA support or finds no GPU")
 
 
 def measure_rows(build, arguments, results):

@@ -1,16 +1,16 @@
-"""Every method on the same model and data, one after the other, and one table.
+"""Runs every method on the same model and data, one after the other, and prints one table.
 
     bench/methods CONFIG.yaml --out DIR [--method adept --method lora=1e-4 ...] [--set KEY=VALUE ...]
 
-Each is `adept run CONFIG.yaml` with `method`, a learning rate and an output directory DIR/<method> of its own. A method
-does best at a rate of its own, so each has a default, whatever CONFIG.yaml says: %(rates)s.
-METHOD=RATE takes another one, and --set train.learning_rate=RATE one for all. These are rates to start from, not
-searched ones: where a comparison matters, try several for each method.
+Each run is `adept run CONFIG.yaml` with its own `method`, learning rate and output directory DIR/<method>. Methods
+work best at different rates, so each has a default that overrides CONFIG.yaml: %(rates)s.
+METHOD=RATE sets another rate, and --set train.learning_rate=RATE one for all. The defaults are starting points: if a
+comparison matters, try several rates for each method.
 
-All runs are checked before the first one starts. What was killed goes on where it stopped when the command is given
-again. The table is printed and written to DIR/methods.md: losses on every held-out set before and after, the rate,
-trained parameters, tokens/s, and the highest resident memory of the training. Relative paths, those of CONFIG.yaml
-included, are relative to the working folder.
+All runs are checked before the first one starts. After a kill, the same command continues. The table is printed and
+written to DIR/methods.md: losses on every held-out set before and after training, the rate, trained parameters,
+tokens/s, and the peak resident memory of the training. Relative paths, including those in CONFIG.yaml, are relative to
+the working folder.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def parse_arguments():
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR")
     parser.add_argument("--method", action="append", type=parse_method, metavar="METHOD[=RATE]",
                         help="repeatable; default: all of " + ", ".join(RATES))  # fmt: skip
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every run; repeatable")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key in every run; repeatable")
     arguments = parser.parse_args()
     arguments.method = dict(arguments.method or RATES.items())
     return arguments

@@ -233,7 +233,8 @@ int main(int argc, char** argv) {
   app.add_option("--threads", threads)->capture_default_str()->check(CLI::Range(1, 1024));
   app.add_option("--repeats", repeats)->capture_default_str()->check(CLI::Range(1, 1024));
   const CLI::Option* chosen =
-      app.add_option("--cases", cases, "Time the cases of the tests with such names instead, beside their references")
+      app.add_option("--cases", cases,
+                     "Time the test cases with matching names instead, compared with their references")
           ->type_name("PATTERN");
   return adept::bench::run(app, argc, argv, [&] {
     at::set_num_threads(threads);
@@ -242,7 +243,7 @@ int main(int argc, char** argv) {
       adept::bench::time_model_shapes(repeats);
     } else if (!adept::bench::time_cases(cases, repeats)) {
       throw adept::ConfigError(
-          "--cases: no case is called \"{}\"; expected a pattern such as 'Attention*', 'Swiglu*' or '*'.", cases);
+          "--cases: found no case named \"{}\"; expected a pattern such as 'Attention*', 'Swiglu*' or '*'.", cases);
     }
   });
 }

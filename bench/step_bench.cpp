@@ -255,24 +255,27 @@ int main(int argc, char** argv) {
       ->trigger_on_parse();
   app.add_option("--model", options.model, "Model directory; for --work step an expanded one")->required();
   app.add_option("--ids", options.ids, "JSON file: rows of token ids of equal length")->required();
-  app.add_option("--work", options.work, "What one repeat does")
+  app.add_option("--work", options.work, "Work of one repeat")
       ->check(CLI::IsMember({"forward", "step", "full", "probe"}));
   app.add_flag("--cached", options.cached, "Steps with an activation cache, which the first repeat fills");
-  app.add_option("--activation-checkpointing", options.checkpointing, "Of a step: none, selective or full")
+  app.add_option("--activation-checkpointing", options.checkpointing,
+                 "Activation checkpointing of a step: none, selective or full")
       ->check(CLI::IsMember({"none", "selective", "full"}));
   app.add_option("--dtype", options.dtype, "Compute dtype")->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_option("--device", options.device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
-  app.add_option("--threads", options.threads, "Threads; default: the cores that this process may use")
+  app.add_option("--threads", options.threads, "Number of threads; default: the cores that this process may use")
       ->check(CLI::Range(1, 1024));
-  app.add_option("--profile", options.profile, "Instead: so many repeats, and where their time goes")
+  app.add_option("--profile", options.profile, "Run this many repeats and print a time profile instead")
       ->check(CLI::Range(1, 1000));
   return adept::bench::run(app, argc, argv, [&] {
     if (options.cached && options.work != "step")
-      throw adept::ConfigError("--cached: expected --work step, found {}.", options.work);
+      throw adept::ConfigError("--cached: found --work {}; expected --work step.", options.work);
     if (options.checkpointing != "none" && options.work != "step" && options.work != "full")
-      throw adept::ConfigError("--activation-checkpointing: expected --work step or full, found {}.", options.work);
+      throw adept::ConfigError("--activation-checkpointing: found --work {}; expected --work step or full.",
+                               options.work);
     if (options.device == "cuda" && !at::hasCUDA())
-      throw adept::ConfigError("--device: found cuda, but this torch has no CUDA or sees no GPU; expected cpu.");
+      throw adept::ConfigError(
+          "--device: found cuda, but this torch has no CUDA support or finds no GPU; expected cpu.");
     adept::bench::serve(options);
   });
 }

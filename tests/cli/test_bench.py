@@ -37,7 +37,7 @@ def bench(folder, *arguments, turns=0):
 def test_an_activation_cache_is_for_steps_of_copies(expanded, work):
     process, answers = bench(expanded, "--work", work, "--cached", turns=2)
     assert process.returncode == 2 and answers == []
-    assert process.stderr == f"adept_bench: --cached: expected --work step, found {work}.\n"
+    assert process.stderr == f"adept_bench: --cached: found --work {work}; expected --work step.\n"
 
 
 @needs_bench
@@ -140,7 +140,7 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_is_prepared():
     process = subprocess.run([ROOT / "bench" / "run", "forward-fp32", "--device", "cuda"],
                              env={**os.environ, "ADEPT_PYTHON": sys.executable}, capture_output=True, text=True)  # fmt: skip
     assert process.returncode == 1 and process.stdout == ""
-    assert process.stderr == "\nbench/run: --device cuda: this torch has no CUDA or sees no GPU\n"
+    assert process.stderr == "\nbench/run: --device cuda: this torch has no CUDA support or finds no GPU\n"
 
 
 SIDE = {"tokens_per_s": {"min": 1, "median": 2, "max": 3}, "peak_bytes": 1e9, "load_seconds": 1, "versions": {"x": "1"}}
@@ -222,7 +222,7 @@ def test_ids_must_be_rows_of_numbers(expanded):
 def test_only_steps_recompute(expanded, work):
     process, _ = bench(expanded, "--work", work, "--activation-checkpointing", "full")
     assert process.returncode == 2
-    assert process.stderr == f"adept_bench: --activation-checkpointing: expected --work step or full, found {work}.\n"
+    assert process.stderr == f"adept_bench: --activation-checkpointing: found --work {work}; expected --work step or full.\n"
 
 
 @pytest.mark.skipif(not (BUILD / "adept_ops_bench").is_file(), reason="this build has no adept_ops_bench (ADEPT_BUILD_BENCH)")
@@ -233,7 +233,7 @@ def test_the_cases_of_the_tests_are_timed_by_name(tmp_path):
                                          for dtype in ("fp32", "bf16") for step in ("forward", "backward")]  # fmt: skip
     unknown = run_program("adept_ops_bench", "--cases", "Norm", cwd=tmp_path, check=False)
     assert unknown.returncode == 2
-    assert unknown.stderr == "adept_ops_bench: --cases: no case is called \"Norm\"; expected a pattern such as 'Attention*', 'Swiglu*' or '*'.\n"
+    assert unknown.stderr == "adept_ops_bench: --cases: found no case named \"Norm\"; expected a pattern such as 'Attention*', 'Swiglu*' or '*'.\n"
 
 
 @needs_bench
