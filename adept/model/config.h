@@ -27,7 +27,8 @@ struct ModelConfig {
   std::int64_t max_position_embeddings = 0;  ///< tokens; a hint, nothing here is limited by it
   double rms_norm_eps = 1e-6;
   bool tie_word_embeddings = false;
-  double embedding_scale = 1;               ///< embeddings are multiplied by it
+  nn::EmbeddingScale embedding_scale;
+  double logit_divisor = 1;                 ///< logits are divided by it
   std::vector<nn::RopeParameters> ropes;    ///< rotary frequencies: Attention::rope says which
   std::vector<Layer> layers;                ///< num_hidden_layers, without tensors
   Norm norm;                                ///< behind the last layer; without a tensor

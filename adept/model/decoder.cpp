@@ -38,9 +38,11 @@ std::vector<at::Tensor> project(const nn::Input& x, const std::vector<Projection
   return results;
 }
 
-/// What comes out of a body, as it is added to the residual stream.
-at::Tensor added(at::Tensor output, const std::optional<Norm>& post_norm) {
-  return post_norm ? (*post_norm)(output) : output;
+/// What comes out of the body of a branch, as it is added to the residual stream.
+template <typename Body>
+at::Tensor added(at::Tensor output, const Branch<Body>& branch) {
+  if (branch.post_norm) output = (*branch.post_norm)(output);
+  return branch.multiplier == 1 ? output : output * branch.multiplier;
 }
 
 }  // namespace
@@ -151,7 +153,7 @@ const Layer& Decoder::layer_of(std::int64_t l) const {
 
 void Decoder::attend(Residual& stream, std::int64_t l, const Context& context) const {
   const Branch<Attention>& branch = layer_of(l).attention;
-  stream.update = added(attention(stream.input(branch.pre_norm), branch.body, l, context), branch.post_norm);
+  stream.update = added(attention(stream.input(branch.pre_norm), branch.body, l, context), branch);
 }
 
 // What the last projection multiplies: (B, T, F).
@@ -166,7 +168,7 @@ nn::Input Decoder::gated(Residual& stream, std::int64_t l) const {
 
 at::Tensor Decoder::fed_forward(const nn::Input& gated, std::int64_t l) const {
   const Branch<FeedForward>& branch = layer_of(l).feed_forward;
-  return added(nn::project(gated, branch.body.output.linear), branch.post_norm);
+  return added(nn::project(gated, branch.body.output.linear), branch);
 }
 
 void Decoder::feed_forward(Residual& stream, std::int64_t l) const {
@@ -221,15 +223,21 @@ at::Tensor Decoder::forward(const at::Tensor& ids, const Context& context, const
   return layers(embed(ids), 0, num_layers(), context, bypass);
 }
 
-at::Tensor Decoder::logits(const at::Tensor& h) const { return nn::linear(weights_.norm(h), weights_.lm_head); }
+// The divisor of the logits is that of what the head multiplies.
+at::Tensor Decoder::head_input(const at::Tensor& h) const {
+  const at::Tensor normed = weights_.norm(h);
+  return config_.logit_divisor == 1 ? normed : normed / config_.logit_divisor;
+}
+
+at::Tensor Decoder::logits(const at::Tensor& h) const { return nn::linear(head_input(h), weights_.lm_head); }
 
 at::Tensor Decoder::loss_sum(const at::Tensor& h, const at::Tensor& targets) const {
-  return nn::linear_cross_entropy(weights_.norm(h), weights_.lm_head, targets.to(device()));
+  return nn::linear_cross_entropy(head_input(h), weights_.lm_head, targets.to(device()));
 }
 
 at::Tensor Decoder::token_losses(const at::Tensor& h, const at::Tensor& targets) const {
   const at::NoGradGuard no_grad;
-  return nn::linear_cross_entropy_per_token(weights_.norm(h), weights_.lm_head, targets.to(device()));
+  return nn::linear_cross_entropy_per_token(head_input(h), weights_.lm_head, targets.to(device()));
 }
 
 }  // namespace adept::model

@@ -73,6 +73,7 @@ class Decoder {
   void feed_forward(Residual& stream, std::int64_t l) const;
   nn::Input gated(Residual& stream, std::int64_t l) const;
   at::Tensor fed_forward(const nn::Input& gated, std::int64_t l) const;
+  at::Tensor head_input(const at::Tensor& h) const;
   const Layer& layer_of(std::int64_t l) const;
   at::Tensor attention(const nn::Input& input, const Attention& body, std::int64_t l, const Context& context) const;
 

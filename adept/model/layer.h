@@ -111,12 +111,13 @@ struct FeedForward {
   Projection output;               ///< (D, F)
 };
 
-/// h -> h + post_norm(body(pre_norm(h))); a norm that is not there is the identity.
+/// h -> h + multiplier * post_norm(body(pre_norm(h))); a norm that is not there is the identity.
 template <typename Body>
 struct Branch {
   std::optional<Norm> pre_norm{};
   Body body;
   std::optional<Norm> post_norm{};
+  double multiplier = 1;
 };
 
 /// One decoder layer. Copies share the tensors, as ATen handles do.

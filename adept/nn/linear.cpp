@@ -204,10 +204,13 @@ at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter) {
   return at::addmm(weight.to(at::kFloat), adapter.b.to(at::kFloat), adapter.a.to(at::kFloat), 1.0, adapter.scale);
 }
 
-at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table, at::ScalarType dtype, double scale) {
+at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table, at::ScalarType dtype,
+                     const EmbeddingScale& scale) {
   const bool is_reference = active_kernels() == Kernels::kReference;
   const at::Tensor rows = (is_reference ? reference::embedding(ids, table) : at::embedding(table, ids)).to(dtype);
-  return scale == 1 ? rows : at::mul(rows, at::scalar_tensor(scale, rows.options()));
+  if (scale.factor == 1) return rows;
+  return scale.is_rounded ? at::mul(rows, at::scalar_tensor(scale.factor, rows.options()))
+                          : at::mul(rows, scale.factor);
 }
 
 }  // namespace adept::nn

@@ -136,7 +136,7 @@ def write_model(path, model):
         if is_gemma3 and name.endswith("norm.weight"):
             array = array + 1
         unit = target.split(".")[2] if target.startswith("blk.") else ""
-        if config.model_type in ("llama", "mistral") and unit in heads:
+        if config.model_type in ("llama", "mistral", "granite") and unit in heads:
             array = permute(array, heads[unit])
         tensors[target] = array
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -160,6 +160,9 @@ def write_model(path, model):
         metadata |= {"attention.sliding_window": config.sliding_window or 0,
                      "rope.dimension_count": int(head_dim * config.rope_parameters["partial_rotary_factor"]),
                      "rope.scaling.original_context_length": config.original_max_position_embeddings}
+    if config.model_type == "granite":
+        metadata |= {"attention.scale": config.attention_multiplier, "embedding_scale": config.embedding_multiplier,
+                     "residual_scale": config.residual_multiplier, "logit_scale": config.logits_scaling}
     if rope_type == "longrope":
         _, metadata["rope.scaling.attn_factor"] = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["longrope"](
             config, torch.device("cpu"))
@@ -173,7 +176,7 @@ def write_model(path, model):
 
 IMPORTED = ["llama", "llama_tied", "llama_biases", "llama_head_dim", "llama_one_head", "llama3_scaling",
             "llama_linear_scaling", "mistral", "mistral_sliding", "qwen2", "qwen2_tied", "qwen3", "gemma3_pattern",
-            "olmo2", "olmo2_biases_tied", "phi3", "phi3_tied", "phi3_longrope_short", "phi3_longrope_long"]
+            "granite", "granite_biases_tied", "granite_plain", "olmo2", "olmo2_biases_tied", "phi3", "phi3_tied", "phi3_longrope_short", "phi3_longrope_long"]
 
 
 @pytest.mark.parametrize("name", IMPORTED)

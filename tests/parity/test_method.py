@@ -93,7 +93,7 @@ def test_a_copy_after_every_layer_changes_no_logit_in_transformers(name, tmp_pat
 
 
 @pytest.mark.parametrize("after", [[0], [2]])
-@pytest.mark.parametrize("name", ["qwen2_max_window_layers", "qwen3_layer_types", "gemma3_old_spelling", "olmo2", "phi3"])
+@pytest.mark.parametrize("name", ["qwen2_max_window_layers", "qwen3_layer_types", "gemma3_old_spelling", "granite_biases_tied", "olmo2", "phi3"])
 def test_a_copy_changes_no_logit_wherever_it_is(name, after, tmp_path):
     check_expansion(name, text_models.save(name, tmp_path / "base"), tmp_path / "out", after)
 

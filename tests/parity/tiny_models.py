@@ -68,6 +68,10 @@ def _phi3(edits=None, **keys):
     return TinyModel(transformers.Phi3Config, {**COMMON, "pad_token_id": 0, **keys}, edits or {})
 
 
+def _granite(**keys):
+    return TinyModel(transformers.GraniteConfig, {**COMMON, **keys})
+
+
 # Half of the 12 dimensions of a head rotate; texts of the tests have 29 tokens, and 90 in those of GGUF files.
 def _longrope(original_length):
     return {"original_max_position_embeddings": original_length,
@@ -127,6 +131,10 @@ TINY_MODELS = {
             "sliding_window_pattern": 2,
         },
     ),
+    "granite": _granite(embedding_multiplier=12.0, attention_multiplier=0.015625, residual_multiplier=0.22, logits_scaling=8.0),
+    "granite_biases_tied": _granite(embedding_multiplier=5.3, attention_multiplier=0.4, residual_multiplier=1.7, logits_scaling=0.9,
+                                    attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "granite_plain": _granite(),
     "olmo2": _olmo2(),
     "olmo2_biases_tied": _olmo2(attention_bias=True, tie_word_embeddings=True),
     "phi3": _phi3(sliding_window=7),

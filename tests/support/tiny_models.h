@@ -57,7 +57,7 @@ std::string message_of(Function&& function) {
 /// One of each way in which supported architectures differ.
 inline const std::vector<std::string>& model_kinds() {
   static const std::vector<std::string> kinds = {
-      "llama", "llama_biased_tied", "mistral", "qwen2", "qwen3", "gemma3", "olmo2", "phi3"};
+      "llama", "llama_biased_tied", "mistral", "qwen2", "qwen3", "gemma3", "olmo2", "phi3", "granite"};
   return kinds;
 }
 
@@ -87,6 +87,11 @@ inline Json config_of_kind(const std::string& kind, int num_layers = 4) {
   } else if (kind == "phi3") {
     json["sliding_window"] = 5;
     json["partial_rotary_factor"] = 0.5;
+  } else if (kind == "granite") {
+    json["embedding_multiplier"] = 3;
+    json["attention_multiplier"] = 0.3;
+    json["residual_multiplier"] = 0.6;
+    json["logits_scaling"] = 1.5;
   }
   return json;
 }

@@ -79,7 +79,7 @@ void read(ConfigReader& reader, ModelConfig& config) {
   const double scale = 1 / std::sqrt(reader.number("query_pre_attn_scalar", 256.0, 0));
   const std::vector<std::int64_t> windows = read_windows(reader, config);
   config.ropes = read_ropes(reader, config);
-  config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
+  config.embedding_scale = {.factor = std::sqrt(static_cast<double>(config.hidden_size)), .is_rounded = true};
   compose(config, [&](std::size_t l) { return make_layer(config, bias, windows[l], scale); });
   config.norm = one_plus(config.norm);
 }

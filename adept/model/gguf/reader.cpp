@@ -68,6 +68,10 @@ double GgufReader::positive_number(std::string_view key, std::optional<double> f
   return 1.0;
 }
 
+double GgufReader::scale(std::string_view key, double fallback) {
+  return file_.number(full(key)) == 0.0 ? (ignore(key), fallback) : positive_number(key, fallback);
+}
+
 std::optional<std::string_view> GgufReader::text(std::string_view key) {
   ignore(key);
   return file_.string(full(key));

@@ -32,6 +32,8 @@ class GgufReader {
   std::int64_t integer(std::string_view key, std::optional<std::int64_t> fallback, std::int64_t low);
   /// 1 on a problem.
   double positive_number(std::string_view key, std::optional<double> fallback);
+  /// The same, where 0 means that it is not set, as llama.cpp takes it.
+  double scale(std::string_view key, double fallback);
   std::optional<std::string_view> text(std::string_view key);
   /// A key that changes the mathematics unless it is one of `neutral`, or somebody has asked for it before.
   void require(std::string_view key, const std::vector<double>& neutral);

@@ -163,7 +163,7 @@ Json gemma3() {
 TEST(ModelConfig, ReadsAGemma3) {
   const ModelConfig config = parse(gemma3());
   EXPECT_TRUE(config.tie_word_embeddings) << "unless the file says otherwise";
-  EXPECT_EQ(config.embedding_scale, 8);
+  EXPECT_EQ(config.embedding_scale.factor, 8);
   EXPECT_EQ(config.norm.offset(), 1);
   EXPECT_THAT(test::windows_of(config), ElementsAre(12, 12, 12, 12, 12, 0, 12));
   const Attention& body = config.layers[0].attention.body;
@@ -197,6 +197,26 @@ TEST(ModelConfig, RefusesWhatGemma3CouldHaveBeyondThis) {
   EXPECT_THAT(refusal(with(gemma3(), "final_logit_softcapping", 30)), HasSubstr("final_logit_softcapping is 30"));
   EXPECT_THAT(refusal(with(gemma3(), "use_bidirectional_attention", true)), HasSubstr("Attention is causal here"));
   EXPECT_THAT(refusal(with(gemma3(), "sliding_window", nullptr)), HasSubstr("sliding_window is null; expected"));
+}
+
+TEST(ModelConfig, ReadsTheMultipliersOfAGranite) {
+  const Json granite = of_type("granite", "GraniteForCausalLM");
+  const ModelConfig plain = parse(granite);
+  EXPECT_EQ(plain.layers[0].attention.body.scale, 1.0) << "not 1 / sqrt(head_dim)";
+  EXPECT_EQ(plain.embedding_scale.factor * plain.logit_divisor * plain.layers[0].attention.multiplier, 1);
+  const ModelConfig config = parse(with(
+      with(with(with(granite, "embedding_multiplier", 12), "attention_multiplier", 0.125), "residual_multiplier", 0.22),
+      "logits_scaling", 8));
+  EXPECT_EQ(config.embedding_scale.factor, 12);
+  EXPECT_FALSE(config.embedding_scale.is_rounded);
+  EXPECT_EQ(config.logit_divisor, 8);
+  for (const Layer& layer : config.layers) {
+    EXPECT_EQ(layer.attention.body.scale, 0.125);
+    EXPECT_EQ(layer.attention.multiplier, 0.22);
+    EXPECT_EQ(layer.feed_forward.multiplier, 0.22);
+  }
+  for (const char* key : {"embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"})
+    EXPECT_THAT(refusal(with(granite, key, 0)), HasSubstr(std::string(key) + " is 0")) << key;
 }
 
 Json longrope(std::size_t pairs) {

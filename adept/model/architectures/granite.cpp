@@ -1,0 +1,53 @@
+// Granite 3 and 4 (dense): a Llama with four multipliers, of the embeddings, of the attention scores, of what each
+// branch adds, and a divisor of the logits.
+// https://huggingface.co/docs/transformers/model_doc/granite
+#include <cmath>
+#include <utility>
+
+#include "adept/model/architectures/architecture.h"
+
+namespace adept::model {
+namespace {
+
+void read(ConfigReader& reader, ModelConfig& config) {
+  read_dimensions(reader, config);
+  require_silu(reader);
+  read_eos_tokens(reader, config, 2);
+  const bool attention_bias = reader.boolean("attention_bias", false);
+  const bool mlp_bias = reader.boolean("mlp_bias", false);
+  config.embedding_scale.factor = reader.number("embedding_multiplier", 1.0, 0);
+  config.logit_divisor = reader.number("logits_scaling", 1.0, 0);
+  const double attention_multiplier = reader.number("attention_multiplier", 1.0, 0);
+  const double residual_multiplier = reader.number("residual_multiplier", 1.0, 0);
+  config.ropes = {read_rope(reader, config)};
+  compose(config, [&](std::size_t) {
+    Attention body =
+        attention(config, {.qkv_bias = attention_bias, .output_bias = attention_bias, .gguf_interleaves = true});
+    body.scale = attention_multiplier;
+    Layer layer = pre_norm_layer(config, std::move(body), feed_forward(config, mlp_bias));
+    layer.attention.multiplier = layer.feed_forward.multiplier = residual_multiplier;
+    return layer;
+  });
+}
+
+// What llama.cpp takes where a scale is 0 or missing.
+void read_gguf(GgufReader& reader, const GgufModel& model, Json& config) {
+  config["attention_bias"] = reader.first_layer_has({"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"});
+  config["mlp_bias"] = reader.first_layer_has({"ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"});
+  config["embedding_multiplier"] = reader.scale("embedding_scale", 1);
+  config["residual_multiplier"] = reader.scale("residual_scale", 1);
+  config["logits_scaling"] = reader.scale("logit_scale", 1);
+  config["attention_multiplier"] = reader.scale("attention.scale", 1 / std::sqrt(static_cast<double>(model.head_dim)));
+}
+
+}  // namespace
+
+extern const Architecture kGranite;
+constexpr Architecture kGranite{.model_type = "granite",
+                                .class_name = "GraniteForCausalLM",
+                                .read = read,
+                                .layer_fields = {},
+                                .gguf_name = "granite",
+                                .read_gguf = read_gguf};
+
+}  // namespace adept::model
