@@ -106,7 +106,8 @@ def make_inputs(folder):
 def load(directory, dtype=None):
     """The model as transformers loads it."""
     keys = {} if dtype is None else {"dtype": dtype}
-    return transformers.AutoModelForCausalLM.from_pretrained(directory, attn_implementation="sdpa", **keys).eval()
+    attention = tiny_models.attention_of(transformers.AutoConfig.from_pretrained(directory).model_type)
+    return transformers.AutoModelForCausalLM.from_pretrained(directory, attn_implementation=attention, **keys).eval()
 
 
 def _mix(x):

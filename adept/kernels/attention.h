@@ -16,6 +16,7 @@ struct Attention {
   Element element = Element::kFloat;
   std::int64_t batch = 0, num_heads = 0, num_key_value_heads = 0, num_queries = 0, num_keys = 0, head_dim = 0;
   float scale = 1;                          ///< of the scores
+  float soft_cap = 0;                       ///< scores s become soft_cap tanh(s / soft_cap); 0: they stay
   const std::int32_t* first_key = nullptr;  ///< (B, T), ascending along T, never beyond the query's own position
   std::int64_t first_key_stride = 0;        ///< from sequence to sequence; 0: the same for all
   Heads q, k, v;

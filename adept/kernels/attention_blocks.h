@@ -58,16 +58,17 @@ struct ForwardWorkspace {
 
 /// Of one key-value head: keys and values transposed, panel by panel, keys in panels, and both gradients; of the stripe
 /// in work: queries and gradient of the output, row by row and in panels, gradient of the queries, the rows' sums lane
-/// by lane, and of all keys (blocks, rows of the stripe, 64) probabilities and the gradient of the scores, that of one
-/// tile as pairs row by row once more.
+/// by lane, and of all keys (blocks, rows of the stripe, 64) probabilities, the gradient of the scores and, where these
+/// are capped, the derivative of the cap; the gradient of one tile as pairs row by row once more.
 struct BackwardWorkspace {
   float *keys_t, *values_t, *keys, *grad_k, *grad_v, *q, *q_panels, *grad_out, *grad_out_panels, *grad_q, *row_sum,
-      *scores, *grad_scores, *grad_score_rows;
+      *scores, *grad_scores, *grad_score_rows, *slopes;
 
   /// In floats.
   static std::int64_t size(const Attention& a) {
     return padded_keys(a) * (4 * padded_head_dim(a) + panels_of_head_dim(a)) +
-           stripe_rows(a) * (3 * padded_head_dim(a) + 2 * panels_of_head_dim(a) + kRowAlignment + 2 * padded_keys(a)) +
+           stripe_rows(a) * (3 * padded_head_dim(a) + 2 * panels_of_head_dim(a) + kRowAlignment +
+                             (a.soft_cap > 0 ? 3 : 2) * padded_keys(a)) +
            kQueryTile * kKeyBlock / 2;
   }
 
@@ -88,6 +89,7 @@ struct BackwardWorkspace {
     scores = row_sum + queries * kRowAlignment;
     grad_scores = scores + queries * rows;
     grad_score_rows = grad_scores + queries * rows;
+    slopes = grad_score_rows + kQueryTile * kKeyBlock / 2;
   }
 };
 

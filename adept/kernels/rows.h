@@ -76,18 +76,21 @@ struct Gate {
 };
 
 /// loss = log sum exp(logits) - logits[target]; the logits' gradient, softmax - one_hot(target), takes their place.
+/// With a soft cap the loss is that of soft_cap tanh(logits / soft_cap), and the gradient still that of the logits.
 struct CrossEntropy {
   Element element = Element::kFloat;
   std::int64_t vocab_size = 0;
   void* logits = nullptr;                 ///< (N, V)
   const std::int64_t* targets = nullptr;  ///< (N), each in 0 .. V-1
   float* losses = nullptr;                ///< (N), nats
+  float soft_cap = 0;                     ///< 0: none
   bool wants_gradient = false;
 };
 
 /// The softmax of rows that come some columns at a time: e^(logit - base) takes a logit's place. The base of a row is
 /// near its largest logit so far; when it rises, what was added up before is scaled down (Milakov and Gimelshein,
-/// "Online normalizer calculation for softmax", arXiv 1805.02867).
+/// "Online normalizer calculation for softmax", arXiv 1805.02867). With a soft cap all is about the capped logits,
+/// soft_cap tanh(logit / soft_cap), and what takes a logit's place is multiplied by their derivative by the logit.
 struct OnlineSoftmax {
   /// So that no number is too small to rise above.
   static constexpr float kFirstBase = -3e38f;
@@ -101,6 +104,7 @@ struct OnlineSoftmax {
   float* target_logits = nullptr;         ///< (N): written where the target is among these columns
   float* mixed = nullptr;                 ///< (N, width), relative to e^base, for the caller to add to; null: none
   std::int64_t width = 0;
+  float soft_cap = 0;  ///< 0: none
 };
 
 }  // namespace adept::kernels

@@ -29,6 +29,7 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   nn::EmbeddingScale embedding_scale;
   double logit_divisor = 1;                 ///< logits are divided by it
+  double logit_soft_cap = 0;                ///< and become logit_soft_cap tanh(logit / logit_soft_cap); 0: they stay
   std::vector<nn::RopeParameters> ropes;    ///< rotary frequencies: Attention::rope says which
   std::vector<Layer> layers;                ///< num_hidden_layers, without tensors
   Norm norm;                                ///< behind the last layer; without a tensor

@@ -132,7 +132,7 @@ at::Tensor Decoder::attention(const nn::Input& input, const Attention& body, std
   if (norms_heads && cache == nullptr) {
     const Norm &q_norm = *body.q_norm, &k_norm = *body.k_norm;
     mixed = nn::normed_attention(q, k, v, {q_norm.weight, k_norm.weight, q_norm.eps, q_norm.gain}, tables, visibility,
-                                 body.scale);
+                                 body.scoring);
   } else {
     const auto rotated = [&](const at::Tensor& heads, const std::optional<Norm>& norm) {
       return norms_heads ? nn::normed_rope(heads, norm->weight, norm->eps, tables, norm->gain)
@@ -141,7 +141,7 @@ at::Tensor Decoder::attention(const nn::Input& input, const Attention& body, std
     q = rotated(q, body.q_norm);  // (B, H, T, E)
     k = rotated(k, body.k_norm);  // (B, K, T, E)
     if (cache != nullptr) std::tie(k, v) = cache->append(l, k, v, visibility.window);
-    mixed = nn::causal_attention(q, k, v, visibility, body.scale);
+    mixed = nn::causal_attention(q, k, v, visibility, body.scoring);
   }
   return nn::project({mixed.transpose(1, 2).reshape({B, T, H * E})}, body.output.linear);
 }
@@ -229,15 +229,18 @@ at::Tensor Decoder::head_input(const at::Tensor& h) const {
   return config_.logit_divisor == 1 ? normed : normed / config_.logit_divisor;
 }
 
-at::Tensor Decoder::logits(const at::Tensor& h) const { return nn::linear(head_input(h), weights_.lm_head); }
+at::Tensor Decoder::logits(const at::Tensor& h) const {
+  return nn::soft_capped(nn::linear(head_input(h), weights_.lm_head), config_.logit_soft_cap);
+}
 
 at::Tensor Decoder::loss_sum(const at::Tensor& h, const at::Tensor& targets) const {
-  return nn::linear_cross_entropy(head_input(h), weights_.lm_head, targets.to(device()));
+  return nn::linear_cross_entropy(head_input(h), weights_.lm_head, targets.to(device()), config_.logit_soft_cap);
 }
 
 at::Tensor Decoder::token_losses(const at::Tensor& h, const at::Tensor& targets) const {
   const at::NoGradGuard no_grad;
-  return nn::linear_cross_entropy_per_token(head_input(h), weights_.lm_head, targets.to(device()));
+  return nn::linear_cross_entropy_per_token(head_input(h), weights_.lm_head, targets.to(device()),
+                                            config_.logit_soft_cap);
 }
 
 }  // namespace adept::model

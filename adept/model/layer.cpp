@@ -98,7 +98,8 @@ std::optional<LayerDifference> difference(const Layer& a, const Layer& b) {
   if (x.window != y.window)
     return LayerDifference{fmt::format("sees {} tokens (0 = all)", x.window), fmt::format("see {}", y.window)};
   if (x.rope != y.rope) return LayerDifference{"has rotary positions of its own", "have others"};
-  if (x.scale != y.scale) return LayerDifference{"has a scale of its own", "have another"};
+  if (x.scoring.scale != y.scoring.scale || x.scoring.soft_cap != y.scoring.soft_cap)
+    return LayerDifference{"has a scale or soft cap of its own", "have another"};
   if (a.attention.multiplier != b.attention.multiplier || a.feed_forward.multiplier != b.feed_forward.multiplier)
     return LayerDifference{"has a residual multiplier of its own", "have another"};
   Layer first = a, second = b;

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "adept/nn/attention.h"
 #include "adept/nn/gate.h"
 #include "adept/nn/linear.h"
 #include "adept/nn/rms_norm.h"
@@ -98,7 +99,7 @@ struct Attention {
   Projection output;                       ///< (D, H E)
   std::size_t rope = 0;                    ///< index of the rotary frequencies in ModelConfig::ropes
   std::int64_t window = 0;                 ///< tokens that a query sees, itself included; 0: all
-  std::optional<double> scale{};           ///< of the products of queries and keys; 1 / sqrt(E) unless given
+  nn::Scoring scoring{};                   ///< of queries and keys
 
   bool norms_whole_width() const { return q_norm && q_norm->width > head_dim; }
 };

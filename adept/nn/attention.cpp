@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <vector>
@@ -35,12 +36,21 @@ at::Tensor first_keys(std::int64_t num_queries, std::int64_t num_keys, const Vis
   return first.to(at::kInt).contiguous();
 }
 
-double scale_or_default(std::optional<double> scale, const at::Tensor& q) {
-  return scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
+double scale_of(const Scoring& scoring, const at::Tensor& q) {
+  return scoring.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
+}
+
+void save_scoring(AutogradContext* context, const Scoring& scoring) {
+  context->saved_data["scale"] = scoring.scale ? c10::IValue(*scoring.scale) : c10::IValue();
+  context->saved_data["soft_cap"] = scoring.soft_cap;
+}
+Scoring saved_scoring(AutogradContext* context) {
+  return {.scale = context->saved_data["scale"].toOptional<double>(),
+          .soft_cap = context->saved_data["soft_cap"].toDouble()};
 }
 
 kernels::Attention attention_arguments(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                       const at::Tensor& first, double scale, const at::Tensor& log_sum_exp) {
+                                       const at::Tensor& first, const Scoring& scoring, const at::Tensor& log_sum_exp) {
   kernels::Attention attention;
   attention.element = element_of(q);
   attention.batch = q.size(0);
@@ -49,7 +59,8 @@ kernels::Attention attention_arguments(const at::Tensor& q, const at::Tensor& k,
   attention.num_queries = q.size(2);
   attention.num_keys = k.size(2);
   attention.head_dim = q.size(3);
-  attention.scale = static_cast<float>(scale);
+  attention.scale = static_cast<float>(scale_of(scoring, q));
+  attention.soft_cap = static_cast<float>(scoring.soft_cap);
   attention.first_key = first.const_data_ptr<std::int32_t>();
   attention.first_key_stride = first.size(0) == 1 ? 0 : first.size(1);
   // So many that every thread gets the same number of units.
@@ -63,10 +74,10 @@ kernels::Attention attention_arguments(const at::Tensor& q, const at::Tensor& k,
   return attention;
 }
 
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& first, double scale,
-                  const at::Tensor& log_sum_exp) {
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& first,
+                  const Scoring& scoring, const at::Tensor& log_sum_exp) {
   at::Tensor out = empty_like_projected(q);
-  kernels::Attention attention = attention_arguments(q, k, v, first, scale, log_sum_exp);
+  kernels::Attention attention = attention_arguments(q, k, v, first, scoring, log_sum_exp);
   attention.out = heads_of(out);
   for_each_unit("attention", kernels::num_units(attention), [&](std::int64_t unit) {
     kernels::functions().attention_forward(attention, unit, unit + 1,
@@ -81,11 +92,11 @@ struct AttentionGradients {
 
 /// Of attend(), which left `log_sum_exp`.
 AttentionGradients attention_gradients(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                       const at::Tensor& first, double scale, const at::Tensor& log_sum_exp,
+                                       const at::Tensor& first, const Scoring& scoring, const at::Tensor& log_sum_exp,
                                        const at::Tensor& grad_out) {
   const at::Tensor grad_rows = with_contiguous_rows(grad_out);
   AttentionGradients gradients = {empty_like_projected(q), empty_like_projected(k), empty_like_projected(v)};
-  kernels::Attention attention = attention_arguments(q, k, v, first, scale, log_sum_exp);
+  kernels::Attention attention = attention_arguments(q, k, v, first, scoring, log_sum_exp);
   attention.grad_out = heads_of(grad_rows);
   attention.grad_q = heads_of(gradients.q);
   attention.grad_k = heads_of(gradients.k);
@@ -115,20 +126,19 @@ at::Tensor empty_log_sum_exp(const at::Tensor& q) {
 class FusedAttention : public torch::autograd::Function<FusedAttention> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const at::Tensor& first, double scale) {
+                            const at::Tensor& first, const Scoring& scoring) {
     const at::Tensor log_sum_exp = empty_log_sum_exp(q);
-    at::Tensor out = attend(q, k, v, first, scale, log_sum_exp);
+    at::Tensor out = attend(q, k, v, first, scoring, log_sum_exp);
     context->save_for_backward({q, k, v, first, log_sum_exp});
-    context->saved_data["scale"] = scale;
+    save_scoring(context, scoring);
     return out;
   }
 
   static variable_list backward(AutogradContext* context, variable_list outputs) {
     check_differentiated_once("causal_attention");
     const variable_list saved = context->get_saved_variables();
-    const double scale = context->saved_data["scale"].toDouble();
     const AttentionGradients gradients =
-        attention_gradients(saved[0], saved[1], saved[2], saved[3], scale, saved[4], outputs[0]);
+        attention_gradients(saved[0], saved[1], saved[2], saved[3], saved_scoring(context), saved[4], outputs[0]);
     return {gradients.q, gradients.k, gradients.v, at::Tensor(), at::Tensor()};
   }
 };
@@ -137,14 +147,15 @@ class NormedAttention : public torch::autograd::Function<NormedAttention> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const at::Tensor& q_norm, const at::Tensor& k_norm, double eps, GainConvention gain,
-                            const at::Tensor& cos, const at::Tensor& sin, const at::Tensor& first, double scale) {
+                            const at::Tensor& cos, const at::Tensor& sin, const at::Tensor& first,
+                            const Scoring& scoring) {
     const at::Tensor queries = normed_rope_forward(q, q_norm, eps, {cos, sin}, gain).value;
     const at::Tensor keys = normed_rope_forward(k, k_norm, eps, {cos, sin}, gain).value;
     const at::Tensor log_sum_exp = empty_log_sum_exp(queries);
-    at::Tensor out = attend(queries, keys, v, first, scale, log_sum_exp);
+    at::Tensor out = attend(queries, keys, v, first, scoring, log_sum_exp);
     context->save_for_backward({q, k, v, q_norm, k_norm, cos, sin, first, log_sum_exp});
     context->saved_data["eps"] = eps;
-    context->saved_data["scale"] = scale;
+    save_scoring(context, scoring);
     save_enum(context, "gain", gain);
     return out;
   }
@@ -152,7 +163,7 @@ class NormedAttention : public torch::autograd::Function<NormedAttention> {
   static variable_list backward(AutogradContext* context, variable_list outputs) {
     check_differentiated_once("normed_attention");
     const variable_list saved = context->get_saved_variables();
-    const double eps = context->saved_data["eps"].toDouble(), scale = context->saved_data["scale"].toDouble();
+    const double eps = context->saved_data["eps"].toDouble();
     const auto gain = saved_enum<GainConvention>(context, "gain");
     const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2], &q_norm = saved[3], &k_norm = saved[4];
     const RopeTables tables = {saved[5], saved[6]};
@@ -160,7 +171,7 @@ class NormedAttention : public torch::autograd::Function<NormedAttention> {
     const RotatedHeads queries = normed_rope_forward(q, q_norm, eps, tables, gain);
     const RotatedHeads keys = normed_rope_forward(k, k_norm, eps, tables, gain);
     const AttentionGradients gradients =
-        attention_gradients(queries.value, keys.value, v, first, scale, log_sum_exp, outputs[0]);
+        attention_gradients(queries.value, keys.value, v, first, saved_scoring(context), log_sum_exp, outputs[0]);
     const auto wants = [&](std::size_t i) { return context->needs_input_grad(i); };
     const NormedRopeGradients of_q =
         normed_rope_backward(gradients.q, q, q_norm, queries.inverse_rms, tables, gain, wants(0), wants(3));
@@ -170,9 +181,24 @@ class NormedAttention : public torch::autograd::Function<NormedAttention> {
   }
 };
 
+/// Softly capped scores, which ATen's attention has not. Queries of a group stand below each other.
+at::Tensor capped_by_aten(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Visibility& visibility,
+                          const Scoring& scoring) {
+  const std::int64_t B = q.size(0), K = k.size(1), G = q.size(1) / K, T = q.size(2), S = k.size(2);
+  const at::Tensor products = q.reshape({B, K, G * T, q.size(3)}).matmul(k.transpose(2, 3)).view({B, K, G, T, S});
+  const at::Tensor scores =
+      reference::soft_capped(products.to(accumulate_type(q)) * scale_of(scoring, q), scoring.soft_cap);
+  const at::Tensor hidden = causal_mask(T, S, visibility, q.device()).logical_not().unsqueeze(2);
+  const at::Tensor masked = scores.masked_fill(hidden, -std::numeric_limits<double>::infinity());
+  const at::Tensor probabilities = masked.softmax(-1).to(q.scalar_type()).view({B, K, G * T, S});
+  return probabilities.matmul(v).view(q.sizes());
+}
+
 /// ATen's, for what the kernel does not do: other devices, fp64, and single queries, which read every key once.
 at::Tensor by_aten(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Visibility& visibility,
-                   std::optional<double> scale) {
+                   const Scoring& scoring) {
+  if (scoring.soft_cap > 0) return capped_by_aten(q, k, v, visibility, scoring);
+  const std::optional<double> scale = scoring.scale;
   const std::int64_t num_queries = q.size(2), num_keys = k.size(2);
   const bool grouped = q.size(1) != k.size(1);
   const bool cut = (visibility.window > 0 && visibility.window < num_keys) || visibility.document_starts.defined();
@@ -199,21 +225,20 @@ at::Tensor causal_mask(std::int64_t num_queries, std::int64_t num_keys, const Vi
 }
 
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Visibility& visibility,
-                            std::optional<double> scale) {
+                            const Scoring& scoring) {
   ADEPT_CHECK(k.size(2) >= q.size(2) && q.size(1) % k.size(1) == 0 && k.sizes() == v.sizes(),
               "attention of {} queries ({} heads) to {} keys ({})", q.size(2), q.size(1), k.size(2), k.size(1));
-  if (active_kernels() == Kernels::kReference) return reference::causal_attention(q, k, v, visibility, scale);
-  if (!has_kernel(q) || q.size(2) <= 1 || q.numel() == 0) return by_aten(q, k, v, visibility, scale);
-  const double factor = scale_or_default(scale, q);
+  if (active_kernels() == Kernels::kReference) return reference::causal_attention(q, k, v, visibility, scoring);
+  if (!has_kernel(q) || q.size(2) <= 1 || q.numel() == 0) return by_aten(q, k, v, visibility, scoring);
   const at::Tensor first = first_keys(q.size(2), k.size(2), visibility);
   const at::Tensor rows[] = {with_contiguous_rows(q), with_contiguous_rows(k), with_contiguous_rows(v)};
   if (needs_gradient(q) || needs_gradient(k) || needs_gradient(v))
-    return FusedAttention::apply(rows[0], rows[1], rows[2], first, factor);
-  return attend(rows[0], rows[1], rows[2], first, factor, {});
+    return FusedAttention::apply(rows[0], rows[1], rows[2], first, scoring);
+  return attend(rows[0], rows[1], rows[2], first, scoring, {});
 }
 
 at::Tensor normed_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const HeadNorms& norms,
-                            const RopeTables& tables, const Visibility& visibility, std::optional<double> scale) {
+                            const RopeTables& tables, const Visibility& visibility, const Scoring& scoring) {
   const std::int64_t num_tokens = q.size(1);
   ADEPT_CHECK(k.size(1) == num_tokens && q.size(2) % k.size(2) == 0 && v.size(2) == num_tokens &&
                   v.size(1) == k.size(2) && q.size(3) == k.size(3) && v.size(3) == k.size(3),
@@ -223,10 +248,10 @@ at::Tensor normed_attention(const at::Tensor& q, const at::Tensor& k, const at::
       needs_gradient(q) || needs_gradient(k) || needs_gradient(v) || needs_gradient(norms.q) || needs_gradient(norms.k);
   if (active_kernels() == Kernels::kReference || !has_kernel(q) || q.numel() == 0 || num_tokens <= 1 || !is_recorded)
     return causal_attention(normed_rope(q, norms.q, norms.eps, tables, norms.gain),
-                            normed_rope(k, norms.k, norms.eps, tables, norms.gain), v, visibility, scale);
+                            normed_rope(k, norms.k, norms.eps, tables, norms.gain), v, visibility, scoring);
   return NormedAttention::apply(q.contiguous(), k.contiguous(), with_contiguous_rows(v), norms.q, norms.k, norms.eps,
                                 norms.gain, tables.cos, tables.sin, first_keys(num_tokens, num_tokens, visibility),
-                                scale_or_default(scale, q));
+                                scoring);
 }
 
 }  // namespace adept::nn

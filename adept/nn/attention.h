@@ -21,14 +21,20 @@ struct Visibility {
                                  ///< over their tokens.
 };
 
-/// softmax(scale q k^T) v, with a scale of 1 / sqrt(E) unless another is given, for q (B, H, T, E), k and v (B, K, S,
-/// E): (B, H, T, E), laid out as (B, T, H, E).
+/// What the product of a query and a key becomes before the softmax.
+struct Scoring {
+  std::optional<double> scale{};  ///< of the products; 1 / sqrt(E) unless given
+  double soft_cap = 0;            ///< scaled products s become soft_cap tanh(s / soft_cap) (Gemma 2); 0: they stay
+};
+
+/// softmax(scores of q k^T) v, for q (B, H, T, E), k and v (B, K, S, E): (B, H, T, E), laid out as (B, T, H, E).
 ///
 /// Query t stands at key position S - T + t. Head h reads key-value head h / (H / K). On the CPU in fp32 and bf16 no
 /// (T x S) matrix is stored and blocks that no query sees are skipped; sums are in fp32. Its gradient saves q, k, v and
-/// a number for each query and head, not the result. Differentiable once.
+/// a number for each query and head, not the result. Elsewhere a soft cap is computed by ATen's operations, which store
+/// that matrix. Differentiable once.
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const Visibility& visibility = {}, std::optional<double> scale = {});
+                            const Visibility& visibility = {}, const Scoring& scoring = {});
 
 /// The norms of each head's queries and keys (Qwen 3, Gemma 3).
 struct HeadNorms {
@@ -40,8 +46,7 @@ struct HeadNorms {
 /// causal_attention of queries and keys that are normalised and then rotated: q (B, T, H, E) and k (B, T, K, E) as
 /// their projections leave them, v (B, K, T, E). Its gradient saves those, and makes what attention saw again.
 at::Tensor normed_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const HeadNorms& norms,
-                            const RopeTables& tables, const Visibility& visibility = {},
-                            std::optional<double> scale = {});
+                            const RopeTables& tables, const Visibility& visibility = {}, const Scoring& scoring = {});
 
 /// What causal_attention lets see: bool (1 or B, 1, T, S), true where query t may see key s.
 at::Tensor causal_mask(std::int64_t num_queries, std::int64_t num_keys, const Visibility& visibility,

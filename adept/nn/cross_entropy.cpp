@@ -35,11 +35,12 @@ std::int64_t chunk_tokens(std::int64_t num_tokens, std::int64_t vocab_size) {
   return equal_parts(num_tokens, std::clamp<std::int64_t>(kChunkElements / vocab_size, 256, 2048));
 }
 
-/// The positions that carry loss: rows of `hidden` and their targets.
+/// The positions that carry loss: rows of `hidden` and their targets; and the soft cap of their logits.
 struct Scored {
   at::Tensor positions;  // (n) indices into the flattened targets; undefined if every position has a target
   at::Tensor hidden;     // (n, D)
   at::Tensor targets;    // (n)
+  double soft_cap = 0;
 };
 
 void check_targets(const at::Tensor& targets, std::int64_t vocab_size) {
@@ -52,10 +53,11 @@ void check_targets(const at::Tensor& targets, std::int64_t vocab_size) {
   }
 }
 
-Scored select_scored(const at::Tensor& hidden, const at::Tensor& targets, std::int64_t vocab_size) {
+Scored select_scored(const at::Tensor& hidden, const at::Tensor& targets, std::int64_t vocab_size, double soft_cap) {
   ADEPT_CHECK(hidden.sizes().slice(0, hidden.dim() - 1) == targets.sizes(),
               "hidden states and targets differ in shape");
   Scored scored;
+  scored.soft_cap = soft_cap;
   scored.hidden = hidden.reshape({-1, hidden.size(-1)});
   scored.targets = targets.reshape({-1});
   const at::Tensor positions = scored.targets.ne(kIgnoreIndex).nonzero().squeeze(1);
@@ -68,11 +70,14 @@ Scored select_scored(const at::Tensor& hidden, const at::Tensor& targets, std::i
   return scored;
 }
 
+/// The derivative of soft_capped() values by what was capped.
+at::Tensor slope_of(const at::Tensor& capped, double soft_cap) { return 1 - (capped / soft_cap).square_(); }
+
 /// The logits of a chunk, and what the loss makes of them. The buffers are reused from chunk to chunk.
 class Chunk {
  public:
-  Chunk(std::int64_t tokens, std::int64_t vocab_size, const at::Tensor& hidden)
-      : logits_(at::empty({tokens, vocab_size}, hidden.options())) {}
+  Chunk(std::int64_t tokens, std::int64_t vocab_size, const at::Tensor& hidden, double soft_cap)
+      : logits_(at::empty({tokens, vocab_size}, hidden.options())), soft_cap_(soft_cap) {}
 
   /// Writes the losses (n) of `hidden` (n, D). With `wants_gradient`: d loss / d logits, softmax - one_hot(target),
   /// (n, V) in the compute dtype, valid until the next call.
@@ -86,6 +91,7 @@ class Chunk {
                                              .logits = logits.data_ptr(),
                                              .targets = targets.const_data_ptr<std::int64_t>(),
                                              .losses = losses.data_ptr<float>(),
+                                             .soft_cap = static_cast<float>(soft_cap_),
                                              .wants_gradient = wants_gradient};
     for_each_range("cross_entropy", logits.size(0), logits.size(1), [&](std::int64_t begin, std::int64_t end) {
       kernels::functions().cross_entropy(arguments, begin, end);
@@ -95,14 +101,17 @@ class Chunk {
 
  private:
   at::Tensor score_by_aten(at::Tensor logits, const at::Tensor& target, at::Tensor losses, bool wants_gradient) {
-    at::Tensor log_softmax = at::_log_softmax(logits.to(losses.scalar_type()), 1, false);
+    const at::Tensor capped = soft_capped(logits.to(losses.scalar_type()), soft_cap_);
+    at::Tensor log_softmax = at::_log_softmax(capped, 1, false);
     losses.copy_(log_softmax.gather(1, target).squeeze(1)).neg_();
     if (!wants_gradient) return {};
     log_softmax.exp_().scatter_add_(1, target, at::full_like(target, -1, log_softmax.options()));
+    if (soft_cap_ > 0) log_softmax.mul_(slope_of(capped, soft_cap_));
     return log_softmax.to(logits.scalar_type());
   }
 
   at::Tensor logits_;
+  double soft_cap_;
 };
 
 /// sum += a b; the sum may be of a wider type.
@@ -132,7 +141,7 @@ at::Tensor chunked_losses(const Scored& scored, const at::Tensor& head, bool wan
   if (want_hidden) gradients.hidden = at::empty({n, hidden.size(1)}, hidden.options());
   if (want_head) gradients.head = at::zeros(head.sizes(), head.options().dtype(wide));
   const std::int64_t step = chunk_tokens(n, vocab_size);
-  Chunk chunk(step, vocab_size, hidden);
+  Chunk chunk(step, vocab_size, hidden, scored.soft_cap);
   for (std::int64_t begin = 0; begin < n; begin += step) {
     const std::int64_t count = std::min(step, n - begin);
     const at::Tensor rows = hidden.narrow(0, begin, count);
@@ -152,8 +161,8 @@ at::Tensor chunked_losses(const Scored& scored, const at::Tensor& head, bool wan
 /// goes over its keys: the logits of a block stay in the cache, and each part of the head is read once.
 class StreamedSoftmax {
  public:
-  StreamedSoftmax(const at::Tensor& hidden, const at::Tensor& targets, bool mixes)
-      : hidden_(hidden), targets_(targets) {
+  StreamedSoftmax(const at::Tensor& hidden, const at::Tensor& targets, double soft_cap, bool mixes)
+      : hidden_(hidden), targets_(targets), soft_cap_(soft_cap) {
     const at::TensorOptions wide = hidden.options().dtype(at::kFloat);
     base_ = at::full({hidden.size(0)}, kernels::OnlineSoftmax::kFirstBase, wide);
     sum_ = at::zeros({hidden.size(0)}, wide.dtype(at::kDouble));
@@ -175,7 +184,8 @@ class StreamedSoftmax {
                                               .sum = sum_.data_ptr<double>(),
                                               .target_logits = target_logits_.data_ptr<float>(),
                                               .mixed = mixed_.defined() ? mixed_.data_ptr<float>() : nullptr,
-                                              .width = head.size(1)};
+                                              .width = head.size(1),
+                                              .soft_cap = static_cast<float>(soft_cap_)};
     for_each_range("online_softmax", rows, columns, [&](std::int64_t begin, std::int64_t end) {
       kernels::functions().online_softmax(arguments, begin, end);
     });
@@ -186,12 +196,15 @@ class StreamedSoftmax {
   at::Tensor losses() const { return (sum_.log() + base_ - target_logits_).to(at::kFloat); }
   /// d losses / d hidden, (n, D): the rows of the head as the softmax mixes them, less the target's. Once.
   at::Tensor gradient(const at::Tensor& head) {
-    mixed_.div_(sum_.to(at::kFloat).unsqueeze(1)).sub_(head.index_select(0, targets_));
+    at::Tensor of_targets = head.index_select(0, targets_);
+    if (soft_cap_ > 0) of_targets = of_targets * slope_of(target_logits_, soft_cap_).unsqueeze(1);
+    mixed_.div_(sum_.to(at::kFloat).unsqueeze(1)).sub_(of_targets);
     return mixed_.to(hidden_.scalar_type());
   }
 
  private:
   at::Tensor hidden_, targets_;
+  double soft_cap_;
   at::Tensor base_, sum_, target_logits_;  // (n), of the kernel
   at::Tensor mixed_;                       // (n, D) fp32: rows of the head, weighted by e^(logit - base)
 };
@@ -216,7 +229,7 @@ at::Tensor streamed_losses(const Scored& scored, const at::Tensor& head, at::Ten
   for (std::int64_t begin = 0; begin < n; begin += tokens) {
     const std::int64_t count = std::min(tokens, n - begin);
     StreamedSoftmax softmax(scored.hidden.narrow(0, begin, count), scored.targets.narrow(0, begin, count),
-                            grad_hidden != nullptr);
+                            scored.soft_cap, grad_hidden != nullptr);
     for (std::int64_t first = 0; first < vocab_size; first += columns)
       softmax.add(converted(head.narrow(0, first, std::min(columns, vocab_size - first))), first, buffer);
     losses.narrow(0, begin, count).copy_(softmax.losses());
@@ -236,8 +249,8 @@ at::Tensor scored_losses(const Scored& scored, const at::Tensor& head, bool want
 class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& head,
-                            const at::Tensor& targets) {
-    const Scored scored = select_scored(hidden, targets, head.size(0));
+                            const at::Tensor& targets, double soft_cap) {
+    const Scored scored = select_scored(hidden, targets, head.size(0), soft_cap);
     Gradients gradients;
     const at::Tensor losses = scored_losses(scored, head, hidden.requires_grad(), head.requires_grad(), gradients);
     context->saved_data["shape"] = hidden.sizes().vec();
@@ -265,7 +278,7 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
       const auto dtype = static_cast<at::ScalarType>(context->saved_data["head_dtype"].toInt());
       dhead = (saved[2] * outputs[0]).to(dtype);
     }
-    return {dhidden, dhead, at::Tensor()};
+    return {dhidden, dhead, at::Tensor(), at::Tensor()};
   }
 };
 
@@ -276,19 +289,24 @@ at::Tensor plain_losses(const Scored& scored, const at::Tensor& head) {
 
 }  // namespace
 
-at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+at::Tensor soft_capped(const at::Tensor& x, double soft_cap) { return reference::soft_capped(x, soft_cap); }
+
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
+                                double soft_cap) {
   check_weight_type(head, hidden);
-  if (active_kernels() == Kernels::kReference) return reference::linear_cross_entropy(hidden, head, targets);
-  if (needs_gradient(hidden) || needs_gradient(head)) return LinearCrossEntropy::apply(hidden, head, targets);
+  if (active_kernels() == Kernels::kReference) return reference::linear_cross_entropy(hidden, head, targets, soft_cap);
+  if (needs_gradient(hidden) || needs_gradient(head)) return LinearCrossEntropy::apply(hidden, head, targets, soft_cap);
   const at::NoGradGuard no_grad;
-  return plain_losses(select_scored(hidden, targets, head.size(0)), head).sum();
+  return plain_losses(select_scored(hidden, targets, head.size(0), soft_cap), head).sum();
 }
 
-at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
+                                          double soft_cap) {
   check_weight_type(head, hidden);
-  if (active_kernels() == Kernels::kReference) return reference::linear_cross_entropy_per_token(hidden, head, targets);
+  if (active_kernels() == Kernels::kReference)
+    return reference::linear_cross_entropy_per_token(hidden, head, targets, soft_cap);
   const at::NoGradGuard no_grad;
-  const Scored scored = select_scored(hidden, targets, head.size(0));
+  const Scored scored = select_scored(hidden, targets, head.size(0), soft_cap);
   const at::Tensor losses = plain_losses(scored, head).to(at::kFloat);
   if (!scored.positions.defined()) return losses.view(targets.sizes());
   return at::zeros({targets.numel()}, losses.options()).index_copy_(0, scored.positions, losses).view(targets.sizes());

@@ -20,10 +20,16 @@ inline constexpr std::int64_t kIgnoreIndex = -100;
 /// through the vocabulary GEMM. The head may be stored in another type than hidden's, as a weight of linear(); a frozen
 /// one is converted block by block on the CPU. Logits are rounded to the dtype of `hidden`, the rest is fp32.
 /// Differentiable once with respect to hidden and head; whichever gradient is needed is computed in the forward pass,
-/// the head's is accumulated in fp32. Throws DataError if a target is outside the vocabulary.
-at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets);
+/// the head's is accumulated in fp32. With a soft cap the loss is that of soft_capped() logits. Throws DataError if a
+/// target is outside the vocabulary.
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
+                                double soft_cap = 0);
 
 /// The loss of each position, in the shape of `targets`, fp32, 0 where there is no target. Never builds a graph.
-at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets);
+at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
+                                          double soft_cap = 0);
+
+/// soft_cap tanh(x / soft_cap), in fp32 and rounded once; x itself where soft_cap is 0.
+at::Tensor soft_capped(const at::Tensor& x, double soft_cap);
 
 }  // namespace adept::nn

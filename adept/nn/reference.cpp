@@ -54,14 +54,14 @@ at::Tensor apply_rope(const at::Tensor& x, const RopeTables& tables) {
 }
 
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Visibility& visibility,
-                            std::optional<double> scale) {
+                            const Scoring& scoring) {
   const std::int64_t group = q.size(1) / k.size(1);
   const at::Tensor keys = k.repeat_interleave(group, 1), values = v.repeat_interleave(group, 1);
-  const at::Tensor scores =
-      at::matmul(q, keys.transpose(2, 3)) / (scale ? 1 / *scale : std::sqrt(static_cast<double>(q.size(3))));
+  const at::Tensor scores = at::matmul(q, keys.transpose(2, 3)) /
+                            (scoring.scale ? 1 / *scoring.scale : std::sqrt(static_cast<double>(q.size(3))));
   const at::Tensor visible = causal_mask(q.size(2), k.size(2), visibility, q.device());
-  const at::Tensor masked =
-      scores.to(accumulate_type(q)).masked_fill(~visible, -std::numeric_limits<double>::infinity());
+  const at::Tensor masked = soft_capped(scores.to(accumulate_type(q)), scoring.soft_cap)
+                                .masked_fill(~visible, -std::numeric_limits<double>::infinity());
   return at::matmul(at::softmax(masked, -1).to(q.scalar_type()), values);
 }
 
@@ -77,6 +77,11 @@ at::Tensor gated(const at::Tensor& gate, const at::Tensor& up, Activation activa
   throw InternalError("unknown activation");
 }
 
+at::Tensor soft_capped(const at::Tensor& x, double soft_cap) {
+  if (soft_cap == 0) return x;
+  return (x.to(accumulate_type(x)) / soft_cap).tanh().mul(soft_cap).to(x.scalar_type());
+}
+
 double square_sum(at::TensorList tensors) {
   double sum = 0;
   for (const at::Tensor& tensor : tensors) sum += tensor.to(at::kDouble).square().sum().item<double>();
@@ -84,8 +89,8 @@ double square_sum(at::TensorList tensors) {
 }
 
 namespace {
-at::Tensor losses(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
-  const at::Tensor logits = linear(hidden, head).to(accumulate_type(hidden));
+at::Tensor losses(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets, double soft_cap) {
+  const at::Tensor logits = soft_capped(linear(hidden, head).to(accumulate_type(hidden)), soft_cap);
   const at::Tensor has_target = targets.ne(kIgnoreIndex);
   const at::Tensor picked = logits.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1);
   // Not log_softmax, whose sum over a large vocabulary loses small terms in fp32: 1e-5 nats of 49,152 classes.
@@ -94,13 +99,15 @@ at::Tensor losses(const at::Tensor& hidden, const at::Tensor& head, const at::Te
 }
 }  // namespace
 
-at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
-  return losses(hidden, head, targets).sum();
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
+                                double soft_cap) {
+  return losses(hidden, head, targets, soft_cap).sum();
 }
 
-at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
+                                          double soft_cap) {
   const at::NoGradGuard no_grad;
-  return losses(hidden, head, targets).to(at::kFloat);
+  return losses(hidden, head, targets, soft_cap).to(at::kFloat);
 }
 
 }  // namespace adept::nn::reference

@@ -2,8 +2,6 @@
 // Shapes and meaning are those of the function of the same name.
 #pragma once
 
-#include <optional>
-
 #include "adept/nn/attention.h"
 #include "adept/nn/gate.h"
 #include "adept/nn/rms_norm.h"
@@ -17,10 +15,13 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
                     GainConvention gain = GainConvention::kRounded);
 at::Tensor apply_rope(const at::Tensor& x, const RopeTables& tables);
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const Visibility& visibility = {}, std::optional<double> scale = {});
+                            const Visibility& visibility = {}, const Scoring& scoring = {});
 double square_sum(at::TensorList tensors);
 at::Tensor gated(const at::Tensor& gate, const at::Tensor& up, Activation activation);
-at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets);
-at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets);
+at::Tensor soft_capped(const at::Tensor& x, double soft_cap);
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
+                                double soft_cap = 0);
+at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
+                                          double soft_cap = 0);
 
 }  // namespace adept::nn::reference

@@ -93,7 +93,7 @@ def test_documents_of_one_row_equal_those_of_transformers(name, tmp_path):
         assert relative_error(ours[key], peer[key]) <= limit, key
 
 
-@pytest.mark.parametrize("name", ["llama_biases", "llama3_scaling", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "gemma3", "granite", "granite_biases_tied", "olmo2", "phi3_longrope_long"])
+@pytest.mark.parametrize("name", ["llama_biases", "llama3_scaling", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "gemma2", "gemma3", "granite", "granite_biases_tied", "olmo2", "phi3_longrope_long"])
 def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, tmp_path):
     model = tiny_models.build(name).to(torch.bfloat16)
     directory = tiny_models.save(name, model, tmp_path / "model")
@@ -119,7 +119,7 @@ def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, tmp_path):
         assert error_of(ours) <= BF16_GRADIENT_FLOOR + BF16_FACTOR * error_of(peer), kind
 
 
-@pytest.mark.parametrize("name", ["llama_tied", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "gemma3", "granite_biases_tied", "olmo2", "phi3",
+@pytest.mark.parametrize("name", ["llama_tied", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "gemma2", "gemma3", "granite_biases_tied", "olmo2", "phi3",
                                   "phi3_longrope_long"])
 @pytest.mark.parametrize("flag", [(), ("--no-cache",)])
 def test_greedy_generation_equals_transformers(name, flag, tmp_path):
@@ -143,6 +143,7 @@ def test_greedy_generation_equals_transformers(name, flag, tmp_path):
         ("qwen2", torch.bfloat16),
         ("qwen3_layer_types", torch.float32),
         ("gemma3", torch.bfloat16),
+        ("gemma2", torch.float32),
         ("granite", torch.bfloat16),
         ("olmo2", torch.float32),
         ("phi3", torch.bfloat16),

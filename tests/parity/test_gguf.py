@@ -105,9 +105,11 @@ LAYER_NAMES = {
     "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }
+GEMMA_NAMES = {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+               "post_feedforward_layernorm": "post_ffw_norm"}
 OWN_LAYER_NAMES = {  # by model_type
-    "gemma3_text": {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
-                    "post_feedforward_layernorm": "post_ffw_norm"},
+    "gemma2": GEMMA_NAMES,
+    "gemma3_text": GEMMA_NAMES,
     "olmo2": {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"},
     "phi3": {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
 }
@@ -133,7 +135,7 @@ def write_model(path, model):
             continue
         target = gguf_name(name, config.model_type)
         array = tensor.numpy()
-        if is_gemma3 and name.endswith("norm.weight"):
+        if config.model_type in ("gemma2", "gemma3_text") and name.endswith("norm.weight"):
             array = array + 1
         unit = target.split(".")[2] if target.startswith("blk.") else ""
         if config.model_type in ("llama", "mistral", "granite") and unit in heads:
@@ -154,12 +156,15 @@ def write_model(path, model):
         metadata |= {"rope.scaling.type": "linear", "rope.scaling.factor": rope["factor"]}
     if rope_type == "llama3":
         tensors["rope_freqs.weight"] = llama3_factors(config)
-    if config.model_type in ("mistral", "gemma3_text") and config.sliding_window:
+    if config.model_type in ("mistral", "gemma2", "gemma3_text") and config.sliding_window:
         metadata["attention.sliding_window"] = config.sliding_window
     if config.model_type == "phi3":
         metadata |= {"attention.sliding_window": config.sliding_window or 0,
                      "rope.dimension_count": int(head_dim * config.rope_parameters["partial_rotary_factor"]),
                      "rope.scaling.original_context_length": config.original_max_position_embeddings}
+    if config.model_type == "gemma2":
+        metadata |= {"attn_logit_softcapping": config.attn_logit_softcapping,
+                     "final_logit_softcapping": config.final_logit_softcapping}
     if config.model_type == "granite":
         metadata |= {"attention.scale": config.attention_multiplier, "embedding_scale": config.embedding_multiplier,
                      "residual_scale": config.residual_multiplier, "logit_scale": config.logits_scaling}
@@ -175,7 +180,7 @@ def write_model(path, model):
 # --- Weights ----------------------------------------------------------------------------------------------------------
 
 IMPORTED = ["llama", "llama_tied", "llama_biases", "llama_head_dim", "llama_one_head", "llama3_scaling",
-            "llama_linear_scaling", "mistral", "mistral_sliding", "qwen2", "qwen2_tied", "qwen3", "gemma3_pattern",
+            "llama_linear_scaling", "mistral", "mistral_sliding", "qwen2", "qwen2_tied", "qwen3", "gemma2_alternating", "gemma3_pattern",
             "granite", "granite_biases_tied", "granite_plain", "olmo2", "olmo2_biases_tied", "phi3", "phi3_tied", "phi3_longrope_short", "phi3_longrope_long"]
 
 
@@ -184,10 +189,11 @@ def test_an_imported_model_computes_what_the_original_does(name, adept, tmp_path
     original = tiny_models.build(name)
     with torch.no_grad():  # gains that survive the 1 that is added to them
         for key, parameter in original.named_parameters():
-            if name.startswith("gemma3") and "norm" in key:
+            if name.startswith("gemma") and "norm" in key:
                 parameter.copy_((parameter * 1024).round() / 1024)
     adept("import-gguf", "--gguf", write_model(tmp_path / "tiny.gguf", original), "--out", tmp_path / "out")
-    imported = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    imported = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype=torch.float32, attn_implementation=original.config._attn_implementation).eval()
     assert type(imported) is type(original)
     expected = original.state_dict()
     found = imported.state_dict()

@@ -37,8 +37,8 @@ def layer_map(after, num_layers):
 
 def value_in_copies(name, unit):
     """What a residual output of a copy holds, by which the copy adds nothing; None for other tensors."""
-    if name.startswith(("gemma3", "olmo2")):  # the gains behind the branches, which Gemma stores as gain - 1
-        silent = -1 if name.startswith("gemma3") else 0
+    if name.startswith(("gemma", "olmo2")):  # the gains behind the branches, which Gemma stores as gain - 1
+        silent = -1 if name.startswith("gemma") else 0
         return silent if unit in ("post_attention_layernorm.weight", "post_feedforward_layernorm.weight") else None
     return 0 if unit in ZERO_IN_COPIES else None
 
@@ -93,7 +93,7 @@ def test_a_copy_after_every_layer_changes_no_logit_in_transformers(name, tmp_pat
 
 
 @pytest.mark.parametrize("after", [[0], [2]])
-@pytest.mark.parametrize("name", ["qwen2_max_window_layers", "qwen3_layer_types", "gemma3_old_spelling", "granite_biases_tied", "olmo2", "phi3"])
+@pytest.mark.parametrize("name", ["qwen2_max_window_layers", "qwen3_layer_types", "gemma2_alternating", "gemma3_old_spelling", "granite_biases_tied", "olmo2", "phi3"])
 def test_a_copy_changes_no_logit_wherever_it_is(name, after, tmp_path):
     check_expansion(name, text_models.save(name, tmp_path / "base"), tmp_path / "out", after)
 

@@ -71,7 +71,7 @@ def documents_of(line):
 
 def unit_importance(model, copies, probe, of_sources):
     """I_u = mean of |theta g|, theta being what takes effect; before the first step that of the source layers."""
-    offset = 1 if model.config.model_type == "gemma3_text" else 0  # whose gains are stored as w of 1 + w
+    offset = 1 if model.config.model_type in ("gemma2", "gemma3_text") else 0  # whose gains are stored as w of 1 + w
     scored = {copy: copy - 1 if of_sources else copy for copy in copies}  # a copy is directly behind its source
     sums = collections.Counter()
     for rows in probe:
@@ -167,7 +167,7 @@ def check_mixture(lines, documents):
 
 
 @pytest.mark.parametrize(
-    "name, after, mask", [("llama_biases", [0, 2], False), ("qwen3_layer_types", [1], True), ("gemma3", [0, 1], True), ("granite_biases_tied", [0, 2], True), ("olmo2", [0, 2], True),
+    "name, after, mask", [("llama_biases", [0, 2], False), ("qwen3_layer_types", [1], True), ("gemma3", [0, 1], True), ("gemma2", [0, 1], True), ("granite_biases_tied", [0, 2], True), ("olmo2", [0, 2], True),
                           ("phi3", [1], False)]
 )
 def test_twenty_steps_equal_pytorch(name, after, mask, tmp_path):

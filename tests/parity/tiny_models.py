@@ -60,6 +60,12 @@ def _gemma3(edits=None, **keys):
     return TinyModel(transformers.Gemma3TextConfig, {**COMMON, **keys}, edits or {}, gain_offset=1.0)
 
 
+def _gemma2(edits=None, **keys):
+    keys = {"head_dim": 16, "query_pre_attn_scalar": 20, "sliding_window": 7, "attn_logit_softcapping": 4.0,
+            "final_logit_softcapping": 6.0, **keys}
+    return TinyModel(transformers.Gemma2Config, {**COMMON, **keys}, edits or {}, gain_offset=1.0)
+
+
 def _olmo2(**keys):
     return TinyModel(transformers.Olmo2Config, {**COMMON, **keys})
 
@@ -131,6 +137,11 @@ TINY_MODELS = {
             "sliding_window_pattern": 2,
         },
     ),
+    "gemma2": _gemma2(),
+    # As GGUF has it.
+    "gemma2_alternating": _gemma2(num_hidden_layers=4, query_pre_attn_scalar=16, edits={"layer_types": None}),
+    "gemma2_without_caps": _gemma2(attn_logit_softcapping=None, final_logit_softcapping=None, tie_word_embeddings=False,
+                                   layer_types=["full_attention", "sliding_attention", "sliding_attention"]),
     "granite": _granite(embedding_multiplier=12.0, attention_multiplier=0.015625, residual_multiplier=0.22, logits_scaling=8.0),
     "granite_biases_tied": _granite(embedding_multiplier=5.3, attention_multiplier=0.4, residual_multiplier=1.7, logits_scaling=0.9,
                                     attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
@@ -153,12 +164,17 @@ TINY_MODELS = {
 }
 
 
+def attention_of(model_type):
+    """The attention of transformers to compare with: its sdpa leaves soft caps out."""
+    return "eager" if model_type == "gemma2" else "sdpa"
+
+
 def build(name, seed=0, dtype=torch.float32):
     """The transformers model, on the CPU in evaluation mode. Biases and norms are random too, not 0 and 1."""
     tiny = TINY_MODELS[name]
     torch.manual_seed(seed)
     config = tiny.config_class(**tiny.keys)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(config.model_type)).eval()
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith(".bias"):

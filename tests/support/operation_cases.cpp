@@ -153,11 +153,15 @@ Case gate_case(std::int64_t tokens, std::int64_t width, Activation activation) {
           [=](const Inputs& x) { return reference::gated(x[0], x[1], activation); }};
 }
 
+std::string name_of(const Scoring& scoring) {
+  return fmt::format("{}{}", scoring.scale ? "_scaled" : "", scoring.soft_cap > 0 ? "_capped" : "");
+}
+
 struct AttentionShape {
   std::int64_t heads, kv_heads, queries, keys, head_dim, window;
   bool documents = false;
   bool grows = false;  ///< later keys have larger scores, by much more than the softmax of a block can take
-  std::optional<double> scale{};
+  Scoring scoring{};
 };
 
 /// Of two sequences: a new document every 7 or every 150 tokens.
@@ -171,15 +175,15 @@ Case attention_case(const AttentionShape& s) {
   const Visibility visibility = {.window = s.window,
                                  .document_starts = s.documents ? document_starts(s) : at::Tensor()};
   return {fmt::format("Attention_h{}kv{}_q{}k{}_e{}_w{}{}{}{}", s.heads, s.kv_heads, s.queries, s.keys, s.head_dim,
-                      s.window, s.documents ? "_documents" : "", s.grows ? "_growing" : "", s.scale ? "_scaled" : ""),
+                      s.window, s.documents ? "_documents" : "", s.grows ? "_growing" : "", name_of(s.scoring)),
           [=](at::ScalarType t) {
             at::Tensor k = at::randn({2, s.kv_heads, s.keys, s.head_dim}, at::kDouble);
             if (s.grows) k = k * at::linspace(0.1, 12, s.keys, at::kDouble).unsqueeze(1);
             return Inputs{randn({2, s.heads, s.queries, s.head_dim}, t), k.to(t),
                           randn({2, s.kv_heads, s.keys, s.head_dim}, t)};
           },
-          [=](const Inputs& x) { return causal_attention(x[0], x[1], x[2], visibility, s.scale); },
-          [=](const Inputs& x) { return reference::causal_attention(x[0], x[1], x[2], visibility, s.scale); }};
+          [=](const Inputs& x) { return causal_attention(x[0], x[1], x[2], visibility, s.scoring); },
+          [=](const Inputs& x) { return reference::causal_attention(x[0], x[1], x[2], visibility, s.scoring); }};
 }
 
 Case normed_attention_case(const AttentionShape& s, GainConvention gain = GainConvention::kRounded,
@@ -190,30 +194,32 @@ Case normed_attention_case(const AttentionShape& s, GainConvention gain = GainCo
   const auto rotated = [=](const Inputs& x, std::size_t i) {
     return reference::apply_rope(reference::rms_norm(x[i], x[i + 3], 1e-3, gain).transpose(1, 2), tables_for(x));
   };
-  return {
-      fmt::format("NormedAttention_h{}kv{}_t{}_e{}_w{}{}{}{}{}", s.heads, s.kv_heads, s.queries, s.head_dim, s.window,
-                  s.documents ? "_documents" : "", s.scale ? "_scaled" : "", name_of(gain), name_of(rope)),
-      [=](at::ScalarType t) {
-        return Inputs{randn({2, s.queries, s.heads, s.head_dim}, t), randn({2, s.keys, s.kv_heads, s.head_dim}, t),
-                      randn({2, s.kv_heads, s.keys, s.head_dim}, t), randn({s.head_dim}, t), randn({s.head_dim}, t)};
-      },
-      [=](const Inputs& x) {
-        return normed_attention(x[0], x[1], x[2], {x[3], x[4], 1e-3, gain}, tables_for(x), visibility, s.scale);
-      },
-      [=](const Inputs& x) {
-        return reference::causal_attention(rotated(x, 0), rotated(x, 1), x[2], visibility, s.scale);
-      }};
+  return {fmt::format("NormedAttention_h{}kv{}_t{}_e{}_w{}{}{}{}{}", s.heads, s.kv_heads, s.queries, s.head_dim,
+                      s.window, s.documents ? "_documents" : "", name_of(s.scoring), name_of(gain), name_of(rope)),
+          [=](at::ScalarType t) {
+            return Inputs{randn({2, s.queries, s.heads, s.head_dim}, t), randn({2, s.keys, s.kv_heads, s.head_dim}, t),
+                          randn({2, s.kv_heads, s.keys, s.head_dim}, t), randn({s.head_dim}, t),
+                          randn({s.head_dim}, t)};
+          },
+          [=](const Inputs& x) {
+            return normed_attention(x[0], x[1], x[2], {x[3], x[4], 1e-3, gain}, tables_for(x), visibility, s.scoring);
+          },
+          [=](const Inputs& x) {
+            return reference::causal_attention(rotated(x, 0), rotated(x, 1), x[2], visibility, s.scoring);
+          }};
 }
 
 /// `ignored` of every `period` positions have no target.
-Case cross_entropy_case(std::int64_t tokens, std::int64_t vocab, std::int64_t ignored, std::int64_t period) {
+Case cross_entropy_case(std::int64_t tokens, std::int64_t vocab, std::int64_t ignored, std::int64_t period,
+                        double soft_cap = 0) {
   at::Tensor targets = at::randint(0, vocab, {2, tokens}, at::kLong);
   const at::Tensor position = at::arange(2 * tokens, at::kLong).view({2, tokens});
   targets.masked_fill_(position.remainder(period) < ignored, kIgnoreIndex);
-  return {fmt::format("CrossEntropy_{}x{}_ignore{}of{}", tokens, vocab, ignored, period),
+  return {fmt::format("CrossEntropy_{}x{}_ignore{}of{}{}", tokens, vocab, ignored, period,
+                      soft_cap > 0 ? fmt::format("_cap{:.0f}", soft_cap) : ""),
           [=](at::ScalarType t) { return Inputs{randn({2, tokens, 20}, t), randn({vocab, 20}, t)}; },
-          [=](const Inputs& x) { return linear_cross_entropy(x[0], x[1], targets); },
-          [=](const Inputs& x) { return reference::linear_cross_entropy(x[0], x[1], targets); }};
+          [=](const Inputs& x) { return linear_cross_entropy(x[0], x[1], targets, soft_cap); },
+          [=](const Inputs& x) { return reference::linear_cross_entropy(x[0], x[1], targets, soft_cap); }};
 }
 
 }  // namespace
@@ -275,17 +281,52 @@ std::vector<Case> operation_cases() {
   for (const std::int64_t tokens : {1, 17, 150}) cases.push_back(normed_attention_case({4, 2, tokens, tokens, 16, 0}));
   cases.push_back(normed_attention_case({9, 3, 150, 150, 80, 20, true}));
   cases.push_back(normed_attention_case(
-      {.heads = 4, .kv_heads = 1, .queries = 70, .keys = 70, .head_dim = 24, .window = 30, .scale = 0.05},
+      {.heads = 4, .kv_heads = 1, .queries = 70, .keys = 70, .head_dim = 24, .window = 30, .scoring = {.scale = 0.05}},
       GainConvention::kOnePlus, partial_rope(0.5)));
   for (const std::int64_t queries : {1, 5, 190})  // as a step of generation, a few, and by the kernel
-    cases.push_back(attention_case(
-        {.heads = 4, .kv_heads = 2, .queries = queries, .keys = 190, .head_dim = 32, .window = 0, .scale = 0.4}));
+    cases.push_back(attention_case({.heads = 4,
+                                    .kv_heads = 2,
+                                    .queries = queries,
+                                    .keys = 190,
+                                    .head_dim = 32,
+                                    .window = 0,
+                                    .scoring = {.scale = 0.4}}));
+  // Scores far below, near and beyond their cap.
+  for (const double soft_cap : {0.7, 5.0, 50.0})
+    for (const std::int64_t queries : {1, 5, 190})
+      cases.push_back(attention_case({.heads = 4,
+                                      .kv_heads = 2,
+                                      .queries = queries,
+                                      .keys = 190,
+                                      .head_dim = 32,
+                                      .window = soft_cap == 5 ? 60 : 0,
+                                      .documents = soft_cap > 1,
+                                      .scoring = {.scale = 0.4, .soft_cap = soft_cap}}));
+  cases.push_back(attention_case({.heads = 3,
+                                  .kv_heads = 1,
+                                  .queries = 257,
+                                  .keys = 700,
+                                  .head_dim = 200,
+                                  .window = 150,
+                                  .grows = true,
+                                  .scoring = {.soft_cap = 4}}));
+  cases.push_back(normed_attention_case({.heads = 4,
+                                         .kv_heads = 1,
+                                         .queries = 70,
+                                         .keys = 70,
+                                         .head_dim = 24,
+                                         .window = 30,
+                                         .scoring = {.soft_cap = 1.5}}));
   cases.push_back(attention_case({6, 2, 1, 40, 16, 0}));  // steps of generation: fewer queries than keys
   cases.push_back(attention_case({6, 2, 1, 40, 16, 7}));
   cases.push_back(attention_case({6, 2, 5, 40, 16, 0}));
   cases.push_back(attention_case({6, 2, 5, 40, 16, 7}));
   cases.push_back(cross_entropy_case(1500, 5000, 1, 5));  // several blocks of the vocabulary
   cases.push_back(cross_entropy_case(2500, 37, 0, 3));    // several chunks of tokens
+  for (const double soft_cap : {3, 30}) {
+    cases.push_back(cross_entropy_case(17, 61, 0, 3, soft_cap));
+    cases.push_back(cross_entropy_case(1500, 5000, 1, 5, soft_cap));
+  }
   return cases;
 }
 

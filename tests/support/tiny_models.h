@@ -57,7 +57,7 @@ std::string message_of(Function&& function) {
 /// One of each way in which supported architectures differ.
 inline const std::vector<std::string>& model_kinds() {
   static const std::vector<std::string> kinds = {
-      "llama", "llama_biased_tied", "mistral", "qwen2", "qwen3", "gemma3", "olmo2", "phi3", "granite"};
+      "llama", "llama_biased_tied", "mistral", "qwen2", "qwen3", "gemma3", "olmo2", "phi3", "granite", "gemma2"};
   return kinds;
 }
 
@@ -84,6 +84,13 @@ inline Json config_of_kind(const std::string& kind, int num_layers = 4) {
     json["query_pre_attn_scalar"] = 6;
     json["sliding_window"] = 5;
     json["sliding_window_pattern"] = 3;
+  } else if (kind == "gemma2") {
+    json.erase("hidden_act");
+    json["hidden_activation"] = "gelu_pytorch_tanh";
+    json["query_pre_attn_scalar"] = 6;
+    json["sliding_window"] = 5;
+    json["attn_logit_softcapping"] = 1.5;
+    json["final_logit_softcapping"] = 2;
   } else if (kind == "phi3") {
     json["sliding_window"] = 5;
     json["partial_rotary_factor"] = 0.5;

@@ -195,6 +195,21 @@ Vector hide(Vector values, std::int64_t column, Visible visible, float hidden) {
 constexpr float kMostExponent = 12;
 constexpr float kNoBase = -__FLT_MAX__;  // nothing was seen yet
 
+// Products of queries and keys become capped scores, and their derivatives by scores without a cap go to `slopes`
+// unless that is null.
+void cap_tile(const Attention& a, const Tile& t, float* scores, float* slopes) {
+  const Vector inward = splat(a.scale / a.soft_cap), cap = splat(a.soft_cap);
+  for (std::int64_t i = 0; i < t.count * kKeyBlock; i += kKeyBlock)
+    for (std::int64_t n = i; n < i + t.columns; n += kLanes) {
+      const Vector tangent = hyperbolic_tangent(load(scores + n) * inward);
+      store(scores + n, tangent * cap);
+      if (slopes != nullptr) store(slopes + n, splat(1.0f) - tangent * tangent);
+    }
+}
+
+// What makes an exponent of 2 of a score: of a product, or of what cap_tile() made of it.
+float exponent_factor(const Attention& a) { return (a.soft_cap > 0 ? 1 : a.scale) * kLog2E; }
+
 // A query's base becomes the largest score of a block, as an exponent.
 void raise_base(const ForwardWorkspace& w, std::int64_t row, std::int64_t width, float largest) {
   const float base = w.base[row];
@@ -211,7 +226,7 @@ template <typename E, bool kMasked>
 void soften_tile(const Attention& a, const ForwardWorkspace& w, const Tile& t, const std::int32_t* first_key,
                  std::int64_t begin) {
   const std::int64_t columns = kMasked ? t.columns : kKeyBlock, width = padded_head_dim(a);
-  const float factor = a.scale * kLog2E;
+  const float factor = exponent_factor(a);
   for (std::int64_t i = 0; i < t.count; ++i) {
     float* scores = w.scores + i * kKeyBlock;
     const Visible visible = visible_columns(a, first_key, begin + t.row + i, t.n);
@@ -266,6 +281,7 @@ void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
       for_each_tile(a, first_key, begin, rows, [&](const Tile& t) {
         multiply<false>(t.count, t.columns, depth, packed_q + t.row * width / kEach, width / kEach, 1,
                         keys + t.n * depth, kPanel * depth, w.scores, kKeyBlock);
+        if (a.soft_cap > 0) cap_tile(a, t, w.scores, nullptr);
         if (t.masked)
           soften_tile<typename Packed::Element, true>(a, w, t, first_key, begin);
         else
@@ -335,10 +351,10 @@ float* tile_of(const Attention& a, float* scores, const Tile& t) {
 // Of one query's block: scores become probabilities, and their products with their gradients are added to row_sum, lane
 // by lane.
 template <bool kMasked>
-void restore_row(float* scores, const float* grad_probabilities, const Tile& t, Visible visible, float scale,
-                 float log_sum_exp, float* row_sum) {
+void restore_row(float* scores, const float* grad_probabilities, const Tile& t, Visible visible,
+                 float exponent_of_score, float log_sum_exp, float* row_sum) {
   const std::int64_t columns = kMasked ? t.columns : kKeyBlock;
-  const Vector base = splat(log_sum_exp * kLog2E), factor = splat(scale * kLog2E);
+  const Vector base = splat(log_sum_exp * kLog2E), factor = splat(exponent_of_score);
   Vector sum = load(row_sum);
   for (std::int64_t n = 0; n < columns; n += kLanes) {
     Vector p = power_of_two(load(scores + n) * factor - base);
@@ -357,24 +373,28 @@ void restore_tile(const Attention& a, const BackwardWorkspace& w, const Backward
   float *scores = tile_of(a, w.scores, t), *gradients = tile_of(a, w.grad_scores, t);
   multiply<false>(t.count, t.columns, depth, o.q_rows + row, stride, 1, o.keys_t + t.n * depth, kPanel * depth, scores,
                   kKeyBlock);
+  if (a.soft_cap > 0) cap_tile(a, t, scores, tile_of(a, w.slopes, t));
   multiply<false>(t.count, t.columns, depth, o.grad_out_rows + row, stride, 1, o.values_t + t.n * depth, kPanel * depth,
                   gradients, kKeyBlock);
   const auto restore = t.masked ? restore_row<true> : restore_row<false>;
   for (std::int64_t r = t.row; r < t.row + t.count; ++r, scores += kKeyBlock, gradients += kKeyBlock)
-    restore(scores, gradients, t, visible_columns(a, first_key, begin + r, t.n), a.scale, log_sum_exp[begin + r],
-            w.row_sum + r * kLanes);
+    restore(scores, gradients, t, visible_columns(a, first_key, begin + r, t.n), exponent_factor(a),
+            log_sum_exp[begin + r], w.row_sum + r * kLanes);
 }
 
 // Gradients of a tile's probabilities become gradients of its scores, and both operands of the products that follow: in
 // their places with the depth along the queries, and as pairs the gradients in `grad_score_rows` with the depth along
-// the keys. delta: of each query the row sum of probabilities times gradients.
-template <typename T>
-void differentiate_scores(float* probabilities, float* gradients, float* grad_score_rows, const Tile& t,
-                          const float* delta) {
+// the keys. delta: of each query the row sum of probabilities times gradients. kCapped: `slopes` are the cap's.
+template <typename T, bool kCapped>
+void differentiate_scores(float* probabilities, float* gradients, const float* slopes, float* grad_score_rows,
+                          const Tile& t, const float* delta) {
   for (std::int64_t r = 0; r < t.count; r += Packing<T>::kEach) {
     float *p_row = probabilities + r * kKeyBlock, *gradient_row = gradients + r * kKeyBlock;
+    const float* slope_row = slopes + r * kKeyBlock;
     for (std::int64_t n = 0; n < t.columns; n += kLanes) {
-      const Vector p = load(p_row + n), gradient = p * (load(gradient_row + n) - splat(delta[r]));
+      const Vector p = load(p_row + n);
+      Vector gradient = p * (load(gradient_row + n) - splat(delta[r]));
+      if (kCapped) gradient *= load(slope_row + n);
       if constexpr (Packing<T>::kEach == 1) {
         store(gradient_row + n, gradient);
       } else {
@@ -382,6 +402,7 @@ void differentiate_scores(float* probabilities, float* gradients, float* grad_sc
         if (r + 1 < t.count) {
           second_p = load(p_row + kKeyBlock + n);
           second_gradient = second_p * (load(gradient_row + kKeyBlock + n) - splat(delta[r + 1]));
+          if (kCapped) second_gradient *= load(slope_row + kKeyBlock + n);
         }
         store_pairs(p_row + n, narrow(p), narrow(second_p));
         store_pairs(gradient_row + n, narrow(gradient), narrow(second_gradient));
@@ -400,7 +421,10 @@ void differentiate_tile(const Attention& a, const BackwardWorkspace& w, const Ba
   using Number = typename Packing<T>::Number;
   constexpr std::int64_t kEach = Packing<T>::kEach;
   float *scores = tile_of(a, w.scores, t), *gradients = tile_of(a, w.grad_scores, t);
-  differentiate_scores<T>(scores, gradients, w.grad_score_rows, t, delta);
+  if (a.soft_cap > 0)
+    differentiate_scores<T, true>(scores, gradients, tile_of(a, w.slopes, t), w.grad_score_rows, t, delta);
+  else
+    differentiate_scores<T, false>(scores, gradients, scores, w.grad_score_rows, t, delta);
   const auto* probabilities = reinterpret_cast<const Number*>(scores);
   const auto* by_queries = reinterpret_cast<const Number*>(gradients);
   const auto* by_keys = kEach > 1 ? reinterpret_cast<const Number*>(w.grad_score_rows) : by_queries;

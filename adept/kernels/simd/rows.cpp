@@ -256,17 +256,42 @@ double sum_over_vectors(std::int64_t size, const Body& body) {
   return sum;
 }
 
+// Logits as the loss takes them. kCapped: they have a soft cap.
+template <bool kCapped>
+Vector capped(Vector logits, float soft_cap) {
+  if constexpr (!kCapped) return logits;
+  return hyperbolic_tangent(logits / splat(soft_cap)) * splat(soft_cap);
+}
+template <bool kCapped>
+float capped(float logit, float soft_cap) {
+  return kCapped ? capped<true>(splat(logit), soft_cap)[0] : logit;
+}
+// Those that are not there are -infinity.
+template <bool kCapped, typename T>
+Vector load_logits(const T* p, std::int64_t count, float soft_cap) {
+  Vector v = load_some(p, count, -__builtin_inff());
+  if constexpr (!kCapped) return v;
+  v = capped<true>(v, soft_cap);
+  for (std::int64_t i = count; i < kLanes; ++i) v[i] = -__builtin_inff();
+  return v;
+}
+// The derivative of a capped logit by the logit.
+Vector slope_of(Vector capped, float soft_cap) {
+  const Vector tangent = capped / splat(soft_cap);
+  return splat(1) - tangent * tangent;
+}
+
 // A row is read three times, from memory only the first time.
-template <typename T>
-void score_rows(const CrossEntropy& a, std::int64_t begin, std::int64_t end) {
+template <bool kCapped, typename T>
+void score_rows_by(const CrossEntropy& a, std::int64_t begin, std::int64_t end) {
   const std::int64_t size = a.vocab_size;
   for (std::int64_t n = begin; n < end; ++n) {
     T* logits = static_cast<T*>(a.logits) + n * size;
-    const float wanted = widen(logits[a.targets[n]]);
-    const Vector largest = splat(largest_in(logits, size));
+    const float wanted = capped<kCapped>(widen(logits[a.targets[n]]), a.soft_cap);
+    const Vector largest = splat(capped<kCapped>(largest_in(logits, size), a.soft_cap));
     const double sum = sum_over_vectors(
         size, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
-          return exponential(load_some(logits + i, count, -__builtin_inff()) - largest);
+          return exponential(load_logits<kCapped>(logits + i, count, a.soft_cap) - largest);
         });
     a.losses[n] = static_cast<float>(__builtin_log(sum) + largest[0] - wanted);
     if (!a.wants_gradient) continue;
@@ -274,20 +299,29 @@ void score_rows(const CrossEntropy& a, std::int64_t begin, std::int64_t end) {
     const float probability = exponential(splat(wanted) - largest)[0] * inverse[0];
     for_each_vector(
         size, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
-          store_some(logits + i, count, exponential(load_some(logits + i, count) - largest) * inverse);
+          const Vector logit = capped<kCapped>(load_some(logits + i, count), a.soft_cap);
+          Vector gradient = exponential(logit - largest) * inverse;
+          if (kCapped) gradient *= slope_of(logit, a.soft_cap);
+          store_some(logits + i, count, gradient);
         });
-    narrow(probability - 1, logits[a.targets[n]]);
+    const float slope = kCapped ? slope_of(splat(wanted), a.soft_cap)[0] : 1;
+    narrow((probability - 1) * slope, logits[a.targets[n]]);
   }
 }
 
 template <typename T>
-void soften_columns(const OnlineSoftmax& a, std::int64_t begin, std::int64_t end) {
+void score_rows(const CrossEntropy& a, std::int64_t begin, std::int64_t end) {
+  a.soft_cap > 0 ? score_rows_by<true, T>(a, begin, end) : score_rows_by<false, T>(a, begin, end);
+}
+
+template <bool kCapped, typename T>
+void soften_columns_by(const OnlineSoftmax& a, std::int64_t begin, std::int64_t end) {
   constexpr float kMostAboveBase = 8;  // e^8 is far from the largest number, and e^-8 of one still precise
   for (std::int64_t n = begin; n < end; ++n) {
     T* logits = static_cast<T*>(a.logits) + n * a.columns;
     const std::int64_t target = a.targets[n] - a.first;
-    if (target >= 0 && target < a.columns) a.target_logits[n] = widen(logits[target]);
-    const float largest = largest_in(logits, a.columns);
+    if (target >= 0 && target < a.columns) a.target_logits[n] = capped<kCapped>(widen(logits[target]), a.soft_cap);
+    const float largest = capped<kCapped>(largest_in(logits, a.columns), a.soft_cap);
     if (largest > a.base[n] + kMostAboveBase) {
       const Vector factor = exponential(splat(a.base[n]) - splat(largest));
       a.base[n] = largest;
@@ -301,11 +335,17 @@ void soften_columns(const OnlineSoftmax& a, std::int64_t begin, std::int64_t end
     const Vector base = splat(a.base[n]);
     a.sum[n] += sum_over_vectors(
         a.columns, [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
-          const Vector e = exponential(load_some(logits + i, count, -__builtin_inff()) - base);
-          store_some(logits + i, count, e);
+          const Vector logit = load_logits<kCapped>(logits + i, count, a.soft_cap);
+          const Vector e = exponential(logit - base);
+          store_some(logits + i, count, kCapped ? e * slope_of(logit, a.soft_cap) : e);
           return e;
         });
   }
+}
+
+template <typename T>
+void soften_columns(const OnlineSoftmax& a, std::int64_t begin, std::int64_t end) {
+  a.soft_cap > 0 ? soften_columns_by<true, T>(a, begin, end) : soften_columns_by<false, T>(a, begin, end);
 }
 
 }  // namespace

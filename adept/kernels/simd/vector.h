@@ -123,6 +123,20 @@ inline Vector exponential(Vector x) {
   return times_power(p * r * r + r + splat(1.0f), shifted);
 }
 
+/// tanh x, to 4 units in the last place; NaN stays NaN.
+inline Vector hyperbolic_tangent(Vector x) {
+  const Vector size = x < Vector{} ? -x : x, square = x * x;
+  // Cephes' minimax polynomial of tanhf up to 0.625: beyond, the difference of 1 and e^-2x keeps its digits.
+  Vector p = splat(-5.70498872745e-3f);
+  p = p * square + splat(2.06390887954e-2f);
+  p = p * square + splat(-5.37397155531e-2f);
+  p = p * square + splat(1.33314422036e-1f);
+  p = p * square + splat(-3.33332819422e-1f);
+  const Vector near = p * square * size + size, small = exponential(splat(-2.0f) * size);
+  const Vector result = size < splat(0.625f) ? near : (splat(1.0f) - small) / (splat(1.0f) + small);
+  return x < Vector{} ? -result : result;
+}
+
 /// Two bf16 numbers that follow each other in the depth of a product, the first in the lower half.
 using Pair = std::uint32_t;
 #if defined(__AVX512BF16__) || defined(ADEPT_EMULATED_PAIRS)

@@ -89,6 +89,13 @@ void read_eos_tokens(ConfigReader& reader, ModelConfig& config, std::optional<st
 std::vector<std::int64_t> read_layer_types(ConfigReader& reader, const ModelConfig& config, std::int64_t window,
                                            std::int64_t first_window_layer, std::string_view why_no_window);
 
+/// The window of each layer: from layer_types where given, else every `period`-th layer sees all tokens and the others
+/// `sliding_window`, 4096 where that is missing.
+std::vector<std::int64_t> read_alternating_windows(ConfigReader& reader, const ModelConfig& config,
+                                                   std::int64_t period);
+/// The windows of `config` as layer_types.
+Json layer_types_of(const ModelConfig& config);
+
 /// use_sliding_window, sliding_window, max_window_layers and layer_types as in Qwen2 and Qwen3.
 std::vector<std::int64_t> read_qwen_windows(ConfigReader& reader, const ModelConfig& config);
 
@@ -113,6 +120,12 @@ FeedForward feed_forward(const ModelConfig& config, bool bias = false);
 
 /// input_layernorm and post_attention_layernorm in front of the two.
 Layer pre_norm_layer(const ModelConfig& config, Attention attention, FeedForward feed_forward);
+
+/// The gain of `norm` is stored as w of 1 + w.
+Norm one_plus(Norm norm);
+
+/// Norms in front of and behind both branches, with gains of 1 + w, and GeGLU (tanh): Gemma 2 and 3.
+Layer gemma_layer(const ModelConfig& config, Attention attention);
 
 /// Fills the config's layers and final norm.
 void compose(ModelConfig& config, const std::function<Layer(std::size_t l)>& layer);

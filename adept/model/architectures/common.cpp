@@ -89,6 +89,25 @@ std::vector<std::int64_t> read_layer_types(ConfigReader& reader, const ModelConf
   return windows;
 }
 
+std::vector<std::int64_t> read_alternating_windows(ConfigReader& reader, const ModelConfig& config,
+                                                   std::int64_t period) {
+  const bool null_window = reader.present("sliding_window") && !reader.has("sliding_window");
+  const std::int64_t window = reader.integer("sliding_window", null_window ? 0 : 4096, 1, kMaxInt32);
+  std::vector<std::int64_t> windows = read_layer_types(reader, config, window, 0, "sliding_window is null");
+  if (reader.has("layer_types")) return windows;
+  if (window == 0) reader.problem("sliding_window", "is null; expected the tokens that a layer of the pattern sees");
+  for (std::size_t l = 0; l < windows.size(); ++l)
+    if ((static_cast<std::int64_t>(l) + 1) % period == 0) windows[l] = 0;
+  return windows;
+}
+
+Json layer_types_of(const ModelConfig& config) {
+  Json types = Json::array();
+  for (const Layer& layer : config.layers)
+    types.push_back(layer.attention.body.window > 0 ? "sliding_attention" : "full_attention");
+  return types;
+}
+
 std::vector<std::int64_t> read_qwen_windows(ConfigReader& reader, const ModelConfig& config) {
   const bool use_window = reader.boolean("use_sliding_window", false);
   const bool null_window = reader.present("sliding_window") && !reader.has("sliding_window");
@@ -137,6 +156,25 @@ FeedForward feed_forward(const ModelConfig& c, bool bias) {
           .inputs = {{.name = "mlp.gate_proj", .gguf_name = "ffn_gate", .rows = f, .columns = d, .has_bias = bias},
                      {.name = "mlp.up_proj", .gguf_name = "ffn_up", .rows = f, .columns = d, .has_bias = bias}},
           .output = {.name = "mlp.down_proj", .gguf_name = "ffn_down", .rows = d, .columns = f, .has_bias = bias}};
+}
+
+Norm one_plus(Norm norm) {
+  norm.gain = nn::GainConvention::kOnePlus;
+  return norm;
+}
+
+Layer gemma_layer(const ModelConfig& config, Attention attention) {
+  const auto norm = [&](std::string_view name, std::string_view gguf_name) {
+    return one_plus(rms_norm(config, name, gguf_name));
+  };
+  FeedForward gated = feed_forward(config);
+  gated.activation = nn::Activation::kGeluTanh;
+  return {.attention = {.pre_norm = norm("input_layernorm", "attn_norm"),
+                        .body = std::move(attention),
+                        .post_norm = norm("post_attention_layernorm", "post_attention_norm")},
+          .feed_forward = {.pre_norm = norm("pre_feedforward_layernorm", "ffn_norm"),
+                           .body = std::move(gated),
+                           .post_norm = norm("post_feedforward_layernorm", "post_ffw_norm")}};
 }
 
 void compose(ModelConfig& config, const std::function<Layer(std::size_t l)>& layer) {

@@ -1,9 +1,8 @@
 // Gemma 3, the text model: norms before and behind each branch, whose gains are stored as w of 1 + w, norms of each
 // head's queries and keys, GeGLU, scaled embeddings, and sliding windows with rotary frequencies of their own.
 // https://huggingface.co/docs/transformers/model_doc/gemma3
-#include <fmt/format.h>
-
 #include <cmath>
+#include <utility>
 
 #include "adept/model/architectures/architecture.h"
 
@@ -33,40 +32,17 @@ std::vector<nn::RopeParameters> read_ropes(ConfigReader& reader, const ModelConf
 }
 
 std::vector<std::int64_t> read_windows(ConfigReader& reader, const ModelConfig& config) {
-  const bool null_window = reader.present("sliding_window") && !reader.has("sliding_window");
-  const std::int64_t window = reader.integer("sliding_window", null_window ? 0 : 4096, 1, kMaxInt32);
-  const std::int64_t pattern = reader.integer("sliding_window_pattern", 6, 1, kMaxInt32);
   reader.ignore("_sliding_window_pattern");  // transformers writes it and reads layer_types
-  std::vector<std::int64_t> windows = read_layer_types(reader, config, window, 0, "sliding_window is null");
-  if (reader.has("layer_types")) return windows;
-  if (window == 0) reader.problem("sliding_window", "is null; expected the tokens that a layer of the pattern sees");
-  for (std::size_t l = 0; l < windows.size(); ++l)
-    if ((static_cast<std::int64_t>(l) + 1) % pattern == 0) windows[l] = 0;
-  return windows;
-}
-
-Norm one_plus(Norm norm) {
-  norm.gain = nn::GainConvention::kOnePlus;
-  return norm;
+  return read_alternating_windows(reader, config, reader.integer("sliding_window_pattern", 6, 1, kMaxInt32));
 }
 
 Layer make_layer(const ModelConfig& config, bool bias, std::int64_t window, double scale) {
-  const auto norm = [&](std::string_view name, std::string_view gguf_name) {
-    return one_plus(rms_norm(config, name, gguf_name));
-  };
   Attention body = attention(config, {.qkv_bias = bias, .output_bias = bias, .window = window});
   body.q_norm = one_plus(head_norm(config, "self_attn.q_norm", "attn_q_norm"));
   body.k_norm = one_plus(head_norm(config, "self_attn.k_norm", "attn_k_norm"));
   body.rope = window > 0 ? kSliding : kFull;
-  body.scale = scale;
-  FeedForward gated = feed_forward(config);
-  gated.activation = nn::Activation::kGeluTanh;
-  return {.attention = {.pre_norm = norm("input_layernorm", "attn_norm"),
-                        .body = std::move(body),
-                        .post_norm = norm("post_attention_layernorm", "post_attention_norm")},
-          .feed_forward = {.pre_norm = norm("pre_feedforward_layernorm", "ffn_norm"),
-                           .body = std::move(gated),
-                           .post_norm = norm("post_feedforward_layernorm", "post_ffw_norm")}};
+  body.scoring.scale = scale;
+  return gemma_layer(config, std::move(body));
 }
 
 void read(ConfigReader& reader, ModelConfig& config) {
@@ -86,10 +62,7 @@ void read(ConfigReader& reader, ModelConfig& config) {
 
 // The pattern counts layers, which copies would shift.
 void list_layers(const ModelConfig& config, Json& json) {
-  Json types = Json::array();
-  for (const Layer& layer : config.layers)
-    types.push_back(layer.attention.body.window > 0 ? "sliding_attention" : "full_attention");
-  json["layer_types"] = types;
+  json["layer_types"] = layer_types_of(config);
   for (const char* key : {"sliding_window_pattern", "_sliding_window_pattern"}) json.erase(key);
 }
 

@@ -23,7 +23,7 @@ void read(ConfigReader& reader, ModelConfig& config) {
   compose(config, [&](std::size_t) {
     Attention body =
         attention(config, {.qkv_bias = attention_bias, .output_bias = attention_bias, .gguf_interleaves = true});
-    body.scale = attention_multiplier;
+    body.scoring.scale = attention_multiplier;
     Layer layer = pre_norm_layer(config, std::move(body), feed_forward(config, mlp_bias));
     layer.attention.multiplier = layer.feed_forward.multiplier = residual_multiplier;
     return layer;

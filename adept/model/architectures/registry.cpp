@@ -6,6 +6,7 @@
 namespace adept::model {
 
 // Named one by one: a registration at start-up would be dropped by the linker of a static library.
+extern const Architecture kGemma2;
 extern const Architecture kGemma3;
 extern const Architecture kGranite;
 extern const Architecture kLlama;
@@ -16,7 +17,8 @@ extern const Architecture kQwen2;
 extern const Architecture kQwen3;
 
 std::span<const Architecture* const> known_architectures() {
-  static constexpr std::array kAll = {&kLlama, &kMistral, &kQwen2, &kQwen3, &kGemma3, &kOlmo2, &kPhi3, &kGranite};
+  static constexpr std::array kAll = {&kLlama, &kMistral, &kQwen2,   &kQwen3, &kGemma3,
+                                      &kOlmo2, &kPhi3,    &kGranite, &kGemma2};
   return kAll;
 }
 

@@ -123,6 +123,13 @@ TEST(ExpandConfig, WritesThePatternOfAGemma3AsAList) {
   EXPECT_FALSE(expanded.contains("sliding_window_pattern"));
 }
 
+TEST(ExpandConfig, WritesTheAlternationOfAGemma2AsAList) {
+  const Json config = test::config_of_kind("gemma2");
+  const Json expanded = expand_config(test::tiny_config(config), copies_after({0, 3}, 4), "config.json");
+  EXPECT_EQ(expanded["layer_types"], Json({"sliding_attention", "sliding_attention", "full_attention",
+                                           "sliding_attention", "full_attention", "full_attention"}));
+}
+
 TEST(ExpandConfig, RefusesPeriodsAndUnknownPerLayerListsByNameAllAtOnce) {
   Json config = test::config_of_kind("llama");
   config["sliding_window_pattern"] = 6;

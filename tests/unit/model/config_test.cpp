@@ -167,7 +167,7 @@ TEST(ModelConfig, ReadsAGemma3) {
   EXPECT_EQ(config.norm.offset(), 1);
   EXPECT_THAT(test::windows_of(config), ElementsAre(12, 12, 12, 12, 12, 0, 12));
   const Attention& body = config.layers[0].attention.body;
-  EXPECT_DOUBLE_EQ(body.scale.value(), 1.0 / 16) << "query_pre_attn_scalar is 256 by default";
+  EXPECT_DOUBLE_EQ(body.scoring.scale.value(), 1.0 / 16) << "query_pre_attn_scalar is 256 by default";
   EXPECT_EQ(config.ropes[body.rope].theta, 1e4);
   EXPECT_EQ(config.ropes[config.layers[5].attention.body.rope].theta, 1e6);
   EXPECT_THAT(test::windows_of(parse(with(gemma3(), "sliding_window_pattern", 2))),
@@ -199,10 +199,44 @@ TEST(ModelConfig, RefusesWhatGemma3CouldHaveBeyondThis) {
   EXPECT_THAT(refusal(with(gemma3(), "sliding_window", nullptr)), HasSubstr("sliding_window is null; expected"));
 }
 
+Json gemma2() {
+  Json config = gemma3();
+  config["model_type"] = "gemma2";
+  config["architectures"] = {"Gemma2ForCausalLM"};
+  return config;
+}
+
+TEST(ModelConfig, ReadsAGemma2) {
+  const ModelConfig config = parse(gemma2());
+  EXPECT_THAT(test::windows_of(config), ElementsAre(12, 0, 12, 0, 12, 0, 12));
+  EXPECT_EQ(config.ropes.size(), 1U);
+  EXPECT_EQ(config.ropes[0].theta, 1e4);
+  EXPECT_EQ(config.embedding_scale.factor, 8);
+  EXPECT_TRUE(config.embedding_scale.is_rounded);
+  EXPECT_EQ(config.norm.offset(), 1);
+  EXPECT_EQ(config.logit_soft_cap, 30);
+  const Attention& body = config.layers[0].attention.body;
+  EXPECT_EQ(body.scoring.soft_cap, 50);
+  EXPECT_DOUBLE_EQ(body.scoring.scale.value(), 1.0 / 16) << "query_pre_attn_scalar is 256 by default";
+  EXPECT_FALSE(test::has_parameter(config, "self_attn.q_norm.weight"));
+  const ModelConfig listed =
+      parse(with(with(gemma2(), "num_hidden_layers", 2), "layer_types", {"full_attention", "sliding_attention"}));
+  EXPECT_THAT(test::windows_of(listed), ElementsAre(0, 12));
+}
+
+TEST(ModelConfig, ASoftCapOfNullIsNone) {
+  const ModelConfig config =
+      parse(with(with(gemma2(), "attn_logit_softcapping", nullptr), "final_logit_softcapping", nullptr));
+  EXPECT_EQ(config.layers[0].attention.body.scoring.soft_cap, 0);
+  EXPECT_EQ(config.logit_soft_cap, 0);
+  EXPECT_THAT(refusal(with(gemma2(), "attn_logit_softcapping", 0)), HasSubstr("attn_logit_softcapping is 0"));
+  EXPECT_THAT(refusal(with(gemma2(), "final_logit_softcapping", -3)), HasSubstr("final_logit_softcapping is -3"));
+}
+
 TEST(ModelConfig, ReadsTheMultipliersOfAGranite) {
   const Json granite = of_type("granite", "GraniteForCausalLM");
   const ModelConfig plain = parse(granite);
-  EXPECT_EQ(plain.layers[0].attention.body.scale, 1.0) << "not 1 / sqrt(head_dim)";
+  EXPECT_EQ(plain.layers[0].attention.body.scoring.scale, 1.0) << "not 1 / sqrt(head_dim)";
   EXPECT_EQ(plain.embedding_scale.factor * plain.logit_divisor * plain.layers[0].attention.multiplier, 1);
   const ModelConfig config = parse(with(
       with(with(with(granite, "embedding_multiplier", 12), "attention_multiplier", 0.125), "residual_multiplier", 0.22),
@@ -211,7 +245,7 @@ TEST(ModelConfig, ReadsTheMultipliersOfAGranite) {
   EXPECT_FALSE(config.embedding_scale.is_rounded);
   EXPECT_EQ(config.logit_divisor, 8);
   for (const Layer& layer : config.layers) {
-    EXPECT_EQ(layer.attention.body.scale, 0.125);
+    EXPECT_EQ(layer.attention.body.scoring.scale, 0.125);
     EXPECT_EQ(layer.attention.multiplier, 0.22);
     EXPECT_EQ(layer.feed_forward.multiplier, 0.22);
   }
@@ -414,8 +448,8 @@ TEST(ModelConfig, ReportsEveryProblemAtOnce) {
 }
 
 TEST(ModelConfig, RefusesOtherArchitectures) {
-  EXPECT_THAT(refusal(with(llama(), "model_type", "gemma2")),
-              HasSubstr("m/config.json: model_type is \"gemma2\"; this build knows llama, mistral, qwen2, qwen3"));
+  EXPECT_THAT(refusal(with(llama(), "model_type", "gpt2")),
+              HasSubstr("m/config.json: model_type is \"gpt2\"; this build knows llama, mistral, qwen2, qwen3"));
   EXPECT_THAT(refusal(with(llama(), "model_type", nullptr)), HasSubstr("model_type is missing"));
   EXPECT_THAT(refusal(Json::array()), HasSubstr("expected a JSON object"));
 }

@@ -224,6 +224,34 @@ TEST(ImportGgufConfig, KeysWithoutEffectAreAccepted) {
   EXPECT_EQ(refusal(builder), "(no DataError)");
 }
 
+TEST(ImportGgufConfig, ScalesOfAGraniteHaveTheDefaultsOfLlamaCpp) {
+  GgufBuilder builder = tiny_model("granite");
+  builder.set("granite.attention.scale", 0.0f).set("granite.embedding_scale", 12.0f);
+  const Json unset = model_of(builder).config;
+  EXPECT_EQ(unset["attention_multiplier"], 0.5) << "1 / sqrt(head_dim), of which 0 is the sign";
+  EXPECT_EQ(unset["embedding_multiplier"], 12.0);
+  EXPECT_EQ(unset["residual_multiplier"], 1.0);
+  EXPECT_EQ(unset["logits_scaling"], 1.0);
+  builder.set("granite.attention.scale", 0.25f).set("granite.residual_scale", -1.0f);
+  EXPECT_THAT(refusal(builder), HasSubstr("\"granite.residual_scale\" is -1; expected a number above 0"));
+}
+
+TEST(ImportGgufConfig, SoftCapsAndWindowOfAGemma2HaveTheDefaultsOfLlamaCpp) {
+  GgufBuilder builder = tiny_model("gemma2");
+  const Json unset = model_of(builder).config;
+  EXPECT_EQ(unset["attn_logit_softcapping"], 50.0);
+  EXPECT_EQ(unset["final_logit_softcapping"], 30.0);
+  EXPECT_EQ(unset["sliding_window"], 4096);
+  EXPECT_EQ(unset["layer_types"], Json({"sliding_attention"}));
+  EXPECT_EQ(unset["query_pre_attn_scalar"], 4);
+  builder.set("gemma2.attn_logit_softcapping", 20.0f).set("gemma2.final_logit_softcapping", 10.0f);
+  builder.set("gemma2.attention.sliding_window", std::uint32_t{16});
+  const Json set = model_of(builder).config;
+  EXPECT_EQ(set["attn_logit_softcapping"], 20.0);
+  EXPECT_EQ(set["final_logit_softcapping"], 10.0);
+  EXPECT_EQ(set["sliding_window"], 16);
+}
+
 TEST(ImportGgufConfig, RefusesByNameWhatItCannotExpress) {
   struct Case {
     std::function<void(GgufBuilder&)> edit;

@@ -64,7 +64,7 @@ std::set<std::string> names_where(const std::filesystem::path& dir,
 }
 
 TEST(Methods, TrainWhatTheirNamesSay) {
-  for (const std::string kind : {"llama", "llama_biased_tied", "qwen3", "gemma3", "granite"}) {
+  for (const std::string kind : {"llama", "llama_biased_tied", "qwen3", "gemma3", "granite", "gemma2"}) {
     SCOPED_TRACE(kind);
     const test::TemporaryDirectory dir;
     const auto model = test::write_expanded_model(dir.path(), kind, {1, 3});
@@ -160,7 +160,7 @@ TEST(Methods, ResumeBitForBitDropoutIncluded) {
 }
 
 TEST(Methods, ExportTheModelThatWasTrained) {
-  for (const std::string kind : {"llama_biased_tied", "qwen3", "gemma3", "granite"}) {
+  for (const std::string kind : {"llama_biased_tied", "qwen3", "gemma3", "granite", "gemma2"}) {
     for (const config::Method method : kAllMethods) {
       SCOPED_TRACE(fmt::format("{} {}", kind, config::to_string(method)));
       const test::TemporaryDirectory dir;
