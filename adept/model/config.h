@@ -10,6 +10,7 @@
 #include "adept/core/dtype.h"
 #include "adept/core/json.h"
 #include "adept/model/layer.h"
+#include "adept/nn/embedding.h"
 #include "adept/nn/rope.h"
 
 namespace adept::model {

@@ -12,7 +12,6 @@
 #include "adept/core/error.h"
 #include "adept/model/kv_cache.h"
 #include "adept/nn/attention.h"
-#include "adept/nn/cross_entropy.h"
 #include "adept/nn/gate.h"
 #include "adept/nn/linear.h"
 #include "adept/nn/normed_rope.h"
@@ -104,7 +103,7 @@ at::Tensor Decoder::embed(const at::Tensor& ids) const {
           low < 0 ? low : high, config_.vocab_size);
     }
   }
-  return nn::embedding(ids.to(device()), weights_.embed_tokens, dtype(), config_.embedding_scale);
+  return weights_.embed_tokens.rows(ids, dtype(), config_.embedding_scale);
 }
 
 at::Tensor Decoder::attention(const nn::Input& input, const Attention& body, std::int64_t l,
@@ -230,17 +229,16 @@ at::Tensor Decoder::head_input(const at::Tensor& h) const {
 }
 
 at::Tensor Decoder::logits(const at::Tensor& h) const {
-  return nn::soft_capped(nn::linear(head_input(h), weights_.lm_head), config_.logit_soft_cap);
+  return weights_.lm_head.logits(head_input(h), config_.logit_soft_cap);
 }
 
 at::Tensor Decoder::loss_sum(const at::Tensor& h, const at::Tensor& targets) const {
-  return nn::linear_cross_entropy(head_input(h), weights_.lm_head, targets.to(device()), config_.logit_soft_cap);
+  return weights_.lm_head.loss_sum(head_input(h), targets, config_.logit_soft_cap);
 }
 
 at::Tensor Decoder::token_losses(const at::Tensor& h, const at::Tensor& targets) const {
   const at::NoGradGuard no_grad;
-  return nn::linear_cross_entropy_per_token(head_input(h), weights_.lm_head, targets.to(device()),
-                                            config_.logit_soft_cap);
+  return weights_.lm_head.token_losses(head_input(h), targets, config_.logit_soft_cap);
 }
 
 }  // namespace adept::model

@@ -34,9 +34,9 @@ class Decoder {
   const Weights& weights() const { return weights_; }
   Weights& weights() { return weights_; }
   std::int64_t num_layers() const { return config_.num_hidden_layers; }
-  /// What it computes in: the norms' type. Matrices may be stored in a narrower one.
-  at::ScalarType dtype() const { return weights_.norm.weight.scalar_type(); }
-  at::Device device() const { return weights_.embed_tokens.device(); }
+  /// What it computes in. Matrices may be stored in a narrower type.
+  at::ScalarType dtype() const { return nn::compute_type(weights_.norm.weight); }
+  at::Device device() const { return weights_.norm.weight.device(); }
 
   /// ids (B, T) int64 on any device -> h_0 (B, T, D).
   at::Tensor embed(const at::Tensor& ids) const;

@@ -73,7 +73,7 @@ Decoder detached_decoder(const Decoder& decoder) {
   Weights weights = decoder.weights();
   for (const Parameter& p : named_parameters(decoder.config(), weights)) *p.tensor = p.tensor->detach();
   if (decoder.config().tie_word_embeddings) weights.lm_head = weights.embed_tokens;
-  weights.lm_head = weights.lm_head.detach();
+  weights.lm_head.weight = weights.lm_head.weight.detach();
   return {decoder.config(), std::move(weights)};
 }
 

@@ -47,12 +47,13 @@ std::vector<Parameter> named_parameters(const ModelConfig& config, Weights& weig
     p.tensor = &slot;
   };
   const std::vector<std::int64_t> matrix = {config.vocab_size, config.hidden_size};
-  outside("model.embed_tokens.weight", "token_embd.weight", Role::kEmbedding, matrix, weights.embed_tokens);
+  outside("model.embed_tokens.weight", "token_embd.weight", Role::kEmbedding, matrix, weights.embed_tokens.weight);
   for (std::size_t l = 0; l < weights.layers.size(); ++l)
     append_layer(weights.layers[l], static_cast<std::int64_t>(l), table);
   outside("model.norm.weight", "output_norm.weight", Role::kNorm, {config.hidden_size}, weights.norm.weight);
   table.back().offset = weights.norm.offset();
-  if (!config.tie_word_embeddings) outside("lm_head.weight", "output.weight", Role::kHead, matrix, weights.lm_head);
+  if (!config.tie_word_embeddings)
+    outside("lm_head.weight", "output.weight", Role::kHead, matrix, weights.lm_head.weight);
   return table;
 }
 

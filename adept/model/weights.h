@@ -12,16 +12,17 @@
 
 #include "adept/model/config.h"
 #include "adept/model/layer.h"
+#include "adept/nn/embedding.h"
 
 namespace adept::model {
 
-/// A whole decoder. Copies share the tensors, as ATen handles do. Frozen matrices may be of a narrower type than the
-/// compute dtype, which is that of the norms.
+/// A whole decoder. Copies share the tensors, as ATen handles do. Frozen matrices may be stored in another type than
+/// what is computed in; `nn` converts them.
 struct Weights {
-  at::Tensor embed_tokens;    ///< (V, D)
+  nn::Embedding embed_tokens;
   std::vector<Layer> layers;  ///< the config's, with tensors
   Norm norm;
-  at::Tensor lm_head;  ///< (V, D); the same tensor as embed_tokens when the head is tied
+  nn::Embedding lm_head;  ///< the same as embed_tokens when the head is tied
 };
 
 /// Every parameter that `config` demands, in the order of the computation, with its slot in `weights`, which get the

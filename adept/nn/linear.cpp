@@ -4,11 +4,8 @@
 #include <ATen/ops/add.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/dropout.h>
-#include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/mul.h>
-#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -202,15 +199,6 @@ at::Tensor project(const Input& x, const Linear& projection) {
 
 at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter) {
   return at::addmm(weight.to(at::kFloat), adapter.b.to(at::kFloat), adapter.a.to(at::kFloat), 1.0, adapter.scale);
-}
-
-at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table, at::ScalarType dtype,
-                     const EmbeddingScale& scale) {
-  const bool is_reference = active_kernels() == Kernels::kReference;
-  const at::Tensor rows = (is_reference ? reference::embedding(ids, table) : at::embedding(table, ids)).to(dtype);
-  if (scale.factor == 1) return rows;
-  return scale.is_rounded ? at::mul(rows, at::scalar_tensor(scale.factor, rows.options()))
-                          : at::mul(rows, scale.factor);
 }
 
 }  // namespace adept::nn

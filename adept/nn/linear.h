@@ -1,6 +1,6 @@
-// Projections and the token embedding.
+// Projections.
 //
-// Legend: B sequences, T tokens, D input width, E output width, V vocabulary, R rank of an adapter.
+// Legend: D input width, E output width, R rank of an adapter.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -63,16 +63,5 @@ at::Tensor project(const Input& x, const Linear& projection);
 
 /// weight + scale * B A, (E, D) in fp32: what a projection with an adapter computes without dropout, as one matrix.
 at::Tensor merged_weight(const at::Tensor& weight, const LoraAdapter& adapter);
-
-/// What embeddings are multiplied by.
-struct EmbeddingScale {
-  double factor = 1;
-  bool is_rounded = false;  ///< to their type, before the product is (Gemma)
-};
-
-/// Rows of `table` (V, D) for `ids` (B, T) int64, times `scale`: (B, T, D), in `dtype`. Throws c10::IndexError for an
-/// id outside 0 .. V-1.
-at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table, at::ScalarType dtype,
-                     const EmbeddingScale& scale = {});
 
 }  // namespace adept::nn

@@ -15,6 +15,9 @@ using kernels::GainConvention;
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
                     GainConvention gain = GainConvention::kRounded);
 
+/// What a model whose norms have this weight computes in: gains are stored in no other type.
+inline at::ScalarType compute_type(const at::Tensor& weight) { return weight.scalar_type(); }
+
 /// A sum, and its norm.
 struct NormedSum {
   at::Tensor sum, normed;

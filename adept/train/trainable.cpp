@@ -24,7 +24,7 @@ Trainable::Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors
     leaves_.push_back(leaf);
     parameters_.push_back({.name = t.name, .master = t.master});
     if (t.layer >= 0) lowest_layer_ = std::min(lowest_layer_, t.layer);
-    trains_embeddings_ |= t.slot == &decoder.weights().embed_tokens;
+    trains_embeddings_ |= t.slot == &decoder.weights().embed_tokens.weight;
     t.master.reset();
   }
   gradients_.resize(leaves_.size());

@@ -111,7 +111,7 @@ void run(const Arguments& arguments) {
   std::vector<model::Parameter> parameters = model::named_parameters(decoder.config(), decoder.weights());
   if (arguments.gradients) {
     for (const auto& parameter : parameters) parameter.tensor->requires_grad_();
-    decoder.weights().lm_head.requires_grad_();  // another handle of the embeddings when they are tied
+    decoder.weights().lm_head.weight.requires_grad_();  // another handle of the embeddings when they are tied
   }
   if (arguments.time > 0) return print_times(decoder, ids, targets, arguments.time);
   Dump dump;

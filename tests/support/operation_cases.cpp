@@ -14,6 +14,7 @@
 
 #include "adept/nn/attention.h"
 #include "adept/nn/cross_entropy.h"
+#include "adept/nn/embedding.h"
 #include "adept/nn/gate.h"
 #include "adept/nn/linear.h"
 #include "adept/nn/normed_rope.h"

@@ -130,10 +130,10 @@ TEST(Decoder, TiedHeadAndEmbeddingsShareOneGradient) {
   Json json = test::tiny_config_json();
   json["tie_word_embeddings"] = true;
   Decoder decoder = decoder_of(json);
-  EXPECT_EQ(decoder.weights().lm_head.data_ptr(), decoder.weights().embed_tokens.data_ptr());
-  decoder.weights().embed_tokens.requires_grad_();
+  EXPECT_EQ(decoder.weights().lm_head.weight.data_ptr(), decoder.weights().embed_tokens.weight.data_ptr());
+  decoder.weights().embed_tokens.weight.requires_grad_();
   decoder.loss_sum(decoder.forward(random_ids(1, 5), {}), random_ids(1, 5)).backward();
-  EXPECT_TRUE(decoder.weights().lm_head.grad().equal(decoder.weights().embed_tokens.grad()));
+  EXPECT_TRUE(decoder.weights().lm_head.weight.grad().equal(decoder.weights().embed_tokens.weight.grad()));
 }
 
 TEST(Decoder, RefusesTokensOutsideTheVocabulary) {

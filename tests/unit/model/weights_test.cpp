@@ -192,7 +192,7 @@ TEST_F(ModelDirectory, ConvertsToTheComputeType) {
   for (auto& [name, tensor] : expected) tensor = tensor.to(at::kHalf);
   write(expected);
   const Weights weights = load_weights(config, io::WeightFiles::open(directory_), {.dtype = at::kBFloat16});
-  EXPECT_TRUE(weights.embed_tokens.equal(expected.at("model.embed_tokens.weight").to(at::kBFloat16)));
+  EXPECT_TRUE(weights.embed_tokens.weight.equal(expected.at("model.embed_tokens.weight").to(at::kBFloat16)));
 }
 
 TEST_F(ModelDirectory, KeepsMatricesInTheNarrowerTypeOfTheFile) {
@@ -339,7 +339,7 @@ TEST_F(ModelDirectory, ReadsATiedPairThatIsStoredAsItsHead) {
   const io::WeightFiles files = open_weights(config, directory_);
   EXPECT_EQ(files.find("lm_head.weight"), nullptr);
   const Weights weights = load_weights(config, files);
-  EXPECT_TRUE(weights.embed_tokens.equal(embeddings) && weights.lm_head.equal(embeddings));
+  EXPECT_TRUE(weights.embed_tokens.weight.equal(embeddings) && weights.lm_head.weight.equal(embeddings));
   json["tie_word_embeddings"] = false;
   const ModelConfig untied = test::tiny_config(json);
   EXPECT_THROW(check_weights(untied, open_weights(untied, directory_)), DataError);

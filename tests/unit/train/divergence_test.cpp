@@ -20,7 +20,7 @@ test::ExpandedModel write_model_with_unknown(const fs::path& dir) {
   fs::create_directories(model.base);
   const model::ModelConfig config = test::tiny_config(test::config_of_kind("llama"));
   model::Weights weights = test::random_weights(config);
-  weights.embed_tokens[kUnknown].fill_(std::numeric_limits<float>::infinity());
+  weights.embed_tokens.weight[kUnknown].fill_(std::numeric_limits<float>::infinity());
   model::save_model(model.base, config, weights, {});
   model.expansion = method::expand_model(model.base, model.expanded, std::vector<int>{1, 3}, std::nullopt);
   return model;

@@ -1,0 +1,37 @@
+// The matrix with a row for each token: what it makes of ids, and as the head of hidden states.
+//
+// Legend: B sequences, T tokens, D model width, V vocabulary.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace adept::nn {
+
+/// What embeddings are multiplied by.
+struct EmbeddingScale {
+  double factor = 1;
+  bool is_rounded = false;  ///< to their type, before the product is (Gemma)
+};
+
+/// Rows of `table` (V, D) for `ids` (B, T) int64, times `scale`: (B, T, D), in `dtype`. Throws c10::IndexError for an
+/// id outside 0 .. V-1.
+at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table, at::ScalarType dtype,
+                     const EmbeddingScale& scale = {});
+
+/// A matrix with a row for each token; a tied head is another handle of the same. How it is stored is the business of
+/// `nn` alone.
+struct Embedding {
+  at::Tensor weight;  ///< (V, D)
+
+  /// embedding() of ids (B, T): (B, T, D).
+  at::Tensor rows(const at::Tensor& ids, at::ScalarType dtype, const EmbeddingScale& scale) const;
+
+  /// hidden (..., D) times it: (..., V), softly capped where soft_cap is not 0.
+  at::Tensor logits(const at::Tensor& hidden, double soft_cap) const;
+
+  /// linear_cross_entropy() and linear_cross_entropy_per_token() with it as the head.
+  at::Tensor loss_sum(const at::Tensor& hidden, const at::Tensor& targets, double soft_cap) const;
+  at::Tensor token_losses(const at::Tensor& hidden, const at::Tensor& targets, double soft_cap) const;
+};
+
+}  // namespace adept::nn
