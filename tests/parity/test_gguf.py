@@ -190,7 +190,7 @@ def test_an_imported_model_computes_what_the_original_does(name, adept, tmp_path
     with torch.no_grad():  # gains that survive the 1 that is added to them
         for key, parameter in original.named_parameters():
             if name.startswith("gemma") and "norm" in key:
-                parameter.copy_((parameter * 1024).round() / 1024)
+                parameter.copy_((parameter * 1024).round() / 1024 + 0.0)  # no -0
     adept("import-gguf", "--gguf", write_model(tmp_path / "tiny.gguf", original), "--out", tmp_path / "out")
     imported = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", dtype=torch.float32, attn_implementation=original.config._attn_implementation).eval()

@@ -1,5 +1,5 @@
-// Granite 3 and 4 (dense): a Llama with four multipliers, of the embeddings, of the attention scores, of what each
-// branch adds, and a divisor of the logits.
+// Granite (dense): a Llama with multipliers of the embeddings, of the attention scores and of what each branch adds, and
+// a divisor of the logits.
 // https://huggingface.co/docs/transformers/model_doc/granite
 #include <cmath>
 #include <utility>
