@@ -25,12 +25,12 @@ constexpr std::string_view kHarmless[] = {
     // initial values of weights that are loaded here
     "initializer_range", "init_std", "initializer_factor",
     // how a Python program runs the model
-    "use_cache", "output_attentions", "output_hidden_states", "return_dict", "return_dict_in_generate", "output_scores",
-    "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
-    "_flash_attn_2_enabled", "use_flash_attention", "use_flash_attention_2", "use_flash_attn", "use_sdpa",
-    "experts_implementation", "torchscript", "use_bfloat16", "tf_legacy_loss", "keys_to_ignore_at_inference",
-    "base_model_tp_plan", "base_model_pp_plan", "gradient_checkpointing", "use_gradient_checkpointing",
-    "neftune_noise_alpha",
+    "use_cache", "cache_implementation", "output_attentions", "output_hidden_states", "return_dict",
+    "return_dict_in_generate", "output_scores", "attn_implementation", "_attn_implementation",
+    "_attn_implementation_autoset", "_attn_implementation_internal", "_flash_attn_2_enabled", "use_flash_attention",
+    "use_flash_attention_2", "use_flash_attn", "use_sdpa", "experts_implementation", "torchscript", "use_bfloat16",
+    "tf_legacy_loss", "keys_to_ignore_at_inference", "base_model_tp_plan", "base_model_pp_plan",
+    "gradient_checkpointing", "use_gradient_checkpointing", "neftune_noise_alpha",
     // context lengths under other names: a hint, as max_position_embeddings is
     "max_sequence_length", "max_seq_length", "max_seq_len", "seq_length", "n_positions", "n_ctx", "model_max_length",
     // padding never takes part in attention or loss; BOS is what tokenizer.json puts before a text
@@ -135,11 +135,24 @@ void throw_problems(const std::string& where, const std::vector<std::string>& pr
   throw DataError("{}", fmt::join(lines, "\n"));
 }
 
-[[noreturn]] void refuse_model_type(const Json& model_type, const std::string& where) {
+// What to do with a model that takes more than text.
+std::string advice_on_text_config(const Json& source) {
+  const auto text = source.find("text_config");
+  if (text == source.end() || !text->is_object()) return {};
+  const auto inside = text->find("model_type");
+  return fmt::format(
+      ". It has a text_config{}: a multimodal model, of which only the language model can be used here. Save that "
+      "alone "
+      "(config.json from text_config, tensors without \"language_model.\" in their names)",
+      inside != text->end() ? fmt::format(" of model_type {}", brief(*inside)) : "");
+}
+
+[[noreturn]] void refuse_model_type(const Json& model_type, const Json& source, const std::string& where) {
   std::vector<std::string_view> names;
   for (const Architecture* architecture : known_architectures()) names.push_back(architecture->model_type);
-  throw DataError("{}: model_type {}; this build knows {}", where,
-                  model_type.is_null() ? "is missing" : "is " + brief(model_type), fmt::join(names, ", "));
+  throw DataError("{}: model_type {}; this build knows {}{}", where,
+                  model_type.is_null() ? "is missing" : "is " + brief(model_type), fmt::join(names, ", "),
+                  advice_on_text_config(source));
 }
 
 }  // namespace
@@ -151,7 +164,7 @@ ModelConfig parse_model_config(const Json& source, const std::string& where) {
   const Json& model_type = reader.take("model_type");
   const Architecture* architecture =
       model_type.is_string() ? find_architecture(model_type.get<std::string>()) : nullptr;
-  if (architecture == nullptr) refuse_model_type(model_type, where);
+  if (architecture == nullptr) refuse_model_type(model_type, source, where);
 
   ModelConfig config;
   config.model_type = architecture->model_type;

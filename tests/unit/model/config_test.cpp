@@ -199,9 +199,22 @@ TEST(ModelConfig, RefusesWhatGemma3CouldHaveBeyondThis) {
   EXPECT_THAT(refusal(with(gemma3(), "sliding_window", nullptr)), HasSubstr("sliding_window is null; expected"));
 }
 
+TEST(ModelConfig, SaysWhatToDoWithAMultimodalModel) {
+  const Json config = {{"model_type", "gemma3"},
+                       {"architectures", {"Gemma3ForConditionalGeneration"}},
+                       {"text_config", gemma3()},
+                       {"vision_config", {{"model_type", "siglip_vision_model"}}}};
+  EXPECT_THAT(refusal(config), AllOf(HasSubstr("model_type is \"gemma3\""), HasSubstr("gemma3_text"),
+                                     HasSubstr("text_config of model_type \"gemma3_text\": a multimodal model"),
+                                     HasSubstr("Save that alone")));
+  EXPECT_THAT(refusal({{"model_type", "gemma3"}, {"text_config", Json::object()}}), HasSubstr("has a text_config: a"));
+  EXPECT_THAT(refusal({{"model_type", "gpt2"}}), Not(HasSubstr("multimodal")));
+}
+
 Json gemma2() {
   Json config = gemma3();
   config["model_type"] = "gemma2";
+  config["cache_implementation"] = "hybrid";
   config["architectures"] = {"Gemma2ForCausalLM"};
   return config;
 }
