@@ -62,7 +62,7 @@ def _gemma3(edits=None, **keys):
 
 def _gemma2(edits=None, **keys):
     keys = {"head_dim": 16, "query_pre_attn_scalar": 20, "sliding_window": 7, "attn_logit_softcapping": 4.0,
-            "final_logit_softcapping": 6.0, **keys}
+            "final_logit_softcapping": 12.0, **keys}
     return TinyModel(transformers.Gemma2Config, {**COMMON, **keys}, edits or {}, gain_offset=1.0)
 
 
