@@ -33,7 +33,7 @@ void StepAccount::end(const StepResult& result, std::span<const data::Sequence> 
   const bool is_first = memory_.peak == 0;
   if (memory.peak > memory_.peak) memory_ = memory;
   memory_.cache = cache_bytes;  // it grows from step to step
-  if (is_first) log_info("memory of the first step: {}", describe(memory_));
+  if (is_first) log_info("peak memory of the first step: {}", describe(memory_));
   measure_speed(sequences, micro_batches, cached, steady_seconds() - began_, state);
 }
 
