@@ -59,7 +59,7 @@ COMMAND_LINES = [
     # models
     (["eval", "--model", "some/model", *TEXT], USAGE,
      "some/model: is neither a folder nor in the local Hugging Face cache", "Download it with `hf download some/model`"),
-    (["eval", "--model", "folder", *TEXT], FAILED, "folder: has no config.json; expected the folder of a Hugging Face"),
+    (["eval", "--model", "folder", *TEXT], FAILED, "folder: has no config.json; expected a Hugging Face model folder"),
     (["eval", "--model", "text.jsonl", *TEXT], USAGE, "text.jsonl: is a file; expected a model folder"),
     # text
     (EVAL, USAGE, "adept eval: --data is required. See: adept eval --help"),
@@ -158,7 +158,7 @@ COMMAND_LINES = [
      "found --alpha together with --general or --domain"),
     (["dial", "--model", "expanded", "--alpha", "1", "--per-copy", "--out", "new"], USAGE, "found --alpha together with --max"),
     (["dial", "--model", "misfit", "--alpha", "0", "--out", "new"], FAILED,
-     "misfit: config.json has 3 layers, adept_expansion.json says 4. Expand the base model again"),
+     "misfit: config.json has 3 layers, but adept_expansion.json has 4. Expand the base model again"),
     (["dial", "--model", "expanded", "--out", "new"], USAGE, "--general and --domain", "--alpha"),
     (["dial", "--model", "expanded", "--general", "text.jsonl", "--domain", "text.jsonl", "--out", "new",
       "--max-general-rise", "nan"], USAGE, "--max-general-rise: found nan; expected a number"),
@@ -221,7 +221,7 @@ CONFIGS = [
     (dict(unit_lr={"factors": [{"units": "*", "factor": 0}]}), USAGE, "unit_lr.factors: found 0 for every unit"),
     (dict(unit_lr={"ffn_block_size": 100000}), USAGE, "unit_lr.ffn_block_size: found 100000; expected at most"),
     (dict(model="nowhere"), USAGE, "nowhere: is neither a folder nor in the local Hugging Face cache"),
-    (dict(expand={"num_layers": 77}), USAGE, "expand.num_layers: found 77; expected at most 3, the layers of base"),
+    (dict(expand={"num_layers": 77}), USAGE, "expand.num_layers: found 77; expected at most 3, the number of layers of base"),
     (dict(expand={"after": [0, 77]}), USAGE, "expand.after: found 77; expected indices from 0 to 2 (base has 3 layers)"),
     (dict(output_dir="text.jsonl/x"), FAILED, "output_dir: text.jsonl/x cannot be created: Not a directory"),
     (with_data("train", "empty.jsonl"), USAGE, 'source "t" has 0 documents with 0 tokens; expected at least 2'),

@@ -246,6 +246,6 @@ def test_a_file_of_the_model_is_no_output(folder, command, name):
     before = (folder / "base" / name).read_bytes()
     process = call(folder, *WRITERS[command], "--out", f"./base/{name}", check=False)
     assert process.returncode == 2
-    assert f"--out ./base/{name}: is a file of the model base, which would be lost" in process.stderr
+    assert f"--out ./base/{name}: would overwrite a file of the model base" in process.stderr
     assert (folder / "base" / name).read_bytes() == before and not list((folder / "base").glob(".*"))
 

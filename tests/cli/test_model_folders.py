@@ -135,7 +135,7 @@ def test_a_prefix_of_all_names_is_named(inputs, tmp_path):
     save_file({f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}, model / "model.safetensors")
     process = run_program("adept", "eval", "--model", model, "--data", inputs / "text.jsonl", check=False)
     assert process.returncode == 1
-    assert 'The names have "_orig_mod." in front, such as _orig_mod.model.embed_tokens.weight for' in process.stderr
+    assert 'The names have the prefix "_orig_mod.", such as _orig_mod.model.embed_tokens.weight for' in process.stderr
     assert "save the original model, model._orig_mod." in process.stderr
 
 

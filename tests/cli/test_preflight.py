@@ -69,7 +69,7 @@ def test_all_paths_are_checked_at_once(inputs, tmp_path, command):
 def test_the_model_is_checked_with_the_paths(inputs, tmp_path, command):
     code, error, _ = start(command, inputs, tmp_path, expand={"num_layers": 9}, unit_lr={"ffn_block_size": 10**6}, data=sources(train=["x.txt"], general=["text.jsonl"]))
     assert code == 2
-    assert "expand.num_layers: found 9; expected at most 3, the layers of base" in error
+    assert "expand.num_layers: found 9; expected at most 3, the number of layers of base" in error
     assert "unit_lr.ffn_block_size: found 1000000" in error and "x.txt: does not exist" in error
 
 

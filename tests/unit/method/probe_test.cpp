@@ -153,7 +153,7 @@ TEST(Probe, RefusesToChooseMoreLayersThanThereAre) {
   for (const int k : {0, 5})
     EXPECT_THAT(test::message_of<ConfigError>(
                     [&] { probe(decoder, parts, {.methods = {"mask_out"}, .num_lowest = k}, Progress::silent()); }),
-                HasSubstr(fmt::format("found {}; expected 1 to 4, the layers of the model", k)));
+                HasSubstr(fmt::format("found {}; expected 1 to 4, the number of layers of the model", k)));
 }
 
 TEST(ImportanceMethods, AreThoseOfTheConfigurationAndThoseThatNeedDomainText) {
