@@ -13,7 +13,7 @@
 namespace adept::cli {
 namespace {
 
-/// What a value is completed with.
+/// How a value is completed.
 enum class Value { kNone, kText, kWords, kFile, kDirectory, kNamedFile, kKey };
 
 struct Option {
@@ -90,7 +90,7 @@ std::vector<Command> commands_of(const CLI::App& app) {
   return commands;
 }
 
-/// A key of --set, and the words that it takes, if they are few.
+/// A key of --set, and its values if it is a choice.
 struct Key {
   std::string name;
   std::vector<std::string> words;
@@ -206,7 +206,7 @@ _adept() {
 
 namespace {
 
-/// "[what it is]:name:action" without what has a meaning of its own there.
+/// Text for "[description]:name:action", with special characters escaped.
 std::string zsh_text(const std::string& text) {
   std::string result;
   for (const char c : text) {

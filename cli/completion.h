@@ -1,4 +1,4 @@
-// Shell completion, made from the commands and options themselves, so that it is always theirs.
+// Shell completion, generated from the commands and options, so it never goes out of date.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -6,8 +6,7 @@
 
 namespace adept::cli {
 
-/// Scripts that complete the commands of `app`, their options, the words that an option takes, the keys of --set and
-/// files.
+/// Scripts that complete the commands of `app`, their options, the values of an option, the keys of --set and files.
 std::string bash_completion(const CLI::App& app);
 std::string zsh_completion(const CLI::App& app);
 std::string fish_completion(const CLI::App& app);

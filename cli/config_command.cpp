@@ -21,7 +21,7 @@ struct ConfigOptions {
   std::vector<std::string> keys;  // to explain; empty: all
 };
 
-/// Of the terminal that standard output is; else what fits most.
+/// Width of the terminal, or a common width if standard output is none.
 std::size_t output_width() {
   winsize size = {};
   return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 100;
@@ -53,7 +53,7 @@ void add_config_command(CLI::App& app) {
           ->type_name("[KEY]")
           ->expected(0, -1);
   command->callback([options, explained] {
-    std::erase(options->keys, "");  // what the library gives for an option without a value
+    std::erase(options->keys, "");  // CLI11 passes this for an option without a value
     explained->count() > 0 ? explain(options->keys) : check_and_print(*options);
   });
 }

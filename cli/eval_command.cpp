@@ -68,13 +68,13 @@ void run(EvalOptions& options) {
     throw ConfigError("adept eval: found --stride {}; expected at most {}, the value of --seq-len.",
                       options.scoring.stride, options.scoring.seq_len);
   check_data(sources(options.data), options.out);
-  std::optional<io::AtomicFile> out;  // opened now, so that a place that cannot be written is an error at once
+  std::optional<io::AtomicFile> out;  // opened now, so an unwritable path fails at once
   if (!options.out.empty()) out.emplace(options.out, io::SpecialFile::kWriteThrough);
   const run::TextModel model = run::load_text_model(options.model);
   check_output_is_not_of_model(options.out, model.dir);
   run::init_compute_to_measure(options.compute, model.dir);
   run::warn_of_long_sequences(model, options.scoring.seq_len);
-  model::check_weights(model.config, model::open_weights(model.config, model.dir));  // before the work on the text
+  model::check_weights(model.config, model::open_weights(model.config, model.dir));  // before processing the text
   if (options.scoring.packed) model.eos();
   std::vector<data::TokenDataset> datasets;
   for (const data::TextSource& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));

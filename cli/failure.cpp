@@ -22,7 +22,7 @@ std::string first_line(std::string_view text) {
   return std::string(text.substr(begin, text.find('\n', begin) - begin));
 }
 
-/// The CPU allocator throws a plain c10::Error, so its words are all there is to go by.
+/// The CPU allocator throws a plain c10::Error, which only its message identifies.
 bool is_out_of_memory(const c10::Error& error) {
   const std::string_view message = error.what_without_backtrace();
   return dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
@@ -48,7 +48,7 @@ std::string suggestion(const std::string& word, const std::vector<std::string>& 
   return nearest.empty() ? "." : fmt::format("; did you mean \"{}\"?", nearest);
 }
 
-/// "Could not convert: --layers = x" is all that CLI11 tells; the options that it converts are numbers.
+/// "Could not convert: --layers = x" is CLI11's whole message; the options that it converts are numbers.
 std::string conversion_problem(const std::string& text) {
   const auto colon = text.find(": "), equals = text.find(" = ");
   if (colon == std::string::npos || equals == std::string::npos || equals < colon) return text;

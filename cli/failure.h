@@ -1,4 +1,4 @@
-// From an exception to one message on standard error and an exit code.
+// Converts an exception to one message on standard error and an exit code.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -9,13 +9,13 @@ namespace adept::cli {
 
 struct Failure {
   int exit_code;
-  std::string message;  ///< empty: nothing to say (the reader of standard output has gone)
+  std::string message;  ///< empty: nothing to print (the reader of standard output has exited)
 };
 
-/// What the user is told about an exception that left a command. libtorch's messages are cut to their first line.
+/// The message and exit code for an exception that left a command. libtorch's messages are cut to their first line.
 Failure describe_failure(std::exception_ptr exception);
 
-/// What the user is told about a command line that CLI11 refused, with the nearest valid name.
+/// The message for a command line that CLI11 rejected, with the nearest valid name.
 Failure describe_usage_error(const CLI::App& app, const CLI::ParseError& error, int argc, const char* const* argv);
 
 }  // namespace adept::cli

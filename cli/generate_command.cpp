@@ -27,7 +27,7 @@ namespace {
 
 void print_bytes(std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);  // a failure is seen at the end
+  std::fflush(stdout);  // failures are reported at the end
 }
 
 struct GenerateOptions {
@@ -38,10 +38,11 @@ struct GenerateOptions {
   config::Compute compute;
 };
 
-/// Prints text as tokens arrive, holding back what may still be half a character.
+/// Prints text as tokens arrive, holding back incomplete characters.
 class TextStream {
  public:
-  /// The text of new tokens is what they add to that of a few before them, beginning with a whole character.
+  /// The text of new tokens is what they add to the text of a few tokens before them, which start with a whole
+  /// character.
   TextStream(const data::Tokenizer& tokenizer, std::span<const std::int32_t> prompt, bool skip_special_tokens)
       : tokenizer_(tokenizer), skip_special_tokens_(skip_special_tokens), ids_(prompt.begin(), prompt.end()) {
     keep_context();
@@ -66,7 +67,7 @@ class TextStream {
 
   std::string text() const { return tokenizer_.decode(ids_, skip_special_tokens_); }
 
-  /// Forgets all but the last tokens, whose text is printed.
+  /// Drops all but the last tokens, whose text is already printed.
   void keep_context() {
     const std::vector<std::int32_t> all = std::move(ids_);
     std::size_t length = std::min(all.size(), kContext);
@@ -102,7 +103,7 @@ void run(GenerateOptions& options) {
   model::LoadedModel loaded =
       model::load_model(directory, {.dtype = model::to_scalar_type(options.compute.decided_dtype()),
                                     .device = run::to_device(options.compute.device),
-                                    .widen_matrices = true});  // a token at a time
+                                    .widen_matrices = true});  // decoding processes one token at a time
   options.generate.eos_token_ids = model::read_end_tokens(directory, loaded.config);
   const model::Decoder decoder(std::move(loaded.config), std::move(loaded.weights));
   run::warn_of_long_sequences(decoder.config(), directory, "prompt plus --max-new-tokens:",

@@ -24,10 +24,11 @@ std::string version() {
 }
 
 void print_to(std::FILE* file, const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), file);  // a failure is seen by lost_output
+  std::fwrite(text.data(), 1, text.size(), file);  // lost_output reports failures
 }
 
-/// A full disk or a closed pipe is no success, whatever else was done. After a closed pipe there is nobody to tell.
+/// A full disk or a closed pipe is a failure, whatever else succeeded. After a closed pipe there is no one to report it
+/// to.
 Failure lost_output(int error_number) {
   if (error_number == EPIPE) return {128 + SIGPIPE, ""};
   return {static_cast<int>(ExitCode::kFailure),
@@ -40,7 +41,7 @@ int report(const Failure& failure) {
   return failure.exit_code;
 }
 
-/// The option that was given an empty value, as by a shell variable that is not set; the library would take it for 0.
+/// The option with an empty value, for example from an unset shell variable; CLI11 would read it as 0.
 std::string option_without_value(int argc, char** argv) {
   for (int i = 2; i < argc; ++i) {
     const std::string_view word = argv[i], option = word.empty() ? argv[i - 1] : word;

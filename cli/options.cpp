@@ -53,7 +53,7 @@ struct NamedPath {
   std::string path;
 };
 
-/// NAME=PATH where the part before the first '=' can be a name and the whole is no file's name.
+/// Splits NAME=PATH, unless the whole argument is the name of a file or the part before '=' contains a slash.
 NamedPath split_name(const std::string& option, const std::string& argument) {
   const auto equals = argument.find('=');
   if (equals == std::string::npos || std::filesystem::exists(argument)) return {"", argument};

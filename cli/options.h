@@ -1,5 +1,5 @@
-// Command line options that several subcommands share, so that each has one spelling, one default and one check.
-// Every target must outlive the parse: keep it in the options struct that the command's callback owns.
+// Command line options that several subcommands share, each with one spelling, one default and one check. Every target
+// must outlive the parse: keep it in the options struct that the command's callback owns.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -12,9 +12,9 @@
 
 namespace adept::cli {
 
-/// --model DIR (required): a model directory or a hub id.
+/// --model DIR (required): a model directory or a Hub id.
 CLI::Option* add_model_option(CLI::App& command, std::string& model);
-/// The most that an option of sequence length takes.
+/// Upper limit of options for sequence lengths.
 inline constexpr std::int64_t kMaxSequence = std::int64_t{1} << 20;
 
 /// `name` N with `least` <= N <= `most`; `target` holds the default.
@@ -35,7 +35,7 @@ CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vecto
 /// --continue-data, for train.continue_data.
 void add_continue_data_flag(CLI::App& command, std::vector<std::string>& overrides);
 
-/// What --data and the options beside it say.
+/// Values of --data and the options that go with it.
 struct DataOptions {
   std::string option = "--data";  ///< for messages
   std::vector<std::string> data;  ///< each NAME=PATH or PATH
@@ -47,35 +47,35 @@ struct DataOptions {
 /// --data NAME=PATH or PATH (repeatable, required), --text-field, --txt-record, --on-bad-record.
 void add_data_options(CLI::App& command, DataOptions& options);
 
-/// Those beside --data alone.
+/// The same without --data.
 void add_text_options(CLI::App& command, DataOptions& options);
 
-/// The sources that the options name, in order. A PATH without a name gets that of its file, without folder and
+/// The sources that the options specify, in order. A PATH without a name gets that of its file, without folder and
 /// extensions; paths of equal names given as NAME=PATH form one source.
 ///
 /// Throws ConfigError for an empty path, a bad name, or two files that would get the same name.
 std::vector<data::TextSource> sources(const DataOptions& options);
-/// Those that another option than --data names.
+/// The same for an option other than --data.
 std::vector<data::TextSource> sources(DataOptions options, const std::string& option,
                                       const std::vector<std::string>& data);
 
-/// For the start of a command: throws ConfigError for all sources whose files cannot be found, and if --out, unless
-/// empty, is or would be read as text of one of them.
+/// Checks at the start of a command. Throws one ConfigError for all sources whose files cannot be found, and if --out
+/// (unless empty) is an input of a source or would become one.
 void check_data(const std::vector<data::TextSource>& sources, const std::string& out);
 
-/// Throws ConfigError if --out, unless empty, is there and lies in the folder of the model, which would lose it.
+/// Throws ConfigError if --out (unless empty) is an existing file of the model, which would be overwritten.
 void check_output_is_not_of_model(const std::string& out, const std::filesystem::path& model_dir);
 
-/// "0.4,1,0" as numbers. Throws ConfigError for anything else, and for a number of which `is_good` is false; `expected`
-/// says what is.
+/// "0.4,1,0" as numbers. Throws ConfigError for anything else, and for a number for which `is_good` is false;
+/// `expected` describes valid numbers.
 std::vector<double> parse_numbers(const std::string& option, const std::string& text, bool (*is_good)(double),
                                   const std::string& expected);
 
 /// Throws ConfigError if the `text` of an option is not UTF-8.
 void require_utf8(const std::string& option, const std::string& text);
 
-/// Throws for an output directory that exists and may not be replaced: without `force`, if it holds one of `inputs`
-/// (first the model, then other files and folders) or is it, or if it is neither empty nor a model directory (it has no
+/// Throws if an output directory exists and must not be replaced: without `force`; if it is or contains one of `inputs`
+/// (the model first, then other files and folders); or if it is neither empty nor a model directory (it has no
 /// config.json).
 void check_output_directory(const std::string& out, const std::vector<std::filesystem::path>& inputs, bool force);
 

@@ -82,7 +82,7 @@ void print_scores(const method::Importance& importance) {
         format_count(importance.sequences), importance.separation->looks, 100 * importance.separation->required_share);
 }
 
-// How far the methods agree: above the diagonal Spearman's correlation, below it how many of the k lowest they share.
+// The agreement of the methods: Spearman's rank correlation and the number of layers in common among the k lowest.
 void print_agreement(const std::vector<method::Importance>& importances, int k) {
   fmt::print("\nagreement: Spearman's rank correlation / layers in common among the {} lowest\n{:<18}", k, "");
   for (const method::Importance& column : importances) fmt::print("{:>18}", column.method);
@@ -129,7 +129,7 @@ void print_choice(const method::Importance& importance, const model::ModelConfig
   fmt::print("gain_per_cost: {}", run::describe_step_cost(base, seq_len, chosen, expand, importance));
 }
 
-// What each layer is worth in both texts, copies marked.
+// The score of each layer on both texts; copies are marked.
 void print_both(const std::filesystem::path& model_dir, const method::Importance& general,
                 const method::Importance& domain) {
   std::map<int, int> source_of_copy;
@@ -167,7 +167,7 @@ void run(ProbeOptions& options) {
   std::vector<data::TextSource> all_sources = general_sources;
   all_sources.insert(all_sources.end(), domain_sources.begin(), domain_sources.end());
   check_data(all_sources, options.out);
-  // Opened now, so that a place that cannot be written is an error at once.
+  // Opened now, so an unwritable path fails at once.
   io::AtomicFile out(options.out, io::SpecialFile::kWriteThrough);
   const run::TextModel model = run::load_text_model(options.model);
   check_output_is_not_of_model(options.out, model.dir);

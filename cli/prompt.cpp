@@ -26,7 +26,7 @@ bool has_piped_input() {
          (S_ISFIFO(facts.st_mode) || S_ISREG(facts.st_mode) || S_ISSOCK(facts.st_mode));
 }
 
-/// Everything up to the end; waits for a writer, but not past a signal.
+/// Reads to the end; a signal interrupts the wait for a writer.
 std::string read_to_end(int fd, const std::string& where) {
   std::string text;
   std::vector<char> buffer(1 << 16);

@@ -48,7 +48,7 @@ class LineWriter {
   std::optional<io::AtomicFile> file_;
 };
 
-// One line, written as the ids come. Returns their number.
+// Writes one line while the ids arrive. Returns their number.
 std::int64_t write_ids(const data::Tokenizer& tokenizer, const std::string& text, LineWriter& writer) {
   std::int64_t count = 0;
   tokenizer.encode(text, [&](std::span<const std::int32_t> ids) {
@@ -70,7 +70,7 @@ data::SourceCounts tokenize(const data::Tokenizer& tokenizer, const data::TextSo
     } catch (const DataError& error) {
       throw DataError("{}: {}", reader.position(), error.what());
     }
-    if (output_error() != 0) break;  // main says so
+    if (output_error() != 0) break;  // main reports it
     progress.update(reader.counts().documents, tokens);
   }
   progress.finish(fmt::format("{} tokens", format_count(tokens)));

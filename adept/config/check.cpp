@@ -1,4 +1,4 @@
-// What fields must fulfil together.
+// Checks that involve several fields.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -24,7 +24,7 @@ class CrossCheck {
   CrossCheck(const Location& document, ReadResult& result)
       : document_(document), result_(result), num_read_problems_(result.problems.size()) {}
 
-  /// Adds a problem at the first of `keys` unless `good`; silent where one of them could not be read.
+  /// Adds a problem at the first of `keys` unless `good`; silent if one of them could not be read.
   void expect(bool good, const std::vector<std::string>& keys, const std::string& text) {
     if (good) return;
     for (const std::string& key : keys)
@@ -32,7 +32,7 @@ class CrossCheck {
     result_.add(location(keys.front()), keys.front(), text);
   }
 
-  /// Of two ways to say one thing, `winner` holds, as in Hugging Face: unsets the other, and says so.
+  /// Of two keys with the same purpose, `winner` applies, as in Hugging Face: unsets and logs the other.
   template <typename T>
   void prefer(const std::string& winner, const std::string& key, std::optional<T>& loser) const {
     log_info("{}: {}: ignored, because {} overrides it", to_string(location(key)), key, winner);
@@ -40,7 +40,7 @@ class CrossCheck {
   }
 
  private:
-  /// Only reading breaks a key; two checks may both object to it.
+  /// Only read errors break a key; several checks may report the same key.
   bool is_broken(const std::string& key) const {
     for (std::size_t i = 0; i < num_read_problems_; ++i) {
       const std::string& broken = result_.problems[i].key;
@@ -49,7 +49,7 @@ class CrossCheck {
     return false;
   }
 
-  /// Of the key, or of the nearest section around it that was given.
+  /// The location of the key, or of the nearest enclosing section that was given.
   Location location(std::string key) const {
     for (;;) {
       const auto found = result_.locations.find(key);
@@ -176,8 +176,8 @@ void check_rest(const RunConfig& config, CrossCheck& check) {
                fmt::format("found {}, which is the model; expected a separate directory", quote(config.output_dir)));
 }
 
-// What a method settles itself. A configuration may serve several methods, so another value is no fault, but is said
-// where it is a wish: given, and not the `usual` one.
+// Sets a value that the method determines. A configuration may serve several methods, so another value is not an error;
+// it is logged if it was given and is not the `usual` one.
 template <typename Choice>
 void settle(Choice& value, Choice wanted, std::optional<Choice> usual, const char* key, const RunConfig& config,
             const ReadResult& result) {

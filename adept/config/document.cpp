@@ -57,12 +57,12 @@ std::string line_of(const std::string& text, int line) {
   return content;
 }
 
-/// From yaml-cpp's tree to ours.
+/// Converts yaml-cpp's tree to Value.
 class Converter {
  public:
   Converter(Location source, std::vector<Problem>& problems) : source_(std::move(source)), problems_(problems) {}
 
-  /// `location` is where the value's key is, which also an alias and an empty value have.
+  /// `location` is that of the value's key, because aliases and empty values have none.
   Value convert(const YAML::Node& node, const Location& location, const std::string& path, int depth) {
     Value value;
     value.location = location;
@@ -132,7 +132,7 @@ class Converter {
         value.entries.push_back({key, location, std::move(member)});
       }
     }
-    for (Entry& entry : merged)  // what the section says itself wins
+    for (Entry& entry : merged)  // the section's own keys override
       if (first_lines.try_emplace(entry.key, entry.location.line).second) value.entries.push_back(std::move(entry));
   }
 
@@ -168,7 +168,7 @@ struct IgnoreEvents : YAML::EventHandler {
   void OnMapEnd() override {}
 };
 
-/// YAML::LoadAll would tell too, but yaml-cpp 0.7 finds endless empty documents where a text begins with a comma.
+/// Not YAML::LoadAll: yaml-cpp 0.7 finds endless empty documents if a text starts with a comma.
 bool has_several_documents(const std::string& text) {
   std::istringstream stream(text);
   YAML::Parser parser(stream);
@@ -220,7 +220,7 @@ Value null_at(const Location& location) {
   return value;
 }
 
-/// The place that `key` names below `parent`, made if it is not there; nullptr if it cannot be.
+/// The child `key` of `parent`, created if missing; nullptr if that is impossible.
 Value* descend(Value& parent, const std::string& key, const Location& location, std::string& why_not) {
   std::size_t index = 0;
   const bool is_index = parse_index(key, index);

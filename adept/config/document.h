@@ -1,4 +1,4 @@
-// A YAML document as a tree that knows where each value was written: file and line, or the --set that gave it.
+// A YAML document as a tree with the origin of each value: file and line, or the --set that gave it.
 #pragma once
 
 #include <string>
@@ -7,7 +7,7 @@
 
 namespace adept::config {
 
-/// Where something was written.
+/// The origin of a key or value.
 struct Location {
   std::string source;  ///< file name, or "--set key=value"
   int line = 0;        ///< from 1; 0 = the source as a whole
@@ -17,7 +17,7 @@ struct Location {
 /// "run.yaml:3", "run.yaml" or "--set seed=x".
 std::string to_string(const Location& location);
 
-/// One thing that is wrong with the configuration.
+/// One problem of the configuration.
 struct Problem {
   Location location;
   std::string key;  ///< dotted; empty for the document as a whole
@@ -27,8 +27,8 @@ struct Problem {
 /// The most problems that one message lists.
 inline constexpr std::size_t kMostProblems = 50;
 
-/// Throws one ConfigError of the problems, in the order of the file, then of the overrides, and of how many more there
-/// are; returns if there is none.
+/// Throws one ConfigError that lists the problems (first those of the file, then of the overrides) and counts the rest;
+/// returns if there are none.
 void throw_if_any(std::vector<Problem> problems);
 
 /// What a plain scalar means to a YAML reader. Quoted scalars are strings.
@@ -47,10 +47,10 @@ struct Value {
   std::vector<Value> items;    ///< of a list
   std::vector<Entry> entries;  ///< of a section, in order, keys distinct
 
-  /// The entry of that key, or nullptr.
+  /// The value of the key, or nullptr.
   Value* find(std::string_view key);
   const Value* find(std::string_view key) const { return const_cast<Value*>(this)->find(key); }
-  /// What it is, for messages: `"fast"`, `2.5`, `the string "4"`, `a list`, `a section`, `nothing`.
+  /// Description for messages: `"fast"`, `2.5`, `the string "4"`, `a list`, `a section`, `nothing`.
   std::string describe() const;
 };
 
@@ -60,25 +60,25 @@ struct Entry {
   Value value;
 };
 
-/// Text of the user's for a message: in quotes, control characters escaped, cut at 80 bytes.
+/// User text for a message: in quotes, control characters escaped, cut at 80 bytes.
 std::string quote(std::string_view text);
 
 /// Reads a configuration file. Throws ConfigError if it cannot be read, is a directory, or is larger than 1 MiB.
 std::string read_config_file(const std::string& path);
 
 /// Parses one document whose top level is a section. Anchors, aliases and merge keys (<<) are expanded. Duplicate keys
-/// and keys that are no scalars go to `problems`. Throws ConfigError where the text is not YAML, not UTF-8, empty,
-/// several documents, nested beyond 32 levels or expanding beyond 100,000 values.
+/// and keys that are not scalars go to `problems`. Throws ConfigError if the text is not YAML, not UTF-8, empty, more
+/// than one document, nested deeper than 32 levels, or expands to more than 100,000 values.
 Value parse_document(const std::string& text, const std::string& file, std::vector<Problem>& problems);
 
-/// Sets one value: "a.b.0.c=value"; numbers index lists, and the index after the last appends. A value that opens with
-/// [ { " or ' is YAML, any other is taken literally as one plain scalar (of a list, the items with commas between).
+/// Sets one value: "a.b.0.c=value"; numbers index lists, and the index after the last appends. A value that starts with
+/// [ { " or ' is parsed as YAML; any other is one plain scalar (for a list, items separated by commas).
 void apply_override(Value& document, const std::string& override, std::vector<Problem>& problems);
 
-/// The value at a dotted key; nullptr where there is none.
+/// The value at a dotted key, or nullptr.
 Value* find_value(Value& document, std::string_view key);
 
-/// Unsets what the file gives of the keys that an overridden one excludes (schema.h): the command line wins.
+/// Unsets keys of the file that an override excludes (schema.h): the command line takes precedence.
 void unset_excluded(Value& document, const std::vector<std::string>& overrides);
 
 }  // namespace adept::config

@@ -1,4 +1,4 @@
-// The choices of the configuration that are no folder's own, each with its spelling. Those of a folder are in its
+// Choices of the configuration that belong to no single folder, with their spellings. Those of a folder are in its
 // options.h.
 #pragma once
 
@@ -16,7 +16,7 @@ enum class EvalRole { kGeneral, kDomain, kOther };
 using adept::choices_of;
 using adept::from_string;
 using adept::kChoices;
-using adept::to_string;  // beside those of this folder
+using adept::to_string;  // in addition to those of this folder
 
 }  // namespace adept::config
 

@@ -65,12 +65,12 @@ class KeyLister {
   std::vector<KeyDoc>& keys_;
 };
 
-/// The text, or its start and "..." where it is longer.
+/// The text, cut to `width` with "..." if it is longer.
 std::string cut(const std::string& text, std::size_t width) {
   return text.size() <= width ? text : text.substr(0, width - 3) + "...";
 }
 
-/// "data.train.0.path" as the table spells it: "data.train.N.path".
+/// "data.train.0.path" as in the table: "data.train.N.path".
 std::string with_index_n(const std::string& name) {
   std::string result;
   std::istringstream parts(name);
@@ -81,7 +81,7 @@ std::string with_index_n(const std::string& name) {
   return result;
 }
 
-/// Words wrapped at `width`, the lines after the first indented as far as the text begins.
+/// Wraps words at `width`; later lines are indented to the start of the text.
 std::string labelled(std::string_view label, const std::string& text, std::size_t width) {
   constexpr std::size_t indent = 11;
   std::string lines = fmt::format("  {:<9}", label);
@@ -109,7 +109,7 @@ std::string block_of(const KeyDoc& doc, std::size_t width) {
          (doc.unit.empty() ? "" : labelled("unit", doc.unit, width)) + labelled("meaning", doc.doc, width);
 }
 
-/// The keys and sections that somebody may have meant.
+/// Keys and sections that the user may have meant.
 std::vector<std::string> keys_like(const std::string& name) {
   constexpr std::size_t most = 5;
   std::vector<std::string> all, lasts, found;

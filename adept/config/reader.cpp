@@ -14,7 +14,7 @@ namespace {
 
 constexpr double kLargestShownLimit = 1e15;
 
-/// How other trainers call the same thing.
+/// Names of the same options in other trainers.
 constexpr std::pair<std::string_view, std::string_view> kOtherNames[] = {
     {"lr", "train.learning_rate"},
     {"lr_scheduler_type", "train.lr_scheduler"},
@@ -135,7 +135,7 @@ void add_mismatch(const Value& value, const std::string& key, const std::string&
 }
 
 bool read_string(const Value& value, const std::string& key, std::string& target, ReadResult& result) {
-  // On the command line everything is text, and quotes within quotes would be a nuisance.
+  // On the command line everything is text, and nested quotes would be inconvenient.
   const bool is_text = value.quoted || value.location.is_override || is_plain(value, ScalarType::kString);
   if (value.kind != Value::Kind::kScalar || !is_text) {
     const bool scalar = value.kind == Value::Kind::kScalar;

@@ -1,4 +1,4 @@
-// The visitor that fills the structs from a document and collects everything that is wrong.
+// The visitor that fills the structs from a document and collects all problems.
 #pragma once
 
 #include <fmt/format.h>
@@ -16,7 +16,7 @@
 
 namespace adept::config {
 
-/// What reading found out, beside the values.
+/// What reading produces in addition to the values.
 struct ReadResult {
   std::vector<Problem> problems;
   std::map<std::string, Location> locations;  ///< of every key that was given
@@ -28,10 +28,10 @@ struct ReadResult {
 
 /// "train.learning_rate" -> "learning_rate".
 std::string last_part(const std::string& key);
-/// Our key for what other trainers call `name`; empty if they have none of that name.
+/// The key for an option that other trainers call `name`; empty if it is unknown.
 std::string_view name_of_others(std::string_view name);
 
-// Single values. Each returns whether `value` is one, and adds a problem if not; `target` changes only then.
+// Single values. Each returns whether `value` is valid and sets `target`; otherwise it adds a problem.
 bool read_string(const Value& value, const std::string& key, std::string& target, ReadResult& result);
 bool read_bool(const Value& value, const std::string& key, bool& target, ReadResult& result);
 bool read_integer(const Value& value, const std::string& key, const FieldOptions& options, std::int64_t& target,
@@ -42,7 +42,7 @@ bool read_number(const Value& value, const std::string& key, const FieldOptions&
 std::vector<Value> split_at_commas(const Value& value);
 /// Adds "found X; expected Y".
 void add_mismatch(const Value& value, const std::string& key, const std::string& expected, ReadResult& result);
-/// Adds `; did you mean "name"?` to a mismatch where one of the names is near.
+/// Adds a mismatch, with `; did you mean "name"?` if one of the names is near.
 void add_unknown_choice(const Value& value, const std::string& key, const std::string& expected,
                         const std::vector<std::string>& names, ReadResult& result);
 /// A string that must be one of `names`.
@@ -54,7 +54,7 @@ void add_unknown_key(const Entry& entry, const std::string& section, const std::
 
 class SectionReader {
  public:
-  /// `section` is nullptr where the document does not have it; `location` is where it is, or should be.
+  /// `section` is nullptr if the document lacks it; `location` is where it is, or should be.
   SectionReader(const Value* section, Location location, std::string path, ReadResult& result)
       : section_(section), location_(std::move(location)), path_(std::move(path)), result_(result) {}
 
@@ -73,7 +73,7 @@ class SectionReader {
     }
   }
 
-  /// Reports the keys that no field asked for.
+  /// Reports the keys that match no field.
   void finish() {
     if (section_ == nullptr) return;
     std::size_t num_unknown = 0;
@@ -82,7 +82,7 @@ class SectionReader {
       if (++num_unknown <= kMostProblems)
         add_unknown_key(entry, path_, known_, result_);
       else
-        result_.add(entry.location, entry.key, "found an unknown key");  // it is only counted
+        result_.add(entry.location, entry.key, "found an unknown key");  // only counted
     }
   }
 
@@ -177,8 +177,8 @@ class SectionReader {
   std::vector<std::string> known_;
 };
 
-/// Checks what fields must fulfil together, sets the unset alternatives, and expands a leading ~ in paths. Keys that
-/// have a problem already are left out.
+/// Checks constraints between fields, sets unset alternatives, and expands a leading ~ in paths. Skips keys that
+/// already have a problem.
 void check_and_resolve(RunConfig& config, Purpose purpose, const Location& document, ReadResult& result);
 
 }  // namespace adept::config

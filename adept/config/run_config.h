@@ -1,5 +1,5 @@
-// The configuration of a run: plain structs, whose fields, units and limits are described once, in schema.h.
-// `adept config --explain` prints the same. A default is the member's initialiser.
+// The configuration of a run: plain structs, whose fields, units and limits are described once, in schema.h. `adept
+// config --explain` prints the same. A member's initializer is its default.
 #pragma once
 
 #include <cstdint>
@@ -21,11 +21,11 @@
 namespace adept::config {
 
 struct TrainSource : data::TextSource {
-  std::optional<double> weight;  ///< share of the training tokens, relative; none in any source: in proportion to size
+  std::optional<double> weight;  ///< relative share of the training tokens; if no source has one, by size
 };
 
 struct GeneralSource : data::TextSource {
-  std::optional<double> weight;  ///< share in a measurement, relative; none in any source: all the same
+  std::optional<double> weight;  ///< relative weight in measurements; if no source has one, equal
 };
 
 struct EvalSource : data::TextSource {
@@ -34,7 +34,7 @@ struct EvalSource : data::TextSource {
 
 struct DataConfig {
   std::vector<TrainSource> train;
-  std::vector<TrainSource> replay;     ///< mixed in as train.replay_ratio says
+  std::vector<TrainSource> replay;     ///< mixed in with share train.replay_ratio
   std::vector<GeneralSource> general;  ///< the general-competence detection corpus: layer probe and unit importance
   std::vector<EvalSource> eval;
   bool document_mask = true;
@@ -77,14 +77,14 @@ struct TopKLayersConfig {
   std::int64_t num_layers = 4;
 };
 
-/// How everything is computed.
+/// How to compute.
 struct Compute {
   DTypeChoice dtype = DTypeChoice::kAuto;  ///< auto until run::init_compute decides
   Device device = Device::kCpu;
-  std::int64_t threads = 0;  ///< 0 = the physical cores available
+  std::int64_t threads = 0;  ///< 0 = all physical cores available
   nn::Kernels kernels = nn::Kernels::kFused;
 
-  /// What was chosen or decided; an InternalError while it is auto.
+  /// The chosen or resolved dtype; InternalError while it is auto.
   ComputeDType decided_dtype() const;
 };
 
@@ -118,7 +118,7 @@ struct RunConfig {
   bool expands() const { return method == Method::kAdept || method == Method::kLlamaPro; }
 };
 
-/// What a configuration is loaded for: it decides which parts must be there.
+/// The purpose of loading a configuration: it determines which parts are required.
 enum class Purpose {
   kRun,   ///< `adept run`: everything
   kTrain  ///< `adept train`: `model` is already expanded, so nothing is probed or expanded
@@ -136,38 +136,38 @@ RunConfig load_run_config(const std::filesystem::path& path, const std::vector<s
 RunConfig parse_run_config(const std::string& text, const std::string& file,
                            const std::vector<std::string>& overrides = {}, Purpose purpose = Purpose::kRun);
 
-/// What is wrong with the course of a training, as the keys that it depends on, the first to be blamed, and "found X;
-/// expected Y".
+/// A problem with the length of a training: the keys that it depends on (reported at the first), and "found X; expected
+/// Y".
 struct LengthProblem {
   std::vector<std::string> keys;
   std::string text;
 };
 
-/// What does not fit a training of so many steps: too many of them, a warm-up or a decay that is longer. Loading checks
-/// it where max_steps gives them; where they follow from epochs, whoever knows the data does.
+/// Problems of a training with `steps` steps: too many steps, or a warm-up or decay that is too long. Loading checks
+/// this if max_steps is set; otherwise it is checked once the data are known.
 std::vector<LengthProblem> length_problems(const TrainConfig& train, std::optional<std::int64_t> steps);
 
 /// The whole configuration, defaults included, in the order of `explain`. Loading it gives the same configuration.
 std::string to_yaml(const RunConfig& config);
 
-/// The same as JSON, or the list of a part of the texts, for hashing the inputs of a stage.
+/// The same as JSON, or only the given sources, for hashing the inputs of a stage.
 Json to_json(const RunConfig& config);
 Json to_json(const std::vector<TrainSource>& sources);
 
-/// What a key decides: the result of an earlier session is that of now only where the keys that decide it are the same.
-/// A key may decide several things.
+/// What a key decides: an earlier result is valid only if the keys that decide it have not changed. A key may decide
+/// several results.
 namespace decides {
-inline constexpr unsigned kNothing = 1;      ///< where files are, how often something is logged, how it is computed
-inline constexpr unsigned kContents = 2;     ///< what is read, which is known by its contents instead
+inline constexpr unsigned kNothing = 1;      ///< paths, logging intervals, how to compute
+inline constexpr unsigned kContents = 2;     ///< inputs, which are identified by their contents instead
 inline constexpr unsigned kProbe = 4;        ///< layer importance
 inline constexpr unsigned kExpansion = 8;    ///< which layers are copied
-inline constexpr unsigned kTraining = 16;    ///< the weights after a step: a resume with another value is refused
-inline constexpr unsigned kEnd = 32;         ///< the trained model, where a training may go on with another value
+inline constexpr unsigned kTraining = 16;    ///< the weights after a step: a resume with a different value is refused
+inline constexpr unsigned kEnd = 32;         ///< the trained model; a training may continue with a different value
 inline constexpr unsigned kEvaluation = 64;  ///< losses on held-out text
 inline constexpr unsigned kCopies = 128;     ///< the loss without each copy
 }  // namespace decides
 
-/// The keys that decide one of these, as to_json has them.
+/// The keys that decide any of `what`, in the form of to_json.
 Json deciding(const RunConfig& config, unsigned what);
 
 /// Whether `name` can name a source: 1 to 64 letters, digits, '.', '_' and '-', the first a letter or a digit.
@@ -176,7 +176,7 @@ bool is_source_name(std::string_view name);
 /// A table of every key, its default and the start of its meaning, in lines of at most `width` columns (66 at least).
 std::string explain(std::size_t width);
 /// Each of `names`, keys or sections with all of their keys, in full: type, default, unit, meaning. Throws ConfigError
-/// that names the unknown ones, and what may be meant.
+/// that lists unknown names with suggestions.
 std::string explain(std::span<const std::string> names, std::size_t width);
 
 }  // namespace adept::config

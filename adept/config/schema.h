@@ -1,8 +1,8 @@
 // The one description of the configuration: every field's name, limits, unit and meaning. Reading, writing, --set and
 // --explain are visitors of it. To add a field: a member with its default in run_config.h or the options.h of a folder,
-// one line here; a key says what it decides where that is not what its section does.
+// one line here; a key states what it decides if that differs from its section.
 //
-// A visitor is called as visitor(member, name, meaning, options) for each field, in order; options may be left out.
+// A visitor is called as visitor(member, name, meaning, options) for each field, in order; options may be omitted.
 #pragma once
 
 #include <limits>
@@ -41,18 +41,18 @@ inline constexpr Range kSteps{.min = 1, .max = 1e9};
 inline constexpr Range kTokens{.min = 0, .max = 1e15};
 inline constexpr Range kSequences{.min = 1, .max = 65536};
 
-/// What is known about a field beside its name, meaning, type and default.
+/// Properties of a field in addition to its name, meaning, type and default.
 struct FieldOptions {
   std::string_view unit = "";      ///< of a number
   Range range = {};                ///< of a number, or of each number of a list
   bool required = false;           ///< there is no default; a list must not be empty
-  std::string_view fallback = "";  ///< what happens where an optional field is not set
-  unsigned decides = 0;            ///< of config::decides; 0: what the section around it does
+  std::string_view fallback = "";  ///< what an unset optional field means
+  unsigned decides = 0;            ///< of config::decides; 0: same as the enclosing section
   /// Of a string: the names that it may be, of a table that the configuration does not know.
   std::vector<std::string> (*names)() = nullptr;
 };
 
-/// Fields that have fields of their own.
+/// Fields that contain fields.
 template <typename T>
 inline constexpr bool kIsSection = std::is_class_v<T>;
 template <>
@@ -62,11 +62,11 @@ inline constexpr bool kIsSection<std::optional<T>> = false;
 template <typename T>
 inline constexpr bool kIsSection<std::vector<T>> = false;
 
-/// A key that excludes others: given on the command line, it unsets them where the file has them (KEY=VALUE: where they
-/// have that value).
+/// A key that excludes others: on the command line, it unsets them in the file (KEY=VALUE: only if they have that
+/// value).
 struct Exclusion {
   std::string_view key;
-  std::string_view others;  ///< separated by blanks
+  std::string_view others;  ///< separated by spaces
 };
 inline constexpr Exclusion kExclusions[] = {
     {"train.max_steps", "train.num_train_epochs"},

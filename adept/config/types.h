@@ -1,4 +1,4 @@
-// What a field's C++ type is called in messages and in the table of keys.
+// Names of a field's C++ type in messages and in the table of keys.
 #pragma once
 
 #include <cstdint>

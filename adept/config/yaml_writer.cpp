@@ -31,7 +31,7 @@ void emit(YAML::Emitter& out, const Json& value) {
   }
 }
 
-/// Visitor that collects the fields that decide one of `what`; sections without any are left out.
+/// Visitor that collects the fields that decide one of `what`; sections without any are omitted.
 class DecidingCollector {
  public:
   explicit DecidingCollector(unsigned what, unsigned of_section = 0) : what_(what), of_section_(of_section) {}

@@ -1,4 +1,4 @@
-// From the configuration's structs to JSON values, and from those to YAML.
+// Converts the configuration's structs to JSON values, and these to YAML.
 #pragma once
 
 #include <string>
@@ -41,7 +41,7 @@ Json encode(const T& value) {
   }
 }
 
-/// One value or a list of plain values as it stands in the YAML file: 0.0002, fp32, "no", [3, 7].
+/// One value or a list of plain values as written in YAML: 0.0002, fp32, "no", [3, 7].
 std::string yaml_scalar(const Json& value);
 
 }  // namespace adept::config

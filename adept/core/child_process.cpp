@@ -29,7 +29,7 @@ void limit(int resource, rlim_t value) {
   setrlimit(static_cast<__rlimit_resource>(resource), &limits);
 }
 
-/// Bytes of memory that this process can write to; 0 where the system does not tell.
+/// Bytes of memory that this process can write to; 0 if the system does not report it.
 std::size_t data_bytes() {
   std::ifstream file("/proc/self/statm");
   std::size_t size = 0, resident = 0, shared = 0, text = 0, library = 0, data = 0;
@@ -39,7 +39,7 @@ std::size_t data_bytes() {
 
 [[noreturn]] void run_as_child(const std::function<std::string()>& work, const ChildLimits& limits, int output,
                                pid_t parent) {
-  // A parent that is killed takes the child along, which otherwise would hold the parent's locks.
+  // If the parent is killed, the child ends too; otherwise it would keep the parent's locks.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent) _exit(1);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGXCPU, SIGBUS, SIGPIPE}) std::signal(signal, SIG_DFL);
@@ -69,7 +69,7 @@ std::string read_all(int input) {
   }
 }
 
-/// The child and its pipe; whatever happens, neither is left behind.
+/// The child and its pipe. The destructor always cleans up both.
 struct Child {
   pid_t pid = -1;
   int input = -1;

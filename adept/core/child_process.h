@@ -1,4 +1,4 @@
-// Work in a process of its own, where it can recurse, loop or allocate without end and end nothing else.
+// Runs work in a child process, where unbounded recursion, loops or allocation cannot end this process.
 #pragma once
 
 #include <cstddef>
@@ -8,21 +8,21 @@
 
 namespace adept {
 
-/// The child ended without a result; the message says how ("took more than 10 s of processor time").
+/// The child ended without a result; the message says how ("used more than 10 s of CPU time").
 struct ChildFailure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// What the child may use.
+/// Resource limits of the child.
 struct ChildLimits {
-  int seconds;         ///< of processor time
-  std::size_t memory;  ///< bytes, beside what this process has
+  int seconds;         ///< of CPU time
+  std::size_t memory;  ///< bytes, in addition to this process's
 };
 
-/// What `work` returns, computed in a child process. `work` must not throw, and may allocate and compute, no more:
+/// Returns the result of `work`, computed in a child process. `work` must not throw and may only allocate and compute:
 /// other threads of this process do not exist in the child.
 ///
-/// Throws ChildFailure; InterruptedError if a signal arrives meanwhile; std::system_error if no process can be made.
+/// Throws ChildFailure; InterruptedError if a signal arrives meanwhile; std::system_error if no process can be created.
 std::string run_in_child(const std::function<std::string()>& work, const ChildLimits& limits);
 
 }  // namespace adept

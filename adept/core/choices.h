@@ -1,4 +1,4 @@
-// Enums whose values have a spelling: one table per enum serves YAML, --set, options and help.
+// Enums with spelled values: one table per enum serves YAML, --set, options and help.
 #pragma once
 
 #include <array>
@@ -14,11 +14,11 @@ struct Choice {
   std::string_view name;
 };
 
-/// All choices of an enum, in the order of the help. Specialised beside each enum.
+/// All choices of an enum, in the order of the help. Specialized next to each enum.
 template <typename Enum>
 inline constexpr std::array<Choice<Enum>, 0> kChoices{};
 
-/// The name in kChoices for another spelling that is taken too, where an enum has some.
+/// Maps alternative spellings to the name in kChoices, for enums that accept some.
 template <typename Enum>
 std::string_view canonical_spelling(std::string_view name) {
   return name;
@@ -32,7 +32,7 @@ std::string_view to_string(Enum value) {
   return "?";
 }
 
-/// The choice that is spelt `name`; nothing for an unknown one.
+/// The choice named `name`; nothing if it is unknown.
 template <typename Enum>
 std::optional<Enum> from_string(std::string_view name) {
   for (const auto& choice : kChoices<Enum>)

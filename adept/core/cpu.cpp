@@ -22,7 +22,7 @@ std::string first_line_of(const fs::path& path) {
   return line;
 }
 
-/// The logical CPUs of the affinity mask; empty if the kernel does not tell.
+/// The logical CPUs of the affinity mask; empty if the kernel does not report it.
 std::set<int> affinity_mask() {
   std::set<int> cpus;
   for (int size = 1024; size <= 1 << 20 && cpus.empty(); size *= 2) {  // EINVAL: the kernel's mask is longer
@@ -43,7 +43,7 @@ double quota_v2(const fs::path& group) {
   return line >> quota >> period && quota > 0 && period > 0 ? quota / period : 0;
 }
 
-/// Version 1 has a file for each; the quota is -1 where there is no limit.
+/// Version 1 has a file for each; the quota is -1 if there is no limit.
 double quota_v1(const fs::path& group) {
   std::istringstream quota_line(first_line_of(group / "cpu.cfs_quota_us"));
   std::istringstream period_line(first_line_of(group / "cpu.cfs_period_us"));

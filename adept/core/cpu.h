@@ -1,4 +1,4 @@
-// The processor: how many cores this process may use, and what they can do.
+// CPU information: the cores that this process may use, and their instruction sets.
 #pragma once
 
 #include <filesystem>
@@ -27,7 +27,7 @@ std::vector<std::string> cpu_instruction_sets();
 namespace detail {
 /// Distinct cores among the logical CPUs, from /sys below `root`; an unknown topology counts each CPU.
 int count_physical_cores(const std::filesystem::path& root, const std::set<int>& cpus);
-/// The smallest CPU quota of the process's control group and its ancestors, rounded up; 0 where there is none.
+/// The smallest CPU quota of the process's control group and its ancestors, rounded up; 0 if there is none.
 int cgroup_cpu_limit(const std::filesystem::path& root);
 /// gpu_model_name(), from /proc below `root`.
 std::string gpu_model_name(const std::filesystem::path& root);

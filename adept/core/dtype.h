@@ -17,7 +17,7 @@ std::string_view safetensors_name(DType dtype);
 /// The inverse of safetensors_name; nothing for an unknown name.
 std::optional<DType> dtype_from_safetensors_name(std::string_view name);
 
-/// The precision that a model computes in.
+/// Compute dtype of a model.
 enum class ComputeDType { kFp32, kBf16 };
 
 /// "fp32" or "bf16".

@@ -1,5 +1,5 @@
-// Two kinds of failure: what the user can mend (typed exceptions) and what is a bug of ours (ADEPT_CHECK).
-// Nothing aborts; only main() turns an exception into an exit code.
+// Two kinds of failure: errors that the user can fix (typed exceptions) and bugs (ADEPT_CHECK). Nothing aborts; only
+// main() turns an exception into an exit code.
 #pragma once
 
 #include <fmt/format.h>
@@ -13,16 +13,16 @@ namespace adept {
 /// Process exit codes; sysexits are not used because users of trainers test for these. After a signal 128 + its number.
 enum class ExitCode : int {
   kOk = 0,
-  kFailure = 1,        ///< a file, a disk, a model: anything at run time
-  kUsage = 2,          ///< command line or configuration
-  kNonFinite = 3,      ///< training stopped: too many non-finite losses or gradients in a row
-  kOutOfMemory = 4,    ///< host or device memory
-  kInterrupted = 130,  ///< SIGINT; SIGHUP (closed terminal) gives 129, SIGPIPE (standard output lost its reader) 141
-  kTerminated = 143,   ///< SIGTERM
+  kFailure = 1,      ///< a file, a disk, a model: anything at run time
+  kUsage = 2,        ///< command line or configuration
+  kNonFinite = 3,    ///< training stopped: too many non-finite losses or gradients in a row
+  kOutOfMemory = 4,  ///< host or device memory
+  kInterrupted =
+      130,  ///< SIGINT; SIGHUP (closed terminal) gives 129, SIGPIPE (the reader of standard output exited) 141
+  kTerminated = 143,  ///< SIGTERM
 };
 
-/// Base of every failure that a user can understand and mend. The message says where, what was found, what was
-/// expected and what to do.
+/// Base of all errors that a user can fix. The message says where, what was found, what was expected and what to do.
 class Error : public std::runtime_error {
  public:
   explicit Error(const std::string& message, ExitCode exit_code = ExitCode::kFailure)
@@ -42,7 +42,7 @@ class ConfigError : public Error {
       : ConfigError(fmt::format(format, std::forward<First>(first), std::forward<Rest>(rest)...)) {}
 };
 
-/// A file that is missing, unreadable, corrupt, or says something that this build does not implement. Exit code 1.
+/// A file that is missing, unreadable, corrupt, or requires something that this build does not implement. Exit code 1.
 class DataError : public Error {
  public:
   explicit DataError(const std::string& message) : Error(message, ExitCode::kFailure) {}
@@ -57,13 +57,13 @@ class NonFiniteError : public Error {
   explicit NonFiniteError(const std::string& message) : Error(message, ExitCode::kNonFinite) {}
 };
 
-/// SIGINT, SIGTERM, SIGHUP or SIGXCPU arrived, and what is to be saved was saved. Exit code 130, 143, 129 or 152.
+/// SIGINT, SIGTERM, SIGHUP or SIGXCPU arrived, and the state has been saved. Exit code 130, 143, 129 or 152.
 class InterruptedError : public Error {
  public:
   InterruptedError(const std::string& message, ExitCode exit_code) : Error(message, exit_code) {}
 };
 
-/// A broken invariant: a bug in adept, not the user's doing.
+/// A broken invariant: a bug in adept, not a user error.
 class InternalError : public std::logic_error {
  public:
   using std::logic_error::logic_error;

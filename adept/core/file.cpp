@@ -139,7 +139,7 @@ UniqueFd open_stream(const fs::path& path) {
       return UniqueFd(::fcntl(descriptor, F_DUPFD_CLOEXEC, 0));
   UniqueFd fd = open_without_waiting(path, status);
   if (S_ISDIR(status.st_mode)) throw DataError("{}: is a folder; expected a file.", path.string());
-  // A pipe that nobody has opened for writing yet would look as if it had ended.
+  // A pipe that no process has opened for writing yet looks like one that has ended.
   if (S_ISFIFO(status.st_mode)) wait_until_ready(fd.get(), POLLIN);
   return fd;
 }
@@ -175,7 +175,7 @@ int write_stream(int fd, std::span<const char> bytes) {
     if (::poll(polled, 2, -1) < 0 && errno != EINTR) return errno;
     if (polled[0].revents == 0 && polled[1].revents == 0) continue;
     if (polled[0].revents == 0) return EINTR;
-    // What is ready takes this much without waiting.
+    // A descriptor that is ready accepts this much without waiting.
     const ssize_t count = ::write(fd, bytes.data(), std::min<std::size_t>(bytes.size(), PIPE_BUF));
     if (count < 0 && errno != EINTR && errno != EAGAIN) return errno;
     if (count > 0) bytes = bytes.subspan(static_cast<std::size_t>(count));

@@ -1,4 +1,4 @@
-// A reference to something that can be called, for parameters: no allocation, no copy.
+// A non-owning reference to a callable, for parameters: no allocation, no copy.
 #pragma once
 
 #include <memory>

@@ -20,7 +20,7 @@ class Hasher {
 
   Hasher& update(std::span<const std::byte> bytes);
   Hasher& update(std::string_view text);
-  /// "xxh3:" and 32 hexadecimal digits of everything so far.
+  /// "xxh3:" and 32 hexadecimal digits for all data so far.
   std::string digest() const;
 
  private:
@@ -28,7 +28,7 @@ class Hasher {
   std::unique_ptr<State> state_;
 };
 
-/// Bytes that this process has hashed: large files are to be read once.
+/// Bytes that this process has hashed, to verify that large files are hashed only once.
 std::int64_t hashed_bytes();
 
 /// Digest of one buffer.

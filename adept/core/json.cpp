@@ -24,8 +24,8 @@ std::string shortened(std::string text, std::size_t limit) {
   return text;
 }
 
-/// Builds a document from the parser's events. The parser of the library can tell events to a callback too, but then
-/// removes what the callback rejects by a pass over each finished array and object, which is quadratic.
+/// Builds a document from the parser's events. The library's own callback interface removes rejected values in a pass
+/// over each finished array and object, which is quadratic.
 template <typename Document>
 class Builder : public nlohmann::json_sax<Document> {
   using Base = nlohmann::json_sax<Document>;
@@ -127,14 +127,14 @@ class Builder : public nlohmann::json_sax<Document> {
   const std::string& where_;
   std::size_t max_keys_;
   std::size_t num_values_ = 0;
-  std::vector<Frame> open_;  // a container does not grow while one inside it is open, so the pointers hold
+  std::vector<Frame> open_;  // a container does not grow while one inside it is open, so the pointers stay valid
 };
 
 template <typename Document>
 Document parse(std::string_view text, const std::string& where, std::size_t max_keys) {
   if (const std::string problem = foreign_encoding_problem(text); !problem.empty())
     throw DataError("{}: {}", where, problem);
-  // The parser takes a NUL for the end of the text, and so would ignore all that follows.
+  // The parser treats a NUL as the end of the text and would ignore everything after it.
   if (const auto nul = text.find('\0'); nul != std::string_view::npos)
     throw DataError("{}: not valid JSON: a NUL at byte {}.", where, nul);
   Builder<Document> builder(where, max_keys);

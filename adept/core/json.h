@@ -1,4 +1,4 @@
-// JSON as used everywhere here: key order is kept, so that a config.json is written back as it was read.
+// JSON that preserves the order of keys, so a config.json is written back in its original order.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +9,12 @@
 
 namespace adept {
 
-/// For documents with up to a few thousand keys per object (each look-up goes through all keys).
+/// For documents with up to a few thousand keys per object (each look-up scans all keys).
 using Json = nlohmann::ordered_json;
 /// For large documents (an index of weights, a vocabulary): keys are sorted, look-ups take logarithmic time.
 using SortedJson = nlohmann::json;
 
-/// What parse and read refuse, so that hostile text cannot take unbounded time or memory.
+/// Limits of parse and read, so hostile text cannot take unbounded time or memory.
 inline constexpr std::int64_t kMaxJsonBytes = std::int64_t{256} << 20;  ///< of a file
 inline constexpr int kMaxJsonDepth = 256;
 inline constexpr std::size_t kMaxJsonKeys = 20'000;  ///< of one object of a Json; a SortedJson has no such limit

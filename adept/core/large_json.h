@@ -5,7 +5,7 @@
 
 namespace adept {
 
-/// As read_json, with at most `max_keys` in one object: for documents whose keys are gone through, not looked up.
+/// As read_json, with at most `max_keys` in one object: for documents whose keys are iterated, not looked up.
 Json read_large_json(const std::filesystem::path& path, std::size_t max_keys);
 
 }  // namespace adept

@@ -47,7 +47,7 @@ spdlog::level::level_enum spdlog_level(LogLevel level) {
 
 void init_logging() {
   auto sink = std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
-  // The sink cannot tell by itself: main replaces the stream (core/standard_streams.h).
+  // The sink cannot detect a terminal itself, because main replaces the stream (core/standard_streams.h).
   if (::isatty(STDERR_FILENO) == 1 && spdlog::details::os::is_color_terminal())
     sink->set_color_mode(spdlog::color_mode::always);
   auto logger = std::make_shared<spdlog::logger>("adept", std::move(sink));
@@ -57,7 +57,8 @@ void init_logging() {
   const char* setting = std::getenv("ADEPT_LOG");
   const std::string name = setting != nullptr ? setting : "info";
   const auto level = spdlog::level::from_str(name);
-  const bool is_known = level != spdlog::level::off || name == "off";  // from_str has no other sign of a wrong name
+  const bool is_known =
+      level != spdlog::level::off || name == "off";  // from_str signals an unknown name in no other way
   logger->set_level(is_known ? level : spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
   if (!is_known) log_warning("ADEPT_LOG is \"{}\"; expected debug, info, warn, error or off. Using info.", name);

@@ -15,7 +15,7 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 /// comes from $ADEPT_LOG (debug, info, warn, error, off; default info; another value is reported and ignored).
 void init_logging();
 
-/// Hides messages of the level info and progress lines: warnings and errors stay.
+/// Hides info messages and progress lines; warnings and errors remain.
 void set_quiet();
 
 /// Whether messages of this level are shown.
@@ -41,10 +41,10 @@ void log_error(fmt::format_string<Args...> format, Args&&... args) {
   log_message(LogLevel::kError, fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// A table of several lines, as information.
+/// Logs a table of several lines at level info.
 void log_table(const std::string& table);
 
-/// Logs a message unless the same text was logged this way before: for what is found again each time a model is opened.
+/// Logs a message once per text: for findings that recur each time a model is opened.
 void log_once(LogLevel level, const std::string& message);
 
 }  // namespace adept

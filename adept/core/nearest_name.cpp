@@ -6,7 +6,7 @@
 
 namespace adept {
 namespace {
-constexpr std::size_t kLongestName = 128;  // longer is no slip of the finger; bounds the quadratic cost
+constexpr std::size_t kLongestName = 128;  // longer names are not typos; bounds the quadratic cost
 }
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
@@ -31,7 +31,7 @@ std::string nearest_name(std::string_view name, std::span<const std::string> can
   for (const std::string& candidate : candidates) {
     const std::size_t longer = std::max(name.size(), candidate.size());
     const std::size_t limit = std::max<std::size_t>(1, longer / 3);
-    if (longer - std::min(name.size(), candidate.size()) > limit) continue;  // the distance is no less
+    if (longer - std::min(name.size(), candidate.size()) > limit) continue;  // a lower bound of the distance
     const std::size_t distance = edit_distance(name, candidate);
     if (distance <= limit && distance < best_distance && distance < name.size()) {
       best = candidate;

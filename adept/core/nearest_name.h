@@ -11,7 +11,7 @@ namespace adept {
 std::size_t edit_distance(std::string_view a, std::string_view b);
 
 /// The candidate with the smallest edit distance to `name`, the first of equals; empty if none is close enough to be a
-/// likely slip (a third of the longer name, at least one).
+/// likely typo (a third of the longer name, at least one).
 std::string nearest_name(std::string_view name, std::span<const std::string> candidates);
 
 }  // namespace adept

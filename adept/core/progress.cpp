@@ -19,7 +19,7 @@ constexpr double kLongest = 1e12;      // seconds
 
 bool stderr_is_terminal() { return isatty(STDERR_FILENO) == 1; }
 
-/// A line that wraps cannot be written over.
+/// A wrapped line cannot be overwritten.
 std::string cut_to_terminal(const std::string& line) {
   winsize size = {};
   if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return line;
@@ -33,7 +33,7 @@ double detail::seconds_left(double elapsed, std::int64_t start, std::int64_t don
 }
 
 std::string format_duration(double seconds) {
-  // NaN and what does not fit into the integer become the nearest limit.
+  // NaN and values out of range become the nearest limit.
   const auto total = seconds > 0 ? static_cast<std::int64_t>(std::llround(std::min(seconds, kLongest))) : 0;
   const std::int64_t h = total / 3600, m = total / 60 % 60, s = total % 60;
   return h > 0 ? fmt::format("{}:{:02}:{:02}", h, m, s) : fmt::format("{}:{:02}", m, s);
@@ -74,7 +74,7 @@ void Progress::update(std::int64_t done, std::int64_t work, const std::string& n
   done_ = done;
   work_ = work;
   note_ = note;
-  if (!live_ && total_ > 0 && done_ >= total_) return;  // the last line says it
+  if (!live_ && total_ > 0 && done_ >= total_) return;  // the last line reports it
   const double now = elapsed();
   if (now - last_print_ < (live_ ? kLiveInterval : options_.plain_interval)) return;
   last_print_ = now;

@@ -7,23 +7,23 @@
 
 namespace adept {
 
-/// "1:05", "2:03:09": seconds for people.
+/// Formats seconds: "1:05", "2:03:09".
 std::string format_duration(double seconds);
 /// "12,345": thousands separated.
 std::string format_count(std::int64_t value);
 
-/// Reports a stage's progress on standard error: source, done/total and unit, rate, note, time left. It says nothing
-/// where messages of the level info are hidden.
+/// Reports a stage's progress on standard error: source, done/total and unit, rate, note, time left. Silent if info
+/// messages are hidden.
 class Progress {
  public:
   struct Options {
     std::string unit{};             ///< what is counted, such as "steps"; "bytes" are shown in kB or MB
-    std::string source{};           ///< what is worked on, such as the name of a text
+    std::string source{};           ///< the subject, such as the name of a text
     std::string rate_unit = "tok";  ///< what `work` counts, shown as "tok/s"; empty shows no rate
     double plain_interval = 60.0;   ///< seconds between lines when standard error is not a terminal
     bool quiet = false;             ///< prints nothing at all
-    bool is_passing = false;        ///< a part of another stage that comes often: it has no last line
-    std::int64_t start = 0;         ///< units that were done before, by an earlier process
+    bool is_passing = false;        ///< a frequent part of another stage: prints no last line
+    std::int64_t start = 0;         ///< units done by an earlier process
   };
 
   /// `total` counts units (0 if unknown). Nothing is printed before the first update.
@@ -37,11 +37,11 @@ class Progress {
   /// A Progress that prints nothing.
   static Progress& silent();
 
-  /// For a stage that learns how much there is to do only after it began, or ends before all is done.
+  /// For a stage that learns its total after it started, or ends early.
   void set_total(std::int64_t total) { total_ = total; }
-  /// `done` units are done, `work` (tokens) was done in all, `note` is free text such as "loss 2.931".
+  /// `done`: units done so far; `work`: tokens processed so far; `note`: free text such as "loss 2.931".
   void update(std::int64_t done, std::int64_t work = 0, const std::string& note = "");
-  /// Prints the last line, whose count is the total, with the time that all took.
+  /// Prints the last line, with the total and the elapsed time.
   void finish(const std::string& note = "");
   /// Seconds since construction.
   double elapsed() const;

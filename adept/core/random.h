@@ -1,5 +1,5 @@
-// Stateless, counter-based randomness: every draw is a pure function of (seed, stream, counter), so there is no
-// generator state that a checkpoint could miss.
+// Stateless, counter-based randomness: every draw is a pure function of (seed, stream, counter), so checkpoints need no
+// generator state.
 #pragma once
 
 #include <cstdint>

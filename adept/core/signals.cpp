@@ -18,8 +18,8 @@ namespace {
 volatile std::sig_atomic_t g_signal = 0;
 volatile std::sig_atomic_t g_descriptor = -1;
 
-// A hang-up comes twice (from the kernel and from the shell), or right behind another signal, and the limit of CPU time
-// every second: they are never the second.
+// SIGHUP arrives twice (from the kernel and the shell) or right after another signal, and SIGXCPU every second: they
+// never count as the second signal.
 void on_signal(int signal) {
   if (g_signal != 0 && signal != SIGHUP && signal != SIGXCPU) _exit(128 + signal);
   if (g_signal != 0) return;
@@ -30,7 +30,7 @@ void on_signal(int signal) {
   errno = old_errno;
 }
 
-// Nothing but async-signal-safe calls: the interrupted code may hold any lock.
+// Only async-signal-safe calls: the interrupted code may hold any lock.
 void on_bus_error(int) {
   constexpr std::string_view kMessage =
       "error: a file was truncated while in use, or its disk failed. Download or copy the model or data again, and do "
@@ -79,7 +79,7 @@ void wait_until_ready(int fd, short events) {
   pollfd polled[] = {{fd, events, 0}, {signal_descriptor(), POLLIN, 0}};
   while (polled[0].revents == 0) {
     throw_if_interrupted();
-    if (::poll(polled, 2, -1) < 0 && errno != EINTR) return;  // the call that is waited for says what is wrong
+    if (::poll(polled, 2, -1) < 0 && errno != EINTR) return;  // the call that follows the wait reports the error
   }
 }
 

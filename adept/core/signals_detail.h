@@ -3,7 +3,7 @@
 
 namespace adept::detail {
 
-/// As if no signal had arrived: a test goes on after one.
+/// Clears the signal, so a test can continue.
 void forget_signal();
 
 }  // namespace adept::detail

@@ -13,7 +13,7 @@ namespace {
 
 struct Stream {
   int fd;
-  bool stops_at_error;  // a part in the middle must not be missing
+  bool stops_at_error;  // the output must not have gaps
   int error = 0;
 };
 Stream g_output{STDOUT_FILENO, true}, g_error{STDERR_FILENO, false};

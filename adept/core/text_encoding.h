@@ -1,4 +1,4 @@
-// Text in other encodings than UTF-8, which Windows programs write: named, so that nobody hunts for a damaged byte.
+// Detects text in UTF-16 and UTF-32, which Windows programs write, so errors can name the encoding.
 #pragma once
 
 #include <string>
@@ -6,10 +6,10 @@
 
 namespace adept {
 
-/// "UTF-16" or "UTF-32" where text begins so: with their byte order mark, or with every other byte zero. Else empty.
+/// "UTF-16" or "UTF-32" if the text starts with its byte order mark, or with zeros in every other byte; else empty.
 std::string_view foreign_encoding(std::string_view start);
 
-/// "is UTF-16 text; only UTF-8 is read. Convert it: iconv ..." for such text, else empty.
+/// "found UTF-16 text; expected UTF-8. Convert it: iconv ..." for such text, else empty.
 std::string foreign_encoding_problem(std::string_view start);
 
 }  // namespace adept

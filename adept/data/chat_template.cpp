@@ -63,7 +63,7 @@ std::vector<NamedTemplate> templates_in_config(const SortedJson& config, const s
   return found;
 }
 
-/// The text of a message: its content, or that of the parts.
+/// The text of a message: its content, or the text of its parts.
 std::string text_of(const Json& message) {
   const Json content = message.value("content", Json());
   if (content.is_string()) return content.get<std::string>();
@@ -75,7 +75,7 @@ std::string text_of(const Json& message) {
   return text;
 }
 
-/// Whether every line of `message` is in `text`, as it is or as JSON has it. White space around lines does not count.
+/// Whether every line of `message` is in `text`, verbatim or JSON-escaped, ignoring surrounding white space.
 bool holds_text_of(const Json& message, const std::string& text) {
   std::istringstream lines(text_of(message));
   std::size_t from = 0;  // lines mostly follow each other
@@ -96,7 +96,7 @@ bool holds_text_of(const Json& message, const std::string& text) {
   return true;
 }
 
-/// Those that transformers gives to templates.
+/// Variables that transformers passes to templates.
 Json named_tokens(const fs::path& dir) {
   Json tokens = Json::object();
   for (const tok::NamedToken& named : tok::read_tokenizer_settings(dir).named)

@@ -1,4 +1,4 @@
-// A model's chat template: how a conversation becomes the text that the model continues, as in transformers'
+// A model's chat template: converts a conversation to the text that the model continues, as in transformers'
 // apply_chat_template(messages, tokenize=False, add_generation_prompt=True).
 #pragma once
 
@@ -12,19 +12,19 @@ namespace adept::data {
 class ChatTemplate {
  public:
   /// The template `name` of a model directory; an empty name is "default". Templates are, as in transformers,
-  /// chat_template.jinja (the default) and additional_chat_templates/NAME.jinja, or, where none of these files is
-  /// there, `chat_template` of tokenizer_config.json: one template (the default), or a list of {"name", "template"}.
-  /// The tokens bos, eos, unk, sep, pad, cls and mask that the tokenizer's files name (tokenizer_settings.h) are
-  /// variables of the template.
+  /// chat_template.jinja (the default) and additional_chat_templates/NAME.jinja, or, if none of these files exists,
+  /// `chat_template` of tokenizer_config.json: one template (the default), or a list of {"name", "template"}. The
+  /// tokens bos, eos, unk, sep, pad, cls and mask that the tokenizer's files name (tokenizer_settings.h) are variables
+  /// of the template.
   ///
-  /// Throws DataError if the model has no template, or none of that name, or a file is damaged.
+  /// Throws DataError if the model has no template of that name, or a file is damaged.
   static ChatTemplate from_model_dir(const std::filesystem::path& dir, const std::string& name = "");
 
-  /// The text of `messages`, a list of objects with a "role", and the beginning of the assistant's answer. It holds the
-  /// special tokens that the template writes (BOS too, if any), so it is encoded without adding others.
+  /// The text of `messages`, a list of objects with a "role", and the beginning of the assistant's answer. It contains
+  /// the special tokens that the template writes (including any BOS), so encode it without adding others.
   ///
-  /// Warns where text of a user's or a system message is not in it. Throws DataError with file and line if the template
-  /// refuses the messages or cannot be rendered.
+  /// Warns if it omits text of a user or system message. Throws DataError with file and line if the template refuses
+  /// the messages or cannot be rendered.
   std::string render(const Json& messages) const;
 
  private:

@@ -44,7 +44,7 @@ struct DocumentReader::State {
     }
   }
 
-  // Opens the next file; a file that is one document is read at once.
+  // Opens the next file; reads it if the file is one document.
   bool open_file(std::string& text) {
     file = files[next_file++];
     kind = *file_kind(file);
@@ -63,7 +63,7 @@ struct DocumentReader::State {
     return false;
   }
 
-  // False when the record was skipped, or the file has ended and is closed.
+  // False if the record was skipped, or the file has ended and is closed.
   bool next_in_file(std::string& text) {
     if (kind == FileKind::kTxt && source.txt_record == TxtRecord::kParagraph) return next_paragraph(text);
     std::string& target = kind == FileKind::kJsonl ? line : text;
@@ -77,7 +77,7 @@ struct DocumentReader::State {
 
   enum class Line { kGood, kTooLong, kEnd };
 
-  // At the end the file is closed.
+  // Closes the file at its end.
   Line next_line(std::string& target) {
     try {
       if (lines->next(target)) return Line::kGood;
@@ -142,7 +142,7 @@ struct DocumentReader::State {
   }
 
   bool bad_utf8(std::string_view text, std::size_t at) {
-    // In a whole file or a paragraph the fault may be lines below the start.
+    // In a file or a paragraph, the error may be lines below its start.
     const auto newlines = std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
     const std::int64_t first_line = std::max<std::int64_t>(1, line_number);
     line_number = first_line + newlines;

@@ -1,6 +1,6 @@
 #include "adept/data/jinja.h"
 
-// The engine's headers come with the flags of a library, so warnings in them are not ours.
+// The engine is a library, so its headers give no warnings.
 #include <jinja/lexer.h>
 #include <jinja/parser.h>
 #include <jinja/runtime.h>
@@ -26,7 +26,7 @@ int line_of(const std::string& source, std::size_t position) {
   return 1 + static_cast<int>(std::count(source.begin(), end, '\n'));
 }
 
-/// The first line, without the name of the part of the engine that speaks.
+/// The first line, without the name of the engine's component.
 std::string summary(std::string_view message) {
   message = message.substr(0, message.find('\n'));
   for (const std::string_view speaker : {"lexer: ", "parser: ", "Parser Error: "})
@@ -34,7 +34,7 @@ std::string summary(std::string_view message) {
   return std::string(message);
 }
 
-/// The engine quotes the source around the fault, "\n" shown as an arrow, and a caret below it; no number.
+/// The engine quotes the source around the error, with "\n" as an arrow and a caret below; it gives no line number.
 int quoted_line(const std::string& source, const std::string& message) {
   std::istringstream lines(message);
   std::string text, quote, caret;
@@ -47,7 +47,7 @@ int quoted_line(const std::string& source, const std::string& message) {
   return begin == std::string::npos ? 0 : line_of(source, begin + caret.size() - 4);
 }
 
-/// The program, or the error at the last token of the shortest beginning of the template that has the same error.
+/// The program, or the error at the last token of the shortest prefix of the template with the same error.
 jinja::program parse(const jinja::lexer_result& lexed) {
   const auto error_of_beginning = [&](std::size_t num_tokens) -> std::string {
     const auto end = lexed.tokens.begin() + static_cast<std::ptrdiff_t>(num_tokens);
@@ -116,7 +116,8 @@ std::string render_here(const std::string& source, const Json& variables) {
 }  // namespace
 
 std::string render_jinja(const std::string& source, const Json& variables) {
-  // One byte says what follows: the text, or an error as "LINE MESSAGE" that is the engine's or the template's own.
+  // The first byte gives the kind of what follows: the text, or an error "LINE MESSAGE" of the engine or of the
+  // template.
   const auto work = [&]() -> std::string {
     try {
       return "t" + render_here(source, variables);

@@ -1,9 +1,10 @@
 // Jinja templates, rendered as jinja2's sandbox renders a chat template in transformers: trim_blocks, lstrip_blocks,
-// the functions raise_exception and strftime_now, tojson without escapes of HTML, {% break %}, {% continue %} and
-// {% generation %}. The engine is llama.cpp's. What it lacks of jinja2 it refuses, but for these: upper, lower, title
-// and capitalize change ASCII letters only; length, index and slice of a string count bytes; an undefined value has
-// undefined members; None prints nothing, and a list its items; a string + another type concatenates; default() also
-// replaces None; lists have append(); a keyword argument that skips an earlier default of a macro loses that default.
+// the functions raise_exception and strftime_now, tojson without escapes of HTML, {% break %}, {% continue %} and {%
+// generation %}. The engine is llama.cpp's. It rejects features of jinja2 that it lacks, with these exceptions: upper,
+// lower, title and capitalize change ASCII letters only; length, index and slice of a string count bytes; an undefined
+// value has undefined members; None prints nothing, and a list its items; a string + another type concatenates;
+// default() also replaces None; lists have append(); a keyword argument that skips an earlier default of a macro loses
+// that default.
 #pragma once
 
 #include <stdexcept>
@@ -13,16 +14,16 @@
 
 namespace adept::data {
 
-/// Why a template gave no text.
+/// The reason why a template produced no text.
 struct JinjaError : std::runtime_error {
   JinjaError(const std::string& message, int where, bool is_refusal)
       : std::runtime_error(message), line(where), refused(is_refusal) {}
-  int line;      ///< of the template, from 1; 0 where it is not known
+  int line;      ///< of the template, from 1; 0 if unknown
   bool refused;  ///< the template itself called raise_exception
 };
 
-/// The text of `source` with the members of the object `variables`. Throws JinjaError, also for a template that nests,
-/// recurses, loops or grows without end.
+/// Renders `source` with the members of the object `variables`. Throws JinjaError, also for unbounded nesting,
+/// recursion, loops or output.
 std::string render_jinja(const std::string& source, const Json& variables);
 
 }  // namespace adept::data

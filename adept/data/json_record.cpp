@@ -17,13 +17,13 @@ constexpr int kMaxDepth = 256;
 constexpr int kMaxShownKeys = 8;
 constexpr std::size_t kMaxShownFault = 40;
 
-// The types of values, by the words of messages.
+// Names of value types, for messages.
 constexpr char kObject[] = "an object", kArray[] = "an array", kString[] = "a string", kNumber[] = "a number",
                kBoolean[] = "a boolean", kNull[] = "null";
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-// Of a value that begins so; nullptr if none does.
+// The type of a value with this first character; nullptr if there is none.
 const char* type_of(char first) {
   switch (first) {
     case '{':
@@ -93,7 +93,7 @@ class RecordScanner {
                                             rest.empty() ? " (the line ends)" : ", found " + io::quote(rest)));
   }
 
-  // `wanted`: it belongs to the field, and must be a string.
+  // `wanted`: the value belongs to the field and must be a string.
   bool value(int depth, bool wanted) {
     throw_if_interrupted();
     skip_blanks();
@@ -186,7 +186,7 @@ class RecordScanner {
     return true;
   }
 
-  // Appends to `out`, if there is one, what the string stands for.
+  // Appends the decoded string to `out`, if given.
   bool string(std::string* out) {
     if (out != nullptr) {
       const std::size_t length = raw_length();
@@ -209,7 +209,7 @@ class RecordScanner {
     }
   }
 
-  // An upper bound of the length of the string that begins here.
+  // An upper bound for the length of the string that starts here.
   std::size_t raw_length() const {
     std::size_t end = at_ + 1;
     while (end < line_.size() && line_[end] != '"') end += line_[end] == '\\' ? 2 : 1;

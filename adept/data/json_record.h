@@ -1,4 +1,4 @@
-// One text out of a line that is a JSON object. Internal to adept::data.
+// Extracts one text from a line that is a JSON object. Internal to adept::data.
 #pragma once
 
 #include <string>
@@ -6,16 +6,15 @@
 
 namespace adept::data {
 
-/// Why a line gave no text.
+/// The reason why a line produced no text.
 struct RecordFault {
-  std::string reason;  ///< as it is counted: "invalid JSON", "not an object", "missing field", ...
+  std::string reason;  ///< used for counting: "invalid JSON", "not an object", "missing field", ...
   std::string found;   ///< for the message
 };
 
-/// Takes the string of the member `field` out of `line`, which must be one JSON object (RFC 8259) from its first byte
-/// to its last, blanks aside. Nothing but that string is kept in memory, and the time is linear whatever the line
-/// holds. `line` must be valid UTF-8. False, with `fault` set, if there is no such text.
-/// Throws InterruptedError after a signal.
+/// Extracts the string member `field` from `line`, which must be exactly one JSON object (RFC 8259), apart from white
+/// space. Keeps only that string in memory and takes linear time for any input. `line` must be valid UTF-8. False, with
+/// `fault` set, if there is no such text. Throws InterruptedError after a signal.
 bool read_record(std::string_view line, const std::string& field, std::string& text, RecordFault& fault);
 
 }  // namespace adept::data

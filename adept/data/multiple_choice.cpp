@@ -32,7 +32,7 @@ bool are_strings(const Json& list) {
   return list.is_array() && std::all_of(list.begin(), list.end(), [](const Json& item) { return item.is_string(); });
 }
 
-// Empty where they are in no form that is known.
+// Empty if they have no known form.
 std::vector<Choice> read_choices(const Json& json) {
   std::vector<Choice> choices;
   if (are_strings(json)) {
@@ -52,7 +52,7 @@ std::vector<Choice> read_choices(const Json& json) {
   return choices.size() <= 26 ? choices : std::vector<Choice>{};
 }
 
-// The index of the right one.
+// The index of the correct choice.
 std::optional<std::size_t> read_answer(const Json& answer, const std::vector<Choice>& choices) {
   if (answer.is_number_unsigned() && answer.get<std::uint64_t>() < choices.size()) return answer.get<std::size_t>();
   if (!answer.is_string()) return std::nullopt;
@@ -64,7 +64,7 @@ std::optional<std::size_t> read_answer(const Json& answer, const std::vector<Cho
   return std::nullopt;
 }
 
-// Nothing for what is no JSON, or larger than any question: parsed it would take many times its size.
+// Nothing if it is not JSON, or larger than any question: the parsed form would take many times its size.
 std::optional<Json> parse_question(std::string_view record) {
   if (record.size() > kMaxQuestionBytes) return std::nullopt;
   try {

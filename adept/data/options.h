@@ -1,4 +1,4 @@
-// How text is read, as the configuration says it.
+// Options for reading text.
 #pragma once
 
 #include <string>
@@ -8,16 +8,16 @@
 
 namespace adept::data {
 
-/// What one document of a .txt file is.
+/// What counts as one document in a .txt file.
 enum class TxtRecord {
   kFile,       ///< the whole file, byte for byte (without a byte order mark)
   kLine,       ///< each line, without its end
-  kParagraph,  ///< lines up to the next blank one, joined by "\n"; a line of blanks and tabs is blank
+  kParagraph,  ///< lines up to the next blank line, joined by "\n"; lines of spaces and tabs are blank
 };
 
-/// What happens to a record that is not valid: broken JSON, no such field, not a string, not UTF-8.
+/// How to handle invalid records: broken JSON, missing field, not a string, not UTF-8.
 enum class BadRecord {
-  kFail,  ///< DataError that names file and line
+  kFail,  ///< DataError with file and line
   kSkip,  ///< counted by reason
 };
 
@@ -25,7 +25,7 @@ enum class BadRecord {
 struct TextSource {
   std::string name{};
   std::vector<std::string> paths{};  ///< files, folders (with all below), globs (* ? [a-z] and ** for any folders)
-  /// Of the objects in .jsonl files. Those without it may be multiple-choice questions (multiple_choice.h).
+  /// Field of the objects in .jsonl files. Objects without it may be multiple-choice questions (multiple_choice.h).
   std::string text_field = "text";
   TxtRecord txt_record = TxtRecord::kFile;
   BadRecord on_bad_record = BadRecord::kFail;

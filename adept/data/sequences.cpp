@@ -58,7 +58,7 @@ SampleSize sample_size_from_json(const Json& json) {
           .is_sample = json.at("is_sample").get<bool>()};
 }
 
-/// Takes all sequences that it is given, or a sample: the shortest list of the lowest ranks that reaches the limit.
+/// Takes all given sequences, or a sample: the shortest list of the lowest ranks that reaches the limit.
 class SequenceSetBuilder {
  public:
   SequenceSetBuilder(PackedStream stream, bool document_mask, std::int64_t max_tokens)
@@ -71,7 +71,7 @@ class SequenceSetBuilder {
   SequenceCounts& counts() { return set_.counts_; }
   const PackedStream& stream() const { return set_.stream_; }
 
-  /// Windows over the tokens begin .. begin + size - 1 of the stream, which hold each of them once as their own.
+  /// Windows over the tokens begin .. begin + size - 1 of the stream. Each token is new in exactly one window.
   void add_windows(std::int64_t begin, std::int64_t size, std::int64_t seq_len, std::int64_t stride) {
     if (size < 2) {
       counts().too_short += size;
@@ -113,8 +113,8 @@ class SequenceSetBuilder {
     std::uint64_t rank = 0;
     std::int64_t begin = 0;    // in the stream
     std::int32_t length = 0;   // tokens
-    std::int32_t context = 0;  // of these, the first ones, which are an earlier sequence's own
-    std::int32_t lone = 0;     // tokens behind it that would be a sequence of one: 0 or 1
+    std::int32_t context = 0;  // of these, the first ones, which are new in an earlier sequence
+    std::int32_t lone = 0;     // tokens after it that would be a sequence of one: 0 or 1
   };
 
   static bool ranks_before(const Candidate& a, const Candidate& b) {
@@ -131,7 +131,7 @@ class SequenceSetBuilder {
       is_limited_ = true;
       return;
     }
-    taken_.push_back(candidate);  // a heap, the highest rank in front
+    taken_.push_back(candidate);  // a heap, the highest rank first
     std::push_heap(taken_.begin(), taken_.end(), ranks_before);
     num_tokens_ += candidate.length;
     while (num_tokens_ - taken_.front().length >= max_tokens_) {
@@ -152,13 +152,13 @@ class SequenceSetBuilder {
     if (num_targets(last) <= 0) taken_.pop_back();
   }
 
-  // Documents that start within it and see nothing before them.
+  // Documents that start within it and do not attend to earlier ones.
   std::int64_t num_masked(const Candidate& c) const {
     return set_.document_mask_ ? std::ssize(stream().starts_within(c.begin, c.length)) : 0;
   }
   std::int64_t num_targets(const Candidate& c) const { return c.length - std::max(1, c.context) - num_masked(c); }
 
-  // Of the documents what the sequences have as their own.
+  // The parts of documents that are new in the sequences.
   void count_documents() {
     const std::span<const std::int64_t> starts = stream().starts();
     double bytes = 0;
@@ -245,7 +245,7 @@ SequenceSet packed(const TokenDataset& dataset, const PackOptions& options) {
 
 namespace {
 
-// (B, T): of each position of the batch the column where its document starts.
+// (B, T): for each position of the batch, the column where its document starts.
 std::vector<std::int32_t> starts_of_positions(std::span<const Sequence> sequences, std::int64_t cols) {
   const auto is_one_document = [](const Sequence& sequence) { return sequence.document_starts.empty(); };
   if (std::all_of(sequences.begin(), sequences.end(), is_one_document)) return {};

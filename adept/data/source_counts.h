@@ -1,4 +1,4 @@
-// What was read from a source of text and what was left out, and the table that says so.
+// Counts what was read from a source of text and what was skipped, and formats them as a table.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace adept::data {
 
-/// Counts of one source of text. Everything that was found is counted: a record is a document or skipped with a reason.
+/// Counts of one source of text. Everything found is counted: a record is either a document or skipped for a reason.
 struct SourceCounts {
   std::int64_t files = 0;
   std::int64_t documents = 0;
@@ -34,7 +34,7 @@ struct NamedCounts {
   SourceCounts counts;
 };
 
-/// A table for people, one row per source and a note per reason:
+/// A table with one row per source and a note per reason:
 ///
 ///     source   files  documents     tokens    bytes  skipped
 ///     medquad      1     14,588  4,512,345  19.1 MB        2

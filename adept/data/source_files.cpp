@@ -54,7 +54,7 @@ std::string describe_kind(const fs::path& path) {
   return extension.empty() ? "file without extension" : fmt::format("file with extension {}", extension);
 }
 
-// How a file of another kind becomes one that is read: a command, or advice.
+// How to convert an unsupported file to a supported one: a command, or advice.
 std::string conversion(const fs::path& path) {
   const std::string extension = lower_case(path.extension().string());
   const std::string jsonl = fs::path(path).replace_extension(".jsonl").string();
@@ -82,7 +82,7 @@ std::string conversion(const fs::path& path) {
                      path.string());
 }
 
-// What a folder is that this program writes, or that holds a model: nothing in it is text to learn from.
+// Names the kind of a folder that adept wrote or that contains a model; such folders contain no training text.
 std::string_view written_folder(const fs::path& folder) {
   std::error_code error;
   const auto has = [&](const char* name) { return fs::exists(folder / name, error); };
@@ -113,7 +113,7 @@ std::vector<std::string> names_of(const fs::path& pattern) {
   return names;
 }
 
-/// Says of a file that need not be there whether a pattern would match it.
+/// Whether a pattern matches a file, which need not exist.
 class GlobPattern {
  public:
   explicit GlobPattern(const std::string& pattern) {
@@ -129,7 +129,7 @@ class GlobPattern {
     names_ = names_of(rest);
   }
 
-  /// `file` is canonical; no glob enters the folder `left_out`, but a name may.
+  /// `file` is canonical. Globs do not enter the folder `left_out`; explicit names do.
   bool matches(const fs::path& file, const fs::path& left_out = {}) const {
     const fs::path below = file.lexically_relative(base_);
     if (below.empty() || *below.begin() == "..") return false;
@@ -162,7 +162,7 @@ class GlobExpander {
   std::set<std::string> matches;
 
  private:
-  // A folder that the pattern does not name, but matches. One that is reached again through a link ends a circle.
+  // A folder that the pattern matches but does not name. One that is reached again through a link ends a loop.
   bool enters(const fs::path& folder, std::size_t at) {
     std::error_code error;
     if (!written_folder(folder).empty()) return false;
@@ -296,7 +296,7 @@ class FileFinder {
   SourceFiles found_;
   std::set<std::string> visited_;  // canonical paths of files and folders
   std::int64_t num_matched_ = 0;
-  fs::path other_file_;  // the first that is of no kind that is read
+  fs::path other_file_;  // the first file of an unsupported kind
   std::vector<std::string> problems_;
 };
 
@@ -305,7 +305,7 @@ class FileFinder {
 std::optional<FileKind> file_kind(const fs::path& path) {
   if (const auto kind = kind_by_name(path)) return kind;
   if (!io::is_stream(path)) return std::nullopt;
-  // What has no name says by its first character what it is.
+  // The first character determines the kind of a stream, which has no name.
   std::string start(64, '\0');
   start.resize(io::ByteReader(path).read(start));
   const auto first = start.find_first_not_of("\xef\xbb\xbf \t\r\n");

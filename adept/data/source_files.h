@@ -11,17 +11,17 @@ namespace adept::data {
 
 enum class FileKind { kTxt, kJsonl };
 
-/// What a file is by its name, upper or lower case, with or without .gz; nothing for another kind.
+/// The kind of a file by its name (in any case, with or without .gz); nothing for other kinds.
 std::optional<FileKind> file_kind(const std::filesystem::path& path);
 
-/// For messages: the kinds of files that are read.
+/// For messages: the supported kinds of files.
 inline constexpr std::string_view kAcceptedFiles = ".txt, .jsonl, .txt.gz and .jsonl.gz";
 
-/// Whether a path holds one of * ? [.
+/// Whether a path contains one of * ? [.
 bool is_glob(std::string_view path);
-/// What a glob matches, sorted by name: `*`, `?` and `[...]` within a name, `**` as a whole name for any number of
-/// folders (links to folders are not entered). As in a shell, a leading dot must be spelled out. Folders that cannot be
-/// read match nothing.
+/// The paths that a glob matches, sorted by name: `*`, `?` and `[...]` within a name, `**` as a whole name for any
+/// number of folders (links to folders are not entered). As in a shell, a leading dot must be spelled out. Folders that
+/// cannot be read match nothing.
 std::vector<std::filesystem::path> expand_glob(const std::string& pattern);
 
 }  // namespace adept::data

@@ -14,7 +14,7 @@
 
 namespace adept::data {
 
-/// What a dataset was made from.
+/// The inputs of a dataset.
 struct DatasetInfo {
   std::string name{};                   ///< of the source
   std::int64_t vocab_size = 0;          ///< every id is in 0 .. vocab_size-1
@@ -27,13 +27,13 @@ struct DatasetInfo {
 /// No document is empty.
 class TokenDataset {
  public:
-  /// Takes documents from memory; `document_bytes` are the lengths of their UTF-8 text. The counts of documents, bytes
-  /// and tokens in `info` are set. Throws DataError for an id outside the vocabulary; an empty document is a bug.
+  /// Takes documents from memory; `document_bytes` are the lengths of their UTF-8 text. Sets the counts of documents,
+  /// bytes and tokens in `info`. Throws DataError for an id outside the vocabulary; an empty document is a bug.
   TokenDataset(DatasetInfo info, std::span<const std::vector<std::int32_t>> documents,
                std::span<const std::int64_t> document_bytes);
 
   /// Maps a file that write_token_file or tokenize_to_file wrote. Reads it once to verify sizes, content hash and ids.
-  /// Throws DataError for a file that is missing, damaged, cut short, of another version or of another kind.
+  /// Throws DataError if the file is missing, damaged, cut short, or of another version or kind.
   static TokenDataset open(const std::filesystem::path& path);
 
   const DatasetInfo& info() const { return data_->info; }

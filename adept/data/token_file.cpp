@@ -20,7 +20,7 @@ constexpr std::string_view kMagic = "ADEPTTOK";
 constexpr std::uint32_t kVersion = 1;
 constexpr std::size_t kBufferedTokens = std::size_t{1} << 18;
 constexpr std::size_t kBlockTokens = std::size_t{1} << 24;
-constexpr std::size_t kHashedBytes = std::size_t{1} << 24;  // between two looks for a signal
+constexpr std::size_t kHashedBytes = std::size_t{1} << 24;  // between two checks for a signal
 
 struct Header {
   std::array<char, 8> magic{};

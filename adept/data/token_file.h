@@ -9,7 +9,7 @@
 //     JSON                          J bytes: name, vocab_size, fingerprints, counts, and the hash of the three arrays
 //     footer                        uint64 D, N, J; 40 bytes: the hash of magic, version, D, N, J and JSON, zero-padded
 //
-// The sizes stand at the end because the file is written in one pass.
+// The sizes are at the end because the file is written in one pass.
 #pragma once
 
 #include <cstdint>
@@ -24,13 +24,13 @@
 
 namespace adept::data {
 
-/// Takes tokenized documents one after another.
+/// Receives tokenized documents one by one.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
   /// Ids of the document that end_document() ends; every id is valid.
   virtual void append(std::span<const std::int32_t> ids) = 0;
-  /// The document has ids.
+  /// Ends a document that has ids.
   virtual void end_document(std::int64_t text_bytes) = 0;
   /// Both in one.
   void add(std::span<const std::int32_t> ids, std::int64_t text_bytes) {
@@ -49,20 +49,20 @@ class MemorySink : public TokenSink {
   TokenDataset finish(DatasetInfo info) override;
 
  private:
-  std::vector<std::vector<std::int32_t>> blocks_;  // of tokens; so that none is copied while it grows
+  std::vector<std::vector<std::int32_t>> blocks_;  // of tokens; avoids copies while the dataset grows
   std::vector<std::int64_t> offsets_ = {0};
   std::vector<std::int64_t> bytes_;
   std::int64_t num_tokens_ = 0;
 };
 
-/// Streams a dataset to a file, which takes its place only when it is complete and on disk. In memory it holds 16 bytes
-/// a document. Throws DataError if the file cannot be written (a full disk, for example).
+/// Streams a dataset to a file, which appears only when it is complete and on disk. Takes 16 bytes of memory per
+/// document. Throws DataError if the file cannot be written (a full disk, for example).
 class FileSink : public TokenSink {
  public:
   explicit FileSink(std::filesystem::path path);
   void append(std::span<const std::int32_t> ids) override;
   void end_document(std::int64_t text_bytes) override;
-  /// The dataset as it was read back from the file.
+  /// The dataset, read back from the file.
   TokenDataset finish(DatasetInfo info) override;
 
  private:

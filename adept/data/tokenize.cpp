@@ -22,20 +22,20 @@ namespace {
 constexpr std::size_t kStreamedBytes = std::size_t{4} << 20;      // of a document whose ids are not collected first
 constexpr std::size_t kMaxBytesInFlight = std::size_t{64} << 20;  // of text, and one document more
 
-/// Documents that one thread tokenizes in one go.
+/// Documents that one thread tokenizes at a time.
 struct Chunk {
   std::vector<std::string> texts;
   std::vector<std::string> positions;
   std::vector<std::vector<std::int32_t>> ids;
   std::vector<std::int64_t> bytes;  // of the texts that have ids
-  std::size_t num_bytes = 0;        // of all texts, as they were read
+  std::size_t num_bytes = 0;        // of all texts, as read
   std::exception_ptr error;
   bool done = false;
 
   bool is_streamed() const { return num_bytes >= kStreamedBytes && positions.size() == 1; }
 };
 
-// The text of a document is released as soon as its ids are there.
+// The text of a document is released once its ids exist.
 void encode_chunk(Chunk& chunk, const TextEncoder& encoder) {
   try {
     chunk.ids.reserve(chunk.texts.size());
@@ -57,8 +57,8 @@ void encode_chunk(Chunk& chunk, const TextEncoder& encoder) {
   }
 }
 
-/// Threads that tokenize chunks in the order of their arrival. Where the system gives fewer (a limit of processes, of
-/// memory), these do it all; where it gives none, the caller does.
+/// Threads that tokenize chunks in order of arrival. If the system provides fewer threads (process or memory limits),
+/// these do all the work; if none, the caller does.
 class EncoderThreads {
  public:
   EncoderThreads(int num_threads, const TextEncoder& encoder) : encoder_(encoder) {
@@ -80,7 +80,7 @@ class EncoderThreads {
   EncoderThreads(const EncoderThreads&) = delete;
   EncoderThreads& operator=(const EncoderThreads&) = delete;
 
-  /// The chunk must stay where it is until wait() returned for it.
+  /// The chunk must not move until wait() has returned for it.
   void submit(Chunk& chunk) {
     if (threads_.empty()) {
       encode_chunk(chunk, encoder_);
@@ -128,7 +128,7 @@ int resolve_threads(int requested) {
   return requested > 0 ? requested : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-/// Gives documents in chunks; a long one is a chunk of its own.
+/// Returns documents in chunks; a long document is its own chunk.
 class ChunkReader {
  public:
   ChunkReader(DocumentReader& reader, std::size_t chunk_bytes) : reader_(reader), chunk_bytes_(chunk_bytes) {}
@@ -154,7 +154,7 @@ class ChunkReader {
   bool has_text_ = false;
 };
 
-// Tokenizes a long document, straight into the sink. Returns the number of its ids.
+// Tokenizes a long document directly into the sink. Returns the number of its ids.
 std::int64_t store_streamed(const Chunk& chunk, const TextEncoder& encoder, TokenSink& sink) {
   std::int64_t count = 0;
   try {
@@ -170,7 +170,7 @@ std::int64_t store_streamed(const Chunk& chunk, const TextEncoder& encoder, Toke
   return count;
 }
 
-// Hands the documents of a chunk to the sink. Returns how many had no ids.
+// Passes the documents of a chunk to the sink. Returns how many had no ids.
 std::int64_t store(Chunk& chunk, const TextEncoder& encoder, TokenSink& sink, std::int64_t& num_tokens) {
   if (chunk.error) std::rethrow_exception(chunk.error);
   if (chunk.is_streamed()) {
@@ -204,7 +204,7 @@ TokenDataset run(TokenSink& sink, const TextSource& source, const TextEncoder& e
   ChunkReader chunks(reader, options.chunk_bytes);
   std::deque<std::unique_ptr<Chunk>> in_flight;
   std::size_t bytes_in_flight = 0;
-  EncoderThreads threads(num_threads, encoder);  // after the chunks, so that it ends before they do
+  EncoderThreads threads(num_threads, encoder);  // declared after the chunks, so it is destroyed first
   std::int64_t num_tokens = 0, num_empty = 0;
   for (bool more = true; more || !in_flight.empty();) {
     throw_if_interrupted();

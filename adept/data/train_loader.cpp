@@ -16,12 +16,12 @@ namespace {
 
 constexpr std::int64_t kStateVersion = 2;
 
-// A multiple of 1 / share that should be whole may be off by a few roundings.
+// A multiple of 1 / share that should be an integer may be off by rounding.
 double slack(double slots) { return 4e-15 * std::max(1.0, slots); }
 double floor_of(double slots) { return std::floor(slots + slack(slots)); }
 double ceil_of(double slots) { return std::ceil(slots - slack(slots)); }
 
-/// Depends on the name and not on the place in the list, so that a source keeps its order when others come and go.
+/// Depends on the name, not on the position in the list, so a source keeps its order when others are added or removed.
 std::uint64_t order_salt(const std::string& name, RandomStream stream, std::int64_t epoch) {
   const std::string digits = hash_of(name).substr(std::string_view("xxh3:").size(), 16);
   return random_bits(std::stoull(digits, nullptr, 16), stream, static_cast<std::uint64_t>(epoch));
@@ -125,9 +125,9 @@ std::vector<std::int64_t> TrainLoader::sequence_order(const Source& source, std:
   return order;
 }
 
-// Sequence k of a source with share w belongs in the slots [floor(k / w), ceil((k + 1) / w)) of the run. As the shares
-// sum to one, taking the earliest deadline first meets all of them: the Pfair schedule of one processor (Baruah, Cohen,
-// Plaxton, Varvel: Proportionate progress, 1996).
+// Sequence k of a source with share w belongs in the slots [floor(k / w), ceil((k + 1) / w)) of the run. Because the
+// shares sum to one, taking the earliest deadline first meets all deadlines: the Pfair schedule of one processor
+// (Baruah, Cohen, Plaxton, Varvel: Proportionate progress, 1996).
 std::size_t TrainLoader::pick_source() const {
   std::size_t best = by_name_.front();
   std::pair<bool, double> best_key = {true, HUGE_VAL};

@@ -1,8 +1,8 @@
-// Training data: a mixture of datasets, each shuffled by document, packed, and repeated for as long as it is asked for.
-// Later epochs shuffle the packed sequences: the same tokens come again, so that what was computed of them can be kept.
+// Training data: a mixture of datasets, each shuffled by document, packed, and repeated as needed. Later epochs shuffle
+// the packed sequences, so their activations can be reused.
 //
-// There is no hidden state: which tokens come next is a function of the seed and of a few counters, so a checkpoint
-// holds those and the run goes on exactly where it was.
+// There is no hidden state: the next tokens are a function of the seed and a few counters, so a checkpoint with these
+// counters resumes exactly.
 #pragma once
 
 #include <cstdint>
@@ -19,70 +19,68 @@ namespace adept::data {
 
 /// One part of the mixture.
 struct TrainSource {
-  TokenDataset dataset;            ///< its name is the name of the source
-  std::optional<double> weight{};  ///< share of the sequences, relative to the other sources'; give all or none
+  TokenDataset dataset;            ///< its name is the source's name
+  std::optional<double> weight{};  ///< relative share of the sequences; for all sources or none
 };
 
 /// The order within an epoch.
 enum class DocumentOrder {
-  kShuffled,  ///< documents before they are packed, sequences anew in each epoch after the first
+  kShuffled,  ///< documents before packing; sequences again in each later epoch
   kAsGiven,   ///< that of the dataset, always
 };
 
 struct TrainLoaderOptions {
-  std::int64_t seq_len = 0;           ///< tokens of a sequence; the source's last one may be shorter
-  std::optional<std::int32_t> eos{};  ///< added after each document that does not end in it
+  std::int64_t seq_len = 0;           ///< tokens of a sequence; a source's last one may be shorter
+  std::optional<std::int32_t> eos{};  ///< added after each document that does not end with it
   std::uint64_t seed = 0;
   DocumentOrder order = DocumentOrder::kShuffled;
-  bool document_mask = true;  ///< documents of a sequence do not see each other
+  bool document_mask = true;  ///< documents of a sequence do not attend to each other
 };
 
 /// Gives the sequences of a training run in order.
 ///
-/// An epoch of a source is all of its documents once, joined by EOS and cut every seq_len tokens, tail kept (packed()):
-/// in every epoch the same sequences.
-/// The mixture is a fixed schedule, no lottery: after n sequences in all, a source with the share w of the weights has
-/// given more than n w - 1 and fewer than n w + 1. Without weights the shares are those of the sources' sequences, and
-/// every n = the sum of them is one epoch of each.
+/// An epoch of a source contains all of its documents once, joined by EOS and cut every seq_len tokens, including the
+/// tail (packed()); every epoch has the same sequences. The mixture follows a fixed schedule: after n sequences in
+/// total, a source with share w has provided more than n w - 1 and fewer than n w + 1. Without weights, shares are
+/// proportional to the sources' sequences, so after the sum of them each source has completed one epoch.
 class TrainLoader {
  public:
   /// Throws ConfigError, with all problems, for: no sources, two of one name, a source without a sequence of at least
   /// two tokens, weights for some sources only or not positive and finite, seq_len or EOS out of range.
   TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions options);
 
-  /// The next sequences of the run; `source` of each is the index of its source.
+  /// The next sequences of the run; `source` is the index of each one's source.
   std::vector<Sequence> next_step(std::int64_t num_sequences);
 
   std::int64_t num_sources() const { return static_cast<std::int64_t>(sources_.size()); }
   const std::string& source_name(std::int64_t source) const { return at(source).dataset.name(); }
-  /// The share of the sequences that a source gives, 0 to 1.
+  /// The share of a source in the sequences, 0 to 1.
   double share(std::int64_t source) const { return at(source).share; }
   std::int64_t sequences_per_epoch(std::int64_t source) const { return at(source).sequences_per_epoch; }
-  /// Tokens of one epoch, EOS included, and how many of them are in no sequence (a last one that would be alone: 0 or
-  /// 1).
+  /// Tokens of one epoch including EOS, and how many of them are in no sequence (a single last token: 0 or 1).
   std::int64_t tokens_per_epoch(std::int64_t source) const { return at(source).stream.num_tokens(); }
   std::int64_t lone_tokens_per_epoch(std::int64_t source) const;
-  /// The fewest sequences in all after which the first source has given `epochs` epochs. Throws ConfigError for a
-  /// number that is not positive and finite, or is too large to count.
+  /// The smallest total number of sequences after which the first source has completed `epochs` epochs. Throws
+  /// ConfigError for a number that is not positive and finite, or is too large to count.
   std::int64_t sequences_for_epochs(double epochs) const;
 
-  /// Whether a source gives more than one epoch in a run of so many sequences of all sources.
+  /// Whether a source provides more than one epoch in a run of this many sequences in total.
   bool repeats_within(std::int64_t source, std::int64_t num_sequences) const;
 
-  /// Sequences given so far: in all, and by one source.
+  /// Sequences provided so far: in total, and by one source.
   std::int64_t num_sequences() const { return total_; }
   std::int64_t num_sequences(std::int64_t source) const { return at(source).count; }
-  /// Epochs of a source that have been given, with the fraction of the current one.
+  /// Completed epochs of a source, including the fraction of the current one.
   double epochs(std::int64_t source) const;
 
   /// The position, as JSON, keyed by the names of the sources.
   Json state() const;
-  /// Continues from a position. Throws ConfigError, naming every difference, if the sources, their data or weights, the
-  /// seed, the sequence length, EOS or the order are not those of the state; DataError if it is not a state. The loader
-  /// is unchanged then. `where` names the state in errors.
+  /// Continues from a position. Throws ConfigError with every difference if the sources, their data or weights, the
+  /// seed, the sequence length, EOS or the order differ from the state's; DataError if it is not a state. The loader is
+  /// then unchanged. `where` names the state in errors.
   void load_state(const Json& state, const std::string& where);
 
-  /// A table for people: documents, tokens, sequences of an epoch and the share of each source.
+  /// A table of the sources: documents, tokens, sequences of an epoch and the share of each source.
   std::string format_mixture() const;
 
  private:

@@ -1,4 +1,4 @@
-// The evaluation of a model on held-out text: one pass, all metrics.
+// Evaluates a model on held-out text: one pass, all metrics.
 #pragma once
 
 #include <cstdint>
@@ -18,10 +18,10 @@ struct EvalSet {
 
 struct EvaluateOptions {
   std::int64_t batch_size = 8;  ///< sequences in one forward pass at most
-  std::string note = {};        ///< before the set's name in the line of progress, such as "step 500, "
+  std::string note = {};        ///< prefix in the progress line, such as "step 500, "
 };
 
-/// Scores every sequence once, with a line of progress. Throws DataError, with the set's name, if nothing can be
+/// Scores every sequence once, with a progress line. Throws DataError, with the set's name, if nothing can be
 /// predicted.
 Result evaluate(const model::FrozenPrefix& model, const EvalSet& set, const EvaluateOptions& options = {});
 

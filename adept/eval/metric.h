@@ -1,4 +1,4 @@
-// What a model scores on a set of text: its metrics, and how much text they are of.
+// Results of a model on a set of text: metrics, and the amount of text.
 #pragma once
 
 #include <cstdint>
@@ -17,27 +17,27 @@ namespace adept::eval {
 struct Metric {
   std::string name;
   double value = 0;                        ///< may be infinite or NaN, which is null in JSON
-  std::optional<double> standard_error{};  ///< of a measurement on a sample, where it is known; no file holds it
+  std::optional<double> standard_error{};  ///< of a measurement on a sample, if known; not written to files
   bool higher_is_better = false;
 };
 
-/// The figures of one set.
+/// The results of one set.
 struct Result {
-  std::vector<Metric> metrics;  ///< the first one is the set's headline, which a training logs
+  std::vector<Metric> metrics;  ///< the first one is the headline, which training logs
   std::int64_t tokens = 0;      ///< predicted; padding and the first token of a sequence never are
   std::int64_t documents = 0;   ///< with at least one predicted token
   data::SampleSize text{};      ///< how much of the set was scored
 
   const Metric& headline() const { return metrics.front(); }
   const Metric* find(std::string_view name) const;
-  /// Of a metric that is there; an InternalError otherwise.
+  /// The value of a metric; InternalError if it does not exist.
   double value(std::string_view name) const;
 };
 
 /// By name of the set.
 using Results = std::map<std::string, Result>;
 
-/// Of one set, while a metric is computed.
+/// The scores of one set, from which metrics are computed.
 struct Scores {
   struct OfSequence {
     double loss = 0;  ///< summed over its predicted tokens, nats
@@ -47,15 +47,15 @@ struct Scores {
   data::SequenceCounts counts;  ///< of documents, bytes and tokens
 };
 
-/// Every metric of what was measured: `loss`, nats per predicted token, every token weighing the same; `perplexity`,
-/// exp(loss); `bits_per_byte`, loss / ln 2 * tokens per byte of the documents' UTF-8 text, so that the few tokens that
-/// are not predicted count as the others, comparable between tokenizers. To add one: a row of the table in metric.cpp.
+/// Computes every metric: `loss`, nats per predicted token, weighted equally; `perplexity`, exp(loss); `bits_per_byte`,
+/// loss / ln 2 * tokens per byte of the documents' UTF-8 text, where unpredicted tokens count like the others;
+/// comparable between tokenizers. To add one: a row of the table in metric.cpp.
 std::vector<Metric> metrics_of(const Scores& scores);
 
 /// "loss 2.9313 (+- 0.0120)"
 std::string describe(const Metric& metric);
 
-/// Throws NonFiniteError, with the set's `name`, for a headline that is not a number.
+/// Throws NonFiniteError with the set's `name` if the headline is not finite.
 void require_finite(const std::string& name, const Result& result);
 
 Json to_json(const Result& result);

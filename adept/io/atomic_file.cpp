@@ -17,9 +17,9 @@ namespace adept::io {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr int kReaderInterval = 50;  // milliseconds between looks for the reader of a pipe
+constexpr int kReaderInterval = 50;  // milliseconds between checks for the reader of a pipe
 
-// Owner and mode, as far as user and file system let them be set.
+// Keeps owner and mode, as far as the user and the file system allow.
 void keep_mode(int fd, const struct stat& old) {
   [[maybe_unused]] const int owned = ::fchown(fd, old.st_uid, old.st_gid);
   [[maybe_unused]] const int moded = ::fchmod(fd, old.st_mode & 07777);
@@ -160,7 +160,7 @@ void AtomicDirectory::commit() {
   struct stat old = {};
   if (::stat(target_.c_str(), &old) == 0 && S_ISDIR(old.st_mode)) keep_mode(temporary_->fd(), old);
   sync_tree(temporary_->path());
-  // rename(2) takes the place of nothing or of an empty directory, and of nothing else: no race with other writers.
+  // rename(2) only replaces an absent path or an empty directory, so there is no race with other writers.
   if (::rename(temporary_->path().c_str(), target_.c_str()) == 0) {
     committed_ = true;
     temporary_->set_renamed();
@@ -176,7 +176,7 @@ void AtomicDirectory::commit() {
 void AtomicDirectory::replace() {
   fs::path old = temporary_->path();
   if (::renameat2(AT_FDCWD, old.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) != 0) {
-    // File systems without an exchange: two renames, with a moment in which the final path does not exist.
+    // For file systems without an atomic exchange: two renames, between which the final path does not exist.
     if (errno != EINVAL && errno != ENOSYS) throw system_error(final_path_, "replace", errno);
     old = name_for_old(target_);
     if (::rename(target_.c_str(), old.c_str()) != 0) throw system_error(final_path_, "move aside", errno);

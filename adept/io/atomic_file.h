@@ -1,8 +1,8 @@
-// Files and directories that appear under their name only when they are complete and on the disk.
+// Files and directories that appear under their final name only when they are complete and on disk.
 //
-// Everything is written under a temporary name in the same folder (io/temporary.h), synchronised (fsync), renamed, and
-// the folder is synchronised. A failure or an exception on the way removes the temporary and leaves what was there
-// before. Symbolic links are followed: what they lead to is replaced, and they stay.
+// Everything is written under a temporary name in the same folder (io/temporary.h), synced (fsync) and renamed, and the
+// folder is synced. A failure or an exception removes the temporary and keeps the old contents. Symbolic links are
+// followed: their target is replaced, the links stay.
 #pragma once
 
 #include <sys/stat.h>
@@ -18,11 +18,11 @@
 
 namespace adept::io {
 
-/// What happens when the final path is a device, a named pipe or a descriptor (/dev/stdout, /dev/fd/3). Such a file is
+/// How to handle a final path that is a device, a named pipe or a descriptor (/dev/stdout, /dev/fd/3). Such a file is
 /// never replaced.
 enum class SpecialFile {
   kRefuse,        ///< DataError
-  kWriteThrough,  ///< what is written goes straight into it: for a path that the user chose
+  kWriteThrough,  ///< written directly: for a path that the user chose
 };
 
 /// Writes one file in pieces; an existing regular file is replaced by commit(), and its mode and, where possible, its
@@ -37,15 +37,15 @@ class AtomicFile {
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
-  /// Synchronises the contents, renames the temporary to the final path and synchronises its folder.
+  /// Syncs the contents, renames the temporary to the final path and syncs its folder.
   void commit();
 
  private:
   std::filesystem::path final_path_;    // as it was given, for messages
-  std::filesystem::path target_;        // behind symbolic links
+  std::filesystem::path target_;        // with symbolic links resolved
   std::optional<struct stat> old_;      // of the file to be replaced
   std::optional<Temporary> temporary_;  // or
-  UniqueFd stream_;                     // what is written straight into
+  UniqueFd stream_;                     // written directly
   bool committed_ = false;
 };
 
@@ -53,17 +53,17 @@ class AtomicFile {
 void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
-/// What happens when the final directory is there already and not empty. (An empty one is always taken over.)
+/// How to handle a final directory that exists and is not empty. (An empty one is always replaced.)
 enum class OnExisting {
   kFail,     ///< DataError, at construction and again at commit()
   kReplace,  ///< commit() swaps the two and removes the old one
 };
 
-/// Builds a directory under a temporary name beside its final path. Mode and owner of one that is replaced are kept, as
+/// Builds a directory under a temporary name beside its final path. Keeps mode and owner of a replaced directory, as
 /// for a file.
 class AtomicDirectory {
  public:
-  /// Makes the temporary directory, and the parents of `final_path` where they are missing. Throws DataError.
+  /// Creates the temporary directory, and missing parents of `final_path`. Throws DataError.
   explicit AtomicDirectory(std::filesystem::path final_path, OnExisting on_existing = OnExisting::kFail);
   AtomicDirectory(const AtomicDirectory&) = delete;
   AtomicDirectory& operator=(const AtomicDirectory&) = delete;
@@ -71,15 +71,15 @@ class AtomicDirectory {
   /// Where to write until commit().
   const std::filesystem::path& path() const { return temporary_->path(); }
   const std::filesystem::path& final_path() const { return final_path_; }
-  /// Synchronises every file and directory inside, renames to the final path, synchronises the parent. Throws
-  /// DataError; the final path then is what it was before.
+  /// Syncs every file and directory inside, renames to the final path and syncs the parent. Throws DataError and then
+  /// leaves the final path unchanged.
   void commit();
 
  private:
   void replace();
 
   std::filesystem::path final_path_;  // as it was given
-  std::filesystem::path target_;      // behind symbolic links
+  std::filesystem::path target_;      // with symbolic links resolved
   OnExisting on_existing_;
   std::optional<Temporary> temporary_;
   bool committed_ = false;

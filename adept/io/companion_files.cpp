@@ -29,7 +29,7 @@ std::string lower_case(std::string text) {
   return text;
 }
 
-// Weights, or what makes no sense without them.
+// Weights, or files that are useless without them.
 bool is_weights(const std::string& file) {
   constexpr std::array<std::string_view, 24> kExtensions = {
       ".safetensors", ".bin", ".pt",  ".pth",     ".ckpt",   ".gguf",   ".ggml",   ".onnx",
@@ -41,7 +41,7 @@ bool is_weights(const std::string& file) {
          name.ends_with(".index.json") || name == "adapter_config.json";
 }
 
-// Of this program, a log, or the card of the model, which describes that one and not the new one.
+// Files of this program, logs, or the model card, which describes the original model.
 bool is_record(const std::string& name) {
   return (name.starts_with("adept_") && name.ends_with(".json")) || name.ends_with(".tokens") ||
          name.find(".tfevents.") != std::string::npos || name == "README.md";
@@ -84,7 +84,7 @@ class Copy {
   }
 
  private:
-  // Adds what is to be copied of `folder`; false if that is another model.
+  // Adds the files to copy from `folder`; returns false if it is another model.
   bool collect(const fs::path& folder, int depth, std::vector<fs::path>& files) {
     for (const fs::path& path : entries_of(folder)) {
       const std::string name = path.filename().string();
@@ -129,7 +129,7 @@ class Copy {
     return total;
   }
 
-  // Empty for a file to copy. A link that leads nowhere is a broken download, not an absent file: opening it says so.
+  // Empty for a file to copy. A broken link is an incomplete download, not an absent file: opening it reports that.
   static std::string why_not(const fs::path& path, const std::string& name) {
     std::error_code error;
     const fs::file_type type = fs::status(path, error).type();

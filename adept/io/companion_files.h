@@ -1,4 +1,5 @@
-// The files that go with a model's weights: tokenizer, processors, templates, licence, whatever the folder holds.
+// The files that go with a model's weights: tokenizer, processors, templates, license, and any other files in the
+// folder.
 #pragma once
 
 #include <filesystem>
@@ -9,10 +10,10 @@ namespace adept::io {
 ///   * weights and their indexes, of any framework, and an adapter beside them (adapter_config.json);
 ///   * config.json, the model's card (README.md) and adept's records (adept_*.json), which a new model has of its own;
 ///   * hidden files, logs of training (*.tfevents.*) and adept's tokens (*.tokens).
-/// A folder inside (additional_chat_templates/) is copied the same way, unless it is another model, that is, holds
-/// weights or a config.json; or is where `to_dir` lies. Left out, and named once, are files of more than 100 MB (unless
-/// they are called tokenizer), folders of more than 100 MB, 1000 files or 4 folders' depth, what is no regular file,
-/// and links to folders. Links to files are followed, as the hub's cache has them. Throws DataError.
+/// A folder inside (additional_chat_templates/) is copied the same way, unless it is another model (it contains weights
+/// or a config.json) or contains `to_dir`. Skipped, and logged once, are files of more than 100 MB (unless named
+/// tokenizer), folders of more than 100 MB, 1000 files or a depth of 4, special files, and links to folders. Links to
+/// files are followed, because the Hub cache uses them. Throws DataError.
 void copy_companion_files(const std::filesystem::path& from_dir, const std::filesystem::path& to_dir);
 
 }  // namespace adept::io

@@ -7,13 +7,13 @@
 
 namespace adept::io {
 
-/// Holds `directory`/.lock (flock) as long as it lives; the system releases the lock however the process ends.
+/// Holds `directory`/.lock (flock) during its lifetime; the system releases the lock when the process ends.
 class DirectoryLock {
  public:
   static constexpr const char* kFileName = ".lock";
 
-  /// Throws DataError if another process holds the lock, naming it. Where the file system has no locks a warning says
-  /// so.
+  /// Throws DataError if another process holds the lock, naming it. If the file system does not support locks, logs a
+  /// warning.
   explicit DirectoryLock(const std::filesystem::path& directory);
 
  private:

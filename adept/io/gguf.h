@@ -46,8 +46,7 @@ std::string_view ggml_name(GgmlType type);
 struct GgufTensor {
   std::string name;
   GgmlType type = GgmlType::kF32;
-  std::vector<std::int64_t>
-      shape;  ///< outermost dimension first, as in PyTorch (the file has them the other way round)
+  std::vector<std::int64_t> shape;  ///< outermost dimension first, as in PyTorch (reversed in the file)
   std::span<const std::byte> data;
 
   std::int64_t num_elements() const;
@@ -90,10 +89,10 @@ class GgufFile {
   /// alignment is a power of two; tensors have 1 to 4 dimensions and whole blocks per row, are of a supported type, and
   /// lie aligned, inside the file and apart from each other; every byte of the file belongs to one, or is zero padding.
   ///
-  /// Throws DataError that names the file, the place, what was found and what was expected; faults of tensors are
+  /// Throws DataError that names the file, the place, what was found and what was expected; problems of tensors are
   /// collected into one message.
   static std::shared_ptr<const GgufFile> open(const std::filesystem::path& path);
-  /// The same from memory, which must outlive the result; `where` stands for the path in messages.
+  /// The same from memory, which must outlive the result; `where` replaces the path in messages.
   static std::shared_ptr<const GgufFile> parse(std::span<const std::byte> bytes, std::string where);
 
   const std::string& where() const { return where_; }
@@ -108,14 +107,14 @@ class GgufFile {
   /// Null if there is no such key.
   const GgufValue* value(std::string_view key) const;
 
-  // Metadata by type: nothing (or null) where the key is absent, DataError where its value has another type.
+  // Metadata by type: nothing (or null) if the key is absent; DataError if its value has another type.
 
   std::optional<std::string_view> string(std::string_view key) const;
   std::optional<bool> boolean(std::string_view key) const;
   /// Any integer type; DataError beyond the range of int64.
   std::optional<std::int64_t> integer(std::string_view key) const;
   /// Any float or integer type. A 32-bit float is given as the shortest decimal that reads back as the same 32 bits
-  /// (1e-05, not 9.999999747e-06), which is what its writer had.
+  /// (1e-05, not 9.999999747e-06), the value that was written.
   std::optional<double> number(std::string_view key) const;
   /// An array of integers, or one integer.
   std::optional<std::vector<std::int64_t>> integers(std::string_view key) const;

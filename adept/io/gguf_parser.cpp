@@ -1,5 +1,5 @@
-// Reads and checks the header of a GGUF file. Every length in the file is hostile until it is compared with what is
-// left of the file, so memory stays within a small multiple of the file's size.
+// Reads and checks the header of a GGUF file. Lengths are untrusted until compared with the remaining size of the file,
+// so memory stays within a small multiple of that size.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -19,7 +19,7 @@ constexpr std::uint64_t kMaxKeyBytes = 65535;  // the format's own limits
 constexpr std::uint64_t kMaxTensorNameBytes = 64;
 constexpr std::uint32_t kMaxDimensions = 4;
 constexpr std::uint64_t kDefaultAlignment = 32;
-constexpr int kMaxArrayDepth = 4;         // ours; no known file nests arrays at all
+constexpr int kMaxArrayDepth = 4;         // this reader's limit; no known file nests arrays
 constexpr std::size_t kMaxReported = 10;  // faults of tensors in one message
 
 // RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF.
@@ -178,7 +178,7 @@ class GgufParser {
       check_count(value.count, 8, "strings in an array");
       value.strings.reserve(value.count);
       for (std::uint64_t i = 0; i < value.count; ++i) value.strings.push_back(read_string(left(), key));
-    } else {  // arrays of arrays are stepped over: nothing uses their values
+    } else {  // arrays of arrays are skipped: nothing uses their values
       check_count(value.count, 4 + 8, "arrays in an array");
       for (std::uint64_t i = 0; i < value.count; ++i) {
         GgufValue inner;
@@ -290,8 +290,8 @@ class GgufParser {
     return (alignment - position % alignment) % alignment;
   }
 
-  // Whatever lies before, between and behind the tensors must be padding: otherwise the table is not the whole one, and
-  // every tensor may be read from a wrong place.
+  // All bytes before, between and after the tensors must be padding: otherwise the table is incomplete, and every
+  // tensor may be read from the wrong offset.
   void account_for_bytes(std::span<const std::byte> data, std::uint64_t first_padding, std::uint64_t alignment,
                          std::vector<std::string>& problems) const {
     const auto check = [&](std::span<const std::byte> gap, std::uint64_t allowed, const std::string& where) {

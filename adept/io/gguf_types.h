@@ -1,4 +1,4 @@
-// What the reader of GGUF files knows about the format's types, the unsupported ones included (for messages).
+// The types of the GGUF format, including unsupported ones (for messages).
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ std::string ggml_name_of_number(std::uint32_t number);
 /// "F32, F16, ...": the names of all supported types.
 std::string supported_ggml_names();
 
-/// Bytes of a scalar; 0 for strings, arrays and numbers that are no type.
+/// Bytes of a scalar; 0 for strings, arrays and unknown types.
 std::size_t gguf_scalar_size(GgufValueType type);
 /// "a 32-bit unsigned integer", for messages.
 std::string_view gguf_type_name(GgufValueType type);

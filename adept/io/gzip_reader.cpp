@@ -24,7 +24,7 @@ constexpr int kGzipWindow = 15 + 16;  // zlib: the largest window, gzip wrapper 
 constexpr std::string_view kGzipMagic = "\x1f\x8b";
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 
-// Compressed files that would otherwise be taken for damaged text.
+// Compressed files that would otherwise look like damaged text.
 std::string_view foreign_compression(std::string_view start) {
   if (start.starts_with("\x28\xb5\x2f\xfd")) return "zstd";
   if (start.starts_with(std::string_view("\xfd"
@@ -64,7 +64,7 @@ struct ByteReader::State {
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 
-  // Appends to what is available; false at the end of the file.
+  // Appends to the available data; false at the end of the file.
   bool refill() {
     if (available > 0 && begin > 0) std::memmove(input.get(), input.get() + begin, available);
     begin = 0;
@@ -226,7 +226,7 @@ bool LineReader::next(std::string& line) {
     const std::size_t count =
         found == nullptr ? end_ - begin_ : static_cast<std::size_t>(static_cast<const char*>(found) - start);
     const bool ends_with_cr = found != nullptr && (count > 0 ? start[count - 1] == '\r' : line.ends_with('\r'));
-    // A '\r' that may yet turn out to belong to the line's end does not count against the limit.
+    // A '\r' that may be part of the line end does not count toward the limit.
     const bool may_end_with_cr = ends_with_cr || (found == nullptr && count > 0 && start[count - 1] == '\r');
     if (line.size() + count - (may_end_with_cr ? 1 : 0) > max_line_bytes_) {
       line.clear();
@@ -250,7 +250,7 @@ std::string read_text_file(const std::filesystem::path& path, std::int64_t max_b
   ByteReader reader(path);
   const auto limit = static_cast<std::size_t>(max_bytes);
   std::string text;
-  // So that a large text is not copied as it grows; pages that stay empty take no memory.
+  // Avoids copying a large text as it grows; untouched pages take no memory.
   std::error_code error;
   if (const auto size = std::filesystem::file_size(path, error); !error && size <= limit) text.reserve(size + 1);
   std::vector<char> buffer(kBufferBytes);

@@ -12,8 +12,8 @@
 
 namespace adept::io {
 
-/// The bytes of a file, decompressed if it is gzip (RFC 1952; several members one after the other are one stream).
-/// What the file is, its first bytes decide, not its name; but a file called .gz that is no gzip is an error, and so
+/// The bytes of a file, decompressed if it is gzip (RFC 1952; several members one after the other are one stream). The
+/// first bytes of the file determine its format, not its name. A file named .gz that is not gzip is an error, and so
 /// are zstd, xz and bzip2 files. Pipes can be read too.
 class ByteReader {
  public:
@@ -27,7 +27,7 @@ class ByteReader {
   /// is corrupt (the gzip checksum and length are verified), or inflates to more than 256 times its size;
   /// InterruptedError after a signal.
   std::size_t read(std::span<char> buffer);
-  /// Bytes taken from the file so far (compressed ones, where it is compressed): for progress.
+  /// Bytes read from the file so far (before decompression), for progress.
   std::int64_t file_position() const;
   const std::filesystem::path& path() const;
 
@@ -36,15 +36,15 @@ class ByteReader {
   std::unique_ptr<State> state_;
 };
 
-/// A line exceeds the reader's limit. The reader can go on: the next line that it gives is the one after.
+/// A line exceeds the reader's limit. The reader can continue with the next line.
 class LineTooLongError : public DataError {
  public:
   using DataError::DataError;
 };
 
 /// Lines of a plain or gzipped text file, without their ends ("\n" or "\r\n"). The last line needs no end. A UTF-8 byte
-/// order mark at the start is skipped, and text in UTF-16 or UTF-32 is refused by name; all other bytes pass unchanged
-/// and unchecked, NUL included.
+/// order mark at the start is skipped, and text in UTF-16 or UTF-32 is refused by name. All other bytes, including NUL,
+/// pass unchanged and unchecked.
 class LineReader {
  public:
   /// Throws DataError if the file cannot be opened.
@@ -53,7 +53,7 @@ class LineReader {
   /// False at the end of the file. Throws LineTooLongError (with path and line number) for a line above the limit,
   /// which is not kept in memory, and DataError as ByteReader does.
   bool next(std::string& line);
-  /// Of the line that next() gave last, from 1; 0 before the first.
+  /// Number of the line that next() returned last, from 1; 0 before the first.
   std::int64_t line_number() const { return line_number_; }
   std::int64_t file_position() const { return reader_.file_position(); }
   const std::filesystem::path& path() const { return reader_.path(); }

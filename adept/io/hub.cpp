@@ -20,7 +20,7 @@ namespace {
 
 constexpr std::int64_t kMaxRefBytes = 4096;
 
-// Python's os.path.expanduser: ~ and ~name at the start; what cannot be found stays as it is.
+// Python's os.path.expanduser: ~ and ~name at the start; unknown users stay unchanged.
 std::string expand_user(const std::string& text) {
   if (!text.starts_with('~')) return text;
   const std::string user = text.substr(1, text.find('/') - 1);
@@ -32,7 +32,7 @@ std::string expand_user(const std::string& text) {
   return home == nullptr ? text : home + text.substr(1 + user.size());
 }
 
-// Python's os.path.expandvars: $NAME and ${NAME}; what is not set stays as it is.
+// Python's os.path.expandvars: $NAME and ${NAME}; unset variables stay unchanged.
 std::string expand_variables(const std::string& text) {
   const auto is_word = [](unsigned char c) { return std::isalnum(c) != 0 || c == '_'; };
   std::string result;
@@ -73,7 +73,7 @@ bool is_name(std::string_view text) {
          std::all_of(text.begin(), text.end(), is_allowed);
 }
 
-// A branch may contain slashes ("refs/pr/1"); each part is a name, so that no part leads out of the cache.
+// A branch may contain slashes ("refs/pr/1"); each part must be a name, so the path cannot leave the cache.
 bool is_revision(std::string_view text) {
   for (;;) {
     const auto slash = text.find('/');

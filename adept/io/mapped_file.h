@@ -1,4 +1,4 @@
-// A whole file as read-only memory, loaded by the system page by page as it is touched.
+// A whole file as read-only memory, loaded page by page on access.
 #pragma once
 
 #include <compare>
@@ -10,21 +10,22 @@
 
 namespace adept::io {
 
-/// What tells a file, as it is at a moment, from all others and from itself after a change.
+/// Identifies a version of a file: differs between files, and after a change.
 struct FileIdentity {
   std::uint64_t device = 0, inode = 0, size = 0;
-  std::int64_t modified = 0, changed = 0;  ///< ns since the epoch: the contents, anything of it
+  std::int64_t modified = 0, changed = 0;  ///< ns since the epoch: modification, status change
 
   auto operator<=>(const FileIdentity&) const = default;
 };
 
 /// A read-only, private mapping of a regular file. Immutable, so it may be shared between threads.
 ///
-/// The file must not be shortened while it is mapped: the system then ends the process at the first touch of a lost
-/// page (SIGBUS). Files replaced by rename, as everything here writes them, are safe: the old contents stay mapped.
+/// The file must not be truncated while it is mapped: accessing a lost page ends the process (SIGBUS). Replacing files
+/// by rename, as adept does, is safe: the old contents stay mapped.
 class MappedFile {
  public:
-  /// Throws DataError if the file cannot be opened or mapped, or is no regular file. An empty file is empty bytes.
+  /// Throws DataError if the file cannot be opened or mapped, or is not a regular file. An empty file gives empty
+  /// bytes.
   static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
@@ -32,7 +33,7 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return bytes_; }
   const std::filesystem::path& path() const { return path_; }
-  /// As it was when it was mapped.
+  /// Identity at the time of mapping.
   const FileIdentity& identity() const { return identity_; }
 
  private:
@@ -44,8 +45,7 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
-/// Takes the pages that lie wholly in `mapped`, bytes of a MappedFile, out of the process's memory; they are read again
-/// when they are touched.
+/// Releases the pages that lie entirely in `mapped` (bytes of a MappedFile) from memory; they are read again on access.
 void release_pages(std::span<const std::byte> mapped);
 
 }  // namespace adept::io

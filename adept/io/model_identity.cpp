@@ -15,7 +15,7 @@ namespace {
 
 constexpr char kWeights[] = "weights", kConfig[] = "config.json", kTokenizer[] = "tokenizer";
 
-// Of names and bytes of those files that are there.
+// Hash of the names and bytes of the existing files.
 std::string hash_of_files(const std::filesystem::path& dir, std::initializer_list<const char*> names) {
   Hasher hasher;
   for (const char* name : names) {

@@ -1,4 +1,4 @@
-// What makes a model the one that it is. Runs, scores, expansions and kept results belong to it.
+// The identity of a model. Runs, scores, expansions and cached results refer to it.
 #pragma once
 
 #include <string>
@@ -12,7 +12,7 @@ namespace adept::io {
 struct ModelIdentity {
   std::string weights;    ///< WeightFiles::hash()
   std::string config;     ///< of config.json
-  std::string tokenizer;  ///< of the files that decide the ids of a text
+  std::string tokenizer;  ///< of the files that determine token ids
 
   bool operator==(const ModelIdentity&) const = default;
 };
@@ -25,7 +25,7 @@ Json to_json(const ModelIdentity& identity);
 /// Throws DataError, "PREFIXweights is ...", for anything else.
 ModelIdentity model_identity_from_json(const Json& json, const std::string& prefix);
 
-/// The parts in which two models differ, in words: "weights and config.json"; empty for the same.
+/// Names the parts in which two models differ, such as "weights and config.json"; empty if they are equal.
 std::string differing_parts(const ModelIdentity& a, const ModelIdentity& b);
 
 }  // namespace adept::io

@@ -19,7 +19,7 @@ void write_all(int fd, std::span<const std::byte> bytes, const std::filesystem::
 
 void sync_file(int fd, const std::filesystem::path& path) {
   while (::fsync(fd) != 0) {
-    // A pipe or a special file cannot be synchronised, and has nothing that could get lost.
+    // A pipe or a special file cannot be synced and has no data to lose.
     if (errno == EINVAL || errno == ENOTSUP) return;
     if (errno != EINTR) throw system_error(path, "write to the disk (fsync)", errno);
   }

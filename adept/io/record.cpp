@@ -19,7 +19,7 @@ std::string dotted(std::string pointer) {
   return pointer.empty() ? pointer : pointer.substr(1);
 }
 
-// Its digits tell a reader nothing.
+// The digits of a hash mean nothing to a reader.
 bool is_hash(const Json& value) {
   return value.is_string() && value.get_ref<const std::string&>().starts_with("xxh3:");
 }

@@ -1,7 +1,6 @@
-// Records: the JSON files that adept writes for itself and reads again. A checksum over the content tells a damaged
-// one.
+// Records: JSON files that adept writes and reads back. A checksum over the content detects damage.
 //
-// A number that is not finite has no place in JSON: it is written as null.
+// JSON has no non-finite numbers: they are written as null.
 #pragma once
 
 #include <filesystem>
@@ -15,26 +14,27 @@ namespace adept::io {
 /// The last field of a record: the hash of everything else in it.
 inline constexpr char kChecksum[] = "checksum";
 
-/// The text of a record, whose content is an object without that field.
+/// The text of a record; its content is an object without that field.
 std::string record_text(const Json& content);
 
 /// Writes a record atomically. Throws DataError.
 void write_record(const std::filesystem::path& path, const Json& content);
 
-/// What a record without a checksum is.
+/// How to handle a record without a checksum.
 enum class NoChecksum {
-  kDamaged,   ///< nobody but adept writes such files
-  kAccepted,  ///< the work of a user, who may write or edit such files
+  kDamaged,   ///< damaged: only adept writes such files
+  kAccepted,  ///< valid: users may write or edit such files
 };
 
-/// The content of a record. Throws DataError, which names the file, where it is no JSON object or not what was written.
+/// The content of a record. Throws DataError with the file name if it is not a JSON object or does not match its
+/// checksum.
 Json read_record(const std::filesystem::path& path, NoChecksum no_checksum = NoChecksum::kDamaged);
 
-/// A number that may not have been finite: `if_null` where it is null. Throws DataError, "KEY is FOUND; expected ...".
+/// A number that may have been non-finite: `if_null` if it is null. Throws DataError, "KEY is FOUND; expected ...".
 double number_or(const Json& object, const std::string& key, double if_null);
 
-/// What differs between an object of an earlier session and that of now: "train.seed: was 1, now 2", one line each;
-/// "model.weights: has changed" where the values are hashes.
+/// Differences between an object of an earlier session and the current one, one line each: "train.seed: was 1, now 2",
+/// or "model.weights: has changed" for hashes.
 std::vector<std::string> differences(const Json& before, const Json& now);
 
 }  // namespace adept::io

@@ -1,4 +1,4 @@
-// Text may come from what can be read only once: a pipe, /dev/stdin, a process substitution.
+// Rereads text from sources that can be read only once: a pipe, /dev/stdin, a process substitution.
 #pragma once
 
 #include <filesystem>
@@ -7,13 +7,13 @@
 
 namespace adept::io {
 
-/// Whether `path` is one of this process's descriptors (/dev/stdin, /dev/fd/3), whatever that is: a pipe, a terminal, a
+/// Whether `path` is one of this process's descriptors (/dev/stdin, /dev/fd/3), of any kind: a pipe, a terminal, a
 /// file.
 bool is_stream(const std::filesystem::path& path);
 
-/// Opens for reading from the start, as often as wanted (a named pipe just once). A stream is read to its end the first
-/// time, into a file without a name in the folder for temporary files. Throws DataError; InterruptedError if a signal
-/// ends the wait for a stream.
+/// Opens for reading from the start, any number of times (a named pipe only once). The first call reads a stream to its
+/// end, into an unnamed file in the folder for temporary files. Throws DataError; InterruptedError if a signal ends the
+/// wait for a stream.
 UniqueFd open_rereadable(const std::filesystem::path& path);
 
 }  // namespace adept::io

@@ -27,7 +27,7 @@ std::string_view as_text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-// The JSON text of the header, its length held against the file.
+// The JSON text of the header, with its length checked against the file.
 std::string_view header_text(std::span<const std::byte> bytes, const std::string& where) {
   if (as_text(bytes).starts_with("version https://git-lfs"))
     throw DataError("{}: is a Git LFS pointer, not the file itself. Fetch the file with `git lfs pull`.", where);
@@ -82,7 +82,7 @@ void check_layout(const std::vector<HeaderEntry>& entries, std::uint64_t data_si
         where, expected, data_size);
 }
 
-// The official library's order of element types, narrowest alignment first; it writes them from the back.
+// The official library's order of element types, narrowest alignment first; it writes them in reverse order.
 // https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs (enum Dtype)
 int dtype_rank(DType dtype) {
   constexpr std::array kOrder = {DType::kBool, DType::kU8,  DType::kI8,  DType::kF8E5M2, DType::kF8E4M3,

@@ -19,7 +19,7 @@
 
 namespace adept::io {
 
-/// A named tensor whose bytes (row-major, little-endian) belong to somebody else.
+/// A named tensor whose bytes (row-major, little-endian) belong to another object.
 struct TensorView {
   std::string name;
   DType dtype = DType::kF32;
@@ -30,26 +30,26 @@ struct TensorView {
   std::int64_t num_elements() const;
   /// num_elements() * dtype_size(dtype).
   std::size_t num_bytes() const;
-  /// Whether `data` may be read as the element type in place. Files of other writers may begin their data anywhere.
+  /// Whether `data` may be read as the element type in place. Other programs may start the data at any offset.
   bool is_aligned() const;
 };
 
 /// "F32 [2, 3]", for messages.
 std::string describe(const TensorView& tensor);
 
-/// What is in a safetensors file; the tensors point into its bytes.
+/// The contents of a safetensors file; the tensors point into its bytes.
 struct SafetensorsContents {
   std::vector<TensorView> tensors;  ///< in the order of their bytes in the file
   std::map<std::string, std::string> metadata;
 };
 
-/// Checks every rule of the format on the bytes of a whole file; nothing is read but the header.
+/// Checks every rule of the format on the bytes of a whole file; reads only the header.
 ///
-/// The header is a UTF-8 JSON object of at most 100 MB that starts with '{' (spaces may follow it) and has no
-/// duplicate keys; each tensor has exactly dtype, shape and data_offsets; its bytes are shape times dtype; all
-/// tensors together cover the rest of the file, without overlap or hole; `__metadata__` maps strings to strings.
-/// Two limits are this reader's own: at most 64 dimensions, and a product of the non-zero dimensions below 2^63
-/// bytes. Throws DataError that names the file (`where`), the tensor, what was found and what was expected.
+/// The header is a UTF-8 JSON object of at most 100 MB that starts with '{' (spaces may follow it) and has no duplicate
+/// keys; each tensor has exactly dtype, shape and data_offsets; its bytes are shape times dtype; all tensors together
+/// cover the rest of the file, without overlap or gap; `__metadata__` maps strings to strings. This reader adds two
+/// limits: at most 64 dimensions, and a product of the non-zero dimensions below 2^63 bytes. Throws DataError that
+/// names the file (`where`), the tensor, what was found and what was expected.
 SafetensorsContents parse_safetensors(std::span<const std::byte> bytes, const std::string& where);
 
 /// A memory-mapped safetensors file. Immutable; its tensors point into the mapping and live as long as this object.
@@ -76,14 +76,14 @@ class SafetensorsFile {
   std::unordered_map<std::string_view, std::size_t> index_;
 };
 
-/// Gives the bytes of a tensor when its turn to be written has come; they have to live until the next call.
+/// Returns the bytes of a tensor when it is about to be written; they must stay valid until the next call.
 using TensorReader = std::function<std::span<const std::byte>(const TensorView&)>;
 
-/// Writes a file atomically and durably. The tensors are written one after the other from where they are, or, with
-/// `read`, from what it returns for them; their own `data` may be empty then.
+/// Writes a file atomically and durably. The tensors are written one after the other, from their `data` or, with
+/// `read`, from what it returns (`data` may then be empty).
 ///
 /// Tensors are laid out as the official library does, by element type (widest alignment first) and then by name, and
-/// the header is padded with spaces to a multiple of 8 bytes, so that the result is the file that `safetensors` writes.
+/// the header is padded with spaces to a multiple of 8 bytes, so the result equals the file that `safetensors` writes.
 /// Throws DataError on a failed write, a header above 100 MB, or a name that is not UTF-8; InternalError on duplicate
 /// names or on data that does not match its shape.
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,

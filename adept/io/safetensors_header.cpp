@@ -16,7 +16,8 @@ constexpr std::size_t kMaxDims = 64;
 constexpr std::size_t kMaxMetadataEntries = 100'000;
 constexpr std::size_t kMaxShownNumber = 40;
 
-// A state machine over the events of the JSON parser: whatever the format does not have is refused where it starts.
+// A state machine over the events of the JSON parser: anything that the format does not allow is rejected where it
+// starts.
 class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
  public:
   explicit HeaderHandler(const std::string& where) : where_(where) {}
@@ -218,7 +219,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     header_.entries.push_back(std::move(entry_));
   }
 
-  // The product of the other dimensions must not overflow even beside a 0: strides are made from them.
+  // The product of the other dimensions must not overflow even if one dimension is 0, because strides use it.
   std::uint64_t checked_size() const {
     std::int64_t size = static_cast<std::int64_t>(dtype_size(entry_.dtype));
     bool is_empty = false;
@@ -251,7 +252,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 }  // namespace
 
 SafetensorsHeader parse_safetensors_header(std::string_view json, const std::string& where) {
-  // The parser takes a NUL for the end of its input, so that anything could hide behind one.
+  // The parser treats a NUL as the end of its input, so anything could hide after it.
   if (const auto nul = json.find('\0'); nul != std::string_view::npos)
     throw DataError("{}: the header has a NUL at byte {}. The file is corrupt; download or copy it again.", where,
                     8 + nul);

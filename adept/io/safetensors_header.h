@@ -1,4 +1,4 @@
-// The header of a safetensors file as written, before its offsets are held against the file.
+// The header of a safetensors file as written, before its offsets are checked against the file.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace adept::io {
 
-/// More than this the official library does not read.
+/// The limit of the official library.
 inline constexpr std::uint64_t kMaxSafetensorsHeader = 100'000'000;  // bytes
 
 /// One entry; its shape and the size that follows from it have been checked, its offsets only for begin <= end.
@@ -28,8 +28,8 @@ struct SafetensorsHeader {
   std::map<std::string, std::string> metadata;
 };
 
-/// Parses the JSON without building a document, so that memory stays in proportion to the tensors that it names, and
-/// stops at the first fault. Throws DataError; `where` names the file.
+/// Parses the JSON without building a document, so memory is proportional to the number of tensors, and stops at the
+/// first error. Throws DataError; `where` names the file.
 SafetensorsHeader parse_safetensors_header(std::string_view json, const std::string& where);
 
 }  // namespace adept::io

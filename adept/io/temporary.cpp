@@ -36,7 +36,7 @@ fs::path temporary_name(const fs::path& target, std::string_view kind) {
   return parent_of(target) / fmt::format(".{}{}{:08x}{:08x}", stem_of(target), kind, device(), device());
 }
 
-// What temporary_name made a name from.
+// The target from which temporary_name made a name.
 struct TemporaryName {
   std::string stem;
   bool is_old;
@@ -59,7 +59,7 @@ bool is_same_file(int fd, const fs::path& path) {
 
 void remove_if_abandoned(const fs::path& path) {
   UniqueFd fd;
-  for (const int access : {O_WRONLY, O_RDONLY})  // network file systems lock only what can be written
+  for (const int access : {O_WRONLY, O_RDONLY})  // network file systems lock only writable files
     if (!fd.is_open()) fd = UniqueFd(::open(path.c_str(), access | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
   if (!fd.is_open()) return;
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
@@ -73,7 +73,7 @@ void remove_if_abandoned(const fs::path& path) {
   if (is_same_file(fd.get(), path)) remove_or_warn(path);
 }
 
-/// Those with this stem, or all.
+/// Temporaries with this stem, or all.
 void remove_temporaries(const fs::path& directory, const std::optional<std::string>& stem) {
   std::error_code error;
   std::vector<fs::path> found;
@@ -85,7 +85,7 @@ void remove_temporaries(const fs::path& directory, const std::optional<std::stri
   for (const fs::path& path : found) remove_if_abandoned(path);
 }
 
-/// Those that this process is writing. The destructor runs at exit() too, which unwinds no stack.
+/// Temporaries that this process is writing. The destructor also runs at exit(), which does not unwind the stack.
 class LiveTemporaries {
  public:
   static LiveTemporaries& get() {
@@ -127,7 +127,7 @@ Temporary::Temporary(const fs::path& target, Kind kind, mode_t mode, const fs::p
   throw system_error(shown, "create", EEXIST);
 }
 
-// False if another process took it for abandoned before it was locked.
+// False if another process removed it as abandoned before it was locked.
 bool Temporary::try_to_make(Kind kind, mode_t mode, const fs::path& shown) {
   if (kind == Kind::kFile) {
     fd_ = UniqueFd(::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));

@@ -1,4 +1,4 @@
-// Foreign text in messages.
+// Quotes external text for messages.
 #pragma once
 
 #include <string>
@@ -6,7 +6,7 @@
 
 namespace adept::io {
 
-/// The text in double quotes, with control characters and invalid UTF-8 made visible, cut after 120 bytes.
+/// The text in double quotes, with control characters and invalid UTF-8 escaped, cut after 120 bytes.
 std::string quote(std::string_view text);
 
 }  // namespace adept::io

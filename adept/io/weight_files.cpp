@@ -27,7 +27,7 @@ constexpr char kIndexFile[] = "model.safetensors.index.json";
 constexpr std::size_t kMaxReported = 20;
 constexpr std::size_t kLongestSuggestion = 200;
 
-// Many faults of one kind are cut to the first few, with the number of the others.
+// Lists the first few faults of one kind and counts the rest.
 void throw_faults(const fs::path& where, const std::vector<std::string>& faults) {
   if (faults.empty()) return;
   std::string message = fmt::format("{}: the weights are incomplete or do not match their index:", where.string());
@@ -100,7 +100,7 @@ Index read_index(const fs::path& path) {
   return index;
 }
 
-// What an index says against what its shards hold.
+// Compares an index with its shards.
 class ShardCheck {
  public:
   explicit ShardCheck(const Index& index) : weight_map_(index.weight_map) {}
@@ -147,7 +147,7 @@ void warn_of_information(const fs::path& index_path, const Index& index, const W
                                              index_path.string(), *index.total_size, total_bytes));
 }
 
-// Left from another download or save; transformers passes them over too.
+// Leftovers of another download or save; transformers ignores them too.
 void warn_of_other_shards(const fs::path& model_dir, const std::map<std::string, WeightMap>& shards) {
   std::error_code error;
   for (fs::directory_iterator it(model_dir, error), end; !error && it != end; it.increment(error)) {
@@ -206,7 +206,7 @@ std::string hash_sorted(std::vector<const TensorView*>& tensors, Memory memory) 
   return hasher.digest();
 }
 
-// A file that was written a moment ago may be written again at the same time, as clocks of file systems count it.
+// A file written recently may be rewritten within the resolution of the file system's clock.
 constexpr std::int64_t kTickOfClock = 20'000'000;  // ns; the coarsest is 10 ms
 
 std::string remembered_hash(const std::vector<FileIdentity>& files, const std::function<std::string()>& compute) {

@@ -28,7 +28,7 @@ namespace {
 
 constexpr int kManifestVersion = 1;
 
-// Lists that are no matter of layers even where their length is that of the layers.
+// Lists that do not refer to layers, even if their length is the number of layers.
 constexpr std::array<std::string_view, 3> kOtherLists = {"architectures", "eos_token_id", "pad_token_id"};
 
 struct LayerTensorName {
@@ -69,7 +69,7 @@ Json remap_indices(const Json& list, std::span<const ExpandedLayer> copies) {
   return result;
 }
 
-// The bytes of copies' residual outputs: values that have no effect, as many as the largest of a kind needs.
+// The bytes of the copies' residual outputs: values without effect, enough for the largest of each kind.
 class NoEffect {
  public:
   NoEffect(const io::WeightFiles& weights, const std::map<std::string, model::Parameter>& outputs) {
@@ -124,8 +124,8 @@ std::vector<io::TensorView> expanded_tensors(const io::WeightFiles& weights, std
   return tensors;
 }
 
-// Catches what the fields of layers miss, and a default that depends on the depth, such as Qwen's max_window_layers: a
-// layer must compute what it computed.
+// Catches anything that the layer fields miss, such as a default that depends on the depth (Qwen's max_window_layers):
+// each layer must compute the same as before.
 void check_layers(const model::ModelConfig& base, const model::ModelConfig& expanded,
                   std::span<const ExpandedLayer> copies, const std::string& where) {
   for (int l = 0; l < static_cast<int>(base.num_hidden_layers); ++l) {
@@ -238,7 +238,7 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
                       .layers = place_copies(after, num_layers),
                       .importance = importance};
   if (expansion.importance) {
-    // What only a choice needs is not for the manifest, nor how certain the choice of another number would be.
+    // The manifest omits data that only the selection needs, and the confidence for other numbers of layers.
     Stability& stability = expansion.importance->stability;
     stability.covariance.clear();
     if (stability.num_lowest != static_cast<int>(std::set<int>(after.begin(), after.end()).size())) stability = {};

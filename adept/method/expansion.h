@@ -1,8 +1,8 @@
-// Selective expansion (ADEPT, section 3.2): an identity copy directly behind each of the least important layers.
+// Selective expansion (ADEPT, section 3.2): inserts an identity copy directly after each of the least important layers.
 //
-// In a copy the residual outputs (model::Role) have no effect: o_proj and down_proj are zero, or the gains of the norms
-// behind them. So the block adds nothing to the residual stream, and the expanded model's logits equal the base model's
-// by value. Everything else of the base keeps its bytes.
+// The residual outputs of a copy (model::Role) have no effect: o_proj and down_proj are zero, or the gains of the norms
+// after them. The block adds nothing to the residual stream, so the expanded model's logits equal the base model's.
+// Everything else in the base keeps its bytes.
 #pragma once
 
 #include <filesystem>
@@ -29,12 +29,12 @@ struct ExpandedLayer {
   int index = 0;   ///< index of the copy in the expanded model
 };
 
-/// What was expanded, and from what: the manifest. Trained layers are found from it, never guessed from zeros.
+/// The manifest of an expansion. Trained layers are identified from it, never guessed from zeros.
 struct Expansion {
-  std::optional<io::ModelIdentity> base;  ///< set in what this build makes
+  std::optional<io::ModelIdentity> base;  ///< set by this build
   int base_num_hidden_layers = 0;
   std::vector<ExpandedLayer> layers;     ///< ascending
-  std::optional<Importance> importance;  ///< the scores that led to the choice, where it was made by scores
+  std::optional<Importance> importance;  ///< the scores used for the selection, if any
 };
 
 /// The one check of a layer's index. Throws ConfigError, with `what` as the place, unless it is in 0 .. L-1; `model`
@@ -42,38 +42,40 @@ struct Expansion {
 void check_layer_index(std::string_view what, std::int64_t layer, std::int64_t num_layers,
                        std::string_view model = "the model");
 
-/// Where the copies go. `after` holds base indices, an index once for each copy of that layer. Throws ConfigError
-/// unless they are ascending and in 0 .. L-1.
+/// The positions of the copies. `after` contains base indices, repeated per copy. Throws ConfigError unless they are
+/// ascending and in 0 .. L-1.
 std::vector<ExpandedLayer> place_copies(std::span<const int> after, int base_num_hidden_layers);
 
 /// Index in the expanded model of a layer of the base model.
 int expanded_index(int base_index, std::span<const ExpandedLayer> copies);
 
-/// config.json of the expanded model: num_hidden_layers, and what `fields` are made of. A period, and a list with an
-/// entry per layer that is not among them, is a DataError that names it; `where` is the file.
+/// config.json of the expanded model: updates num_hidden_layers and `fields`. A period, or a list with one entry per
+/// layer that is not in `fields`, is a DataError that names it; `where` is the file.
 Json expand_config(const Json& config, std::span<const model::LayerField> fields, std::span<const ExpandedLayer> copies,
                    const std::string& where);
-/// That of `base`, with its architecture's fields. DataError where a layer would no longer compute the same.
+/// The same for `base`, with its architecture's fields. DataError if a layer would no longer compute the same.
 Json expand_config(const model::ModelConfig& base, std::span<const ExpandedLayer> copies, const std::string& where);
 
-/// Name of a base tensor in the expanded model: `model.layers.7.` may become `model.layers.9.`, other names stay.
+/// Name of a base tensor in the expanded model: `model.layers.7.` may become `model.layers.9.`; other names do not
+/// change.
 std::string expanded_name(const std::string& name, std::span<const ExpandedLayer> copies);
 
-/// Writes the expanded model directory, all of it or nothing: weights, config.json, tokenizer files, manifest, the
-/// training record of a base that was trained. Nothing but the tensors' bytes is held in memory, and those are mapped.
-/// Throws ConfigError for a wrong choice of layers, DataError for anything about files, and for scores that are of
-/// another model.
+/// Writes the expanded model directory atomically: weights, config.json, tokenizer files, manifest, and the training
+/// record of a trained base. Tensors are mapped, not loaded. Throws ConfigError for an invalid choice of layers;
+/// DataError for file problems and for scores of another model.
 Expansion expand_model(const std::filesystem::path& base_dir, const std::filesystem::path& out_dir,
                        std::span<const int> after, const std::optional<Importance>& importance,
                        io::OnExisting on_existing = io::OnExisting::kFail);
 
-/// File name of the record in a trained model's directory: what trained it, from what, and where that was in its data.
+/// File name of the record in a trained model's directory: the method, the starting model, and the position in the
+/// data.
 inline constexpr char kTrainingRecord[] = "adept_training.json";
-/// Copies it, if there is one, to a model that is made of the trained one: a training of that can go on with the data.
+/// Copies it, if present, to a model derived from the trained one, so that its training can continue with the data.
 void copy_training_record(const std::filesystem::path& from, const std::filesystem::path& to);
 
 Json to_json(const Expansion& expansion);
-/// Reads the manifest of an expanded model. Throws DataError; a model that was never expanded gets told how.
+/// Reads the manifest of an expanded model. Throws DataError; for a model without copies, the message says how to
+/// expand it.
 Expansion read_expansion(const std::filesystem::path& model_dir);
 
 }  // namespace adept::method

@@ -35,13 +35,13 @@ at::Tensor row_losses(const model::Decoder& decoder, const at::Tensor& h, const 
   return decoder.token_losses(h, targets).to(at::kDouble).sum(1);
 }
 
-// The first pass over a batch brings its losses.
+// The first pass over a batch computes its losses.
 void add_losses(ProbeSamples& samples, const std::vector<double>& losses) {
   if (samples.losses.size() < samples.num_sequences())
     samples.losses.insert(samples.losses.end(), losses.begin(), losses.end());
 }
 
-// Row b alone, without the padding behind its last target.
+// Row b alone, without the padding after its last target.
 model::Batch single_row(const model::Batch& batch, std::int64_t b) {
   const at::Tensor targets = batch.targets.slice(0, b, b + 1);
   const at::Tensor positions = at::nonzero(targets[0].ne(nn::kIgnoreIndex));
@@ -176,7 +176,7 @@ std::vector<double> mean(const LayerMeans& means) {
   return scores;
 }
 
-// The mean divided by that of the largest layer.
+// The mean, divided by the largest layer's mean.
 std::vector<double> share_of_largest(const LayerMeans& means) {
   std::vector<double> scores = mean(means);
   const double largest = *std::max_element(scores.begin(), scores.end());

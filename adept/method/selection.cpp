@@ -10,7 +10,7 @@
 namespace adept::method {
 namespace {
 
-// The last layer of each of k groups, as equal as can be.
+// The last layer of each of k groups of nearly equal size.
 std::vector<int> evenly_spread(const std::vector<int>& layers, int k) {
   std::vector<int> chosen;
   for (int i = 1; i <= k; ++i)
@@ -65,7 +65,7 @@ std::vector<int> select_layers(const SelectionOptions& options, int base_num_hid
         "or highest.",
         method->name);
   const auto score = [&](int l) { return importance->layers[static_cast<std::size_t>(l)].score; };
-  // Of equal scores the later layer, whose copy is cheaper to train.
+  // Among equal scores, prefers the later layer, whose copy is cheaper to train.
   const auto is_lower = [&](int a, int b) { return score(a) != score(b) ? score(a) < score(b) : a > b; };
   std::vector<int> chosen;
   switch (strategy) {

@@ -1,5 +1,5 @@
-// Which layers get copies: the k least important (ADEPT, section 3.2), or others. Those that look at what a step costs
-// are in beyond/cost_aware_selection.h.
+// Selects the layers to copy: the k least important (ADEPT, section 3.2), or others. Cost-aware strategies are in
+// beyond/cost_aware_selection.h.
 #pragma once
 
 #include <cstdint>
@@ -13,17 +13,17 @@
 
 namespace adept::method {
 
-/// Base indices behind which copies go, ascending, each as often as it gets a copy: num_layers layers, by the strategy
-/// (for kManual: `after`). `importance` is for strategies that go by scores; kCostAware needs its stability too, and
-/// kGainPerCost `step_cost`. Throws ConfigError for a k that is not in 1 .. L less the excluded
-/// layers, an excluded layer that does not exist, and missing scores.
+/// Base indices after which copies are inserted, ascending, repeated per copy: num_layers layers by the strategy (for
+/// kManual: `after`). `importance` is for strategies that use scores; kCostAware also requires its stability, and
+/// kGainPerCost `step_cost`. Throws ConfigError for a k outside 1 .. L minus the excluded layers, an excluded layer
+/// that does not exist, and missing scores.
 std::vector<int> select_layers(const SelectionOptions& options, int base_num_hidden_layers,
                                const std::optional<Importance>& importance, const StepCost& step_cost = {});
 
-/// The k best of `layers`, ascending by index; of equals the first.
+/// The k best of `layers`, ascending by index; among equals, the first.
 std::vector<int> best_layers(std::vector<int> layers, int k, const std::function<bool(int, int)>& is_better);
 
-/// Each of the layers `copies` times.
+/// Each layer, repeated `copies` times.
 std::vector<int> repeat_layers(const std::vector<int>& layers, std::int64_t copies);
 
 }  // namespace adept::method

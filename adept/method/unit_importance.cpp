@@ -34,8 +34,7 @@ UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& 
                            const std::vector<ProbeBatch>& batches, Progress& progress) {
   std::map<std::string, std::vector<const Unit*>> parts_of;  // by parameter
   for (const Unit& unit : units) parts_of[unit.parameter].push_back(&unit);
-  // The copies that each scored layer stands for: itself, or those that are still the identity, of which it is the
-  // source.
+  // The copies that each scored layer represents: itself, or its copies that are still identities.
   std::map<int, std::vector<int>> copies_of_scored;
   model::Weights weights = model.decoder().weights();
   for (const ExpandedLayer& copy : expansion.layers) {

@@ -13,7 +13,7 @@ namespace {
 
 struct Range {
   double low = 0, high = 0;
-  // 0 at the top, 1 at the bottom; `if_flat` where there is no range.
+  // 0 for the largest, 1 for the smallest; `if_flat` if all are equal.
   double distance_to_top(double value, double if_flat) const {
     return high > low ? (high - value) / (high - low) : if_flat;
   }

@@ -1,5 +1,5 @@
-// The learning rate of each unit (ADEPT, section 3.4): base_lr * schedule(step) * w_u, the less the more important a
-// unit is for general skill.
+// The learning rate of each unit (ADEPT, section 3.4): base_lr * schedule(step) * w_u, lower for units that are more
+// important for general skill.
 #pragma once
 
 #include <span>
@@ -9,7 +9,7 @@
 
 namespace adept::method {
 
-/// w_u of every unit. `floor` (0 .. 1) is kNormalized's.
+/// w_u of every unit. kNormalized uses `floor` (0 .. 1).
 UnitValues unit_lr_weights(UnitLrPolicy policy, const std::vector<Unit>& units, const UnitValues& importance,
                            double floor = 0);
 

@@ -1,4 +1,4 @@
-// What frozen layers make of tokens, kept in a file for when the same tokens come again.
+// Caches activations of frozen layers in a file, for tokens that come again.
 //
 // Legend: B rows, T tokens, D hidden_size.
 #pragma once
@@ -19,13 +19,13 @@
 
 namespace adept::model {
 
-/// How large a cache at `path` may become: `most` bytes, or half of what its disk has free beside the file of an
-/// earlier session, if that is less.
+/// The size limit of a cache at `path`: `most` bytes, or half of the free disk space (counting an earlier session's
+/// file as free), if that is less.
 std::int64_t room_for_activations(const std::filesystem::path& path, std::int64_t most);
 
-/// Everything beside the tokens that the activations depend on.
+/// Everything besides the tokens that the activations depend on.
 struct ActivationSource {
-  std::string fingerprint;      ///< of the weights, and of how and on what they are computed
+  std::string fingerprint;      ///< of the weights, the options and the machine
   std::int64_t num_layers = 0;  ///< the layers below
   std::int64_t hidden_size = 0;
   at::ScalarType dtype = at::kFloat;
@@ -37,11 +37,10 @@ struct ActivationCacheStats {
   std::int64_t bytes = 0;               ///< of the file
 };
 
-/// A file of activations (T, D) of single rows, each with a checksum, found by the row's tokens, where its documents
-/// start, and the shape of the batch that it was in. A batch is appended whole, or not at all where the file has no
-/// room for it. Everything is dropped where the file is another source's, where an entry is damaged, and where the disk
-/// is full, after which nothing is kept. The file is read with pread, not mapped: what was read does not stay in the
-/// process's memory.
+/// A file of activations (T, D) of single rows, each with a checksum, keyed by the row's tokens, the starts of its
+/// documents, and the shape of its batch. A batch is appended completely, or not at all if the file has no room. All
+/// entries are dropped if the file belongs to another source, if an entry is damaged, or if the disk is full (then
+/// caching stops). The file is read with pread, not mapped, so read data does not stay in the process's memory.
 ///
 /// A row of a matrix product may depend on its place in the batch, by how the library splits the work. Before rows of a
 /// batch's shape are kept for the first time this is tried; where it is so, none of that shape are kept, as training
@@ -56,8 +55,8 @@ class ActivationCache {
 
   std::int64_t num_layers() const { return source_.num_layers; }
 
-  /// compute(ids, document_starts), or the same from the file where it has all rows; ids (B, T) int64 on any device.
-  /// `keeps_new`: what is computed goes into the file, because these tokens come again.
+  /// Returns compute(ids, document_starts), read from the file if it has all rows; ids (B, T) int64 on any device.
+  /// `keeps_new`: adds computed rows to the file, because these tokens come again.
   at::Tensor get(const at::Tensor& ids, const at::Tensor& document_starts, bool keeps_new, const Compute& compute);
 
   ActivationCacheStats stats() const;

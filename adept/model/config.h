@@ -33,10 +33,10 @@ struct ModelConfig {
   double logit_soft_cap = 0;                ///< and become logit_soft_cap tanh(logit / logit_soft_cap); 0: they stay
   std::vector<nn::RopeParameters> ropes;    ///< rotary frequencies: Attention::rope says which
   std::vector<Layer> layers;                ///< num_hidden_layers, without tensors
-  Norm norm;                                ///< behind the last layer; without a tensor
+  Norm norm;                                ///< after the last layer; without a tensor
   std::vector<std::int64_t> eos_token_ids;  ///< in 0 .. vocab_size-1; empty: never ends by itself
-  std::optional<DType> dtype;               ///< torch_dtype / dtype: what the weights were saved in; a hint
-  Json source;                              ///< the file as read, key order kept, so that it can be written back
+  std::optional<DType> dtype;               ///< torch_dtype / dtype: the dtype of the saved weights; a hint
+  Json source;                              ///< the file as read, in its key order, for writing it back
 };
 
 /// Reads and checks `source`; `where` names the file in messages. Every key is understood, known to be harmless, or

@@ -1,4 +1,4 @@
-// What a pass through the decoder's layers depends on beside tokens and weights.
+// Everything besides tokens and weights that a pass through the decoder's layers depends on.
 //
 // Legend: B sequences, T tokens.
 #pragma once
@@ -15,13 +15,13 @@ class KeyValueCache;
 /// has to be kept.
 using BetweenLayers = void (*)();
 
-/// Where the tokens of a batch stand and what they see. A default one: each row is one document, from its beginning.
+/// The positions of a batch's tokens, and what they attend to. Default: each row is one document, from its beginning.
 ///
-/// Padding is on the right and attention is causal, so no padding mask exists: what stands after a sequence never
-/// reaches it. A layer's own window is in its configuration.
+/// Padding is on the right and attention is causal, so there is no padding mask: nothing after a sequence affects it.
+/// The window of a layer is in its configuration.
 struct Context {
   /// (B, T) int32 on the CPU: the position in its row where each token's document starts; ascending along T. A token
-  /// sees no other document. Undefined: rows are single documents.
+  /// attends only to its own document. Undefined: each row is one document.
   ///
   /// Positions count from the start of the row all the same: rotary embeddings turn queries and keys relative to each
   /// other, so within a document the result is that of the document alone, up to rounding.
@@ -31,7 +31,7 @@ struct Context {
   /// document_starts.
   KeyValueCache* cache = nullptr;
 
-  /// Tokens of the whole text, where it goes on behind these: what longrope's frequencies depend on.
+  /// Total tokens of the text, if it continues after these; longrope's frequencies depend on it.
   std::int64_t text_length = 0;
 
   BetweenLayers between = nullptr;

@@ -19,7 +19,7 @@ struct StepCost {
 /// and no gradient is computed below the lowest trained tensor.
 StepCost step_cost(const Weights& weights, std::int64_t lowest_layer, std::int64_t seq_len);
 
-/// A step that trains identity copies behind these layers of `base`: ascending, a layer once for each of its copies.
+/// A step that trains identity copies after these layers of `base`: ascending, repeated per copy.
 double copies_step_flops(const ModelConfig& base, std::int64_t seq_len, std::span<const int> after);
 
 /// A step that trains every parameter.

@@ -64,7 +64,7 @@ class Decoder {
   /// device, targets[b, t] = the token after position t, or nn::kIgnoreIndex.
   at::Tensor loss_sum(const at::Tensor& h, const at::Tensor& targets) const;
 
-  /// The loss of each position, (B, T) fp32, 0 where there is no target; builds no graph.
+  /// The loss of each position, (B, T) fp32, 0 without a target; builds no graph.
   at::Tensor token_losses(const at::Tensor& h, const at::Tensor& targets) const;
 
  private:

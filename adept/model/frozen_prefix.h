@@ -1,4 +1,4 @@
-// The lowest layers of a decoder, while they stay as they are: what they make of tokens is computed once.
+// The lowest layers of a decoder while they are frozen: their activations are computed once and reused.
 //
 // Legend: B sequences, T tokens, D hidden_size.
 #pragma once
@@ -13,12 +13,12 @@
 
 namespace adept::model {
 
-/// A decoder and, if there is one, the cache of the activations of its layers below cache->num_layers(), which must
-/// not change as long as it is used. A view: it refers to both. A decoder stands for itself without a cache.
+/// A decoder with an optional cache for the activations of its layers below cache->num_layers(), which must not change
+/// while it is in use. A view that refers to both. A decoder converts to a FrozenPrefix without a cache.
 class FrozenPrefix {
  public:
   FrozenPrefix(const Decoder& decoder) : decoder_(&decoder) {}  // NOLINT(google-explicit-constructor)
-  /// `keeps_new`: whether activations that are not in the cache go into it, because the same tokens come again.
+  /// `keeps_new`: whether to add missing activations to the cache, because the same tokens come again.
   FrozenPrefix(const Decoder& decoder, ActivationCache* cache, bool keeps_new)
       : decoder_(&decoder), cache_(cache), keeps_new_(keeps_new) {}
 

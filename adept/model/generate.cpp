@@ -18,7 +18,7 @@ namespace adept::model {
 namespace {
 
 constexpr std::size_t kPrefillTokens =
-    1024;  // of a prompt at a time, so that memory and the answer to a signal stay small
+    1024;  // tokens of a prompt per pass, to limit memory and the response time to signals
 
 at::Tensor as_row(std::span<const std::int64_t> ids) {
   return at::tensor(at::IntArrayRef(ids.data(), ids.size()), at::kLong).unsqueeze(0);

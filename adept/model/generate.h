@@ -1,4 +1,4 @@
-// Text generation, one sequence at a time: to see what a model became.
+// Generates text, one sequence at a time, to inspect a model.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,8 @@ struct GenerateOptions {
 /// Throws ConfigError for options that cannot be meant.
 void check_generate_options(const GenerateOptions& options);
 
-/// The tokens that end a text of this model: eos_token_id of generation_config.json where there is one (as
-/// transformers does), else of config.json. Throws DataError, also for an id that the vocabulary does not have.
+/// The tokens that end a text of this model: eos_token_id of generation_config.json if present (as in transformers),
+/// else of config.json. Throws DataError, also for an id outside the vocabulary.
 std::vector<std::int64_t> read_end_tokens(const std::filesystem::path& model_dir, const ModelConfig& config);
 
 /// The new tokens after `prompt` (not empty), the ending one included. `on_token` is called for each as it comes;

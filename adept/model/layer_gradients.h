@@ -14,8 +14,8 @@
 
 namespace adept::model {
 
-/// One chosen layer: its parameters and their gradients in the same order, and what goes through it. All in the compute
-/// dtype. B sequences, T tokens, D hidden_size.
+/// One layer: its parameters and their gradients in the same order, and the tensors that pass through it. All in the
+/// compute dtype. B sequences, T tokens, D hidden_size.
 struct LayerGradients {
   int layer = 0;
   std::span<const Parameter> parameters;
@@ -35,7 +35,7 @@ double visit_layer_gradients(const FrozenPrefix& model, const Batch& batch, std:
 double visit_output_gradients(const FrozenPrefix& model, const Batch& batch, std::span<const int> layers,
                               const LayerGradientVisitor& visit);
 
-/// The decoder's tensors under new autograd identities: what is done with these leaves the originals alone.
+/// The decoder's tensors with new autograd identities, so the originals are not affected.
 Decoder detached_decoder(const Decoder& decoder);
 
 }  // namespace adept::model

@@ -12,7 +12,7 @@
 namespace adept::model {
 
 struct LoadOptions {
-  at::ScalarType dtype = at::kFloat;  ///< what the model computes in: fp32 or bf16
+  at::ScalarType dtype = at::kFloat;  ///< compute dtype: fp32 or bf16
   at::Device device = at::kCPU;
   /// Also matrices are converted to the compute dtype where that is wider than the file's. Without it they are widened
   /// for each product: half of the memory, and hardly slower where many tokens go through at once.
@@ -23,14 +23,14 @@ struct LoadOptions {
 /// Throws DataError as io::WeightFiles::open does.
 io::WeightFiles open_weights(const ModelConfig& config, const std::filesystem::path& model_dir);
 
-/// Throws DataError naming every missing, unexpected or mis-shaped tensor, all at once, and what sets the names apart
-/// where it can tell. Accepted beside the table: rotary inv_freq buffers, and the lm_head.weight of a tied model if its
-/// values are those of the embeddings. For whatever uses weights; load_weights does it too.
+/// Throws one DataError for all missing, unexpected or mis-shaped tensors, with the difference between the names if it
+/// is recognized. Also accepts rotary inv_freq buffers, and the lm_head.weight of a tied model if it equals the
+/// embeddings. For code that uses weights without load_weights, which checks them too.
 void check_weights(const ModelConfig& config, const io::WeightFiles& files);
 
-/// Loads every parameter of `config` from `files`, converted once to the compute dtype; where the file has that dtype,
-/// or a narrower one for a matrix, and the device is the CPU, the tensor is the file's mapping itself (read-only):
-/// the file must stay as it is while the weights are in use.
+/// Loads every parameter of `config` from `files`, converted once to the compute dtype. On a CPU, a tensor is the
+/// file's read-only mapping itself if the file has that dtype, or a narrower one for a matrix: the file must not change
+/// while the weights are in use.
 ///
 /// Throws DataError as check_weights does, and for a value that the compute dtype cannot hold.
 Weights load_weights(const ModelConfig& config, const io::WeightFiles& files, const LoadOptions& options = {});

@@ -19,8 +19,8 @@ at::ScalarType to_scalar_type(ComputeDType dtype);
 /// Throws InternalError for a type that safetensors lacks.
 DType to_dtype(at::ScalarType type);
 
-/// `tensor` as this floating-point type; the tensor itself where it has it. Throws DataError for a finite value that
-/// the type cannot hold: `name` gives what it is in, `advice` what to do ("Set ... .").
+/// `tensor` as this floating-point type; the tensor itself if it has this type. Throws DataError for a finite value out
+/// of the type's range; `name` describes the tensor, `advice` says what to do ("Set ... .").
 at::Tensor to_type(const at::Tensor& tensor, at::ScalarType type, const std::function<std::string()>& name,
                    std::string_view advice);
 

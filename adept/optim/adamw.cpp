@@ -50,7 +50,7 @@ AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options)
 
 void AdamW::update(const at::Tensor& master, const at::Tensor& grad, const Moments& moments, double rate,
                    double weight_decay, const std::optional<at::Tensor>& grad_scale) {
-  // The kernel reads the number of updates as a tensor of its own per parameter.
+  // The kernel reads the number of updates from one tensor per parameter.
   const at::Tensor count = at::full({}, static_cast<double>(num_updates_), master.options());
   at::_fused_adamw_({master}, {grad}, {moments.exp_avg}, {moments.exp_avg_sq}, {}, {count}, rate, options_.beta1,
                     options_.beta2, weight_decay, options_.eps, /*amsgrad=*/false, /*maximize=*/false, grad_scale);
@@ -83,7 +83,7 @@ void AdamW::step(const std::vector<at::Tensor>& gradients, const ParameterRates&
     }
     for (const RateSlice& slice : slices) {
       const auto part = [&](const at::Tensor& tensor) { return tensor.slice(slice.dim, slice.begin, slice.end); };
-      // The kernel wants contiguous tensors: columns are updated in copies.
+      // The kernel requires contiguous tensors, so columns are updated in copies.
       const at::Tensor master = part(p.master).contiguous(), grad = part(whole_grad).contiguous();
       const Moments moments = {part(m.exp_avg).contiguous(), part(m.exp_avg_sq).contiguous()};
       update(master, grad, moments, slice.rate, weight_decay, grad_scale);

@@ -19,7 +19,7 @@ struct Parameter {
   at::Tensor master;  ///< fp32
 };
 
-/// The optimizer's memory of one parameter.
+/// The optimizer state of one parameter.
 struct Moments {
   at::Tensor exp_avg;     ///< fp32
   at::Tensor exp_avg_sq;  ///< fp32
@@ -33,7 +33,7 @@ struct RateSlice {
   double rate = 0;
 };
 
-/// By parameter name: slices that cover it, each once.
+/// By parameter name: disjoint slices that cover it.
 using ParameterRates = std::map<std::string, std::vector<RateSlice>>;
 
 /// One rate for the whole of each parameter, by name.
@@ -47,8 +47,8 @@ class AdamW {
   AdamW(std::vector<Parameter> parameters, AdamWOptions options);
 
   /// One update. `gradients`, fp32, one for each parameter in their order, are those of the whole global batch; they
-  /// are multiplied by `grad_factor` (clipping) on the way and may hold the product afterwards. `learning_rates` holds
-  /// the rate of every parameter by name, the schedule included; a missing or an unknown name is an InternalError.
+  /// are scaled by `grad_factor` (clipping), possibly in place. `learning_rates` contains the rate of every parameter
+  /// by name, including the schedule; a missing or unknown name is an InternalError.
   void step(const std::vector<at::Tensor>& gradients, const ParameterRates& learning_rates, double grad_factor = 1.0);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }

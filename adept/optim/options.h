@@ -1,4 +1,4 @@
-// The optimizer and the course of the learning rate, as the configuration says them.
+// Options of the optimizer and the learning rate schedule.
 #pragma once
 
 #include "adept/core/choices.h"

@@ -9,7 +9,7 @@
 namespace adept::optim {
 namespace {
 
-// Share of the way from `begin` to `end` at `step`, in [0, 1].
+// Progress from `begin` to `end` at `step`, in [0, 1].
 double progress(std::int64_t step, std::int64_t begin, std::int64_t end) {
   if (end <= begin) return step >= end ? 1.0 : 0.0;
   return std::clamp(static_cast<double>(step - begin) / static_cast<double>(end - begin), 0.0, 1.0);

@@ -10,7 +10,7 @@ namespace adept::optim {
 struct Schedule {
   ScheduleKind kind = ScheduleKind::kCosine;
   std::int64_t total_steps = 1;
-  std::int64_t warmup_steps = 0;  ///< linear; the first step already has 1/warmup_steps of the peak
+  std::int64_t warmup_steps = 0;  ///< linear; the first step has 1/warmup_steps of the peak
   std::int64_t decay_steps = 0;   ///< kWsd: length of the final decay
   double min_ratio = 0.0;         ///< factor at the end of linear, cosine and WSD decay
 

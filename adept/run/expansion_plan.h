@@ -1,4 +1,4 @@
-// From the configuration to the layers that get copies.
+// Selects the layers to copy from the configuration.
 #pragma once
 
 #include <optional>
@@ -12,19 +12,19 @@
 
 namespace adept::run {
 
-/// How many layers are chosen (each may get several copies). Throws ConfigError for a budget that no number meets.
+/// The number of selected layers (each may get several copies). Throws ConfigError if no number fits the budget.
 int num_copied_layers(const method::SelectionOptions& expand, const model::ModelConfig& base);
 
-/// Throws ConfigError, naming the key, for a choice that the model cannot give: more layers than there are, layers that
-/// do not exist, a budget that is too small. `where` names the model.
+/// Throws ConfigError with the key for options that the model cannot satisfy: too many layers, layers that do not
+/// exist, a budget that is too small. `where` names the model.
 void check_expansion(const method::SelectionOptions& expand, const model::ModelConfig& base, const std::string& where);
 
-/// The layers, ascending, each as often as it gets a copy. Throws ConfigError.
+/// The layers, ascending, repeated per copy. Throws ConfigError.
 std::vector<int> choose_layers(const method::SelectionOptions& expand, const model::ModelConfig& base,
                                std::int64_t seq_len, const std::optional<method::Importance>& importance);
 
-/// A line on what a step will cost by the floating point operations that it takes; where the choice went by cost,
-/// another on the lowest layers, which it left.
+/// A line with the predicted floating point operations of a step; for cost-aware selection, another line for the lowest
+/// layers.
 std::string describe_step_cost(const model::ModelConfig& base, std::int64_t seq_len, std::span<const int> after,
                                const method::SelectionOptions& expand,
                                const std::optional<method::Importance>& importance);

@@ -13,7 +13,7 @@
 namespace adept::run {
 namespace {
 
-// Of the sequences and of what they cover.
+// Hash of the sequences and their coverage.
 std::string fingerprint(const data::SequenceSet& sequences) {
   Hasher hasher;
   for (std::int64_t i = 0; i < sequences.size(); ++i) {
@@ -27,7 +27,7 @@ std::string fingerprint(const data::SequenceSet& sequences) {
   return hasher.update(fmt::format("{} {}", counts.bytes, data::to_json(counts.size()).dump())).digest();
 }
 
-// What a result depends on beside the text.
+// Everything besides the text that a result depends on.
 Json key_of(const char* what, const MeasuredModel& model) {
   const config::Compute& c = model.compute();
   return {{"what", what},
@@ -54,14 +54,14 @@ std::vector<method::Importance> importances_of(const Json& list) {
   return importances;
 }
 
-// What an earlier session measured of this probe before it was interrupted.
+// Progress of this probe from an earlier, interrupted session.
 method::ProbeState probe_state(const ResultCache& cache, const Json& key) {
   const std::optional<Json> found = cache.find(key);
   if (!found) return {};
   try {
     return {.batches = found->at("batches").get<std::int64_t>(),
             .samples = method::samples_from_json(found->at("samples"))};
-  } catch (const std::exception&) {  // such as a loss that was not finite
+  } catch (const std::exception&) {  // for example a non-finite loss
     return {};
   }
 }

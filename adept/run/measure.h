@@ -1,7 +1,7 @@
-// Measurements of a model on text, with progress lines: what was measured before is taken from the result cache, and
-// what is done of one that is interrupted is kept there.
+// Measurements of a model on text, with progress lines. Earlier results come from the result cache, which also stores
+// the progress of interrupted measurements.
 //
-// An InterruptedError from here says what is kept.
+// InterruptedErrors from here say what was saved.
 #pragma once
 
 #include <filesystem>
@@ -21,7 +21,7 @@
 
 namespace adept::run {
 
-/// A model on disk, which is loaded when something is to be computed.
+/// A model on disk, loaded on demand.
 class MeasuredModel {
  public:
   MeasuredModel(std::filesystem::path dir, io::ModelIdentity identity, const config::Compute& compute)
@@ -53,12 +53,12 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
 Json measure_copies(MeasuredModel& model, const method::Expansion& expansion, const std::string& name,
                     const std::vector<method::ProbeBatch>& batches, const ResultCache& cache);
 
-/// method::measure_dial; points of other calls on the same texts are used again.
+/// method::measure_dial; reuses points of other calls on the same texts.
 method::Dial measure_dial(MeasuredModel& model, const method::Expansion& expansion,
                           const std::vector<method::ProbeBatch>& general, const std::vector<method::ProbeBatch>& domain,
                           const method::DialOptions& options, const ResultCache& cache);
 
-/// The same interruption, with what is kept of the work, from where the same command goes on.
+/// The same interruption, with a description of the saved work, from which the same command continues.
 InterruptedError interrupted(const InterruptedError& error, const std::string& kept);
 
 }  // namespace adept::run

@@ -74,7 +74,7 @@ void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len) {
 
 namespace {
 
-// The question about convolutions is that about the GPU's generation: from Ampere on, tensor cores multiply bf16.
+// Checks the GPU's generation through convolution support: from Ampere on, tensor cores multiply bf16.
 bool gpu_multiplies_bf16() {
   return at::hasCUDA() && at::detail::getCUDAHooks().supportsBFloat16ConvolutionWithCuDNNv8();
 }
@@ -101,7 +101,7 @@ void wait_until_gone(std::ptrdiff_t num_before) {
     std::this_thread::sleep_for(kInterval);
 }
 
-/// How many threads beside this one the system starts, at most `wanted`; each waits for the others, then all end.
+/// The number of additional threads that the system can start, at most `wanted`; they wait for each other, then end.
 int count_startable(int wanted) {
   const std::ptrdiff_t num_before = num_threads_of_process();
   std::mutex until_counted;
@@ -110,7 +110,7 @@ int count_startable(int wanted) {
     const std::lock_guard lock(until_counted);
     try {
       while (std::ssize(threads) < wanted) threads.emplace_back([&] { const std::lock_guard wait(until_counted); });
-    } catch (const std::system_error&) {  // that is what is asked
+    } catch (const std::system_error&) {  // expected: the limit is what we look for
     }
   }
   for (std::thread& thread : threads) thread.join();
@@ -118,8 +118,8 @@ int count_startable(int wanted) {
   return static_cast<int>(threads.size());
 }
 
-/// OpenMP ends the process where it gets fewer threads than it wants, so what there is is tried before. It keeps those
-/// that it starts here.
+/// OpenMP ends the process if it gets fewer threads than requested, so the available number is tested first. OpenMP
+/// keeps the threads that it starts here.
 void start_threads(int wanted) {
   constexpr int kPools = 2;   // at::set_num_threads starts as many for the pool of XNNPACK
   constexpr int kOthers = 1;  // autograd's
@@ -144,7 +144,7 @@ void init_compute(config::Compute& compute) {
                 threads, cores);
   start_threads(threads > 0 ? static_cast<int>(threads) : cores);
   nn::set_kernels(wanted_kernels);
-  kernels::instruction_set();  // throws now where the variable is wrong
+  kernels::instruction_set();  // throws now if the variable is invalid
   nn::use_caching_allocator();
   if (device == config::Device::kCuda && !at::hasCUDA())
     throw ConfigError(

@@ -1,4 +1,4 @@
-// A model as the stages of a run need it: where it is, its text side, and its decoder on demand.
+// A model for the stages of a run: its directory, its tokenizer and configuration, and its decoder on demand.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 
 namespace adept::run {
 
-/// The text side of a model directory. What a command does not use is not checked.
+/// Tokenizer and configuration of a model directory. Parts that a command does not use are not checked.
 struct TextModel {
   std::filesystem::path dir;
   model::ModelConfig config;
@@ -24,30 +24,29 @@ struct TextModel {
   /// Valid while this object lives. Ids are checked against the rows of the model's embeddings.
   data::TextEncoder encoder() const { return data::make_text_encoder(tokenizer, config.vocab_size); }
 
-  /// The token between packed documents. Throws DataError where the model names none, or one that it does not have.
+  /// The token between packed documents. Throws DataError if the model names none, or one that it lacks.
   std::int32_t eos() const;
 };
 
-/// Resolves a directory or hub id and reads config and tokenizer. Throws DataError.
+/// Resolves a directory or Hub id and reads config and tokenizer. Throws DataError.
 TextModel load_text_model(const std::string& directory_or_hub_id);
 
-/// Loads the weights for computing so. Throws DataError; ConfigError for a device that is not
-/// there.
+/// Loads the weights for the given compute options. Throws DataError; ConfigError if the device is missing.
 model::Decoder load_decoder(const std::filesystem::path& model_dir, const config::Compute& compute);
 
-/// Warns where `length` tokens, which the message calls `what`, are more than the model was made for.
+/// Warns if `length` tokens (named `what` in the message) exceed the model's maximum.
 void warn_of_long_sequences(const model::ModelConfig& config, const std::filesystem::path& dir, const std::string& what,
                             std::int64_t length);
 /// The same for seq_len.
 void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len);
 
-/// Sets ATen's threads, the kernels and the allocator for this process; decides the dtype auto, and says so; warns
-/// where bf16 is slow on this processor. Call it before anything else uses `compute`. Throws ConfigError for a device
-/// or an instruction set ($ADEPT_INSTRUCTION_SET) that is not there.
+/// Sets ATen's threads, the kernels and the allocator for this process; resolves and logs the dtype auto; warns if bf16
+/// is slow on this processor. Call it before anything else uses `compute`. Throws ConfigError for a device or an
+/// instruction set ($ADEPT_INSTRUCTION_SET) that is missing.
 void init_compute(config::Compute& compute);
 
-/// The same for the losses of `model_dir`: the dtype auto is fp32 where its files hold matrices in fp32, as rounding
-/// those would change what is measured.
+/// The same for measuring `model_dir`: the dtype auto is fp32 if its files contain fp32 matrices, because rounding them
+/// would change the result.
 void init_compute_to_measure(config::Compute& compute, const std::filesystem::path& model_dir);
 
 at::Device to_device(config::Device device);

@@ -41,7 +41,7 @@ Json fingerprints(const std::vector<data::TokenDataset>& datasets) {
 // For others to read.
 void write_result(const fs::path& path, const Json& json) { io::write_file_atomically(path, json.dump(2) + "\n"); }
 
-// With the dtype auto decided, once: as an earlier call in the directory began, whatever this machine would choose.
+// Resolves the dtype auto once: as an earlier call in the directory did, independent of this machine.
 config::RunConfig decided(config::RunConfig config) {
   if (config.compute.dtype == config::DTypeChoice::kAuto) {
     if (const auto recorded = recorded_dtype(config.output_dir)) {
@@ -54,10 +54,10 @@ config::RunConfig decided(config::RunConfig config) {
   return config;
 }
 
-// What every stage of a run needs.
+// Shared state of the stages of a run.
 class Run {
  public:
-  // `resumes`: a training that was begun goes on; else it is refused.
+  // `resumes`: continues an existing training; otherwise it is an error.
   Run(const config::RunConfig& config, config::Purpose purpose, bool resumes)
       : config_(config),
         purpose_(purpose),
@@ -74,7 +74,7 @@ class Run {
   // Training starts from the model of the configuration.
   void use_model() { trained_from_ = model_.dir; }
 
-  // Everything before the model is changed.
+  // Everything before the model changes.
   void begin() {
     tokenize();
     check_inputs();
@@ -83,7 +83,7 @@ class Run {
     baseline();
   }
 
-  // Each file of tokens knows what it was made from, so this stage looks at the text every time.
+  // Each token file records its inputs, so this stage checks the text every time.
   void tokenize() {
     stages_.always("tokenize", [&] {
       try {
@@ -94,15 +94,15 @@ class Run {
     });
   }
 
-  // What would stop a later stage stops the run here, before the first stage, which may take hours, and before anything
-  // of an earlier run in this directory changes.
+  // Problems of later stages stop the run here, before the first stage (which may take hours) and before anything of an
+  // earlier run in this directory changes.
   void check_inputs() {
     check_text(config_, purpose_, model_, datasets_);
     train_loader();
     check_checkpoints();
   }
 
-  // What an earlier run in this directory left of stages that this one does not have.
+  // Outputs of stages that only an earlier run in this directory had.
   void discard_other_stages() {
     if (!probes()) stages_.discard("probe", {"importance.json"});
     if (!expands_ && !is_in(model_.dir, dir_ / "expanded")) stages_.discard("expand", {"expanded"});
@@ -179,7 +179,8 @@ class Run {
     });
   }
 
-  // The result holds all of it but the values that the copies began with, and it is made again from the same layers.
+  // The result contains everything except the initial values of the copies, which can be recreated from the same
+  // layers.
   void remove_expanded() const {
     if (!config_.keep_expanded) fs::remove_all(dir_ / "expanded");
   }
@@ -197,7 +198,7 @@ class Run {
     });
   }
 
-  // What each copy became: on each held-out set, without each of them.
+  // The effect of each copy: the loss on each held-out set without it.
   void inspect_copies() {
     if (!inspects_copies() || datasets_.eval.empty()) return;
     stages_.run("copies", eval_inputs(dir_ / "model", config::decides::kCopies), {"copies.json"}, [&] {
@@ -234,7 +235,7 @@ class Run {
   bool probes() const { return run::probes(config_, purpose_); }
   bool probes_domain() const { return run::probes_domain(config_, purpose_); }
 
-  // Damaged records are no reason to refuse: their stages are done again.
+  // Damaged records are not an error: their stages are repeated.
   void check_checkpoints() {
     if (train::list_checkpoints(dir_).empty()) return;
     if (!resumes_ && !stages_.is_done("train", train_inputs())) train::require_no_checkpoints(dir_);
@@ -259,7 +260,7 @@ class Run {
                    {"general_weights", general_weights(config_.data)},
                    {"sampling", data::kSamplingRule}};
     inputs.update(config::deciding(config_, config::decides::kProbe));
-    // How many are chosen decides how long a probe takes that stops when they are certain.
+    // The number of layers affects when a probe with until_separated stops.
     if (config_.probe.until_separated) {
       inputs["num_layers"] = num_copied_layers(config_.expand, model_.config);
       inputs["exclude"] = config_.expand.exclude;
@@ -268,7 +269,7 @@ class Run {
     return inputs;
   }
 
-  // An expanded model is known by what it is made from; it may have been removed.
+  // An expanded model is identified by its inputs; it may have been removed.
   Json train_inputs() {
     Json config = config::deciding(config_, config::decides::kTraining | config::decides::kEnd);
     if (config_.method != config::Method::kLora) config.erase("lora");
@@ -281,7 +282,7 @@ class Run {
             {"config", config}};
   }
 
-  // The scores are those that the probe gives for its inputs, whatever became of their file.
+  // The scores are determined by the probe's inputs, not by their file.
   Json expand_inputs() {
     Json inputs = {{"model", io::to_json(identity(model_.dir))},
                    {"importance", config_.expand.needs_scores() ? probe_inputs() : Json()}};
@@ -326,7 +327,7 @@ class Run {
     return evaluate_sets(model, sets, config_.eval.batch_size, cache_);
   }
 
-  // At the start of the data, or where the run stopped that made the model.
+  // At the start of the data, or at the position where the run that trained the model stopped.
   data::TrainLoader train_loader() const {
     data::TrainLoader loader = make_train_loader(model_, config_, datasets_);
     if (!config_.train.continue_data) return loader;

@@ -2,7 +2,7 @@
 //
 //     tokenize -> baseline -> probe -> expand -> train -> export -> evaluate
 //
-// in one directory, each stage skipped when its output is there and its inputs are unchanged:
+// in one directory; a stage is skipped if its output exists and its inputs are unchanged:
 //
 //     config.yaml, versions.json      the resolved configuration, and what it ran on
 //     data/<source>.tokens            tokenized text
@@ -19,11 +19,11 @@
 
 namespace adept::run {
 
-/// `adept run`: all of it. Prints the final table on standard output. An interrupted run goes on where it was.
+/// `adept run`: all stages. Prints the final table on standard output. An interrupted run continues.
 void run_pipeline(const config::RunConfig& config);
 
-/// `adept train`: tokenize -> baseline -> train -> export -> evaluate, of a model that is expanded already. Without
-/// `resume`, a ConfigError if output_dir holds checkpoints of a training that is not finished or was another one.
+/// `adept train`: tokenize -> baseline -> train -> export -> evaluate, for an already expanded model. Without `resume`,
+/// throws ConfigError if output_dir contains checkpoints of an unfinished or different training.
 void run_training(const config::RunConfig& config, bool resume);
 
 }  // namespace adept::run

@@ -28,10 +28,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Collects what several checks throw.
+// Collects the errors of several checks.
 class Problems {
  public:
-  /// Returns whether `check` throws no ConfigError or DataError; else the message is kept, behind `place`.
+  /// Returns whether `check` throws no ConfigError or DataError; otherwise keeps the message, prefixed with `place`.
   template <typename Check>
   bool passes(const Check& check, const std::string& place = "") {
     try {
@@ -63,7 +63,7 @@ class Problems {
   bool is_of_config_ = false;
 };
 
-// Nothing is written over the model that the run starts from, nor over what somebody else put there.
+// Protects the model that the run starts from, and files that no run wrote.
 void check_overwritten(const fs::path& dir, const fs::path& model, bool expands) {
   std::map<fs::path, fs::path> written = {{dir / "model", dir / "stages" / "train.json"}};  // with its stage's record
   if (expands) written.emplace(dir / "expanded", dir / "stages" / "expand.json");
@@ -81,7 +81,7 @@ void check_overwritten(const fs::path& dir, const fs::path& model, bool expands)
   }
 }
 
-// Files in a folder that no run has worked in yet are somebody else's.
+// In a folder without a run, existing files belong to the user.
 void check_no_foreign_files(const fs::path& dir) {
   if (fs::exists(dir / kVersionsFile)) return;
   for (const char* name : {"config.yaml", train::kTrainerLog, train::kImportanceLog, "importance.json", "copies.json",
@@ -92,7 +92,7 @@ void check_no_foreign_files(const fs::path& dir) {
           (dir / name).string());
 }
 
-// Looks at what there is of the path; creating it may still fail, as the disk may be full.
+// Checks the existing part of the path; creating it may still fail, for example on a full disk.
 void check_can_be_made(const fs::path& dir) {
   std::error_code error;
   fs::path place = fs::absolute(dir);
@@ -104,7 +104,7 @@ void check_can_be_made(const fs::path& dir) {
                     fs::absolute(dir) == place ? "written" : "created", error.message());
 }
 
-// Records beside the text would be read as text by the next start.
+// Logs next to the text would be read as text by the next run.
 template <typename List>
 void check_paths(const char* part, const List& sources, const fs::path& output_dir, Problems& problems) {
   for (std::size_t i = 0; i < sources.size(); ++i) {

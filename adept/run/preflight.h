@@ -1,5 +1,4 @@
-// What a configuration cannot tell by itself: whether the files that it names are there and fit it, and what follows
-// from them. All of it is checked before anything is computed, and all problems are reported at once.
+// Checks a configuration against its files, before anything is computed. All problems are reported at once.
 #pragma once
 
 #include "adept/config/run_config.h"
@@ -8,16 +7,16 @@
 
 namespace adept::run {
 
-/// Checks the model with its tokenizer and weights, what the configuration says of the model, every path of a text, and
-/// output_dir, and makes nothing. Warns of sequences that are longer than the model was made for, and of text that is
-/// both trained on and measured on. Returns the model, which it had to read.
+/// Checks the model with its tokenizer and weights, the options that depend on the model, every path of a text, and
+/// output_dir. Creates nothing. Warns about sequences longer than the model's maximum, and about text used for both
+/// training and evaluation. Returns the model that it read.
 ///
-/// Throws one ConfigError (or DataError, if no problem is one) of all problems.
+/// Throws one ConfigError (or DataError, if all problems are of files) with all problems.
 TextModel check_files(const config::RunConfig& config, config::Purpose purpose);
 
-/// Checks what follows from the tokens: that every text has enough of them for what is done with it, and that warm-up
-/// and decay fit a length that epochs give. Warns of a step that takes more than an epoch, and of text that no sequence
-/// is taken from. Throws as check_files does.
+/// Checks constraints that depend on the number of tokens: every text has enough tokens, and warm-up and decay fit the
+/// length of num_train_epochs. Warns about a step larger than an epoch, and about text that provides no sequence.
+/// Throws like check_files.
 void check_text(const config::RunConfig& config, config::Purpose purpose, const TextModel& model,
                 const Datasets& datasets);
 
@@ -25,11 +24,11 @@ void check_text(const config::RunConfig& config, config::Purpose purpose, const 
 data::SequenceSet eval_sequences(const config::RunConfig& config, const TextModel& model,
                                  const data::TokenDataset& dataset);
 
-/// Where the run that made the model stopped in its data (train::kDataPosition). Throws ConfigError if the model does
-/// not say it.
+/// The data position at which the run that trained the model stopped (train::kDataPosition). Throws ConfigError if the
+/// model has no record of it.
 Json data_position(const std::filesystem::path& model_dir);
 
-/// Whether layers are measured: the choice of those that are copied goes by scores.
+/// Whether layers are probed, because the selection uses scores.
 bool probes(const config::RunConfig& config, config::Purpose purpose);
 /// Whether that measures the first source of data.train too: the method `gain`, by which the strategy goes.
 bool probes_domain(const config::RunConfig& config, config::Purpose purpose);

@@ -17,7 +17,7 @@ std::int64_t peak_memory(const std::vector<StageRecord>& stages) {
   return peak;
 }
 
-// How a metric stands in the table.
+// The format of a metric in the table.
 struct Column {
   std::string metric, title;
   int width, decimals;
@@ -25,7 +25,7 @@ struct Column {
   int width_of_change() const { return in_percent ? 10 : 9; }
 };
 
-// In the order of the table: those of every set, each once. Bits per byte are in all_results.json.
+// In the order of the table: the metrics of all sets, without duplicates. Bits per byte are in all_results.json.
 std::vector<Column> columns_of(const eval::Results& results) {
   std::vector<Column> columns;
   for (const auto& [set, result] : results)

@@ -21,7 +21,7 @@ struct RunResults {
 /// all_results.json.
 Json results_json(const config::RunConfig& config, const RunResults& results, const std::vector<StageRecord>& stages);
 
-/// The metrics of every set before and after, how much of its text was measured, trained parameters, time per
+/// The metrics of every set before and after training, the measured part of its text, trained parameters, time per
 /// stage, tokens/s, peak memory.
 std::string results_table(const config::RunConfig& config, const RunResults& results,
                           const std::vector<StageRecord>& stages);

@@ -1,5 +1,5 @@
-// What was measured of models on texts, for runs that would measure the same again: those of a sweep, which share their
-// base, and those that were interrupted.
+// Cache of measurements of models on texts, for runs that repeat them: runs of a sweep, which share their base, and
+// interrupted runs.
 #pragma once
 
 #include <cstdint>
@@ -10,24 +10,23 @@
 
 namespace adept::run {
 
-/// A folder of records, each found by everything that its result depends on.
+/// A folder of records, keyed by everything that a result depends on.
 class ResultCache {
  public:
   static constexpr std::int64_t kMostBytes = std::int64_t{256} << 20;
 
-  /// Of the user, results/ in io::cache_directory(); with ADEPT_RESULT_CACHE=off the folder `own` of a run alone, which
-  /// may be empty: then nothing is kept. Throws ConfigError for another value of the variable.
+  /// The user's cache, results/ in io::cache_directory(); with ADEPT_RESULT_CACHE=off, the folder `own` of one run, or
+  /// no cache if it is empty. Throws ConfigError for another value of the variable.
   static ResultCache open(const std::filesystem::path& own = {});
 
-  /// In `directory`; empty: nothing is kept. The results that were not used for longest make way for new ones beyond
-  /// `most_bytes`.
+  /// A cache in `directory`; empty: no cache. Beyond `most_bytes`, the least recently used results are removed.
   explicit ResultCache(std::filesystem::path directory, std::int64_t most_bytes = kMostBytes);
 
   const std::filesystem::path& directory() const { return directory_; }
 
   /// The result for `key`. A damaged one is reported and removed.
   std::optional<Json> find(const Json& key) const;
-  /// Whether it is kept: a folder that cannot be written costs the next run its time and this one nothing.
+  /// Stores a result and returns whether it succeeded; an unwritable folder is not an error.
   bool keep(const Json& key, const Json& result) const;
   void remove(const Json& key) const;
 

@@ -26,7 +26,7 @@ RunDirectory::RunDirectory(fs::path path) : path_(std::move(path)) {
 
 RunDirectory::~RunDirectory() { remove_made(); }
 
-// Of the folders only empty ones go; the lock is the last thing in an otherwise empty directory.
+// Removes only empty folders; the lock is the last file in an otherwise empty directory.
 void RunDirectory::remove_made() const noexcept {
   if (made_.empty()) return;
   std::error_code ignored;

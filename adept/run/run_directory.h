@@ -9,11 +9,11 @@
 
 namespace adept::run {
 
-/// Makes the directory if it is not there, and locks it. When it is let go of, what this object made and nobody filled
-/// is removed again: a start that fails leaves no empty folder.
+/// Creates the directory if it does not exist, and locks it. The destructor removes folders that this object created
+/// and that are still empty, so a failed start leaves no empty folder.
 class RunDirectory {
  public:
-  /// Throws DataError if it cannot be made, or if another process is at work in it.
+  /// Throws DataError if it cannot be created, or if another process uses it.
   explicit RunDirectory(std::filesystem::path path);
   ~RunDirectory();
   RunDirectory(const RunDirectory&) = delete;

@@ -1,4 +1,4 @@
-// What was run, and with what.
+// Records the configuration and the environment of a run.
 #pragma once
 
 #include <filesystem>
@@ -8,14 +8,14 @@
 
 namespace adept::run {
 
-/// The file that marks the folder of a run: it is the first one there.
+/// The file that marks the folder of a run; it is written first.
 inline constexpr const char* kVersionsFile = "versions.json";
 
 /// Writes config.yaml (resolved) and kVersionsFile (adept, commit, torch, compiler, processor, threads) into
-/// `directory`, which must exist. Throws DataError where it cannot write.
+/// `directory`, which must exist. Throws DataError if writing fails.
 void write_run_record(const std::filesystem::path& directory, const config::RunConfig& config);
 
-/// The dtype in the config.yaml that write_run_record left in `directory`; nothing where none can be read.
+/// The dtype in the config.yaml that write_run_record left in `directory`; nothing if none can be read.
 std::optional<config::DTypeChoice> recorded_dtype(const std::filesystem::path& directory);
 
 }  // namespace adept::run

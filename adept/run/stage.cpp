@@ -24,7 +24,7 @@ std::string hash_of_file(const fs::path& path) {
   return hash_of(file->bytes());
 }
 
-/// Adds a model directory's weights, by the hash that the next stages need as well, and returns their files.
+/// Adds a model directory's weights, by the hash that later stages also use, and returns their files.
 std::set<fs::path> add_weights(const fs::path& directory, Json& content) {
   std::set<fs::path> files;
   try {
@@ -34,7 +34,7 @@ std::set<fs::path> add_weights(const fs::path& directory, Json& content) {
       content[path.filename().string()] = hash_of(header);
       files.insert(path);
     }
-  } catch (const DataError&) {  // damaged: their bytes tell it
+  } catch (const DataError&) {  // damaged: hashed as bytes instead
     files.clear();
   }
   return files;
@@ -54,7 +54,7 @@ Json content_of(const fs::path& path) {
   return content;
 }
 
-/// The name of an output that is not what the record says; empty if all are.
+/// The name of an output that differs from the record; empty if none does.
 std::string changed_output(const fs::path& run_dir, const Json& recorded) {
   for (const auto& [name, content] : recorded.items())
     if (!fs::exists(run_dir / name) || content_of(run_dir / name) != content) return name;
@@ -65,7 +65,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// What a stage needs at most is its own, not what an earlier one left.
+// Resets the peak memory, so a stage does not count an earlier one's.
 void forget_memory() {
   nn::release_cached_memory();
   train::reset_peak_rss();
@@ -80,7 +80,7 @@ Json read_record(const fs::path& path) {
     json.at("seconds").get<double>();
     json.at("peak_rss_bytes").get<std::int64_t>();
     if (json.at("outputs").is_object()) return json;
-  } catch (const DataError& error) {  // a damaged record only costs doing the stage again
+  } catch (const DataError& error) {  // a damaged record only causes its stage to be repeated
     std::string what = error.what();
     if (what.ends_with('.')) what.pop_back();
     log_warning("{}; repeating the stage", what);
@@ -92,7 +92,7 @@ Json read_record(const fs::path& path) {
   return {};
 }
 
-/// Of a stage that was done, to its end, from these inputs.
+/// Whether the record is of a completed stage with these inputs.
 bool is_of(const Json& record, const Json& inputs) {
   return !record.is_null() && record["inputs"].dump() == inputs.dump() && !record.value("interrupted", false);
 }
@@ -134,7 +134,7 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
       log_info("{:<10} {} no longer exists; repeating the stage", name, output.string());
   }
   forget_memory();
-  fs::remove(path);  // work that fails halfway may have changed the outputs of the last time
+  fs::remove(path);  // failed work may have changed the previous outputs
   const double before = same_inputs && record.value("interrupted", false) ? record["seconds"].get<double>() : 0.0;
   const auto start = std::chrono::steady_clock::now();
   record = {{"stage", name}, {"inputs", inputs}, {"outputs", Json::object()}};

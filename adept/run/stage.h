@@ -1,4 +1,4 @@
-// Stages of a run: each is done once, and again only when what it was made from has changed.
+// Stages of a run: each runs once, and again only if its inputs or outputs have changed.
 #pragma once
 
 #include <filesystem>
@@ -11,11 +11,11 @@
 
 namespace adept::run {
 
-/// What is recorded of a finished stage, in <run_dir>/stages/<name>.json.
+/// The record of a finished stage, <run_dir>/stages/<name>.json.
 struct StageRecord {
   std::string name;
-  Json inputs;         ///< whatever decides the outputs: hashes of files, parts of the configuration
-  double seconds = 0;  ///< of the session that did it, and of those that were interrupted at it
+  Json inputs;         ///< everything that decides the outputs: hashes of files, parts of the configuration
+  double seconds = 0;  ///< of the session that completed it, and of those interrupted in it
   std::int64_t peak_rss_bytes = 0;
   bool skipped = false;  ///< done by an earlier session
 };
@@ -25,29 +25,28 @@ class StageRunner {
  public:
   explicit StageRunner(std::filesystem::path run_dir);
 
-  /// Does `work` unless an earlier session did it from equal `inputs` and all `outputs` (files and folders, relative to
-  /// the run directory) hold the bytes that they held then. The record is written when `work` returns. An exception
-  /// leaves none; an InterruptedError one of the time spent, which is added when the stage is done. A damaged record is
-  /// reported and counts as none.
+  /// Runs `work` unless an earlier session completed it with equal `inputs` and all `outputs` (files and folders,
+  /// relative to the run directory) have the same bytes. The record is written when `work` returns. An exception leaves
+  /// no record; an InterruptedError leaves a record of the time spent, which is added later. A damaged record is
+  /// reported and ignored.
   void run(const std::string& name, const Json& inputs, const std::vector<std::string>& outputs,
            const std::function<void()>& work);
 
-  /// Why an earlier session's stage is not that of `inputs`: what differs, one line each. Empty where it is the same,
-  /// was not done, or has no record that can be read.
+  /// Differences between an earlier session's inputs and `inputs`, one line each. Empty if there are none, or if there
+  /// is no readable record.
   std::vector<std::string> other_inputs(const std::string& name, const Json& inputs);
 
-  /// Whether an earlier session did the stage from equal inputs, and its outputs hold what they held then.
+  /// Whether an earlier session completed the stage with equal inputs, and its outputs are unchanged.
   bool is_done(const std::string& name, const Json& inputs);
 
-  /// Counts a stage as done whose outputs were used up by a later one and removed. False, and nothing happens, where an
-  /// earlier session did not do it from equal inputs.
+  /// Counts a stage as done if an earlier session completed it with equal inputs, although a later stage consumed and
+  /// removed its outputs. Otherwise returns false.
   bool keep_without_outputs(const std::string& name, const Json& inputs);
 
-  /// Removes the record and the outputs of a stage that this run does not have, as an earlier one in the same directory
-  /// had it: nothing there is of another run.
+  /// Removes the record and the outputs of a stage that only an earlier run in this directory had.
   void discard(const std::string& name, const std::vector<std::string>& outputs);
 
-  /// Does `work` every time, and keeps no record of it on disk.
+  /// Runs `work` every time, without a record on disk.
   void always(const std::string& name, const std::function<void()>& work);
 
   /// In the order in which they ran.
@@ -60,7 +59,7 @@ class StageRunner {
   const Json& earlier(const std::string& name);
 
   std::filesystem::path run_dir_;
-  std::map<std::string, Json> earlier_;  // records as they are on disk, null where there is none
+  std::map<std::string, Json> earlier_;  // records on disk; null if there is none
   std::vector<StageRecord> records_;
 };
 

@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A file of the same text and tokenizer, or nothing; a damaged one is made again.
+// A token file of the same text and tokenizer, or nothing; a damaged one is recreated.
 std::optional<data::TokenDataset> open_current(const fs::path& path, const std::string& source,
                                                const std::string& tokenizer, std::int64_t vocab_size) {
   if (!fs::exists(path)) return std::nullopt;
@@ -57,8 +57,7 @@ void append_batches(const data::SequenceSet& set, std::span<const std::int64_t> 
   }
 }
 
-// With a `share` of the mixture, it is split by the weights given, or by tokens (an EOS follows each document) where
-// none are.
+// A `share` of the mixture is split by the given weights or, without weights, by tokens (including EOS).
 void append_sources(const std::vector<data::TokenDataset>& datasets, const std::vector<config::TrainSource>& configs,
                     std::optional<double> share, std::vector<data::TrainSource>& sources) {
   std::vector<double> weights;

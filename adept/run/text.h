@@ -1,4 +1,4 @@
-// Text of the configuration, tokenized: for training, probing and evaluation.
+// Tokenizes the configuration's text for training, probing and evaluation.
 #pragma once
 
 #include <filesystem>
@@ -34,29 +34,29 @@ struct Datasets {
 };
 Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, const std::filesystem::path& directory);
 
-/// Logs documents, tokens, and what was skipped and why.
+/// Logs documents, tokens, and skipped records by reason.
 void print_counts(const std::vector<data::TokenDataset>& datasets);
 
-/// Warns of each file that is both trained on and measured on: such a measurement says nothing of what was learnt.
+/// Warns about each file used for both training and evaluation.
 void warn_of_shared_files(const config::RunConfig& config);
 
-/// How documents become sequences. Packing needs the model's EOS token: see TextModel::eos.
+/// How documents become sequences. Packing requires the model's EOS token: see TextModel::eos.
 struct ScoringOptions {
   std::int64_t seq_len = 512;
   std::int64_t stride = 0;      ///< 0 = seq_len
-  bool packed = false;          ///< as training sees the data
-  bool document_mask = true;    ///< where they are packed: documents do not see each other
-  std::int64_t max_tokens = 0;  ///< a sample of so many; 0 = all
+  bool packed = false;          ///< as in training
+  bool document_mask = true;    ///< if packed: documents do not attend to each other
+  std::int64_t max_tokens = 0;  ///< sample size; 0 = all
 };
 data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDataset& dataset,
                                     const ScoringOptions& options);
 
-/// Several general sources as one: samples of equal shares of `max_tokens`, documents alone. Throws ConfigError if
-/// there is none, or one that is shorter than a sequence; DataError for one where no token is predicted.
+/// Several general sources as one: samples of equal shares of `max_tokens`, each document alone. Throws ConfigError if
+/// there is no source, or one shorter than a sequence; DataError for one without a predicted token.
 std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenDataset>& general, std::int64_t seq_len,
                                                std::int64_t max_tokens);
 
-/// Says how much of each text `stage` measures where that is a sample.
+/// Logs the sample size of each text that `stage` measures only partly.
 void tell_samples(const std::string& stage, const std::vector<data::SequenceSet>& sets);
 
 /// The same for a file of results: a data::SampleSize for each name.
@@ -65,8 +65,8 @@ Json samples_json(const std::vector<data::SequenceSet>& sets);
 /// "wiki+news".
 std::string names_of(const std::vector<data::SequenceSet>& sets);
 
-/// Padded batches of the sequences of each set, which is a source; similar lengths together. `weights` are those of the
-/// sources in what is measured; empty: all the same.
+/// Padded batches of the sequences of each set (one per source), grouped by length. `weights` of the sources; empty:
+/// equal.
 std::vector<method::ProbeBatch> to_batches(const std::vector<data::SequenceSet>& sets, std::int64_t batch_size,
                                            at::Device device, const std::vector<double>& weights = {});
 
@@ -74,12 +74,12 @@ std::vector<method::ProbeBatch> to_batches(const std::vector<data::SequenceSet>&
 std::vector<double> general_weights(const config::DataConfig& data);
 
 /// The same as one part, or in `growing` parts of 1/2^n, 1/2^n, ..., 1/4 and 1/2 of each set, its sequences in random
-/// order: for a probe that may stop early. The first part has 32 sequences or more, or is all there is.
+/// order: for a probe that may stop early. The first part has at least 32 sequences, or all of them.
 std::vector<std::vector<method::ProbeBatch>> to_parts(const std::vector<data::SequenceSet>& sets,
                                                       std::int64_t batch_size, at::Device device, bool growing,
                                                       const std::vector<double>& weights = {});
 
-/// The training mixture of a configuration: data.train, and of data.replay the share that train.replay_ratio says.
+/// The training mixture of a configuration: data.train, and data.replay with the share train.replay_ratio.
 data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config, const Datasets& datasets);
 
 }  // namespace adept::run

@@ -26,7 +26,7 @@ constexpr char kTrainableFile[] = "trainable.safetensors";
 constexpr char kOptimizerFile[] = "optimizer.safetensors";
 constexpr char kTrainableSums[] = "trainable_checksums", kOptimizerSums[] = "optimizer_checksums";
 
-// Of the tensor files.
+// Metadata of the tensor files.
 std::map<std::string, std::string> metadata() { return {{"format", "pt"}}; }
 
 // Keeps CPU copies alive while their views are written.
@@ -71,7 +71,7 @@ std::optional<std::int64_t> step_of(const fs::path& path) {
   return step;
 }
 
-// Checks a tensor file against the checksums of its tensors, nothing in it left unchecked; throws DataError.
+// Checks all contents of a tensor file against the checksums; throws DataError.
 std::shared_ptr<const io::SafetensorsFile> open_verified(const fs::path& path, const Json& sums) {
   auto file = io::SafetensorsFile::open(path);
   for (const auto& [name, sum] : sums.items()) {
@@ -110,7 +110,7 @@ Json read_state(const fs::path& path) {
   return state;
 }
 
-// Differences between the run that saved and the run that wants to go on, one line each.
+// Differences between the saved run and the run that resumes, one line each.
 std::vector<std::string> run_differences(const Json& saved, const RunIdentity& now) {
   std::vector<std::string> lines = io::differences(saved.at("config"), now.config);
   const std::vector<std::string> model =
@@ -121,7 +121,7 @@ std::vector<std::string> run_differences(const Json& saved, const RunIdentity& n
   return lines;
 }
 
-// Units may be more than an object should have keys, so their names are a list beside lists of values.
+// There may be too many units for keys of an object, so names and values are separate lists.
 Json names_of(const method::UnitValues& values) {
   Json names = Json::array();
   for (const auto& [name, value] : values) names.push_back(name);
@@ -181,7 +181,7 @@ TrainerState load(const fs::path& dir, const Json& json, optim::AdamW& optimizer
   return state;
 }
 
-// Why a checkpoint is not whole; empty if it is.
+// Describes the damage of a checkpoint; empty if it is intact.
 std::string damage_of(const fs::path& dir) {
   try {
     const Json json = read_state(dir / kStateFile);

@@ -1,4 +1,4 @@
-// What this machine computes with, in words.
+// Describes the hardware and libraries of this machine.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,7 +7,8 @@
 
 namespace adept::train {
 
-/// What results and speed depend on beside the code: processor or GPU, threads, instruction set, type, torch.
+/// Everything besides the code that affects results and speed: processor or GPU, threads, instruction set, dtype,
+/// torch.
 std::string describe_compute(at::ScalarType dtype, at::Device device);
 
 }  // namespace adept::train

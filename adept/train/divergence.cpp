@@ -26,7 +26,7 @@ std::string find_nonfinite(const optim::AdamW& optimizer, const model::FrozenPre
   if (batch == nullptr) return "";
   const model::Decoder& decoder = model.decoder();
   const at::Tensor h = model.hidden(batch->input_ids, decoder.num_layers(), batch->context());
-  // A norm whose squares overflow makes zeros of everything, and a finite loss of these.
+  // A norm whose squares overflow outputs zeros, which give a finite loss.
   if (!(nn::square_sum({h}) <= std::numeric_limits<float>::max())) return "the output of the last layer";
   const bool finite = std::isfinite(decoder.loss_sum(h, batch->targets).item<double>());
   return finite ? "" : "the loss on text that had a finite loss before the last update";
@@ -41,7 +41,7 @@ void DivergenceCheck::after_step(TrainerState& state, const StepResult& result, 
   }
   ++state.nonfinite_in_row;
   ++state.nonfinite_total;
-  if (state.nonfinite_in_row == 1) require_finite(state.step, optimizer, model);  // or is it the weights?
+  if (state.nonfinite_in_row == 1) require_finite(state.step, optimizer, model);  // the weights may be the cause
   log_warning("step {}: loss {}, gradient norm {}: not finite; the update is skipped ({} in a row)", state.step,
               result.loss, result.grad_norm, state.nonfinite_in_row);
   if (state.nonfinite_in_row < most) return;

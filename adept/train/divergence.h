@@ -1,4 +1,4 @@
-// A training that diverged: found before anything of it is saved or measured.
+// Detects divergence before anything is saved or measured.
 #pragma once
 
 #include <cstdint>
@@ -15,28 +15,28 @@
 
 namespace adept::train {
 
-/// What of a trained model is not finite, for a message: a tensor, its moments, or, with a batch whose loss was finite
-/// before the last update, activations (their sum of squares in fp32) or loss; empty if all is. One pass over what
-/// trains and, with `batch`, a forward pass.
+/// Names the first non-finite part of a trained model: a tensor, its moments, or (given a batch whose loss was finite
+/// before the last update) activations (their sum of squares in fp32) or the loss; empty if all are finite. Takes one
+/// pass over trained tensors and, with `batch`, a forward pass.
 std::string find_nonfinite(const optim::AdamW& optimizer, const model::FrozenPrefix& model, const model::Batch* batch);
 
 /// Watches one training.
 class DivergenceCheck {
  public:
-  /// At the peak rate `learning_rate`, with checkpoints in run_dir.
+  /// `learning_rate` is the peak rate; run_dir contains the checkpoints.
   DivergenceCheck(double learning_rate, std::filesystem::path run_dir)
       : learning_rate_(learning_rate), run_dir_(std::move(run_dir)) {}
 
-  /// Counts an update that was skipped in `state`. Throws NonFiniteError for the `most`-th in a row, and for the first
-  /// where the weights are the reason.
+  /// Counts skipped updates in `state`. Throws NonFiniteError for the `most`-th in a row, and for the first one if the
+  /// weights are the cause.
   void after_step(TrainerState& state, const StepResult& result, const model::Batch& batch, std::int64_t most,
                   const optim::AdamW& optimizer, const model::FrozenPrefix& model);
 
-  /// Before something is saved or measured: find_nonfinite with the last batch whose loss was finite. Throws
+  /// Call before saving or measuring: runs find_nonfinite with the last batch whose loss was finite. Throws
   /// NonFiniteError.
   void require_finite(std::int64_t step, const optim::AdamW& optimizer, const model::FrozenPrefix& model) const;
 
-  /// The error: `what` is not finite after `step` steps. It names the last state before and says what to do.
+  /// The error: `what` is not finite after `step` steps. It names the last state before that and says what to do.
   NonFiniteError diverged(const std::string& what, std::int64_t step) const;
 
  private:

@@ -27,15 +27,15 @@
 namespace adept::train {
 namespace {
 
-// Of what was learnt, as root mean squares.
+// Share of the trained change, as root mean squares.
 constexpr double kMuchRounding = 0.1;
 
-// What training made of the tensors of the files, by their names there.
+// Trained values of the tensors, by their names in the files.
 class TrainedValues {
  public:
   explicit TrainedValues(const TrainedModel& model) : model_(model) {
     for (const optim::Parameter& p : model.trainable.parameters()) masters_[p.name] = p.master;
-    // A file may hold a tied head too.
+    // A file may also contain a tied head.
     if (const auto table = masters_.find("model.embed_tokens.weight");
         table != masters_.end() && model.decoder.config().tie_word_embeddings)
       masters_["lm_head.weight"] = table->second;
@@ -65,7 +65,7 @@ class TrainedValues {
   std::map<std::string, at::Tensor> masters_;
 };
 
-// What rounding to the types of the exported model changes, and takes from what was learnt.
+// Measures how rounding to the export dtypes changes values, and how much of the trained change it loses.
 class Rounding {
  public:
   // `before` is null for a tensor that was not trained.
@@ -86,7 +86,7 @@ class Rounding {
     }
   }
   double share() const { return learnt_ > 0 ? std::sqrt(rounded_ / learnt_) : 0; }
-  // Empty where nothing was rounded.
+  // Empty if nothing was rounded.
   std::string describe() const {
     if (changed_ == 0) return {};
     return fmt::format("export rounds to {}: {:.1f} % of {} values change, by at most {:.2g} % ({})",
@@ -103,7 +103,7 @@ class Rounding {
   std::set<std::string_view> types_;
 };
 
-// The tensors of the files in the types in which they are to be written.
+// The tensors of the files, with their export dtypes.
 std::vector<io::TensorView> exported_views(const TrainedModel& model) {
   const config::ExportDType wanted = model.config.export_dtype;
   std::vector<io::TensorView> views;
@@ -115,7 +115,7 @@ std::vector<io::TensorView> exported_views(const TrainedModel& model) {
   return views;
 }
 
-// Of the parameters; files may hold more, such as rotary frequencies.
+// Dtypes of the parameters; files may contain more tensors, such as rotary frequencies.
 std::set<DType> parameter_types(const TrainedModel& model, const std::vector<io::TensorView>& views) {
   model::Weights slots;
   std::set<std::string> names;
@@ -126,8 +126,8 @@ std::set<DType> parameter_types(const TrainedModel& model, const std::vector<io:
   return types;
 }
 
-// config.json with the type that holds every parameter exactly: transformers loads the model in it, and would round in
-// silence to a narrower one.
+// config.json with the dtype that represents every parameter exactly: transformers loads the model in this dtype and
+// would silently round to a narrower one.
 Json exported_config(const TrainedModel& model, const std::vector<io::TensorView>& views) {
   const std::set<DType> types = parameter_types(model, views);
   const DType type = types.size() == 1 ? *types.begin() : DType::kF32;
@@ -136,7 +136,7 @@ Json exported_config(const TrainedModel& model, const std::vector<io::TensorView
   const bool is_named = json.contains("torch_dtype") || json.contains("dtype");
   for (const char* key : {"torch_dtype", "dtype"})
     if (json.contains(key)) json[key] = name;
-  // Without a name transformers takes the type of some tensor, which is right where they all have the same.
+  // Without this key, transformers uses the dtype of one tensor, which is right only if all are equal.
   const bool is_chosen = model.config.export_dtype != config::ExportDType::kAuto;
   if (!is_named && (types.size() > 1 || is_chosen)) json["torch_dtype"] = name;
   return json;
@@ -148,7 +148,7 @@ void export_trained(const TrainedModel& model, const std::filesystem::path& out_
   const TrainedValues trained(model);
   const std::vector<io::TensorView> views = exported_views(model);
   Rounding rounding;
-  at::Tensor exported;  // one at a time: with every parameter trained they would be a second model
+  at::Tensor exported;  // one at a time: otherwise they could take as much memory as the model
   const auto read = [&](const io::TensorView& view) -> std::span<const std::byte> {
     const bool is_trained = trained.contains(view.name);
     const io::TensorView& stored = model.files.at(view.name);

@@ -1,4 +1,4 @@
-// From a training to the model directory that is its result.
+// Exports a trained model to a model directory.
 #pragma once
 
 #include <cstdint>
@@ -14,27 +14,27 @@
 
 namespace adept::train {
 
-/// Field of method::kTrainingRecord: where the training was in its data.
+/// Field of method::kTrainingRecord: the training's position in its data.
 inline constexpr char kDataPosition[] = "data";
 
-/// A model as training left it, and what it started from.
+/// A trained model and its starting point.
 struct TrainedModel {
   const config::RunConfig& config;
-  const std::filesystem::path& model_dir;  ///< that training started from
+  const std::filesystem::path& model_dir;  ///< from which training started
   const io::ModelIdentity& trained_from;   ///< of model_dir
   const io::WeightFiles& files;            ///< of model_dir
   const model::Decoder& decoder;
   const Trainable& trainable;
   const std::optional<method::Expansion>& expansion;
-  std::int64_t steps = 0;  ///< that were completed
-  Json data;               ///< data::TrainLoader::state(), for a training that goes on with the data
+  std::int64_t steps = 0;  ///< completed
+  Json data;               ///< data::TrainLoader::state(), for a training that continues with the data
 };
 
-/// Writes a Hugging Face directory in the place of `out_dir`. With export_dtype auto tensors that were not trained keep
-/// their bytes and trained ones (LoRA's adapters merged into their projections) their element type in the files; with
-/// fp32 or bf16 every tensor has that type. config.json names the type that holds all of them exactly. A line says what
-/// rounding changed, a warning where it takes much of what was learnt. Beside it go method::kTrainingRecord and, of an
-/// expanded model, the manifest. Throws DataError where it cannot be written, or a value is beyond its type's range.
+/// Writes a Hugging Face directory to `out_dir`, replacing it. With export_dtype auto, untrained tensors keep their
+/// bytes and trained ones (with LoRA adapters merged) keep the dtype of the files; with fp32 or bf16, every tensor has
+/// that dtype. config.json names the dtype that represents all of them exactly. Logs the effect of rounding, and warns
+/// if it loses much of the trained change. Adds method::kTrainingRecord and, for an expanded model, the manifest.
+/// Throws DataError if writing fails or a value is out of range of its dtype.
 void export_trained(const TrainedModel& model, const std::filesystem::path& out_dir);
 
 }  // namespace adept::train

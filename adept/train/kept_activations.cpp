@@ -15,7 +15,7 @@ namespace {
 
 constexpr const char* kActivationCacheFile = "activations.cache";
 
-// Fewer save less than they cost: the first batch of each shape is computed twice.
+// Fewer uses save less than they cost, because the first batch of each shape is computed twice.
 constexpr std::int64_t kFewestUpdates = 4, kFewestEvaluations = 3;
 
 }  // namespace
@@ -47,7 +47,7 @@ void KeptActivations::open(std::int64_t step) {
   try {
     cache_ = std::make_unique<model::ActivationCache>(path, budget, source);
     log_info("activation cache: {}, limit {}", path.string(), data::format_bytes(budget));
-  } catch (const DataError& error) {  // nothing depends on it
+  } catch (const DataError& error) {  // the cache is optional
     log_warning("{}; training continues without the activation cache", error.what());
     drop();
   }
@@ -82,7 +82,7 @@ bool KeptActivations::comes_again(const data::Sequence& sequence) const {
   return inputs_.loader.repeats_within(sequence.source, inputs_.total_sequences);
 }
 
-// Of one epoch of the sources that come again.
+// Bytes for one epoch of the sources that repeat.
 std::int64_t KeptActivations::bytes_of_training_text() const {
   const data::TrainLoader& loader = inputs_.loader;
   std::int64_t sequences = 0;

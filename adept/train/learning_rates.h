@@ -23,20 +23,20 @@ class LearningRates {
                 std::vector<method::Unit> units)
       : config_(config), expansion_(expansion), units_(std::move(units)) {}
 
-  /// The schedule is that of a training of so many steps.
+  /// Sets the length of the schedule, in steps.
   void plan(std::int64_t total_steps);
 
-  /// w_u before the first update: 1, and unit_lr.factors. Throws ConfigError as apply_factors does.
+  /// w_u before the first update: 1 times unit_lr.factors. Throws like apply_factors.
   method::UnitValues first_weights() const;
 
-  /// Whether w_u is to be measured after this step.
+  /// Whether an update of w_u is due after this step.
   bool is_update_due(const TrainerState& state) const;
   /// Measures importance on general text and sets unit_importance and unit_lr_weights of `state`. Throws
   /// NonFiniteError.
   void update(TrainerState& state, const model::FrozenPrefix& model,
               const std::vector<method::ProbeBatch>& general) const;
 
-  /// peak * schedule(step), of the step that comes after so many.
+  /// peak * schedule(step), for the step after `step` completed ones.
   double at(std::int64_t step) const { return config_.train.learning_rate * schedule_.factor(step); }
   optim::ParameterRates of_units(const TrainerState& state) const;
 

@@ -40,14 +40,14 @@ double rate_now(at::ScalarType dtype, at::Device device) {
   const at::NoGradGuard no_grad;
   const std::int64_t n = device.is_cpu() ? 2048 : 8192;
   const auto options = at::TensorOptions(dtype).device(device);
-  // Numbers as they come, which cost a GPU more power than constants; the generator that training draws from stays.
+  // Random numbers, which cost a GPU more power than constants; does not use the generator of training.
   const at::Generator generator = at::detail::createCPUGenerator(1);
   const at::Tensor a = at::randn({n, n}, generator, at::kFloat).to(options);
   at::Tensor b = a.t().contiguous(), c = at::empty({n, n}, options);
   const auto once = [&] {
     const auto start = std::chrono::steady_clock::now();
     nn::matmul_out(c, a, b);
-    c.select(0, 0).select(0, 0).item();  // a device is waited for
+    c.select(0, 0).select(0, 0).item();  // wait for the device
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
   once();

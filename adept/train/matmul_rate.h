@@ -1,4 +1,4 @@
-// How fast this machine multiplies matrices: the "light" of the share SOL that a training line shows.
+// The rate of matrix products on this machine: the speed of light (SOL) to which training lines refer.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,15 +10,15 @@
 namespace adept::train {
 
 /// Floating point operations per second of a large matrix product on `device` with the threads of this process: the
-/// highest that was ever seen, as other work on the machine only makes a product slower. `file` keeps it. It is
-/// measured where the file does not know it, and again an hour after the last time, so that what was measured in a busy
-/// moment does not stay. A file that cannot be read or written is left alone.
+/// highest rate ever measured, because other load only makes a product slower. `file` stores it. It is measured if the
+/// file lacks it, and again an hour after the last measurement, so a low value from a busy moment does not last. A file
+/// that cannot be read or written is ignored.
 double matmul_rate(at::ScalarType dtype, at::Device device, const std::filesystem::path& file);
 
 /// Measures now, for half a second to three, and returns the highest rate, as above.
 double measure_matmul_rate(at::ScalarType dtype, at::Device device, const std::filesystem::path& file);
 
-/// Keeps a higher rate in `file` for later runs; what is there and higher stays.
+/// Stores a rate in `file` for later runs, unless the stored rate is higher.
 void keep_matmul_rate(double rate, at::ScalarType dtype, at::Device device, const std::filesystem::path& file);
 
 /// matmul_rates.json in $XDG_CACHE_HOME/adept, or ~/.cache/adept.

@@ -76,7 +76,7 @@ MemoryUse step_memory(MemoryUse resident, const StepResult& step, std::int64_t n
   MemoryUse memory = resident;
   memory.activations = step.activation_bytes;
   memory.gradients = step.gradient_bytes;
-  // The first micro-batch has its activations before there are gradients, the others beside them.
+  // The activations of the first micro-batch exist before the gradients, those of the others at the same time.
   const std::int64_t known =
       num_micro_batches > 1 ? memory.activations + memory.gradients : std::max(memory.activations, memory.gradients);
   memory.work_space = std::max<std::int64_t>(0, step_bytes - known);

@@ -1,4 +1,4 @@
-// Where the memory of a training step is.
+// Memory use of a training step.
 #pragma once
 
 #include <cstdint>
@@ -14,32 +14,31 @@ namespace adept::train {
 
 /// Bytes of tensors on the decoder's device, each counted once, and of the activation cache.
 struct MemoryUse {
-  std::int64_t weights = 0;      ///< what the forward pass reads, apart from masters
-  std::int64_t masters = 0;      ///< fp32 weights of what trains; the forward pass reads these
+  std::int64_t weights = 0;      ///< weights that the forward pass reads, except masters
+  std::int64_t masters = 0;      ///< fp32 weights of trained tensors, which the forward pass reads
   std::int64_t moments = 0;      ///< the optimizer's
-  std::int64_t activations = 0;  ///< the most that the graph of a micro-batch kept for its backward pass
-  /// fp32, of what trains; a trained head's is made with the loss and counts above as well
+  std::int64_t activations = 0;  ///< maximum kept by the graph of a micro-batch for its backward pass
+  /// fp32, of trained tensors; a trained head's is created with the loss and also counts as an activation
   std::int64_t gradients = 0;
-  std::int64_t work_space = 0;  ///< what the peak has beyond these: a chunk's logits, results on their way
-  std::int64_t cache = 0;       ///< the activation cache: a file on the disk, of which nothing stays in memory
-  /// the most at once, without the cache; less than the sum where gradients come as activations go
+  std::int64_t work_space = 0;  ///< the rest of the peak: a chunk's logits, intermediate results
+  std::int64_t cache = 0;       ///< the activation cache: a file on disk, not in memory
+  /// the peak, without the cache; less than the sum if gradients replace activations
   std::int64_t peak = 0;
 };
 Json to_json(const MemoryUse& memory);
 
-/// "2.1 GB at most; weights 538.1 MB, masters 56.7 MB, ...": what there is; "at most" of a step.
+/// "2.1 GB; weights 538.1 MB, masters 56.7 MB, ...": the peak and its non-empty parts.
 std::string describe(const MemoryUse& memory);
 
-/// What is there between steps: no activations, no gradients, no work space.
+/// Memory between steps: no activations, gradients or work space.
 MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& trainable, const optim::AdamW& optimizer);
 
-/// The memory that a step takes beside what is there before it. The kernels' own, which stays as large as it ever was,
-/// is the step's.
+/// The memory that a step adds to the memory before it. Kernel buffers, which never shrink, count as the step's.
 class StepBytes {
  public:
-  /// The step begins. One at a time: it resets the peak of the device.
+  /// Starts a step. Only one at a time: it resets the peak of the device.
   explicit StepBytes(at::Device device);
-  /// The most at once, so far.
+  /// The peak so far.
   std::int64_t most() const;
 
  private:
@@ -47,7 +46,7 @@ class StepBytes {
   std::int64_t before_;
 };
 
-/// `resident` and a step of so many micro-batches, which at its peak had `step_bytes` beside it.
+/// `resident` plus a step with this many micro-batches that added `step_bytes` at its peak.
 MemoryUse step_memory(MemoryUse resident, const StepResult& step, std::int64_t num_micro_batches,
                       std::int64_t step_bytes);
 

@@ -32,7 +32,7 @@ std::vector<TrainedTensor> tensors_of_model(model::Decoder& decoder, const io::W
   return tensors;
 }
 
-// As peft starts it: kaiming_uniform with a = sqrt(5), which is uniform in +-1/sqrt(columns).
+// Initialized as in peft: kaiming_uniform with a = sqrt(5), which is uniform in +-1/sqrt(columns).
 at::Tensor uniform_start(std::int64_t rows, std::int64_t columns, std::uint64_t seed, std::uint64_t& counter) {
   at::Tensor tensor = at::empty({rows, columns}, at::kFloat);
   const double bound = 1.0 / std::sqrt(static_cast<double>(columns));
@@ -62,7 +62,7 @@ std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::
   return tensors;
 }
 
-// Every name that a unit of this training can have; which layers get copies may not be known yet.
+// All possible unit names of this training; the copied layers may not be known yet.
 std::vector<std::string> possible_units(const config::RunConfig& config, const model::ModelConfig& model) {
   std::vector<std::string> names;
   if (config.method == config::Method::kLora) {
@@ -81,7 +81,7 @@ std::vector<std::string> possible_units(const config::RunConfig& config, const m
       if (p.layer >= first) names.push_back(p.name);
     return names;
   }
-  // A copy of layer l stands behind it, and behind as many copies of those before as there may be.
+  // The index of a copy of layer l depends on the number of copies of the layers before it.
   slots.layers = model.layers;
   for (std::int64_t index = 1; index < model.num_hidden_layers * (1 + config.expand.copies); ++index)
     for (model::Parameter& p : model::layer_parameters(slots, std::min(index, model.num_hidden_layers) - 1)) {

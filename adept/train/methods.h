@@ -1,4 +1,4 @@
-// What each method trains: ADEPT, and what a user would otherwise take, in the same engine.
+// The tensors that each method trains: ADEPT and its alternatives, in the same engine.
 //
 //   adept, llama_pro   the identity copies of an expanded model (LLaMA-Pro: arXiv 2401.02415)
 //   full, replay       every parameter
@@ -19,14 +19,14 @@
 
 namespace adept::train {
 
-/// The tensors that the configuration's method trains. Starts come from `files` in full precision. LoRA's adapters are
-/// put into the decoder: B is 0, A uniform in +-1/sqrt(D) by the seed, as in peft. `expansion` is for the methods that
-/// expand. Throws ConfigError for more layers than there are.
+/// The tensors that the configuration's method trains. Initial values come from `files` in full precision. LoRA
+/// adapters are added to the decoder: B is 0, A uniform in +-1/sqrt(D) by the seed, as in peft. `expansion` is for the
+/// methods that expand. Throws ConfigError for more layers than there are.
 std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, model::Decoder& decoder,
                                            const std::optional<method::Expansion>& expansion,
                                            const io::WeightFiles& files);
 
-/// The expanded layers' tensors: the units, which partition what is trained.
+/// The tensors of the copies.
 std::vector<TrainedTensor> expanded_tensors(model::Decoder& decoder, const method::Expansion& expansion,
                                             const io::WeightFiles& files);
 
@@ -35,7 +35,7 @@ std::vector<method::Unit> training_units(const config::RunConfig& config,
                                          const std::optional<method::Expansion>& expansion,
                                          const model::Decoder& decoder, const Trainable& trainable);
 
-/// Throws ConfigError where the model cannot be trained as configured: before anything is loaded.
+/// Throws ConfigError if the model cannot be trained as configured. Call before anything is loaded.
 void check_method(const config::RunConfig& config, const model::ModelConfig& model, const std::string& where);
 
 }  // namespace adept::train

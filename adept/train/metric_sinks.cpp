@@ -18,7 +18,7 @@ struct SinkKind {
   std::unique_ptr<MetricSink> (*make)(const SessionStart&);
 };
 
-// What train.report_to can name.
+// Sinks that train.report_to can select.
 constexpr SinkKind kSinks[] = {
     {"tensorboard",
      [](const SessionStart& start) -> std::unique_ptr<MetricSink> {
@@ -53,7 +53,7 @@ void check_metric_sinks(const std::vector<std::string>& names) {
 }
 
 ConsoleSink::ConsoleSink(std::int64_t step, std::int64_t total_steps)
-    // Steps only: the time of probes and evaluations between them would blur the rate.
+    // Counts only steps: including the time of probes and evaluations would distort the rate.
     : progress_("train", total_steps, Progress::Options{.unit = "steps", .rate_unit = "", .start = step}) {}
 
 void ConsoleSink::log(const Json& values, std::int64_t step) {

@@ -1,5 +1,5 @@
-// Where the metrics of a training go. trainer_log.jsonl and the console are always there; others are chosen by
-// train.report_to. To add one: a class and a row of the table in metric_sinks.cpp.
+// Sinks for the metrics of a training. trainer_log.jsonl and the console are always active; train.report_to selects
+// others. To add one, write a class and add a row to the table in metric_sinks.cpp.
 #pragma once
 
 #include <cstdint>
@@ -20,34 +20,33 @@ class MetricSink {
   MetricSink& operator=(const MetricSink&) = delete;
   virtual ~MetricSink() = default;
 
-  /// `values` by name, as they are after `step` completed steps: numbers, strings, and objects of numbers; null is a
-  /// value that was not measured. Those of an evaluation are called eval_..., and come in a call of their own. Throws
-  /// DataError where they cannot be written.
+  /// Logs `values` by name after `step` completed steps: numbers, strings and objects of numbers; null for values that
+  /// were not measured. Values of an evaluation are named eval_... and arrive in a separate call. Throws DataError if
+  /// writing fails.
   virtual void log(const Json& values, std::int64_t step) = 0;
 };
 
-/// Where a session of a training begins. What an earlier session logged of later steps is done again: a sink takes it
-/// back.
+/// The start of a training session. It repeats later steps that an earlier session logged, so sinks must drop these.
 struct SessionStart {
   std::filesystem::path run_dir;
-  std::int64_t step = 0;            ///< completed steps; 0: what is there is of another training
-  bool evaluates_at_start = false;  ///< the evaluation after `step` is still to be made, or made again
+  std::int64_t step = 0;            ///< completed steps; 0: existing files belong to another training
+  bool evaluates_at_start = false;  ///< the evaluation after `step` is pending or will be repeated
 };
 
 /// trainer_log.jsonl, and the sinks with these names.
 std::vector<std::unique_ptr<MetricSink>> make_metric_sinks(const std::vector<std::string>& names,
                                                            const SessionStart& start);
 
-/// Throws ConfigError, which names the key train.report_to, for a name that make_metric_sinks does not know.
+/// Throws ConfigError, with the key train.report_to, for names that make_metric_sinks does not know.
 void check_metric_sinks(const std::vector<std::string>& names);
 
-/// The line of a training on the console. It wants the values of every step: loss, grad_norm, lr, throughput and
+/// The progress line of a training. It requires the values of every step: loss, grad_norm, lr, throughput and
 /// speed_of_light.
 class ConsoleSink final : public MetricSink {
  public:
   ConsoleSink(std::int64_t step, std::int64_t total_steps);
   void log(const Json& values, std::int64_t step) override;
-  /// Prints the last line. `loss` is that of the last line of the log.
+  /// Prints the last line. `loss` is the last logged loss.
   void finish(double loss);
 
  private:

@@ -1,15 +1,15 @@
-// Choices of the training step, as the configuration says them.
+// Options of the training step.
 #pragma once
 
 #include "adept/core/choices.h"
 
 namespace adept::train {
 
-/// What the backward pass computes again instead of keeping it.
+/// Activations that the backward pass recomputes instead of keeping.
 enum class ActivationCheckpointing {
   kNone,
   kSelective,  ///< the feed-forward of each layer
-  kFull,       ///< whole layers; of the lowest trained one the feed-forward
+  kFull,       ///< whole layers; in the lowest trained layer, only the feed-forward
 };
 
 }  // namespace adept::train

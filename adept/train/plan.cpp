@@ -50,7 +50,7 @@ Json deciding_config(const config::RunConfig& c) {
   Json json = config::deciding(c, config::decides::kTraining);
   json["dtype"] = to_string(c.compute.decided_dtype());
   Json& train = json["train"];
-  for (const char* key : {"batch_size", "grad_accum"}) train.erase(key);  // of which the product decides
+  for (const char* key : {"batch_size", "grad_accum"}) train.erase(key);  // only their product matters
   train["batch_size x grad_accum"] = c.train.batch_size * c.train.grad_accum;
   if (c.method != config::Method::kLora) json.erase("lora");
   if (c.method != config::Method::kTopKLayers) json.erase("top_k_layers");
@@ -64,7 +64,7 @@ void check_same_training(const std::filesystem::path& run_dir, const config::Run
   Json before = newest->config;
   const Json now = deciding_config(config);
   for (const auto& [key, value] : newest->config.items())
-    if (!now.contains(key)) before.erase(key);  // what only the trainer knows; it compares that too
+    if (!now.contains(key)) before.erase(key);  // known only to the trainer, which compares it too
   Json before_model = Json::object(), now_model = Json::object();
   if (model) {
     before_model["model"] = io::to_json(newest->model);

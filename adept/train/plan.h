@@ -1,5 +1,4 @@
-// What a configuration makes of a training before its first step: its length, its rates, and the keys that decide its
-// result.
+// The plan of a training before its first step: its length, its schedule, and the keys that decide its result.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +13,13 @@
 
 namespace adept::train {
 
-/// Warm-up and decay that are shares are those of `total_steps`.
+/// Fractional warm-up and decay refer to `total_steps`.
 optim::Schedule make_schedule(const config::TrainConfig& config, std::int64_t total_steps);
 
-/// Where a training begins in its data: elsewhere than at the start with train.continue_data.
+/// The position in the data at which a training begins; not the start with train.continue_data.
 struct TrainingStart {
-  double epochs = 0;           ///< of the first source, that were read before its first step
-  std::int64_t sequences = 0;  ///< of all sources, likewise
+  double epochs = 0;           ///< of the first source, read before the first step
+  std::int64_t sequences = 0;  ///< of all sources, read before the first step
 };
 
 inline TrainingStart start_of(const data::TrainLoader& loader) {
@@ -28,22 +27,21 @@ inline TrainingStart start_of(const data::TrainLoader& loader) {
 }
 
 struct TrainingLength {
-  std::int64_t sequences = 0;  ///< that the loader has given at the end; the last step may take fewer than the others
+  std::int64_t sequences = 0;  ///< provided by the loader in total; the last step may use fewer than the others
   std::int64_t steps = 0;      ///< of the whole run
 };
 
-/// The length of a run that has made `done` steps and whose loader is where they left it. A run that is resumed may be
-/// longer or shorter than it was to be. Throws ConfigError where it has made more steps, or read more, already.
+/// The length of a run after `done` steps, with its loader at the corresponding position. A resumed run may have
+/// another length than planned. Throws ConfigError if the run has already made more steps, or read more data.
 TrainingLength training_length(const config::TrainConfig& config, const data::TrainLoader& loader,
                                const TrainingStart& start, std::int64_t done);
 
-/// The keys that decide the weights after a step (config::decides::kTraining), for RunIdentity::config. Of the
-/// micro-batch and their number in a step it has the product, and of the method's own section none but that of the
-/// method.
+/// The keys that decide the weights after a step (config::decides::kTraining), for RunIdentity::config. Contains the
+/// product of batch_size and grad_accum instead of both, and no sections of other methods.
 Json deciding_config(const config::RunConfig& config);
 
-/// Asked before anything in run_dir changes. Throws ConfigError if its newest checkpoint was made with other keys that
-/// decide the result, from another model (where `model` is known), or has more steps than there are to be.
+/// Call before anything in run_dir changes. Throws ConfigError if its newest checkpoint has other values of the
+/// deciding keys, belongs to another model (if `model` is known), or has more steps than configured.
 void check_same_training(const std::filesystem::path& run_dir, const config::RunConfig& config,
                          const std::optional<io::ModelIdentity>& model);
 

@@ -1,4 +1,4 @@
-// What a checkpoint holds of a training: the only things that a resumed run goes on with.
+// The state of a training that a checkpoint contains: everything that a resumed run needs.
 #pragma once
 
 #include <cstdint>
@@ -14,30 +14,30 @@ namespace adept::train {
 
 class RunState {
  public:
-  /// A training in `run_dir`, which exists, before its first step.
+  /// A training in `run_dir` (which exists), before its first step.
   RunState(std::filesystem::path run_dir, RunIdentity identity, data::TrainLoader data, optim::AdamW adamw)
       : loader(std::move(data)),
         optimizer(std::move(adamw)),
         run_dir_(std::move(run_dir)),
         identity_(std::move(identity)) {}
 
-  TrainerState counts;  ///< its `loader` is that of the last checkpoint
+  TrainerState counts;  ///< its `loader` is from the last checkpoint
   data::TrainLoader loader;
   optim::AdamW optimizer;  ///< with the masters and moments
 
   const std::filesystem::path& run_dir() const { return run_dir_; }
   const RunIdentity& identity() const { return identity_; }
 
-  /// Goes on from the newest whole checkpoint, if there is one; throws as load_newest_checkpoint does.
+  /// Continues from the newest intact checkpoint, if there is one; throws like load_newest_checkpoint.
   void restore(Trainable& trainable);
 
-  /// Writes a checkpoint, and removes older ones beyond `total_limit`; while updates are skipped none is removed.
-  /// Throws DataError.
+  /// Writes a checkpoint, and removes older ones beyond `total_limit`; removes none while updates are skipped. Throws
+  /// DataError.
   void save(std::int64_t total_limit);
 
-  /// Whether the newest checkpoint holds what the state is now.
+  /// Whether the newest checkpoint equals the current state.
   bool is_saved() const { return saved_step_ == counts.step; }
-  /// To be told of a change that is no step.
+  /// Call after a change that is not a step.
   void changed() { saved_step_ = -1; }
 
  private:

@@ -23,7 +23,7 @@ at::Tensor through_layers(const model::Decoder& decoder, at::Tensor h, std::int6
   return h;
 }
 
-// Loss of a micro-batch, (), with the graph of what trains.
+// Loss of a micro-batch, (), with the graph of trained tensors.
 at::Tensor loss_of(const model::FrozenPrefix& model, const Trainable& trainable, const model::Batch& batch,
                    ActivationCheckpointing checkpointing) {
   const model::Decoder& decoder = model.decoder();
@@ -54,7 +54,7 @@ StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& traina
   const auto total = static_cast<double>(result.num_targets);
   trainable.drop_gradients();
   for (const model::Batch& batch : micro_batches) {
-    const auto bytes_kept = [&] {  // the kernels' own memory is not the graph's
+    const auto bytes_kept = [&] {  // kernel buffers do not belong to the graph
       return nn::tensor_memory(model.decoder().device()).in_use - nn::thread_workspace_bytes();
     };
     const std::int64_t before = bytes_kept();
@@ -75,7 +75,7 @@ StepResult train_step(const model::FrozenPrefix& model, Trainable& trainable, op
                       std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
                       double max_grad_norm, ActivationCheckpointing checkpointing) {
   const auto has_targets = [](const model::Batch& batch) { return batch.num_targets > 0; };
-  if (std::none_of(micro_batches.begin(), micro_batches.end(), has_targets)) return {};  // parts of one token each
+  if (std::none_of(micro_batches.begin(), micro_batches.end(), has_targets)) return {};  // documents of one token each
   const StepResult result = compute_gradients(model, trainable, micro_batches, checkpointing);
   if (result.finite) {
     optimizer.step(trainable.gradients(), learning_rates, optim::clip_factor(result.grad_norm, max_grad_norm));

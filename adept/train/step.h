@@ -20,24 +20,24 @@ struct StepResult {
   double loss = 0;                    ///< nats per predicted token of the whole global batch
   double grad_norm = 0;               ///< before clipping
   std::int64_t num_targets = 0;       ///< predicted tokens
-  bool finite = true;                 ///< false: loss or gradient was not, and nothing was changed
-  std::int64_t activation_bytes = 0;  ///< the most that the graph of a micro-batch kept for its backward pass
-  std::int64_t gradient_bytes = 0;    ///< of the gradients at the end
+  bool finite = true;                 ///< false: loss or gradient was not finite, and nothing changed
+  std::int64_t activation_bytes = 0;  ///< maximum kept by the graph of a micro-batch for its backward pass
+  std::int64_t gradient_bytes = 0;    ///< size of the gradients at the end
 };
 
-/// Batches of `batch_size` sequences, the last of them of what is left, on `device`.
+/// Batches of `batch_size` sequences on `device`; the last one may be smaller.
 std::vector<model::Batch> to_micro_batches(std::span<const data::Sequence> sequences, std::int64_t batch_size,
                                            at::Device device);
 
-/// Mean loss of all micro-batches together and its gradient, left in trainable.gradients(): every predicted token
-/// weighs the same, whichever micro-batch it is in. No graph is built below the lowest trained layer, whose input comes
-/// from `model`. What is checkpointed is computed again in the backward pass, with the same result bit for bit.
+/// Mean loss of all micro-batches together and its gradient, left in trainable.gradients(): every predicted token has
+/// the same weight, whatever its micro-batch. No graph is built below the lowest trained layer, whose input comes from
+/// `model`. Checkpointed activations are recomputed in the backward pass, with the same result bit for bit.
 StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& trainable,
                              std::span<const model::Batch> micro_batches,
                              ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone);
 
-/// compute_gradients, then one optimizer step with the given rates (by parameter name); the gradients are dropped. A
-/// step whose loss or gradient is not finite, or that has no token to predict, changes no parameter and no moment.
+/// compute_gradients, then one optimizer step with the given rates (by parameter name); then drops the gradients. A
+/// step with a non-finite loss or gradient, or without a token to predict, changes no parameter and no moment.
 StepResult train_step(const model::FrozenPrefix& model, Trainable& trainable, optim::AdamW& optimizer,
                       std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
                       double max_grad_norm, ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone);

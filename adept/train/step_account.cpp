@@ -39,7 +39,7 @@ void StepAccount::end(const StepResult& result, std::span<const data::Sequence> 
 
 void StepAccount::measure_speed(std::span<const data::Sequence> sequences, std::span<const model::Batch> micro_batches,
                                 std::int64_t cached, double seconds, TrainerState& state) {
-  std::int64_t positions = 0;  // padding is read and computed too
+  std::int64_t positions = 0;  // padding is also computed
   for (const model::Batch& batch : micro_batches) positions += batch.num_positions();
   const double computed = 1 - static_cast<double>(cached) / static_cast<double>(positions);
   std::int64_t tokens = 0;

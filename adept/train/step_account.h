@@ -1,4 +1,4 @@
-// What the steps of a session cost: time, beside the speed of light, and memory.
+// Accounts for the time (relative to the speed of light) and memory of a session's steps.
 #pragma once
 
 #include <cstdint>
@@ -18,19 +18,19 @@ namespace adept::train {
 
 class StepAccount {
  public:
-  /// What is referred to must outlive it. Measures how fast this machine multiplies, where that is not known yet.
+  /// Referenced objects must outlive it. Measures the rate of matrix products if it is unknown.
   StepAccount(const model::Decoder& decoder, const Trainable& trainable, const optim::AdamW& optimizer);
 
-  /// A step begins. One at a time.
+  /// Starts a step. Only one at a time.
   void begin();
-  /// It ended: counts its time, tokens and operations in `state`. It read `cached` positions from the activation cache,
-  /// whose file has `cache_bytes` now. After the first step of the session the memory is logged.
+  /// Ends the step: adds its time, tokens and operations to `state`. `cached`: positions read from the activation
+  /// cache; `cache_bytes`: size of its file. Logs the memory after the first step of the session.
   void end(const StepResult& result, std::span<const data::Sequence> sequences,
            std::span<const model::Batch> micro_batches, std::int64_t cached, std::int64_t cache_bytes,
            TrainerState& state);
 
   const StepMeter& meter() const { return meter_; }
-  /// Of the step that needed most; all zero before the first.
+  /// Memory of the step with the highest peak; zero before the first.
   const MemoryUse& memory() const { return memory_; }
   /// Before a step.
   MemoryUse resident() const { return resident_memory(decoder_, trainable_, optimizer_); }
@@ -43,7 +43,7 @@ class StepAccount {
   const Trainable& trainable_;
   const optim::AdamW& optimizer_;
   StepMeter meter_;
-  bool rate_was_checked_ = false;  // measured again, as a step came close to it
+  bool rate_was_checked_ = false;  // measured again, because a step came close to it
   MemoryUse memory_;
   double began_ = 0;  // seconds
   std::optional<StepBytes> bytes_;

@@ -1,4 +1,4 @@
-// How fast the steps of a session are.
+// The speed of a session's steps.
 #pragma once
 
 #include <algorithm>
@@ -7,20 +7,20 @@
 
 namespace adept::train {
 
-/// Its figures are of the last steps, at most kWindow: a later epoch, whose frozen layers come from the activation
-/// cache, shows its own speed.
+/// Covers the last kWindow steps, so a later epoch, which reads frozen layers from the activation cache, shows its own
+/// speed.
 class StepMeter {
  public:
   static constexpr std::size_t kWindow = 20;
 
-  /// From this share of the speed of light on the rate is doubtful: the rest of a step takes time as well.
+  /// Above this share of the speed of light, the measured rate is doubtful, because the rest of a step takes time too.
   static constexpr double kDoubtful = 0.9;
 
-  /// `matmul_rate`: floating point operations per second that this machine can do, see train::matmul_rate.
+  /// `matmul_rate`: floating point operations per second of this machine, see train::matmul_rate.
   explicit StepMeter(double matmul_rate) : matmul_rate_(matmul_rate) {}
 
-  /// One step: its time, its tokens, and the operations that it could not do without. A step that is faster than the
-  /// machine shows that its rate was measured in a slow moment: it is raised.
+  /// Adds a step: its time, tokens and necessary operations. A step faster than the rate shows that the rate was
+  /// measured under load, and raises it.
   void add(double seconds, std::int64_t tokens, double flops) {
     raise_rate(flops / seconds);
     steps_.push_back({seconds, flops, tokens});

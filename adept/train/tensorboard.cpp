@@ -25,10 +25,10 @@ namespace fs = std::filesystem;
 // TensorBoard reads a folder's files in the order of their names.
 constexpr std::string_view kEventsPrefix = "events.out.tfevents.", kFromStep = ".from-";
 
-// What the axis of steps shows already.
+// Already shown by the step axis.
 constexpr std::string_view kOfTheAxis[] = {"total_steps", "percentage"};
 
-// The least of protocol buffers: https://protobuf.dev/programming-guides/encoding.
+// A minimal protocol buffer encoder: https://protobuf.dev/programming-guides/encoding.
 enum class Wire { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
 
 void put_varint(std::string& out, std::uint64_t value) {
@@ -92,7 +92,7 @@ void put_scalars(std::string& summary, const std::string& tag, const Json& value
   for (const auto& [name, member] : value.items()) put_scalars(summary, tag + "/" + name, member);
 }
 
-// A checksum over bytes that hold checksums is weak, so TensorFlow changes it.
+// A checksum of bytes that contain checksums is weak, so TensorFlow masks it.
 std::uint32_t masked_crc(std::string_view bytes) {
   const std::uint32_t crc = detail::crc32c(bytes);
   return (crc >> 15 | crc << 17) + 0xa282ead8U;
@@ -119,7 +119,7 @@ std::string host_name() {
   return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "localhost";
 }
 
-// Removes the files of sessions that began at `step` or later. Returns the first second that no other file is named by.
+// Removes files of sessions that began at `step` or later. Returns the first second that no other file name uses.
 std::int64_t take_back(const fs::path& directory, std::int64_t step) {
   auto second = static_cast<std::int64_t>(wall_time());
   std::vector<fs::path> superseded;
@@ -172,7 +172,7 @@ void TensorBoardSink::log(const Json& values, std::int64_t step) {
     if (std::find(std::begin(kOfTheAxis), std::end(kOfTheAxis), name) != std::end(kOfTheAxis)) continue;
     if (name.starts_with(evaluated))
       put_scalars(summary, "eval/" + name.substr(evaluated.size()), value);
-    else if (!is_evaluation)  // else the line of the step has them
+    else if (!is_evaluation)  // otherwise the line of the step contains them
       put_scalars(summary, "train/" + name, value);
   }
   append(event(step, kSummary, summary));

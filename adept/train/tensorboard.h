@@ -1,7 +1,7 @@
-// Event files, which TensorBoard shows: https://www.tensorflow.org/tensorboard.
+// TensorBoard event files: https://www.tensorflow.org/tensorboard.
 //
-// A file is a row of TFRecords, each with a masked CRC-32C over its length and another over its bytes, which are an
-// Event of TensorFlow's event.proto. Only the few fields that a scalar needs are written.
+// A file is a sequence of TFRecords, each with a masked CRC-32C of its length and another of its bytes, an Event of
+// TensorFlow's event.proto. Only the fields required for scalars are written.
 #pragma once
 
 #include <cstdint>
@@ -13,16 +13,15 @@
 
 namespace adept::train {
 
-/// Of event files in the directory of a run, where Hugging Face's trainer puts them too.
+/// Folder of event files in the directory of a run, as in the Hugging Face Trainer.
 inline constexpr char kTensorBoardFolder[] = "runs";
 
-/// One file for each session of a training. Tags are named as Hugging Face's trainer names them: eval_terms_loss is
+/// One file for each session of a training. Tags are named as in the Hugging Face Trainer: eval_terms_loss is
 /// eval/terms_loss, any other value train/NAME; the members of an object are NAME/MEMBER.
 class TensorBoardSink final : public MetricSink {
  public:
-  /// Begins a file for a session that starts after `step` completed steps. It opens with the mark by which TensorBoard
-  /// drops what earlier files say of later steps; files of sessions that began at this step or later hold nothing
-  /// else, and are removed. Throws DataError.
+  /// Starts a file for a session after `step` completed steps. It begins with the mark that makes TensorBoard drop
+  /// later steps of earlier files. Removes files of sessions that began at this step or later. Throws DataError.
   TensorBoardSink(const std::filesystem::path& directory, std::int64_t step);
 
   /// Every event is in the file when this returns.
@@ -37,7 +36,7 @@ class TensorBoardSink final : public MetricSink {
 };
 
 namespace detail {
-/// CRC-32C (Castagnoli), reflected, as RFC 3720 has it; "123456789" gives 0xe3069283.
+/// CRC-32C (Castagnoli), reflected, as in RFC 3720; "123456789" gives 0xe3069283.
 std::uint32_t crc32c(std::string_view bytes);
 }  // namespace detail
 

@@ -1,4 +1,4 @@
-// What came of a training: train_results.json.
+// Summary of a training: train_results.json.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +15,13 @@ struct TrainSummary {
   std::int64_t trained_parameters = 0;
   std::int64_t all_parameters = 0;
   std::int64_t nonfinite_steps = 0;  ///< skipped updates
-  double train_loss = 0;             ///< mean over the predicted tokens of the whole run, as transformers reports it
+  double train_loss = 0;             ///< mean over the predicted tokens of the whole run, as in transformers
   double final_loss = 0;             ///< of the last log line
   double train_seconds = 0;          ///< spent in steps
   double tokens_per_second = 0;
-  double speed_of_light = 0;  ///< what the unavoidable matrix products would take, as a share of train_seconds
-  MemoryUse memory;           ///< of this session's steps
+  double speed_of_light =
+      0;             ///< time of the necessary matrix products at the machine's rate, as a share of train_seconds
+  MemoryUse memory;  ///< of this session's steps
   model::ActivationCacheStats activation_cache;  ///< of this session
 };
 Json to_json(const TrainSummary& summary);

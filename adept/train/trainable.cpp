@@ -41,7 +41,7 @@ void Trainable::collect_gradients() {
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     at::Tensor &sum = gradients_[i], &grad = leaves_[i].mutable_grad();
     if (leaves_[i].scalar_type() == at::kFloat) {
-      if (grad.defined()) sum = grad;  // autograd has added up all micro-batches in it
+      if (grad.defined()) sum = grad;  // autograd has accumulated all micro-batches in it
     } else if (grad.defined()) {
       sum = sum.defined() ? sum.add_(grad) : grad.to(at::kFloat);
       grad.reset();

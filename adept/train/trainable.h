@@ -14,55 +14,55 @@
 
 namespace adept::train {
 
-/// A tensor that is to train.
+/// A tensor to train.
 struct TrainedTensor {
-  std::string name;            ///< unique; in checkpoints and for rates
+  std::string name;            ///< unique; used in checkpoints and for rates
   std::int64_t layer = -1;     ///< -1: outside the layers
-  at::Tensor* slot = nullptr;  ///< where the decoder reads it
-  at::Tensor master;           ///< its start, fp32, on the decoder's device
+  at::Tensor* slot = nullptr;  ///< slot from which the decoder reads it
+  at::Tensor master;           ///< initial value, fp32, on the decoder's device
 };
 
 /// Makes tensors of a decoder trainable and keeps everything else frozen.
 ///
-/// The decoder reads the masters themselves, in bf16 the matrices, which nn::linear converts, and autograd's gradients
-/// are those of the step. Of vectors it has copies in bf16, whose gradients are added to fp32 ones after every
-/// micro-batch. Gradients take memory from the backward pass on, when activations go, to the end of the step.
+/// The decoder reads the masters directly (in bf16 only matrices, which nn::linear converts), and autograd's gradients
+/// are those of the step. For vectors it has bf16 copies, whose gradients are added to fp32 ones after every
+/// micro-batch. Gradients take memory from the backward pass, which frees activations, to the end of the step.
 class Trainable {
  public:
-  /// Replaces the slots of `tensors`, which are in decoder.weights(). A name or slot that repeats is an InternalError.
+  /// Replaces the slots of `tensors`, which are in decoder.weights(). A repeated name or slot is an InternalError.
   Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors);
 
   /// Name and master of every trained tensor.
   const std::vector<optim::Parameter>& parameters() const { return parameters_; }
   /// Their fp32 gradients, in the same order; undefined before collect_gradients() and after drop_gradients().
   const std::vector<at::Tensor>& gradients() const { return gradients_; }
-  /// Index of the lowest layer with a trained tensor, or their number; below it nothing needs a graph unless the
+  /// Index of the lowest layer with a trained tensor, or their number; below it, no graph is needed unless the
   /// embeddings train.
   std::int64_t lowest_layer() const { return lowest_layer_; }
   bool trains_embeddings() const { return trains_embeddings_; }
   std::int64_t num_parameters() const;
 
-  /// Adds what the last backward pass left to the gradients; what it did not reach is zero.
+  /// Adds the results of the last backward pass to the gradients; unreached tensors get zero.
   void collect_gradients();
   void drop_gradients();
-  /// Shows changed masters to the decoder: copies of them.
+  /// Updates the decoder's copies of changed masters.
   void publish();
 
  private:
   std::vector<optim::Parameter> parameters_;
   std::vector<at::Tensor> gradients_;
-  std::vector<at::Tensor> leaves_;  // what the decoder reads, in the order of parameters_
+  std::vector<at::Tensor> leaves_;  // tensors that the decoder reads, in the order of parameters_
   std::int64_t lowest_layer_ = 0;
   bool trains_embeddings_ = false;
 };
 
-/// What the frozen tensors are: the weights that they were loaded from, in which type, and which of them train. Nothing
-/// is read: the weights were hashed as files.
+/// Identifies the frozen tensors: the hash of the weight files, the dtype, and which tensors train. Reads nothing,
+/// because the files were already hashed.
 std::string frozen_hash(const std::string& weights_hash, const model::Decoder& decoder, const Trainable& trainable);
 
-/// Watches that nothing writes to the tensors that do not train. Reading them all again would take minutes of each
-/// checkpoint of a large model; but most are mapped from their files read-only, so that a stray write ends the process,
-/// and whatever writes to a tensor through ATen raises its version.
+/// Verifies that frozen tensors do not change, without reading them again, which would take minutes per checkpoint of a
+/// large model. Most are mapped read-only, so a stray write ends the process, and any write through ATen raises the
+/// tensor's version.
 class FrozenTensors {
  public:
   FrozenTensors(const model::Decoder& decoder, const Trainable& trainable);

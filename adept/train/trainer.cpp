@@ -93,7 +93,7 @@ TrainSummary Trainer::run(bool resume) {
   return summary;
 }
 
-// A resumed run may have another length than it was to have: its schedule is the new one from here on.
+// A resumed run may have another length than planned; it then follows the new schedule.
 void Trainer::plan() {
   const config::TrainConfig& c = inputs_.config.train;
   TrainerState& counts = state_.counts;
@@ -104,7 +104,7 @@ void Trainer::plan() {
   log_info("resuming after step {} of {}", format_count(counts.step), format_count(length_.steps));
   if (planned == length_.steps || counts.step == length_.steps) return;
   state_.changed();
-  if (counts.step == planned) counts.evaluation_due = evaluates_now();  // it was the end, and is no longer
+  if (counts.step == planned) counts.evaluation_due = evaluates_now();  // the planned end is no longer the end
   log_info("training {} from {} to {} steps; from step {} on, the learning rate is {:.2e} instead of {:.2e}",
            planned < length_.steps ? "extended" : "shortened", format_count(planned), format_count(length_.steps),
            format_count(counts.step + 1), rates_.at(counts.step),
@@ -114,7 +114,7 @@ void Trainer::plan() {
 void Trainer::loop() {
   const config::TrainConfig& c = inputs_.config.train;
   TrainerState& counts = state_.counts;
-  evaluate_if_due();  // an earlier session was interrupted at it
+  evaluate_if_due();  // an earlier session was interrupted in it
   while (counts.step < length_.steps) {
     throw_if_interrupted();
     if (rates_.is_update_due(counts)) update_unit_rates();
@@ -123,8 +123,7 @@ void Trainer::loop() {
     log_->step(counts, result, rate, epoch());
     counts.evaluation_due = evaluates_now();
     evaluate_if_due();
-    // In a row of skipped updates the weights may be what is wrong: the checkpoints before it stay, and no other is
-    // made.
+    // While updates are skipped, the weights may be damaged: earlier checkpoints stay, and no new one is written.
     const bool is_due = c.save_steps > 0 && counts.step % c.save_steps == 0 && result.finite;
     if (is_due || counts.step == length_.steps) save();
   }
@@ -136,7 +135,7 @@ void Trainer::update_unit_rates() {
   try {
     rates_.update(state_.counts, kept_activations_->for_update(step), inputs_.probe);
   } catch (const NonFiniteError&) {
-    if (step == 0) throw;  // the model was given so
+    if (step == 0) throw;  // the given model is the cause
     throw divergence_.diverged("a gradient on general text", step);
   }
   log_->importance(state_.counts);
@@ -146,7 +145,7 @@ StepResult Trainer::take_step() {
   const config::TrainConfig& c = inputs_.config.train;
   TrainerState& counts = state_.counts;
   account_.begin();
-  // What draws from ATen's generator (LoRA's dropout) draws the same in a resumed run.
+  // ATen's generator (LoRA dropout) gives the same numbers in a resumed run.
   const auto seed = static_cast<std::uint64_t>(inputs_.config.seed);
   at::manual_seed(random_bits(seed, RandomStream::kDropout, static_cast<std::uint64_t>(counts.step)));
   const std::int64_t wanted = std::min(c.batch_size * c.grad_accum, length_.sequences - state_.loader.num_sequences());
@@ -164,7 +163,7 @@ StepResult Trainer::take_step() {
   return result;
 }
 
-// The end is no step of its own to evaluate after: the exported model is evaluated.
+// No evaluation at the end, because the exported model is evaluated.
 bool Trainer::evaluates_now() const {
   const std::int64_t every = inputs_.config.train.eval_steps, step = state_.counts.step;
   return every > 0 && step < length_.steps && step % every == 0;
@@ -182,16 +181,16 @@ void Trainer::evaluate_if_due() {
             .headline();
     if (!std::isfinite(metric.value))
       throw divergence_.diverged(fmt::format("the {} on {}", metric.name, set.name), step);
-    // The plain key, which generic tools plot, is the first set's.
+    // The generic key, which other tools plot, belongs to the first set.
     if (values.empty()) values["eval_" + metric.name] = metric.value;
     values["eval_" + set.name + "_" + metric.name] = metric.value;
   }
   if (!values.empty()) log_->evaluation(state_.counts, values, epoch());
   state_.counts.evaluation_due = false;
-  if (state_.is_saved()) state_.changed();  // what is saved says that it is due
+  if (state_.is_saved()) state_.changed();  // the checkpoint says that it is due
 }
 
-// What is saved and measured was checked: weights, moments, and the loss of text on which it was finite.
+// Checks before saving and measuring: weights, moments, and the loss on text with a finite loss before.
 void Trainer::require_finite() const {
   divergence_.require_finite(state_.counts.step, state_.optimizer,
                              kept_activations_ ? kept_activations_->for_reading() : model::FrozenPrefix(decoder_));

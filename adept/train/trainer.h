@@ -26,7 +26,7 @@
 
 namespace adept::train {
 
-/// What a trainer works on. `probe` is general text for unit importance; it may be empty for the policy `uniform`.
+/// Inputs of a trainer. `probe` is general text for unit importance; it may be empty with the policy `uniform`.
 struct TrainerInputs {
   config::RunConfig config;
   std::filesystem::path model_dir;  ///< an expanded model for the methods that train copies
@@ -34,26 +34,26 @@ struct TrainerInputs {
   data::TrainLoader loader;         ///< at the first step's data
   std::vector<method::ProbeBatch> probe;
   std::vector<eval::EvalSet> eval;
-  std::optional<io::ModelIdentity> model{};  ///< of model_dir, where it is known: finding it reads all of the weights
+  std::optional<io::ModelIdentity> model{};  ///< of model_dir, if known; computing it reads all weights
 };
 
-/// Trains a model by the configuration's method.
+/// Trains a model with the configuration's method.
 class Trainer {
  public:
-  /// Loads the model. Throws DataError and ConfigError for what is wrong with it or the data.
+  /// Loads the model. Throws DataError or ConfigError for problems with the model or the data.
   explicit Trainer(TrainerInputs inputs);
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  /// Trains from the start, or, with `resume`, from the newest whole checkpoint if there is one, which may be of a run
-  /// that was to be shorter or longer. Without `resume`, checkpoints in run_dir are a ConfigError. Ends with a
-  /// checkpoint of the last step.
+  /// Trains from the start or, with `resume`, from the newest intact checkpoint if there is one, possibly of a run with
+  /// another planned length. Without `resume`, checkpoints in run_dir are a ConfigError. Ends with a checkpoint of the
+  /// last step.
   ///
-  /// Throws NonFiniteError after max_nonfinite_steps in a row and for a training that diverged, of which nothing is
-  /// saved; and InterruptedError after SIGINT or SIGTERM, when the state is saved.
+  /// Throws NonFiniteError after max_nonfinite_steps in a row and for a diverged training, which is not saved;
+  /// InterruptedError after SIGINT or SIGTERM, with the state saved.
   TrainSummary run(bool resume);
 
-  /// Writes the model as it is now as a Hugging Face directory: see export_trained.
+  /// Exports the current model as a Hugging Face directory: see export_trained.
   void export_model(const std::filesystem::path& out_dir) const;
 
   const model::Decoder& decoder() const { return decoder_; }
@@ -80,15 +80,15 @@ class Trainer {
   FrozenTensors frozen_;
   TrainingStart start_;
 
-  // What a checkpoint holds.
+  // State in checkpoints.
   RunState state_;
 
-  // What is of this session.
+  // State of this session.
   LearningRates rates_;
   TrainingLength length_;
   StepAccount account_;
   DivergenceCheck divergence_;
-  std::optional<TrainingLog> log_;                   // from the beginning of run() on
+  std::optional<TrainingLog> log_;                   // set at the start of run()
   std::optional<KeptActivations> kept_activations_;  // likewise
 };
 

@@ -17,7 +17,7 @@
 
 namespace adept::train {
 
-// The kernel forgets a process's peak where a 5 is written here (man 5 proc).
+// Writing 5 to this file resets the peak of the process (man 5 proc).
 void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << 5; }
 
 std::int64_t peak_rss_bytes() {

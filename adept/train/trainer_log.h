@@ -1,4 +1,4 @@
-// The records of a run, in the files and under the names that tools of the field read.
+// The logs of a run, with file names and keys that common tools read.
 #pragma once
 
 #include <cstdint>
@@ -11,17 +11,17 @@
 
 namespace adept::train {
 
-/// Highest resident memory of the process since reset_peak_rss (of its whole life where the system keeps no other),
-/// in bytes.
+/// Highest resident memory of the process since reset_peak_rss (or since its start if the system cannot reset it), in
+/// bytes.
 std::int64_t peak_rss_bytes();
 void reset_peak_rss();
 
-/// Appends JSON lines to a file, the step first, each written through at once.
+/// Appends JSON lines to a file, the step first, each flushed at once.
 class JsonlFile final : public MetricSink {
  public:
-  /// Continues a file whose lines have the integer `step_key`: lines of a step after `last_step` are dropped, so that a
-  /// resumed run does not repeat itself, and of `last_step` those with the key `repeated`, if one is named. A last line
-  /// that was cut short is dropped too, as are damaged lines, with a warning. Throws DataError.
+  /// Continues a file whose lines have the integer `step_key`: lines of a step after `last_step` are dropped, so a
+  /// resumed run does not repeat them, and those of `last_step` with the key `repeated`, if given. Also drops a
+  /// truncated last line and, with a warning, damaged lines. Throws DataError.
   JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step,
             const std::string& repeated = "");
   void log(const Json& values, std::int64_t step) override;
@@ -31,10 +31,10 @@ class JsonlFile final : public MetricSink {
   std::string step_key_;
 };
 
-/// The files of these lines in the directory of a run.
+/// Names of the log files in the directory of a run.
 inline constexpr char kTrainerLog[] = "trainer_log.jsonl", kImportanceLog[] = "parameter_importance.jsonl";
 
-/// What a line of trainer_log.jsonl says beside its step, as LLaMA-Factory writes it; `extra` adds keys.
+/// Values of a line of trainer_log.jsonl, in LLaMA-Factory's format; `extra` adds keys.
 struct LogLine {
   double percentage = 0;  ///< of the steps
   std::int64_t total_steps = 0;
@@ -47,7 +47,7 @@ struct LogLine {
 };
 Json to_json(const LogLine& line);
 
-/// What a line of parameter_importance.jsonl says: {importance: {unit: I}, lr_weight: {unit: w}}.
+/// Values of a line of parameter_importance.jsonl: {importance: {unit: I}, lr_weight: {unit: w}}.
 Json importance_line(const method::UnitValues& importance, const method::UnitValues& lr_weights);
 
 }  // namespace adept::train

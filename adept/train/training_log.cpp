@@ -11,7 +11,7 @@ TrainingLog::TrainingLog(const config::RunConfig& config, const std::filesystem:
       sinks_(make_metric_sinks(config.train.report_to,
                                {.run_dir = run_dir, .step = state.step, .evaluates_at_start = state.evaluation_due})),
       console_(state.step, state.total_steps) {
-  // The probe before step n belongs to the steps from n on: it is made again.
+  // The probe before step n belongs to the steps from n on, so it is repeated.
   const std::filesystem::path importance_file = run_dir / kImportanceLog;
   if (config.unit_lr.policy == method::UnitLrPolicy::kUniform)
     std::filesystem::remove(importance_file);  // of other settings

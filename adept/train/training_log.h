@@ -1,4 +1,4 @@
-// What a training says of itself, in the sinks of metrics.
+// Logs a training to its metric sinks.
 #pragma once
 
 #include <cstdint>
@@ -17,18 +17,18 @@ namespace adept::train {
 
 class TrainingLog {
  public:
-  /// Of a session that starts with `state`. What is referred to must outlive it.
+  /// For a session that starts with `state`. Referenced objects must outlive it.
   TrainingLog(const config::RunConfig& config, const std::filesystem::path& run_dir, const TrainerState& state,
               const StepAccount& account);
 
-  /// A step was made at this rate: adds its loss to the sums of `state`, shows it on the console, and, every
-  /// logging_steps steps and after the last, logs the mean since the last line. `epoch` is that of the first source.
+  /// Call after a step with this rate. Adds its loss to the sums of `state`, shows it on the console and, every
+  /// logging_steps steps and after the last one, logs the mean since the last line. `epoch` refers to the first source.
   void step(TrainerState& state, const StepResult& result, double rate, double epoch);
   /// Metrics of held-out text, by name.
   void evaluation(const TrainerState& state, const Json& values, double epoch);
   /// Importance and rate of every unit.
   void importance(const TrainerState& state);
-  /// The last line of the console.
+  /// Prints the last console line.
   void finish(const TrainerState& state) { console_.finish(state.last_loss); }
 
  private:

@@ -106,7 +106,7 @@ void AddedTokens::find_all(std::string_view text, bool normalized, bool skips_sp
                            FunctionRef<void(const AddedSpan&)> emit) const {
   StringMatcher::Matches matches(normalized ? normalized_matcher_ : raw_matcher_, text);
   std::size_t covered = 0;
-  std::size_t blanks_begin = 1, blanks_end = 0;  // a run of blanks that was walked along already
+  std::size_t blanks_begin = 1, blanks_end = 0;  // a run of spaces that was already scanned
   for (StringMatcher::Match match{}; matches.next(match);) {
     auto [begin, end, id] = match;
     const AddedToken& token = tokens_.at(id);

@@ -1,4 +1,4 @@
-// Added tokens: strings that are cut out of the text before anything else happens to it.
+// Added tokens: strings that are extracted from the text before any other step.
 #pragma once
 
 #include <cstddef>
@@ -25,8 +25,8 @@ struct AddedToken {
   bool rstrip = false;
   bool normalized = false;
   bool special = false;
-  std::int64_t declared_id = -1;  ///< the id that the file gives it, if it does
-  std::string where{};            ///< the place in another file that declares it; empty for those of tokenizer.json
+  std::int64_t declared_id = -1;  ///< the id in the file, if any
+  std::string where{};            ///< location of its declaration in another file; empty for tokenizer.json
 
   bool is_same(const AddedToken& other) const {
     return content == other.content && single_word == other.single_word && lstrip == other.lstrip &&
@@ -46,22 +46,21 @@ class AddedTokens {
   /// Reads `added_tokens` of tokenizer.json.
   static std::vector<AddedToken> read(const JsonField& list);
 
-  /// Adds tokens in their order, in one go, as `tokenizers` does: one that there is already gets the new flags, one
-  /// that the vocabulary has keeps that id, and any other gets the next free id; a warning tells of ids that are not
-  /// those declared. `list` names the tokens of tokenizer.json. Throws DataError for a token that could never be found,
-  /// or is too long.
+  /// Adds tokens in order, in one call, as `tokenizers` does: an existing token gets the new flags, a token of the
+  /// vocabulary keeps its id, and any other gets the next free id. Warns about ids that differ from the declared ones.
+  /// `list` names the tokens of tokenizer.json. Throws DataError for a token that can never match or is too long.
   void add(const std::vector<AddedToken>& tokens, const BpeModel& model, const Normalizer* normalizer,
            const std::string& list);
-  /// Call after the last add(). Throws DataError for tokens that cannot be told apart.
+  /// Call after the last add(). Throws DataError for indistinguishable tokens.
   void prepare(const std::string& list);
 
-  /// Cuts the tokens that are (`normalized`) or are not searched for in normalized text; without those that are special
-  /// where `skips_special`. Hands over spans in their order that cover `text`.
+  /// Extracts the tokens that are (`normalized`) or are not searched in normalized text, without special ones if
+  /// `skips_special`. Emits spans in order that cover `text`.
   void find_all(std::string_view text, bool normalized, bool skips_special,
                 FunctionRef<void(const AddedSpan&)> emit) const;
 
   const AddedToken* token_of(std::int32_t id) const;
-  /// What is decoded: the normalized content of a token that was added as normalized. nullptr for an unknown id.
+  /// The text for decoding: normalized if the token was added as normalized. nullptr for an unknown id.
   const std::string* text_of(std::int32_t id) const;
   std::optional<std::int32_t> id_of(std::string_view content) const;
   bool is_special(std::string_view content) const { return special_.contains(std::string(content)); }

@@ -179,7 +179,7 @@ std::int32_t BpeModel::unknown_id() const {
   return *id;
 }
 
-// `tokenizers` leaves an unknown token pending while bytes are emitted, and appends it later; so does this.
+// As in `tokenizers`, an unknown token stays pending while bytes are emitted, and is appended later.
 void BpeModel::add_unknown(std::string_view text, Reading& reading, std::vector<std::int32_t>& ids) const {
   if (byte_fallback_) {
     const bool all_known = std::all_of(text.begin(), text.end(),
@@ -231,9 +231,8 @@ void BpeModel::read_characters(std::string_view piece, Reading& reading, MergeSc
   }
 }
 
-// Merges scratch.initial from `first` on: repeatedly joins the pair of lowest rank, the leftmost first. A heap of
-// candidates, of which those that no longer hold are skipped; a few symbols are scanned instead, which gives the same
-// order.
+// Merges scratch.initial from `first` on: repeatedly joins the pair of lowest rank, the leftmost first. Uses a heap of
+// candidates and skips outdated ones; few symbols are scanned instead, in the same order.
 void BpeModel::merge(MergeScratch& scratch, std::size_t first) const {
   auto& symbols = scratch.symbols;
   auto& heap = scratch.heap;
@@ -275,12 +274,11 @@ void BpeModel::merge(MergeScratch& scratch, std::size_t first) const {
   }
 }
 
-// A text is merged as its parts are, one after the other, if and only if no merge ever crosses between them. Whether
-// one does depends on nothing but the tokens on both sides of the cut: the merges that made them come in the same order
-// whatever stands beyond them. So a window is cut between two tokens, well before its end, and the next window starts
-// there; if its first token is what stood behind the cut, the two tokens have been neighbours in one text without a
-// merge between them, and the cut is proven. If not, the text behind the window reached back that far; then another cut
-// is tried.
+// Merging a text equals merging its parts separately if and only if no merge crosses between them. This depends only on
+// the tokens on both sides of the cut: their merges happen in the same order whatever follows. A window is therefore
+// cut between two tokens, well before its end, and the next window starts there. If its first token equals the token
+// after the cut, the two tokens were neighbors in one text without a merge between them, so the cut is valid. If not,
+// text after the window had an effect that far back, and another cut is tried.
 void BpeModel::merge_in_windows(std::string_view piece, MergeScratch& scratch, IdBuffer& out) const {
   struct Token {
     std::size_t begin;  // in symbols

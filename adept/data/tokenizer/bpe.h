@@ -1,4 +1,4 @@
-// The BPE model of tokenizer.json: vocabulary, merges and what happens to unknown characters.
+// The BPE model of tokenizer.json: vocabulary, merges and the handling of unknown characters.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@
 
 namespace adept::data::tok {
 
-/// Ids must be below this: more rows than any embedding has, and few enough to keep a table of all ids.
+/// Upper limit of ids: more rows than any embedding, and few enough for a table of all ids.
 inline constexpr std::int64_t kMaxTokenId = (1 << 24) - 1;
 
 /// Finds strings without copying them.
@@ -46,7 +46,7 @@ class MergeTable {
   std::size_t used_ = 0;
 };
 
-/// Collects ids and hands them on, some thousand at a time.
+/// Buffers ids and passes them on, a few thousand at a time.
 class IdBuffer {
  public:
   using Sink = FunctionRef<void(std::span<const std::int32_t>)>;
@@ -111,10 +111,10 @@ class BpeModel {
   void read_vocabulary(const JsonField& vocab);
   void read_merges(const JsonField& merges);
   void prepare_characters();
-  /// Where reading the characters of a piece stands.
+  /// Progress of reading the characters of a piece.
   struct Reading {
     std::size_t at = 0;
-    std::optional<std::int32_t> pending{};  ///< an unknown token that may take up the next character too
+    std::optional<std::int32_t> pending{};  ///< an unknown token that may include the next character
   };
   void read_characters(std::string_view piece, Reading& reading, MergeScratch& scratch, std::size_t most) const;
   void add_unknown(std::string_view text, Reading& reading, std::vector<std::int32_t>& ids) const;

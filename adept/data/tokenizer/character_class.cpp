@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::size_t kFewRanges = 12;
 
-// Every code point that a version of Unicode may give a property: planes 4 to 13 are empty, 15 and 16 are private.
+// Every code point to which a Unicode version may assign a property: planes 4 to 13 are empty, 15 and 16 are private.
 const std::string& all_code_points() {
   static const std::string text = [] {
     std::string all;
@@ -28,7 +28,7 @@ const std::string& all_code_points() {
   return text;
 }
 
-// What \p{name} matches in the PCRE2 that runs, found by matching it against every code point.
+// The code points that \p{name} matches in this PCRE2, found by matching each one.
 CodePointSet scan_property(std::string_view name) {
   const std::string& all = all_code_points();
   const std::string pattern = fmt::format("\\p{{{}}}+", name);
@@ -70,7 +70,7 @@ struct Items {
   std::size_t count = 0;
 };
 
-// The inside of a class that matches `set`, which holds no surrogates.
+// The inside of a class that matches `set`, which contains no surrogates.
 Items items_of(const CodePointSet& set) {
   Items items;
   CodePointSet rest = set;

@@ -1,4 +1,4 @@
-// A value of a JSON file together with where it is, so that every complaint names file, path and what was found.
+// A value of a JSON file with its location, so errors name the file, the path and the found value.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace adept::data::tok {
 
-/// A view: the JSON document must outlive it. Every reader throws DataError where the value has another type.
+/// A view: the JSON document must outlive it. Every accessor throws DataError if the value has another type.
 class JsonField {
  public:
   JsonField(const SortedJson& value, std::string file, std::string path = "");
@@ -32,11 +32,11 @@ class JsonField {
   std::int64_t as_integer(std::int64_t low, std::int64_t high) const;
   char32_t as_character() const;  ///< a string of exactly one code point
 
-  /// Must be an object that has no keys but these.
+  /// Throws unless it is an object with only these keys.
   void check_keys(std::initializer_list<std::string_view> known) const;
-  /// `value` is "X"; this build knows `known`.
+  /// `value` is "X"; this build supports `known`.
   [[noreturn]] void refuse(std::string_view found, std::string_view known) const;
-  /// Any other fault: where, then `problem`.
+  /// Any other problem: the location, then `problem`.
   [[noreturn]] void fail(std::string_view problem) const;
 
  private:

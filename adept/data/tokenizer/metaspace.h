@@ -1,4 +1,4 @@
-// The options of Metaspace, which is a pre-tokenizer and a decoder.
+// Options of Metaspace, which is both a pre-tokenizer and a decoder.
 #pragma once
 
 #include "adept/data/tokenizer/json_field.h"
@@ -8,7 +8,7 @@ namespace adept::data::tok {
 enum class PrependScheme { kAlways, kFirst, kNever };
 
 struct MetaspaceOptions {
-  char32_t replacement = 0x2581;  ///< stands for a blank
+  char32_t replacement = 0x2581;  ///< represents a space
   PrependScheme scheme = PrependScheme::kAlways;
   bool split = true;
 };

@@ -10,7 +10,7 @@
 namespace adept::data::tok {
 namespace {
 
-// The bytes of the first character of what became of a text, if it stood at the start of the document.
+// The bytes of the first character after normalization, if the text was at the start of the document.
 std::size_t first_character(std::string_view text, std::size_t first_bytes) {
   return first_bytes == 0 || text.empty() ? 0 : utf8_length(text.front());
 }
@@ -86,7 +86,7 @@ class Replace final : public Normalizer {
   NormalizedText apply(std::string_view text, std::size_t first_bytes, MatchScratch& scratch) const override {
     NormalizedText result;
     std::string& out = result.text;
-    out.reserve(3 * text.size());  // a blank becomes U+2581; pages that stay empty take no memory
+    out.reserve(3 * text.size());  // a space becomes U+2581; untouched pages take no memory
     const std::size_t most = text.size() + scratch.budget.growth();
     pattern_.for_each(text, scratch, [&](const Span& span) {
       if (span.is_match)
@@ -94,7 +94,7 @@ class Replace final : public Normalizer {
       else
         out += text.substr(span.begin, span.end - span.begin);
       if (out.size() > most) TextBudget::fail_growth(where());
-      // What replaces a match belongs to the last character of the match.
+      // A replacement belongs to the last character of the match.
       if (span.end <= first_bytes)
         result.first_bytes = out.size();
       else if (!span.is_match && span.begin < first_bytes)
@@ -123,7 +123,7 @@ class ByteLevelNormalizer final : public Normalizer {
 
 class NormalizerSequence final : public Normalizer {
  public:
-  explicit NormalizerSequence(const JsonField& field) : Normalizer("") {  // its parts are charged
+  explicit NormalizerSequence(const JsonField& field) : Normalizer("") {  // its parts are charged instead
     field.check_keys({"type", "normalizers"});
     for (const JsonField& element : field.at("normalizers").elements()) parts_.push_back(make_normalizer(element));
   }

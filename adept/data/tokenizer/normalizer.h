@@ -12,8 +12,8 @@
 
 namespace adept::data::tok {
 
-/// Text on its way, and how many of its first bytes stem from the first character of the document: Metaspace with
-/// `prepend_scheme: first` asks for that. 0 if the text does not begin where the document does.
+/// Text during normalization, and the number of its first bytes that come from the first character of the document, as
+/// Metaspace with `prepend_scheme: first` requires; 0 if the text is not at the start of the document.
 struct NormalizedText {
   std::string text;
   std::size_t first_bytes = 0;
@@ -21,11 +21,11 @@ struct NormalizedText {
 
 class Normalizer {
  public:
-  /// `where` names it in errors; empty: what it makes longer is charged elsewhere.
+  /// `where` names it in errors; empty: its growth is charged elsewhere.
   explicit Normalizer(std::string where) : where_(std::move(where)) {}
   virtual ~Normalizer() = default;
-  /// Well-formed `text`, of which `first_bytes` are those of a NormalizedText. Beside it at most two normalized copies
-  /// are held. Throws DataError where the text outgrows the budget of `scratch`; InterruptedError after a signal.
+  /// Well-formed `text`, of which `first_bytes` are those of a NormalizedText. Keeps at most two normalized copies.
+  /// Throws DataError if the text exceeds the budget of `scratch`; InterruptedError after a signal.
   NormalizedText normalize(std::string_view text, std::size_t first_bytes, MatchScratch& scratch) const;
 
  protected:
@@ -41,7 +41,7 @@ std::unique_ptr<Normalizer> make_normalizer(const JsonField& field);
 
 enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 
-/// Unicode normalization as `tokenizers` does it: with the tables of Unicode 9.0, to which everything newer is inert.
+/// Unicode normalization as in `tokenizers`: with the tables of Unicode 9.0, which leave newer characters unchanged.
 std::string unicode_normalized(std::string_view text, NormalForm form);
 
 }  // namespace adept::data::tok

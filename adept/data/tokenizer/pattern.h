@@ -13,7 +13,7 @@ namespace adept::data::tok {
 class Pattern {
  public:
   explicit Pattern(const JsonField& field);
-  /// Hands over spans that cover `text`.
+  /// Emits spans that cover `text`.
   void for_each(std::string_view text, MatchScratch& scratch, SpanSink emit) const;
 
  private:

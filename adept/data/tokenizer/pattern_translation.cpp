@@ -16,7 +16,8 @@ constexpr std::size_t kMaxPattern = 64 * 1024;
 
 bool is_ascii_letter(char32_t c) { return (c | 32) >= 'a' && (c | 32) <= 'z' && c < 0x80; }
 
-// What an ASCII letter matches when case is ignored: CaseFolding.txt folds long s to s and the Kelvin sign to k.
+// The characters that an ASCII letter matches when case is ignored: CaseFolding.txt folds long s to s and the Kelvin
+// sign to k.
 void add_with_case(CodePointSet& set, char32_t c) {
   set.add(c, c);
   if (!is_ascii_letter(c)) return;
@@ -136,7 +137,7 @@ class Translator {
     if (next_is("\\")) return escape(ignore_case, letter);
     if (take(".")) return "[^\\n]";
     if (next_is("*") || next_is("+") || next_is("?") || next_is("{")) refuse("a repetition of nothing");
-    if (take("^")) return "(?m:^)";  // Ruby's anchors are those of lines
+    if (take("^")) return "(?m:^)";  // Ruby's anchors match at lines
     if (take("$")) return "(?m:$)";
     return literal(take_code_point(), ignore_case, letter);
   }
@@ -179,7 +180,7 @@ class Translator {
     return out;
   }
 
-  // A class escape such as \s or \p{L}, the backslash already behind; nothing if it is another escape.
+  // A class escape such as \s or \p{L}, after the backslash; nothing if it is another escape.
   std::optional<CodePointSet> class_escape(bool in_brackets) {
     if (at_end()) refuse("a \\ at the end");
     const char kind = pattern_[position_];
@@ -224,7 +225,7 @@ class Translator {
     return negated != inverted ? set.complement() : set;
   }
 
-  // An escape that stands for one character, the backslash already behind.
+  // An escape for one character, after the backslash.
   char32_t character_escape() {
     const char32_t c = take_code_point();
     switch (c) {
@@ -300,7 +301,7 @@ class Translator {
         refuse("a class beyond ASCII letters under (?i)");
   }
 
-  // The inside of [...], up to and with the closing bracket.
+  // The inside of [...], including the closing bracket.
   CodePointSet bracket(bool ignore_case) {
     if (++depth_ > kMaxDepth) refuse("classes nested deeper than 50 levels");
     const bool negated = take("^");

@@ -10,7 +10,7 @@ namespace {
 
 std::int32_t read_id(const JsonField& field) { return static_cast<std::int32_t>(field.as_integer(0, kMaxTokenId)); }
 
-// Special tokens before and behind the text.
+// Special tokens before and after the text.
 class Template final : public PostProcessor {
  public:
   explicit Template(const JsonField& field) {

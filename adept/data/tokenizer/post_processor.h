@@ -1,4 +1,4 @@
-// Post-processors of tokenizer.json: what is added around the ids of a text.
+// Post-processors of tokenizer.json: they add ids around those of a text.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace adept::data::tok {
 class PostProcessor {
  public:
   virtual ~PostProcessor() = default;
-  /// Puts what it adds around a text, and around what `front` and `back` hold already, into them.
+  /// Adds its ids outside those already in `front` and `back`.
   virtual void surround(std::vector<std::int32_t>& front, std::vector<std::int32_t>& back) const = 0;
 };
 

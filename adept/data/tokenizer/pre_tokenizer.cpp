@@ -14,7 +14,7 @@ namespace adept::data::tok {
 
 namespace {
 
-// What happens to the delimiters that a pattern matches.
+// How to handle the delimiters that a pattern matches.
 enum class Behavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
 
 Behavior behavior_of(const JsonField& field) {
@@ -27,7 +27,7 @@ Behavior behavior_of(const JsonField& field) {
   field.refuse(name, "Contiguous, Isolated, MergedWithNext, MergedWithPrevious, Removed");
 }
 
-// Hands over the pieces that spans give, which come in their order, joined with their neighbours as the behaviour says.
+// Emits pieces from spans in order, joined with their neighbors according to the behavior.
 class SpanJoiner {
  public:
   SpanJoiner(Behavior behavior, std::string_view text, std::size_t first_bytes, PieceSink emit)
@@ -77,11 +77,11 @@ class SpanJoiner {
   std::string_view text_;
   std::size_t first_bytes_;
   PieceSink emit_;
-  bool holds_ = false, held_match_ = false;  // the span before: whether it is held, and whether it is a match
+  bool holds_ = false, held_match_ = false;  // the previous span: whether it is pending, and whether it is a match
   std::size_t held_begin_ = 0, held_end_ = 0;
 };
 
-// Spans of single characters that `is_delimiter`, and of what lies between.
+// Spans of single delimiter characters, and of the text between them.
 template <typename Predicate>
 void split_at_characters(Behavior behavior, std::string_view text, std::size_t first_bytes, PieceSink emit,
                          const Predicate& is_delimiter) {
@@ -105,7 +105,7 @@ class ByteLevel final : public PreTokenizer {
   explicit ByteLevel(const JsonField& field) : where_(field.where()) {
     field.check_keys({"type", "add_prefix_space", "trim_offsets", "use_regex"});
     add_prefix_space_ = field.at("add_prefix_space").as_bool();
-    field.at("trim_offsets").as_bool();  // about offsets, which are not computed here
+    field.at("trim_offsets").as_bool();  // concerns offsets, which are not computed
     const auto use_regex = field.find("use_regex");
     // GPT-2, encoder.py.
     if (!use_regex || use_regex->as_bool())
@@ -204,7 +204,7 @@ class Metaspace final : public PreTokenizer {
 
  private:
   std::size_t rewrite(std::string_view piece, std::size_t first_bytes, std::string& out) const {
-    out.reserve(3 * piece.size());  // pages that stay empty take no memory
+    out.reserve(3 * piece.size());  // untouched pages take no memory
     const bool has_prefix = piece.front() == ' ' || piece.substr(0, replacement_.size()) == replacement_;
     const bool adds = !has_prefix && (options_.scheme == PrependScheme::kAlways ||
                                       (options_.scheme == PrependScheme::kFirst && first_bytes > 0));

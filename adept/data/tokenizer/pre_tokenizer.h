@@ -11,15 +11,15 @@
 
 namespace adept::data::tok {
 
-/// Takes pieces in the order of the text, none of them empty, and how many of their first bytes stem from the first
+/// Receives non-empty pieces in the order of the text, and the number of their first bytes that come from the first
 /// character of the document (see NormalizedText). A piece is valid during the call.
 using PieceSink = FunctionRef<void(std::string_view piece, std::size_t first_bytes)>;
 
-/// Pieces are handed on one by one, so that no list of them is held.
+/// Pieces are passed on one by one, without a list.
 class PreTokenizer {
  public:
   virtual ~PreTokenizer() = default;
-  /// Splits one piece. Throws as Regex::for_each does; DataError where a piece outgrows the budget of `scratch`.
+  /// Splits one piece. Throws like Regex::for_each; DataError if a piece exceeds the budget of `scratch`.
   virtual void split(std::string_view piece, std::size_t first_bytes, MatchScratch& scratch, PieceSink emit) const = 0;
 };
 

@@ -18,7 +18,7 @@
 namespace adept::data::tok {
 namespace {
 
-// What one attempt may look at and do before its steps are counted: more than a piece of real text takes.
+// Limits of one attempt before its steps are counted: more than a piece of real text requires.
 constexpr std::size_t kNearBytes = 384;
 constexpr std::size_t kNearStarts = 64;
 constexpr std::uint32_t kNearSteps = 128;
@@ -52,7 +52,7 @@ struct MatchScratch::Buffers {
 
 MatchScratch::MatchScratch() : buffers_(std::make_unique<Buffers>()) {
   if (!buffers_->data || !buffers_->context) throw std::bad_alloc();
-  // Without a stack of its own (no JIT on this machine) matching falls back to 32 KiB, then to the interpreter.
+  // Without its own stack (no JIT on this machine), matching falls back to 32 KiB, then to the interpreter.
   buffers_->stack.reset(pcre2_jit_stack_create(kJitStackStart, kJitStackMax, nullptr));
   if (buffers_->stack) pcre2_jit_stack_assign(buffers_->context.get(), nullptr, buffers_->stack.get());
   pcre2_set_heap_limit(buffers_->context.get(), kHeapLimitKib);
@@ -74,11 +74,11 @@ MatchScratch::Lease::~Lease() {
 
 namespace {
 
-/// Charges the steps of a counted match; what pcre2_match calls before each item of the pattern.
+/// Charges the steps of a counted match; pcre2_match calls it before each item of the pattern.
 struct StepCounter {
   std::uint64_t& left;
   std::size_t position;
-  std::uint64_t next_look;  // for a signal, when so many are left
+  std::uint64_t next_look;  // checks for a signal at this many remaining steps
 
   static int count(pcre2_callout_block* block, void* data) {
     auto& counter = *static_cast<StepCounter*>(data);
@@ -108,7 +108,7 @@ CodePointer compile(const std::string& translated, std::uint32_t options, std::u
   PCRE2_SIZE offset = 0;
   CodePointer code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
                                  PCRE2_UTF | options, &error, &offset, context.get()));
-  if (code) pcre2_jit_compile(code.get(), jit_options);  // without it the same matches are found, more slowly
+  if (code) pcre2_jit_compile(code.get(), jit_options);  // without it, matching is slower but equal
   return code;
 }
 
@@ -116,13 +116,13 @@ CodePointer compile(const std::string& translated, std::uint32_t options, std::u
 
 struct Regex::Code {
   CodePointer near;             // with a limit on where a match may start
-  mutable CodePointer counted;  // tells of every step; made when it is needed
+  mutable CodePointer counted;  // reports every step; created on demand
   mutable std::once_flag once;
   std::string translated;
   std::string where;
   std::string pattern;
 
-  // The next match at or behind `from`; false if there is none.
+  // The next match at or after `from`; false if there is none.
   bool find(std::string_view text, std::size_t from, MatchScratch::Buffers& buffers, TextBudget& budget) const {
     auto* context = buffers.context.get();
     pcre2_set_match_limit(context, kNearSteps);
@@ -132,7 +132,7 @@ struct Regex::Code {
         end = from + kNearBytes;
         while (continues_character(text[end])) --end;
       }
-      // The limit is the last byte of a character: the JIT of PCRE2 tries the byte behind it too.
+      // The limit is the last byte of a character: PCRE2's JIT also tries the byte after it.
       std::size_t limit = from + kNearStarts;
       while (limit + 1 < text.size() && continues_character(text[limit + 1])) ++limit;
       pcre2_set_offset_limit(context, limit);
@@ -145,7 +145,7 @@ struct Regex::Code {
         from = limit + 1;
         continue;
       }
-      // No match starts before one that needs to see more.
+      // No match starts before one that requires a longer view.
       const std::size_t start = status == PCRE2_ERROR_PARTIAL ? pcre2_get_ovector_pointer(buffers.data.get())[0] : from;
       if (start == from) return find_counted(text, from, buffers, budget);
       from = start;
@@ -201,8 +201,8 @@ Regex& Regex::operator=(Regex&&) noexcept = default;
 
 namespace {
 
-// Walks over all matches as the iterator of the Rust binding of Oniguruma does: an empty match directly behind the
-// previous match does not count. `find(from, begin, end)` gives the next match.
+// Iterates over all matches like the iterator of Oniguruma's Rust binding: an empty match directly after the previous
+// match does not count. `find(from, begin, end)` returns the next match.
 template <typename Find>
 void cover(std::string_view text, SpanSink emit, const Find& find) {
   if (text.empty()) {

@@ -12,17 +12,17 @@
 
 namespace adept::data::tok {
 
-/// A stretch of the text; either a match of the pattern or what lies between two matches.
+/// A span of the text: either a match of the pattern or the text between two matches.
 struct Span {
   std::size_t begin;
   std::size_t end;
   bool is_match;
 };
 
-/// Takes the spans of a text in their order.
+/// Receives the spans of a text in order.
 using SpanSink = FunctionRef<void(const Span&)>;
 
-/// The working memory of one thread, and what is left of the budget of the text that it works on.
+/// Working memory of one thread, and the remaining budget of its current text.
 class MatchScratch {
  public:
   MatchScratch();
@@ -32,7 +32,7 @@ class MatchScratch {
 
   TextBudget budget;
 
-  /// Strings to write pieces into; each is in use until its lease ends. Large ones are not kept.
+  /// Reusable strings for pieces; each is in use until its lease ends. Large ones are not kept.
   class Lease {
    public:
     explicit Lease(MatchScratch& scratch);
@@ -55,24 +55,24 @@ class MatchScratch {
 
 /// A compiled pattern. Immutable and safe to share between threads.
 ///
-/// The pattern is rewritten for PCRE2 so that it means what it means to Oniguruma: every class (`\s`, `\p{L}`,
-/// `[^...]`) is spelled out in code points of Unicode 16.0, `(?i:...)` is expanded letter by letter (long s and the
-/// Kelvin sign included), and whatever is not known to mean the same is refused.
+/// The pattern is rewritten for PCRE2 to keep its meaning in Oniguruma: every class (`\s`, `\p{L}`, `[^...]`) is
+/// spelled out in code points of Unicode 16.0, `(?i:...)` is expanded letter by letter (long s and the Kelvin sign
+/// included), and constructs not known to be equivalent are rejected.
 class Regex {
  public:
-  /// `where` names the pattern in errors ("tokenizer.json: pre_tokenizer.pattern.Regex").
-  /// Throws DataError where a construct is not supported or the pattern does not compile.
+  /// `where` names the pattern in errors ("tokenizer.json: pre_tokenizer.pattern.Regex"). Throws DataError if a
+  /// construct is not supported or the pattern does not compile.
   Regex(std::string_view pattern, const std::string& where);
   ~Regex();
   Regex(Regex&&) noexcept;
   Regex& operator=(Regex&&) noexcept;
 
-  /// Hands over spans that cover `text`, which must be well-formed UTF-8. Empty matches are reported as Oniguruma's
-  /// Rust binding does: not directly behind a match.
+  /// Emits spans that cover `text`, which must be well-formed UTF-8. As in Oniguruma's Rust binding, empty matches
+  /// directly after a match are not reported.
   ///
-  /// Each match is first tried within a few hundred bytes and with few steps of backtracking, which bounds what it can
-  /// cost; where that does not do, each step is counted, bytes walked over included, and charged to the budget of the
-  /// whole text. Throws DataError where that is used up; InterruptedError after a signal.
+  /// Each match is first tried within a few hundred bytes and with few steps of backtracking, which bounds its cost. If
+  /// that fails, each step is counted (including bytes passed over) and charged to the budget of the whole text. Throws
+  /// DataError if the budget is exhausted; InterruptedError after a signal.
   void for_each(std::string_view text, MatchScratch& scratch, SpanSink emit) const;
 
  private:

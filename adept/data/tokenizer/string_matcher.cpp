@@ -59,7 +59,7 @@ void StringMatcher::Matches::scan_block() {
   throw_if_interrupted();
   const std::size_t begin = scanned_;
   scanned_ = std::min(text_.size(), begin + kBlockBytes);
-  // What begins in the block may end behind it.
+  // A match that begins in the block may end after it.
   const std::size_t end = std::min(text_.size(), scanned_ + matcher_.max_length_);
   std::uint32_t node = 0;
   for (std::size_t i = end; i-- > begin;) {

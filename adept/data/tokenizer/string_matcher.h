@@ -1,4 +1,4 @@
-// Leftmost-longest search for a set of strings, in time that is linear in the text whatever the strings are.
+// Leftmost-longest search for a set of strings, in linear time for any strings.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 
 namespace adept::data::tok {
 
-/// An automaton of Aho and Corasick over the reversed strings: run over the text from its end, it knows at each byte
-/// the longest string that begins there.
+/// An Aho-Corasick automaton over the reversed strings: running from the end of the text, it finds at each byte the
+/// longest string that begins there.
 class StringMatcher {
  public:
   struct Match {
@@ -19,13 +19,13 @@ class StringMatcher {
     std::int32_t value;
   };
 
-  /// `text` must not be empty. Every text at most once.
+  /// `text` must not be empty. Add each text at most once.
   void add(std::string_view text, std::int32_t value);
   /// Call after the last add().
   void prepare();
   bool empty() const { return values_.size() == 1; }
 
-  /// Matches of one text, from its start to its end, none overlapping another.
+  /// Non-overlapping matches of one text, from start to end.
   class Matches {
    public:
     Matches(const StringMatcher& matcher, std::string_view text) : matcher_(matcher), text_(text) {}
@@ -35,7 +35,7 @@ class StringMatcher {
     void scan_block();
     const StringMatcher& matcher_;
     std::string_view text_;
-    std::size_t scanned_ = 0;          // what lies before was searched
+    std::size_t scanned_ = 0;          // everything before was searched
     std::size_t from_ = 0;             // the end of the match before
     std::vector<Match> candidates_{};  // the longest match at each place of the block, the last place first
   };

@@ -1,4 +1,4 @@
-// What the tokenization of one text may cost, whatever its tokenizer.json asks for.
+// Limits the cost of tokenizing one text, whatever its tokenizer.json requires.
 #pragma once
 
 #include <cstddef>
@@ -7,8 +7,8 @@
 
 namespace adept::data::tok {
 
-/// Limits on a whole text, so that many small pieces cost no more than a large one. Generous for real tokenizers: a
-/// text may grow by 64 bytes for each of its own (NFKD of one character gives at most 11).
+/// The limits apply to the whole text, so many small pieces cost no more than one large piece. They are generous for
+/// real tokenizers: a text may grow by 64 bytes for each of its own (NFKD of one character gives at most 11).
 class TextBudget {
  public:
   TextBudget() : TextBudget(0) {}
@@ -17,11 +17,11 @@ class TextBudget {
 
   /// Bytes that normalization and pre-tokenization may still add.
   std::size_t growth() const { return growth_; }
-  /// Charges a step that made `after` bytes of `before`. Throws DataError that names the step by `where`.
+  /// Charges a step that converted `before` bytes to `after` bytes. Throws DataError that names the step `where`.
   void charge_growth(std::size_t before, std::size_t after, const std::string& where);
   [[noreturn]] static void fail_growth(const std::string& where);
 
-  /// Steps of matching that may still be taken, of those that are counted (see regex.h).
+  /// Remaining counted steps of matching (see regex.h).
   std::uint64_t& match_steps() { return match_steps_; }
 
  private:

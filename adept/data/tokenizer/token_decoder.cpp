@@ -22,7 +22,7 @@ class ByteLevelDecoder final : public TokenDecoder {
   }
 };
 
-// The byte that a token such as <0xE2> stands for. Rust's from_str_radix allows a plus sign.
+// The byte of a token such as <0xE2>. Rust's from_str_radix allows a plus sign.
 std::optional<char> fallback_byte(const std::string& token) {
   if (token.size() != 6 || token.compare(0, 3, "<0x") != 0 || token[5] != '>') return std::nullopt;
   int value = 0;
@@ -145,7 +145,7 @@ class ReplaceDecoder final : public TokenDecoder {
   std::string content_;
 };
 
-// The suffix that ends a word becomes a blank, except at the end.
+// The suffix that ends a word becomes a space, except at the end.
 class BpeDecoder final : public TokenDecoder {
  public:
   explicit BpeDecoder(const JsonField& field) {

@@ -1,4 +1,4 @@
-// Decoders of tokenizer.json: from tokens back to text.
+// Decoders of tokenizer.json: convert tokens back to text.
 #pragma once
 
 #include <memory>
@@ -13,7 +13,7 @@ namespace adept::data::tok {
 class TokenDecoder {
  public:
   virtual ~TokenDecoder() = default;
-  /// Rewrites the list of tokens; the text is what remains, joined.
+  /// Rewrites the list of tokens; joining the result gives the text.
   virtual void decode(std::vector<std::string>& tokens, MatchScratch& scratch) const = 0;
 };
 

@@ -38,7 +38,7 @@ std::string read_file(const std::filesystem::path& path) {
   return text;
 }
 
-// Parts of parts count too. Pieces of text go through all of them in nested calls.
+// Counts nested parts too. Pieces of text pass through all of them in nested calls.
 std::size_t count_parts(const SortedJson& json) {
   std::size_t count = json.is_object() && json.contains("type") ? 1 : 0;
   for (const SortedJson& member : json)
@@ -62,7 +62,7 @@ struct Scratch {
 
 tok::BpeModel read_model(const tok::JsonField& root) {
   const tok::JsonField model = root.at("model");
-  // Old files have no type; then a list of merges tells.
+  // Old files have no type; a list of merges identifies BPE.
   if (const auto type = model.find("type"); type && type->as_string() != "BPE") type->refuse(type->as_string(), "BPE");
   return tok::BpeModel(model);
 }
@@ -154,7 +154,7 @@ struct Tokenizer::Impl {
     idle.push_back(std::move(scratch));
   }
 
-  // Cuts added tokens out of the text, and out of what remains once it is normalized.
+  // Extracts added tokens from the text, and from the rest after normalization.
   void encode(std::string_view text, Scratch& scratch, tok::IdBuffer& out) const {
     const auto add_token = [&](std::int32_t id) {
       out.ids().push_back(id);
@@ -179,7 +179,7 @@ struct Tokenizer::Impl {
       if (!normalizer) return encode_part(part, first_bytes);
       tok::NormalizedText normalized = normalizer->normalize(part, first_bytes, scratch.match);
       if (normalized.text != part) return encode_part(normalized.text, normalized.first_bytes);
-      std::string().swap(normalized.text);  // most text is normal as it is, and may be long
+      std::string().swap(normalized.text);  // most text is already normalized, and may be long
       encode_part(part, normalized.first_bytes);
     });
   }

@@ -1,9 +1,9 @@
-// Text to token ids and back, from a Hugging Face `tokenizer.json`, with the ids of `tokenizers` 0.23, and of a model
-// directory with those of transformers 5 (see tokenizer_settings.h for the files beside it).
+// Converts text to token ids and back. The ids equal those of `tokenizers` 0.23 for a `tokenizer.json`, and those of
+// transformers 5 for a model directory (tokenizer_settings.h describes its other files).
 //
-// Supported: models BPE (byte-level and SentencePiece-like); what else a file may hold is listed in normalizer.h,
-// pre_tokenizer.h, post_processor.h, token_decoder.h and added_tokens.h, and anything beyond is refused by name.
-// `truncation` and `padding` are ignored: transformers switches both off in every call too, and text is never cut here.
+// Supported: models BPE (byte-level and SentencePiece-like); normalizer.h, pre_tokenizer.h, post_processor.h,
+// token_decoder.h and added_tokens.h list the other supported components; anything else is rejected by name.
+// `truncation` and `padding` are ignored: transformers disables both in every call too, and text is never truncated.
 #pragma once
 
 #include <cstdint>
@@ -22,19 +22,19 @@ namespace adept::data {
 /// Immutable; cheap to copy; all members can be called from several threads at once.
 class Tokenizer {
  public:
-  /// Reads a tokenizer.json. Throws DataError that names the file, the path in it, what was found and what is known.
+  /// Reads a tokenizer.json. Throws DataError with the file, the path in it, the found value and the supported values.
   static Tokenizer from_file(const std::filesystem::path& path);
-  /// Reads `tokenizer.json` of a model directory and what the files beside it say about tokens.
+  /// Reads `tokenizer.json` of a model directory, and the tokens that its other files declare.
   static Tokenizer from_model_dir(const std::filesystem::path& dir);
 
-  /// Ids of `text`. Each ill-formed UTF-8 sequence counts as U+FFFD, as in Python's errors="replace". With
-  /// `add_special_tokens` the post-processor adds what it adds (for many models BOS). Cost O(n log n). Throws DataError
-  /// where the tokenizer would take more time or memory than the text may cost, or the unknown token is needed and
-  /// missing; InterruptedError after a signal.
+  /// Ids of `text`. Each ill-formed UTF-8 sequence counts as U+FFFD, as in Python's errors="replace".
+  /// `add_special_tokens` applies the post-processor (which adds BOS for many models). Cost O(n log n). Throws
+  /// DataError if the tokenizer exceeds the text's budget, or requires a missing unknown token; InterruptedError after
+  /// a signal.
   std::vector<std::int32_t> encode(std::string_view text, bool add_special_tokens = true) const;
-  /// Takes ids in their order, some thousand at a time.
+  /// Receives ids in order, a few thousand at a time.
   using IdSink = FunctionRef<void(std::span<const std::int32_t>)>;
-  /// The same, for long texts: what is held beside the text is at most two normalized copies of it.
+  /// The same, for long texts: keeps at most two normalized copies of the text.
   void encode(std::string_view text, IdSink sink, bool add_special_tokens = true) const;
 
   /// Text of `ids`, always well-formed UTF-8. Ids that no token has are skipped, as in `tokenizers`; a negative id

@@ -1,5 +1,5 @@
-// The classes of transformers 5 that build normalizer and pre-tokenizer of their own instead of those of
-// tokenizer.json: models/{llama,gpt2,qwen2}/tokenization_*.py.
+// Classes of transformers 5 that build their own normalizer and pre-tokenizer instead of those in tokenizer.json:
+// models/{llama,gpt2,qwen2}/tokenization_*.py.
 #pragma once
 
 #include "adept/data/tokenizer/json_field.h"
@@ -7,8 +7,8 @@
 
 namespace adept::data::tok {
 
-/// Why the class that tokenizer_config.json names may give other ids than the `root` of tokenizer.json, which counts
-/// here; empty where the two fit.
+/// Why the class named in tokenizer_config.json may produce other ids than tokenizer.json (`root`), which adept
+/// follows; empty if the two match.
 std::string class_mismatch(const JsonField& root, const TokenizerSettings& settings);
 
 }  // namespace adept::data::tok

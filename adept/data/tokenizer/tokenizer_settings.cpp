@@ -59,7 +59,7 @@ DeclaredToken read_token(const Json& value, const std::string& where) {
   return token;
 }
 
-/// A value of tokenizer_config.json or special_tokens_map.json, which keeps the file that it is from.
+/// A value of tokenizer_config.json or special_tokens_map.json, with the file it comes from.
 struct Value {
   Json json;
   std::string where;
@@ -152,7 +152,7 @@ class SettingsReader {
     take_model_specific(config);
   }
 
-  // The names that transformers 5 saves; those in other places switch them off.
+  // The keys that transformers 5 saves; keys in other places disable them.
   void take_model_specific(const Json& config) {
     constexpr std::string_view kKey = "model_specific_special_tokens";
     const auto tokens = config.find(kKey);
@@ -162,7 +162,7 @@ class SettingsReader {
     for (const auto& [key, json] : tokens->items()) explicit_.set(key, {json, place + "." + key});
   }
 
-  // An object of extra special tokens gives each a name.
+  // Extra special tokens in an object have names.
   void take_named_extra() {
     if (!extra_ || !extra_->json.is_object()) return;
     for (const auto& [key, json] : extra_->json.items()) explicit_.set(key, {json, extra_->where + "." + key});
@@ -228,7 +228,7 @@ class SettingsReader {
     }
   }
 
-  // Those that added_tokens.json declares special. transformers compares before it knows an object as a token.
+  // Tokens that added_tokens.json declares special. transformers compares them before converting objects to tokens.
   std::set<std::string> special_contents() const {
     std::set<std::string> contents;
     const auto add = [&](const Json& json, bool of_map) {
@@ -276,7 +276,7 @@ class SettingsReader {
   fs::path dir_;
   TokenizerSettings settings_;
   std::map<std::string, Value, std::less<>> standard_;
-  Values automatic_, explicit_;  // other keys that end in _token; those of the second replace those of the first
+  Values automatic_, explicit_;  // other keys that end in _token; the second file overrides the first
   std::unordered_map<std::string, std::size_t> places_;  // in settings_.named
   std::optional<Value> extra_, additional_;
 };

@@ -1,5 +1,5 @@
-// What the files beside tokenizer.json say about tokens: tokenizer_config.json, special_tokens_map.json and
-// added_tokens.json, read as transformers 5 reads them into a PreTrainedTokenizerFast (TokenizersBackend):
+// Tokens declared outside tokenizer.json: tokenizer_config.json, special_tokens_map.json and added_tokens.json, read as
+// transformers 5 reads them into a PreTrainedTokenizerFast (TokenizersBackend):
 //
 //   - tokenizer_config.json with `added_tokens_decoder`: the tokens there, by index; the other two files do not count.
 //   - without it: each key of special_tokens_map.json replaces that of tokenizer_config.json, and the tokens of
@@ -7,7 +7,7 @@
 //   - `bos_token` and its like, `additional_special_tokens` (or `extra_special_tokens`), and any other `..._token`
 //     (or, without such, `model_specific_special_tokens`): special tokens, which are added if they are not.
 //
-// `add_bos_token` and `add_eos_token` have no effect where there is a tokenizer.json: its post-processor decides.
+// `add_bos_token` and `add_eos_token` have no effect: the post-processor of tokenizer.json decides.
 #pragma once
 
 #include <cstdint>
@@ -31,9 +31,9 @@ struct DeclaredToken {
   bool lstrip = false;
   bool rstrip = false;
   bool special = false;
-  std::optional<bool> normalized{};  ///< of one that does not say: it is, unless special
+  std::optional<bool> normalized{};  ///< if undeclared: true, unless special
 
-  /// Equal for equal declarations, wherever they stand.
+  /// Equal for equal declarations, wherever they are.
   std::string identity() const;
 };
 
@@ -44,13 +44,13 @@ struct NamedToken {
 };
 
 struct TokenizerSettings {
-  /// Of `added_tokens_decoder`, or of added_tokens.json. By index, of which the last in the file counts.
+  /// Of `added_tokens_decoder`, or of added_tokens.json. By index; the last one in the file counts.
   std::map<std::int64_t, DeclaredToken> added;
   bool has_added_tokens_decoder = false;
   std::vector<NamedToken> named;     ///< bos, eos, unk, sep, pad, cls and mask in this order, then others
   std::vector<DeclaredToken> extra;  ///< additional special tokens
   bool split_special_tokens = false;
-  std::string tokenizer_class;             ///< of tokenizer_config.json; empty where it names none
+  std::string tokenizer_class;             ///< of tokenizer_config.json; empty if absent
   std::optional<bool> add_prefix_space{};  ///< of tokenizer_config.json
 
   /// The value of a key that has one.
@@ -63,14 +63,13 @@ bool is_standard_name(std::string_view name);
 /// Puts bos, eos, unk, sep, pad, cls and mask first; the others keep their order.
 void sort_named(std::vector<NamedToken>& named);
 
-/// Throws DataError that names the file, the key and what was found, where a value has another form; also for a file
-/// that is there but cannot be read.
+/// Throws DataError with the file, the key and the found value if a value has another form, or if an existing file
+/// cannot be read.
 TokenizerSettings read_tokenizer_settings(const std::filesystem::path& model_dir);
 
-/// What transformers adds to a tokenizer that has the tokens `listed` in its tokenizer.json and so knows `added`, in
-/// this order: tokens that are declared otherwise than they are known, and special tokens that are not known. `padding`
-/// is the token of tokenizer.json's own padding, the pad token where no file names one. Warns of tokens that
-/// transformers leaves out.
+/// The tokens that transformers adds to a tokenizer with the tokens `listed` in its tokenizer.json and therefore
+/// `added`, in this order: tokens whose declarations differ, and unknown special tokens. `padding` is the token of
+/// tokenizer.json's padding, used as the pad token if no file names one. Warns about tokens that transformers drops.
 std::vector<AddedToken> tokens_to_add(const TokenizerSettings& settings, const std::vector<AddedToken>& listed,
                                       const AddedTokens& added, const std::optional<DeclaredToken>& padding);
 

@@ -34,7 +34,7 @@ struct Declarations {
   std::unordered_map<std::string, DeclaredToken> by_content;
 };
 
-// The tokens with an index, from all files that count.
+// The tokens with an index, from all files that apply.
 Declarations collect(const TokenizerSettings& settings, const std::vector<AddedToken>& listed) {
   Declarations all;
   all.by_index = settings.added;
@@ -64,7 +64,7 @@ std::vector<NamedToken> named_tokens(const TokenizerSettings& settings, const st
 std::vector<AddedToken> tokens_to_add(const TokenizerSettings& settings, const std::vector<AddedToken>& listed,
                                       const AddedTokens& added, const std::optional<DeclaredToken>& padding) {
   const Declarations declarations = collect(settings, listed);
-  std::unordered_set<std::string> known;  // what is added already, or will be by its index
+  std::unordered_set<std::string> known;  // already added, or to be added by index
   for (const auto& [id, token] : added.tokens()) known.insert(token.content);
   std::vector<std::pair<DeclaredToken, std::int64_t>> tokens;
   std::unordered_set<std::string> identities;
@@ -84,7 +84,7 @@ std::vector<AddedToken> tokens_to_add(const TokenizerSettings& settings, const s
   for (const NamedToken& named : named_tokens(settings, padding)) {
     if (!named.token) continue;
     names.insert(named.token->content);
-    // One that is declared with an index has the flags of that declaration.
+    // A token declared with an index has the flags of that declaration.
     const auto found = declarations.by_content.find(named.token->content);
     add_special(found == declarations.by_content.end() ? *named.token : found->second);
   }

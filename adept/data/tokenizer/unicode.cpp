@@ -86,7 +86,7 @@ void append_lowercase(std::string& out, char32_t c) {
     out += "i\xCC\x87";
     return;
   }
-  // Letters of Unicode 16 and 17 that older versions of utf8proc do not know.
+  // Letters of Unicode 16 and 17 that older versions of utf8proc lack.
   constexpr std::pair<char32_t, char32_t> kRecent[] = {{0x1C89, 0x1C8A}, {0xA7CB, 0x264},  {0xA7CC, 0xA7CD},
                                                        {0xA7CE, 0xA7CF}, {0xA7D2, 0xA7D3}, {0xA7D4, 0xA7D5},
                                                        {0xA7DA, 0xA7DB}, {0xA7DC, 0x19B}};

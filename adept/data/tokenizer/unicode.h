@@ -1,5 +1,5 @@
-// UTF-8 and the few facts of Unicode that tokenization depends on, fixed to the versions that Hugging Face
-// `tokenizers` 0.23 uses, whatever version the system's libraries have: a new letter in Unicode must not change ids.
+// UTF-8 and the Unicode properties that tokenization uses, fixed to the versions that Hugging Face `tokenizers` 0.23
+// uses, independent of the system's libraries: a new letter in Unicode must not change ids.
 //
 // Categories are Unicode 16.0 (Oniguruma 6.9.10, which `tokenizers` links).
 #pragma once
@@ -50,17 +50,17 @@ bool is_word(char32_t code_point);
 /// Rust's char::to_lowercase: the full mapping of one code point, without context.
 void append_lowercase(std::string& out, char32_t code_point);
 
-/// The code point at `position` of well-formed UTF-8; `position` moves behind it.
+/// The code point at `position` of well-formed UTF-8; `position` moves past it.
 char32_t decode_utf8(std::string_view text, std::size_t& position);
 /// The code point that ends just before `end`, which must be > 0; `end` moves to its first byte.
 char32_t decode_utf8_before(std::string_view text, std::size_t& end);
 void append_utf8(std::string& out, char32_t code_point);
-/// Where the white space ends that begins at `begin`, and where that begins that ends at `end`, not before `least`.
-/// Throw InterruptedError after a signal.
+/// The end of the white space that begins at `begin`; and the start of the white space that ends at `end`, at least
+/// `least`. Throw InterruptedError after a signal.
 std::size_t behind_blanks(std::string_view text, std::size_t begin);
 std::size_t before_blanks(std::string_view text, std::size_t end, std::size_t least);
-/// The end of the part of well-formed `text` that begins at `begin`: some ten thousand bytes, or the rest; no character
-/// is cut. Long loops go part by part, as this throws InterruptedError after a signal.
+/// The end of a part of well-formed `text` that begins at `begin`: about ten thousand bytes, or the rest, at a
+/// character boundary. Long loops proceed by parts, because this throws InterruptedError after a signal.
 std::size_t part_end(std::string_view text, std::size_t begin);
 /// Length in bytes of the sequence that starts with this byte of well-formed UTF-8.
 inline std::size_t utf8_length(char first) {

@@ -58,8 +58,8 @@ const CodePointSet& joining_starters() {
   return set;
 }
 
-/// Normalizes characters as they come. utf8proc orders the marks of a whole text in quadratic time and takes many times
-/// the text's memory, so it is given single characters to decompose, and short stretches to compose.
+/// Normalizes characters one by one. utf8proc orders the marks of a whole text in quadratic time and takes many times
+/// the text's memory, so it only decomposes single characters and composes short runs.
 class StreamNormalizer {
  public:
   explicit StreamNormalizer(NormalForm form) : composes_(form == NormalForm::kNfc || form == NormalForm::kNfkc) {
@@ -97,7 +97,7 @@ class StreamNormalizer {
     marks_ = pending_.size() + 1;
   }
 
-  // The marks behind the last starter by their class, equal ones as they stand.
+  // The marks after the last starter by class; equal ones keep their order.
   void order_marks() {
     if (pending_.size() < marks_ + 2) return;
     std::stable_sort(pending_.begin() + static_cast<std::ptrdiff_t>(marks_), pending_.end(), [](auto a, auto b) {
@@ -110,7 +110,7 @@ class StreamNormalizer {
   bool composes_;
   int options_;
   std::vector<utf8proc_int32_t> pending_;  // decomposed characters
-  std::size_t marks_ = 0;                  // where those begin that are not ordered yet
+  std::size_t marks_ = 0;                  // start of the unordered ones
 };
 
 }  // namespace
@@ -123,7 +123,7 @@ std::string unicode_normalized(std::string_view text, NormalForm form) {
     for (const std::size_t end = part_end(text, i); i < end;) {
       std::size_t plain = i;
       while (plain < end && static_cast<unsigned char>(text[plain]) < 0x80) ++plain;
-      if (plain > i + 1) {  // ASCII; what follows may join its last character
+      if (plain > i + 1) {  // ASCII; the next character may combine with its last one
         normalizer.flush(out);
         out += text.substr(i, plain - 1 - i);
         i = plain - 1;

@@ -1,4 +1,4 @@
-// What each trained copy does: how much it adds to the residual stream, and what the loss is without it.
+// The effect of each trained copy: how much it adds to the residual stream, and the loss without it.
 #pragma once
 
 #include <vector>
@@ -17,7 +17,7 @@ struct CopyReport {
   double loss_rise = 0;     ///< loss with the copy bypassed minus the model's, nats per token
 };
 
-/// Copies on one text. Sources weigh the same.
+/// Effects of the copies on one text. Sources have equal weights.
 struct CopiesOnText {
   double loss = 0;          ///< of the model, nats per token
   std::int64_t tokens = 0;  ///< predicted

@@ -22,7 +22,7 @@ bool are_apart(const Importance& importance, int a, int b) {
          student_t_975(importance.stability.degrees_of_freedom) * std::sqrt(std::max(variance, 0.0));
 }
 
-// Layers that are surely lower than the k-th lowest stay; the rest come from those that cannot be told from it.
+// Layers significantly lower than the k-th lowest stay; the rest come from those indistinguishable from it.
 std::vector<int> cheapest_of_equals(const std::vector<int>& ascending, int k, const Importance& importance) {
   if (importance.stability.covariance.empty())
     throw ConfigError(
@@ -43,7 +43,7 @@ std::vector<int> cheapest_of_equals(const std::vector<int>& ascending, int k, co
   return chosen;
 }
 
-// Mostly the lowest copy decides what a step costs: for each lowest layer the best others above it.
+// The lowest copy mostly determines the cost of a step, so this tries each lowest layer with the best ones above it.
 std::vector<int> best_gain_per_cost(const std::vector<int>& layers, int k, std::int64_t copies,
                                     const Importance& importance, const StepCost& step_cost) {
   if (importance.method != kFirstOrderGain)

@@ -26,7 +26,7 @@ namespace {
 constexpr int kSweeps = 2;
 constexpr int kBisections = 6;
 
-// What reaches the lowest copy, of one batch.
+// The input of the lowest copy, for one batch.
 struct Prefix {
   at::Tensor h;  // (B, T, D)
   at::Tensor targets;
@@ -139,7 +139,7 @@ DialPoint choose(const std::vector<DialPoint>& curve, const DialOptions& options
   return chosen;
 }
 
-// What a nat of general loss is worth in nats of domain loss where the curve meets the bound; 0 where it does not.
+// The price of general loss in units of domain loss at which the curve meets the bound; 0 if it does not.
 double worth_at_bound(const std::vector<DialPoint>& curve, double alpha) {
   const auto steps = static_cast<double>(curve.size() - 1);
   const auto below = static_cast<std::size_t>(alpha * steps);
@@ -181,7 +181,7 @@ class Search {
     return inside;
   }
 
-  // Each copy's alpha in turn, the others staying.
+  // Searches each copy's alpha in turn, with the others fixed.
   DialPoint by_coordinates(DialPoint best, double general_weight) {
     for (int sweep = 0; sweep < kSweeps; ++sweep)
       for (std::size_t copy = 0; copy < best.alphas.size(); ++copy)
@@ -215,8 +215,8 @@ Dial search_dial(Search& search, const DialOptions& options, std::size_t num_cop
     dial.chosen = search.by_coordinates(dial.chosen, *options.general_weight);
     return dial;
   }
-  // On the bound no copy can gain alone: one would have to give what another takes. So the bound is given a price, and
-  // what that finds is scaled back onto the bound.
+  // On the bound, no copy can improve alone: one must give up what another takes. Therefore the search uses a price for
+  // general loss, and its result is scaled back onto the bound.
   const double worth = worth_at_bound(dial.curve, dial.chosen.alphas.front());
   DialPoint found = search.by_coordinates(dial.chosen, worth);
   if (const double largest = *std::max_element(found.alphas.begin(), found.alphas.end()); largest > 0)
@@ -266,7 +266,7 @@ Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std
   const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
   Search search(model, options, tick);
   Dial dial = search_dial(search, options, expansion.layers.size());
-  progress.set_total(done);  // how many measurements a search takes is known when it ends
+  progress.set_total(done);  // the number of measurements of a search is known only at its end
   return dial;
 }
 

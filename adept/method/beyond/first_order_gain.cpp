@@ -19,14 +19,14 @@
 namespace adept::method {
 namespace {
 
-// Mean gradients of one text for the copy behind each layer, and the text's loss.
+// Mean gradients of one text for the copy after each layer, and the text's loss.
 struct CopyGradients {
   std::vector<std::vector<at::Tensor>> layers;  // of the residual outputs, fp32
   double loss = 0;
   std::int64_t tokens = 0, sequences = 0;
 };
 
-// A decoder whose layer l is the copy that would stand behind layer l.
+// A decoder whose layer l is the potential copy after layer l.
 model::Decoder copies_of_layers(const model::Decoder& decoder) {
   model::Decoder copies = model::detached_decoder(decoder);
   for (std::int64_t l = 0; l < copies.num_layers(); ++l)

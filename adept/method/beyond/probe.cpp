@@ -18,12 +18,13 @@ namespace {
 constexpr int kResamples = 1000;
 constexpr std::uint64_t kResampleSeed = 0;
 constexpr double kError = 0.05;
-// Below it a resample says little about the text.
+// With fewer, a resample says little about the text.
 constexpr std::size_t kFewestSequences = 16;
 
 const FromSequences& from_sequences(const ImportanceMethod& method) { return std::get<FromSequences>(method.scores); }
 
-// The passes over sequences that the methods need, each once; one that only makes what another makes too is left out.
+// The passes over sequences that the methods require, without duplicates and without passes whose results others
+// include.
 std::vector<const Pass*> passes_of(const ProbeOptions& options) {
   std::vector<const Pass*> passes;
   const auto has = [&](const Pass* pass) { return std::find(passes.begin(), passes.end(), pass) != passes.end(); };
@@ -36,7 +37,7 @@ std::vector<const Pass*> passes_of(const ProbeOptions& options) {
   return passes;
 }
 
-// The methods that look at whole texts.
+// The methods that use whole texts.
 std::int64_t num_from_texts(const ProbeOptions& options) {
   return std::count_if(options.methods.begin(), options.methods.end(), [](const std::string& name) {
     return std::holds_alternative<FromTexts>(importance_method(name).scores);
@@ -105,7 +106,7 @@ void add_intervals(const ProbeSamples& samples, const ImportanceMethod& method,
   }
 }
 
-// Sequences less sources; 0 where a source has a single sequence, whose resamples are all alike.
+// Sequences minus sources; 0 if a source has a single sequence, whose resamples are all equal.
 int degrees_of_freedom(const ProbeSamples& samples) {
   std::map<int, int> sequences;
   for (const int source : samples.sources) ++sequences[source];
@@ -119,7 +120,7 @@ std::int64_t work_of(const model::Decoder& decoder, const ProbeBatch& batch, std
   return ticks;
 }
 
-// A batch that is interrupted leaves nothing.
+// An interrupted batch leaves nothing.
 void measure(const model::Decoder& decoder, const ProbeBatch& batch, std::span<const Pass* const> passes,
              ProbeSamples& samples, const Tick& tick) {
   const std::size_t before = samples.num_sequences();
@@ -132,7 +133,7 @@ void measure(const model::Decoder& decoder, const ProbeBatch& batch, std::span<c
   }
 }
 
-// Sequences that predict a token, which are those of the samples.
+// Sequences that predict a token: those of the samples.
 std::size_t num_scored(const std::vector<ProbeBatch>& batches) {
   ProbeSamples scored;
   for (const ProbeBatch& batch : batches) add_sequences(batch, scored);
@@ -198,7 +199,7 @@ std::vector<Importance> probe(const model::Decoder& decoder, const ProbeText& te
 
 namespace {
 
-// Fills state.samples; with until_separated says how that went.
+// Fills state.samples; with until_separated, returns the outcome.
 std::optional<Separation> sample(const model::Decoder& decoder, const ProbeText& text, const ProbeOptions& options,
                                  const std::function<void(std::int64_t done)>& skip, const Tick& tick,
                                  ProbeState& state) {
@@ -209,7 +210,7 @@ std::optional<Separation> sample(const model::Decoder& decoder, const ProbeText&
   Separation separation{
       .reached = false, .required_share = 1 - kError / static_cast<double>(text.general.size()), .looks = 0};
   std::int64_t index = 0;
-  std::size_t earlier = 0;  // sequences of the parts so far, of which other sessions may have measured more
+  std::size_t earlier = 0;  // sequences of the parts so far; other sessions may have measured more
   for (const auto& part : text.general) {
     for (const ProbeBatch& batch : part) {
       if (index++ < state.batches) {
@@ -222,7 +223,7 @@ std::optional<Separation> sample(const model::Decoder& decoder, const ProbeText&
     earlier += num_scored(part);
     if (!options.until_separated || earlier < kFewestSequences) continue;
     ++separation.looks;
-    if (index < state.batches) continue;  // looked at in an earlier session
+    if (index < state.batches) continue;  // checked in an earlier session
     const ImportanceMethod& first = importance_method(options.methods.at(0));
     const double share = summarize(samples, first, options.num_lowest, options.exclude).stability.same_set_share;
     separation.reached = share >= separation.required_share;

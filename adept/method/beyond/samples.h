@@ -1,5 +1,5 @@
-// Numbers of each sequence and layer, from which importance methods make their scores: resampling the sequences says
-// how certain those are, and a probe that is interrupted goes on from them.
+// Measurements per sequence and layer, from which importance methods compute scores. Resampling the sequences gives the
+// confidence, and an interrupted probe continues from them.
 //
 // Legend: N sequences, L layers, P parts of a layer.
 #pragma once
@@ -16,28 +16,28 @@
 
 namespace adept::method {
 
-/// One measure of a layer. Values are totals over the predicted tokens of a sequence, so that total / tokens is a mean
-/// per token.
+/// One measure of a layer. Values are totals over the predicted tokens of a sequence, so total / tokens is a mean per
+/// token.
 struct MeasureTable {
   std::vector<std::string> parts = {""};  ///< P names: tensors within a layer, or one without a name
   std::vector<double> values;             ///< (N, L, P)
 };
 
-/// All that was measured so far. Sequences without a predicted token are left out.
+/// All measurements so far. Sequences without a predicted token are skipped.
 struct ProbeSamples {
   int num_layers = 0;
   std::vector<double> tokens;                               ///< (N) predicted
   std::vector<double> losses;                               ///< (N) sums, nats
   std::vector<int> sources;                                 ///< (N)
-  std::map<int, double> source_weights;                     ///< of the sources that are there
+  std::map<int, double> source_weights;                     ///< of the existing sources
   std::map<std::string, MeasureTable, std::less<>> tables;  ///< by name of the measure
 
   std::size_t num_sequences() const { return tokens.size(); }
-  /// The table of a measure, which is made if it is not there.
+  /// The table of a measure, created if missing.
   MeasureTable& table(std::string_view measure);
 };
 
-/// Means per token of a measure over the sequences, as source_mean.h has them.
+/// Means per token of a measure over the sequences, weighted as in source_mean.h.
 struct LayerMeans {
   int num_layers = 0, num_parts = 1;
   std::vector<double> values;  ///< (L, P)
@@ -56,10 +56,10 @@ std::vector<double> target_counts(const model::Batch& batch);
 /// Adds tokens and source of each sequence of the batch that predicts a token: once per batch, before its passes.
 void add_sequences(const ProbeBatch& batch, ProbeSamples& samples);
 
-/// Drops all but the first sequences: what a pass that was interrupted has left of its batch.
+/// Drops all but the first sequences, to undo an interrupted batch.
 void keep_first(ProbeSamples& samples, std::size_t num_sequences);
 
-/// For a probe that goes on in another session.
+/// For a probe that continues in another session.
 Json to_json(const ProbeSamples& samples);
 /// Throws Json::exception or DataError for anything else.
 ProbeSamples samples_from_json(const Json& json);

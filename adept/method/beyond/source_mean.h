@@ -1,9 +1,9 @@
-// The mean per predicted token over sources of text, in which a source counts by its weight, whatever its size:
+// The mean per predicted token over sources of text, weighted by source, independent of their sizes:
 //
 //   mean = sum over sources s of  w_s / (sum of w) * total_s / tokens_s
 //
-// It is linear in what each sequence or batch i adds to its source's total. So everything that is measured on text sums
-// factor_i * total_i, with the factors from here.
+// It is linear in what each sequence or batch i adds to its source's total. Therefore every measurement on text is a
+// sum of factor_i * total_i, with the factors computed here.
 #pragma once
 
 #include <map>
@@ -22,15 +22,15 @@ struct ProbeBatch {
   double weight = 1;  ///< of the source in a mean, relative; the same in all its batches
 };
 
-/// What is needed to know of items of text; each span (N).
+/// Properties of items of text; each span (N).
 struct TextItems {
   std::span<const double> tokens;  ///< predicted
   std::span<const int> sources;    ///< empty: one source
-  std::map<int, double> weights;   ///< of the sources; empty: all the same
+  std::map<int, double> weights;   ///< of the sources; empty: equal
   std::span<const double> counts;  ///< how often each item counts, as in a resample; empty: once
 };
 
-/// factor_i of each item, its count included: w_s / (sum of w) / tokens_s. Sources without a count have no part in it.
+/// factor_i of each item, its count included: w_s / (sum of w) / tokens_s. Sources without a count are ignored.
 std::vector<double> mean_factors(const TextItems& items);
 
 /// factor_i of each batch; 0 for one without a predicted token. Throws DataError, with `text` as the place, if no token

@@ -1,4 +1,4 @@
-// What a sample of sequences says about scores: intervals, resampling, agreement.
+// Statistics of scores from a sample of sequences: intervals, resampling, agreement.
 //
 // Legend: N sequences, L layers, R resamples.
 #pragma once
@@ -18,15 +18,15 @@ struct StratifiedTotals {
   std::span<const double> totals;  ///< (N)
   std::span<const double> tokens;  ///< (N)
   std::span<const int> sources;    ///< (N); empty: one source
-  std::map<int, double> weights;   ///< of the sources; empty: all the same
+  std::map<int, double> weights;   ///< of the sources; empty: equal
 };
 
-/// Mean per token, as source_mean.h has it.
+/// Mean per token, as in source_mean.h.
 double token_mean(const StratifiedTotals& sample);
 
 /// 95 % interval of token_mean, the sequences of each source being its sample: the ratio estimator's standard error
 /// (Cochran, Sampling Techniques, 6.4; over sources as strata, 6.10) times Student's t with N - sources degrees of
-/// freedom. Where a source has one sequence nothing is known: [-inf, inf].
+/// freedom. If a source has one sequence, the interval is unknown: [-inf, inf].
 std::array<double, 2> token_mean_ci95(const StratifiedTotals& sample);
 
 /// Two-sided 95 % quantile of Student's t.
@@ -40,7 +40,7 @@ std::vector<std::vector<double>> resampled_scores(const ProbeSamples& samples, c
 /// Indices of the k lowest scores, ascending by index; among equal scores the later one.
 std::vector<int> lowest(std::span<const double> scores, int k);
 
-/// Spearman's rank correlation; equal values share their mean rank. NaN where all values of one are equal.
+/// Spearman's rank correlation; equal values share their mean rank. NaN if all values of one are equal.
 double spearman(std::span<const double> a, std::span<const double> b);
 
 }  // namespace adept::method
