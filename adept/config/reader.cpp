@@ -158,7 +158,7 @@ bool read_bool(const Value& value, const std::string& key, bool& target, ReadRes
     add_mismatch(value, key, "true or false", result);
     return false;
   }
-  const char second = value.text[1];  // yes, true, on | no, false, off: told apart by the first two letters
+  const char second = value.text[1];  // yes, true, on | no, false, off: distinguished by the first two letters
   const char first = value.text[0];
   target = first == 't' || first == 'T' || first == 'y' || first == 'Y' ||
            ((first == 'o' || first == 'O') && (second == 'n' || second == 'N'));

@@ -65,7 +65,7 @@ class TokenDataset {
     std::span<const std::int32_t> tokens;
     std::span<const std::int64_t> offsets;
     std::span<const std::int64_t> bytes;
-    std::shared_ptr<const void> owner;  ///< of the memory behind the spans
+    std::shared_ptr<const void> owner;  ///< owner of the spans' memory
   };
   explicit TokenDataset(std::shared_ptr<const Data> data) : data_(std::move(data)) {}
 

@@ -21,7 +21,7 @@ using UnitValues = std::map<std::string, double>;
 
 /// Slices begin .. end-1 of a tensor along `dim`.
 struct Unit {
-  std::string name;       ///< the parameter's; of a part with "/head.3" or "/block.3" behind it
+  std::string name;       ///< the parameter's name; for a part, with the suffix "/head.3" or "/block.3"
   std::string parameter;  ///< name in the expanded model
   std::int64_t dim = 0;   ///< 0: rows, 1: columns
   std::int64_t begin = 0;

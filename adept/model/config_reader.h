@@ -1,4 +1,4 @@
-// Strict reading of a config.json: every key is taken by somebody or refused by name, and all faults are collected.
+// Reads a config.json strictly: every key must be understood, or is rejected by name. All problems are collected.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ namespace adept::model {
 /// Reads the keys of one JSON object. Asking for a key marks it as understood.
 class ConfigReader {
  public:
-  /// `prefix` ("rope_scaling.") stands before each key in messages; problems go to `problems`.
+  /// `prefix` ("rope_scaling.") precedes each key in messages; problems go to `problems`.
   ConfigReader(const Json& object, std::string prefix, std::vector<std::string>& problems);
 
   bool has(std::string_view key) const;                                                 ///< present and not null
@@ -43,7 +43,7 @@ class ConfigReader {
   ConfigReader inside(std::string_view key);
 
   void problem(std::string_view key, const std::string& text);
-  /// Refuses by name what nobody has asked for; `what_to_do` ends the message.
+  /// Rejects unread keys by name; `what_to_do` ends the message.
   void refuse_unknown(std::string_view what_to_do);
 
  private:

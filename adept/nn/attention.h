@@ -1,4 +1,4 @@
-// Causal attention with grouped queries, sliding windows, and documents that do not see each other.
+// Causal attention with grouped queries, sliding windows, and documents that do not attend to each other.
 //
 // Legend: B sequences, H query heads, K key-value heads (H a multiple of K), T queries, S keys (S >= T), E head_dim.
 #pragma once
@@ -13,15 +13,15 @@
 
 namespace adept::nn {
 
-/// Which keys a query sees, beside those after its own position, which it never does.
+/// The keys that a query attends to, apart from causality.
 struct Visibility {
-  std::int64_t window = 0;       ///< only the last so many, the query's own included; 0: no restriction
+  std::int64_t window = 0;       ///< only this many last keys, including the query's own; 0: no restriction
   at::Tensor document_starts{};  ///< (B, T) int32 on the CPU: the key position where the query's document starts;
                                  ///< ascending along T. Undefined: one document. cu_seqlens of packed sequences, spread
                                  ///< over their tokens.
 };
 
-/// What the product of a query and a key becomes before the softmax.
+/// How the product of a query and a key is transformed before the softmax.
 struct Scoring {
   std::optional<double> scale{};  ///< of the products; 1 / sqrt(E) unless given
   double soft_cap = 0;            ///< scaled products s become soft_cap tanh(s / soft_cap) (Gemma 2); 0: they stay
@@ -29,10 +29,10 @@ struct Scoring {
 
 /// softmax(scores of q k^T) v, for q (B, H, T, E), k and v (B, K, S, E): (B, H, T, E), laid out as (B, T, H, E).
 ///
-/// Query t stands at key position S - T + t. Head h reads key-value head h / (H / K). On the CPU in fp32 and bf16 no
-/// (T x S) matrix is stored and blocks that no query sees are skipped; sums are in fp32. Its gradient saves q, k, v and
-/// a number for each query and head, not the result. Elsewhere a soft cap is computed by ATen's operations, which store
-/// that matrix. Differentiable once.
+/// Query t is at key position S - T + t. Head h reads key-value head h / (H / K). On the CPU in fp32 and bf16 no (T x
+/// S) matrix is stored and blocks that no query attends to are skipped; sums are in fp32. Its gradient saves q, k, v
+/// and a number for each query and head, not the result. Elsewhere a soft cap is computed by ATen's operations, which
+/// store that matrix. Differentiable once.
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const Visibility& visibility = {}, const Scoring& scoring = {});
 
@@ -44,11 +44,11 @@ struct HeadNorms {
 };
 
 /// causal_attention of queries and keys that are normalised and then rotated: q (B, T, H, E) and k (B, T, K, E) as
-/// their projections leave them, v (B, K, T, E). Its gradient saves those, and makes what attention saw again.
+/// their projections leave them, v (B, K, T, E). Its gradient saves these and recomputes the inputs of attention.
 at::Tensor normed_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const HeadNorms& norms,
                             const RopeTables& tables, const Visibility& visibility = {}, const Scoring& scoring = {});
 
-/// What causal_attention lets see: bool (1 or B, 1, T, S), true where query t may see key s.
+/// The mask of causal_attention: bool (1 or B, 1, T, S), true if query t attends to key s.
 at::Tensor causal_mask(std::int64_t num_queries, std::int64_t num_keys, const Visibility& visibility,
                        at::Device device);
 

@@ -28,7 +28,7 @@ std::int64_t equal_parts(std::int64_t size, std::int64_t most) {
   return (size + num_parts - 1) / num_parts;
 }
 
-/// Tokens per chunk: enough to keep the GEMM efficient (each call packs the whole head anew), few enough to keep a
+/// Tokens per chunk: enough to keep the GEMM efficient (each call packs the whole head again), few enough to keep a
 /// chunk's logits near 128 MB in fp32, as long as that leaves 256. Chunks are of equal size, up to rounding.
 std::int64_t chunk_tokens(std::int64_t num_tokens, std::int64_t vocab_size) {
   constexpr std::int64_t kChunkElements = 32 << 20;
@@ -73,7 +73,7 @@ Scored select_scored(const at::Tensor& hidden, const at::Tensor& targets, std::i
 /// The derivative of soft_capped() values by what was capped.
 at::Tensor slope_of(const at::Tensor& capped, double soft_cap) { return 1 - (capped / soft_cap).square_(); }
 
-/// The logits of a chunk, and what the loss makes of them. The buffers are reused from chunk to chunk.
+/// The logits of a chunk, and their losses and gradients. The buffers are reused from chunk to chunk.
 class Chunk {
  public:
   Chunk(std::int64_t tokens, std::int64_t vocab_size, const at::Tensor& hidden, double soft_cap)
@@ -157,8 +157,8 @@ at::Tensor chunked_losses(const Scored& scored, const at::Tensor& head, bool wan
   return losses;
 }
 
-/// softmax(hidden head^T) of n rows and what it makes of the head, a block of the vocabulary at a time, as attention
-/// goes over its keys: the logits of a block stay in the cache, and each part of the head is read once.
+/// softmax(hidden head^T) of n rows and its product with the head, one block of the vocabulary at a time, as attention
+/// processes its keys: the logits of a block stay in the processor's cache, and each part of the head is read once.
 class StreamedSoftmax {
  public:
   StreamedSoftmax(const at::Tensor& hidden, const at::Tensor& targets, double soft_cap, bool mixes)

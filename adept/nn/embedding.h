@@ -1,4 +1,4 @@
-// The matrix with a row for each token: what it makes of ids, and as the head of hidden states.
+// The matrix with a row for each token, as the embedding of ids and as the head for hidden states.
 //
 // Legend: B sequences, T tokens, D model width, V vocabulary.
 #pragma once
@@ -7,7 +7,7 @@
 
 namespace adept::nn {
 
-/// What embeddings are multiplied by.
+/// Factor of the embeddings.
 struct EmbeddingScale {
   double factor = 1;
   bool is_rounded = false;  ///< to their type, before the product is (Gemma)
@@ -18,8 +18,8 @@ struct EmbeddingScale {
 at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table, at::ScalarType dtype,
                      const EmbeddingScale& scale = {});
 
-/// A matrix with a row for each token; a tied head is another handle of the same. How it is stored is the business of
-/// `nn` alone.
+/// A matrix with a row for each token; a tied head is another handle to the same matrix. Only `nn` knows how it is
+/// stored.
 struct Embedding {
   at::Tensor weight;  ///< (V, D)
 

@@ -11,8 +11,8 @@
 
 namespace adept::nn {
 
-/// What projections multiply. A trained weight's gradient needs it again: where one of `sources` takes part in a graph
-/// it is made again from them instead of kept. The bits must be the same.
+/// The input of projections. A trained weight's gradient needs it again: if one of `sources` takes part in a graph, the
+/// input is recomputed from them instead of kept. The result must be the same bit for bit.
 struct Input {
   at::Tensor value;                   ///< (..., D)
   std::vector<at::Tensor> sources{};  ///< tensors that a graph keeps anyway; empty: there are none
@@ -20,16 +20,16 @@ struct Input {
 };
 
 /// x (..., D) times weight (E, D) transposed, plus bias (E) unless it is undefined: (..., E). Nothing is saved for the
-/// weight's gradient when the weight is frozen. A weight is converted to x's type for the product, and for that of the
-/// backward pass once more, so that it is kept once: a frozen one may be narrower (bf16 or fp16 for fp32), and an fp32
-/// master be read for bf16, its gradient rounded to that. Another mixture is an InternalError. Differentiable once.
+/// weight's gradient when the weight is frozen. A weight is converted to x's dtype for the product, and again in the
+/// backward pass, so it is stored once: a frozen weight may be narrower (bf16 or fp16 for fp32), and bf16 may read an
+/// fp32 master, whose gradient is rounded to bf16. Any other mixture is an InternalError. Differentiable once.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
 /// InternalError unless linear() takes a weight of this type with x.
 void check_weight_type(const at::Tensor& weight, const at::Tensor& x);
 
-/// linear() of the same input by each weight and bias. The gradient with respect to x is added up by the products
-/// themselves instead of in passes over memory.
+/// linear() of the same input by each weight and bias. The products themselves accumulate the gradient with respect to
+/// x, without extra passes over memory.
 std::vector<at::Tensor> linears(const Input& input, const std::vector<at::Tensor>& weights,
                                 const std::vector<at::Tensor>& biases);
 
@@ -41,19 +41,18 @@ struct LoraAdapter {
   double dropout = 0;  ///< probability; only while a graph is recorded
 };
 
-/// Each y = linear(x, weight, bias) of one input x, and its adapter's addition; y itself where there is none. The
+/// Adds each adapter's output to y = linear(x, weight, bias) of one input x; returns y itself without an adapter. The
 /// dropout of each adapter draws from ATen's generator.
 std::vector<at::Tensor> with_adapters(std::vector<at::Tensor> ys, const Input& x,
                                       const std::vector<LoraAdapter>& adapters);
 
-/// A projection: y = x weight^T + bias, and what an adapter adds. How the weight is stored is the business of `nn`
-/// alone.
+/// A projection: y = x weight^T + bias, plus an optional adapter. Only `nn` knows how the weight is stored.
 struct Linear {
   at::Tensor weight;    ///< (E, D)
   at::Tensor bias;      ///< (E); undefined: none
   LoraAdapter adapter;  ///< none, unless LoRA is trained
 
-  /// Whether the backward pass reads what was multiplied.
+  /// Whether the backward pass needs the input.
   bool keeps_input() const { return weight.requires_grad() || adapter.a.defined(); }
 };
 

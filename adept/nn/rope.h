@@ -52,8 +52,8 @@ at::Tensor rope_frequencies(const RopeParameters& parameters, std::int64_t head_
 RopeTables rope_tables(const RopeParameters& parameters, std::int64_t head_dim, std::int64_t length,
                        at::ScalarType dtype = at::kFloat, at::Device device = at::kCPU);
 
-/// The tables of rope_tables() for texts of any length: kept, made anew where a text is longer than all before, or of
-/// another dtype or device. May be used by several threads at once.
+/// Caches the tables of rope_tables() for texts of any length; recomputes them for a longer text, another dtype or
+/// another device. Thread-safe.
 class RopeCache {
  public:
   RopeCache(RopeParameters parameters, std::int64_t head_dim);

@@ -86,7 +86,7 @@ Json read_record(const fs::path& path) {
     log_warning("{}; repeating the stage", what);
     return {};
   } catch (const Json::exception&) {
-    // told below
+    // reported below
   }
   log_warning("{}: is not the record of a stage; repeating the stage", path.string());
   return {};

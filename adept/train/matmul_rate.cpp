@@ -61,7 +61,7 @@ Json read_rates(const fs::path& file) {
   try {
     if (fs::exists(file)) return io::read_record(file);
   } catch (const std::exception&) {
-    // measured anew
+    // measured again
   }
   return Json::object();
 }

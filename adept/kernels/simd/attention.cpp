@@ -207,7 +207,7 @@ void cap_tile(const Attention& a, const Tile& t, float* scores, float* slopes) {
     }
 }
 
-// What makes an exponent of 2 of a score: of a product, or of what cap_tile() made of it.
+// Factor that converts a score (a product, or the output of cap_tile()) to an exponent of 2.
 float exponent_factor(const Attention& a) { return (a.soft_cap > 0 ? 1 : a.scale) * kLog2E; }
 
 // A query's base becomes the largest score of a block, as an exponent.
@@ -457,7 +457,7 @@ void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
       clear(w.row_sum, rows * kLanes);
       for_each_tile(a, first_key, begin, rows,
                     [&](const Tile& t) { restore_tile<T>(a, w, operands, t, first_key, begin, log_sum_exp); });
-      float* delta = w.row_sum;  // in their place: each is behind the lanes that are still to be read
+      float* delta = w.row_sum;  // in place: each is stored after the lanes still to be read
       for (std::int64_t r = 0; r < rows; ++r) delta[r] = sum_of(load(w.row_sum + r * kLanes));
       clear(w.grad_q, rows * width);
       for_each_tile(a, first_key, begin, rows,

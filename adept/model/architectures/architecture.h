@@ -1,5 +1,4 @@
-// The architectures that this build knows. To add one, write a file like llama.cpp beside it and list it in
-// registry.cpp.
+// The supported architectures. To add one, write a file like llama.cpp in this folder and list it in registry.cpp.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +17,7 @@ namespace adept::model {
 /// What identity copies mean for a field of config.json that speaks of layers.
 enum class LayerFieldKind {
   kOnePerLayer,  ///< a list with an entry per layer: a copy gets its source's
-  kThreshold,    ///< "layers from here on": moves behind the copies of the layers before it
+  kThreshold,    ///< "layers from here on": moves past the copies of earlier layers
   kIndices,      ///< a list of layers: a copy joins where its source is a member
   kPeriod,       ///< a rule over layer indices, which no longer holds once copies are inserted, unless it is 1
 };
@@ -124,7 +123,7 @@ Layer pre_norm_layer(const ModelConfig& config, Attention attention, FeedForward
 /// The gain of `norm` is stored as w of 1 + w.
 Norm one_plus(Norm norm);
 
-/// Norms in front of and behind both branches, with gains of 1 + w, and GeGLU (tanh): Gemma 2 and 3.
+/// Norms before and after both branches, with gains of 1 + w, and GeGLU (tanh): Gemma 2 and 3.
 Layer gemma_layer(const ModelConfig& config, Attention attention);
 
 /// Fills the config's layers and final norm.

@@ -1,5 +1,5 @@
-// Gemma 2: norms before and behind each branch, whose gains are stored as w of 1 + w, GeGLU, scaled embeddings, a
-// sliding window in every other layer, and soft caps on attention scores and logits.
+// Gemma 2: norms before and after each branch, with gains stored as w of 1 + w, GeGLU, scaled embeddings, a sliding
+// window in every other layer, and soft caps on attention scores and logits.
 // https://huggingface.co/docs/transformers/model_doc/gemma2
 #include <cmath>
 #include <utility>

@@ -1,5 +1,5 @@
-// Gemma 3, the text model: norms before and behind each branch, whose gains are stored as w of 1 + w, norms of each
-// head's queries and keys, GeGLU, scaled embeddings, and sliding windows with rotary frequencies of their own.
+// Gemma 3, the text model: norms before and after each branch, with gains stored as w of 1 + w, norms of each head's
+// queries and keys, GeGLU, scaled embeddings, and sliding windows with rotary frequencies of their own.
 // https://huggingface.co/docs/transformers/model_doc/gemma3
 #include <cmath>
 #include <utility>

@@ -1,4 +1,4 @@
-// OLMo 2: no norm in front of a branch but one behind it, and norms of all queries and of all keys at once.
+// OLMo 2: norms after each branch instead of before, and norms over all queries and over all keys at once.
 // https://huggingface.co/docs/transformers/model_doc/olmo2
 #include "adept/model/architectures/architecture.h"
 

@@ -1,4 +1,4 @@
-// The metadata of one architecture in a GGUF file: every key is taken by somebody or refused by name.
+// Reads the metadata of one architecture in a GGUF file: every key must be understood, or is rejected by name.
 #pragma once
 
 #include <fmt/format.h>
@@ -35,14 +35,14 @@ class GgufReader {
   /// The same, where 0 means that it is not set, as llama.cpp takes it.
   double scale(std::string_view key, double fallback);
   std::optional<std::string_view> text(std::string_view key);
-  /// A key that changes the mathematics unless it is one of `neutral`, or somebody has asked for it before.
+  /// A key that changes the computation unless its value is in `neutral`, or it was read before.
   void require(std::string_view key, const std::vector<double>& neutral);
 
   /// Marks a key as understood, whatever it says.
   void ignore(std::string_view key) { understood_.insert(std::string(key)); }
   /// The same if its value is this text.
   void understand(std::string_view key, std::string_view value);
-  /// Refuses by name what nobody has asked for.
+  /// Rejects unread keys by name.
   void refuse_unknown();
 
   /// Whether the first layer has one of these tensors ("attn_q.bias"). That all layers have the same ones is checked

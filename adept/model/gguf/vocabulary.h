@@ -26,7 +26,7 @@ enum class GgufTokenType : std::int32_t {
 /// The tokens of the file (which owns their text), by id.
 struct GgufVocabulary {
   std::vector<std::string_view> tokens;
-  std::shared_ptr<const std::string> blanks;  ///< text of the tokens that are spelt otherwise than in the file
+  std::shared_ptr<const std::string> blanks;  ///< text of the tokens whose spelling differs from the file
   std::vector<GgufTokenType> types;
   std::unordered_map<std::string_view, std::int64_t> ids;
   std::optional<std::int64_t> bos, eos, unk, pad;
