@@ -110,7 +110,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused_where_i
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     for name, arguments in commands(model, inputs, tmp_path).items():
         process = run_program("adept", *arguments, check=False)
-        message = f"gives the id {VOCABULARY}, but the model's vocabulary has {VOCABULARY} ids; they do not belong"
+        message = f"produces the id {VOCABULARY}, but the model's vocabulary has {VOCABULARY} ids; they do not match"
         refused = process.returncode == 1 and message in process.stderr
         assert refused == (name not in ("expand", "tokenize")), (name, process.stderr)
 

@@ -144,7 +144,7 @@ TEST(Budget, GivesTheMostLayersWhoseShareFits) {
   EXPECT_EQ(num_layers_for_budget(base, 0.99, 1, 1), 3) << "less the excluded ones";
   EXPECT_EQ(num_layers_for_budget(base, share(4) + 1e-9, 2, 0), 2) << "two copies each";
   EXPECT_THAT(test::message_of<ConfigError>([&] { num_layers_for_budget(base, share(1) / 2, 1, 0); }),
-              HasSubstr("which is one layer of this model copied once"));
+              HasSubstr("the share of one layer of this model copied once"));
 }
 
 }  // namespace

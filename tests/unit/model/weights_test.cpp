@@ -233,7 +233,7 @@ TEST_F(ModelDirectory, NamesEveryWrongTensorAtOnce) {
 TEST_F(ModelDirectory, ShowsTwentyProblemsAndCountsTheRest) {
   const ModelConfig config = test::tiny_config();
   write({{"model.norm.weight", at::zeros({24})}});
-  EXPECT_THAT(refusal(config), AllOf(HasSubstr("... and 9 more"), HasSubstr("do not belong to this config.json")));
+  EXPECT_THAT(refusal(config), AllOf(HasSubstr("... and 9 more"), HasSubstr("do not match this config.json")));
 }
 
 // What torch.compile, data parallelism, PEFT and others make of the names.
@@ -290,7 +290,7 @@ TEST_F(ModelDirectory, ShowsWhatWasFoundHoweverMuchIsMissing) {
   EXPECT_THAT(refusal(config),
               AllOf(HasSubstr("... and 20 more"), HasSubstr("... and 30 more"),
                     HasSubstr("transformer.h.0.mlp is not a tensor of this architecture"),
-                    HasSubstr("model.embed_tokens.weight is missing"), HasSubstr("do not belong to this config.json")));
+                    HasSubstr("model.embed_tokens.weight is missing"), HasSubstr("do not match this config.json")));
 }
 
 TEST_F(ModelDirectory, AcceptsRotaryBuffersOfOldFiles) {
