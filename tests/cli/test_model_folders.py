@@ -98,7 +98,7 @@ def test_sequences_longer_than_the_model_was_made_for_are_warned_of_everywhere(i
     edit_json(model / "config.json", max_position_embeddings=32)
     for name, arguments in commands(model, inputs, tmp_path).items():
         process = run_program("adept", *arguments)
-        warned = "seq_len 48 is more than the 32 positions" in process.stderr
+        warned = "seq_len 48 exceeds max_position_embeddings 32 of" in process.stderr
         assert warned == (name not in ("expand", "generate", "tokenize")), (name, process.stderr)
 
 
