@@ -22,6 +22,7 @@
 #include "adept/core/cpu.h"
 #include "adept/core/error.h"
 #include "adept/core/json.h"
+#include "adept/core/process_memory.h"
 #include "adept/core/progress.h"
 #include "adept/core/version_info.h"
 #include "adept/io/weight_files.h"
@@ -40,7 +41,6 @@
 #include "adept/train/methods.h"
 #include "adept/train/step.h"
 #include "adept/train/trainable.h"
-#include "adept/train/trainer_log.h"
 #include "bench/profile.h"
 #include "bench/program.h"
 
@@ -131,7 +131,7 @@ class Work {
   }
 
   /// Of the process; on a GPU of the tensors there.
-  std::int64_t peak_bytes() const { return decoder_.device().is_cpu() ? train::peak_rss_bytes() : peak_tensor_bytes_; }
+  std::int64_t peak_bytes() const { return decoder_.device().is_cpu() ? peak_rss_bytes() : peak_tensor_bytes_; }
   std::int64_t num_tokens() const { return batch_.num_positions(); }
   /// Of the last step.
   train::MemoryUse memory() const { return memory_; }
@@ -150,7 +150,7 @@ class Work {
 
   void train(const io::WeightFiles& files) {
     config::RunConfig config;
-    config.method = options_.work == "full" ? config::Method::kFull : config::Method::kAdept;
+    config.method = options_.work == "full" ? train::Method::kFull : train::Method::kAdept;
     std::optional<method::Expansion> expansion;
     if (config.expands()) expansion = method::read_expansion(options_.model);
     trainable_ =

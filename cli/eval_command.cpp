@@ -25,8 +25,8 @@ struct EvalOptions {
   std::string model, out;
   DataOptions data;
   config::Compute compute;
-  std::int64_t batch_size = 8;
-  run::ScoringOptions scoring;
+  std::int64_t seq_len = 512;
+  eval::EvalOptions scoring{.max_tokens = 0};
   bool no_document_mask = false;
 };
 
@@ -59,21 +59,20 @@ void run(EvalOptions& options) {
     throw ConfigError(
         "adept eval: found --no-document-mask without --packed; expected both, because only packed documents share a "
         "sequence.");
-  options.scoring.document_mask = !options.no_document_mask;
   if (options.scoring.packed && options.scoring.stride > 0)
     throw ConfigError(
         "adept eval: found --packed and --stride {}; expected one of them, because packed sequences do not overlap.",
         options.scoring.stride);
-  if (options.scoring.stride > options.scoring.seq_len)
+  if (options.scoring.stride > options.seq_len)
     throw ConfigError("adept eval: found --stride {}; expected at most {}, the value of --seq-len.",
-                      options.scoring.stride, options.scoring.seq_len);
+                      options.scoring.stride, options.seq_len);
   check_data(sources(options.data), options.out);
   std::optional<io::AtomicFile> out;  // opened now, so an unwritable path fails at once
   if (!options.out.empty()) out.emplace(options.out, io::SpecialFile::kWriteThrough);
   const run::TextModel model = run::load_text_model(options.model);
   check_output_is_not_of_model(options.out, model.dir);
   run::init_compute_to_measure(options.compute, model.dir);
-  run::warn_of_long_sequences(model, options.scoring.seq_len);
+  run::warn_of_long_sequences(model, options.seq_len);
   model::check_weights(model.config, model::open_weights(model.config, model.dir));  // before processing the text
   if (options.scoring.packed) model.eos();
   std::vector<data::TokenDataset> datasets;
@@ -81,11 +80,12 @@ void run(EvalOptions& options) {
   run::print_counts(datasets);
   std::vector<eval::EvalSet> sets;
   for (const data::TokenDataset& dataset : datasets) {
-    sets.push_back({dataset.name(), run::scoring_sequences(model, dataset, options.scoring)});
+    sets.push_back({dataset.name(), run::scoring_sequences(model, dataset, options.scoring, options.seq_len,
+                                                           !options.no_document_mask)});
     eval::require_targets(sets.back());
   }
   run::MeasuredModel measured(model.dir, io::model_identity(io::WeightFiles::open(model.dir)), options.compute);
-  const auto results = run::evaluate_sets(measured, sets, options.batch_size, run::ResultCache::open());
+  const auto results = run::evaluate_sets(measured, sets, options.scoring.batch_size, run::ResultCache::open());
   for (const auto& [name, result] : results) eval::require_finite(name, result);
   if (out) {
     out->write(io::record_text(eval::results_to_json(results)));
@@ -102,7 +102,7 @@ void add_eval_command(CLI::App& app) {
   add_model_option(*command, options->model);
   add_data_options(*command, options->data);
   command->add_option("--out", options->out, "Output file for the results (JSON)")->type_name("FILE");
-  add_seq_len_option(*command, options->scoring.seq_len);
+  add_seq_len_option(*command, options->seq_len);
   add_count_option(*command, "--stride", options->scoring.stride, 0, kMaxSequence,
                    "Stride between the windows of a long document; 0 equals --seq-len (no overlap)");
   command->add_flag("--packed", options->scoring.packed,
@@ -112,7 +112,7 @@ void add_eval_command(CLI::App& app) {
       "With --packed: let tokens attend to earlier documents in their sequence, like data.document_mask: false");
   add_max_tokens_option(*command, options->scoring.max_tokens,
                         "Sample size per dataset, in tokens (at least one sequence); 0 uses all");
-  add_batch_size_option(*command, options->batch_size);
+  add_batch_size_option(*command, options->scoring.batch_size);
   add_compute_options(*command, options->compute);
   command->callback([options] { run(*options); });
 }

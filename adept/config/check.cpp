@@ -102,11 +102,11 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
   check_weights("data.replay", config.data.replay, check);
   check_weights("data.general", config.data.general, check);
   const double ratio = config.train.replay_ratio.value_or(0);
-  check.expect(config.method != Method::kReplay || ratio > 0, {"train.replay_ratio", "method"},
+  check.expect(config.method != train::Method::kReplay || ratio > 0, {"train.replay_ratio", "method"},
                "found 0 together with method: replay; expected more than 0, or method: full");
   check.expect(ratio == 0 || !config.data.replay.empty(), {"data.replay", "data", "train.replay_ratio", "method"},
                fmt::format("found nothing; expected general text, which makes up {:.4g} of the training sequences ({})",
-                           ratio, config.method == Method::kReplay ? "method: replay" : "train.replay_ratio"));
+                           ratio, config.method == train::Method::kReplay ? "method: replay" : "train.replay_ratio"));
   const bool probes = purpose == Purpose::kRun && config.expands() && config.expand.needs_scores();
   const bool updates = config.unit_lr.policy != method::UnitLrPolicy::kUniform;
   check.expect(
@@ -116,7 +116,7 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
                          : fmt::format("unit importance (unit_lr.policy: {})", to_string(config.unit_lr.policy))));
 }
 
-void settle_alternatives(TrainConfig& train, const CrossCheck& check) {
+void settle_alternatives(train::TrainOptions& train, const CrossCheck& check) {
   if (train.max_steps && train.num_train_epochs)
     check.prefer("train.max_steps", "train.num_train_epochs", train.num_train_epochs);
   if (!train.warmup_steps || !train.warmup_ratio) return;
@@ -126,7 +126,7 @@ void settle_alternatives(TrainConfig& train, const CrossCheck& check) {
     check.prefer("train.warmup_ratio", "train.warmup_steps", train.warmup_steps);
 }
 
-void check_expand(const method::SelectionOptions& expand, const method::LayerProbeOptions& probe, Method method,
+void check_expand(const method::SelectionOptions& expand, const method::LayerProbeOptions& probe, train::Method method,
                   CrossCheck& check) {
   const bool by_hand = !expand.after.empty();
   check.expect(!expand.num_layers || !by_hand, {"expand.after", "expand.num_layers"},
@@ -148,7 +148,7 @@ void check_expand(const method::SelectionOptions& expand, const method::LayerPro
   }
   const bool by_lowest = !expand.strategy || *expand.strategy == method::SelectionStrategy::kLowest ||
                          *expand.strategy == method::SelectionStrategy::kCostAware;
-  check.expect(!probe.until_separated || by_lowest || by_hand || method != Method::kAdept,
+  check.expect(!probe.until_separated || by_lowest || by_hand || method != train::Method::kAdept,
                {"probe.until_separated", "expand.strategy"},
                fmt::format("found true together with expand.strategy: {}; expected lowest or cost_aware, because the "
                            "probe stops once the lowest layers are certain",
@@ -204,7 +204,7 @@ void expand_homes(List& sources, const std::string& key, CrossCheck& check) {
 
 }  // namespace
 
-std::vector<LengthProblem> length_problems(const TrainConfig& train, std::optional<std::int64_t> steps) {
+std::vector<LengthProblem> length_problems(const train::TrainOptions& train, std::optional<std::int64_t> steps) {
   std::vector<LengthProblem> problems;
   const std::string length = train.max_steps ? "train.max_steps" : "the number of steps of train.num_train_epochs";
   if (steps && static_cast<double>(*steps) > kSteps.max)
@@ -242,21 +242,22 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
   expand_homes(config.data.replay, "data.replay", check);
   expand_homes(config.data.general, "data.general", check);
   expand_homes(config.data.eval, "data.eval", check);
-  if (config.method == Method::kLlamaPro && expand.after.empty()) {
+  if (config.method == train::Method::kLlamaPro && expand.after.empty()) {
     if (!expand.strategy) expand.strategy = method::SelectionStrategy::kUniform;
     settle(*expand.strategy, method::SelectionStrategy::kUniform, {}, "expand.strategy", config, result);
   }
-  if (config.method != Method::kAdept)
+  if (config.method != train::Method::kAdept)
     settle(config.unit_lr.policy, method::UnitLrPolicy::kUniform, {method::UnitLrOptions().policy}, "unit_lr.policy",
            config, result);
   if (!config.unit_lr.ema)
     config.unit_lr.ema = config.unit_lr.policy == method::UnitLrPolicy::kNormalized ? kNormalizedEma : 0.0;
-  if (!config.train.replay_ratio) config.train.replay_ratio = config.method == Method::kReplay ? kReplayRatio : 0.0;
+  if (!config.train.replay_ratio)
+    config.train.replay_ratio = config.method == train::Method::kReplay ? kReplayRatio : 0.0;
   check_expand(expand, config.probe, config.method, check);
   if (!expand.strategy)
     expand.strategy = expand.after.empty() ? method::SelectionStrategy::kLowest : method::SelectionStrategy::kManual;
   check_data(config, purpose, check);
-  TrainConfig& train = config.train;
+  train::TrainOptions& train = config.train;
   settle_alternatives(train, check);
   if (!train.warmup_steps && !train.warmup_ratio) train.warmup_ratio = kDefaultWarmupRatio;
   if (!train.max_steps && !train.num_train_epochs) train.num_train_epochs = kDefaultEpochs;

@@ -9,8 +9,6 @@ namespace adept::config {
 
 enum class DTypeChoice { kAuto, kFp32, kBf16 };
 enum class Device { kCpu, kCuda };
-enum class ExportDType { kAuto, kFp32, kBf16 };
-enum class Method { kAdept, kFull, kReplay, kLlamaPro, kLora, kTopKLayers };
 enum class EvalRole { kGeneral, kDomain, kOther };
 
 using adept::choices_of;
@@ -29,15 +27,6 @@ inline constexpr std::array kChoices<config::DTypeChoice> = {Choice{config::DTyp
 template <>
 inline constexpr std::array kChoices<config::Device> = {Choice{config::Device::kCpu, "cpu"},
                                                         Choice{config::Device::kCuda, "cuda"}};
-template <>
-inline constexpr std::array kChoices<config::ExportDType> = {Choice{config::ExportDType::kAuto, "auto"},
-                                                             Choice{config::ExportDType::kFp32, "fp32"},
-                                                             Choice{config::ExportDType::kBf16, "bf16"}};
-template <>
-inline constexpr std::array kChoices<config::Method> = {
-    Choice{config::Method::kAdept, "adept"},   Choice{config::Method::kFull, "full"},
-    Choice{config::Method::kReplay, "replay"}, Choice{config::Method::kLlamaPro, "llama_pro"},
-    Choice{config::Method::kLora, "lora"},     Choice{config::Method::kTopKLayers, "top_k_layers"}};
 template <>
 inline constexpr std::array kChoices<config::EvalRole> = {Choice{config::EvalRole::kGeneral, "general"},
                                                           Choice{config::EvalRole::kDomain, "domain"},

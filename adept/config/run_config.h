@@ -13,6 +13,7 @@
 #include "adept/config/enums.h"
 #include "adept/core/json.h"
 #include "adept/data/options.h"
+#include "adept/eval/options.h"
 #include "adept/method/options.h"
 #include "adept/nn/options.h"
 #include "adept/optim/options.h"
@@ -40,43 +41,6 @@ struct DataConfig {
   bool document_mask = true;
 };
 
-/// After loading, exactly one of max_steps and num_train_epochs is set, and exactly one of the two warm-ups.
-struct TrainConfig {
-  double learning_rate = 2e-4;
-  optim::ScheduleKind lr_scheduler = optim::ScheduleKind::kCosine;
-  std::optional<std::int64_t> warmup_steps;
-  std::optional<double> warmup_ratio;  ///< 0.03 if neither is given
-  double min_lr_ratio = 0.1;
-  double decay_ratio = 0.1;
-  std::optional<std::int64_t> max_steps;
-  std::optional<double> num_train_epochs;  ///< 1 if neither is given
-  std::optional<double> replay_ratio;      ///< after loading, set: 0.25 for the method replay, else 0
-  bool continue_data = false;
-  std::int64_t batch_size = 4;
-  std::int64_t grad_accum = 1;
-  train::ActivationCheckpointing activation_checkpointing = train::ActivationCheckpointing::kNone;
-  double activation_cache = 4;  ///< GB; 0 = none
-  optim::AdamWOptions adamw;    ///< its fields are keys of this section
-  double max_grad_norm = 1.0;
-  std::int64_t logging_steps = 10;
-  std::vector<std::string> report_to;  ///< names of train::make_metric_sinks
-  std::int64_t eval_steps = 0;
-  std::int64_t save_steps = 500;
-  std::int64_t save_total_limit = 2;
-  std::int64_t max_nonfinite_steps = 5;
-};
-
-struct LoraConfig {
-  std::int64_t rank = 8;
-  std::optional<double> alpha;  ///< 2 rank if it is not given
-  double dropout = 0.0;
-  std::vector<std::string> target_modules;  ///< empty: all projections
-};
-
-struct TopKLayersConfig {
-  std::int64_t num_layers = 4;
-};
-
 /// How to compute.
 struct Compute {
   DTypeChoice dtype = DTypeChoice::kAuto;  ///< auto until run::init_compute decides
@@ -88,34 +52,26 @@ struct Compute {
   ComputeDType decided_dtype() const;
 };
 
-struct EvalConfig {
-  std::int64_t batch_size = 8;
-  bool packed = false;
-  std::int64_t stride = 0;
-  std::int64_t max_tokens = 65536;    ///< 0 = all
-  std::int64_t copies_tokens = 4096;  ///< 0 = not measured
-};
-
 struct RunConfig {
   std::string model;
   std::string output_dir;
-  Method method = Method::kAdept;
+  train::Method method = train::Method::kAdept;
   bool keep_expanded = false;
   std::int64_t seed = 42;
   Compute compute;  ///< its fields are keys of the top level
-  ExportDType export_dtype = ExportDType::kAuto;
+  DTypeChoice export_dtype = DTypeChoice::kAuto;
   std::int64_t seq_len = 512;
   DataConfig data;
   method::LayerProbeOptions probe;
   method::SelectionOptions expand;  ///< after loading, the strategy is set, and one of its three sizes
-  TrainConfig train;
+  train::TrainOptions train;
   method::UnitLrOptions unit_lr;  ///< after loading, ema is set
-  LoraConfig lora;
-  TopKLayersConfig top_k_layers;
-  EvalConfig eval;
+  train::LoraOptions lora;
+  train::TopKLayersOptions top_k_layers;
+  eval::EvalOptions eval;
 
   /// Whether the method trains copies of layers.
-  bool expands() const { return method == Method::kAdept || method == Method::kLlamaPro; }
+  bool expands() const { return method == train::Method::kAdept || method == train::Method::kLlamaPro; }
 };
 
 /// The purpose of loading a configuration: it determines which parts are required.
@@ -145,7 +101,7 @@ struct LengthProblem {
 
 /// Problems of a training with `steps` steps: too many steps, or a warm-up or decay that is too long. Loading checks
 /// this if max_steps is set; otherwise it is checked once the data are known.
-std::vector<LengthProblem> length_problems(const TrainConfig& train, std::optional<std::int64_t> steps);
+std::vector<LengthProblem> length_problems(const train::TrainOptions& train, std::optional<std::int64_t> steps);
 
 /// The whole configuration, defaults included, in the order of `explain`. Loading it gives the same configuration.
 std::string to_yaml(const RunConfig& config);
@@ -167,7 +123,7 @@ inline constexpr unsigned kEvaluation = 64;  ///< losses on held-out text
 inline constexpr unsigned kCopies = 128;     ///< the loss without each copy
 }  // namespace decides
 
-/// The keys that decide any of `what`, in the form of to_json.
+/// The keys that decide any of `what`, in the form of to_json, without the sections of other methods.
 Json deciding(const RunConfig& config, unsigned what);
 
 /// Whether `name` can name a source: 1 to 64 letters, digits, '.', '_' and '-', the first a letter or a digit.

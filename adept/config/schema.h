@@ -154,7 +154,7 @@ void describe(Visitor& v, method::SelectionOptions& c) {
 }
 
 template <typename Visitor>
-void describe(Visitor& v, TrainConfig& c) {
+void describe(Visitor& v, train::TrainOptions& c) {
   v(c.learning_rate, "learning_rate", "Peak learning rate, before each unit's factor", {.range = kPositive});
   v(c.lr_scheduler, "lr_scheduler", "Learning rate schedule after warm-up");
   v(c.warmup_steps, "warmup_steps", "Length of the linear warm-up; overrides warmup_ratio if above 0",
@@ -237,7 +237,7 @@ void describe(Visitor& v, method::UnitLrOptions& c) {
 }
 
 template <typename Visitor>
-void describe(Visitor& v, LoraConfig& c) {
+void describe(Visitor& v, train::LoraOptions& c) {
   v(c.rank, "rank", "Rank of the adapters", {.range = {.min = 1, .max = 65536}});
   v(c.alpha, "alpha", "Scale of the adapters: their output is multiplied by alpha / rank",
     {.range = kPositive, .fallback = "2 * rank"});
@@ -247,13 +247,13 @@ void describe(Visitor& v, LoraConfig& c) {
 }
 
 template <typename Visitor>
-void describe(Visitor& v, TopKLayersConfig& c) {
+void describe(Visitor& v, train::TopKLayersOptions& c) {
   v(c.num_layers, "num_layers", "Number of last layers to train",
     {.unit = "layers", .range = {.min = 1, .max = 10000}});
 }
 
 template <typename Visitor>
-void describe(Visitor& v, EvalConfig& c) {
+void describe(Visitor& v, eval::EvalOptions& c) {
   v(c.batch_size, "batch_size", "Batch size of the evaluation", {.unit = "sequences", .range = kSequences});
   v(c.packed, "packed", "Score packed sequences, as in training, instead of single documents");
   v(c.stride, "stride", "Stride between the windows of a long document; 0 equals seq_len (no overlap)",

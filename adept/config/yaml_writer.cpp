@@ -72,6 +72,8 @@ Json deciding(const RunConfig& config, unsigned what) {
   DecidingCollector collector(what);
   RunConfig copy = config;
   describe(collector, copy);
+  if (config.method != train::Method::kLora) collector.object.erase("lora");
+  if (config.method != train::Method::kTopKLayers) collector.object.erase("top_k_layers");
   return collector.object;
 }
 

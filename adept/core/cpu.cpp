@@ -110,19 +110,6 @@ int cgroup_cpu_limit(const fs::path& root) {
   return static_cast<int>(std::ceil(std::min(smallest, 1e6)));
 }
 
-std::string gpu_model_name(const fs::path& root) {
-  std::error_code error;
-  std::set<fs::path> gpus;
-  for (fs::directory_iterator it(root / "proc/driver/nvidia/gpus", error), end; !error && it != end;
-       it.increment(error))
-    gpus.insert(it->path());
-  if (gpus.empty()) return "unknown GPU";
-  std::string model = first_line_of(*gpus.begin() / "information");  // "Model: \t\t NVIDIA H100 80GB HBM3"
-  model.erase(0, model.find(':') + 1);
-  model.erase(0, model.find_first_not_of(" \t"));
-  return model.empty() ? "unknown GPU" : model;
-}
-
 }  // namespace detail
 
 int available_cores() {
@@ -143,8 +130,6 @@ std::string cpu_model_name() {
   const std::string name = cpuinfo("model name");
   return name.empty() ? "unknown" : name;
 }
-
-std::string gpu_model_name() { return detail::gpu_model_name("/"); }
 
 std::vector<std::string> cpu_instruction_sets() {
   // x86 first, then the names of Arm's "Features" line.

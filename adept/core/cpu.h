@@ -18,9 +18,6 @@ bool cpu_has_native_bf16();
 /// "AMD EPYC 9R14", or "unknown".
 std::string cpu_model_name();
 
-/// The first GPU that NVIDIA's driver lists, "NVIDIA H100 80GB HBM3", or "unknown GPU".
-std::string gpu_model_name();
-
 /// The instruction sets that matter to numerics and speed, as the kernel spells them: "avx2", "fma", "avx512_bf16" ...
 std::vector<std::string> cpu_instruction_sets();
 
@@ -29,8 +26,6 @@ namespace detail {
 int count_physical_cores(const std::filesystem::path& root, const std::set<int>& cpus);
 /// The smallest CPU quota of the process's control group and its ancestors, rounded up; 0 if there is none.
 int cgroup_cpu_limit(const std::filesystem::path& root);
-/// gpu_model_name(), from /proc below `root`.
-std::string gpu_model_name(const std::filesystem::path& root);
 }  // namespace detail
 
 }  // namespace adept

@@ -112,14 +112,13 @@ void TrainLoader::set_shares(const std::vector<TrainSource>& given) {
 PackedStream TrainLoader::make_stream(const TokenDataset& dataset) const {
   constexpr RandomStream kStream = RandomStream::kDocumentOrder;
   std::vector<std::int64_t> order = numbers_below(dataset.num_documents());
-  if (options_.order == DocumentOrder::kShuffled)
-    random_shuffle(order, options_.seed, kStream, order_salt(dataset.name(), kStream, 0));
+  random_shuffle(order, options_.seed, kStream, order_salt(dataset.name(), kStream, 0));
   return PackedStream(dataset, options_.eos, std::move(order));
 }
 
 std::vector<std::int64_t> TrainLoader::sequence_order(const Source& source, std::int64_t epoch) const {
   constexpr RandomStream kStream = RandomStream::kSequenceOrder;
-  if (options_.order == DocumentOrder::kAsGiven || epoch == 0) return {};
+  if (epoch == 0) return {};
   std::vector<std::int64_t> order = numbers_below(source.sequences_per_epoch);
   random_shuffle(order, options_.seed, kStream, order_salt(source.dataset.name(), kStream, epoch));
   return order;
@@ -173,10 +172,6 @@ std::vector<Sequence> TrainLoader::next_step(std::int64_t num_sequences) {
   return sequences;
 }
 
-std::int64_t TrainLoader::lone_tokens_per_epoch(std::int64_t source) const {
-  return at(source).stream.num_tokens() % options_.seq_len == 1 ? 1 : 0;
-}
-
 std::int64_t TrainLoader::sequences_for_epochs(double epochs) const {
   const Source& first = sources_.front();
   const double of_first = ceil_of(epochs * static_cast<double>(first.sequences_per_epoch));
@@ -203,12 +198,9 @@ Json TrainLoader::state() const {
                                       {"epoch", source.count / source.sequences_per_epoch},
                                       {"index", source.count % source.sequences_per_epoch},
                                       {"sequences", source.count}};
-  return Json{{"version", kStateVersion},
-              {"seed", options_.seed},
-              {"seq_len", options_.seq_len},
-              {"eos", options_.eos ? Json(*options_.eos) : Json(nullptr)},
-              {"order", options_.order == DocumentOrder::kShuffled ? "shuffled" : "as_given"},
-              {"sequences", total_},
+  return Json{{"version", kStateVersion},    {"seed", options_.seed},
+              {"seq_len", options_.seq_len}, {"eos", options_.eos ? Json(*options_.eos) : Json(nullptr)},
+              {"order", "shuffled"},         {"sequences", total_},
               {"sources", sources}};
 }
 

@@ -23,24 +23,18 @@ struct TrainSource {
   std::optional<double> weight{};  ///< relative share of the sequences; for all sources or none
 };
 
-/// The order within an epoch.
-enum class DocumentOrder {
-  kShuffled,  ///< documents before packing; sequences again in each later epoch
-  kAsGiven,   ///< that of the dataset, always
-};
-
 struct TrainLoaderOptions {
   std::int64_t seq_len = 0;           ///< tokens of a sequence; a source's last one may be shorter
   std::optional<std::int32_t> eos{};  ///< added after each document that does not end with it
   std::uint64_t seed = 0;
-  DocumentOrder order = DocumentOrder::kShuffled;
   bool document_mask = true;  ///< documents of a sequence do not attend to each other
 };
 
 /// Gives the sequences of a training run in order.
 ///
 /// An epoch of a source contains all of its documents once, joined by EOS and cut every seq_len tokens, including the
-/// tail (packed()); every epoch has the same sequences. The mixture follows a fixed schedule: after n sequences in
+/// tail (packed()); every epoch has the same sequences. Documents are shuffled before packing, and sequences again in
+/// each later epoch. A single last token is in no sequence. The mixture follows a fixed schedule: after n sequences in
 /// total, a source with share w has provided more than n w - 1 and fewer than n w + 1. Without weights, shares are
 /// proportional to the sources' sequences, so after the sum of them each source has completed one epoch.
 class TrainLoader {
@@ -57,9 +51,6 @@ class TrainLoader {
   /// The share of a source in the sequences, 0 to 1.
   double share(std::int64_t source) const { return at(source).share; }
   std::int64_t sequences_per_epoch(std::int64_t source) const { return at(source).sequences_per_epoch; }
-  /// Tokens of one epoch including EOS, and how many of them are in no sequence (a single last token: 0 or 1).
-  std::int64_t tokens_per_epoch(std::int64_t source) const { return at(source).stream.num_tokens(); }
-  std::int64_t lone_tokens_per_epoch(std::int64_t source) const;
   /// The smallest total number of sequences after which the first source has completed `epochs` epochs. Throws
   /// ConfigError for a number that is not positive and finite, or is too large to count.
   std::int64_t sequences_for_epochs(double epochs) const;

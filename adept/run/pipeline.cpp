@@ -271,15 +271,12 @@ class Run {
 
   // An expanded model is identified by its inputs; it may have been removed.
   Json train_inputs() {
-    Json config = config::deciding(config_, config::decides::kTraining | config::decides::kEnd);
-    if (config_.method != config::Method::kLora) config.erase("lora");
-    if (config_.method != config::Method::kTopKLayers) config.erase("top_k_layers");
     return {{"model", expands_ ? expand_inputs() : io::to_json(identity(model_.dir))},
             {"train", fingerprints(datasets_.train)},
             {"replay", fingerprints(datasets_.replay)},
             {"general", fingerprints(datasets_.general)},
             {"weights", {config::to_json(config_.data.train), config::to_json(config_.data.replay)}},
-            {"config", config}};
+            {"config", config::deciding(config_, config::decides::kTraining | config::decides::kEnd)}};
   }
 
   // The scores are determined by the probe's inputs, not by their file.

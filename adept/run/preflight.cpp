@@ -161,12 +161,7 @@ bool probes_domain(const config::RunConfig& config, config::Purpose purpose) {
 
 data::SequenceSet eval_sequences(const config::RunConfig& config, const TextModel& model,
                                  const data::TokenDataset& dataset) {
-  return scoring_sequences(model, dataset,
-                           {.seq_len = config.seq_len,
-                            .stride = config.eval.stride,
-                            .packed = config.eval.packed,
-                            .document_mask = config.data.document_mask,
-                            .max_tokens = config.eval.max_tokens});
+  return scoring_sequences(model, dataset, config.eval, config.seq_len, config.data.document_mask);
 }
 
 TextModel check_files(const config::RunConfig& config, config::Purpose purpose) {

@@ -7,12 +7,12 @@
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
+#include "adept/core/process_memory.h"
 #include "adept/core/progress.h"
 #include "adept/io/mapped_file.h"
 #include "adept/io/record.h"
 #include "adept/io/weight_files.h"
 #include "adept/nn/allocator.h"
-#include "adept/train/trainer_log.h"
 
 namespace adept::run {
 namespace {
@@ -68,7 +68,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 // Resets the peak memory, so a stage does not count an earlier one's.
 void forget_memory() {
   nn::release_cached_memory();
-  train::reset_peak_rss();
+  reset_peak_rss();
 }
 
 /// The record of an earlier session; null if there is none, or none that can be read.
@@ -140,7 +140,7 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
   record = {{"stage", name}, {"inputs", inputs}, {"outputs", Json::object()}};
   const auto measure = [&] {
     record["seconds"] = before + seconds_since(start);
-    record["peak_rss_bytes"] = train::peak_rss_bytes();
+    record["peak_rss_bytes"] = peak_rss_bytes();
   };
   try {
     work();
@@ -193,7 +193,7 @@ void StageRunner::always(const std::string& name, const std::function<void()>& w
   forget_memory();
   work();
   const double seconds = seconds_since(start);
-  records_.push_back({.name = name, .inputs = {}, .seconds = seconds, .peak_rss_bytes = train::peak_rss_bytes()});
+  records_.push_back({.name = name, .inputs = {}, .seconds = seconds, .peak_rss_bytes = peak_rss_bytes()});
 }
 
 }  // namespace adept::run

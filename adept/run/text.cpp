@@ -123,14 +123,12 @@ void warn_of_shared_files(const config::RunConfig& config) {
 }
 
 data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDataset& dataset,
-                                    const ScoringOptions& options) {
+                                    const eval::EvalOptions& options, std::int64_t seq_len, bool document_mask) {
   if (options.packed)
-    return data::packed(dataset, {.seq_len = options.seq_len,
-                                  .eos = model.eos(),
-                                  .document_mask = options.document_mask,
-                                  .max_tokens = options.max_tokens});
-  return data::windows(dataset,
-                       {.seq_len = options.seq_len, .stride = options.stride, .max_tokens = options.max_tokens});
+    return data::packed(
+        dataset,
+        {.seq_len = seq_len, .eos = model.eos(), .document_mask = document_mask, .max_tokens = options.max_tokens});
+  return data::windows(dataset, {.seq_len = seq_len, .stride = options.stride, .max_tokens = options.max_tokens});
 }
 
 std::vector<data::SequenceSet> probe_sequences(const std::vector<data::TokenDataset>& general, std::int64_t seq_len,

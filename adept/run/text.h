@@ -12,6 +12,7 @@
 #include "adept/data/text_source.h"
 #include "adept/data/token_dataset.h"
 #include "adept/data/train_loader.h"
+#include "adept/eval/options.h"
 #include "adept/method/beyond/source_mean.h"
 #include "adept/run/model_context.h"
 
@@ -40,16 +41,10 @@ void print_counts(const std::vector<data::TokenDataset>& datasets);
 /// Warns about each file used for both training and evaluation.
 void warn_of_shared_files(const config::RunConfig& config);
 
-/// How documents become sequences. Packing requires the model's EOS token: see TextModel::eos.
-struct ScoringOptions {
-  std::int64_t seq_len = 512;
-  std::int64_t stride = 0;      ///< 0 = seq_len
-  bool packed = false;          ///< as in training
-  bool document_mask = true;    ///< if packed: documents do not attend to each other
-  std::int64_t max_tokens = 0;  ///< sample size; 0 = all
-};
+/// Sequences to score, of at most `seq_len` tokens; packed ones with or without a document mask. Packing requires the
+/// model's EOS token: see TextModel::eos.
 data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDataset& dataset,
-                                    const ScoringOptions& options);
+                                    const eval::EvalOptions& options, std::int64_t seq_len, bool document_mask);
 
 /// Several general sources as one: samples of equal shares of `max_tokens`, each document alone. Throws ConfigError if
 /// there is no source, or one shorter than a sequence; DataError for one without a predicted token.

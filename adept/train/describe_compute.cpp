@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "adept/core/cpu.h"
+#include "adept/core/gpu.h"
 #include "adept/core/version_info.h"
 #include "adept/kernels/instruction_set.h"
 #include "adept/nn/matmul.h"

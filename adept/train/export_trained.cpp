@@ -105,12 +105,12 @@ class Rounding {
 
 // The tensors of the files, with their export dtypes.
 std::vector<io::TensorView> exported_views(const TrainedModel& model) {
-  const config::ExportDType wanted = model.config.export_dtype;
+  const config::DTypeChoice wanted = model.config.export_dtype;
   std::vector<io::TensorView> views;
   for (const std::string& name : model.files.names()) {
     views.push_back(model.files.at(name));
-    if (wanted != config::ExportDType::kAuto)
-      views.back().dtype = wanted == config::ExportDType::kFp32 ? DType::kF32 : DType::kBF16;
+    if (wanted != config::DTypeChoice::kAuto)
+      views.back().dtype = wanted == config::DTypeChoice::kFp32 ? DType::kF32 : DType::kBF16;
   }
   return views;
 }
@@ -137,7 +137,7 @@ Json exported_config(const TrainedModel& model, const std::vector<io::TensorView
   for (const char* key : {"torch_dtype", "dtype"})
     if (json.contains(key)) json[key] = name;
   // Without this key, transformers uses the dtype of one tensor, which is right only if all are equal.
-  const bool is_chosen = model.config.export_dtype != config::ExportDType::kAuto;
+  const bool is_chosen = model.config.export_dtype != config::DTypeChoice::kAuto;
   if (!is_named && (types.size() > 1 || is_chosen)) json["torch_dtype"] = name;
   return json;
 }

@@ -43,7 +43,7 @@ at::Tensor uniform_start(std::int64_t rows, std::int64_t columns, std::uint64_t 
 }
 
 std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::Decoder& decoder) {
-  const config::LoraConfig& lora = config.lora;
+  const LoraOptions& lora = config.lora;
   const std::set<std::string> targets(lora.target_modules.begin(), lora.target_modules.end());
   std::uint64_t counter = 0;
   std::vector<TrainedTensor> tensors;
@@ -65,7 +65,7 @@ std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::
 // All possible unit names of this training; the copied layers may not be known yet.
 std::vector<std::string> possible_units(const config::RunConfig& config, const model::ModelConfig& model) {
   std::vector<std::string> names;
-  if (config.method == config::Method::kLora) {
+  if (config.method == Method::kLora) {
     const auto& targets = config.lora.target_modules;
     std::vector<model::Layer> layers = model.layers;
     for (const model::NamedProjection& l : model::named_projections(layers))
@@ -76,7 +76,7 @@ std::vector<std::string> possible_units(const config::RunConfig& config, const m
   model::Weights slots;
   if (!config.expands()) {
     const std::int64_t first =
-        config.method == config::Method::kTopKLayers ? model.num_hidden_layers - config.top_k_layers.num_layers : -1;
+        config.method == Method::kTopKLayers ? model.num_hidden_layers - config.top_k_layers.num_layers : -1;
     for (const model::Parameter& p : model::named_parameters(model, slots))
       if (p.layer >= first) names.push_back(p.name);
     return names;
@@ -99,7 +99,7 @@ void check_unit_names(const config::RunConfig& config, const model::ModelConfig&
   method::apply_factors(factors, weights);
 }
 
-void check_lora(const config::LoraConfig& lora, const model::ModelConfig& model, const std::string& where) {
+void check_lora(const LoraOptions& lora, const model::ModelConfig& model, const std::string& where) {
   std::vector<std::string_view> known;
   std::int64_t narrowest = model.hidden_size;
   for (const model::Projection* p : model::projections_of(model.layers.front())) {
@@ -130,15 +130,15 @@ std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, mode
                                            const std::optional<method::Expansion>& expansion,
                                            const io::WeightFiles& files) {
   switch (config.method) {
-    case config::Method::kAdept:
-    case config::Method::kLlamaPro:
+    case Method::kAdept:
+    case Method::kLlamaPro:
       return expanded_tensors(decoder, expansion.value(), files);
-    case config::Method::kFull:
-    case config::Method::kReplay:
+    case Method::kFull:
+    case Method::kReplay:
       return tensors_of_model(decoder, files, [](const auto&) { return true; });
-    case config::Method::kLora:
+    case Method::kLora:
       return add_adapters(config, decoder);
-    case config::Method::kTopKLayers: {
+    case Method::kTopKLayers: {
       const std::int64_t first = decoder.num_layers() - config.top_k_layers.num_layers;
       return tensors_of_model(decoder, files, [&](const auto& p) { return p.layer >= first; });
     }
@@ -162,10 +162,10 @@ std::vector<method::Unit> training_units(const config::RunConfig& c, const std::
 }
 
 void check_method(const config::RunConfig& config, const model::ModelConfig& model, const std::string& where) {
-  if (config.method == config::Method::kTopKLayers && config.top_k_layers.num_layers > model.num_hidden_layers)
+  if (config.method == Method::kTopKLayers && config.top_k_layers.num_layers > model.num_hidden_layers)
     throw ConfigError("top_k_layers.num_layers: found {}; expected at most {}, the number of layers of {}.",
                       config.top_k_layers.num_layers, model.num_hidden_layers, where);
-  if (config.method == config::Method::kLora) check_lora(config.lora, model, where);
+  if (config.method == Method::kLora) check_lora(config.lora, model, where);
   if (config.expands() && config.unit_lr.ffn_block_size > model.intermediate_size)
     throw ConfigError("unit_lr.ffn_block_size: found {}; expected at most {}, the intermediate_size of {}.",
                       config.unit_lr.ffn_block_size, model.intermediate_size, where);

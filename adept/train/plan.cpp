@@ -17,7 +17,7 @@ ConfigError too_short(const std::string& where, std::int64_t wanted, std::int64_
 
 }  // namespace
 
-optim::Schedule make_schedule(const config::TrainConfig& c, std::int64_t total_steps) {
+optim::Schedule make_schedule(const TrainOptions& c, std::int64_t total_steps) {
   const auto share = [&](double ratio) {
     return static_cast<std::int64_t>(std::ceil(ratio * static_cast<double>(total_steps)));
   };
@@ -28,8 +28,8 @@ optim::Schedule make_schedule(const config::TrainConfig& c, std::int64_t total_s
           .min_ratio = c.min_lr_ratio};
 }
 
-TrainingLength training_length(const config::TrainConfig& c, const data::TrainLoader& loader,
-                               const TrainingStart& start, std::int64_t done) {
+TrainingLength training_length(const TrainOptions& c, const data::TrainLoader& loader, const TrainingStart& start,
+                               std::int64_t done) {
   const std::int64_t per_step = c.batch_size * c.grad_accum;
   if (c.max_steps) {
     if (*c.max_steps < done) throw too_short("the run", *c.max_steps, done);
@@ -52,8 +52,6 @@ Json deciding_config(const config::RunConfig& c) {
   Json& train = json["train"];
   for (const char* key : {"batch_size", "grad_accum"}) train.erase(key);  // only their product matters
   train["batch_size x grad_accum"] = c.train.batch_size * c.train.grad_accum;
-  if (c.method != config::Method::kLora) json.erase("lora");
-  if (c.method != config::Method::kTopKLayers) json.erase("top_k_layers");
   return json;
 }
 

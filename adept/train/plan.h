@@ -14,7 +14,7 @@
 namespace adept::train {
 
 /// Fractional warm-up and decay refer to `total_steps`.
-optim::Schedule make_schedule(const config::TrainConfig& config, std::int64_t total_steps);
+optim::Schedule make_schedule(const TrainOptions& config, std::int64_t total_steps);
 
 /// The position in the data at which a training begins; not the start with train.continue_data.
 struct TrainingStart {
@@ -33,7 +33,7 @@ struct TrainingLength {
 
 /// The length of a run after `done` steps, with its loader at the corresponding position. A resumed run may have
 /// another length than planned. Throws ConfigError if the run has already made more steps, or read more data.
-TrainingLength training_length(const config::TrainConfig& config, const data::TrainLoader& loader,
+TrainingLength training_length(const TrainOptions& config, const data::TrainLoader& loader,
                                const TrainingStart& start, std::int64_t done);
 
 /// The keys that decide the weights after a step (config::decides::kTraining), for RunIdentity::config. Contains the

@@ -95,7 +95,7 @@ TrainSummary Trainer::run(bool resume) {
 
 // A resumed run may have another length than planned; it then follows the new schedule.
 void Trainer::plan() {
-  const config::TrainConfig& c = inputs_.config.train;
+  const TrainOptions& c = inputs_.config.train;
   TrainerState& counts = state_.counts;
   length_ = training_length(c, state_.loader, start_, counts.step);
   rates_.plan(length_.steps);
@@ -112,7 +112,7 @@ void Trainer::plan() {
 }
 
 void Trainer::loop() {
-  const config::TrainConfig& c = inputs_.config.train;
+  const TrainOptions& c = inputs_.config.train;
   TrainerState& counts = state_.counts;
   evaluate_if_due();  // an earlier session was interrupted in it
   while (counts.step < length_.steps) {
@@ -142,7 +142,7 @@ void Trainer::update_unit_rates() {
 }
 
 StepResult Trainer::take_step() {
-  const config::TrainConfig& c = inputs_.config.train;
+  const TrainOptions& c = inputs_.config.train;
   TrainerState& counts = state_.counts;
   account_.begin();
   // ATen's generator (LoRA dropout) gives the same numbers in a resumed run.
@@ -212,7 +212,7 @@ void Trainer::save() {
 
 TrainSummary Trainer::summarize() const {
   const TrainerState& c = state_.counts;
-  const std::int64_t added = inputs_.config.method == config::Method::kLora ? trainable_.num_parameters() : 0;
+  const std::int64_t added = inputs_.config.method == Method::kLora ? trainable_.num_parameters() : 0;
   const auto per_second = [&](double amount) { return c.train_seconds > 0 ? amount / c.train_seconds : 0.0; };
   return {.steps = c.step,
           .total_tokens = c.total_tokens,

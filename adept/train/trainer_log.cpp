@@ -1,10 +1,8 @@
 #include "adept/train/trainer_log.h"
 
 #include <fcntl.h>
-#include <sys/resource.h>
 
 #include <cerrno>
-#include <fstream>
 #include <limits>
 #include <span>
 #include <sstream>
@@ -16,18 +14,6 @@
 #include "adept/io/posix.h"
 
 namespace adept::train {
-
-// Writing 5 to this file resets the peak of the process (man 5 proc).
-void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << 5; }
-
-std::int64_t peak_rss_bytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);)
-    if (line.starts_with("VmHWM:")) return std::stoll(line.substr(6)) * 1024;
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_maxrss * std::int64_t{1024};
-}
 
 JsonlFile::JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step,
                      const std::string& repeated)

@@ -11,12 +11,7 @@
 
 namespace adept::train {
 
-/// Highest resident memory of the process since reset_peak_rss (or since its start if the system cannot reset it), in
-/// bytes.
-std::int64_t peak_rss_bytes();
-void reset_peak_rss();
-
-/// Appends JSON lines to a file, the step first, each flushed at once.
+/// Appends JSON lines to a file, the step first, each written through at once.
 class JsonlFile final : public MetricSink {
  public:
   /// Continues a file whose lines have the integer `step_key`: lines of a step after `last_step` are dropped, so a

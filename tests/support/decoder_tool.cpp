@@ -26,6 +26,7 @@
 #include "adept/model/load.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
+#include "tests/support/save_model.h"
 
 namespace adept {
 namespace {
@@ -94,10 +95,10 @@ void run(const Arguments& arguments) {
       arguments.model, {.dtype = model::to_scalar_type(*compute), .widen_matrices = arguments.gradients});
   if (!arguments.save.empty()) {
     const auto files = io::WeightFiles::open(arguments.model);
-    model::SaveOptions options;
+    test::SaveOptions options;
     options.source = &files;
     std::filesystem::create_directories(arguments.save);
-    model::save_model(arguments.save, loaded.config, loaded.weights, options);
+    test::save_model(arguments.save, loaded.config, loaded.weights, options);
   }
   model::Decoder decoder(loaded.config, loaded.weights);
   const auto input = io::SafetensorsFile::open(arguments.input);

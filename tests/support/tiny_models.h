@@ -24,7 +24,7 @@
 #include "adept/model/batch.h"
 #include "adept/model/decoder.h"
 #include "adept/model/load.h"
-#include "adept/model/save.h"
+#include "tests/support/save_model.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/support/tolerance.h"
 #include "tests/unit/model/random_model.h"
@@ -114,10 +114,10 @@ inline void write_model(const std::filesystem::path& dir, const Json& json, DTyp
                         std::int64_t max_shard_bytes = 5'000'000'000) {
   std::filesystem::create_directories(dir);
   const model::ModelConfig config = model::parse_model_config(json, dir.string());
-  model::SaveOptions options;
+  SaveOptions options;
   options.new_dtype = dtype;
   options.max_shard_bytes = max_shard_bytes;
-  model::save_model(dir, config, random_weights(config), options);
+  save_model(dir, config, random_weights(config), options);
 }
 
 inline model::Decoder load_decoder(const std::filesystem::path& dir, at::ScalarType dtype = at::kFloat,

@@ -185,7 +185,7 @@ train: {max_steps: 100, warmup_steps: 5}
   EXPECT_EQ(parse(text, {"expand.trainable=15%"}).expand.strategy, method::SelectionStrategy::kUniform);
   EXPECT_EQ(parse(text, {"expand.after=[]"}).expand.num_layers, 2);
   EXPECT_EQ(parse(text, {"expand.after=null", "expand.after=[]"}).expand.num_layers, 2);
-  const TrainConfig epochs = parse(text, {"train.num_train_epochs=2", "train.warmup_ratio=0.1"}).train;
+  const train::TrainOptions epochs = parse(text, {"train.num_train_epochs=2", "train.warmup_ratio=0.1"}).train;
   EXPECT_EQ(epochs.max_steps, std::nullopt);
   EXPECT_EQ(epochs.num_train_epochs, 2.0);
   EXPECT_EQ(epochs.warmup_steps, std::nullopt);
@@ -205,17 +205,17 @@ train: {max_steps: 100, warmup_steps: 5}
 TEST(Alternatives, StepsWinAsInHuggingFace) {
   const auto train_of = [](const std::string& train) { return parse(kMinimal + ("train: {" + train + "}")).train; };
   const test::CapturedLog log;
-  const TrainConfig length = train_of("num_train_epochs: 3, max_steps: 7");
+  const train::TrainOptions length = train_of("num_train_epochs: 3, max_steps: 7");
   EXPECT_EQ(length.max_steps, 7);
   EXPECT_EQ(length.num_train_epochs, std::nullopt);
-  const TrainConfig warmup = train_of("warmup_ratio: 0.5, warmup_steps: 7");
+  const train::TrainOptions warmup = train_of("warmup_ratio: 0.5, warmup_steps: 7");
   EXPECT_EQ(warmup.warmup_steps, 7);
   EXPECT_EQ(warmup.warmup_ratio, std::nullopt);
   EXPECT_THAT(log.text(),
               HasSubstr("run.yaml:6: train.num_train_epochs: ignored, because train.max_steps overrides it"));
   EXPECT_THAT(log.text(),
               HasSubstr("run.yaml:6: train.warmup_ratio: ignored, because train.warmup_steps overrides it"));
-  const TrainConfig no_steps = train_of("warmup_ratio: 0.5, warmup_steps: 0");
+  const train::TrainOptions no_steps = train_of("warmup_ratio: 0.5, warmup_steps: 0");
   EXPECT_EQ(no_steps.warmup_steps, std::nullopt);
   EXPECT_EQ(no_steps.warmup_ratio, 0.5);
   EXPECT_EQ(train_of("warmup_steps: 0").warmup_ratio, std::nullopt);

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <fstream>
 
+#include "adept/core/gpu.h"
+
 namespace adept {
 namespace {
 

@@ -17,6 +17,7 @@
 #include "adept/model/load.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
+#include "tests/support/save_model.h"
 #include "tests/unit/model/random_model.h"
 
 namespace adept::model {
@@ -381,10 +382,10 @@ TEST_F(ModelDirectory, SavesUnchangedTensorsByTheirBytesAndChangedOnesByValue) {
   weights.norm.weight = weights.norm.weight.clone().mul_(2);
   const auto saved_dir = directory_ / "saved";
   std::filesystem::create_directories(saved_dir);
-  SaveOptions options;
+  test::SaveOptions options;
   options.source = &files;
   options.source_name = [](const std::string& name) { return name == "model.norm.weight" ? std::string() : name; };
-  save_model(saved_dir, config, weights, options);
+  test::save_model(saved_dir, config, weights, options);
   const auto saved = io::WeightFiles::open(saved_dir);
   for (const std::string& name : saved.names()) {
     const at::Tensor value = as_tensor(saved.at(name), saved.owner(name));

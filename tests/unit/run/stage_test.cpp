@@ -268,5 +268,10 @@ TEST(StageRunner, KeepsRecordsInTheOrderOfTheStagesAndNoneOnDiskOfThoseThatAlway
   EXPECT_FALSE(std::filesystem::exists(dir / "stages/tokenize.json"));
 }
 
+TEST(PeakMemory, IsThatOfAProcessWithTorchInIt) {
+  EXPECT_GT(peak_rss_bytes(), std::int64_t{10} << 20);
+  EXPECT_LT(peak_rss_bytes(), std::int64_t{1} << 40);
+}
+
 }  // namespace
 }  // namespace adept::run

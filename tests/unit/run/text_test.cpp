@@ -149,8 +149,8 @@ TEST(ScoringSequences, OnlyPackedOnesNeedAnEosToken) {
   for (const auto& [settings, message] : kCases) {
     const Texts t;
     test::write_file(t.dir / "model/tokenizer_config.json", settings);
-    EXPECT_EQ(scoring_sequences(t.model(), t.tokens(), {.seq_len = 8}).size(), 3) << settings;
-    const auto pack = [&] { scoring_sequences(t.model(), t.tokens(), {.seq_len = 8, .packed = true}); };
+    EXPECT_EQ(scoring_sequences(t.model(), t.tokens(), {}, 8, true).size(), 3) << settings;
+    const auto pack = [&] { scoring_sequences(t.model(), t.tokens(), {.packed = true}, 8, true); };
     if (*message == '\0')
       EXPECT_NO_THROW(pack());
     else
@@ -160,16 +160,16 @@ TEST(ScoringSequences, OnlyPackedOnesNeedAnEosToken) {
 
 TEST(ScoringSequences, AreDocumentsAloneOrPackedWithEos) {
   const Texts t;
-  const data::SequenceSet alone = scoring_sequences(t.model(), t.tokens(), {.seq_len = 8});
+  const data::SequenceSet alone = scoring_sequences(t.model(), t.tokens(), {}, 8, true);
   ASSERT_EQ(alone.size(), 3);
   EXPECT_THAT(alone[1].tokens, ElementsAre(3, 4));
-  const data::SequenceSet packed = scoring_sequences(t.model(), t.tokens(), {.seq_len = 8, .packed = true});
+  const data::SequenceSet packed = scoring_sequences(t.model(), t.tokens(), {.packed = true}, 8, true);
   ASSERT_EQ(packed.size(), 2);
   EXPECT_THAT(packed[0].tokens, ElementsAre(0, 1, 2, 28, 3, 4, 28, 5));
   EXPECT_THAT(packed[1].tokens, ElementsAre(6, 7, 8, 28));
-  const data::SequenceSet overlapping = scoring_sequences(t.model(), t.tokens(), {.seq_len = 3, .stride = 1});
+  const data::SequenceSet overlapping = scoring_sequences(t.model(), t.tokens(), {.stride = 1}, 3, true);
   EXPECT_EQ(overlapping.counts().targets, 2 + 1 + 3);
-  EXPECT_EQ(scoring_sequences(t.model(), t.tokens(), {.seq_len = 8, .max_tokens = 3}).size(), 1);
+  EXPECT_EQ(scoring_sequences(t.model(), t.tokens(), {.max_tokens = 3}, 8, true).size(), 1);
 }
 
 data::TokenDataset lengths_of(const std::string& name, const std::vector<std::int64_t>& lengths) {
@@ -248,7 +248,10 @@ TEST(MakeTrainLoader, JoinsDocumentsWithEosAndTakesTheWeights) {
   Datasets datasets{
       .train = {lengths_of("a", {9, 2}), lengths_of("b", {3, 7})}, .replay = {}, .general = {}, .eval = {}};
   const data::TrainLoader loader = make_train_loader(t.model(), config, datasets);
-  EXPECT_EQ(loader.tokens_per_epoch(0), 9 + 2 + 2);
+  data::TrainLoader read = loader;
+  std::size_t tokens = 0;
+  for (const data::Sequence& sequence : read.next_step(4)) tokens += sequence.source == 0 ? sequence.tokens.size() : 0;
+  EXPECT_EQ(tokens, 9 + 2 + 2 - 1U) << "three sequences of four; the last EOS would be alone";
   EXPECT_DOUBLE_EQ(loader.share(0), 0.75);
   EXPECT_EQ(loader.state()["eos"], 28);
   EXPECT_EQ(loader.state()["seed"], 42);

@@ -21,7 +21,7 @@ test::ExpandedModel write_model_with_unknown(const fs::path& dir) {
   const model::ModelConfig config = test::tiny_config(test::config_of_kind("llama"));
   model::Weights weights = test::random_weights(config);
   weights.embed_tokens.weight[kUnknown].fill_(std::numeric_limits<float>::infinity());
-  model::save_model(model.base, config, weights, {});
+  test::save_model(model.base, config, weights, {});
   model.expansion = method::expand_model(model.base, model.expanded, std::vector<int>{1, 3}, std::nullopt);
   return model;
 }
@@ -29,16 +29,19 @@ test::ExpandedModel write_model_with_unknown(const fs::path& dir) {
 // Four steps, of which the first `good` know all their tokens.
 TrainerInputs inputs_with_unknown(const config::RunConfig& config, const fs::path& model_dir, const fs::path& run_dir,
                                   std::size_t good) {
-  std::vector<std::vector<std::int32_t>> documents;
-  for (std::size_t i = 0; i < 16; ++i) {  // one sequence each, with the EOS behind it
-    documents.push_back(test::random_tokens(7, i, kUnknown));
-    if (i >= 4 * good) documents.back()[3] = kUnknown;
-  }
+  std::vector<std::vector<std::int32_t>> documents;  // one sequence each, with the EOS behind it
+  for (std::size_t i = 0; i < 16; ++i) documents.push_back(test::random_tokens(7, i, kUnknown));
+  const auto loader = [&] {
+    const data::TokenDataset dataset(data::DatasetInfo{.name = "domain", .vocab_size = 53, .counts = {}}, documents,
+                                     std::vector<std::int64_t>(16, 28));
+    return data::TrainLoader({{.dataset = dataset}}, {.seq_len = 8, .eos = 2, .seed = 7});
+  };
+  const std::vector<data::Sequence> order = loader().next_step(16);
+  for (std::size_t i = 4 * good; i < 16; ++i)
+    for (auto& document : documents)
+      if (std::equal(document.begin(), document.end(), order[i].tokens.begin())) document[3] = kUnknown;
   TrainerInputs inputs = make_inputs(config, model_dir, run_dir);
-  const data::TokenDataset dataset(data::DatasetInfo{.name = "domain", .vocab_size = 53, .counts = {}}, documents,
-                                   std::vector<std::int64_t>(16, 28));
-  inputs.loader = data::TrainLoader({{.dataset = dataset}},
-                                    {.seq_len = 8, .eos = 2, .seed = 7, .order = data::DocumentOrder::kAsGiven});
+  inputs.loader = loader();
   return inputs;
 }
 
@@ -106,12 +109,12 @@ TEST(Divergence, EndsTheRunWithItsReasonAndNothingOfItIsSaved) {
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
   struct Case {
     double rate;
-    config::Method method;
+    Method method;
     method::UnitLrPolicy policy;
     std::int64_t steps, update_every, eval_steps;
     double max_grad_norm;
   };
-  using config::Method, method::UnitLrPolicy;
+  using method::UnitLrPolicy;
   int number = 0;
   for (const Case& c : std::vector<Case>{{1e38, Method::kAdept, UnitLrPolicy::kUniform, 1, 500, 0, 1},
                                          {1e38, Method::kAdept, UnitLrPolicy::kReference, 4, 1, 0, 1},

@@ -20,7 +20,7 @@
 namespace adept::train {
 namespace {
 
-using config::ExportDType;
+using config::DTypeChoice;
 using testing::AllOf;
 using testing::HasSubstr;
 
@@ -111,15 +111,14 @@ struct TypedExport {
   model::Decoder decoder;
   Trainable trainable;
 
-  explicit TypedExport(DType dtype, const Json& json = test::config_of_kind("llama"),
-                       config::Method method = config::Method::kFull)
+  explicit TypedExport(DType dtype, const Json& json = test::config_of_kind("llama"), Method method = Method::kFull)
       : config(configured(method)),
         model_config(write(dir / "base", json, dtype)),
         files(model::open_weights(model_config, dir / "base")),
         decoder(model_config, model::load_weights(model_config, files)),
         trainable(decoder, trained_tensors(config, decoder, std::nullopt, files)) {}
 
-  static config::RunConfig configured(config::Method method) {
+  static config::RunConfig configured(Method method) {
     config::RunConfig config = small_config();
     config.method = method;
     config.top_k_layers.num_layers = 1;
@@ -138,7 +137,7 @@ struct TypedExport {
   }
 
   // What was said.
-  std::string run(ExportDType type) {
+  std::string run(DTypeChoice type) {
     config.export_dtype = type;
     const fs::path base = dir / "base";
     const std::optional<method::Expansion> none;
@@ -172,14 +171,14 @@ struct TypedExport {
 
 TEST(ExportDType, EveryTensorHasTheTypeThatIsAskedFor) {
   for (const DType stored : {DType::kF32, DType::kBF16, DType::kF16})
-    for (const config::Method method : {config::Method::kFull, config::Method::kTopKLayers}) {
+    for (const Method method : {Method::kFull, Method::kTopKLayers}) {
       Json json = test::config_of_kind("llama");
       json["torch_dtype"] = "float64";  // whatever it said
       TypedExport e(stored, json, method);
-      e.run(ExportDType::kBf16);
+      e.run(DTypeChoice::kBf16);
       EXPECT_EQ(e.types(), std::set{DType::kBF16});
       EXPECT_EQ(e.exported_config()["torch_dtype"], "bfloat16");
-      e.run(ExportDType::kFp32);
+      e.run(DTypeChoice::kFp32);
       EXPECT_EQ(e.types(), std::set{DType::kF32});
       EXPECT_EQ(e.exported_config()["torch_dtype"], "float32");
       const io::WeightFiles out = io::WeightFiles::open(e.dir / "out");
@@ -187,7 +186,7 @@ TEST(ExportDType, EveryTensorHasTheTypeThatIsAskedFor) {
         EXPECT_TRUE(model::as_tensor(out.at(name), out.owner(name))
                         .equal(model::as_tensor(e.files.at(name), e.files.owner(name)).to(at::kFloat)))
             << name << ": widening changes no value";
-      e.run(ExportDType::kAuto);
+      e.run(DTypeChoice::kAuto);
       EXPECT_EQ(e.types(), std::set{stored});
       EXPECT_EQ(e.exported_config()["torch_dtype"], stored == DType::kF32    ? "float32"
                                                     : stored == DType::kBF16 ? "bfloat16"
@@ -208,44 +207,44 @@ TEST(ExportDType, OfMixedFilesTheConfigurationNamesTheTypeThatHoldsAll) {
   fs::create_directories(e.dir / "mixed");
   io::write_weight_files(e.dir / "mixed", views);
   e.files = io::WeightFiles::open(e.dir / "mixed");
-  e.run(ExportDType::kAuto);
+  e.run(DTypeChoice::kAuto);
   EXPECT_EQ(e.types(), (std::set{DType::kBF16, DType::kF32}));
   EXPECT_EQ(e.exported_config()["torch_dtype"], "float32") << "bfloat16 would round the norms in silence";
 }
 
 TEST(ExportDType, WithoutATypeInTheConfigurationNoneIsInventedWhereNothingChanges) {
   TypedExport e(DType::kBF16);
-  e.run(ExportDType::kAuto);
+  e.run(DTypeChoice::kAuto);
   EXPECT_FALSE(e.exported_config().contains("torch_dtype"));
-  e.run(ExportDType::kFp32);
+  e.run(DTypeChoice::kFp32);
   EXPECT_EQ(e.exported_config()["torch_dtype"], "float32");
 }
 
 TEST(ExportDType, ALineSaysWhatRoundingChanges) {
   TypedExport e(DType::kF32);
-  EXPECT_EQ(e.run(ExportDType::kFp32), "");
-  EXPECT_EQ(e.run(ExportDType::kAuto), "");
-  EXPECT_THAT(e.run(ExportDType::kBf16),
+  EXPECT_EQ(e.run(DTypeChoice::kFp32), "");
+  EXPECT_EQ(e.run(DTypeChoice::kAuto), "");
+  EXPECT_THAT(e.run(DTypeChoice::kBf16),
               testing::ContainsRegex("export rounds to bf16: [0-9]+\\.[0-9] % of [0-9,]+ values "
                                      "change, by at most 0\\.39 % \\(.*weight\\)"));
   TypedExport narrow(DType::kBF16);
-  EXPECT_EQ(narrow.run(ExportDType::kAuto), "") << "the masters are still what the file holds";
+  EXPECT_EQ(narrow.run(DTypeChoice::kAuto), "") << "the masters are still what the file holds";
 }
 
 TEST(ExportDType, AValueBeyondTheRangeIsAnErrorThatNamesItAndTheWayOut) {
   TypedExport e(DType::kF16);
   const std::string name = "model.layers.1.mlp.up_proj.weight";
   e.master(name)[2][3] = 70000;
-  EXPECT_THAT(test::message_of<DataError>([&] { e.run(ExportDType::kAuto); }),
+  EXPECT_THAT(test::message_of<DataError>([&] { e.run(DTypeChoice::kAuto); }),
               AllOf(HasSubstr("out: " + name + " has the value 70000 at element 51, beyond the range of fp16"),
                     HasSubstr("Set export_dtype: fp32 or bf16 and repeat the command"),
                     HasSubstr("the training is not repeated")));
   EXPECT_FALSE(fs::exists(e.dir / "out"));
-  e.run(ExportDType::kBf16);
+  e.run(DTypeChoice::kBf16);
   e.master(name)[2][3] = 3.4e38;
-  EXPECT_THAT(test::message_of<DataError>([&] { e.run(ExportDType::kBf16); }),
+  EXPECT_THAT(test::message_of<DataError>([&] { e.run(DTypeChoice::kBf16); }),
               AllOf(HasSubstr(name), HasSubstr("beyond the range of bf16"), HasSubstr("Set export_dtype: fp32 and")));
-  e.run(ExportDType::kFp32);
+  e.run(DTypeChoice::kFp32);
   EXPECT_EQ(e.types(), std::set{DType::kF32});
 }
 

@@ -178,15 +178,15 @@ TEST(Run, KeepsNoActivationsWhereNothingFrozenIsBelow) {
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
   config::RunConfig config = uniform_config();
   config.train.max_steps = 30;  // several epochs
-  const auto positions_computed = [&](config::Method method, std::int64_t num_layers) {
+  const auto positions_computed = [&](Method method, std::int64_t num_layers) {
     config.method = method;
     config.top_k_layers.num_layers = num_layers;
     const fs::path out = dir / fmt::format("{}_{}", config::to_string(method), num_layers);
     return train(config, model.base, out).activation_cache.positions_computed;
   };
-  EXPECT_GT(positions_computed(config::Method::kTopKLayers, 3), 0);
-  EXPECT_EQ(positions_computed(config::Method::kTopKLayers, 4), 0) << "the lowest layer trains";
-  EXPECT_EQ(positions_computed(config::Method::kFull, 4), 0) << "the embeddings train";
+  EXPECT_GT(positions_computed(Method::kTopKLayers, 3), 0);
+  EXPECT_EQ(positions_computed(Method::kTopKLayers, 4), 0) << "the lowest layer trains";
+  EXPECT_EQ(positions_computed(Method::kFull, 4), 0) << "the embeddings train";
 }
 
 // While it lives, the process can open so many files and no more.

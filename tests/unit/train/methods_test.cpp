@@ -22,14 +22,13 @@ namespace {
 
 using ::testing::HasSubstr;
 
-const std::vector<config::Method> kAllMethods = {config::Method::kAdept, config::Method::kLlamaPro,
-                                                 config::Method::kFull,  config::Method::kReplay,
-                                                 config::Method::kLora,  config::Method::kTopKLayers};
+const std::vector<Method> kAllMethods = {Method::kAdept,  Method::kLlamaPro, Method::kFull,
+                                         Method::kReplay, Method::kLora,     Method::kTopKLayers};
 
-config::RunConfig config_of(config::Method method) {
+config::RunConfig config_of(Method method) {
   config::RunConfig config = small_config();
   config.method = method;
-  if (method != config::Method::kAdept) config.unit_lr.policy = method::UnitLrPolicy::kUniform;
+  if (method != Method::kAdept) config.unit_lr.policy = method::UnitLrPolicy::kUniform;
   config.lora.rank = 2;
   config.lora.alpha = 6.0;
   config.top_k_layers.num_layers = 2;
@@ -69,14 +68,14 @@ TEST(Methods, TrainWhatTheirNamesSay) {
     const test::TemporaryDirectory dir;
     const auto model = test::write_expanded_model(dir.path(), kind, {1, 3});
     const auto copies = names_where(model.expanded, [](const auto& p) { return p.layer == 2 || p.layer == 5; });
-    EXPECT_EQ(trained_names(config_of(config::Method::kAdept), model), copies);
-    EXPECT_EQ(trained_names(config_of(config::Method::kLlamaPro), model), copies);
+    EXPECT_EQ(trained_names(config_of(Method::kAdept), model), copies);
+    EXPECT_EQ(trained_names(config_of(Method::kLlamaPro), model), copies);
     const auto all = names_where(model.base, [](const auto&) { return true; });
-    EXPECT_EQ(trained_names(config_of(config::Method::kFull), model), all);
-    EXPECT_EQ(trained_names(config_of(config::Method::kReplay), model), all);
-    EXPECT_EQ(trained_names(config_of(config::Method::kTopKLayers), model),
+    EXPECT_EQ(trained_names(config_of(Method::kFull), model), all);
+    EXPECT_EQ(trained_names(config_of(Method::kReplay), model), all);
+    EXPECT_EQ(trained_names(config_of(Method::kTopKLayers), model),
               names_where(model.base, [](const auto& p) { return p.layer >= 2; }));
-    config::RunConfig lora = config_of(config::Method::kLora);
+    config::RunConfig lora = config_of(Method::kLora);
     EXPECT_EQ(trained_names(lora, model).size(), 4U * 7U * 2U);
     lora.lora.target_modules = {"q_proj", "down_proj"};
     std::set<std::string> adapters;
@@ -94,7 +93,7 @@ at::Tensor logits_of(const model::Decoder& decoder) {
 }
 
 TEST(Methods, StartAsTheBaseModelByValue) {
-  for (const config::Method method : kAllMethods) {
+  for (const Method method : kAllMethods) {
     SCOPED_TRACE(config::to_string(method));
     const test::TemporaryDirectory dir;
     const auto model = test::write_expanded_model(dir.path(), "qwen3", {1, 3});
@@ -109,7 +108,7 @@ TEST(Methods, StartAsTheBaseModelByValue) {
 
 TEST(Methods, GradientsAreThoseOfOneGraphOverTheWholeModel) {
   for (const std::string kind : {"llama", "llama_biased_tied"}) {
-    for (const config::Method method : kAllMethods) {
+    for (const Method method : kAllMethods) {
       SCOPED_TRACE(fmt::format("{} {}", kind, config::to_string(method)));
       const test::TemporaryDirectory dir;
       const auto model = test::write_expanded_model(dir.path(), kind, {1, 3});
@@ -142,7 +141,7 @@ TEST(Methods, GradientsAreThoseOfOneGraphOverTheWholeModel) {
 
 TEST(Methods, ResumeBitForBitDropoutIncluded) {
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-    for (const config::Method method : kAllMethods) {
+    for (const Method method : kAllMethods) {
       SCOPED_TRACE(config::to_string(method));
       const test::TemporaryDirectory dir;
       const auto model = test::write_expanded_model(dir.path(), "llama_biased_tied", {1, 3});
@@ -161,7 +160,7 @@ TEST(Methods, ResumeBitForBitDropoutIncluded) {
 
 TEST(Methods, ExportTheModelThatWasTrained) {
   for (const std::string kind : {"llama_biased_tied", "qwen3", "gemma3", "granite", "gemma2"}) {
-    for (const config::Method method : kAllMethods) {
+    for (const Method method : kAllMethods) {
       SCOPED_TRACE(fmt::format("{} {}", kind, config::to_string(method)));
       const test::TemporaryDirectory dir;
       const auto model = test::write_expanded_model(dir.path(), kind, {1, 3});
@@ -173,7 +172,7 @@ TEST(Methods, ExportTheModelThatWasTrained) {
       const at::Tensor trained = logits_of(trainer.decoder()), base = logits_of(test::load_decoder(model.base));
       EXPECT_GT((trained - base).abs().max().item<double>(), 1e-3) << "nothing was learnt";
       const at::Tensor exported = logits_of(test::load_decoder(dir / "out"));
-      if (method == config::Method::kLora)
+      if (method == Method::kLora)
         EXPECT_TRUE(test::is_close(exported, trained, test::tolerance(at::kFloat).values));
       else
         EXPECT_TRUE(test::same_bits(exported, trained));
@@ -186,7 +185,7 @@ TEST(Methods, ExportTheModelThatWasTrained) {
 TEST(Lora, LeavesEveryTensorWithoutAnAdapterAsItWas) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "qwen3", {1});
-  config::RunConfig config = config_of(config::Method::kLora);
+  config::RunConfig config = config_of(Method::kLora);
   config.train.max_steps = 2;
   config.lora.target_modules = {"v_proj"};
   Trainer trainer(make_inputs(config, model.base, dir / "run"));
@@ -215,11 +214,11 @@ TEST(Lora, DropsOnlyWhileAGraphIsRecorded) {
 
 TEST(CheckMethod, NamesWhatTheModelDoesNotHave) {
   const model::ModelConfig model = model::parse_model_config(test::config_of_kind("llama"), "config.json");
-  config::RunConfig config = config_of(config::Method::kTopKLayers);
+  config::RunConfig config = config_of(Method::kTopKLayers);
   config.top_k_layers.num_layers = 5;
   EXPECT_THAT(test::message_of<ConfigError>([&] { check_method(config, model, "base"); }),
               HasSubstr("top_k_layers.num_layers: found 5; expected at most 4, the number of layers of base"));
-  config = config_of(config::Method::kLora);
+  config = config_of(Method::kLora);
   config.lora.rank = 1000;
   EXPECT_THAT(test::message_of<ConfigError>([&] { check_method(config, model, "base"); }),
               HasSubstr("lora.rank: found 1000; expected at most 8"));
@@ -227,7 +226,7 @@ TEST(CheckMethod, NamesWhatTheModelDoesNotHave) {
   EXPECT_THAT(test::message_of<ConfigError>([&] { check_method(config, model, "base"); }),
               HasSubstr("lora.target_modules.1: found \"qkv_proj\"; expected one of q_proj, k_proj, v_proj, o_proj, "
                         "gate_proj, up_proj, down_proj, the projections of base"));
-  for (const config::Method method : kAllMethods) EXPECT_NO_THROW(check_method(config_of(method), model, "base"));
+  for (const Method method : kAllMethods) EXPECT_NO_THROW(check_method(config_of(method), model, "base"));
 }
 
 }  // namespace

@@ -77,8 +77,8 @@ TEST(Resume, IsRefusedForEveryKeyThatDecidesTheTrainingAndForNoOther) {
   config.train.max_steps = 2;
   train(config, model.expanded, dir / "adept");
   config::RunConfig lora = config, last = config;
-  lora.method = config::Method::kLora;
-  last.method = config::Method::kTopKLayers;
+  lora.method = Method::kLora;
+  last.method = Method::kTopKLayers;
   last.top_k_layers.num_layers = 1;
   lora.unit_lr.policy = last.unit_lr.policy = method::UnitLrPolicy::kUniform;
   lora.lora.alpha = 16;

@@ -52,15 +52,15 @@ TEST(StepCost, OfCopiesIsWhatWasPredictedBeforeTheyWereMade) {
 }
 
 TEST(StepCost, OfEveryParameterIsThreeForwardPasses) {
-  const CostModel s([](config::RunConfig& c) { c.method = config::Method::kFull; });
+  const CostModel s([](config::RunConfig& c) { c.method = Method::kFull; });
   EXPECT_EQ(s.cost().prefix_flops, 0);
   EXPECT_DOUBLE_EQ(s.cost().flops, model::full_step_flops(s.decoder.config(), kSeqLen));
 }
 
 TEST(StepCost, OfAdaptersHasNoGradientsOfTheFrozenWeights) {
-  const CostModel full([](config::RunConfig& c) { c.method = config::Method::kFull; });
+  const CostModel full([](config::RunConfig& c) { c.method = Method::kFull; });
   const CostModel lora([](config::RunConfig& c) {
-    c.method = config::Method::kLora;
+    c.method = Method::kLora;
     c.lora.rank = 1;
     c.lora.alpha = 2;
   });

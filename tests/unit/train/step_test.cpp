@@ -20,7 +20,8 @@
 
 #include "adept/core/error.h"
 #include "adept/io/weight_files.h"
-#include "adept/method/units.h"
+#include "adept/method/unit_importance.h"
+#include "adept/method/unit_rates.h"
 #include "adept/model/torch_tensors.h"
 #include "adept/nn/allocator.h"
 #include "adept/train/memory.h"

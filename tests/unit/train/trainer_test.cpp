@@ -75,13 +75,12 @@ TEST(Run, IsTheSameWithAndWithoutTheActivationCache) {
   const test::TemporaryDirectory dir;
   struct Setting {
     std::string kind;
-    config::Method method;
+    Method method;
     config::DTypeChoice dtype;
   };
-  for (const auto& [kind, method, dtype] :
-       {Setting{"llama", config::Method::kAdept, config::DTypeChoice::kFp32},
-        Setting{"qwen3", config::Method::kAdept, config::DTypeChoice::kBf16},
-        Setting{"qwen3", config::Method::kTopKLayers, config::DTypeChoice::kFp32}}) {
+  for (const auto& [kind, method, dtype] : {Setting{"llama", Method::kAdept, config::DTypeChoice::kFp32},
+                                            Setting{"qwen3", Method::kAdept, config::DTypeChoice::kBf16},
+                                            Setting{"qwen3", Method::kTopKLayers, config::DTypeChoice::kFp32}}) {
     const fs::path root = dir / fmt::format("{}-{}-{}", kind, config::to_string(method), to_string(dtype));
     SCOPED_TRACE(root);
     const auto model = test::write_expanded_model(root, kind, {1, 3});
@@ -89,7 +88,7 @@ TEST(Run, IsTheSameWithAndWithoutTheActivationCache) {
     config.method = method;
     config.compute.dtype = dtype;
     config.top_k_layers.num_layers = 2;
-    if (method != config::Method::kAdept) config.unit_lr.policy = method::UnitLrPolicy::kUniform;
+    if (method != Method::kAdept) config.unit_lr.policy = method::UnitLrPolicy::kUniform;
     config.train.max_steps = 30;  // several epochs
     config.train.eval_steps = 4;
     config.train.activation_cache = 0;
@@ -99,7 +98,7 @@ TEST(Run, IsTheSameWithAndWithoutTheActivationCache) {
     EXPECT_TRUE(trained_weights(config, model.expanded, root / "with", &with) == expected);
     EXPECT_EQ(without.activation_cache.positions_read, 0);
     EXPECT_GT(with.activation_cache.positions_read, with.total_tokens / 3);
-    if (method == config::Method::kAdept) {
+    if (method == Method::kAdept) {
       EXPECT_EQ(test::read_file(root / "with" / "parameter_importance.jsonl"),
                 test::read_file(root / "without" / "parameter_importance.jsonl"));
     }
@@ -110,12 +109,12 @@ TEST(Run, IsTheSameWithAndWithoutTheActivationCache) {
 TEST(Run, IsTheSameWithCheckpointedActivationsAdaptersThatDropInputsIncluded) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
-  for (const auto method : {config::Method::kAdept, config::Method::kFull, config::Method::kLora}) {
+  for (const auto method : {Method::kAdept, Method::kFull, Method::kLora}) {
     config::RunConfig config = small_config();
     config.method = method;
     config.lora.alpha = 16;
     config.lora.dropout = 0.3;
-    if (method != config::Method::kAdept) config.unit_lr.policy = method::UnitLrPolicy::kUniform;
+    if (method != Method::kAdept) config.unit_lr.policy = method::UnitLrPolicy::kUniform;
     const fs::path root = dir / std::string(config::to_string(method));
     const std::string expected = trained_weights(config, model.expanded, root / "none");
     for (const auto checkpointing : {ActivationCheckpointing::kSelective, ActivationCheckpointing::kFull}) {
