@@ -67,8 +67,8 @@ class Run {
         directory_(config.output_dir),
         dir_(directory_.path()),
         stages_(dir_),
-        cache_(ResultCache::open(dir_ / "stages" / "results")) {
-    for (const char* folder : {"", "data", "stages"}) io::remove_temporaries(dir_ / folder);
+        cache_(ResultCache::open(dir_ / files::kStages / "results")) {
+    for (const char* folder : {"", "data", files::kStages}) io::remove_temporaries(dir_ / folder);
   }
 
   // Training starts from the model of the configuration.
@@ -104,21 +104,21 @@ class Run {
 
   // Outputs of stages that only an earlier run in this directory had.
   void discard_other_stages() {
-    if (!probes()) stages_.discard("probe", {"importance.json"});
-    if (!expands_ && !is_in(model_.dir, dir_ / "expanded")) stages_.discard("expand", {"expanded"});
-    if (!inspects_copies()) stages_.discard("copies", {"copies.json"});
+    if (!probes()) stages_.discard("probe", {files::kImportance});
+    if (!expands_ && !is_in(model_.dir, dir_ / files::kExpanded)) stages_.discard("expand", {files::kExpanded});
+    if (!inspects_copies()) stages_.discard("copies", {files::kCopies});
   }
 
   void baseline() {
-    stages_.run("baseline", eval_inputs(model_.dir), {"eval_base.json"}, [&] {
+    stages_.run("baseline", eval_inputs(model_.dir), {files::kBaseline}, [&] {
       const auto results = evaluate(model_.dir);
       for (const auto& [name, result] : results) eval::require_finite(name, result);
-      io::write_record(dir_ / "eval_base.json", eval::results_to_json(results));
+      io::write_record(dir_ / files::kBaseline, eval::results_to_json(results));
     });
   }
 
   void probe() {
-    stages_.run("probe", probe_inputs(), {"importance.json"}, [&] {
+    stages_.run("probe", probe_inputs(), {files::kImportance}, [&] {
       MeasuredModel model = measured(model_.dir);
       const at::Device device = model.device();
       const auto general = probe_sequences(datasets_.general, config_.seq_len, config_.probe.max_tokens);
@@ -146,24 +146,24 @@ class Run {
                        cache_);
       Json json = method::to_json(importances);
       json["samples"] = samples;
-      io::write_record(dir_ / "importance.json", json);
+      io::write_record(dir_ / files::kImportance, json);
     });
   }
 
   void expand() {
     const std::optional<method::Importance> importance = importance_if_probed();
     const std::vector<int> after = choose_layers(config_.expand, model_.config, config_.seq_len, importance);
-    trained_from_ = dir_ / "expanded";
+    trained_from_ = dir_ / files::kExpanded;
     const bool used_up = !config_.keep_expanded && stages_.is_done("train", train_inputs());
     if (!used_up || !stages_.keep_without_outputs("expand", expand_inputs()))
-      stages_.run("expand", expand_inputs(), {"expanded"}, [&] {
+      stages_.run("expand", expand_inputs(), {files::kExpanded}, [&] {
         method::expand_model(model_.dir, trained_from_, after, importance, io::OnExisting::kReplace);
       });
     log_table("expanded   " + describe_step_cost(model_.config, config_.seq_len, after, config_.expand, importance));
   }
 
   void train() {
-    stages_.run("train", train_inputs(), {"model", "train_results.json"}, [&] {
+    stages_.run("train", train_inputs(), {files::kModel, files::kTrainResults}, [&] {
       train::Trainer trainer(trainer_inputs());
       const train::TrainSummary summary = [&] {
         try {
@@ -174,36 +174,36 @@ class Run {
                                  error.exit_code());
         }
       }();
-      trainer.export_model(dir_ / "model");
-      io::write_record(dir_ / "train_results.json", train::to_json(summary));
+      trainer.export_model(dir_ / files::kModel);
+      io::write_record(dir_ / files::kTrainResults, train::to_json(summary));
     });
   }
 
   // The result contains everything except the initial values of the copies, which can be recreated from the same
   // layers.
   void remove_expanded() const {
-    if (!config_.keep_expanded) fs::remove_all(dir_ / "expanded");
+    if (!config_.keep_expanded) fs::remove_all(dir_ / files::kExpanded);
   }
 
   void evaluate_result() {
-    stages_.run("eval", eval_inputs(dir_ / "model"), {"eval_model.json"}, [&] {
-      const auto results = evaluate(dir_ / "model");
+    stages_.run("eval", eval_inputs(dir_ / files::kModel), {files::kEvaluation}, [&] {
+      const auto results = evaluate(dir_ / files::kModel);
       for (const auto& [name, result] : results)
         if (!std::isfinite(result.headline().value))
           throw NonFiniteError(
               fmt::format("{}: the {} of the trained model is not finite: the training diverged (train.learning_rate "
                           "is {:g}). Start again in another output_dir with a lower train.learning_rate.",
                           name, result.headline().name, config_.train.learning_rate));
-      io::write_record(dir_ / "eval_model.json", eval::results_to_json(results));
+      io::write_record(dir_ / files::kEvaluation, eval::results_to_json(results));
     });
   }
 
   // The effect of each copy: the loss on each held-out set without it.
   void inspect_copies() {
     if (!inspects_copies() || datasets_.eval.empty()) return;
-    stages_.run("copies", eval_inputs(dir_ / "model", config::decides::kCopies), {"copies.json"}, [&] {
-      MeasuredModel model = measured(dir_ / "model");
-      const method::Expansion expansion = method::read_expansion(dir_ / "model");
+    stages_.run("copies", eval_inputs(dir_ / files::kModel, config::decides::kCopies), {files::kCopies}, [&] {
+      MeasuredModel model = measured(dir_ / files::kModel);
+      const method::Expansion expansion = method::read_expansion(dir_ / files::kModel);
       Json sets = Json::object();
       for (const data::TokenDataset& dataset : datasets_.eval) {
         const std::vector<data::SequenceSet> sequences = {
@@ -213,7 +213,7 @@ class Run {
         sets[dataset.name()] = measure_copies(model, expansion, dataset.name(), batches, cache_);
         sets[dataset.name()]["samples"] = samples_json(sequences);
       }
-      write_result(dir_ / "copies.json", sets);
+      write_result(dir_ / files::kCopies, sets);
     });
   }
 
@@ -224,11 +224,11 @@ class Run {
   }
 
   void report() {
-    RunResults results{.before = {}, .after = read_results("eval_model.json"), .training = read_training()};
-    if (fs::exists(dir_ / "eval_base.json")) results.before = read_results("eval_base.json");
-    write_result(dir_ / "all_results.json", results_json(config_, results, stages_.records()));
+    RunResults results{.before = {}, .after = read_results(files::kEvaluation), .training = read_training()};
+    if (fs::exists(dir_ / files::kBaseline)) results.before = read_results(files::kBaseline);
+    write_result(dir_ / files::kAllResults, results_json(config_, results, stages_.records()));
     fmt::print("{}\n  model         {}\n", results_table(config_, results, stages_.records()),
-               (dir_ / "model").string());
+               (dir_ / files::kModel).string());
   }
 
  private:
@@ -288,7 +288,7 @@ class Run {
   }
 
   std::optional<method::Importance> importance_if_probed() const {
-    const fs::path path = dir_ / "importance.json";
+    const fs::path path = dir_ / files::kImportance;
     if (!config_.expand.needs_scores() || !fs::exists(path)) return std::nullopt;
     return method::read_importance(path);
   }
@@ -356,7 +356,7 @@ class Run {
     return eval::results_from_json(io::read_record(dir_ / file), (dir_ / file).string());
   }
 
-  Json read_training() const { return io::read_record(dir_ / "train_results.json"); }
+  Json read_training() const { return io::read_record(dir_ / files::kTrainResults); }
 
   const config::RunConfig& config_;
   config::Purpose purpose_;

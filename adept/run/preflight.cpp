@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <map>
 
 #include "adept/core/error.h"
@@ -16,7 +17,6 @@
 #include "adept/model/load.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/run/run_directory.h"
-#include "adept/run/run_record.h"
 #include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
 #include "adept/train/metric_sinks.h"
@@ -65,8 +65,8 @@ class Problems {
 
 // Protects the model that the run starts from, and files that no run wrote.
 void check_overwritten(const fs::path& dir, const fs::path& model, bool expands) {
-  std::map<fs::path, fs::path> written = {{dir / "model", dir / "stages" / "train.json"}};  // with its stage's record
-  if (expands) written.emplace(dir / "expanded", dir / "stages" / "expand.json");
+  std::map<fs::path, fs::path> written = {{dir / files::kModel, dir / files::kStages / "train.json"}};  // with its stage's record
+  if (expands) written.emplace(dir / files::kExpanded, dir / files::kStages / "expand.json");
   if (fs::weakly_canonical(model) == fs::weakly_canonical(dir) ||
       std::any_of(written.begin(), written.end(), [&](const auto& folder) { return is_in(model, folder.first); }))
     throw ConfigError("output_dir: found {}; the model {} would be overwritten. Choose another directory.",
@@ -83,9 +83,10 @@ void check_overwritten(const fs::path& dir, const fs::path& model, bool expands)
 
 // In a folder without a run, existing files belong to the user.
 void check_no_foreign_files(const fs::path& dir) {
-  if (fs::exists(dir / kVersionsFile)) return;
-  for (const char* name : {"config.yaml", train::kTrainerLog, train::kImportanceLog, "importance.json", "copies.json",
-                           "eval_base.json", "eval_model.json", "train_results.json", "all_results.json"})
+  if (fs::exists(dir / files::kVersions)) return;
+  std::vector<const char*> names(std::begin(files::kAll), std::end(files::kAll));
+  names.insert(names.end(), {train::kTrainerLog, train::kImportanceLog});
+  for (const char* name : names)
     if (is_present(dir / name))
       throw ConfigError(
           "output_dir: {} exists but is not the result of a run, and would be overwritten. Choose another directory.",

@@ -30,7 +30,7 @@ RunDirectory::~RunDirectory() { remove_made(); }
 void RunDirectory::remove_made() const noexcept {
   if (made_.empty()) return;
   std::error_code ignored;
-  for (const char* folder : {"data", "stages"}) fs::remove(path_ / folder, ignored);
+  for (const char* folder : {"data", files::kStages}) fs::remove(path_ / folder, ignored);
   const fs::directory_iterator first(path_, ignored), end;
   const bool has_only_lock =
       first != end && first->path().filename() == io::DirectoryLock::kFileName && std::distance(first, end) == 1;

@@ -9,6 +9,17 @@
 
 namespace adept::run {
 
+/// What a run leaves in its directory. pipeline.h says what each holds.
+namespace files {
+inline constexpr char kVersions[] = "versions.json";  ///< marks the folder of a run: it is the first one there
+inline constexpr char kConfig[] = "config.yaml", kBaseline[] = "eval_base.json", kImportance[] = "importance.json",
+                      kTrainResults[] = "train_results.json", kEvaluation[] = "eval_model.json",
+                      kCopies[] = "copies.json", kAllResults[] = "all_results.json";
+inline constexpr const char* kAll[] = {kVersions,     kConfig,     kBaseline, kImportance,
+                                       kTrainResults, kEvaluation, kCopies,   kAllResults};
+inline constexpr char kExpanded[] = "expanded", kModel[] = "model", kStages[] = "stages";  ///< folders
+}  // namespace files
+
 /// Creates the directory if it does not exist, and locks it. The destructor removes folders that this object created
 /// and that are still empty, so a failed start leaves no empty folder.
 class RunDirectory {

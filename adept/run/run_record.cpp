@@ -7,6 +7,7 @@
 #include "adept/core/error.h"
 #include "adept/core/version_info.h"
 #include "adept/io/atomic_file.h"
+#include "adept/run/run_directory.h"
 
 namespace adept::run {
 
@@ -19,12 +20,12 @@ void write_run_record(const fs::path& directory, const config::RunConfig& config
       {"compiler", kCompiler}, {"cpu", cpu_model_name()}, {"instruction_sets", cpu_instruction_sets()},
       {"threads", threads},
   };
-  io::write_file_atomically(directory / kVersionsFile, versions.dump(2) + "\n");  // first, as it marks a run's folder
-  io::write_file_atomically(directory / "config.yaml", config::to_yaml(config));
+  io::write_file_atomically(directory / files::kVersions, versions.dump(2) + "\n");  // first, as it marks a run's folder
+  io::write_file_atomically(directory / files::kConfig, config::to_yaml(config));
 }
 
 std::optional<config::DTypeChoice> recorded_dtype(const fs::path& directory) {
-  const std::string file = (directory / "config.yaml").string();
+  const std::string file = (directory / files::kConfig).string();
   try {
     std::vector<config::Problem> ignored;
     const config::Value document = config::parse_document(config::read_config_file(file), file, ignored);

@@ -8,10 +8,7 @@
 
 namespace adept::run {
 
-/// The file that marks the folder of a run; it is written first.
-inline constexpr const char* kVersionsFile = "versions.json";
-
-/// Writes config.yaml (resolved) and kVersionsFile (adept, commit, torch, compiler, processor, threads) into
+/// Writes config.yaml (resolved) and versions.json (adept, commit, torch, compiler, processor, threads) into
 /// `directory`, which must exist. Throws DataError if writing fails.
 void write_run_record(const std::filesystem::path& directory, const config::RunConfig& config);
 

@@ -100,7 +100,7 @@ bool is_of(const Json& record, const Json& inputs) {
 }  // namespace
 
 StageRunner::StageRunner(fs::path run_dir) : run_dir_(std::move(run_dir)) {
-  fs::create_directories(run_dir_ / "stages");
+  fs::create_directories(run_dir_ / files::kStages);
 }
 
 const Json& StageRunner::earlier(const std::string& name) {

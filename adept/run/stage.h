@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "adept/core/json.h"
+#include "adept/run/run_directory.h"
 
 namespace adept::run {
 
@@ -53,7 +54,7 @@ class StageRunner {
   const std::vector<StageRecord>& records() const { return records_; }
 
  private:
-  std::filesystem::path record_path(const std::string& name) const { return run_dir_ / "stages" / (name + ".json"); }
+  std::filesystem::path record_path(const std::string& name) const { return run_dir_ / files::kStages / (name + ".json"); }
 
   void keep(const std::string& name, const Json& inputs, const Json& record);
   const Json& earlier(const std::string& name);
