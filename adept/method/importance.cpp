@@ -22,7 +22,7 @@ namespace adept::method {
 namespace {
 
 // Measures.
-constexpr std::string_view kBypassLoss = "bypass loss", kFirstOrder = "first order",
+constexpr std::string_view kMaskOut = "mask_out", kFirstOrder = "first order",
                            kSquaredGradient = "squared gradient", kGate = "gate", kAngle = "angle";
 
 std::vector<double> to_vector(const at::Tensor& tensor) {
@@ -61,7 +61,7 @@ void append(MeasureTable& table, const std::vector<double>& values) {
 // ---- mask_out: I_l = loss of the model without layer l - loss of the model; nats, the layer being the identity.
 // What is below the layer is computed once, so it takes L + L(L-1)/2 layer passes and L+1 heads.
 
-void measure_bypass(const model::Decoder& decoder, const ProbeBatch& probe, ProbeSamples& samples, const Tick& tick) {
+void measure_mask_out(const model::Decoder& decoder, const ProbeBatch& probe, ProbeSamples& samples, const Tick& tick) {
   const at::NoGradGuard no_grad;
   const model::Batch& batch = probe.batch;
   const std::int64_t num_layers = decoder.num_layers();
@@ -85,7 +85,7 @@ void measure_bypass(const model::Decoder& decoder, const ProbeBatch& probe, Prob
     const double loss = row.back();
     row.pop_back();
     for (double& without : row) without -= loss;  // paired: the same sequence with and without the layer
-    append(samples.table(kBypassLoss), row);
+    append(samples.table(kMaskOut), row);
     model_losses.push_back(loss);
   }
   add_losses(samples, model_losses);
@@ -199,7 +199,7 @@ std::vector<double> mean_rank(const LayerMeans& means) {
   return scores;
 }
 
-constexpr Pass kBypass = {measure_bypass,
+constexpr Pass kMaskOutPass = {measure_mask_out,
                           [](const model::Decoder& decoder, const ProbeBatch&) { return decoder.num_layers() + 1; }};
 constexpr Pass kAngles = {measure_angles, [](const model::Decoder&, const ProbeBatch&) { return std::int64_t{1}; }};
 constexpr Pass kGradients = {measure_gradients,
@@ -208,7 +208,7 @@ constexpr Pass kGradients = {measure_gradients,
 constexpr std::array kMethods = {
     // ADEPT's default, the best of its ablation.
     ImportanceMethod{"mask_out", "loss increase when the layer is bypassed, in nats per token",
-                     FromSequences{kBypassLoss, &kBypass, true, mean}},
+                     FromSequences{kMaskOut, &kMaskOutPass, true, mean}},
     // Sum of |gradient * weight|, as in movement and magnitude pruning.
     ImportanceMethod{"cumulative", "sum of |gradient * weight| over the layer, relative to the largest layer",
                      FromSequences{kFirstOrder, &kGradients, false, share_of_largest}},

@@ -49,16 +49,16 @@ std::vector<int> best_gain_per_cost(const std::vector<int>& layers, int k, std::
   if (importance.method != kFirstOrderGain)
     throw ConfigError("expand.strategy: gain_per_cost requires scores of `adept probe --method {}`; found {}.",
                       kFirstOrderGain, importance.method);
-  const auto gain = [&](int l) { return importance.layers[static_cast<std::size_t>(l)].score; };
+  const auto score = [&](int l) { return importance.layers[static_cast<std::size_t>(l)].score; };
   std::vector<int> chosen;
   double highest = 0;
   for (std::size_t i = 0; i + static_cast<std::size_t>(k) <= layers.size(); ++i) {
     std::vector<int> candidate =
         best_layers(std::vector<int>(layers.begin() + static_cast<std::ptrdiff_t>(i) + 1, layers.end()), k - 1,
-                    [&](int a, int b) { return gain(a) > gain(b); });
+                    [&](int a, int b) { return score(a) > score(b); });
     candidate.insert(candidate.begin(), layers[i]);
     double total = 0;
-    for (const int layer : candidate) total += gain(layer);
+    for (const int layer : candidate) total += score(layer);
     const double per_cost = total / step_cost(repeat_layers(candidate, copies));
     if (!chosen.empty() && per_cost < highest) continue;
     highest = per_cost;

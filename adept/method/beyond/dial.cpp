@@ -145,8 +145,8 @@ double worth_at_bound(const std::vector<DialPoint>& curve, double alpha) {
   const auto below = static_cast<std::size_t>(alpha * steps);
   if (below + 1 >= curve.size()) return 0;
   const double rise = curve[below + 1].general_loss - curve[below].general_loss;
-  const double gain = curve[below].domain_loss - curve[below + 1].domain_loss;
-  return rise > 0 && gain > 0 ? gain / rise : 0;
+  const double fall = curve[below].domain_loss - curve[below + 1].domain_loss;
+  return rise > 0 && fall > 0 ? fall / rise : 0;
 }
 
 Json point_json(const DialPoint& point) {

@@ -20,7 +20,7 @@ namespace adept::method {
 namespace {
 
 // The plain definition: L+1 whole forward passes. Rises and losses of the rows of a batch that predict a token.
-void measure_bypass_naive(const model::Decoder& decoder, const model::Batch& batch, std::vector<double>& rises,
+void mask_out_naive(const model::Decoder& decoder, const model::Batch& batch, std::vector<double>& rises,
                           std::vector<double>& losses) {
   const at::NoGradGuard no_grad;
   const auto num_layers = static_cast<std::size_t>(decoder.num_layers());
@@ -53,7 +53,7 @@ TEST(MaskOut, ReusingThePrefixGivesTheNaiveResultBitForBit) {
       for (const ProbeBatch& batch : of_one_source(padded_batches())) {
         add_sequences(batch, fast);
         pass->run(decoder, batch, fast, [](std::int64_t) {});
-        measure_bypass_naive(decoder, batch.batch, rises, losses);
+        mask_out_naive(decoder, batch.batch, rises, losses);
       }
       EXPECT_EQ(fast.losses, losses);
       EXPECT_EQ(fast.table(measure).values, rises);

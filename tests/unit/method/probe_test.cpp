@@ -89,7 +89,7 @@ ProbeSamples made_samples(const std::vector<std::vector<double>>& values) {
                        .source_weights = {{0, 1.0}},
                        .tables = {}};
   for (const auto& row : values)
-    for (const double value : row) samples.table("bypass loss").values.push_back(10 * value);
+    for (const double value : row) samples.table("mask_out").values.push_back(10 * value);
   return samples;
 }
 
