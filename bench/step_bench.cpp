@@ -113,7 +113,7 @@ model::Batch next_token_batch(const at::Tensor& ids, at::Device device) {
 /// The work of one repeat.
 class Work {
  public:
-  explicit Work(const Options& options) : Work(options, model::load_model(options.model, options.load_options())) {}
+  explicit Work(const Options& options) : Work(options, model::load_decoder(options.model, options.load_options())) {}
 
   /// Returns a loss that tells whether the other side did the same, nats per token: of a training step the one before
   /// the update, of a probe the mean over the model and the model without each layer.
@@ -138,9 +138,9 @@ class Work {
   std::int64_t num_trained() const { return trainable_ ? trainable_->num_parameters() : 0; }
 
  private:
-  Work(const Options& options, model::LoadedModel loaded)
+  Work(const Options& options, model::Decoder decoder)
       : options_(options),
-        decoder_(std::move(loaded.config), std::move(loaded.weights)),
+        decoder_(std::move(decoder)),
         batch_(next_token_batch(read_ids(options.ids), decoder_.device())) {
     if (options.work == "step" || options.work == "full") train(io::WeightFiles::open(options.model));
     read_pages(decoder_);

@@ -16,8 +16,8 @@
 #include "adept/io/hub.h"
 #include "adept/model/generate.h"
 #include "adept/model/load.h"
-#include "adept/model/torch_tensors.h"
 #include "adept/run/model_context.h"
+#include "adept/train/compute.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/prompt.h"
@@ -100,12 +100,10 @@ void run(GenerateOptions& options) {
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(directory);
   const std::vector<std::int32_t> prompt_ids = tokenizer.encode(prompt.text, prompt.add_special_tokens);
   if (prompt_ids.empty()) throw ConfigError("found a prompt without tokens; expected at least one character of text.");
-  model::LoadedModel loaded =
-      model::load_model(directory, {.dtype = model::to_scalar_type(options.compute.decided_dtype()),
-                                    .device = run::to_device(options.compute.device),
-                                    .widen_matrices = true});  // decoding processes one token at a time
-  options.generate.eos_token_ids = model::read_end_tokens(directory, loaded.config);
-  const model::Decoder decoder(std::move(loaded.config), std::move(loaded.weights));
+  model::LoadOptions how = train::load_options(options.compute);
+  how.widen_matrices = true;  // decoding processes one token at a time
+  const model::Decoder decoder = model::load_decoder(directory, how);
+  options.generate.eos_token_ids = model::read_end_tokens(directory, decoder.config());
   run::warn_of_long_sequences(decoder.config(), directory, "prompt plus --max-new-tokens:",
                               std::ssize(prompt_ids) + options.generate.max_new_tokens);
   const std::vector<std::int64_t> ids(prompt_ids.begin(), prompt_ids.end());

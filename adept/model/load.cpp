@@ -147,11 +147,14 @@ Weights load_weights(const ModelConfig& config, const io::WeightFiles& files, co
   return weights;
 }
 
-LoadedModel load_model(const std::filesystem::path& model_dir, const LoadOptions& options) {
-  LoadedModel model;
-  model.config = read_model_config(model_dir);
-  model.weights = load_weights(model.config, open_weights(model.config, model_dir), options);
-  return model;
+Decoder load_decoder(const std::filesystem::path& model_dir, const io::WeightFiles& files, const LoadOptions& options) {
+  ModelConfig config = read_model_config(model_dir);
+  Weights weights = load_weights(config, files, options);
+  return {std::move(config), std::move(weights)};
+}
+
+Decoder load_decoder(const std::filesystem::path& model_dir, const LoadOptions& options) {
+  return load_decoder(model_dir, open_weights(read_model_config(model_dir), model_dir), options);
 }
 
 }  // namespace adept::model

@@ -7,6 +7,7 @@
 
 #include "adept/io/weight_files.h"
 #include "adept/model/config.h"
+#include "adept/model/decoder.h"
 #include "adept/model/weights.h"
 
 namespace adept::model {
@@ -35,12 +36,9 @@ void check_weights(const ModelConfig& config, const io::WeightFiles& files);
 /// Throws DataError as check_weights does, and for a value that the compute dtype cannot hold.
 Weights load_weights(const ModelConfig& config, const io::WeightFiles& files, const LoadOptions& options = {});
 
-struct LoadedModel {
-  ModelConfig config;
-  Weights weights;
-};
-
-/// read_model_config, open_weights and load_weights.
-LoadedModel load_model(const std::filesystem::path& model_dir, const LoadOptions& options = {});
+/// The model of a directory: read_model_config, open_weights and load_weights; or of its files, where these are open.
+Decoder load_decoder(const std::filesystem::path& model_dir, const LoadOptions& options = {});
+Decoder load_decoder(const std::filesystem::path& model_dir, const io::WeightFiles& files,
+                     const LoadOptions& options = {});
 
 }  // namespace adept::model

@@ -7,8 +7,7 @@
 #include "adept/core/log.h"
 #include "adept/core/version_info.h"
 #include "adept/model/torch_tensors.h"
-#include "adept/run/model_context.h"
-#include "adept/train/describe_compute.h"
+#include "adept/train/compute.h"
 
 namespace adept::run {
 namespace {
@@ -72,10 +71,10 @@ InterruptedError interrupted(const InterruptedError& error, const std::string& k
   return {fmt::format("{}; {}; the same command continues from there", error.what(), kept), error.exit_code()};
 }
 
-at::Device MeasuredModel::device() const { return to_device(compute_.device); }
+at::Device MeasuredModel::device() const { return train::to_device(compute_.device); }
 
 model::Decoder& MeasuredModel::decoder() {
-  if (!decoder_) decoder_ = load_decoder(dir_, compute_);
+  if (!decoder_) decoder_ = model::load_decoder(dir_, train::load_options(compute_));
   return *decoder_;
 }
 

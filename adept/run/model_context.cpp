@@ -21,8 +21,6 @@
 #include "adept/io/text_quote.h"
 #include "adept/io/weight_files.h"
 #include "adept/kernels/instruction_set.h"
-#include "adept/model/load.h"
-#include "adept/model/torch_tensors.h"
 #include "adept/nn/allocator.h"
 #include "adept/nn/kernels.h"
 
@@ -50,14 +48,6 @@ TextModel load_text_model(const std::string& directory_or_hub_id) {
   model::ModelConfig config = model::read_model_config(dir);
   data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(dir);
   return {.dir = dir, .config = std::move(config), .tokenizer = std::move(tokenizer)};
-}
-
-at::Device to_device(config::Device device) { return device == config::Device::kCuda ? at::kCUDA : at::kCPU; }
-
-model::Decoder load_decoder(const std::filesystem::path& model_dir, const config::Compute& compute) {
-  model::LoadedModel loaded = model::load_model(
-      model_dir, {.dtype = model::to_scalar_type(compute.decided_dtype()), .device = to_device(compute.device)});
-  return {std::move(loaded.config), std::move(loaded.weights)};
 }
 
 void warn_of_long_sequences(const model::ModelConfig& config, const std::filesystem::path& dir, const std::string& what,

@@ -11,7 +11,6 @@
 #include "adept/data/tokenizer/tokenizer.h"
 #include "adept/model/batch.h"
 #include "adept/model/config.h"
-#include "adept/model/decoder.h"
 
 namespace adept::run {
 
@@ -31,9 +30,6 @@ struct TextModel {
 /// Resolves a directory or Hub id and reads config and tokenizer. Throws DataError.
 TextModel load_text_model(const std::string& directory_or_hub_id);
 
-/// Loads the weights for the given compute options. Throws DataError; ConfigError if the device is missing.
-model::Decoder load_decoder(const std::filesystem::path& model_dir, const config::Compute& compute);
-
 /// Warns if `length` tokens (named `what` in the message) exceed the model's maximum.
 void warn_of_long_sequences(const model::ModelConfig& config, const std::filesystem::path& dir, const std::string& what,
                             std::int64_t length);
@@ -48,7 +44,5 @@ void init_compute(config::Compute& compute);
 /// The same for measuring `model_dir`: the dtype auto is fp32 if its files contain fp32 matrices, because rounding them
 /// would change the result.
 void init_compute_to_measure(config::Compute& compute, const std::filesystem::path& model_dir);
-
-at::Device to_device(config::Device device);
 
 }  // namespace adept::run

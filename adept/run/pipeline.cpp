@@ -22,6 +22,7 @@
 #include "adept/run/run_record.h"
 #include "adept/run/stage.h"
 #include "adept/run/text.h"
+#include "adept/train/compute.h"
 #include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
 #include "adept/train/plan.h"
@@ -343,8 +344,8 @@ class Run {
     if (config_.unit_lr.policy != method::UnitLrPolicy::kUniform) {
       const auto probe = probe_sequences(datasets_.general, config_.seq_len, config_.unit_lr.probe_tokens);
       tell_samples("importance", probe);
-      inputs.probe =
-          to_batches(probe, config_.probe.batch_size, to_device(config_.compute.device), general_weights(config_.data));
+      inputs.probe = to_batches(probe, config_.probe.batch_size, train::to_device(config_.compute.device),
+                                general_weights(config_.data));
     }
     for (const data::TokenDataset& dataset : datasets_.eval)
       inputs.eval.push_back({dataset.name(), eval_sequences(dataset)});

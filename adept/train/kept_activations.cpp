@@ -8,7 +8,7 @@
 #include "adept/core/log.h"
 #include "adept/core/version_info.h"
 #include "adept/data/source_counts.h"
-#include "adept/train/describe_compute.h"
+#include "adept/train/compute.h"
 
 namespace adept::train {
 namespace {

@@ -15,7 +15,7 @@
 #include "adept/io/record.h"
 #include "adept/nn/kernels.h"
 #include "adept/nn/matmul.h"
-#include "adept/train/describe_compute.h"
+#include "adept/train/compute.h"
 
 namespace adept::train {
 namespace {

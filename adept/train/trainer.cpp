@@ -13,28 +13,16 @@
 #include "adept/core/signals.h"
 #include "adept/model/load.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/train/compute.h"
 #include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
 
 namespace adept::train {
-namespace {
-
-model::Decoder load_decoder(const TrainerInputs& inputs, const io::WeightFiles& files) {
-  model::ModelConfig config = model::read_model_config(inputs.model_dir);
-  const model::LoadOptions options{
-      .dtype = model::to_scalar_type(inputs.config.compute.decided_dtype()),
-      .device = inputs.config.compute.device == config::Device::kCuda ? at::kCUDA : at::kCPU};
-  model::Weights weights = model::load_weights(config, files, options);
-  return {std::move(config), std::move(weights)};
-}
-
-}  // namespace
-
 Trainer::Trainer(TrainerInputs inputs)
     : inputs_(std::move(inputs)),
       expansion_(inputs_.config.expands() ? std::optional(method::read_expansion(inputs_.model_dir)) : std::nullopt),
       files_(model::open_weights(model::read_model_config(inputs_.model_dir), inputs_.model_dir)),
-      decoder_(load_decoder(inputs_, files_)),
+      decoder_(model::load_decoder(inputs_.model_dir, files_, load_options(inputs_.config.compute))),
       trainable_(decoder_, trained_tensors(inputs_.config, decoder_, expansion_, files_)),
       frozen_(decoder_, trainable_),
       start_(start_of(inputs_.loader)),

@@ -91,16 +91,15 @@ void print_times(const model::Decoder& decoder, const at::Tensor& ids, const at:
 void run(const Arguments& arguments) {
   const auto compute = compute_dtype_from_string(arguments.dtype);
   ADEPT_CHECK(compute.has_value(), "dtype {}", arguments.dtype);
-  const model::LoadedModel loaded = model::load_model(
+  model::Decoder decoder = model::load_decoder(
       arguments.model, {.dtype = model::to_scalar_type(*compute), .widen_matrices = arguments.gradients});
   if (!arguments.save.empty()) {
     const auto files = io::WeightFiles::open(arguments.model);
     test::SaveOptions options;
     options.source = &files;
     std::filesystem::create_directories(arguments.save);
-    test::save_model(arguments.save, loaded.config, loaded.weights, options);
+    test::save_model(arguments.save, decoder.config(), decoder.weights(), options);
   }
-  model::Decoder decoder(loaded.config, loaded.weights);
   const auto input = io::SafetensorsFile::open(arguments.input);
   const at::Tensor ids = read_input(*input, "ids"), targets = read_input(*input, "targets");
   model::Context context;

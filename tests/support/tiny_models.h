@@ -122,8 +122,7 @@ inline void write_model(const std::filesystem::path& dir, const Json& json, DTyp
 
 inline model::Decoder load_decoder(const std::filesystem::path& dir, at::ScalarType dtype = at::kFloat,
                                    bool widen_matrices = false) {
-  model::LoadedModel loaded = model::load_model(dir, {.dtype = dtype, .widen_matrices = widen_matrices});
-  return {std::move(loaded.config), std::move(loaded.weights)};
+  return model::load_decoder(dir, {.dtype = dtype, .widen_matrices = widen_matrices});
 }
 
 /// A model of this kind in `dir`/base and its expansion behind the layers `after` in `dir`/expanded.
