@@ -96,7 +96,6 @@ class SequenceSetBuilder {
     for (const Candidate& candidate : taken_) {
       const std::int32_t first_target = std::max(1, candidate.context);
       set_.entries_.push_back({candidate.begin, candidate.length, first_target});
-      set_.num_input_tokens_ += candidate.length;
       c.targets += num_targets(candidate);
       c.no_context += (candidate.context == 0 ? 1 : 0) + num_masked(candidate);
       c.too_short += candidate.lone;

@@ -112,8 +112,6 @@ class SequenceSet {
   /// Of the dataset.
   const std::string& name() const { return stream_.dataset().name(); }
   const SequenceCounts& counts() const { return counts_; }
-  /// Total tokens of all sequences; more than in the text if windows overlap.
-  std::int64_t num_input_tokens() const { return num_input_tokens_; }
   /// All of them in memory.
   std::vector<Sequence> to_vector() const;
 
@@ -130,7 +128,6 @@ class SequenceSet {
   bool document_mask_;
   std::vector<Entry> entries_;
   SequenceCounts counts_;
-  std::int64_t num_input_tokens_ = 0;
 };
 
 /// Each document alone, exactly its ids, in windows of at most seq_len tokens that start at multiples of stride: the

@@ -32,7 +32,7 @@ class TokenDataset {
   TokenDataset(DatasetInfo info, std::span<const std::vector<std::int32_t>> documents,
                std::span<const std::int64_t> document_bytes);
 
-  /// Maps a file that write_token_file or tokenize_to_file wrote. Reads it once to verify sizes, content hash and ids.
+  /// Maps a file that a FileSink wrote. Reads it once to verify sizes, content hash and ids.
   /// Throws DataError if the file is missing, damaged, cut short, or of another version or kind.
   static TokenDataset open(const std::filesystem::path& path);
 
@@ -54,8 +54,6 @@ class TokenDataset {
   std::span<const std::int32_t> tokens() const { return data_->tokens; }
   /// Document i is tokens [offsets[i], offsets[i + 1]), (D + 1).
   std::span<const std::int64_t> offsets() const { return data_->offsets; }
-  /// (D).
-  std::span<const std::int64_t> byte_lengths() const { return data_->bytes; }
 
  private:
   friend class MemorySink;

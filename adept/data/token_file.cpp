@@ -303,10 +303,4 @@ TokenDataset TokenDataset::open(const std::filesystem::path& path) {
   return TokenDataset(std::move(data));
 }
 
-void write_token_file(const std::filesystem::path& path, const TokenDataset& dataset) {
-  FileSink sink(path);
-  for (std::int64_t i = 0; i < dataset.num_documents(); ++i) sink.add(dataset.document(i), dataset.document_bytes(i));
-  sink.finish(dataset.info());
-}
-
 }  // namespace adept::data

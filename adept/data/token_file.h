@@ -77,7 +77,4 @@ class FileSink : public TokenSink {
   std::vector<std::int64_t> bytes_;
 };
 
-/// Writes a dataset that is in memory.
-void write_token_file(const std::filesystem::path& path, const TokenDataset& dataset);
-
 }  // namespace adept::data

@@ -183,9 +183,7 @@ std::vector<std::vector<TensorView>> make_shards(std::span<const TensorView> ten
   return shards;
 }
 
-enum class Memory { kMapped, kOther };
-
-std::string hash_sorted(std::vector<const TensorView*>& tensors, Memory memory) {
+std::string hash_sorted(std::vector<const TensorView*>& tensors) {
   std::sort(tensors.begin(), tensors.end(), [](const auto* a, const auto* b) { return a->name < b->name; });
   Hasher hasher;
   const auto update_count = [&](std::size_t count) {
@@ -201,7 +199,7 @@ std::string hash_sorted(std::vector<const TensorView*>& tensors, Memory memory) 
     update_count(tensor->shape.size());
     hasher.update(std::as_bytes(std::span(tensor->shape)));
     hasher.update(tensor->data);
-    if (memory == Memory::kMapped) release_pages(tensor->data);
+    release_pages(tensor->data);
   }
   return hasher.digest();
 }
@@ -316,19 +314,13 @@ std::string WeightFiles::hash() const {
     identities.push_back(file->identity());
     for (const TensorView& tensor : file->tensors()) tensors.push_back(&tensor);
   }
-  return remembered_hash(identities, [&] { return hash_sorted(tensors, Memory::kMapped); });
+  return remembered_hash(identities, [&] { return hash_sorted(tensors); });
 }
 
 std::map<fs::path, std::span<const std::byte>> WeightFiles::headers() const {
   std::map<fs::path, std::span<const std::byte>> headers;
   for (const auto& file : files_) headers.emplace(file->path(), file->header());
   return headers;
-}
-
-std::string hash_of_tensors(std::span<const TensorView> tensors) {
-  std::vector<const TensorView*> pointers;
-  for (const TensorView& tensor : tensors) pointers.push_back(&tensor);
-  return hash_sorted(pointers, Memory::kOther);
 }
 
 void write_weight_files(const fs::path& model_dir, std::span<const TensorView> tensors, std::int64_t max_shard_bytes,

@@ -73,7 +73,4 @@ inline constexpr std::int64_t kMaxShardBytes = 5'000'000'000;
 void write_weight_files(const std::filesystem::path& model_dir, std::span<const TensorView> tensors,
                         std::int64_t max_shard_bytes = kMaxShardBytes, const TensorReader& read = {});
 
-/// WeightFiles::hash() of tensors in memory.
-std::string hash_of_tensors(std::span<const TensorView> tensors);
-
 }  // namespace adept::io

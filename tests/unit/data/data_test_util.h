@@ -14,6 +14,7 @@
 
 #include "adept/data/text_encoder.h"
 #include "adept/data/token_dataset.h"
+#include "adept/data/token_file.h"
 
 namespace adept::data {
 
@@ -93,6 +94,13 @@ std::string message_of(const Function& function) {
   }
   ADD_FAILURE() << "nothing was thrown";
   return "";
+}
+
+/// Writes a dataset that is in memory.
+inline void write_token_file(const std::filesystem::path& path, const TokenDataset& dataset) {
+  FileSink sink(path);
+  for (std::int64_t i = 0; i < dataset.num_documents(); ++i) sink.add(dataset.document(i), dataset.document_bytes(i));
+  sink.finish(dataset.info());
 }
 
 }  // namespace adept::data

@@ -183,9 +183,9 @@ TEST(ProbeSequences, TakeEqualSharesOfEverySource) {
   const std::vector<data::TokenDataset> general = {lengths_of("a", {4, 4, 4, 4}), lengths_of("b", {4, 4, 4, 4})};
   const auto shared = probe_sequences(general, 8, 16);
   ASSERT_EQ(shared.size(), 2U);
-  EXPECT_EQ(shared[0].num_input_tokens(), 8);
-  EXPECT_EQ(shared[1].num_input_tokens(), 8);
-  EXPECT_EQ(probe_sequences(general, 8, 0)[1].num_input_tokens(), 16) << "0 is all";
+  EXPECT_EQ(shared[0].lengths(), (std::vector<std::int64_t>{4, 4}));
+  EXPECT_EQ(shared[1].lengths(), (std::vector<std::int64_t>{4, 4}));
+  EXPECT_EQ(probe_sequences(general, 8, 0)[1].lengths(), (std::vector<std::int64_t>{4, 4, 4, 4})) << "0 is all";
   EXPECT_EQ(probe_sequences(general, 8, 1)[1].size(), 1) << "at least one sequence of each";
   EXPECT_THAT(test::message_of<ConfigError>([&] { probe_sequences(general, 17, 0); }),
               HasSubstr("a: found 16 tokens in total; expected at least one sequence of seq_len, which is 17"));
