@@ -9,7 +9,6 @@
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
-#include "adept/core/large_json.h"
 #include "adept/core/signals.h"
 #include "adept/core/text_encoding.h"
 
@@ -157,14 +156,19 @@ SortedJson parse_sorted_json(std::string_view text, const std::string& where) {
   return parse<SortedJson>(text, where, std::numeric_limits<std::size_t>::max());
 }
 
-Json read_json(const std::filesystem::path& path) { return read_large_json(path, kMaxJsonKeys); }
-
-Json read_large_json(const std::filesystem::path& path, std::size_t max_keys) {
+Json read_json(const std::filesystem::path& path, std::size_t max_keys) {
   return parse<Json>(read_text(path), path.string(), max_keys);
 }
 
 SortedJson read_sorted_json(const std::filesystem::path& path) {
   return parse_sorted_json(read_text(path), path.string());
+}
+
+std::string brief(const Json& value) {
+  constexpr std::size_t kLongest = 60;
+  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  return text;
 }
 
 }  // namespace adept

@@ -20,12 +20,16 @@ inline constexpr int kMaxJsonDepth = 256;
 inline constexpr std::size_t kMaxJsonKeys = 20'000;  ///< of one object of a Json; a SortedJson has no such limit
 
 /// Parses a whole file. Throws DataError with the path, and the line and column of the first fault. Bytes that are not
-/// UTF-8, a NUL, duplicate keys and the limits above are faults.
-Json read_json(const std::filesystem::path& path);
+/// UTF-8, a NUL, duplicate keys and the limits above are faults. A document whose keys are gone through, not looked up,
+/// may have more of them in one object.
+Json read_json(const std::filesystem::path& path, std::size_t max_keys = kMaxJsonKeys);
 SortedJson read_sorted_json(const std::filesystem::path& path);
 
 /// Parses text; `where` names it in errors.
 Json parse_json(std::string_view text, const std::string& where);
 SortedJson parse_sorted_json(std::string_view text, const std::string& where);
+
+/// One line of a JSON value for messages, cut when long.
+std::string brief(const Json& value);
 
 }  // namespace adept

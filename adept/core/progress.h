@@ -12,6 +12,9 @@ std::string format_duration(double seconds);
 /// "12,345": thousands separated.
 std::string format_count(std::int64_t value);
 
+/// "19.1 MB": decimal units.
+std::string format_bytes(std::int64_t bytes);
+
 /// Reports a stage's progress on standard error: source, done/total and unit, rate, note, time left. Silent if info
 /// messages are hidden.
 class Progress {

@@ -62,17 +62,6 @@ SourceCounts source_counts_from_json(const Json& json, const std::string& where)
   return counts;
 }
 
-std::string format_bytes(std::int64_t bytes) {
-  constexpr std::array<const char*, 5> kUnits = {"B", "kB", "MB", "GB", "TB"};
-  double value = static_cast<double>(bytes);
-  std::size_t unit = 0;
-  while (value >= 999.95 && unit + 1 < kUnits.size()) {
-    value /= 1000;
-    ++unit;
-  }
-  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
-}
-
 std::string format_source_table(std::span<const NamedCounts> rows) {
   std::vector<std::array<std::string, 6>> cells = {{"source", "files", "documents", "tokens", "bytes", "skipped"}};
   for (const auto& [name, counts] : rows)

@@ -42,7 +42,4 @@ struct NamedCounts {
 ///       medquad: ignored 1 (1 file with extension .md)
 std::string format_source_table(std::span<const NamedCounts> rows);
 
-/// "19.1 MB": decimal units.
-std::string format_bytes(std::int64_t bytes);
-
 }  // namespace adept::data

@@ -8,13 +8,6 @@
 
 namespace adept::model {
 
-std::string brief(const Json& value) {
-  constexpr std::size_t kLongest = 60;
-  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
-  return text;
-}
-
 ConfigReader::ConfigReader(const Json& object, std::string prefix, std::vector<std::string>& problems)
     : object_(object), prefix_(std::move(prefix)), problems_(problems) {}
 

@@ -53,7 +53,4 @@ class ConfigReader {
   std::set<std::string, std::less<>> understood_;
 };
 
-/// One line of a JSON value for messages, cut when long.
-std::string brief(const Json& value);
-
 }  // namespace adept::model

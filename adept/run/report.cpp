@@ -6,7 +6,6 @@
 
 #include "adept/core/progress.h"
 #include "adept/data/sequences.h"
-#include "adept/data/source_counts.h"
 
 namespace adept::run {
 namespace {
@@ -131,7 +130,7 @@ std::string results_table(const config::RunConfig& config, const RunResults& res
     total += stage.seconds;
   }
   table += fmt::format(" total {}\n", format_duration(total));
-  table += fmt::format("  peak memory   {}\n", data::format_bytes(peak_memory(stages)));
+  table += fmt::format("  peak memory   {}\n", format_bytes(peak_memory(stages)));
   return table;
 }
 

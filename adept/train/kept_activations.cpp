@@ -6,8 +6,8 @@
 #include "adept/core/file.h"
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
+#include "adept/core/progress.h"
 #include "adept/core/version_info.h"
-#include "adept/data/source_counts.h"
 #include "adept/train/compute.h"
 
 namespace adept::train {
@@ -33,7 +33,7 @@ void KeptActivations::open(std::int64_t step) {
     log_info(
         "activation cache: {}{} is too small to keep the training text for later epochs, which needs {} "
         "(train.activation_cache)",
-        data::format_bytes(budget), budget < wanted ? " (half of the free disk space)" : "", data::format_bytes(bytes));
+        format_bytes(budget), budget < wanted ? " (half of the free disk space)" : "", format_bytes(bytes));
   if (!keeps_training_text_ && updates_left(step) < kFewestUpdates && evaluations_left(step) < kFewestEvaluations)
     return drop();
   const model::Decoder& decoder = inputs_.decoder;
@@ -46,7 +46,7 @@ void KeptActivations::open(std::int64_t step) {
                                           .dtype = decoder.dtype()};
   try {
     cache_ = std::make_unique<model::ActivationCache>(path, budget, source);
-    log_info("activation cache: {}, limit {}", path.string(), data::format_bytes(budget));
+    log_info("activation cache: {}, limit {}", path.string(), format_bytes(budget));
   } catch (const DataError& error) {  // the cache is optional
     log_warning("{}; training continues without the activation cache", error.what());
     drop();

@@ -7,7 +7,6 @@
 #include <string_view>
 
 #include "adept/core/progress.h"
-#include "adept/data/source_counts.h"
 #include "adept/nn/allocator.h"
 #include "adept/nn/kernels.h"
 
@@ -25,11 +24,11 @@ Json to_json(const MemoryUse& m) {
 }
 
 std::string describe(const MemoryUse& m) {
-  std::string text = data::format_bytes(m.peak);
+  std::string text = format_bytes(m.peak);
   std::string_view separator = "; ";
   const auto add = [&](std::string_view name, std::int64_t bytes) {
     if (bytes == 0) return;
-    text += fmt::format("{}{} {}", separator, name, data::format_bytes(bytes));
+    text += fmt::format("{}{} {}", separator, name, format_bytes(bytes));
     separator = ", ";
   };
   add("weights", m.weights);

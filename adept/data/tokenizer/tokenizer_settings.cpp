@@ -11,7 +11,6 @@
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
-#include "adept/core/large_json.h"
 #include "adept/core/log.h"
 #include "adept/data/tokenizer/bpe.h"
 #include "adept/io/text_quote.h"
@@ -109,7 +108,7 @@ class SettingsReader {
   Json read_object(std::string_view file) const {
     const fs::path path = dir_ / file;
     if (!is_present(path)) return Json::object();
-    Json json = read_large_json(path, kMaxTokens);
+    Json json = read_json(path, kMaxTokens);
     if (!json.is_object()) throw DataError("{}: expected an object.", path.string());
     return json;
   }

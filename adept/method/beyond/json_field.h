@@ -9,7 +9,6 @@
 
 #include "adept/core/error.h"
 #include "adept/core/json.h"
-#include "adept/model/config_reader.h"
 
 namespace adept::method {
 
@@ -31,7 +30,7 @@ T json_field(const Json& object, const std::string& key, const std::string& pref
   } else if (value.is_number()) {
     return value.get<T>();
   }
-  throw DataError("{}{} is {}; expected {}", prefix, key, model::brief(value), expected);
+  throw DataError("{}{} is {}; expected {}", prefix, key, brief(value), expected);
 }
 
 /// The same, of a number from `least` to `most`.
@@ -48,7 +47,7 @@ T json_field_in(const Json& object, const std::string& key, T least, T most, con
 /// object[key], which must be a list.
 inline const Json& json_list(const Json& object, const std::string& key) {
   if (!object.is_object() || !object.contains(key)) throw DataError("{} is missing", key);
-  if (!object.at(key).is_array()) throw DataError("{} is {}; expected a list", key, model::brief(object.at(key)));
+  if (!object.at(key).is_array()) throw DataError("{} is {}; expected a list", key, brief(object.at(key)));
   return object.at(key);
 }
 

@@ -23,14 +23,14 @@ std::array<double, 2> read_interval(const Json& entry, const std::string& prefix
   constexpr double infinity = std::numeric_limits<double>::infinity();
   const auto bound = [&](const Json& value, double if_null) {
     if (!value.is_null() && !value.is_number())
-      throw DataError("{}ci95 contains {}; expected numbers or null", prefix, model::brief(value));
+      throw DataError("{}ci95 contains {}; expected numbers or null", prefix, brief(value));
     return value.is_null() ? if_null : value.get<double>();
   };
   const Json interval = entry.is_object() ? entry.value("ci95", Json()) : Json();
   if (!interval.is_array() || interval.size() != 2)
-    throw DataError("{}ci95 is {}; expected a list of two numbers", prefix, model::brief(interval));
+    throw DataError("{}ci95 is {}; expected a list of two numbers", prefix, brief(interval));
   const std::array<double, 2> bounds = {bound(interval[0], -infinity), bound(interval[1], infinity)};
-  if (bounds[0] > bounds[1]) throw DataError("{}ci95 is {}; expected ascending bounds", prefix, model::brief(interval));
+  if (bounds[0] > bounds[1]) throw DataError("{}ci95 is {}; expected ascending bounds", prefix, brief(interval));
   return bounds;
 }
 
@@ -125,7 +125,7 @@ Stability read_stability(const Json& json, std::size_t num_layers) {
     std::vector<double> values;
     for (const Json& value : row) {
       if (!value.is_number() && !value.is_null())
-        throw DataError("stability.covariance contains {}; expected numbers or null", model::brief(value));
+        throw DataError("stability.covariance contains {}; expected numbers or null", brief(value));
       values.push_back(value.is_null() ? std::numeric_limits<double>::infinity() : value.get<double>());
     }
     stability.covariance.push_back(std::move(values));

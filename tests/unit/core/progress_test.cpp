@@ -25,5 +25,12 @@ TEST(Progress, SaysHowFarItIs) {
   EXPECT_THAT(text, testing::ContainsRegex("train      1,200/1,200 steps  loss 1.5  in [0-9:]+\n"));
 }
 
+TEST(FormatBytes, RoundsBytesForPeople) {
+  EXPECT_EQ(format_bytes(999), "999 B");
+  EXPECT_EQ(format_bytes(1000), "1.0 kB");
+  EXPECT_EQ(format_bytes(999'999), "1.0 MB");
+  EXPECT_EQ(format_bytes(2'500'000'000), "2.5 GB");
+}
+
 }  // namespace
 }  // namespace adept

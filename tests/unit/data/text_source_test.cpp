@@ -486,12 +486,5 @@ TEST(SourceTable, ShowsCountsAndReasons) {
   EXPECT_THROW(source_counts_from_json(Json::parse(R"({"files": -1})"), "x"), DataError);
 }
 
-TEST(SourceTable, RoundsBytesForPeople) {
-  EXPECT_EQ(format_bytes(999), "999 B");
-  EXPECT_EQ(format_bytes(1000), "1.0 kB");
-  EXPECT_EQ(format_bytes(999'999), "1.0 MB");
-  EXPECT_EQ(format_bytes(2'500'000'000), "2.5 GB");
-}
-
 }  // namespace
 }  // namespace adept::data
