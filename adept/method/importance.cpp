@@ -22,8 +22,8 @@ namespace adept::method {
 namespace {
 
 // Measures.
-constexpr std::string_view kMaskOut = "mask_out", kFirstOrder = "first order",
-                           kSquaredGradient = "squared gradient", kGate = "gate", kAngle = "angle";
+constexpr std::string_view kMaskOut = "mask_out", kFirstOrder = "first order", kSquaredGradient = "squared gradient",
+                           kGate = "gate", kAngle = "angle";
 
 std::vector<double> to_vector(const at::Tensor& tensor) {
   const at::Tensor host = tensor.to(at::kDouble).cpu().contiguous();
@@ -199,8 +199,8 @@ std::vector<double> mean_rank(const LayerMeans& means) {
   return scores;
 }
 
-constexpr Pass kMaskOutPass = {measure_mask_out,
-                          [](const model::Decoder& decoder, const ProbeBatch&) { return decoder.num_layers() + 1; }};
+constexpr Pass kMaskOutPass = {
+    measure_mask_out, [](const model::Decoder& decoder, const ProbeBatch&) { return decoder.num_layers() + 1; }};
 constexpr Pass kAngles = {measure_angles, [](const model::Decoder&, const ProbeBatch&) { return std::int64_t{1}; }};
 constexpr Pass kGradients = {measure_gradients,
                              [](const model::Decoder&, const ProbeBatch& batch) { return batch.batch.rows(); }};

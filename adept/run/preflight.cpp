@@ -65,7 +65,8 @@ class Problems {
 
 // Protects the model that the run starts from, and files that no run wrote.
 void check_overwritten(const fs::path& dir, const fs::path& model, bool expands) {
-  std::map<fs::path, fs::path> written = {{dir / files::kModel, dir / files::kStages / "train.json"}};  // with its stage's record
+  std::map<fs::path, fs::path> written = {
+      {dir / files::kModel, dir / files::kStages / "train.json"}};  // with its stage's record
   if (expands) written.emplace(dir / files::kExpanded, dir / files::kStages / "expand.json");
   if (fs::weakly_canonical(model) == fs::weakly_canonical(dir) ||
       std::any_of(written.begin(), written.end(), [&](const auto& folder) { return is_in(model, folder.first); }))

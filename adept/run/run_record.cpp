@@ -20,7 +20,8 @@ void write_run_record(const fs::path& directory, const config::RunConfig& config
       {"compiler", kCompiler}, {"cpu", cpu_model_name()}, {"instruction_sets", cpu_instruction_sets()},
       {"threads", threads},
   };
-  io::write_file_atomically(directory / files::kVersions, versions.dump(2) + "\n");  // first, as it marks a run's folder
+  io::write_file_atomically(directory / files::kVersions,
+                            versions.dump(2) + "\n");  // first, as it marks a run's folder
   io::write_file_atomically(directory / files::kConfig, config::to_yaml(config));
 }
 

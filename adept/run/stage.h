@@ -54,7 +54,9 @@ class StageRunner {
   const std::vector<StageRecord>& records() const { return records_; }
 
  private:
-  std::filesystem::path record_path(const std::string& name) const { return run_dir_ / files::kStages / (name + ".json"); }
+  std::filesystem::path record_path(const std::string& name) const {
+    return run_dir_ / files::kStages / (name + ".json");
+  }
 
   void keep(const std::string& name, const Json& inputs, const Json& record);
   const Json& earlier(const std::string& name);

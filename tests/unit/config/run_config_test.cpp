@@ -313,6 +313,11 @@ TEST(Deciding, HoldsTheKeysThatDecideAndNoOthers) {
   EXPECT_EQ(training["train"]["learning_rate"], whole["train"]["learning_rate"]);
   for (const char* key : {"max_steps", "logging_steps", "report_to", "activation_cache"})
     EXPECT_FALSE(training["train"].contains(key)) << key;
+  for (const char* section : {"lora", "top_k_layers"})
+    EXPECT_FALSE(training.contains(section)) << section << " is another method's";
+  const Json lora = deciding(parse(kMinimal, {"method=lora"}), decides::kTraining);
+  EXPECT_EQ(lora["lora"]["rank"], 8);
+  EXPECT_FALSE(lora.contains("top_k_layers"));
   EXPECT_EQ(deciding(config, decides::kEnd)["train"]["max_steps"], whole["train"]["max_steps"]);
   const Json evaluation = deciding(config, decides::kEvaluation)["eval"],
              copies = deciding(config, decides::kCopies)["eval"];

@@ -21,7 +21,7 @@ namespace {
 
 // The plain definition: L+1 whole forward passes. Rises and losses of the rows of a batch that predict a token.
 void mask_out_naive(const model::Decoder& decoder, const model::Batch& batch, std::vector<double>& rises,
-                          std::vector<double>& losses) {
+                    std::vector<double>& losses) {
   const at::NoGradGuard no_grad;
   const auto num_layers = static_cast<std::size_t>(decoder.num_layers());
   std::vector<at::Tensor> columns;

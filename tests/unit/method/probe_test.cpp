@@ -80,6 +80,14 @@ TEST(Probe, WeighsSourcesAsToldWhateverTheirSizes) {
   }
 }
 
+TEST(MeanFactors, OfBatchesLeaveOutThoseWithoutAPredictedToken) {
+  const std::vector<ProbeBatch> batches = {
+      {test::random_batch({3}), 0, 1.0}, {test::random_batch({1}), 1, 5.0}, {test::random_batch({5, 4}), 2, 3.0}};
+  EXPECT_EQ(mean_factors(batches, "text"), (std::vector<double>{0.25 / 2, 0, 0.75 / 7}));
+  EXPECT_THAT(test::message_of<DataError>([&] { mean_factors(std::span(batches).subspan(1, 1), "some text"); }),
+              HasSubstr("some text: found no token to predict"));
+}
+
 // Sequences of ten tokens whose measures are given: values[n][l].
 ProbeSamples made_samples(const std::vector<std::vector<double>>& values) {
   ProbeSamples samples{.num_layers = static_cast<int>(values[0].size()),

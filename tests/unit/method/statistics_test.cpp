@@ -46,6 +46,16 @@ TEST(TokenMean, IsTheSumOverTheSumOfTokensAndSourcesWeighTheSame) {
   EXPECT_DOUBLE_EQ(token_mean(sample(totals, tokens, sources)), 0.5 * (2.0 + 13.0 / 5.0));
 }
 
+TEST(MeanFactors, WeighSourcesAndLeaveOutThoseThatDoNotCount) {
+  const std::vector<double> tokens = {2, 3, 5}, counts = {0, 2, 1};
+  const std::vector<int> sources = {0, 1, 1};
+  const std::map<int, double> weights = {{0, 1}, {1, 3}};
+  TextItems items{.tokens = tokens, .sources = sources, .weights = weights, .counts = {}};
+  EXPECT_EQ(mean_factors(items), (std::vector<double>{0.25 / 2, 0.75 / 8, 0.75 / 8}));
+  items.counts = counts;
+  EXPECT_EQ(mean_factors(items), (std::vector<double>{0, 2 * (1.0 / 11), 1.0 / 11}));
+}
+
 TEST(TokenMeanInterval, IsTheRatioEstimatorsByHand) {
   // Residuals 2 - 2.5, 9 - 7.5, 4 - 5: squares sum to 3.5; sqrt(3.5 * 3/2) / 6 = 0.3818813; times t(2) = 4.3026527.
   const std::vector<double> totals = {2, 9, 4}, tokens = {1, 3, 2};
