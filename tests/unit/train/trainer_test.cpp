@@ -12,7 +12,8 @@
 
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
-#include "adept/method/units.h"
+#include "adept/method/unit_importance.h"
+#include "adept/method/unit_rates.h"
 #include "adept/nn/allocator.h"
 #include "adept/train/matmul_rate.h"
 #include "tests/support/environment.h"
