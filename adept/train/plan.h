@@ -33,8 +33,8 @@ struct TrainingLength {
 
 /// The length of a run after `done` steps, with its loader at the corresponding position. A resumed run may have
 /// another length than planned. Throws ConfigError if the run has already made more steps, or read more data.
-TrainingLength training_length(const TrainOptions& config, const data::TrainLoader& loader,
-                               const TrainingStart& start, std::int64_t done);
+TrainingLength training_length(const TrainOptions& config, const data::TrainLoader& loader, const TrainingStart& start,
+                               std::int64_t done);
 
 /// The keys that decide the weights after a step (config::decides::kTraining), for RunIdentity::config. Contains the
 /// product of batch_size and grad_accum instead of both, and no sections of other methods.
