@@ -141,10 +141,9 @@ std::string advice_on_text_config(const Json& source) {
   if (text == source.end() || !text->is_object()) return {};
   const auto inside = text->find("model_type");
   return fmt::format(
-      ". It has a text_config{}: a multimodal model, of which only the language model can be used here. Save that "
-      "alone "
-      "(config.json from text_config, tensors without \"language_model.\" in their names)",
-      inside != text->end() ? fmt::format(" of model_type {}", brief(*inside)) : "");
+      ". text_config{} describes the language model of a multimodal model. Save that model alone: text_config becomes "
+      "config.json, and tensor names lose \"language_model.\"",
+      inside != text->end() ? fmt::format(" (model_type {})", brief(*inside)) : "");
 }
 
 [[noreturn]] void refuse_model_type(const Json& model_type, const Json& source, const std::string& where) {
