@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "adept/core/error.h"
+#include "adept/core/process_memory.h"
 #include "adept/io/record.h"
 #include "tests/support/captured_log.h"
 #include "tests/support/tiny_models.h"
