@@ -5,4 +5,4 @@ if(GIT_FOUND)
                   WORKING_DIRECTORY ${SOURCE_DIR} OUTPUT_VARIABLE ADEPT_COMMIT
                   OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
 endif()
-configure_file(${SOURCE_DIR}/cmake/version_info.h.in ${BINARY_DIR}/generated/adept/core/version_info.h @ONLY)
+configure_file(${SOURCE_DIR}/cmake/version_info.cpp.in ${BINARY_DIR}/generated/version_info.cpp @ONLY)

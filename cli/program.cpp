@@ -1,0 +1,108 @@
+#include "cli/program.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <string_view>
+#include <system_error>
+
+#include "adept/core/error.h"
+#include "adept/core/log.h"
+#include "adept/core/signals.h"
+#include "adept/core/standard_streams.h"
+#include "adept/core/version_info.h"
+#include "cli/commands.h"
+#include "cli/failure.h"
+
+namespace adept::cli {
+namespace {
+
+std::string version() {
+  return fmt::format("adept {} (commit {}, torch {}, {})", kVersion, kCommit, kTorchVersion, kCompiler);
+}
+
+void print_to(std::FILE* file, const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), file);  // lost_output reports failures
+}
+
+/// A full disk or a closed pipe is a failure, whatever else succeeded. After a closed pipe there is no one to report it
+/// to.
+Failure lost_output(int error_number) {
+  if (error_number == EPIPE) return {128 + SIGPIPE, ""};
+  return {static_cast<int>(ExitCode::kFailure),
+          fmt::format("standard output: cannot write: {}. Nothing else failed; files that were written are complete.",
+                      std::generic_category().message(error_number))};
+}
+
+int report(const Failure& failure) {
+  if (!failure.message.empty()) print_to(stderr, "error: " + failure.message + "\n");
+  return failure.exit_code;
+}
+
+/// The option with an empty value, for example from an unset shell variable; CLI11 would read it as 0.
+std::string option_without_value(int argc, char** argv) {
+  for (int i = 2; i < argc; ++i) {
+    const std::string_view word = argv[i], option = word.empty() ? argv[i - 1] : word;
+    if (!option.starts_with("--") || !(word.empty() || word.ends_with('='))) continue;
+    const std::string_view name = option.substr(0, option.find('='));
+    if (name != "--prompt" && name != "--text" && name != "--system") return std::string(name);
+  }
+  return "";
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{
+      "Continual pretraining of language models with ADEPT: copy the least important layers, train only the copies",
+      "adept"};
+  app.set_version_flag("--version", version(), "Print the version, the commit and the library versions");
+  app.require_subcommand(0, 1);
+  app.get_formatter()->column_width(36);
+  for (AddCommand add_command : kCommands) add_command(app);
+  for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; }))
+    command->add_flag_callback("-q,--quiet", set_quiet, "Show only errors, warnings and results")->trigger_on_parse();
+  try {
+    if (argc <= 1) {
+      print_to(stderr, app.help());
+      return static_cast<int>(ExitCode::kUsage);
+    }
+    if (const std::string option = option_without_value(argc, argv); !option.empty())
+      throw ConfigError("adept {}: {}: found an empty value; expected one. See: adept {} --help", argv[1], option,
+                        argv[1]);
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    print_to(stdout, app.help());
+  } catch (const CLI::CallForVersion&) {
+    print_to(stdout, version() + "\n");
+  } catch (const CLI::ParseError& error) {
+    return report(describe_usage_error(app, error, argc, argv));
+  }
+  std::fflush(stdout);
+  if (const int error_number = output_error(); error_number != 0) {
+    if (error_number == EINTR) throw_if_interrupted();
+    return report(lost_output(error_number));
+  }
+  return static_cast<int>(ExitCode::kOk);
+}
+
+}  // namespace
+
+void run_program(int argc, char** argv) {
+  open_standard_streams();
+  int exit_code = 0;
+  try {
+    init_logging();
+    install_signal_handlers();
+    exit_code = run(argc, argv);
+  } catch (...) {
+    exit_code = report(describe_failure(std::current_exception()));
+  }
+  // Skips libtorch's destructors, a third of a short command's time. Everything of adept's own ended with run().
+  std::fflush(nullptr);
+  std::_Exit(exit_code);
+}
+
+}  // namespace adept::cli
