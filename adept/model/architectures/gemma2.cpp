@@ -7,7 +7,7 @@
 #include "adept/model/architectures/architecture.h"
 
 namespace adept::model {
-namespace {
+namespace gemma2 {
 
 constexpr double kScoreCap = 50, kLogitCap = 30;
 constexpr std::int64_t kPeriod = 2;
@@ -60,15 +60,15 @@ void read_gguf(GgufReader& reader, const GgufModel& model, Json& config) {
   config["layer_types"] = types;
 }
 
-}  // namespace
+}  // namespace gemma2
 
 extern const Architecture kGemma2;
 constexpr Architecture kGemma2{.model_type = "gemma2",
                                .class_name = "Gemma2ForCausalLM",
-                               .read = read,
+                               .read = gemma2::read,
                                .layer_fields = kLayerTypes,
-                               .list_layers = list_layers,
+                               .list_layers = gemma2::list_layers,
                                .gguf_name = "gemma2",
-                               .read_gguf = read_gguf};
+                               .read_gguf = gemma2::read_gguf};
 
 }  // namespace adept::model

@@ -7,7 +7,7 @@
 #include "adept/model/architectures/architecture.h"
 
 namespace adept::model {
-namespace {
+namespace gemma3 {
 
 constexpr std::size_t kFull = 0, kSliding = 1;  // in ModelConfig::ropes
 constexpr double kFullTheta = 1e6, kSlidingTheta = 1e4;
@@ -83,15 +83,15 @@ void read_gguf(GgufReader& reader, const GgufModel& model, Json& config) {
   config["layer_types"] = types;
 }
 
-}  // namespace
+}  // namespace gemma3
 
 extern const Architecture kGemma3;
 constexpr Architecture kGemma3{.model_type = "gemma3_text",
                                .class_name = "Gemma3ForCausalLM",
-                               .read = read,
+                               .read = gemma3::read,
                                .layer_fields = kLayerTypes,
-                               .list_layers = list_layers,
+                               .list_layers = gemma3::list_layers,
                                .gguf_name = "gemma3",
-                               .read_gguf = read_gguf};
+                               .read_gguf = gemma3::read_gguf};
 
 }  // namespace adept::model

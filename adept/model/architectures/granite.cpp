@@ -1,13 +1,12 @@
-// Granite (dense): a Llama with multipliers of the embeddings, of the attention scores and of what each branch adds, and
-// a divisor of the logits.
-// https://huggingface.co/docs/transformers/model_doc/granite
+// Granite (dense): a Llama with multipliers of the embeddings, of the attention scores and of what each branch adds,
+// and a divisor of the logits. https://huggingface.co/docs/transformers/model_doc/granite
 #include <cmath>
 #include <utility>
 
 #include "adept/model/architectures/architecture.h"
 
 namespace adept::model {
-namespace {
+namespace granite {
 
 void read(ConfigReader& reader, ModelConfig& config) {
   read_dimensions(reader, config);
@@ -40,14 +39,14 @@ void read_gguf(GgufReader& reader, const GgufModel& model, Json& config) {
   config["attention_multiplier"] = reader.scale("attention.scale", 1 / std::sqrt(static_cast<double>(model.head_dim)));
 }
 
-}  // namespace
+}  // namespace granite
 
 extern const Architecture kGranite;
 constexpr Architecture kGranite{.model_type = "granite",
                                 .class_name = "GraniteForCausalLM",
-                                .read = read,
+                                .read = granite::read,
                                 .layer_fields = {},
                                 .gguf_name = "granite",
-                                .read_gguf = read_gguf};
+                                .read_gguf = granite::read_gguf};
 
 }  // namespace adept::model

@@ -3,7 +3,7 @@
 #include "adept/model/architectures/architecture.h"
 
 namespace adept::model {
-namespace {
+namespace llama {
 
 void read(ConfigReader& reader, ModelConfig& config) {
   read_dimensions(reader, config);
@@ -29,14 +29,14 @@ void read_gguf(GgufReader& reader, const GgufModel&, Json& config) {
   reader.understand("tensor_data_layout", "Meta AI original pth");
 }
 
-}  // namespace
+}  // namespace llama
 
 extern const Architecture kLlama;
 constexpr Architecture kLlama{.model_type = "llama",
                               .class_name = "LlamaForCausalLM",
-                              .read = read,
+                              .read = llama::read,
                               .layer_fields = kLayerTypes,
                               .gguf_name = "llama",
-                              .read_gguf = read_gguf};
+                              .read_gguf = llama::read_gguf};
 
 }  // namespace adept::model

@@ -3,7 +3,7 @@
 #include "adept/model/architectures/architecture.h"
 
 namespace adept::model {
-namespace {
+namespace mistral {
 
 std::int64_t read_window(ConfigReader& reader, const ModelConfig& config) {
   // Missing means 4096, null means no window.
@@ -41,14 +41,14 @@ void read_gguf(GgufReader& reader, const GgufModel& model, Json& config) {
   reader.understand("tensor_data_layout", "Meta AI original pth");
 }
 
-}  // namespace
+}  // namespace mistral
 
 extern const Architecture kMistral;
 constexpr Architecture kMistral{.model_type = "mistral",
                                 .class_name = "MistralForCausalLM",
-                                .read = read,
+                                .read = mistral::read,
                                 .layer_fields = kLayerTypes,
                                 .gguf_name = "mistral",
-                                .read_gguf = read_gguf};
+                                .read_gguf = mistral::read_gguf};
 
 }  // namespace adept::model

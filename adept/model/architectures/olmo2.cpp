@@ -3,7 +3,7 @@
 #include "adept/model/architectures/architecture.h"
 
 namespace adept::model {
-namespace {
+namespace olmo2 {
 
 Norm rounded_once(Norm norm) {
   norm.gain = nn::GainConvention::kWide;
@@ -41,14 +41,14 @@ void read_gguf(GgufReader& reader, const GgufModel&, Json& config) {
   config["attention_bias"] = reader.first_layer_has({"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"});
 }
 
-}  // namespace
+}  // namespace olmo2
 
 extern const Architecture kOlmo2;
 constexpr Architecture kOlmo2{.model_type = "olmo2",
                               .class_name = "Olmo2ForCausalLM",
-                              .read = read,
+                              .read = olmo2::read,
                               .layer_fields = {},
                               .gguf_name = "olmo2",
-                              .read_gguf = read_gguf};
+                              .read_gguf = olmo2::read_gguf};
 
 }  // namespace adept::model

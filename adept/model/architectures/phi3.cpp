@@ -4,7 +4,7 @@
 #include "adept/model/architectures/architecture.h"
 
 namespace adept::model {
-namespace {
+namespace phi3 {
 
 constexpr std::int64_t kOriginalLength = 4096;  // original_max_position_embeddings of the configuration class
 
@@ -53,14 +53,14 @@ void read_gguf(GgufReader& reader, const GgufModel& model, Json& config) {
   read_gguf_longrope(reader, model, config);
 }
 
-}  // namespace
+}  // namespace phi3
 
 extern const Architecture kPhi3;
 constexpr Architecture kPhi3{.model_type = "phi3",
                              .class_name = "Phi3ForCausalLM",
-                             .read = read,
+                             .read = phi3::read,
                              .layer_fields = {},
                              .gguf_name = "phi3",
-                             .read_gguf = read_gguf};
+                             .read_gguf = phi3::read_gguf};
 
 }  // namespace adept::model

@@ -3,7 +3,7 @@
 #include "adept/model/architectures/architecture.h"
 
 namespace adept::model {
-namespace {
+namespace qwen2 {
 
 void read(ConfigReader& reader, ModelConfig& config) {
   read_dimensions(reader, config, {.num_key_value_heads = 32});
@@ -28,14 +28,14 @@ void read_gguf(GgufReader& reader, const GgufModel& model, Json& config) {
 constexpr LayerField kFields[] = {{"layer_types", LayerFieldKind::kOnePerLayer},
                                   {"max_window_layers", LayerFieldKind::kThreshold}};
 
-}  // namespace
+}  // namespace qwen2
 
 extern const Architecture kQwen2;
 constexpr Architecture kQwen2{.model_type = "qwen2",
                               .class_name = "Qwen2ForCausalLM",
-                              .read = read,
-                              .layer_fields = kFields,
+                              .read = qwen2::read,
+                              .layer_fields = qwen2::kFields,
                               .gguf_name = "qwen2",
-                              .read_gguf = read_gguf};
+                              .read_gguf = qwen2::read_gguf};
 
 }  // namespace adept::model

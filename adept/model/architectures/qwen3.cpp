@@ -3,7 +3,7 @@
 #include "adept/model/architectures/architecture.h"
 
 namespace adept::model {
-namespace {
+namespace qwen3 {
 
 void read(ConfigReader& reader, ModelConfig& config) {
   read_dimensions(reader, config, {.num_key_value_heads = 32, .head_dim = 128});
@@ -28,14 +28,14 @@ void read_gguf(GgufReader& reader, const GgufModel&, Json& config) {
 constexpr LayerField kFields[] = {{"layer_types", LayerFieldKind::kOnePerLayer},
                                   {"max_window_layers", LayerFieldKind::kThreshold}};
 
-}  // namespace
+}  // namespace qwen3
 
 extern const Architecture kQwen3;
 constexpr Architecture kQwen3{.model_type = "qwen3",
                               .class_name = "Qwen3ForCausalLM",
-                              .read = read,
-                              .layer_fields = kFields,
+                              .read = qwen3::read,
+                              .layer_fields = qwen3::kFields,
                               .gguf_name = "qwen3",
-                              .read_gguf = read_gguf};
+                              .read_gguf = qwen3::read_gguf};
 
 }  // namespace adept::model
