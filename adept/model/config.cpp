@@ -19,6 +19,8 @@ constexpr std::size_t kMostProblems = 50;  // problems in one message
 
 /// Keys that change nothing that a forward pass, a loss or an exported model depends on, each with the reason.
 constexpr std::string_view kHarmless[] = {
+    // Python code beside the model: transformers prefers its own for a model_type that it has
+    "auto_map",
     // who wrote the file
     "transformers_version", "_name_or_path", "name_or_path", "_model_name_or_path", "_commit_hash", "unsloth_version",
     "unsloth_fixed", "transformers.js_config", "is_llama_config",
@@ -64,14 +66,6 @@ const std::pair<std::string_view, std::vector<Json>> kFeaturesThatAreOff[] = {
     {"parallel_residual", {false}},
     {"use_parallel_residual", {false}},
     {"is_causal", {true}},
-    {"embedding_dropout", {0}},
-    {"embd_pdrop", {0}},
-    {"resid_pdrop", {0}},
-    {"attn_pdrop", {0}},
-    {"hidden_dropout", {0}},
-    {"hidden_dropout_prob", {0}},
-    {"residual_dropout", {0}},
-    {"mlp_dropout", {0}},
     {"embedding_multiplier", {1}},
     {"residual_multiplier", {1}},
     {"logits_scaling", {1}},
@@ -103,9 +97,20 @@ void read_structure(ConfigReader& reader) {
   reader.require("quantization_config", {},
                  "Quantized weights are not supported; use the model's full-precision files.");
   reader.require("per_layer_config", {}, "Layers of different sizes are not supported.");
-  reader.require("auto_map", {},
-                 "It refers to Python code of the model, which adept cannot run. Remove it if the model has the "
-                 "standard architecture.");
+}
+
+/// Dropout has no effect on evaluation, so that a probability does not stop a command that does not train.
+void read_dropout(ConfigReader& reader, ModelConfig& config) {
+  for (const std::string_view key :
+       {"attention_dropout", "attn_pdrop", "embedding_dropout", "embd_pdrop", "hidden_dropout", "hidden_dropout_prob",
+        "mlp_dropout", "resid_pdrop", "residual_dropout"}) {
+    const Json& value = reader.take(key);
+    if (value.is_null() || value == 0) continue;
+    if (value.is_number() && value > 0 && value < 1)
+      config.dropout.push_back(fmt::format("{} {}", key, brief(value)));
+    else
+      reader.problem(key, fmt::format("is {}; expected a probability", brief(value)));
+  }
 }
 
 void read_class(ConfigReader& reader, const Architecture& architecture) {
@@ -172,6 +177,7 @@ ModelConfig parse_model_config(const Json& source, const std::string& where) {
   read_structure(reader);
   ignore_features_that_are_off(reader);
   read_class(reader, *architecture);
+  read_dropout(reader, config);
   read_dtype(reader, config);
   for (const std::string_view key : kHarmless) reader.ignore(key);
   reader.refuse_unknown("It may change what the model computes. Remove it if you are sure that it does not.");

@@ -35,6 +35,7 @@ struct ModelConfig {
   std::vector<Layer> layers;                ///< num_hidden_layers, without tensors
   Norm norm;                                ///< after the last layer; without a tensor
   std::vector<std::int64_t> eos_token_ids;  ///< in 0 .. vocab_size-1; empty: never ends by itself
+  std::vector<std::string> dropout;         ///< "attention_dropout 0.1": in training alone, where adept uses none
   std::optional<DType> dtype;               ///< torch_dtype / dtype: the dtype of the saved weights; a hint
   Json source;                              ///< the file as read, in its key order, for writing it back
 };

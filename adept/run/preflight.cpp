@@ -1,5 +1,6 @@
 #include "adept/run/preflight.h"
 
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -191,6 +192,9 @@ TextModel check_files(const config::RunConfig& config, config::Purpose purpose) 
   problems.passes([&] { check_can_be_made(config.output_dir); });
   problems.throw_if_any();
   warn_of_long_sequences(*model, config.seq_len);
+  if (!model->config.dropout.empty())
+    log_warning("{}/config.json: {}: ignored, because adept trains without dropout", model->dir.string(),
+                fmt::join(model->config.dropout, ", "));
   warn_of_shared_files(config);
   return *std::move(model);
 }

@@ -179,3 +179,14 @@ def test_files_of_somebody_else_are_not_overwritten(inputs, tmp_path, command, n
     code, error, _ = start(command, inputs, tmp_path, output_dir=str(tmp_path / "mine"))
     assert code == 2 and f"output_dir: {tmp_path}/mine/{name} exists but is not the result of a run" in error
     assert [(f.name, f.read_text()) for f in (tmp_path / "mine").iterdir()] == [(name, "mine")]
+
+
+def test_dropout_in_the_model_is_ignored_with_a_warning_where_it_would_train(inputs, tmp_path):
+    shutil.copytree(inputs / "base", tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"attention_dropout": 0.1, "auto_map": {"AutoModel": "x.Y"}}))
+    warning = "base/config.json: attention_dropout 0.1: ignored, because adept trains without dropout"
+    code, _, log = start("config", inputs, tmp_path, model=str(tmp_path / "base"))
+    assert code == 0 and warning in log
+    score = ("eval", "--model", tmp_path / "base", "--data", inputs / "text.jsonl")
+    assert "dropout" not in run_program("adept", *score).stderr

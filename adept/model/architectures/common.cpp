@@ -44,8 +44,6 @@ void read_dimensions(ConfigReader& reader, ModelConfig& config, const Defaults& 
   config.max_position_embeddings = reader.integer("max_position_embeddings", 0, 1, kMaxInt32);
   config.rms_norm_eps = reader.number("rms_norm_eps", defaults.rms_norm_eps, 0);
   config.tie_word_embeddings = reader.boolean("tie_word_embeddings", defaults.tie_word_embeddings);
-  reader.require("attention_dropout", {0},
-                 "This build trains without dropout; set it to 0 if that is meant (evaluation is the same).");
 }
 
 void require_silu(ConfigReader& reader) {

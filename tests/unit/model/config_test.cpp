@@ -337,12 +337,12 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"Unknown", "residual_multiplier", 0.22, "is 0.22, a key that this build does not know"},
         Refused{"UnknownNull", "layer_scale", nullptr, "is null, a key that this build does not know"},
         Refused{"Activation", "hidden_act", "gelu", "is \"gelu\"; this build knows \"silu\", \"swish\" only"},
-        Refused{"Dropout", "attention_dropout", 0.1, "trains without dropout"},
+        Refused{"Dropout", "attention_dropout", 1.5, "is 1.5; expected a probability"},
+        Refused{"DropoutText", "resid_pdrop", "0.1", "is \"0.1\"; expected a probability"},
         Refused{"TensorParallel", "pretraining_tp", 2, "is 2; this build knows 1 only"},
         Refused{"PartialRotary", "partial_rotary_factor", 0.5, "This model_type rotates whole heads"},
         Refused{"Quantized", "quantization_config", Json::object({{"bits", 4}}), "Quantized weights are not supported"},
         Refused{"Interleaved", "rope_interleaved", true, "Interleaved rotary positions"},
-        Refused{"RemoteCode", "auto_map", Json::object({{"AutoModel", "x.Y"}}), "refers to Python code"},
         Refused{"Class", "architectures", Json::array({"LlamaForSequenceClassification"}),
                 "expected [\"LlamaForCausalLM\"]"},
         Refused{"EncoderDecoder", "is_encoder_decoder", true, "Only the standard architecture is supported"},
@@ -418,7 +418,8 @@ TEST(ModelConfig, IgnoresWhatHasNoEffect) {
       {"pretraining_tp", 1},        {"use_qk_norm", false},        {"rope_interleaved", false},
       {"resid_pdrop", 0.0},         {"hidden_dropout", 0},         {"final_logit_softcapping", nullptr},
       {"num_experts", nullptr},     {"is_causal", true},           {"gradient_checkpointing", true},
-      {"use_flash_attention", true}};
+      {"use_flash_attention", true},
+      {"auto_map", Json::object({{"AutoModel", "modeling_x.Y"}})}};
   const std::pair<const char*, const char*> kTypes[] = {{"llama", "LlamaForCausalLM"},
                                                         {"mistral", "MistralForCausalLM"},
                                                         {"qwen2", "Qwen2ForCausalLM"},
@@ -445,10 +446,16 @@ TEST(ModelConfig, RefusesAFeatureOfAnotherArchitectureThatIsOn) {
                                                                             {"use_sliding_window", true},
                                                                             {"use_qk_norm", true},
                                                                             {"num_experts", 8},
-                                                                            {"resid_pdrop", 0.1},
                                                                             {"final_logit_softcapping", 30.0},
                                                                             {"residual_multiplier", 0.22}})
     EXPECT_THAT(refusal(with(llama(), key, value)), HasSubstr("m/config.json: " + key + " is")) << key;
+}
+
+TEST(ModelConfig, NamesDropoutWhichOnlyTrainingWouldApply) {
+  EXPECT_THAT(parse_model_config(llama(), "m/config.json").dropout, ::testing::IsEmpty());
+  const Json config = with(with(llama(), "attention_dropout", 0.1), "resid_pdrop", 0.25);
+  EXPECT_THAT(parse_model_config(config, "m/config.json").dropout,
+              ::testing::ElementsAre("attention_dropout 0.1", "resid_pdrop 0.25"));
 }
 
 TEST(ModelConfig, ReportsEveryProblemAtOnce) {
