@@ -31,7 +31,7 @@ function(adept_test name)
     add_executable(test_${name} ${sources})
     target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR})
     # Headers are most of the work: sources are joined.
-    set_target_properties(test_${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 6)
+    set_target_properties(test_${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 16)
     target_compile_options(test_${name} PRIVATE ${ADEPT_CALLER_OPTIONS})
     target_link_libraries(test_${name} PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest_main adept_warnings)
     add_test(NAME ${name} COMMAND test_${name})

@@ -90,7 +90,7 @@ double square_sum(at::TensorList tensors) {
 
 namespace {
 at::Tensor losses(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets, double soft_cap) {
-  const at::Tensor logits = soft_capped(linear(hidden, head).to(accumulate_type(hidden)), soft_cap);
+  const at::Tensor logits = soft_capped(reference::linear(hidden, head).to(accumulate_type(hidden)), soft_cap);
   const at::Tensor has_target = targets.ne(kIgnoreIndex);
   const at::Tensor picked = logits.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1);
   // Not log_softmax, whose sum over a large vocabulary loses small terms in fp32: 1e-5 nats of 49,152 classes.

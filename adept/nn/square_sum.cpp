@@ -13,7 +13,7 @@
 namespace adept::nn {
 namespace {
 
-double by_kernel(const at::Tensor& x) {
+double square_sum_by_kernel(const at::Tensor& x) {
   const at::Tensor flat = x.contiguous();
   const std::int64_t num_blocks = kernels::divide_up(flat.numel(), kernels::SquareSums::kBlock);
   std::vector<double> sums(static_cast<std::size_t>(num_blocks));
@@ -33,7 +33,7 @@ double square_sum(at::TensorList tensors) {
   if (!std::all_of(tensors.begin(), tensors.end(), has_kernel))  // a device is waited for once
     return at::stack(at::_foreach_norm(tensors, 2, at::kDouble)).square().sum().item<double>();
   double sum = 0;
-  for (const at::Tensor& tensor : tensors) sum += by_kernel(tensor);
+  for (const at::Tensor& tensor : tensors) sum += square_sum_by_kernel(tensor);
   return sum;
 }
 
