@@ -264,7 +264,7 @@ TEST(Checkpoint, OfOtherTensorsIsNotLoaded) {
   const test::CapturedLog log;
   optim::AdamW other = make_optimizer({2, 3});
   EXPECT_THROW(load_newest_checkpoint(c.dir.path(), make_identity(), other), DataError);
-  EXPECT_THAT(log.text(), HasSubstr("tensor b.matrix is F32 [3, 2], expected F32 [2, 3]"));
+  EXPECT_THAT(log.text(), HasSubstr("tensor b.matrix is F32 [3, 2]; expected F32 [2, 3]"));
 }
 
 std::vector<std::string> names_of(const std::vector<std::filesystem::path>& paths) {

@@ -17,6 +17,7 @@
 #include "adept/nn/allocator.h"
 #include "adept/train/matmul_rate.h"
 #include "tests/support/environment.h"
+#include "tests/support/reads.h"
 #include "tests/unit/train/tiny_training.h"
 
 namespace adept::train {
@@ -43,8 +44,9 @@ TEST(Run, RefusesAModelThatWasNotExpandedOrDoesNotFitItsManifest) {
   EXPECT_THAT(test::message_of<DataError>([&] { train(small_config(), model.base, dir / "run"); }),
               HasSubstr("found no adept_expansion.json; expected a model with copies"));
   fs::copy_file(model.expanded / method::kExpansionManifest, model.base / method::kExpansionManifest);
-  EXPECT_THAT(test::message_of<DataError>([&] { train(small_config(), model.base, dir / "run"); }),
-              HasSubstr("config.json has 4 layers, adept_expansion.json says 6. Expand the base model again"));
+  EXPECT_THAT(
+      test::message_of<DataError>([&] { train(small_config(), model.base, dir / "run"); }),
+      test::Reads("...base: config.json has 4 layers, ... adept_expansion.json ... 6. Expand the base model again."));
 }
 
 TEST(Run, OfOneEpochTrainsOnEveryTokenOnceTailsIncluded) {
