@@ -58,7 +58,7 @@ def test_all_paths_are_checked_at_once(inputs, tmp_path, command):
         'data.train.1: source "train-1": no text found', "none.jsonl: does not exist",
         'data.replay.0: source "replay-0"', "gone/: does not exist",
         'data.general.0: source "general-0"', "*.txt: contains or matches no such file",
-        'data.eval.0: source "eval-0"', "file: a file without extension",
+        'data.eval.0: source "eval-0"', "file: is a file without extension",
         "output_dir: file/run cannot be created: Not a directory. ",
     ):  # fmt: skip
         assert message in error, error
@@ -189,4 +189,4 @@ def test_dropout_in_the_model_is_ignored_with_a_warning_where_it_would_train(inp
     code, _, log = start("config", inputs, tmp_path, model=str(tmp_path / "base"))
     assert code == 0 and warning in log
     score = ("eval", "--model", tmp_path / "base", "--data", inputs / "text.jsonl")
-    assert "dropout" not in run_program("adept", *score).stderr
+    assert "attention_dropout" not in run_program("adept", *score).stderr

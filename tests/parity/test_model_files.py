@@ -174,7 +174,7 @@ def test_transformers_loads_exactly_the_tensors_that_were_exported(stored, wante
     for name, tensor in exported.items():
         assert torch.equal(loaded[name].double(), tensor.double()), name
     is_rounded = wanted == "bf16" or (wanted == "auto" and stored != "fp32")
-    assert ("rounded to " in process.stderr) == is_rounded, process.stderr
+    assert ("export rounds to " in process.stderr) == is_rounded, process.stderr
 
 
 @pytest.mark.parametrize(
