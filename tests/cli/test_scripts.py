@@ -50,7 +50,8 @@ def test_setup_with_a_python_without_torch_says_so(tmp_path):
     assert process.stderr.endswith(f"setup: {python} has no torch; it needs torch >= 2.10, or unset ADEPT_PYTHON to use the project's own\n")
 
 
-def test_setup_ends_with_where_the_program_is(tmp_path):
+def set_up(tmp_path, *presets):
+    """scripts/setup where everything is installed and the compiler does nothing."""
     for name in ("scripts/setup", "scripts/fetch-jinja", "tools/requirements.txt", "tools/jinja.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -58,7 +59,7 @@ def test_setup_ends_with_where_the_program_is(tmp_path):
     jinja.mkdir(parents=True)
     shutil.copy(ROOT / "tools" / "jinja.txt", jinja / "requirement.txt")  # is there already
     (tmp_path / "os-release").write_text("ID=debian\n")
-    for name, answer in (("dpkg-query", "printf installed"), ("cmake", "mkdir -p build/release"), ("python", "echo 2.10")):
+    for name, answer in (("dpkg-query", "printf installed"), ("cmake", "mkdir -p build/release build/debug"), ("python", "echo 2.10")):
         stub = tmp_path / "bin" / name
         stub.parent.mkdir(exist_ok=True)
         stub.write_text(f"#!/bin/sh\n{answer}\n")
@@ -69,12 +70,21 @@ def test_setup_ends_with_where_the_program_is(tmp_path):
         "ADEPT_OS_RELEASE": str(tmp_path / "os-release"),
         "ADEPT_PYTHON": str(tmp_path / "bin" / "python"),
     }
-    process = subprocess.run([tmp_path / "scripts" / "setup"], env=environment, capture_output=True, text=True)
+    return subprocess.run([tmp_path / "scripts" / "setup", *presets], env=environment, capture_output=True, text=True)
+
+
+def test_setup_ends_with_where_the_program_is(tmp_path):
+    process = set_up(tmp_path)
     assert process.returncode == 0, process.stderr
     *_, program, install, path = process.stderr.splitlines()
     assert program.startswith(f"setup: the program is {tmp_path}/build/release/adept. ")
     assert install.split("#")[0].split() == ["cmake", "--install", "build/release", "--prefix", "~/.local"]
     assert path.split("#")[0].strip() == f'export PATH="{tmp_path}/build/release:$PATH"'
+
+
+def test_setup_of_the_sanitizer_build_names_no_program(tmp_path):
+    process = set_up(tmp_path, "debug")
+    assert process.returncode == 0 and "program" not in process.stderr, process.stderr
 
 
 def test_an_engine_that_cannot_be_fetched_is_told(tmp_path):
