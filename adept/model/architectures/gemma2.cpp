@@ -29,6 +29,7 @@ void read(ConfigReader& reader, ModelConfig& config) {
   const nn::Scoring scoring = {.scale = 1 / std::sqrt(reader.number("query_pre_attn_scalar", 256.0, 0)),
                                .soft_cap = read_soft_cap(reader, "attn_logit_softcapping", kScoreCap)};
   config.logit_soft_cap = read_soft_cap(reader, "final_logit_softcapping", kLogitCap);
+  reader.ignore("sliding_window_size");  // in files of the 9B and 27B; transformers reads sliding_window
   const std::vector<std::int64_t> windows = read_alternating_windows(reader, config, kPeriod);
   config.ropes = {read_rope(reader, config)};
   config.embedding_scale = {.factor = std::sqrt(static_cast<double>(config.hidden_size)), .is_rounded = true};

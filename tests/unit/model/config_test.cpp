@@ -235,6 +235,8 @@ TEST(ModelConfig, ReadsAGemma2) {
   const ModelConfig listed =
       parse(with(with(gemma2(), "num_hidden_layers", 2), "layer_types", {"full_attention", "sliding_attention"}));
   EXPECT_THAT(test::windows_of(listed), ElementsAre(0, 12));
+  EXPECT_THAT(test::windows_of(parse(with(gemma2(), "sliding_window_size", 4096))),
+              ElementsAre(12, 0, 12, 0, 12, 0, 12));
 }
 
 TEST(ModelConfig, ASoftCapOfNullIsNone) {
