@@ -35,10 +35,8 @@ void read(ConfigReader& reader, ModelConfig& config) {
   read_dimensions(reader, config, {.rms_norm_eps = 1e-5});
   require_silu(reader);
   read_eos_tokens(reader, config, 32000);
-  for (const char* key : {"resid_pdrop", "embd_pdrop"})
-    reader.require(key, {0}, "This build trains without dropout; set it to 0 if that is meant.");
   for (const char* key : {"full_attn_mod", "interpolate_factor"})  // of Phi-4 mini's own code
-    reader.require(key, {1}, "transformers knows no other; remove it if that is meant.");
+    reader.require(key, {1}, "transformers ignores this key; remove it to do the same.");
   const std::int64_t window = reader.integer("sliding_window", 0, 1, kMaxInt32);
   config.ropes = {
       read_rope(reader, config,

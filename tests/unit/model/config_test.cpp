@@ -412,16 +412,30 @@ TEST(ModelConfig, RefusesWindowsThatContradictEachOther) {
 
 // What transformers, or a trainer, writes for every model, and features of other architectures that are off.
 TEST(ModelConfig, IgnoresWhatHasNoEffect) {
-  const std::vector<std::pair<std::string, Json>> cases = {
-      {"pad_token_id", -1},         {"bos_token_id", -1},          {"bos_token_id", 100000},
-      {"bos_token_id", nullptr},    {"max_sequence_length", 2048}, {"max_seq_len", 7},
-      {"sliding_window", nullptr},  {"use_sliding_window", false}, {"max_window_layers", 28},
-      {"attention_bias", false},    {"mlp_bias", false},           {"attention_bias", nullptr},
-      {"pretraining_tp", 1},        {"use_qk_norm", false},        {"rope_interleaved", false},
-      {"resid_pdrop", 0.0},         {"hidden_dropout", 0},         {"final_logit_softcapping", nullptr},
-      {"num_experts", nullptr},     {"is_causal", true},           {"gradient_checkpointing", true},
-      {"use_flash_attention", true},
-      {"auto_map", Json::object({{"AutoModel", "modeling_x.Y"}})}};
+  const Json code = {{"AutoModel", "modeling_x.Y"}};
+  const std::vector<std::pair<std::string, Json>> cases = {{"pad_token_id", -1},
+                                                           {"bos_token_id", -1},
+                                                           {"bos_token_id", 100000},
+                                                           {"bos_token_id", nullptr},
+                                                           {"max_sequence_length", 2048},
+                                                           {"max_seq_len", 7},
+                                                           {"sliding_window", nullptr},
+                                                           {"use_sliding_window", false},
+                                                           {"max_window_layers", 28},
+                                                           {"attention_bias", false},
+                                                           {"mlp_bias", false},
+                                                           {"attention_bias", nullptr},
+                                                           {"pretraining_tp", 1},
+                                                           {"use_qk_norm", false},
+                                                           {"rope_interleaved", false},
+                                                           {"resid_pdrop", 0.0},
+                                                           {"hidden_dropout", 0},
+                                                           {"final_logit_softcapping", nullptr},
+                                                           {"num_experts", nullptr},
+                                                           {"is_causal", true},
+                                                           {"gradient_checkpointing", true},
+                                                           {"use_flash_attention", true},
+                                                           {"auto_map", code}};
   const std::pair<const char*, const char*> kTypes[] = {{"llama", "LlamaForCausalLM"},
                                                         {"mistral", "MistralForCausalLM"},
                                                         {"qwen2", "Qwen2ForCausalLM"},
@@ -458,6 +472,8 @@ TEST(ModelConfig, NamesDropoutWhichOnlyTrainingWouldApply) {
   const Json config = with(with(llama(), "attention_dropout", 0.1), "resid_pdrop", 0.25);
   EXPECT_THAT(parse_model_config(config, "m/config.json").dropout,
               ::testing::ElementsAre("attention_dropout 0.1", "resid_pdrop 0.25"));
+  EXPECT_THAT(parse(with(with(phi3(), "resid_pdrop", 0.1), "embd_pdrop", 0.2)).dropout,
+              ::testing::ElementsAre("embd_pdrop 0.2", "resid_pdrop 0.1"));
 }
 
 TEST(ModelConfig, ReportsEveryProblemAtOnce) {
