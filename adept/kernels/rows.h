@@ -1,4 +1,4 @@
-// Operations that go over memory once: their arguments. What they compute is said in adept/nn.
+// Arguments of operations that read memory once. adept/nn documents what they compute.
 //
 // Legend: N rows, D width, B sequences, H heads, T positions, E head_dim, V vocabulary.
 #pragma once

@@ -194,7 +194,7 @@ class StreamedSoftmax {
 
   /// (n) fp32.
   at::Tensor losses() const { return (sum_.log() + base_ - target_logits_).to(at::kFloat); }
-  /// d losses / d hidden, (n, D): the rows of the head as the softmax mixes them, less the target's. Once.
+  /// d losses / d hidden, (n, D): the mean row of the head under the softmax minus the target's row. Call once.
   at::Tensor gradient(const at::Tensor& head) {
     at::Tensor of_targets = head.index_select(0, targets_);
     if (soft_cap_ > 0) of_targets = of_targets * slope_of(target_logits_, soft_cap_).unsqueeze(1);

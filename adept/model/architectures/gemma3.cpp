@@ -18,7 +18,7 @@ std::vector<nn::RopeParameters> read_ropes(ConfigReader& reader, const ModelConf
   const Json& parameters = reader.take("rope_parameters");
   if (!parameters.is_object() || parameters.contains("rope_type") || parameters.contains("type"))
     return {read_rope(reader, config, {.theta = kFullTheta}), sliding};
-  reader.require("rope_scaling", {}, "rope_parameters says it all; remove one of the two.");
+  reader.require("rope_scaling", {}, "rope_parameters replaces it; remove one of the two.");
   nn::RopeParameters full;
   full.theta = reader.number("rope_theta", kFullTheta, 0);
   ConfigReader by_type = reader.inside("rope_parameters");

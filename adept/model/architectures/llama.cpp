@@ -11,7 +11,7 @@ void read(ConfigReader& reader, ModelConfig& config) {
   read_eos_tokens(reader, config, 2);
   const bool attention_bias = reader.boolean("attention_bias", false);
   const bool mlp_bias = reader.boolean("mlp_bias", false);
-  reader.require("pretraining_tp", {1}, "Sliced projections round differently; set it to 1 if that is meant.");
+  reader.require("pretraining_tp", {1}, "Sliced projections round differently; set it to 1 to accept the difference.");
   reader.require("rope_interleaved", {false}, "Interleaved rotary positions need permuted q and k weights.");
   read_layer_types(reader, config, 0, 0, "Llama has no sliding window");
   config.ropes = {read_rope(reader, config)};

@@ -21,7 +21,7 @@ using io::quote;
 // Keys that change nothing that is computed here, whatever they say.
 constexpr std::string_view kIgnored[] = {
     "rope.scaling.finetuned",                // a note on how the model was made
-    "rope.scaling.original_context_length",  // used by yarn and longrope only, which are refused
+    "rope.scaling.original_context_length",  // of yarn, which is refused, and of longrope, which reads it
     "pooling_type",                          // of an embedding model's output, after the last hidden state
 };
 // Keys with the values that change nothing.
@@ -131,8 +131,8 @@ Json read_rope_scaling(GgufReader& reader, const GgufModel& model, double rope_t
 void refuse_lost_window(GgufReader& reader, const GgufModel& model, const Json& config) {
   if (!model.has_window() || config.contains("sliding_window")) return;
   reader.problem(
-      "{} is {}, shorter than the context of {}: which layers use it is not said in the file, so it cannot be "
-      "expressed",
+      "{} is {}, shorter than the context of {}: the file does not say which layers use it, so "
+      "config.json cannot express it",
       quote(reader.full("attention.sliding_window")), model.sliding_window, model.context_length);
 }
 

@@ -1,5 +1,5 @@
-// The inverse of what llama.cpp's converter does with rope_type "llama3" (convert_hf_to_gguf.py, LlamaModel): it
-// stores, per pair of dimensions, by what the rotary frequency is divided.
+// rope_type "llama3" and "longrope" from the tensors that llama.cpp's converter (convert_hf_to_gguf.py) writes for
+// them: the divisors of the rotary frequencies, one per pair of dimensions.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -76,7 +76,7 @@ std::vector<GgufTensorPlan> plan_gguf_tensors(const io::GgufFile& file, const Gg
   }
   for (const io::GgufTensor& tensor : file.tensors())
     if (!used.contains(tensor.name))
-      problems.push_back(fmt::format("tensor {}, {}, is none that {} has here; leaving it out would change the model",
+      problems.push_back(fmt::format("tensor {}, {}, is not a tensor of {}; ignoring it would change the model",
                                      quote(tensor.name), describe(tensor), model.model_type));
   throw_gguf_problems(file.where(), problems);
   return plan;
