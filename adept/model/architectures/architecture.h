@@ -123,11 +123,24 @@ Layer pre_norm_layer(const ModelConfig& config, Attention attention, FeedForward
 /// The gain of `norm` is stored as w of 1 + w.
 Norm one_plus(Norm norm);
 
-/// Norms before and after both branches, with gains of 1 + w, and GeGLU (tanh): Gemma 2 and 3.
-Layer gemma_layer(const ModelConfig& config, Attention attention);
-
 /// Fills the config's layers and final norm.
 void compose(ModelConfig& config, const std::function<Layer(std::size_t l)>& layer);
+
+// What Gemma 2 and 3 share.
+
+/// Reads all keys but those of windows, rotary positions and soft caps. Returns a layer's attention without these.
+Attention read_gemma(ConfigReader& reader, ModelConfig& config);
+
+/// compose() with norms before and after both branches, with gains of 1 + w, and GeGLU (tanh).
+void compose_gemma(ModelConfig& config, const std::function<Attention(std::size_t l)>& attention);
+
+/// What llama.cpp derives from the architecture's name, and what its largest model is recognized by.
+struct GemmaGguf {
+  std::int64_t layers_of_27b = 0;
+  std::int64_t period = 0;  ///< every period-th layer has no window
+};
+/// Adds the activation, biases, scale of attention scores and layer_types to config.json.
+void read_gguf_gemma(GgufReader& reader, const GgufModel& model, Json& config, const GemmaGguf& gemma);
 
 /// Largest value of a size in a config.json; products of two stay far inside 64 bits.
 inline constexpr std::int64_t kMaxDimension = 1 << 20;

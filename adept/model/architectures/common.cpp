@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -31,6 +32,20 @@ void read_heads(ConfigReader& reader, ModelConfig& config, std::int64_t default_
   if (config.head_dim < 2 || config.head_dim % 2 != 0) {
     reader.problem("head_dim", fmt::format("is {}; rotary positions need an even number", config.head_dim));
   }
+}
+
+Layer gemma_layer(const ModelConfig& config, Attention attention) {
+  const auto norm = [&](std::string_view name, std::string_view gguf_name) {
+    return one_plus(rms_norm(config, name, gguf_name));
+  };
+  FeedForward gated = feed_forward(config);
+  gated.activation = nn::Activation::kGeluTanh;
+  return {.attention = {.pre_norm = norm("input_layernorm", "attn_norm"),
+                        .body = std::move(attention),
+                        .post_norm = norm("post_attention_layernorm", "post_attention_norm")},
+          .feed_forward = {.pre_norm = norm("pre_feedforward_layernorm", "ffn_norm"),
+                           .body = std::move(gated),
+                           .post_norm = norm("post_feedforward_layernorm", "post_ffw_norm")}};
 }
 
 }  // namespace
@@ -161,24 +176,40 @@ Norm one_plus(Norm norm) {
   return norm;
 }
 
-Layer gemma_layer(const ModelConfig& config, Attention attention) {
-  const auto norm = [&](std::string_view name, std::string_view gguf_name) {
-    return one_plus(rms_norm(config, name, gguf_name));
-  };
-  FeedForward gated = feed_forward(config);
-  gated.activation = nn::Activation::kGeluTanh;
-  return {.attention = {.pre_norm = norm("input_layernorm", "attn_norm"),
-                        .body = std::move(attention),
-                        .post_norm = norm("post_attention_layernorm", "post_attention_norm")},
-          .feed_forward = {.pre_norm = norm("pre_feedforward_layernorm", "ffn_norm"),
-                           .body = std::move(gated),
-                           .post_norm = norm("post_feedforward_layernorm", "post_ffw_norm")}};
-}
-
 void compose(ModelConfig& config, const std::function<Layer(std::size_t l)>& layer) {
   config.norm = rms_norm(config, "model.norm", "output_norm");
   for (std::size_t l = 0; l < static_cast<std::size_t>(config.num_hidden_layers); ++l)
     config.layers.push_back(layer(l));
+}
+
+Attention read_gemma(ConfigReader& reader, ModelConfig& config) {
+  read_dimensions(reader, config, {.num_key_value_heads = 4, .head_dim = 256, .tie_word_embeddings = true});
+  read_eos_tokens(reader, config, 1);
+  for (const char* key : {"hidden_activation", "hidden_act"})
+    reader.require(key, {"gelu_pytorch_tanh"}, "Other activations are not implemented.");
+  reader.require("use_bidirectional_attention", {false}, "Attention is causal here.");
+  config.embedding_scale = {.factor = std::sqrt(static_cast<double>(config.hidden_size)), .is_rounded = true};
+  const bool bias = reader.boolean("attention_bias", false);
+  Attention body = attention(config, {.qkv_bias = bias, .output_bias = bias});
+  body.scoring.scale = 1 / std::sqrt(reader.number("query_pre_attn_scalar", 256.0, 0));
+  return body;
+}
+
+void compose_gemma(ModelConfig& config, const std::function<Attention(std::size_t l)>& attention) {
+  compose(config, [&](std::size_t l) { return gemma_layer(config, attention(l)); });
+  config.norm = one_plus(config.norm);
+}
+
+void read_gguf_gemma(GgufReader& reader, const GgufModel& model, Json& config, const GemmaGguf& gemma) {
+  config.erase("hidden_act");
+  config["hidden_activation"] = "gelu_pytorch_tanh";
+  config["attention_bias"] = reader.has_attention_bias();
+  config["query_pre_attn_scalar"] =
+      model.num_layers == gemma.layers_of_27b ? model.hidden_size / model.num_heads : model.head_dim;
+  Json types = Json::array();
+  for (std::int64_t l = 1; l <= model.num_layers; ++l)
+    types.push_back(l % gemma.period == 0 ? "full_attention" : "sliding_attention");
+  config["layer_types"] = types;
 }
 
 Layer pre_norm_layer(const ModelConfig& config, Attention attention, FeedForward feed_forward) {

@@ -1,7 +1,6 @@
 // Gemma 3, the text model: norms before and after each branch, with gains stored as w of 1 + w, norms of each head's
 // queries and keys, GeGLU, scaled embeddings, and sliding windows with rotary frequencies of their own.
 // https://huggingface.co/docs/transformers/model_doc/gemma3
-#include <cmath>
 #include <utility>
 
 #include "adept/model/architectures/architecture.h"
@@ -36,28 +35,18 @@ std::vector<std::int64_t> read_windows(ConfigReader& reader, const ModelConfig& 
   return read_alternating_windows(reader, config, reader.integer("sliding_window_pattern", 6, 1, kMaxInt32));
 }
 
-Layer make_layer(const ModelConfig& config, bool bias, std::int64_t window, double scale) {
-  Attention body = attention(config, {.qkv_bias = bias, .output_bias = bias, .window = window});
-  body.q_norm = one_plus(head_norm(config, "self_attn.q_norm", "attn_q_norm"));
-  body.k_norm = one_plus(head_norm(config, "self_attn.k_norm", "attn_k_norm"));
-  body.rope = window > 0 ? kSliding : kFull;
-  body.scoring.scale = scale;
-  return gemma_layer(config, std::move(body));
-}
-
 void read(ConfigReader& reader, ModelConfig& config) {
-  read_dimensions(reader, config, {.num_key_value_heads = 4, .head_dim = 256, .tie_word_embeddings = true});
-  read_eos_tokens(reader, config, 1);
-  for (const char* key : {"hidden_activation", "hidden_act"})
-    reader.require(key, {"gelu_pytorch_tanh"}, "Other activations are not implemented.");
-  reader.require("use_bidirectional_attention", {false}, "Attention is causal here.");
-  const bool bias = reader.boolean("attention_bias", false);
-  const double scale = 1 / std::sqrt(reader.number("query_pre_attn_scalar", 256.0, 0));
+  Attention common = read_gemma(reader, config);
+  common.q_norm = one_plus(head_norm(config, "self_attn.q_norm", "attn_q_norm"));
+  common.k_norm = one_plus(head_norm(config, "self_attn.k_norm", "attn_k_norm"));
   const std::vector<std::int64_t> windows = read_windows(reader, config);
   config.ropes = read_ropes(reader, config);
-  config.embedding_scale = {.factor = std::sqrt(static_cast<double>(config.hidden_size)), .is_rounded = true};
-  compose(config, [&](std::size_t l) { return make_layer(config, bias, windows[l], scale); });
-  config.norm = one_plus(config.norm);
+  compose_gemma(config, [&](std::size_t l) {
+    Attention body = common;
+    body.window = windows[l];
+    body.rope = body.window > 0 ? kSliding : kFull;
+    return body;
+  });
 }
 
 // The pattern counts layers, which copies would shift.
@@ -66,21 +55,12 @@ void list_layers(const ModelConfig& config, Json& json) {
   for (const char* key : {"sliding_window_pattern", "_sliding_window_pattern"}) json.erase(key);
 }
 
-// llama.cpp knows the rest by the architecture's name, and the largest model by its number of layers.
 void read_gguf(GgufReader& reader, const GgufModel& model, Json& config) {
   constexpr std::int64_t kLayersOf27B = 62;
-  config.erase("hidden_act");
-  config["hidden_activation"] = "gelu_pytorch_tanh";
-  config["attention_bias"] = reader.first_layer_has({"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"});
-  config["query_pre_attn_scalar"] =
-      model.num_layers == kLayersOf27B ? model.hidden_size / model.num_heads : model.head_dim;
+  const std::int64_t period = reader.integer("attention.sliding_window_pattern", 6, 1);
+  read_gguf_gemma(reader, model, config, {.layers_of_27b = kLayersOf27B, .period = period});
   config["rope_local_base_freq"] = reader.positive_number("rope.freq_base_swa", kSlidingTheta);
   config["sliding_window"] = model.sliding_window;
-  const std::int64_t pattern = reader.integer("attention.sliding_window_pattern", 6, 1);
-  Json types = Json::array();
-  for (std::int64_t l = 1; l <= model.num_layers; ++l)
-    types.push_back(l % pattern == 0 ? "full_attention" : "sliding_attention");
-  config["layer_types"] = types;
 }
 
 }  // namespace gemma3

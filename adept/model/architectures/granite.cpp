@@ -31,8 +31,8 @@ void read(ConfigReader& reader, ModelConfig& config) {
 
 // What llama.cpp takes where a scale is 0 or missing.
 void read_gguf(GgufReader& reader, const GgufModel& model, Json& config) {
-  config["attention_bias"] = reader.first_layer_has({"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"});
-  config["mlp_bias"] = reader.first_layer_has({"ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"});
+  config["attention_bias"] = reader.has_attention_bias();
+  config["mlp_bias"] = reader.has_mlp_bias();
   config["embedding_multiplier"] = reader.scale("embedding_scale", 1);
   config["residual_multiplier"] = reader.scale("residual_scale", 1);
   config["logits_scaling"] = reader.scale("logit_scale", 1);

@@ -24,8 +24,8 @@ void read(ConfigReader& reader, ModelConfig& config) {
 }
 
 void read_gguf(GgufReader& reader, const GgufModel&, Json& config) {
-  config["attention_bias"] = reader.first_layer_has({"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"});
-  config["mlp_bias"] = reader.first_layer_has({"ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"});
+  config["attention_bias"] = reader.has_attention_bias();
+  config["mlp_bias"] = reader.has_mlp_bias();
   reader.understand("tensor_data_layout", "Meta AI original pth");
 }
 

@@ -38,7 +38,7 @@ void read(ConfigReader& reader, ModelConfig& config) {
 }
 
 void read_gguf(GgufReader& reader, const GgufModel&, Json& config) {
-  config["attention_bias"] = reader.first_layer_has({"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"});
+  config["attention_bias"] = reader.has_attention_bias();
 }
 
 }  // namespace olmo2

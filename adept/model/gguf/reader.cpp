@@ -99,6 +99,12 @@ void GgufReader::refuse_unknown() {
   }
 }
 
+bool GgufReader::has_attention_bias() const {
+  return first_layer_has({"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"});
+}
+
+bool GgufReader::has_mlp_bias() const { return first_layer_has({"ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"}); }
+
 bool GgufReader::first_layer_has(std::initializer_list<std::string_view> tensors) const {
   return std::ranges::any_of(
       tensors, [&](std::string_view name) { return file_.find(fmt::format("blk.0.{}", name)) != nullptr; });

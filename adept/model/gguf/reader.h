@@ -45,9 +45,9 @@ class GgufReader {
   /// Rejects unread keys by name.
   void refuse_unknown();
 
-  /// Whether the first layer has one of these tensors ("attn_q.bias"). That all layers have the same ones is checked
-  /// with the tensors themselves.
-  bool first_layer_has(std::initializer_list<std::string_view> tensors) const;
+  /// Whether the first layer has a bias. That all layers have the same ones is checked with the tensors themselves.
+  bool has_attention_bias() const;
+  bool has_mlp_bias() const;
 
   template <typename... Args>
   void problem(fmt::format_string<Args...> format, Args&&... args) {
@@ -58,6 +58,8 @@ class GgufReader {
   std::vector<std::string>& problems() { return problems_; }
 
  private:
+  bool first_layer_has(std::initializer_list<std::string_view> tensors) const;
+
   const io::GgufFile& file_;
   std::string prefix_;
   std::vector<std::string>& problems_;
