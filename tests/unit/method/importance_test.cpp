@@ -195,7 +195,7 @@ void expect_scores(const Importance& found, const std::vector<double>& expected)
 }
 
 TEST(GradientMethods, AreTheTokenWeightedMeansOfPlainAutograd) {
-  for (const std::string kind : {"llama_biased_tied", "qwen2", "qwen3", "gemma3", "granite", "gemma2"}) {
+  for (const std::string& kind : test::model_kinds()) {
     SCOPED_TRACE(kind);
     const DirectScores direct = scores_by_autograd(kind);
     const model::Decoder decoder = test::decoder_of_kind(kind);
