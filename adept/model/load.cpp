@@ -16,9 +16,6 @@
 namespace adept::model {
 namespace {
 
-constexpr std::string_view kHead = "lm_head.weight";
-constexpr std::string_view kEmbeddings = "model.embed_tokens.weight";
-
 bool is_weight_type(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16; }
 
 std::string describe_shape(const std::vector<std::int64_t>& shape) {
@@ -56,7 +53,7 @@ WeightProblems find_problems(const ModelConfig& config, const io::WeightFiles& f
   }
   for (const std::string& name : files.names()) {
     if (expected.contains(name) || is_rope_buffer(name)) continue;
-    if (config.tie_word_embeddings && name == kHead) continue;
+    if (config.tie_word_embeddings && name == kHeadName) continue;
     problems.unexpected.push_back(name);
   }
   return problems;
@@ -102,22 +99,22 @@ bool equal_values(const at::Tensor& a, const at::Tensor& b) {
 }
 
 void check_tied_head(const io::WeightFiles& files) {
-  if (files.find(kHead) == nullptr) return;
-  if (!is_weight_type(files.at(kHead).dtype) ||
-      !equal_values(read_tensor(files, kHead), read_tensor(files, kEmbeddings)))
+  if (files.find(kHeadName) == nullptr) return;
+  if (!is_weight_type(files.at(kHeadName).dtype) ||
+      !equal_values(read_tensor(files, kHeadName), read_tensor(files, kEmbeddingName)))
     throw DataError(
         "{}: {} differs from {}, but config.json ties them (tie_word_embeddings). Set it to false if the head is a "
         "separate tensor, or remove the head.",
-        files.directory().string(), kHead, kEmbeddings);
-  files.release_pages(kHead);
+        files.directory().string(), kHeadName, kEmbeddingName);
+  files.release_pages(kHeadName);
 }
 
 }  // namespace
 
 io::WeightFiles open_weights(const ModelConfig& config, const std::filesystem::path& model_dir) {
   io::WeightFiles files = io::WeightFiles::open(model_dir);
-  if (config.tie_word_embeddings && files.find(kEmbeddings) == nullptr && files.find(kHead) != nullptr)
-    files.rename(kHead, std::string(kEmbeddings));
+  if (config.tie_word_embeddings && files.find(kEmbeddingName) == nullptr && files.find(kHeadName) != nullptr)
+    files.rename(kHeadName, std::string(kEmbeddingName));
   return files;
 }
 

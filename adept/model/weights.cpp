@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "adept/core/error.h"
+#include "adept/model/weight_names.h"
 
 namespace adept::model {
 namespace {
@@ -37,8 +38,8 @@ std::vector<Parameter> named_parameters(const ModelConfig& config, Weights& weig
   ADEPT_CHECK(weights.layers.size() == config.layers.size(), "weights of {} layers for {}", weights.layers.size(),
               config.layers.size());
   std::vector<Parameter> table;
-  const auto outside = [&](const char* name, const char* gguf_name, Role role, std::vector<std::int64_t> shape,
-                           at::Tensor& slot) {
+  const auto outside = [&](std::string_view name, std::string_view gguf_name, Role role,
+                           std::vector<std::int64_t> shape, at::Tensor& slot) {
     Parameter& p = table.emplace_back();
     p.name = p.local_name = name;
     p.gguf_name = gguf_name;
@@ -47,13 +48,12 @@ std::vector<Parameter> named_parameters(const ModelConfig& config, Weights& weig
     p.tensor = &slot;
   };
   const std::vector<std::int64_t> matrix = {config.vocab_size, config.hidden_size};
-  outside("model.embed_tokens.weight", "token_embd.weight", Role::kEmbedding, matrix, weights.embed_tokens.weight);
+  outside(kEmbeddingName, "token_embd.weight", Role::kEmbedding, matrix, weights.embed_tokens.weight);
   for (std::size_t l = 0; l < weights.layers.size(); ++l)
     append_layer(weights.layers[l], static_cast<std::int64_t>(l), table);
   outside("model.norm.weight", "output_norm.weight", Role::kNorm, {config.hidden_size}, weights.norm.weight);
   table.back().offset = weights.norm.offset();
-  if (!config.tie_word_embeddings)
-    outside("lm_head.weight", "output.weight", Role::kHead, matrix, weights.lm_head.weight);
+  if (!config.tie_word_embeddings) outside(kHeadName, "output.weight", Role::kHead, matrix, weights.lm_head.weight);
   return table;
 }
 

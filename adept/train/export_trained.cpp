@@ -21,6 +21,7 @@
 #include "adept/io/record.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/model/weight_names.h"
 #include "adept/model/weights.h"
 #include "adept/nn/linear.h"
 
@@ -36,9 +37,9 @@ class TrainedValues {
   explicit TrainedValues(const TrainedModel& model) : model_(model) {
     for (const optim::Parameter& p : model.trainable.parameters()) masters_[p.name] = p.master;
     // A file may also contain a tied head.
-    if (const auto table = masters_.find("model.embed_tokens.weight");
+    if (const auto table = masters_.find(std::string(model::kEmbeddingName));
         table != masters_.end() && model.decoder.config().tie_word_embeddings)
-      masters_["lm_head.weight"] = table->second;
+      masters_[std::string(model::kHeadName)] = table->second;
   }
 
   bool contains(const std::string& name) const { return masters_.contains(name) || has_adapter(name); }
