@@ -1,5 +1,6 @@
 """The decoder against transformers: logits, loss, gradients, generation, files."""
 
+import itertools
 import json
 import math
 import os
@@ -93,7 +94,9 @@ def test_documents_of_one_row_equal_those_of_transformers(name, tmp_path):
         assert relative_error(ours[key], peer[key]) <= limit, key
 
 
-@pytest.mark.parametrize("name", ["llama_biases", "llama3_scaling", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "gemma2", "gemma3", "granite", "granite_biases_tied", "olmo2", "phi3_longrope_long"])
+@pytest.mark.parametrize("name", tiny_models.with_every_architecture(
+    "llama_biases", "llama3_scaling", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "granite",
+    "granite_biases_tied", "phi3_longrope_long"))  # fmt: skip
 def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, tmp_path):
     model = tiny_models.build(name).to(torch.bfloat16)
     directory = tiny_models.save(name, model, tmp_path / "model")
@@ -119,8 +122,9 @@ def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, tmp_path):
         assert error_of(ours) <= BF16_GRADIENT_FLOOR + BF16_FACTOR * error_of(peer), kind
 
 
-@pytest.mark.parametrize("name", ["llama_tied", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "gemma2", "gemma3", "granite_biases_tied", "olmo2", "phi3",
-                                  "phi3_longrope_long"])
+@pytest.mark.parametrize("name", tiny_models.with_every_architecture(
+    "llama_tied", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "granite_biases_tied", "phi3",
+    "phi3_longrope_long"))  # fmt: skip
 @pytest.mark.parametrize("flag", [(), ("--no-cache",)])
 def test_greedy_generation_equals_transformers(name, flag, tmp_path):
     model = tiny_models.build(name)
@@ -134,21 +138,9 @@ def test_greedy_generation_equals_transformers(name, flag, tmp_path):
     assert ours["generated"].tolist() == expected[0, 4:].tolist()
 
 
-@pytest.mark.parametrize(
-    "name, dtype",
-    [
-        ("llama_biases", torch.float32),
-        ("llama_tied", torch.bfloat16),
-        ("mistral", torch.float16),
-        ("qwen2", torch.bfloat16),
-        ("qwen3_layer_types", torch.float32),
-        ("gemma3", torch.bfloat16),
-        ("gemma2", torch.float32),
-        ("granite", torch.bfloat16),
-        ("olmo2", torch.float32),
-        ("phi3", torch.bfloat16),
-    ],
-)
+@pytest.mark.parametrize("name, dtype", list(zip(
+    tiny_models.with_every_architecture("llama_biases", "llama_tied", "mistral", "qwen2", "qwen3_layer_types"),
+    itertools.cycle([torch.float32, torch.bfloat16, torch.float16]))))  # fmt: skip
 def test_saving_keeps_every_byte(name, dtype, tmp_path):
     model = tiny_models.build(name, dtype=dtype)
     directory = tiny_models.save(name, model, tmp_path / "model", max_shard_size="100KB")

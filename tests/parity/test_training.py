@@ -71,7 +71,7 @@ def documents_of(line):
 
 def unit_importance(model, copies, probe, of_sources):
     """I_u = mean of |theta g|, theta being what takes effect; before the first step that of the source layers."""
-    offset = 1 if model.config.model_type in ("gemma2", "gemma3_text") else 0  # whose gains are stored as w of 1 + w
+    offset = tiny_models.gain_offset(model.config.model_type)
     scored = {copy: copy - 1 if of_sources else copy for copy in copies}  # a copy is directly behind its source
     sums = collections.Counter()
     for rows in probe:

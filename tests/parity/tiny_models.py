@@ -164,6 +164,24 @@ TINY_MODELS = {
 }
 
 
+def model_type_of(name):
+    return TINY_MODELS[name].config_class.model_type
+
+
+def with_every_architecture(*names):
+    """These, and the first tiny model of each architecture that has none among them."""
+    chosen = list(names)
+    for name in TINY_MODELS:
+        if model_type_of(name) not in map(model_type_of, chosen):
+            chosen.append(name)
+    return chosen
+
+
+def gain_offset(model_type):
+    """What is added to stored gains of norms."""
+    return next(tiny.gain_offset for tiny in TINY_MODELS.values() if tiny.config_class.model_type == model_type)
+
+
 def attention_of(model_type):
     """The attention of transformers to compare with: its sdpa leaves soft caps out."""
     return "eager" if model_type == "gemma2" else "sdpa"

@@ -4,12 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "adept/core/error.h"
 #include "adept/model/architectures/architecture.h"
+#include "tests/support/tiny_models.h"
 #include "tests/unit/model/random_model.h"
 
 namespace adept::model {
@@ -413,29 +416,15 @@ TEST(ModelConfig, RefusesWindowsThatContradictEachOther) {
 // What transformers, or a trainer, writes for every model, and features of other architectures that are off.
 TEST(ModelConfig, IgnoresWhatHasNoEffect) {
   const Json code = {{"AutoModel", "modeling_x.Y"}};
-  const std::vector<std::pair<std::string, Json>> cases = {{"pad_token_id", -1},
-                                                           {"bos_token_id", -1},
-                                                           {"bos_token_id", 100000},
-                                                           {"bos_token_id", nullptr},
-                                                           {"max_sequence_length", 2048},
-                                                           {"max_seq_len", 7},
-                                                           {"sliding_window", nullptr},
-                                                           {"use_sliding_window", false},
-                                                           {"max_window_layers", 28},
-                                                           {"attention_bias", false},
-                                                           {"mlp_bias", false},
-                                                           {"attention_bias", nullptr},
-                                                           {"pretraining_tp", 1},
-                                                           {"use_qk_norm", false},
-                                                           {"rope_interleaved", false},
-                                                           {"resid_pdrop", 0.0},
-                                                           {"hidden_dropout", 0},
-                                                           {"final_logit_softcapping", nullptr},
-                                                           {"num_experts", nullptr},
-                                                           {"is_causal", true},
-                                                           {"gradient_checkpointing", true},
-                                                           {"use_flash_attention", true},
-                                                           {"auto_map", code}};
+  const std::vector<std::pair<std::string, Json>> cases = {
+      {"pad_token_id", -1},        {"bos_token_id", -1},          {"bos_token_id", 100000},
+      {"bos_token_id", nullptr},   {"max_sequence_length", 2048}, {"max_seq_len", 7},
+      {"sliding_window", nullptr}, {"use_sliding_window", false}, {"max_window_layers", 28},
+      {"attention_bias", false},   {"mlp_bias", false},           {"attention_bias", nullptr},
+      {"pretraining_tp", 1},       {"use_qk_norm", false},        {"rope_interleaved", false},
+      {"resid_pdrop", 0.0},        {"hidden_dropout", 0},         {"final_logit_softcapping", nullptr},
+      {"num_experts", nullptr},    {"is_causal", true},           {"gradient_checkpointing", true},
+      {"auto_map", code},          {"use_flash_attention", true}};
   const std::pair<const char*, const char*> kTypes[] = {{"llama", "LlamaForCausalLM"},
                                                         {"mistral", "MistralForCausalLM"},
                                                         {"qwen2", "Qwen2ForCausalLM"},
@@ -497,6 +486,13 @@ TEST(ModelConfig, CutsLongValuesInMessages) {
 }
 
 TEST(ModelConfig, ReportsAMissingFile) { EXPECT_THROW(read_model_config("/nonexistent/model"), DataError); }
+
+TEST(ModelKinds, OfTheTestsIncludeEveryArchitecture) {
+  std::set<std::string_view> types;
+  for (const std::string& kind : test::model_kinds())
+    types.insert(find_architecture(test::tiny_config(test::config_of_kind(kind)).model_type)->model_type);
+  EXPECT_EQ(types.size(), known_architectures().size());
+}
 
 }  // namespace
 }  // namespace adept::model
