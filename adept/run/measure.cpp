@@ -128,7 +128,8 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
     log_info("probe      resuming after {} of {} batches", format_count(state.batches), format_count(num_batches));
   std::vector<method::Importance> importances;
   try {
-    Progress progress("probe", method::probe_work(model.decoder(), text, options), {.unit = "passes", .source = name});
+    Progress progress("probe", method::probe_work(model.decoder(), text, options),
+                      {.unit = "passes", .source = name});
     importances = method::probe(model.decoder(), text, options, progress, state);
     const method::Importance& first = importances.front();
     const std::optional<method::Separation>& separation = first.separation;
@@ -137,6 +138,10 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
                                 : separation->reached ? ", separated"
                                                       : ", not separated"));
   } catch (const InterruptedError& error) {
+    if (method::is_from_texts_alone(options))
+      throw InterruptedError(
+          fmt::format("{}; nothing of the probe is saved; the same command starts it again", error.what()),
+          error.exit_code());
     const bool is_kept = state.batches > 0 && cache.keep(key_of_samples, {{"batches", state.batches},
                                                                           {"samples", method::to_json(state.samples)}});
     throw interrupted(error,

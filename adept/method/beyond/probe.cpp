@@ -182,6 +182,8 @@ Importance summarize(const ProbeSamples& samples, const ImportanceMethod& method
   return importance;
 }
 
+bool is_from_texts_alone(const ProbeOptions& options) { return num_from_texts(options) == std::ssize(options.methods); }
+
 std::int64_t probe_work(const model::Decoder& decoder, const ProbeText& text, const ProbeOptions& options) {
   const std::vector<const Pass*> passes = passes_of(options);
   const std::int64_t from_texts = num_from_texts(options);
@@ -244,7 +246,7 @@ std::vector<Importance> probe(const model::Decoder& decoder, const ProbeText& te
   std::int64_t done = 0, positions = 0;
   const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
   std::optional<Separation> separation;
-  if (num_from_texts(options) < std::ssize(options.methods))
+  if (!is_from_texts_alone(options))
     separation = sample(decoder, text, options, [&](std::int64_t more) { done += more; }, tick, state);
   std::vector<Importance> importances;
   for (const std::string& name : options.methods) {

@@ -47,6 +47,26 @@ TEST(MeasureCopies, ThatIsInterruptedKeepsTheTextsBefore) {
   EXPECT_THAT(log.text(), ::testing::Not(HasSubstr("second: cached result")));
 }
 
+TEST(ProbeLayers, ThatAreInterruptedSayWhatTheSameCommandDoes) {
+  const Measurable m;
+  MeasuredModel model = m.model();
+  const std::vector<std::vector<method::ProbeBatch>> general = {text(1)};
+  const std::vector<method::ProbeBatch> domain = text(3);
+  const auto message_of = [&](const char* method) {
+    const auto measure = [&](const ResultCache& cache) {
+      probe_layers(model, "general", {general, domain}, {.methods = {method}, .num_lowest = 1}, cache);
+    };
+    test::CountedOperations operations;
+    model.decoder();  // loads it, uncounted
+    EXPECT_TRUE(operations.ends(-1, [&] { measure(ResultCache({})); }));
+    return operations.interruption(operations.count() / 2, [&] { measure(m.cache); }).value_or("no interruption");
+  };
+  EXPECT_THAT(message_of("mask_out"), ::testing::MatchesRegex("terminated \\(SIGTERM\\); saved [01] of 2 batches of "
+                                                              "the probe; the same command continues from there"));
+  EXPECT_EQ(message_of("gain"),
+            "terminated (SIGTERM); nothing of the probe is saved; the same command starts it again");
+}
+
 TEST(MeasureDial, ThatIsInterruptedKeepsItsPointsAndEndsTheSame) {
   const Measurable m;
   MeasuredModel model = m.model();
