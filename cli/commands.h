@@ -15,7 +15,7 @@
 //     }  // namespace adept::cli
 //
 // and add it here twice. Results go to standard output (fmt::print), messages to the log; failures are exceptions,
-// which main turns into one message and an exit code.
+// which run_program turns into one message and an exit code.
 #pragma once
 
 #include <CLI/CLI.hpp>

@@ -70,7 +70,7 @@ data::SourceCounts tokenize(const data::Tokenizer& tokenizer, const data::TextSo
     } catch (const DataError& error) {
       throw DataError("{}: {}", reader.position(), error.what());
     }
-    if (output_error() != 0) break;  // main reports it
+    if (output_error() != 0) break;  // run_program reports it
     progress.update(reader.counts().documents, tokens);
   }
   progress.finish(fmt::format("{} tokens", format_count(tokens)));

@@ -47,7 +47,7 @@ spdlog::level::level_enum spdlog_level(LogLevel level) {
 
 void init_logging() {
   auto sink = std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
-  // The sink cannot detect a terminal itself, because main replaces the stream (core/standard_streams.h).
+  // The sink cannot detect a terminal itself, because run_program replaces the stream (core/standard_streams.h).
   if (::isatty(STDERR_FILENO) == 1 && spdlog::details::os::is_color_terminal())
     sink->set_color_mode(spdlog::color_mode::always);
   auto logger = std::make_shared<spdlog::logger>("adept", std::move(sink));

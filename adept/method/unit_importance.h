@@ -12,7 +12,7 @@
 namespace adept::method {
 
 /// I_u = mean over elements i of |theta_i| * mean over batches of |g_i|, g the gradient of the batch's mean loss on
-/// general text; batches are weighted by their predicted tokens, sources equally.
+/// general text; batches are weighted by their predicted tokens, sources by data.general.N.weight.
 ///
 /// A copy that is still an identity has gradients only in its residual outputs, whose effect is zero, so every score
 /// would be 0. Its units use the scores of its source layer instead. Gradients are in separate buffers: no gradient,

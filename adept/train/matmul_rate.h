@@ -25,8 +25,8 @@ void keep_matmul_rate(double rate, at::ScalarType dtype, at::Device device, cons
 std::filesystem::path matmul_rate_file();
 
 namespace detail {
-/// The shortest of repeated trials, each of which returns the seconds that it took: repeated until the best two agree
-/// within 2 %, or for `most` seconds.
+/// The shortest of repeated trials, each of which returns the seconds that it took: at least four, then until the best
+/// two agree within 2 %, or `most` seconds in all are over.
 double shortest_time(const std::function<double()>& trial, double most);
 }  // namespace detail
 

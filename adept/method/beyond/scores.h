@@ -48,7 +48,7 @@ struct Separation {
 struct Importance {
   std::string method;
   std::optional<io::ModelIdentity> model;  ///< probed model; an expansion rejects scores of another model
-  double baseline_loss = 0;                ///< nats per token, sources with equal weights
+  double baseline_loss = 0;                ///< nats per token, sources with their weights
   std::int64_t tokens = 0;                 ///< predicted tokens
   std::int64_t sequences = 0;
   std::vector<LayerImportance> layers;
