@@ -200,14 +200,13 @@ Json TrainLoader::state() const {
                                       {"sequences", source.count}};
   return Json{{"version", kStateVersion},    {"seed", options_.seed},
               {"seq_len", options_.seq_len}, {"eos", options_.eos ? Json(*options_.eos) : Json(nullptr)},
-              {"order", "shuffled"},         {"sequences", total_},
-              {"sources", sources}};
+              {"sequences", total_},         {"sources", sources}};
 }
 
 std::string TrainLoader::differences(const Json& saved) const {
   const Json now = state();
   std::vector<std::string> problems;
-  for (const char* key : {"version", "seed", "seq_len", "eos", "order"})
+  for (const char* key : {"version", "seed", "seq_len", "eos"})
     if (!saved.contains(key) || saved[key] != now[key])
       problems.push_back(fmt::format("{} is {} now, but was {}", key, now[key].dump(),
                                      saved.contains(key) ? saved[key].dump() : "not stored"));

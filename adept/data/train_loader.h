@@ -67,8 +67,8 @@ class TrainLoader {
   /// The position, as JSON, keyed by the names of the sources.
   Json state() const;
   /// Continues from a position. Throws ConfigError with every difference if the sources, their data or weights, the
-  /// seed, the sequence length, EOS or the order differ from the state's; DataError if it is not a state. The loader is
-  /// then unchanged. `where` names the state in errors.
+  /// seed, the sequence length or EOS differ from the state's; DataError if it is not a state. The loader is then
+  /// unchanged. `where` names the state in errors.
   void load_state(const Json& state, const std::string& where);
 
   /// A table of the sources: documents, tokens, sequences of an epoch and the share of each source.
