@@ -61,7 +61,7 @@ class MasterAdamW:
 
 
 class Work:
-    """One timed unit: forward and loss, a whole training step on the copies or on everything, or a probe."""
+    """One timed task: forward and loss, a whole training step on the copies or on everything, or a probe."""
 
     def __init__(self, arguments):
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]

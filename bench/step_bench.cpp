@@ -1,4 +1,4 @@
-// The adept side of bench/run: one unit of work per line on stdin (`repeat`), timed; `end` answers with the peak
+// The adept side of bench/run: one task per line on stdin (`repeat`), timed; `end` answers with the peak
 // memory. One JSON object per line on stdout: ready, then the answer to each line.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>

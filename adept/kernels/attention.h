@@ -23,7 +23,7 @@ struct Attention {
   Heads out;                               ///< forward: written
   float* log_sum_exp = nullptr;            ///< (B, H, T): forward: written unless null; backward: read
   Heads grad_out, grad_q, grad_k, grad_v;  ///< backward: the last three are written
-  /// Into how many units the work on one key-value head is cut, by its queries; backward each has sums of its own for
+  /// Into how many tasks the work on one key-value head is cut, by its queries; backward each has sums of its own for
   /// grad_k and grad_v.
   std::int64_t num_parts = 1;
   /// Backward with several parts: (parts, B, K, S, E) each, written instead of grad_k and grad_v.

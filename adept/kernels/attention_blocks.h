@@ -93,9 +93,9 @@ struct BackwardWorkspace {
   }
 };
 
-/// The work is cut into units that can run in any order and on any thread, each with a workspace of its own: one for
+/// The work is cut into tasks that can run in any order and on any thread, each with a workspace of its own: one for
 /// each sequence, key-value head and part.
-constexpr std::int64_t num_units(const Attention& a) { return a.batch * a.num_key_value_heads * a.num_parts; }
+constexpr std::int64_t num_tasks(const Attention& a) { return a.batch * a.num_key_value_heads * a.num_parts; }
 
 }  // namespace
 }  // namespace adept::kernels

@@ -1,7 +1,7 @@
 // Every kernel, of the best instruction set that the processor has. To add one: a struct of its arguments beside the
 // others, a line here, its body in simd/, a line in simd/functions.cpp.
 //
-// Each works on a range begin .. end-1 of independent units, so that the caller can spread them over threads.
+// Each works on a range begin .. end-1 of independent tasks, so that the caller can spread them over threads.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,10 @@
 namespace adept::kernels {
 
 struct Functions {
-  /// Units of num_units(); `workspace` of ForwardWorkspace::size() or BackwardWorkspace::size(), aligned to 64 bytes.
+  /// Tasks of num_tasks(); `workspace` of ForwardWorkspace::size() or BackwardWorkspace::size(), aligned to 64 bytes.
   void (*attention_forward)(const Attention&, std::int64_t begin, std::int64_t end, float* workspace);
   void (*attention_backward)(const Attention&, std::int64_t begin, std::int64_t end, float* workspace);
-  /// Units of num_units(); `workspace` of MatmulWorkspace::size(), aligned to 64 bytes.
+  /// Tasks of num_tasks(); `workspace` of MatmulWorkspace::size(), aligned to 64 bytes.
   void (*matmul)(const Matmul&, std::int64_t begin, std::int64_t end, float* workspace);
   /// Elements.
   void (*add)(const Addition&, std::int64_t begin, std::int64_t end);

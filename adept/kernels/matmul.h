@@ -23,7 +23,7 @@ struct Matmul {
   const void* bias = nullptr;      ///< as c's elements; null: none
   bool accumulate = false;         ///< the product is added to c
   std::int64_t row_parts = 1;      ///< the work is cut into so many parts of the rows,
-  std::int64_t column_blocks = 1;  ///< each into so many blocks of columns: see num_units()
+  std::int64_t column_blocks = 1;  ///< each into so many blocks of columns: see num_tasks()
 };
 
 }  // namespace adept::kernels

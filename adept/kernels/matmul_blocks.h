@@ -34,9 +34,9 @@ struct MatmulWorkspace {
       : panels(begin), a(panels + m.depth * columns_of_block(m)), tile(a + m.depth * kRowBlock) {}
 };
 
-/// The work is cut into units that can run in any order and on any thread, each with a workspace of its own: one for
+/// The work is cut into tasks that can run in any order and on any thread, each with a workspace of its own: one for
 /// each part of the rows and block of columns.
-constexpr std::int64_t num_units(const Matmul& m) { return m.row_parts * m.column_blocks; }
+constexpr std::int64_t num_tasks(const Matmul& m) { return m.row_parts * m.column_blocks; }
 
 /// Blocks of columns of at most kBlockFloats, whatever the number of threads.
 inline void cut_for_cache(Matmul& m) {

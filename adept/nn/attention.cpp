@@ -63,7 +63,7 @@ kernels::Attention attention_arguments(const at::Tensor& q, const at::Tensor& k,
   attention.soft_cap = static_cast<float>(scoring.soft_cap);
   attention.first_key = first.const_data_ptr<std::int32_t>();
   attention.first_key_stride = first.size(0) == 1 ? 0 : first.size(1);
-  // So many that every thread gets the same number of units.
+  // So many that every thread gets the same number of tasks.
   const std::int64_t heads = attention.batch * attention.num_key_value_heads, threads = at::get_num_threads();
   attention.num_parts = std::min(threads / std::gcd(heads, threads),
                                  kernels::divide_up(attention.num_queries, kernels::stripe_rows(attention)));
@@ -79,8 +79,8 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   at::Tensor out = empty_like_projected(q);
   kernels::Attention attention = attention_arguments(q, k, v, first, scoring, log_sum_exp);
   attention.out = heads_of(out);
-  for_each_unit("attention", kernels::num_units(attention), [&](std::int64_t unit) {
-    kernels::functions().attention_forward(attention, unit, unit + 1,
+  for_each_task("attention", kernels::num_tasks(attention), [&](std::int64_t task) {
+    kernels::functions().attention_forward(attention, task, task + 1,
                                            thread_workspace(kernels::ForwardWorkspace::size(attention)));
   });
   return out;
@@ -108,8 +108,8 @@ AttentionGradients attention_gradients(const at::Tensor& q, const at::Tensor& k,
     attention.grad_k_parts = parts[0].data_ptr<float>();
     attention.grad_v_parts = parts[1].data_ptr<float>();
   }
-  for_each_unit("attention_backward", kernels::num_units(attention), [&](std::int64_t unit) {
-    kernels::functions().attention_backward(attention, unit, unit + 1,
+  for_each_task("attention_backward", kernels::num_tasks(attention), [&](std::int64_t task) {
+    kernels::functions().attention_backward(attention, task, task + 1,
                                             thread_workspace(kernels::BackwardWorkspace::size(attention)));
   });
   if (parts.defined()) {

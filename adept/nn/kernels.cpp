@@ -45,7 +45,7 @@ float* thread_workspace(std::int64_t floats) {
 }
 
 void release_thread_workspaces() {
-  // As many units of work as threads: one for each.
+  // As many tasks as threads: one for each.
   at::parallel_for(0, at::get_num_threads(), 1, [](std::int64_t, std::int64_t) { workspace_of_thread().reset(); });
 }
 

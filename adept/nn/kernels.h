@@ -52,14 +52,14 @@ void for_each_range(const char* name, std::int64_t count, std::int64_t elements_
                    work);
 }
 
-/// work(unit) for 0 .. count-1, each worth a thread, on all threads: one that is done takes the next unit, as the cores
-/// of a shared machine are not equally fast. The units must not depend on each other.
+/// work(task) for 0 .. count-1, each worth a thread, on all threads: one that is done takes the next task, as the cores
+/// of a shared machine are not equally fast. The tasks must not depend on each other.
 template <typename Work>
-void for_each_unit(const char* name, std::int64_t count, const Work& work) {
+void for_each_task(const char* name, std::int64_t count, const Work& work) {
   RECORD_FUNCTION(name, std::vector<c10::IValue>());
   std::atomic<std::int64_t> next = 0;
   at::parallel_for(0, std::min<std::int64_t>(count, at::get_num_threads()), 1, [&](std::int64_t, std::int64_t) {
-    for (std::int64_t unit = next++; unit < count; unit = next++) work(unit);
+    for (std::int64_t task = next++; task < count; task = next++) work(task);
   });
 }
 

@@ -56,8 +56,8 @@ void multiply(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, 
   m.bias = added.defined() ? added.const_data_ptr() : nullptr;
   m.accumulate = accumulate;
   kernels::cut_for_threads(m, at::get_num_threads());
-  for_each_unit("matmul", kernels::num_units(m), [&](std::int64_t unit) {
-    kernels::functions().matmul(m, unit, unit + 1, thread_workspace(kernels::MatmulWorkspace::size(m)));
+  for_each_task("matmul", kernels::num_tasks(m), [&](std::int64_t task) {
+    kernels::functions().matmul(m, task, task + 1, thread_workspace(kernels::MatmulWorkspace::size(m)));
   });
 }
 

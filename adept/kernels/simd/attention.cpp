@@ -131,11 +131,11 @@ Vector lane_numbers() {
   return v;
 }
 
-// One piece of the work: see num_units().
-struct Unit {
+// One task of the work: see num_tasks().
+struct Task {
   std::int64_t sequence, group, part;
 
-  Unit(const Attention& a, std::int64_t index)
+  Task(const Attention& a, std::int64_t index)
       : sequence(index / a.num_parts / a.num_key_value_heads),
         group(index / a.num_parts % a.num_key_value_heads),
         part(index % a.num_parts) {}
@@ -253,11 +253,11 @@ void soften_tile(const Attention& a, const ForwardWorkspace& w, const Tile& t, c
 }
 
 template <typename T>
-void forward_unit(const Attention& a, const Unit& unit, float* workspace) {
+void forward_task(const Attention& a, const Task& task, float* workspace) {
   using Packed = Packing<T>;
   using Number = typename Packed::Number;
   constexpr std::int64_t kEach = Packed::kEach;
-  const auto [sequence, group, part] = unit;
+  const auto [sequence, group, part] = task;
   const ForwardWorkspace w(a, workspace);
   auto *keys = reinterpret_cast<Number*>(w.keys), *values = reinterpret_cast<Number*>(w.values);
   auto* packed_q = reinterpret_cast<Number*>(w.q);
@@ -323,9 +323,9 @@ struct BackwardOperands {
         grad_out_rows(reinterpret_cast<Number*>(w.grad_out)),
         grad_out_panels(reinterpret_cast<Number*>(w.grad_out_panels)) {}
 
-  void pack_keys(const Attention& a, const Unit& unit) const {
-    const T* k = head_of<const T>(a.k, unit.sequence, unit.group);
-    const T* v = head_of<const T>(a.v, unit.sequence, unit.group);
+  void pack_keys(const Attention& a, const Task& task) const {
+    const T* k = head_of<const T>(a.k, task.sequence, task.group);
+    const T* v = head_of<const T>(a.v, task.sequence, task.group);
     const std::int64_t num_keys = padded_keys(a);
     Packed::pack_transposed(k, a.k.position_stride, a.num_keys, a.head_dim, num_keys, keys_t);
     Packed::pack_transposed(v, a.v.position_stride, a.num_keys, a.head_dim, num_keys, values_t);
@@ -440,14 +440,14 @@ void differentiate_tile(const Attention& a, const BackwardWorkspace& w, const Ba
 // A stripe of queries meets its keys twice: the gradient of a score needs the sum of its row's probabilities times
 // their gradients. That is the output times its gradient as well, but so the output need not be kept.
 template <typename T>
-void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
-  const auto [sequence, group, part] = unit;
+void backward_task(const Attention& a, const Task& task, float* workspace) {
+  const auto [sequence, group, part] = task;
   const BackwardWorkspace w(a, workspace);
   const BackwardOperands<T> operands(a, w);
   const std::int64_t head_dim = a.head_dim, width = operands.width;
   const std::int32_t* first_key = a.first_key + sequence * a.first_key_stride;
   const std::int64_t group_size = a.num_heads / a.num_key_value_heads, stripe = stripe_rows(a);
-  operands.pack_keys(a, unit);
+  operands.pack_keys(a, task);
   clear(w.grad_k, 2 * padded_keys(a) * width);  // and grad_v
   for (std::int64_t head = group * group_size; head < (group + 1) * group_size; ++head) {
     const float* log_sum_exp = a.log_sum_exp + (sequence * a.num_heads + head) * a.num_queries;
@@ -481,11 +481,11 @@ void backward_unit(const Attention& a, const Unit& unit, float* workspace) {
 }  // namespace
 
 void attention_forward(const Attention& a, std::int64_t begin, std::int64_t end, float* workspace) {
-  for (std::int64_t unit = begin; unit < end; ++unit) ADEPT_FOR_ELEMENT(forward_unit, a, Unit(a, unit), workspace);
+  for (std::int64_t task = begin; task < end; ++task) ADEPT_FOR_ELEMENT(forward_task, a, Task(a, task), workspace);
 }
 
 void attention_backward(const Attention& a, std::int64_t begin, std::int64_t end, float* workspace) {
-  for (std::int64_t unit = begin; unit < end; ++unit) ADEPT_FOR_ELEMENT(backward_unit, a, Unit(a, unit), workspace);
+  for (std::int64_t task = begin; task < end; ++task) ADEPT_FOR_ELEMENT(backward_task, a, Task(a, task), workspace);
 }
 
 }  // namespace adept::kernels::ADEPT_INSTRUCTION_SET

@@ -83,9 +83,9 @@ void store_tile(const Matmul& m, std::int64_t row, std::int64_t rows, std::int64
 }
 
 template <typename T, typename C>
-void multiply_unit(const Matmul& m, std::int64_t unit, float* workspace) {
+void multiply_task(const Matmul& m, std::int64_t task, float* workspace) {
   const MatmulWorkspace w(m, workspace);
-  const std::int64_t part = unit / m.column_blocks, block = unit % m.column_blocks;
+  const std::int64_t part = task / m.column_blocks, block = task % m.column_blocks;
   const std::int64_t first_row = part * rows_of_part(m), last_row = smaller(m.rows, first_row + rows_of_part(m));
   const std::int64_t first = block * columns_of_block(m), last = smaller(m.columns, first + columns_of_block(m));
   if (first_row >= last_row || first >= last) return;
@@ -110,13 +110,13 @@ void multiply_unit(const Matmul& m, std::int64_t unit, float* workspace) {
 }  // namespace
 
 void matmul(const Matmul& m, std::int64_t begin, std::int64_t end, float* workspace) {
-  for (std::int64_t unit = begin; unit < end; ++unit) {
+  for (std::int64_t task = begin; task < end; ++task) {
     if (m.b_element == Element::kFloat)
-      multiply_unit<float, float>(m, unit, workspace);
+      multiply_task<float, float>(m, task, workspace);
     else if (m.c_element == Element::kFloat)
-      multiply_unit<std::uint16_t, float>(m, unit, workspace);
+      multiply_task<std::uint16_t, float>(m, task, workspace);
     else
-      multiply_unit<std::uint16_t, std::uint16_t>(m, unit, workspace);
+      multiply_task<std::uint16_t, std::uint16_t>(m, task, workspace);
   }
 }
 

@@ -152,8 +152,8 @@ void rotate_heads(const Rope& a, std::int64_t begin, std::int64_t end) {
   const std::int64_t half = a.rotary_dim / 2;
   const std::int64_t unturned = a.x.data == a.y.data ? 0 : a.head_dim - a.rotary_dim;
   const Vector sign = splat(a.sign);
-  for (std::int64_t unit = begin; unit < end; ++unit) {
-    const std::int64_t sequence = unit / a.positions, t = unit % a.positions;
+  for (std::int64_t task = begin; task < end; ++task) {
+    const std::int64_t sequence = task / a.positions, t = task % a.positions;
     const std::int64_t angles = sequence * a.table_stride + t * half;
     const T *cos = static_cast<const T*>(a.cos) + angles, *sin = static_cast<const T*>(a.sin) + angles;
     const T* x = static_cast<const T*>(a.x.data) + sequence * a.x.batch_stride + t * a.x.position_stride;
