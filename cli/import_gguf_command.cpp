@@ -22,7 +22,7 @@ void run(const ImportGgufOptions& options) {
   model::ImportGgufOptions import;
   import.dtype = options.dtype == "bf16" ? DType::kBF16 : options.dtype == "fp16" ? DType::kF16 : DType::kF32;
   import.replace_existing = options.force;
-  Progress progress("import", 0, {.unit = "tensors", .rate_unit = ""});
+  Progress progress("import", 0, {.counts = "tensors", .rate_unit = ""});
   check_output_directory(options.out, {options.gguf}, options.force);
   const model::ImportedModel model = model::import_gguf(options.gguf, options.out, import, progress);
   fmt::print("{}: {}, {} layers, {} parameters as {}, vocabulary {}, pre-tokenizer {}\n", options.out, model.model_type,

@@ -62,7 +62,7 @@ std::int64_t write_ids(const data::Tokenizer& tokenizer, const std::string& text
 
 data::SourceCounts tokenize(const data::Tokenizer& tokenizer, const data::TextSource& source, LineWriter& writer) {
   data::DocumentReader reader(source);
-  Progress progress("tokenize", 0, {.unit = "documents", .source = source.name});
+  Progress progress("tokenize", 0, {.counts = "documents", .source = source.name});
   std::int64_t tokens = 0;
   for (std::string text; reader.next(text);) {
     try {

@@ -106,12 +106,12 @@ void Progress::finish(const std::string& note) {
 }
 
 std::string Progress::count() const {
-  const bool bytes = options_.unit == "bytes", few = std::max(done_, total_) < 10'000'000;
+  const bool bytes = options_.counts == "bytes", few = std::max(done_, total_) < 10'000'000;
   const auto shown = [&](std::int64_t value) {
     return format_count(!bytes ? value : std::llround(static_cast<double>(value) / (few ? 1e3 : 1e6)));
   };
-  const std::string unit = !bytes ? options_.unit : few ? "kB" : "MB";
-  return (total_ > 0 ? shown(done_) + "/" + shown(total_) : shown(done_)) + (unit.empty() ? "" : " " + unit);
+  const std::string counts = !bytes ? options_.counts : few ? "kB" : "MB";
+  return (total_ > 0 ? shown(done_) + "/" + shown(total_) : shown(done_)) + (counts.empty() ? "" : " " + counts);
 }
 
 void Progress::print(bool last) {

@@ -15,21 +15,21 @@ std::string format_count(std::int64_t value);
 /// "19.1 MB": decimal units.
 std::string format_bytes(std::int64_t bytes);
 
-/// Reports a stage's progress on standard error: source, done/total and unit, rate, note, time left. Silent if info
-/// messages are hidden.
+/// Reports a stage's progress on standard error: source, done/total and what is counted, rate, note, time left. Silent
+/// if info messages are hidden.
 class Progress {
  public:
   struct Options {
-    std::string unit{};             ///< what is counted, such as "steps"; "bytes" are shown in kB or MB
+    std::string counts{};           ///< what is counted, such as "steps"; "bytes" are shown in kB or MB
     std::string source{};           ///< the subject, such as the name of a text
     std::string rate_unit = "tok";  ///< what `work` counts, shown as "tok/s"; empty shows no rate
     double plain_interval = 60.0;   ///< seconds between lines when standard error is not a terminal
     bool quiet = false;             ///< prints nothing at all
     bool is_passing = false;        ///< a frequent part of another stage: prints no last line
-    std::int64_t start = 0;         ///< units done by an earlier process
+    std::int64_t start = 0;         ///< done by an earlier process
   };
 
-  /// `total` counts units (0 if unknown). Nothing is printed before the first update.
+  /// `total`: how many there are (0 if unknown). Nothing is printed before the first update.
   Progress(std::string stage, std::int64_t total) : Progress(std::move(stage), total, Options()) {}
   Progress(std::string stage, std::int64_t total, Options options);
   /// Ends the line if the stage did not finish.
@@ -42,7 +42,7 @@ class Progress {
 
   /// For a stage that learns its total after it started, or ends early.
   void set_total(std::int64_t total) { total_ = total; }
-  /// `done`: units done so far; `work`: tokens processed so far; `note`: free text such as "loss 2.931".
+  /// `done`: how many are done so far; `work`: tokens processed so far; `note`: free text such as "loss 2.931".
   void update(std::int64_t done, std::int64_t work = 0, const std::string& note = "");
   /// Prints the last line, with the total and the elapsed time.
   void finish(const std::string& note = "");

@@ -31,7 +31,7 @@ Result evaluate(const model::FrozenPrefix& model, const EvalSet& set, const Eval
   const model::Decoder& decoder = model.decoder();
   require_targets(set);
   const data::SequenceSet& sequences = set.sequences;
-  Progress progress("eval", sequences.size(), {.unit = "sequences", .source = options.note + set.name});
+  Progress progress("eval", sequences.size(), {.counts = "sequences", .source = options.note + set.name});
   const std::vector<std::int64_t> lengths = sequences.lengths();
   const std::int64_t longest = *std::max_element(lengths.begin(), lengths.end());
   Scores scores{.sequences = {}, .counts = sequences.counts()};

@@ -129,7 +129,7 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
   std::vector<method::Importance> importances;
   try {
     Progress progress("probe", method::probe_work(model.decoder(), text, options),
-                      {.unit = "passes", .source = name});
+                      {.counts = "passes", .source = name});
     importances = method::probe(model.decoder(), text, options, progress, state);
     const method::Importance& first = importances.front();
     const std::optional<method::Separation>& separation = first.separation;
@@ -162,7 +162,7 @@ Json measure_copies(MeasuredModel& model, const method::Expansion& expansion, co
     return *found;
   }
   try {
-    Progress progress("copies", std::ssize(batches), {.unit = "batches", .source = name});
+    Progress progress("copies", std::ssize(batches), {.counts = "batches", .source = name});
     const method::CopiesOnText report = method::inspect_copies(model.decoder(), expansion, batches, progress);
     progress.finish(fmt::format("loss {:.4f}", report.loss));
     cache.keep(key, method::to_json(report));
@@ -184,7 +184,7 @@ method::Dial measure_dial(MeasuredModel& model, const method::Expansion& expansi
     Progress progress(
         "dial",
         method::most_measurements(options, expansion) * static_cast<std::int64_t>(general.size() + domain.size()),
-        {.unit = "passes", .source = "general+domain"});
+        {.counts = "passes", .source = "general+domain"});
     const method::Dial dial =
         method::measure_dial(model.decoder(), expansion, general, domain, options, progress, known);
     progress.finish(

@@ -77,7 +77,7 @@ data::TokenizeOptions tokenize_options() { return {.num_threads = at::get_num_th
 }  // namespace
 
 data::TokenDataset tokenize_source(const TextModel& model, const data::TextSource& source) {
-  Progress progress("tokenize", 0, {.unit = "bytes", .source = source.name});
+  Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
   return data::tokenize(source, model.encoder(), tokenize_options(), progress);
 }
 
@@ -88,7 +88,7 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const data::Te
   if (auto current = open_current(path, data::source_fingerprint(source), encoder.fingerprint, encoder.vocab_size))
     return *current;
   fs::create_directories(directory);
-  Progress progress("tokenize", 0, {.unit = "bytes", .source = source.name});
+  Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
   return data::tokenize_to_file(path, source, encoder, tokenize_options(), progress);
 }
 

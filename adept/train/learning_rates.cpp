@@ -27,7 +27,7 @@ void LearningRates::update(TrainerState& state, const model::FrozenPrefix& model
                            const std::vector<method::ProbeBatch>& general) const {
   const method::UnitLrOptions& c = config_.unit_lr;
   Progress progress("importance", std::ssize(general),
-                    {.unit = "batches", .source = fmt::format("step {}", state.step), .is_passing = true});
+                    {.counts = "batches", .source = fmt::format("step {}", state.step), .is_passing = true});
   const method::UnitValues measured = method::unit_importance(*expansion_, units_, model, general, progress);
   progress.finish();
   state.unit_importance = method::smoothed(state.unit_importance, measured, c.ema.value_or(0));

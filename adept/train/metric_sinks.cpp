@@ -54,7 +54,7 @@ void check_metric_sinks(const std::vector<std::string>& names) {
 
 ConsoleSink::ConsoleSink(std::int64_t step, std::int64_t total_steps)
     // Counts only steps: including the time of probes and evaluations would distort the rate.
-    : progress_("train", total_steps, Progress::Options{.unit = "steps", .rate_unit = "", .start = step}) {}
+    : progress_("train", total_steps, Progress::Options{.counts = "steps", .rate_unit = "", .start = step}) {}
 
 void ConsoleSink::log(const Json& values, std::int64_t step) {
   const auto number = [&](const char* name) { return values.at(name).get<double>(); };

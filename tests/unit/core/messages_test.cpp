@@ -42,7 +42,7 @@ TEST(Format, Counts) {
 
 TEST(Progress, WritesPlainLinesToAPipe) {
   CaptureStderr();
-  Progress progress("eval", 1200, {.unit = "sequences", .source = "step 8, wiki", .plain_interval = 0});
+  Progress progress("eval", 1200, {.counts = "sequences", .source = "step 8, wiki", .plain_interval = 0});
   progress.update(300, 5000, "loss 2.931");
   progress.update(1200, 20'000, "loss 2.5");
   progress.finish("loss 2.4");
@@ -58,14 +58,14 @@ TEST(Progress, IsALineAMinuteWithoutATerminal) { EXPECT_EQ(Progress::Options().p
 
 TEST(Progress, EndsAtItsTotal) {
   CaptureStderr();
-  Progress cut_short("dial", 1000, {.unit = "passes"});
+  Progress cut_short("dial", 1000, {.counts = "passes"});
   cut_short.update(17);
   cut_short.set_total(17);
   cut_short.finish();
-  Progress counted_by_file("tokenize", 12'345'678, {.unit = "bytes", .source = "notes"});
+  Progress counted_by_file("tokenize", 12'345'678, {.counts = "bytes", .source = "notes"});
   counted_by_file.update(12'000'000);
   counted_by_file.finish();
-  Progress small("tokenize", 4567, {.unit = "bytes"});
+  Progress small("tokenize", 4567, {.counts = "bytes"});
   small.finish();
   EXPECT_EQ(GetCapturedStderr(),
             "dial       17/17 passes  in 0:00\ntokenize   notes  12/12 MB  in 0:00\ntokenize   5/5 kB  in 0:00\n");
@@ -73,7 +73,7 @@ TEST(Progress, EndsAtItsTotal) {
 
 TEST(Progress, OfAPartThatComesOftenHasNoLastLine) {
   CaptureStderr();
-  Progress progress("importance", 8, {.unit = "batches", .plain_interval = 0, .is_passing = true});
+  Progress progress("importance", 8, {.counts = "batches", .plain_interval = 0, .is_passing = true});
   progress.update(3);
   progress.update(8);
   progress.finish();
@@ -110,7 +110,7 @@ TEST(Progress, KeepsQuietBetweenIntervalsAndWhenAsked) {
 
 TEST(Progress, ShowsACountWithoutATotal) {
   CaptureStderr();
-  Progress progress("read", 0, {.unit = "documents", .rate_unit = "", .plain_interval = 0});
+  Progress progress("read", 0, {.counts = "documents", .rate_unit = "", .plain_interval = 0});
   progress.update(12'345, 99);
   EXPECT_EQ(GetCapturedStderr(), "read       12,345 documents\n");
 }

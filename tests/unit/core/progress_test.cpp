@@ -16,7 +16,7 @@ TEST(Progress, CountsTheTimeOfItsOwnSteps) {
 TEST(Progress, SaysHowFarItIs) {
   testing::internal::CaptureStderr();
   {
-    Progress progress("train", 1200, {.unit = "steps", .rate_unit = "", .plain_interval = 0, .start = 1000});
+    Progress progress("train", 1200, {.counts = "steps", .rate_unit = "", .plain_interval = 0, .start = 1000});
     progress.update(1060, 0, "loss 1.5");
     progress.finish();
   }
