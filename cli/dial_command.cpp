@@ -27,7 +27,7 @@ struct DialOptions {
   std::vector<std::string> general, domain;
   DataOptions data;
   std::optional<double> max_general_rise, general_weight;
-  std::int64_t points = 11, seq_len = 512, max_tokens = 16384, batch_size = 8;
+  std::int64_t points = 11, seq_len = config::kDefaultSeqLen, max_tokens = 16384, batch_size = 8;
   bool per_copy = false, force = false;
   config::Compute compute;
 };

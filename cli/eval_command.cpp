@@ -25,7 +25,7 @@ struct EvalOptions {
   std::string model, out;
   DataOptions data;
   config::Compute compute;
-  std::int64_t seq_len = 512;
+  std::int64_t seq_len = config::kDefaultSeqLen;
   eval::EvalOptions scoring{.max_tokens = 0};
   bool no_document_mask = false;
 };

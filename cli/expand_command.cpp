@@ -24,7 +24,7 @@ struct ExpandOptions {
   std::string model, out, importance, method, after, exclude, trainable;
   std::optional<int> layers;
   std::string strategy;
-  std::int64_t copies = 1, seq_len = 512;
+  std::int64_t copies = 1, seq_len = config::kDefaultSeqLen;
   bool force = false;
 };
 

@@ -15,6 +15,7 @@
 #include "adept/method/beyond/first_order_gain.h"
 #include "adept/method/beyond/statistics.h"
 #include "adept/method/expansion.h"
+#include "adept/method/options.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/run/measure.h"
 #include "adept/run/model_context.h"
@@ -26,12 +27,12 @@ namespace adept::cli {
 namespace {
 
 struct ProbeOptions {
-  std::string model, out, method = "mask_out", weights;
+  std::string model, out, weights;
   std::vector<std::string> domain;
   DataOptions data;
   config::Compute compute;
-  bool until_separated = false;
-  std::int64_t seq_len = 512, max_tokens = 65536, batch_size = 8, layers = 0;
+  method::LayerProbeOptions measure;
+  std::int64_t seq_len = config::kDefaultSeqLen, layers = 0;
 };
 
 /// One for each source of --data.
@@ -49,9 +50,10 @@ std::vector<double> parse_weights(const std::string& text, std::size_t num_sourc
 std::vector<std::string> methods_of(const ProbeOptions& options) {
   std::vector<std::string> names;
   for (const method::ImportanceMethod& method : method::importance_methods())
-    if (options.method == "all" ? !method.needs_domain : options.method == method.name) names.emplace_back(method.name);
+    if (options.measure.method == "all" ? !method.needs_domain : options.measure.method == method.name)
+      names.emplace_back(method.name);
   if (names.empty())
-    throw ConfigError("--method: found \"{}\"; expected one of {}, all.", options.method,
+    throw ConfigError("--method: found \"{}\"; expected one of {}, all.", options.measure.method,
                       method::importance_method_names(", "));
   return names;
 }
@@ -157,10 +159,10 @@ void run(ProbeOptions& options) {
     throw ConfigError(
         "adept probe: found --method {} without --domain; expected --domain, the text on which it is measured.",
         first.name);
-  if (!options.domain.empty() && (options.method == "all" || options.until_separated))
+  if (!options.domain.empty() && (options.measure.method == "all" || options.measure.until_separated))
     throw ConfigError(
         "adept probe: found --domain together with {}; expected a single method, measured on the whole sample.",
-        options.method == "all" ? "--method all" : "--until-separated");
+        options.measure.method == "all" ? "--method all" : "--until-separated");
   const std::vector<data::TextSource> general_sources = sources(options.data);
   const std::vector<double> weights = parse_weights(options.weights, general_sources.size());
   const std::vector<data::TextSource> domain_sources = sources(options.data, "--domain", options.domain);
@@ -177,26 +179,28 @@ void run(ProbeOptions& options) {
   if (options.layers > num_layers)
     throw ConfigError("--layers: found {}; expected at most {}, the number of layers of {}.", options.layers,
                       num_layers, model.dir.string());
-  const auto num_lowest = static_cast<int>(options.layers > 0 ? options.layers : std::min<std::int64_t>(4, num_layers));
+  const auto num_lowest =
+      static_cast<int>(options.layers > 0 ? options.layers : std::min(config::kDefaultNumLayers, num_layers));
   run::MeasuredModel measured(model.dir, io::model_identity(io::WeightFiles::open(model.dir)), options.compute);
   const run::ResultCache cache = run::ResultCache::open();
   const auto general = tokenize(model, general_sources), domain = tokenize(model, domain_sources);
   run::print_counts(general);
   if (!domain.empty()) run::print_counts(domain);
   const auto sets_of = [&](const std::vector<data::TokenDataset>& datasets) {
-    auto sets = run::probe_sequences(datasets, options.seq_len, options.max_tokens);
+    auto sets = run::probe_sequences(datasets, options.seq_len, options.measure.max_tokens);
     run::tell_samples("probe", sets);
     return sets;
   };
   const auto parts_of = [&](const std::vector<data::SequenceSet>& sets, const std::vector<double>& of_sources) {
-    return run::to_parts(sets, options.batch_size, measured.device(), options.until_separated, of_sources);
+    return run::to_parts(sets, options.measure.batch_size, measured.device(), options.measure.until_separated,
+                         of_sources);
   };
   const auto general_sets = sets_of(general);
   const auto domain_sets = domain.empty() ? decltype(general_sets)() : sets_of(domain);
   const auto general_parts = parts_of(general_sets, weights), domain_parts = parts_of(domain_sets, {});
   const Json samples = {{"general", run::samples_json(general_sets)}, {"domain", run::samples_json(domain_sets)}};
   const method::ProbeOptions probe = {
-      .methods = methods, .num_lowest = num_lowest, .until_separated = options.until_separated};
+      .methods = methods, .num_lowest = num_lowest, .until_separated = options.measure.until_separated};
   std::string names = run::names_of(general_sets);
   if (first.needs_domain) names = run::names_of(domain_sets) + ", " + names;
   const method::ProbeText text =
@@ -243,19 +247,21 @@ void add_probe_command(CLI::App& app) {
       "How layer importance is measured\nall: all of these that do not require --domain, and their agreement";
   for (const method::ImportanceMethod& method : method::importance_methods())
     meanings += fmt::format("\n{}: {}", method.name, method.meaning);
-  command->add_option("--method", options->method, meanings)
+  command->add_option("--method", options->measure.method, meanings)
       ->type_name(method::importance_method_names("|") + "|all")
       ->capture_default_str();
-  add_count_option(*command, "--layers", options->layers, 0, 10000,
-                   "Number of layers you plan to expand; the stability of that choice is reported. 0 selects 4, or all "
-                   "layers of a smaller model");
-  command->add_flag("--until-separated", options->until_separated,
+  add_count_option(
+      *command, "--layers", options->layers, 0, 10000,
+      fmt::format("Number of layers you plan to expand; the stability of that choice is reported. 0 selects "
+                  "{}, or all layers of a smaller model",
+                  config::kDefaultNumLayers));
+  command->add_flag("--until-separated", options->measure.until_separated,
                     "Stop before --max-tokens once the choice of layers is statistically certain (95 %); with several "
                     "methods, the first one decides");
   add_seq_len_option(*command, options->seq_len);
-  add_max_tokens_option(*command, options->max_tokens,
+  add_max_tokens_option(*command, options->measure.max_tokens,
                         "Sample size, in tokens, split evenly among the sources; 0 uses all");
-  add_batch_size_option(*command, options->batch_size)
+  add_batch_size_option(*command, options->measure.batch_size)
       ->description("Sequences per forward pass; gradient-based methods process one at a time");
   add_compute_options(*command, options->compute);
   command->callback([options] { run(*options); });

@@ -13,12 +13,6 @@
 namespace adept::config {
 namespace {
 
-constexpr std::int64_t kDefaultNumLayers = 4;
-constexpr double kDefaultWarmupRatio = 0.03;
-constexpr double kDefaultEpochs = 1.0;
-constexpr double kReplayRatio = 0.25;
-constexpr double kNormalizedEma = 0.5;
-
 class CrossCheck {
  public:
   CrossCheck(const Location& document, ReadResult& result)

@@ -54,7 +54,7 @@ class KeyLister {
   template <typename T>
   static std::string default_text(const T& member, const FieldOptions& options) {
     if (options.required) return "required";
-    if (!options.fallback.empty()) return std::string(options.fallback);
+    if (!options.fallback.empty()) return options.fallback;
     if constexpr (kIsOptional<T>)
       if (!member) return "none";
     return yaml_scalar(encode(member));

@@ -21,6 +21,15 @@
 
 namespace adept::config {
 
+/// Defaults that commands share with the configuration.
+inline constexpr std::int64_t kDefaultSeqLen = 512;   ///< tokens
+inline constexpr std::int64_t kDefaultNumLayers = 4;  ///< copied layers
+/// What unset optional fields are set to when a configuration is loaded.
+inline constexpr double kDefaultWarmupRatio = 0.03;
+inline constexpr double kDefaultEpochs = 1.0;
+inline constexpr double kReplayRatio = 0.25;   ///< of the method replay, else 0
+inline constexpr double kNormalizedEma = 0.5;  ///< of the policy normalized, else 0
+
 struct TrainSource : data::TextSource {
   std::optional<double> weight;  ///< relative share of the training tokens; if no source has one, by size
 };
@@ -60,7 +69,7 @@ struct RunConfig {
   std::int64_t seed = 42;
   Compute compute;  ///< its fields are keys of the top level
   DTypeChoice export_dtype = DTypeChoice::kAuto;
-  std::int64_t seq_len = 512;
+  std::int64_t seq_len = kDefaultSeqLen;
   DataConfig data;
   method::LayerProbeOptions probe;
   method::SelectionOptions expand;  ///< after loading, the strategy is set, and one of its three sizes

@@ -5,6 +5,8 @@
 // A visitor is called as visitor(member, name, meaning, options) for each field, in order; options may be omitted.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <limits>
 #include <optional>
 #include <string>
@@ -43,11 +45,11 @@ inline constexpr Range kSequences{.min = 1, .max = 65536};
 
 /// Properties of a field in addition to its name, meaning, type and default.
 struct FieldOptions {
-  std::string_view unit = "";      ///< of a number
-  Range range = {};                ///< of a number, or of each number of a list
-  bool required = false;           ///< there is no default; a list must not be empty
-  std::string_view fallback = "";  ///< what an unset optional field means
-  unsigned decides = 0;            ///< of config::decides; 0: same as the enclosing section
+  std::string_view unit = "";  ///< of a number
+  Range range = {};            ///< of a number, or of each number of a list
+  bool required = false;       ///< there is no default; a list must not be empty
+  std::string fallback{};      ///< what an unset optional field means
+  unsigned decides = 0;        ///< of config::decides; 0: same as the enclosing section
   /// Of a string: the names that it may be, of a table that the configuration does not know.
   std::vector<std::string> (*names)() = nullptr;
 };
@@ -144,7 +146,7 @@ void describe(Visitor& v, method::SelectionOptions& c) {
     "gain on the first source of data.train, relative to the cost of a step; manual: the layers in after",
     {.fallback = "lowest; manual with after"});
   v(c.num_layers, "num_layers", "Number of layers to copy; excludes trainable and after",
-    {.unit = "layers", .range = {.min = 1, .max = 10000}, .fallback = "4"});
+    {.unit = "layers", .range = {.min = 1, .max = 10000}, .fallback = fmt::format("{}", kDefaultNumLayers)});
   v(c.trainable, "trainable", "Instead of num_layers: upper limit on the copies' share of all parameters, such as 15%",
     {.unit = "of all parameters", .range = {.min = 0, .max = 1, .above_min = true, .below_max = true}});
   v(c.after, "after", "Layers to copy, by index in the base model, without a probe; repeat an index for several copies",
@@ -160,7 +162,7 @@ void describe(Visitor& v, train::TrainOptions& c) {
   v(c.warmup_steps, "warmup_steps", "Length of the linear warm-up; overrides warmup_ratio if above 0",
     {.unit = "steps", .range = kStepCount});
   v(c.warmup_ratio, "warmup_ratio", "Length of the linear warm-up, as a fraction of all steps",
-    {.unit = "of all steps", .range = kFraction, .fallback = "0.03"});
+    {.unit = "of all steps", .range = kFraction, .fallback = fmt::format("{:g}", kDefaultWarmupRatio)});
   v(c.min_lr_ratio, "min_lr_ratio", "Final learning rate of linear, cosine and wsd, as a fraction of the peak",
     {.unit = "of learning_rate", .range = kFraction});
   v(c.decay_ratio, "decay_ratio", "Length of the final decay of wsd, as a fraction of all steps",
@@ -169,9 +171,14 @@ void describe(Visitor& v, train::TrainOptions& c) {
     {.unit = "steps", .range = kSteps, .decides = decides::kEnd});
   v(c.num_train_epochs, "num_train_epochs",
     "Number of passes over the first source of data.train; the other sources follow by weight",
-    {.unit = "epochs", .range = {.min = 0, .max = 1e6, .above_min = true}, .fallback = "1", .decides = decides::kEnd});
+    {.unit = "epochs",
+     .range = {.min = 0, .max = 1e6, .above_min = true},
+     .fallback = fmt::format("{:g}", kDefaultEpochs),
+     .decides = decides::kEnd});
   v(c.replay_ratio, "replay_ratio", "Fraction of the training sequences taken from data.replay",
-    {.unit = "of all sequences", .range = kBelowOne, .fallback = "0.25 with method: replay, else 0"});
+    {.unit = "of all sequences",
+     .range = kBelowOne,
+     .fallback = fmt::format("{:g} with method: replay, else 0", kReplayRatio)});
   v(c.continue_data, "continue_data",
     "Start at the data position where the run that trained the model stopped, instead of at the beginning");
   v(c.batch_size, "batch_size", "Size of a micro-batch", {.unit = "sequences", .range = kSequences});
@@ -228,7 +235,7 @@ void describe(Visitor& v, method::UnitLrOptions& c) {
     {.unit = "neurons", .range = {.min = 0, .max = 1e9}});
   v(c.floor, "floor", "Minimum factor of the normalized policy, before division by the mean", {.range = kFraction});
   v(c.ema, "ema", "Share of the previous importance that an update keeps",
-    {.range = kBelowOne, .fallback = "0.5 with policy: normalized, else 0"});
+    {.range = kBelowOne, .fallback = fmt::format("{:g} with policy: normalized, else 0", kNormalizedEma)});
   v(c.factors, "factors", "Additional factors for units, by name, with any policy");
   v(c.update_every, "update_every", "Interval between importance updates", {.unit = "steps", .range = kSteps});
   v(c.probe_tokens, "probe_tokens",
