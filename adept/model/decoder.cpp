@@ -202,14 +202,10 @@ at::Tensor Decoder::checkpointed_layer(const at::Tensor& h, std::int64_t l, bool
   return std::move(stream).sum();
 }
 
-at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const Context& context,
-                           const LayerMask& bypass) const {
+at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const Context& context) const {
   ADEPT_CHECK(begin >= 0 && begin <= end && end <= num_layers(), "layers {} .. {} of {}", begin, end, num_layers());
-  ADEPT_CHECK(bypass.empty() || static_cast<std::int64_t>(bypass.size()) == num_layers(), "a mask of {} for {} layers",
-              bypass.size(), num_layers());
   Residual stream{h, {}};
   for (std::int64_t l = begin; l < end; ++l) {
-    if (!bypass.empty() && bypass[static_cast<std::size_t>(l)]) continue;
     if (context.between != nullptr) context.between();
     attend(stream, l, context);
     if (context.between != nullptr) context.between();
@@ -218,8 +214,8 @@ at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t
   return std::move(stream).sum();
 }
 
-at::Tensor Decoder::forward(const at::Tensor& ids, const Context& context, const LayerMask& bypass) const {
-  return layers(embed(ids), 0, num_layers(), context, bypass);
+at::Tensor Decoder::forward(const at::Tensor& ids, const Context& context) const {
+  return layers(embed(ids), 0, num_layers(), context);
 }
 
 // The divisor of the logits is that of what the head multiplies.

@@ -15,9 +15,6 @@
 
 namespace adept::model {
 
-/// Layers to be replaced by the identity residual: bypass[l] for layer l. Empty: none.
-using LayerMask = std::vector<bool>;
-
 /// A decoder over given weights.
 ///
 /// Autograd is ATen's own: a graph exists only above the first tensor that requires a gradient, so with the lowest
@@ -49,12 +46,11 @@ class Decoder {
   /// adapter. The result is the same bit for bit.
   at::Tensor checkpointed_layer(const at::Tensor& h, std::int64_t l, bool whole, const Context& context) const;
 
-  /// Layers begin .. end-1, those in `bypass` skipped: h_begin -> h_end.
-  at::Tensor layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const Context& context,
-                    const LayerMask& bypass = {}) const;
+  /// Layers begin .. end-1: h_begin -> h_end.
+  at::Tensor layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const Context& context) const;
 
   /// embed, all layers: ids (B, T) -> h_L (B, T, D).
-  at::Tensor forward(const at::Tensor& ids, const Context& context, const LayerMask& bypass = {}) const;
+  at::Tensor forward(const at::Tensor& ids, const Context& context) const;
 
   /// Final norm and head: h_L (B, T, D) -> logits (B, T, V) in the compute dtype. For short inputs; a loss goes through
   /// the functions below.

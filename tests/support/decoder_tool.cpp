@@ -26,6 +26,7 @@
 #include "adept/model/load.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
+#include "tests/support/forward_without.h"
 #include "tests/support/save_model.h"
 
 namespace adept {
@@ -104,9 +105,6 @@ void run(const Arguments& arguments) {
   const at::Tensor ids = read_input(*input, "ids"), targets = read_input(*input, "targets");
   model::Context context;
   if (input->find("document_starts") != nullptr) context.document_starts = read_input(*input, "document_starts");
-  model::LayerMask bypass;
-  if (!arguments.bypass.empty()) bypass.resize(static_cast<std::size_t>(decoder.num_layers()));
-  for (const int l : arguments.bypass) bypass.at(static_cast<std::size_t>(l)) = true;
 
   std::vector<model::Parameter> parameters = model::named_parameters(decoder.config(), decoder.weights());
   if (arguments.gradients) {
@@ -115,7 +113,7 @@ void run(const Arguments& arguments) {
   }
   if (arguments.time > 0) return print_times(decoder, ids, targets, arguments.time);
   Dump dump;
-  const at::Tensor h = decoder.forward(ids, context, bypass);
+  const at::Tensor h = test::forward_without(arguments.bypass, decoder, ids, context);
   {
     const at::NoGradGuard no_grad;
     dump.add("logits", decoder.logits(h));

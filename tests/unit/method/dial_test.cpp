@@ -16,6 +16,7 @@
 #include "adept/method/beyond/copies.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
+#include "tests/support/forward_without.h"
 #include "tests/support/tiny_models.h"
 #include "tests/support/tolerance.h"
 
@@ -67,11 +68,11 @@ at::Tensor logits_of(const model::Decoder& decoder) {
 
 // Each source's mean loss, averaged.
 double loss_of(const model::Decoder& decoder, const std::vector<ProbeBatch>& batches,
-               const model::LayerMask& bypass = {}) {
+               const std::vector<int>& bypassed = {}) {
   const at::NoGradGuard no_grad;
   std::map<int, std::pair<double, double>> sums;
   for (const auto& [batch, source, weight] : batches) {
-    const at::Tensor h = decoder.forward(batch.input_ids, {}, bypass);
+    const at::Tensor h = test::forward_without(bypassed, decoder, batch.input_ids, {});
     sums[source].first += decoder.loss_sum(h, batch.targets).item<double>();
     sums[source].second += static_cast<double>(batch.num_targets);
   }
@@ -232,9 +233,7 @@ TEST(InspectCopies, BypassesEachAndMeasuresWhatItAdds) {
     EXPECT_NEAR(report.loss, loss, tolerance);
     ASSERT_EQ(report.copies.size(), 2U);
     for (const CopyReport& copy : report.copies) {
-      model::LayerMask bypass(6, false);
-      bypass[static_cast<std::size_t>(copy.layer.index)] = true;
-      EXPECT_NEAR(copy.loss_rise, loss_of(decoder, batches, bypass) - loss, tolerance);
+      EXPECT_NEAR(copy.loss_rise, loss_of(decoder, batches, {copy.layer.index}) - loss, tolerance);
       const at::NoGradGuard no_grad;
       std::map<int, std::pair<double, double>> sums;
       for (const auto& [batch, source, weight] : batches) {

@@ -13,6 +13,7 @@
 
 #include "adept/method/beyond/first_order_gain.h"
 #include "adept/method/beyond/statistics.h"
+#include "tests/support/forward_without.h"
 #include "tests/support/tolerance.h"
 #include "tests/unit/method/importance_util.h"
 
@@ -26,9 +27,8 @@ void mask_out_naive(const model::Decoder& decoder, const model::Batch& batch, st
   const auto num_layers = static_cast<std::size_t>(decoder.num_layers());
   std::vector<at::Tensor> columns;
   for (std::size_t l = 0; l <= num_layers; ++l) {
-    model::LayerMask bypass(num_layers, false);
-    if (l < num_layers) bypass[l] = true;
-    const at::Tensor h = decoder.forward(batch.input_ids, batch.context(), bypass);
+    const std::vector<int> bypassed(l < num_layers ? 1 : 0, static_cast<int>(l));
+    const at::Tensor h = test::forward_without(bypassed, decoder, batch.input_ids, batch.context());
     columns.push_back(decoder.token_losses(h, batch.targets).to(at::kDouble).sum(1));
   }
   const at::Tensor table = at::stack(columns, 1);  // (B, L+1)
@@ -63,11 +63,11 @@ TEST(MaskOut, ReusingThePrefixGivesTheNaiveResultBitForBit) {
 }
 
 // Summed loss of one sequence alone, from the logits, in fp64.
-double sequence_loss(const model::Decoder& decoder, const data::Sequence& sequence, const model::LayerMask& bypass) {
+double sequence_loss(const model::Decoder& decoder, const data::Sequence& sequence, const std::vector<int>& bypassed) {
   const at::NoGradGuard no_grad;
   const model::Batch batch = model::to_batch(data::make_batch(std::span(&sequence, 1)), at::kCPU);
   const at::Tensor log_probabilities =
-      decoder.logits(decoder.forward(batch.input_ids, {}, bypass)).to(at::kDouble).log_softmax(-1)[0];
+      decoder.logits(test::forward_without(bypassed, decoder, batch.input_ids, {})).to(at::kDouble).log_softmax(-1)[0];
   double sum = 0;
   for (std::size_t t = static_cast<std::size_t>(sequence.first_target); t < sequence.tokens.size(); ++t)
     sum -= log_probabilities[static_cast<std::int64_t>(t) - 1][sequence.tokens[t]].item<double>();
@@ -97,9 +97,8 @@ TEST(MaskOut, IsTheTokenWeightedRiseOfTheLossOfEachSequenceAlone) {
     ASSERT_EQ(found.layers.size(), 4U);
     for (std::size_t l = 0; l < 4; ++l) {
       std::vector<double> rise;
-      model::LayerMask bypass(4, false);
-      bypass[l] = true;
-      for (std::size_t i = 0; i < rows.size(); ++i) rise.push_back(sequence_loss(decoder, rows[i], bypass) - base[i]);
+      for (std::size_t i = 0; i < rows.size(); ++i)
+        rise.push_back(sequence_loss(decoder, rows[i], {static_cast<int>(l)}) - base[i]);
       EXPECT_EQ(found.layers[l].index, static_cast<int>(l));
       EXPECT_NEAR(found.layers[l].score, mean_of(rise, counts), 2 * tolerance) << l;
       const auto ci95 = token_mean_ci95({.totals = rise, .tokens = counts, .sources = {}, .weights = {}});
