@@ -59,16 +59,6 @@ Json splice_list(const Json& list, std::span<const ExpandedLayer> copies) {
   return result;
 }
 
-Json remap_indices(const Json& list, std::span<const ExpandedLayer> copies) {
-  Json result = Json::array();
-  for (const Json& entry : list) {
-    const int index = entry.get<int>();
-    result.push_back(expanded_index(index, copies));
-    for (const ExpandedLayer& copy : copies_of(index, copies)) result.push_back(copy.index);
-  }
-  return result;
-}
-
 // The bytes of the copies' residual outputs: values without effect, enough for the largest of each kind.
 class NoEffect {
  public:
@@ -198,14 +188,6 @@ Json expand_config(const Json& config, std::span<const model::LayerField> fields
         break;
       case model::LayerFieldKind::kThreshold:
         result[key] = expanded_index(value.get<int>(), copies);
-        break;
-      case model::LayerFieldKind::kIndices:
-        result[key] = remap_indices(value, copies);
-        break;
-      case model::LayerFieldKind::kPeriod:
-        if (value != 1)
-          problems.push_back(
-              fmt::format("{} = {} is a rule over layer indices that inserted copies would break", key, value.dump()));
         break;
     }
   }

@@ -49,8 +49,8 @@ std::vector<ExpandedLayer> place_copies(std::span<const int> after, int base_num
 /// Index in the expanded model of a layer of the base model.
 int expanded_index(int base_index, std::span<const ExpandedLayer> copies);
 
-/// config.json of the expanded model: updates num_hidden_layers and `fields`. A period, or a list with one entry per
-/// layer that is not in `fields`, is a DataError that names it; `where` is the file.
+/// config.json of the expanded model: updates num_hidden_layers and `fields`. A list with one entry per layer that is
+/// not in `fields` is a DataError that names it; `where` is the file.
 Json expand_config(const Json& config, std::span<const model::LayerField> fields, std::span<const ExpandedLayer> copies,
                    const std::string& where);
 /// The same for `base`, with its architecture's fields. DataError if a layer would no longer compute the same.

@@ -18,8 +18,6 @@ namespace adept::model {
 enum class LayerFieldKind {
   kOnePerLayer,  ///< a list with an entry per layer: a copy gets its source's
   kThreshold,    ///< "layers from here on": moves past the copies of earlier layers
-  kIndices,      ///< a list of layers: a copy joins where its source is a member
-  kPeriod,       ///< a rule over layer indices, which no longer holds once copies are inserted, unless it is 1
 };
 struct LayerField {
   std::string_view key;

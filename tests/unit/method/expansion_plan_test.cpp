@@ -16,10 +16,9 @@ using ::testing::Not;
 using model::LayerFieldKind;
 
 // All kinds of fields; those of architectures are in their files.
-constexpr model::LayerField kFields[] = {
-    {"layer_types", LayerFieldKind::kOnePerLayer},       {"mlp_layer_types", LayerFieldKind::kOnePerLayer},
-    {"max_window_layers", LayerFieldKind::kThreshold},   {"mlp_only_layers", LayerFieldKind::kIndices},
-    {"sliding_window_pattern", LayerFieldKind::kPeriod}, {"decoder_sparse_step", LayerFieldKind::kPeriod}};
+constexpr model::LayerField kFields[] = {{"layer_types", LayerFieldKind::kOnePerLayer},
+                                         {"mlp_layer_types", LayerFieldKind::kOnePerLayer},
+                                         {"max_window_layers", LayerFieldKind::kThreshold}};
 
 std::vector<ExpandedLayer> copies_after(const std::vector<int>& after, int num_layers) {
   return place_copies(after, num_layers);
@@ -106,15 +105,6 @@ TEST(ExpandConfig, MovesMaxWindowLayersSoThatACopySeesWhatItsSourceSees) {
   EXPECT_EQ(moved(28, {0, 3}), 30);  // above all layers
 }
 
-TEST(ExpandConfig, MovesLayerIndicesAndAddsTheCopiesOfMembers) {
-  Json config = test::config_of_kind("llama");
-  config["mlp_only_layers"] = {0, 2};
-  EXPECT_EQ(expand_config(config, kFields, copies_after({1, 2}, 4), "x")["mlp_only_layers"], Json({0, 3, 4}));
-  EXPECT_EQ(expand_config(config, kFields, copies_after({0}, 4), "x")["mlp_only_layers"], Json({0, 1, 3}));
-  config["mlp_only_layers"] = Json::array();
-  EXPECT_EQ(expand_config(config, kFields, copies_after({0}, 4), "x")["mlp_only_layers"], Json::array());
-}
-
 TEST(ExpandConfig, WritesThePatternOfAGemma3AsAList) {
   const Json config = test::config_of_kind("gemma3");
   const Json expanded = expand_config(test::tiny_config(config), copies_after({1, 2}, 4), "config.json");
@@ -130,30 +120,25 @@ TEST(ExpandConfig, WritesTheAlternationOfAGemma2AsAList) {
                                            "sliding_attention", "full_attention", "full_attention"}));
 }
 
-TEST(ExpandConfig, RefusesPeriodsAndUnknownPerLayerListsByNameAllAtOnce) {
+TEST(ExpandConfig, RefusesUnknownPerLayerListsByNameAllAtOnce) {
   Json config = test::config_of_kind("llama");
-  config["sliding_window_pattern"] = 6;
-  config["decoder_sparse_step"] = 2;
   config["my_scales"] = {1.0, 2.0, 3.0, 4.0};
   config["layer_types"] = {"a", "b", "c"};
   const std::string message =
       test::message_of<DataError>([&] { expand_config(config, kFields, copies_after({0}, 4), "dir/config.json"); });
   EXPECT_THAT(message, HasSubstr("dir/config.json: cannot be expanded"));
-  EXPECT_THAT(message, HasSubstr("sliding_window_pattern = 6 is a rule over layer indices"));
-  EXPECT_THAT(message, HasSubstr("decoder_sparse_step = 2 is a rule"));
   EXPECT_THAT(message, HasSubstr("my_scales has one entry per layer, but its meaning is unknown"));
   EXPECT_THAT(message, HasSubstr("layer_types has 3 entries; expected num_hidden_layers = 4"));
 }
 
-TEST(ExpandConfig, TakesPeriodsOfOneNullsAndListsOfOtherThings) {
+TEST(ExpandConfig, TakesNullsAndListsOfOtherThings) {
   Json config = test::config_of_kind("llama");
-  config["decoder_sparse_step"] = 1;
-  config["sliding_window_pattern"] = nullptr;
+  config["max_window_layers"] = nullptr;
   config["layer_types"] = nullptr;
   config["eos_token_id"] = {2, 3, 4, 5};
   config["other"] = {1, 2, 3};
   const Json expanded = expand_config(config, kFields, copies_after({0}, 4), "config.json");
-  for (const char* key : {"decoder_sparse_step", "sliding_window_pattern", "layer_types", "eos_token_id", "other"})
+  for (const char* key : {"max_window_layers", "layer_types", "eos_token_id", "other"})
     EXPECT_EQ(expanded[key], config[key]) << key;
 }
 
