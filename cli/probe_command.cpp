@@ -12,9 +12,9 @@
 #include "adept/io/atomic_file.h"
 #include "adept/io/model_identity.h"
 #include "adept/io/record.h"
-#include "adept/method/beyond/first_order_gain.h"
 #include "adept/method/beyond/statistics.h"
 #include "adept/method/expansion.h"
+#include "adept/method/importance.h"
 #include "adept/method/options.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/run/measure.h"
@@ -119,16 +119,13 @@ void print_figures(const method::Importance& importance, const method::Importanc
   fmt::print("\n");
 }
 
-// What gain_per_cost would choose.
-void print_choice(const method::Importance& importance, const model::ModelConfig& base, int num_lowest,
-                  std::int64_t seq_len) {
-  const method::SelectionOptions expand{.strategy = method::SelectionStrategy::kGainPerCost,
-                                        .num_layers = num_lowest,
-                                        .trainable = {},
-                                        .after = {},
-                                        .exclude = {}};
+// What the strategy would choose.
+void print_choice(method::SelectionStrategy strategy, const method::Importance& importance,
+                  const model::ModelConfig& base, int num_lowest, std::int64_t seq_len) {
+  const method::SelectionOptions expand{
+      .strategy = strategy, .num_layers = num_lowest, .trainable = {}, .after = {}, .exclude = {}};
   const std::vector<int> chosen = run::choose_layers(expand, base, seq_len, importance);
-  fmt::print("gain_per_cost: {}", run::describe_step_cost(base, seq_len, chosen, expand, importance));
+  fmt::print("{}: {}", to_string(strategy), run::describe_step_cost(base, seq_len, chosen, expand, importance));
 }
 
 // The score of each layer on both texts; copies are marked.
@@ -220,8 +217,7 @@ void run(ProbeOptions& options) {
       print_scores(importance);
     else
       print_figures(importance, method);
-  if (first.name == method::kFirstOrderGain)
-    print_choice(importances.front(), model.config, num_lowest, options.seq_len);
+  if (first.strategy) print_choice(*first.strategy, importances.front(), model.config, num_lowest, options.seq_len);
   if (importances.size() > 1) print_agreement(importances, num_lowest);
   if (in_domain) print_both(model.dir, importances.front(), *in_domain);
 }

@@ -224,7 +224,8 @@ constexpr std::array kMethods = {
                      FromSequences{kGate, &kGradients, true, mean}},
     // Ours.
     ImportanceMethod{kFirstOrderGain, "estimated improvement on --domain by a copy after each layer",
-                     FromTexts{first_order_gain}, true, true, kGainFigures, kGainFiguresMeaning},
+                     FromTexts{first_order_gain}, true, true, kGainFigures, kGainFiguresMeaning,
+                     SelectionStrategy::kGainPerCost},
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,6 +16,7 @@
 
 #include "adept/method/beyond/samples.h"
 #include "adept/method/beyond/scores.h"
+#include "adept/method/options.h"
 #include "adept/model/decoder.h"
 #include "adept/model/weights.h"
 
@@ -65,6 +67,8 @@ struct ImportanceMethod {
   bool highest_are_best = false;          ///< for copying; otherwise the lowest are
   std::span<const Figure> figures = {};   ///< of LayerImportance::figures
   std::string_view figures_meaning = "";  ///< above their table
+  /// That requires these scores; `adept probe` prints its choice.
+  std::optional<SelectionStrategy> strategy = {};
 };
 
 /// All of them; the first is the default.
