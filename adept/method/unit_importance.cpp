@@ -30,6 +30,9 @@ at::Tensor sums_along(std::int64_t dim, const model::Parameter& p, const at::Ten
 
 }  // namespace
 
+// ---- I_u = 1 / |u| sum over i in u of |theta_i| sum over batches b of p_b |g_bi|  (ADEPT, section 3.3): g_b the
+// gradient of the mean loss of b, p_b its share of the mean, which are 1 together.
+
 UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::FrozenPrefix& model,
                            const std::vector<ProbeBatch>& batches, Progress& progress) {
   std::map<std::string, std::vector<const Unit*>> parts_of;  // by parameter
@@ -44,7 +47,6 @@ UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& 
   std::vector<int> scored;
   for (const auto& [layer, copies] : copies_of_scored) scored.push_back(layer);
 
-  // I_u = sum over batches b of factor_b n_b * (sum over i in u of |theta_i g_i|) / |u|
   const std::vector<double> factors = mean_factors(batches, "data.general");
   UnitValues importance;
   std::int64_t done = 0, positions = 0;
@@ -52,7 +54,7 @@ UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& 
     throw_if_interrupted();
     const model::Batch& batch = batches[b].batch;
     if (batch.num_targets == 0) continue;
-    const double factor = factors[b] * static_cast<double>(batch.num_targets);
+    const double share = factors[b] * static_cast<double>(batch.num_targets);  // p_b
     model::visit_layer_gradients(model, batch, scored, [&](const model::LayerGradients& g) {
       for (std::size_t i = 0; i < g.parameters.size(); ++i) {
         const model::Parameter& p = g.parameters[i];
@@ -62,7 +64,7 @@ UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& 
         for (std::size_t part = 0; part < parts.size(); ++part) {
           const Unit& unit = *parts[part];
           const double score =
-              factor * sums.slice(0, unit.begin, unit.end).sum().item<double>() / static_cast<double>(unit.elements);
+              share * sums.slice(0, unit.begin, unit.end).sum().item<double>() / static_cast<double>(unit.elements);
           for (const int copy : copies_of_scored.at(g.layer))
             importance[parts_of.at(model::layer_parameter_name(copy, p.local_name))[part]->name] += score;
         }

@@ -30,6 +30,12 @@ Range range_of(const std::vector<Unit>& units, const UnitValues& importance) {
 
 }  // namespace
 
+// ---- The rate of unit u is base_lr * schedule(step) * w_u.
+//   uniform     w_u = 1
+//   reference   w_u = 2 (I_max - I_u) / (I_max - I_min), the paper's 2 (1 - I_u) with I in [0, 1] (ADEPT, section 3.3)
+//   normalized  w_u = v_u / mean of v over elements, v_u = floor + (1 - floor) (I_max - I_u) / (I_max - I_min); ours,
+//               for matrices and for norm gains and biases each by themselves
+
 UnitValues unit_lr_weights(UnitLrPolicy policy, const std::vector<Unit>& units, const UnitValues& importance,
                            double floor) {
   ADEPT_CHECK(!units.empty(), "no units");
@@ -38,12 +44,11 @@ UnitValues unit_lr_weights(UnitLrPolicy policy, const std::vector<Unit>& units, 
     for (const Unit& unit : units) weights[unit.name] = 1.0;
     return weights;
   }
-  if (policy == UnitLrPolicy::kReference) {  // w_u = 2 (I_max - I_u) / (I_max - I_min)
+  if (policy == UnitLrPolicy::kReference) {
     const Range range = range_of(units, importance);
     for (const Unit& unit : units) weights[unit.name] = 2.0 * range.distance_to_top(importance.at(unit.name), 0.5);
     return weights;
   }
-  // v_u = floor + (1 - floor) (I_max - I_u) / (I_max - I_min), w_u = v_u / mean of v over elements, group by group
   for (const bool matrices : {true, false}) {
     std::vector<Unit> group;
     std::copy_if(units.begin(), units.end(), std::back_inserter(group),
