@@ -131,11 +131,12 @@ void add_expand_command(CLI::App& app) {
   command->add_option("--method", options->method, "Which scores in the file to use; default: the first")
       ->type_name(method::importance_method_names("|"));
   command
-      ->add_option("--strategy", options->strategy,
-                   "How layers are selected\nlowest: the lowest scores (default)\ncost_aware: among layers that the "
-                   "probe cannot tell from the lowest, those closest to the output, which are the cheapest to "
-                   "train\nuniform: evenly spaced\nhighest: the highest scores\ngain_per_cost: the highest gain (from "
-                   "adept probe --method gain) relative to the cost of a step\nmanual: the layers in --after")
+      ->add_option(
+          "--strategy", options->strategy,
+          "How layers are selected\nlowest: the lowest scores (default)\ncost_aware: among layers that the "
+          "probe cannot tell from the lowest, those closest to the output, which are the cheapest to "
+          "train\nuniform: evenly spaced\nhighest: the highest scores\ngain_per_cost: the highest improvement (from "
+          "adept probe --method gain) relative to the cost of a step\nmanual: the layers in --after")
       ->type_name(config::choices_of<method::SelectionStrategy>());
   command->add_option("--layers", options->layers, "Number of layers to copy")->type_name("K");
   command

@@ -143,7 +143,7 @@ void describe(Visitor& v, method::SelectionOptions& c) {
   v(c.strategy, "strategy",
     "Which layers are copied. lowest: lowest importance; cost_aware: among layers that the probe cannot tell from the "
     "lowest, those closest to the output; uniform: evenly spaced; highest: highest importance; gain_per_cost: highest "
-    "gain on the first source of data.train, relative to the cost of a step; manual: the layers in after",
+    "improvement on the first source of data.train, relative to the cost of a step; manual: the layers in after",
     {.fallback = "lowest; manual with after"});
   v(c.num_layers, "num_layers", "Number of layers to copy; excludes trainable and after",
     {.unit = "layers", .range = {.min = 1, .max = 10000}, .fallback = fmt::format("{}", kDefaultNumLayers)});

@@ -27,7 +27,7 @@ enum class SelectionStrategy {
   kCostAware,    ///< of layers that the probe cannot tell apart, those closest to the output: the cheapest to train
   kUniform,      ///< evenly spaced, after the last layer of each of k groups: LLaMA-Pro, arXiv 2401.02415
   kHighest,      ///< the k highest scores, for ablation
-  kGainPerCost,  ///< the k with the highest gain relative to the cost of a step; ours, not the paper's
+  kGainPerCost,  ///< the k with the highest improvement relative to the cost of a step; ours, not the paper's
   kManual,       ///< the layers in SelectionOptions::after
 };
 

@@ -18,8 +18,8 @@ using StepCost = std::function<double(std::span<const int> after)>;
 /// to the output, which are the cheapest to train. Ascending. Throws ConfigError if the scores have no confidence.
 std::vector<int> cheapest_of_equals(const std::vector<int>& ascending, int k, const Importance& importance);
 
-/// The k of `layers` with the highest first-order gain relative to the cost of a step. Ascending. Throws ConfigError
-/// for other scores.
+/// The k of `layers` with the highest first-order improvement relative to the cost of a step. Ascending. Throws
+/// ConfigError for other scores.
 std::vector<int> best_gain_per_cost(const std::vector<int>& layers, int k, std::int64_t copies,
                                     const Importance& importance, const StepCost& step_cost);
 

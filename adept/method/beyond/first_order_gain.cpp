@@ -101,7 +101,8 @@ Importance first_order_gain(const model::Decoder& decoder, std::span<const Probe
     }
     if (!std::isfinite(l1) || !std::isfinite(general_squares))
       throw NonFiniteError(fmt::format(
-          "gain of a copy after layer {}: a gradient is not finite; check the model's weights and the text.", l));
+          "improvement by a copy after layer {}: a gradient is not finite; check the model's weights and the text.",
+          l));
     const double norms = std::sqrt(domain_squares * general_squares);
     importance.layers.push_back(
         {.index = static_cast<int>(l),
