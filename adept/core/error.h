@@ -1,5 +1,5 @@
 // Two kinds of failure: errors that the user can fix (typed exceptions) and bugs (ADEPT_CHECK). Nothing aborts; only
-// main() turns an exception into an exit code.
+// run_program (cli/program.h) turns an exception into an exit code.
 #pragma once
 
 #include <fmt/format.h>

@@ -4,9 +4,9 @@
 
 namespace adept {
 
-/// Installs the handlers. Call once, from main. SIGHUP stays ignored if it was (nohup). A closed pipe and the file size
-/// limit (ulimit -f) become write errors. SIGBUS, raised by a memory-mapped file that is truncated or cannot be read,
-/// ends the process with a message and exit code 1.
+/// Installs the handlers. Call once, from run_program. SIGHUP stays ignored if it was (nohup). A closed pipe and the
+/// file size limit (ulimit -f) become write errors. SIGBUS, raised by a memory-mapped file that is truncated or cannot
+/// be read, ends the process with a message and exit code 1.
 void install_signal_handlers();
 /// The signal that arrived, or 0. Long loops check it between steps.
 int pending_signal();

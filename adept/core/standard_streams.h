@@ -3,7 +3,7 @@
 
 namespace adept {
 
-/// Call first in main. Descriptors 0 to 2 that are closed are opened on /dev/null, so that no other file gets their
+/// Call before all else. Descriptors 0 to 2 that are closed are opened on /dev/null, so that no other file gets their
 /// numbers. After that, writing to `stdout` and `stderr` (the variables, and so also fmt and spdlog) never fails:
 /// output that standard error does not accept is dropped, and a failure of standard output is kept for output_error().
 void open_standard_streams();

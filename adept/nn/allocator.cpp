@@ -128,7 +128,7 @@ class CachingAllocator : public c10::Allocator {
     if (void* data = free_.take(size)) return data;
     shrink_cache(std::max<std::int64_t>(0, highest_ - large_in_use_ - static_cast<std::int64_t>(size)));
     void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    // As c10 says it: main knows the words.
+    // As c10 says it: cli/failure.cpp knows the words.
     TORCH_CHECK(data != MAP_FAILED, "DefaultCPUAllocator: can't allocate memory: you tried to allocate ", size,
                 " bytes.");
     return data;
