@@ -91,6 +91,12 @@ std::vector<Metric> metrics_of(const Scores& scores) {
   return metrics;
 }
 
+std::vector<std::string> metric_names() {
+  std::vector<std::string> names;
+  for (const Row& row : kMetrics) names.emplace_back(row.name);
+  return names;
+}
+
 std::string describe(const Metric& metric) {
   return fmt::format("{} {:.4f}{}", metric.name, metric.value,
                      metric.standard_error ? fmt::format(" (+- {:.4f})", *metric.standard_error) : "");

@@ -51,6 +51,8 @@ struct Scores {
 /// loss / ln 2 * tokens per byte of the documents' UTF-8 text, where unpredicted tokens count like the others;
 /// comparable between tokenizers. To add one: a row of the table in metric.cpp.
 std::vector<Metric> metrics_of(const Scores& scores);
+/// The names of what metrics_of() computes. Results of a build with other metrics are evaluated again.
+std::vector<std::string> metric_names();
 
 /// "loss 2.9313 (+- 0.0120)"
 std::string describe(const Metric& metric);

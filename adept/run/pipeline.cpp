@@ -308,6 +308,7 @@ class Run {
     return {{"model", io::to_json(identity(model_dir))},
             {"eval", fingerprints(datasets_.eval)},
             {"config", config::deciding(config_, decided)},
+            {"metrics", eval::metric_names()},
             {"sampling", data::kSamplingRule}};
   }
 

@@ -103,6 +103,14 @@ def test_a_bit_flipped_in_any_small_file_of_a_run_changes_nothing(copied, finish
                 (out / name).write_bytes(good)
 
 
+def test_evaluations_record_their_metrics_so_that_a_build_with_others_repeats_them(finished):
+    out = finished[0] / "out"
+    for stage, file in (("baseline", "eval_base.json"), ("eval", "eval_model.json")):
+        recorded = json.loads((out / "stages" / f"{stage}.json").read_text())["inputs"]["metrics"]
+        result = json.loads((out / file).read_text())["datasets"]["held"]
+        assert len(recorded) >= 3 and set(recorded) <= set(result), (recorded, result)
+
+
 @pytest.mark.parametrize("name", [f"stages/{stage}.json" for stage in STAGES] + ["importance.json", "eval_base.json"])
 def test_a_record_that_is_cut_short_is_named_and_its_stage_done_again(copied, finished, name):
     path = copied / "out" / name
