@@ -54,14 +54,6 @@ TEST(Decoder, PrefixAndSuffixAreTheWholeBitForBit) {
   }
 }
 
-TEST(Decoder, ABypassedLayerIsTheIdentity) {
-  const Decoder decoder = decoder_of(test::tiny_config_json());
-  const at::Tensor ids = random_ids(2, 13);
-  const at::Tensor expected = decoder.layer(decoder.layer(decoder.embed(ids), 0, {}), 2, {});
-  EXPECT_TRUE(decoder.forward(ids, {}, {false, true, false}).equal(expected));
-  EXPECT_TRUE(decoder.forward(ids, {}, {true, true, true}).equal(decoder.embed(ids)));
-}
-
 TEST(Decoder, ForwardLeavesItsInputAlone) {
   const Decoder decoder = decoder_of(test::tiny_config_json());
   const at::Tensor h = decoder.embed(random_ids(2, 13)), copy = h.clone();
