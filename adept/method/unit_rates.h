@@ -1,4 +1,4 @@
-// The learning rate of each unit (ADEPT, section 3.4): base_lr * schedule(step) * w_u, lower for units that are more
+// The learning rate of each unit (ADEPT, section 3.3): base_lr * schedule(step) * w_u, lower for units that are more
 // important for general skill.
 #pragma once
 
