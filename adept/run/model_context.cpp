@@ -111,7 +111,10 @@ int count_startable(int wanted) {
 /// OpenMP ends the process if it gets fewer threads than requested, so the available number is tested first. OpenMP
 /// keeps the threads that it starts here.
 void start_threads(int wanted) {
-  constexpr int kPools = 2;   // at::set_num_threads starts as many for the pool of XNNPACK
+  // One team of OpenMP; as many for the pool of XNNPACK, which at::set_num_threads starts; and two teams in reserve:
+  // where oneDNN wants a smaller team, OpenMP ends the threads left over and starts others at once, and on a busy
+  // machine the system still counts the old ones.
+  constexpr int kPools = 4;
   constexpr int kOthers = 1;  // autograd's
   const int startable = count_startable(kPools * (wanted - 1) + kOthers);
   const int threads = 1 + std::max(0, startable - kOthers) / kPools;
