@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -18,6 +19,7 @@ os.environ["ADEPT_RESULT_CACHE"] = "off"  # every test measures for itself
 
 
 def pytest_configure(config):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the programs inherit it; under nohup it is ignored
     for marker in OPTIONAL_INPUTS.values():
         config.addinivalue_line("markers", f"{marker}: uses these where they are present; every test with such a fixture has it")
 
@@ -34,6 +36,23 @@ def run_program(name, *arguments, check=True, **options):
     if check and process.returncode != 0:
         raise AssertionError(f"{name} {arguments} ended with {process.returncode}:\n{process.stdout}\n{process.stderr}")
     return process
+
+
+@pytest.fixture(autouse=True)
+def programs_end_with_their_test(monkeypatch):
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    yield
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture(scope="session")

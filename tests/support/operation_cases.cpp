@@ -324,10 +324,8 @@ std::vector<Case> operation_cases() {
   cases.push_back(attention_case({6, 2, 5, 40, 16, 7}));
   cases.push_back(cross_entropy_case(1500, 5000, 1, 5));  // several blocks of the vocabulary
   cases.push_back(cross_entropy_case(2500, 37, 0, 3));    // several chunks of tokens
-  for (const double soft_cap : {3, 30}) {
-    cases.push_back(cross_entropy_case(17, 61, 0, 3, soft_cap));
-    cases.push_back(cross_entropy_case(1500, 5000, 1, 5, soft_cap));
-  }
+  for (const double soft_cap : {3, 30}) cases.push_back(cross_entropy_case(17, 61, 0, 3, soft_cap));
+  cases.push_back(cross_entropy_case(500, 5000, 1, 5, 3));
   return cases;
 }
 

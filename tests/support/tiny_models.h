@@ -8,13 +8,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "adept/core/random.h"
@@ -24,24 +21,13 @@
 #include "adept/model/batch.h"
 #include "adept/model/decoder.h"
 #include "adept/model/load.h"
+#include "tests/support/files.h"
 #include "tests/support/save_model.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/support/tolerance.h"
 #include "tests/unit/model/random_model.h"
 
 namespace adept::test {
-
-inline void write_file(const std::filesystem::path& path, std::string_view text) {
-  std::ofstream stream(path, std::ios::binary);
-  stream.write(text.data(), static_cast<std::streamsize>(text.size()));
-  if (!stream.flush()) throw std::runtime_error("cannot write " + path.string());
-}
-
-inline std::string read_file(const std::filesystem::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) throw std::runtime_error("cannot read " + path.string());
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
 
 /// The message of the exception of this type that `function` throws; another type passes through.
 template <typename Exception, typename Function>

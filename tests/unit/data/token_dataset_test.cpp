@@ -13,6 +13,7 @@
 #include "adept/data/tokenize.h"
 #include "adept/data/tokenizer/tokenizer.h"
 #include "data_test_util.h"
+#include "tests/support/files.h"
 
 namespace adept::data {
 namespace {
@@ -23,11 +24,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Pair;
 namespace fs = std::filesystem;
-
-std::string contents(const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
 
 void expect_equal(const TokenDataset& a, const TokenDataset& b) {
   EXPECT_EQ(a.fingerprint(), b.fingerprint());
@@ -226,7 +222,7 @@ TEST(TokenFile, RoundTripsAndOutlivesItsName) {
 TEST(TokenFile, RefusesEveryTruncationAndEveryFlippedByte) {
   const TemporaryFolder folder;
   write_token_file(folder / "good", counting_dataset("s", {3, 1, 5}));
-  const std::string good = contents(folder / "good");
+  const std::string good = adept::test::read_file(folder / "good");
   ASSERT_LT(good.size(), 2000u);
   const auto path = folder.write("bad", good);
   for (std::size_t at = 0; at < good.size(); ++at) {
@@ -238,7 +234,7 @@ TEST(TokenFile, RefusesEveryTruncationAndEveryFlippedByte) {
     }
     put(good[at]);
   }
-  EXPECT_EQ(contents(path), good);
+  EXPECT_EQ(adept::test::read_file(path), good);
   for (std::size_t size = good.size(); size-- > 0;) {
     fs::resize_file(path, size);
     EXPECT_THAT(message_of<DataError>([&] { TokenDataset::open(path); }), HasSubstr(path)) << size;
@@ -251,7 +247,7 @@ TEST(TokenFile, RefusesEveryTruncationAndEveryFlippedByte) {
 TEST(TokenFile, SaysWhatIsWrong) {
   const TemporaryFolder folder;
   write_token_file(folder / "good", counting_dataset("s", {3, 1, 5}));
-  const std::string good = contents(folder / "good");
+  const std::string good = adept::test::read_file(folder / "good");
   const auto problem = [&](std::string bytes) {
     const auto path = folder.write("bad", bytes);
     return message_of<DataError>([&] { TokenDataset::open(path); });

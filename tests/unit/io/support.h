@@ -8,8 +8,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <set>
 #include <string>
 #include <string_view>
@@ -17,22 +15,15 @@
 
 #include "adept/core/error.h"
 #include "adept/io/safetensors.h"
+#include "tests/support/files.h"
 #include "tests/support/temporary_directory.h"
 
 namespace adept::io::test {
 
 using adept::test::TemporaryDirectory;
 
-inline void write(const std::filesystem::path& path, std::string_view text) {
-  std::ofstream stream(path, std::ios::binary);
-  stream.write(text.data(), static_cast<std::streamsize>(text.size()));
-  ASSERT_TRUE(stream.flush()) << path;
-}
-
-inline std::string read(const std::filesystem::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
+inline void write(const std::filesystem::path& path, std::string_view text) { adept::test::write_file(path, text); }
+inline std::string read(const std::filesystem::path& path) { return adept::test::read_file(path); }
 
 /// Names in a directory, hidden ones too.
 inline std::set<std::string> names_in(const std::filesystem::path& directory) {
