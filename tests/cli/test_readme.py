@@ -15,7 +15,7 @@ import transformers
 from conftest import BUILD, ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "parity"))
-from test_gguf import write_model  # noqa: E402
+from gguf_files import write_model  # noqa: E402
 
 SMALL_RUN = ["--set", "train.max_steps=6", "--set", "train.batch_size=1", "--set", "seq_len=32", "--set",
              "probe.max_tokens=256", "--set", "unit_lr.probe_tokens=64", "--set", "eval.max_tokens=256"]
