@@ -134,7 +134,7 @@ void describe(Visitor& v, method::LayerProbeOptions& c) {
   v(c.until_separated, "until_separated",
     "Stop before max_tokens once the choice of the lowest layers is statistically certain (95 %)");
   v(c.batch_size, "batch_size", "Batch size of the probe",
-    {.unit = "sequences", .range = kSequences, .decides = decides::kProbe | decides::kEnd});
+    {.unit = "sequences", .range = kSequences, .decides = decides::kProbe | decides::kTraining});
 }
 
 template <typename Visitor>

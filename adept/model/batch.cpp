@@ -4,7 +4,12 @@
 
 #include <algorithm>
 
+#include "adept/nn/cross_entropy.h"
+
 namespace adept::model {
+
+static_assert(data::kIgnoreIndex == nn::kIgnoreIndex);
+
 namespace {
 
 template <typename T>

@@ -10,7 +10,8 @@ at::Tensor FrozenPrefix::hidden(const at::Tensor& ids, std::int64_t end, const C
   const at::NoGradGuard no_grad;
   const std::int64_t cached = cache_ == nullptr ? 0 : cache_->num_layers();
   if (cache_ == nullptr || end < cached) return decoder_->layers(decoder_->embed(ids), 0, end, context);
-  ADEPT_CHECK(context.cache == nullptr, "activations of tokens that follow others are not cached");
+  ADEPT_CHECK(context.cache == nullptr && context.text_length == 0,
+              "activations of tokens that follow others, or that others follow, are not cached");
   const auto compute = [&](const at::Tensor& tokens, const at::Tensor& document_starts) {
     return decoder_->layers(decoder_->embed(tokens), 0, cached,
                             {.document_starts = document_starts, .between = context.between});

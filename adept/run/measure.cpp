@@ -83,7 +83,8 @@ eval::Results evaluate_sets(MeasuredModel& model, const std::vector<eval::EvalSe
   eval::Results results;
   std::size_t kept = 0;
   for (const eval::EvalSet& set : sets) {
-    Json key = key_of("perplexity", model);
+    Json key = key_of("evaluation", model);
+    key["metrics"] = eval::metric_names();
     key["text"] = fingerprint(set.sequences);
     key["batch_size"] = batch_size;
     if (const std::optional<Json> found = cache.find(key)) {
@@ -108,9 +109,9 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
                                              const ResultCache& cache) {
   Json key = key_of("probe", model);
   std::int64_t num_batches = 0;
-  for (const auto& part : text.general) {
-    key["text"].push_back(method::fingerprint(part));
-    num_batches += std::ssize(part);
+  for (const auto& round : text.general) {
+    key["text"].push_back(method::fingerprint(round));
+    num_batches += std::ssize(round);
   }
   key["domain"] = method::fingerprint(text.domain);
   key["methods"] = options.methods;

@@ -27,7 +27,6 @@ class MeasuredModel {
   MeasuredModel(std::filesystem::path dir, io::ModelIdentity identity, const config::Compute& compute)
       : dir_(std::move(dir)), identity_(std::move(identity)), compute_(compute) {}
 
-  const std::filesystem::path& dir() const { return dir_; }
   const io::ModelIdentity& identity() const { return identity_; }
   const config::Compute& compute() const { return compute_; }
   at::Device device() const;

@@ -137,9 +137,9 @@ class Run {
         domain_batches = to_batches(domain, batch_size, device);
       }
       const bool until_separated = config_.probe.until_separated;
-      const auto parts = to_parts(general, batch_size, device, until_separated, weights);
+      const auto rounds = to_rounds(general, batch_size, device, until_separated, weights);
       const std::vector<method::Importance> importances =
-          probe_layers(model, names, {parts, domain_batches},
+          probe_layers(model, names, {rounds, domain_batches},
                        {.methods = {probes_domain() ? method::kFirstOrderGain : config_.probe.method},
                         .num_lowest = num_copied_layers(config_.expand, model_.config),
                         .exclude = {config_.expand.exclude.begin(), config_.expand.exclude.end()},
@@ -270,12 +270,15 @@ class Run {
     return inputs;
   }
 
-  // An expanded model is identified by its inputs; it may have been removed.
+  // An expanded model is identified by its inputs; it may have been removed. Unit importance is measured on a weighted
+  // sample of data.general.
   Json train_inputs() {
     return {{"model", expands_ ? expand_inputs() : io::to_json(identity(model_.dir))},
             {"train", fingerprints(datasets_.train)},
             {"replay", fingerprints(datasets_.replay)},
             {"general", fingerprints(datasets_.general)},
+            {"general_weights", general_weights(config_.data)},
+            {"sampling", data::kSamplingRule},
             {"weights", {config::to_json(config_.data.train), config::to_json(config_.data.replay)}},
             {"config", config::deciding(config_, config::decides::kTraining | config::decides::kEnd)}};
   }

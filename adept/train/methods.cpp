@@ -81,9 +81,12 @@ std::vector<std::string> possible_units(const config::RunConfig& config, const m
       if (p.layer >= first) names.push_back(p.name);
     return names;
   }
-  // The index of a copy of layer l depends on the number of copies of the layers before it.
+  // The index of a copy of layer l depends on the number of copies of the layers before it; `after` may name a layer
+  // more than once.
   slots.layers = model.layers;
-  for (std::int64_t index = 1; index < model.num_hidden_layers * (1 + config.expand.copies); ++index)
+  const std::int64_t most_copies =
+      std::max<std::int64_t>(model.num_hidden_layers * config.expand.copies, std::ssize(config.expand.after));
+  for (std::int64_t index = 1; index < model.num_hidden_layers + most_copies; ++index)
     for (model::Parameter& p : model::layer_parameters(slots, std::min(index, model.num_hidden_layers) - 1)) {
       p.name = model::layer_parameter_name(index, p.local_name);
       for (const method::Unit& unit : method::units_of(p, config.unit_lr)) names.push_back(unit.name);

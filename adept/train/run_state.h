@@ -25,7 +25,6 @@ class RunState {
   data::TrainLoader loader;
   optim::AdamW optimizer;  ///< with the masters and moments
 
-  const std::filesystem::path& run_dir() const { return run_dir_; }
   const RunIdentity& identity() const { return identity_; }
 
   /// Continues from the newest intact checkpoint, if there is one; throws like load_newest_checkpoint.

@@ -437,6 +437,28 @@ def test_layers_can_be_chosen_by_hand_and_settings_on_the_command_line(finished,
     assert text_models.load(out / "model").config.num_hidden_layers == 4
 
 
+def test_layers_chosen_by_hand_may_repeat_and_their_units_have_factors(finished, tmp_path):
+    process = run(
+        finished[0], "--set", f"output_dir={tmp_path}/run", "--set", "expand={after: [2, 2, 2, 2]}", "--set", "train.max_steps=1",
+        "--set", "unit_lr.factors=[{units: model.layers.6.*, factor: 0}]",
+    )  # fmt: skip
+    weights = read_lines(tmp_path / "run" / "parameter_importance.jsonl")[0]["lr_weight"]
+    assert {weight == 0 for unit, weight in weights.items() if unit.startswith("model.layers.6.")} == {True}, process.stderr
+
+
+def test_weights_of_the_text_that_decides_rates_decide_the_training(finished, tmp_path):
+    """Also where the layers are chosen by hand, so that no probe depends on them."""
+    def run_with(weight, **options):
+        sources = [{"name": f"probe-{i}", "path": f"probe-{i}.jsonl", "weight": w} for i, w in enumerate((weight, 1))]
+        return run(finished[0], "--set", f"output_dir={tmp_path}/run", "--set", "expand={after: [0]}", "--set", "train.max_steps=2",
+                   "--set", f"data.general={json.dumps(sources)}", **options)  # fmt: skip
+
+    run_with(1)
+    assert "train" in kept(run_with(1))
+    other = run_with(3, check=False)
+    assert other.returncode == 2 and "probe_text" in other.stderr
+
+
 @pytest.mark.parametrize("method", ["full", "replay", "llama_pro", "lora", "top_k_layers"])
 def test_another_method_is_one_word(finished, tmp_path, method):
     folder = finished[0]
