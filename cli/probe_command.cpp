@@ -188,26 +188,26 @@ void run(ProbeOptions& options) {
     run::tell_samples("probe", sets);
     return sets;
   };
-  const auto parts_of = [&](const std::vector<data::SequenceSet>& sets, const std::vector<double>& of_sources) {
-    return run::to_parts(sets, options.measure.batch_size, measured.device(), options.measure.until_separated,
-                         of_sources);
+  const auto rounds_of = [&](const std::vector<data::SequenceSet>& sets, const std::vector<double>& of_sources) {
+    return run::to_rounds(sets, options.measure.batch_size, measured.device(), options.measure.until_separated,
+                          of_sources);
   };
   const auto general_sets = sets_of(general);
   const auto domain_sets = domain.empty() ? decltype(general_sets)() : sets_of(domain);
-  const auto general_parts = parts_of(general_sets, weights), domain_parts = parts_of(domain_sets, {});
+  const auto general_rounds = rounds_of(general_sets, weights), domain_rounds = rounds_of(domain_sets, {});
   const Json samples = {{"general", run::samples_json(general_sets)}, {"domain", run::samples_json(domain_sets)}};
   const method::ProbeOptions probe = {
       .methods = methods, .num_lowest = num_lowest, .until_separated = options.measure.until_separated};
   std::string names = run::names_of(general_sets);
   if (first.needs_domain) names = run::names_of(domain_sets) + ", " + names;
   const method::ProbeText text =
-      first.needs_domain ? method::ProbeText(general_parts, domain_parts.front()) : method::ProbeText(general_parts);
+      first.needs_domain ? method::ProbeText(general_rounds, domain_rounds.front()) : method::ProbeText(general_rounds);
   const auto importances = run::probe_layers(measured, names, text, probe, cache);
   Json json = method::to_json(importances);
   json["samples"] = samples;
   std::optional<method::Importance> in_domain;
   if (!domain.empty() && !first.needs_domain) {
-    in_domain = run::probe_layers(measured, run::names_of(domain_sets), domain_parts, probe, cache).front();
+    in_domain = run::probe_layers(measured, run::names_of(domain_sets), domain_rounds, probe, cache).front();
     json["domain"] = method::to_json(*in_domain);
   }
   out.write(io::record_text(json));

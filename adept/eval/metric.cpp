@@ -54,15 +54,18 @@ Estimate bits_per_byte(const Scores& scores) {
 }
 
 struct Row {
-  const char* name;
+  std::string_view name;
   bool higher_is_better;
   Estimate (*compute)(const Scores&);
+  MetricColumn column;
+
+  double worst() const { return (higher_is_better ? -1 : 1) * std::numeric_limits<double>::infinity(); }
 };
 
 constexpr Row kMetrics[] = {
-    {"loss", false, loss},
-    {"perplexity", false, perplexity},
-    {"bits_per_byte", false, bits_per_byte},
+    {"loss", false, loss, {.title = "loss"}},
+    {"perplexity", false, perplexity, {.title = "ppl", .decimals = 3, .change_in_percent = true}},
+    {"bits_per_byte", false, bits_per_byte, {.title = ""}},
 };
 
 }  // namespace
@@ -83,7 +86,7 @@ std::vector<Metric> metrics_of(const Scores& scores) {
   std::vector<Metric> metrics;
   for (const Row& row : kMetrics) {
     const Estimate found = row.compute(scores);
-    metrics.push_back({.name = row.name,
+    metrics.push_back({.name = std::string(row.name),
                        .value = found.value,
                        .standard_error = found.standard_error,
                        .higher_is_better = row.higher_is_better});
@@ -95,6 +98,12 @@ std::vector<std::string> metric_names() {
   std::vector<std::string> names;
   for (const Row& row : kMetrics) names.emplace_back(row.name);
   return names;
+}
+
+MetricColumn column_of(std::string_view metric) {
+  for (const Row& row : kMetrics)
+    if (row.name == metric) return row.column;
+  return {.title = metric};
 }
 
 std::string describe(const Metric& metric) {
@@ -122,8 +131,8 @@ Result result_from_json(const Json& json, const std::string& where) {
   try {
     Result result;
     for (const Row& row : kMetrics)
-      result.metrics.push_back({.name = row.name,
-                                .value = io::number_or(json, row.name, std::numeric_limits<double>::infinity()),
+      result.metrics.push_back({.name = std::string(row.name),
+                                .value = io::number_or(json, std::string(row.name), row.worst()),
                                 .higher_is_better = row.higher_is_better});
     json.at("tokens").get_to(result.tokens);
     json.at("documents").get_to(result.documents);

@@ -16,7 +16,7 @@ namespace adept::eval {
 /// One figure.
 struct Metric {
   std::string name;
-  double value = 0;                        ///< may be infinite or NaN, which is null in JSON
+  double value = 0;                        ///< may be infinite or NaN, which are null in JSON
   std::optional<double> standard_error{};  ///< of a measurement on a sample, if known; not written to files
   bool higher_is_better = false;
 };
@@ -54,6 +54,15 @@ std::vector<Metric> metrics_of(const Scores& scores);
 /// The names of what metrics_of() computes. Results of a build with other metrics are evaluated again.
 std::vector<std::string> metric_names();
 
+/// How the table at the end of a run shows a metric.
+struct MetricColumn {
+  std::string_view title;          ///< empty: not in the table, but in all_results.json
+  int decimals = 4;                ///< of a value
+  bool change_in_percent = false;  ///< of the base model's value; otherwise a difference
+};
+/// With its name as title if it is not in the table of metric.cpp.
+MetricColumn column_of(std::string_view metric);
+
 /// "loss 2.9313 (+- 0.0120)"
 std::string describe(const Metric& metric);
 
@@ -61,7 +70,7 @@ std::string describe(const Metric& metric);
 void require_finite(const std::string& name, const Result& result);
 
 Json to_json(const Result& result);
-/// Throws DataError for anything else; `where` names it.
+/// A null value becomes the worst infinity. Throws DataError for anything else; `where` names it.
 Result result_from_json(const Json& json, const std::string& where);
 
 /// results.json: {"datasets": {NAME: {...}}}.

@@ -23,11 +23,11 @@ struct Attention {
   Heads out;                               ///< forward: written
   float* log_sum_exp = nullptr;            ///< (B, H, T): forward: written unless null; backward: read
   Heads grad_out, grad_q, grad_k, grad_v;  ///< backward: the last three are written
-  /// Into how many tasks the work on one key-value head is cut, by its queries; backward each has sums of its own for
-  /// grad_k and grad_v.
-  std::int64_t num_parts = 1;
-  /// Backward with several parts: (parts, B, K, S, E) each, written instead of grad_k and grad_v.
-  float *grad_k_parts = nullptr, *grad_v_parts = nullptr;
+  /// Number of tasks per key-value head; each takes a share of the queries. In the backward pass each task has its own
+  /// sums for grad_k and grad_v.
+  std::int64_t num_splits = 1;
+  /// Backward with several splits: (splits, B, K, S, E) each, written instead of grad_k and grad_v.
+  float *grad_k_splits = nullptr, *grad_v_splits = nullptr;
 };
 
 }  // namespace adept::kernels

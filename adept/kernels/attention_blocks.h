@@ -94,8 +94,8 @@ struct BackwardWorkspace {
 };
 
 /// The work is cut into tasks that can run in any order and on any thread, each with a workspace of its own: one for
-/// each sequence, key-value head and part.
-constexpr std::int64_t num_tasks(const Attention& a) { return a.batch * a.num_key_value_heads * a.num_parts; }
+/// each sequence, key-value head and split.
+constexpr std::int64_t num_tasks(const Attention& a) { return a.batch * a.num_key_value_heads * a.num_splits; }
 
 }  // namespace
 }  // namespace adept::kernels

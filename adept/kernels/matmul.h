@@ -22,8 +22,8 @@ struct Matmul {
   std::int64_t c_row = 0;          ///< columns are contiguous
   const void* bias = nullptr;      ///< as c's elements; null: none
   bool accumulate = false;         ///< the product is added to c
-  std::int64_t row_parts = 1;      ///< the work is cut into so many parts of the rows,
-  std::int64_t column_blocks = 1;  ///< each into so many blocks of columns: see num_tasks()
+  std::int64_t row_splits = 1;     ///< the rows are divided into this many ranges,
+  std::int64_t column_blocks = 1;  ///< and the columns of each into this many blocks: see num_tasks()
 };
 
 }  // namespace adept::kernels

@@ -15,7 +15,7 @@ constexpr std::int64_t kRowBlock = 96;
 /// smaller blocks the rows would be read, and where they are not contiguous packed, more often.
 constexpr std::int64_t kBlockFloats = 1 << 20;
 
-constexpr std::int64_t rows_of_part(const Matmul& m) { return divide_up(m.rows, m.row_parts); }
+constexpr std::int64_t rows_of_split(const Matmul& m) { return divide_up(m.rows, m.row_splits); }
 constexpr std::int64_t columns_of_block(const Matmul& m) {
   return divide_up(divide_up(m.columns, m.column_blocks), kMostPanelColumns) * kMostPanelColumns;
 }
@@ -35,8 +35,8 @@ struct MatmulWorkspace {
 };
 
 /// The work is cut into tasks that can run in any order and on any thread, each with a workspace of its own: one for
-/// each part of the rows and block of columns.
-constexpr std::int64_t num_tasks(const Matmul& m) { return m.row_parts * m.column_blocks; }
+/// each split of the rows and block of columns.
+constexpr std::int64_t num_tasks(const Matmul& m) { return m.row_splits * m.column_blocks; }
 
 /// Blocks of columns of at most kBlockFloats, whatever the number of threads.
 inline void cut_for_cache(Matmul& m) {
@@ -44,12 +44,12 @@ inline void cut_for_cache(Matmul& m) {
   m.column_blocks = divide_up(m.columns, most_columns > kMostPanelColumns ? most_columns : kMostPanelColumns);
 }
 
-/// Parts of the rows that are worth packing b for, and as many more blocks as keep all threads at work.
+/// Ranges of rows that are worth packing b for, and as many more blocks as keep all threads at work.
 inline void cut_for_threads(Matmul& m, std::int64_t threads) {
   constexpr std::int64_t kLeastRows = 384;
-  m.row_parts = m.rows / kLeastRows < threads ? m.rows / kLeastRows : threads;
-  if (m.row_parts < 1) m.row_parts = 1;
-  const std::int64_t wanted = divide_up(threads, m.row_parts), most = divide_up(m.columns, kMostPanelColumns);
+  m.row_splits = m.rows / kLeastRows < threads ? m.rows / kLeastRows : threads;
+  if (m.row_splits < 1) m.row_splits = 1;
+  const std::int64_t wanted = divide_up(threads, m.row_splits), most = divide_up(m.columns, kMostPanelColumns);
   if (m.column_blocks < wanted) m.column_blocks = wanted < most ? wanted : most;
 }
 

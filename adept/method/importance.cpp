@@ -1,4 +1,4 @@
-// Legend: B sequences of a batch, T tokens, D hidden_size, L layers, P parts of a layer; F_l(h_l) = h_{l+1} - h_l; g
+// Legend: B sequences of a batch, T tokens, D hidden_size, L layers, P tensors of a layer; F_l(h_l) = h_{l+1} - h_l; g
 // the gradient of the mean loss of one sequence.
 #include "adept/method/importance.h"
 
@@ -149,9 +149,9 @@ void measure_gradients(const model::Decoder& decoder, const ProbeBatch& probe, P
     std::vector<double> squares(layers.size()), gates(layers.size()), angles(layers.size());
     const double loss = model::visit_layer_gradients(decoder, row, layers, [&](const model::LayerGradients& g) {
       const auto l = static_cast<std::size_t>(g.layer);
-      first_order.parts.clear();
+      first_order.tensors.clear();
       for (std::size_t i = 0; i < g.parameters.size(); ++i) {
-        first_order.parts.push_back(g.parameters[i].local_name);
+        first_order.tensors.push_back(g.parameters[i].local_name);
         sums[l].push_back(n * first_order_importance(g.parameters[i], g.gradients[i]));
         squares[l] += n * sum_of_squares(g.gradients[i]);
       }
@@ -159,7 +159,7 @@ void measure_gradients(const model::Decoder& decoder, const ProbeBatch& probe, P
       gates[l] = -n * (g.output_gradient.to(at::kFloat) * step).sum(at::kDouble).item<double>();
       angles[l] = row_angles(g.input, g.output, row.targets).item<double>();
     });
-    for (const std::vector<double>& parts : sums) append(first_order, parts);
+    for (const std::vector<double>& values : sums) append(first_order, values);
     append(samples.table(kSquaredGradient), squares);
     append(samples.table(kGate), gates);
     append(samples.table(kAngle), angles);
@@ -185,17 +185,17 @@ std::vector<double> share_of_largest(const LayerMeans& means) {
   return scores;
 }
 
-// 1 - mean over parts p of rank_p(l) / L, rank 1 being the most important layer for that part; ties rank by index.
+// 1 - mean over tensors p of rank_p(l) / L, rank 1 being the most important layer for that tensor; ties rank by index.
 std::vector<double> mean_rank(const LayerMeans& means) {
   std::vector<int> ranks(static_cast<std::size_t>(means.num_layers)), order(ranks.size());
-  for (int p = 0; p < means.num_parts; ++p) {
+  for (int p = 0; p < means.num_tensors; ++p) {
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return means.at(a, p) > means.at(b, p); });
     for (std::size_t position = 0; position < order.size(); ++position)
       ranks[static_cast<std::size_t>(order[position])] += static_cast<int>(position) + 1;
   }
   std::vector<double> scores;
-  for (const int sum : ranks) scores.push_back(1 - static_cast<double>(sum) / (means.num_parts * means.num_layers));
+  for (const int sum : ranks) scores.push_back(1 - static_cast<double>(sum) / (means.num_tensors * means.num_layers));
   return scores;
 }
 

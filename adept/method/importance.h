@@ -25,8 +25,13 @@ namespace adept::method {
 /// Called regularly with the number of positions computed since the last call.
 using Tick = std::function<void(std::int64_t positions)>;
 
-/// A pass over a batch: adds the batch's sequences to the tables of its measures. The decoder's weights and their
-/// gradients do not change.
+/// A pass over a batch. The probe has added the batch's sequences to `samples` (add_sequences); `run` adds, in their
+/// order and without those that predict no token:
+///   - to the table of each of its measures (samples.table(name), which creates it): for each layer and tensor (one
+///     without a name for the whole layer), the total over the sequence's predicted tokens;
+///   - to samples.losses, unless an earlier pass over this batch has done so: the sum of the sequence's losses, nats.
+/// It leaves the decoder's weights and their gradients as they are, calls throw_if_interrupted() between layers or
+/// sequences, and `tick` at most num_ticks() times. What an interrupted pass has added is dropped.
 struct Pass {
   void (*run)(const model::Decoder& decoder, const ProbeBatch& batch, ProbeSamples& samples, const Tick& tick);
   std::int64_t (*num_ticks)(const model::Decoder& decoder, const ProbeBatch& batch);
@@ -36,8 +41,8 @@ struct Pass {
 struct FromSequences {
   std::string_view measure;  ///< the table of ProbeSamples
   const Pass* pass;          ///< the cheapest pass that fills it
-  /// Whether a score is the layer's mean (summed over parts): its interval is then that of a mean; otherwise it comes
-  /// from resampling.
+  /// Whether a score is the layer's mean (summed over its tensors): its interval is then that of a mean; otherwise it
+  /// comes from resampling.
   bool is_mean;
   /// From per-token means to one score per layer; higher is more important.
   std::vector<double> (*scores)(const LayerMeans& means);

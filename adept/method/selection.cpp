@@ -43,7 +43,7 @@ std::vector<int> repeat_layers(const std::vector<int>& layers, std::int64_t copi
 }
 
 std::vector<int> select_layers(const SelectionOptions& options, int base_num_hidden_layers,
-                               const std::optional<Importance>& importance, const StepCost& step_cost) {
+                               const std::optional<Importance>& importance, const CopiesCost& step_cost) {
   if (!options.after.empty()) return {options.after.begin(), options.after.end()};
   const std::vector<int> layers = allowed_layers(options, base_num_hidden_layers);
   const auto k = static_cast<int>(options.num_layers.value_or(0));

@@ -18,7 +18,7 @@ namespace adept::method {
 /// kGainPerCost `step_cost`. Throws ConfigError for a k outside 1 .. L minus the excluded layers, an excluded layer
 /// that does not exist, and missing scores.
 std::vector<int> select_layers(const SelectionOptions& options, int base_num_hidden_layers,
-                               const std::optional<Importance>& importance, const StepCost& step_cost = {});
+                               const std::optional<Importance>& importance, const CopiesCost& step_cost = {});
 
 /// The k best of `layers`, ascending by index; among equals, the first.
 std::vector<int> best_layers(std::vector<int> layers, int k, const std::function<bool(int, int)>& is_better);

@@ -35,8 +35,8 @@ at::Tensor sums_along(std::int64_t dim, const model::Parameter& p, const at::Ten
 
 UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::FrozenPrefix& model,
                            const std::vector<ProbeBatch>& batches, Progress& progress) {
-  std::map<std::string, std::vector<const Unit*>> parts_of;  // by parameter
-  for (const Unit& unit : units) parts_of[unit.parameter].push_back(&unit);
+  std::map<std::string, std::vector<const Unit*>> by_parameter;  // by parameter
+  for (const Unit& unit : units) by_parameter[unit.parameter].push_back(&unit);
   // The copies that each scored layer represents: itself, or its copies that are still identities.
   std::map<int, std::vector<int>> copies_of_scored;
   model::Weights weights = model.decoder().weights();
@@ -58,15 +58,15 @@ UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& 
     model::visit_layer_gradients(model, batch, scored, [&](const model::LayerGradients& g) {
       for (std::size_t i = 0; i < g.parameters.size(); ++i) {
         const model::Parameter& p = g.parameters[i];
-        const auto& parts =
-            parts_of.at(model::layer_parameter_name(copies_of_scored.at(g.layer).front(), p.local_name));
-        const at::Tensor sums = sums_along(parts.front()->dim, p, g.gradients[i]);
-        for (std::size_t part = 0; part < parts.size(); ++part) {
-          const Unit& unit = *parts[part];
+        const auto& of_parameter =
+            by_parameter.at(model::layer_parameter_name(copies_of_scored.at(g.layer).front(), p.local_name));
+        const at::Tensor sums = sums_along(of_parameter.front()->dim, p, g.gradients[i]);
+        for (std::size_t u = 0; u < of_parameter.size(); ++u) {
+          const Unit& unit = *of_parameter[u];
           const double score =
               share * sums.slice(0, unit.begin, unit.end).sum().item<double>() / static_cast<double>(unit.elements);
           for (const int copy : copies_of_scored.at(g.layer))
-            importance[parts_of.at(model::layer_parameter_name(copy, p.local_name))[part]->name] += score;
+            importance[by_parameter.at(model::layer_parameter_name(copy, p.local_name))[u]->name] += score;
         }
       }
     });

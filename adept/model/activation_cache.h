@@ -42,9 +42,9 @@ struct ActivationCacheStats {
 /// entries are dropped if the file belongs to another source, if an entry is damaged, or if the disk is full (then
 /// caching stops). The file is read with pread, not mapped, so read data does not stay in the process's memory.
 ///
-/// A row of a matrix product may depend on its place in the batch, by how the library splits the work. Before rows of a
-/// batch's shape are kept for the first time this is tried; where it is so, none of that shape are kept, as training
-/// would not be the same bit for bit.
+/// A row of a matrix product may depend on its place in the batch, by how the library splits the work. Before it first
+/// caches rows of a batch shape, the cache tests whether a row's result depends on its position in the batch. If it
+/// does, rows of that shape are not cached, because training would not be reproducible bit for bit.
 class ActivationCache {
  public:
   /// ids (B, T) and Context::document_starts -> (B, T, D).

@@ -18,7 +18,8 @@ namespace adept::model {
 /// A decoder over given weights.
 ///
 /// Autograd is ATen's own: a graph exists only above the first tensor that requires a gradient, so with the lowest
-/// trained layer at l nothing is recorded below l. All members are const and may be called from several threads.
+/// trained layer at l nothing is recorded below l. The forward pass is const and may run on several threads;
+/// `weights()` lets the owner replace tensors between passes.
 class Decoder {
  public:
   /// The weights' tensors are shared, not copied: replacing values in place (an optimizer step) is seen here.

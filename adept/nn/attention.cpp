@@ -65,8 +65,8 @@ kernels::Attention attention_arguments(const at::Tensor& q, const at::Tensor& k,
   attention.first_key_stride = first.size(0) == 1 ? 0 : first.size(1);
   // So many that every thread gets the same number of tasks.
   const std::int64_t heads = attention.batch * attention.num_key_value_heads, threads = at::get_num_threads();
-  attention.num_parts = std::min(threads / std::gcd(heads, threads),
-                                 kernels::divide_up(attention.num_queries, kernels::stripe_rows(attention)));
+  attention.num_splits = std::min(threads / std::gcd(heads, threads),
+                                  kernels::divide_up(attention.num_queries, kernels::stripe_rows(attention)));
   attention.q = heads_of(q);
   attention.k = heads_of(k);
   attention.v = heads_of(v);
@@ -101,20 +101,20 @@ AttentionGradients attention_gradients(const at::Tensor& q, const at::Tensor& k,
   attention.grad_q = heads_of(gradients.q);
   attention.grad_k = heads_of(gradients.k);
   attention.grad_v = heads_of(gradients.v);
-  at::Tensor parts;  // of grad_k and grad_v
-  if (attention.num_parts > 1) {
-    parts =
-        at::empty({2, attention.num_parts, k.size(0), k.size(1), k.size(2), k.size(3)}, k.options().dtype(at::kFloat));
-    attention.grad_k_parts = parts[0].data_ptr<float>();
-    attention.grad_v_parts = parts[1].data_ptr<float>();
+  at::Tensor splits;  // of grad_k and grad_v
+  if (attention.num_splits > 1) {
+    splits =
+        at::empty({2, attention.num_splits, k.size(0), k.size(1), k.size(2), k.size(3)}, k.options().dtype(at::kFloat));
+    attention.grad_k_splits = splits[0].data_ptr<float>();
+    attention.grad_v_splits = splits[1].data_ptr<float>();
   }
   for_each_task("attention_backward", kernels::num_tasks(attention), [&](std::int64_t task) {
     kernels::functions().attention_backward(attention, task, task + 1,
                                             thread_workspace(kernels::BackwardWorkspace::size(attention)));
   });
-  if (parts.defined()) {
-    gradients.k.copy_(parts[0].sum(0));
-    gradients.v.copy_(parts[1].sum(0));
+  if (splits.defined()) {
+    gradients.k.copy_(splits[0].sum(0));
+    gradients.v.copy_(splits[1].sum(0));
   }
   return gradients;
 }

@@ -30,7 +30,8 @@ Json data_position(const std::filesystem::path& model_dir);
 
 /// Whether layers are probed, because the selection uses scores.
 bool probes(const config::RunConfig& config, config::Purpose purpose);
-/// Whether that measures the first source of data.train too: the method `gain`, by which the strategy goes.
+/// Whether that measures the first source of data.train too: for the method `gain`, which the strategy gain_per_cost
+/// requires.
 bool probes_domain(const config::RunConfig& config, config::Purpose purpose);
 
 }  // namespace adept::run

@@ -16,28 +16,23 @@ std::int64_t peak_memory(const std::vector<StageRecord>& stages) {
   return peak;
 }
 
-// The format of a metric in the table.
-struct Column {
-  std::string metric, title;
-  int width, decimals;
-  bool in_percent;  // the change
-  int width_of_change() const { return in_percent ? 10 : 9; }
+// A metric in the table.
+struct Column : eval::MetricColumn {
+  std::string metric;
+  int width;
+  int width_of_change() const { return change_in_percent ? 10 : 9; }
 };
 
-// In the order of the table: the metrics of all sets, without duplicates. Bits per byte are in all_results.json.
+// In the order of the table: the metrics of all sets, without duplicates.
 std::vector<Column> columns_of(const eval::Results& results) {
   std::vector<Column> columns;
   for (const auto& [set, result] : results)
     for (const eval::Metric& metric : result.metrics) {
       const auto is_same = [&](const Column& column) { return column.metric == metric.name; };
-      if (metric.name == "bits_per_byte" || std::any_of(columns.begin(), columns.end(), is_same)) continue;
-      const bool is_perplexity = metric.name == "perplexity";
-      const std::string title = is_perplexity ? "ppl" : metric.name;
-      columns.push_back({.metric = metric.name,
-                         .title = title,
-                         .width = std::max(is_perplexity ? 9 : 8, static_cast<int>(title.size())),
-                         .decimals = is_perplexity ? 3 : 4,
-                         .in_percent = is_perplexity});
+      const eval::MetricColumn column = eval::column_of(metric.name);
+      if (column.title.empty() || std::any_of(columns.begin(), columns.end(), is_same)) continue;
+      const int least = column.change_in_percent ? 9 : 8;
+      columns.push_back({column, metric.name, std::max(least, static_cast<int>(column.title.size()))});
     }
   return columns;
 }
@@ -52,7 +47,7 @@ std::string change(const Column& column, const eval::Result* before, const eval:
   const eval::Metric* base = before == nullptr ? nullptr : before->find(column.metric);
   const eval::Metric* now = after.find(column.metric);
   if (base == nullptr || now == nullptr) return std::string(static_cast<std::size_t>(column.width_of_change()), ' ');
-  if (column.in_percent) return fmt::format("{:>+8.2f} %", 100.0 * (now->value / base->value - 1.0));
+  if (column.change_in_percent) return fmt::format("{:>+8.2f} %", 100.0 * (now->value / base->value - 1.0));
   return fmt::format("{:>+{}.{}f}", now->value - base->value, column.width_of_change(), column.decimals);
 }
 

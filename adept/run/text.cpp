@@ -110,9 +110,9 @@ void print_counts(const std::vector<data::TokenDataset>& datasets) {
 
 void warn_of_shared_files(const config::RunConfig& config) {
   std::map<fs::path, std::string> trained_on;  // file -> source
-  for (const auto* part : {&config.data.train, &config.data.replay}) {
-    if (part == &config.data.replay && config.train.replay_ratio.value_or(0) == 0) continue;
-    for (const data::TextSource& source : *part)
+  for (const auto* sources : {&config.data.train, &config.data.replay}) {
+    if (sources == &config.data.replay && config.train.replay_ratio.value_or(0) == 0) continue;
+    for (const data::TextSource& source : *sources)
       for (const fs::path& file : data::find_files(source).files) trained_on.emplace(fs::canonical(file), source.name);
   }
   for (const data::TextSource& source : config.data.eval)
@@ -182,30 +182,30 @@ std::vector<double> general_weights(const config::DataConfig& data) {
   return weights;
 }
 
-std::vector<std::vector<method::ProbeBatch>> to_parts(const std::vector<data::SequenceSet>& sets,
-                                                      std::int64_t batch_size, at::Device device, bool growing,
-                                                      const std::vector<double>& weights) {
+std::vector<std::vector<method::ProbeBatch>> to_rounds(const std::vector<data::SequenceSet>& sets,
+                                                       std::int64_t batch_size, at::Device device, bool growing,
+                                                       const std::vector<double>& weights) {
   if (!growing) return {to_batches(sets, batch_size, device, weights)};
   constexpr std::int64_t fewest = 32;
-  constexpr std::size_t most_parts = 7;
+  constexpr std::size_t most_rounds = 7;
   std::int64_t total = 0;
   for (const data::SequenceSet& set : sets) total += set.size();
-  std::size_t num_parts = 1;
-  while (num_parts < most_parts && (total >> num_parts) >= fewest) ++num_parts;
-  std::vector<std::vector<method::ProbeBatch>> parts(num_parts);
+  std::size_t num_rounds = 1;
+  while (num_rounds < most_rounds && (total >> num_rounds) >= fewest) ++num_rounds;
+  std::vector<std::vector<method::ProbeBatch>> rounds(num_rounds);
   for (std::size_t source = 0; source < sets.size(); ++source) {
     std::vector<std::int64_t> order = all_indices(sets[source]);
     random_shuffle(order, /*seed=*/0, RandomStream::kProbeOrder, source);
     std::size_t begin = 0;
-    for (std::size_t part = 0; part < num_parts; ++part) {
-      const std::size_t denominator = std::size_t{1} << (num_parts - 1 - part);
+    for (std::size_t round = 0; round < num_rounds; ++round) {
+      const std::size_t denominator = std::size_t{1} << (num_rounds - 1 - round);
       const std::size_t end = (order.size() + denominator - 1) / denominator;
       append_batches(sets[source], std::span(order).subspan(begin, end - begin), source, weights, batch_size, device,
-                     parts[part]);
+                     rounds[round]);
       begin = end;
     }
   }
-  return parts;
+  return rounds;
 }
 
 data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config, const Datasets& datasets) {

@@ -68,11 +68,12 @@ std::vector<method::ProbeBatch> to_batches(const std::vector<data::SequenceSet>&
 /// The weights of data.general.
 std::vector<double> general_weights(const config::DataConfig& data);
 
-/// The same as one part, or in `growing` parts of 1/2^n, 1/2^n, ..., 1/4 and 1/2 of each set, its sequences in random
-/// order: for a probe that may stop early. The first part has at least 32 sequences, or all of them.
-std::vector<std::vector<method::ProbeBatch>> to_parts(const std::vector<data::SequenceSet>& sets,
-                                                      std::int64_t batch_size, at::Device device, bool growing,
-                                                      const std::vector<double>& weights = {});
+/// The batches of to_batches() as one round or, if `growing`, in rounds of 1/2^n, 1/2^n, ..., 1/4 and 1/2 of each set,
+/// its sequences in random order: for a probe that may stop early. The first round has at least 32 sequences, or all of
+/// them.
+std::vector<std::vector<method::ProbeBatch>> to_rounds(const std::vector<data::SequenceSet>& sets,
+                                                       std::int64_t batch_size, at::Device device, bool growing,
+                                                       const std::vector<double>& weights = {});
 
 /// The training mixture of a configuration: data.train, and data.replay with the share train.replay_ratio.
 data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config, const Datasets& datasets);

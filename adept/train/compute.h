@@ -1,4 +1,4 @@
-// What the configuration says of how to compute, for torch; and what this machine computes with, in words.
+// Converts the compute options to torch's types, and describes the hardware and software that results depend on.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,7 +12,7 @@ namespace adept::train {
 
 at::Device to_device(config::Device device);
 
-/// Of a model to compute with so; the dtype must be decided.
+/// Options for loading a model with these compute options. The dtype must not be `auto`.
 model::LoadOptions load_options(const config::Compute& compute);
 
 /// What results and speed depend on beside the code: processor or GPU, threads, instruction set, type, torch.

@@ -37,19 +37,23 @@ std::vector<std::unique_ptr<MetricSink>> make_metric_sinks(const std::vector<std
                                                            const SessionStart& start) {
   std::vector<std::unique_ptr<MetricSink>> sinks;
   sinks.push_back(std::make_unique<JsonlFile>(start.run_dir / kTrainerLog, "current_steps", start.step,
-                                              start.evaluates_at_start ? "eval_loss" : ""));
+                                              start.evaluates_at_start ? kEvaluationPrefix : ""));
   for (const SinkKind& sink : kSinks)
     if (std::find(names.begin(), names.end(), sink.name) != names.end()) sinks.push_back(sink.make(start));
   return sinks;
 }
 
+std::vector<std::string> metric_sink_names() {
+  std::vector<std::string> names;
+  for (const SinkKind& sink : kSinks) names.emplace_back(sink.name);
+  return names;
+}
+
 void check_metric_sinks(const std::vector<std::string>& names) {
-  std::vector<std::string_view> known;
-  for (const SinkKind& sink : kSinks) known.emplace_back(sink.name);
   for (const std::string& name : names)
     if (find_sink(name) == nullptr)
       throw ConfigError("train.report_to: found {}; expected {}, or [] for trainer_log.jsonl only.", io::quote(name),
-                        fmt::join(known, " or "));
+                        fmt::join(metric_sink_names(), " or "));
 }
 
 ConsoleSink::ConsoleSink(std::int64_t step, std::int64_t total_steps)

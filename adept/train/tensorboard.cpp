@@ -164,14 +164,13 @@ TensorBoardSink::TensorBoardSink(const fs::path& directory, std::int64_t step) {
 }
 
 void TensorBoardSink::log(const Json& values, std::int64_t step) {
-  constexpr std::string_view evaluated = "eval_";
   bool is_evaluation = false;
-  for (const auto& [name, value] : values.items()) is_evaluation |= name.starts_with(evaluated);
+  for (const auto& [name, value] : values.items()) is_evaluation |= name.starts_with(kEvaluationPrefix);
   std::string summary;
   for (const auto& [name, value] : values.items()) {
     if (std::find(std::begin(kOfTheAxis), std::end(kOfTheAxis), name) != std::end(kOfTheAxis)) continue;
-    if (name.starts_with(evaluated))
-      put_scalars(summary, "eval/" + name.substr(evaluated.size()), value);
+    if (name.starts_with(kEvaluationPrefix))
+      put_scalars(summary, "eval/" + name.substr(kEvaluationPrefix.size()), value);
     else if (!is_evaluation)  // otherwise the line of the step contains them
       put_scalars(summary, "train/" + name, value);
   }

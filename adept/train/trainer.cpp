@@ -170,8 +170,9 @@ void Trainer::evaluate_if_due() {
     if (!std::isfinite(metric.value))
       throw divergence_.diverged(fmt::format("the {} on {}", metric.name, set.name), step);
     // The generic key, which other tools plot, belongs to the first set.
-    if (values.empty()) values["eval_" + metric.name] = metric.value;
-    values["eval_" + set.name + "_" + metric.name] = metric.value;
+    const std::string prefix(kEvaluationPrefix);
+    if (values.empty()) values[prefix + metric.name] = metric.value;
+    values[prefix + set.name + "_" + metric.name] = metric.value;
   }
   if (!values.empty()) log_->evaluation(state_.counts, values, epoch());
   state_.counts.evaluation_due = false;

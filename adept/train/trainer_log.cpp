@@ -16,17 +16,21 @@
 namespace adept::train {
 
 JsonlFile::JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step,
-                     const std::string& repeated)
+                     std::string_view repeated)
     : path_(std::move(path)), step_key_(step_key) {
   std::string kept, line;
   constexpr auto kAll = std::numeric_limits<std::size_t>::max();
   std::istringstream old(is_present(path_) ? read_all(open_for_reading(path_), path_, kAll) : "");
   std::int64_t damaged = 0;
+  const auto is_repeated = [&](const SortedJson& json) {
+    return !repeated.empty() && std::any_of(json.items().begin(), json.items().end(),
+                                            [&](const auto& item) { return item.key().starts_with(repeated); });
+  };
   while (std::getline(old, line)) {
     const SortedJson json = SortedJson::parse(line, nullptr, /*allow_exceptions=*/false);  // units may be many
     if (!json.is_object() || !json.contains(step_key) || !json[step_key].is_number_integer())
       damaged += old.eof() ? 0 : 1;  // a kill cuts the last line short
-    else if (json[step_key] <= last_step && !(json[step_key] == last_step && json.contains(repeated)))
+    else if (json[step_key] <= last_step && !(json[step_key] == last_step && is_repeated(json)))
       kept += line + "\n";
   }
   if (damaged > 0) log_warning("{}: dropped {} damaged line(s)", path_.string(), damaged);

@@ -15,10 +15,10 @@ namespace adept::train {
 class JsonlFile final : public MetricSink {
  public:
   /// Continues a file whose lines have the integer `step_key`: lines of a step after `last_step` are dropped, so a
-  /// resumed run does not repeat them, and those of `last_step` with the key `repeated`, if given. Also drops a
-  /// truncated last line and, with a warning, damaged lines. Throws DataError.
+  /// resumed run does not repeat them, and those of `last_step` with a key that starts with `repeated`, if given.
+  /// Also drops a truncated last line and, with a warning, damaged lines. Throws DataError.
   JsonlFile(std::filesystem::path path, const std::string& step_key, std::int64_t last_step,
-            const std::string& repeated = "");
+            std::string_view repeated = "");
   void log(const Json& values, std::int64_t step) override;
 
  private:

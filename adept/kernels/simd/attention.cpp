@@ -133,12 +133,12 @@ Vector lane_numbers() {
 
 // One task of the work: see num_tasks().
 struct Task {
-  std::int64_t sequence, group, part;
+  std::int64_t sequence, group, split;
 
   Task(const Attention& a, std::int64_t index)
-      : sequence(index / a.num_parts / a.num_key_value_heads),
-        group(index / a.num_parts % a.num_key_value_heads),
-        part(index % a.num_parts) {}
+      : sequence(index / a.num_splits / a.num_key_value_heads),
+        group(index / a.num_splits % a.num_key_value_heads),
+        split(index % a.num_splits) {}
 };
 
 // A tile of scores: of the queries begin + row to begin + row + count, begin being where the stripe in work begins, and
@@ -257,7 +257,7 @@ void forward_task(const Attention& a, const Task& task, float* workspace) {
   using Packed = Packing<T>;
   using Number = typename Packed::Number;
   constexpr std::int64_t kEach = Packed::kEach;
-  const auto [sequence, group, part] = task;
+  const auto [sequence, group, split] = task;
   const ForwardWorkspace w(a, workspace);
   auto *keys = reinterpret_cast<Number*>(w.keys), *values = reinterpret_cast<Number*>(w.values);
   auto* packed_q = reinterpret_cast<Number*>(w.q);
@@ -272,7 +272,7 @@ void forward_task(const Attention& a, const Task& task, float* workspace) {
   for (std::int64_t head = group * group_size; head < (group + 1) * group_size; ++head) {
     const T* q = head_of<const T>(a.q, sequence, head);
     T* out = head_of<T>(a.out, sequence, head);
-    for (std::int64_t begin = part * stripe; begin < a.num_queries; begin += a.num_parts * stripe) {
+    for (std::int64_t begin = split * stripe; begin < a.num_queries; begin += a.num_splits * stripe) {
       const std::int64_t rows = smaller(stripe, a.num_queries - begin);
       Packed::pack_rows(q + begin * a.q.position_stride, a.q.position_stride, rows, head_dim, width, packed_q);
       clear(w.out, rows * width);
@@ -441,7 +441,7 @@ void differentiate_tile(const Attention& a, const BackwardWorkspace& w, const Ba
 // their gradients. That is the output times its gradient as well, but so the output need not be kept.
 template <typename T>
 void backward_task(const Attention& a, const Task& task, float* workspace) {
-  const auto [sequence, group, part] = task;
+  const auto [sequence, group, split] = task;
   const BackwardWorkspace w(a, workspace);
   const BackwardOperands<T> operands(a, w);
   const std::int64_t head_dim = a.head_dim, width = operands.width;
@@ -451,7 +451,7 @@ void backward_task(const Attention& a, const Task& task, float* workspace) {
   clear(w.grad_k, 2 * padded_keys(a) * width);  // and grad_v
   for (std::int64_t head = group * group_size; head < (group + 1) * group_size; ++head) {
     const float* log_sum_exp = a.log_sum_exp + (sequence * a.num_heads + head) * a.num_queries;
-    for (std::int64_t begin = part * stripe; begin < a.num_queries; begin += a.num_parts * stripe) {
+    for (std::int64_t begin = split * stripe; begin < a.num_queries; begin += a.num_splits * stripe) {
       const std::int64_t rows = smaller(stripe, a.num_queries - begin);
       operands.pack_queries(a, sequence, head, begin, rows);
       clear(w.row_sum, rows * kLanes);
@@ -466,15 +466,15 @@ void backward_task(const Attention& a, const Task& task, float* workspace) {
                   head_of<T>(a.grad_q, sequence, head) + begin * a.grad_q.position_stride, a.grad_q.position_stride);
     }
   }
-  if (a.num_parts == 1) {
+  if (a.num_splits == 1) {
     unpack_rows(w.grad_k, width, a.num_keys, head_dim, a.scale, head_of<T>(a.grad_k, sequence, group),
                 a.grad_k.position_stride);
     unpack_rows(w.grad_v, width, a.num_keys, head_dim, 1, head_of<T>(a.grad_v, sequence, group),
                 a.grad_v.position_stride);
   } else {
-    const std::int64_t begin = ((part * a.batch + sequence) * a.num_key_value_heads + group) * a.num_keys * head_dim;
-    unpack_rows(w.grad_k, width, a.num_keys, head_dim, a.scale, a.grad_k_parts + begin, head_dim);
-    unpack_rows(w.grad_v, width, a.num_keys, head_dim, 1, a.grad_v_parts + begin, head_dim);
+    const std::int64_t begin = ((split * a.batch + sequence) * a.num_key_value_heads + group) * a.num_keys * head_dim;
+    unpack_rows(w.grad_k, width, a.num_keys, head_dim, a.scale, a.grad_k_splits + begin, head_dim);
+    unpack_rows(w.grad_v, width, a.num_keys, head_dim, 1, a.grad_v_splits + begin, head_dim);
   }
 }
 

@@ -85,8 +85,8 @@ void store_tile(const Matmul& m, std::int64_t row, std::int64_t rows, std::int64
 template <typename T, typename C>
 void multiply_task(const Matmul& m, std::int64_t task, float* workspace) {
   const MatmulWorkspace w(m, workspace);
-  const std::int64_t part = task / m.column_blocks, block = task % m.column_blocks;
-  const std::int64_t first_row = part * rows_of_part(m), last_row = smaller(m.rows, first_row + rows_of_part(m));
+  const std::int64_t split = task / m.column_blocks, block = task % m.column_blocks;
+  const std::int64_t first_row = split * rows_of_split(m), last_row = smaller(m.rows, first_row + rows_of_split(m));
   const std::int64_t first = block * columns_of_block(m), last = smaller(m.columns, first + columns_of_block(m));
   if (first_row >= last_row || first >= last) return;
   pack_block<T>(m, first, last, w.panels);

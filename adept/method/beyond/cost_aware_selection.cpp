@@ -45,7 +45,7 @@ std::vector<int> cheapest_of_equals(const std::vector<int>& ascending, int k, co
 
 // The lowest copy mostly determines the cost of a step, so this tries each lowest layer with the best ones above it.
 std::vector<int> best_gain_per_cost(const std::vector<int>& layers, int k, std::int64_t copies,
-                                    const Importance& importance, const StepCost& step_cost) {
+                                    const Importance& importance, const CopiesCost& step_cost) {
   if (importance.method != kFirstOrderGain)
     throw ConfigError("expand.strategy: gain_per_cost requires scores of `adept probe --method {}`; found {}.",
                       kFirstOrderGain, importance.method);

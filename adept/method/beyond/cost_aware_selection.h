@@ -12,7 +12,7 @@
 namespace adept::method {
 
 /// Cost of a step with copies after these layers, ascending, each layer repeated per copy.
-using StepCost = std::function<double(std::span<const int> after)>;
+using CopiesCost = std::function<double(std::span<const int> after)>;
 
 /// The k lowest of `ascending`, layers by score; among those indistinguishable from the k-th lowest, the ones closest
 /// to the output, which are the cheapest to train. Ascending. Throws ConfigError if the scores have no confidence.
@@ -21,7 +21,7 @@ std::vector<int> cheapest_of_equals(const std::vector<int>& ascending, int k, co
 /// The k of `layers` with the highest first-order improvement relative to the cost of a step. Ascending. Throws
 /// ConfigError for other scores.
 std::vector<int> best_gain_per_cost(const std::vector<int>& layers, int k, std::int64_t copies,
-                                    const Importance& importance, const StepCost& step_cost);
+                                    const Importance& importance, const CopiesCost& step_cost);
 
 /// Whether two scores differ significantly: the 95 % interval of their difference, from the resamples' covariance and
 /// Student's t, excludes 0.

@@ -98,8 +98,8 @@ void add_intervals(const ProbeSamples& samples, const ImportanceMethod& method,
     std::vector<double> totals;
     for (std::size_t n = 0; n < samples.num_sequences(); ++n) {
       const double* row =
-          table.values.data() + (n * static_cast<std::size_t>(samples.num_layers) + l) * table.parts.size();
-      totals.push_back(std::accumulate(row, row + table.parts.size(), 0.0));
+          table.values.data() + (n * static_cast<std::size_t>(samples.num_layers) + l) * table.tensors.size();
+      totals.push_back(std::accumulate(row, row + table.tensors.size(), 0.0));
     }
     layer.ci95 = token_mean_ci95(
         {.totals = totals, .tokens = samples.tokens, .sources = samples.sources, .weights = samples.source_weights});
@@ -188,8 +188,8 @@ std::int64_t probe_work(const model::Decoder& decoder, const ProbeText& text, co
   const std::vector<const Pass*> passes = passes_of(options);
   const std::int64_t from_texts = num_from_texts(options);
   std::int64_t work = from_texts * std::ssize(text.domain);
-  for (const auto& part : text.general)
-    for (const ProbeBatch& batch : part) work += work_of(decoder, batch, passes) + from_texts;
+  for (const auto& round : text.general)
+    for (const ProbeBatch& batch : round) work += work_of(decoder, batch, passes) + from_texts;
   return work;
 }
 
@@ -212,9 +212,9 @@ std::optional<Separation> sample(const model::Decoder& decoder, const ProbeText&
   Separation separation{
       .reached = false, .required_share = 1 - kError / static_cast<double>(text.general.size()), .looks = 0};
   std::int64_t index = 0;
-  std::size_t earlier = 0;  // sequences of the parts so far; other sessions may have measured more
-  for (const auto& part : text.general) {
-    for (const ProbeBatch& batch : part) {
+  std::size_t earlier = 0;  // sequences of the rounds so far; other sessions may have measured more
+  for (const auto& round : text.general) {
+    for (const ProbeBatch& batch : round) {
       if (index++ < state.batches) {
         skip(work_of(decoder, batch, passes));
         continue;
@@ -222,7 +222,7 @@ std::optional<Separation> sample(const model::Decoder& decoder, const ProbeText&
       measure(decoder, batch, passes, samples, tick);
       ++state.batches;
     }
-    earlier += num_scored(part);
+    earlier += num_scored(round);
     if (!options.until_separated || earlier < kFewestSequences) continue;
     ++separation.looks;
     if (index < state.batches) continue;  // checked in an earlier session
@@ -253,7 +253,7 @@ std::vector<Importance> probe(const model::Decoder& decoder, const ProbeText& te
     const ImportanceMethod& method = importance_method(name);
     if (const auto* from_texts = std::get_if<FromTexts>(&method.scores)) {
       std::vector<ProbeBatch> general;
-      for (const auto& part : text.general) general.insert(general.end(), part.begin(), part.end());
+      for (const auto& round : text.general) general.insert(general.end(), round.begin(), round.end());
       importances.push_back(from_texts->measure(decoder, general, text.domain, tick));
       continue;
     }

@@ -18,19 +18,19 @@ struct ProbeOptions {
   std::vector<std::string> methods = {"mask_out"};
   int num_lowest = 4;          ///< k, for the stability; at most L minus the excluded layers
   std::vector<int> exclude{};  ///< layers that are never among the k lowest
-  /// Stop once the k lowest layers of the first method are separated from the rest: the same in 1 - 0.05 / looks of the
-  /// resamples (all looks share the error of 5 %, Bonferroni).
+  /// Stop once the k lowest layers of the first method are separated from the rest: the same in 1 - 0.05 / rounds of
+  /// the resamples (all rounds share the error of 5 %, Bonferroni).
   bool until_separated = false;
 };
 
 /// The text to measure on; it must outlive this.
 struct ProbeText {
-  std::span<const std::vector<ProbeBatch>> general;  ///< in parts: the scores are checked after each part
+  std::span<const std::vector<ProbeBatch>> general;  ///< in rounds: the scores are checked after each
   std::span<const ProbeBatch> domain{};              ///< for methods that need it
 
-  ProbeText(std::span<const std::vector<ProbeBatch>> parts, std::span<const ProbeBatch> domain_text = {})
-      : general(parts), domain(domain_text) {}
-  ProbeText(const std::vector<std::vector<ProbeBatch>>& parts) : general(parts) {}
+  ProbeText(std::span<const std::vector<ProbeBatch>> rounds, std::span<const ProbeBatch> domain_text = {})
+      : general(rounds), domain(domain_text) {}
+  ProbeText(const std::vector<std::vector<ProbeBatch>>& rounds) : general(rounds) {}
 };
 
 /// Progress of a probe.
@@ -40,7 +40,7 @@ struct ProbeState {
 };
 
 /// Returns one Importance per method, in the requested order, with the fewest passes: one backward pass serves all
-/// gradient-based methods. Only `until_separated` requires several parts. Continues from `state`, which after an
+/// gradient-based methods. Only `until_separated` requires several rounds. Continues from `state`, which after an
 /// InterruptedError contains the progress for a later call with the same result, except of FromTexts methods, which
 /// start again. Throws ConfigError for an unknown method or num_lowest, DataError if no token is predicted,
 /// NonFiniteError if a score or the model's loss is not finite.

@@ -11,7 +11,7 @@ MeasureTable& ProbeSamples::table(std::string_view measure) { return tables[std:
 
 double LayerMeans::sum(int layer) const {
   double total = 0;
-  for (int p = 0; p < num_parts; ++p) total += at(layer, p);
+  for (int p = 0; p < num_tensors; ++p) total += at(layer, p);
   return total;
 }
 
@@ -19,11 +19,12 @@ LayerMeans layer_means(const ProbeSamples& samples, std::string_view measure, st
   const auto found = samples.tables.find(measure);
   ADEPT_CHECK(found != samples.tables.end(), "{} was not measured", measure);
   const MeasureTable& table = found->second;
-  const std::size_t width = static_cast<std::size_t>(samples.num_layers) * table.parts.size();
-  ADEPT_CHECK(table.values.size() == samples.num_sequences() * width, "a table of {} values for {} sequences",
-              table.values.size(), samples.num_sequences());
+  const std::size_t width = static_cast<std::size_t>(samples.num_layers) * table.tensors.size();
+  ADEPT_CHECK(table.values.size() == samples.num_sequences() * width,
+              "measure {}: {} values for {} sequences of {} layers x {} tensors", measure, table.values.size(),
+              samples.num_sequences(), samples.num_layers, table.tensors.size());
   LayerMeans means{.num_layers = samples.num_layers,
-                   .num_parts = static_cast<int>(table.parts.size()),
+                   .num_tensors = static_cast<int>(table.tensors.size()),
                    .values = std::vector<double>(width)};
   const std::vector<double> factors = mean_factors(
       {.tokens = samples.tokens, .sources = samples.sources, .weights = samples.source_weights, .counts = counts});
@@ -54,14 +55,14 @@ void keep_first(ProbeSamples& samples, std::size_t num_sequences) {
   samples.losses.resize(num_sequences);
   samples.sources.resize(num_sequences);
   for (auto& [measure, table] : samples.tables)
-    table.values.resize(num_sequences * static_cast<std::size_t>(samples.num_layers) * table.parts.size());
+    table.values.resize(num_sequences * static_cast<std::size_t>(samples.num_layers) * table.tensors.size());
 }
 
 Json to_json(const ProbeSamples& samples) {
   Json tables = Json::array(), weights = Json::array();
   for (const auto& [source, weight] : samples.source_weights) weights.push_back({source, weight});
   for (const auto& [measure, table] : samples.tables)
-    tables.push_back({{"measure", measure}, {"parts", table.parts}, {"values", table.values}});
+    tables.push_back({{"measure", measure}, {"parts", table.tensors}, {"values", table.values}});
   return {{"num_layers", samples.num_layers}, {"tokens", samples.tokens},  {"losses", samples.losses},
           {"sources", samples.sources},       {"source_weights", weights}, {"tables", tables}};
 }
@@ -77,7 +78,7 @@ ProbeSamples samples_from_json(const Json& json) {
     samples.source_weights[weight.at(0).get<int>()] = weight.at(1).get<double>();
   for (const Json& table : json.at("tables"))
     samples.tables[table.at("measure").get<std::string>()] = {
-        .parts = table.at("parts").get<std::vector<std::string>>(),
+        .tensors = table.at("parts").get<std::vector<std::string>>(),
         .values = table.at("values").get<std::vector<double>>()};
   return samples;
 }

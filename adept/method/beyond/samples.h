@@ -1,7 +1,7 @@
 // Measurements per sequence and layer, from which importance methods compute scores. Resampling the sequences gives the
 // confidence, and an interrupted probe continues from them.
 //
-// Legend: N sequences, L layers, P parts of a layer.
+// Legend: N sequences, L layers, P tensors of a layer.
 #pragma once
 
 #include <functional>
@@ -19,8 +19,8 @@ namespace adept::method {
 /// One measure of a layer. Values are totals over the predicted tokens of a sequence, so total / tokens is a mean per
 /// token.
 struct MeasureTable {
-  std::vector<std::string> parts = {""};  ///< P names: tensors within a layer, or one without a name
-  std::vector<double> values;             ///< (N, L, P)
+  std::vector<std::string> tensors = {""};  ///< P names, local to the layer; or one without a name: the whole layer
+  std::vector<double> values;               ///< (N, L, P)
 };
 
 /// All measurements so far. Sequences without a predicted token are skipped.
@@ -39,11 +39,11 @@ struct ProbeSamples {
 
 /// Means per token of a measure over the sequences, weighted as in source_mean.h.
 struct LayerMeans {
-  int num_layers = 0, num_parts = 1;
+  int num_layers = 0, num_tensors = 1;
   std::vector<double> values;  ///< (L, P)
 
-  double at(int layer, int part) const { return values[static_cast<std::size_t>(layer * num_parts + part)]; }
-  /// Sum over the parts.
+  double at(int layer, int tensor) const { return values[static_cast<std::size_t>(layer * num_tensors + tensor)]; }
+  /// Sum over the tensors.
   double sum(int layer) const;
 };
 

@@ -40,8 +40,8 @@ struct Stability {
 /// Outcome of a probe that may stop early.
 struct Separation {
   bool reached = false;       ///< the k lowest were the same in `required_share` of the resamples
-  double required_share = 0;  ///< 1 - 0.05 / planned looks
-  int looks = 0;              ///< number of checks of the scores
+  double required_share = 0;  ///< 1 - 0.05 / rounds of the text
+  int looks = 0;              ///< rounds after which the scores were checked
 };
 
 /// The scores of one method, and the contents of importance.json.

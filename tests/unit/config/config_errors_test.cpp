@@ -217,15 +217,10 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
        "run.yaml:6: method: found \"lorra\"; expected adept, full, replay, llama_pro, lora or top_k_layers; did you "
        "mean "
        "lora?"},
-      {"probe: {method: mask}",
-       "run.yaml:6: probe.method: found \"mask\"; expected mask_out, cumulative, "
-       "rank_aggregation, fisher, block_influence or taylor_gate"},
+      {"probe: {method: mask}", "run.yaml:6: probe.method: found \"mask\"; expected mask_out, ..."},
       {"probe: {method: mask_uot}",
-       "run.yaml:6: probe.method: found \"mask_uot\"; expected mask_out, cumulative, "
-       "rank_aggregation, fisher, block_influence or taylor_gate; did you mean mask_out?"},
-      {"probe: {method: [mask_out]}",
-       "run.yaml:6: probe.method: found a list; expected mask_out, cumulative, "
-       "rank_aggregation, fisher, block_influence or taylor_gate"},
+       "run.yaml:6: probe.method: found \"mask_uot\"; expected mask_out, ...; did you mean mask_out?"},
+      {"probe: {method: [mask_out]}", "run.yaml:6: probe.method: found a list; expected mask_out, ..."},
       {"train: {warmup_steps: 10, warmup_ratio: 0.1, max_steps: 9, num_train_epochs: 2}",
        "run.yaml:6: train.warmup_steps: found 10; expected at most train.max_steps, which is 9"},
       {"train: {max_steps: 9, warmup_steps: 10}",

@@ -174,38 +174,48 @@ TEST(Metrics, HaveTheErrorOfAMeanOverSequences) {
   EXPECT_EQ(describe(metrics.at(0)), "loss 2.5000 (+- 0.5000)");
 }
 
+// All metrics, each with a value of its own.
+std::vector<Metric> all_metrics(double value) {
+  std::vector<Metric> metrics;
+  for (const std::string& name : metric_names()) metrics.push_back({.name = name, .value = value *= 1.1});
+  return metrics;
+}
+
 TEST(Results, SurviveTheRoundTripThroughText) {
   const Results results = {
       {"domain",
-       {.metrics = {{"loss", 0.1 + 0.2}, {"perplexity", 1.35}, {"bits_per_byte", 1e-3}},
+       {.metrics = all_metrics(0.1 + 0.2),
         .tokens = 1LL << 40,
         .documents = 3,
         .text = {.tokens = 4, .all_tokens = 5, .documents = 3, .all_documents = 6, .is_sample = true}}},
-      {"general",
-       {.metrics = {{"loss", 2.5}, {"perplexity", 12.18}, {"bits_per_byte", 0.9}}, .tokens = 7, .documents = 2}}};
+      {"general", {.metrics = all_metrics(2.5), .tokens = 7, .documents = 2}}};
   const Json json = parse_json(results_to_json(results).dump(), "text");
   EXPECT_EQ(json["datasets"].size(), 2U);
   const auto found = results_from_json(json, "results.json");
   ASSERT_EQ(found.size(), 2U);
   for (const auto& [name, result] : results) {
-    EXPECT_EQ(found.at(name).value("loss"), result.value("loss"));
-    EXPECT_EQ(found.at(name).value("perplexity"), result.value("perplexity"));
-    EXPECT_EQ(found.at(name).value("bits_per_byte"), result.value("bits_per_byte"));
+    for (const Metric& metric : result.metrics) EXPECT_EQ(found.at(name).value(metric.name), metric.value);
     EXPECT_EQ(found.at(name).tokens, result.tokens);
     EXPECT_EQ(found.at(name).documents, result.documents);
     EXPECT_EQ(found.at(name).text, result.text);
   }
 }
 
-TEST(Results, OfALossWhosePerplexityIsInfiniteAreReadBack) {
-  const double loss = 1924.25;
-  const Results results = {
-      {"far", {.metrics = {{"loss", loss}, {"perplexity", std::exp(loss)}, {"bits_per_byte", 0}}, .tokens = 7}}};
-  const Json json = parse_json(results_to_json(results).dump(), "text");
-  EXPECT_TRUE(json["datasets"]["far"]["perplexity"].is_null());
-  const Result found = results_from_json(json, "results.json").at("far");
-  EXPECT_EQ(found.value("loss"), loss);
-  EXPECT_EQ(found.value("perplexity"), std::numeric_limits<double>::infinity());
+TEST(Results, ThatAreInfiniteAreReadBack) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  for (const std::string& name : metric_names()) {
+    SCOPED_TRACE(name);
+    Results results = {{"far", {.metrics = all_metrics(1924.25), .tokens = 7}}};
+    for (Metric& metric : results["far"].metrics)
+      if (metric.name == name) metric.value = kInfinity;
+    const Json json = parse_json(results_to_json(results).dump(), "text");
+    EXPECT_TRUE(json["datasets"]["far"][name].is_null());
+    const Result found = results_from_json(json, "results.json").at("far");
+    for (const Metric& metric : found.metrics) {
+      const double worst = metric.higher_is_better ? -kInfinity : kInfinity;
+      EXPECT_EQ(metric.value, metric.name == name ? worst : results["far"].value(metric.name));
+    }
+  }
 }
 
 TEST(Results, NameTheFileAndWhatIsWrong) {

@@ -152,7 +152,7 @@ DirectMeasures measures_by_autograd(const std::string& kind, const data::Sequenc
 struct DirectScores {
   double loss = 0;
   std::vector<double> cumulative = std::vector<double>(4), fisher = cumulative, gate = cumulative, angle = cumulative;
-  std::map<std::string, std::vector<double>> by_part;  // (4) each
+  std::map<std::string, std::vector<double>> by_tensor;  // (4) each
   std::vector<std::vector<double>> cumulative_totals{4};
   std::vector<double> counts;
 };
@@ -169,8 +169,8 @@ DirectScores scores_by_autograd(const std::string& kind) {
     result.loss += m.loss_sum / tokens;
     for (std::size_t l = 0; l < 4; ++l) {
       double sum = 0;
-      for (const auto& [part, value] : m.first_order[l]) {
-        auto& values = result.by_part[part];
+      for (const auto& [tensor, value] : m.first_order[l]) {
+        auto& values = result.by_tensor[tensor];
         values.resize(4);
         values[l] += n * value / tokens;
         sum += value;
@@ -230,10 +230,10 @@ TEST(GradientMethods, AreTheTokenWeightedMeansOfPlainAutograd) {
 
     // 1 - the mean over tensors of the layer's place among the layers, from 1, divided by the number of layers.
     std::vector<double> ranks(4, 1.0);
-    for (const auto& [part, values] : direct.by_part)
+    for (const auto& [tensor, values] : direct.by_tensor)
       for (std::size_t l = 0; l < 4; ++l) {
         const auto larger = std::count_if(values.begin(), values.end(), [&](double v) { return v > values[l]; });
-        ranks[l] -= (1.0 + static_cast<double>(larger)) / 4.0 / static_cast<double>(direct.by_part.size());
+        ranks[l] -= (1.0 + static_cast<double>(larger)) / 4.0 / static_cast<double>(direct.by_tensor.size());
       }
     expect_scores(probe_with("rank_aggregation", decoder, padded_batches()), ranks);
   }

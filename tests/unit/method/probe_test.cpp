@@ -50,8 +50,8 @@ TEST(Probe, RefusesAModelWithAWeightThatIsNotANumber) {
 TEST(Probe, OfAllMethodsAtOnceGivesWhatEachGivesAlone) {
   const model::Decoder decoder = test::decoder_of_kind("llama");
   const std::vector<std::string> names = general_importance_methods();
-  const std::vector<std::vector<ProbeBatch>> parts = {of_one_source(padded_batches())};
-  const auto all = probe(decoder, parts, {.methods = names, .num_lowest = 2}, Progress::silent());
+  const std::vector<std::vector<ProbeBatch>> rounds = {of_one_source(padded_batches())};
+  const auto all = probe(decoder, rounds, {.methods = names, .num_lowest = 2}, Progress::silent());
   ASSERT_EQ(all.size(), names.size());
   for (std::size_t i = 0; i < names.size(); ++i) {
     const Importance alone = probe_with(names[i], decoder, padded_batches());
@@ -67,11 +67,11 @@ TEST(Probe, WeighsSourcesAsToldWhateverTheirSizes) {
   const model::Decoder decoder = test::decoder_of_kind("llama");
   const model::Batch large = test::random_batch({9, 12, 7, 11}, 1), small = test::random_batch({5, 6}, 2);
   for (const double weight : {1.0, 3.0}) {
-    const std::vector<std::vector<ProbeBatch>> parts = {{{large, 0, weight}, {small, 1, 1.0}}};
+    const std::vector<std::vector<ProbeBatch>> rounds = {{{large, 0, weight}, {small, 1, 1.0}}};
     const double share = weight / (weight + 1);
     for (const std::string& name : general_importance_methods()) {
       if (!std::get<FromSequences>(importance_method(name).scores).is_mean) continue;
-      const Importance both = probe(decoder, parts, {.methods = {name}, .num_lowest = 1}, Progress::silent()).at(0);
+      const Importance both = probe(decoder, rounds, {.methods = {name}, .num_lowest = 1}, Progress::silent()).at(0);
       const Importance a = probe_with(name, decoder, {large}), b = probe_with(name, decoder, {small});
       EXPECT_NEAR(both.baseline_loss, share * a.baseline_loss + (1 - share) * b.baseline_loss, 1e-9);
       for (std::size_t l = 0; l < 4; ++l)
@@ -130,11 +130,11 @@ TEST(Stability, IsTheSameEveryTime) {
 
 TEST(UntilSeparated, StopsAtTheFirstLookThatIsCertainAndElseReadsEverything) {
   const model::Decoder decoder = test::decoder_of_kind("llama");
-  std::vector<std::vector<ProbeBatch>> parts;
+  std::vector<std::vector<ProbeBatch>> rounds;
   for (unsigned seed = 0; seed < 4; ++seed)
-    parts.push_back({{test::random_batch(std::vector<std::int64_t>(20, 12), seed + 1), 0}});
+    rounds.push_back({{test::random_batch(std::vector<std::int64_t>(20, 12), seed + 1), 0}});
   const auto with = [&](int num_lowest) {
-    return probe(decoder, parts, {.methods = {"mask_out"}, .num_lowest = num_lowest, .until_separated = true},
+    return probe(decoder, rounds, {.methods = {"mask_out"}, .num_lowest = num_lowest, .until_separated = true},
                  Progress::silent())
         .at(0);
   };
@@ -157,10 +157,10 @@ TEST(UntilSeparated, StopsAtTheFirstLookThatIsCertainAndElseReadsEverything) {
 
 TEST(Probe, RefusesToChooseMoreLayersThanThereAre) {
   const model::Decoder decoder = test::decoder_of_kind("llama");
-  const std::vector<std::vector<ProbeBatch>> parts = {of_one_source(padded_batches())};
+  const std::vector<std::vector<ProbeBatch>> rounds = {of_one_source(padded_batches())};
   for (const int k : {0, 5})
     EXPECT_THAT(test::message_of<ConfigError>(
-                    [&] { probe(decoder, parts, {.methods = {"mask_out"}, .num_lowest = k}, Progress::silent()); }),
+                    [&] { probe(decoder, rounds, {.methods = {"mask_out"}, .num_lowest = k}, Progress::silent()); }),
                 HasSubstr(fmt::format("found {}; expected 1 to 4, the number of layers of the model", k)));
 }
 
@@ -219,20 +219,20 @@ TEST(Stability, LeavesOutWhatIsExcluded) {
 
 TEST(Probe, GoesOnFromWhatAnEarlierSessionMeasured) {
   const model::Decoder decoder = test::decoder_of_kind("llama");
-  std::vector<std::vector<ProbeBatch>> parts;
-  for (std::uint64_t part = 0; part < 3; ++part)
-    parts.push_back(of_one_source({test::random_batch({6, 5, 7, 4, 6, 5, 7, 4}, 2 * part + 1),
-                                   test::random_batch({6, 5, 7, 4, 6, 5, 7, 4}, 2 * part + 2)}));
+  std::vector<std::vector<ProbeBatch>> rounds;
+  for (std::uint64_t round = 0; round < 3; ++round)
+    rounds.push_back(of_one_source({test::random_batch({6, 5, 7, 4, 6, 5, 7, 4}, 2 * round + 1),
+                                    test::random_batch({6, 5, 7, 4, 6, 5, 7, 4}, 2 * round + 2)}));
   for (const bool until_separated : {false, true}) {
     const ProbeOptions options = {
         .methods = {"mask_out", "fisher"}, .num_lowest = 2, .until_separated = until_separated};
-    const std::vector<Importance> whole = probe(decoder, parts, options, Progress::silent());
+    const std::vector<Importance> whole = probe(decoder, rounds, options, Progress::silent());
     for (const std::int64_t batches : {1, 3}) {
       // What a session that was interrupted after so many batches leaves, through its file.
       ProbeState state{.batches = batches, .samples = {}};
       std::vector<std::vector<ProbeBatch>> first = {{}};
-      for (const auto& part : parts)
-        for (const ProbeBatch& batch : part)
+      for (const auto& round : rounds)
+        for (const ProbeBatch& batch : round)
           if (std::ssize(first[0]) < batches) first[0].push_back(batch);
       if (batches > 0) {
         ProbeState earlier;
@@ -240,7 +240,7 @@ TEST(Probe, GoesOnFromWhatAnEarlierSessionMeasured) {
         EXPECT_EQ(earlier.batches, batches);
         state.samples = samples_from_json(parse_json(to_json(earlier.samples).dump(), "samples"));
       }
-      const std::vector<Importance> resumed = probe(decoder, parts, options, Progress::silent(), state);
+      const std::vector<Importance> resumed = probe(decoder, rounds, options, Progress::silent(), state);
       ASSERT_EQ(resumed.size(), whole.size());
       for (std::size_t i = 0; i < whole.size(); ++i) {
         SCOPED_TRACE(fmt::format("{} after {} batches", whole[i].method, batches));

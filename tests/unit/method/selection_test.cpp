@@ -27,7 +27,8 @@ Importance scored(const std::vector<double>& scores, double standard_error = 0) 
   return importance;
 }
 
-std::vector<int> select(const Importance& importance, const SelectionOptions& options, const StepCost& step_cost = {}) {
+std::vector<int> select(const Importance& importance, const SelectionOptions& options,
+                        const CopiesCost& step_cost = {}) {
   return select_layers(options, static_cast<int>(importance.layers.size()), importance, step_cost);
 }
 

@@ -65,7 +65,7 @@ TEST(CausalAttention, AWindowOfTheWholeTextIsNoWindow) {
   EXPECT_FALSE(causal_attention(q, k, v, {.window = 32}).equal(causal_attention(q, k, v)));
 }
 
-// The work on one key-value head is cut into parts where its heads do not divide among the threads.
+// The work on one key-value head is split where its heads do not divide among the threads.
 TEST(CausalAttention, GivesTheSameOnAnyNumberOfThreads) {
   struct Shape {
     std::int64_t batch, heads, kv_heads, queries, keys, head_dim;
@@ -144,10 +144,7 @@ TEST(NormedAttention, SavesNoMoreThanWhatItIsGiven) {
     return tensor_memory(at::kCPU).in_use - thread_workspace_bytes() - before;
   };
   const auto bytes = static_cast<std::int64_t>(q.nbytes());
-  EXPECT_LT(kept([&] {
-              return normed_attention(q, k, v, {gain, gain, 1e-5}, tables);
-            }),
-            bytes / 8)
+  EXPECT_LT(kept([&] { return normed_attention(q, k, v, {gain, gain, 1e-5}, tables); }), bytes / 8)
       << "a number for each row";
   EXPECT_LT(kept([&] { return causal_attention(q.transpose(1, 2), k.transpose(1, 2), v); }), bytes / 8);
   EXPECT_GT(kept([&] {

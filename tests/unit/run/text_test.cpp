@@ -213,29 +213,29 @@ TEST(ToBatches, HoldEverySequenceOnceInRowsOfTheBatchSize) {
   EXPECT_EQ(rows_of_source, (std::vector<std::int64_t>{3, 2}));
 }
 
-TEST(ToParts, DoubleTheTextOfEachSourceAndHoldItAllOnce) {
+TEST(ToRounds, DoubleTheTextOfEachSourceAndHoldItAllOnce) {
   const std::vector<data::TokenDataset> general = {lengths_of("a", std::vector<std::int64_t>(160, 5)),
                                                    lengths_of("b", std::vector<std::int64_t>(96, 7))};
   const auto sets = probe_sequences(general, 16, 0);
-  const auto parts = to_parts(sets, 8, at::kCPU, /*growing=*/true);
-  ASSERT_EQ(parts.size(), 4U) << "256 sequences: 32, 32, 64, 128";
+  const auto rounds = to_rounds(sets, 8, at::kCPU, /*growing=*/true);
+  ASSERT_EQ(rounds.size(), 4U) << "256 sequences: 32, 32, 64, 128";
   const std::vector<std::vector<std::int64_t>> expected = {{20, 12}, {20, 12}, {40, 24}, {80, 48}};
   std::multiset<std::vector<std::int64_t>> seen, all;
-  for (std::size_t part = 0; part < parts.size(); ++part) {
+  for (std::size_t round = 0; round < rounds.size(); ++round) {
     std::vector<std::int64_t> rows(2);
-    for (const auto& [batch, source, weight] : parts[part]) {
+    for (const auto& [batch, source, weight] : rounds[round]) {
       rows.at(static_cast<std::size_t>(source)) += batch.rows();
       for (std::int64_t b = 0; b < batch.rows(); ++b) {
         const at::Tensor ids = batch.input_ids[b].contiguous();
         seen.emplace(ids.data_ptr<std::int64_t>(), ids.data_ptr<std::int64_t>() + ids.numel());
       }
     }
-    EXPECT_EQ(rows, expected[part]) << part;
+    EXPECT_EQ(rows, expected[round]) << round;
   }
   for (const auto& set : sets)
     for (const data::Sequence& sequence : set.to_vector()) all.emplace(sequence.tokens.begin(), sequence.tokens.end());
   EXPECT_EQ(seen, all);
-  EXPECT_EQ(to_parts(probe_sequences({lengths_of("a", {4, 5, 6})}, 8, 0), 8, at::kCPU, /*growing=*/true).size(), 1U);
+  EXPECT_EQ(to_rounds(probe_sequences({lengths_of("a", {4, 5, 6})}, 8, 0), 8, at::kCPU, /*growing=*/true).size(), 1U);
 }
 
 TEST(MakeTrainLoader, JoinsDocumentsWithEosAndTakesTheWeights) {

@@ -159,9 +159,15 @@ TEST(MetricSinks, AreTheLogAndThoseThatAreNamed) {
 }
 
 TEST(MetricSinks, OfAnUnknownNameAreRefused) {
-  check_metric_sinks({"tensorboard"});
-  EXPECT_THAT(test::message_of<ConfigError>([] { check_metric_sinks({"wandb"}); }),
-              HasSubstr("train.report_to: found \"wandb\"; expected tensorboard"));
+  check_metric_sinks(metric_sink_names());
+  const std::string message = test::message_of<ConfigError>([] { check_metric_sinks({"wandb"}); });
+  EXPECT_THAT(message, HasSubstr("train.report_to: found \"wandb\""));
+  for (const std::string& name : metric_sink_names()) EXPECT_THAT(message, HasSubstr(name));
+}
+
+TEST(MetricSinks, AreNamedInTheHelpOfTheirKey) {
+  const std::vector<std::string> key = {"train.report_to"};
+  for (const std::string& name : metric_sink_names()) EXPECT_THAT(config::explain(key, 100), HasSubstr(name + ":"));
 }
 
 TEST(MetricSinks, OfAResumedTrainingHoldTheSameAsItsLog) {
