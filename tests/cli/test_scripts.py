@@ -1,6 +1,7 @@
 """The scripts beside the program."""
 
 import os
+import re
 import shutil
 import subprocess
 
@@ -100,3 +101,42 @@ def test_an_engine_that_cannot_be_fetched_is_told(tmp_path):
     assert process.returncode == 1
     assert process.stderr.endswith("fetch-jinja: the package of tools/jinja.txt could not be downloaded; pip's message is above\n")
     assert list((tmp_path / ".cache").iterdir()) == []  # nothing half done is left
+
+
+@pytest.fixture
+def sources(tmp_path):
+    folder = tmp_path / "sources"
+    (folder / "adept").mkdir(parents=True)
+    shutil.copytree(ROOT / "cmake", folder / "cmake")
+    (folder / "adept" / "a.cpp").write_text("int a;\n")
+    return folder
+
+
+def commit_of_build(sources):
+    """As a build finds it."""
+    build = sources.parent / "build"
+    (build / "generated").mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cmake", f"-DSOURCE_DIR={sources}", f"-DBINARY_DIR={build}", "-P", sources / "cmake" / "WriteVersion.cmake"],
+                   check=True, env={**os.environ, "GIT_CEILING_DIRECTORIES": str(sources.parent)})  # fmt: skip
+    return re.search(r'kCommit = "(.*)"', (build / "generated" / "version_info.cpp").read_text())[1]
+
+
+def test_a_build_is_named_by_its_commit_and_by_what_is_not_committed(sources):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run(["git", *identity, *arguments], cwd=sources, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert commit_of_build(sources) == "unknown"
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit = git("rev-parse", "--short=12", "HEAD")
+    names = [commit_of_build(sources)]
+    assert names == [commit]
+    for file, text in (("a.cpp", "int b;\n"), ("a.cpp", "int c;\n"), ("new.cpp", "int d;\n"), ("new.cpp", "int e;\n")):
+        (sources / "adept" / file).write_text(text)
+        names.append(commit_of_build(sources))
+        assert re.fullmatch(commit + "-dirty-[0-9a-f]{8}", names[-1])
+    assert len(set(names)) == len(names)
+    (sources / "notes.txt").write_text("no source\n")
+    assert commit_of_build(sources) == names[-1]
