@@ -34,8 +34,8 @@ function(adept_test name)
     set_target_properties(test_${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 16)
     # -O0 cuts the compile time of the tests by up to 40 %. The libraries under test stay optimised.
     target_compile_options(test_${name} PRIVATE $<$<CONFIG:Release>:-O0>)
-    if(ADEPT_SANITIZE)  # the libraries read mapped files, tests do not; it takes a tenth of their compile time
-      target_compile_options(test_${name} PRIVATE -fno-sanitize=alignment)
+    if(ADEPT_SANITIZE)  # a quarter less compile time: the libraries read mapped files, and have lines in reports
+      target_compile_options(test_${name} PRIVATE -fno-sanitize=alignment -g0)
     endif()
     target_link_libraries(test_${name} PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest_main adept_warnings)
     add_test(NAME ${name} COMMAND test_${name})
