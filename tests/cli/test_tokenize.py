@@ -164,7 +164,7 @@ def test_a_document_takes_at_most_four_times_its_size(form, base, tmp_path):
     tokenize = ("tokenize", "--data", tmp_path / f"text.{form}", "--model")
     write_text(tmp_path / f"text.{form}", "a")
     floor = peak_bytes(*tokenize, base)
-    size = 12 * MEGABYTE
+    size = 24 * MEGABYTE
     for name, text in documents(size).items():
         write_text(tmp_path / f"text.{form}", text)
         for model in (base, nfc, whole) if name in ("words", "accents") else (base, nfc):
@@ -174,7 +174,7 @@ def test_a_document_takes_at_most_four_times_its_size(form, base, tmp_path):
 
 def test_many_documents_on_many_threads_take_four_times_the_size_of_one_and_their_ids(base, tmp_path):
     """Of a measurement, which keeps all ids in memory."""
-    size, count, out = 12 * MEGABYTE, 5, tmp_path / "out.json"
+    size, count, out = 24 * MEGABYTE, 5, tmp_path / "out.json"
     measure = ("eval", "--model", base, "--data", tmp_path / "data", "--threads", 4, "--max-tokens", 512, "--out", out)
     (tmp_path / "data").mkdir()
     write_text(tmp_path / "data" / "0.txt", "the river and the house")
@@ -187,7 +187,7 @@ def test_many_documents_on_many_threads_take_four_times_the_size_of_one_and_thei
 
 
 def test_what_is_not_read_of_a_record_takes_no_memory(base, tmp_path):
-    size = 12 * MEGABYTE
+    size = 24 * MEGABYTE
     data = tmp_path / "x.jsonl"
     tokenize = ("tokenize", "--model", base, "--data", data, "--on-bad-record", "skip")
     data.write_text('{"text": "a"}\n')

@@ -10,7 +10,8 @@ import tokenizers
 import transformers
 from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer, get_gguf_tokenizer
 
-from gguf_files import CORPUS, GEMMA_TEXTS, GPT2, SPECIAL_TOKENS, TEXTS, ids_of_adept, original_parts, write_tiny_llama
+from gguf_files import (
+    CORPUS, GEMMA_TEXTS, GPT2, SPECIAL_TOKENS, TEXTS, ids_of_adept, original_parts, write_gguf, write_tiny_llama)  # fmt: skip
 
 
 def default_pieces(text):
