@@ -238,7 +238,11 @@ class Run {
 
   // Damaged records are not an error: their stages are repeated.
   void check_checkpoints() {
-    if (train::list_checkpoints(dir_).empty()) return;
+    if (train::list_checkpoints(dir_).empty()) {
+      if (resumes_ && purpose_ == config::Purpose::kTrain && !stages_.is_done("train", train_inputs()))
+        log_warning("--resume: {} contains no checkpoint; the training starts from its beginning.", dir_.string());
+      return;
+    }
     if (!resumes_ && !stages_.is_done("train", train_inputs())) train::require_no_checkpoints(dir_);
     train::check_same_training(dir_, config_, expands_ ? std::nullopt : std::optional(identity(model_.dir)));
     std::vector<std::string> lines;

@@ -109,17 +109,19 @@ void print_counts(const std::vector<data::TokenDataset>& datasets) {
 }
 
 void warn_of_shared_files(const config::RunConfig& config) {
-  std::map<fs::path, std::string> trained_on;  // file -> source
-  for (const auto* sources : {&config.data.train, &config.data.replay}) {
-    if (sources == &config.data.replay && config.train.replay_ratio.value_or(0) == 0) continue;
-    for (const data::TextSource& source : *sources)
-      for (const fs::path& file : data::find_files(source).files) trained_on.emplace(fs::canonical(file), source.name);
-  }
+  std::map<fs::path, std::string> trained_on;  // file -> key and source
+  const auto add = [&](const char* key, const auto& sources) {
+    for (const data::TextSource& source : sources)
+      for (const fs::path& file : data::find_files(source).files)
+        trained_on.emplace(fs::canonical(file), fmt::format("{} ({})", key, source.name));
+  };
+  add("data.train", config.data.train);
+  if (config.train.replay_ratio.value_or(0) != 0) add("data.replay", config.data.replay);
   for (const data::TextSource& source : config.data.eval)
     for (const fs::path& file : data::find_files(source).files)
       if (const auto found = trained_on.find(fs::canonical(file)); found != trained_on.end())
-        log_warning("{}: is in both data.train ({}) and data.eval ({}), so the evaluation includes training text.",
-                    file.string(), found->second, source.name);
+        log_warning("{}: is in both {} and data.eval ({}), so the evaluation includes training text.", file.string(),
+                    found->second, source.name);
 }
 
 data::SequenceSet scoring_sequences(const TextModel& model, const data::TokenDataset& dataset,

@@ -575,6 +575,9 @@ def test_text_that_is_trained_and_measured_on_is_warned_of(finished, tmp_path):
     same = "data.eval=[{name: same, path: ./general.jsonl.gz, text_field: body}]"
     again = run(folder, "--set", f"output_dir={tmp_path}/run", "--set", same, "--set", "train.max_steps=1")
     assert "./general.jsonl.gz: is in both data.train (replay) and data.eval (same)" in again.stderr
+    replay = run(folder, "--set", f"output_dir={tmp_path}/replay", "--set", "data.replay=[{name: more, path: held.txt}]",
+                 "--set", "train.replay_ratio=0.3", "--set", "train.max_steps=1")  # fmt: skip
+    assert "held.txt: is in both data.replay (more) and data.eval (held-general)" in replay.stderr
 
 
 def test_a_hub_id_is_found_in_the_cache(finished, tmp_path):

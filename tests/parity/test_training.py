@@ -505,8 +505,12 @@ def test_training_resumes_after_interrupts_only_when_told_to(straight):
     code, _ = run_until(["train", config, "--resume"], lambda: num_lines(log) >= 9, signal.SIGKILL)
     assert code == -signal.SIGKILL
     resumed = run_program("adept", "train", config, "--resume")
-    assert "resuming after step" in resumed.stderr
+    assert "resuming after step" in resumed.stderr and "contains no checkpoint" not in resumed.stderr
     assert_same_run(out, folder / "straight")
+
+    elsewhere = folder / "elsewhere"
+    fresh = run_program("adept", "train", config, "--resume", "--set", f"output_dir={elsewhere}", "--set", "train.max_steps=1")
+    assert f"--resume: {elsewhere} contains no checkpoint" in fresh.stderr
 
 
 def test_a_damaged_checkpoint_is_passed_over(straight):
