@@ -38,6 +38,13 @@ def run_program(name, *arguments, check=True, **options):
     return process
 
 
+def preload(folder, source, **variables):
+    """The environment of a program whose calls `source` stands in for."""
+    (folder / "preloaded.c").write_text(source)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "preloaded.so", "preloaded.c", "-ldl"], cwd=folder, check=True)
+    return {**os.environ, "LD_PRELOAD": str(folder / "preloaded.so"), **variables}
+
+
 @pytest.fixture(autouse=True)
 def programs_end_with_their_test(monkeypatch):
     started = []

@@ -14,7 +14,7 @@ import time
 
 import pytest
 import text_models
-from conftest import BUILD, run_program
+from conftest import BUILD, preload, run_program
 
 SECONDS = 120
 
@@ -181,13 +181,6 @@ int pthread_create(pthread_t* t, const pthread_attr_t* a, void* (*f)(void*), voi
   return __atomic_fetch_add(&count, 1, __ATOMIC_SEQ_CST) < atoi(getenv("THREADS_LEFT")) ? real(t, a, f, x) : EAGAIN;
 }
 """
-
-
-def preload(folder, source, **variables):
-    """The environment of a program whose calls `source` stands in for."""
-    (folder / "preloaded.c").write_text(source)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", "preloaded.so", "preloaded.c", "-ldl"], cwd=folder, check=True)
-    return {**os.environ, "LD_PRELOAD": str(folder / "preloaded.so"), **variables}
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 6])
