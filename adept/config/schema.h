@@ -134,7 +134,8 @@ void describe(Visitor& v, method::LayerProbeOptions& c) {
   v(c.until_separated, "until_separated",
     "Stop before max_tokens once the choice of the lowest layers is statistically certain (95 %)");
   v(c.batch_size, "batch_size",
-    "Batch size of the probe and of unit importance, which depends on it; a training cannot continue with another",
+    "Batch size of the probe and of the measurement of unit importance. It affects unit importance, so a resumed "
+    "training must keep it",
     {.unit = "sequences", .range = kSequences, .decides = decides::kProbe | decides::kTraining});
 }
 

@@ -26,9 +26,9 @@ class MetricSink {
 
   /// Logs `values` by name after `step` completed steps: numbers, strings and objects of numbers; null for values that
   /// were not measured. Values of an evaluation are named eval_... and arrive in a separate call for the same step,
-  /// after that of the step. Steps do not decrease within a session,
-  /// and not every step is logged. What was logged must be in the file when log() returns, as the process may be
-  /// killed. Throws DataError if writing fails, which ends the training.
+  /// after that of the step. Not every step is logged; steps do not decrease within a session. The values must be in
+  /// the file when log() returns, because the process may be killed. Throws DataError if writing fails, which ends the
+  /// training.
   virtual void log(const Json& values, std::int64_t step) = 0;
 };
 

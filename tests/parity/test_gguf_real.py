@@ -11,52 +11,50 @@ from transformers.integrations.gguf.reader import read_gguf_metadata
 from gguf_files import GEMMA_TEXTS, TEXTS, assert_same_bits, ids_of_adept, original_parts
 
 
-@pytest.fixture(scope="module")
-def smollm2(smollm2_gguf, adept, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("smollm2") / "model"
-    adept("import-gguf", "--gguf", smollm2_gguf, "--out", folder)
-    yield smollm2_gguf, folder
+def imported(gguf_file, adept, tmp_path_factory):
+    """The file and the model imported from it, whose weights are removed in the end."""
+    folder = tmp_path_factory.mktemp("imported") / "model"
+    adept("import-gguf", "--gguf", gguf_file, "--out", folder)
+    yield gguf_file, folder
     (folder / "model.safetensors").unlink()
 
 
-def test_the_real_file_equals_the_dequantisation_of_transformers(smollm2):
-    path, folder = smollm2
-    config = transformers.AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
-    expected = transformers.modeling_gguf_pytorch_utils.load_gguf_checkpoint(path, return_tensors=True,
-                                                                             model_to_load=model)
-    found = load_file(folder / "model.safetensors")
-    assert sorted(found) == sorted(expected["tensors"]) and len(found) == 272
-    for name, tensor in expected["tensors"].items():
-        assert_same_bits(found[name], tensor, name)
-    for key in ["num_hidden_layers", "max_position_embeddings", "hidden_size", "intermediate_size", "vocab_size",
-                "num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings", "bos_token_id",
-                "eos_token_id", "pad_token_id"]:
-        assert getattr(config, key) == expected["config"][key], key
-    assert config.model_type == "llama" and config.rms_norm_eps == 1e-5
-    assert config.rope_parameters == {"rope_type": "default", "rope_theta": 100000.0}
+@pytest.fixture(scope="module")
+def smollm2(smollm2_gguf, adept, tmp_path_factory):
+    yield from imported(smollm2_gguf, adept, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def gemma3(gemma3_gguf, adept, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gemma3") / "model"
-    adept("import-gguf", "--gguf", gemma3_gguf, "--out", folder)
-    yield gemma3_gguf, folder
-    (folder / "model.safetensors").unlink()
+    yield from imported(gemma3_gguf, adept, tmp_path_factory)
 
 
-def test_the_real_gemma_equals_the_dequantisation_of_transformers(gemma3):
-    path, folder = gemma3
+def check_against_transformers(path, folder, num_tensors, own_key):
+    """Tensors and configuration, of which `own_key` is a key that not every architecture has. Returns the configuration."""
     config = transformers.AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
     expected = transformers.modeling_gguf_pytorch_utils.load_gguf_checkpoint(path, return_tensors=True,
                                                                              model_to_load=model)
     found = load_file(folder / "model.safetensors")
-    assert sorted(found) == sorted(expected["tensors"]) and len(found) == 236
+    assert sorted(found) == sorted(expected["tensors"]) and len(found) == num_tensors
     for name, tensor in expected["tensors"].items():
         assert_same_bits(found[name], tensor, name)
+    for key in ["num_hidden_layers", "max_position_embeddings", "hidden_size", "intermediate_size", "vocab_size",
+                "num_attention_heads", "num_key_value_heads", "head_dim", own_key, "bos_token_id", "eos_token_id",
+                "pad_token_id"]:
+        assert getattr(config, key) == expected["config"][key], key
+    return config
+
+
+def test_the_real_file_equals_the_dequantisation_of_transformers(smollm2):
+    config = check_against_transformers(*smollm2, 272, "tie_word_embeddings")
+    assert config.model_type == "llama" and config.rms_norm_eps == 1e-5
+    assert config.rope_parameters == {"rope_type": "default", "rope_theta": 100000.0}
+
+
+def test_the_real_gemma_equals_the_dequantisation_of_transformers(gemma3):
+    config = check_against_transformers(*gemma3, 236, "sliding_window")
     published = transformers.Gemma3TextConfig(  # google/gemma-3-270m, config.json
         vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
         num_key_value_heads=1, head_dim=256, max_position_embeddings=32768, sliding_window=512,
@@ -64,10 +62,6 @@ def test_the_real_gemma_equals_the_dequantisation_of_transformers(gemma3):
     for key in published.to_dict():
         if key not in ("architectures", "dtype", "transformers_version", "pad_token_id", "_sliding_window_pattern", "_name_or_path"):
             assert getattr(config, key) == getattr(published, key), key
-    for key in ["num_hidden_layers", "max_position_embeddings", "hidden_size", "intermediate_size", "vocab_size",
-                "num_attention_heads", "num_key_value_heads", "head_dim", "sliding_window", "bos_token_id",
-                "eos_token_id", "pad_token_id"]:
-        assert getattr(config, key) == expected["config"][key], key
     assert config.model_type == "gemma3_text" and config.layer_types[5::6] == ["full_attention"] * 3
 
 
