@@ -41,17 +41,15 @@ void add_losses(ProbeSamples& samples, const std::vector<double>& losses) {
     samples.losses.insert(samples.losses.end(), losses.begin(), losses.end());
 }
 
-// Row b alone, without the padding after its last target.
+// Row b alone, without padding.
 model::Batch single_row(const model::Batch& batch, std::int64_t b) {
-  const at::Tensor targets = batch.targets.slice(0, b, b + 1);
-  const at::Tensor positions = at::nonzero(targets[0].ne(nn::kIgnoreIndex));
-  const std::int64_t length = positions.size(0) == 0 ? 0 : positions[-1].item<std::int64_t>() + 1;
-  return {.input_ids = batch.input_ids.slice(0, b, b + 1).slice(1, 0, length),
-          .targets = targets.slice(1, 0, length),
-          .num_targets = positions.size(0),
-          .document_starts = batch.document_starts.defined()
-                                 ? batch.document_starts.slice(0, b, b + 1).slice(1, 0, length)
-                                 : at::Tensor()};
+  const std::int64_t length = batch.lengths.defined() ? batch.lengths[b].item<std::int64_t>() : batch.input_ids.size(1);
+  const auto row = [&](const at::Tensor& of_batch) { return of_batch.slice(0, b, b + 1).slice(1, 0, length); };
+  const at::Tensor targets = row(batch.targets);
+  return {.input_ids = row(batch.input_ids),
+          .targets = targets,
+          .num_targets = targets.ne(nn::kIgnoreIndex).sum().item<std::int64_t>(),
+          .document_starts = batch.document_starts.defined() ? row(batch.document_starts) : at::Tensor()};
 }
 
 void append(MeasureTable& table, const std::vector<double>& values) {

@@ -78,13 +78,13 @@ bool write_at(int fd, std::int64_t offset, std::span<const std::byte> bytes) {
   return true;
 }
 
-/// ids (B, T), document_starts (B, T) or undefined.
-std::vector<std::string> row_keys(const at::Tensor& ids, const at::Tensor& document_starts) {
+/// ids (B, T).
+std::vector<std::string> row_keys(const at::Tensor& ids, const Context& context) {
   std::vector<std::string> keys;
   for (std::int64_t row = 0; row < ids.size(0); ++row) {
     Hasher hasher;
     hasher.update(fmt::format("{} x {}", ids.size(0), ids.size(1)));
-    for (const at::Tensor& tensor : {ids, document_starts})
+    for (const at::Tensor& tensor : {ids, context.document_starts, context.lengths})
       if (tensor.defined()) hasher.update(as_view("", tensor.select(0, row).contiguous()).data);
     keys.push_back(hasher.digest());
   }
@@ -139,23 +139,22 @@ void ActivationCache::read_index() {
   if (end_ < size && ::ftruncate(fd_.get(), end_) != 0) throw system_error(path_, "write", errno);
 }
 
-at::Tensor ActivationCache::get(const at::Tensor& ids, const at::Tensor& document_starts, bool keeps_new,
-                                const Compute& compute) {
-  if (ids.numel() == 0) return compute(ids, document_starts);
+at::Tensor ActivationCache::get(const at::Tensor& ids, const Context& context, bool keeps_new, const Compute& compute) {
+  if (ids.numel() == 0) return compute(ids, context);
   const std::lock_guard lock(mutex_);
-  const std::vector<std::string> keys = row_keys(ids.cpu(), document_starts);
+  const std::vector<std::string> keys = row_keys(ids.cpu(), context);
   if (const at::Tensor found = read(keys, ids); found.defined()) {
     stats_.positions_read += ids.numel();
     return found.to(ids.device());
   }
-  at::Tensor activations = compute(ids, document_starts);
+  at::Tensor activations = compute(ids, context);
   stats_.positions_computed += ids.numel();
   // Whole batches: one of which a row is missing is never read.
   const auto is_new = [&](const std::string& key) { return !entries_.contains(key); };
   const auto new_rows = std::count_if(keys.begin(), keys.end(), is_new);
   const bool has_room =
       end_ + new_rows * (static_cast<std::int64_t>(sizeof(EntryHeader)) + row_bytes(ids)) <= max_bytes_;
-  if (keeps_new && has_room && is_independent_of_place(ids, document_starts, activations, compute))
+  if (keeps_new && has_room && is_independent_of_place(ids, context, activations, compute))
     keep(keys, activations.cpu().contiguous());
   return activations;
 }
@@ -182,14 +181,17 @@ at::Tensor ActivationCache::read(const std::vector<std::string>& keys, const at:
   return rows;
 }
 
-bool ActivationCache::is_independent_of_place(const at::Tensor& ids, const at::Tensor& document_starts,
+bool ActivationCache::is_independent_of_place(const at::Tensor& ids, const Context& context,
                                               const at::Tensor& activations, const Compute& compute) {
   if (ids.size(0) == 1) return true;
   const bool was_told =
       std::any_of(is_independent_.begin(), is_independent_.end(), [](const auto& s) { return !s.second; });
   const auto [shape, is_new] = is_independent_.try_emplace({ids.size(0), ids.size(1)});
   if (is_new) {
-    shape->second = compute(next_rows(ids), next_rows(document_starts)).equal(next_rows(activations));
+    Context next = context;
+    next.document_starts = next_rows(context.document_starts);
+    next.lengths = next_rows(context.lengths);
+    shape->second = compute(next_rows(ids), next).equal(next_rows(activations));
     if (!shape->second && !was_told)
       log_warning(
           "activation cache: activations of batches of {} x {} tokens are not cached, because on this machine they "

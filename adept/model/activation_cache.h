@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "adept/core/file.h"
+#include "adept/model/context.h"
 
 namespace adept::model {
 
@@ -37,27 +38,28 @@ struct ActivationCacheStats {
   std::int64_t bytes = 0;               ///< of the file
 };
 
-/// A file of activations (T, D) of single rows, each with a checksum, keyed by the row's tokens, the starts of its
-/// documents, and the shape of its batch. A batch is appended completely, or not at all if the file has no room. All
-/// entries are dropped if the file belongs to another source, if an entry is damaged, or if the disk is full (then
-/// caching stops). The file is read with pread, not mapped, so read data does not stay in the process's memory.
+/// A file of activations (T, D) of single rows, each with a checksum, keyed by the row's tokens, its context (the
+/// starts of its documents, its length), and the shape of its batch. A batch is appended completely, or not at all if
+/// the file has no room. All entries are dropped if the file belongs to another source, if an entry is damaged, or if
+/// the disk is full (then caching stops). The file is read with pread, not mapped, so read data does not stay in the
+/// process's memory.
 ///
 /// A row of a matrix product may depend on its place in the batch, by how the library splits the work. Before it first
 /// caches rows of a batch shape, the cache tests whether a row's result depends on its position in the batch. If it
 /// does, rows of that shape are not cached, because training would not be reproducible bit for bit.
 class ActivationCache {
  public:
-  /// ids (B, T) and Context::document_starts -> (B, T, D).
-  using Compute = std::function<at::Tensor(const at::Tensor& ids, const at::Tensor& document_starts)>;
+  /// ids (B, T) and their context -> (B, T, D).
+  using Compute = std::function<at::Tensor(const at::Tensor& ids, const Context& context)>;
 
   /// Opens or makes the file, which never grows beyond `max_bytes`. Throws DataError where it cannot.
   ActivationCache(std::filesystem::path path, std::int64_t max_bytes, ActivationSource source);
 
   std::int64_t num_layers() const { return source_.num_layers; }
 
-  /// Returns compute(ids, document_starts), read from the file if it has all rows; ids (B, T) int64 on any device.
-  /// `keeps_new`: adds computed rows to the file, because these tokens come again.
-  at::Tensor get(const at::Tensor& ids, const at::Tensor& document_starts, bool keeps_new, const Compute& compute);
+  /// Returns compute(ids, context), read from the file if it has all rows; ids (B, T) int64 on any device. `keeps_new`:
+  /// adds computed rows to the file, because these tokens come again.
+  at::Tensor get(const at::Tensor& ids, const Context& context, bool keeps_new, const Compute& compute);
 
   ActivationCacheStats stats() const;
 
@@ -75,7 +77,7 @@ class ActivationCache {
   at::Tensor read(const std::vector<std::string>& keys, const at::Tensor& ids);
   void keep(const std::vector<std::string>& keys, const at::Tensor& activations);
   bool append(const std::string& key, std::span<const std::byte> data);
-  bool is_independent_of_place(const at::Tensor& ids, const at::Tensor& document_starts, const at::Tensor& activations,
+  bool is_independent_of_place(const at::Tensor& ids, const Context& context, const at::Tensor& activations,
                                const Compute& compute);
 
   std::filesystem::path path_;

@@ -17,10 +17,11 @@ struct Batch {
   at::Tensor input_ids;          ///< (B, T) int64
   at::Tensor targets;            ///< (B, T) int64; nn::kIgnoreIndex where nothing is predicted
   std::int64_t num_targets = 0;  ///< predicted tokens
-  at::Tensor document_starts{};  ///< as in Context, on the CPU
+  at::Tensor document_starts{};  ///< as in Context
+  at::Tensor lengths{};          ///< as in Context
 
   Context context(BetweenLayers between = nullptr) const {
-    return {.document_starts = document_starts, .between = between};
+    return {.document_starts = document_starts, .lengths = lengths, .between = between};
   }
   std::int64_t rows() const { return input_ids.size(0); }
   std::int64_t num_positions() const { return input_ids.numel(); }

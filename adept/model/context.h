@@ -27,11 +27,15 @@ struct Context {
   /// other, so within a document the result is that of the document alone, up to rounding.
   at::Tensor document_starts{};
 
+  /// (B) int64 on the CPU: tokens of each row without its padding; longrope's frequencies depend on the length of a
+  /// text. Undefined: no row is padded.
+  at::Tensor lengths{};
+
   /// Keys and values of the tokens before these, which are appended to it; null: there are none. Not together with
   /// document_starts.
   KeyValueCache* cache = nullptr;
 
-  /// Total tokens of the text, if it continues after these; longrope's frequencies depend on it.
+  /// With a cache, total tokens of the text, if it continues after these; longrope's frequencies depend on it.
   std::int64_t text_length = 0;
 
   BetweenLayers between = nullptr;

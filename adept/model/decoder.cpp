@@ -123,8 +123,8 @@ at::Tensor Decoder::attention(const nn::Input& input, const Attention& body, std
   const nn::Visibility visibility = {.window = body.window, .document_starts = context.document_starts};
   nn::RopeCache& rope = *ropes_.at(body.rope);
   const nn::RopeTables tables =
-      visibility.document_starts.defined()
-          ? rope.get(visibility.document_starts, x.scalar_type(), x.device())
+      cache == nullptr
+          ? rope.get_rows(T, context.document_starts, context.lengths, x.scalar_type(), x.device())
           : rope.get(begin, begin + T, std::max(begin + T, context.text_length), x.scalar_type(), x.device());
   ADEPT_CHECK(!visibility.document_starts.defined() || cache == nullptr, "a key-value cache holds single documents");
   at::Tensor mixed;  // (B, H, T, E)

@@ -12,11 +12,10 @@ at::Tensor FrozenPrefix::hidden(const at::Tensor& ids, std::int64_t end, const C
   if (cache_ == nullptr || end < cached) return decoder_->layers(decoder_->embed(ids), 0, end, context);
   ADEPT_CHECK(context.cache == nullptr && context.text_length == 0,
               "activations of tokens that follow others, or that others follow, are not cached");
-  const auto compute = [&](const at::Tensor& tokens, const at::Tensor& document_starts) {
-    return decoder_->layers(decoder_->embed(tokens), 0, cached,
-                            {.document_starts = document_starts, .between = context.between});
+  const auto compute = [&](const at::Tensor& tokens, const Context& of_tokens) {
+    return decoder_->layers(decoder_->embed(tokens), 0, cached, of_tokens);
   };
-  const at::Tensor h = cache_->get(ids, context.document_starts, keeps_new_, compute);
+  const at::Tensor h = cache_->get(ids, context, keeps_new_, compute);
   return decoder_->layers(h, cached, end, context);
 }
 

@@ -154,17 +154,20 @@ RopeTables RopeCache::get(std::int64_t begin, std::int64_t end, std::int64_t len
   return {tables.cos.narrow(0, begin, end - begin), tables.sin.narrow(0, begin, end - begin)};
 }
 
-RopeTables RopeCache::get(const at::Tensor& document_starts, at::ScalarType dtype, at::Device device) {
-  const std::int64_t length = document_starts.size(1);
-  if (!parameters_.is_long(length)) return get(0, length, length, dtype, device);
-  const at::Tensor in_long = in_longer_documents(document_starts, parameters_.original_max_position_embeddings);
+RopeTables RopeCache::get_rows(std::int64_t num_positions, const at::Tensor& document_starts, const at::Tensor& lengths,
+                               at::ScalarType dtype, at::Device device) {
+  if (!parameters_.is_long(num_positions) || !(document_starts.defined() || lengths.defined()))
+    return get(0, num_positions, num_positions, dtype, device);
+  const double most = parameters_.original_max_position_embeddings;
+  const at::Tensor in_long = document_starts.defined() ? in_longer_documents(document_starts, most)
+                                                       : lengths.gt(most).unsqueeze(1);  // (B, T) or (B, 1)
   const auto tables = [&](bool is_long) {
-    const RopeTables all = table(is_long, length, dtype, device);
-    return RopeTables{all.cos.narrow(0, 0, length), all.sin.narrow(0, 0, length)};
+    const RopeTables all = table(is_long, num_positions, dtype, device);
+    return RopeTables{all.cos.narrow(0, 0, num_positions), all.sin.narrow(0, 0, num_positions)};
   };
   if (!in_long.any().item<bool>()) return tables(false);
   if (in_long.all().item<bool>()) return tables(true);
-  const at::Tensor choose_long = in_long.unsqueeze(-1).to(device);  // (B, T, 1)
+  const at::Tensor choose_long = in_long.unsqueeze(-1).to(device);  // (B, T, 1) or (B, 1, 1)
   const RopeTables of_short = tables(false), of_long = tables(true);
   return {at::where(choose_long, of_long.cos, of_short.cos), at::where(choose_long, of_long.sin, of_short.sin)};
 }

@@ -61,10 +61,12 @@ class RopeCache {
   /// Of the positions begin .. end-1 of a text of `length` tokens: (end - begin, R/2).
   RopeTables get(std::int64_t begin, std::int64_t end, std::int64_t length, at::ScalarType dtype, at::Device device);
 
-  /// Of the positions 0 .. T-1 of sequences whose documents are texts of their own; document_starts (B, T) as in
-  /// Visibility. (T, R/2) where all take the same frequencies. Positions do not start again with a document: rotations
-  /// are relative, so that only longrope tells a document in a sequence from that document alone.
-  RopeTables get(const at::Tensor& document_starts, at::ScalarType dtype, at::Device device);
+  /// Of the positions 0 .. T-1 of a batch's rows, whose texts are the documents of document_starts (B, T) as in
+  /// Visibility or, where that is undefined, the first tokens of each row: lengths (B) int64 on the CPU, undefined
+  /// where no row is padded. (T, R/2) where all take the same frequencies. Positions do not start again with a
+  /// document: rotations are relative, so that only longrope tells a document in a sequence from that document alone.
+  RopeTables get_rows(std::int64_t num_positions, const at::Tensor& document_starts, const at::Tensor& lengths,
+                      at::ScalarType dtype, at::Device device);
 
  private:
   /// Of positions 0 .. at least length-1.

@@ -42,10 +42,11 @@ class ActivationCacheTest : public ::testing::Test {
     return decoder_.layers(decoder_.embed(ids), 0, 2, {.document_starts = starts});
   }
   at::Tensor get(ActivationCache& cache, const at::Tensor& ids, const at::Tensor& starts = {}, bool keeps_new = true) {
-    return cache.get(ids, starts, keeps_new, [&](const at::Tensor& tokens, const at::Tensor& document_starts) {
-      ++computed_;
-      return expected(tokens, document_starts);
-    });
+    return cache.get(ids, {.document_starts = starts}, keeps_new,
+                     [&](const at::Tensor& tokens, const Context& context) {
+                       ++computed_;
+                       return expected(tokens, context.document_starts);
+                     });
   }
   // Gets `ids` and expects the right values; whether they were computed.
   bool computes(ActivationCache& cache, const at::Tensor& ids, const at::Tensor& starts = {}, bool keeps_new = true) {
@@ -204,8 +205,8 @@ TEST_F(ActivationCacheTest, KeepsOnlyWhatWillComeAgain) {
 
 TEST_F(ActivationCacheTest, KeepsNothingWhereRowsDependOnTheirPlaceInTheBatch) {
   const auto cache = open();
-  const auto by_place = [&](const at::Tensor& ids, const at::Tensor& starts) {
-    at::Tensor h = expected(ids, starts);
+  const auto by_place = [&](const at::Tensor& ids, const Context& context) {
+    at::Tensor h = expected(ids, context.document_starts);
     h.select(0, 0).add_(1);
     return h;
   };

@@ -214,6 +214,25 @@ TEST(Decoder, LongRopeLooksAtTheLengthOfEachDocument) {
   EXPECT_FALSE(test::is_close(whole.narrow(1, 0, 6), found.narrow(1, 0, 6), 1e-3)) << "12 tokens are a long text";
 }
 
+TEST(Decoder, LongRopeLooksAtTheLengthOfEachRowWithoutItsPadding) {
+  const at::NoGradGuard no_grad;
+  const Decoder decoder = decoder_of(longrope_phi());
+  const std::vector<data::Sequence> sequences = {{.tokens = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8}},
+                                                 {.tokens = {2, 7, 1, 8, 2, 8, 1, 8}},
+                                                 {.tokens = {1, 4, 1, 4, 2, 1, 3, 5, 6}}};
+  const auto losses = [&](std::span<const data::Sequence> rows) {
+    const Batch batch = to_batch(data::make_batch(rows), at::kCPU);
+    return decoder.token_losses(decoder.forward(batch.input_ids, batch.context()), batch.targets);
+  };
+  const at::Tensor together = losses(sequences);
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const auto length = std::ssize(sequences[i].tokens);
+    EXPECT_TRUE(test::is_close(together[static_cast<std::int64_t>(i)].narrow(0, 0, length),
+                               losses({&sequences[i], 1})[0], 1e-5))
+        << length << " tokens";
+  }
+}
+
 TEST(Generate, ALongPromptIsReadInPieces) {
   for (const Json& json : {sliding_qwen(), longrope_phi()}) {
     const Decoder decoder = decoder_of(json);

@@ -293,18 +293,36 @@ TEST(Rope, TheCacheTakesTheFrequenciesOfEachDocument) {
     return at::tensor(values, at::kInt).view({std::ssize(lengths), -1});
   };
   const RopeTables of_long = cache.get(0, 150, 150, at::kFloat, at::kCPU);
-  const RopeTables all_long = cache.get(starts({{150}, {150}}), at::kFloat, at::kCPU);
+  const RopeTables all_long = cache.get_rows(150, starts({{150}, {150}}), {}, at::kFloat, at::kCPU);
   EXPECT_TRUE(all_long.cos.equal(of_long.cos));
-  const RopeTables all_short = cache.get(starts({{100, 50}, {1, 99, 50}}), at::kFloat, at::kCPU);
+  const RopeTables all_short = cache.get_rows(150, starts({{100, 50}, {1, 99, 50}}), {}, at::kFloat, at::kCPU);
   EXPECT_EQ(all_short.cos.dim(), 2);
   EXPECT_TRUE(all_short.sin.narrow(0, 0, 100).equal(rope_tables(p, 8, 100).sin));
-  const RopeTables mixed = cache.get(starts({{40, 101, 9}, {75, 75}}), at::kFloat, at::kCPU);
+  const RopeTables mixed = cache.get_rows(150, starts({{40, 101, 9}, {75, 75}}), {}, at::kFloat, at::kCPU);
   ASSERT_EQ(mixed.cos.sizes(), (std::vector<std::int64_t>{2, 150, 4}));
   EXPECT_TRUE(mixed.cos[1].equal(all_short.cos));
   EXPECT_TRUE(mixed.sin[0].narrow(0, 40, 101).equal(of_long.sin.narrow(0, 40, 101)));
   for (const auto& [begin, length] : {std::pair{0, 40}, {141, 9}})
     EXPECT_TRUE(mixed.sin[0].narrow(0, begin, length).equal(all_short.sin.narrow(0, begin, length)));
-  EXPECT_EQ(RopeCache({}, 8).get(starts({{75, 75}}), at::kFloat, at::kCPU).cos.dim(), 2);
+  EXPECT_EQ(RopeCache({}, 8).get_rows(150, starts({{75, 75}}), {}, at::kFloat, at::kCPU).cos.dim(), 2);
+}
+
+// Of rows that are padded to 150 tokens.
+TEST(Rope, TheCacheTakesTheFrequenciesOfEachRowWithoutItsPadding) {
+  const RopeParameters p = longrope_of_100_tokens();
+  RopeCache cache(p, 8);
+  const auto of_lengths = [&](const std::vector<std::int64_t>& lengths) {
+    return cache.get_rows(150, {}, at::tensor(lengths, at::kLong), at::kFloat, at::kCPU);
+  };
+  const RopeTables of_long = cache.get_rows(150, {}, {}, at::kFloat, at::kCPU);
+  EXPECT_TRUE(of_long.cos.equal(rope_tables(p, 8, 150).cos)) << "no row is padded";
+  EXPECT_TRUE(of_lengths({150, 101}).cos.equal(of_long.cos));
+  const RopeTables of_short = of_lengths({100, 1});
+  EXPECT_TRUE(of_short.sin.narrow(0, 0, 100).equal(rope_tables(p, 8, 100).sin));
+  const RopeTables mixed = of_lengths({150, 100, 101});
+  ASSERT_EQ(mixed.cos.sizes(), (std::vector<std::int64_t>{3, 150, 4}));
+  EXPECT_TRUE(mixed.cos[1].equal(of_short.cos));
+  for (const std::int64_t row : {0, 2}) EXPECT_TRUE(mixed.sin[row].equal(of_long.sin)) << row;
 }
 
 TEST(Rope, TakesATableOfEachSequence) {
