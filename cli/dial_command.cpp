@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <memory>
@@ -127,6 +128,11 @@ void run(DialOptions& options) {
   if (!options.general_weight) dial_options.max_general_rise = options.max_general_rise.value_or(kDefaultRise);
   const method::Dial dial =
       run::measure_dial(measured, expansion, general, domain, dial_options, run::ResultCache::open());
+  const auto is_as_base = [&](const method::DialPoint& point) {
+    return point.general_loss == dial.curve.front().general_loss && point.domain_loss == dial.curve.front().domain_loss;
+  };
+  if (std::all_of(dial.curve.begin(), dial.curve.end(), is_as_base))
+    log_warning("{}: the losses are the same at every alpha; the copies are not trained.", model.dir.string());
   record["dtype"] = std::string(to_string(options.compute.decided_dtype()));
   record["max_general_rise"] = dial_options.max_general_rise ? Json(*dial_options.max_general_rise) : Json();
   record["general_weight"] = dial_options.general_weight ? Json(*dial_options.general_weight) : Json();

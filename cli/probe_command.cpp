@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "adept/core/error.h"
+#include "adept/core/nearest_name.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/model_identity.h"
 #include "adept/io/record.h"
@@ -52,9 +53,14 @@ std::vector<std::string> methods_of(const ProbeOptions& options) {
   for (const method::ImportanceMethod& method : method::importance_methods())
     if (options.measure.method == "all" ? !method.needs_domain : options.measure.method == method.name)
       names.emplace_back(method.name);
-  if (names.empty())
-    throw ConfigError("--method: found \"{}\"; expected one of {}, all.", options.measure.method,
-                      method::importance_method_names(", "));
+  if (names.empty()) {
+    std::vector<std::string> known = {"all"};
+    for (const method::ImportanceMethod& method : method::importance_methods()) known.emplace_back(method.name);
+    const std::string nearest = nearest_name(options.measure.method, known);
+    throw ConfigError("--method: found \"{}\"; expected one of {}, all.{}", options.measure.method,
+                      method::importance_method_names(", "),
+                      nearest.empty() ? "" : fmt::format(" Did you mean {}?", nearest));
+  }
   return names;
 }
 

@@ -182,6 +182,22 @@ void settle(Choice& value, Choice wanted, std::optional<Choice> usual, const cha
   value = wanted;
 }
 
+// A configuration may serve several methods, so a key that this one does not use is not an error. Logs those that were
+// given and are not the default.
+void tell_unused(const RunConfig& config, const ReadResult& result) {
+  const Json values = to_json(config), defaults = to_json(RunConfig());
+  std::vector<std::string> unused;
+  for (const KeyDoc& doc : all_keys()) {
+    if ((doc.methods & bit_of(config.method)) != 0 || !result.locations.contains(doc.key)) continue;
+    std::string pointer = "/" + doc.key;
+    std::replace(pointer.begin(), pointer.end(), '.', '/');
+    if (values.at(Json::json_pointer(pointer)) != defaults.at(Json::json_pointer(pointer))) unused.push_back(doc.key);
+  }
+  if (!unused.empty())
+    log_info("{}: the method {} does not use {}", to_string(result.locations.at(unused.front())),
+             to_string(config.method), fmt::join(unused, ", "));
+}
+
 void expand_home(std::string& path, const std::string& key, CrossCheck& check) {
   if (path != "~" && !path.starts_with("~/")) return;
   const char* home = std::getenv("HOME");
@@ -236,6 +252,7 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
   expand_homes(config.data.replay, "data.replay", check);
   expand_homes(config.data.general, "data.general", check);
   expand_homes(config.data.eval, "data.eval", check);
+  tell_unused(config, result);
   if (config.method == train::Method::kLlamaPro && expand.after.empty()) {
     if (!expand.strategy) expand.strategy = method::SelectionStrategy::kUniform;
     settle(*expand.strategy, method::SelectionStrategy::kUniform, {}, "expand.strategy", config, result);
@@ -243,12 +260,12 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
   if (config.method != train::Method::kAdept)
     settle(config.unit_lr.policy, method::UnitLrPolicy::kUniform, {method::UnitLrOptions().policy}, "unit_lr.policy",
            config, result);
-  if (!config.unit_lr.ema)
+  if (!config.unit_lr.ema && config.method == train::Method::kAdept)
     config.unit_lr.ema = config.unit_lr.policy == method::UnitLrPolicy::kNormalized ? kNormalizedEma : 0.0;
   if (!config.train.replay_ratio)
     config.train.replay_ratio = config.method == train::Method::kReplay ? kReplayRatio : 0.0;
   check_expand(expand, config.probe, config.method, check);
-  if (!expand.strategy)
+  if (!expand.strategy && config.expands())
     expand.strategy = expand.after.empty() ? method::SelectionStrategy::kLowest : method::SelectionStrategy::kManual;
   check_data(config, purpose, check);
   train::TrainOptions& train = config.train;
@@ -259,8 +276,10 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
     check.expect(false, problem.keys, problem.text);
   check_rest(config, check);
 
-  if (!expand.num_layers && !expand.trainable && expand.after.empty()) expand.num_layers = kDefaultNumLayers;
-  if (!config.lora.alpha) config.lora.alpha = 2.0 * static_cast<double>(config.lora.rank);
+  if (config.expands() && !expand.num_layers && !expand.trainable && expand.after.empty())
+    expand.num_layers = kDefaultNumLayers;
+  if (!config.lora.alpha && config.method == train::Method::kLora)
+    config.lora.alpha = 2.0 * static_cast<double>(config.lora.rank);
 }
 
 }  // namespace adept::config

@@ -19,23 +19,24 @@ constexpr std::size_t kLeastMeaning = 20;
 /// Collects the keys of a section whose members have their defaults.
 class KeyLister {
  public:
-  KeyLister(std::string prefix, unsigned of_section, std::vector<KeyDoc>& keys)
-      : prefix_(std::move(prefix)), of_section_(of_section), keys_(keys) {}
+  KeyLister(std::string prefix, unsigned decides, unsigned methods, std::vector<KeyDoc>& keys)
+      : prefix_(std::move(prefix)), decides_(decides), methods_(methods), keys_(keys) {}
 
   template <typename T>
   void operator()(T& member, std::string_view name, std::string_view doc, const FieldOptions& options = {}) {
     const std::string key = prefix_ + std::string(name);
-    const unsigned decides = options.decides != 0 ? options.decides : of_section_;
+    const unsigned decides = options.decides != 0 ? options.decides : decides_;
+    const unsigned methods = options.methods != 0 ? options.methods : methods_;
     if constexpr (kIsSection<T>) {
-      KeyLister inner(key + ".", decides, keys_);
+      KeyLister inner(key + ".", decides, methods, keys_);
       describe(inner, member);
     } else if constexpr (kIsSection<element_of<T>>) {
       element_of<T> element;
-      KeyLister inner(key + ".N.", decides, keys_);
+      KeyLister inner(key + ".N.", decides, methods, keys_);
       describe(inner, element);
     } else {
       keys_.push_back({key, type_text<T>(options), default_text(member, options), std::string(options.unit),
-                       std::string(doc), decides});
+                       std::string(doc), decides, methods});
     }
   }
 
@@ -61,7 +62,7 @@ class KeyLister {
   }
 
   std::string prefix_;
-  unsigned of_section_;
+  unsigned decides_, methods_;  // of the section
   std::vector<KeyDoc>& keys_;
 };
 
@@ -102,11 +103,22 @@ std::string labelled(std::string_view label, const std::string& text, std::size_
   return lines + "\n";
 }
 
+/// "adept, llama_pro"; empty for a key of all methods.
+std::string methods_text(unsigned methods) {
+  if (methods == kAllMethods) return "";
+  std::vector<std::string_view> names;
+  for (const auto& choice : kChoices<train::Method>)
+    if ((methods & bit_of(choice.value)) != 0) names.push_back(choice.name);
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
 std::string block_of(const KeyDoc& doc, std::size_t width) {
   std::string type = doc.type;
   for (std::size_t at = 0; (at = type.find('|', at)) != std::string::npos; at += 3) type.replace(at, 1, " | ");
   return doc.key + "\n" + labelled("type", type, width) + labelled("default", doc.fallback, width) +
-         (doc.unit.empty() ? "" : labelled("unit", doc.unit, width)) + labelled("meaning", doc.doc, width);
+         (doc.unit.empty() ? "" : labelled("unit", doc.unit, width)) +
+         (doc.methods == kAllMethods ? "" : labelled("methods", methods_text(doc.methods), width)) +
+         labelled("meaning", doc.doc, width);
 }
 
 /// Keys and sections that the user may have meant.
@@ -138,7 +150,7 @@ const std::vector<KeyDoc>& all_keys() {
   static const std::vector<KeyDoc> keys = [] {
     std::vector<KeyDoc> all;
     RunConfig defaults;
-    KeyLister lister("", 0, all);
+    KeyLister lister("", 0, kAllMethods, all);
     describe(lister, defaults);
     return all;
   }();

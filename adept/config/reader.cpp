@@ -182,7 +182,11 @@ bool read_number(const Value& value, const std::string& key, const FieldOptions&
   const bool is_share = options.range.min == 0 && options.range.max == 1;
   const bool good = (is_share && parse_percent(value, number)) || parse_number(value, number);
   if (!good || !options.range.contains(number)) {
-    add_mismatch(value, key, expected_text<double>(options), result);
+    const bool is_percentage = good && is_share && options.unit.starts_with("of ") && number >= 2 && number < 100 &&
+                               !value.text.ends_with('%');
+    add_mismatch(value, key,
+                 expected_text<double>(options) + (is_percentage ? fmt::format("; did you mean {}%?", value.text) : ""),
+                 result);
     return false;
   }
   target = number;

@@ -126,6 +126,10 @@ class SectionReader {
   bool read_list(std::vector<T>& member, const Value& value, const std::string& key, const FieldOptions& options) {
     std::vector<T> items;
     bool good = true;
+    if (value.kind == Value::Kind::kNull && !options.required) {
+      member.clear();
+      return true;
+    }
     const bool is_word = value.kind == Value::Kind::kScalar &&
                          (std::is_same_v<T, std::string> || (value.location.is_override && !kIsSection<T>));
     if (is_word) {

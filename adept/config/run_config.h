@@ -132,7 +132,7 @@ inline constexpr unsigned kEvaluation = 64;  ///< losses on held-out text
 inline constexpr unsigned kCopies = 128;     ///< the loss without each copy
 }  // namespace decides
 
-/// The keys that decide any of `what`, in the form of to_json, without the sections of other methods.
+/// The keys that decide any of `what`, in the form of to_json, without those that the method does not use.
 Json deciding(const RunConfig& config, unsigned what);
 
 /// Whether `name` can name a source: 1 to 64 letters, digits, '.', '_' and '-', the first a letter or a digit.

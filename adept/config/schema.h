@@ -43,6 +43,11 @@ inline constexpr Range kSteps{.min = 1, .max = 1e9};
 inline constexpr Range kTokens{.min = 0, .max = 1e15};
 inline constexpr Range kSequences{.min = 1, .max = 65536};
 
+constexpr unsigned bit_of(train::Method method) { return 1U << static_cast<unsigned>(method); }
+inline constexpr unsigned kAdeptOnly = bit_of(train::Method::kAdept);
+inline constexpr unsigned kMethodsWithCopies = kAdeptOnly | bit_of(train::Method::kLlamaPro);
+inline constexpr unsigned kAllMethods = ~0U;
+
 /// Properties of a field in addition to its name, meaning, type and default.
 struct FieldOptions {
   std::string_view unit = "";  ///< of a number
@@ -50,6 +55,7 @@ struct FieldOptions {
   bool required = false;       ///< there is no default; a list must not be empty
   std::string fallback{};      ///< what an unset optional field means
   unsigned decides = 0;        ///< of config::decides; 0: same as the enclosing section
+  unsigned methods = 0;        ///< of bit_of: those that use the field; 0: same as the enclosing section
   /// Of a string: the names that it may be, of a table that the configuration does not know.
   std::vector<std::string> (*names)() = nullptr;
 };
@@ -231,18 +237,22 @@ void describe(Visitor& v, method::UnitLrOptions& c) {
     "Learning rate factor of a unit, given its importance I. reference: 2 (I_max - I) / (I_max - I_min); uniform: 1; "
     "normalized: floor + (1 - floor) (I_max - I) / (I_max - I_min), divided by its mean over elements, with norm gains "
     "and biases in one group and matrices in another");
-  v(c.by_head, "by_head", "Split attention projections into one unit per head");
+  v(c.by_head, "by_head", "Split attention projections into one unit per head", {.methods = kMethodsWithCopies});
   v(c.ffn_block_size, "ffn_block_size",
     "Split feed-forward projections into units of this many neurons; 0: one unit per projection",
-    {.unit = "neurons", .range = {.min = 0, .max = 1e9}});
-  v(c.floor, "floor", "Minimum factor of the normalized policy, before division by the mean", {.range = kFraction});
+    {.unit = "neurons", .range = {.min = 0, .max = 1e9}, .methods = kMethodsWithCopies});
+  v(c.floor, "floor", "Minimum factor of the normalized policy, before division by the mean",
+    {.range = kFraction, .methods = kAdeptOnly});
   v(c.ema, "ema", "Share of the previous importance that an update keeps",
-    {.range = kBelowOne, .fallback = fmt::format("{:g} with policy: normalized, else 0", kNormalizedEma)});
+    {.range = kBelowOne,
+     .fallback = fmt::format("{:g} with policy: normalized, else 0", kNormalizedEma),
+     .methods = kAdeptOnly});
   v(c.factors, "factors", "Additional factors for units, by name, with any policy");
-  v(c.update_every, "update_every", "Interval between importance updates", {.unit = "steps", .range = kSteps});
+  v(c.update_every, "update_every", "Interval between importance updates",
+    {.unit = "steps", .range = kSteps, .methods = kAdeptOnly});
   v(c.probe_tokens, "probe_tokens",
     "Sample size of each importance update, split evenly among the sources of data.general",
-    {.unit = "tokens", .range = {.min = 1, .max = 1e15}});
+    {.unit = "tokens", .range = {.min = 1, .max = 1e15}, .methods = kAdeptOnly});
 }
 
 template <typename Visitor>
@@ -271,7 +281,7 @@ void describe(Visitor& v, eval::EvalOptions& c) {
     {.unit = "tokens", .range = kTokens});
   v(c.copies_tokens, "copies_tokens",
     "Sample size per dataset for measuring the loss without each copy after training; 0 skips the measurement",
-    {.unit = "tokens", .range = kTokens, .decides = decides::kCopies});
+    {.unit = "tokens", .range = kTokens, .decides = decides::kCopies, .methods = kMethodsWithCopies});
 }
 
 template <typename Visitor>
@@ -286,7 +296,7 @@ void describe(Visitor& v, RunConfig& c) {
     "top_k_layers: the last layers",
     {.decides = decides::kTraining});
   v(c.keep_expanded, "keep_expanded", "Keep the expanded model, as before training, in output_dir/expanded",
-    {.decides = decides::kNothing});
+    {.decides = decides::kNothing, .methods = kMethodsWithCopies});
   v(c.seed, "seed", "Random seed of the data order and of sampling",
     {.range = {.min = 0, .max = 4294967295}, .decides = decides::kTraining});
   v(c.compute.dtype, "dtype",
@@ -305,13 +315,14 @@ void describe(Visitor& v, RunConfig& c) {
      .range = {.min = 2, .max = 1 << 20},
      .decides = decides::kProbe | decides::kTraining | decides::kEvaluation | decides::kCopies});
   v(c.data, "data", "Texts", {.decides = decides::kContents});
-  v(c.probe, "probe", "Stage 1, step 1: layer importance (adept)", {.decides = decides::kProbe});
-  v(c.expand, "expand", "Stage 1, step 2: which layers are copied (adept, llama_pro)",
-    {.decides = decides::kExpansion});
+  v(c.probe, "probe", "Stage 1, step 1: layer importance", {.decides = decides::kProbe, .methods = kAdeptOnly});
+  v(c.expand, "expand", "Stage 1, step 2: which layers are copied",
+    {.decides = decides::kExpansion, .methods = kMethodsWithCopies});
   v(c.train, "train", "Stage 2: training", {.decides = decides::kTraining});
-  v(c.unit_lr, "unit_lr", "Stage 2: learning rate of each unit (adept)", {.decides = decides::kTraining});
-  v(c.lora, "lora", "Options of the method lora", {.decides = decides::kTraining});
-  v(c.top_k_layers, "top_k_layers", "Options of the method top_k_layers", {.decides = decides::kTraining});
+  v(c.unit_lr, "unit_lr", "Stage 2: learning rate of each unit", {.decides = decides::kTraining});
+  v(c.lora, "lora", "Low-rank adapters", {.decides = decides::kTraining, .methods = bit_of(train::Method::kLora)});
+  v(c.top_k_layers, "top_k_layers", "Training of the last layers",
+    {.decides = decides::kTraining, .methods = bit_of(train::Method::kTopKLayers)});
   v(c.eval, "eval", "Evaluation of loss and perplexity", {.decides = decides::kEvaluation | decides::kCopies});
 }
 

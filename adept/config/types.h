@@ -76,7 +76,8 @@ struct KeyDoc {
   std::string fallback;  ///< the default as YAML; "required"; or what an unset key means
   std::string unit;
   std::string doc;
-  unsigned decides = 0;  ///< of config::decides
+  unsigned decides = 0;            ///< of config::decides
+  unsigned methods = kAllMethods;  ///< of bit_of
 };
 
 /// Every key that holds a value, in order.

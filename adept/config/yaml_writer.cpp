@@ -31,17 +31,19 @@ void emit(YAML::Emitter& out, const Json& value) {
   }
 }
 
-/// Visitor that collects the fields that decide one of `what`; sections without any are omitted.
+/// Visitor that collects the fields that decide one of `what` and that `method` uses; sections without any are omitted.
 class DecidingCollector {
  public:
-  explicit DecidingCollector(unsigned what, unsigned of_section = 0) : what_(what), of_section_(of_section) {}
+  DecidingCollector(unsigned what, train::Method method, unsigned of_section = 0)
+      : what_(what), method_(method), of_section_(of_section) {}
   Json object = Json::object();
 
   template <typename T>
   void operator()(T& member, std::string_view name, std::string_view, const FieldOptions& options = {}) {
+    if (options.methods != 0 && (options.methods & bit_of(method_)) == 0) return;
     const unsigned decided = options.decides != 0 ? options.decides : of_section_;
     if constexpr (kIsSection<T>) {
-      DecidingCollector inner(what_, decided);
+      DecidingCollector inner(what_, method_, decided);
       describe(inner, member);
       if (!inner.object.empty()) object[std::string(name)] = inner.object;
     } else if ((decided & what_) != 0) {
@@ -50,7 +52,9 @@ class DecidingCollector {
   }
 
  private:
-  unsigned what_, of_section_;
+  unsigned what_;
+  train::Method method_;
+  unsigned of_section_;
 };
 
 std::string emit_document(const Json& value) {
@@ -69,11 +73,9 @@ Json to_json(const RunConfig& config) { return encode(config); }
 Json to_json(const std::vector<TrainSource>& sources) { return encode(sources); }
 
 Json deciding(const RunConfig& config, unsigned what) {
-  DecidingCollector collector(what);
+  DecidingCollector collector(what, config.method);
   RunConfig copy = config;
   describe(collector, copy);
-  if (config.method != train::Method::kLora) collector.object.erase("lora");
-  if (config.method != train::Method::kTopKLayers) collector.object.erase("top_k_layers");
   return collector.object;
 }
 

@@ -244,7 +244,8 @@ class Run {
       return;
     }
     if (!resumes_ && !stages_.is_done("train", train_inputs())) train::require_no_checkpoints(dir_);
-    train::check_same_training(dir_, config_, expands_ ? std::nullopt : std::optional(identity(model_.dir)));
+    train::check_same_training(dir_, config_, expands_ ? std::nullopt : std::optional(identity(model_.dir)),
+                               train_loader());
     std::vector<std::string> lines;
     if (probes()) lines = stages_.other_inputs("probe", probe_inputs());
     if (lines.empty() && expands_) lines = stages_.other_inputs("expand", expand_inputs());
@@ -253,6 +254,7 @@ class Run {
           "{}: contains checkpoints from different inputs:\n  {}\nRestore these inputs, or start again in another "
           "output_dir.",
           dir_.string(), fmt::join(lines, "\n  "));
+    train::check_not_shorter(dir_, config_);
   }
 
   static io::ModelIdentity identity(const fs::path& dir) { return io::model_identity(io::WeightFiles::open(dir)); }
@@ -262,7 +264,7 @@ class Run {
   Json probe_inputs() {
     Json inputs = {{"model", io::to_json(identity(model_.dir))},
                    {"general", fingerprints(datasets_.general)},
-                   {"general_weights", general_weights(config_.data)},
+                   {"data.general", general_shares(config_.data)},
                    {"sampling", data::kSamplingRule}};
     inputs.update(config::deciding(config_, config::decides::kProbe));
     // The number of layers affects when a probe with until_separated stops.
@@ -281,7 +283,7 @@ class Run {
             {"train", fingerprints(datasets_.train)},
             {"replay", fingerprints(datasets_.replay)},
             {"general", fingerprints(datasets_.general)},
-            {"general_weights", general_weights(config_.data)},
+            {"data.general", general_shares(config_.data)},
             {"sampling", data::kSamplingRule},
             {"weights", {config::to_json(config_.data.train), config::to_json(config_.data.replay)}},
             {"config", config::deciding(config_, config::decides::kTraining | config::decides::kEnd)}};

@@ -184,6 +184,14 @@ std::vector<double> general_weights(const config::DataConfig& data) {
   return weights;
 }
 
+Json general_shares(const config::DataConfig& data) {
+  const std::vector<double> weights = general_weights(data);
+  const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
+  Json shares = Json::object();
+  for (std::size_t i = 0; i < weights.size(); ++i) shares[data.general[i].name]["weight"] = weights[i] / sum;
+  return shares;
+}
+
 std::vector<std::vector<method::ProbeBatch>> to_rounds(const std::vector<data::SequenceSet>& sets,
                                                        std::int64_t batch_size, at::Device device, bool growing,
                                                        const std::vector<double>& weights) {

@@ -112,11 +112,9 @@ Json read_state(const fs::path& path) {
 
 // Differences between the saved run and the run that resumes, one line each.
 std::vector<std::string> run_differences(const Json& saved, const RunIdentity& now) {
-  std::vector<std::string> lines = io::differences(saved.at("config"), now.config);
-  const std::vector<std::string> model =
-      io::differences({{"model", saved.at("model")}}, {{"model", io::to_json(now.model)}});
-  lines.insert(lines.end(), model.begin(), model.end());
-  if (model.empty() && saved.at("frozen_hash") != now.frozen_hash)
+  const io::ModelIdentity saved_model = io::model_identity_from_json(saved.at("model"), "");
+  std::vector<std::string> lines = training_differences(saved.at("config"), now.config, saved_model, now.model);
+  if (lines.empty() && saved.at("frozen_hash") != now.frozen_hash)
     lines.push_back(fmt::format("frozen weights: were {}, now {}", saved.at("frozen_hash").dump(), now.frozen_hash));
   return lines;
 }
@@ -195,6 +193,20 @@ std::string damage_of(const fs::path& dir) {
 }
 
 }  // namespace
+
+std::vector<std::string> training_differences(const Json& saved_config, const Json& config,
+                                              const std::optional<io::ModelIdentity>& saved_model,
+                                              const std::optional<io::ModelIdentity>& model) {
+  const auto method_of = [](const Json& c) { return Json{{"method", c.value("method", Json())}}; };
+  std::vector<std::string> lines = io::differences(method_of(saved_config), method_of(config));
+  if (!lines.empty()) return lines;
+  lines = io::differences(saved_config, config);
+  if (!saved_model || !model) return lines;
+  const std::vector<std::string> more =
+      io::differences({{"model", io::to_json(*saved_model)}}, {{"model", io::to_json(*model)}});
+  lines.insert(lines.end(), more.begin(), more.end());
+  return lines;
+}
 
 ConfigError other_run_error(const fs::path& checkpoint, const std::vector<std::string>& differences) {
   return ConfigError(
@@ -281,7 +293,8 @@ std::optional<CheckpointHeader> newest_checkpoint(const fs::path& run_dir) {
       return CheckpointHeader{.path = dir,
                               .step = state.at("step").get<std::int64_t>(),
                               .model = io::model_identity_from_json(state.at("model"), ""),
-                              .config = state.at("config")};
+                              .config = state.at("config"),
+                              .loader = state.at("loader")};
     } catch (const DataError&) {  // reported when it is loaded
     } catch (const Json::exception&) {
     }

@@ -72,11 +72,18 @@ struct CheckpointHeader {
   std::int64_t step = 0;
   io::ModelIdentity model;
   Json config;
+  Json loader;  ///< the state of the data loader
 };
 std::optional<CheckpointHeader> newest_checkpoint(const std::filesystem::path& run_dir);
 
 /// Call before training from the start. Throws ConfigError if run_dir contains checkpoints.
 void require_no_checkpoints(const std::filesystem::path& run_dir);
+
+/// Differences between the deciding keys and models of a saved training and of one that is to continue it, one line
+/// each; of another method, that line alone, because the rest follows from it. No models: they are not compared.
+std::vector<std::string> training_differences(const Json& saved_config, const Json& config,
+                                              const std::optional<io::ModelIdentity>& saved_model,
+                                              const std::optional<io::ModelIdentity>& model);
 
 /// Error for a checkpoint of a different run: lists the differences and says what to do.
 ConfigError other_run_error(const std::filesystem::path& checkpoint, const std::vector<std::string>& differences);

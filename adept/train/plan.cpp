@@ -57,24 +57,26 @@ Json deciding_config(const config::RunConfig& c) {
 }
 
 void check_same_training(const std::filesystem::path& run_dir, const config::RunConfig& config,
-                         const std::optional<io::ModelIdentity>& model) {
+                         const std::optional<io::ModelIdentity>& model, std::optional<data::TrainLoader> loader) {
   const std::optional<CheckpointHeader> newest = newest_checkpoint(run_dir);
   if (!newest) return;
   Json before = newest->config;
   const Json now = deciding_config(config);
-  for (const auto& [key, value] : newest->config.items())
-    if (!now.contains(key)) before.erase(key);  // known only to the trainer, which compares it too
-  Json before_model = Json::object(), now_model = Json::object();
-  if (model) {
-    before_model["model"] = io::to_json(newest->model);
-    now_model["model"] = io::to_json(*model);
-  }
-  std::vector<std::string> lines = io::differences(before, now);
-  const std::vector<std::string> more = io::differences(before_model, now_model);
-  lines.insert(lines.end(), more.begin(), more.end());
+  if (before.value("method", Json()) == now.value("method", Json()))
+    for (const auto& [key, value] : newest->config.items())
+      if (!now.contains(key)) before.erase(key);  // known only to the trainer, which compares it too
+  const std::vector<std::string> lines = training_differences(before, now, newest->model, model);
   if (!lines.empty()) throw other_run_error(newest->path, lines);
-  if (const auto steps = config.train.max_steps; steps && *steps < newest->step)
-    throw too_short(newest->path.string(), *steps, newest->step);
+  try {
+    if (loader) loader->load_state(newest->loader, newest->path.string());
+  } catch (const DataError&) {  // damaged: reported when it is loaded
+  }
+}
+
+void check_not_shorter(const std::filesystem::path& run_dir, const config::RunConfig& config) {
+  const std::optional<CheckpointHeader> newest = newest_checkpoint(run_dir);
+  const std::optional<std::int64_t> steps = config.train.max_steps;
+  if (newest && steps && *steps < newest->step) throw too_short(newest->path.string(), *steps, newest->step);
 }
 
 }  // namespace adept::train

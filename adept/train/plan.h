@@ -37,12 +37,16 @@ TrainingLength training_length(const TrainOptions& config, const data::TrainLoad
                                std::int64_t done);
 
 /// The keys that decide the weights after a step (config::decides::kTraining), for RunIdentity::config. Contains the
-/// product of batch_size and grad_accum instead of both, and no sections of other methods.
+/// product of batch_size and grad_accum instead of both, and no keys that the method does not use.
 Json deciding_config(const config::RunConfig& config);
 
 /// Call before anything in run_dir changes. Throws ConfigError if its newest checkpoint has other values of the
-/// deciding keys, belongs to another model (if `model` is known), or has more steps than configured.
+/// deciding keys, belongs to another model (if `model` is known), or has read other data than `loader` (if given).
 void check_same_training(const std::filesystem::path& run_dir, const config::RunConfig& config,
-                         const std::optional<io::ModelIdentity>& model);
+                         const std::optional<io::ModelIdentity>& model,
+                         std::optional<data::TrainLoader> loader = std::nullopt);
+
+/// Call last of the checks. Throws ConfigError if the newest checkpoint in run_dir has more steps than configured.
+void check_not_shorter(const std::filesystem::path& run_dir, const config::RunConfig& config);
 
 }  // namespace adept::train

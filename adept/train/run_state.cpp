@@ -11,7 +11,7 @@ void RunState::restore(Trainable& trainable) {
   if (!loaded) return;
   counts = std::move(*loaded);
   trainable.publish();
-  loader.load_state(counts.loader, path().filename().string());
+  loader.load_state(counts.loader, path().string());
   known_whole_ = {path()};
   saved_step_ = counts.step;
 }

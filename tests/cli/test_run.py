@@ -259,9 +259,10 @@ def test_other_training_in_the_same_directory_is_refused_by_name(copied):
     assert snapshot(copied / "out") == before, "what is refused changes nothing, records included"
     other_text = copied / "notes" / "a.txt"
     other_text.write_text(other_text.read_text() + "\nmore")
-    process = run(copied, check=False)
+    process = run(copied, "--set", "train.max_steps=1", check=False)
     assert process.returncode == 2
     assert 'source "domain": its data (text or tokenizer) has changed' in process.stderr
+    assert "error: out/checkpoint-6: " in process.stderr
 
 
 def test_a_result_that_was_damaged_or_lost_is_made_again(copied, finished):
@@ -457,6 +458,11 @@ def test_weights_of_the_text_that_decides_rates_decide_the_training(finished, tm
     assert "train" in kept(run_with(1))
     other = run_with(3, check=False)
     assert other.returncode == 2 and "probe_text" in other.stderr
+    alone = ["--set", f"output_dir={tmp_path}/run", "--set", "method=full", "--set", "train.max_steps=2"]
+    source = [{"name": "probe-0", "path": "probe-0.jsonl"}]
+    for weight in ({}, {"weight": 3}):  # the weight of the only source, and of text that the method does not use
+        process = run(finished[0], "--set", f"output_dir={tmp_path}/alone", *alone[2:], "--set", f"data.general={json.dumps([source[0] | weight])}")
+    assert "train" in kept(process)
 
 
 @pytest.mark.parametrize("method", ["full", "replay", "llama_pro", "lora", "top_k_layers"])

@@ -191,6 +191,8 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
        "run.yaml:6: expand.trainable: found together with ...expand.num_layers, expand.trainable and "
        "expand.after; expected only one...(null or [] unsets a key)"},
       {"expand: {trainable: 150%}", "run.yaml:6: expand.trainable: found \"150%\"; expected a number > 0 and < 1"},
+      {"expand: {trainable: 40}",
+       "run.yaml:6: expand.trainable: found 40; expected a number > 0 and < 1; did you mean 40%?"},
       {"expand: {trainable: lots}", "run.yaml:6: expand.trainable: found \"lots\"; expected a number > 0 and < 1"},
       {"expand: {strategy: manual}", "run.yaml:6: expand.strategy: found manual; expected the layers in expand.after"},
       {"expand: {strategy: uniform, after: [1]}",

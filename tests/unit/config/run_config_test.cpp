@@ -232,6 +232,32 @@ TEST(Methods, SayWhatTheySettleOnlyWhereTheUserWishedForSomethingElse) {
   EXPECT_EQ(said({"method=lora", "unit_lr.policy=uniform"}), "");
   EXPECT_THAT(said({"method=lora", "unit_lr.policy=normalized"}),
               HasSubstr("unit_lr.policy: the method lora uses uniform instead of normalized"));
+  EXPECT_THAT(said({"method=llama_pro", "expand.strategy=lowest"}),
+              HasSubstr("expand.strategy: the method llama_pro uses uniform instead of lowest"));
+}
+
+TEST(Methods, SayWhichGivenKeysTheyDoNotUseAndDoNotDependOnThem) {
+  const std::vector<std::string> given = {"unit_lr.floor=0.5", "lora.rank=4", "expand.num_layers=7",
+                                          "probe.max_tokens=1", "train.max_steps=3"};
+  const auto with_method = [&](const char* method) {
+    std::vector<std::string> overrides = given;
+    overrides.push_back(fmt::format("method={}", method));
+    return overrides;
+  };
+  for (const auto& [method, unused] :
+       {std::pair{"adept", "the method adept does not use lora.rank\n"},
+        {"llama_pro", "the method llama_pro does not use probe.max_tokens, unit_lr.floor, lora.rank\n"},
+        {"full", "the method full does not use probe.max_tokens, expand.num_layers, unit_lr.floor, lora.rank\n"},
+        {"lora", "the method lora does not use probe.max_tokens, expand.num_layers, unit_lr.floor\n"}}) {
+    const test::CapturedLog log;
+    const RunConfig config = minimal_with(with_method(method));
+    EXPECT_THAT(log.text(), HasSubstr(unused));
+    const Json plain = deciding(minimal_with({fmt::format("method={}", method), "train.max_steps=3"}), ~0U);
+    EXPECT_EQ(deciding(config, ~0U) == plain, std::string(method) == "full");
+  }
+  const test::CapturedLog log;
+  minimal_with({"method=full", "unit_lr.floor=0.1", "lora.rank=8"});
+  EXPECT_EQ(log.text(), "") << "the defaults";
 }
 
 TEST(Values, SharesMayBePercentages) {
@@ -257,6 +283,12 @@ TEST(Methods, SetWhatTheyImplyAndLeaveTheRest) {
   EXPECT_EQ(minimal_with({"method=lora", "lora.rank=4"}).lora.alpha, 8.0);
 }
 
+TEST(Overrides, NullUnsetsAList) {
+  const std::string text = std::string(kMinimal) + "expand: {after: [1, 2]}\n";
+  EXPECT_THAT(parse(text, {"expand.after=null"}).expand.after, testing::IsEmpty());
+  EXPECT_THAT(minimal_with({"data.replay=null", "lora.target_modules=~"}).data.replay, testing::IsEmpty());
+}
+
 TEST(Overrides, NullUnsetsAnAlternative) {
   const std::string text = std::string(kMinimal) + "expand: {num_layers: 2}\n";
   EXPECT_THAT(parse(text, {"expand.num_layers=null", "expand.after=[1, 2]"}).expand.after, ElementsAre(1, 2));
@@ -268,10 +300,13 @@ TEST(Dump, LoadingTheDumpGivesTheSameDump) {
         minimal_with({"model=no", "output_dir=007", "data.train.0.path=['# x', \"a: b\", 'null', '~x']",
                       "train.learning_rate=0.1", "train.adam_eps=1e-300", "expand.after=[0,9]", "train.max_steps=5",
                       "train.warmup_steps=1", "data.train.0.weight=0.30000000000000004",
-                      "data.eval=[{name: \"1\", path: 'é ü 日本 😀', role: general}]"})}) {
+                      "data.eval=[{name: \"1\", path: 'é ü 日本 😀', role: general}]"}),
+        minimal_with({"method=full"}), minimal_with({"method=llama_pro"}), minimal_with({"method=lora"})}) {
     const std::string dump = to_yaml(config);
+    const test::CapturedLog log;
     EXPECT_EQ(to_yaml(parse(dump)), dump);
     EXPECT_EQ(to_json(parse(dump)), to_json(config));
+    EXPECT_EQ(log.text(), "");
   }
 }
 
@@ -386,6 +421,13 @@ TEST(Explain, AKeyIsABlockWithAllThereIsToSay) {
       std::erase(text, ' ');
       EXPECT_THAT(one_line, HasSubstr(text));
     }
+}
+
+TEST(Explain, SaysWhichMethodsUseAKey) {
+  const std::vector<std::string> keys = {"expand.after", "unit_lr.factors"};
+  const std::string text = explain(keys, 100);
+  EXPECT_THAT(text, HasSubstr("\n  methods  adept, llama_pro\n"));
+  EXPECT_EQ(text.find("methods "), text.rfind("methods ")) << "all methods use unit_lr.factors";
 }
 
 TEST(Explain, ASectionIsTheBlocksOfItsKeys) {

@@ -111,5 +111,22 @@ TEST(Resume, IsRefusedForEveryKeyThatDecidesTheTrainingAndForNoOther) {
   EXPECT_GT(changed, 20);
 }
 
+TEST(Resume, WithAnotherMethodNamesTheMethodAlone) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.max_steps = 2;
+  train(config, model.expanded, dir.path());
+  config.method = Method::kFull;
+  config.unit_lr.policy = method::UnitLrPolicy::kUniform;
+  config.train.max_steps = 1;
+  const std::string expected = "belongs to a different run:\n  method: was \"adept\", now \"full\"\nResume";
+  const auto of_base = io::model_identity(io::WeightFiles::open(model.base));
+  EXPECT_THAT(test::message_of<ConfigError>([&] { check_same_training(dir.path(), config, of_base); }),
+              HasSubstr(expected));
+  EXPECT_THAT(test::message_of<ConfigError>([&] { train(config, model.base, dir.path(), /*resume=*/true); }),
+              HasSubstr(expected));
+}
+
 }  // namespace
 }  // namespace adept::train
