@@ -12,6 +12,7 @@
 #include "adept/core/error.h"
 #include "adept/core/json.h"
 #include "adept/data/tokenizer/special_tokens.h"
+#include "tests/support/sanitizers.h"
 
 namespace adept::data {
 namespace {
@@ -160,7 +161,7 @@ TEST_F(TokenizerTest, AWordOfAMegabyteIsNotQuadratic) {
     return best;
   };
   // n log n gives about 19, n * n gives 256; the clock is this thread's, whatever else the machine does.
-  EXPECT_LT(seconds(1'000'000), 80 * seconds(62'500));
+  EXPECT_LT(seconds(test::large(1'000'000)), 80 * seconds(test::large(62'500)));
 }
 
 std::string encoding_error(const Tokenizer& tokenizer, const std::string& text) {
@@ -181,10 +182,11 @@ TEST_F(TokenizerTest, ATextCannotGrowWithoutBound) {
   EXPECT_THAT(encoding_error(tokenizer, "a"),
               HasSubstr("tokenizer.json: normalizer.normalizers[20] makes the text more than 64 times longer"));
   std::string pieces;  // each may grow by a megabyte, together they may not
-  for (int i = 0; i < 100'000; ++i) pieces += "<s>aaaaaaaa";
+  for (std::size_t i = 0; i < test::large(100'000); ++i) pieces += "<s>aaaaaaaa";
   EXPECT_THAT(encoding_error(tokenizer, pieces), HasSubstr("more than 64 times longer"));
   json["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", ""}}}, {"content", std::string(1000, 'b')}};
-  EXPECT_THAT(encoding_error(load(json), std::string(1'000'000, 'a')), HasSubstr("normalizer makes the text"));
+  EXPECT_THAT(encoding_error(load(json), std::string(test::large(1'000'000), 'a')),
+              HasSubstr("normalizer makes the text"));
   json["normalizer"] = nullptr;
   const Json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
   json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", std::vector<Json>(60, bytes)}};
@@ -207,10 +209,12 @@ TEST_F(TokenizerTest, AddedBlanksThatStripBlanksTakeLinearTime) {
   for (const bool left : {true, false}) {
     json["added_tokens"][1] = json["added_tokens"][0];
     json["added_tokens"][1].update({{"content", " "}, {"id", 10}, {"lstrip", left}, {"rstrip", !left}});
-    EXPECT_EQ(load(json).encode(std::string(2'000'000, ' '), false).size(), 2'000'000u);
+    const std::size_t size = test::large(2'000'000);
+    EXPECT_EQ(load(json).encode(std::string(size, ' '), false).size(), size);
   }
   json["added_tokens"][1].update({{"content", std::string(4000, 'a') + "b"}, {"rstrip", false}});
-  EXPECT_GT(load(json).encode(std::string(2'000'000, 'a'), false).size(), 500'000u);
+  const std::size_t size = test::large(2'000'000);
+  EXPECT_GT(load(json).encode(std::string(size, 'a'), false).size(), size / 4);
 }
 
 TEST_F(TokenizerTest, MarksAreOrderedInLinearTime) {
@@ -218,9 +222,10 @@ TEST_F(TokenizerTest, MarksAreOrderedInLinearTime) {
   json["model"]["vocab"].update({{"e", 10}, {"\u0323", 11}, {"\u0301", 12}});
   std::string marks = "e";
   std::vector<std::int32_t> expected = {10};
-  for (int i = 0; i < 500'000; ++i) marks += "\u0301\u0323";  // above, below
-  expected.insert(expected.end(), 500'000, 11);
-  expected.insert(expected.end(), 500'000, 12);
+  const std::size_t half = test::large(500'000);
+  for (std::size_t i = 0; i < half; ++i) marks += "\u0301\u0323";  // above, below
+  expected.insert(expected.end(), half, 11);
+  expected.insert(expected.end(), half, 12);
   for (const char* form : {"NFD", "NFKD", "NFC"}) {
     json["normalizer"] = {{"type", form}};
     if (form == std::string("NFC")) {  // joined with the first of each, where there is such a character

@@ -12,6 +12,7 @@
 #include "adept/core/error.h"
 #include "adept/train/methods.h"
 #include "tests/support/captured_log.h"
+#include "tests/support/sanitizers.h"
 #include "tests/unit/train/tiny_training.h"
 
 namespace adept::train {
@@ -211,9 +212,7 @@ class OpenFilesLeft {
 class TooFewFiles : public ::testing::Test {
  protected:
   void SetUp() override {
-#ifdef ADEPT_SANITIZE
-    GTEST_SKIP() << "the sanitizers open files themselves";
-#endif
+    if (test::has_sanitizers()) GTEST_SKIP() << "the sanitizers open files themselves";
   }
 };
 
