@@ -8,7 +8,7 @@
 #include "adept/data/source_files.h"
 #include "adept/data/text_source.h"
 #include "adept/data/utf8.h"
-#include "adept/io/gzip_reader.h"
+#include "adept/io/line_reader.h"
 #include "adept/io/text_quote.h"
 
 namespace adept::data {

@@ -10,7 +10,7 @@
 #include "adept/core/error.h"
 #include "adept/core/signals.h"
 #include "adept/data/text_source.h"
-#include "adept/io/gzip_reader.h"
+#include "adept/io/line_reader.h"
 #include "adept/io/rereadable.h"
 
 namespace adept::data {

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "adept/core/error.h"
-#include "adept/io/gzip_reader.h"
+#include "adept/io/line_reader.h"
 
 namespace adept::io {
 namespace fs = std::filesystem;

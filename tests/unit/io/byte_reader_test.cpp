@@ -1,8 +1,9 @@
-#include "adept/io/gzip_reader.h"
+#include "adept/io/line_reader.h"
 
 #include <gmock/gmock.h>
 #include <sys/stat.h>
 #include <zlib.h>
+#include <zstd.h>
 
 #include <random>
 #include <thread>
@@ -33,6 +34,26 @@ std::string gzip(std::string_view text) {
   out.resize(stream.total_out);
   deflateEnd(&stream);
   return out;
+}
+
+std::string zstd(std::string_view text, int window_log = 0) {
+  ZSTD_CCtx* context = ZSTD_createCCtx();
+  ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1);
+  if (window_log > 0) ZSTD_CCtx_setParameter(context, ZSTD_c_windowLog, window_log);
+  std::string out(ZSTD_compressBound(text.size()) + 64, '\0');
+  // Without the size in the header, so that the window counts.
+  ZSTD_inBuffer input = {text.data(), text.size(), 0};
+  ZSTD_outBuffer output = {out.data(), out.size(), 0};
+  while (ZSTD_compressStream2(context, &output, &input, ZSTD_e_end) != 0) {
+  }
+  ZSTD_freeCCtx(context);
+  out.resize(output.pos);
+  return out;
+}
+std::string skippable(std::string_view text) {
+  std::string frame("\x5a\x2a\x4d\x18\0\0\0\0", 8);
+  frame[4] = static_cast<char>(text.size());
+  return frame + std::string(text);
 }
 
 std::vector<std::string> lines_of(const std::filesystem::path& path, std::int64_t limit = 1 << 20) {
@@ -84,6 +105,8 @@ TEST(LineReader, EndsLinesAtNewlinesAndDropsOneCarriageReturn) {
     EXPECT_EQ(lines_of(path), expected) << testing::PrintToString(text);
     test::write(path, gzip(text));
     EXPECT_EQ(lines_of(path), expected) << "gzip: " << testing::PrintToString(text);
+    test::write(path, zstd(text));
+    EXPECT_EQ(lines_of(path), expected) << "zstd: " << testing::PrintToString(text);
   }
 }
 
@@ -158,8 +181,7 @@ TEST(ByteReader, TheContentDecidesNotTheName) {
 
 TEST(ByteReader, RefusesOtherCompressions) {
   const TemporaryDirectory directory;
-  const std::vector<std::pair<std::string, std::string>> cases = {{std::string("\x28\xb5\x2f\xfd\x04\x00", 6), "zstd"},
-                                                                  {std::string("\xfd"
+  const std::vector<std::pair<std::string, std::string>> cases = {{std::string("\xfd"
                                                                                "7zXZ\0\0",
                                                                                7),
                                                                    "xz"},
@@ -168,7 +190,7 @@ TEST(ByteReader, RefusesOtherCompressions) {
   for (const auto& [start, name] : cases) {
     test::write(directory / "x.txt", start);
     EXPECT_THAT(data_error([&] { ByteReader(directory / "x.txt"); }),
-                Reads(".../x.txt: is compressed with " + name + "...expected gzip or plain text..."));
+                Reads(".../x.txt: is compressed with " + name + "...expected gzip, zstd or plain text..."));
   }
   test::write(directory / "x.txt", "BZh is how this text starts");
   EXPECT_EQ(read_text_file(directory / "x.txt"), "BZh is how this text starts");
@@ -217,12 +239,69 @@ TEST(ByteReader, GarbageAfterGzipIsReported) {
   }
 }
 
+TEST(ByteReader, FramesOfZstdAreOneStream) {
+  const TemporaryDirectory directory;
+  const std::string text = long_text();
+  std::string frames = skippable("index") + zstd("");
+  for (std::size_t i = 0; i < text.size(); i += 100'000)
+    frames += zstd(std::string_view(text).substr(i, 100'000)) + skippable("between");
+  test::write(directory / "x", frames);
+  EXPECT_TRUE(read_text_file(directory / "x") == text) << "whatever its name";
+  test::write(directory / "x.zst", "text");
+  EXPECT_THAT(data_error([&] { ByteReader(directory / "x.zst"); }), Reads(".../x.zst: ...not ...zstd data....zst..."));
+  test::write(directory / "x.zst", "");
+  EXPECT_THAT(data_error([&] { ByteReader(directory / "x.zst"); }), HasSubstr("/x.zst: is empty; expected zstd"));
+}
+
+TEST(ByteReader, EveryTruncationOfZstdIsReported) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "x.zst";
+  const std::string whole = zstd("some text that is compressed, and repeated: some text that is compressed");
+  for (std::size_t size = 1; size < whole.size(); ++size) {
+    test::write(path, std::string_view(whole).substr(0, size));
+    EXPECT_THAT(data_error([&] { read_text_file(path); }), HasSubstr(path.string() + ": ")) << size;
+    test::write(path, whole + whole.substr(0, size));
+    EXPECT_THAT(data_error([&] { read_text_file(path); }), HasSubstr("The file is cut short")) << "second " << size;
+  }
+}
+
+TEST(ByteReader, EveryFlippedBitOfZstdIsReportedOrHarmless) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "x.txt";
+  const std::string text = "some text that is compressed, and repeated: some text that is compressed";
+  const std::string whole = zstd(text);
+  for (std::size_t bit = 32; bit < 8 * whole.size(); ++bit) {
+    std::string changed = whole;
+    changed[bit / 8] = static_cast<char>(changed[bit / 8] ^ (1 << bit % 8));
+    test::write(path, changed);
+    std::string found;
+    const std::string message = data_error([&] { found = read_text_file(path); });
+    EXPECT_TRUE(found == text || message.find(path.string()) != std::string::npos) << bit << " " << message;
+  }
+}
+
+TEST(ByteReader, RefusesZstdThatIsDamagedOrAsksForTooMuch) {
+  const TemporaryDirectory directory;
+  const std::string whole = zstd("text");
+  test::write(directory / "x.zst", whole + "more text");
+  EXPECT_THAT(data_error([&] { read_text_file(directory / "x.zst"); }), HasSubstr("other data after the zstd data"));
+  test::write(directory / "x.zst", zstd(std::string(100 << 20, '\0')));
+  EXPECT_THAT(data_error([&] { read_text_file(directory / "x.zst"); }),
+              HasSubstr("/x.zst: the zstd data expand to more than 256 times their size"));
+  std::string wide = zstd(long_text());
+  ASSERT_EQ(wide[4] & 0x20, 0) << "a window follows";
+  wide[5] = static_cast<char>(18 << 3);  // 2^28 bytes
+  test::write(directory / "x.zst", wide);
+  EXPECT_THAT(data_error([&] { read_text_file(directory / "x.zst"); }),
+              Reads(".../x.zst: ...window of more than 128 MiB...zstd -d..."));
+}
+
 TEST(ByteReader, ReadsAPipeThatDeliversByteByByte) {
   const TemporaryDirectory directory;
   const auto path = directory / "pipe";
   ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
-  for (const std::string& contents :
-       {std::string("\xef\xbb\xbfline one\nline two"), gzip("\xef\xbb\xbfline one\nline two")}) {
+  const std::string lines = "\xef\xbb\xbfline one\nline two";
+  for (const std::string& contents : {lines, gzip(lines), zstd(lines)}) {
     std::thread writer([&] {
       std::ofstream stream(path, std::ios::binary);
       for (const char c : contents) stream.put(c).flush();

@@ -1,40 +1,20 @@
-// Plain or gzipped files as bytes or lines, in bounded memory.
+// Text files as lines or as a whole, decompressed, in bounded memory.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <span>
 #include <string>
+#include <string_view>
 
 #include "adept/core/error.h"
+#include "adept/io/byte_reader.h"
 
 namespace adept::io {
 
-/// The bytes of a file, decompressed if it is gzip (RFC 1952; several members one after the other are one stream). The
-/// first bytes of the file determine its format, not its name. A file named .gz that is not gzip is an error, and so
-/// are zstd, xz and bzip2 files. Pipes can be read too.
-class ByteReader {
- public:
-  /// Throws DataError if the file cannot be opened.
-  explicit ByteReader(const std::filesystem::path& path);
-  ~ByteReader();
-  ByteReader(ByteReader&&) noexcept;
-  ByteReader& operator=(ByteReader&&) noexcept;
-
-  /// Fills a part of `buffer`; 0 at the end of the file. Throws DataError if the file cannot be read, is cut short, or
-  /// is corrupt (the gzip checksum and length are verified), or inflates to more than 256 times its size;
-  /// InterruptedError after a signal.
-  std::size_t read(std::span<char> buffer);
-  /// Bytes read from the file so far (before decompression), for progress.
-  std::int64_t file_position() const;
-  const std::filesystem::path& path() const;
-
- private:
-  struct State;
-  std::unique_ptr<State> state_;
-};
+/// Throws DataError with the path if the file starts with text in UTF-16 or UTF-32.
+void require_utf8_start(std::string_view start, const std::filesystem::path& path);
 
 /// A line exceeds the reader's limit. The reader can continue with the next line.
 class LineTooLongError : public DataError {
@@ -42,7 +22,7 @@ class LineTooLongError : public DataError {
   using DataError::DataError;
 };
 
-/// Lines of a plain or gzipped text file, without their ends ("\n" or "\r\n"). The last line needs no end. A UTF-8 byte
+/// Lines of a text file (decompressed), without their ends ("\n" or "\r\n"). The last line needs no end. A UTF-8 byte
 /// order mark at the start is skipped, and text in UTF-16 or UTF-32 is refused by name. All other bytes, including NUL,
 /// pass unchanged and unchecked.
 class LineReader {
@@ -73,7 +53,7 @@ class LineReader {
   bool inside_long_line_ = false;
 };
 
-/// A whole plain or gzipped file, without a UTF-8 byte order mark. Throws DataError as LineReader does, and for a text
+/// The text of a whole file, without a UTF-8 byte order mark. Throws DataError as LineReader does, and for a text
 /// above `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, std::int64_t max_bytes = std::int64_t{2} << 30);
 
