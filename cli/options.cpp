@@ -1,6 +1,7 @@
 #include "cli/options.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <charconv>
@@ -11,8 +12,10 @@
 
 #include "adept/core/error.h"
 #include "adept/core/text_encoding.h"
+#include "adept/data/readers/formats.h"
 #include "adept/data/text_source.h"
 #include "adept/data/utf8.h"
+#include "adept/io/byte_reader.h"
 #include "adept/run/run_directory.h"
 #include "adept/run/text.h"
 
@@ -36,16 +39,67 @@ CLI::Option* add_choice(CLI::App& command, const std::string& name, Enum& target
   return option->type_name(choices)->default_str(std::string(config::to_string(target)));
 }
 
+/// The same for an option that may be unset.
+template <typename Enum>
+CLI::Option* add_choice(CLI::App& command, const std::string& name, std::optional<Enum>& target, Enum fallback,
+                        const std::string& description) {
+  target.reset();
+  auto set = [&target, name](const std::string& word) {
+    target = config::from_string<Enum>(word);
+    if (!target)
+      throw CLI::ValidationError(
+          name, fmt::format("found \"{}\"; expected {}", word, config::choices_of<Enum>(", ", " or ")));
+  };
+  CLI::Option* option = command.add_option_function<std::string>(name, set, description);
+  return option->type_name(config::choices_of<Enum>())->default_str(std::string(config::to_string(fallback)));
+}
+
+/// --format, with the names of a table.
+void add_format_option(CLI::App& command, std::optional<std::string>& format) {
+  const std::vector<std::string> names = data::format_names();
+  const auto check = [names](const std::string& name) {
+    const bool is_known = std::find(names.begin(), names.end(), name) != names.end();
+    return is_known ? "" : fmt::format("found \"{}\"; expected one of {}", name, fmt::join(names, ", "));
+  };
+  command.add_option("--format", format, "Format of all files; default: by the extension of each")
+      ->check(CLI::Validator(check, "", ""))
+      ->type_name(fmt::format("{}", fmt::join(names, "|")));
+}
+
+/// Line breaks and tabs, which are inconvenient to type in a shell: \n, \t, and \\ for a backslash before them.
+std::string unescaped(const std::string& text) {
+  std::string result;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char next = text[i] == '\\' && i + 1 < text.size() ? text[i + 1] : '\0';
+    const bool is_escape = next == 'n' || next == 't' || next == '\\';
+    result += !is_escape ? text[i] : next == 'n' ? '\n' : next == 't' ? '\t' : '\\';
+    if (is_escape) ++i;
+  }
+  return result;
+}
+
 /// "/a/medical.dev.jsonl.gz" -> "medical.dev", as a valid source name.
 std::string name_of_path(const std::string& path) {
-  std::filesystem::path file = std::filesystem::path(path).lexically_normal();
+  std::filesystem::path file = std::filesystem::path(path == "-" ? "stdin" : path).lexically_normal();
+  if (path.starts_with('@')) file = path.substr(1);
   if (!file.has_filename()) file = file.parent_path();
-  for (const char* extension : {".gz", ".jsonl", ".txt"})
-    if (file.extension() == extension) file.replace_extension();
+  if (!io::compression_extension(file.string()).empty()) file.replace_extension();
+  if (data::format_of_file(file) != nullptr) file.replace_extension();
   std::string name = file.filename().string().substr(0, 64);
   const auto allowed = [](char c) { return config::is_source_name("a" + std::string(1, c)); };
   std::replace_if(name.begin(), name.end(), [&](char c) { return !allowed(c); }, '_');
   return config::is_source_name(name) ? name : "data" + name.substr(0, 60);
+}
+
+/// Throws one ConfigError for all problems.
+void check_options(const data::TextSource& source) {
+  std::string problems;
+  for (const data::SourceProblem& problem : data::option_problems(source)) {
+    std::string option = problem.key;
+    std::replace(option.begin(), option.end(), '_', '-');
+    problems += fmt::format("{}--{}: {}", problems.empty() ? "" : "\n", option, problem.text);
+  }
+  if (!problems.empty()) throw ConfigError(problems);
 }
 
 struct NamedPath {
@@ -134,22 +188,40 @@ void add_continue_data_flag(CLI::App& command, std::vector<std::string>& overrid
 void add_data_options(CLI::App& command, DataOptions& options) {
   command
       .add_option("--data", options.data,
-                  "Text: .txt or .jsonl files (optionally .gz), directories or globs; repeatable")
+                  "Text: files (text, JSON, CSV, Parquet, Arrow; text forms optionally .gz or .zst), directories, "
+                  "globs, @FILE (a list of paths) or - (standard input); repeatable")
       ->required()
       ->type_name("[NAME=]PATH");
   add_text_options(command, options);
 }
 
 void add_text_options(CLI::App& command, DataOptions& options) {
-  command.add_option("--text-field", options.text_field, "Field of each .jsonl record that holds the text")
+  data::TextSource& source = options.source;
+  add_format_option(command, source.format);
+  command
+      .add_option("--split", source.split, "Split to read of directories and globs, such as train; default: all files")
+      ->type_name("NAME");
+  command.add_option("--text-field", source.text_field, "Field of each record that holds the text, such as meta.text")
       ->type_name("FIELD")
-      ->capture_default_str();
-  add_choice(command, "--txt-record", options.txt_record, "What counts as one document in a .txt file");
-  add_choice(command, "--on-bad-record", options.on_bad_record,
+      ->default_str(data::kDefaultTextField);
+  const auto set_template = [&source](const std::string& text) { source.text_template = unescaped(text); };
+  command
+      .add_option_function<std::string>(
+          "--template", set_template,
+          "Instead of --text-field: text with fields in braces, such as \"{question}\\n{answer}\"")
+      ->type_name("TEMPLATE");
+  command
+      .add_option("--messages-field", source.messages_field,
+                  "Instead of --text-field: field with the messages of a conversation, for the model's chat template")
+      ->type_name("FIELD");
+  add_choice(command, "--txt-record", source.txt_record, data::TxtRecord::kFile,
+             "What counts as one document in a text file");
+  add_choice(command, "--on-bad-record", source.on_bad_record,
              "How to handle invalid records: fail stops, skip counts and skips them");
 }
 
 std::vector<data::TextSource> sources(const DataOptions& options) {
+  check_options(options.source);
   std::vector<data::TextSource> result;
   std::map<std::string, bool> name_was_given;
   for (const std::string& argument : options.data) {
@@ -158,11 +230,9 @@ std::vector<data::TextSource> sources(const DataOptions& options) {
     const std::string name = given_name.empty() ? name_of_path(path) : given_name;
     const auto [known, is_new] = name_was_given.try_emplace(name, !given_name.empty());
     if (is_new) {
-      result.push_back({.name = name,
-                        .paths = {path},
-                        .text_field = options.text_field,
-                        .txt_record = options.txt_record,
-                        .on_bad_record = options.on_bad_record});
+      result.push_back(options.source);
+      result.back().name = name;
+      result.back().paths = {path};
       continue;
     }
     if (!known->second || given_name.empty())

@@ -39,21 +39,20 @@ void add_continue_data_flag(CLI::App& command, std::vector<std::string>& overrid
 struct DataOptions {
   std::string option = "--data";  ///< for messages
   std::vector<std::string> data;  ///< each NAME=PATH or PATH
-  std::string text_field = "text";
-  data::TxtRecord txt_record = data::TxtRecord::kFile;
-  data::BadRecord on_bad_record = data::BadRecord::kFail;
+  data::TextSource source;        ///< every option but the name and the paths
 };
 
-/// --data NAME=PATH or PATH (repeatable, required), --text-field, --txt-record, --on-bad-record.
+/// --data NAME=PATH or PATH (repeatable, required), and the options of add_text_options().
 void add_data_options(CLI::App& command, DataOptions& options);
 
-/// The same without --data.
+/// --format, --split, --text-field, --template, --messages-field, --txt-record, --on-bad-record.
 void add_text_options(CLI::App& command, DataOptions& options);
 
 /// The sources that the options specify, in order. A PATH without a name gets that of its file, without folder and
 /// extensions; paths of equal names given as NAME=PATH form one source.
 ///
-/// Throws ConfigError for an empty path, a bad name, or two files that would get the same name.
+/// Throws ConfigError for an empty path, a bad name, two files that would get the same name, or options that contradict
+/// each other.
 std::vector<data::TextSource> sources(const DataOptions& options);
 /// The same for an option other than --data.
 std::vector<data::TextSource> sources(DataOptions options, const std::string& option,

@@ -10,7 +10,9 @@
 #include "adept/core/progress.h"
 #include "adept/core/signals.h"
 #include "adept/core/standard_streams.h"
+#include "adept/data/chat_template.h"
 #include "adept/data/source_counts.h"
+#include "adept/data/text_encoder.h"
 #include "adept/data/text_source.h"
 #include "adept/data/tokenizer/tokenizer.h"
 #include "adept/io/atomic_file.h"
@@ -49,9 +51,9 @@ class LineWriter {
 };
 
 // Writes one line while the ids arrive. Returns their number.
-std::int64_t write_ids(const data::Tokenizer& tokenizer, const std::string& text, LineWriter& writer) {
+std::int64_t write_ids(const data::TextEncoder& encoder, const std::string& text, LineWriter& writer) {
   std::int64_t count = 0;
-  tokenizer.encode(text, [&](std::span<const std::int32_t> ids) {
+  encoder.encode(text, [&](std::span<const std::int32_t> ids) {
     throw_if_interrupted();
     writer.write(fmt::format("{}{}", count == 0 ? "[" : ids.empty() ? "" : ", ", fmt::join(ids, ", ")));
     count += std::ssize(ids);
@@ -60,13 +62,13 @@ std::int64_t write_ids(const data::Tokenizer& tokenizer, const std::string& text
   return count;
 }
 
-data::SourceCounts tokenize(const data::Tokenizer& tokenizer, const data::TextSource& source, LineWriter& writer) {
-  data::DocumentReader reader(source);
+data::SourceCounts tokenize(const data::TextEncoder& encoder, const data::TextSource& source, LineWriter& writer) {
+  data::DocumentReader reader(source, encoder.chat.get());
   Progress progress("tokenize", 0, {.counts = "documents", .source = source.name});
   std::int64_t tokens = 0;
   for (std::string text; reader.next(text);) {
     try {
-      tokens += write_ids(tokenizer, text, writer);
+      tokens += write_ids(encoder, text, writer);
     } catch (const DataError& error) {
       throw DataError("{}: {}", reader.position(), error.what());
     }
@@ -88,14 +90,19 @@ void run(const TokenizeOptions& options) {
   const std::filesystem::path model = io::resolve_model(options.model);
   check_output_is_not_of_model(options.out, model);
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(model);
+  const std::int64_t vocab_size = std::int64_t{tokenizer.max_token_id()} + 1;
+  const data::TextEncoder encoder =
+      options.data.source.messages_field && !options.text
+          ? data::make_chat_encoder(tokenizer, vocab_size, data::ChatTemplate::from_model_dir(model))
+          : data::make_text_encoder(tokenizer, vocab_size);
   LineWriter writer(options.out);
   if (options.text) {
-    write_ids(tokenizer, *options.text, writer);
+    write_ids(encoder, *options.text, writer);
     return writer.finish();
   }
   std::vector<data::NamedCounts> counts;
   for (const data::TextSource& source : sources(options.data))
-    counts.push_back({source.name, tokenize(tokenizer, source, writer)});
+    counts.push_back({source.name, tokenize(encoder, source, writer)});
   writer.finish();
   log_table(data::format_source_table(counts));
 }

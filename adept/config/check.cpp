@@ -76,6 +76,13 @@ void check_names(const std::string& list_key, const List& sources, std::map<std:
 }
 
 template <typename List>
+void check_options(const std::string& list_key, const List& sources, CrossCheck& check) {
+  for (std::size_t i = 0; i < sources.size(); ++i)
+    for (const data::SourceProblem& problem : data::option_problems(sources[i]))
+      check.expect(false, {fmt::format("{}.{}.{}", list_key, i, problem.key)}, problem.text);
+}
+
+template <typename List>
 void check_weights(const std::string& list_key, const List& sources, CrossCheck& check) {
   for (std::size_t i = 1; i < sources.size(); ++i) {
     const std::size_t without = sources[i].weight ? 0 : i;
@@ -91,6 +98,11 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
   check_names("data.replay", config.data.replay, first_use, check);
   check_names("data.general", config.data.general, first_use, check);
   check_names("data.eval", config.data.eval, first_use, check);
+
+  check_options("data.train", config.data.train, check);
+  check_options("data.replay", config.data.replay, check);
+  check_options("data.general", config.data.general, check);
+  check_options("data.eval", config.data.eval, check);
 
   check_weights("data.train", config.data.train, check);
   check_weights("data.replay", config.data.replay, check);

@@ -134,7 +134,7 @@ void add_mismatch(const Value& value, const std::string& key, const std::string&
       fmt::format("found {}; expected {}{}", value.describe(), expected, quoted_number ? ", without quotes" : ""));
 }
 
-bool read_string(const Value& value, const std::string& key, std::string& target, ReadResult& result) {
+bool read_string(const Value& value, const std::string& key, std::string& target, ReadResult& result, bool multiline) {
   // On the command line everything is text, and nested quotes would be inconvenient.
   const bool is_text = value.quoted || value.location.is_override || is_plain(value, ScalarType::kString);
   if (value.kind != Value::Kind::kScalar || !is_text) {
@@ -143,8 +143,9 @@ bool read_string(const Value& value, const std::string& key, std::string& target
                fmt::format("found {}; expected a string{}", value.describe(), scalar ? ", in quotes" : ""));
     return false;
   }
-  const bool control = std::any_of(value.text.begin(), value.text.end(),
-                                   [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
+  const bool control = std::any_of(value.text.begin(), value.text.end(), [&](char c) {
+    return (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) && !(multiline && (c == '\n' || c == '\t'));
+  });
   if (value.text.empty() || control) {
     add_mismatch(value, key, control ? "a string without control characters" : "a string that is not empty", result);
     return false;

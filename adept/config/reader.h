@@ -32,7 +32,9 @@ std::string last_part(const std::string& key);
 std::string_view name_of_others(std::string_view name);
 
 // Single values. Each returns whether `value` is valid and sets `target`; otherwise it adds a problem.
-bool read_string(const Value& value, const std::string& key, std::string& target, ReadResult& result);
+/// `multiline`: the string may have line breaks and tabs.
+bool read_string(const Value& value, const std::string& key, std::string& target, ReadResult& result,
+                 bool multiline = false);
 bool read_bool(const Value& value, const std::string& key, bool& target, ReadResult& result);
 bool read_integer(const Value& value, const std::string& key, const FieldOptions& options, std::int64_t& target,
                   ReadResult& result);
@@ -101,7 +103,7 @@ class SectionReader {
     } else if constexpr (std::is_enum_v<T>) {
       return read_choice(member, value, key, options);
     } else if constexpr (std::is_same_v<T, std::string>) {
-      return options.names == nullptr ? read_string(value, key, member, result_)
+      return options.names == nullptr ? read_string(value, key, member, result_, options.multiline)
                                       : read_name(value, key, options.names(), member, result_);
     } else if constexpr (std::is_same_v<T, bool>) {
       return read_bool(value, key, member, result_);

@@ -58,6 +58,7 @@ struct FieldOptions {
   unsigned methods = 0;        ///< of bit_of: those that use the field; 0: same as the enclosing section
   /// Of a string: the names that it may be, of a table that the configuration does not know.
   std::vector<std::string> (*names)() = nullptr;
+  bool multiline = false;  ///< of a string: it may have line breaks and tabs
 };
 
 /// Fields that contain fields.
@@ -89,11 +90,30 @@ inline constexpr Exclusion kExclusions[] = {
 template <typename Visitor>
 void describe(Visitor& v, data::TextSource& c) {
   v(c.name, "name", "Name of the dataset in results and file names; must be unique", {.required = true});
-  v(c.paths, "path", "One or more .txt or .jsonl files (optionally .gz), directories or globs", {.required = true});
+  v(c.paths, "path",
+    "Text: files in the formats of format, text forms plain or compressed (.gz, .zst); directories; globs; @FILE, "
+    "which "
+    "lists paths, one per line; or - (standard input)",
+    {.required = true});
+  v(c.format, "format", "Format of all files, whatever their extensions",
+    {.fallback = "by extension", .names = data::format_names});
+  v(c.split, "split",
+    "Split to read of the directories and globs in path, by the names of files and directories as in Hugging Face "
+    "data sets: train, validation (val, dev), test, or any name in front of -00000-of-00001",
+    {.fallback = "all"});
   v(c.text_field, "text_field",
-    "Field of each .jsonl record that holds the text; multiple-choice records (question, choices, answer) are "
-    "converted to text");
-  v(c.txt_record, "txt_record", "What counts as one document in a .txt file");
+    "Field of each record that holds the text; meta.text is a field of the object in meta. Multiple-choice records "
+    "(question, choices, answer) are converted to text",
+    {.fallback = data::kDefaultTextField});
+  v(c.text_template, "template",
+    "Instead of text_field: text with fields of each record in braces, such as \"{question}\\n{answer}\"; {{ and }} "
+    "stand for braces",
+    {.multiline = true});
+  v(c.messages_field, "messages_field",
+    "Instead of text_field: field with the messages of a conversation (role and content), which the model's chat "
+    "template converts to text");
+  v(c.txt_record, "txt_record", "What counts as one document in a text file",
+    {.fallback = std::string(to_string(data::TxtRecord::kFile))});
   v(c.on_bad_record, "on_bad_record", "How to handle invalid records: fail stops the run, skip counts and skips them");
 }
 

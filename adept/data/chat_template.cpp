@@ -10,6 +10,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
+#include "adept/core/hash.h"
 #include "adept/core/log.h"
 #include "adept/core/signals.h"
 #include "adept/data/jinja.h"
@@ -96,6 +97,19 @@ bool holds_text_of(const Json& message, const std::string& text) {
   return true;
 }
 
+/// Whether a message of the user or the system is not in `text`.
+bool is_omitted(const Json& message, const std::string& text) {
+  const std::string role = message.value("role", "");
+  return (role == "user" || role == "system") && !holds_text_of(message, text);
+}
+
+/// The number, from 1, of the first message without a string "role".
+std::optional<std::size_t> message_without_role(const Json& messages) {
+  for (std::size_t i = 0; i < messages.size(); ++i)
+    if (!messages[i].is_object() || !messages[i].contains("role") || !messages[i]["role"].is_string()) return i + 1;
+  return std::nullopt;
+}
+
 /// Variables that transformers passes to templates.
 Json named_tokens(const fs::path& dir) {
   Json tokens = Json::object();
@@ -117,7 +131,8 @@ ChatTemplate ChatTemplate::from_model_dir(const fs::path& dir, const std::string
   if (known.empty())
     throw DataError(
         "{}: has no chat template (no chat_template.jinja, no chat_template in tokenizer_config.json); base models "
-        "usually have none. Omit --chat, or pass the text of the whole conversation as the prompt.",
+        "usually have none. Without --chat, a prompt needs none; text_field and template need none instead of "
+        "messages_field.",
         dir.string());
   const std::string wanted = name.empty() ? kDefault : name;
   const auto chosen =
@@ -138,47 +153,85 @@ ChatTemplate ChatTemplate::from_model_dir(const fs::path& dir, const std::string
   return result;
 }
 
+Json ChatTemplate::variables(const Json& messages, bool add_generation_prompt) const {
+  Json all = tokens_;
+  all["messages"] = messages;
+  all["tools"] = nullptr;
+  all["documents"] = nullptr;
+  all["add_generation_prompt"] = add_generation_prompt;
+  return all;
+}
+
+std::string ChatTemplate::place(int line) const {
+  std::string text = file_;
+  if (!key_.empty()) text += ": " + key_;
+  if (line > 0) text += (key_.empty() ? ":" : ", line ") + std::to_string(line);
+  return text;
+}
+
+std::string ChatTemplate::describe(const JinjaError& error) const {
+  return error.refused
+             ? fmt::format("{}: the chat template rejects these messages: {}", place(error.line), error.what())
+             : fmt::format("{}: the chat template cannot be rendered: {}.", place(error.line), error.what());
+}
+
 std::string ChatTemplate::render(const Json& messages) const {
-  Json variables = tokens_;
-  variables["messages"] = messages;
-  variables["tools"] = nullptr;
-  variables["documents"] = nullptr;
-  variables["add_generation_prompt"] = true;
-  const auto place = [&](int line) {
-    std::string text = file_;
-    if (!key_.empty()) text += ": " + key_;
-    if (line > 0) text += (key_.empty() ? ":" : ", line ") + std::to_string(line);
-    return text;
-  };
   constexpr char kAdvice[] = "Pass the text of the conversation as the prompt instead, without --chat.";
   std::string text;
   try {
-    text = render_jinja(source_, variables);
+    text = render_jinja(source_, variables(messages, true));
   } catch (const JinjaError& error) {
-    if (error.refused)
-      throw DataError("{}: the chat template rejects these messages: {}", place(error.line), error.what());
-    throw DataError("{}: the chat template cannot be rendered: {}. {}", place(error.line), error.what(), kAdvice);
+    throw DataError("{}{}{}", describe(error), error.refused ? "" : " ", error.refused ? "" : kAdvice);
   }
   // The engine counts bytes where jinja2 counts characters.
   if (find_invalid_utf8(text))
     throw DataError("{}: the chat template splits a character of the messages. {}", place(0), kAdvice);
   for (std::size_t i = 0; i < messages.size(); ++i)
-    if (const std::string role = messages[i].value("role", ""); role == "user" || role == "system")
-      if (!holds_text_of(messages[i], text))
-        log_warning("{}: the chat template omits text of message {} ({})", place(0), i + 1, role);
+    if (is_omitted(messages[i], text))
+      log_warning("{}: the chat template omits text of message {} ({})", place(0), i + 1,
+                  messages[i].value("role", ""));
   return text;
+}
+
+std::vector<ChatTemplate::Rendered> ChatTemplate::render_conversations(std::span<const Json> conversations) const {
+  std::vector<Json> inputs;
+  for (const Json& messages : conversations) inputs.push_back(variables(messages, false));
+  std::vector<Rendered> all;
+  for (JinjaResult& result : render_jinja_each(source_, inputs)) {
+    const Json& messages = conversations[all.size()];
+    Rendered& rendered = all.emplace_back();
+    rendered.text = std::move(result.text);
+    if (result.error) {
+      rendered.problem = describe(*result.error);
+    } else if (find_invalid_utf8(rendered.text)) {
+      rendered.problem = fmt::format("{}: the chat template splits a character of the messages.", place(0));
+    } else {
+      rendered.omits_text = std::any_of(messages.begin(), messages.end(),
+                                        [&](const Json& message) { return is_omitted(message, rendered.text); });
+    }
+  }
+  return all;
+}
+
+std::string ChatTemplate::fingerprint() const {
+  Hasher hasher;
+  hasher.update(fmt::format("chat template {}\n{}\n{}", source_.size(), source_, tokens_.dump()));
+  return hasher.digest();
+}
+
+std::optional<std::string> messages_problem(const Json& messages) {
+  if (!messages.is_array() || messages.empty()) return "no list of messages";
+  if (const auto number = message_without_role(messages)) return fmt::format("message {} without a \"role\"", *number);
+  return std::nullopt;
 }
 
 void check_messages(const Json& messages, const std::string& where) {
   if (!messages.is_array() || messages.empty())
     throw ConfigError("{}: found no list of messages; expected [{{\"role\": \"user\", \"content\": \"...\"}}, ...].",
                       where);
-  for (std::size_t i = 0; i < messages.size(); ++i) {
-    const Json& message = messages[i];
-    if (!message.is_object() || !message.contains("role") || !message["role"].is_string())
-      throw ConfigError("{}: message {} has no \"role\"; expected {{\"role\": \"user\", \"content\": \"...\"}}.", where,
-                        i + 1);
-  }
+  if (const auto number = message_without_role(messages))
+    throw ConfigError("{}: message {} has no \"role\"; expected {{\"role\": \"user\", \"content\": \"...\"}}.", where,
+                      *number);
 }
 
 }  // namespace adept::data

@@ -3,9 +3,13 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "adept/core/json.h"
+#include "adept/data/jinja.h"
 
 namespace adept::data {
 
@@ -27,13 +31,32 @@ class ChatTemplate {
   /// the messages or cannot be rendered.
   std::string render(const Json& messages) const;
 
+  /// Whole conversations as text, without the beginning of another answer (add_generation_prompt=False), for training.
+  /// Each is rendered or has its own problem. It logs nothing.
+  struct Rendered {
+    std::string text{};
+    std::string problem{};    ///< why there is no text: "the chat template rejects these messages: ..."
+    bool omits_text = false;  ///< of a user or system message
+  };
+  std::vector<Rendered> render_conversations(std::span<const Json> conversations) const;
+
+  /// Changes when the text may change.
+  std::string fingerprint() const;
+
  private:
+  Json variables(const Json& messages, bool add_generation_prompt) const;
+  std::string place(int line) const;
+  std::string describe(const JinjaError& error) const;
+
   std::string file_;    ///< for messages
   std::string key_;     ///< in the file; empty: the file is the template
   std::string source_;  ///< the template
   Json tokens_;         ///< bos_token etc.
 };
 
+/// What is found instead of a list of one or more objects with a string "role": "no list of messages", "message 2
+/// without a \"role\""; nothing if the messages are good.
+std::optional<std::string> messages_problem(const Json& messages);
 /// Throws ConfigError unless `messages` is a list of one or more objects with a string "role"; `where` names it.
 void check_messages(const Json& messages, const std::string& where);
 

@@ -1,172 +1,167 @@
-#include <algorithm>
+#include <sys/stat.h>
+
+#include <deque>
+#include <memory>
 #include <optional>
 #include <utility>
 
 #include "adept/core/error.h"
-#include "adept/data/json_record.h"
-#include "adept/data/multiple_choice.h"
+#include "adept/data/conversations.h"
+#include "adept/data/record_text.h"
 #include "adept/data/source_files.h"
 #include "adept/data/text_source.h"
-#include "adept/data/utf8.h"
-#include "adept/io/line_reader.h"
-#include "adept/io/text_quote.h"
+#include "adept/io/rereadable.h"
 
 namespace adept::data {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kKeptLine = std::size_t{1} << 20;
-constexpr std::size_t kMaxParagraphBytes = std::size_t{256} << 20;
+/// What changes if a file is written to, or replaced.
+struct FileStamp {
+  ino_t inode = 0;
+  off_t size = 0;
+  std::int64_t seconds = 0, nanoseconds = 0;  // of the last modification
 
-bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos; }
+  bool operator==(const FileStamp&) const = default;
+};
+
+FileStamp stamp_of(const fs::path& path) {
+  struct stat status = {};
+  if (io::is_stream(path) || ::stat(path.c_str(), &status) != 0) return {};
+  return {status.st_ino, status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
+}
+
+struct InputFile {
+  fs::path path;
+  FileStamp stamp;
+};
 
 }  // namespace
 
 struct DocumentReader::State {
-  explicit State(const TextSource& text_source) : source(text_source) {
+  State(const TextSource& text_source, const ChatTemplate* chat) : source(text_source), converter(source) {
+    ADEPT_CHECK(!source.messages_field || chat != nullptr, "messages without a chat template");
+    if (source.messages_field) conversations.emplace(*chat);
     SourceFiles found = find_files(source);
-    files = std::move(found.files);
     counts.ignored = std::move(found.ignored);
-    for (const fs::path& path : files) total_bytes += file_bytes(path);
+    for (fs::path& path : found.files) {
+      total_bytes += file_bytes(path);
+      FileStamp stamp = stamp_of(path);
+      files.push_back({std::move(path), stamp});
+    }
   }
 
   bool next(std::string& text) {
+    clear_or_release(text);
     for (;;) {
-      if (!lines) {
-        if (next_file == files.size()) return false;
-        if (open_file(text)) return true;
-      } else if (next_in_file(text)) {
-        ++counts.documents;
-        counts.bytes += static_cast<std::int64_t>(text.size());
-        return true;
-      }
-    }
-  }
-
-  // Opens the next file; reads it if the file is one document.
-  bool open_file(std::string& text) {
-    file = files[next_file++];
-    kind = *file_kind(file);
-    line_number = 0;
-    ++counts.files;
-    if (kind == FileKind::kTxt && source.txt_record == TxtRecord::kFile) {
-      std::string().swap(text);  // before the next is read
-      text = io::read_text_file(file);
-      finished_bytes += file_bytes(file);
-      if (!accept(text)) return false;
-      ++counts.documents;
-      counts.bytes += static_cast<std::int64_t>(text.size());
-      return true;
-    }
-    lines.emplace(file);
-    return false;
-  }
-
-  // False if the record was skipped, or the file has ended and is closed.
-  bool next_in_file(std::string& text) {
-    if (kind == FileKind::kTxt && source.txt_record == TxtRecord::kParagraph) return next_paragraph(text);
-    std::string& target = kind == FileKind::kJsonl ? line : text;
-    const Line found = next_line(target);
-    if (found == Line::kEnd) return false;
-    line_number = lines->line_number();
-    if (found == Line::kTooLong) return skip("line too long");
-    if (is_blank(target)) return skip("blank line");
-    return kind == FileKind::kTxt ? accept(target) : accept_json(target, text);
-  }
-
-  enum class Line { kGood, kTooLong, kEnd };
-
-  // Closes the file at its end.
-  Line next_line(std::string& target) {
-    try {
-      if (lines->next(target)) return Line::kGood;
-    } catch (const io::LineTooLongError&) {
-      if (source.on_bad_record == BadRecord::kFail) throw;
-      return Line::kTooLong;
-    }
-    finished_bytes += file_bytes(file);
-    lines.reset();
-    return Line::kEnd;
-  }
-
-  bool next_paragraph(std::string& text) {
-    text.clear();
-    bool started = false, too_long = false;
-    for (Line found = next_line(line); found != Line::kEnd; found = next_line(line)) {
-      if (found == Line::kGood && is_blank(line)) {
-        if (started) break;
+      if (!rendered.empty()) {
+        if (take_rendered(text)) return true;
         continue;
       }
-      if (!started) line_number = lines->line_number();
-      if (started && !too_long) text += '\n';
-      started = true;
-      too_long = too_long || found == Line::kTooLong || text.size() + line.size() > kMaxParagraphBytes;
-      if (!too_long) text += line;
-    }
-    if (!started) return false;
-    if (too_long)
-      return bad("paragraph too long", fmt::format("a paragraph of more than {} bytes", kMaxParagraphBytes),
-                 "shorter paragraphs, separated by blank lines");
-    return accept(text);
-  }
-
-  bool accept_json(std::string_view record, std::string& text) {
-    if (const auto at = find_invalid_utf8(record)) return bad_utf8(record, *at);
-    RecordFault fault;
-    if (read_record(record, source.text_field, text, fault)) {
-      if (line.capacity() > kKeptLine) std::string().swap(line);
-      return text.empty() ? skip("empty text") : true;
-    }
-    std::string expected =
-        fmt::format("one JSON object per line, with the text as a string in {}", io::quote(source.text_field));
-    if (fault.reason == "missing field") {
-      MultipleChoice question = render_multiple_choice(record);
-      if (!question.problem.empty())
-        return bad("unreadable question", question.problem, "choices as a list or by label, and an answer among them");
-      if (!question.text.empty()) {
-        text = std::move(question.text);
-        return true;
+      if (!reader) {
+        if (next_file == files.size()) return false;
+        open(files[next_file++].path);
       }
-      expected = fmt::format(
-          "the text in {}. Set the field that holds it with --text-field FIELD, or with text_field of the source",
-          io::quote(source.text_field));
+      switch (reader->next(record, fault)) {
+        case ReadResult::kRecord:
+          if (conversations && has_fields)
+            add_conversation();
+          else if (accept(text))
+            return true;
+          break;
+        case ReadResult::kBad:
+          if (conversations)
+            conversations->add_bad(fault, reader->position());
+          else
+            bad(reader->position());
+          break;
+        case ReadResult::kBlank:
+          ++counts.skipped["blank line"];
+          break;
+        case ReadResult::kEnd:
+          if (conversations) conversations->render(rendered);
+          close();
+          break;
+      }
     }
-    return bad(fault.reason, fault.found, expected);
   }
 
-  bool accept(std::string_view text) {
-    if (text.empty()) return skip("empty text");
-    if (const auto at = find_invalid_utf8(text)) return bad_utf8(text, *at);
+  void add_conversation() {
+    std::string messages;
+    if (converter.convert(record, messages, fault))
+      conversations->add(messages, reader->position());
+    else
+      conversations->add_bad(fault, reader->position());
+    if (conversations->is_full()) conversations->render(rendered);
+  }
+
+  bool take_rendered(std::string& text) {
+    ConversationText next = std::move(rendered.front());
+    rendered.pop_front();
+    last_position = std::move(next.position);
+    text = std::move(next.text);
+    fault = std::move(next.fault);
+    return fault.reason.empty() ? finish(text, last_position) : bad(last_position);
+  }
+
+  void open(const fs::path& file) {
+    const Format& format = format_in(source, file);
+    if (!format.has_fields && (source.text_template || source.messages_field))
+      throw ConfigError(
+          "source \"{}\": {}: found fields, but {} is a {} file, whose records have none; expected files of other "
+          "formats, or no such option",
+          source.name, source.text_template ? "template" : "messages_field", file.string(), format.name);
+    has_fields = format.has_fields;
+    reader = format.open(
+        {.path = file, .wanted = converter.wanted(), .txt_record = source.txt_record.value_or(TxtRecord::kFile)});
+    ++counts.files;
+  }
+
+  // Whether what was read is what the file held at the start: else documents may be lost, or from two versions.
+  void close() {
+    if (!conversations) last_position = reader->position();
+    reader.reset();
+    const InputFile& file = files[next_file - 1];
+    finished_bytes += file_bytes(file.path);
+    if (stamp_of(file.path) != file.stamp)
+      throw DataError(
+          "{}: has changed while it was read; expected a file that no process writes to. Run again once it "
+          "is complete.",
+          file.path.string());
+  }
+
+  bool accept(std::string& text) {
+    if (!has_fields)
+      text.swap(record.fields.front().text);
+    else if (!converter.convert(record, text, fault))
+      return bad(reader->position());
+    return finish(text, text.empty() ? reader->position() : "");
+  }
+
+  // Counts a document; an empty one is skipped.
+  bool finish(const std::string& text, const std::string& position) {
+    if (text.empty()) {
+      fault = {"empty text", "an empty text", ""};
+      return skip(position);
+    }
+    ++counts.documents;
+    counts.bytes += static_cast<std::int64_t>(text.size());
     return true;
   }
 
-  bool bad_utf8(std::string_view text, std::size_t at) {
-    // In a file or a paragraph, the error may be lines below its start.
-    const auto newlines = std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
-    const std::int64_t first_line = std::max<std::int64_t>(1, line_number);
-    line_number = first_line + newlines;
-    return bad("invalid UTF-8",
-               fmt::format("invalid UTF-8 after {}",
-                           io::quote(text.substr(at > 20 ? at - 20 : 0, std::min<std::size_t>(at, 20)))),
-               "UTF-8 text");
-  }
-
-  bool bad(const std::string& reason, const std::string& found, const std::string& expected) {
-    if (source.on_bad_record == BadRecord::kSkip) return skip(reason);
+  bool bad(const std::string& position) {
+    if (source.on_bad_record == BadRecord::kSkip) return skip(position);
     throw DataError(
         "{}: {}: found {}; expected {}. Fix the record, or skip and count such records: on_bad_record: skip, or "
         "--on-bad-record skip.",
-        position(), reason, found, expected);
+        position, fault.reason, fault.found, fault.expected);
   }
 
-  bool skip(const std::string& reason) {
-    ++counts.skipped[reason];
+  bool skip(const std::string& position) {
+    ++counts.skipped[fault.reason];
+    if (skipped.size() < kMaxListedSkips) skipped.push_back({position, fault.reason, fault.found});
     return false;
-  }
-
-  std::string position() const {
-    return line_number > 0 ? fmt::format("{}:{}", file.string(), line_number) : file.string();
   }
 
   static std::int64_t file_bytes(const fs::path& path) {
@@ -176,28 +171,36 @@ struct DocumentReader::State {
   }
 
   TextSource source;
-  std::vector<fs::path> files;
+  RecordText converter;
+  std::vector<InputFile> files;
   std::size_t next_file = 0;
-  fs::path file;
-  FileKind kind = FileKind::kTxt;
-  std::optional<io::LineReader> lines;
-  std::string line;
-  std::int64_t line_number = 0;  // where the record starts; 0 for a whole file
+  std::unique_ptr<Reader> reader;                     // of the open file
+  bool has_fields = false;                            // of the open file
+  std::optional<ConversationRenderer> conversations;  // of a source with a messages_field
+  std::deque<ConversationText> rendered;              // which are returned next
+  std::string last_position;                          // of the file that was closed last, or of the last conversation
+  Record record;
+  Fault fault;
   std::int64_t finished_bytes = 0;
   std::int64_t total_bytes = 0;
   SourceCounts counts;
+  std::vector<SkippedRecord> skipped;
 };
 
-DocumentReader::DocumentReader(const TextSource& source) : state_(std::make_unique<State>(source)) {}
+DocumentReader::DocumentReader(const TextSource& source, const ChatTemplate* chat)
+    : state_(std::make_unique<State>(source, chat)) {}
 DocumentReader::~DocumentReader() = default;
 DocumentReader::DocumentReader(DocumentReader&&) noexcept = default;
 DocumentReader& DocumentReader::operator=(DocumentReader&&) noexcept = default;
 
 bool DocumentReader::next(std::string& text) { return state_->next(text); }
 const SourceCounts& DocumentReader::counts() const { return state_->counts; }
-std::string DocumentReader::position() const { return state_->position(); }
+const std::vector<SkippedRecord>& DocumentReader::skipped() const { return state_->skipped; }
+std::string DocumentReader::position() const {
+  return state_->reader && !state_->conversations ? state_->reader->position() : state_->last_position;
+}
 std::int64_t DocumentReader::file_bytes_read() const {
-  return state_->finished_bytes + (state_->lines ? state_->lines->file_position() : 0);
+  return state_->finished_bytes + (state_->reader ? state_->reader->file_position() : 0);
 }
 std::int64_t DocumentReader::file_bytes_total() const { return state_->total_bytes; }
 

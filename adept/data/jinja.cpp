@@ -81,17 +81,18 @@ JinjaError runtime_error(const std::string& what, const std::optional<std::strin
   return {summary(begin == std::string::npos ? what : std::string_view(what).substr(begin + 8)), line, false};
 }
 
-std::string render_here(const std::string& source, const Json& variables) {
-  jinja::lexer_result lexed;
+jinja::lexer_result tokenize_source(const std::string& source) {
   try {
-    lexed = jinja::lexer().tokenize(source);
+    return jinja::lexer().tokenize(source);
   } catch (const std::exception& error) {
     throw JinjaError(summary(error.what()), quoted_line(source, error.what()), false);
   }
-  const jinja::program program = parse(lexed);
+}
+
+std::string render_here(const jinja::program& program, const std::string& source, const Json& variables) {
   std::optional<std::string> refusal;
   try {
-    jinja::context context(lexed.source);
+    jinja::context context(source);
     jinja::global_from_json(context, variables, /*mark_input=*/false);
     const auto define = [&](const std::string& name, const jinja::func_handler& function) {
       context.set_val(name, jinja::mk_val<jinja::value_func>(name, function));
@@ -113,29 +114,65 @@ std::string render_here(const std::string& source, const Json& variables) {
   }
 }
 
+// In the child's answer a result is "KIND LINE SIZE " and SIZE bytes: a text (t), an error of the engine (e) or of the
+// template (r).
+std::string packed(char kind, int line, std::string_view text) {
+  return kind + (" " + std::to_string(line)) + " " + std::to_string(text.size()) + " " + std::string(text);
+}
+
+std::string packed_result(const jinja::program& program, const std::string& source, const Json& variables) {
+  try {
+    return packed('t', 0, render_here(program, source, variables));
+  } catch (const JinjaError& error) {
+    return packed(error.refused ? 'r' : 'e', error.line, error.what());
+  } catch (const std::exception& error) {
+    return packed('e', 0, error.what());
+  }
+}
+
+JinjaResult unpacked(std::istringstream& answer) {
+  char kind = '\0';
+  int line = 0;
+  std::size_t size = 0;
+  answer >> kind >> line >> size;
+  answer.get();
+  std::string text(size, '\0');
+  answer.read(text.data(), static_cast<std::streamsize>(size));
+  if (kind == 't') return {std::move(text), {}};
+  return {"", JinjaError(text, line, kind == 'r')};
+}
+
 }  // namespace
 
 std::string render_jinja(const std::string& source, const Json& variables) {
-  // The first byte gives the kind of what follows: the text, or an error "LINE MESSAGE" of the engine or of the
-  // template.
-  const auto work = [&]() -> std::string {
+  JinjaResult result = std::move(render_jinja_each(source, {&variables, 1}).front());
+  if (result.error) throw JinjaError(*result.error);
+  return std::move(result.text);
+}
+
+std::vector<JinjaResult> render_jinja_each(const std::string& source, std::span<const Json> variables) {
+  const auto work = [&] {
+    std::string answer;
     try {
-      return "t" + render_here(source, variables);
+      const jinja::lexer_result lexed = tokenize_source(source);
+      const jinja::program program = parse(lexed);
+      for (const Json& each : variables) answer += packed_result(program, lexed.source, each);
     } catch (const JinjaError& error) {
-      return (error.refused ? "r" : "e") + std::to_string(error.line) + " " + error.what();
-    } catch (const std::exception& error) {
-      return std::string("e0 ") + error.what();
+      answer.clear();
+      for (std::size_t i = 0; i < variables.size(); ++i) answer += packed('e', error.line, error.what());
     }
+    return answer;
   };
-  std::string result;
+  std::vector<JinjaResult> results;
   try {
-    result = run_in_child(work, kLimits);
+    std::istringstream answer(run_in_child(work, kLimits));
+    for (std::size_t i = 0; i < variables.size(); ++i) results.push_back(unpacked(answer));
   } catch (const ChildFailure& failure) {
-    throw JinjaError(std::string("it ") + failure.what(), 0, false);
+    if (variables.size() == 1) return {{"", JinjaError(std::string("it ") + failure.what(), 0, false)}};
+    results.clear();  // one of them did it
+    for (const Json& each : variables) results.push_back(std::move(render_jinja_each(source, {&each, 1}).front()));
   }
-  if (result.starts_with('t')) return result.substr(1);
-  const auto space = result.find(' ');
-  throw JinjaError(result.substr(space + 1), std::stoi(result.substr(1, space - 1)), result.starts_with('r'));
+  return results;
 }
 
 }  // namespace adept::data

@@ -7,8 +7,11 @@
 // that default.
 #pragma once
 
+#include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "adept/core/json.h"
 
@@ -25,5 +28,14 @@ struct JinjaError : std::runtime_error {
 /// Renders `source` with the members of the object `variables`. Throws JinjaError, also for unbounded nesting,
 /// recursion, loops or output.
 std::string render_jinja(const std::string& source, const Json& variables);
+
+/// The text, or the error of one of several renderings.
+struct JinjaResult {
+  std::string text{};
+  std::optional<JinjaError> error{};
+};
+
+/// The same for each of several objects, in one child process.
+std::vector<JinjaResult> render_jinja_each(const std::string& source, std::span<const Json> variables);
 
 }  // namespace adept::data

@@ -6,14 +6,10 @@
 #include <optional>
 #include <vector>
 
-#include "adept/core/error.h"
-#include "adept/core/json.h"
 #include "adept/io/text_quote.h"
 
 namespace adept::data {
 namespace {
-
-constexpr std::size_t kMaxQuestionBytes = std::size_t{8} << 20;
 
 struct Choice {
   std::string label;
@@ -64,16 +60,6 @@ std::optional<std::size_t> read_answer(const Json& answer, const std::vector<Cho
   return std::nullopt;
 }
 
-// Nothing if it is not JSON, or larger than any question: the parsed form would take many times its size.
-std::optional<Json> parse_question(std::string_view record) {
-  if (record.size() > kMaxQuestionBytes) return std::nullopt;
-  try {
-    return parse_json(record, "a record");
-  } catch (const DataError&) {
-    return std::nullopt;
-  }
-}
-
 const Json* first_of(const Json& record, std::initializer_list<const char*> keys) {
   for (const char* key : keys)
     if (record.contains(key)) return &record[key];
@@ -82,10 +68,8 @@ const Json* first_of(const Json& record, std::initializer_list<const char*> keys
 
 }  // namespace
 
-MultipleChoice render_multiple_choice(std::string_view record) {
-  const std::optional<Json> parsed = parse_question(record);
-  if (!parsed || !parsed->is_object()) return {};
-  const Json& json = *parsed;
+MultipleChoice render_multiple_choice(const Json& json) {
+  if (!json.is_object()) return {};
   const Json* question = first_of(json, {"question"});
   const Json* listed = first_of(json, {"choices", "options"});
   const Json* answer = first_of(json, {"answer_idx", "answerKey", "answer"});

@@ -1,6 +1,7 @@
 // Options for reading text.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,7 +9,7 @@
 
 namespace adept::data {
 
-/// What counts as one document in a .txt file.
+/// What counts as one document in a text file.
 enum class TxtRecord {
   kFile,       ///< the whole file, byte for byte (without a byte order mark)
   kLine,       ///< each line, without its end
@@ -21,15 +22,34 @@ enum class BadRecord {
   kSkip,  ///< counted by reason
 };
 
+inline constexpr char kDefaultTextField[] = "text";
+
 /// A named set of documents.
 struct TextSource {
   std::string name{};
-  std::vector<std::string> paths{};  ///< files, folders (with all below), globs (* ? [a-z] and ** for any folders)
-  /// Field of the objects in .jsonl files. Objects without it may be multiple-choice questions (multiple_choice.h).
-  std::string text_field = "text";
-  TxtRecord txt_record = TxtRecord::kFile;
+  /// Files, folders (with all below), globs (* ? [a-z] and ** for any folders), @FILE (a list of paths, one per line),
+  /// "-" (standard input).
+  std::vector<std::string> paths{};
+  std::optional<std::string> format{};  ///< of every file, one of format_names(); unset: by the extension
+  std::optional<std::string> split{};   ///< which files of folders and globs are read (splits.h); unset: all
+  // What a record becomes; at most one is set.
+  std::optional<std::string> text_field{};      ///< "text" or "meta.text"; unset: kDefaultTextField. Records without it
+                                                ///< may be multiple-choice questions (multiple_choice.h)
+  std::optional<std::string> text_template{};   ///< "{question}\n{answer}" (text_template.h)
+  std::optional<std::string> messages_field{};  ///< a conversation, rendered by the model's chat template
+  std::optional<TxtRecord> txt_record{};        ///< of text files; unset: kFile
   BadRecord on_bad_record = BadRecord::kFail;
 };
+
+/// The names that `format` may have, of the table in readers/formats.cpp.
+std::vector<std::string> format_names();
+
+/// Options of a source that are wrong or contradict each other.
+struct SourceProblem {
+  std::string key;   ///< the name of the option in the configuration: "template"
+  std::string text;  ///< "found X; expected Y"
+};
+std::vector<SourceProblem> option_problems(const TextSource& source);
 
 }  // namespace adept::data
 

@@ -2,26 +2,13 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
-#include <string>
-#include <string_view>
-#include <vector>
+
+#include "adept/data/readers/formats.h"
+#include "adept/data/text_source.h"
 
 namespace adept::data {
 
-enum class FileKind { kTxt, kJsonl };
-
-/// The kind of a file by its name (in any case, with or without .gz); nothing for other kinds.
-std::optional<FileKind> file_kind(const std::filesystem::path& path);
-
-/// For messages: the supported kinds of files.
-inline constexpr std::string_view kAcceptedFiles = ".txt, .jsonl, .txt.gz and .jsonl.gz";
-
-/// Whether a path contains one of * ? [.
-bool is_glob(std::string_view path);
-/// The paths that a glob matches, sorted by name: `*`, `?` and `[...]` within a name, `**` as a whole name for any
-/// number of folders (links to folders are not entered). As in a shell, a leading dot must be spelled out. Folders that
-/// cannot be read match nothing.
-std::vector<std::filesystem::path> expand_glob(const std::string& pattern);
+/// The format of a file of the source: the one it names, else by the extension, or by the first bytes of a stream.
+const Format& format_in(const TextSource& source, const std::filesystem::path& file);
 
 }  // namespace adept::data

@@ -1,6 +1,9 @@
 #include "adept/data/text_encoder.h"
 
+#include <utility>
+
 #include "adept/core/error.h"
+#include "adept/data/chat_template.h"
 #include "adept/data/tokenizer/tokenizer.h"
 #include "adept/io/text_quote.h"
 
@@ -15,6 +18,16 @@ TextEncoder make_text_encoder(const Tokenizer& tokenizer, std::int64_t vocab_siz
                      .vocab_size = vocab_size,
                      .fingerprint = tokenizer.fingerprint(),
                      .token_of = [tokenizer](std::int32_t id) { return tokenizer.id_to_token(id).value_or(""); }};
+}
+
+TextEncoder make_chat_encoder(const Tokenizer& tokenizer, std::int64_t vocab_size, ChatTemplate chat) {
+  TextEncoder encoder = make_text_encoder(tokenizer, vocab_size);
+  encoder.encode = [tokenizer](std::string_view text, IdSink sink) {
+    tokenizer.encode(text, sink, /*add_special_tokens=*/false);
+  };
+  encoder.fingerprint += "+" + chat.fingerprint();
+  encoder.chat = std::make_shared<const ChatTemplate>(std::move(chat));
+  return encoder;
 }
 
 void TextEncoder::encode_checked(std::string_view text, IdSink sink) const {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -11,6 +12,7 @@
 
 namespace adept::data {
 
+class ChatTemplate;
 class Tokenizer;
 
 /// Receives the ids of a document in order, in parts.
@@ -22,6 +24,7 @@ struct TextEncoder {
   std::int64_t vocab_size = 0;  ///< every id is in 0 .. vocab_size-1; the model's size, if there is a model
   std::string fingerprint{};    ///< changes when the ids may change
   std::function<std::string(std::int32_t)> token_of{};  ///< the token of an id, for messages; may be empty
+  std::shared_ptr<const ChatTemplate> chat{};           ///< renders the conversations that are encoded; may be null
 
   /// The same ids; throws DataError for the first one outside the vocabulary.
   void encode_checked(std::string_view text, IdSink sink) const;
@@ -31,5 +34,7 @@ struct TextEncoder {
 /// that of the model; without a model, the size that the tokenizer's ids require.
 TextEncoder make_text_encoder(const Tokenizer& tokenizer);
 TextEncoder make_text_encoder(const Tokenizer& tokenizer, std::int64_t vocab_size);
+/// The same for conversations. A rendered one contains its special tokens, so no others are added.
+TextEncoder make_chat_encoder(const Tokenizer& tokenizer, std::int64_t vocab_size, ChatTemplate chat);
 
 }  // namespace adept::data

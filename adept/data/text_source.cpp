@@ -31,10 +31,17 @@ void hash_file(const std::filesystem::path& path, Hasher& hasher) {
 
 std::string source_fingerprint(const TextSource& source) {
   Hasher hasher;
-  hasher.update(fmt::format("{}\n{}\n{}\n{}\n", source.text_field.size(), source.text_field,
-                            static_cast<int>(source.txt_record), static_cast<int>(source.on_bad_record)));
+  const std::string field = source.text_field.value_or(kDefaultTextField);
+  hasher.update(fmt::format("{}\n{}\n{}\n{}\n", field.size(), field,
+                            static_cast<int>(source.txt_record.value_or(TxtRecord::kFile)),
+                            static_cast<int>(source.on_bad_record)));
+  // Options that are not set do not count, so a new one does not invalidate what exists.
+  if (source.text_template)
+    hasher.update(fmt::format("template {}\n{}\n", source.text_template->size(), *source.text_template));
+  if (source.messages_field)
+    hasher.update(fmt::format("messages {}\n{}\n", source.messages_field->size(), *source.messages_field));
   for (const std::filesystem::path& file : find_files(source).files) {
-    hasher.update(fmt::format("kind {}\n", static_cast<int>(*file_kind(file))));
+    hasher.update(fmt::format("kind {}\n", format_index(format_in(source, file))));
     hash_file(file, hasher);
   }
   return hasher.digest();

@@ -1,4 +1,4 @@
-// Text input: files, folders and globs of .txt and .jsonl, plain or gzipped, read as one document after another.
+// Text input: files, folders, globs and lists of them in any format of readers/, read as one document after another.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,8 @@
 
 namespace adept::data {
 
+class ChatTemplate;
+
 /// The files of a source, in the order in which they are read.
 struct SourceFiles {
   std::vector<std::filesystem::path> files;
@@ -23,11 +25,11 @@ struct SourceFiles {
 /// Finds the files of a source: paths in the given order, the contents of folders and globs sorted by name, each file
 /// once. Names that start with a dot are skipped in folders, and in globs that do not spell the dot; these, files of
 /// other kinds and repetitions are counted in `ignored`. Symbolic links are followed. Throws ConfigError that lists
-/// every path that does not exist, matches nothing, or is a file of another kind; DataError for a folder that cannot be
-/// read.
+/// every path that does not exist, matches nothing, is a file of another kind, or is a folder of several splits while
+/// the source names none; DataError for a folder that cannot be read.
 ///
 /// Folders and globs skip subfolders with a model or the records of a run, so files that adept writes into a folder of
-/// text are not read as text.
+/// text are not read as text; and a README and the descriptions that datasets writes beside its data.
 SourceFiles find_files(const TextSource& source);
 
 /// Throws ConfigError if `output` (a file or folder given by `option`), or one of the files `records` that will be
@@ -35,20 +37,32 @@ SourceFiles find_files(const TextSource& source);
 void check_not_read(const TextSource& source, const std::filesystem::path& output, const std::string& option,
                     const std::vector<std::string>& records = {});
 
+/// A bad record that was skipped.
+struct SkippedRecord {
+  std::string position;  ///< "file:line"
+  std::string reason;
+  std::string found;
+};
+inline constexpr std::size_t kMaxListedSkips = 100;
+
 /// Reads the documents of a source one by one; one file is open at a time.
 class DocumentReader {
  public:
-  /// Finds the files; throws like find_files.
-  explicit DocumentReader(const TextSource& source);
+  /// Finds the files; throws like find_files. `chat` renders the conversations of a source with a messages_field, which
+  /// requires it, and must outlive the reader.
+  explicit DocumentReader(const TextSource& source, const ChatTemplate* chat = nullptr);
   ~DocumentReader();
   DocumentReader(DocumentReader&&) noexcept;
   DocumentReader& operator=(DocumentReader&&) noexcept;
 
   /// The next document: valid UTF-8, not empty. False after the last one. Throws DataError for a file that cannot be
-  /// read, is cut short or damaged, and for an invalid record unless the source skips these.
+  /// read, is cut short or damaged, or has changed since this reader was made; and for an invalid record unless the
+  /// source skips these.
   bool next(std::string& text);
   /// Counts of everything read so far; tokens are 0. Empty texts and blank lines are always skipped and counted.
   const SourceCounts& counts() const;
+  /// The first kMaxListedSkips records that were skipped, without blank lines.
+  const std::vector<SkippedRecord>& skipped() const;
   /// "file:line" of the document that next() returned last ("file" for a whole file).
   std::string position() const;
   /// Bytes of the files read so far, and of all files (on disk, before decompression), for progress.
@@ -60,8 +74,8 @@ class DocumentReader {
   std::unique_ptr<State> state_;
 };
 
-/// Hash of everything that determines the documents of a source: the bytes of its files in order, their kinds, and the
-/// options, but not names and paths. Reads all files.
+/// Hash of everything that determines the documents of a source: the bytes of its files in order, their formats, and
+/// the options, but not names and paths. Reads all files.
 std::string source_fingerprint(const TextSource& source);
 
 }  // namespace adept::data

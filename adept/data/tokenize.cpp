@@ -193,12 +193,12 @@ std::int64_t store(Chunk& chunk, const TextEncoder& encoder, TokenSink& sink, st
 TokenDataset run(TokenSink& sink, const TextSource& source, const TextEncoder& encoder, const TokenizeOptions& options,
                  Progress& progress) {
   ADEPT_CHECK(encoder.encode && encoder.vocab_size > 0, "an encoder without a vocabulary");
+  DocumentReader reader(source, encoder.chat.get());  // before the files are hashed: it notices changes from here on
   DatasetInfo info{.name = source.name,
                    .vocab_size = encoder.vocab_size,
                    .source_fingerprint = source_fingerprint(source),
                    .tokenizer_fingerprint = encoder.fingerprint,
                    .counts = {}};
-  DocumentReader reader(source);
   progress.set_total(reader.file_bytes_total());
   const int num_threads = resolve_threads(options.num_threads);
   ChunkReader chunks(reader, options.chunk_bytes);
@@ -230,6 +230,7 @@ TokenDataset run(TokenSink& sink, const TextSource& source, const TextEncoder& e
                     fmt::format("{} documents", format_count(reader.counts().documents)));
   }
   info.counts = reader.counts();
+  if (options.skipped != nullptr) *options.skipped = reader.skipped();
   if (num_empty > 0) info.counts.skipped["no tokens"] += num_empty;
   progress.finish(fmt::format("{} documents, {} tokens", format_count(info.counts.documents - num_empty),
                               format_count(num_tokens)));

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <vector>
 
 #include "adept/core/progress.h"
 #include "adept/data/text_encoder.h"
@@ -12,6 +13,7 @@
 namespace adept::data {
 
 struct TokenizeOptions {
+  std::vector<SkippedRecord>* skipped = nullptr;   ///< receives the first records that were skipped
   int num_threads = 0;                             ///< tokenizer threads; 0: one per core
   std::size_t chunk_bytes = std::size_t{1} << 18;  ///< of text per chunk of a thread
 };

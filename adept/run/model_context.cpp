@@ -16,6 +16,7 @@
 #include "adept/core/cpu.h"
 #include "adept/core/error.h"
 #include "adept/core/log.h"
+#include "adept/data/chat_template.h"
 #include "adept/data/tokenizer/special_tokens.h"
 #include "adept/io/hub.h"
 #include "adept/io/text_quote.h"
@@ -25,6 +26,11 @@
 #include "adept/nn/kernels.h"
 
 namespace adept::run {
+
+data::TextEncoder TextModel::encoder(const data::TextSource& source) const {
+  if (!source.messages_field) return data::make_text_encoder(tokenizer, config.vocab_size);
+  return data::make_chat_encoder(tokenizer, config.vocab_size, data::ChatTemplate::from_model_dir(dir));
+}
 
 std::int32_t TextModel::eos() const {
   const std::optional<std::int32_t> id = data::load_special_token(dir, tokenizer, "eos");

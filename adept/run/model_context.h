@@ -21,7 +21,8 @@ struct TextModel {
   data::Tokenizer tokenizer;
 
   /// Valid while this object lives. Ids are checked against the rows of the model's embeddings.
-  data::TextEncoder encoder() const { return data::make_text_encoder(tokenizer, config.vocab_size); }
+  /// Conversations are rendered by the model's chat template; throws DataError if it has none.
+  data::TextEncoder encoder(const data::TextSource& source) const;
 
   /// The token between packed documents. Throws DataError if the model names none, or one that it lacks.
   std::int32_t eos() const;

@@ -5,7 +5,7 @@
 // in one directory; a stage is skipped if its output exists and its inputs are unchanged:
 //
 //     config.yaml, versions.json      the resolved configuration, and what it ran on
-//     data/<source>.tokens            tokenized text
+//     data/<source>.tokens            tokenized text; <source>.skipped.jsonl lists the first bad records
 //     eval_base.json                  the base model on data.eval
 //     importance.json                 layer importance on data.general
 //     expanded/                       the expanded model, before training; afterwards with keep_expanded only

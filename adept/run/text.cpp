@@ -7,11 +7,13 @@
 #include <numeric>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/log.h"
 #include "adept/core/random.h"
 #include "adept/data/source_counts.h"
 #include "adept/data/tokenize.h"
 #include "adept/eval/evaluate.h"
+#include "adept/io/atomic_file.h"
 
 namespace adept::run {
 namespace {
@@ -74,22 +76,42 @@ void append_sources(const std::vector<data::TokenDataset>& datasets, const std::
 
 data::TokenizeOptions tokenize_options() { return {.num_threads = at::get_num_threads()}; }
 
+// Lists skipped records as JSON lines, or removes the list of an earlier text.
+void write_skipped(const fs::path& path, const std::vector<data::SkippedRecord>& skipped) {
+  if (skipped.empty()) {
+    if (is_present(path)) remove_or_warn(path);
+    return;
+  }
+  io::AtomicFile file(path);
+  for (const data::SkippedRecord& record : skipped) {
+    const Json line = {{"where", record.position}, {"reason", record.reason}, {"found", record.found}};
+    file.write(line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+  }
+  file.commit();
+  log_info("{} lists the first {} skipped records", path.string(), skipped.size());
+}
+
 }  // namespace
 
 data::TokenDataset tokenize_source(const TextModel& model, const data::TextSource& source) {
   Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
-  return data::tokenize(source, model.encoder(), tokenize_options(), progress);
+  return data::tokenize(source, model.encoder(source), tokenize_options(), progress);
 }
 
 data::TokenDataset tokenize_source_cached(const TextModel& model, const data::TextSource& source,
                                           const fs::path& directory) {
   const fs::path path = directory / (source.name + ".tokens");
-  const data::TextEncoder encoder = model.encoder();
+  const data::TextEncoder encoder = model.encoder(source);
   if (auto current = open_current(path, data::source_fingerprint(source), encoder.fingerprint, encoder.vocab_size))
     return *current;
   fs::create_directories(directory);
   Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
-  return data::tokenize_to_file(path, source, encoder, tokenize_options(), progress);
+  std::vector<data::SkippedRecord> skipped;
+  data::TokenizeOptions options = tokenize_options();
+  options.skipped = &skipped;
+  data::TokenDataset dataset = data::tokenize_to_file(path, source, encoder, options, progress);
+  write_skipped(directory / (source.name + ".skipped.jsonl"), skipped);
+  return dataset;
 }
 
 Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, const fs::path& directory) {

@@ -63,7 +63,7 @@ COMMAND_LINES = [
     (["eval", "--model", "text.jsonl", *TEXT], USAGE, "text.jsonl: is a file; expected a model folder"),
     # text
     (EVAL, USAGE, "adept eval: --data is required. See: adept eval --help"),
-    ([*EVAL, "--data", "none.jsonl"], USAGE, 'source "none"', "none.jsonl: does not exist", ".txt, .jsonl"),
+    ([*EVAL, "--data", "none.jsonl"], USAGE, 'source "none"', "none.jsonl: does not exist", ".txt, .md"),
     ([*EVAL, "--data", "no*.jsonl"], USAGE, "no*.jsonl: contains or matches no such file"),
     ([*EVAL, "--data", "folder"], USAGE, "folder: contains or matches no such file"),
     ([*EVAL, "--data", "a b=text.jsonl"], USAGE, 'found the name "a b"; expected 1 to 64 letters'),

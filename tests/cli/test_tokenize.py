@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import random
-import shlex
 import shutil
 import signal
 import subprocess
@@ -200,33 +199,7 @@ def test_what_is_not_read_of_a_record_takes_no_memory(base, tmp_path):
         assert taken <= 4 * size, f"{record[:20]}: {taken / size:.2f} times"
 
 
-# ------------------------------------------------------------------------------------------- files of other kinds, own files
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("table.csv", 'text,id\n"one, two",1\nthree,2\n'),
-        ("table.tsv", "text\tid\none, two\t1\nthree\t2\n"),
-        ("list.json", json.dumps([{"text": "one, two", "id": 1}, {"text": "three", "id": 2}])),
-    ],
-)
-def test_the_command_that_converts_a_file_works(name, content, base, tmp_path):
-    (tmp_path / name).write_text(content)
-    error = error_of(tokenize(base, tmp_path / name), 2)
-    command = error.partition("Convert it: ")[2].strip()
-    command = command.replace("python -c", f"{shlex.quote(sys.executable)} -c", 1)
-    subprocess.run(["bash", "-c", command], check=True, cwd=tmp_path)
-    jsonl = (tmp_path / name).with_suffix(".jsonl")
-    ids = [json.loads(line) for line in tokenize(base, jsonl).stdout.splitlines()]
-    assert ids == [text_models.encode("one, two"), text_models.encode("three")]
-
-
-def test_plain_text_under_another_name_is_read_through_the_link_that_is_advised(base, tmp_path):
-    (tmp_path / "README.md").write_text("the river")
-    command = error_of(tokenize(base, tmp_path / "README.md"), 2).partition("add the extension: ")[2].strip()
-    subprocess.run(["bash", "-c", command], check=True, cwd=tmp_path)
-    assert json.loads(tokenize(base, tmp_path / "README.md.txt").stdout) == text_models.encode("the river")
+# ------------------------------------------------------------------------------------------------------------- own files
 
 
 def test_what_a_command_writes_is_not_read_by_the_next_call(base, tmp_path):

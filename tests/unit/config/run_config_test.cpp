@@ -475,6 +475,7 @@ TEST(Explain, EveryKeyCanBeSet) {
     if (doc.type.starts_with("integer")) value = "9";
     if (doc.type.starts_with("list of integers")) value = "[1,2]";
     if (key == "lora.target_modules") value = "q_proj";
+    if (key.ends_with(".template")) value = "'{other}'";
     if (doc.type.find('|') != std::string::npos) {
       const std::string first = doc.type.substr(0, doc.type.find('|')), rest = doc.type.substr(first.size() + 1);
       value = doc.fallback.starts_with(first) ? rest.substr(0, rest.find('|')) : first;

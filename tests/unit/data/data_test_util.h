@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 #include <zlib.h>
+#include <zstd.h>
 
 #include <cstdint>
 #include <filesystem>
@@ -35,7 +36,7 @@ class TemporaryFolder {
   std::string operator/(std::string_view name) const { return (path_ / name).string(); }
   std::string path() const { return path_.string(); }
 
-  /// Writes a file, and the folders above it; gzipped if its name ends in .gz. Returns its path.
+  /// Writes a file, and the folders above it; compressed if its name ends in .gz or .zst. Returns its path.
   std::string write(std::string_view name, std::string_view text) const {
     const std::filesystem::path file = path_ / name;
     std::filesystem::create_directories(file.parent_path());
@@ -43,6 +44,10 @@ class TemporaryFolder {
       gzFile out = gzopen(file.c_str(), "wb");
       EXPECT_EQ(gzwrite(out, text.data(), static_cast<unsigned>(text.size())), static_cast<int>(text.size()));
       gzclose(out);
+    } else if (name.ends_with(".zst")) {
+      std::string frame(ZSTD_compressBound(text.size()), '\0');
+      frame.resize(ZSTD_compress(frame.data(), frame.size(), text.data(), text.size(), 3));
+      std::ofstream(file, std::ios::binary) << frame;
     } else {
       std::ofstream(file, std::ios::binary) << text;
     }

@@ -9,6 +9,8 @@
 namespace adept::data {
 namespace {
 
+MultipleChoice render(const std::string& record) { return render_multiple_choice(Json::parse(record)); }
+
 constexpr char kText[] = "Which is a planet?\nA. Sun\nB. Mars\nC. Moon\nAnswer: B";
 
 TEST(MultipleChoice, IsWordedAsInMmluWhateverTheSpelling) {
@@ -20,22 +22,15 @@ TEST(MultipleChoice, IsWordedAsInMmluWhateverTheSpelling) {
                "answerKey": "2"})",
         R"({"question": "Which is a planet?", "options": {"A": "Sun", "B": "Mars", "C": "Moon"}, "answer": "Mars",
                "answer_idx": "B"})"})
-    EXPECT_EQ(render_multiple_choice(record).text, kText) << record;
+    EXPECT_EQ(render(record).text, kText) << record;
 }
 
 TEST(MultipleChoice, IsNothingElse) {
-  for (const char* record : {R"({"question": "How many?", "answer": "72"})", R"({"text": "a"})", R"([1])", "not json",
+  for (const char* record : {R"({"question": "How many?", "answer": "72"})", R"({"text": "a"})", R"([1])",
                              R"({"question": 1, "choices": ["a"], "answer": 0})"}) {
-    EXPECT_EQ(render_multiple_choice(record).text, "") << record;
-    EXPECT_EQ(render_multiple_choice(record).problem, "") << record;
+    EXPECT_EQ(render(record).text, "") << record;
+    EXPECT_EQ(render(record).problem, "") << record;
   }
-}
-
-TEST(MultipleChoice, IsNoRecordThatWouldTakeMuchMemory) {
-  std::string record = R"({"question": "Q", "choices": ["a", "b"], "answer": 0, "embedding": [0)";
-  EXPECT_NE(render_multiple_choice(record + "]}").text, "");
-  while (record.size() < (8U << 20)) record += ",0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0";
-  EXPECT_EQ(render_multiple_choice(record + "]}").text, "");
 }
 
 TEST(MultipleChoice, SaysWhatIsWrongWithAQuestion) {
@@ -48,8 +43,8 @@ TEST(MultipleChoice, SaysWhatIsWrongWithAQuestion) {
            {R"({"question": "Q", "choices": ["a", 2], "answer": 0})", "without readable choices"},
            {R"({"question": "Q", "choices": {"text": ["a"], "label": []}, "answer": "a"})", "without readable choices"},
            {R"({"question": "Q", "choices": [], "answer": 0})", "without readable choices"}}) {
-    EXPECT_EQ(render_multiple_choice(record).text, "") << record;
-    EXPECT_THAT(render_multiple_choice(record).problem, ::testing::HasSubstr(problem)) << record;
+    EXPECT_EQ(render(record).text, "") << record;
+    EXPECT_THAT(render(record).problem, ::testing::HasSubstr(problem)) << record;
   }
 }
 

@@ -77,6 +77,23 @@ bool is_made_again(Texts& t, const Change& change) {
   return t.inode() != before;
 }
 
+TEST(TokenCache, ListsSkippedRecordsBesideIt) {
+  Texts t;
+  const fs::path list = t.dir / "data/letters.skipped.jsonl";
+  t.tokens();
+  EXPECT_FALSE(fs::exists(list));
+  test::write_file(t.dir / "text.txt", "abc\n\xff\n\nde\n");
+  t.source.on_bad_record = data::BadRecord::kSkip;
+  t.tokens();
+  const Json line = Json::parse(test::read_file(list));
+  EXPECT_EQ(line.at("where"), (t.dir / "text.txt").string() + ":2");
+  EXPECT_EQ(line.at("reason"), "invalid UTF-8");
+  EXPECT_THAT(line.at("found").get<std::string>(), HasSubstr("invalid UTF-8 after"));
+  test::write_file(t.dir / "text.txt", "abc\n");
+  t.tokens();
+  EXPECT_FALSE(fs::exists(list)) << "a text without bad records has no list";
+}
+
 TEST(TokenCache, HoldsTheIdsOfEachDocument) {
   const Texts t;
   for (const data::TokenDataset& dataset : {t.tokens(), t.tokens(), tokenize_source(t.model(), t.source)}) {

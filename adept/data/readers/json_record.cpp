@@ -1,4 +1,4 @@
-#include "adept/data/json_record.h"
+#include "adept/data/readers/json_record.h"
 
 #include <fmt/format.h>
 
@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <vector>
 
 #include "adept/core/signals.h"
 #include "adept/io/text_quote.h"
@@ -14,7 +15,6 @@ namespace adept::data {
 namespace {
 
 constexpr int kMaxDepth = 256;
-constexpr int kMaxShownKeys = 8;
 constexpr std::size_t kMaxShownFault = 40;
 
 // Names of value types, for messages.
@@ -59,21 +59,32 @@ void append_utf8(std::string& out, unsigned code_point) {
   add(0x80 | (code_point & 0x3F));
 }
 
+/// Fields that are wanted of a value: the whole value, or what `rest` names below it.
+struct Target {
+  std::size_t field;
+  std::string_view rest;  // empty: the value itself
+};
+using Targets = std::vector<Target>;
+
 /// Reads one value after another; every function returns false once `fault` is set.
 class RecordScanner {
  public:
-  RecordScanner(std::string_view line, const std::string& field, std::string& text, RecordFault& fault)
-      : line_(line), field_(field), text_(text), fault_(fault) {}
+  /// Collects the names of what it searches in `keys`, unless null.
+  RecordScanner(std::string_view line, const std::vector<WantedField>& wanted, std::vector<Field>& fields, Fault& fault,
+                KeyList* keys)
+      : line_(line), wanted_(wanted), fields_(fields), fault_(fault), keys_(keys), times_(wanted.size(), 0) {}
 
   bool run() {
-    if (!value(0, false)) return false;
+    Targets all;
+    for (std::size_t i = 0; i < wanted_.size(); ++i) all.push_back({i, wanted_[i].path});
+    if (!value(0, all, "")) return false;
     skip_blanks();
     if (!at_end()) return invalid("other data after the object; expected end of input");
     if (type_ != kObject) return stop("not an object", type_);
-    if (num_texts_ == 1) return true;
-    if (num_texts_ > 1)
-      return stop("repeated field", fmt::format("the key {} {} times", io::quote(field_), num_texts_));
-    return stop("missing field", keys_.empty() ? "an object without keys" : "the keys " + keys_);
+    for (std::size_t i = 0; i < wanted_.size(); ++i)
+      if (times_[i] > 1)
+        return stop("repeated field", fmt::format("the key {} {} times", io::quote(wanted_[i].path), times_[i]));
+    return true;
   }
 
  private:
@@ -84,7 +95,7 @@ class RecordScanner {
   }
 
   bool stop(const char* reason, std::string found) {
-    fault_ = {reason, std::move(found)};
+    fault_ = {reason, std::move(found), ""};
     return false;
   }
   bool invalid(const std::string& what) {
@@ -93,38 +104,81 @@ class RecordScanner {
                                             rest.empty() ? " (the line ends)" : ", found " + io::quote(rest)));
   }
 
-  // `wanted`: the value belongs to the field and must be a string.
-  bool value(int depth, bool wanted) {
+  // `prefix` names the value for messages: "meta.", or nothing for the record itself.
+  bool value(int depth, const Targets& targets, const std::string& prefix) {
     throw_if_interrupted();
     skip_blanks();
     const char* type = at_end() ? nullptr : type_of(line_[at_]);
     if (type == nullptr) return invalid("expected a value");
     if (depth == 0) type_ = type;
-    if (wanted && type != kString) return value(depth, false) && stop("field not a string", type);
     if (depth >= kMaxDepth) return stop("invalid JSON", fmt::format("nesting beyond {} levels", kMaxDepth));
-    if (type == kObject) return object(depth + 1);
+    const std::size_t start = at_;
+    Field* text = nullptr;
+    for (const Target& target : targets) note_value(target, type, text);
+    if (!plain_value(depth, type, targets, prefix, text)) return false;
+    for (const Target& target : targets) keep_value(target, type, line_.substr(start, at_ - start), text);
+    return true;
+  }
+
+  bool plain_value(int depth, const char* type, const Targets& targets, const std::string& prefix, Field* text) {
+    if (type == kObject) return object(depth + 1, targets, prefix);
     if (type == kArray) return array(depth + 1);
     if (type == kNumber) return number();
     if (type == kNull) return word("null");
     if (type == kBoolean) return word(next_is('t') ? "true" : "false");
-    if (wanted) ++num_texts_;
-    return string(wanted ? &text_ : nullptr);
+    return string(text == nullptr ? nullptr : &text->text);
   }
 
-  bool object(int depth) {
+  // Sets `text` to a field that wants the string.
+  void note_value(const Target& target, const char* type, Field*& text) {
+    Field& field = fields_[target.field];
+    if (!target.rest.empty()) {
+      if (type == kNull && field.state == Field::State::kMissing) field.state = Field::State::kNull;
+      return;
+    }
+    ++times_[target.field];
+    const bool any = wanted_[target.field].form == WantedField::Form::kJson;
+    field.state = type == kNull            ? Field::State::kNull
+                  : any || type == kString ? Field::State::kValue
+                                           : Field::State::kOtherType;
+    if (field.state == Field::State::kOtherType) field.type = type;
+    if (field.state == Field::State::kValue && !any && text == nullptr) text = &field;
+  }
+
+  // Sets the field, unless string() has set it.
+  void keep_value(const Target& target, const char* type, std::string_view json, const Field* text) {
+    Field& field = fields_[target.field];
+    if (!target.rest.empty() || field.state != Field::State::kValue || &field == text) return;
+    if (wanted_[target.field].form == WantedField::Form::kString) {
+      field.text = text->text;
+    } else if (json.size() <= kMaxJsonValueBytes) {
+      field.text = json;
+    } else {
+      field.state = Field::State::kOtherType;
+      field.type = fmt::format("{} of more than {} bytes", type, kMaxJsonValueBytes);
+    }
+  }
+
+  bool object(int depth, const Targets& targets, const std::string& prefix) {
+    const bool is_searched =
+        std::any_of(targets.begin(), targets.end(), [](const Target& target) { return !target.rest.empty(); });
     ++at_;
     skip_blanks();
     if (next_is('}')) return ++at_, true;
+    std::string name;
     for (;;) {
       skip_blanks();
       if (!next_is('"')) return invalid("expected a key in double quotes");
-      std::string name;
-      if (!string(depth == 1 ? &name : nullptr)) return false;
+      if (!string(is_searched ? &name : nullptr)) return false;
       skip_blanks();
       if (!next_is(':')) return invalid("expected a colon after the key");
       ++at_;
-      if (depth == 1) note_key(name);
-      if (!value(depth, depth == 1 && name == field_)) return false;
+      Targets inner;
+      if (is_searched) {
+        if (keys_ != nullptr) keys_->add(prefix + name);
+        inner = targets_of(targets, name);
+      }
+      if (!value(depth, inner, inner.empty() ? "" : prefix + name + ".")) return false;
       skip_blanks();
       if (next_is('}')) return ++at_, true;
       if (!next_is(',')) return invalid("expected a comma or }");
@@ -132,24 +186,28 @@ class RecordScanner {
     }
   }
 
+  // What is wanted of the member `name`. A key may itself contain dots.
+  static Targets targets_of(const Targets& targets, std::string_view name) {
+    Targets inner;
+    for (const Target& target : targets)
+      if (target.rest == name)
+        inner.push_back({target.field, ""});
+      else if (target.rest.size() > name.size() && target.rest.starts_with(name) && target.rest[name.size()] == '.')
+        inner.push_back({target.field, target.rest.substr(name.size() + 1)});
+    return inner;
+  }
+
   bool array(int depth) {
     ++at_;
     skip_blanks();
     if (next_is(']')) return ++at_, true;
     for (;;) {
-      if (!value(depth, false)) return false;
+      if (!value(depth, {}, "")) return false;
       skip_blanks();
       if (next_is(']')) return ++at_, true;
       if (!next_is(',')) return invalid("expected a comma or ]");
       ++at_;
     }
-  }
-
-  void note_key(const std::string& name) {
-    if (++num_keys_ <= kMaxShownKeys)
-      keys_ += (keys_.empty() ? "" : ", ") + io::quote(name);
-    else if (num_keys_ == kMaxShownKeys + 1)
-      keys_ += ", ...";
   }
 
   bool word(std::string_view expected) {
@@ -252,20 +310,26 @@ class RecordScanner {
   }
 
   std::string_view line_;
-  const std::string& field_;
-  std::string& text_;
-  RecordFault& fault_;
+  const std::vector<WantedField>& wanted_;
+  std::vector<Field>& fields_;
+  Fault& fault_;
+  KeyList* keys_;
+  std::vector<int> times_;  // of each wanted field
   std::size_t at_ = 0;
   const char* type_ = nullptr;  // of the whole
-  int num_texts_ = 0;
-  std::int64_t num_keys_ = 0;
-  std::string keys_;
 };
 
 }  // namespace
 
-bool read_record(std::string_view line, const std::string& field, std::string& text, RecordFault& fault) {
-  return RecordScanner(line, field, text, fault).run();
+bool read_json_record(std::string_view text, const WantedFields& wanted, Record& record, Fault& fault) {
+  record.reset(wanted);
+  if (!RecordScanner(text, wanted.fields, record.fields, fault, nullptr).run()) return false;
+  if (!record.has_missing()) return true;
+  KeyList keys("keys");  // again, as they are seldom needed
+  RecordScanner(text, wanted.fields, record.fields, fault, &keys).run();
+  record.keys = keys.text();
+  record.fallback.resize(wanted.fallback.size());
+  return wanted.fallback.empty() || RecordScanner(text, wanted.fallback, record.fallback, fault, nullptr).run();
 }
 
 }  // namespace adept::data

@@ -1,0 +1,60 @@
+#include "adept/data/conversations.h"
+
+#include <utility>
+
+#include "adept/core/error.h"
+#include "adept/core/log.h"
+
+namespace adept::data {
+namespace {
+
+constexpr std::size_t kMostConversations = 64;
+constexpr std::size_t kMostConversationBytes = std::size_t{1} << 20;
+
+}  // namespace
+
+void ConversationRenderer::add(std::string_view messages, const std::string& position) {
+  constexpr char kReason[] = "unreadable messages", kExpected[] = "[{\"role\": \"user\", \"content\": \"...\"}, ...]";
+  Json parsed;
+  try {
+    parsed = parse_json(messages, "the messages");
+  } catch (const DataError& error) {  // a limit of such values
+    return add_bad({kReason, error.what(), kExpected}, position);
+  }
+  if (const auto problem = messages_problem(parsed)) return add_bad({kReason, *problem, kExpected}, position);
+  messages_.push_back(std::move(parsed));
+  num_bytes_ += messages.size();
+  waiting_.push_back({.position = position});
+}
+
+void ConversationRenderer::add_bad(Fault fault, const std::string& position) {
+  waiting_.push_back({.position = position, .fault = std::move(fault)});
+}
+
+bool ConversationRenderer::is_full() const {
+  return waiting_.size() >= kMostConversations || num_bytes_ >= kMostConversationBytes;
+}
+
+void ConversationRenderer::render(std::deque<ConversationText>& ready) {
+  std::vector<ChatTemplate::Rendered> rendered;
+  if (!messages_.empty()) rendered = chat_.render_conversations(messages_);
+  std::size_t next = 0;
+  for (ConversationText& conversation : waiting_) {
+    if (conversation.fault.reason.empty()) {
+      ChatTemplate::Rendered& result = rendered.at(next++);
+      conversation.text = std::move(result.text);
+      if (!result.problem.empty())
+        conversation.fault = {"messages not rendered", result.problem, "messages that the chat template accepts"};
+      if (result.omits_text && !std::exchange(has_warned_, true))
+        log_warning(
+            "{}: the chat template omits text of these messages; further conversations of which it does are not listed",
+            conversation.position);
+    }
+    ready.push_back(std::move(conversation));
+  }
+  waiting_.clear();
+  messages_.clear();
+  num_bytes_ = 0;
+}
+
+}  // namespace adept::data
