@@ -3,6 +3,10 @@
 include(GNUInstallDirs)
 set_target_properties(adept PROPERTIES INSTALL_RPATH ${ADEPT_TORCH_LIBRARY_DIR})
 install(TARGETS adept RUNTIME)
+if(TARGET adept_arrow)
+  set_target_properties(adept_arrow PROPERTIES INSTALL_RPATH ${ADEPT_ARROW_LIBRARY_DIR})
+  install(TARGETS adept_arrow LIBRARY DESTINATION ${CMAKE_INSTALL_PREFIX}/lib/adept)
+endif()
 install(FILES LICENSE README.md TYPE DOC)
 install(FILES ${ADEPT_JINJA}/LICENSE TYPE DOC RENAME LICENSE.llama.cpp)
 

@@ -15,6 +15,8 @@ std::unique_ptr<Reader> make_json_lines_reader(const ReaderOptions& options);
 std::unique_ptr<Reader> make_json_reader(const ReaderOptions& options);
 std::unique_ptr<Reader> make_csv_reader(const ReaderOptions& options);
 std::unique_ptr<Reader> make_tsv_reader(const ReaderOptions& options);
+std::unique_ptr<Reader> make_parquet_reader(const ReaderOptions& options);
+std::unique_ptr<Reader> make_arrow_reader(const ReaderOptions& options);
 
 namespace {
 
@@ -25,12 +27,16 @@ bool starts_object(std::string_view start) {
   return first != std::string_view::npos && start[first] == '{';
 }
 
+bool starts_parquet(std::string_view start) { return start.starts_with("PAR1"); }
+bool starts_arrow(std::string_view start) { return start.starts_with("ARROW1"); }
 
 constexpr std::string_view kTextExtensions[] = {".txt", ".md", ".markdown"};
 constexpr std::string_view kJsonLinesExtensions[] = {".jsonl", ".ndjson"};
 constexpr std::string_view kJsonExtensions[] = {".json"};
 constexpr std::string_view kCsvExtensions[] = {".csv"};
 constexpr std::string_view kTsvExtensions[] = {".tsv"};
+constexpr std::string_view kParquetExtensions[] = {".parquet"};
+constexpr std::string_view kArrowExtensions[] = {".arrow", ".feather", ".ipc"};
 
 // Fingerprints contain the index of a row: add rows at the end.
 constexpr Format kFormats[] = {
@@ -39,6 +45,8 @@ constexpr Format kFormats[] = {
     {"json", kJsonExtensions, true, true, nullptr, make_json_reader},
     {"csv", kCsvExtensions, true, true, nullptr, make_csv_reader},
     {"tsv", kTsvExtensions, true, true, nullptr, make_tsv_reader},
+    {"parquet", kParquetExtensions, true, false, starts_parquet, make_parquet_reader},
+    {"arrow", kArrowExtensions, true, false, starts_arrow, make_arrow_reader},
 };
 
 std::string in_lower_case(std::string text) {
