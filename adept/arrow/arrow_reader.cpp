@@ -69,6 +69,7 @@ std::string_view string_in(const Array& array, std::int64_t row) {
 std::string_view string_in_view(const Array& array, std::int64_t row) {
   const auto& strings = static_cast<const arrow::StringViewArray&>(array);
   const auto& view = strings.raw_values()[row];
+  if (view.size() < 0) throw ValueError{"a negative size"};
   if (view.is_inline()) return strings.GetView(row);
   const auto& buffers = array.data()->buffers;  // the first two hold nulls and views
   const auto index = static_cast<std::size_t>(view.ref.buffer_index) + 2;

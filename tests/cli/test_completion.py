@@ -153,6 +153,7 @@ def test_cmake_installs_the_program_with_its_completion(tmp_path):
     installed = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert installed == {
         "bin/adept",
+        "lib/adept/libadept_arrow.so",
         "share/bash-completion/completions/adept",
         "share/zsh/site-functions/_adept",
         "share/fish/vendor_completions.d/adept.fish",

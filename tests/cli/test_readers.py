@@ -369,6 +369,13 @@ def test_keys_that_contradict_each_other_are_named_with_their_place(tmp_path):
     assert "x.yaml:9: data.train.1.txt_record: found together with format: parquet" in error
 
 
+def test_an_installed_program_finds_the_library(base, tmp_path):
+    subprocess.run(["cmake", "--install", BUILD, "--prefix", tmp_path / "installed"], check=True, capture_output=True)
+    path = write_parquet(tmp_path / "x.parquet", pa.table({"text": TEXTS}))
+    command = [tmp_path / "installed" / "bin" / "adept", "tokenize", "--model", base, "--data", path]
+    assert len(subprocess.run(command, check=True, capture_output=True).stdout.splitlines()) == 3
+
+
 def test_a_file_whose_library_is_missing_says_what_to_install(base, tmp_path):
     """As where the Python of torch has no pyarrow."""
     program = shutil.copy(BUILD / "adept", tmp_path / "adept")
