@@ -107,11 +107,6 @@ struct DocumentReader::State {
 
   void open(const fs::path& file) {
     const Format& format = format_in(source, file);
-    if (!format.has_fields && (source.text_template || source.messages_field))
-      throw ConfigError(
-          "source \"{}\": {}: found fields, but {} is a {} file, whose records have none; expected files of other "
-          "formats, or no such option",
-          source.name, source.text_template ? "template" : "messages_field", file.string(), format.name);
     has_fields = format.has_fields;
     reader = format.open(
         {.path = file, .wanted = converter.wanted(), .txt_record = source.txt_record.value_or(TxtRecord::kFile)});

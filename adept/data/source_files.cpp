@@ -119,6 +119,7 @@ class FileFinder {
     if (source_.split && !has_splits_ && problems_.empty())
       problems_.push_back(
           fmt::format("split: found {}, but no folder or glob whose files it could select", *source_.split));
+    check_fields();
     if (!problems_.empty()) {
       std::string list;
       for (const std::string& problem : problems_) list += "\n  " + problem;
@@ -129,6 +130,17 @@ class FileFinder {
   }
 
  private:
+  // Options that name fields need files that have some.
+  void check_fields() {
+    if (!problems_.empty() || (!source_.text_template && !source_.messages_field)) return;
+    for (const fs::path& file : found_.files)
+      if (const Format& format = format_in(source_, file); !format.has_fields)
+        problems_.push_back(
+            fmt::format("{}: found fields, but {} is a {} file, whose records have none; expected files of "
+                        "other formats, or no such option",
+                        source_.text_template ? "template" : "messages_field", file.string(), format.name));
+  }
+
   void add_path(const std::string& path) {
     std::error_code error;
     const fs::file_status status = fs::status(path, error);

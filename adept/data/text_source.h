@@ -26,7 +26,7 @@ struct SourceFiles {
 /// once. Names that start with a dot are skipped in folders, and in globs that do not spell the dot; these, files of
 /// other kinds and repetitions are counted in `ignored`. Symbolic links are followed. Throws ConfigError that lists
 /// every path that does not exist, matches nothing, is a file of another kind, or is a folder of several splits while
-/// the source names none; DataError for a folder that cannot be read.
+/// the source names none, or has no fields where the source names some; DataError for a folder that cannot be read.
 ///
 /// Folders and globs skip subfolders with a model or the records of a run, so files that adept writes into a folder of
 /// text are not read as text; and a README and the descriptions that datasets writes beside its data.

@@ -462,6 +462,17 @@ TEST(Splits, MayHaveAnyNameInFrontOfAShard) {
   EXPECT_THAT(split_files(folder, "train_gen", "/data/*"), ElementsAre("data/train_gen-00000-of-00001.jsonl"));
 }
 
+TEST(Splits, AreThoseThatTheDescriptionOfADataSetLists) {
+  const TemporaryFolder folder;
+  for (const char* name : {"wiki-part_a.arrow", "wiki-part_b-00000-of-00002.arrow", "wiki-part_b-00001-of-00002.arrow",
+                           "cache-12345678.arrow"})
+    folder.write(name, "x");
+  folder.write("dataset_info.json", R"({"splits": {"part_a": {}, "part_b": {}}})");
+  EXPECT_THAT(split_files(folder, "part_a"), ElementsAre("wiki-part_a.arrow"));
+  EXPECT_THAT(split_files(folder, "part_b"), testing::SizeIs(2));
+  EXPECT_THAT(message_of<ConfigError>([&] { split_files(folder, ""); }), HasSubstr("several splits: part_a, part_b"));
+}
+
 TEST(Splits, DoNotDivideTextFilesOrAFolderOfOneSplit) {
   const TemporaryFolder folder;
   for (const char* name : {"a/train.txt", "a/test.txt", "b/train-00000-of-00001.jsonl", "b/more.jsonl"})
