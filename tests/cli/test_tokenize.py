@@ -165,6 +165,8 @@ def test_a_document_takes_at_most_four_times_its_size(form, base, tmp_path):
     floor = peak_bytes(*tokenize, base)
     size = 24 * MEGABYTE
     for name, text in documents(size).items():
+        if form == "jsonl" and name != "accents":
+            continue  # what differs is read before the tokenizer sees it
         write_text(tmp_path / f"text.{form}", text)
         for model in (base, nfc, whole) if name in ("words", "accents") else (base, nfc):
             taken = peak_bytes(*tokenize, model) - floor
