@@ -100,6 +100,8 @@ class JsonReader final : public Reader {
       std::size_t size = 0;
       bool ended = false;
       for (; size < next.size() && !ended; ++size) {
+        if (in_string && !escaped) size = end_of_plain_text(next, size);
+        if (size == next.size()) break;
         const char c = next[size];
         if (in_string) {
           in_string = escaped || c != '"';

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 #include "adept/core/signals.h"
@@ -246,17 +247,16 @@ class RecordScanner {
 
   // Appends the decoded string to `out`, if given.
   bool string(std::string* out) {
-    if (out != nullptr) {
-      const std::size_t length = raw_length();
-      out->clear();
-      out->reserve(length);
-    }
+    if (out != nullptr) out->clear();
     const std::size_t start = at_++;
     for (;;) {
       const std::size_t run = at_;
-      while (!at_end() && line_[at_] != '"' && line_[at_] != '\\' && static_cast<unsigned char>(line_[at_]) >= 0x20)
-        ++at_;
-      if (out != nullptr) out->append(line_.substr(run, at_ - run));
+      at_ = end_of_plain_text(line_, at_);
+      if (out != nullptr) {
+        // One allocation: a text may be large.
+        if (next_is('\\') && run == start + 1) out->reserve(raw_length(start));
+        out->append(line_.substr(run, at_ - run));
+      }
       if (at_end()) {
         at_ = start;
         return invalid("a string without a closing quote");
@@ -267,11 +267,11 @@ class RecordScanner {
     }
   }
 
-  // An upper bound for the length of the string that starts here.
-  std::size_t raw_length() const {
-    std::size_t end = at_ + 1;
+  // An upper bound for the length of the string that starts at `start`.
+  std::size_t raw_length(std::size_t start) const {
+    std::size_t end = start + 1;
     while (end < line_.size() && line_[end] != '"') end += line_[end] == '\\' ? 2 : 1;
-    return std::min(end, line_.size()) - at_;
+    return std::min(end, line_.size()) - start;
   }
 
   bool escape(std::string* out) {
@@ -320,6 +320,21 @@ class RecordScanner {
 };
 
 }  // namespace
+
+std::size_t end_of_plain_text(std::string_view text, std::size_t at) {
+  // Eight bytes at a time: the lowest high bit of `stops` marks the first byte that is looked for.
+  constexpr std::uint64_t ones = 0x0101010101010101ULL, high_bits = 0x8080808080808080ULL;
+  const auto zeros_of = [](std::uint64_t word) { return (word - ones) & ~word; };
+  for (; at + sizeof(std::uint64_t) <= text.size(); at += sizeof(std::uint64_t)) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, text.data() + at, sizeof word);
+    const std::uint64_t controls = (word - 0x20 * ones) & ~word;
+    const std::uint64_t stops = (zeros_of(word ^ ('"' * ones)) | zeros_of(word ^ ('\\' * ones)) | controls) & high_bits;
+    if (stops != 0) break;
+  }
+  while (at < text.size() && text[at] != '"' && text[at] != '\\' && static_cast<unsigned char>(text[at]) >= 0x20) ++at;
+  return at;
+}
 
 bool read_json_record(std::string_view text, const WantedFields& wanted, Record& record, Fault& fault) {
   record.reset(wanted);

@@ -1,6 +1,7 @@
 // Extracts fields from a text that is a JSON object. Internal to adept::data.
 #pragma once
 
+#include <cstddef>
 #include <string_view>
 
 #include "adept/data/readers/reader.h"
@@ -12,5 +13,8 @@ namespace adept::data {
 /// reason and finding in `fault`, for anything else, and for a field that occurs twice. Throws InterruptedError after a
 /// signal.
 bool read_json_record(std::string_view text, const WantedFields& wanted, Record& record, Fault& fault);
+
+/// Where, from `at` on, a quote, a backslash or a control character follows in a JSON string; the end if none does.
+std::size_t end_of_plain_text(std::string_view text, std::size_t at);
 
 }  // namespace adept::data

@@ -184,6 +184,25 @@ TEST(TextSource, ReadsWhatJsonAllows) {
   EXPECT_THAT(read_all(source_of({path})), ElementsAre("a/\b\f\u20ac\U0001F600", std::string("b\xe2\x80\xa8\0c", 6)));
 }
 
+TEST(TextSource, FindsTheEndOfAStringWhereverItIs) {
+  const TemporaryFolder folder;
+  for (std::size_t size = 0; size < 40; ++size)
+    for (const char* filler : {"a", "\u00e9", "!", "#", "\U0010FFFF", "\x7f"}) {
+      std::string text;
+      while (text.size() < size) text += filler;
+      const auto path =
+          folder.write("a.jsonl", "{\"text\":\"" + text + "\",\"x\":1}\n{\"text\":\"" + text + "\\n" + text + "\"}\n");
+      SourceCounts counts;
+      std::vector<std::string> expected = {text, text + "\n" + text};
+      if (text.empty()) expected.erase(expected.begin());
+      EXPECT_EQ(read_all(source_of({path}), &counts), expected) << size << filler;
+      EXPECT_EQ(read_all(source_of({folder.write("a.json", "[{\"text\":\"" + text + "]\\\"x\"}]")})),
+                std::vector<std::string>{text + "]\"x"});
+      const auto bad = folder.write("b.jsonl", "{\"text\":\"" + text + "\x1f\"}\n");
+      EXPECT_THAT(message_of<DataError>([&] { read_all(source_of({bad})); }), HasSubstr("control character"));
+    }
+}
+
 TEST(TextSource, ReadsRecordsOfManyKeysInLinearTime) {
   const TemporaryFolder folder;
   std::string keys;
