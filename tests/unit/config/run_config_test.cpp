@@ -48,6 +48,52 @@ TEST(RunConfig, MinimalFileGetsEveryDefault) {
   EXPECT_EQ(config.train.max_steps, std::nullopt);
 }
 
+TEST(RunConfig, OptionsOfTextAreReadAndWrittenAsTheyAre) {
+  const std::string sources = R"(
+model: base
+output_dir: out
+data:
+  general: [{name: general, path: g.jsonl}]
+  train:
+    - {name: a, path: "@files.txt", template: "{question}\n\t{meta.answer} {{x}}: \"'#"}
+    - {name: b, path: "-", format: arrow, split: train, messages_field: chat.messages}
+    - name: c
+      path: [c.md, d]
+      format: text
+      txt_record: line
+)";
+  const RunConfig config = parse(sources);
+  EXPECT_THAT(config.data.train.at(0).paths, ElementsAre("@files.txt"));
+  EXPECT_EQ(config.data.train.at(0).text_template, "{question}\n\t{meta.answer} {{x}}: \"'#");
+  EXPECT_THAT(config.data.train.at(1).paths, ElementsAre("-"));
+  EXPECT_EQ(config.data.train.at(1).format, "arrow");
+  EXPECT_EQ(config.data.train.at(1).split, "train");
+  EXPECT_EQ(config.data.train.at(1).messages_field, "chat.messages");
+  const RunConfig again = parse(to_yaml(config));
+  EXPECT_EQ(to_json(again), to_json(config)) << to_yaml(config);
+}
+
+TEST(RunConfig, SaysWhichOptionsOfTextContradictEachOther) {
+  const auto problems = [](const std::string& options) {
+    try {
+      minimal_with({"data.train=[{name: a, path: p, " + options + "}]"});
+    } catch (const ConfigError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(problems("format: jsonl, text_field: a"), "");
+  EXPECT_THAT(problems("text_field: a, template: '{b}'"),
+              HasSubstr("data.train.0.template: found together with text_field"));
+  EXPECT_THAT(problems("messages_field: a, template: '{b}'"),
+              HasSubstr("data.train.0.messages_field: found together with template"));
+  EXPECT_THAT(problems("format: parquet, txt_record: line"),
+              HasSubstr("data.train.0.txt_record: found together with format: parquet"));
+  EXPECT_THAT(problems("format: text, messages_field: m"), HasSubstr("data.train.0.messages_field: found together"));
+  EXPECT_THAT(problems("template: 'no field'"), HasSubstr("data.train.0.template: found no field"));
+  EXPECT_THAT(problems("format: parket"), HasSubstr("did you mean parquet?"));
+}
+
 TEST(RunConfig, EveryKindOfValueIsRead) {
   const RunConfig config = parse(R"(
 model: org/name
