@@ -172,7 +172,8 @@ def test_explain_says_all_about_keys_and_sections():
     described = re.sub(r"^  meaning  \w.*$", "  meaning  ...", process.stdout, flags=re.MULTILINE)
     assert described == (
         "train.learning_rate\n  type     number > 0\n  default  0.0002\n  meaning  ...\n"
-        "top_k_layers.num_layers\n  type     integer from 1 to 10000\n  default  4\n  unit     layers\n  meaning  ...\n"
+        "top_k_layers.num_layers\n  type     integer from 1 to 10000\n  default  4\n  unit     layers\n"
+        "  methods  top_k_layers\n  meaning  ...\n"
     )
     assert re.search(r"meaning  .*learning rate", process.stdout) and re.search(r"meaning  .*last layers", process.stdout)
     assert_usage_error(run("config", "--explain", "lr"), "--explain lr: found an unknown key; did you mean train.learning_rate?")
