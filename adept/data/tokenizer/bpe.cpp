@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "adept/core/error.h"
 #include "adept/core/signals.h"
@@ -232,7 +233,7 @@ void BpeModel::read_characters(std::string_view piece, Reading& reading, MergeSc
 }
 
 // Merges scratch.initial from `first` on: repeatedly joins the pair of lowest rank, the leftmost first. Uses a heap of
-// candidates and skips outdated ones; few symbols are scanned instead, in the same order.
+// candidates and skips outdated ones.
 void BpeModel::merge(MergeScratch& scratch, std::size_t first) const {
   auto& symbols = scratch.symbols;
   auto& heap = scratch.heap;
@@ -243,21 +244,17 @@ void BpeModel::merge(MergeScratch& scratch, std::size_t first) const {
   }
   if (!symbols.empty()) symbols.back().next = -1;
   heap.clear();
-  const bool scans = symbols.size() <= kFewSymbols;
   const auto offer = [&](std::int32_t position) {
     const auto& left = symbols[static_cast<std::size_t>(position)];
     if (left.next < 0) return;
     const auto* merge = merges_.find(left.id, symbols[static_cast<std::size_t>(left.next)].id);
     if (merge == nullptr) return;
     heap.push_back({merge->rank, position, merge->id});
-    if (!scans) std::push_heap(heap.begin(), heap.end(), comes_later);
+    std::push_heap(heap.begin(), heap.end(), comes_later);
   };
   for (std::size_t i = 0; i < symbols.size(); ++i) offer(static_cast<std::int32_t>(i));
   while (!heap.empty()) {
-    if (scans)
-      std::iter_swap(std::max_element(heap.begin(), heap.end(), comes_later), std::prev(heap.end()));
-    else
-      std::pop_heap(heap.begin(), heap.end(), comes_later);
+    std::pop_heap(heap.begin(), heap.end(), comes_later);
     const auto top = heap.back();
     heap.pop_back();
     auto& left = symbols[static_cast<std::size_t>(top.position)];
@@ -272,6 +269,33 @@ void BpeModel::merge(MergeScratch& scratch, std::size_t first) const {
     if (left.previous >= 0) offer(left.previous);
     offer(top.position);
   }
+}
+
+// The same in place, for at most kFewSymbols ids: looks through all pairs for each merge.
+void BpeModel::merge_few(std::vector<std::int32_t>& ids) const {
+  constexpr MergeTable::Merge kNone = {~std::uint32_t{0}, -1};
+  std::array<MergeTable::Merge, kFewSymbols> pairs;  // of each id with the next
+  std::size_t count = ids.size();
+  const auto pair_at = [&](std::size_t i) {
+    const auto* merge = i + 1 < count ? merges_.find(ids[i], ids[i + 1]) : nullptr;
+    return merge == nullptr ? kNone : *merge;
+  };
+  for (std::size_t i = 0; i < count; ++i) pairs[i] = pair_at(i);
+  while (count > 1) {
+    std::size_t lowest = 0;
+    for (std::size_t i = 1; i + 1 < count; ++i)
+      if (pairs[i].rank < pairs[lowest].rank) lowest = i;
+    if (pairs[lowest].id < 0) break;
+    ids[lowest] = pairs[lowest].id;
+    --count;
+    for (std::size_t i = lowest + 1; i < count; ++i) {
+      ids[i] = ids[i + 1];
+      pairs[i] = pairs[i + 1];
+    }
+    pairs[lowest] = pair_at(lowest);
+    if (lowest > 0) pairs[lowest - 1] = pair_at(lowest - 1);
+  }
+  ids.resize(count);
 }
 
 // Merging a text equals merging its parts separately if and only if no merge crosses between them. This depends only on
@@ -325,6 +349,24 @@ void BpeModel::merge_in_windows(std::string_view piece, MergeScratch& scratch, I
 }
 
 void BpeModel::tokenize(std::string_view piece, MergeScratch& scratch, IdBuffer& out) const {
+  if (piece.size() > kMaxCachedPiece) return tokenize_uncached(piece, scratch, out);
+  auto& ids = out.ids();
+  if (const auto found = scratch.cache.find(piece); found != scratch.cache.end()) {
+    const auto begin = scratch.cached_ids.begin() + found->second.begin;
+    ids.insert(ids.end(), begin, begin + found->second.size);
+    return out.flush_if_full();
+  }
+  out.make_room(kMaxCachedPiece);  // so that the ids of this piece stay in the buffer
+  const std::size_t first = ids.size();
+  tokenize_uncached(piece, scratch, out);
+  if (scratch.cache.size() < kMaxCachedPieces) {
+    const auto begin = static_cast<std::uint32_t>(scratch.cached_ids.size());
+    scratch.cached_ids.insert(scratch.cached_ids.end(), ids.begin() + static_cast<std::ptrdiff_t>(first), ids.end());
+    scratch.cache.emplace(piece, MergeScratch::Cached{begin, static_cast<std::uint32_t>(ids.size() - first)});
+  }
+}
+
+void BpeModel::tokenize_uncached(std::string_view piece, MergeScratch& scratch, IdBuffer& out) const {
   if (piece.empty()) return;
   auto& ids = out.ids();
   if (ignore_merges_) {
@@ -337,25 +379,16 @@ void BpeModel::tokenize(std::string_view piece, MergeScratch& scratch, IdBuffer&
     merge_in_windows(piece, scratch, out);
     return out.flush_if_full();
   }
-  const bool is_short = piece.size() <= kMaxCachedPiece;
-  if (is_short) {
-    if (const auto found = scratch.cache.find(piece); found != scratch.cache.end()) {
-      const auto begin = scratch.cached_ids.begin() + found->second.begin;
-      ids.insert(ids.end(), begin, begin + found->second.size);
-      return out.flush_if_full();
-    }
-  }
   Reading reading;
   scratch.initial.clear();
   read_characters(piece, reading, scratch, piece.size() + 1);
-  merge(scratch, 0);
-  const std::size_t first = ids.size();
-  for (const auto& symbol : scratch.symbols)
-    if (!symbol.removed) ids.push_back(symbol.id);
-  if (is_short && scratch.cache.size() < kMaxCachedPieces) {
-    const auto begin = static_cast<std::uint32_t>(scratch.cached_ids.size());
-    scratch.cached_ids.insert(scratch.cached_ids.end(), ids.begin() + static_cast<std::ptrdiff_t>(first), ids.end());
-    scratch.cache.emplace(piece, MergeScratch::Cached{begin, static_cast<std::uint32_t>(ids.size() - first)});
+  if (scratch.initial.size() <= kFewSymbols) {
+    merge_few(scratch.initial);
+    ids.insert(ids.end(), scratch.initial.begin(), scratch.initial.end());
+  } else {
+    merge(scratch, 0);
+    for (const auto& symbol : scratch.symbols)
+      if (!symbol.removed) ids.push_back(symbol.id);
   }
   out.flush_if_full();
 }

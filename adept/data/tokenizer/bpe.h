@@ -55,6 +55,12 @@ class IdBuffer {
   void flush_if_full() {
     if (ids_.size() >= kFull) flush();
   }
+  /// Passes the ids on if `more` would fill the buffer; whether it did.
+  bool make_room(std::size_t more) {
+    if (ids_.size() + more < kFull) return false;
+    flush();
+    return true;
+  }
   void flush() {
     sink_(ids_);
     ids_.clear();
@@ -100,6 +106,8 @@ class BpeModel {
   /// merged in windows, in bounded memory, with the same ids: see merge_in_windows.
   /// Throws DataError if the unknown token is needed and is not in the vocabulary; InterruptedError after a signal.
   void tokenize(std::string_view piece, MergeScratch& scratch, IdBuffer& ids) const;
+  /// The same for a piece that the caller caches: it is neither looked up in the cache of `scratch` nor added to it.
+  void tokenize_uncached(std::string_view piece, MergeScratch& scratch, IdBuffer& ids) const;
 
   std::size_t size() const { return ids_.size(); }
   std::optional<std::int32_t> id_of(std::string_view token) const;
@@ -120,6 +128,7 @@ class BpeModel {
   void add_unknown(std::string_view text, Reading& reading, std::vector<std::int32_t>& ids) const;
   std::int32_t unknown_id() const;
   void merge(MergeScratch& scratch, std::size_t first) const;
+  void merge_few(std::vector<std::int32_t>& ids) const;
   void merge_in_windows(std::string_view piece, MergeScratch& scratch, IdBuffer& ids) const;
 
   std::string where_;

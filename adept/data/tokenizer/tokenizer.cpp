@@ -12,6 +12,7 @@
 #include "adept/core/log.h"
 #include "adept/data/tokenizer/added_tokens.h"
 #include "adept/data/tokenizer/bpe.h"
+#include "adept/data/tokenizer/byte_level_encoder.h"
 #include "adept/data/tokenizer/normalizer.h"
 #include "adept/data/tokenizer/post_processor.h"
 #include "adept/data/tokenizer/pre_tokenizer.h"
@@ -58,6 +59,7 @@ std::optional<tok::JsonField> find_part(const tok::JsonField& root, std::string_
 struct Scratch {
   tok::MatchScratch match;
   tok::MergeScratch merge;
+  std::unique_ptr<tok::WordScratch> words;  // with a word pattern
 };
 
 tok::BpeModel read_model(const tok::JsonField& root) {
@@ -74,6 +76,7 @@ struct Tokenizer::Impl {
   tok::BpeModel model;
   std::unique_ptr<tok::Normalizer> normalizer;
   std::unique_ptr<tok::PreTokenizer> pre_tokenizer;
+  std::optional<tok::WordPattern> word_pattern;  // of the pre-tokenizer, if it has one
   std::unique_ptr<tok::TokenDecoder> decoder;
   tok::AddedTokens added;
   bool split_special_tokens = false;
@@ -88,7 +91,10 @@ struct Tokenizer::Impl {
     if (const auto version = root.find("version"); version && version->as_string() != "1.0")
       version->refuse(version->as_string(), "1.0");
     if (const auto part = find_part(root, "normalizer")) normalizer = tok::make_normalizer(*part);
-    if (const auto part = find_part(root, "pre_tokenizer")) pre_tokenizer = tok::make_pre_tokenizer(*part);
+    if (const auto part = find_part(root, "pre_tokenizer")) {
+      pre_tokenizer = tok::make_pre_tokenizer(*part);
+      word_pattern = tok::word_pattern_of(part->json());
+    }
     if (const auto part = find_part(root, "decoder")) decoder = tok::make_token_decoder(*part);
     read_added_tokens(root, settings);
     if (const auto part = find_part(root, "post_processor")) {
@@ -144,7 +150,10 @@ struct Tokenizer::Impl {
         idle.pop_back();
       }
     }
-    if (!scratch) scratch = std::make_unique<Scratch>();
+    if (!scratch) {
+      scratch = std::make_unique<Scratch>();
+      if (word_pattern) scratch->words = std::make_unique<tok::WordScratch>();
+    }
     scratch->match.budget = tok::TextBudget(text_bytes);
     return scratch;
   }
@@ -166,7 +175,9 @@ struct Tokenizer::Impl {
         if (span.token >= 0) return add_token(span.token);
         const std::string_view piece = part.substr(span.begin, span.end - span.begin);
         if (piece.empty()) return;
-        if (pre_tokenizer)
+        if (word_pattern)
+          tok::encode_words(*word_pattern, piece, model, *scratch.words, scratch.merge, out);
+        else if (pre_tokenizer)
           pre_tokenizer->split(piece, first_bytes > span.begin ? first_bytes - span.begin : 0, scratch.match, merge);
         else
           merge(piece, 0);
