@@ -29,8 +29,12 @@ class CrossCheck {
   /// Of two keys with the same purpose, `winner` applies, as in Hugging Face: unsets and logs the other.
   template <typename T>
   void prefer(const std::string& winner, const std::string& key, std::optional<T>& loser) const {
-    log_info("{}: {}: ignored, because {} overrides it", to_string(location(key)), key, winner);
+    tell(key, fmt::format("ignored, because {} overrides it", winner));
     loser.reset();
+  }
+
+  void tell(const std::string& key, const std::string& text) const {
+    log_info("{}: {}: {}", to_string(location(key)), key, text);
   }
 
  private:
@@ -130,6 +134,22 @@ void settle_alternatives(train::TrainOptions& train, const CrossCheck& check) {
     check.prefer("train.warmup_steps", "train.warmup_ratio", train.warmup_ratio);
   else
     check.prefer("train.warmup_ratio", "train.warmup_steps", train.warmup_steps);
+}
+
+void settle_replay(RunConfig& config, const CrossCheck& check) {
+  std::optional<double>& ratio = config.train.replay_ratio;
+  if (ratio) return;
+  if (config.method == train::Method::kReplay) {
+    ratio = kReplayMethodRatio;
+  } else if (config.data.replay.empty()) {
+    ratio = 0;
+  } else {
+    ratio = kReplayRatio;
+    check.tell("data.replay",
+               fmt::format("{:g} % of the training sequences are replay; train.replay_ratio sets another "
+                           "share, or 0",
+                           100 * *ratio));
+  }
 }
 
 void check_expand(const method::SelectionOptions& expand, const method::LayerProbeOptions& probe, train::Method method,
@@ -274,8 +294,7 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
            config, result);
   if (!config.unit_lr.ema && config.method == train::Method::kAdept)
     config.unit_lr.ema = config.unit_lr.policy == method::UnitLrPolicy::kNormalized ? kNormalizedEma : 0.0;
-  if (!config.train.replay_ratio)
-    config.train.replay_ratio = config.method == train::Method::kReplay ? kReplayRatio : 0.0;
+  settle_replay(config, check);
   check_expand(expand, config.probe, config.method, check);
   if (!expand.strategy && config.expands())
     expand.strategy = expand.after.empty() ? method::SelectionStrategy::kLowest : method::SelectionStrategy::kManual;

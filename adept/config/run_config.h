@@ -27,7 +27,8 @@ inline constexpr std::int64_t kDefaultNumLayers = 4;  ///< copied layers
 /// What unset optional fields are set to when a configuration is loaded.
 inline constexpr double kDefaultWarmupRatio = 0.03;
 inline constexpr double kDefaultEpochs = 1.0;
-inline constexpr double kReplayRatio = 0.25;   ///< of the method replay, else 0
+inline constexpr double kReplayRatio = 0.02;  ///< if data.replay has sources, except of the method replay:
+inline constexpr double kReplayMethodRatio = 0.25;
 inline constexpr double kNormalizedEma = 0.5;  ///< of the policy normalized, else 0
 
 struct TrainSource : data::TextSource {

@@ -31,7 +31,7 @@ struct TrainOptions {
   double decay_ratio = 0.1;
   std::optional<std::int64_t> max_steps;
   std::optional<double> num_train_epochs;  ///< 1 if neither is given
-  std::optional<double> replay_ratio;      ///< after loading, set: 0.25 for the method replay, else 0
+  std::optional<double> replay_ratio;      ///< set when a configuration is loaded
   bool continue_data = false;
   std::int64_t batch_size = 4;
   std::int64_t grad_accum = 1;

@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     write_model(folder / "model.gguf", transformers.LlamaForCausalLM(config))
     run([BUILD / "adept", "import-gguf", "--gguf", "model.gguf", "--out", "base"], folder)
     (folder / "base" / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}\n{% endfor %}")
-    for name in ("domain", "heldout", "general"):
+    for name in ("domain", "heldout", "general", "replay"):
         texts = [f"The {name} text number {i} says: {'some words ' * (i % 7)}and ends." for i in range(40)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (folder / "configs").symlink_to(ROOT / "configs")

@@ -329,6 +329,22 @@ TEST(Methods, SetWhatTheyImplyAndLeaveTheRest) {
   EXPECT_EQ(minimal_with({"method=lora", "lora.rank=4"}).lora.alpha, 8.0);
 }
 
+TEST(Replay, IsTwoPercentWhereThereIsTextForItUnlessAShareIsGiven) {
+  const std::string replay = "data.replay=[{name: r, path: p, weight: 3}, {name: s, path: q, weight: 1}]";
+  for (const char* method : {"adept", "full", "llama_pro", "lora", "top_k_layers"}) {
+    const test::CapturedLog log;
+    EXPECT_EQ(minimal_with({std::string("method=") + method, replay}).train.replay_ratio, 0.02) << method;
+    EXPECT_THAT(log.text(), HasSubstr("data.replay: 2 % of the training sequences are replay; "
+                                      "train.replay_ratio sets another share, or 0"));
+  }
+  const test::CapturedLog log;
+  EXPECT_EQ(minimal_with({"method=replay", replay}).train.replay_ratio, 0.25);
+  EXPECT_EQ(minimal_with({"train.replay_ratio=0", replay}).train.replay_ratio, 0.0);
+  EXPECT_EQ(minimal_with({"train.replay_ratio=10%", replay}).train.replay_ratio, 0.1);
+  EXPECT_EQ(minimal_with({}).train.replay_ratio, 0.0) << "data.general is only measured on";
+  EXPECT_EQ(log.text(), "");
+}
+
 TEST(Overrides, NullUnsetsAList) {
   const std::string text = std::string(kMinimal) + "expand: {after: [1, 2]}\n";
   EXPECT_THAT(parse(text, {"expand.after=null"}).expand.after, testing::IsEmpty());
