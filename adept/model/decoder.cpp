@@ -228,8 +228,8 @@ at::Tensor Decoder::logits(const at::Tensor& h) const {
   return weights_.lm_head.logits(head_input(h), config_.logit_soft_cap);
 }
 
-at::Tensor Decoder::loss_sum(const at::Tensor& h, const at::Tensor& targets) const {
-  return weights_.lm_head.loss_sum(head_input(h), targets, config_.logit_soft_cap);
+at::Tensor Decoder::loss_sum(const at::Tensor& h, const at::Tensor& targets, at::Tensor* token_losses) const {
+  return weights_.lm_head.loss_sum(head_input(h), targets, config_.logit_soft_cap, token_losses);
 }
 
 at::Tensor Decoder::token_losses(const at::Tensor& h, const at::Tensor& targets) const {

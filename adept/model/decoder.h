@@ -59,7 +59,8 @@ class Decoder {
 
   /// Sum of the next-token losses, nats, fp32 scalar, differentiable. h_L (B, T, D), targets (B, T) int64 on any
   /// device, targets[b, t] = the token after position t, or nn::kIgnoreIndex.
-  at::Tensor loss_sum(const at::Tensor& h, const at::Tensor& targets) const;
+  /// `token_losses`, if given, gets what token_losses() returns, at no further pass.
+  at::Tensor loss_sum(const at::Tensor& h, const at::Tensor& targets, at::Tensor* token_losses = nullptr) const;
 
   /// The loss of each position, (B, T) fp32, 0 without a target; builds no graph.
   at::Tensor token_losses(const at::Tensor& h, const at::Tensor& targets) const;

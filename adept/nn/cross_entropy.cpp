@@ -246,13 +246,21 @@ at::Tensor scored_losses(const Scored& scored, const at::Tensor& head, bool want
   return chunked_losses(scored, head.to(scored.hidden.scalar_type()), want_hidden, want_head, gradients);
 }
 
+/// Losses of the scored positions (n), or 0 elsewhere: in the shape of the targets, fp32.
+at::Tensor at_positions(const Scored& scored, const at::Tensor& losses, const at::Tensor& targets) {
+  const at::Tensor narrow = losses.to(at::kFloat);
+  if (!scored.positions.defined()) return narrow.view(targets.sizes());
+  return at::zeros({targets.numel()}, narrow.options()).index_copy_(0, scored.positions, narrow).view(targets.sizes());
+}
+
 class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& head,
-                            const at::Tensor& targets, double soft_cap) {
+                            const at::Tensor& targets, double soft_cap, at::Tensor* token_losses) {
     const Scored scored = select_scored(hidden, targets, head.size(0), soft_cap);
     Gradients gradients;
     const at::Tensor losses = scored_losses(scored, head, hidden.requires_grad(), head.requires_grad(), gradients);
+    if (token_losses != nullptr) *token_losses = at_positions(scored, losses, targets);
     context->saved_data["shape"] = hidden.sizes().vec();
     context->saved_data["head_dtype"] = static_cast<std::int64_t>(head.scalar_type());
     context->save_for_backward({scored.positions, gradients.hidden, gradients.head});
@@ -278,7 +286,7 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
       const auto dtype = static_cast<at::ScalarType>(context->saved_data["head_dtype"].toInt());
       dhead = (saved[2] * outputs[0]).to(dtype);
     }
-    return {dhidden, dhead, at::Tensor(), at::Tensor()};
+    return {dhidden, dhead, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -292,12 +300,17 @@ at::Tensor plain_losses(const Scored& scored, const at::Tensor& head) {
 at::Tensor soft_capped(const at::Tensor& x, double soft_cap) { return reference::soft_capped(x, soft_cap); }
 
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
-                                double soft_cap) {
+                                double soft_cap, at::Tensor* token_losses) {
   check_weight_type(head, hidden);
-  if (active_kernels() == Kernels::kReference) return reference::linear_cross_entropy(hidden, head, targets, soft_cap);
-  if (needs_gradient(hidden) || needs_gradient(head)) return LinearCrossEntropy::apply(hidden, head, targets, soft_cap);
+  if (active_kernels() == Kernels::kReference)
+    return reference::linear_cross_entropy(hidden, head, targets, soft_cap, token_losses);
+  if (needs_gradient(hidden) || needs_gradient(head))
+    return LinearCrossEntropy::apply(hidden, head, targets, soft_cap, token_losses);
   const at::NoGradGuard no_grad;
-  return plain_losses(select_scored(hidden, targets, head.size(0), soft_cap), head).sum();
+  const Scored scored = select_scored(hidden, targets, head.size(0), soft_cap);
+  const at::Tensor losses = plain_losses(scored, head);
+  if (token_losses != nullptr) *token_losses = at_positions(scored, losses, targets);
+  return losses.sum();
 }
 
 at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
@@ -307,9 +320,7 @@ at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Te
     return reference::linear_cross_entropy_per_token(hidden, head, targets, soft_cap);
   const at::NoGradGuard no_grad;
   const Scored scored = select_scored(hidden, targets, head.size(0), soft_cap);
-  const at::Tensor losses = plain_losses(scored, head).to(at::kFloat);
-  if (!scored.positions.defined()) return losses.view(targets.sizes());
-  return at::zeros({targets.numel()}, losses.options()).index_copy_(0, scored.positions, losses).view(targets.sizes());
+  return at_positions(scored, plain_losses(scored, head), targets);
 }
 
 }  // namespace adept::nn

@@ -21,9 +21,9 @@ inline constexpr std::int64_t kIgnoreIndex = -100;
 /// one is converted block by block on the CPU. Logits are rounded to the dtype of `hidden`, the rest is fp32.
 /// Differentiable once with respect to hidden and head; whichever gradient is needed is computed in the forward pass,
 /// the head's is accumulated in fp32. With a soft cap the loss is that of soft_capped() logits. Throws DataError if a
-/// target is outside the vocabulary.
+/// target is outside the vocabulary. `token_losses`, if given, gets what linear_cross_entropy_per_token() returns.
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
-                                double soft_cap = 0);
+                                double soft_cap = 0, at::Tensor* token_losses = nullptr);
 
 /// The loss of each position, in the shape of `targets`, fp32, 0 where there is no target. Never builds a graph.
 at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,

@@ -28,8 +28,9 @@ at::Tensor Embedding::logits(const at::Tensor& hidden, double soft_cap) const {
   return soft_capped(linear(hidden, weight), soft_cap);
 }
 
-at::Tensor Embedding::loss_sum(const at::Tensor& hidden, const at::Tensor& targets, double soft_cap) const {
-  return linear_cross_entropy(hidden, weight, targets.to(weight.device()), soft_cap);
+at::Tensor Embedding::loss_sum(const at::Tensor& hidden, const at::Tensor& targets, double soft_cap,
+                               at::Tensor* token_losses) const {
+  return linear_cross_entropy(hidden, weight, targets.to(weight.device()), soft_cap, token_losses);
 }
 
 at::Tensor Embedding::token_losses(const at::Tensor& hidden, const at::Tensor& targets, double soft_cap) const {

@@ -30,7 +30,8 @@ struct Embedding {
   at::Tensor logits(const at::Tensor& hidden, double soft_cap) const;
 
   /// linear_cross_entropy() and linear_cross_entropy_per_token() with it as the head.
-  at::Tensor loss_sum(const at::Tensor& hidden, const at::Tensor& targets, double soft_cap) const;
+  at::Tensor loss_sum(const at::Tensor& hidden, const at::Tensor& targets, double soft_cap,
+                      at::Tensor* token_losses = nullptr) const;
   at::Tensor token_losses(const at::Tensor& hidden, const at::Tensor& targets, double soft_cap) const;
 };
 

@@ -100,8 +100,10 @@ at::Tensor losses(const at::Tensor& hidden, const at::Tensor& head, const at::Te
 }  // namespace
 
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
-                                double soft_cap) {
-  return losses(hidden, head, targets, soft_cap).sum();
+                                double soft_cap, at::Tensor* token_losses) {
+  const at::Tensor each = losses(hidden, head, targets, soft_cap);
+  if (token_losses != nullptr) *token_losses = each.detach().to(at::kFloat);
+  return each.sum();
 }
 
 at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,

@@ -20,7 +20,7 @@ double square_sum(at::TensorList tensors);
 at::Tensor gated(const at::Tensor& gate, const at::Tensor& up, Activation activation);
 at::Tensor soft_capped(const at::Tensor& x, double soft_cap);
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
-                                double soft_cap = 0);
+                                double soft_cap = 0, at::Tensor* token_losses = nullptr);
 at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
                                           double soft_cap = 0);
 

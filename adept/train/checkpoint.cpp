@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kCheckpointVersion = 4;
+constexpr int kCheckpointVersion = 5;
 constexpr std::string_view kPrefix = "checkpoint-";
 constexpr char kStateFile[] = "trainer_state.json";
 constexpr char kTrainableFile[] = "trainable.safetensors";
@@ -153,6 +153,7 @@ TrainerState state_from_json(const Json& json) {
   json.at("necessary_flops").get_to(state.necessary_flops);
   json.at("loss_sum").get_to(state.loss_sum);
   json.at("loss_tokens").get_to(state.loss_tokens);
+  json.at("source_losses").get_to(state.source_losses);
   json.at("last_loss").get_to(state.last_loss);
   json.at("run_loss_sum").get_to(state.run_loss_sum);
   json.at("run_loss_tokens").get_to(state.run_loss_tokens);
@@ -236,6 +237,7 @@ fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, con
                      {"necessary_flops", state.necessary_flops},
                      {"loss_sum", state.loss_sum},
                      {"loss_tokens", state.loss_tokens},
+                     {"source_losses", state.source_losses},
                      {"last_loss", state.last_loss},
                      {"run_loss_sum", state.run_loss_sum},
                      {"run_loss_tokens", state.run_loss_tokens},

@@ -20,6 +20,7 @@
 #include "adept/io/model_identity.h"
 #include "adept/method/units.h"
 #include "adept/optim/adamw.h"
+#include "adept/train/source_losses.h"
 
 namespace adept::train {
 
@@ -36,6 +37,7 @@ struct TrainerState {
   double necessary_flops = 0;          ///< of the steps' necessary matrix products, see StepCost
   double loss_sum = 0;                 ///< of the tokens since the last log line, nats
   std::int64_t loss_tokens = 0;        ///< predicted tokens since the last log line
+  SourceLosses source_losses{};        ///< since the last log line
   double last_loss = 0;                ///< of the last log line
   double run_loss_sum = 0;             ///< of all predicted tokens of the run, nats
   std::int64_t run_loss_tokens = 0;    ///< predicted tokens of the run

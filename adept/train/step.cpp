@@ -23,15 +23,19 @@ at::Tensor through_layers(const model::Decoder& decoder, at::Tensor h, std::int6
   return h;
 }
 
-// Loss of a micro-batch, (), with the graph of trained tensors.
+// Loss of a micro-batch, (), with the graph of trained tensors; the sum of each row's, (B) fp64, goes to `row_losses`.
 at::Tensor loss_of(const model::FrozenPrefix& model, const Trainable& trainable, const model::Batch& batch,
-                   ActivationCheckpointing checkpointing) {
+                   ActivationCheckpointing checkpointing, at::Tensor& row_losses) {
   const model::Decoder& decoder = model.decoder();
   const model::Context context = batch.context();
   const std::int64_t lowest = trainable.trains_embeddings() ? 0 : trainable.lowest_layer();
   const at::Tensor h = trainable.trains_embeddings() ? decoder.embed(batch.input_ids)
                                                      : model.hidden(batch.input_ids, lowest, context);  // (B, T, D)
-  return decoder.loss_sum(through_layers(decoder, h, lowest, context, checkpointing), batch.targets);
+  at::Tensor token_losses;
+  const at::Tensor loss =
+      decoder.loss_sum(through_layers(decoder, h, lowest, context, checkpointing), batch.targets, &token_losses);
+  row_losses = token_losses.sum(1, /*keepdim=*/false, at::kDouble);
+  return loss;
 }
 
 }  // namespace
@@ -58,11 +62,15 @@ StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& traina
       return nn::tensor_memory(model.decoder().device()).in_use - nn::thread_workspace_bytes();
     };
     const std::int64_t before = bytes_kept();
-    const at::Tensor loss = loss_of(model, trainable, batch, checkpointing) / total;
+    at::Tensor row_losses;
+    const at::Tensor loss = loss_of(model, trainable, batch, checkpointing, row_losses) / total;
     result.activation_bytes = std::max(result.activation_bytes, bytes_kept() - before);
     torch::autograd::backward({loss}, {});
     trainable.collect_gradients();
     result.loss += loss.item<double>();
+    row_losses = row_losses.to(at::kCPU);
+    const auto* rows = row_losses.const_data_ptr<double>();
+    result.sequence_losses.insert(result.sequence_losses.end(), rows, rows + batch.rows());
   }
   result.grad_norm = optim::global_grad_norm(trainable.gradients());
   for (const at::Tensor& grad : trainable.gradients())

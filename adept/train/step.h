@@ -17,12 +17,13 @@
 namespace adept::train {
 
 struct StepResult {
-  double loss = 0;                    ///< nats per predicted token of the whole global batch
-  double grad_norm = 0;               ///< before clipping
-  std::int64_t num_targets = 0;       ///< predicted tokens
-  bool finite = true;                 ///< false: loss or gradient was not finite, and nothing changed
-  std::int64_t activation_bytes = 0;  ///< maximum kept by the graph of a micro-batch for its backward pass
-  std::int64_t gradient_bytes = 0;    ///< size of the gradients at the end
+  double loss = 0;                        ///< nats per predicted token of the whole global batch
+  double grad_norm = 0;                   ///< before clipping
+  std::int64_t num_targets = 0;           ///< predicted tokens
+  bool finite = true;                     ///< false: loss or gradient was not finite, and nothing changed
+  std::int64_t activation_bytes = 0;      ///< maximum kept by the graph of a micro-batch for its backward pass
+  std::int64_t gradient_bytes = 0;        ///< size of the gradients at the end
+  std::vector<double> sequence_losses{};  ///< nats, over the predicted tokens of each sequence, in order
 };
 
 /// Batches of `batch_size` sequences on `device`; the last one may be smaller.

@@ -145,6 +145,8 @@ StepResult Trainer::take_step() {
                  rates_.of_units(counts), c.max_grad_norm, c.activation_checkpointing);
   const model::ActivationCacheStats cache = kept_activations_->stats();
   account_.end(result, sequences, micro_batches, cache.positions_read - read_before, cache.bytes, counts);
+  if (result.finite && result.num_targets > 0)
+    add_losses(counts.source_losses, state_.loader, sequences, result.sequence_losses);
   ++counts.step;
   divergence_.after_step(counts, result, micro_batches.front(), c.max_nonfinite_steps, state_.optimizer,
                          kept_activations_->for_reading());

@@ -36,16 +36,17 @@ void TrainingLog::step(TrainerState& state, const StepResult& result, double rat
                state.step);
   if (state.step % config_.train.logging_steps != 0 && state.step != state.total_steps) return;
   if (state.loss_tokens > 0) state.last_loss = state.loss_sum / static_cast<double>(state.loss_tokens);
-  log(state,
-      {{"loss", state.loss_tokens > 0 ? Json(state.last_loss) : Json()},
-       {"lr", rate},
-       {"grad_norm", result.grad_norm},
-       {"speed_of_light", meter.speed_of_light()},
-       {"memory_bytes", to_json(account_.memory())},
-       {"nonfinite_steps", state.nonfinite_total}},
-      epoch);
+  Json values = {{"loss", state.loss_tokens > 0 ? Json(state.last_loss) : Json()},
+                 {"lr", rate},
+                 {"grad_norm", result.grad_norm},
+                 {"speed_of_light", meter.speed_of_light()},
+                 {"memory_bytes", to_json(account_.memory())},
+                 {"nonfinite_steps", state.nonfinite_total}};
+  values.update(mean_losses(state.source_losses));
+  log(state, values, epoch);
   state.loss_sum = 0;
   state.loss_tokens = 0;
+  for (auto& [name, sum] : state.source_losses) sum = {};
 }
 
 void TrainingLog::evaluation(const TrainerState& state, const Json& values, double epoch) { log(state, values, epoch); }

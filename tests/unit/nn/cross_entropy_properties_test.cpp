@@ -47,6 +47,36 @@ TEST(CrossEntropy, PerTokenLossesSumToTheSum) {
   EXPECT_TRUE(test::is_close(losses.sum(), linear_cross_entropy(hidden, head, targets), 1e-6));
 }
 
+TEST(CrossEntropy, GivesTheLossesOfTokensBesideTheSumAndChangesNoBitOfIt) {
+  at::manual_seed(3);
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kDouble})
+    for (const bool head_trains : {false, true})
+      for (const bool hidden_trains : {false, true})
+        for (const std::int64_t ignored : {0, 3}) {
+          const at::Tensor hidden = at::randn({2, 9, 8}).to(dtype), head = at::randn({31, 8}).to(dtype);
+          at::Tensor targets = at::randint(0, 31, {2, 9}, at::kLong);
+          targets.narrow(1, 4, ignored).fill_(kIgnoreIndex);
+          const auto run = [&](at::Tensor* token_losses) {
+            const at::Tensor h = hidden.clone().requires_grad_(hidden_trains),
+                             w = head.clone().requires_grad_(head_trains);
+            const at::Tensor sum = linear_cross_entropy(h, w, targets, 0, token_losses);
+            if (sum.requires_grad()) sum.backward();
+            return std::vector<at::Tensor>{sum.detach(), h.grad(), w.grad()};
+          };
+          at::Tensor found;
+          const std::vector<at::Tensor> with = run(&found), without = run(nullptr);
+          for (std::size_t i = 0; i < with.size(); ++i) {
+            ASSERT_EQ(with[i].defined(), without[i].defined());
+            if (!with[i].defined()) continue;
+            EXPECT_TRUE(with[i].equal(without[i])) << i;
+          }
+          EXPECT_FALSE(found.requires_grad());
+          EXPECT_EQ(found.scalar_type(), at::kFloat);
+          EXPECT_EQ(found.sizes(), targets.sizes());
+          EXPECT_TRUE(test::is_close(found, linear_cross_entropy_per_token(hidden, head, targets), 1e-5));
+        }
+}
+
 TEST(CrossEntropy, OfAFrozenHeadStoredInANarrowerTypeIsThatOfTheWideOneBitForBit) {
   at::manual_seed(3);
   for (const at::ScalarType stored : {at::kBFloat16, at::kHalf}) {

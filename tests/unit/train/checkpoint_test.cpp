@@ -68,6 +68,7 @@ TrainerState make_state(std::int64_t step) {
           .necessary_flops = 7.654321098765432e15,
           .loss_sum = 0.1 + 0.2,
           .loss_tokens = 321,
+          .source_losses = {{"a", {.nats = 0.1 + 0.7, .tokens = 300}}, {"b", {}}},
           .last_loss = 1.0 / 3.0,
           .loader = {{"sequences", 17}, {"sources", {{"a", {{"index", 3}}}}}},
           .unit_importance = {{"a.gain", 1e-300}, {"b.matrix", 2.0 / 3.0}},
@@ -85,6 +86,7 @@ void expect_equal(const TrainerState& a, const TrainerState& b) {
   EXPECT_EQ(a.necessary_flops, b.necessary_flops);
   EXPECT_EQ(a.loss_sum, b.loss_sum);
   EXPECT_EQ(a.loss_tokens, b.loss_tokens);
+  EXPECT_EQ(a.source_losses, b.source_losses);
   EXPECT_EQ(a.last_loss, b.last_loss);
   EXPECT_EQ(a.loader, b.loader);
   EXPECT_EQ(a.unit_importance, b.unit_importance);
@@ -340,10 +342,10 @@ TEST(CheckpointPruning, CountsWholeCheckpointsOnly) {
 TEST(Checkpoint, OfAnotherVersionIsNoDamage) {
   TwoCheckpoints c;
   Json state = io::read_record(c.newer / "trainer_state.json");
-  state["version"] = 3;
+  state["version"] = 4;
   io::write_record(c.newer / "trainer_state.json", state);
   EXPECT_THAT(test::message_of<ConfigError>([&] { c.load(); }),
-              HasSubstr("trainer_state.json: has format version 3; this build reads version 4. Finish the run with"));
+              HasSubstr("trainer_state.json: has format version 4; this build reads version 5. Finish the run with"));
 }
 
 TEST(Checkpoint, HoldsAsManyUnitsAsAFineGranularityMakes) {

@@ -280,6 +280,63 @@ TEST(Log, ALineHoldsTheMeanOverTheTokensOfItsSteps) {
   }
 }
 
+TEST(Log, ALineHoldsTheLossOfEachSourceWhichTogetherAreTheLoss) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.learning_rate = 0;  // the model stays the base
+  config.train.max_steps = 5;
+  config.train.logging_steps = 3;
+  train(config, model.expanded, dir / "run");
+  const auto log = lines_of(dir / "run" / "trainer_log.jsonl");
+  ASSERT_EQ(log.size(), 2U);
+  const model::Decoder base = test::load_decoder(model.base);
+  data::TrainLoader loader = make_loader(config);
+  for (const auto& [index, steps] : {std::pair{0U, 3}, {1U, 2}}) {
+    const at::NoGradGuard no_grad;
+    std::map<std::string, LossSum> expected;
+    for (const data::Sequence& sequence : loader.next_step(steps * 4)) {
+      const model::Batch alone = model::to_batch(data::make_batch({&sequence, 1}), at::kCPU);
+      LossSum& sum = expected[loader.source_name(sequence.source)];
+      sum.nats += base.token_losses(base.forward(alone.input_ids, alone.context()), alone.targets)
+                      .sum(at::kDouble)
+                      .item<double>();
+      sum.tokens += alone.num_targets;
+    }
+    ASSERT_EQ(expected.size(), 2U);
+    LossSum all;
+    for (const auto& [name, sum] : expected) {
+      const double found = log[index]["loss/" + name].get<double>();
+      EXPECT_NEAR(found, sum.nats / static_cast<double>(sum.tokens), 1e-5) << name;
+      all.nats += found * static_cast<double>(sum.tokens);
+      all.tokens += sum.tokens;
+    }
+    EXPECT_NEAR(log[index]["loss"].get<double>(), all.nats / static_cast<double>(all.tokens), 1e-6);
+  }
+}
+
+TEST(Log, HasNoLossOfASourceWithoutTokensOrOfTheOnlyOne) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.train.max_steps = 4;
+  config.train.logging_steps = 1;
+  config.train.batch_size = 1;
+  config.train.grad_accum = 1;
+  train(config, model.expanded, dir / "two");
+  int missing = 0;
+  for (const Json& line : lines_of(dir / "two" / "trainer_log.jsonl")) {
+    const bool has_domain = line.at("loss/domain").is_number(), has_replay = line.at("loss/replay").is_number();
+    EXPECT_NE(has_domain, has_replay) << "of the one sequence of the step";
+    missing += has_replay ? 0 : 1;
+  }
+  EXPECT_GT(missing, 0);
+  TrainerInputs inputs = make_inputs(config, model.expanded, dir / "one");
+  inputs.loader = make_loader_of_one_source();
+  Trainer(std::move(inputs)).run(false);
+  for (const Json& line : lines_of(dir / "one" / "trainer_log.jsonl")) EXPECT_FALSE(line.contains("loss/domain"));
+}
+
 TEST(Log, HoldsEvaluationsUnderTheNameOfEachSet) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
