@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 from conftest import BUILD
+from fuzz_tokenizer import fuzz
 from tokenizer_kinds import (
     HARD_STRINGS,
     KINDS,
@@ -199,6 +200,13 @@ def real_lines(folder, limit):
 def test_real_text_gives_the_ids_and_text_of_tokenizers(kind, real_text, tmp_path):
     texts = list(real_lines(real_text, 30_000)) if real_text else TRAINING_TEXT  # the stand-in where there is no real text
     assert_same(kind(), tmp_path / "tokenizer.json", texts)
+
+
+@pytest.mark.parametrize("kind", [gpt2, smollm, llama3, qwen2], ids=lambda kind: kind.__name__)
+def test_mutated_text_gives_the_ids_of_tokenizers(kind, real_text, tmp_path):
+    """A short run of fuzz_tokenizer.py."""
+    lines = list(real_lines(real_text, 30_000)) if real_text else TRAINING_TEXT
+    assert fuzz(kind, tmp_path / "tokenizer.json", lines, strings=2_000, seed=1) is None
 
 
 @pytest.fixture(scope="session")
