@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -246,3 +247,22 @@ def test_wrong_options_are_usage_errors(expanded):
         assert process.returncode == 2 and answers == []
         assert process.stderr == ("adept_bench: --device: found cuda, but this torch has no CUDA support or finds no GPU; "
                                   "expected cpu.\n")  # fmt: skip
+
+
+def test_tokenizers_take_turns_on_the_same_text_and_must_agree(monkeypatch, tmp_path, capsys):
+    bench = module_of_bench("tokenizer", monkeypatch)
+    (tmp_path / "text.jsonl").write_text(json.dumps({"a": "the river", "b": "it's 2024"}) + "\n" + json.dumps({"a": "and\n\nthe end"}) + "\n")
+    monkeypatch.setattr(bench, "WORK", tmp_path)
+    monkeypatch.setattr(bench, "VOCABULARY", text_models.save("llama_tied", tmp_path / "base") / "tokenizer.json")
+    monkeypatch.setattr(bench, "PACKAGES", ("tokenizers", "no such package"))
+    monkeypatch.setattr(bench, "install", lambda: sys.executable)
+    arguments = ["--text", str(tmp_path / "text.jsonl"), "--repeats", "2"]
+    assert bench.main(arguments) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split("  ")[0].split(" adept")[0].strip() for row in rows] == list(bench.PATTERNS)
+    for row in rows:
+        assert re.search(r"adept \d+\.\d \(\d+\.\d, \d+\.\d\)  tokenizers \d", row), row
+        assert "different" not in row and "package" not in row
+    monkeypatch.setattr(bench, "PEER", bench.PEER.replace("sum(map(len, ids))", "1"))
+    bench.main(arguments)
+    assert "different numbers of tokens: {'adept': " in capsys.readouterr().out
