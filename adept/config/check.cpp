@@ -111,6 +111,14 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
   check_weights("data.train", config.data.train, check);
   check_weights("data.replay", config.data.replay, check);
   check_weights("data.general", config.data.general, check);
+  const auto by_size = [](const std::vector<TrainSource>& sources) {
+    return !sources.empty() && !sources.front().weight;
+  };
+  check.expect(
+      config.data.temperature == 1 || by_size(config.data.train) || by_size(config.data.replay),
+      {"data.temperature", "data.train"},
+      fmt::format("found {:g}, but the sources have weights; expected sources without weights, whose size it scales",
+                  config.data.temperature));
   const double ratio = config.train.replay_ratio.value_or(0);
   check.expect(config.method != train::Method::kReplay || ratio > 0, {"train.replay_ratio", "method"},
                "found 0 together with method: replay; expected more than 0, or method: full");

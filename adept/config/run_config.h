@@ -32,7 +32,9 @@ inline constexpr double kReplayMethodRatio = 0.25;
 inline constexpr double kNormalizedEma = 0.5;  ///< of the policy normalized, else 0
 
 struct TrainSource : data::TextSource {
-  std::optional<double> weight;  ///< relative share of the training tokens; if no source has one, by size
+  std::optional<double> weight;            ///< relative share of the training tokens; if no source has one, by size
+  std::optional<double> epochs;            ///< at most so many passes over it
+  std::optional<std::int64_t> max_tokens;  ///< at most so many tokens of it
 };
 
 struct GeneralSource : data::TextSource {
@@ -48,6 +50,7 @@ struct DataConfig {
   std::vector<TrainSource> replay;     ///< mixed in with share train.replay_ratio
   std::vector<GeneralSource> general;  ///< the general-competence detection corpus: layer probe and unit importance
   std::vector<EvalSource> eval;
+  double temperature = 1;  ///< of shares that follow from size
   bool document_mask = true;
 };
 

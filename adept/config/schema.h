@@ -123,6 +123,11 @@ void describe(Visitor& v, TrainSource& c) {
   v(c.weight, "weight",
     "Share of the training tokens, relative to the other sources; set it for all sources or for none",
     {.range = kWeight, .fallback = "by size"});
+  v(c.epochs, "epochs",
+    "Limit of passes over the source. A source stops at its limit, and the others keep their relative weights",
+    {.unit = "epochs", .range = {.min = 0, .max = 1e6, .above_min = true}, .fallback = "no limit"});
+  v(c.max_tokens, "max_tokens", "Limit of training tokens of the source",
+    {.unit = "tokens", .range = {.min = 1, .max = 1e15}, .fallback = "no limit"});
 }
 
 template <typename Visitor>
@@ -146,6 +151,9 @@ void describe(Visitor& v, DataConfig& c) {
     "General text to mix into the training text, against forgetting; train.replay_ratio sets its share");
   v(c.general, "general", "General text for measuring layer importance and unit importance");
   v(c.eval, "eval", "Held-out text, evaluated before, during and after training");
+  v(c.temperature, "temperature",
+    "Without weights, the share of a source is proportional to size^(1 / temperature): above 1, small sources get more",
+    {.range = {.min = 0.01, .max = 1e6}, .decides = decides::kTraining});
   v(c.document_mask, "document_mask",
     "Documents packed into one sequence do not attend to each other, and the first token of a document is not "
     "predicted. false: a token attends to everything before it in its sequence",

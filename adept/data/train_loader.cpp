@@ -21,6 +21,8 @@ double slack(double slots) { return 4e-15 * std::max(1.0, slots); }
 double floor_of(double slots) { return std::floor(slots + slack(slots)); }
 double ceil_of(double slots) { return std::ceil(slots - slack(slots)); }
 
+bool is_positive(double value) { return std::isfinite(value) && value > 0; }
+
 /// Depends on the name, not on the position in the list, so a source keeps its order when others are added or removed.
 std::uint64_t order_salt(const std::string& name, RandomStream stream, std::int64_t epoch) {
   const std::string digits = hash_of(name).substr(std::string_view("xxh3:").size(), 16);
@@ -43,6 +45,21 @@ std::string join_problems(const std::vector<std::string>& problems) {
   return list;
 }
 
+/// Tokens of an epoch: all but a single last one.
+std::int64_t tokens_of_epoch(std::int64_t num_tokens, std::int64_t seq_len) {
+  return num_tokens - (num_tokens % seq_len == 1 ? 1 : 0);
+}
+
+/// The most sequences that the limits of a source allow, given its sequences and tokens of an epoch.
+std::int64_t limit_of(const TrainSource& source, std::int64_t sequences, std::int64_t tokens, std::int64_t seq_len) {
+  std::int64_t limit = MixturePart::kNoLimit;
+  if (source.epochs)
+    limit = static_cast<std::int64_t>(std::min(ceil_of(*source.epochs * static_cast<double>(sequences)), 9e15));
+  if (source.max_tokens)
+    limit = std::min(limit, *source.max_tokens / tokens * sequences + *source.max_tokens % tokens / seq_len);
+  return limit;
+}
+
 std::vector<std::string> find_problems(const std::vector<TrainSource>& sources, const TrainLoaderOptions& options) {
   std::vector<std::string> problems;
   if (sources.empty()) problems.push_back("found no source; expected at least one");
@@ -59,11 +76,18 @@ std::vector<std::string> find_problems(const std::vector<TrainSource>& sources, 
     if (!source.weight && num_weights > 0)
       problems.push_back(
           fmt::format("source \"{}\" has no weight, but others have; set it for all sources or for none", name));
-    if (source.weight && !(std::isfinite(*source.weight) && *source.weight > 0))
+    if (source.epochs && !is_positive(*source.epochs))
+      problems.push_back(fmt::format("source \"{}\": epochs is {}; expected a positive number", name, *source.epochs));
+    if (source.max_tokens && *source.max_tokens <= 0)
+      problems.push_back(
+          fmt::format("source \"{}\": max_tokens is {}; expected a positive number", name, *source.max_tokens));
+    if (source.weight && !is_positive(*source.weight))
       problems.push_back(
           fmt::format("source \"{}\": the weight is {}; expected a positive number (to disable a source, remove it)",
                       name, *source.weight));
   }
+  if (!is_positive(options.temperature))
+    problems.push_back(fmt::format("the temperature is {}; expected a positive number", options.temperature));
   return problems;
 }
 
@@ -88,25 +112,32 @@ TrainLoader::TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions op
     sources_.push_back(std::move(source));
   }
   if (!problems.empty()) throw ConfigError("the training data:{}", join_problems(problems));
-  set_shares(sources);
+  set_mixture(sources);
   by_name_.resize(sources_.size());
   std::iota(by_name_.begin(), by_name_.end(), std::size_t{0});
   std::sort(by_name_.begin(), by_name_.end(),
             [&](std::size_t a, std::size_t b) { return sources_[a].dataset.name() < sources_[b].dataset.name(); });
 }
 
-void TrainLoader::set_shares(const std::vector<TrainSource>& given) {
-  double sum = 0;
+void TrainLoader::set_mixture(const std::vector<TrainSource>& given) {
+  std::vector<std::string> problems;
+  std::vector<MixturePart> parts;
   for (std::size_t s = 0; s < sources_.size(); ++s) {
-    sources_[s].weight = given[s].weight.value_or(static_cast<double>(sources_[s].sequences_per_epoch));
-    sum += sources_[s].weight;
+    Source& source = sources_[s];
+    source.limit = limit_of(given[s], source.sequences_per_epoch, tokens_per_epoch(source), options_.seq_len);
+    if (source.limit == 0)
+      problems.push_back(fmt::format("source \"{}\": max_tokens is {}; expected at least a sequence, {} tokens",
+                                     given[s].dataset.name(), *given[s].max_tokens,
+                                     std::min(options_.seq_len, tokens_per_epoch(source))));
+    const double size = std::pow(static_cast<double>(source.sequences_per_epoch), 1 / options_.temperature);
+    parts.push_back({.weight = given[s].weight.value_or(size), .limit = source.limit});
   }
-  for (Source& source : sources_) {
-    source.share = source.weight / sum;
-    if (!(source.share > 0))
+  if (!problems.empty()) throw ConfigError("the training data:{}", join_problems(problems));
+  mixture_ = Mixture(parts);
+  for (std::size_t s = 0; s < sources_.size(); ++s)
+    if (!(mixture_.share(s) > 0))
       throw ConfigError("the training data: the weight {} of source \"{}\" is negligible compared with the others.",
-                        source.weight, source.dataset.name());
-  }
+                        parts[s].weight, sources_[s].dataset.name());
 }
 
 PackedStream TrainLoader::make_stream(const TokenDataset& dataset) const {
@@ -114,6 +145,10 @@ PackedStream TrainLoader::make_stream(const TokenDataset& dataset) const {
   std::vector<std::int64_t> order = numbers_below(dataset.num_documents());
   random_shuffle(order, options_.seed, kStream, order_salt(dataset.name(), kStream, 0));
   return PackedStream(dataset, options_.eos, std::move(order));
+}
+
+std::int64_t TrainLoader::tokens_per_epoch(const Source& source) const {
+  return tokens_of_epoch(source.stream.num_tokens(), options_.seq_len);
 }
 
 std::vector<std::int64_t> TrainLoader::sequence_order(const Source& source, std::int64_t epoch) const {
@@ -124,22 +159,24 @@ std::vector<std::int64_t> TrainLoader::sequence_order(const Source& source, std:
   return order;
 }
 
-// Sequence k of a source with share w belongs in the slots [floor(k / w), ceil((k + 1) / w)) of the run. Because the
-// shares sum to one, taking the earliest deadline first meets all deadlines: the Pfair schedule of one processor
-// (Baruah, Cohen, Plaxton, Varvel: Proportionate progress, 1996).
+// Sequence k of a source belongs in the slots of the run in which the ideal mixture gives it: from floor(where it has
+// given k) to ceil(where it has given k + 1). Because the shares sum to one, taking the earliest deadline first meets
+// all deadlines: the Pfair schedule of one processor (Baruah, Cohen, Plaxton, Varvel: Proportionate progress, 1996).
 std::size_t TrainLoader::pick_source() const {
-  std::size_t best = by_name_.front();
+  std::size_t best = sources_.size();
   std::pair<bool, double> best_key = {true, HUGE_VAL};
   for (const std::size_t s : by_name_) {
     const Source& source = sources_[s];
+    if (source.count >= source.limit) continue;
     const auto count = static_cast<double>(source.count);
-    const bool early = floor_of(count / source.share) > static_cast<double>(total_);
-    const std::pair<bool, double> key = {early, ceil_of((count + 1) / source.share)};
+    const bool early = floor_of(mixture_.position(s, count)) > static_cast<double>(total_);
+    const std::pair<bool, double> key = {early, ceil_of(mixture_.position(s, count + 1))};
     if (key < best_key) {
       best = s;
       best_key = key;
     }
   }
+  ADEPT_CHECK(best < sources_.size(), "{} sequences are all that the sources' limits allow", total_);
   return best;
 }
 
@@ -175,15 +212,44 @@ std::vector<Sequence> TrainLoader::next_step(std::int64_t num_sequences) {
 std::int64_t TrainLoader::sequences_for_epochs(double epochs) const {
   const Source& first = sources_.front();
   const double of_first = ceil_of(epochs * static_cast<double>(first.sequences_per_epoch));
-  const double slots = ceil_of(of_first / first.share);
+  const bool is_allowed = of_first <= static_cast<double>(first.limit);
+  const double slots = is_allowed ? ceil_of(mixture_.position(0, of_first)) : of_first;
   if (!(epochs > 0) || !(slots <= 9e15))
     throw ConfigError("the number of epochs is {}; expected a positive number with at most 9e15 sequences.", epochs);
+  if (!is_allowed)
+    throw ConfigError(
+        "the number of epochs is {}, but the limits of source \"{}\" (epochs, max_tokens) allow {:.4g}; expected at "
+        "most that, a higher limit, or max_steps.",
+        epochs, first.dataset.name(),
+        static_cast<double>(first.limit) / static_cast<double>(first.sequences_per_epoch));
   return static_cast<std::int64_t>(slots);
 }
 
+double TrainLoader::expected(std::int64_t source, std::int64_t num_sequences) const {
+  return mixture_.amount(static_cast<std::size_t>(source), static_cast<double>(num_sequences));
+}
+
+std::optional<std::int64_t> TrainLoader::max_sequences() const {
+  std::int64_t sum = 0;
+  for (const Source& source : sources_)
+    if (source.limit == MixturePart::kNoLimit || __builtin_add_overflow(sum, source.limit, &sum)) return std::nullopt;
+  return sum;
+}
+
 bool TrainLoader::repeats_within(std::int64_t source, std::int64_t num_sequences) const {
-  return ceil_of(at(source).share * static_cast<double>(num_sequences)) >
-         static_cast<double>(at(source).sequences_per_epoch);
+  return ceil_of(expected(source, num_sequences)) > static_cast<double>(at(source).sequences_per_epoch);
+}
+
+std::int64_t TrainLoader::num_tokens(std::int64_t index) const {
+  const Source& source = at(index);
+  const std::int64_t epochs = source.count / source.sequences_per_epoch;
+  const std::int64_t in_epoch = source.count % source.sequences_per_epoch;
+  const std::int64_t tail = source.sequences_per_epoch - 1;  // the only sequence that may be shorter
+  const std::int64_t missing = source.sequences_per_epoch * options_.seq_len - tokens_per_epoch(source);
+  const std::vector<std::int64_t> order = sequence_order(source, epochs);
+  const auto end = order.begin() + (order.empty() ? 0 : in_epoch);
+  const bool has_tail = std::find(order.begin(), end, tail) != end;  // the first epoch gives it last
+  return epochs * tokens_per_epoch(source) + in_epoch * options_.seq_len - (has_tail ? missing : 0);
 }
 
 double TrainLoader::epochs(std::int64_t source) const {
@@ -192,12 +258,15 @@ double TrainLoader::epochs(std::int64_t source) const {
 
 Json TrainLoader::state() const {
   Json sources = Json::object();
-  for (const Source& source : sources_)
+  for (std::size_t s = 0; s < sources_.size(); ++s) {
+    const Source& source = sources_[s];
     sources[source.dataset.name()] = {{"data", source.dataset.fingerprint()},
-                                      {"share", source.share},
+                                      {"share", mixture_.share(s)},
+                                      {"limit", source.limit == MixturePart::kNoLimit ? Json() : Json(source.limit)},
                                       {"epoch", source.count / source.sequences_per_epoch},
                                       {"index", source.count % source.sequences_per_epoch},
                                       {"sequences", source.count}};
+  }
   return Json{{"version", kStateVersion},    {"seed", options_.seed},
               {"seq_len", options_.seq_len}, {"eos", options_.eos ? Json(*options_.eos) : Json(nullptr)},
               {"sequences", total_},         {"sources", sources}};
@@ -219,9 +288,10 @@ std::string TrainLoader::differences(const Json& saved) const {
     } else {
       if (before->value("data", Json()) != source["data"])
         problems.push_back(fmt::format("source \"{}\": its data (text or tokenizer) has changed", name));
-      if (before->value("share", Json()) != source["share"])
-        problems.push_back(fmt::format("source \"{}\": its share of the sequences is {} now, but was {}", name,
-                                       source["share"].dump(), before->value("share", Json()).dump()));
+      for (const auto& [key, meaning] : {std::pair{"share", "share of the sequences"}, {"limit", "limit of sequences"}})
+        if (before->value(key, Json()) != source[key])
+          problems.push_back(fmt::format("source \"{}\": its {} is {} now, but was {}", name, meaning,
+                                         source[key].dump(), before->value(key, Json()).dump()));
     }
   }
   return join_problems(problems);
@@ -243,7 +313,7 @@ void TrainLoader::load_state(const Json& saved, const std::string& where) {
     const Json& state = (*saved_sources)[source.dataset.name()];
     const std::int64_t count = count_at(state, "sequences", where);
     if (count_at(state, "epoch", where) != count / source.sequences_per_epoch ||
-        count_at(state, "index", where) != count % source.sequences_per_epoch ||
+        count_at(state, "index", where) != count % source.sequences_per_epoch || count > source.limit ||
         __builtin_add_overflow(total, count, &total))
       throw DataError("{}: the position in source \"{}\" is inconsistent; the state is damaged.", where,
                       source.dataset.name());
@@ -259,12 +329,16 @@ void TrainLoader::load_state(const Json& saved, const std::string& where) {
 std::string TrainLoader::format_mixture() const {
   std::size_t width = 6;
   for (const Source& source : sources_) width = std::max(width, source.dataset.name().size());
-  std::string table = fmt::format("{:<{}}  {:>12}  {:>16}  {:>16}  {:>7}\n", "source", width, "documents",
-                                  "tokens/epoch", "sequences/epoch", "share");
-  for (const Source& source : sources_)
-    table += fmt::format("{:<{}}  {:>12}  {:>16}  {:>16}  {:>6.2f}%\n", source.dataset.name(), width,
-                         format_count(source.dataset.num_documents()), format_count(source.stream.num_tokens()),
-                         format_count(source.sequences_per_epoch), 100 * source.share);
+  std::string table = fmt::format("{:<{}}  {:>12}  {:>16}  {:>16}  {:>12}  {:>7}\n", "source", width, "documents",
+                                  "tokens/epoch", "sequences/epoch", "at most", "share");
+  for (std::size_t s = 0; s < sources_.size(); ++s) {
+    const Source& source = sources_[s];
+    table +=
+        fmt::format("{:<{}}  {:>12}  {:>16}  {:>16}  {:>12}  {:>6.2f}%\n", source.dataset.name(), width,
+                    format_count(source.dataset.num_documents()), format_count(source.stream.num_tokens()),
+                    format_count(source.sequences_per_epoch),
+                    source.limit == MixturePart::kNoLimit ? "" : format_count(source.limit), 100 * mixture_.share(s));
+  }
   return table;
 }
 

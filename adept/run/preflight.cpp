@@ -125,13 +125,13 @@ bool needs_general_text(const config::RunConfig& config, config::Purpose purpose
 void check_length(const config::RunConfig& config, const data::TrainLoader& loader, Problems& problems) {
   train::TrainingLength length;
   const auto find = [&] { length = train::training_length(config.train, loader, train::start_of(loader), 0); };
-  if (!problems.passes(find, "train.num_train_epochs: ")) return;
+  if (!problems.passes(find, config.train.max_steps ? "" : "train.num_train_epochs: ")) return;
   for (const config::LengthProblem& problem : config::length_problems(config.train, length.steps))
     problems.passes([&] { throw ConfigError("{}: {}", problem.keys.front(), problem.text); });
   std::int64_t per_epoch = 0;
   for (std::int64_t s = 0; s < loader.num_sources(); ++s) {
     per_epoch += loader.sequences_per_epoch(s);
-    if (loader.share(s) * static_cast<double>(length.sequences) < 1)
+    if (loader.expected(s, length.sequences) < 1)
       log_warning("data.train: the share of source \"{}\" is {:.2g} % of {} sequences, which is less than one sequence",
                   loader.source_name(s), 100 * loader.share(s), length.sequences);
   }

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include <cmath>
 #include <map>
 #include <numeric>
 
@@ -59,18 +60,21 @@ void append_batches(const data::SequenceSet& set, std::span<const std::int64_t> 
   }
 }
 
-// A `share` of the mixture is split by the given weights or, without weights, by tokens (including EOS).
+// A `share` of the mixture is split by the given weights or, without weights, by tokens (including EOS) and
+// temperature.
 void append_sources(const std::vector<data::TokenDataset>& datasets, const std::vector<config::TrainSource>& configs,
-                    std::optional<double> share, std::vector<data::TrainSource>& sources) {
+                    std::optional<double> share, double temperature, std::vector<data::TrainSource>& sources) {
   std::vector<double> weights;
-  for (std::size_t i = 0; i < datasets.size(); ++i)
-    weights.push_back(
-        configs[i].weight.value_or(static_cast<double>(datasets[i].num_tokens() + datasets[i].num_documents())));
+  for (std::size_t i = 0; i < datasets.size(); ++i) {
+    const auto size = static_cast<double>(datasets[i].num_tokens() + datasets[i].num_documents());
+    weights.push_back(configs[i].weight.value_or(std::pow(size, 1 / temperature)));
+  }
   const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
   for (std::size_t i = 0; i < datasets.size(); ++i) {
     std::optional<double> weight = configs[i].weight;
     if (share && total > 0) weight = *share * weights[i] / total;
-    sources.push_back({.dataset = datasets[i], .weight = weight});
+    sources.push_back(
+        {.dataset = datasets[i], .weight = weight, .epochs = configs[i].epochs, .max_tokens = configs[i].max_tokens});
   }
 }
 
@@ -243,12 +247,15 @@ std::vector<std::vector<method::ProbeBatch>> to_rounds(const std::vector<data::S
 data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config, const Datasets& datasets) {
   const double replay = config.train.replay_ratio.value_or(0);
   std::vector<data::TrainSource> sources;
-  append_sources(datasets.train, config.data.train, replay > 0 ? std::optional(1 - replay) : std::nullopt, sources);
-  if (replay > 0) append_sources(datasets.replay, config.data.replay, replay, sources);
+  const double temperature = config.data.temperature;
+  append_sources(datasets.train, config.data.train, replay > 0 ? std::optional(1 - replay) : std::nullopt, temperature,
+                 sources);
+  if (replay > 0) append_sources(datasets.replay, config.data.replay, replay, temperature, sources);
   return {std::move(sources),
           {.seq_len = config.seq_len,
            .eos = model.eos(),
            .seed = static_cast<std::uint64_t>(config.seed),
+           .temperature = temperature,
            .document_mask = config.data.document_mask}};
 }
 

@@ -33,7 +33,13 @@ TrainingLength training_length(const TrainOptions& c, const data::TrainLoader& l
   const std::int64_t per_step = c.batch_size * c.grad_accum;
   if (c.max_steps) {
     if (*c.max_steps < done) throw too_short("the run", *c.max_steps, done);
-    return {.sequences = loader.num_sequences() + (*c.max_steps - done) * per_step, .steps = *c.max_steps};
+    const std::int64_t wanted = loader.num_sequences() + (*c.max_steps - done) * per_step;
+    if (const auto most = loader.max_sequences(); most && wanted > *most)
+      throw ConfigError(
+          "train.max_steps: found {}, which read {} sequences, but the limits of the sources (epochs, max_tokens) "
+          "allow {}; expected at most {}, or a higher limit.",
+          *c.max_steps, wanted, *most, done + (*most - loader.num_sequences()) / per_step);
+    return {.sequences = wanted, .steps = *c.max_steps};
   }
   const double epochs = c.num_train_epochs.value_or(1.0);
   const std::int64_t sequences = loader.sequences_for_epochs(start.epochs + epochs);

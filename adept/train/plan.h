@@ -10,6 +10,7 @@
 #include "adept/data/train_loader.h"
 #include "adept/io/model_identity.h"
 #include "adept/optim/schedule.h"
+#include "adept/train/source_use.h"
 
 namespace adept::train {
 
@@ -18,12 +19,13 @@ optim::Schedule make_schedule(const TrainOptions& config, std::int64_t total_ste
 
 /// The position in the data at which a training begins; not the start with train.continue_data.
 struct TrainingStart {
-  double epochs = 0;           ///< of the first source, read before the first step
-  std::int64_t sequences = 0;  ///< of all sources, read before the first step
+  double epochs = 0;                 ///< of the first source, read before the first step
+  std::int64_t sequences = 0;        ///< of all sources, read before the first step
+  std::vector<SourceUse> sources{};  ///< likewise
 };
 
 inline TrainingStart start_of(const data::TrainLoader& loader) {
-  return {.epochs = loader.epochs(0), .sequences = loader.num_sequences()};
+  return {.epochs = loader.epochs(0), .sequences = loader.num_sequences(), .sources = source_uses(loader)};
 }
 
 struct TrainingLength {

@@ -7,6 +7,7 @@ Json to_json(const TrainSummary& s) {
                {"train_loss", s.train_loss},
                {"final_loss", s.final_loss},
                {"train_tokens", s.total_tokens},
+               {"train_sources", to_json(s.sources)},
                {"train_runtime", s.train_seconds},
                {"train_tokens_per_second", s.tokens_per_second},
                {"trained_parameters", s.trained_parameters},

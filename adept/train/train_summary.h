@@ -6,12 +6,14 @@
 #include "adept/core/json.h"
 #include "adept/model/activation_cache.h"
 #include "adept/train/memory.h"
+#include "adept/train/source_use.h"
 
 namespace adept::train {
 
 struct TrainSummary {
   std::int64_t steps = 0;
   std::int64_t total_tokens = 0;  ///< positions processed
+  std::vector<SourceUse> sources;
   std::int64_t trained_parameters = 0;
   std::int64_t all_parameters = 0;
   std::int64_t nonfinite_steps = 0;  ///< skipped updates

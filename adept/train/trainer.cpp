@@ -207,6 +207,7 @@ TrainSummary Trainer::summarize() const {
   const auto per_second = [&](double amount) { return c.train_seconds > 0 ? amount / c.train_seconds : 0.0; };
   return {.steps = c.step,
           .total_tokens = c.total_tokens,
+          .sources = source_uses(state_.loader, start_.sources),
           .trained_parameters = trainable_.num_parameters(),
           .all_parameters = model::num_parameters(decoder_.config()) + added,
           .nonfinite_steps = c.nonfinite_total,

@@ -117,6 +117,8 @@ EPOCHS = [  # what is derived from epochs is refused as what is given; the text 
     (dict(train={"warmup_steps": 200}), "train.warmup_steps: found 200; expected at most the number of steps of train.num_train_epochs, which is "),
     (dict(train={"warmup_steps": 5, "lr_scheduler": "wsd", "decay_ratio": 0.999}), "train.decay_ratio: found 0.999; expected warm-up and decay to sum to at most 1"),
     (dict(train={"num_train_epochs": 1e6, "grad_accum": 1, "batch_size": 1}, seq_len=2), "train.num_train_epochs: amounts to "),
+    (dict(train={"num_train_epochs": 2}, data=sources(general=["text.jsonl"]) | {"train": [{"name": "t", "path": "other.jsonl", "epochs": 1}]}),
+     'train.num_train_epochs: the number of epochs is 2, but the limits of source "t" (epochs, max_tokens) allow 1; expected at most that'),
     (dict(expand={"strategy": "gain_per_cost", "num_layers": 1}, data=sources(train=["short.jsonl", "other.jsonl"], general=["text.jsonl"])),
      "train-0: found 1 tokens in total; expected at least one sequence of seq_len"),
     (dict(eval={"packed": True}, data=sources(train=["other.jsonl"], general=["text.jsonl"], eval=["single.jsonl"])),

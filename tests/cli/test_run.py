@@ -324,6 +324,10 @@ def test_memory_and_speed_are_told_and_what_saves_them_changes_nothing(finished,
     for line in ("memory before training: ", "peak memory of the first step: ", "activation cache: "):
         assert line in process.stderr
     assert ", work space " in process.stderr and "on disk: activation cache" in process.stderr
+    sources = results["train_sources"]
+    assert sources.keys() == {"domain", "replay"} and sum(use["tokens"] for use in sources.values()) == results["train_tokens"]
+    for name, use in sources.items():
+        assert f"{name}: {use['tokens']:,} tokens in {use['sequences']} sequences, {use['epochs']:.2f} epochs" in process.stdout
     assert results["speed_of_light"] > 0 and re.search(r"tok/s \(\d+ % SOL\)", process.stderr)
     assert all(line["speed_of_light"] > 0 for line in read_lines(folder / "out" / "trainer_log.jsonl") if "loss" in line)
     logged = [line["memory_bytes"] for line in read_lines(folder / "out" / "trainer_log.jsonl") if "loss" in line]
@@ -463,6 +467,20 @@ def test_weights_of_the_text_that_decides_rates_decide_the_training(finished, tm
     for weight in ({}, {"weight": 3}):  # the weight of the only source, and of text that the method does not use
         process = run(finished[0], "--set", f"output_dir={tmp_path}/alone", *alone[2:], "--set", f"data.general={json.dumps([source[0] | weight])}")
     assert "train" in kept(process)
+
+
+def test_a_source_stops_at_its_limit_and_the_training_at_that_of_all(finished, tmp_path):
+    folder = finished[0]
+    limits = ["--set", "data.train.0.epochs=0.5", "--set", "data.train.1.max_tokens=100"]
+    long = [*limits, "--set", f"output_dir={tmp_path}/run", "--set", "train.max_steps=500"]
+    refused = run(folder, *long, check=False)
+    found = re.search(r"train.max_steps: found 500, which read 2000 sequences, but the limits of the sources \(epochs, max_tokens\) "
+                      r"allow (\d+); expected at most (\d+), or a higher limit.", refused.stderr)  # fmt: skip
+    assert refused.returncode == 2 and int(found[2]) == int(found[1]) // 4 > 0
+    run(folder, *long, "--set", f"train.max_steps={found[2]}")
+    sources = json.loads((tmp_path / "run" / "train_results.json").read_text())["train_sources"]
+    assert sources["domain"]["epochs"] <= 0.5 + 1 / sources["domain"]["sequences"] and sources["replay"]["tokens"] <= 100
+    assert sum(use["sequences"] for use in sources.values()) == 4 * int(found[2])
 
 
 @pytest.mark.parametrize("method", ["full", "replay", "llama_pro", "lora", "top_k_layers"])

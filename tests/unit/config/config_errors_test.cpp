@@ -158,6 +158,12 @@ TEST(ConfigErrors, SourcesAreChecked) {
        "run.yaml:6: data.train.1.weight: found nothing; expected a weight, as another source of data.train has one"},
       {"data:\n  train:\n  - {name: a, path: p}\n  - {name: b, path: p, weight: 1}\n  general: [{name: g, path: p}]",
        "run.yaml:5: data.train.0.weight: found nothing; expected a weight, as another source of data.train has one"},
+      {"data:\n  temperature: 2\n  train: [{name: a, path: p, weight: 1}]\n  general: [{name: g, path: p}]",
+       "run.yaml:4: data.temperature: found 2, but the sources have weights; expected sources without weights, whose "
+       "size it scales"},
+      {"data:\n  train: [{name: a, path: p, epochs: 0, max_tokens: 1.5}]\n  general: [{name: g, path: p}]",
+       "run.yaml:4: data.train.0.epochs: found 0; expected a number > 0 and <= 1000000\n"
+       "run.yaml:4: data.train.0.max_tokens: found 1.5; expected an integer >= 1"},
       {"data:\n  train: [{name: a, path: p, weight: 0}]\n  general: [{name: g, path: p}]",
        "run.yaml:4: data.train.0.weight: found 0; expected a number > 0 and <= 1000000"},
       {"data:\n  train: [{name: a, path: p}]",

@@ -406,7 +406,7 @@ TEST(Deciding, HoldsTheKeysThatDecideAndNoOthers) {
   EXPECT_EQ(deciding(config, decides::kExpansion), Json({{"expand", whole["expand"]}}));
   const Json training = deciding(config, decides::kTraining);
   EXPECT_EQ(training["unit_lr"], whole["unit_lr"]);
-  EXPECT_EQ(training["data"], Json({{"document_mask", true}}));
+  EXPECT_EQ(training["data"], Json({{"temperature", 1.0}, {"document_mask", true}}));
   EXPECT_EQ(training["train"]["learning_rate"], whole["train"]["learning_rate"]);
   for (const char* key : {"max_steps", "logging_steps", "report_to", "activation_cache"})
     EXPECT_FALSE(training["train"].contains(key)) << key;

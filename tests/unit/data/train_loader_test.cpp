@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <set>
 
 #include "adept/core/error.h"
@@ -335,6 +336,136 @@ TEST(TrainLoader, RefusesASourceWithNothingToPredict) {
   EXPECT_THAT(message_of<ConfigError>(
                   [] { TrainLoader({{counting_dataset("tiny", {1}), {}}}, {.seq_len = 8, .eos = std::nullopt}); }),
               HasSubstr("source \"tiny\" has 1 documents with 1 tokens"));
+}
+
+// Of the ideal mixture after n sequences, found step by step.
+std::vector<double> ideal(const std::vector<double>& weights, const std::vector<double>& limits, double n) {
+  std::vector<double> amounts(weights.size(), 0.0);
+  while (n > 1e-9) {
+    double sum = 0, most = n;
+    for (std::size_t s = 0; s < weights.size(); ++s) sum += amounts[s] < limits[s] - 1e-9 ? weights[s] : 0;
+    for (std::size_t s = 0; s < weights.size(); ++s)
+      if (amounts[s] < limits[s] - 1e-9) most = std::min(most, (limits[s] - amounts[s]) * sum / weights[s]);
+    for (std::size_t s = 0; s < weights.size(); ++s)
+      if (amounts[s] < limits[s] - 1e-9) amounts[s] += most * weights[s] / sum;
+    n -= most;
+  }
+  return amounts;
+}
+
+TEST(TrainLoader, StopsASourceAtItsLimitAndGivesItsShareToTheOthersInProportion) {
+  for (std::uint64_t trial = 0; trial < 40; ++trial) {
+    std::vector<TrainSource> sources;
+    std::vector<double> weights, limits;
+    const auto num_sources = 1 + trial % 6;
+    for (std::uint64_t s = 0; s < num_sources; ++s) {
+      weights.push_back(std::exp(4 * random_uniform(trial, RandomStream::kSampling, s)));
+      const double epochs = std::ceil(100 * random_uniform(trial, RandomStream::kSampling, 100 + s)) / 2;
+      limits.push_back(2 * epochs);  // an epoch is two sequences of 8 tokens
+      sources.push_back({.dataset = counting_dataset("s" + std::to_string(s), {7, 7}), .weight = weights.back()});
+      sources.back().epochs = epochs;
+    }
+    TrainLoader loader(sources, {.seq_len = 8, .eos = kEos});
+    const std::int64_t total = loader.max_sequences().value();
+    EXPECT_EQ(static_cast<double>(total), std::accumulate(limits.begin(), limits.end(), 0.0));
+    for (std::int64_t n = 1; n <= total; ++n) {
+      loader.next_step(1);
+      const std::vector<double> expected = ideal(weights, limits, static_cast<double>(n));
+      for (std::size_t s = 0; s < sources.size(); ++s) {
+        const auto source = static_cast<std::int64_t>(s);
+        ASSERT_LT(std::abs(static_cast<double>(loader.num_sequences(source)) - expected[s]), 1 + 1e-6)
+            << "trial " << trial << ", source " << s << " after " << n;
+        ASSERT_NEAR(loader.expected(source, n), expected[s], 1e-6);
+      }
+    }
+    for (std::size_t s = 0; s < sources.size(); ++s)
+      EXPECT_EQ(static_cast<double>(loader.num_sequences(static_cast<std::int64_t>(s))), limits[s]);
+    EXPECT_THROW(loader.next_step(1), InternalError);
+  }
+}
+
+TrainLoader limited_sources(std::optional<double> epochs = 1.5, std::optional<std::int64_t> max_tokens = 300) {
+  TrainSource domain{.dataset = counting_dataset("domain", random_lengths(1, 37), 1), .weight = 3};
+  TrainSource replay{.dataset = counting_dataset("replay", random_lengths(2, 11), 100'000), .weight = 1};
+  TrainSource rest{.dataset = counting_dataset("rest", random_lengths(3, 5), 200'000), .weight = 0.5};
+  domain.epochs = epochs;
+  replay.max_tokens = max_tokens;
+  return TrainLoader({domain, replay, rest}, {.seq_len = 16, .eos = kEos, .seed = 5});
+}
+
+TEST(TrainLoader, GivesAtMostTheTokensAndEpochsOfTheLimits) {
+  for (const std::int64_t most : {16, 100, 300, 1000, 5000}) {
+    TrainLoader loader = limited_sources(1.5, most);
+    loader.next_step(2000);
+    EXPECT_EQ(loader.num_sequences(0), (3 * loader.sequences_per_epoch(0) + 1) / 2);
+    EXPECT_LE(loader.num_tokens(1), most);
+    EXPECT_GT(loader.num_tokens(1), most - 2 * 16) << "but for a sequence that is cut, and the tail";
+    EXPECT_EQ(loader.num_sequences(2), 2000 - loader.num_sequences(0) - loader.num_sequences(1));
+    EXPECT_EQ(loader.max_sequences(), std::nullopt);
+  }
+}
+
+TEST(TrainLoader, CountsTheTokensOfEachSource) {
+  TrainLoader loader = two_sources();
+  std::vector<std::int64_t> tokens(2, 0);
+  for (int n = 0; n < 250; ++n) {
+    for (std::int64_t s = 0; s < 2; ++s)
+      ASSERT_EQ(loader.num_tokens(s), tokens[static_cast<std::size_t>(s)]) << "source " << s << " after " << n;
+    for (const Sequence& sequence : loader.next_step(1))
+      tokens[static_cast<std::size_t>(sequence.source)] += std::ssize(sequence.tokens);
+  }
+  EXPECT_GT(loader.epochs(1), 2);
+}
+
+TEST(TrainLoader, ContinuesFromAnyPositionAcrossLimits) {
+  TrainLoader loader = limited_sources();
+  const auto run = limited_sources().next_step(260);
+  for (std::size_t n = 0; n < 200; ++n) {
+    TrainLoader resumed = limited_sources();
+    resumed.load_state(parse_json(loader.state().dump(), "state"), "state");
+    const auto rest = resumed.next_step(60);
+    ASSERT_TRUE(std::equal(rest.begin(), rest.end(), run.begin() + static_cast<long>(n))) << "after " << n;
+    EXPECT_EQ(loader.next_step(1).front(), run[n]);
+  }
+  const auto refusal =
+      message_of<ConfigError>([&] { limited_sources(std::nullopt, 400).load_state(loader.state(), "checkpoint-9"); });
+  EXPECT_THAT(refusal, AllOf(HasSubstr("source \"domain\": its limit of sequences is null now, but was "),
+                             HasSubstr("source \"replay\": its limit of sequences is 25 now, but was 18"),
+                             testing::Not(HasSubstr("\"rest\""))));
+}
+
+TEST(TrainLoader, ReadsNoMoreEpochsThanTheFirstSourceMayGive) {
+  const TrainLoader loader = limited_sources();
+  EXPECT_GT(loader.sequences_for_epochs(1.5), loader.sequences_for_epochs(1));
+  EXPECT_THAT(
+      message_of<ConfigError>([&] { loader.sequences_for_epochs(2); }),
+      HasSubstr("the number of epochs is 2, but the limits of source \"domain\" (epochs, max_tokens) allow 1.5"));
+}
+
+TEST(TrainLoader, TemperatureEvensOutSharesThatFollowFromSize) {
+  const auto loader = [](double temperature) {
+    return TrainLoader({{.dataset = counting_dataset("large", {900})}, {.dataset = counting_dataset("small", {100})}},
+                       {.seq_len = 10, .temperature = temperature});
+  };
+  EXPECT_DOUBLE_EQ(loader(1).share(0), 0.9);
+  EXPECT_DOUBLE_EQ(loader(2).share(0), 0.75) << "30 to 10";
+  EXPECT_DOUBLE_EQ(loader(0.5).share(0), 81.0 / 82);
+  EXPECT_NEAR(loader(1e6).share(0), 0.5, 1e-5);
+}
+
+TEST(TrainLoader, ReportsLimitsThatAllowNothing) {
+  TrainSource a{.dataset = counting_dataset("a", {50})}, b{.dataset = counting_dataset("b", {50})}, c = b;
+  a.epochs = 0;
+  b.max_tokens = 0;
+  c = {.dataset = counting_dataset("c", {50})};
+  c.epochs = std::nan("");
+  EXPECT_THAT(message_of<ConfigError>([&] { TrainLoader({a, b, c}, {.seq_len = 8, .temperature = 0}); }),
+              AllOf(HasSubstr("source \"a\": epochs is 0; expected a positive"),
+                    HasSubstr("source \"b\": max_tokens is 0; expected a positive"),
+                    HasSubstr("source \"c\": epochs is nan"), HasSubstr("the temperature is 0; expected a positive")));
+  b.max_tokens = 7;
+  EXPECT_THAT(message_of<ConfigError>([&] { TrainLoader({b}, {.seq_len = 8}); }),
+              HasSubstr("source \"b\": max_tokens is 7; expected at least a sequence, 8 tokens"));
 }
 
 TEST(TrainLoader, PrintsTheMixture) {

@@ -38,6 +38,9 @@ RunResults results_by_hand() {
       .training = {{"train_steps", 1500},
                    {"train_loss", 2.125},
                    {"train_tokens", 1234567},
+                   {"train_sources",
+                    {{"terms", {{"sequences", 2390}, {"tokens", 1222222}, {"epochs", 1.5}}},
+                     {"wiki", {{"sequences", 25}, {"tokens", 12345}, {"epochs", 0.0249}}}}},
                    {"train_tokens_per_second", 987.6},
                    {"speed_of_light", 0.614},
                    {"trained_parameters", 14000000},
@@ -69,6 +72,8 @@ TEST(ResultsTable, ShowsWhatWasTrainedAndWhatItCost) {
   const std::string table = results_table(config_with_two_sets(), results_by_hand(), kStages);
   EXPECT_THAT(table, HasSubstr("14,000,000 of 148,000,000 parameters (9.5 %)"));
   EXPECT_THAT(table, HasSubstr("1,500 steps, 1,234,567 tokens, 987 tokens/s (61 % SOL)"));
+  EXPECT_THAT(table, HasSubstr("\n  trained on    terms: 1,222,222 tokens in 2,390 sequences, 1.50 epochs\n"
+                               "                wiki: 12,345 tokens in 25 sequences, 0.02 epochs\n"));
   EXPECT_THAT(table, HasSubstr("tokenize 0:05, probe 1:01 (kept), train 1:00:00, total 1:01:06"));
   EXPECT_THAT(table, HasSubstr("peak memory   2.5 GB"));
   EXPECT_THAT(table, Not(HasSubstr("skipped")));

@@ -284,6 +284,31 @@ TEST(MakeTrainLoader, JoinsDocumentsWithEosAndTakesTheWeights) {
   EXPECT_NEAR(with_replay.share(3), 0.2 * 6 / 26, 1e-12);
 }
 
+TEST(MakeTrainLoader, TakesLimitsAndTemperature) {
+  const Texts t;
+  config::RunConfig config;
+  config.seq_len = 4;
+  config.data.train.resize(2);
+  config.data.replay.resize(2);
+  const Datasets datasets{.train = {lengths_of("a", {15}), lengths_of("b", {3})},
+                          .replay = {lengths_of("c", {15}), lengths_of("d", {3})},
+                          .general = {},
+                          .eval = {}};
+  config.data.temperature = 2;
+  const data::TrainLoader without = make_train_loader(t.model(), config, datasets);
+  EXPECT_NEAR(without.share(0), 2.0 / 3, 1e-12) << "four sequences to one";
+  EXPECT_EQ(without.max_sequences(), std::nullopt);
+  config.train.replay_ratio = 0.25;
+  config.data.train[0].epochs = 2;
+  config.data.train[1].max_tokens = 13;
+  config.data.replay[0].max_tokens = 12;
+  config.data.replay[1].epochs = 3;
+  const data::TrainLoader loader = make_train_loader(t.model(), config, datasets);
+  for (const auto& [source, share] : {std::pair{0, 0.5}, {1, 0.25}, {2, 0.25 * 2 / 3}, {3, 0.25 / 3}})
+    EXPECT_NEAR(loader.share(source), share, 1e-12) << source;
+  EXPECT_EQ(loader.max_sequences(), 8 + 3 + 3 + 3);
+}
+
 TEST(MakeTrainLoader, RefusesAModelWithoutAnEndOfSequenceToken) {
   const Texts t;
   test::write_file(t.dir / "model/tokenizer_config.json", R"({"eos_token": null})");

@@ -70,6 +70,28 @@ class Changer {
 
 }  // namespace changing
 
+TEST(Length, IsLimitedByTheSources) {
+  data::TrainSource a{.dataset = dataset_of("a", {15}, 1)}, b{.dataset = dataset_of("b", {15}, 2)};
+  a.epochs = 2;
+  b.max_tokens = 24;
+  const data::TrainLoader loader({a, b}, {.seq_len = 8, .eos = 2});
+  TrainOptions options;
+  options.max_steps = 3;
+  options.batch_size = 2;
+  EXPECT_EQ(training_length(options, loader, train::start_of(loader), 0).sequences, 6);
+  options.max_steps = 4;
+  EXPECT_EQ(
+      test::message_of<ConfigError>([&] { training_length(options, loader, train::start_of(loader), 0); }),
+      "train.max_steps: found 4, which read 8 sequences, but the limits of the sources (epochs, max_tokens) allow "
+      "7; expected at most 3, or a higher limit.");
+  options.max_steps.reset();
+  options.num_train_epochs = 2;
+  EXPECT_EQ(training_length(options, loader, train::start_of(loader), 0).sequences, 7);
+  options.num_train_epochs = 2.5;
+  EXPECT_THAT(test::message_of<ConfigError>([&] { training_length(options, loader, train::start_of(loader), 0); }),
+              HasSubstr("the limits of source \"a\" (epochs, max_tokens) allow 2; expected at most that"));
+}
+
 TEST(Resume, IsRefusedForEveryKeyThatDecidesTheTrainingAndForNoOther) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});

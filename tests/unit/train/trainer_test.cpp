@@ -142,6 +142,35 @@ TEST(Run, AccountsForItsMemoryAndItsSpeed) {
   EXPECT_GT(lines_of(dir / "run" / "trainer_log.jsonl").back()["speed_of_light"].get<double>(), 0);
 }
 
+TEST(Run, TellsWhatItHasReadOfEachSourceAlsoWhenItIsResumed) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  const config::RunConfig config = small_config();
+  const auto expect_what_it_read = [&](const Json& found, std::int64_t before) {
+    ASSERT_EQ(found.size(), 2U);
+    for (std::int64_t source = 0; source < 2; ++source) {
+      std::int64_t tokens = 0, sequences = 0;
+      data::TrainLoader again = make_loader(config);
+      if (before > 0) again.next_step(before);
+      for (const data::Sequence& sequence : again.next_step(48)) {
+        tokens += sequence.source == source ? std::ssize(sequence.tokens) : 0;
+        sequences += sequence.source == source ? 1 : 0;
+      }
+      const Json& use = found.at(again.source_name(source));
+      EXPECT_EQ(use.at("tokens"), tokens);
+      EXPECT_EQ(use.at("sequences"), sequences);
+      EXPECT_DOUBLE_EQ(use.at("epochs").get<double>(),
+                       static_cast<double>(sequences) / static_cast<double>(again.sequences_per_epoch(source)));
+    }
+  };
+  expect_what_it_read(to_json(train(config, model.expanded, dir / "whole"))["train_sources"], 0);
+  copy_killed_after(dir / "whole", dir / "killed", 5);
+  expect_what_it_read(to_json(train(config, model.expanded, dir / "killed", true))["train_sources"], 0);
+  TrainerInputs inputs = make_inputs(config, model.expanded, dir / "continued");
+  inputs.loader.next_step(20);
+  expect_what_it_read(to_json(Trainer(std::move(inputs)).run(false))["train_sources"], 20);
+}
+
 TEST(Run, RaisesTheKeptRateOfTheMachineWhereAStepIsFaster) {
   const test::TemporaryDirectory dir;
   const test::ScopedVariable cache("XDG_CACHE_HOME", dir.path().string());
