@@ -22,10 +22,10 @@ function(adept_library name)
 endfunction()
 
 # adept_test(name [SANITIZED] LINK target... [SOURCES file...]): the GoogleTest program test_<name> of
-# tests/unit/<name>/*.cpp and these. The target
-# unit_tests is all of them. A sanitizer build takes the tests as they were compiled in the build ADEPT_TEST_OBJECTS, and
-# only the libraries under test anew, which saves half of its compile time. SANITIZED: these tests too, because much of
-# what they hand over is on the stack or a constant, whose bounds only the compiler knows.
+# tests/unit/<name>/*.cpp and these. The target unit_tests is all of them. A sanitizer build takes the tests as they were
+# compiled in the build ADEPT_TEST_OBJECTS, and only the libraries under test anew, which saves half of its compile time.
+# SANITIZED: these tests too, because much of what they hand over is on the stack or a constant, whose bounds only the
+# compiler knows.
 add_custom_target(unit_tests)
 if(ADEPT_TEST_OBJECTS)
   add_custom_target(test_objects COMMAND ${CMAKE_COMMAND} --build ${ADEPT_TEST_OBJECTS} --target unit_tests -- --quiet
@@ -39,15 +39,15 @@ function(adept_test name)
     if(NOT objects)
       message(FATAL_ERROR "${ADEPT_TEST_OBJECTS} has no objects of test_${name}. Run scripts/setup tests first.")
     endif()
-    set(sources ${objects})
+    file(TOUCH ${CMAKE_CURRENT_BINARY_DIR}/empty.cpp)
+    set(sources ${CMAKE_CURRENT_BINARY_DIR}/empty.cpp)
   else()
     list(APPEND sources ${ARG_SOURCES})
   endif()
   if(sources)
     add_executable(test_${name} ${sources})
     if(objects)
-      set_target_properties(test_${name} PROPERTIES LINKER_LANGUAGE CXX)
-      set_source_files_properties(${objects} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
+      set_property(TARGET test_${name} PROPERTY LINK_DEPENDS ${objects})
       add_dependencies(test_${name} test_objects)
     endif()
     target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR})
@@ -58,7 +58,9 @@ function(adept_test name)
     if(ADEPT_SANITIZE)  # a quarter less compile time: the libraries read mapped files, and have lines in reports
       target_compile_options(test_${name} PRIVATE -fno-sanitize=alignment -g0)
     endif()
-    target_link_libraries(test_${name} PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest_main adept_warnings)
+    # Objects come behind the libraries: of an inline function that both have, the linker keeps the first, which has the
+    # sanitizers' checks.
+    target_link_libraries(test_${name} PRIVATE ${ARG_LINK} ${objects} GTest::gmock GTest::gtest_main adept_warnings)
     add_test(NAME ${name} COMMAND test_${name})
     set_tests_properties(${name} PROPERTIES ENVIRONMENT XDG_CACHE_HOME=${CMAKE_BINARY_DIR}/cache)  # not the user's
     add_dependencies(unit_tests test_${name})

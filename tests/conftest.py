@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import warnings
 
 import pytest
 
@@ -76,7 +77,14 @@ class ForkServer:
 
 @functools.cache
 def fork_server():
-    return ForkServer() if (BUILD / "fork_server").exists() else None
+    """None where there is none, or one of another build than the program."""
+    if not (BUILD / "fork_server").exists():
+        return None
+    server, version = ForkServer(), [str(BUILD / "adept"), "--version"]
+    if server.run(version).stdout == subprocess.run(version, capture_output=True, text=True, check=True).stdout:
+        return server
+    warnings.warn("fork_server is of another build than adept: commands run slower, without it (build all of them)")
+    return None
 
 
 def run_program(name, *arguments, check=True, **options):

@@ -119,9 +119,8 @@ std::vector<LengthProblem> length_problems(const train::TrainOptions& train, std
 /// The whole configuration, defaults included, in the order of `explain`. Loading it gives the same configuration.
 std::string to_yaml(const RunConfig& config);
 
-/// The same as JSON, or only the given sources, for hashing the inputs of a stage.
+/// The same as JSON.
 Json to_json(const RunConfig& config);
-Json to_json(const std::vector<TrainSource>& sources);
 
 /// What a key decides: an earlier result is valid only if the keys that decide it have not changed. A key may decide
 /// several results.

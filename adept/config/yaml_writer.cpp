@@ -70,7 +70,6 @@ std::string yaml_scalar(const Json& value) { return emit_document(value); }
 std::string to_yaml(const RunConfig& config) { return emit_document(encode(config)) + "\n"; }
 
 Json to_json(const RunConfig& config) { return encode(config); }
-Json to_json(const std::vector<TrainSource>& sources) { return encode(sources); }
 
 Json deciding(const RunConfig& config, unsigned what) {
   DecidingCollector collector(what, config.method);

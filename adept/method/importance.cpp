@@ -4,7 +4,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/nonzero.h>
 #include <ATen/ops/stack.h>
 
 #include <algorithm>

@@ -285,7 +285,8 @@ class Run {
             {"general", fingerprints(datasets_.general)},
             {"data.general", general_shares(config_.data)},
             {"sampling", data::kSamplingRule},
-            {"weights", {config::to_json(config_.data.train), config::to_json(config_.data.replay)}},
+            {"data.train", mixture_json(config_.data.train)},
+            {"data.replay", mixture_json(config_.data.replay)},
             {"config", config::deciding(config_, config::decides::kTraining | config::decides::kEnd)}};
   }
 

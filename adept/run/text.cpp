@@ -218,6 +218,16 @@ Json general_shares(const config::DataConfig& data) {
   return shares;
 }
 
+Json mixture_json(const std::vector<config::TrainSource>& sources) {
+  const auto json_of = [](const auto& value) { return value ? Json(*value) : Json(); };
+  Json json = Json::object();
+  for (const config::TrainSource& source : sources)
+    json[source.name] = {{"weight", json_of(source.weight)},
+                         {"epochs", json_of(source.epochs)},
+                         {"max_tokens", json_of(source.max_tokens)}};
+  return json;
+}
+
 std::vector<std::vector<method::ProbeBatch>> to_rounds(const std::vector<data::SequenceSet>& sets,
                                                        std::int64_t batch_size, at::Device device, bool growing,
                                                        const std::vector<double>& weights) {

@@ -111,8 +111,8 @@ Json read_state(const fs::path& path) {
 }
 
 // Differences between the saved run and the run that resumes, one line each.
-std::vector<std::string> run_differences(const Json& saved, const RunIdentity& now) {
-  const io::ModelIdentity saved_model = io::model_identity_from_json(saved.at("model"), "");
+std::vector<std::string> run_differences(const Json& saved, const RunIdentity& now, const fs::path& state) {
+  const io::ModelIdentity saved_model = io::model_identity_from_json(saved.at("model"), state.string() + ": model.");
   std::vector<std::string> lines = training_differences(saved.at("config"), now.config, saved_model, now.model);
   if (lines.empty() && saved.at("frozen_hash") != now.frozen_hash)
     lines.push_back(fmt::format("frozen weights: were {}, now {}", saved.at("frozen_hash").dump(), now.frozen_hash));
@@ -292,11 +292,12 @@ std::optional<CheckpointHeader> newest_checkpoint(const fs::path& run_dir) {
   for (const fs::path& dir : list_checkpoints(run_dir)) {
     try {
       const Json state = read_state(dir / kStateFile);
-      return CheckpointHeader{.path = dir,
-                              .step = state.at("step").get<std::int64_t>(),
-                              .model = io::model_identity_from_json(state.at("model"), ""),
-                              .config = state.at("config"),
-                              .loader = state.at("loader")};
+      return CheckpointHeader{
+          .path = dir,
+          .step = state.at("step").get<std::int64_t>(),
+          .model = io::model_identity_from_json(state.at("model"), (dir / kStateFile).string() + ": model."),
+          .config = state.at("config"),
+          .loader = state.at("loader")};
     } catch (const DataError&) {  // reported when it is loaded
     } catch (const Json::exception&) {
     }
@@ -312,7 +313,7 @@ std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, cons
     TrainerState state;
     try {
       json = read_state(dir / kStateFile);
-      const std::vector<std::string> other = run_differences(json, identity);
+      const std::vector<std::string> other = run_differences(json, identity, dir / kStateFile);
       if (!other.empty()) throw other_run_error(dir, other);
       state = load(dir, json, optimizer);
     } catch (const DataError& error) {

@@ -196,6 +196,14 @@ def test_a_second_call_keeps_every_stage(copied, finished):
     assert process.stdout.count("(kept)") == len(STAGES)
 
 
+def test_text_is_known_by_its_contents_wherever_it_is(copied):
+    (copied / "notes").rename(copied / "moved")
+    (copied / "more.txt.gz").rename(copied / "other.txt.gz")
+    (copied / "held.txt").rename(copied / "kept.txt")
+    process = run(copied, "--set", "data.train.0.path=[moved, other.txt.gz]", "--set", "data.eval.0.path=kept.txt")
+    assert kept(process) == list(STAGES)
+
+
 def test_what_changed_is_done_again_and_nothing_else(copied):
     other_eval = run(copied, "--set", "eval.max_tokens=300")
     assert kept(other_eval) == ["probe", "expand", "train"]

@@ -50,7 +50,8 @@ inline const std::vector<std::string>& all_model_kinds() {
 
 /// The same; under sanitizers, one of each structure, as the others run the same code above nn.
 inline const std::vector<std::string>& model_kinds() {
-  static const std::vector<std::string> structures = {"llama_biased_tied", "gemma3", "olmo2", "phi3"};
+  static const std::vector<std::string> structures = {"llama_biased_tied", "gemma3", "olmo2",
+                                                      "phi3",              "granite", "gemma2"};
   return has_sanitizers() ? structures : all_model_kinds();
 }
 

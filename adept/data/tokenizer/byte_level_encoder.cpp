@@ -239,7 +239,8 @@ void encode_words(WordPattern pattern, std::string_view text, const BpeModel& mo
   };
   const auto encode = [&](std::string_view word, const WordCache::Key* key) {
     pass_on();
-    out.make_room(2 * WordCache::kMaxBytes);  // so that the ids of a short word stay in the buffer
+    // So that the ids of a short word stay in the buffer.
+    if (out.make_room(2 * WordCache::kMaxBytes)) throw_if_interrupted();
     const std::size_t before = out.ids().size();
     words.characters.clear();
     words.characters.reserve(2 * word.size());  // a byte becomes one or two

@@ -380,13 +380,6 @@ TEST(Dump, KeepsOrderAndExactNumbers) {
   EXPECT_THAT(dump, HasSubstr("\n  learning_rate: 0.1\n"));
 }
 
-TEST(Json, ListsOfSourcesEqualThoseOfTheWhole) {
-  const RunConfig config = parse(kMinimal);
-  const Json whole = to_json(config);
-  EXPECT_EQ(whole["data"]["train"], to_json(config.data.train));
-  EXPECT_EQ(whole["data"]["train"][0]["weight"], nullptr);
-}
-
 TEST(Deciding, EveryKeyIsSaidToDecideSomethingOrNothing) {
   for (const KeyDoc& key : all_keys()) {
     EXPECT_NE(key.decides, 0U) << key.key;
