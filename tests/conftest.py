@@ -72,7 +72,12 @@ class ForkServer:
                         selector.unregister(key.fd)
                         os.close(key.fd)
         status = os.waitstatus_to_exitcode(int(self.socket.recv(64)))
-        return subprocess.CompletedProcess(command, status, *(text.decode().replace("\r\n", "\n") for text in output))
+        return subprocess.CompletedProcess(command, status, *map(self.text_of, output))
+
+    @staticmethod
+    def text_of(output):
+        """As subprocess gives it with text=True."""
+        return output.decode().replace("\r\n", "\n").replace("\r", "\n")
 
 
 @functools.cache

@@ -83,6 +83,8 @@ std::vector<std::string> meant_keys(const std::string& name, const std::string& 
                                     const std::vector<std::string>& known) {
   const std::string prefix = section.empty() ? "" : section + ".";
   std::vector<std::string> keys;
+  if (const std::string_view ours = name_of_others(name); !ours.empty() && ours.starts_with(prefix))
+    return {std::string(ours)};
   for (const KeyDoc& doc : all_keys())
     if (last_part(doc.key) == name) keys.push_back(doc.key);
   if (!keys.empty()) return keys;

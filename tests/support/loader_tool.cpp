@@ -8,6 +8,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/json.h"
+#include "adept/core/log.h"
 #include "adept/run/text.h"
 
 namespace adept {
@@ -29,6 +30,7 @@ void print_sequences(const std::string& config_path, const std::string& cache_di
 }  // namespace adept
 
 int main(int argc, char** argv) {
+  adept::init_logging();
   try {
     ADEPT_CHECK(argc == 4, "expected CONFIG.yaml CACHE_DIR NUM_SEQUENCES");
     adept::print_sequences(argv[1], argv[2], std::strtoll(argv[3], nullptr, 10));
