@@ -23,7 +23,7 @@ endfunction()
 
 # adept_test(name [SANITIZED] LINK target... [SOURCES file...]): the GoogleTest program test_<name> of
 # tests/unit/<name>/*.cpp and these. The target unit_tests is all of them. A sanitizer build takes the tests as they were
-# compiled in the build ADEPT_TEST_OBJECTS, and only the libraries under test anew, which saves half of its compile time.
+# compiled in the build ADEPT_TEST_OBJECTS, and only the libraries under test anew, which saves a quarter of its compile time.
 # SANITIZED: these tests too, because much of what they hand over is on the stack or a constant, whose bounds only the
 # compiler knows.
 add_custom_target(unit_tests)

@@ -91,6 +91,7 @@ COMMAND_LINES = [
     ([*EVAL, *TEXT, "--no-document-mask"], USAGE, "found --no-document-mask without --packed; expected both"),
     ([*EVAL, *TEXT, "--out", "none/x.json"], FAILED, "none/x.json: cannot create", "create the folder"),
     ([*PROBE, *TEXT, "--method", "magic"], USAGE, '--method: found "magic"; expected one of mask_out, cumulative, '),
+    ([*PROBE, *TEXT, "--method", "mask-out"], USAGE, "all. Did you mean mask_out?"),
     ([*PROBE, "--data", "short.jsonl"], USAGE, "short: found 1 tokens in total; expected at least one sequence of seq_len"),
     (["probe", "--model", "base", *TEXT], USAGE, "--out is required"),
     (["probe", "--model", "base", *TEXT, "--out", "none/x.json"], FAILED, "none/x.json: cannot create"),

@@ -557,7 +557,11 @@ def test_dial_zero_is_the_base_and_one_the_trained_model(straight):
         loss = json.loads((folder / "x.json").read_text())["datasets"]["x"]["loss"]
         assert one["curve"][0][name] == pytest.approx(loss, rel=1e-5)
     process, _ = dial("dial-each", "--per-copy", "--points", 3)
-    assert "copy of layer" in process.stdout
+    assert "copy of layer" in process.stdout and "not trained" not in process.stderr
+    run_program("adept", "expand", "--model", folder / "base", "--after", "1", "--out", folder / "untrained")
+    untrained = run_program("adept", "dial", "--model", folder / "untrained", *general, *domain, "--out", folder / "dial-none",
+                            "--seq-len", 96, "--points", 3)  # fmt: skip
+    assert "untrained: the losses are the same at every alpha; the copies are not trained." in untrained.stderr
     again = run_program("adept", "dial", "--model", trained, *general, *domain, "--out", folder / "dial-1", check=False)
     assert again.returncode == 1 and re.search(r"dial-1: already exists.*--force", again.stderr)
     plain = run_program("adept", "dial", "--model", folder / "base", *general, *domain, "--out", folder / "no", check=False)

@@ -1,4 +1,5 @@
-// What differs in a program that is linked with sanitizers. Its tests may be compiled without them.
+// Whether the test program is linked with sanitizers, and what is smaller then. Link time decides, because the tests
+// themselves may be compiled without sanitizers.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +10,8 @@ namespace adept::test {
 
 inline bool has_sanitizers() { return __asan_init != nullptr; }
 
-/// The size of an input that shows how time or memory grows: 16 times smaller under sanitizers, which look at the same
-/// code and are 10 to 30 times slower.
+/// The size of an input that shows how time or memory grows: 16 times smaller under sanitizers, which check the same code
+/// and are much slower.
 inline std::size_t large(std::size_t size) { return has_sanitizers() ? size / 16 : size; }
 
 }  // namespace adept::test
