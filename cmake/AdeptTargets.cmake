@@ -27,10 +27,14 @@ endfunction()
 # SANITIZED: these tests too, because much of what they hand over is on the stack or a constant, whose bounds only the
 # compiler knows.
 add_custom_target(unit_tests)
-if(ADEPT_TEST_OBJECTS)
-  add_custom_target(test_objects COMMAND ${CMAKE_COMMAND} --build ${ADEPT_TEST_OBJECTS} --target unit_tests -- --quiet
-                    COMMENT "Building the tests in ${ADEPT_TEST_OBJECTS}")
-endif()
+# adept_test_objects(): call after every adept_test. Builds the objects that they take, before they are linked.
+function(adept_test_objects)
+  if(ADEPT_TEST_OBJECTS)
+    get_property(objects GLOBAL PROPERTY ADEPT_TAKEN_OBJECTS)
+    add_custom_target(test_objects COMMAND ${CMAKE_COMMAND} --build ${ADEPT_TEST_OBJECTS} --target unit_tests -- --quiet
+                      BYPRODUCTS ${objects} COMMENT "Building the tests in ${ADEPT_TEST_OBJECTS}")
+  endif()
+endfunction()
 function(adept_test name)
   cmake_parse_arguments(ARG "SANITIZED" "" "LINK;SOURCES" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp)
@@ -48,6 +52,7 @@ function(adept_test name)
     add_executable(test_${name} ${sources})
     if(objects)
       set_property(TARGET test_${name} PROPERTY LINK_DEPENDS ${objects})
+      set_property(GLOBAL APPEND PROPERTY ADEPT_TAKEN_OBJECTS ${objects})
       add_dependencies(test_${name} test_objects)
     endif()
     target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR})
