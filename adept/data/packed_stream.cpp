@@ -31,9 +31,8 @@ PackedStream::PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos
   starts_.push_back(0);
   for (const std::int64_t i : order_) {
     ADEPT_CHECK(i >= 0 && i < dataset_.num_documents(), "document {} of {}", i, dataset_.num_documents());
-    const auto ids = dataset_.document(i);
-    const bool add_eos = eos_ && ids.back() != *eos_;
-    starts_.push_back(starts_.back() + static_cast<std::int64_t>(ids.size()) + (add_eos ? 1 : 0));
+    const bool add_eos = eos_ && dataset_.last_token(i) != *eos_;
+    starts_.push_back(starts_.back() + dataset_.document_tokens(i) + (add_eos ? 1 : 0));
   }
 }
 
@@ -44,11 +43,11 @@ void PackedStream::read(std::int64_t begin, std::span<std::int32_t> out) const {
   if (size == 0) return;
   auto at = static_cast<std::size_t>(std::upper_bound(starts_.begin(), starts_.end(), begin) - starts_.begin()) - 1;
   for (std::int64_t done = 0; done < size; ++at) {
-    const auto ids = dataset_.document(order_[at]);
-    const auto num_ids = static_cast<std::int64_t>(ids.size());
+    const std::int64_t num_ids = dataset_.document_tokens(order_[at]);
     const std::int64_t from = begin + done - starts_[at];
     const std::int64_t take = std::clamp<std::int64_t>(num_ids - from, 0, size - done);
-    std::copy_n(ids.begin() + std::min(from, num_ids), take, out.begin() + done);
+    if (take > 0)
+      dataset_.read(order_[at], from, out.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(take)));
     done += take;
     const bool has_eos = starts_[at + 1] - starts_[at] > num_ids;
     if (has_eos && done < size) out[static_cast<std::size_t>(done++)] = *eos_;

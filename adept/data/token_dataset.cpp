@@ -1,5 +1,6 @@
 #include "adept/data/token_dataset.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "adept/core/error.h"
@@ -23,11 +24,21 @@ TokenDataset::TokenDataset(DatasetInfo info, std::span<const std::vector<std::in
   *this = sink.finish(std::move(info));
 }
 
-std::span<const std::int32_t> TokenDataset::document(std::int64_t i) const {
+std::int64_t TokenDataset::document_tokens(std::int64_t i) const {
   const auto at = static_cast<std::size_t>(i);
-  const std::int64_t begin = data_->offsets[at];
-  return data_->tokens.subspan(static_cast<std::size_t>(begin),
-                               static_cast<std::size_t>(data_->offsets[at + 1] - begin));
+  return data_->offsets[at + 1] - data_->offsets[at];
+}
+
+std::int32_t TokenDataset::last_token(std::int64_t i) const {
+  return data_->tokens[static_cast<std::size_t>(data_->offsets[static_cast<std::size_t>(i) + 1] - 1)];
+}
+
+void TokenDataset::read(std::int64_t i, std::int64_t begin, std::span<std::int32_t> out) const {
+  ADEPT_CHECK(begin >= 0 && std::ssize(out) <= document_tokens(i) - begin, "tokens {} + {} of {} of document {}", begin,
+              out.size(), document_tokens(i), i);
+  const auto ids =
+      data_->tokens.subspan(static_cast<std::size_t>(data_->offsets[static_cast<std::size_t>(i)] + begin), out.size());
+  std::copy(ids.begin(), ids.end(), out.begin());
 }
 
 }  // namespace adept::data

@@ -45,15 +45,14 @@ class TokenDataset {
 
   std::int64_t num_documents() const { return static_cast<std::int64_t>(data_->bytes.size()); }
   std::int64_t num_tokens() const { return static_cast<std::int64_t>(data_->tokens.size()); }
-  /// The ids of document i, never empty.
-  std::span<const std::int32_t> document(std::int64_t i) const;
+  /// The number of ids of document i, at least 1.
+  std::int64_t document_tokens(std::int64_t i) const;
   /// Bytes of the text of document i, UTF-8.
   std::int64_t document_bytes(std::int64_t i) const { return data_->bytes[static_cast<std::size_t>(i)]; }
-
-  /// All ids, (N).
-  std::span<const std::int32_t> tokens() const { return data_->tokens; }
-  /// Document i is tokens [offsets[i], offsets[i + 1]), (D + 1).
-  std::span<const std::int64_t> offsets() const { return data_->offsets; }
+  /// The last id of document i. Like the two above, it does not read the other ids.
+  std::int32_t last_token(std::int64_t i) const;
+  /// Copies ids [begin, begin + out.size()) of document i.
+  void read(std::int64_t i, std::int64_t begin, std::span<std::int32_t> out) const;
 
  private:
   friend class MemorySink;

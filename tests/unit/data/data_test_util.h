@@ -16,6 +16,7 @@
 #include "adept/data/text_encoder.h"
 #include "adept/data/token_dataset.h"
 #include "adept/data/token_file.h"
+#include "tests/support/document_ids.h"
 
 namespace adept::data {
 
@@ -104,7 +105,8 @@ std::string message_of(const Function& function) {
 /// Writes a dataset that is in memory.
 inline void write_token_file(const std::filesystem::path& path, const TokenDataset& dataset) {
   FileSink sink(path);
-  for (std::int64_t i = 0; i < dataset.num_documents(); ++i) sink.add(dataset.document(i), dataset.document_bytes(i));
+  for (std::int64_t i = 0; i < dataset.num_documents(); ++i)
+    sink.add(test::document_ids(dataset, i), dataset.document_bytes(i));
   sink.finish(dataset.info());
 }
 

@@ -61,7 +61,7 @@ TEST(TrainLoader, GivesEveryTokenOnceInAnEpoch) {
             << "every document and its EOS; a lone last token, which has no target, excepted";
         std::erase(ids, kEos);
         std::sort(ids.begin(), ids.end());
-        ASSERT_EQ(ids, Ids(dataset.tokens().begin(), dataset.tokens().end())) << "seed " << seed;
+        ASSERT_EQ(ids, test::all_ids(dataset)) << "seed " << seed;
         const auto is_short = [&](const Sequence& s) { return static_cast<std::int64_t>(s.tokens.size()) < seq_len; };
         ASSERT_LE(std::count_if(sequences.begin(), sequences.end(), is_short), 1) << "the tail of the source";
         if (epoch == 0) {
@@ -77,7 +77,7 @@ TEST(TrainLoader, KeepsDocumentsTogetherAndEndsThemWithEos) {
   TrainLoader loader = one_source(dataset, 6, 3);
   const Ids ids = tokens_of(loader.next_step(loader.sequences_per_epoch(0)));
   for (std::int64_t d = 0; d < dataset.num_documents(); ++d) {
-    const auto document = dataset.document(d);
+    const auto document = test::document_ids(dataset, d);
     const auto at = std::search(ids.begin(), ids.end(), document.begin(), document.end());
     ASSERT_NE(at, ids.end());
     EXPECT_EQ(*(at + static_cast<long>(document.size())), kEos);

@@ -10,6 +10,7 @@
 #include <numbers>
 
 #include "adept/core/error.h"
+#include "tests/support/document_ids.h"
 #include "tests/support/tiny_models.h"
 #include "tests/support/tolerance.h"
 
@@ -57,7 +58,7 @@ Direct direct_loss(const model::Decoder& decoder, const data::TokenDataset& data
                    std::int64_t stride) {
   Direct result;
   for (std::int64_t d = 0; d < dataset.num_documents(); ++d) {
-    const auto document = dataset.document(d);
+    const std::vector<std::int32_t> document = test::document_ids(dataset, d);
     const auto n = static_cast<std::int64_t>(document.size());
     for (std::int64_t t = 1; t < n; ++t)
       for (std::int64_t begin = 0; begin < t; begin += stride)
@@ -125,10 +126,12 @@ TEST(Evaluate, OfPackedTextPredictsEosAndWithoutADocumentMaskTheNextDocument) {
   const data::TokenDataset dataset = dataset_of({5, 4});
   const data::SequenceSet sequences = data::packed(dataset, {.seq_len = 8, .eos = 2, .document_mask = false});
   const Result found = evaluate(decoder, {"set", sequences}, {});
-  std::vector<std::int32_t> stream(dataset.document(0).begin(), dataset.document(0).end());
-  stream.push_back(2);
-  stream.insert(stream.end(), dataset.document(1).begin(), dataset.document(1).end());
-  stream.push_back(2);
+  std::vector<std::int32_t> stream;
+  for (const std::int64_t d : {0, 1}) {
+    const std::vector<std::int32_t> document = test::document_ids(dataset, d);
+    stream.insert(stream.end(), document.begin(), document.end());
+    stream.push_back(2);
+  }
   double total = 0;
   for (const auto& [begin, end] : {std::pair{0, 8}, {8, 11}})
     for (int t = begin + 1; t < end; ++t) total += token_loss(decoder, stream, begin, t);

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "adept/core/error.h"
+#include "tests/support/document_ids.h"
 #include "tests/support/tiny_models.h"
 
 namespace adept::run {
@@ -59,11 +60,6 @@ struct Texts {
   }
 };
 
-std::vector<std::int32_t> ids_of(const data::TokenDataset& dataset, std::int64_t document) {
-  const auto ids = dataset.document(document);
-  return {ids.begin(), ids.end()};
-}
-
 // While the old file's number is held by a link, no new file can get it.
 template <typename Change>
 bool is_made_again(Texts& t, const Change& change) {
@@ -98,9 +94,9 @@ TEST(TokenCache, HoldsTheIdsOfEachDocument) {
   const Texts t;
   for (const data::TokenDataset& dataset : {t.tokens(), t.tokens(), tokenize_source(t.model(), t.source)}) {
     ASSERT_EQ(dataset.num_documents(), 3);
-    EXPECT_THAT(ids_of(dataset, 0), ElementsAre(0, 1, 2));
-    EXPECT_THAT(ids_of(dataset, 1), ElementsAre(3, 4));
-    EXPECT_THAT(ids_of(dataset, 2), ElementsAre(5, 6, 7, 8));
+    EXPECT_THAT(test::document_ids(dataset, 0), ElementsAre(0, 1, 2));
+    EXPECT_THAT(test::document_ids(dataset, 1), ElementsAre(3, 4));
+    EXPECT_THAT(test::document_ids(dataset, 2), ElementsAre(5, 6, 7, 8));
     EXPECT_EQ(dataset.name(), "letters");
   }
 }
@@ -118,7 +114,7 @@ TEST(TokenCache, IsKeptWhileTextOptionsAndTokenizerAreTheSame) {
 TEST(TokenCache, IsMadeAgainWhenTheTextChanges) {
   Texts t;
   EXPECT_TRUE(is_made_again(t, [&] { test::write_file(t.dir / "text.txt", "abc\nde\nfghj"); }));
-  EXPECT_THAT(ids_of(t.tokens(), 2), ElementsAre(5, 6, 7, 9));
+  EXPECT_THAT(test::document_ids(t.tokens(), 2), ElementsAre(5, 6, 7, 9));
 }
 
 TEST(TokenCache, IsMadeAgainWhenAnOptionOfTheSourceChanges) {
@@ -135,7 +131,7 @@ TEST(TokenCache, IsMadeAgainWhenTheTokenizerOrTheVocabularyChanges) {
     json["model"]["vocab"]["b"] = 0;
     test::write_file(t.dir / "model/tokenizer.json", json.dump());
   }));
-  EXPECT_THAT(ids_of(t.tokens(), 0), ElementsAre(1, 0, 2));
+  EXPECT_THAT(test::document_ids(t.tokens(), 0), ElementsAre(1, 0, 2));
   EXPECT_TRUE(is_made_again(t, [&] {
     Json json = test::config_of_kind("llama");
     json["vocab_size"] = 60;
@@ -154,7 +150,7 @@ TEST(TokenCache, IsMadeAgainWhenTheFileIsDamaged) {
     fs::remove(t.dir / "second");
     fs::create_hard_link(t.cached(), t.dir / "second");
   }));
-  EXPECT_THAT(ids_of(t.tokens(), 0), ElementsAre(0, 1, 2));
+  EXPECT_THAT(test::document_ids(t.tokens(), 0), ElementsAre(0, 1, 2));
 }
 
 // What is not used is not checked: only packing asks for the EOS token.
