@@ -185,6 +185,16 @@ void add_continue_data_flag(CLI::App& command, std::vector<std::string>& overrid
       "train.continue_data=true");
 }
 
+void add_allow_changed_option(CLI::App& command, data::OtherMixture& other) {
+  command
+      .add_option_function<std::string>(
+          "--allow-changed", [&other](const std::string&) { other = data::OtherMixture::kAllowed; },
+          "Continue a training although these inputs have changed. data: other sources, weights or limits; no source "
+          "repeats what it has given")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"data"}));
+}
+
 void add_data_options(CLI::App& command, DataOptions& options) {
   command
       .add_option("--data", options.data,

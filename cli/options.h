@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "adept/config/run_config.h"
+#include "adept/data/train_loader.h"
 
 namespace adept::cli {
 
@@ -34,6 +35,8 @@ CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vecto
 
 /// --continue-data, for train.continue_data.
 void add_continue_data_flag(CLI::App& command, std::vector<std::string>& overrides);
+/// Adds --allow-changed.
+void add_allow_changed_option(CLI::App& command, data::OtherMixture& other);
 
 /// Values of --data and the options that go with it.
 struct DataOptions {

@@ -11,6 +11,7 @@ struct TrainOptions {
   std::string path;
   std::vector<std::string> overrides;
   bool resume = false;
+  data::OtherMixture other_mixture = data::OtherMixture::kRefused;
 };
 
 }  // namespace
@@ -21,10 +22,11 @@ void add_train_command(CLI::App& app) {
       "train", "Train an expanded model, or any model with another method, then export and evaluate it");
   add_config_options(*command, options->path, options->overrides);
   add_continue_data_flag(*command, options->overrides);
+  add_allow_changed_option(*command, options->other_mixture);
   command->add_flag("--resume", options->resume, "Resume from the newest checkpoint in output_dir");
   command->callback([options] {
     run::run_training(config::load_run_config(options->path, options->overrides, config::Purpose::kTrain),
-                      options->resume);
+                      options->resume, options->other_mixture);
   });
 }
 

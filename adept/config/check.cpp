@@ -96,6 +96,21 @@ void check_weights(const std::string& list_key, const List& sources, CrossCheck&
   }
 }
 
+// At every progress, some source must have a weight above 0.
+void check_schedules(const std::string& list_key, const std::vector<TrainSource>& sources, CrossCheck& check) {
+  for (const TrainSource& source : sources) {
+    if (!source.weight) return;  // by size, or a problem of check_weights
+    for (const data::WeightSchedule::Point& point : source.weight->points()) {
+      const auto is_zero = [&](const TrainSource& s) { return !s.weight || s.weight->at(point.progress) == 0; };
+      if (!std::ranges::all_of(sources, is_zero)) continue;
+      check.expect(
+          false, {list_key + ".0.weight"},
+          fmt::format("found weight 0 of every source at progress {:g}; expected one above 0", point.progress));
+      return;
+    }
+  }
+}
+
 void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
   std::map<std::string, std::string> first_use;
   check_names("data.train", config.data.train, first_use, check);
@@ -111,6 +126,8 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
   check_weights("data.train", config.data.train, check);
   check_weights("data.replay", config.data.replay, check);
   check_weights("data.general", config.data.general, check);
+  check_schedules("data.train", config.data.train, check);
+  check_schedules("data.replay", config.data.replay, check);
   const auto by_size = [](const std::vector<TrainSource>& sources) {
     return !sources.empty() && !sources.front().weight;
   };
@@ -119,11 +136,11 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
       {"data.temperature", "data.train"},
       fmt::format("found {:g}, but the sources have weights; expected sources without weights, whose size it scales",
                   config.data.temperature));
-  const double ratio = config.train.replay_ratio.value_or(0);
+  const double ratio = config.train.replay_ratio.value_or(0).max();
   check.expect(config.method != train::Method::kReplay || ratio > 0, {"train.replay_ratio", "method"},
                "found 0 together with method: replay; expected more than 0, or method: full");
   check.expect(ratio == 0 || !config.data.replay.empty(), {"data.replay", "data", "train.replay_ratio", "method"},
-               fmt::format("found nothing; expected general text, which makes up {:.4g} of the training sequences ({})",
+               fmt::format("found nothing; expected general text, which makes up {:.4g} of the training tokens ({})",
                            ratio, config.method == train::Method::kReplay ? "method: replay" : "train.replay_ratio"));
   const bool probes = purpose == Purpose::kRun && config.expands() && config.expand.needs_scores();
   const bool updates = config.unit_lr.policy != method::UnitLrPolicy::kUniform;
@@ -145,7 +162,7 @@ void settle_alternatives(train::TrainOptions& train, const CrossCheck& check) {
 }
 
 void settle_replay(RunConfig& config, const CrossCheck& check) {
-  std::optional<double>& ratio = config.train.replay_ratio;
+  std::optional<data::WeightSchedule>& ratio = config.train.replay_ratio;
   if (ratio) return;
   if (config.method == train::Method::kReplay) {
     ratio = kReplayMethodRatio;
@@ -154,9 +171,8 @@ void settle_replay(RunConfig& config, const CrossCheck& check) {
   } else {
     ratio = kReplayRatio;
     check.tell("data.replay",
-               fmt::format("{:g} % of the training sequences are replay; train.replay_ratio sets another "
-                           "share, or 0",
-                           100 * *ratio));
+               fmt::format("{:g} % of the training tokens are replay; train.replay_ratio sets another share, or 0",
+                           100 * kReplayRatio));
   }
 }
 

@@ -196,6 +196,47 @@ bool read_number(const Value& value, const std::string& key, const FieldOptions&
   return true;
 }
 
+bool read_schedule(const Value& value, const std::string& key, const FieldOptions& options,
+                   data::WeightSchedule& target, ReadResult& result) {
+  if (value.kind != Value::Kind::kList) {
+    double number = 0;
+    const bool good = value.kind == Value::Kind::kScalar && read_number(value, key, options, number, result);
+    if (good) target = number;
+    if (value.kind != Value::Kind::kScalar)
+      add_mismatch(value, key, expected_text<data::WeightSchedule>(options), result);
+    return good;
+  }
+  FieldOptions of_value = options;
+  of_value.range.above_min = false;  // a source may have weight 0 for a while
+  const FieldOptions of_progress{.unit = "of the training", .range = kFraction};
+  std::vector<data::WeightSchedule::Point> points;
+  bool good = true;
+  for (const Value& item : value.items) {
+    const std::string item_key = fmt::format("{}.{}", key, points.size());
+    data::WeightSchedule::Point& point = points.emplace_back();
+    if (item.kind != Value::Kind::kList || item.items.size() != 2) {
+      add_mismatch(item, item_key, "a list of two numbers, [progress, value]", result);
+      good = false;
+      continue;
+    }
+    good &= read_number(item.items[0], item_key + ".0", of_progress, point.progress, result);
+    good &= read_number(item.items[1], item_key + ".1", of_value, point.value, result);
+    if (good && points.size() > 1 && !(point.progress > points[points.size() - 2].progress)) {
+      add_mismatch(item.items[0], item_key + ".0",
+                   fmt::format("a number > {:g}, the progress of the point before", points[points.size() - 2].progress),
+                   result);
+      good = false;
+    }
+  }
+  const auto is_zero = [](const data::WeightSchedule::Point& point) { return point.value == 0; };
+  if (good && (points.empty() || (options.range.above_min && std::ranges::all_of(points, is_zero)))) {
+    add_mismatch(value, key, "a point with a value above 0", result);
+    good = false;
+  }
+  if (good) target = data::WeightSchedule(std::move(points));
+  return good;
+}
+
 void add_unknown_choice(const Value& value, const std::string& key, const std::string& expected,
                         const std::vector<std::string>& names, ReadResult& result) {
   const std::string nearest = value.kind == Value::Kind::kScalar ? nearest_name(value.text, names) : "";

@@ -40,6 +40,9 @@ bool read_integer(const Value& value, const std::string& key, const FieldOptions
                   ReadResult& result);
 bool read_number(const Value& value, const std::string& key, const FieldOptions& options, double& target,
                  ReadResult& result);
+/// A number, or points of ascending progress whose values are in the range or 0, but not all 0.
+bool read_schedule(const Value& value, const std::string& key, const FieldOptions& options,
+                   data::WeightSchedule& target, ReadResult& result);
 /// The items of a list that the command line gives as 3,7,11; any other scalar is one item.
 std::vector<Value> split_at_commas(const Value& value);
 /// Adds "found X; expected Y".
@@ -109,6 +112,8 @@ class SectionReader {
       return read_bool(value, key, member, result_);
     } else if constexpr (std::is_same_v<T, std::int64_t>) {
       return read_integer(value, key, options, member, result_);
+    } else if constexpr (std::is_same_v<T, data::WeightSchedule>) {
+      return read_schedule(value, key, options, member, result_);
     } else {
       return read_number(value, key, options, member, result_);
     }

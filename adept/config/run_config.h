@@ -13,6 +13,7 @@
 #include "adept/config/enums.h"
 #include "adept/core/json.h"
 #include "adept/data/options.h"
+#include "adept/data/weight_schedule.h"
 #include "adept/eval/options.h"
 #include "adept/method/options.h"
 #include "adept/nn/options.h"
@@ -32,9 +33,9 @@ inline constexpr double kReplayMethodRatio = 0.25;
 inline constexpr double kNormalizedEma = 0.5;  ///< of the policy normalized, else 0
 
 struct TrainSource : data::TextSource {
-  std::optional<double> weight;            ///< relative share of the training tokens; if no source has one, by size
-  std::optional<double> epochs;            ///< at most so many passes over it
-  std::optional<std::int64_t> max_tokens;  ///< at most so many tokens of it
+  std::optional<data::WeightSchedule> weight;  ///< relative share of the training tokens; if no source has one, by size
+  std::optional<double> epochs;                ///< at most so many passes over it
+  std::optional<std::int64_t> max_tokens;      ///< at most so many tokens of it
 };
 
 struct GeneralSource : data::TextSource {
@@ -50,6 +51,7 @@ struct DataConfig {
   std::vector<TrainSource> replay;     ///< mixed in with share train.replay_ratio
   std::vector<GeneralSource> general;  ///< the general-competence detection corpus: layer probe and unit importance
   std::vector<EvalSource> eval;
+  data::Packing packing = data::Packing::kConcat;
   double temperature = 1;  ///< of shares that follow from size
   bool document_mask = true;
 };
@@ -133,6 +135,7 @@ inline constexpr unsigned kTraining = 16;    ///< the weights after a step: a re
 inline constexpr unsigned kEnd = 32;         ///< the trained model; a training may continue with a different value
 inline constexpr unsigned kEvaluation = 64;  ///< losses on held-out text
 inline constexpr unsigned kCopies = 128;     ///< the loss without each copy
+inline constexpr unsigned kMixture = 256;    ///< how much is read of each source; the loader compares its effect
 }  // namespace decides
 
 /// The keys that decide any of `what`, in the form of to_json, without those that the method does not use.

@@ -66,6 +66,8 @@ template <typename T>
 inline constexpr bool kIsSection = std::is_class_v<T>;
 template <>
 inline constexpr bool kIsSection<std::string> = false;
+template <>
+inline constexpr bool kIsSection<data::WeightSchedule> = false;
 template <typename T>
 inline constexpr bool kIsSection<std::optional<T>> = false;
 template <typename T>
@@ -121,7 +123,8 @@ template <typename Visitor>
 void describe(Visitor& v, TrainSource& c) {
   describe(v, static_cast<data::TextSource&>(c));
   v(c.weight, "weight",
-    "Share of the training tokens, relative to the other sources; set it for all sources or for none",
+    "Share of the training tokens, relative to the other sources; set it for all sources or for none. A list of "
+    "[progress, weight] changes it linearly from point to point, such as [[0, 1], [0.8, 1], [1, 5]]",
     {.range = kWeight, .fallback = "by size"});
   v(c.epochs, "epochs",
     "Limit of passes over the source. A source stops at its limit, and the others keep their relative weights",
@@ -151,9 +154,14 @@ void describe(Visitor& v, DataConfig& c) {
     "General text to mix into the training text, against forgetting; train.replay_ratio sets its share");
   v(c.general, "general", "General text for measuring layer importance and unit importance");
   v(c.eval, "eval", "Held-out text, evaluated before, during and after training");
+  v(c.packing, "packing",
+    "How documents become training sequences. concat: joined and cut every seq_len tokens; best_fit: no document that "
+    "fits into seq_len is split, at the price of some padding",
+    {.decides = decides::kTraining});
   v(c.temperature, "temperature",
-    "Without weights, the share of a source is proportional to size^(1 / temperature): above 1, small sources get more",
-    {.range = {.min = 0.01, .max = 1e6}, .decides = decides::kTraining});
+    "Without weights, the share of a source is proportional to tokens^(1 / temperature): above 1, small sources get "
+    "more",
+    {.range = {.min = 0.01, .max = 1e6}, .decides = decides::kMixture});
   v(c.document_mask, "document_mask",
     "Documents packed into one sequence do not attend to each other, and the first token of a document is not "
     "predicted. false: a token attends to everything before it in its sequence",
@@ -213,12 +221,13 @@ void describe(Visitor& v, train::TrainOptions& c) {
      .fallback = fmt::format("{:g}", kDefaultEpochs),
      .decides = decides::kEnd});
   v(c.replay_ratio, "replay_ratio",
-    "Fraction of the training sequences taken from data.replay. 1 % already prevents most forgetting "
-    "(arXiv:2502.06042); 0 disables replay",
-    {.unit = "of all sequences",
+    "Fraction of the training tokens taken from data.replay. 1 % already prevents most forgetting (arXiv:2502.06042); "
+    "0 disables replay. A list of [progress, fraction] changes it linearly, such as [[0, 0.1], [1, 0.02]]",
+    {.unit = "of all tokens",
      .range = kBelowOne,
      .fallback =
-         fmt::format("{:g} if data.replay has sources ({:g} with method: replay)", kReplayRatio, kReplayMethodRatio)});
+         fmt::format("{:g} if data.replay has sources ({:g} with method: replay)", kReplayRatio, kReplayMethodRatio),
+     .decides = decides::kMixture});
   v(c.continue_data, "continue_data",
     "Start at the data position where the run that trained the model stopped, instead of at the beginning");
   v(c.batch_size, "batch_size", "Size of a micro-batch", {.unit = "sequences", .range = kSequences});

@@ -34,6 +34,8 @@ std::string type_text(const FieldOptions& options) {
     return "string or list of strings";
   else if constexpr (std::is_same_v<T, std::vector<std::int64_t>>)
     return "list of integers" + options.range.text();
+  else if constexpr (std::is_same_v<T, data::WeightSchedule>)
+    return "number" + options.range.text() + ", or list of [progress from 0 to 1, number]";
   else if constexpr (kIsList<T>)
     return "list of sections";
   else if constexpr (kIsSection<T>)

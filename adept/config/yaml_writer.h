@@ -36,6 +36,8 @@ Json encode(const T& value) {
     return collector.object;
   } else if constexpr (std::is_enum_v<T>) {
     return std::string(to_string(value));
+  } else if constexpr (std::is_same_v<T, data::WeightSchedule>) {
+    return value.to_json();
   } else {
     return value;
   }

@@ -22,6 +22,12 @@ enum class BadRecord {
   kSkip,  ///< counted by reason
 };
 
+/// How the documents of a training source become sequences (packing.h).
+enum class Packing {
+  kConcat,   ///< joined and cut every seq_len tokens: no padding, documents are split anywhere
+  kBestFit,  ///< each sequence holds whole documents as far as they fit: some padding
+};
+
 inline constexpr char kDefaultTextField[] = "text";
 
 /// A named set of documents.
@@ -62,5 +68,8 @@ inline constexpr std::array kChoices<data::TxtRecord> = {Choice{data::TxtRecord:
 template <>
 inline constexpr std::array kChoices<data::BadRecord> = {Choice{data::BadRecord::kFail, "fail"},
                                                          Choice{data::BadRecord::kSkip, "skip"}};
+template <>
+inline constexpr std::array kChoices<data::Packing> = {Choice{data::Packing::kConcat, "concat"},
+                                                       Choice{data::Packing::kBestFit, "best_fit"}};
 
 }  // namespace adept

@@ -1,6 +1,6 @@
-// The documents of a dataset, joined into the stream that packing cuts into sequences.
+// The documents of a dataset, joined into the stream that is cut into sequences.
 //
-// Legend: D documents, N tokens of the stream.
+// Legend: P parts of documents (whole documents, or what a packing made of them), N tokens of the stream.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,13 @@
 #include <span>
 #include <vector>
 
+#include "adept/data/packing.h"
 #include "adept/data/token_dataset.h"
 
 namespace adept::data {
 
 /// The documents of a dataset in a given order, each followed by EOS, as one stream of tokens with random access. It
-/// takes 16 bytes per document and shares the dataset's tokens.
+/// takes 16 to 24 bytes per part and shares the dataset's tokens.
 class PackedStream {
  public:
   /// `order` contains indices of documents. Without EOS, documents follow each other directly. A document that already
@@ -22,22 +23,28 @@ class PackedStream {
   /// The same in the dataset's own order.
   PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos);
 
+  /// The same tokens as the parts of a layout of starts(). The parts of this stream must be whole documents.
+  PackedStream arranged(const PackedLayout& layout) const;
+
   std::int64_t num_tokens() const { return starts_.back(); }
   const TokenDataset& dataset() const { return dataset_; }
-  /// The documents, in the stream's order, (D).
+  /// The document of each part, in the stream's order, (P).
   std::span<const std::int64_t> order() const { return order_; }
-  /// Start of document order()[i] in the stream; (D + 1), the last one is num_tokens().
+  /// Where each part starts in the stream; (P + 1), the last one is num_tokens().
   std::span<const std::int64_t> starts() const { return starts_; }
+  /// Tokens of a document in the stream: its own and the EOS that is added.
+  std::int64_t document_tokens(std::int64_t document) const;
   /// Copies tokens [begin, begin + out.size()) of the stream.
   void read(std::int64_t begin, std::span<std::int32_t> out) const;
-  /// Starts of documents within tokens [begin, begin + size), relative to begin, without 0; ascending.
+  /// Starts of parts within tokens [begin, begin + size), relative to begin, without 0; ascending.
   std::vector<std::int32_t> starts_within(std::int64_t begin, std::int64_t size) const;
 
  private:
   TokenDataset dataset_;
   std::optional<std::int32_t> eos_;
-  std::vector<std::int64_t> order_;   // (D)
-  std::vector<std::int64_t> starts_;  // (D + 1): where document order_[i] starts in the stream
+  std::vector<std::int64_t> order_;    // (P)
+  std::vector<std::int64_t> offsets_;  // (P): where the part starts in its document; empty: parts are whole documents
+  std::vector<std::int64_t> starts_;   // (P + 1)
 };
 
 }  // namespace adept::data

@@ -160,27 +160,33 @@ class SequenceSetBuilder {
   // The parts of documents that are new in the sequences.
   void count_documents() {
     const std::span<const std::int64_t> starts = stream().starts();
+    std::vector<std::uint8_t> num_sequences(
+        static_cast<std::size_t>(counts().all_documents));  // of a document: 0, 1, 2+
     double bytes = 0;
-    std::size_t document = 0;
+    std::size_t part = 0;
     std::int64_t covered = 0;
-    const auto finish_document = [&] {
+    const auto finish_part = [&] {
       if (covered == 0) return;
-      ++counts().documents;
+      const std::int64_t document = stream().order()[part];
+      const double share = static_cast<double>(covered) / static_cast<double>(stream().document_tokens(document));
+      bytes += share * static_cast<double>(stream().dataset().document_bytes(document));
       counts().covered += covered;
-      const double share = static_cast<double>(covered) / static_cast<double>(starts[document + 1] - starts[document]);
-      bytes += share * static_cast<double>(stream().dataset().document_bytes(stream().order()[document]));
       covered = 0;
     };
     for (const Candidate& candidate : taken_) {
       const std::int64_t end = candidate.begin + candidate.length + candidate.lone;
       for (std::int64_t at = candidate.begin + candidate.context; at < end;) {
-        for (; starts[document + 1] <= at; ++document) finish_document();
-        const std::int64_t step = std::min(end, starts[document + 1]) - at;
+        for (; starts[part + 1] <= at; ++part) finish_part();
+        auto& sequences = num_sequences[static_cast<std::size_t>(stream().order()[part])];
+        sequences = static_cast<std::uint8_t>(std::min(sequences + 1, 2));
+        const std::int64_t step = std::min(end, starts[part + 1]) - at;
         covered += step;
         at += step;
       }
     }
-    finish_document();
+    finish_part();
+    counts().documents = std::ssize(num_sequences) - std::ranges::count(num_sequences, 0);
+    counts().split_documents = std::ranges::count(num_sequences, 2);
     counts().bytes = std::llround(bytes);
   }
 
@@ -235,10 +241,12 @@ SequenceSet windows(const TokenDataset& dataset, const WindowOptions& options) {
 
 SequenceSet packed(const TokenDataset& dataset, const PackOptions& options) {
   check_seq_len(options.seq_len);
-  SequenceSetBuilder builder(
-      options.order.empty() ? PackedStream(dataset, options.eos) : PackedStream(dataset, options.eos, options.order),
-      options.document_mask, options.max_tokens);
-  builder.add_windows(0, builder.stream().num_tokens(), options.seq_len, options.seq_len);
+  const PackedStream stream =
+      options.order.empty() ? PackedStream(dataset, options.eos) : PackedStream(dataset, options.eos, options.order);
+  const PackedLayout layout = pack(options.packing, stream.starts(), options.seq_len);
+  SequenceSetBuilder builder(stream.arranged(layout), options.document_mask, options.max_tokens);
+  for (std::size_t g = 0; g + 1 < layout.groups.size(); ++g)
+    builder.add_windows(layout.groups[g], layout.groups[g + 1] - layout.groups[g], options.seq_len, options.seq_len);
   return builder.finish();
 }
 

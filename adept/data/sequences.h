@@ -58,6 +58,7 @@ inline constexpr char kSamplingRule[] = "sequences by random_bits(0, kTextSample
 struct SequenceCounts {
   std::int64_t documents = 0;        ///< in at least one sequence
   std::int64_t all_documents = 0;    ///< of the dataset
+  std::int64_t split_documents = 0;  ///< of these, those in several sequences
   std::int64_t bytes = 0;            ///< of their text; proportional for partly covered documents
   std::int64_t covered = 0;          ///< tokens whose text is `bytes`: each counted in one sequence
   std::int64_t tokens = 0;           ///< of the dataset, including EOS tokens added after documents
@@ -89,6 +90,7 @@ struct PackOptions {
   std::int64_t seq_len = 0;           ///< tokens of a sequence, >= 2; only the last one may be shorter
   std::optional<std::int32_t> eos{};  ///< added after each document that does not end with it
   bool document_mask = true;          ///< documents of a sequence do not attend to each other
+  Packing packing = Packing::kConcat;
   std::vector<std::int64_t> order{};  ///< of the documents; empty: the dataset's own
   std::int64_t max_tokens = 0;        ///< total of all sequences, taken as a sample (SequenceSet); 0: no limit
 };
@@ -136,10 +138,10 @@ class SequenceSet {
 /// document. Throws ConfigError for a seq_len or a stride out of range.
 SequenceSet windows(const TokenDataset& dataset, const WindowOptions& options);
 
-/// As in training: documents joined (PackedStream) and cut every seq_len tokens. With document_mask, each document (or
-/// its part in a sequence) attends only to itself, as in windows(). The last sequence contains the remaining tokens,
-/// unless that is a single token, which has nothing to predict and is counted. Throws ConfigError for a seq_len out of
-/// range.
+/// As in training: documents joined (PackedStream), arranged (pack()) and cut every seq_len tokens. With document_mask,
+/// each document (or its part in a sequence) attends only to itself, as in windows(). The last sequence (with best_fit,
+/// every one) may be shorter; one of a single token has nothing to predict, and is left out and counted. Throws
+/// ConfigError for a seq_len out of range.
 SequenceSet packed(const TokenDataset& dataset, const PackOptions& options);
 
 /// Sequences of different lengths in one batch, padded on the right.

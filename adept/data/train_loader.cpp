@@ -14,12 +14,14 @@
 namespace adept::data {
 namespace {
 
-constexpr std::int64_t kStateVersion = 2;
+constexpr std::int64_t kStateVersion = 3;
 
 // A multiple of 1 / share that should be an integer may be off by rounding.
 double slack(double slots) { return 4e-15 * std::max(1.0, slots); }
 double floor_of(double slots) { return std::floor(slots + slack(slots)); }
-double ceil_of(double slots) { return std::ceil(slots - slack(slots)); }
+double ceil_of(double slots) { return std::isfinite(slots) ? std::ceil(slots - slack(slots)) : slots; }
+
+constexpr double kMostSequences = 9e15;
 
 bool is_positive(double value) { return std::isfinite(value) && value > 0; }
 
@@ -35,29 +37,10 @@ std::vector<std::int64_t> numbers_below(std::int64_t count) {
   return numbers;
 }
 
-std::int64_t num_sequences_of(std::int64_t num_tokens, std::int64_t seq_len) {
-  return num_tokens / seq_len + (num_tokens % seq_len >= 2 ? 1 : 0);
-}
-
 std::string join_problems(const std::vector<std::string>& problems) {
   std::string list;
   for (const std::string& problem : problems) list += "\n  " + problem;
   return list;
-}
-
-/// Tokens of an epoch: all but a single last one.
-std::int64_t tokens_of_epoch(std::int64_t num_tokens, std::int64_t seq_len) {
-  return num_tokens - (num_tokens % seq_len == 1 ? 1 : 0);
-}
-
-/// The most sequences that the limits of a source allow, given its sequences and tokens of an epoch.
-std::int64_t limit_of(const TrainSource& source, std::int64_t sequences, std::int64_t tokens, std::int64_t seq_len) {
-  std::int64_t limit = MixturePart::kNoLimit;
-  if (source.epochs)
-    limit = static_cast<std::int64_t>(std::min(ceil_of(*source.epochs * static_cast<double>(sequences)), 9e15));
-  if (source.max_tokens)
-    limit = std::min(limit, *source.max_tokens / tokens * sequences + *source.max_tokens % tokens / seq_len);
-  return limit;
 }
 
 std::vector<std::string> find_problems(const std::vector<TrainSource>& sources, const TrainLoaderOptions& options) {
@@ -81,14 +64,18 @@ std::vector<std::string> find_problems(const std::vector<TrainSource>& sources, 
     if (source.max_tokens && *source.max_tokens <= 0)
       problems.push_back(
           fmt::format("source \"{}\": max_tokens is {}; expected a positive number", name, *source.max_tokens));
-    if (source.weight && !is_positive(*source.weight))
+    if (source.weight && !is_positive(source.weight->max()))
       problems.push_back(
           fmt::format("source \"{}\": the weight is {}; expected a positive number (to disable a source, remove it)",
-                      name, *source.weight));
+                      name, source.weight->max()));
   }
   if (!is_positive(options.temperature))
     problems.push_back(fmt::format("the temperature is {}; expected a positive number", options.temperature));
   return problems;
+}
+
+ConfigError impossible_epochs(double epochs) {
+  return ConfigError("the number of epochs is {}; expected a positive number with at most 9e15 sequences.", epochs);
 }
 
 std::int64_t count_at(const Json& json, const char* key, const std::string& where) {
@@ -98,63 +85,133 @@ std::int64_t count_at(const Json& json, const char* key, const std::string& wher
   return found->get<std::int64_t>();
 }
 
+// What a state has of a source: null if it is new.
+Json before_of(const Json& saved, const std::string& name) {
+  for (const char* list : {"sources", "removed"})
+    if (const auto found = saved[list].find(name); found != saved[list].end()) return *found;
+  return {};
+}
+
+void check_state(const Json& saved, const std::string& where) {
+  const auto is_table = [&](const char* key) {
+    const auto found = saved.is_object() ? saved.find(key) : saved.end();
+    return found != saved.end() && found->is_object() &&
+           std::all_of(found->begin(), found->end(), [](const Json& source) { return source.is_object(); });
+  };
+  if (!is_table("sources") || !is_table("removed"))
+    throw DataError("{}: has no sources; this is not the state of a data loader.", where);
+}
+
+MixtureSpan span_at(const Json& saved, const std::string& where) {
+  const Json span = saved.value("schedule", Json());
+  if (span.is_null()) return {};
+  if (!span.is_array() || span.size() != 2 || !span[0].is_number() || !span[1].is_number() ||
+      !(span[0].get<double>() >= 0) || !(span[1].get<double>() > span[0].get<double>()))
+    throw DataError("{}: \"schedule\" is {}; expected two ascending positions; the state is damaged.", where,
+                    span.dump());
+  return {.begin = span[0].get<double>(), .end = span[1].get<double>()};
+}
+
 }  // namespace
 
 TrainLoader::TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions options) : options_(options) {
   std::vector<std::string> problems = find_problems(sources, options_);
   if (!problems.empty()) throw ConfigError("the training data:{}", join_problems(problems));
   for (const TrainSource& given : sources) {
-    Source source{.dataset = given.dataset, .stream = make_stream(given.dataset)};
-    source.sequences_per_epoch = num_sequences_of(source.stream.num_tokens(), options_.seq_len);
-    if (source.sequences_per_epoch == 0)
+    Source source = make_source(given.dataset);
+    if (source.sequences.empty())
       problems.push_back(fmt::format("source \"{}\" has {} documents with {} tokens; expected at least 2 tokens",
                                      given.dataset.name(), given.dataset.num_documents(), given.dataset.num_tokens()));
     sources_.push_back(std::move(source));
   }
   if (!problems.empty()) throw ConfigError("the training data:{}", join_problems(problems));
-  set_mixture(sources);
+  set_parts(sources);
+  mixture_ = make_mixture(span_, /*from_here=*/false);
   by_name_.resize(sources_.size());
   std::iota(by_name_.begin(), by_name_.end(), std::size_t{0});
   std::sort(by_name_.begin(), by_name_.end(),
             [&](std::size_t a, std::size_t b) { return sources_[a].dataset.name() < sources_[b].dataset.name(); });
 }
 
-void TrainLoader::set_mixture(const std::vector<TrainSource>& given) {
+void TrainLoader::set_parts(const std::vector<TrainSource>& given) {
   std::vector<std::string> problems;
-  std::vector<MixturePart> parts;
+  double sum = 0;
   for (std::size_t s = 0; s < sources_.size(); ++s) {
     Source& source = sources_[s];
-    source.limit = limit_of(given[s], source.sequences_per_epoch, tokens_per_epoch(source), options_.seq_len);
-    if (source.limit == 0)
+    const auto tokens = static_cast<double>(source.tokens_per_epoch);
+    source.weight = given[s].weight.value_or(std::pow(tokens, 1 / options_.temperature));
+    source.part = {.weight = source.weight.scaled(static_cast<double>(source.sequences.size()) / tokens),
+                   .limit = limit_of(given[s], source)};
+    sum += source.part.weight.max();
+    if (source.part.limit == 0)
       problems.push_back(fmt::format("source \"{}\": max_tokens is {}; expected at least a sequence, {} tokens",
                                      given[s].dataset.name(), *given[s].max_tokens,
-                                     std::min(options_.seq_len, tokens_per_epoch(source))));
-    const double size = std::pow(static_cast<double>(source.sequences_per_epoch), 1 / options_.temperature);
-    parts.push_back({.weight = given[s].weight.value_or(size), .limit = source.limit});
+                                     std::min(options_.seq_len, source.tokens_per_epoch)));
   }
+  for (const Source& source : sources_)
+    if (!(source.part.weight.max() / sum > 0))
+      problems.push_back(
+          fmt::format("source \"{}\": its weight is negligible compared with the others", source.dataset.name()));
   if (!problems.empty()) throw ConfigError("the training data:{}", join_problems(problems));
-  mixture_ = Mixture(parts);
-  for (std::size_t s = 0; s < sources_.size(); ++s)
-    if (!(mixture_.share(s) > 0))
-      throw ConfigError("the training data: the weight {} of source \"{}\" is negligible compared with the others.",
-                        parts[s].weight, sources_[s].dataset.name());
 }
 
-PackedStream TrainLoader::make_stream(const TokenDataset& dataset) const {
+bool TrainLoader::has_schedule() const {
+  return std::ranges::any_of(sources_, [](const Source& source) { return !source.part.weight.is_constant(); });
+}
+
+// From the position so far, or from the anchor.
+Mixture TrainLoader::make_mixture(MixtureSpan span, bool from_here) const {
+  std::vector<MixturePart> parts;
+  MixtureStart start{.position = static_cast<double>(from_here ? total_ : total_at_anchor_), .amounts = {}};
+  for (const Source& source : sources_) {
+    parts.push_back(source.part);
+    start.amounts.push_back(static_cast<double>(from_here ? source.count : source.count_at_anchor));
+  }
+  return Mixture(parts, span, std::move(start));
+}
+
+void TrainLoader::plan(std::int64_t first, std::int64_t last) {
+  const MixtureSpan span{.begin = static_cast<double>(first), .end = static_cast<double>(last)};
+  if (!has_schedule() || span == span_) return;
+  span_ = span;
+  set_anchor();
+}
+
+TrainLoader::Source TrainLoader::make_source(const TokenDataset& dataset) const {
   constexpr RandomStream kStream = RandomStream::kDocumentOrder;
   std::vector<std::int64_t> order = numbers_below(dataset.num_documents());
   random_shuffle(order, options_.seed, kStream, order_salt(dataset.name(), kStream, 0));
-  return PackedStream(dataset, options_.eos, std::move(order));
+  Source source{.dataset = dataset,
+                .sequences = packed(dataset, {.seq_len = options_.seq_len,
+                                              .eos = options_.eos,
+                                              .document_mask = options_.document_mask,
+                                              .packing = options_.packing,
+                                              .order = std::move(order)})};
+  const SequenceCounts& counts = source.sequences.counts();
+  source.tokens_per_epoch = counts.tokens - counts.too_short;
+  return source;
 }
 
-std::int64_t TrainLoader::tokens_per_epoch(const Source& source) const {
-  return tokens_of_epoch(source.stream.num_tokens(), options_.seq_len);
+// The most sequences that the limits of a source allow.
+std::int64_t TrainLoader::limit_of(const TrainSource& given, const Source& source) const {
+  const std::int64_t per_epoch = source.sequences.size();
+  std::int64_t limit = MixturePart::kNoLimit;
+  if (given.epochs)
+    limit = static_cast<std::int64_t>(std::min(ceil_of(*given.epochs * static_cast<double>(per_epoch)), 9e15));
+  if (given.max_tokens) {
+    const std::int64_t epochs = *given.max_tokens / source.tokens_per_epoch;
+    const std::vector<std::int64_t> order = sequence_order(source, epochs);
+    std::int64_t left = *given.max_tokens % source.tokens_per_epoch, fit = 0;
+    while ((left -= source.length(order, fit)) >= 0) ++fit;
+    limit = std::min(limit, epochs * per_epoch + fit);
+  }
+  return limit;
 }
 
 std::vector<std::int64_t> TrainLoader::sequence_order(const Source& source, std::int64_t epoch) const {
   constexpr RandomStream kStream = RandomStream::kSequenceOrder;
-  if (epoch == 0) return {};
-  std::vector<std::int64_t> order = numbers_below(source.sequences_per_epoch);
+  if (epoch == 0 && options_.packing == Packing::kConcat) return {};  // the documents are shuffled
+  std::vector<std::int64_t> order = numbers_below(source.sequences.size());
   random_shuffle(order, options_.seed, kStream, order_salt(source.dataset.name(), kStream, epoch));
   return order;
 }
@@ -167,7 +224,7 @@ std::size_t TrainLoader::pick_source() const {
   std::pair<bool, double> best_key = {true, HUGE_VAL};
   for (const std::size_t s : by_name_) {
     const Source& source = sources_[s];
-    if (source.count >= source.limit) continue;
+    if (source.count >= source.part.limit) continue;
     const auto count = static_cast<double>(source.count);
     const bool early = floor_of(mixture_.position(s, count)) > static_cast<double>(total_);
     const std::pair<bool, double> key = {early, ceil_of(mixture_.position(s, count + 1))};
@@ -182,20 +239,14 @@ std::size_t TrainLoader::pick_source() const {
 
 Sequence TrainLoader::next_of(std::size_t source_index) {
   Source& source = sources_[source_index];
-  const std::int64_t epoch = source.count / source.sequences_per_epoch;
-  const std::int64_t index = source.count % source.sequences_per_epoch;
+  const std::int64_t epoch = source.count / source.sequences.size();
+  const std::int64_t index = source.count % source.sequences.size();
   if (epoch != source.epoch) {
     source.order = sequence_order(source, epoch);
     source.epoch = epoch;
   }
-  const std::int64_t place = source.order.empty() ? index : source.order[static_cast<std::size_t>(index)];
-  const std::int64_t begin = place * options_.seq_len;
-  Sequence sequence;
+  Sequence sequence = source.sequences[Source::place(source.order, index)];
   sequence.source = static_cast<std::int32_t>(source_index);
-  sequence.tokens.resize(static_cast<std::size_t>(std::min(options_.seq_len, source.stream.num_tokens() - begin)));
-  source.stream.read(begin, sequence.tokens);
-  if (options_.document_mask)
-    sequence.document_starts = source.stream.starts_within(begin, std::ssize(sequence.tokens));
   ++source.count;
   ++total_;
   return sequence;
@@ -209,20 +260,44 @@ std::vector<Sequence> TrainLoader::next_step(std::int64_t num_sequences) {
   return sequences;
 }
 
-std::int64_t TrainLoader::sequences_for_epochs(double epochs) const {
-  const Source& first = sources_.front();
-  const double of_first = ceil_of(epochs * static_cast<double>(first.sequences_per_epoch));
-  const bool is_allowed = of_first <= static_cast<double>(first.limit);
-  const double slots = is_allowed ? ceil_of(mixture_.position(0, of_first)) : of_first;
-  if (!(epochs > 0) || !(slots <= 9e15))
-    throw ConfigError("the number of epochs is {}; expected a positive number with at most 9e15 sequences.", epochs);
-  if (!is_allowed)
+std::int64_t TrainLoader::sequences_for_epochs(double epochs, std::int64_t first) const {
+  const Source& source = sources_.front();
+  const double amount = ceil_of(epochs * static_cast<double>(source.sequences.size()));
+  if (!(epochs > 0) || !(amount <= kMostSequences)) throw impossible_epochs(epochs);
+  if (amount > static_cast<double>(source.part.limit))
     throw ConfigError(
         "the number of epochs is {}, but the limits of source \"{}\" (epochs, max_tokens) allow {:.4g}; expected at "
         "most that, a higher limit, or max_steps.",
-        epochs, first.dataset.name(),
-        static_cast<double>(first.limit) / static_cast<double>(first.sequences_per_epoch));
-  return static_cast<std::int64_t>(slots);
+        epochs, source.dataset.name(),
+        static_cast<double>(source.part.limit) / static_cast<double>(source.sequences.size()));
+  const auto wanted = static_cast<std::int64_t>(amount);
+  std::optional<std::int64_t> slots = shortest(wanted, first, /*from_here=*/false);
+  const bool is_planned = slots && static_cast<double>(*slots) == span_.end;
+  if (has_schedule() && !is_planned) slots = shortest(wanted, first, /*from_here=*/true);
+  if (!slots) throw impossible_epochs(epochs);
+  return *slots;
+}
+
+// The fewest sequences in total, of a training from `first` to there, with `amount` of the first source.
+std::optional<std::int64_t> TrainLoader::shortest(std::int64_t amount, std::int64_t first, bool from_here) const {
+  if (!has_schedule()) {
+    const double slots = ceil_of(mixture_.position(0, static_cast<double>(amount)));
+    return slots <= kMostSequences ? std::optional(static_cast<std::int64_t>(slots)) : std::nullopt;
+  }
+  if (amount <= sources_.front().count) return amount < sources_.front().count ? total_ - 1 : total_;
+  const auto is_enough = [&](std::int64_t last) {
+    const auto end = static_cast<double>(last);
+    const double given = make_mixture({static_cast<double>(first), end}, from_here).amount(0, end);
+    return given + slack(given) >= static_cast<double>(amount);
+  };
+  std::int64_t low = std::max(total_, first), step = 1;  // `low` is not enough
+  while (!is_enough(low + step)) {
+    step *= 2;
+    if (static_cast<double>(low + step) > kMostSequences) return std::nullopt;
+  }
+  std::int64_t high = low + step;
+  while (high - low > 1) (is_enough(std::midpoint(low, high)) ? high : low) = std::midpoint(low, high);
+  return high;
 }
 
 double TrainLoader::expected(std::int64_t source, std::int64_t num_sequences) const {
@@ -230,116 +305,190 @@ double TrainLoader::expected(std::int64_t source, std::int64_t num_sequences) co
 }
 
 std::optional<std::int64_t> TrainLoader::max_sequences() const {
-  std::int64_t sum = 0;
-  for (const Source& source : sources_)
-    if (source.limit == MixturePart::kNoLimit || __builtin_add_overflow(sum, source.limit, &sum)) return std::nullopt;
+  std::int64_t sum = total_;
+  for (const Source& source : sources_) {
+    const std::int64_t left = std::max<std::int64_t>(0, source.part.limit - source.count);
+    if (source.part.limit == MixturePart::kNoLimit || __builtin_add_overflow(sum, left, &sum)) return std::nullopt;
+  }
   return sum;
 }
 
 bool TrainLoader::repeats_within(std::int64_t source, std::int64_t num_sequences) const {
-  return ceil_of(expected(source, num_sequences)) > static_cast<double>(at(source).sequences_per_epoch);
+  return ceil_of(expected(source, num_sequences)) > static_cast<double>(at(source).sequences.size());
 }
 
 std::int64_t TrainLoader::num_tokens(std::int64_t index) const {
   const Source& source = at(index);
-  const std::int64_t epochs = source.count / source.sequences_per_epoch;
-  const std::int64_t in_epoch = source.count % source.sequences_per_epoch;
-  const std::int64_t tail = source.sequences_per_epoch - 1;  // the only sequence that may be shorter
-  const std::int64_t missing = source.sequences_per_epoch * options_.seq_len - tokens_per_epoch(source);
-  const std::vector<std::int64_t> order = sequence_order(source, epochs);
-  const auto end = order.begin() + (order.empty() ? 0 : in_epoch);
-  const bool has_tail = std::find(order.begin(), end, tail) != end;  // the first epoch gives it last
-  return epochs * tokens_per_epoch(source) + in_epoch * options_.seq_len - (has_tail ? missing : 0);
+  const std::int64_t epoch = source.count / source.sequences.size();
+  std::int64_t tokens = epoch * source.tokens_per_epoch;
+  const std::vector<std::int64_t> order = sequence_order(source, epoch);
+  for (std::int64_t i = 0; i < source.count % source.sequences.size(); ++i) tokens += source.length(order, i);
+  return tokens;
 }
 
 double TrainLoader::epochs(std::int64_t source) const {
-  return static_cast<double>(at(source).count) / static_cast<double>(at(source).sequences_per_epoch);
+  return static_cast<double>(at(source).count) / static_cast<double>(at(source).sequences.size());
+}
+
+double TrainLoader::share(std::int64_t source, double progress) const {
+  double sum = 0;
+  for (const Source& each : sources_) sum += each.weight.at(progress);
+  return at(source).weight.at(progress) / sum;
+}
+
+// A number, or [progress, share] at every point of the schedules.
+Json TrainLoader::share_json(std::size_t source) const {
+  std::set<double> progresses;
+  for (const Source& each : sources_) each.weight.add_progresses(progresses);
+  const auto index = static_cast<std::int64_t>(source);
+  if (progresses.empty()) return share(index);
+  Json shares = Json::array();
+  for (const double progress : progresses) shares.push_back({progress, share(index, progress)});
+  return shares;
 }
 
 Json TrainLoader::state() const {
   Json sources = Json::object();
   for (std::size_t s = 0; s < sources_.size(); ++s) {
     const Source& source = sources_[s];
+    const bool is_limited = source.part.limit != MixturePart::kNoLimit;
     sources[source.dataset.name()] = {{"data", source.dataset.fingerprint()},
-                                      {"share", mixture_.share(s)},
-                                      {"limit", source.limit == MixturePart::kNoLimit ? Json() : Json(source.limit)},
-                                      {"epoch", source.count / source.sequences_per_epoch},
-                                      {"index", source.count % source.sequences_per_epoch},
-                                      {"sequences", source.count}};
+                                      {"share", share_json(s)},
+                                      {"limit", is_limited ? Json(source.part.limit) : Json()},
+                                      {"epoch", source.count / source.sequences.size()},
+                                      {"index", source.count % source.sequences.size()},
+                                      {"sequences", source.count},
+                                      {"anchor", source.count_at_anchor}};
   }
-  return Json{{"version", kStateVersion},    {"seed", options_.seed},
-              {"seq_len", options_.seq_len}, {"eos", options_.eos ? Json(*options_.eos) : Json(nullptr)},
-              {"sequences", total_},         {"sources", sources}};
+  return Json{{"version", kStateVersion},
+              {"seed", options_.seed},
+              {"seq_len", options_.seq_len},
+              {"eos", options_.eos ? Json(*options_.eos) : Json(nullptr)},
+              {"packing", to_string(options_.packing)},
+              {"sequences", total_},
+              {"anchor", total_at_anchor_},
+              {"schedule", std::isfinite(span_.end) ? Json::array({span_.begin, span_.end}) : Json()},
+              {"sources", sources},
+              {"removed", removed_}};
 }
 
-std::string TrainLoader::differences(const Json& saved) const {
+std::vector<std::string> TrainLoader::differences(const Json& saved, OtherMixture other) const {
   const Json now = state();
   std::vector<std::string> problems;
-  for (const char* key : {"version", "seed", "seq_len", "eos"})
+  for (const char* key : {"version", "seed", "seq_len", "eos", "packing"})
     if (!saved.contains(key) || saved[key] != now[key])
       problems.push_back(fmt::format("{} is {} now, but was {}", key, now[key].dump(),
                                      saved.contains(key) ? saved[key].dump() : "not stored"));
+  const bool is_strict = other == OtherMixture::kRefused;
   for (const auto& [name, source] : saved["sources"].items())
-    if (!now["sources"].contains(name)) problems.push_back(fmt::format("source \"{}\" was removed", name));
+    if (is_strict && !now["sources"].contains(name)) problems.push_back(fmt::format("source \"{}\" was removed", name));
   for (const auto& [name, source] : now["sources"].items()) {
-    const auto before = saved["sources"].find(name);
-    if (before == saved["sources"].end()) {
-      problems.push_back(fmt::format("source \"{}\" is new", name));
-    } else {
-      if (before->value("data", Json()) != source["data"])
-        problems.push_back(fmt::format("source \"{}\": its data (text or tokenizer) has changed", name));
-      for (const auto& [key, meaning] : {std::pair{"share", "share of the sequences"}, {"limit", "limit of sequences"}})
-        if (before->value(key, Json()) != source[key])
-          problems.push_back(fmt::format("source \"{}\": its {} is {} now, but was {}", name, meaning,
-                                         source[key].dump(), before->value(key, Json()).dump()));
+    const Json before = before_of(saved, name);
+    if (before.is_null() || (is_strict && !saved["sources"].contains(name))) {
+      if (is_strict) problems.push_back(fmt::format("source \"{}\" is new", name));
+      continue;
     }
+    if (before.value("data", Json()) != source["data"])
+      problems.push_back(fmt::format(
+          "source \"{}\": its data (text or tokenizer) has changed{}", name,
+          is_strict ? "" : ", so what it has given is unknown; give the new text as a source of another name"));
+    if (!is_strict) continue;
+    for (const auto& [key, meaning] : {std::pair{"share", "share of the tokens"}, {"limit", "limit of sequences"}})
+      if (before.value(key, Json()) != source[key])
+        problems.push_back(fmt::format("source \"{}\": its {} is {} now, but was {}", name, meaning, source[key].dump(),
+                                       before.value(key, Json()).dump()));
   }
-  return join_problems(problems);
+  return problems;
 }
 
-void TrainLoader::load_state(const Json& saved, const std::string& where) {
-  const auto saved_sources = saved.is_object() ? saved.find("sources") : saved.end();
-  if (saved_sources == saved.end() || !saved_sources->is_object() ||
-      !std::all_of(saved_sources->begin(), saved_sources->end(), [](const Json& s) { return s.is_object(); }))
-    throw DataError("{}: has no sources; this is not the state of a data loader.", where);
-  if (const std::string list = differences(saved); !list.empty())
+void TrainLoader::load_state(const Json& saved, const std::string& where, OtherMixture other) {
+  check_state(saved, where);
+  if (const auto problems = differences(saved, other); !problems.empty()) {
+    const bool may_be_allowed = other == OtherMixture::kRefused && differences(saved, OtherMixture::kAllowed).empty();
     throw ConfigError(
-        "{}: the run cannot continue exactly, because its training data changed. Restore the data, or start a new "
+        "{}: the run cannot continue exactly, because its training data changed. Restore the data, {}or start a new "
         "run.{}",
-        where, list);
-  std::vector<std::int64_t> counts;
-  std::int64_t total = 0;
-  for (const Source& source : sources_) {
-    const Json& state = (*saved_sources)[source.dataset.name()];
-    const std::int64_t count = count_at(state, "sequences", where);
-    if (count_at(state, "epoch", where) != count / source.sequences_per_epoch ||
-        count_at(state, "index", where) != count % source.sequences_per_epoch || count > source.limit ||
-        __builtin_add_overflow(total, count, &total))
+        where, may_be_allowed ? "continue with the new mixture (--allow-changed data), " : "", join_problems(problems));
+  }
+  std::vector<Source> sources = sources_;
+  std::int64_t total = 0, total_at_anchor = 0;
+  for (Source& source : sources) {
+    const Json before = before_of(saved, source.dataset.name());
+    if (before.is_null()) continue;
+    const std::int64_t count = count_at(before, "sequences", where), per_epoch = source.sequences.size();
+    source.count_at_anchor = count_at(before, "anchor", where);
+    if (count_at(before, "epoch", where) != count / per_epoch ||
+        count_at(before, "index", where) != count % per_epoch ||
+        (other == OtherMixture::kRefused && count > std::max(source.part.limit, source.count_at_anchor)) ||
+        source.count_at_anchor > count)
       throw DataError("{}: the position in source \"{}\" is inconsistent; the state is damaged.", where,
                       source.dataset.name());
-    counts.push_back(count);
+    source.count = count;
   }
-  if (count_at(saved, "sequences", where) != total)
-    throw DataError("{}: the sequences of the sources do not sum to {}; the state is damaged.", where,
-                    saved["sequences"].dump());
-  for (std::size_t s = 0; s < sources_.size(); ++s) sources_[s].count = counts[s];
+  Json removed = Json::object();
+  for (const char* list : {"removed", "sources"})
+    for (const auto& [name, source] : saved[list].items()) {
+      if (__builtin_add_overflow(total, count_at(source, "sequences", where), &total) ||
+          __builtin_add_overflow(total_at_anchor, count_at(source, "anchor", where), &total_at_anchor))
+        throw DataError("{}: the sequences of the sources are too many; the state is damaged.", where);
+      const auto has_name = [&](const Source& s) { return s.dataset.name() == name; };
+      if (std::ranges::none_of(sources, has_name)) removed[name] = source;
+    }
+  for (const auto& [key, sum] : {std::pair{"sequences", total}, {"anchor", total_at_anchor}})
+    if (count_at(saved, key, where) != sum)
+      throw DataError("{}: the {} of the sources do not sum to {}; the state is damaged.", where, key,
+                      saved[key].dump());
+  const MixtureSpan span = span_at(saved, where);
+  sources_ = std::move(sources);
+  removed_ = std::move(removed);
   total_ = total;
+  span_ = span;
+  if (other == OtherMixture::kAllowed && !differences(saved, OtherMixture::kRefused).empty()) {
+    set_anchor();
+  } else {
+    total_at_anchor_ = total_at_anchor;
+    mixture_ = make_mixture(span_, /*from_here=*/false);
+  }
+}
+
+// The mixture continues from the position so far.
+void TrainLoader::set_anchor() {
+  for (Source& source : sources_) source.count_at_anchor = source.count;
+  for (auto& [name, source] : removed_.items()) source["anchor"] = source["sequences"];
+  total_at_anchor_ = total_;
+  mixture_ = make_mixture(span_, /*from_here=*/true);
 }
 
 std::string TrainLoader::format_mixture() const {
   std::size_t width = 6;
   for (const Source& source : sources_) width = std::max(width, source.dataset.name().size());
-  std::string table = fmt::format("{:<{}}  {:>12}  {:>16}  {:>16}  {:>12}  {:>7}\n", "source", width, "documents",
-                                  "tokens/epoch", "sequences/epoch", "at most", "share");
+  std::string table =
+      fmt::format("{:<{}}  {:>12}  {:>7}  {:>16}  {:>16}  {:>7}  {:>12}  {:>7}\n", "source", width, "documents",
+                  "split", "tokens/epoch", "sequences/epoch", "padding", "at most", "share");
   for (std::size_t s = 0; s < sources_.size(); ++s) {
     const Source& source = sources_[s];
-    table +=
-        fmt::format("{:<{}}  {:>12}  {:>16}  {:>16}  {:>12}  {:>6.2f}%\n", source.dataset.name(), width,
-                    format_count(source.dataset.num_documents()), format_count(source.stream.num_tokens()),
-                    format_count(source.sequences_per_epoch),
-                    source.limit == MixturePart::kNoLimit ? "" : format_count(source.limit), 100 * mixture_.share(s));
+    const auto index = static_cast<std::int64_t>(s);
+    const Json shares = share_json(s);
+    const auto share_text = [](const Json& share) { return fmt::format("{:.2f}%", 100 * share.get<double>()); };
+    table += fmt::format(
+        "{:<{}}  {:>12}  {:>6.2f}%  {:>16}  {:>16}  {:>6.2f}%  {:>12}  {:>7}\n", source.dataset.name(), width,
+        format_count(source.dataset.num_documents()), 100 * split_share(index),
+        format_count(source.sequences.counts().tokens), format_count(source.sequences.size()),
+        100 * padding_share(index), source.part.limit == MixturePart::kNoLimit ? "" : format_count(source.part.limit),
+        shares.is_array() ? fmt::format("{} to {}", share_text(shares.front().back()), share_text(shares.back().back()))
+                          : share_text(shares));
   }
   return table;
+}
+
+double TrainLoader::split_share(std::int64_t source) const {
+  const SequenceCounts& counts = at(source).sequences.counts();
+  return static_cast<double>(counts.split_documents) / static_cast<double>(counts.all_documents);
+}
+
+double TrainLoader::padding_share(std::int64_t source) const {
+  const double positions = static_cast<double>(at(source).sequences.size()) * static_cast<double>(options_.seq_len);
+  return 1 - static_cast<double>(at(source).tokens_per_epoch) / positions;
 }
 
 }  // namespace adept::data

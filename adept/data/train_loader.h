@@ -1,5 +1,5 @@
-// Training data: a mixture of datasets, each shuffled by document, packed, and repeated as needed. Later epochs shuffle
-// the packed sequences, so their activations can be reused.
+// Training data: a mixture of datasets, each shuffled by document, packed, and repeated as needed. Every epoch has the
+// same sequences in another order, so their activations can be reused.
 //
 // There is no hidden state: the next tokens are a function of the seed and a few counters, so a checkpoint with these
 // counters resumes exactly.
@@ -20,8 +20,8 @@ namespace adept::data {
 
 /// One part of the mixture.
 struct TrainSource {
-  TokenDataset dataset;            ///< its name is the source's name
-  std::optional<double> weight{};  ///< relative share of the sequences; for all sources or none
+  TokenDataset dataset;                    ///< its name is the source's name
+  std::optional<WeightSchedule> weight{};  ///< relative share of the tokens; for all sources or none
   // Limits, of which the first one reached applies.
   std::optional<double> epochs{};            ///< > 0
   std::optional<std::int64_t> max_tokens{};  ///< at least a sequence
@@ -31,18 +31,23 @@ struct TrainLoaderOptions {
   std::int64_t seq_len = 0;           ///< tokens of a sequence; a source's last one may be shorter
   std::optional<std::int32_t> eos{};  ///< added after each document that does not end with it
   std::uint64_t seed = 0;
-  double temperature = 1;     ///< without weights: shares are proportional to size^(1 / temperature); > 0
+  Packing packing = Packing::kConcat;
+  double temperature = 1;     ///< without weights: shares are proportional to tokens^(1 / temperature); > 0
   bool document_mask = true;  ///< documents of a sequence do not attend to each other
 };
 
+/// Whether a training may continue with another mixture.
+enum class OtherMixture { kRefused, kAllowed };
+
 /// Gives the sequences of a training run in order.
 ///
-/// An epoch of a source contains all of its documents once, joined by EOS and cut every seq_len tokens, including the
-/// tail (packed()); every epoch has the same sequences. Documents are shuffled before packing, and sequences again in
-/// each later epoch. A single last token is in no sequence. The mixture follows a fixed schedule: after n sequences in
-/// total, a source has provided less than one sequence more or less than in the ideal mixture (mixture.h). Without
-/// weights, shares are proportional to the sources' sequences, so after the sum of them each source has completed one
-/// epoch. A source that has reached its limit provides nothing more, and the others keep their relative weights.
+/// An epoch of a source contains all of its documents once (packed()); every epoch has the same sequences. Documents
+/// are shuffled before packing, and sequences again in each epoch (concat: from the second one on). A sequence of a
+/// single token is left out. The mixture follows a fixed schedule: after n sequences in total, a source has provided
+/// less than one sequence more or less than in the ideal mixture (mixture.h). A weight is a share of the tokens;
+/// sources whose sequences are shorter provide more of them. Without weights, shares are proportional to the sources'
+/// tokens, so each source completes its first epoch at the same time. A source that has reached its limit provides
+/// nothing more, and the others keep their relative weights.
 class TrainLoader {
  public:
   /// Throws ConfigError, with all problems, for: no sources, two of one name, a source without a sequence of at least
@@ -55,14 +60,24 @@ class TrainLoader {
 
   std::int64_t num_sources() const { return static_cast<std::int64_t>(sources_.size()); }
   const std::string& source_name(std::int64_t source) const { return at(source).dataset.name(); }
-  /// The share of a source in the sequences until a source has reached its limit, 0 to 1.
-  double share(std::int64_t source) const { return mixture_.share(static_cast<std::size_t>(source)); }
+  /// Sets where weights that change are those of progress 0 and 1: from the first sequence of the training to its last.
+  /// If these differ from those of the state that was loaded, the mixture continues from what was given so far. Without
+  /// such weights, or before the call, the weights are those of progress 0.
+  void plan(std::int64_t first, std::int64_t last);
+
+  /// The share of a source in the tokens at a progress of the training, 0 to 1, before any source reaches its limit.
+  double share(std::int64_t source, double progress = 0) const;
   /// What a source provides in a run of this many sequences in total, more or less a sequence.
   double expected(std::int64_t source, std::int64_t num_sequences) const;
-  std::int64_t sequences_per_epoch(std::int64_t source) const { return at(source).sequences_per_epoch; }
-  /// The smallest total number of sequences after which the first source has completed `epochs` epochs. Throws
-  /// ConfigError for a number that is not positive and finite, is too large to count, or exceeds the source's limit.
-  std::int64_t sequences_for_epochs(double epochs) const;
+  std::int64_t sequences_per_epoch(std::int64_t source) const { return at(source).sequences.size(); }
+  /// The share of a source's documents that are in several sequences, and of padding in its sequences if each is padded
+  /// to seq_len; 0 to 1.
+  double split_share(std::int64_t source) const;
+  double padding_share(std::int64_t source) const;
+  /// The smallest total number of sequences after which the first source has completed `epochs` epochs, in a training
+  /// that ends there and began at `first`. Throws ConfigError for a number that is not positive and finite, is too
+  /// large to count, or exceeds the source's limit.
+  std::int64_t sequences_for_epochs(double epochs, std::int64_t first = 0) const;
 
   /// All that the sources' limits allow; nothing if one has none.
   std::optional<std::int64_t> max_sequences() const;
@@ -81,9 +96,12 @@ class TrainLoader {
   /// The position, as JSON, keyed by the names of the sources.
   Json state() const;
   /// Continues from a position. Throws ConfigError with every difference if the sources, their data or weights, the
-  /// seed, the sequence length or EOS differ from the state's; DataError if it is not a state. The loader is then
-  /// unchanged. `where` names the state in errors.
-  void load_state(const Json& state, const std::string& where);
+  /// seed, the sequence length, EOS or the packing differ from the state's; DataError if it is not a state. The loader
+  /// is then unchanged. `where` names the state in errors.
+  ///
+  /// With kAllowed, sources and weights may differ, but not the text of a source: each continues after what it has
+  /// given, also one that was removed in between, and the new mixture holds from here on.
+  void load_state(const Json& state, const std::string& where, OtherMixture other = OtherMixture::kRefused);
 
   /// A table of the sources: documents, tokens, sequences of an epoch and the share of each source.
   std::string format_mixture() const;
@@ -91,27 +109,45 @@ class TrainLoader {
  private:
   struct Source {
     TokenDataset dataset;
-    PackedStream stream;
-    std::int64_t epoch = 0;
-    std::vector<std::int64_t> order{};  // of the sequences in the epoch `epoch`; empty: as in the stream
-    std::int64_t sequences_per_epoch = 0;
-    std::int64_t limit = MixturePart::kNoLimit;  // of `count`
+    SequenceSet sequences;              // of an epoch
+    std::int64_t tokens_per_epoch = 0;  // of these
+    std::int64_t epoch = -1;
+    std::vector<std::int64_t> order{};  // of the sequences in the epoch `epoch`; empty: as packed
+    WeightSchedule weight{};            // of tokens
+    MixturePart part{};                 // of sequences; its limit is of `count`
     std::int64_t count = 0;
+    std::int64_t count_at_anchor = 0;
+
+    // Where the i-th sequence of an epoch is.
+    static std::int64_t place(const std::vector<std::int64_t>& of_epoch, std::int64_t i) {
+      return of_epoch.empty() ? i : of_epoch[static_cast<std::size_t>(i)];
+    }
+    std::int64_t length(const std::vector<std::int64_t>& of_epoch, std::int64_t i) const {
+      return sequences.length(place(of_epoch, i));
+    }
   };
 
   const Source& at(std::int64_t source) const { return sources_.at(static_cast<std::size_t>(source)); }
-  void set_mixture(const std::vector<TrainSource>& given);
-  PackedStream make_stream(const TokenDataset& dataset) const;
+  void set_parts(const std::vector<TrainSource>& given);
+  void set_anchor();
+  bool has_schedule() const;
+  Mixture make_mixture(MixtureSpan span, bool from_here) const;
+  std::optional<std::int64_t> shortest(std::int64_t amount, std::int64_t first, bool from_here) const;
+  Json share_json(std::size_t source) const;
+  Source make_source(const TokenDataset& dataset) const;
+  std::int64_t limit_of(const TrainSource& given, const Source& source) const;
   std::vector<std::int64_t> sequence_order(const Source& source, std::int64_t epoch) const;
-  std::int64_t tokens_per_epoch(const Source& source) const;
   std::size_t pick_source() const;
   Sequence next_of(std::size_t source);
-  std::string differences(const Json& state) const;
+  std::vector<std::string> differences(const Json& state, OtherMixture other) const;
 
   TrainLoaderOptions options_;
   std::vector<Source> sources_;
-  Mixture mixture_;
+  MixtureSpan span_;
+  Mixture mixture_;  // from the anchor on
   std::vector<std::size_t> by_name_;
+  Json removed_ = Json::object();  // sources of earlier mixtures: their entries of the state
+  std::int64_t total_at_anchor_ = 0;
   std::int64_t total_ = 0;
 };
 

@@ -59,10 +59,11 @@ config::RunConfig decided(config::RunConfig config) {
 class Run {
  public:
   // `resumes`: continues an existing training; otherwise it is an error.
-  Run(const config::RunConfig& config, config::Purpose purpose, bool resumes)
+  Run(const config::RunConfig& config, config::Purpose purpose, bool resumes, data::OtherMixture other)
       : config_(config),
         purpose_(purpose),
         resumes_(resumes),
+        other_mixture_(other),
         expands_(purpose == config::Purpose::kRun && config.expands()),
         model_(check_files(config, purpose)),
         directory_(config.output_dir),
@@ -245,7 +246,7 @@ class Run {
     }
     if (!resumes_ && !stages_.is_done("train", train_inputs())) train::require_no_checkpoints(dir_);
     train::check_same_training(dir_, config_, expands_ ? std::nullopt : std::optional(identity(model_.dir)),
-                               train_loader());
+                               train_loader(), other_mixture_);
     std::vector<std::string> lines;
     if (probes()) lines = stages_.other_inputs("probe", probe_inputs());
     if (lines.empty() && expands_) lines = stages_.other_inputs("expand", expand_inputs());
@@ -287,7 +288,8 @@ class Run {
             {"sampling", data::kSamplingRule},
             {"data.train", mixture_json(config_.data.train)},
             {"data.replay", mixture_json(config_.data.replay)},
-            {"config", config::deciding(config_, config::decides::kTraining | config::decides::kEnd)}};
+            {"config", config::deciding(
+                           config_, config::decides::kTraining | config::decides::kEnd | config::decides::kMixture)}};
   }
 
   // The scores are determined by the probe's inputs, not by their file.
@@ -340,7 +342,7 @@ class Run {
   data::TrainLoader train_loader() const {
     data::TrainLoader loader = make_train_loader(model_, config_, datasets_);
     if (!config_.train.continue_data) return loader;
-    loader.load_state(data_position(model_.dir), (model_.dir / method::kTrainingRecord).string());
+    loader.load_state(data_position(model_.dir), (model_.dir / method::kTrainingRecord).string(), other_mixture_);
     return loader;
   }
 
@@ -361,6 +363,7 @@ class Run {
     for (const data::TokenDataset& dataset : datasets_.eval)
       inputs.eval.push_back({dataset.name(), eval_sequences(dataset)});
     inputs.model = identity(trained_from_);
+    inputs.other_mixture = other_mixture_;
     return inputs;
   }
 
@@ -373,7 +376,8 @@ class Run {
   const config::RunConfig& config_;
   config::Purpose purpose_;
   bool resumes_;
-  bool expands_;  // the model is to be expanded
+  data::OtherMixture other_mixture_;  // than that of the training to continue
+  bool expands_;                      // the model is to be expanded
   TextModel model_;
   RunDirectory directory_;
   fs::path dir_;
@@ -385,9 +389,9 @@ class Run {
 
 }  // namespace
 
-void run_pipeline(const config::RunConfig& given) {
+void run_pipeline(const config::RunConfig& given, data::OtherMixture other) {
   const config::RunConfig config = decided(given);
-  Run run(config, config::Purpose::kRun, /*resumes=*/true);
+  Run run(config, config::Purpose::kRun, /*resumes=*/true, other);
   if (!config.expands()) run.use_model();
   run.begin();
   if (config.expands()) {
@@ -399,9 +403,9 @@ void run_pipeline(const config::RunConfig& given) {
   run.finish();
 }
 
-void run_training(const config::RunConfig& given, bool resume) {
+void run_training(const config::RunConfig& given, bool resume, data::OtherMixture other) {
   const config::RunConfig config = decided(given);
-  Run run(config, config::Purpose::kTrain, resume);
+  Run run(config, config::Purpose::kTrain, resume, other);
   run.use_model();
   run.begin();
   run.train();

@@ -16,14 +16,17 @@
 #pragma once
 
 #include "adept/config/run_config.h"
+#include "adept/data/train_loader.h"
 
 namespace adept::run {
 
-/// `adept run`: all stages. Prints the final table on standard output. An interrupted run continues.
-void run_pipeline(const config::RunConfig& config);
+/// `adept run`: all stages. Prints the final table on standard output. An interrupted run continues, with another
+/// mixture if that is allowed.
+void run_pipeline(const config::RunConfig& config, data::OtherMixture other = data::OtherMixture::kRefused);
 
 /// `adept train`: tokenize -> baseline -> train -> export -> evaluate, for an already expanded model. Without `resume`,
 /// throws ConfigError if output_dir contains checkpoints of an unfinished or different training.
-void run_training(const config::RunConfig& config, bool resume);
+void run_training(const config::RunConfig& config, bool resume,
+                  data::OtherMixture other = data::OtherMixture::kRefused);
 
 }  // namespace adept::run

@@ -122,18 +122,19 @@ bool needs_general_text(const config::RunConfig& config, config::Purpose purpose
   return probes(config, purpose) || config.unit_lr.policy != method::UnitLrPolicy::kUniform;
 }
 
-void check_length(const config::RunConfig& config, const data::TrainLoader& loader, Problems& problems) {
+void check_length(const config::RunConfig& config, data::TrainLoader loader, Problems& problems) {
   train::TrainingLength length;
   const auto find = [&] { length = train::training_length(config.train, loader, train::start_of(loader), 0); };
   if (!problems.passes(find, config.train.max_steps ? "" : "train.num_train_epochs: ")) return;
   for (const config::LengthProblem& problem : config::length_problems(config.train, length.steps))
     problems.passes([&] { throw ConfigError("{}: {}", problem.keys.front(), problem.text); });
+  loader.plan(0, length.sequences);
   std::int64_t per_epoch = 0;
   for (std::int64_t s = 0; s < loader.num_sources(); ++s) {
     per_epoch += loader.sequences_per_epoch(s);
-    if (loader.expected(s, length.sequences) < 1)
+    if (const double amount = loader.expected(s, length.sequences); amount < 1)
       log_warning("data.train: the share of source \"{}\" is {:.2g} % of {} sequences, which is less than one sequence",
-                  loader.source_name(s), 100 * loader.share(s), length.sequences);
+                  loader.source_name(s), 100 * amount / static_cast<double>(length.sequences), length.sequences);
   }
   const std::int64_t per_step = config.train.batch_size * config.train.grad_accum;
   if (per_step > per_epoch)

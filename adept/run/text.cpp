@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <set>
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
@@ -60,22 +61,43 @@ void append_batches(const data::SequenceSet& set, std::span<const std::int64_t> 
   }
 }
 
-// A `share` of the mixture is split by the given weights or, without weights, by tokens (including EOS) and
-// temperature.
+using data::WeightSchedule;
+
+// Splits a share of the mixture, which may change, by the given weights or, without weights, by tokens (including EOS)
+// and temperature.
 void append_sources(const std::vector<data::TokenDataset>& datasets, const std::vector<config::TrainSource>& configs,
-                    std::optional<double> share, double temperature, std::vector<data::TrainSource>& sources) {
-  std::vector<double> weights;
+                    const std::optional<WeightSchedule>& share, double temperature,
+                    std::vector<data::TrainSource>& sources) {
+  std::vector<WeightSchedule> weights;
   for (std::size_t i = 0; i < datasets.size(); ++i) {
     const auto size = static_cast<double>(datasets[i].num_tokens() + datasets[i].num_documents());
     weights.push_back(configs[i].weight.value_or(std::pow(size, 1 / temperature)));
   }
-  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+  const auto value_at = [&](std::size_t i, double progress) {
+    double sum = 0;
+    for (const WeightSchedule& weight : weights) sum += weight.at(progress);
+    return share->at(progress) * weights[i].at(progress) / sum;
+  };
+  std::set<double> progresses;
+  for (const WeightSchedule& weight : weights) weight.add_progresses(progresses);
+  if (share) share->add_progresses(progresses);
   for (std::size_t i = 0; i < datasets.size(); ++i) {
-    std::optional<double> weight = configs[i].weight;
-    if (share && total > 0) weight = *share * weights[i] / total;
+    std::optional<WeightSchedule> weight = configs[i].weight;
+    if (share) {
+      std::vector<WeightSchedule::Point> points;
+      for (const double progress : progresses) points.push_back({progress, value_at(i, progress)});
+      weight = points.empty() ? WeightSchedule(value_at(i, 0)) : WeightSchedule(std::move(points));
+    }
     sources.push_back(
         {.dataset = datasets[i], .weight = weight, .epochs = configs[i].epochs, .max_tokens = configs[i].max_tokens});
   }
+}
+
+// What replay leaves.
+WeightSchedule rest_of(const WeightSchedule& replay) {
+  std::vector<WeightSchedule::Point> points = replay.points();
+  for (WeightSchedule::Point& point : points) point.value = 1 - point.value;
+  return WeightSchedule(std::move(points));
 }
 
 data::TokenizeOptions tokenize_options() { return {.num_threads = at::get_num_threads()}; }
@@ -142,7 +164,7 @@ void warn_of_shared_files(const config::RunConfig& config) {
         trained_on.emplace(fs::canonical(file), fmt::format("{} ({})", key, source.name));
   };
   add("data.train", config.data.train);
-  if (config.train.replay_ratio.value_or(0) != 0) add("data.replay", config.data.replay);
+  if (config.train.replay_ratio.value_or(0).max() > 0) add("data.replay", config.data.replay);
   for (const data::TextSource& source : config.data.eval)
     for (const fs::path& file : data::find_files(source).files)
       if (const auto found = trained_on.find(fs::canonical(file)); found != trained_on.end())
@@ -220,9 +242,10 @@ Json general_shares(const config::DataConfig& data) {
 
 Json mixture_json(const std::vector<config::TrainSource>& sources) {
   const auto json_of = [](const auto& value) { return value ? Json(*value) : Json(); };
+  const auto schedule_of = [](const auto& schedule) { return schedule ? schedule->to_json() : Json(); };
   Json json = Json::object();
   for (const config::TrainSource& source : sources)
-    json[source.name] = {{"weight", json_of(source.weight)},
+    json[source.name] = {{"weight", schedule_of(source.weight)},
                          {"epochs", json_of(source.epochs)},
                          {"max_tokens", json_of(source.max_tokens)}};
   return json;
@@ -255,16 +278,18 @@ std::vector<std::vector<method::ProbeBatch>> to_rounds(const std::vector<data::S
 }
 
 data::TrainLoader make_train_loader(const TextModel& model, const config::RunConfig& config, const Datasets& datasets) {
-  const double replay = config.train.replay_ratio.value_or(0);
+  const WeightSchedule replay = config.train.replay_ratio.value_or(0);
   std::vector<data::TrainSource> sources;
   const double temperature = config.data.temperature;
-  append_sources(datasets.train, config.data.train, replay > 0 ? std::optional(1 - replay) : std::nullopt, temperature,
-                 sources);
-  if (replay > 0) append_sources(datasets.replay, config.data.replay, replay, temperature, sources);
+  const bool has_replay = replay.max() > 0;
+  append_sources(datasets.train, config.data.train, has_replay ? std::optional(rest_of(replay)) : std::nullopt,
+                 temperature, sources);
+  if (has_replay) append_sources(datasets.replay, config.data.replay, replay, temperature, sources);
   return {std::move(sources),
           {.seq_len = config.seq_len,
            .eos = model.eos(),
            .seed = static_cast<std::uint64_t>(config.seed),
+           .packing = config.data.packing,
            .temperature = temperature,
            .document_mask = config.data.document_mask}};
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "adept/core/choices.h"
+#include "adept/data/weight_schedule.h"
 #include "adept/optim/options.h"
 
 namespace adept::train {
@@ -30,8 +31,8 @@ struct TrainOptions {
   double min_lr_ratio = 0.1;
   double decay_ratio = 0.1;
   std::optional<std::int64_t> max_steps;
-  std::optional<double> num_train_epochs;  ///< 1 if neither is given
-  std::optional<double> replay_ratio;      ///< set when a configuration is loaded
+  std::optional<double> num_train_epochs;            ///< 1 if neither is given
+  std::optional<data::WeightSchedule> replay_ratio;  ///< set when a configuration is loaded
   bool continue_data = false;
   std::int64_t batch_size = 4;
   std::int64_t grad_accum = 1;

@@ -42,7 +42,7 @@ TrainingLength training_length(const TrainOptions& c, const data::TrainLoader& l
     return {.sequences = wanted, .steps = *c.max_steps};
   }
   const double epochs = c.num_train_epochs.value_or(1.0);
-  const std::int64_t sequences = loader.sequences_for_epochs(start.epochs + epochs);
+  const std::int64_t sequences = loader.sequences_for_epochs(start.epochs + epochs, start.sequences);
   const std::int64_t left = sequences - loader.num_sequences();
   if (left < 0)
     throw ConfigError(
@@ -63,7 +63,8 @@ Json deciding_config(const config::RunConfig& c) {
 }
 
 void check_same_training(const std::filesystem::path& run_dir, const config::RunConfig& config,
-                         const std::optional<io::ModelIdentity>& model, std::optional<data::TrainLoader> loader) {
+                         const std::optional<io::ModelIdentity>& model, std::optional<data::TrainLoader> loader,
+                         data::OtherMixture other) {
   const std::optional<CheckpointHeader> newest = newest_checkpoint(run_dir);
   if (!newest) return;
   Json before = newest->config;
@@ -74,7 +75,7 @@ void check_same_training(const std::filesystem::path& run_dir, const config::Run
   const std::vector<std::string> lines = training_differences(before, now, newest->model, model);
   if (!lines.empty()) throw other_run_error(newest->path, lines);
   try {
-    if (loader) loader->load_state(newest->loader, newest->path.string());
+    if (loader) loader->load_state(newest->loader, newest->path.string(), other);
   } catch (const DataError&) {  // damaged: reported when it is loaded
   }
 }

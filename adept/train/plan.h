@@ -46,7 +46,8 @@ Json deciding_config(const config::RunConfig& config);
 /// deciding keys, belongs to another model (if `model` is known), or has read other data than `loader` (if given).
 void check_same_training(const std::filesystem::path& run_dir, const config::RunConfig& config,
                          const std::optional<io::ModelIdentity>& model,
-                         std::optional<data::TrainLoader> loader = std::nullopt);
+                         std::optional<data::TrainLoader> loader = std::nullopt,
+                         data::OtherMixture other = data::OtherMixture::kRefused);
 
 /// Call last of the checks. Throws ConfigError if the newest checkpoint in run_dir has more steps than configured.
 void check_not_shorter(const std::filesystem::path& run_dir, const config::RunConfig& config);

@@ -6,12 +6,12 @@ namespace adept::train {
 
 std::filesystem::path RunState::path() const { return run_dir_ / fmt::format("checkpoint-{}", counts.step); }
 
-void RunState::restore(Trainable& trainable) {
+void RunState::restore(Trainable& trainable, data::OtherMixture other) {
   auto loaded = load_newest_checkpoint(run_dir_, identity_, optimizer);
   if (!loaded) return;
   counts = std::move(*loaded);
   trainable.publish();
-  loader.load_state(counts.loader, path().string());
+  loader.load_state(counts.loader, path().string(), other);
   known_whole_ = {path()};
   saved_step_ = counts.step;
 }

@@ -27,8 +27,9 @@ class RunState {
 
   const RunIdentity& identity() const { return identity_; }
 
-  /// Continues from the newest intact checkpoint, if there is one; throws like load_newest_checkpoint.
-  void restore(Trainable& trainable);
+  /// Continues from the newest intact checkpoint, if there is one; throws like load_newest_checkpoint and
+  /// TrainLoader::load_state.
+  void restore(Trainable& trainable, data::OtherMixture other);
 
   /// Writes a checkpoint, and removes older ones beyond `total_limit`; removes none while updates are skipped. Throws
   /// DataError.

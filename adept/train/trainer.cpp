@@ -48,7 +48,7 @@ RunIdentity Trainer::identify() const {
 
 TrainSummary Trainer::run(bool resume) {
   if (resume)
-    state_.restore(trainable_);
+    state_.restore(trainable_, inputs_.other_mixture);
   else
     require_no_checkpoints(inputs_.run_dir);
   plan();
@@ -86,6 +86,7 @@ void Trainer::plan() {
   const TrainOptions& c = inputs_.config.train;
   TrainerState& counts = state_.counts;
   length_ = training_length(c, state_.loader, start_, counts.step);
+  state_.loader.plan(start_.sequences, length_.sequences);
   rates_.plan(length_.steps);
   const std::int64_t planned = std::exchange(counts.total_steps, length_.steps);
   if (planned == 0) return;

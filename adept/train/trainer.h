@@ -35,6 +35,7 @@ struct TrainerInputs {
   std::vector<method::ProbeBatch> probe;
   std::vector<eval::EvalSet> eval;
   std::optional<io::ModelIdentity> model{};  ///< of model_dir, if known; computing it reads all weights
+  data::OtherMixture other_mixture = data::OtherMixture::kRefused;  ///< than that of the checkpoint to resume from
 };
 
 /// Trains a model with the configuration's method.

@@ -504,7 +504,7 @@ def test_another_method_is_one_word(finished, tmp_path, method):
     assert json.loads((out / "model" / "adept_training.json").read_text())["method"] == method
     share = re.search(r"more  .* ([0-9.]+)%$", process.stderr.split("share")[-1], re.MULTILINE)[1]
     assert share == ("25.00" if method == "replay" else "2.00")
-    assert ("data.replay: 2 % of the training sequences are replay" in process.stderr) == (method != "replay")
+    assert ("data.replay: 2 % of the training tokens are replay" in process.stderr) == (method != "replay")
     model = text_models.load(out / "model")
     assert model.config.num_hidden_layers == text_models.load(folder / "base").config.num_hidden_layers + 2 * expands
     ids = torch.arange(3, 27).view(2, 12)

@@ -211,7 +211,7 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
       {"expand: {after: [1], exclude: [2]}",
        "run.yaml:6: expand.exclude: found together with expand.after; expected only one..."},
       {"method: replay",
-       "run.yaml:3: data.replay: found nothing; expected general text, ...0.25 of the training sequences "
+       "run.yaml:3: data.replay: found nothing; expected general text, ...0.25 of the training tokens "
        "(method: replay)"},
       {"method: replay\ntrain: {replay_ratio: 0}",
        "run.yaml:7: train.replay_ratio: found 0 together with method: replay; expected more than 0, or method: full"},
@@ -219,7 +219,7 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
        "run.yaml:6: probe.until_separated: found true together with expand.strategy: highest; expected lowest or "
        "cost_aware..."},
       {"train: {replay_ratio: 10%}",
-       "run.yaml:3: data.replay: found nothing; expected general text, ...0.1 of the training sequences "
+       "run.yaml:3: data.replay: found nothing; expected general text, ...0.1 of the training tokens "
        "(train.replay_ratio)"},
       {"method: lorra",
        "run.yaml:6: method: found \"lorra\"; expected adept, full, replay, llama_pro, lora or top_k_layers; did you "

@@ -334,7 +334,7 @@ TEST(Replay, IsTwoPercentWhereThereIsTextForItUnlessAShareIsGiven) {
   for (const char* method : {"adept", "full", "llama_pro", "lora", "top_k_layers"}) {
     const test::CapturedLog log;
     EXPECT_EQ(minimal_with({std::string("method=") + method, replay}).train.replay_ratio, 0.02) << method;
-    EXPECT_THAT(log.text(), HasSubstr("data.replay: 2 % of the training sequences are replay; "
+    EXPECT_THAT(log.text(), HasSubstr("data.replay: 2 % of the training tokens are replay; "
                                       "train.replay_ratio sets another share, or 0"));
   }
   const test::CapturedLog log;
@@ -399,7 +399,8 @@ TEST(Deciding, HoldsTheKeysThatDecideAndNoOthers) {
   EXPECT_EQ(deciding(config, decides::kExpansion), Json({{"expand", whole["expand"]}}));
   const Json training = deciding(config, decides::kTraining);
   EXPECT_EQ(training["unit_lr"], whole["unit_lr"]);
-  EXPECT_EQ(training["data"], Json({{"temperature", 1.0}, {"document_mask", true}}));
+  EXPECT_EQ(training["data"], Json({{"packing", "concat"}, {"document_mask", true}}));
+  EXPECT_EQ(deciding(config, decides::kMixture)["data"], Json({{"temperature", 1.0}}));
   EXPECT_EQ(training["train"]["learning_rate"], whole["train"]["learning_rate"]);
   for (const char* key : {"max_steps", "logging_steps", "report_to", "activation_cache"})
     EXPECT_FALSE(training["train"].contains(key)) << key;

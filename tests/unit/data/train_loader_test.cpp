@@ -148,7 +148,7 @@ TEST(TrainLoader, GivesTheSameSequencesInEveryEpochInAnotherOrder) {
 TEST(TrainLoader, KnowsWhichSourcesComeAgain) {
   const TrainLoader loader = two_sources(3, 1);
   for (const std::int64_t source : {0, 1}) {
-    const double epoch = static_cast<double>(loader.sequences_per_epoch(source)) / loader.share(source);
+    const double epoch = static_cast<double>(loader.sequences_per_epoch(source)) / loader.expected(source, 1);
     EXPECT_FALSE(loader.repeats_within(source, static_cast<std::int64_t>(std::floor(epoch))));
     EXPECT_TRUE(loader.repeats_within(source, static_cast<std::int64_t>(std::floor(epoch)) + 1));
   }
@@ -175,7 +175,7 @@ TEST(TrainLoader, KeepsTheShareOfEverySourceWithinOneSequenceAllTheTime) {
     for (std::int64_t n = 1; n <= 1500; ++n) {
       loader.next_step(1);
       for (std::size_t s = 0; s < sources.size(); ++s) {
-        const double expected = static_cast<double>(n) * *sources[s].weight / sum;
+        const double expected = static_cast<double>(n) * sources[s].weight->at(0) / sum;
         ASSERT_LT(std::abs(static_cast<double>(loader.num_sequences(static_cast<std::int64_t>(s))) - expected),
                   1 + 1e-9)
             << "trial " << trial << ", source " << s << " after " << n;
@@ -282,7 +282,7 @@ TEST(TrainLoader, RefusesThePositionOfOtherData) {
   EXPECT_THAT(refusal(TrainLoader({{domain, 3}, {replay, 1}, {extra, 1}}, {.seq_len = 16, .eos = kEos, .seed = 5})),
               HasSubstr("source \"extra\" is new"));
   EXPECT_THAT(refusal(two_sources(1, 1)),
-              HasSubstr("source \"domain\": its share of the sequences is 0.5 now, but was 0.75"));
+              HasSubstr("source \"domain\": its share of the tokens is 0.5 now, but was 0.75"));
   EXPECT_THAT(refusal(TrainLoader({{domain, 3}, {replay, 1}}, {.seq_len = 17, .eos = 1, .seed = 6})),
               AllOf(HasSubstr("seed is 6 now, but was 5"), HasSubstr("seq_len is 17 now, but was 16"),
                     HasSubstr("eos is 1 now, but was 0")));

@@ -45,6 +45,7 @@ class Changer {
   static void change(bool& value) { value = !value; }
   static void change(std::int64_t& value) { ++value; }
   static void change(double& value) { value = value / 2 + 0.0625; }
+  static void change(data::WeightSchedule& value) { value = value.at(0) / 2 + 0.0625; }
   static void change(std::string& value) { value += "x"; }
   template <typename T>
   static void change(std::optional<T>& value) {
