@@ -16,6 +16,7 @@
 #include "adept/method/options.h"
 #include "adept/model/layer_gradients.h"
 #include "adept/nn/cross_entropy.h"
+#include "adept/nn/stored.h"
 
 namespace adept::method {
 namespace {
@@ -254,8 +255,7 @@ std::vector<std::string> general_importance_methods() {
 }
 
 at::Tensor first_order_terms(const model::Parameter& p, const at::Tensor& gradient) {
-  const at::Tensor stored = p.tensor->detach().to(at::kFloat);
-  return ((p.offset == 0 ? stored : stored + p.offset) * gradient.to(at::kFloat)).abs();
+  return (nn::effect_of(*p.tensor, p.offset) * gradient.to(at::kFloat)).abs();
 }
 
 double first_order_importance(const model::Parameter& parameter, const at::Tensor& gradient) {

@@ -11,6 +11,7 @@
 #include "adept/core/signals.h"
 #include "adept/method/importance.h"
 #include "adept/model/layer_gradients.h"
+#include "adept/nn/stored.h"
 
 namespace adept::method {
 namespace {
@@ -18,7 +19,7 @@ namespace {
 bool is_identity(model::Weights& weights, int layer) {
   const std::vector<model::Parameter> outputs = model::residual_outputs(weights, layer);
   return std::none_of(outputs.begin(), outputs.end(),
-                      [](const model::Parameter& p) { return p.tensor->detach().ne(-p.offset).any().item<bool>(); });
+                      [](const model::Parameter& p) { return nn::has_effect(*p.tensor, p.offset); });
 }
 
 // Sums of |theta g| over everything but `dim`: products in fp32, sums in fp64.

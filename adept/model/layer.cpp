@@ -1,6 +1,5 @@
 #include "adept/model/layer.h"
 
-#include <ATen/TensorOperators.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -77,11 +76,6 @@ std::vector<Found*> all_projections(auto& layer) {
 
 std::int64_t Parameter::numel() const {
   return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
-}
-
-at::Tensor scaled_effect(const at::Tensor& stored, double alpha, double offset) {
-  if (offset == 0) return stored * alpha;
-  return ((stored.to(at::kFloat) + offset) * alpha - offset);
 }
 
 std::vector<Parameter> parameters_of(Layer& layer) {

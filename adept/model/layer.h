@@ -56,10 +56,6 @@ struct Parameter {
   std::int64_t numel() const;
 };
 
-/// The stored values by which a parameter takes effect alpha times as much; at 0 it has no effect. In fp32 where there
-/// is an offset.
-at::Tensor scaled_effect(const at::Tensor& stored, double alpha, double offset);
-
 /// An RMS norm.
 struct Norm {
   std::string_view name;       ///< "input_layernorm"; its parameter is this and ".weight"

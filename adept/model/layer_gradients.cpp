@@ -8,6 +8,7 @@
 #include <cstddef>
 
 #include "adept/core/error.h"
+#include "adept/nn/stored.h"
 
 namespace adept::model {
 namespace {
@@ -17,7 +18,7 @@ at::Tensor as_leaf(const at::Tensor& tensor) { return tensor.detach().set_requir
 // The parameters of layer l, made to require a gradient, in the compute dtype.
 std::vector<Parameter> as_leaves(Decoder& decoder, int l) {
   std::vector<Parameter> parameters = layer_parameters(decoder.weights(), l);
-  for (const Parameter& p : parameters) *p.tensor = as_leaf(p.tensor->to(decoder.dtype()));
+  for (const Parameter& p : parameters) *p.tensor = nn::leaf_of(*p.tensor, decoder.dtype());
   return parameters;
 }
 

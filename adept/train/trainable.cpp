@@ -9,6 +9,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
+#include "adept/nn/stored.h"
 
 namespace adept::train {
 Trainable::Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors)
@@ -18,8 +19,7 @@ Trainable::Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors
   std::set<const at::Tensor*> slots;
   for (TrainedTensor& t : tensors) {
     ADEPT_CHECK(slots.insert(t.slot).second, "{} is trained twice", t.name);
-    const bool reads_master = compute == at::kFloat || t.master.dim() == 2;
-    const at::Tensor leaf = (reads_master ? t.master.detach() : t.master.to(compute)).set_requires_grad(true);
+    const at::Tensor leaf = nn::leaf_of_master(t.master, compute);
     *t.slot = leaf;
     leaves_.push_back(leaf);
     parameters_.push_back({.name = t.name, .master = t.master});
@@ -40,7 +40,7 @@ std::int64_t Trainable::num_parameters() const {
 void Trainable::collect_gradients() {
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     at::Tensor &sum = gradients_[i], &grad = leaves_[i].mutable_grad();
-    if (leaves_[i].scalar_type() == at::kFloat) {
+    if (leaves_[i].is_alias_of(parameters_[i].master)) {
       if (grad.defined()) sum = grad;  // autograd has accumulated all micro-batches in it
     } else if (grad.defined()) {
       sum = sum.defined() ? sum.add_(grad) : grad.to(at::kFloat);
@@ -58,7 +58,7 @@ void Trainable::drop_gradients() {
 void Trainable::publish() {
   const at::NoGradGuard no_grad;
   for (std::size_t i = 0; i < leaves_.size(); ++i)
-    if (leaves_[i].scalar_type() != at::kFloat) leaves_[i].copy_(parameters_[i].master);
+    if (!leaves_[i].is_alias_of(parameters_[i].master)) leaves_[i].copy_(parameters_[i].master);
 }
 
 std::string frozen_hash(const std::string& weights_hash, const model::Decoder& decoder, const Trainable& trainable) {

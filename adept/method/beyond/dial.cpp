@@ -19,6 +19,7 @@
 #include "adept/model/load.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/nn/stored.h"
 
 namespace adept::method {
 namespace {
@@ -79,8 +80,8 @@ class DialedModel {
       const std::vector<model::Parameter> slots = outputs(expansion_.layers[c]);
       for (std::size_t i = 0; i < slots.size(); ++i) {
         const at::Tensor& trained = trained_[c][i];
-        const at::Tensor scaled = model::scaled_effect(trained.to(decoder_.dtype()), alphas[c], slots[i].offset);
-        *slots[i].tensor = alphas[c] == 1 ? trained : scaled.to(decoder_.dtype());
+        *slots[i].tensor =
+            alphas[c] == 1 ? trained : nn::scaled_effect(trained, alphas[c], slots[i].offset, decoder_.dtype());
       }
     }
   }
@@ -294,8 +295,7 @@ void export_dialed(const std::filesystem::path& model_dir, const std::filesystem
     if (const auto found = scalings.find(name); found != scalings.end()) {
       const auto [alpha, offset] = found->second;
       const at::Tensor tensor = model::as_tensor(view, files.owner(name));
-      scaled.push_back(
-          model::scaled_effect(tensor.to(at::kFloat), alpha, offset).to(tensor.scalar_type()).contiguous());
+      scaled.push_back(nn::scaled_effect(tensor, alpha, offset).contiguous());
       view = model::as_view(name, scaled.back());
     }
     views.push_back(std::move(view));

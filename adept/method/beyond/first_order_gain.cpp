@@ -3,7 +3,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/full_like.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -15,6 +14,7 @@
 #include "adept/core/signals.h"
 #include "adept/model/layer_gradients.h"
 #include "adept/nn/cross_entropy.h"
+#include "adept/nn/stored.h"
 
 namespace adept::method {
 namespace {
@@ -31,8 +31,7 @@ model::Decoder copies_of_layers(const model::Decoder& decoder) {
   model::Decoder copies = model::detached_decoder(decoder);
   for (std::int64_t l = 0; l < copies.num_layers(); ++l)
     for (const model::Parameter& p : model::residual_outputs(copies.weights(), l))
-      *p.tensor =
-          at::full_like(*p.tensor, 0 - p.offset, p.tensor->options().dtype(decoder.dtype())).set_requires_grad(true);
+      *p.tensor = nn::leaf_of(nn::without_effect(*p.tensor, p.offset, decoder.dtype()), decoder.dtype());
   return copies;
 }
 
@@ -46,7 +45,7 @@ CopyGradients copy_gradients(const model::Decoder& decoder, std::span<const Prob
   for (const int l : layers) {
     result.layers.emplace_back();
     for (const model::Parameter& p : model::residual_outputs(copies.weights(), l))
-      result.layers.back().push_back(at::zeros(p.shape, p.tensor->options().dtype(at::kFloat).requires_grad(false)));
+      result.layers.back().push_back(at::zeros(p.shape, at::TensorOptions(at::kFloat).device(decoder.device())));
   }
   for (std::size_t b = 0; b < batches.size(); ++b) {
     throw_if_interrupted();

@@ -165,13 +165,6 @@ TEST(NameTable, TheGainOfANormBehindABranchIsItsResidualOutput) {
   EXPECT_EQ(residual_outputs(slots, 1).front().offset, 1);
 }
 
-TEST(ScaledEffect, ScalesWhatTakesEffect) {
-  const at::Tensor stored = at::tensor({-1.0F, 0.0F, 0.5F});
-  EXPECT_TRUE(scaled_effect(stored, 0.5, 0).equal(at::tensor({-0.5F, 0.0F, 0.25F})));
-  EXPECT_TRUE(scaled_effect(stored, 0.5, 1).equal(at::tensor({-1.0F, -0.5F, -0.25F}))) << "gains 0, 1, 1.5 halved";
-  EXPECT_TRUE(scaled_effect(stored, 0, 1).equal(at::tensor({-1.0F, -1.0F, -1.0F})));
-}
-
 TEST_F(ModelDirectory, LoadsWithoutACopyWhereTheTypeMatches) {
   const ModelConfig config = test::tiny_config();
   const auto expected = tensors(config);
