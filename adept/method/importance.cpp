@@ -103,10 +103,11 @@ void measure_angles(const model::Decoder& decoder, const ProbeBatch& probe, Prob
   const at::NoGradGuard no_grad;
   throw_if_interrupted();
   const model::Batch& batch = probe.batch;
+  const model::Context context = batch.context();
   at::Tensor h = decoder.embed(batch.input_ids);
   std::vector<at::Tensor> columns;  // L of (B)
   for (std::int64_t l = 0; l < decoder.num_layers(); ++l) {
-    const at::Tensor next = decoder.layer(h, l, batch.context());
+    const at::Tensor next = decoder.layer(h, l, context);
     columns.push_back(row_angles(h, next, batch.targets));
     h = next;
   }

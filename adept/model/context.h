@@ -6,6 +6,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
+
+#include "adept/nn/rope.h"
 
 namespace adept::model {
 
@@ -39,6 +42,9 @@ struct Context {
   std::int64_t text_length = 0;
 
   BetweenLayers between = nullptr;
+
+  /// Rotary tables of this batch, which the first layer that needs them makes for all layers. Shared by copies.
+  std::shared_ptr<nn::RowTables> rope_tables = std::make_shared<nn::RowTables>();
 };
 
 }  // namespace adept::model

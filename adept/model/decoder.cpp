@@ -122,10 +122,10 @@ at::Tensor Decoder::attention(const nn::Input& input, const Attention& body, std
   const std::int64_t begin = cache == nullptr ? 0 : cache->length(l);
   const nn::Visibility visibility = {.window = body.window, .document_starts = context.document_starts};
   nn::RopeCache& rope = *ropes_.at(body.rope);
-  const nn::RopeTables tables =
-      cache == nullptr
-          ? rope.get_rows(T, context.document_starts, context.lengths, x.scalar_type(), x.device())
-          : rope.get(begin, begin + T, std::max(begin + T, context.text_length), x.scalar_type(), x.device());
+  const nn::RopeTables tables = cache == nullptr ? rope.get_rows(T, context.document_starts, context.lengths,
+                                                                 x.scalar_type(), x.device(), context.rope_tables.get())
+                                                 : rope.get(begin, begin + T, std::max(begin + T, context.text_length),
+                                                            x.scalar_type(), x.device());
   ADEPT_CHECK(!visibility.document_starts.defined() || cache == nullptr, "a key-value cache holds single documents");
   at::Tensor mixed;  // (B, H, T, E)
   if (norms_heads && cache == nullptr) {

@@ -145,6 +145,19 @@ RopeTables rope_tables(const RopeParameters& parameters, std::int64_t head_dim, 
   return tables_of(rope_frequencies(parameters, head_dim, length), parameters.attention_factor, length, dtype, device);
 }
 
+bool RowTables::Key::operator==(const Key& other) const {
+  return parameters == other.parameters && head_dim == other.head_dim && num_positions == other.num_positions &&
+         document_starts.is_same(other.document_starts) && lengths.is_same(other.lengths) && dtype == other.dtype &&
+         device == other.device;
+}
+
+RopeTables RowTables::get(const Key& key, const std::function<RopeTables()>& make) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [known, tables] : tables_)
+    if (known == key) return tables;
+  return tables_.emplace_back(key, make()).second;
+}
+
 RopeCache::RopeCache(RopeParameters parameters, std::int64_t head_dim)
     : parameters_(std::move(parameters)), head_dim_(head_dim) {}
 
@@ -155,9 +168,23 @@ RopeTables RopeCache::get(std::int64_t begin, std::int64_t end, std::int64_t len
 }
 
 RopeTables RopeCache::get_rows(std::int64_t num_positions, const at::Tensor& document_starts, const at::Tensor& lengths,
-                               at::ScalarType dtype, at::Device device) {
+                               at::ScalarType dtype, at::Device device, RowTables* kept) {
   if (!parameters_.is_long(num_positions) || !(document_starts.defined() || lengths.defined()))
     return get(0, num_positions, num_positions, dtype, device);
+  const auto make = [&] { return make_rows(num_positions, document_starts, lengths, dtype, device); };
+  if (kept == nullptr) return make();
+  return kept->get({.parameters = parameters_,
+                    .head_dim = head_dim_,
+                    .num_positions = num_positions,
+                    .document_starts = document_starts,
+                    .lengths = lengths,
+                    .dtype = dtype,
+                    .device = device},
+                   make);
+}
+
+RopeTables RopeCache::make_rows(std::int64_t num_positions, const at::Tensor& document_starts,
+                                const at::Tensor& lengths, at::ScalarType dtype, at::Device device) {
   const double most = parameters_.original_max_position_embeddings;
   const at::Tensor in_long = document_starts.defined() ? in_longer_documents(document_starts, most)
                                                        : lengths.gt(most).unsqueeze(1);  // (B, T) or (B, 1)

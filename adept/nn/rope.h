@@ -6,7 +6,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 namespace adept::nn {
@@ -26,6 +28,8 @@ struct RopeParameters {
   std::vector<double> short_factor{};           ///< longrope: (R/2), what each frequency is divided by in a text of at
                                                 ///< most original_max_position_embeddings tokens
   std::vector<double> long_factor{};            ///< longrope: (R/2), in a longer one
+
+  bool operator==(const RopeParameters&) const = default;
 
   /// Dimensions of a head that rotate.
   std::int64_t rotary_dim(std::int64_t head_dim) const;
@@ -52,6 +56,29 @@ at::Tensor rope_frequencies(const RopeParameters& parameters, std::int64_t head_
 RopeTables rope_tables(const RopeParameters& parameters, std::int64_t head_dim, std::int64_t length,
                        at::ScalarType dtype = at::kFloat, at::Device device = at::kCPU);
 
+/// Tables of batches whose rows differ in their frequencies (RopeCache::get_rows), so that all layers of a pass share
+/// them. Thread-safe.
+class RowTables {
+ public:
+  /// What tables depend on. Batches are told apart by their tensors' identity.
+  struct Key {
+    RopeParameters parameters;
+    std::int64_t head_dim = 0, num_positions = 0;
+    at::Tensor document_starts, lengths;
+    at::ScalarType dtype = at::kFloat;
+    at::Device device = at::kCPU;
+
+    bool operator==(const Key& other) const;
+  };
+
+  /// The tables for the key; the first call computes them by `make`.
+  RopeTables get(const Key& key, const std::function<RopeTables()>& make);
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::pair<Key, RopeTables>> tables_;  // a few: one for each set of rotary frequencies of a model
+};
+
 /// Caches the tables of rope_tables() for texts of any length; recomputes them for a longer text, another dtype or
 /// another device. Thread-safe.
 class RopeCache {
@@ -65,10 +92,14 @@ class RopeCache {
   /// Visibility or, where that is undefined, the first tokens of each row: lengths (B) int64 on the CPU, undefined
   /// where no row is padded. (T, R/2) where all take the same frequencies. Positions do not start again with a
   /// document: rotations are relative, so that only longrope tells a document in a sequence from that document alone.
+  /// `kept`, if given, keeps tables for later calls with the same arguments.
   RopeTables get_rows(std::int64_t num_positions, const at::Tensor& document_starts, const at::Tensor& lengths,
-                      at::ScalarType dtype, at::Device device);
+                      at::ScalarType dtype, at::Device device, RowTables* kept = nullptr);
 
  private:
+  /// get_rows() of rows longer than what longrope's short frequencies are for.
+  RopeTables make_rows(std::int64_t num_positions, const at::Tensor& document_starts, const at::Tensor& lengths,
+                       at::ScalarType dtype, at::Device device);
   /// Of positions 0 .. at least length-1.
   RopeTables table(bool is_long, std::int64_t length, at::ScalarType dtype, at::Device device);
 

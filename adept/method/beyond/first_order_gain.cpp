@@ -51,6 +51,7 @@ CopyGradients copy_gradients(const model::Decoder& decoder, std::span<const Prob
     throw_if_interrupted();
     const model::Batch& batch = batches[b].batch;
     if (batch.num_targets == 0) continue;
+    const model::Context context = batch.context();
     const double share = factors[b] * static_cast<double>(batch.num_targets);
     result.loss += share * model::visit_output_gradients(decoder, batch, layers, [&](const model::LayerGradients& g) {
                      const auto l = static_cast<std::size_t>(g.layer);
@@ -59,7 +60,7 @@ CopyGradients copy_gradients(const model::Decoder& decoder, std::span<const Prob
                        wanted.push_back(*p.tensor);
                      const at::AutoGradMode with_grad(true);
                      const auto gradients = torch::autograd::grad(
-                         {copies.layer(g.output.detach(), g.layer, batch.context())}, wanted, {g.output_gradient});
+                         {copies.layer(g.output.detach(), g.layer, context)}, wanted, {g.output_gradient});
                      for (std::size_t i = 0; i < wanted.size(); ++i)
                        result.layers[l][i].add_(gradients[i].to(at::kFloat), share);
                    });

@@ -20,6 +20,7 @@
 #include "adept/core/error.h"
 #include "adept/model/generate.h"
 #include "adept/nn/cross_entropy.h"
+#include "tests/support/counted_operations.h"
 #include "tests/support/tolerance.h"
 #include "tests/unit/model/random_model.h"
 
@@ -231,6 +232,24 @@ TEST(Decoder, LongRopeLooksAtTheLengthOfEachRowWithoutItsPadding) {
                                losses({&sequences[i], 1})[0], 1e-5))
         << length << " tokens";
   }
+}
+
+TEST(Decoder, LongRopeMakesTheTablesOfABatchOnceForAllLayers) {
+  const at::NoGradGuard no_grad;
+  const Decoder decoder = decoder_of(longrope_phi());
+  const std::vector<data::Sequence> sequences = {{.tokens = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8}},
+                                                 {.tokens = {2, 7, 1, 8, 2, 8, 1, 8}}};
+  const Batch batch = to_batch(data::make_batch(sequences), at::kCPU);
+  const Context context = batch.context();
+  const at::Tensor h = decoder.embed(batch.input_ids);
+  test::CountedOperations operations;
+  const auto of_layer = [&](std::int64_t layer) {
+    operations.ends(-1, [&] { decoder.layer(h, layer, context); });
+    return operations.count();
+  };
+  const std::int64_t of_first = of_layer(0), of_second = of_layer(1);
+  EXPECT_LT(of_second, of_first);
+  EXPECT_EQ(of_layer(2), of_second);
 }
 
 TEST(Generate, ALongPromptIsReadInPieces) {

@@ -325,6 +325,26 @@ TEST(Rope, TheCacheTakesTheFrequenciesOfEachRowWithoutItsPadding) {
   for (const std::int64_t row : {0, 2}) EXPECT_TRUE(mixed.sin[row].equal(of_long.sin)) << row;
 }
 
+TEST(Rope, KeptTablesAreMadeOnceForABatch) {
+  RopeCache cache(longrope_of_100_tokens(), 8);
+  RowTables kept;
+  const at::Tensor lengths = at::tensor({150, 100}, at::kLong), others = at::tensor({100, 150}, at::kLong);
+  const auto tables = [&](const at::Tensor& of, at::ScalarType type, RowTables* in) {
+    return cache.get_rows(150, {}, of, type, at::kCPU, in);
+  };
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (const at::Tensor& of : {lengths, others}) {
+      const RopeTables first = tables(of, type, &kept), alone = tables(of, type, nullptr);
+      EXPECT_TRUE(first.cos.equal(alone.cos) && first.sin.equal(alone.sin));
+      EXPECT_TRUE(tables(of, type, &kept).cos.is_same(first.cos));
+    }
+  RopeParameters faster = longrope_of_100_tokens();
+  faster.theta /= 2;
+  RopeCache other(faster, 8);
+  EXPECT_TRUE(other.get_rows(150, {}, lengths, at::kFloat, at::kCPU, &kept)
+                  .cos.equal(other.get_rows(150, {}, lengths, at::kFloat, at::kCPU).cos));
+}
+
 TEST(Rope, TakesATableOfEachSequence) {
   at::manual_seed(3);
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kDouble})
