@@ -1,5 +1,5 @@
-// How the attention kernel cuts its work, and where things lie in its workspace. All has internal linkage, as the files
-// that include this are compiled for different instruction sets (CMakeLists.txt).
+// Block sizes of the attention kernel, and the layout of its workspace. Everything has internal linkage, because the
+// files that include this are compiled for different instruction sets (CMakeLists.txt).
 #pragma once
 
 #include "adept/kernels/attention.h"
@@ -7,15 +7,17 @@
 namespace adept::kernels {
 namespace {
 
-/// A tile of scores is 48 queries x 64 keys: with what it is made from it fits into a first-level cache of 48 KB.
+/// A tile is the scores of 48 queries and 64 keys. The tile and its operands fit in a first-level cache of 48 KB.
 constexpr std::int64_t kQueryTile = 48;
 constexpr std::int64_t kKeyBlock = 64;
-/// Where not every query of a tile sees the whole block, so many queries at once: less is computed in vain.
+/// If a query of a tile cannot see all 64 keys, the tile is computed in groups of 12 queries, and keys that no query of
+/// a group sees are skipped.
 constexpr std::int64_t kDiagonalTile = 12;
-static_assert(kQueryTile % kDiagonalTile == 0 && kDiagonalTile % 2 == 0, "pairs of queries are never cut");
-/// Numbers of a head's keys that stay near: 512 KB, a small second-level cache.
-constexpr std::int64_t kNearNumbers = std::int64_t{1} << 17;
-/// Rows are padded to the widest vector, where they lie in panels to the widest of those.
+static_assert(kQueryTile % kDiagonalTile == 0 && kDiagonalTile % 2 == 0, "a pair of queries stays in one group");
+/// The keys of a head stay in a small second-level cache (512 KB) if they are at most this many floats.
+constexpr std::int64_t kCachedKeyFloats = std::int64_t{1} << 17;
+/// head_dim is padded to a multiple of the widest vector for buffers of rows, and to a multiple of the widest panel
+/// (kPanel columns, next to each other in memory) for buffers of panels.
 constexpr std::int64_t kRowAlignment = 16;
 constexpr std::int64_t kPanelAlignment = 64;
 
@@ -24,19 +26,23 @@ constexpr std::int64_t padded_head_dim(const Attention& a) { return round_up(a.h
 constexpr std::int64_t panels_of_head_dim(const Attention& a) { return round_up(a.head_dim, kPanelAlignment); }
 constexpr std::int64_t padded_keys(const Attention& a) { return round_up(a.num_keys, kKeyBlock); }
 
-/// So many queries go over the keys at once, tile by tile at each block of keys: one tile, or several where a head's
-/// keys are too many to stay in a second-level cache until the next one.
+/// Queries that are processed together: for each block of keys, all of their tiles. One tile; several if the keys of a
+/// head do not fit in the second-level cache, so that each block of keys is loaded less often.
 constexpr std::int64_t stripe_rows(const Attention& a) {
-  return (a.num_keys * padded_head_dim(a) <= kNearNumbers ? 1 : 4) * kQueryTile;
+  return (a.num_keys * padded_head_dim(a) <= kCachedKeyFloats ? 1 : 4) * kQueryTile;
 }
 
-/// Lengths are of single numbers; of pairs of bf16 the same memory holds as many elements twice. P: columns of a panel.
-///
-/// Of one key-value head: keys transposed, panel by panel (S / P, E, P), values in panels (E / P, S, P); and of the
-/// stripe in work: queries, outputs, the rows' sums lane by lane, what their probabilities are relative to, and a tile
-/// of scores.
+/// Buffers of a forward task, which processes one key-value head stripe by stripe (stripe_rows). Sizes are for fp32; a
+/// processor that multiplies bf16 uses half of `keys`, `values` and `q`. Legend: S padded keys, W padded head_dim, R
+/// rows of a stripe, P columns of a panel.
 struct ForwardWorkspace {
-  float *keys, *values, *q, *out, *scores, *row_sum, *base;
+  float* keys;     ///< transposed, in panels: (S / P, E, P)
+  float* values;   ///< in panels: (W / P, S, P)
+  float* q;        ///< (R, W)
+  float* out;      ///< (R, W), not yet divided by the sums of the rows
+  float* scores;   ///< one tile, then its probabilities
+  float* row_sum;  ///< (R, lanes): partial sums of each row's probabilities
+  float* base;     ///< (R): the exponent that each row's probabilities are relative to
 
   /// In floats.
   static std::int64_t size(const Attention& a) {
@@ -56,13 +62,19 @@ struct ForwardWorkspace {
   }
 };
 
-/// Of one key-value head: keys and values transposed, panel by panel, keys in panels, and both gradients; of the stripe
-/// in work: queries and gradient of the output, row by row and in panels, gradient of the queries, the rows' sums lane
-/// by lane, and of all keys (blocks, rows of the stripe, 64) probabilities, the gradient of the scores and, where these
-/// are capped, the derivative of the cap; the gradient of one tile as pairs row by row once more.
+/// Buffers of a backward task. As in ForwardWorkspace; N blocks of keys.
 struct BackwardWorkspace {
-  float *keys_t, *values_t, *keys, *grad_k, *grad_v, *q, *q_panels, *grad_out, *grad_out_panels, *grad_q, *row_sum,
-      *scores, *grad_scores, *grad_score_rows, *slopes;
+  float *keys_t, *values_t;           ///< transposed, in panels: (S / P, E, P)
+  float* keys;                        ///< in panels: (W / P, S, P)
+  float *grad_k, *grad_v;             ///< (S, W)
+  float *q, *q_panels;                ///< (R, W), and in panels: (W / P, R, P)
+  float *grad_out, *grad_out_panels;  ///< the same
+  float* grad_q;                      ///< (R, W)
+  float* row_sum;                     ///< (R, lanes): partial sums of each row's probabilities times their gradients
+  float* scores;                      ///< (N, R, 64), then the probabilities
+  float* grad_scores;                 ///< (N, R, 64): of the probabilities, then of the scores
+  float* grad_score_rows;             ///< one tile of grad_scores in bf16, row by row; unused in fp32
+  float* slopes;                      ///< (N, R, 64): derivatives of capped scores, if there is a cap
 
   /// In floats.
   static std::int64_t size(const Attention& a) {
@@ -93,8 +105,8 @@ struct BackwardWorkspace {
   }
 };
 
-/// The work is cut into tasks that can run in any order and on any thread, each with a workspace of its own: one for
-/// each sequence, key-value head and split.
+/// Number of tasks, one for each sequence, key-value head and split. They can run in any order and on any thread, each
+/// with its own workspace.
 constexpr std::int64_t num_tasks(const Attention& a) { return a.batch * a.num_key_value_heads * a.num_splits; }
 
 }  // namespace

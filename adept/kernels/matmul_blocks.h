@@ -1,5 +1,5 @@
-// How the matrix product cuts its work, and where things lie in its workspace. All has internal linkage, as the files
-// that include this are compiled for different instruction sets (CMakeLists.txt).
+// Block sizes of the matrix product, and the layout of its workspace. Everything has internal linkage, because the
+// files that include this are compiled for different instruction sets (CMakeLists.txt).
 #pragma once
 
 #include "adept/kernels/matmul.h"
@@ -7,12 +7,12 @@
 namespace adept::kernels {
 namespace {
 
-/// Columns of a panel of b are at most so many: 4 of the widest vectors.
+/// Most columns of a panel of b: 4 of the widest vectors.
 constexpr std::int64_t kMostPanelColumns = 64;
-/// Rows that are multiplied with all panels of a block before the next ones are.
+/// Rows of a that are multiplied with all panels of a block of b before the next rows.
 constexpr std::int64_t kRowBlock = 96;
-/// A block of b as fp32. Each of its numbers is read once for kRowBlock rows, so a third-level cache is near enough; of
-/// smaller blocks the rows would be read, and where they are not contiguous packed, more often.
+/// Most floats of a block of b. It is read once for every kRowBlock rows, so a third-level cache is fast enough. With
+/// smaller blocks, the rows of a would be read (and packed, if they are not contiguous) more often.
 constexpr std::int64_t kBlockFloats = 1 << 20;
 
 constexpr std::int64_t rows_of_split(const Matmul& m) { return divide_up(m.rows, m.row_splits); }
@@ -20,10 +20,11 @@ constexpr std::int64_t columns_of_block(const Matmul& m) {
   return divide_up(divide_up(m.columns, m.column_blocks), kMostPanelColumns) * kMostPanelColumns;
 }
 
-/// A block of b, panel by panel (K, columns of a panel), zeros where b ends; a block of rows of a, (K, rows), where a's
-/// rows are not contiguous; a tile of c.
+/// Buffers of a task.
 struct MatmulWorkspace {
-  float *panels, *a, *tile;
+  float* panels;  ///< a block of b, panel by panel: (depth, columns of a panel) each, padded with zeros
+  float* a;       ///< (depth, kRowBlock): a block of rows of a, if its rows are not contiguous
+  float* tile;    ///< of the result: (kRowBlock, kMostPanelColumns)
 
   /// In floats.
   static constexpr std::int64_t size(const Matmul& m) {
@@ -34,8 +35,8 @@ struct MatmulWorkspace {
       : panels(begin), a(panels + m.depth * columns_of_block(m)), tile(a + m.depth * kRowBlock) {}
 };
 
-/// The work is cut into tasks that can run in any order and on any thread, each with a workspace of its own: one for
-/// each split of the rows and block of columns.
+/// Number of tasks, one for each split of the rows and block of columns. They can run in any order and on any thread,
+/// each with its own workspace.
 constexpr std::int64_t num_tasks(const Matmul& m) { return m.row_splits * m.column_blocks; }
 
 /// Blocks of columns of at most kBlockFloats, whatever the number of threads.
@@ -44,7 +45,8 @@ inline void cut_for_cache(Matmul& m) {
   m.column_blocks = divide_up(m.columns, most_columns > kMostPanelColumns ? most_columns : kMostPanelColumns);
 }
 
-/// Ranges of rows that are worth packing b for, and as many more blocks as keep all threads at work.
+/// Splits the rows into ranges that are long enough to pack b for each, and the columns into as many more blocks as
+/// keep all threads busy.
 inline void cut_for_threads(Matmul& m, std::int64_t threads) {
   constexpr std::int64_t kLeastRows = 384;
   m.row_splits = m.rows / kLeastRows < threads ? m.rows / kLeastRows : threads;

@@ -22,7 +22,7 @@ T* head_of(const Heads& heads, std::int64_t sequence, std::int64_t head) {
   return static_cast<T*>(heads.data) + sequence * heads.batch_stride + head * heads.head_stride;
 }
 
-// What the products multiply that tensors of T are packed for: fp32 numbers.
+// How tensors of T are packed for the matrix products: as fp32.
 template <typename T, bool kPairs = kMultipliesPairs && sizeof(T) == sizeof(std::uint16_t)>
 struct Packing {
   using Number = float;
@@ -38,7 +38,7 @@ struct Packing {
     }
   }
 
-  // (rows, E) -> (W / P, depth, P), the depth of the product along the rows; padding is zero.
+  // (rows, E) -> (W / P, depth, P), the depth of the product along the rows. Padding is zero.
   static void pack_panels(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim,
                           std::int64_t width, std::int64_t depth, float* to) {
     for (std::int64_t panel = 0; panel < width; panel += kPanel, to += depth * kPanel) {
@@ -51,8 +51,7 @@ struct Packing {
     }
   }
 
-  // (rows, E) -> (depth / P, E, P), the depth of the product along E: rows become columns; those that are not there are
-  // zero.
+  // (rows, E) -> (padded_rows / P, E, P), the depth of the product along E: rows become columns. Padding is zero.
   static void pack_transposed(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t head_dim,
                               std::int64_t padded_rows, float* to) {
     for (std::int64_t panel = 0; panel < padded_rows; panel += kPanel, to += head_dim * kPanel)
@@ -69,7 +68,7 @@ struct Packing {
   }
 };
 
-// Pairs of bf16 numbers that follow each other in the depth, where the processor has an instruction for them.
+// On processors with bf16 instructions: pairs of bf16 elements that are neighbours along the depth.
 template <typename T>
 struct Packing<T, true> {
   using Number = Pair;
@@ -141,14 +140,15 @@ struct Task {
         split(index % a.num_splits) {}
 };
 
-// A tile of scores: of the queries begin + row to begin + row + count, begin being where the stripe in work begins, and
-// the keys from n, so many columns. `masked`: some of them are not seen by all.
+// A tile of scores: `count` queries from row `row` of the current stripe, and `columns` keys from key n. masked: some
+// queries do not see all of these keys.
 struct Tile {
   std::int64_t n, row, count, columns;
   bool masked;
 };
 
-// Calls visit(Tile) for what a stripe of `rows` queries from `begin` sees something of, key block by key block.
+// Calls visit(Tile) for every tile with a visible key, of a stripe of `rows` queries from `begin`, one block of keys
+// after the other.
 template <typename Visit>
 void for_each_tile(const Attention& a, const std::int32_t* first_key, std::int64_t begin, std::int64_t rows,
                    const Visit& visit) {
@@ -178,8 +178,8 @@ Visible visible_columns(const Attention& a, const std::int32_t* first_key, std::
   return {first_key[query] - n, a.num_keys - a.num_queries + query - n};
 }
 
-// The values of the columns from `column` on, those that are not seen replaced. Columns are few, so they are exact as
-// floats.
+// Values of the columns from `column` on, with `hidden` for columns that are not visible. Column numbers are small, so
+// floats represent them exactly.
 Vector hide(Vector values, std::int64_t column, Visible visible, float hidden) {
   if (visible.low <= column && column + kLanes - 1 <= visible.high) return values;
   const Vector number = lane_numbers() + splat(static_cast<float>(column));
@@ -189,14 +189,14 @@ Vector hide(Vector values, std::int64_t column, Visible visible, float hidden) {
   return number > high ? splat(hidden) : not_low;
 }
 
-// Probabilities are powers of two relative to their query's base, at most 2^kMostExponent: the base follows the largest
-// score, and with it sums and outputs of earlier blocks, only where they would grow beyond, which costs no precision
-// and is rare after a row's first block.
+// Probabilities are powers of two relative to their query's base, at most 2^kMostExponent. Only if they would exceed
+// it, the base is raised to the largest score and the sums and outputs of earlier blocks are rescaled. This loses no
+// precision, and it is rare after a row's first block.
 constexpr float kMostExponent = 12;
-constexpr float kNoBase = -__FLT_MAX__;  // nothing was seen yet
+constexpr float kNoBase = -__FLT_MAX__;  // before the first block
 
-// Products of queries and keys become capped scores, and their derivatives by scores without a cap go to `slopes`
-// unless that is null.
+// Replaces products of queries and keys by capped scores. Their derivatives with respect to the scores without a cap go
+// to `slopes`, if it is not null.
 void cap_tile(const Attention& a, const Tile& t, float* scores, float* slopes) {
   const Vector inward = splat(a.scale / a.soft_cap), cap = splat(a.soft_cap);
   for (std::int64_t i = 0; i < t.count * kKeyBlock; i += kKeyBlock)
@@ -210,7 +210,7 @@ void cap_tile(const Attention& a, const Tile& t, float* scores, float* slopes) {
 // Factor that converts a score (a product, or the output of cap_tile()) to an exponent of 2.
 float exponent_factor(const Attention& a) { return (a.soft_cap > 0 ? 1 : a.scale) * kLog2E; }
 
-// A query's base becomes the largest score of a block, as an exponent.
+// Raises a query's base to `largest`, the largest score of a block as an exponent, and rescales its sums and output.
 void raise_base(const ForwardWorkspace& w, std::int64_t row, std::int64_t width, float largest) {
   const float base = w.base[row];
   w.base[row] = largest <= base ? base : largest;  // NaN stays
@@ -221,7 +221,7 @@ void raise_base(const ForwardWorkspace& w, std::int64_t row, std::int64_t width,
   for (std::int64_t e = 0; e < width; e += kLanes) store(out + e, load(out + e) * rescale);
 }
 
-// A tile of scores becomes probabilities, elements of E in their place, and they are added to the rows' sums.
+// Replaces a tile of scores by probabilities, elements of E, and adds them to the sums of the rows.
 template <typename E, bool kMasked>
 void soften_tile(const Attention& a, const ForwardWorkspace& w, const Tile& t, const std::int32_t* first_key,
                  std::int64_t begin) {
@@ -301,7 +301,8 @@ void forward_task(const Attention& a, const Task& task, float* workspace) {
   }
 }
 
-// The operands of the backward products: what stands on both sides of them is packed both ways.
+// The operands of the backward products. Tensors that are on the left of one product and on the right of another are
+// packed both ways.
 template <typename T>
 struct BackwardOperands {
   using Packed = Packing<T>;
@@ -343,13 +344,13 @@ struct BackwardOperands {
   }
 };
 
-// Where a tile lies in the scores of a stripe.
+// The position of a tile in the scores of a stripe.
 float* tile_of(const Attention& a, float* scores, const Tile& t) {
   return scores + t.n * stripe_rows(a) + t.row * kKeyBlock;
 }
 
-// Of one query's block: scores become probabilities, and their products with their gradients are added to row_sum, lane
-// by lane.
+// For one query and block of keys: replaces scores by probabilities, and adds their products with their gradients to
+// row_sum, lane by lane.
 template <bool kMasked>
 void restore_row(float* scores, const float* grad_probabilities, const Tile& t, Visible visible,
                  float exponent_of_score, float log_sum_exp, float* row_sum) {
@@ -382,9 +383,10 @@ void restore_tile(const Attention& a, const BackwardWorkspace& w, const Backward
             log_sum_exp[begin + r], w.row_sum + r * kLanes);
 }
 
-// Gradients of a tile's probabilities become gradients of its scores, and both operands of the products that follow: in
-// their places with the depth along the queries, and as pairs the gradients in `grad_score_rows` with the depth along
-// the keys. delta: of each query the row sum of probabilities times gradients. kCapped: `slopes` are the cap's.
+// Replaces the gradients of a tile's probabilities by those of its scores, and packs probabilities and gradients for
+// the next products: in place with the depth along the queries; in bf16, the gradients also in `grad_score_rows` with
+// the depth along the keys. delta: for each query, the sum of probabilities times gradients. kCapped: multiplies by
+// slopes.
 template <typename T, bool kCapped>
 void differentiate_scores(float* probabilities, float* gradients, const float* slopes, float* grad_score_rows,
                           const Tile& t, const float* delta) {
@@ -414,7 +416,7 @@ void differentiate_scores(float* probabilities, float* gradients, const float* s
   }
 }
 
-// Adds what a tile gives to the gradients of queries, keys and values; delta is of the tile's queries.
+// Adds a tile's part of the gradients of queries, keys and values. delta: as above, from the tile's first query.
 template <typename T>
 void differentiate_tile(const Attention& a, const BackwardWorkspace& w, const BackwardOperands<T>& o, const Tile& t,
                         const float* delta) {
@@ -437,8 +439,8 @@ void differentiate_tile(const Attention& a, const BackwardWorkspace& w, const Ba
                  o.key_panel, w.grad_q + t.row * width, width);
 }
 
-// A stripe of queries meets its keys twice: the gradient of a score needs the sum of its row's probabilities times
-// their gradients. That is the output times its gradient as well, but so the output need not be kept.
+// Passes over the keys of a stripe twice, because the gradient of a score needs the sum of its row's probabilities
+// times their gradients. The output times its gradient equals that sum, but would require the output to be saved.
 template <typename T>
 void backward_task(const Attention& a, const Task& task, float* workspace) {
   const auto [sequence, group, split] = task;
