@@ -53,7 +53,7 @@ struct DataConfig {
   std::vector<EvalSource> eval;
   data::Packing packing = data::Packing::kConcat;
   double temperature = 1;  ///< of shares that follow from size
-  bool document_mask = true;
+  bool document_mask = data::kDocumentMask;
 };
 
 /// How to compute.

@@ -29,6 +29,8 @@ enum class Packing {
 };
 
 inline constexpr char kDefaultTextField[] = "text";
+/// Default of data.document_mask: documents packed into one sequence do not attend to each other.
+inline constexpr bool kDocumentMask = true;
 
 /// A named set of documents.
 struct TextSource {

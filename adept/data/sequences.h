@@ -11,6 +11,7 @@
 
 #include "adept/core/json.h"
 
+#include "adept/data/options.h"
 #include "adept/data/packed_stream.h"
 #include "adept/data/token_dataset.h"
 
@@ -87,9 +88,9 @@ struct WindowOptions {
 
 /// Options for packing documents.
 struct PackOptions {
-  std::int64_t seq_len = 0;           ///< tokens of a sequence, >= 2; only the last one may be shorter
-  std::optional<std::int32_t> eos{};  ///< added after each document that does not end with it
-  bool document_mask = true;          ///< documents of a sequence do not attend to each other
+  std::int64_t seq_len = 0;            ///< tokens of a sequence, >= 2; only the last one may be shorter
+  std::optional<std::int32_t> eos{};   ///< added after each document that does not end with it
+  bool document_mask = kDocumentMask;  ///< documents of a sequence do not attend to each other
   Packing packing = Packing::kConcat;
   std::vector<std::int64_t> order{};  ///< of the documents; empty: the dataset's own
   std::int64_t max_tokens = 0;        ///< total of all sequences, taken as a sample (SequenceSet); 0: no limit

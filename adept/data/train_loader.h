@@ -32,8 +32,8 @@ struct TrainLoaderOptions {
   std::optional<std::int32_t> eos{};  ///< added after each document that does not end with it
   std::uint64_t seed = 0;
   Packing packing = Packing::kConcat;
-  double temperature = 1;     ///< without weights: shares are proportional to tokens^(1 / temperature); > 0
-  bool document_mask = true;  ///< documents of a sequence do not attend to each other
+  double temperature = 1;              ///< without weights: shares are proportional to tokens^(1 / temperature); > 0
+  bool document_mask = kDocumentMask;  ///< documents of a sequence do not attend to each other
 };
 
 /// Whether a training may continue with another mixture.
