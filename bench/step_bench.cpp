@@ -13,7 +13,6 @@
 #include <chrono>
 #include <filesystem>
 #include <iostream>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -156,9 +155,8 @@ class Work {
     trainable_ =
         std::make_unique<train::Trainable>(decoder_, train::trained_tensors(config, decoder_, expansion, files));
     optimizer_ = std::make_unique<optim::AdamW>(trainable_->parameters(), optim::AdamWOptions{});
-    std::map<std::string, double> rates;
-    for (const optim::Parameter& parameter : trainable_->parameters()) rates[parameter.name] = kLearningRate;
-    rates_ = optim::whole_rates(trainable_->parameters(), rates);
+    for (const optim::Parameter& p : trainable_->parameters())
+      rates_[p.name] = {{.dim = 0, .begin = 0, .end = p.master.size(0), .rate = kLearningRate}};
     checkpointing_ = config::from_string<train::ActivationCheckpointing>(options_.checkpointing).value();
   }
 

@@ -4,6 +4,9 @@
 #include <xxhash.h>
 
 #include <atomic>
+#include <cstdint>
+
+#include "adept/core/hash_detail.h"
 
 namespace adept {
 namespace {
@@ -35,7 +38,7 @@ std::string Hasher::digest() const {
   return fmt::format("xxh3:{:016x}{:016x}", hash.high64, hash.low64);
 }
 
-std::int64_t hashed_bytes() { return num_hashed.load(std::memory_order_relaxed); }
+std::int64_t detail::hashed_bytes() { return num_hashed.load(std::memory_order_relaxed); }
 
 std::string hash_of(std::span<const std::byte> bytes) { return Hasher().update(bytes).digest(); }
 std::string hash_of(std::string_view text) { return Hasher().update(text).digest(); }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -27,9 +26,6 @@ class Hasher {
   struct State;
   std::unique_ptr<State> state_;
 };
-
-/// Bytes that this process has hashed, to verify that large files are hashed only once.
-std::int64_t hashed_bytes();
 
 /// Digest of one buffer.
 std::string hash_of(std::span<const std::byte> bytes);

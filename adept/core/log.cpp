@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -17,13 +18,18 @@
 namespace adept {
 namespace {
 
+// Values of $ADEPT_LOG.
+constexpr std::pair<std::string_view, spdlog::level::level_enum> kLevels[] = {{"info", spdlog::level::info},
+                                                                              {"warn", spdlog::level::warn},
+                                                                              {"error", spdlog::level::err},
+                                                                              {"off", spdlog::level::off}};
+
 class LevelPrefix : public spdlog::custom_flag_formatter {
  public:
   void format(const spdlog::details::log_msg& message, const std::tm&, spdlog::memory_buf_t& out) override {
     std::string_view prefix;
     if (message.level == spdlog::level::warn) prefix = "warning: ";
     if (message.level >= spdlog::level::err) prefix = "error: ";
-    if (message.level <= spdlog::level::debug) prefix = "debug: ";
     out.append(prefix.data(), prefix.data() + prefix.size());
   }
   std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<LevelPrefix>(); }
@@ -31,8 +37,6 @@ class LevelPrefix : public spdlog::custom_flag_formatter {
 
 spdlog::level::level_enum spdlog_level(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug:
-      return spdlog::level::debug;
     case LogLevel::kInfo:
       return spdlog::level::info;
     case LogLevel::kWarning:
@@ -55,13 +59,12 @@ void init_logging() {
   formatter->add_flag<LevelPrefix>('*').set_pattern("%^%*%$%v");
   logger->set_formatter(std::move(formatter));
   const char* setting = std::getenv("ADEPT_LOG");
-  const std::string name = setting != nullptr ? setting : "info";
-  const auto level = spdlog::level::from_str(name);
-  const bool is_known =
-      level != spdlog::level::off || name == "off";  // from_str signals an unknown name in no other way
-  logger->set_level(is_known ? level : spdlog::level::info);
+  const std::string_view name = setting != nullptr ? setting : "info";
+  const auto found = std::ranges::find(kLevels, name, &std::pair<std::string_view, spdlog::level::level_enum>::first);
+  const bool is_known = found != std::end(kLevels);
+  logger->set_level(is_known ? found->second : spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
-  if (!is_known) log_warning("ADEPT_LOG is \"{}\"; expected debug, info, warn, error or off. Using info.", name);
+  if (!is_known) log_warning("ADEPT_LOG is \"{}\"; expected info, warn, error or off. Using info.", name);
 }
 
 void set_quiet() { spdlog::default_logger()->set_level(std::max(spdlog::get_level(), spdlog::level::warn)); }

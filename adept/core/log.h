@@ -9,10 +9,10 @@
 
 namespace adept {
 
-enum class LogLevel { kDebug, kInfo, kWarning, kError };
+enum class LogLevel { kInfo, kWarning, kError };
 
 /// Sets up the process's logger: standard error, "warning: ..." and "error: ..." prefixes, no time stamps. The level
-/// comes from $ADEPT_LOG (debug, info, warn, error, off; default info; another value is reported and ignored).
+/// comes from $ADEPT_LOG (info, warn, error, off; default info; another value is reported and ignored).
 void init_logging();
 
 /// Hides info messages and progress lines; warnings and errors remain.
@@ -24,10 +24,6 @@ bool logs(LogLevel level);
 void log_message(LogLevel level, const std::string& message);
 
 /// Logs a formatted message.
-template <typename... Args>
-void log_debug(fmt::format_string<Args...> format, Args&&... args) {
-  log_message(LogLevel::kDebug, fmt::format(format, std::forward<Args>(args)...));
-}
 template <typename... Args>
 void log_info(fmt::format_string<Args...> format, Args&&... args) {
   log_message(LogLevel::kInfo, fmt::format(format, std::forward<Args>(args)...));

@@ -30,15 +30,6 @@ void check_slices(const Parameter& p, const std::vector<RateSlice>& slices) {
 
 }  // namespace
 
-ParameterRates whole_rates(const std::vector<Parameter>& parameters, const std::map<std::string, double>& rates) {
-  ParameterRates result;
-  for (const Parameter& p : parameters)
-    if (const auto rate = rates.find(p.name); rate != rates.end())
-      result[p.name] = {{.dim = 0, .begin = 0, .end = p.master.size(0), .rate = rate->second}};
-  ADEPT_CHECK(result.size() == rates.size(), "a learning rate for a parameter that does not train");
-  return result;
-}
-
 AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options)
     : parameters_(std::move(parameters)), options_(options) {
   for (const Parameter& p : parameters_) {

@@ -36,9 +36,6 @@ struct RateSlice {
 /// By parameter name: disjoint slices that cover it.
 using ParameterRates = std::map<std::string, std::vector<RateSlice>>;
 
-/// One rate for the whole of each parameter, by name.
-ParameterRates whole_rates(const std::vector<Parameter>& parameters, const std::map<std::string, double>& rates);
-
 /// One entry per unit. With every rate equal it is torch.optim.AdamW(fused=True) bit for bit; a rate of 0 leaves the
 /// unit's weights bit-identical (its moments still move).
 class AdamW {

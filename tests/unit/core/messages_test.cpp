@@ -119,12 +119,11 @@ TEST(Log, PrefixesWarningsAndReportsAWrongLevel) {
   ASSERT_EQ(setenv("ADEPT_LOG", "loud", 1), 0);
   CaptureStderr();
   init_logging();
-  log_debug("hidden");
   log_info("shown");
   log_warning("careful");
   log_error("broken");
   EXPECT_EQ(GetCapturedStderr(),
-            "warning: ADEPT_LOG is \"loud\"; expected debug, info, warn, error or off. Using info.\n"
+            "warning: ADEPT_LOG is \"loud\"; expected info, warn, error or off. Using info.\n"
             "shown\nwarning: careful\nerror: broken\n");
   ASSERT_EQ(setenv("ADEPT_LOG", "error", 1), 0);
   CaptureStderr();

@@ -11,7 +11,7 @@
 #include <set>
 #include <thread>
 
-#include "adept/core/hash.h"
+#include "adept/core/hash_detail.h"
 #include "tests/unit/io/support.h"
 
 namespace adept::io {
@@ -136,16 +136,16 @@ TEST_F(WeightFilesTest, TheHashOfFilesIsComputedOnceAndAgainAfterAChange) {
   const auto hash = [&] { return WeightFiles::open(directory_.path()).hash(); };
   settle();
   const std::string first = hash();
-  std::int64_t before = hashed_bytes();
+  std::int64_t before = adept::detail::hashed_bytes();
   EXPECT_EQ(hash(), first);
-  EXPECT_EQ(hashed_bytes(), before) << "the bytes are hashed again";
+  EXPECT_EQ(adept::detail::hashed_bytes(), before) << "the bytes are hashed again";
   const std::filesystem::path shard = WeightFiles::open(directory_.path()).headers().begin()->first;
   const auto time = std::filesystem::last_write_time(shard);
   overwrite_last_byte(shard, '\x55');
   std::filesystem::last_write_time(shard, time);  // as rsync and cp -p do
   settle();
   EXPECT_NE(hash(), first);
-  EXPECT_GT(hashed_bytes(), before);
+  EXPECT_GT(adept::detail::hashed_bytes(), before);
 }
 
 TEST_F(WeightFilesTest, TheHashOfFilesThatWereWrittenAMomentAgoIsNotTakenForLasting) {

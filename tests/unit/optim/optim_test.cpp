@@ -13,6 +13,7 @@
 #include "adept/core/error.h"
 #include "adept/optim/adamw.h"
 #include "adept/optim/schedule.h"
+#include "tests/support/whole_rates.h"
 
 namespace adept::optim {
 namespace {
@@ -48,7 +49,8 @@ TEST(AdamW, FollowsTheFormulaWithARatePerUnitAndDecaysMatricesOnly) {
   const AdamWOptions options{.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
   AdamW adamw(parameters, options);
   const auto grads = gradients_for(parameters);
-  for (int i = 0; i < 3; ++i) adamw.step(grads, whole_rates(adamw.parameters(), {{"matrix", 1e-2}, {"gain", 3e-2}}));
+  for (int i = 0; i < 3; ++i)
+    adamw.step(grads, test::whole_rates(adamw.parameters(), {{"matrix", 1e-2}, {"gain", 3e-2}}));
   const at::Tensor matrix_error =
       (adamw_by_hand(matrix, grads[0], 1e-2, options, 0.1, 3) - parameters[0].master).abs().max();
   const at::Tensor gain_error =
@@ -69,7 +71,7 @@ TEST(AdamW, EqualRatesAreThePlainFusedUpdateBitForBit) {
   }
   at::_fused_adamw_(values, grads, first, second, {}, counts, 1e-3, 0.9, 0.95, 0.0, 1e-8, false, false);
   AdamW adamw(parameters, {});
-  adamw.step(grads, whole_rates(adamw.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}));
+  adamw.step(grads, test::whole_rates(adamw.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}));
   EXPECT_TRUE(at::equal(values[0], parameters[0].master));
   EXPECT_TRUE(at::equal(values[1], parameters[1].master));
 }
@@ -78,7 +80,7 @@ TEST(AdamW, ARateOfZeroLeavesTheUnitBitIdentical) {
   const auto parameters = two_parameters();
   const at::Tensor before = parameters[0].master.clone(), other = parameters[1].master.clone();
   AdamW adamw(parameters, {.weight_decay = 0.5});
-  adamw.step(gradients_for(parameters), whole_rates(adamw.parameters(), {{"matrix", 0.0}, {"gain", 1e-3}}));
+  adamw.step(gradients_for(parameters), test::whole_rates(adamw.parameters(), {{"matrix", 0.0}, {"gain", 1e-3}}));
   EXPECT_TRUE(at::equal(before, parameters[0].master));
   EXPECT_FALSE(at::equal(other, parameters[1].master));
 }
@@ -93,8 +95,8 @@ TEST(AdamW, ClippingScalesTheGradientInsideTheUpdate) {
     quarters.push_back(grads[i] * 0.25);
   }
   AdamW clipped(parameters, {}), plain(scaled, {});
-  clipped.step(grads, whole_rates(clipped.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}), 0.25);
-  plain.step(quarters, whole_rates(plain.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}));
+  clipped.step(grads, test::whole_rates(clipped.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}), 0.25);
+  plain.step(quarters, test::whole_rates(plain.parameters(), {{"matrix", 1e-3}, {"gain", 1e-3}}));
   EXPECT_TRUE(at::equal(parameters[0].master, scaled[0].master));
 }
 
@@ -102,9 +104,10 @@ TEST(AdamW, RefusesMissingRatesAndGradientsAndRepeatedNames) {
   auto parameters = two_parameters();
   AdamW adamw(parameters, {});
   const auto grads = gradients_for(parameters);
-  const auto rates = whole_rates(parameters, {{"matrix", 1.0}, {"gain", 1.0}});
-  EXPECT_THROW(adamw.step(grads, whole_rates(adamw.parameters(), {{"matrix", 1.0}})), InternalError);
-  EXPECT_THROW(adamw.step(grads, whole_rates(adamw.parameters(), {{"matrix", 1.0}, {"other", 1.0}})), InternalError);
+  const auto rates = test::whole_rates(parameters, {{"matrix", 1.0}, {"gain", 1.0}});
+  EXPECT_THROW(adamw.step(grads, test::whole_rates(adamw.parameters(), {{"matrix", 1.0}})), InternalError);
+  EXPECT_THROW(adamw.step(grads, test::whole_rates(adamw.parameters(), {{"matrix", 1.0}, {"other", 1.0}})),
+               InternalError);
   EXPECT_THROW(adamw.step({grads[0]}, rates), InternalError);
   EXPECT_THROW(adamw.step({grads[0], at::Tensor()}, rates), InternalError);
   EXPECT_THROW(adamw.step({grads[0], grads[0]}, rates), InternalError);

@@ -11,6 +11,7 @@
 #include "adept/train/step.h"
 #include "tests/support/tiny_models.h"
 #include "tests/support/tolerance.h"
+#include "tests/support/whole_rates.h"
 #include "tests/unit/train/tiny_training.h"
 
 namespace adept::train {
@@ -168,7 +169,7 @@ struct Training {
     for (const optim::Parameter& p : trainable.parameters()) rates[p.name] = 1e-2;
     for (std::uint64_t i = 0; i < 3; ++i) {
       const model::Batch batch = packed_batch(100 + 10 * i);
-      train_step(decoder, trainable, optimizer, {&batch, 1}, optim::whole_rates(trainable.parameters(), rates), 1.0);
+      train_step(decoder, trainable, optimizer, {&batch, 1}, test::whole_rates(trainable.parameters(), rates), 1.0);
     }
   }
 
@@ -244,7 +245,7 @@ TEST(DocumentMask, LetsAStepThatHasNothingToPredictChangeNothing) {
   std::map<std::string, double> rates;
   for (const optim::Parameter& p : t.trainable.parameters()) rates[p.name] = 1e-2;
   const StepResult result = train_step(t.decoder, t.trainable, optimizer, {&batch, 1},
-                                       optim::whole_rates(t.trainable.parameters(), rates), 1.0);
+                                       test::whole_rates(t.trainable.parameters(), rates), 1.0);
   EXPECT_TRUE(result.finite);
   EXPECT_EQ(result.num_targets, 0);
   for (const auto& [name, value] : test::parameters_of(t.decoder)) EXPECT_TRUE(value.equal(before.at(name))) << name;

@@ -30,6 +30,7 @@
 #include "tests/support/forward_without.h"
 #include "tests/support/tiny_models.h"
 #include "tests/support/tolerance.h"
+#include "tests/support/whole_rates.h"
 
 namespace adept::train {
 namespace {
@@ -58,7 +59,7 @@ struct ReadyModel {
   optim::ParameterRates rates(double rate) const {
     std::map<std::string, double> rates;
     for (const optim::Parameter& p : trainable.parameters()) rates[p.name] = rate;
-    return optim::whole_rates(trainable.parameters(), rates);
+    return test::whole_rates(trainable.parameters(), rates);
   }
   std::map<std::string, at::Tensor> masters() const {
     std::map<std::string, at::Tensor> copies;
@@ -419,7 +420,7 @@ TEST(TrainStep, WithAllUnitWeightsOneIsPlainAdamWOnTheCopiesBitForBit) {
         const std::vector<model::Batch> batches = {test::random_batch({9, 4}, static_cast<std::uint64_t>(update)),
                                                    test::random_batch({6}, 50)};
         const StepResult result = train_step(s.decoder, s.trainable, optimizer, batches,
-                                             optim::whole_rates(s.trainable.parameters(), rates), max_grad_norm);
+                                             test::whole_rates(s.trainable.parameters(), rates), max_grad_norm);
         ASSERT_TRUE(result.finite);
         if (max_grad_norm > 0) {
           ASSERT_GT(result.grad_norm, max_grad_norm) << "nothing is clipped";

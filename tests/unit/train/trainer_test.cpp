@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "adept/core/error.h"
-#include "adept/core/hash.h"
+#include "adept/core/hash_detail.h"
 #include "adept/method/unit_importance.h"
 #include "adept/method/unit_rates.h"
 #include "adept/nn/allocator.h"
@@ -210,9 +210,9 @@ TEST(Run, HashesTheWeightsOfItsModelOnceHoweverOftenItSaves) {
   config::RunConfig config = small_config();
   config.train.activation_cache = 0;  // which hashes what it keeps
   const auto hashed_by = [](const auto& work) {
-    const std::int64_t before = hashed_bytes();
+    const std::int64_t before = adept::detail::hashed_bytes();
     work();
-    return hashed_bytes() - before;
+    return adept::detail::hashed_bytes() - before;
   };
   Trainer trainer(make_inputs(config, model.expanded, dir / "run"));
   TrainSummary summary;
