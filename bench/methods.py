@@ -8,9 +8,9 @@ METHOD=RATE sets another rate, and --set train.learning_rate=RATE one for all. T
 comparison matters, try several rates for each method.
 
 All runs are checked before the first one starts. After a kill, the same command continues. The table is printed and
-written to DIR/methods.md: losses on every held-out set before and after training, the rate, trained parameters,
-tokens/s, and the peak resident memory of the training. Relative paths, including those in CONFIG.yaml, are relative to
-the working folder.
+written to DIR/methods.md: the first metric (the loss) of every held-out set before and after training, the rate,
+trained parameters, tokens/s, and the peak resident memory of the training. Relative paths, including those in
+CONFIG.yaml, are relative to the working folder.
 """
 
 import argparse
@@ -74,20 +74,27 @@ def check(arguments):
         raise SystemExit(exit_code)
 
 
+def headlines(file, results):
+    """The first metric of each held-out set in a result of `adept eval`, as (name, value), in the order of the run."""
+    datasets = json.loads(file.read_text())["datasets"]
+    in_order = sorted(datasets, key=lambda name: list(results).index(f"eval_{name}_text"))
+    return {name: next(iter(datasets[name].items())) for name in in_order}
+
+
 def table(out, methods):
     rows = []
     for method in methods:
         results = json.loads((out / method / "all_results.json").read_text())
         stage = json.loads((out / method / "stages" / "train.json").read_text())
-        sets = [key.removeprefix("base_").removesuffix("_loss") for key in results if key.startswith("base_") and key.endswith("_loss")]
+        base, trained = (headlines(out / method / file, results) for file in ("eval_base.json", "eval_model.json"))
         if not rows:
-            rows.append(["method", *[f"{name}, loss" for name in sets], "learning rate", "trained parameters", "tokens/s", "memory, GB"])
+            headers = [f"{name}, {metric}" for name, (metric, _) in base.items()]
+            rows.append(["method", *headers, "learning rate", "trained parameters", "tokens/s", "memory, GB"])
             rows.append(["---"] * len(rows[0]))
-            rows.append(["base", *[f"{results[f'base_{name}_loss']:.4f}" for name in sets], "", "", "", ""])
-        losses = [(results[f"base_{name}_loss"], results[f"eval_{name}_loss"]) for name in sets]
+            rows.append(["base", *[f"{value:.4f}" for _, value in base.values()], "", "", "", ""])
         rows.append([
             method,
-            *[f"{after:.4f} ({after - before:+.4f})" for before, after in losses],
+            *[f"{trained[name][1]:.4f} ({trained[name][1] - before:+.4f})" for name, (_, before) in base.items()],
             f"{results['learning_rate']:g}",
             f"{results['trained_parameters']:,}",
             f"{results['train_tokens_per_second']:.0f}",

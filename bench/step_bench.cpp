@@ -3,7 +3,6 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
@@ -21,9 +20,13 @@
 #include "adept/core/cpu.h"
 #include "adept/core/error.h"
 #include "adept/core/json.h"
+#include "adept/core/log.h"
 #include "adept/core/process_memory.h"
 #include "adept/core/progress.h"
 #include "adept/core/version_info.h"
+#include "adept/data/sequences.h"
+#include "adept/data/token_dataset.h"
+#include "adept/eval/evaluate.h"
 #include "adept/io/weight_files.h"
 #include "adept/kernels/instruction_set.h"
 #include "adept/method/beyond/probe.h"
@@ -109,6 +112,19 @@ model::Batch next_token_batch(const at::Tensor& ids, at::Device device) {
   return {.input_ids = ids.to(device), .targets = targets.to(device), .num_targets = ids.size(0) * (ids.size(1) - 1)};
 }
 
+/// The rows of `ids` (B, T) as documents of held-out text.
+eval::EvalSet as_held_out(const at::Tensor& ids, std::int64_t vocab_size) {
+  const at::Tensor narrow = ids.to(at::kInt).contiguous();
+  std::vector<std::vector<std::int32_t>> rows;
+  for (std::int64_t row = 0; row < ids.size(0); ++row) {
+    const auto* first = narrow.const_data_ptr<std::int32_t>() + row * ids.size(1);
+    rows.emplace_back(first, first + ids.size(1));
+  }
+  const std::vector<std::int64_t> bytes(rows.size());  // of no text
+  const data::TokenDataset dataset({.name = "ids", .vocab_size = vocab_size}, rows, bytes);
+  return {dataset.name(), data::windows(dataset, {.seq_len = ids.size(1)})};
+}
+
 /// The work of one repeat.
 class Work {
  public:
@@ -141,6 +157,7 @@ class Work {
       : options_(options),
         decoder_(std::move(decoder)),
         batch_(next_token_batch(read_ids(options.ids), decoder_.device())) {
+    if (options.work == "forward") held_out_ = as_held_out(batch_.input_ids.cpu(), decoder_.config().vocab_size);
     if (options.work == "step" || options.work == "full") train(io::WeightFiles::open(options.model));
     read_pages(decoder_);
     if (options.cached) use_cache();
@@ -182,11 +199,7 @@ class Work {
     return result.loss;
   }
 
-  double forward() {
-    const at::NoGradGuard no_grad;
-    const at::Tensor loss = decoder_.loss_sum(decoder_.forward(batch_.input_ids, batch_.context()), batch_.targets);
-    return loss.item<double>() / static_cast<double>(batch_.num_targets);
-  }
+  double forward() { return eval::evaluate(decoder_, *held_out_, {.batch_size = batch_.rows()}).headline().value; }
 
   double probe() {
     const std::vector<std::vector<method::ProbeBatch>> parts = {{{.batch = batch_}}};
@@ -199,6 +212,7 @@ class Work {
   Options options_;
   model::Decoder decoder_;
   model::Batch batch_;
+  std::optional<eval::EvalSet> held_out_;
   std::unique_ptr<model::ActivationCache> cache_;
   std::unique_ptr<train::Trainable> trainable_;
   std::unique_ptr<optim::AdamW> optimizer_;
@@ -209,6 +223,8 @@ class Work {
 };
 
 void serve(const Options& options) {
+  init_logging();  // standard output is for answers
+  set_quiet();
   at::set_num_threads(options.threads);
   nn::use_caching_allocator();
   kernels::instruction_set();  // a wrong one is to be told now

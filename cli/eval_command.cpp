@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <memory>
@@ -98,7 +99,8 @@ void run(EvalOptions& options) {
 
 void add_eval_command(CLI::App& app) {
   auto options = std::make_shared<EvalOptions>();
-  CLI::App* command = app.add_subcommand("eval", "Measure loss, perplexity and bits per byte on text");
+  CLI::App* command =
+      app.add_subcommand("eval", fmt::format("Measure a model on text: {}", fmt::join(eval::metric_names(), ", ")));
   add_model_option(*command, options->model);
   add_data_options(*command, options->data);
   command->add_option("--out", options->out, "Output file for the results (JSON)")->type_name("FILE");

@@ -364,7 +364,7 @@ void describe(Visitor& v, RunConfig& c) {
   v(c.lora, "lora", "Low-rank adapters", {.decides = decides::kTraining, .methods = bit_of(train::Method::kLora)});
   v(c.top_k_layers, "top_k_layers", "Training of the last layers",
     {.decides = decides::kTraining, .methods = bit_of(train::Method::kTopKLayers)});
-  v(c.eval, "eval", "Evaluation of loss and perplexity", {.decides = decides::kEvaluation | decides::kCopies});
+  v(c.eval, "eval", "Evaluation on held-out text", {.decides = decides::kEvaluation | decides::kCopies});
 }
 
 }  // namespace adept::config
