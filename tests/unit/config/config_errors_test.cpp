@@ -83,7 +83,7 @@ TEST(ConfigErrors, WrongTypesAndValues) {
       {"probe: {max_tokens: -5}", "run.yaml:6: probe.max_tokens: found -5; expected an integer >= 0"},
       // choices
       {"train: {lr_scheduler: cosin}",
-       R"(run.yaml:6: train.lr_scheduler: found "cosin"; expected constant, linear, cosine or wsd; did you mean cosine?)"},
+       R"(run.yaml:6: train.lr_scheduler: found "cosin"; expected constant, linear, cosine or wsd;...cosine?)"},
       {"dtype: float16", R"(run.yaml:6: dtype: found "float16"; expected auto, fp32 or bf16)"},
       {"device: 0", "run.yaml:6: device: found 0; expected cpu or cuda"},
       {"device: []", "run.yaml:6: device: found a list; expected cpu or cuda"},
@@ -102,22 +102,19 @@ TEST(ConfigErrors, WrongTypesAndValues) {
 
 TEST(ConfigErrors, UnknownKeysNameTheNearest) {
   const std::vector<Case> cases = {
-      {"train: {learning_rat: 1}",
-       "run.yaml:6: train.learning_rat: found an unknown key; did you mean train.learning_rate?"},
-      {"trian: {}", "run.yaml:6: trian: found an unknown key; did you mean train?"},
-      {"train: {lr: 1}", "run.yaml:6: train.lr: found an unknown key; did you mean train.learning_rate?"},
+      {"train: {learning_rat: 1}", "run.yaml:6: train.learning_rat: ...unknown key... train.learning_rate?"},
+      {"trian: {}", "run.yaml:6: trian: ...unknown key... train?"},
+      {"train: {lr: 1}", "run.yaml:6: train.lr: ...unknown key... train.learning_rate?"},
       {"gradient_accumulation_steps: 4",
-       "run.yaml:6: gradient_accumulation_steps: found an unknown key; did you mean train.grad_accum?"},
-      {"learning_rate: 1", "run.yaml:6: learning_rate: found an unknown key; did you mean train.learning_rate?"},
+       "run.yaml:6: gradient_accumulation_steps: ...unknown key... train.grad_accum?"},
+      {"learning_rate: 1", "run.yaml:6: learning_rate: ...unknown key... train.learning_rate?"},
       {"batch_size: 1",
-       "run.yaml:6: batch_size: found an unknown key; did you mean probe.batch_size, train.batch_size or "
+       "run.yaml:6: batch_size: ...unknown key... probe.batch_size, train.batch_size or "
        "eval.batch_size?"},
       {"probe: {colour: red}",
-       "run.yaml:6: probe.colour: found an unknown key; expected one of method, max_tokens, until_separated, "
-       "batch_size"},
+       "run.yaml:6: probe.colour: ...unknown key; expected ...method, max_tokens, until_separated, batch_size"},
       {"\"a\\nb\": 1",
-       "run.yaml:6: a\\nb: found an unknown key; expected one of model, output_dir, method, keep_expanded, seed, "
-       "dtype, "
+       "run.yaml:6: a\\nb: ...unknown key; expected ...model, output_dir, method, keep_expanded, seed, dtype, "
        "export_dtype, device, threads, kernels, seq_len, data, probe, expand, train, unit_lr, lora, top_k_layers, "
        "eval"},
   };
@@ -129,7 +126,7 @@ TEST(ConfigErrors, SourcesAreChecked) {
   const std::vector<Case> cases = {
       {"data:\n  train: [{nam: a, path: p}]\n  general: [{name: g, path: p}]",
        "run.yaml:4: data.train.0.name: found nothing; expected a string\n"
-       "run.yaml:4: data.train.0.nam: found an unknown key; did you mean data.train.0.name?"},
+       "run.yaml:4: data.train.0.nam: ...unknown key... data.train.0.name?"},
       {"data:\n  train: []\n  general: [{name: g, path: p}]",
        "run.yaml:4: data.train: found an empty list; expected a list of sections"},
       {"data:\n  train:\n  general: [{name: g, path: p}]",
@@ -145,22 +142,19 @@ TEST(ConfigErrors, SourcesAreChecked) {
        "run.yaml:4: data.train.0.path.2: found the string \"\"; expected a string that is not empty"},
       {"data:\n  train: [{name: no, path: \"a\\0b\"}]\n  general: [{name: 12, path: p}]",
        "run.yaml:4: data.train.0.name: found no; expected a string, in quotes\n"
-       "run.yaml:4: data.train.0.path: found the string \"a\\u0000b\"; expected a string without control characters\n"
+       "run.yaml:4: data.train.0.path: found the string \"a\\u0000b\"; expected a string ...control characters\n"
        "run.yaml:5: data.general.0.name: found 12; expected a string, in quotes"},
       {"data:\n  train: [{name: a b, path: p}]\n  general: [{name: .g, path: p}]",
-       "run.yaml:4: data.train.0.name: found \"a b\"; expected 1 to 64 letters, digits, '.', '_' or '-', the first a "
-       "letter or a digit\n"
-       "run.yaml:5: data.general.0.name: found \".g\"; expected 1 to 64 letters, digits, '.', '_' or '-', the first a "
-       "letter or a digit"},
+       "run.yaml:4: data.train.0.name: found \"a b\"; expected 1 to 64 letters, digits, '.', '_' or '-'...\n"
+       "run.yaml:5: data.general.0.name: found \".g\"; expected 1 to 64 letters, digits, '.', '_' or '-'..."},
       {"data:\n  train: [{name: a, path: p}]\n  general: [{name: g, path: p}]\n  eval: [{name: a, path: q}]",
        "run.yaml:6: data.eval.0.name: found \"a\", ...data.train.0.name; expected a unique name"},
       {"data:\n  train:\n  - {name: a, path: p, weight: 1}\n  - {name: b, path: p}\n  general: [{name: g, path: p}]",
-       "run.yaml:6: data.train.1.weight: found nothing; expected a weight, as another source of data.train has one"},
+       "run.yaml:6: data.train.1.weight: found nothing; expected a weight...data.train..."},
       {"data:\n  train:\n  - {name: a, path: p}\n  - {name: b, path: p, weight: 1}\n  general: [{name: g, path: p}]",
-       "run.yaml:5: data.train.0.weight: found nothing; expected a weight, as another source of data.train has one"},
+       "run.yaml:5: data.train.0.weight: found nothing; expected a weight...data.train..."},
       {"data:\n  temperature: 2\n  train: [{name: a, path: p, weight: 1}]\n  general: [{name: g, path: p}]",
-       "run.yaml:4: data.temperature: found 2, but the sources have weights; expected sources without weights, whose "
-       "size it scales"},
+       "run.yaml:4: data.temperature: found 2...; expected sources without weights..."},
       {"data:\n  train: [{name: a, path: p, epochs: 0, max_tokens: 1.5}]\n  general: [{name: g, path: p}]",
        "run.yaml:4: data.train.0.epochs: found 0; expected a number > 0 and <= 1000000\n"
        "run.yaml:4: data.train.0.max_tokens: found 1.5; expected an integer >= 1"},
@@ -187,25 +181,23 @@ TEST(ConfigErrors, TrainingAnExpandedModelNeedsNoGeneralTextForUniformRates) {
 TEST(ConfigErrors, FieldsThatContradictEachOther) {
   const std::vector<Case> cases = {
       {"expand: {num_layers: 2, after: [1]}",
-       "run.yaml:6: expand.after: found together with expand.num_layers; expected only one...(null or [] unsets a "
-       "key)"},
-      {"expand: {after: [3, 7, 5]}", "run.yaml:6: expand.after.2: found 5 after 7; expected ascending layer indices"},
+       "run.yaml:6: expand.after: found together with expand.num_layers; expected only one...(null or [] ...)"},
+      {"expand: {after: [3, 7, 5]}", "run.yaml:6: expand.after.2: found 5 after 7; expected ascending..."},
       {"expand: {trainable: 15%, num_layers: 2}",
        "run.yaml:6: expand.trainable: found together with ...expand.num_layers, expand.trainable and "
-       "expand.after; expected only one...(null or [] unsets a key)"},
+       "expand.after; expected only one...(null or [] ...)"},
       {"expand: {trainable: 0.2, after: [1]}",
        "run.yaml:6: expand.trainable: found together with ...expand.num_layers, expand.trainable and "
-       "expand.after; expected only one...(null or [] unsets a key)"},
+       "expand.after; expected only one...(null or [] ...)"},
       {"expand: {trainable: 150%}", "run.yaml:6: expand.trainable: found \"150%\"; expected a number > 0 and < 1"},
-      {"expand: {trainable: 40}",
-       "run.yaml:6: expand.trainable: found 40; expected a number > 0 and < 1; did you mean 40%?"},
+      {"expand: {trainable: 40}", "run.yaml:6: expand.trainable: found 40; expected a number > 0 and < 1;...40%?"},
       {"expand: {trainable: lots}", "run.yaml:6: expand.trainable: found \"lots\"; expected a number > 0 and < 1"},
-      {"expand: {strategy: manual}", "run.yaml:6: expand.strategy: found manual; expected the layers in expand.after"},
+      {"expand: {strategy: manual}", "run.yaml:6: expand.strategy: found manual; expected ...expand.after"},
       {"expand: {strategy: uniform, after: [1]}",
-       "run.yaml:6: expand.strategy: found uniform together with expand.after; expected manual, or no expand.after"},
+       "run.yaml:6: expand.strategy: found uniform ...expand.after; expected manual..."},
       {"expand: {strategy: lowst}",
        "run.yaml:6: expand.strategy: found \"lowst\"; expected lowest, cost_aware, uniform, "
-       "highest, gain_per_cost or manual; did you mean lowest?"},
+       "highest, gain_per_cost or manual;...lowest?"},
       {"expand: {after: [1], copies: 2}",
        "run.yaml:6: expand.copies: found 2 together with expand.after; expected 1..."},
       {"expand: {after: [1], exclude: [2]}",
@@ -214,7 +206,7 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
        "run.yaml:3: data.replay: found nothing; expected general text, ...0.25 of the training tokens "
        "(method: replay)"},
       {"method: replay\ntrain: {replay_ratio: 0}",
-       "run.yaml:7: train.replay_ratio: found 0 together with method: replay; expected more than 0, or method: full"},
+       "run.yaml:7: train.replay_ratio: found 0 ...method: replay; expected more than 0...method: full"},
       {"probe: {until_separated: true}\nexpand: {strategy: highest}",
        "run.yaml:6: probe.until_separated: found true together with expand.strategy: highest; expected lowest or "
        "cost_aware..."},
@@ -222,31 +214,27 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
        "run.yaml:3: data.replay: found nothing; expected general text, ...0.1 of the training tokens "
        "(train.replay_ratio)"},
       {"method: lorra",
-       "run.yaml:6: method: found \"lorra\"; expected adept, full, replay, llama_pro, lora or top_k_layers; did you "
-       "mean "
-       "lora?"},
+       "run.yaml:6: method: found \"lorra\"; expected adept, full, replay, llama_pro, lora or top_k_layers;...lora?"},
       {"probe: {method: mask}", "run.yaml:6: probe.method: found \"mask\"; expected mask_out, ..."},
       {"probe: {method: mask_uot}",
-       "run.yaml:6: probe.method: found \"mask_uot\"; expected mask_out, ...; did you mean mask_out?"},
+       "run.yaml:6: probe.method: found \"mask_uot\"; expected mask_out, ...;...mask_out?"},
       {"probe: {method: [mask_out]}", "run.yaml:6: probe.method: found a list; expected mask_out, ..."},
       {"train: {warmup_steps: 10, warmup_ratio: 0.1, max_steps: 9, num_train_epochs: 2}",
-       "run.yaml:6: train.warmup_steps: found 10; expected at most train.max_steps, which is 9"},
+       "run.yaml:6: train.warmup_steps: found 10; expected at most train.max_steps...9"},
       {"train: {max_steps: 9, warmup_steps: 10}",
-       "run.yaml:6: train.warmup_steps: found 10; expected at most train.max_steps, which is 9"},
+       "run.yaml:6: train.warmup_steps: found 10; expected at most train.max_steps...9"},
       {"train: {lr_scheduler: wsd, warmup_ratio: 0.5, decay_ratio: 0.6}",
        "run.yaml:6: train.decay_ratio: found 0.6; expected ...at most 1 ...warm-up is 0.5..."},
       {"train: {lr_scheduler: wsd, max_steps: 10, warmup_steps: 5, decay_ratio: 0.6}",
        "run.yaml:6: train.decay_ratio: found 0.6; expected ...at most 1 ...warm-up is 0.5..."},
       {"train: {lr_scheduler: cosine, warmup_ratio: 0.5, decay_ratio: 0.6}", "no error"},
       {"train: {lr_scheduler: cosin, max_steps: 9, warmup_steps: 10}",
-       "run.yaml:6: train.lr_scheduler: found \"cosin\"; expected constant, linear, cosine or wsd; did you mean "
-       "cosine?\n"
-       "run.yaml:6: train.warmup_steps: found 10; expected at most train.max_steps, which is 9"},
+       "run.yaml:6: train.lr_scheduler: found \"cosin\"; expected constant, linear, cosine or wsd;...cosine?\n"
+       "run.yaml:6: train.warmup_steps: found 10; expected at most train.max_steps...9"},
       {"eval: {stride: 600}", "run.yaml:6: eval.stride: found 600; expected at most seq_len, which is 512"},
       {"eval: {stride: 100, packed: true}",
        "run.yaml:6: eval.stride: found 100 together with eval.packed; expected 0..."},
-      {"train: {eval_steps: 10}",
-       "run.yaml:6: train.eval_steps: found 10, but data.eval is empty; expected 0, or text in data.eval"},
+      {"train: {eval_steps: 10}", "run.yaml:6: train.eval_steps: found 10...; expected 0...data.eval"},
       // a value that could not be read starts no second complaint
       {"eval: {stride: 600}\nseq_len: many",
        "run.yaml:7: seq_len: found \"many\"; expected an integer from 2 to 1048576"},
@@ -257,51 +245,49 @@ TEST(ConfigErrors, FieldsThatContradictEachOther) {
 }
 
 TEST(ConfigErrors, AllAtOnceInTheOrderOfTheFileAndThenOfTheOverrides) {
-  EXPECT_EQ(message_of("seed: x\nmodle: base\ndata:\n  general: [{name: g, path: p}]\ntrain: {adam_beta2: 2}\n",
-                       {"eval.stride=-1"}),
-            "run.yaml: model: found nothing; expected a string\n"
-            "run.yaml: output_dir: found nothing; expected a string\n"
-            "run.yaml:1: seed: found \"x\"; expected an integer from 0 to 4294967295\n"
-            "run.yaml:2: modle: found an unknown key; did you mean model?\n"
-            "run.yaml:3: data.train: found nothing; expected a list of sections\n"
-            "run.yaml:5: train.adam_beta2: found 2; expected a number >= 0 and < 1\n"
-            "--set eval.stride=-1: eval.stride: found -1; expected an integer from 0 to 1048576");
+  EXPECT_THAT(message_of("seed: x\nmodle: base\ndata:\n  general: [{name: g, path: p}]\ntrain: {adam_beta2: 2}\n",
+                         {"eval.stride=-1"}),
+              Reads("run.yaml: model: found nothing; expected a string\n"
+                    "run.yaml: output_dir: found nothing; expected a string\n"
+                    "run.yaml:1: seed: found \"x\"; expected an integer from 0 to 4294967295\n"
+                    "run.yaml:2: modle: ...unknown key... model?\n"
+                    "run.yaml:3: data.train: found nothing; expected a list of sections\n"
+                    "run.yaml:5: train.adam_beta2: found 2; expected a number >= 0 and < 1\n"
+                    "--set eval.stride=-1: eval.stride: found -1; expected an integer from 0 to 1048576"));
 }
 
 TEST(ConfigErrors, Overrides) {
   const std::vector<Case> cases = {
       {"seed", "--set seed: expected KEY=VALUE, as in --set train.learning_rate=1e-4"},
       {"=5", "--set =5: expected KEY=VALUE, as in --set train.learning_rate=1e-4"},
-      {"a..b=5", "--set a..b=5: a..b: found an empty part; expected names separated by single dots"},
+      {"a..b=5", "--set a..b=5: a..b: found an empty part; expected names..."},
       {"seed=x", "--set seed=x: seed: found \"x\"; expected an integer from 0 to 4294967295"},
       {"seed=", "--set seed=: seed: found no value; expected KEY=VALUE (null unsets a key)"},
-      {"sed=1", "--set sed=1: sed: found an unknown key; did you mean seed?"},
+      {"sed=1", "--set sed=1: sed: ...unknown key... seed?"},
       {"model.path=x", "--set model.path=x: model.path: found \"base\" there; expected a section or a list"},
       {"data.train.5.name=x",
-       "--set data.train.5.name=x: data.train.5.name: found the index \"5\" of a list of 1; expected 0 to 1, where 1 "
-       "appends"},
+       "--set data.train.5.name=x: data.train.5.name: found the index \"5\" ...list of 1; expected 0 to 1..."},
       {"data.train.med.weight=1",
-       "--set data.train.med.weight=1: data.train.med.weight: found the index \"med\" of a list of 1; expected 0 to 1, "
-       "where 1 appends"},
-      {"model='a", "--set model='a: not valid YAML: the text ends inside quotes; expected the closing quote"},
-      {"model=\"a\" b", "--set model=\"a\" b: found a second YAML document; expected only one"},
+       "--set data.train.med.weight=1: data.train.med.weight: found the index \"med\" ...list of 1; expected 0 to "
+       "1..."},
+      {"model='a", "--set model='a: not valid YAML: ...inside quotes..."},
+      {"model=\"a\" b", "--set model=\"a\" b: found a second YAML document;..."},
       {"data.eval=[{name: e, name: f, path: p}]",
-       "--set data.eval=[{name: e, name: f, path: p}]: data.eval.0.name: found a duplicate key; expected it "
-       "once"},
+       "--set data.eval=[{name: e, name: f, path: p}]: data.eval.0.name: found a duplicate key;..."},
   };
   for (const Case& c : cases) EXPECT_THAT(message_of(kGood, {c.yaml}), Reads(c.message)) << c.yaml;
 }
 
 TEST(ConfigErrors, DocumentsThatAreNotYaml) {
   const std::vector<Case> cases = {
-      {"", "run.yaml: found an empty file; expected at least model, output_dir and data"},
-      {"# only a comment\n", "run.yaml: found an empty file; expected at least model, output_dir and data"},
+      {"", "run.yaml: found an empty file; expected ...model, output_dir and data"},
+      {"# only a comment\n", "run.yaml: found an empty file; expected ...model, output_dir and data"},
       {"- a\n- b\n", "run.yaml:1: found a list; expected KEY: VALUE lines"},
       {"\njust text\n", "run.yaml:2: found \"just text\"; expected KEY: VALUE lines"},
-      {"model: a\n---\nmodel: b\n", "run.yaml: found a second YAML document; expected only one"},
-      {"train:\n\tseed: 1\n", "run.yaml:2: found a tab in the indentation; expected spaces"},
-      {"model: \"a\nseed: 1\n", "run.yaml:4: not valid YAML: the text ends inside quotes; expected the closing quote"},
-      {"a: 1\nb: \xff\n", "run.yaml:2: found bytes that are not UTF-8; expected a YAML file in UTF-8"},
+      {"model: a\n---\nmodel: b\n", "run.yaml: found a second YAML document;..."},
+      {"train:\n\tseed: 1\n", "run.yaml:2: found a tab...; expected spaces"},
+      {"model: \"a\nseed: 1\n", "run.yaml:4: not valid YAML: ...inside quotes..."},
+      {"a: 1\nb: \xff\n", "run.yaml:2: found bytes ...not UTF-8; expected ...UTF-8"},
   };
   for (const Case& c : cases) EXPECT_THAT(message_of(c.yaml), Reads(c.message)) << c.yaml;
 }
@@ -316,14 +302,14 @@ TEST(ConfigErrors, TheYamlParsersOwnWordsFollowThePlace) {
 TEST(ConfigErrors, KeysTwiceOrThatAreNoWords) {
   EXPECT_THAT(message_of(std::string(kGood) + "seed: 1\ntrain: {}\nseed: 2\n"),
               Reads("run.yaml:8: seed: found a duplicate key; ...(first: line 6)"));
-  EXPECT_EQ(message_of(std::string(kGood) + "[a, b]: 1\n"),
-            "run.yaml:6: found a key that is not a scalar; expected KEY: VALUE");
+  EXPECT_THAT(message_of(std::string(kGood) + "[a, b]: 1\n"),
+              Reads("run.yaml:6: found a key ...not a scalar; expected KEY: VALUE"));
   EXPECT_EQ(message_of(std::string(kGood) + "train: {<<: 5}\n"),
             "run.yaml:6: train.<<: found 5; expected an alias of a section");
 }
 
 TEST(ConfigErrors, HostileDocumentsAreBounded) {
-  EXPECT_EQ(message_of(",model: a\n"), "run.yaml: found a second YAML document; expected only one");
+  EXPECT_THAT(message_of(",model: a\n"), Reads("run.yaml: found a second YAML document;..."));
   EXPECT_EQ(message_of("a: &a [*a]\n"), "run.yaml:1: nested deeper than 32 levels");
   std::string laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
   for (int i = 1; i < 12; ++i) {
@@ -331,7 +317,7 @@ TEST(ConfigErrors, HostileDocumentsAreBounded) {
     for (int j = 0; j < 10; ++j) laughs += (j > 0 ? ", *a" : "*a") + std::to_string(i - 1);
     laughs += "]\n";
   }
-  EXPECT_THAT(message_of(laughs), HasSubstr("expands to more than 100000 values; expected fewer aliases"));
+  EXPECT_THAT(message_of(laughs), Reads("run.yaml...100000 values; expected fewer aliases"));
   EXPECT_THAT(message_of(std::string(100'000, '[')), HasSubstr("run.yaml"));
   EXPECT_THAT(message_of(std::string(100'000, '{')), HasSubstr("run.yaml"));
   EXPECT_THAT(message_of("model: " + std::string(5000, 'x') + "\nmodel: 1"), HasSubstr("model: found a duplicate key"));
@@ -342,8 +328,9 @@ TEST(ConfigErrors, ManyProblemsAreListedToALimitAndCounted) {
   std::string text = kGood;
   for (int i = 0; i < 70'000; ++i) text += "key_" + std::to_string(i) + ":\n";
   const std::string message = message_of(text);
-  EXPECT_THAT(message, StartsWith("run.yaml:6: key_0: found an unknown key; expected one of model, "));
-  EXPECT_THAT(message, HasSubstr("\nrun.yaml:55: key_49: found an unknown key"));
+  EXPECT_THAT(message.substr(0, message.find('\n')),
+              Reads("run.yaml:6: key_0: ...unknown key; expected ...model, ..."));
+  EXPECT_THAT(message, test::Says("run.yaml:55: key_49: ...unknown key"));
   EXPECT_THAT(message, EndsWith("\nand 69950 more problems"));
   EXPECT_EQ(std::count(message.begin(), message.end(), '\n'), 50);
   EXPECT_THAT(message_of(text + "key_7: 1\n"), EndsWith("\nand 69951 more problems"));
@@ -365,8 +352,8 @@ TEST(LengthProblems, AreTheSameWhetherTheStepsAreGivenOrFollowFromEpochs) {
     return derived;
   };
   EXPECT_EQ(problems_of("train: {warmup_steps: 10}", 10), "");
-  EXPECT_EQ(problems_of("train: {warmup_steps: 10}", 9),
-            "train.warmup_steps: found 10; expected at most train.max_steps, which is 9");
+  EXPECT_THAT(problems_of("train: {warmup_steps: 10}", 9),
+              Reads("train.warmup_steps: found 10; expected at most train.max_steps...9"));
   EXPECT_EQ(problems_of("train: {lr_scheduler: wsd, warmup_steps: 5, decay_ratio: 0.5}", 10), "");
   EXPECT_THAT(problems_of("train: {lr_scheduler: wsd, warmup_steps: 5, decay_ratio: 0.6}", 10),
               Reads("train.decay_ratio: found 0.6; expected ...at most 1 ...warm-up is 0.5..."));
@@ -421,8 +408,7 @@ TEST(ConfigErrors, FilesThatCannotBeRead) {
     return "no error";
   };
   const std::filesystem::path folder = testing::TempDir();
-  EXPECT_THAT(message("/no/such.yaml"),
-              testing::StartsWith("/no/such.yaml: cannot open for reading: No such file or directory. Check the"));
+  EXPECT_THAT(message("/no/such.yaml"), Reads("/no/such.yaml: cannot open...No such file or directory..."));
   EXPECT_EQ(message(folder), folder.string() + ": found a directory; expected a YAML file");
   const std::filesystem::path large = folder / "adept_large.yaml";
   std::ofstream(large) << "# " << std::string(1 << 20, 'x');
@@ -433,7 +419,7 @@ TEST(ConfigErrors, FilesThatCannotBeRead) {
 TEST(ConfigErrors, HomeThatIsNotSet) {
   const test::ScopedVariable home("HOME");
   EXPECT_THAT(message_of(kGood, {"model=~/m"}),
-              Reads("--set model=~/m: model: found \"~/m\", but $HOME is not set; expected a path without ~"));
+              Reads("--set model=~/m: model: found \"~/m\", ...$HOME ...expected ...~"));
 }
 
 }  // namespace

@@ -9,11 +9,13 @@
 #include <thread>
 
 #include "tests/support/captured_log.h"
+#include "tests/support/reads.h"
 #include "tests/support/temporary_directory.h"
 
 namespace adept {
 namespace {
 
+using adept::test::Says;
 using test::TemporaryDirectory;
 using testing::HasSubstr;
 
@@ -43,7 +45,7 @@ TEST(OpenForReading, SaysWhereALinkLeadsToNothing) {
   EXPECT_TRUE(is_present(directory / "config.json"));
   EXPECT_FALSE(is_present(directory / "none"));
   EXPECT_THAT(file_error([&] { open_for_reading(directory / "config.json"); }),
-              HasSubstr("/config.json: is a symbolic link to ../blobs/0a, which does not exist."));
+              Says("/config.json: ...link to ../blobs/0a...not exist"));
 }
 
 TEST(OpenStream, WaitsForTheWriterOfAPipe) {

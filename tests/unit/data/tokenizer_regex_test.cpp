@@ -6,10 +6,12 @@
 #include "adept/core/error.h"
 #include "adept/data/tokenizer/character_class.h"
 #include "adept/data/tokenizer/unicode.h"
+#include "tests/support/reads.h"
 
 namespace adept::data::tok {
 namespace {
 
+using adept::test::Says;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -152,8 +154,7 @@ TEST(TokenizerRegex, ExponentialBacktrackingIsAnErrorNotAHang) {
     spans_of(regex, std::string(60, 'a'));
     FAIL() << "expected an error";
   } catch (const DataError& error) {
-    EXPECT_THAT(error.what(),
-                HasSubstr("\"(?:a+)+[bc]\": matching a piece of text of 60 bytes fails: match limit exceeded"));
+    EXPECT_THAT(error.what(), Says("\"(?:a+)+[bc]\": ...60 bytes...match limit exceeded"));
   }
 }
 

@@ -12,11 +12,13 @@
 #include "adept/core/error.h"
 #include "adept/core/json.h"
 #include "adept/data/tokenizer/special_tokens.h"
+#include "tests/support/reads.h"
 #include "tests/support/sanitizers.h"
 
 namespace adept::data {
 namespace {
 
+using adept::test::Says;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -179,8 +181,7 @@ TEST_F(TokenizerTest, ATextCannotGrowWithoutBound) {
   json["normalizer"] = {{"type", "Sequence"}, {"normalizers", std::vector<Json>(40, doubling)}};
   const Tokenizer tokenizer = load(json);
   EXPECT_THAT(tokenizer.encode("bb", false), ElementsAre(1, 1));
-  EXPECT_THAT(encoding_error(tokenizer, "a"),
-              HasSubstr("tokenizer.json: normalizer.normalizers[20] makes the text more than 64 times longer"));
+  EXPECT_THAT(encoding_error(tokenizer, "a"), Says("tokenizer.json: normalizer.normalizers[20]...64 times longer"));
   std::string pieces;  // each may grow by a megabyte, together they may not
   for (std::size_t i = 0; i < test::large(100'000); ++i) pieces += "<s>aaaaaaaa";
   EXPECT_THAT(encoding_error(tokenizer, pieces), HasSubstr("more than 64 times longer"));
@@ -329,13 +330,11 @@ TEST_F(TokenizerTest, FaultyFilesAreRefusedByName) {
           {R"({"model": {"merges": [["a", "b", "c"]]}})", "model.merges[0] is not a pair"},
           {R"({"model": {"merges": {}}})", "model.merges is an object; expected an array"},
           {R"({"model": {"byte_fallback": 1}})", "model.byte_fallback is 1; expected true or false"},
-          {R"({"normalizer": {"type": "Precompiled"}})",
-           "normalizer.type is \"Precompiled\"; this build supports ByteLevel, Lowercase"},
+          {R"({"normalizer": {"type": "Precompiled"}})", "normalizer.type...\"Precompiled\"...ByteLevel, Lowercase"},
           {R"({"normalizer": {"type": "NFC", "form": 1}})", "normalizer has the key \"form\""},
           {R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Nmt"}]}})",
            "normalizer.normalizers[1].type is \"Nmt\""},
-          {R"({"pre_tokenizer": {"type": "Whitespace"}})",
-           "pre_tokenizer.type is \"Whitespace\"; this build supports ByteLevel, Digits"},
+          {R"({"pre_tokenizer": {"type": "Whitespace"}})", "pre_tokenizer.type...\"Whitespace\"...ByteLevel, Digits"},
           {R"({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "\\p{Han}"}, "behavior": "Isolated", "invert": false}})",
            "pre_tokenizer.pattern.Regex is \"\\\\p{Han}\""},
           {R"({"pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "Glued", "invert": false}})",
@@ -358,7 +357,7 @@ TEST_F(TokenizerTest, FaultyFilesAreRefusedByName) {
           {R"({"added_tokens": [{"id": 9, "content": "<s>"}]})", "added_tokens[0].single_word is missing"},
           {R"({"added_tokens": 3})", "added_tokens is 3; expected an array"}}) {
     const std::string message = failure_with(change);
-    EXPECT_THAT(message, HasSubstr(reason)) << change;
+    EXPECT_THAT(message, Says(reason)) << change;
     EXPECT_THAT(message, HasSubstr("tokenizer.json")) << change;
   }
 }
@@ -437,7 +436,7 @@ TEST_F(TokenizerTest, ASpecialTokenThatIsAskedForMustExist) {
   write("config.json", R"({"eos_token_id": 2, "pad_token_id": -1, "bos_token_id": "x"})");
   EXPECT_EQ(message(), "accepted") << "the others are not asked for";
   write("tokenizer_config.json", R"({"eos_token": "</s>"})");
-  EXPECT_THAT(message(), HasSubstr("tokenizer_config.json: eos_token is \"</s>\", which tokenizer.json does not have"));
+  EXPECT_THAT(message(), Says("tokenizer_config.json: eos_token...\"</s>\"...tokenizer.json"));
 }
 
 }  // namespace

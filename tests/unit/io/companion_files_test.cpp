@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <set>
 
+#include "tests/support/reads.h"
 #include "tests/unit/io/support.h"
 
 namespace adept::io {
@@ -13,6 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+using adept::test::Says;
 using test::data_error;
 using test::TemporaryDirectory;
 using testing::AllOf;
@@ -109,8 +111,10 @@ TEST_F(CompanionFiles, AFolderWithAnotherModelIsLeftOutAndNamed) {
   testing::internal::CaptureStdout();
   EXPECT_EQ(copied(), std::set<std::string>{"templates/a.jinja"});
   const std::string said = testing::internal::GetCapturedStdout();
-  EXPECT_THAT(said, HasSubstr("/from: not copied to the new model: 1_Pooling (another model), checkpoint-500 (another "
-                              "model), onnx (another model), original (another model)"));
+  EXPECT_THAT(
+      said,
+      Says("/from: not copied ...1_Pooling (another model), checkpoint-500 (another model), onnx (another model), "
+           "original (another model)"));
   testing::internal::CaptureStdout();
   copied();
   EXPECT_EQ(testing::internal::GetCapturedStdout(), "") << "once";
@@ -147,7 +151,7 @@ TEST_F(CompanionFiles, AnOutputInsideTheModelIsNotCopiedIntoItself) {
 TEST_F(CompanionFiles, ABrokenLinkIsReportedAndNotTakenForAbsent) {
   fs::create_symlink("../none", from() / "tokenizer.json");
   EXPECT_THAT(data_error([&] { copy_companion_files(from(), to()); }),
-              HasSubstr("/from/tokenizer.json: is a symbolic link to ../none, which does not exist"));
+              Says("/from/tokenizer.json: ...link to ../none...not exist"));
 }
 
 }  // namespace

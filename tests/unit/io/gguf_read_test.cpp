@@ -5,12 +5,14 @@
 #include <random>
 
 #include "adept/io/gguf.h"
+#include "tests/support/reads.h"
 #include "tests/unit/io/gguf_builder.h"
 #include "tests/unit/io/support.h"
 
 namespace adept::io {
 namespace {
 
+using adept::test::Says;
 using test::data_error;
 using test::gguf_string;
 using test::GgufBuilder;
@@ -254,18 +256,15 @@ TEST(Gguf, EveryByteBelongsToATensorOrIsPadding) {
     bytes[place] = 1;
     return data_error([&] { ParsedGguf{bytes}; });
   };
-  EXPECT_THAT(error_with_byte(header),
-              HasSubstr("bytes after the table of tensors do not belong to any of the 3 tensors"));
-  EXPECT_THAT(error_with_byte(start + 4), HasSubstr("28 bytes before \"b\" do not belong to any of the 3 tensors"));
-  EXPECT_THAT(
-      data_error([&] { ParsedGguf{whole + std::string(21, '\0')}; }),
-      HasSubstr("21 bytes at the end of the file do not belong to any of the 3 tensors; expected at most 20 bytes"));
+  EXPECT_THAT(error_with_byte(header), Says("bytes after the table...3 tensors"));
+  EXPECT_THAT(error_with_byte(start + 4), Says("28 bytes before \"b\"...3 tensors"));
+  EXPECT_THAT(data_error([&] { ParsedGguf{whole + std::string(21, '\0')}; }),
+              Says("21 bytes at the end...3 tensors; expected at most 20 bytes"));
   EXPECT_THAT(data_error([&] { ParsedGguf{whole + "x"}; }),
               HasSubstr("1 bytes at the end of the file do not belong to any"));
   GgufBuilder hole = three_tensors();
   hole.tensors[2].offset += 32;
-  EXPECT_THAT(error_of(hole),
-              HasSubstr("60 bytes before \"c\" do not belong to any of the 3 tensors; expected at most 28"));
+  EXPECT_THAT(error_of(hole), Says("60 bytes before \"c\"...3 tensors; expected at most 28"));
   hole = three_tensors();
   for (auto& tensor : hole.tensors) tensor.offset += 32;
   EXPECT_THAT(error_of(hole), HasSubstr("32 bytes before \"a\" do not belong to any"));
@@ -276,11 +275,10 @@ TEST(Gguf, RefusesUnsupportedTypesByNameAllAtOnce) {
   builder.add_tensor("a.weight", {256}, 23, std::string(136, '\0'));
   builder.add_tensor("b.weight", {256}, 10, std::string(84, '\0'));
   builder.add_tensor("c.weight", {256}, 99, std::string(84, '\0'));
-  EXPECT_THAT(
-      error_of(builder),
-      AllOf(HasSubstr("3 faults"), HasSubstr("tensor \"a.weight\" is stored as IQ4_XS"),
-            HasSubstr("tensor \"b.weight\" is stored as Q2_K"), HasSubstr("tensor \"c.weight\" is stored as type 99"),
-            HasSubstr("This build reads F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K.")));
+  EXPECT_THAT(error_of(builder), AllOf(HasSubstr("3 faults"), HasSubstr("tensor \"a.weight\" is stored as IQ4_XS"),
+                                       HasSubstr("tensor \"b.weight\" is stored as Q2_K"),
+                                       HasSubstr("tensor \"c.weight\" is stored as type 99"),
+                                       HasSubstr("F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K.")));
 }
 
 // Looks at everything that a file offers.

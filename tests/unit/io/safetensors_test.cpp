@@ -114,7 +114,7 @@ std::vector<Fault> entry_faults() {
       {"negative offset", file_of("{" + entry("a", "[1]", -4, 0) + "}", 4), "data_offsets has -4; expected integers"},
       {"begin after end", file_of("{" + entry("a", "[1]", 4, 0) + "}", 4), "[4, 0] end before they begin"},
       {"size", file_of("{" + entry("a", "[3]", 0, 8) + "}", 8),
-       "tensor \"a\": shape [3] of F32 needs 12 bytes, but data_offsets [0, 8] hold 8"},
+       "shape [3] of F32 needs 12 bytes, but data_offsets [0, 8] hold 8"},
       {"scalar size", file_of("{" + entry("a", "[]", 0, 8) + "}", 8), "shape [] of F32 needs 4 bytes"},
       {"empty size", file_of("{" + entry("a", "[0]", 0, 4) + "}", 4), "shape [0] of F32 needs 0 bytes"},
   };

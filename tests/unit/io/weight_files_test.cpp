@@ -12,11 +12,13 @@
 #include <thread>
 
 #include "adept/core/hash_detail.h"
+#include "tests/support/reads.h"
 #include "tests/unit/io/support.h"
 
 namespace adept::io {
 namespace {
 
+using adept::test::Says;
 using nlohmann::json;
 using test::data_error;
 using test::make_tensor;
@@ -216,12 +218,11 @@ TEST_F(WeightFilesTest, EveryDisagreementOfIndexAndShardsIsReportedAtOnce) {
   auto changed = index();
   changed["weight_map"]["lm_head"] = "model-00001-of-00003.safetensors";
   write_index(changed);
-  EXPECT_THAT(open_error(),
-              AllOf(HasSubstr((directory_ / kIndex).string() + ": the weights are incomplete"),
-                    HasSubstr("\n  model-00001-of-00003.safetensors: does not contain tensor \"lm_head\""),
-                    HasSubstr("\n  model-00002-of-00003.safetensors: is missing (1 tensors of the index)"),
-                    HasSubstr("model-00003-of-00003.safetensors: the header's length is given as"),
-                    HasSubstr("\nDownload or copy the model again")));
+  EXPECT_THAT(open_error(), AllOf(HasSubstr((directory_ / kIndex).string() + ": the weights are incomplete"),
+                                  Says("  model-00001-of-00003.safetensors: ...not contain tensor \"lm_head\""),
+                                  Says("  model-00002-of-00003.safetensors: ...missing...1 tensors"),
+                                  HasSubstr("model-00003-of-00003.safetensors: the header's length is given as"),
+                                  HasSubstr("\nDownload or copy the model again")));
 }
 
 TEST_F(WeightFilesTest, ATensorInAnotherShardThanTheIndexSaysIsReported) {
@@ -230,18 +231,18 @@ TEST_F(WeightFilesTest, ATensorInAnotherShardThanTheIndexSaysIsReported) {
   changed["weight_map"]["norm"] = "model-00001-of-00003.safetensors";
   changed["weight_map"]["embed"] = "model-00002-of-00003.safetensors";
   write_index(changed);
-  EXPECT_THAT(open_error(),
-              AllOf(HasSubstr("model-00001-of-00003.safetensors: does not contain tensor \"norm\""),
-                    HasSubstr("model-00001-of-00003.safetensors: tensor \"embed\" is here, but the index places it in "
-                              "model-00002-of-00003.safetensors")));
+  EXPECT_THAT(
+      open_error(),
+      AllOf(HasSubstr("model-00001-of-00003.safetensors: does not contain tensor \"norm\""),
+            Says("model-00001-of-00003.safetensors: tensor \"embed\"...index...model-00002-of-00003.safetensors")));
 }
 
 TEST_F(WeightFilesTest, ATensorInTwoShardsIsReported) {
   write_shards();
   write_safetensors(directory_ / "model-00002-of-00003.safetensors", std::vector{views_[2], views_[3]});
-  EXPECT_THAT(open_error(),
-              HasSubstr("model-00002-of-00003.safetensors: tensor \"layers.1.w\" is here, but the index places it in "
-                        "model-00003-of-00003.safetensors"));
+  EXPECT_THAT(
+      open_error(),
+      Says("model-00002-of-00003.safetensors: tensor \"layers.1.w\"...index...model-00003-of-00003.safetensors"));
 }
 
 TEST_F(WeightFilesTest, AWrongTotalSizeIsWarnedOfOnceAndAMissingOneIsNot) {

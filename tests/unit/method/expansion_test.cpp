@@ -15,11 +15,13 @@
 #include "adept/io/record.h"
 #include "adept/io/weight_files.h"
 #include "tests/support/forward_without.h"
+#include "tests/support/reads.h"
 #include "tests/support/tiny_models.h"
 
 namespace adept::method {
 namespace {
 
+using test::Says;
 using ::testing::HasSubstr;
 
 bool same_bytes(const io::TensorView& a, const io::TensorView& b) {
@@ -185,7 +187,7 @@ TEST(Manifest, OfADamagedFileNamesWhatIsWrong) {
   EXPECT_THAT(refusal("/expanded_layers/1/source", 2.5), HasSubstr("expanded_layers[1].source is 2.5"));
   EXPECT_THAT(refusal("/expanded_layers/1/source", 0), HasSubstr("found 0 after 1; expected ascending"));
   EXPECT_THAT(refusal("/expanded_layers/1/index", 4),
-              HasSubstr("the copy of layer 3 has index 4; expected 5. Expand the base model again."));
+              Says("adept_expansion.json...copy of layer 3 has index 4; expected 5"));
   EXPECT_THAT(refusal("/importance", 1), HasSubstr("not importance scores"));
   io::write_record(manifest, good);
   std::string flipped = test::read_file(manifest);
@@ -205,9 +207,7 @@ TEST(Manifest, AModelThatWasNeverExpandedSaysHow) {
   const test::TemporaryDirectory dir;
   test::write_model(dir / "base", test::config_of_kind("llama"));
   const std::string message = test::message_of<DataError>([&] { read_expansion(dir / "base"); });
-  EXPECT_THAT(
-      message,
-      HasSubstr("found no adept_expansion.json; expected a model with copies. Create one with `adept expand --model"));
+  EXPECT_THAT(message, Says("base: found no adept_expansion.json; expected ...`adept expand --model"));
 }
 
 // Expanding must fail with an `Exception` and leave nothing behind; its message.
@@ -233,17 +233,15 @@ TEST(Expansion, RefusesScoresOfAnotherModel) {
   const test::TemporaryDirectory dir;
   test::write_model(dir / "base", test::config_of_kind("llama"));
   EXPECT_THAT(refusal<DataError>(dir, kAfter, scores_of(dir / "base", {1, 2, 3})),
-              HasSubstr("the importance scores belong to a model with 3 layers, but this one has 4."));
+              Says("importance scores...3 layers...4"));
   Importance other = scores_of(dir / "base", {1, 2, 3, 4});
   other.model->weights = "xxh3:00000000000000000000000000000000";
-  EXPECT_THAT(refusal<DataError>(dir, kAfter, other),
-              HasSubstr("the importance scores belong to a different model (weights differ)"));
+  EXPECT_THAT(refusal<DataError>(dir, kAfter, other), Says("importance scores...different model (weights "));
   const Importance scores = scores_of(dir / "base", {1, 2, 3, 4});
   Json config = read_json(dir / "base" / "config.json");
   config["rms_norm_eps"] = 2e-5;
   test::write_file(dir / "base" / "config.json", config.dump());
-  EXPECT_THAT(refusal<DataError>(dir, kAfter, scores),
-              HasSubstr("the importance scores belong to a different model (config.json differ)"));
+  EXPECT_THAT(refusal<DataError>(dir, kAfter, scores), Says("importance scores...different model (config.json "));
 }
 
 // As loading does: otherwise the expanded model could not be used.
@@ -254,20 +252,20 @@ TEST(Expansion, ChecksTheWeightsAgainstTheConfiguration) {
     std::string message;
   };
   const std::vector<Case> cases = {
-      {"llama", "attention_bias", true, "model.layers.0.self_attn.q_proj.bias is missing; config.json requires it"},
-      {"llama_biased_tied", "attention_bias", false, "self_attn.q_proj.bias is not a tensor of this architecture"},
-      {"llama_biased_tied", "tie_word_embeddings", false, "lm_head.weight is missing; config.json requires it"},
-      {"llama", "tie_word_embeddings", true, "lm_head.weight differs from model.embed_tokens.weight"},
-      {"llama", "intermediate_size", 40, "mlp.up_proj.weight has shape [36, 24]; config.json requires [40, 24]"},
-      {"llama", "eos_token_id", 53, "eos_token_id is 53; expected an integer from 0 to 52"}};
+      {"llama", "attention_bias", true, "model.layers.0.self_attn.q_proj.bias...missing...config.json"},
+      {"llama_biased_tied", "attention_bias", false, "self_attn.q_proj.bias is not "},
+      {"llama_biased_tied", "tie_word_embeddings", false, "lm_head.weight...missing...config.json"},
+      {"llama", "tie_word_embeddings", true, "lm_head.weight differs...model.embed_tokens.weight"},
+      {"llama", "intermediate_size", 40, "mlp.up_proj.weight...[36, 24]...config.json...[40, 24]"},
+      {"llama", "eos_token_id", 53, "eos_token_id...53; expected ...0 to 52"}};
   for (const Case& c : cases) {
     const test::TemporaryDirectory dir;
     test::write_model(dir / "base", test::config_of_kind(c.kind));
     Json config = test::config_of_kind(c.kind);
     config[c.key] = c.value;
     test::write_file(dir / "base" / "config.json", config.dump());
-    EXPECT_THAT(refusal<DataError>(dir, kAfter), HasSubstr(c.message)) << c.key;
-    EXPECT_THAT(test::message_of<DataError>([&] { test::load_decoder(dir / "base"); }), HasSubstr(c.message)) << c.key;
+    EXPECT_THAT(refusal<DataError>(dir, kAfter), Says(c.message)) << c.key;
+    EXPECT_THAT(test::message_of<DataError>([&] { test::load_decoder(dir / "base"); }), Says(c.message)) << c.key;
   }
 }
 
@@ -284,8 +282,7 @@ TEST(Expansion, RefusesAModelWhoseCopiesCouldNotBeMadeTheIdentity) {
     std::filesystem::rename(dir / "new" / "model.safetensors", dir / "base" / "model.safetensors");
     std::filesystem::remove_all(dir / "new");
   }
-  EXPECT_THAT(refusal<DataError>(dir, kAfter),
-              HasSubstr("model.layers.3.mlp.down_proj.weight is missing; config.json requires it with shape"));
+  EXPECT_THAT(refusal<DataError>(dir, kAfter), Says("model.layers.3.mlp.down_proj.weight...missing...config.json"));
 }
 
 TEST(Expansion, RefusesADefaultThatWouldMoveTheWindowInADeeperModel) {
@@ -295,8 +292,7 @@ TEST(Expansion, RefusesADefaultThatWouldMoveTheWindowInADeeperModel) {
   config["hidden_size"] = config["intermediate_size"] = 4;
   test::write_model(dir / "base", config);
   EXPECT_THAT(refusal<DataError>(dir, {3, 5}),
-              HasSubstr("layer 26 sees 0 tokens (0 = all), as layer 28 of the deeper model it would see 5. Write "
-                        "layer_types or max_window_layers"));
+              Says("layer 26...0 tokens...layer 28...5...layer_types or max_window_layers"));
 }
 
 TEST(Expansion, NamesTheFieldsOfAConfigThatItDoesNotUnderstand) {

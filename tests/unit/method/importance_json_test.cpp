@@ -12,6 +12,7 @@
 namespace adept::method {
 namespace {
 
+using test::Says;
 using ::testing::HasSubstr;
 
 TEST(NormalizeAndRank, MapsTheRangeToZeroToOneAndRanksTiesByIndex) {
@@ -81,7 +82,7 @@ TEST(ImportanceJson, KeepsStabilityAndSeparation) {
   Json json = to_json(importance);
   json["stability"]["covariance"].erase(0);
   EXPECT_THAT(test::message_of<DataError>([&] { importance_from_json(json, "x"); }),
-              HasSubstr("stability.covariance has another size; expected a row and a column for each of the 3 layers"));
+              Says("stability.covariance...expected ...3 layers"));
 }
 
 TEST(ImportanceJson, RefusesWhatNoProbeWrites) {
@@ -122,7 +123,7 @@ TEST(ImportanceFile, ThatWasDamagedOrEditedSaysSoAndWithoutAChecksumIsTakenAsItI
   edited["layers"][1]["score"] = 0.5;
   test::write_file(path, edited.dump());
   EXPECT_THAT(test::message_of<DataError>([&] { read_importance(path); }),
-              HasSubstr("importance.json: is damaged or was edited: its content does not match its checksum. "));
+              Says("importance.json: ...edited...checksum"));
   edited.erase("checksum");
   test::write_file(path, edited.dump());
   EXPECT_EQ(read_importance(path).layers[1].score, 0.5);
@@ -138,7 +139,7 @@ TEST(ImportanceJson, HoldsSeveralMethodsOfWhichOneIsAskedFor) {
   expect_equal(importance_from_json(json, "x", "mask_out"), both[0]);
   expect_equal(importance_from_json(json, "x", "fisher"), both[1]);
   EXPECT_THAT(test::message_of<ConfigError>([&] { importance_from_json(json, "x.json", "cumulative"); }),
-              HasSubstr("x.json: found no scores of cumulative; expected a probed method: mask_out, fisher"));
+              Says("x.json: found no scores of cumulative; expected ...mask_out, fisher"));
 }
 
 TEST(ImportanceJson, HasTheFieldsOfTheContract) {

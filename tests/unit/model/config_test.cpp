@@ -12,12 +12,14 @@
 
 #include "adept/core/error.h"
 #include "adept/model/architectures/architecture.h"
+#include "tests/support/reads.h"
 #include "tests/support/tiny_models.h"
 #include "tests/unit/model/random_model.h"
 
 namespace adept::model {
 namespace {
 
+using test::Says;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -192,7 +194,7 @@ TEST(ModelConfig, ReadsBothSpellingsOfGemmasTwoRopes) {
     EXPECT_EQ(config.ropes[1].theta, 2e4);
   }
   EXPECT_THAT(refusal(with(new_one, "rope_theta", 1e6)),
-              HasSubstr("rope_parameters.full_attention.rope_theta is 500000, but 1000000 outside"));
+              Says("rope_parameters.full_attention.rope_theta...500000...1000000"));
 }
 
 TEST(ModelConfig, RefusesWhatGemma3CouldHaveBeyondThis) {
@@ -316,8 +318,7 @@ TEST(ModelConfig, RefusesFaultsOfLongRope) {
 
 TEST(ModelConfig, RefusesRopeTypesByName) {
   const std::string message = refusal(with(llama(), "rope_scaling", {{"type", "yarn"}, {"factor", 4}}));
-  EXPECT_THAT(message,
-              HasSubstr("m/config.json: rope_scaling.type is \"yarn\"; this build knows default, linear, llama3"));
+  EXPECT_THAT(message, Says("m/config.json: rope_scaling.type...\"yarn\"...default, linear, llama3"));
 }
 
 struct Refused {
@@ -387,7 +388,7 @@ TEST(ModelConfig, RefusesFaultsInsideRope) {
   };
   EXPECT_THAT(of({{"rope_type", "linear"}}), HasSubstr("rope_parameters.factor is missing"));
   EXPECT_THAT(of({{"rope_type", "default"}, {"mrope_section", {1, 2}}}),
-              HasSubstr("rope_parameters.mrope_section is [1,2], a key that this build does not know"));
+              Says("rope_parameters.mrope_section...[1,2]...not know"));
   EXPECT_THAT(of({{"rope_type", "default"}, {"type", "linear"}}),
               HasSubstr("rope_parameters.type is \"linear\" but rope_type"));
   EXPECT_THAT(of({{"rope_type", "default"}, {"rope_theta", 5}}),
@@ -395,7 +396,7 @@ TEST(ModelConfig, RefusesFaultsInsideRope) {
   EXPECT_THAT(of({{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}),
               HasSubstr("rope_parameters.partial_rotary_factor is 0.5"));
   EXPECT_THAT(of({{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}, {"high_freq_factor", 4}}),
-              HasSubstr("rope_parameters.high_freq_factor is 4; expected more than low_freq_factor, 4"));
+              Says("rope_parameters.high_freq_factor...4; expected more than low_freq_factor...4"));
   EXPECT_THAT(of({{"full_attention", {{"rope_type", "default"}}}}), HasSubstr("rope_parameters.full_attention is"));
   const Json both = with(with(llama(), "rope_scaling", {{"type", "linear"}, {"factor", 2}}), "rope_parameters",
                          {{"rope_type", "linear"}, {"factor", 3}});
@@ -405,7 +406,7 @@ TEST(ModelConfig, RefusesFaultsInsideRope) {
 TEST(ModelConfig, RefusesWindowsThatContradictEachOther) {
   Json qwen = of_type("qwen3", "Qwen3ForCausalLM");
   qwen["layer_types"] = {"full_attention", "sliding_attention", "full_attention", "full_attention"};
-  EXPECT_THAT(refusal(qwen), HasSubstr("layer_types[1] is \"sliding_attention\", but use_sliding_window is false"));
+  EXPECT_THAT(refusal(qwen), Says("layer_types[1]...\"sliding_attention\"...use_sliding_window...false"));
   qwen["layer_types"][1] = "linear_attention";
   EXPECT_THAT(refusal(qwen), HasSubstr("layer_types[1] is \"linear_attention\"; this build knows"));
   Json mistral = with(of_type("mistral", "MistralForCausalLM"), "sliding_window", 8);
@@ -475,7 +476,7 @@ TEST(ModelConfig, ReportsEveryProblemAtOnce) {
 
 TEST(ModelConfig, RefusesOtherArchitectures) {
   EXPECT_THAT(refusal(with(llama(), "model_type", "gpt2")),
-              HasSubstr("m/config.json: model_type is \"gpt2\"; this build knows llama, mistral, qwen2, qwen3"));
+              Says("m/config.json: model_type...\"gpt2\"...llama, mistral, qwen2, qwen3"));
   EXPECT_THAT(refusal(with(llama(), "model_type", nullptr)), HasSubstr("model_type is missing"));
   EXPECT_THAT(refusal(Json::array()), HasSubstr("expected a JSON object"));
 }

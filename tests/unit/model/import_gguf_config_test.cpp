@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "adept/model/config.h"
+#include "tests/support/reads.h"
 #include "tests/unit/model/import_gguf_support.h"
 #include "tests/unit/model/random_model.h"
 
@@ -17,6 +18,7 @@ using gguf_test::GgufBuilder;
 using gguf_test::model_of;
 using gguf_test::refusal;
 using gguf_test::tiny_model;
+using test::Says;
 using testing::AllOf;
 using testing::HasSubstr;
 
@@ -183,13 +185,12 @@ TEST(ImportGgufConfig, LongRopeIsKept) {
 }
 
 TEST(ImportGgufConfig, HalfALongRopeIsRefused) {
-  EXPECT_THAT(refusal(longrope_model({"long"})), HasSubstr("has one of the tensors \"rope_factors_short.weight\" and"));
+  EXPECT_THAT(refusal(longrope_model({"long"})), Says("one of the tensors \"rope_factors_short.weight\" and"));
   EXPECT_THAT(refusal(longrope_model({})),
-              HasSubstr("has a \"phi3.rope.scaling.attn_factor\" but no tensor \"rope_factors_long.weight\""));
+              Says("\"phi3.rope.scaling.attn_factor\"...no tensor \"rope_factors_long.weight\""));
   GgufBuilder builder = longrope_model({"long"});
   builder.add_f32("rope_factors_short.weight", {2}, {1, 2});
-  EXPECT_THAT(refusal(builder),
-              HasSubstr("\"rope_factors_short.weight\" is F32 [2]; expected [1], half the dimensions"));
+  EXPECT_THAT(refusal(builder), Says("\"rope_factors_short.weight\"...F32 [2]; expected [1]"));
   GgufBuilder llama = tiny_model();
   llama.add_f32("rope_factors_long.weight", {2}, {1, 2});
   EXPECT_THAT(refusal(llama), HasSubstr("tensor \"rope_factors_long.weight\""));
@@ -258,14 +259,14 @@ TEST(ImportGgufConfig, RefusesByNameWhatItCannotExpress) {
     std::string message;
   };
   const std::vector<Case> cases = {
-      {[](auto& b) { b.remove("general.architecture"); }, "has no \"general.architecture\"; expected one of llama"},
+      {[](auto& b) { b.remove("general.architecture"); }, "no \"general.architecture\"; expected ...llama"},
       {[](auto& b) { b.set("general.architecture", "bert"); },
-       "general.architecture is \"bert\"; this build knows llama, mistral, qwen2, qwen3, gemma3"},
+       "general.architecture...\"bert\"...llama, mistral, qwen2, qwen3, gemma3"},
       {[](auto& b) { b.set("general.type", "adapter"); }, "general.type is \"adapter\"; expected \"model\""},
       {[](auto& b) { b.set("general.quantization_version", std::uint32_t{1}); }, "quantization_version is 1"},
-      {[](auto& b) { b.set("split.count", std::uint16_t{3}); }, "join them first with llama-gguf-split --merge"},
+      {[](auto& b) { b.set("split.count", std::uint16_t{3}); }, "llama-gguf-split --merge"},
       {[](auto& b) { b.set("llama.expert_count", std::uint32_t{8}); },
-       "\"llama.expert_count\" is 8: this changes the mathematics and is not implemented"},
+       "\"llama.expert_count\" is 8: ...not implemented"},
       {[](auto& b) { b.set("llama.logit_scale", 0.5f); }, "\"llama.logit_scale\" is 0.5: this changes"},
       {[](auto& b) { b.set("llama.residual_scale", 0.2f); }, "\"llama.residual_scale\" is 0.2: this changes"},
       {[](auto& b) { b.set("llama.embedding_scale", 12.0f); }, "\"llama.embedding_scale\" is 12: this changes"},
@@ -276,42 +277,41 @@ TEST(ImportGgufConfig, RefusesByNameWhatItCannotExpress) {
       {[](auto& b) { b.set("llama.use_parallel_residual", true); }, "\"llama.use_parallel_residual\" is true"},
       {[](auto& b) { b.set("llama.rope.scaling.attn_factor", 1.2f); }, "\"llama.rope.scaling.attn_factor\" is 1.2"},
       {[](auto& b) { b.set("llama.attention.temperature_scale", 0.1f); },
-       "\"llama.attention.temperature_scale\" is 0.1: this key is not known here and may change the mathematics"},
+       "\"llama.attention.temperature_scale\" is 0.1: ...not known"},
       {[](auto& b) { b.set("llama.rope.scaling.type", "yarn"); },
-       "\"llama.rope.scaling.type\" is \"yarn\"; this build knows none, linear, and llama3"},
+       "\"llama.rope.scaling.type\"...\"yarn\"...none, linear, and llama3"},
       {[](auto& b) { b.set("llama.tensor_data_layout", "reference"); },
        "\"llama.tensor_data_layout\" is \"reference\""},
       {[](auto& b) { b.set("llama.rope.dimension_count", std::uint32_t{2}); },
-       "\"llama.rope.dimension_count\" is 2: rotating only a part of a head, 4, changes"},
+       "\"llama.rope.dimension_count\" is 2: ...head, 4"},
       {[](auto& b) { b.set("llama.attention.value_length", std::uint32_t{8}); },
-       "\"llama.attention.value_length\" is 8; only that of the keys, 4"},
+       "\"llama.attention.value_length\" is 8...4"},
       {[](auto& b) { b.set("llama.attention.head_count", std::uint32_t{3}); }, "8 is not a multiple of"},
       {[](auto& b) { b.set("llama.attention.head_count_kv", std::uint32_t{3}); },
        "2 query heads cannot be shared by 3"},
       {[](auto& b) { b.set("llama.attention.head_count_kv", std::vector<std::int32_t>{1, 2}); },
-       "\"llama.attention.head_count_kv\" differs between the layers"},
+       "\"llama.attention.head_count_kv\" differs"},
       {[](auto& b) { b.set("llama.attention.head_count", std::uint32_t{0}); },
        "\"llama.attention.head_count\" is 0; expected 1 to 2147483647"},
       {[](auto& b) { b.set("llama.embedding_length", std::int64_t{-8}); }, "\"llama.embedding_length\" is -8"},
       {[](auto& b) { b.set("llama.block_count", std::uint32_t{1000000}); },
-       "\"llama.block_count\" is 1000000, but the file has only 12 tensors"},
+       "\"llama.block_count\" is 1000000...12 tensors"},
       {[](auto& b) { b.remove("llama.feed_forward_length"); }, "has no \"llama.feed_forward_length\", an integer"},
       {[](auto& b) { b.remove("llama.attention.layer_norm_rms_epsilon"); },
        "has no \"llama.attention.layer_norm_rms_epsilon\", a number"},
       {[](auto& b) { b.set("llama.attention.layer_norm_rms_epsilon", NAN); }, "is nan; expected a number above 0"},
       {[](auto& b) { b.set("llama.rope.freq_base", -1.0f); },
        "\"llama.rope.freq_base\" is -1; expected a number above 0"},
-      {[](auto& b) { b.set("llama.block_count", "one"); },
-       "\"llama.block_count\" is a string; expected an integer, or an array of integers"},
+      {[](auto& b) { b.set("llama.block_count", "one"); }, "\"llama.block_count\" is a string; expected an integer"},
       {[](auto& b) { b.set("llama.vocab_size", std::uint32_t{32000}); },
-       "\"llama.vocab_size\" is 32000, but \"token_embd.weight\" has 270 rows"},
+       "\"llama.vocab_size\" is 32000...\"token_embd.weight\"...270 rows"},
       {[](auto& b) { b.set("tokenizer.ggml.bos_token_id", std::uint32_t{270}); },
        "tokenizer.ggml.bos_token_id is 270; expected 0 to 269"},
   };
   for (const Case& c : cases) {
     GgufBuilder builder = tiny_model();
     c.edit(builder);
-    EXPECT_THAT(refusal(builder), AllOf(HasSubstr("x.gguf: "), HasSubstr(c.message)));
+    EXPECT_THAT(refusal(builder), AllOf(HasSubstr("x.gguf: "), Says(c.message)));
   }
 }
 

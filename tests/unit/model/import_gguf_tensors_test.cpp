@@ -11,6 +11,7 @@
 #include "adept/model/config.h"
 #include "adept/model/gguf/import.h"
 #include "adept/model/load.h"
+#include "tests/support/reads.h"
 #include "tests/unit/model/import_gguf_support.h"
 
 namespace adept::model {
@@ -20,6 +21,7 @@ using gguf_test::data_error;
 using gguf_test::GgufBuilder;
 using gguf_test::refusal;
 using gguf_test::tiny_model;
+using test::Says;
 using testing::AllOf;
 using testing::HasSubstr;
 
@@ -123,13 +125,12 @@ TEST(ImportGguf, RefusesValuesThatAreNoWeights) {
   builder.tensor("output_norm.weight").data.replace(8, 4, io::test::little_endian(70000.0f));
   ImportGgufOptions half;
   half.dtype = DType::kF16;
-  EXPECT_THAT(data_error([&] { import_to(builder, directory, half); }),
-              AllOf(HasSubstr("tensor \"output_norm.weight\" has the value 70000, beyond the range of fp16")));
+  EXPECT_THAT(data_error([&] { import_to(builder, directory, half); }), Says("\"output_norm.weight\"...70000...fp16"));
   builder.tensor("output_norm.weight").data.replace(8, 4, io::test::little_endian(INFINITY));
   builder.tensor("blk.0.ffn_up.weight").data.replace(0, 4, io::test::little_endian(NAN));
   EXPECT_THAT(data_error([&] { import_to(builder, directory); }),
-              AllOf(HasSubstr("\"output_norm.weight\", F32 [8], has the value inf at element 2"),
-                    HasSubstr("\"blk.0.ffn_up.weight\", F32 [12, 8], has the value nan at element 0")));
+              AllOf(Says("\"output_norm.weight\", F32 [8]...inf at element 2"),
+                    Says("\"blk.0.ffn_up.weight\", F32 [12, 8]...nan at element 0")));
   EXPECT_EQ(io::test::names_in(directory.path()), (std::set<std::string>{"tiny.gguf"})) << "nothing is left behind";
   ImportGgufOptions wrong;
   wrong.dtype = DType::kI8;
@@ -154,10 +155,9 @@ TEST(ImportGguf, RefusesMissingUnknownAndMisshapenTensorsAllAtOnce) {
   builder.tensor("blk.0.ffn_up.weight").data.resize(4 * 8 * 11);
   builder.lay_out();
   gguf_test::add_counting(builder, "blk.0.attn_sinks.weight", {2}, 0);
-  EXPECT_THAT(refusal(builder),
-              AllOf(HasSubstr("3 problems"), HasSubstr("has no tensor \"blk.0.attn_v.weight\", which llama needs"),
-                    HasSubstr("tensor \"blk.0.ffn_up.weight\" is F32 [11, 8]; the metadata asks for [12, 8]"),
-                    HasSubstr("tensor \"blk.0.attn_sinks.weight\", F32 [2], is not a tensor of llama")));
+  EXPECT_THAT(refusal(builder), AllOf(HasSubstr("3 problems"), Says("no tensor \"blk.0.attn_v.weight\"...llama"),
+                                      Says("\"blk.0.ffn_up.weight\"...F32 [11, 8]...[12, 8]"),
+                                      Says("\"blk.0.attn_sinks.weight\", F32 [2]...not ...llama")));
   EXPECT_THAT(refusal(tiny_model().remove_tensor("token_embd.weight")),
               HasSubstr("has no tensor \"token_embd.weight\""));
   GgufBuilder beyond = tiny_model();

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "adept/data/tokenizer/tokenizer.h"
+#include "tests/support/reads.h"
 #include "tests/unit/model/import_gguf_support.h"
 
 namespace adept::model {
@@ -14,6 +15,7 @@ using gguf_test::GgufBuilder;
 using gguf_test::refusal;
 using gguf_test::tiny_model;
 using gguf_test::tokenizer_of;
+using test::Says;
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -274,22 +276,19 @@ TEST(ImportGgufTokenizer, RefusesByNameWhatItCannotExpress) {
   };
   const auto u32 = [](std::uint32_t value) { return value; };
   const std::vector<Case> cases = {
-      {[](auto& b) { b.remove("tokenizer.ggml.model"); }, "has no \"tokenizer.ggml.model\"; expected \"gpt2\" or"},
-      {[](auto& b) { b.set("tokenizer.ggml.model", "t5"); },
-       "tokenizer.ggml.model is \"t5\"; this build knows \"gpt2\" (byte-level BPE) and \"llama\""},
-      {[](auto& b) { b.remove("tokenizer.ggml.pre"); }, "has no \"tokenizer.ggml.pre\", as files of old converters"},
+      {[](auto& b) { b.remove("tokenizer.ggml.model"); }, "no \"tokenizer.ggml.model\"...\"gpt2\""},
+      {[](auto& b) { b.set("tokenizer.ggml.model", "t5"); }, "tokenizer.ggml.model...\"t5\"...\"gpt2\"...\"llama\""},
+      {[](auto& b) { b.remove("tokenizer.ggml.pre"); }, "no \"tokenizer.ggml.pre\""},
       {[](auto& b) { b.set("tokenizer.ggml.pre", "tekken"); },
-       "tokenizer.ggml.pre is \"tekken\"; this build knows smollm, llama-bpe, qwen2, gpt-2 and default"},
+       "tokenizer.ggml.pre...\"tekken\"...smollm, llama-bpe, qwen2, gpt-2 and default"},
       {[](auto& b) { b.set("tokenizer.ggml.pre", "llama-3"); },
-       "llama.cpp takes for one of them (the nearest name is llama3). How this one splits text is not implemented: use "
-       "the model's original files"},
+       "tokenizer.ggml.pre...\"llama-3\"...nearest name is llama3...original files"},
       {[](auto& b) { b.set("tokenizer.ggml.add_space_prefix", true); }, "add_space_prefix\" is true"},
       {[](auto& b) { b.set("tokenizer.ggml.add_sep_token", true); }, "add_sep_token\" is true"},
       {[](auto& b) { b.set("tokenizer.ggml.remove_extra_whitespaces", true); }, "remove_extra_whitespaces\" is true"},
       {[](auto& b) { b.set("tokenizer.ggml.precompiled_charsmap", std::vector<std::uint8_t>{1}); },
        "precompiled_charsmap\" is not empty"},
-      {[](auto& b) { b.set("tokenizer.ggml.lowercase", true); },
-       "\"tokenizer.ggml.lowercase\" is not known here and may change the tokens"},
+      {[](auto& b) { b.set("tokenizer.ggml.lowercase", true); }, "\"tokenizer.ggml.lowercase\"...not known"},
       {[](auto& b) { b.remove("tokenizer.ggml.tokens"); }, "has no \"tokenizer.ggml.tokens\""},
       {[](auto& b) { b.remove("tokenizer.ggml.token_type"); }, "has no \"tokenizer.ggml.token_type\""},
       {[](auto& b) { b.set("tokenizer.ggml.token_type", std::vector<std::int32_t>{1}); },
@@ -298,32 +297,32 @@ TEST(ImportGgufTokenizer, RefusesByNameWhatItCannotExpress) {
        "token 0 has the type 7; expected 1 to 6"},
       {[](auto& b) { b.remove("tokenizer.ggml.merges"); }, "has no \"tokenizer.ggml.merges\""},
       {[](auto& b) { b.set("tokenizer.ggml.merges", std::vector<std::string>{"h e", "he"}); },
-       "merge 1, \"he\", is not two tokens with a blank between them"},
+       "merge 1, \"he\", is not two tokens"},
       {[](auto& b) { b.set("tokenizer.ggml.merges", std::vector<std::string>{"h e r"}); },
        "merge 0, \"h e r\", is not"},
       {[](auto& b) { b.set("tokenizer.ggml.merges", std::vector<std::string>{"h a"}); },
-       "merge 0, \"h a\", needs \"ha\", which is no token"},
+       "merge 0, \"h a\", needs \"ha\""},
       {[u32](auto& b) { b.set("tokenizer.ggml.eos_token_id", u32(265)); },
-       "\"tokenizer.ggml.eos_token_id\" is 265, but there are 262 tokens"},
+       "\"tokenizer.ggml.eos_token_id\"...265...262 tokens"},
       {[](auto& b) { b.set("tokenizer.ggml.tokens", std::vector<std::string>(262, "x")); },
        "tokens 0 and 1 are both \"x\""},
       {[](auto& b) { b.set("tokenizer.ggml.tokens", std::vector<std::string>(271, "x")); },
-       "has 271 tokens, but \"token_embd.weight\" has 270 rows"},
+       "271 tokens...\"token_embd.weight\"...270 rows"},
       {[](auto& b) {
          gguf_test::set_sentencepiece_tokenizer(b);
          b.remove("tokenizer.ggml.scores");
        },
-       "has 270 tokens but 0 \"tokenizer.ggml.scores\", the order of merges"},
+       "270 tokens...0 \"tokenizer.ggml.scores\""},
       {[](auto& b) {
          gguf_test::set_sentencepiece_tokenizer(b);
          b.set("tokenizer.ggml.pre", "smollm");
        },
-       "tokenizer.ggml.pre is \"smollm\"; a SentencePiece tokenizer has \"default\" or none"},
+       "tokenizer.ggml.pre...\"smollm\"...SentencePiece...\"default\""},
   };
   for (const Case& c : cases) {
     GgufBuilder builder = tiny_model();
     c.edit(builder);
-    EXPECT_THAT(refusal(builder), AllOf(HasSubstr("x.gguf: "), HasSubstr(c.message)));
+    EXPECT_THAT(refusal(builder), AllOf(HasSubstr("x.gguf: "), Says(c.message)));
   }
 }
 

@@ -17,12 +17,15 @@
 #include "adept/model/load.h"
 #include "adept/model/save.h"
 #include "adept/model/torch_tensors.h"
+#include "tests/support/reads.h"
 #include "tests/support/save_model.h"
 #include "tests/unit/model/random_model.h"
 
 namespace adept::model {
 namespace {
 
+using test::Reads;
+using test::Says;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -215,13 +218,10 @@ TEST_F(ModelDirectory, NamesEveryWrongTensorAtOnce) {
   damaged["model.layers.2.self_attn.q_proj.bias"] = at::zeros({24});
   damaged["model.norm.weight"] = at::zeros({24}, at::kInt);
   write(damaged);
-  EXPECT_THAT(
-      refusal(config),
-      AllOf(HasSubstr("model.layers.1.mlp.up_proj.weight is missing; config.json requires it with shape [36, 24]"),
-            HasSubstr("model.layers.0.self_attn.q_proj.weight has shape [24, 23]; config.json requires [24, 24]"),
-            HasSubstr("model.layers.2.self_attn.q_proj.bias is not a tensor of this architecture"),
-            HasSubstr("model.norm.weight has element type I32; this build reads F32, BF16, F16"),
-            HasSubstr(directory_.string())));
+  EXPECT_THAT(refusal(config), AllOf(Says("model.layers.1.mlp.up_proj.weight...missing...config.json...[36, 24]"),
+                                     Says("model.layers.0.self_attn.q_proj.weight...[24, 23]...config.json...[24, 24]"),
+                                     Says("model.layers.2.self_attn.q_proj.bias is not ..."),
+                                     Says("model.norm.weight...I32...F32, BF16, F16"), HasSubstr(directory_.string())));
 }
 
 TEST_F(ModelDirectory, ShowsTwentyProblemsAndCountsTheRest) {
@@ -238,13 +238,12 @@ TEST_F(ModelDirectory, NamesWhatSetsAllNamesApart) {
   };
   const std::vector<Case> cases = {
       {"_orig_mod.", "",
-       "The names have the prefix \"_orig_mod.\", such as _orig_mod.lm_head.weight for lm_head.weight; "
-       "torch.compile does this; save the original model, model._orig_mod."},
-      {"module.", "", "The names have the prefix \"module.\", such as"},
-      {"base_model.model.", "", "The names have the prefix \"base_model.model.\", such as"},
-      {"base_model.model.", ".base_layer", "merge the adapter with merge_and_unload() and save the result"},
-      {"base_model.model.", ".base_layer", "\".base_layer\" and have the prefix \"base_model.model.\""},
-      {"student.wrapped.", "", "The names have the prefix \"student.wrapped.\", such as"}};
+       "prefix \"_orig_mod.\"..._orig_mod.lm_head.weight for lm_head.weight...torch.compile...model._orig_mod"},
+      {"module.", "", "prefix \"module.\""},
+      {"base_model.model.", "", "prefix \"base_model.model.\""},
+      {"base_model.model.", ".base_layer", "merge_and_unload()"},
+      {"base_model.model.", ".base_layer", "\".base_layer\"...prefix \"base_model.model.\""},
+      {"student.wrapped.", "", "prefix \"student.wrapped.\""}};
   for (const Case& c : cases) {
     std::map<std::string, at::Tensor> renamed;
     for (const auto& [name, tensor] : tensors(config)) {
@@ -255,7 +254,7 @@ TEST_F(ModelDirectory, NamesWhatSetsAllNamesApart) {
     }
     std::filesystem::remove(directory_ / "model.safetensors");
     write(renamed);
-    EXPECT_THAT(refusal(config), AllOf(HasSubstr(c.message), HasSubstr(" is missing; config.json requires it"),
+    EXPECT_THAT(refusal(config), AllOf(Says(c.message), Says("model.embed_tokens.weight is missing...config.json"),
                                        HasSubstr(c.prefix + "model."), HasSubstr(" is not a tensor of this")));
   }
 }
@@ -411,10 +410,10 @@ TEST(TorchTensors, ANarrowerTypeHoldsEveryValueOrSaysWhichItDoesNot) {
     return std::string("(converted)");
   };
   EXPECT_EQ(to({1, 65504, 65519, -65519}, at::kHalf), "(converted)");
-  EXPECT_EQ(to({1, 2, -65520}, at::kHalf), "t has the value -65520 at element 2, beyond the range of fp16. Do this.");
-  EXPECT_EQ(to({1, 7e4F, 8e4F}, at::kHalf), "t has the value 70000 at element 1, beyond the range of fp16. Do this.");
+  EXPECT_THAT(to({1, 2, -65520}, at::kHalf), Reads("t ...-65520 at element 2...fp16. Do this."));
+  EXPECT_THAT(to({1, 7e4F, 8e4F}, at::kHalf), Reads("t ...70000 at element 1...fp16. Do this."));
   EXPECT_EQ(to({3.38e38F}, at::kBFloat16), "(converted)");
-  EXPECT_THAT(to({3.4e38F}, at::kBFloat16), HasSubstr("at element 0, beyond the range of bf16"));
+  EXPECT_THAT(to({3.4e38F}, at::kBFloat16), Says("at element 0...bf16"));
   EXPECT_EQ(to({3.4e38F}, at::kFloat), "(converted)");
   EXPECT_EQ(to({infinity, -infinity, std::nanf("")}, at::kHalf), "(converted)") << "another matter";
 }

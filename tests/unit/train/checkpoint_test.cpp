@@ -13,11 +13,13 @@
 #include "adept/io/atomic_file.h"
 #include "adept/io/record.h"
 #include "tests/support/captured_log.h"
+#include "tests/support/reads.h"
 #include "tests/support/tiny_models.h"
 
 namespace adept::train {
 namespace {
 
+using test::Says;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -344,8 +346,7 @@ TEST(Checkpoint, OfAnotherVersionIsNoDamage) {
   Json state = io::read_record(c.newer / "trainer_state.json");
   state["version"] = 4;
   io::write_record(c.newer / "trainer_state.json", state);
-  EXPECT_THAT(test::message_of<ConfigError>([&] { c.load(); }),
-              HasSubstr("trainer_state.json: has format version 4; this build reads version 5. Finish the run with"));
+  EXPECT_THAT(test::message_of<ConfigError>([&] { c.load(); }), Says("trainer_state.json: ...version 4...version 5"));
 }
 
 TEST(Checkpoint, HoldsAsManyUnitsAsAFineGranularityMakes) {

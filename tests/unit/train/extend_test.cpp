@@ -6,11 +6,13 @@
 #include "adept/io/record.h"
 #include "adept/train/export_trained.h"
 #include "tests/support/captured_log.h"
+#include "tests/support/reads.h"
 #include "tests/unit/train/tiny_training.h"
 
 namespace adept::train {
 namespace {
 
+using test::Says;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
@@ -36,8 +38,7 @@ TEST(Extend, ARunAtAConstantRateIsTheLongerRunBitForBit) {
   const test::CapturedLog log;
   const TrainSummary summary = train(constant_config(12), model.expanded, dir / "run", /*resume=*/true);
   EXPECT_EQ(summary.steps, 12);
-  EXPECT_THAT(log.text(), HasSubstr("training extended from 7 to 12 steps; from step 8 on, the learning rate is "
-                                    "1.00e-02 instead of 1.00e-02"));
+  EXPECT_THAT(log.text(), Says("from 7 to 12 steps; from step 8 ...learning rate is 1.00e-02 instead of 1.00e-02"));
   expect_same_tensors(dir / "run", dir / "whole", "checkpoint-12");
   EXPECT_EQ(logged(dir / "run", "loss"), logged(dir / "whole", "loss"));
 }
@@ -102,8 +103,7 @@ TEST(Extend, ByEpochsReadsEachOfThemWhole) {
   EXPECT_EQ(twice.total_tokens, 2 * 77);
   EXPECT_EQ(twice.steps, 6) << "the second epoch is two steps of four and one of two as well";
   EXPECT_THAT(test::message_of<ConfigError>([&] { run(1.5, true); }),
-              HasSubstr("train.num_train_epochs: found 1.5, but the run has already read 2.000 epochs; expected at "
-                        "least that many, or another output_dir."));
+              Says("train.num_train_epochs: found 1.5...2.000 epochs; expected at least...output_dir"));
 }
 
 TEST(Extend, NotBelowWhatIsDone) {
