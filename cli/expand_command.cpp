@@ -1,5 +1,7 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 #include <memory>
 #include <optional>
@@ -13,6 +15,7 @@
 #include "adept/method/beyond/scores.h"
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
+#include "adept/method/selection.h"
 #include "adept/run/expansion_plan.h"
 #include "cli/commands.h"
 #include "cli/options.h"
@@ -57,20 +60,23 @@ double parse_share(const std::string& text) {
 /// The options as the configuration would hold them.
 method::SelectionOptions expand_config(const ExpandOptions& options) {
   const bool by_hand = !options.after.empty();
-  method::SelectionOptions expand{
-      .strategy = by_hand ? method::SelectionStrategy::kManual : method::SelectionStrategy::kLowest,
-      .num_layers = options.layers,
-      .trainable = {},
-      .after = {},
-      .copies = options.copies,
-      .exclude = {}};
+  method::SelectionOptions expand{.strategy = by_hand ? method::kManualLayers : method::kLowestLayers,
+                                  .num_layers = options.layers,
+                                  .trainable = {},
+                                  .after = {},
+                                  .copies = options.copies,
+                                  .exclude = {}};
   if (!options.strategy.empty()) {
-    const auto strategy = config::from_string<method::SelectionStrategy>(options.strategy);
-    if (!strategy || (*strategy == method::SelectionStrategy::kManual) != by_hand)
-      throw ConfigError(
-          "--strategy: found \"{}\"{}; expected {}.", options.strategy, by_hand ? " together with --after" : "",
-          by_hand ? "manual" : "lowest, cost_aware, uniform, highest or gain_per_cost (manual requires --after)");
-    expand.strategy = strategy;
+    const std::vector<std::string> known = method::selection_strategies();
+    std::vector<std::string> without_after = known;
+    std::erase(without_after, method::kManualLayers);
+    const bool is_known = std::find(known.begin(), known.end(), options.strategy) != known.end();
+    if (!is_known || (options.strategy == method::kManualLayers) != by_hand)
+      throw ConfigError("--strategy: found \"{}\"{}; expected {}.", options.strategy,
+                        by_hand ? " together with --after" : "",
+                        by_hand ? method::kManualLayers
+                                : fmt::format("{} (manual requires --after)", fmt::join(without_after, ", ")));
+    expand.strategy = options.strategy;
   }
   if (!options.trainable.empty()) expand.trainable = parse_share(options.trainable);
   if (!options.exclude.empty()) expand.exclude = parse_layers("--exclude", options.exclude);
@@ -131,13 +137,10 @@ void add_expand_command(CLI::App& app) {
   command->add_option("--method", options->method, "Which scores in the file to use; default: the first")
       ->type_name(method::importance_method_names("|"));
   command
-      ->add_option(
-          "--strategy", options->strategy,
-          "How layers are selected\nlowest: the lowest scores (default)\ncost_aware: among layers that the "
-          "probe cannot tell from the lowest, those closest to the output, which are the cheapest to "
-          "train\nuniform: evenly spaced\nhighest: the highest scores\ngain_per_cost: the highest improvement (from "
-          "adept probe --method gain) relative to the cost of a step\nmanual: the layers in --after")
-      ->type_name(config::choices_of<method::SelectionStrategy>());
+      ->add_option("--strategy", options->strategy,
+                   "How layers are selected; default: lowest, or manual with --after\n" +
+                       method::selection_strategy_meanings("\n"))
+      ->type_name(fmt::format("{}", fmt::join(method::selection_strategies(), "|")));
   command->add_option("--layers", options->layers, "Number of layers to copy")->type_name("K");
   command
       ->add_option("--trainable", options->trainable,

@@ -17,6 +17,7 @@
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
 #include "adept/method/options.h"
+#include "adept/method/selection.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/run/measure.h"
 #include "adept/run/model_context.h"
@@ -126,12 +127,12 @@ void print_figures(const method::Importance& importance, const method::Importanc
 }
 
 // What the strategy would choose.
-void print_choice(method::SelectionStrategy strategy, const method::Importance& importance,
+void print_choice(const method::SelectionStrategy& strategy, const method::Importance& importance,
                   const model::ModelConfig& base, int num_lowest, std::int64_t seq_len) {
   const method::SelectionOptions expand{
-      .strategy = strategy, .num_layers = num_lowest, .trainable = {}, .after = {}, .exclude = {}};
+      .strategy = std::string(strategy.name), .num_layers = num_lowest, .trainable = {}, .after = {}, .exclude = {}};
   const std::vector<int> chosen = run::choose_layers(expand, base, seq_len, importance);
-  fmt::print("{}: {}", to_string(strategy), run::describe_step_cost(base, seq_len, chosen, expand, importance));
+  fmt::print("{}: {}", strategy.name, run::describe_step_cost(base, seq_len, chosen, expand, importance));
 }
 
 // The score of each layer on both texts; copies are marked.
@@ -223,7 +224,8 @@ void run(ProbeOptions& options) {
       print_scores(importance);
     else
       print_figures(importance, method);
-  if (first.strategy) print_choice(*first.strategy, importances.front(), model.config, num_lowest, options.seq_len);
+  if (const auto* strategy = method::strategy_for(first.name))
+    print_choice(*strategy, importances.front(), model.config, num_lowest, options.seq_len);
   if (importances.size() > 1) print_agreement(importances, num_lowest);
   if (in_domain) print_both(model.dir, importances.front(), *in_domain);
 }

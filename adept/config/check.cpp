@@ -143,12 +143,12 @@ void check_data(const RunConfig& config, Purpose purpose, CrossCheck& check) {
                fmt::format("found nothing; expected general text, which makes up {:.4g} of the training tokens ({})",
                            ratio, config.method == train::Method::kReplay ? "method: replay" : "train.replay_ratio"));
   const bool probes = purpose == Purpose::kRun && config.expands() && config.expand.needs_scores();
-  const bool updates = config.unit_lr.policy != method::UnitLrPolicy::kUniform;
-  check.expect(
-      !config.data.general.empty() || !(probes || updates), {"data.general", "data", "unit_lr.policy", "expand.after"},
-      fmt::format("found nothing; expected general text, on which {} is measured",
-                  probes ? "layer importance"
-                         : fmt::format("unit importance (unit_lr.policy: {})", to_string(config.unit_lr.policy))));
+  const bool updates = config.unit_lr.uses_importance();
+  check.expect(!config.data.general.empty() || !(probes || updates),
+               {"data.general", "data", "unit_lr.policy", "expand.after"},
+               fmt::format("found nothing; expected general text, on which {} is measured",
+                           probes ? "layer importance"
+                                  : fmt::format("unit importance (unit_lr.policy: {})", config.unit_lr.policy)));
 }
 
 void settle_alternatives(train::TrainOptions& train, const CrossCheck& check) {
@@ -190,19 +190,20 @@ void check_expand(const method::SelectionOptions& expand, const method::LayerPro
         expand.after[i - 1] <= expand.after[i], {fmt::format("expand.after.{}", i), "expand.after"},
         fmt::format("found {} after {}; expected ascending layer indices", expand.after[i], expand.after[i - 1]));
   if (expand.strategy) {
-    const bool manual = *expand.strategy == method::SelectionStrategy::kManual;
+    const bool manual = *expand.strategy == method::kManualLayers;
     check.expect(manual == by_hand, {"expand.strategy", "expand.after"},
                  manual ? "found manual; expected the layers in expand.after"
                         : fmt::format("found {} together with expand.after; expected manual, or no expand.after",
-                                      to_string(*expand.strategy)));
+                                      *expand.strategy));
   }
-  const bool by_lowest = !expand.strategy || *expand.strategy == method::SelectionStrategy::kLowest ||
-                         *expand.strategy == method::SelectionStrategy::kCostAware;
-  check.expect(!probe.until_separated || by_lowest || by_hand || method != train::Method::kAdept,
-               {"probe.until_separated", "expand.strategy"},
-               fmt::format("found true together with expand.strategy: {}; expected lowest or cost_aware, because the "
-                           "probe stops once the lowest layers are certain",
-                           expand.strategy ? to_string(*expand.strategy) : ""));
+  const bool by_lowest = !expand.strategy || method::score_use(*expand.strategy) == method::ScoreUse::kLowest;
+  check.expect(
+      !probe.until_separated || by_lowest || by_hand || method != train::Method::kAdept,
+      {"probe.until_separated", "expand.strategy"},
+      fmt::format("found true together with expand.strategy: {}; expected {}, because the probe stops once the "
+                  "lowest layers are certain",
+                  expand.strategy.value_or(""),
+                  fmt::join(method::selection_strategies(method::ScoreUse::kLowest), " or ")));
   check.expect(
       !by_hand || expand.copies == 1, {"expand.copies", "expand.after"},
       fmt::format("found {} together with expand.after; expected 1. Repeat an index in expand.after for several copies",
@@ -228,13 +229,12 @@ void check_rest(const RunConfig& config, CrossCheck& check) {
 
 // Sets a value that the method determines. A configuration may serve several methods, so another value is not an error;
 // it is logged if it was given and is not the `usual` one.
-template <typename Choice>
-void settle(Choice& value, Choice wanted, std::optional<Choice> usual, const char* key, const RunConfig& config,
-            const ReadResult& result) {
+void settle(std::string& value, const std::string& wanted, const std::string& usual, const char* key,
+            const RunConfig& config, const ReadResult& result) {
   const auto given = result.locations.find(key);
   if (given != result.locations.end() && value != wanted && value != usual)
     log_info("{}: {}: the method {} uses {} instead of {}", to_string(given->second), key, to_string(config.method),
-             to_string(wanted), to_string(value));
+             wanted, value);
   value = wanted;
 }
 
@@ -310,18 +310,18 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
   expand_homes(config.data.eval, "data.eval", check);
   tell_unused(config, result);
   if (config.method == train::Method::kLlamaPro && expand.after.empty()) {
-    if (!expand.strategy) expand.strategy = method::SelectionStrategy::kUniform;
-    settle(*expand.strategy, method::SelectionStrategy::kUniform, {}, "expand.strategy", config, result);
+    if (!expand.strategy) expand.strategy = method::kUniformLayers;
+    settle(*expand.strategy, method::kUniformLayers, "", "expand.strategy", config, result);
   }
   if (config.method != train::Method::kAdept)
-    settle(config.unit_lr.policy, method::UnitLrPolicy::kUniform, {method::UnitLrOptions().policy}, "unit_lr.policy",
-           config, result);
+    settle(config.unit_lr.policy, method::kUniformRates, method::UnitLrOptions().policy, "unit_lr.policy", config,
+           result);
   if (!config.unit_lr.ema && config.method == train::Method::kAdept)
-    config.unit_lr.ema = config.unit_lr.policy == method::UnitLrPolicy::kNormalized ? kNormalizedEma : 0.0;
+    config.unit_lr.ema = method::default_ema(config.unit_lr.policy);
   settle_replay(config, check);
   check_expand(expand, config.probe, config.method, check);
   if (!expand.strategy && config.expands())
-    expand.strategy = expand.after.empty() ? method::SelectionStrategy::kLowest : method::SelectionStrategy::kManual;
+    expand.strategy = expand.after.empty() ? method::kLowestLayers : method::kManualLayers;
   check_data(config, purpose, check);
   train::TrainOptions& train = config.train;
   settle_alternatives(train, check);

@@ -30,7 +30,6 @@ inline constexpr double kDefaultWarmupRatio = 0.03;
 inline constexpr double kDefaultEpochs = 1.0;
 inline constexpr double kReplayRatio = 0.02;  ///< if data.replay has sources, except of the method replay:
 inline constexpr double kReplayMethodRatio = 0.25;
-inline constexpr double kNormalizedEma = 0.5;  ///< of the policy normalized, else 0
 
 struct TrainSource : data::TextSource {
   std::optional<data::WeightSchedule> weight;  ///< relative share of the training tokens; if no source has one, by size

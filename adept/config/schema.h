@@ -94,8 +94,7 @@ void describe(Visitor& v, data::TextSource& c) {
   v(c.name, "name", "Name of the dataset in results and file names; must be unique", {.required = true});
   v(c.paths, "path",
     "Text: files in the formats of format, text forms plain or compressed (.gz, .zst); directories; globs; @FILE, "
-    "which "
-    "lists paths, one per line; or - (standard input)",
+    "which lists paths, one per line; or - (standard input)",
     {.required = true});
   v(c.format, "format", "Format of all files, whatever their extensions",
     {.fallback = "by extension", .names = data::format_names});
@@ -185,11 +184,8 @@ void describe(Visitor& v, method::LayerProbeOptions& c) {
 template <typename Visitor>
 void describe(Visitor& v, method::SelectionOptions& c) {
   constexpr Range layer_index = {.min = 0, .max = 10000};
-  v(c.strategy, "strategy",
-    "Which layers are copied. lowest: lowest importance; cost_aware: among layers that the probe cannot tell from the "
-    "lowest, those closest to the output; uniform: evenly spaced; highest: highest importance; gain_per_cost: highest "
-    "improvement on the first source of data.train, relative to the cost of a step; manual: the layers in after",
-    {.fallback = "lowest; manual with after"});
+  v(c.strategy, "strategy", "Which layers are copied. " + method::selection_strategy_meanings("; "),
+    {.fallback = "lowest; manual with after", .names = method::selection_strategies});
   v(c.num_layers, "num_layers", "Number of layers to copy; excludes trainable and after",
     {.unit = "layers", .range = {.min = 1, .max = 10000}, .fallback = fmt::format("{}", kDefaultNumLayers)});
   v(c.trainable, "trainable", "Instead of num_layers: upper limit on the copies' share of all parameters, such as 15%",
@@ -275,9 +271,8 @@ void describe(Visitor& v, method::UnitFactor& c) {
 template <typename Visitor>
 void describe(Visitor& v, method::UnitLrOptions& c) {
   v(c.policy, "policy",
-    "Learning rate factor of a unit, given its importance I. reference: 2 (I_max - I) / (I_max - I_min); uniform: 1; "
-    "normalized: floor + (1 - floor) (I_max - I) / (I_max - I_min), divided by its mean over elements, with norm gains "
-    "and biases in one group and matrices in another");
+    "Learning rate factor of a unit, given its importance I. " + method::unit_lr_policy_meanings("; "),
+    {.names = method::unit_lr_policies});
   v(c.by_head, "by_head", "Split attention projections into one unit per head", {.methods = kMethodsWithCopies});
   v(c.ffn_block_size, "ffn_block_size",
     "Split feed-forward projections into units of this many neurons; 0: one unit per projection",
@@ -285,9 +280,7 @@ void describe(Visitor& v, method::UnitLrOptions& c) {
   v(c.floor, "floor", "Minimum factor of the normalized policy, before division by the mean",
     {.range = kFraction, .methods = kAdeptOnly});
   v(c.ema, "ema", "Share of the previous importance that an update keeps",
-    {.range = kBelowOne,
-     .fallback = fmt::format("{:g} with policy: normalized, else 0", kNormalizedEma),
-     .methods = kAdeptOnly});
+    {.range = kBelowOne, .fallback = method::default_ema_text(), .methods = kAdeptOnly});
   v(c.factors, "factors", "Additional factors for units, by name, with any policy");
   v(c.update_every, "update_every", "Interval between importance updates",
     {.unit = "steps", .range = kSteps, .methods = kAdeptOnly});

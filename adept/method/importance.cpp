@@ -12,7 +12,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/signals.h"
-#include "adept/method/beyond/first_order_gain.h"
+#include "adept/method/beyond/first_order_improvement.h"
 #include "adept/method/options.h"
 #include "adept/model/layer_gradients.h"
 #include "adept/nn/cross_entropy.h"
@@ -222,9 +222,8 @@ constexpr std::array kMethods = {
     ImportanceMethod{"taylor_gate", "first-order estimate of mask_out, from one backward pass",
                      FromSequences{kGate, &kGradients, true, mean}},
     // Ours.
-    ImportanceMethod{kFirstOrderGain, "estimated improvement on --domain by a copy after each layer",
-                     FromTexts{first_order_gain}, true, true, kGainFigures, kGainFiguresMeaning,
-                     SelectionStrategy::kGainPerCost},
+    ImportanceMethod{kFirstOrderImprovement, "estimated improvement on --domain by a copy after each layer",
+                     FromTexts{first_order_improvement}, true, true, kImprovementFigures, kImprovementFiguresMeaning},
 };
 
 }  // namespace

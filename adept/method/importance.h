@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -72,8 +71,6 @@ struct ImportanceMethod {
   bool highest_are_best = false;          ///< for copying; otherwise the lowest are
   std::span<const Figure> figures = {};   ///< of LayerImportance::figures
   std::string_view figures_meaning = "";  ///< above their table
-  /// That requires these scores; `adept probe` prints its choice.
-  std::optional<SelectionStrategy> strategy = {};
 };
 
 /// All of them; the first is the default.

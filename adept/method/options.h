@@ -1,16 +1,19 @@
 // Options of the method.
+//
+// The importance methods, the strategies for selecting layers and the policies for learning rates are rows of tables in
+// importance.cpp, selection.cpp and unit_rates.cpp. Options hold their names; the functions here say what the
+// configuration has to know of them. Those that take a name throw InternalError for an unknown one.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
-
-#include "adept/core/choices.h"
 
 namespace adept::method {
 
-/// Names of the importance methods that require only general text (table in importance.cpp), the default first.
+/// Names of the importance methods that require only general text, the default first.
 std::vector<std::string> general_importance_methods();
 
 /// The probe of a run.
@@ -21,29 +24,30 @@ struct LayerProbeOptions {
   std::int64_t batch_size = 8;      ///< sequences
 };
 
-/// Strategy for selecting layers.
-enum class SelectionStrategy {
-  kLowest,       ///< the k lowest scores: the paper's choice
-  kCostAware,    ///< of layers that the probe cannot tell apart, those closest to the output: the cheapest to train
-  kUniform,      ///< evenly spaced, after the last layer of each of k groups: LLaMA-Pro, arXiv 2401.02415
-  kHighest,      ///< the k highest scores, for ablation
-  kGainPerCost,  ///< the k with the highest improvement relative to the cost of a step; ours, not the paper's
-  kManual,       ///< the layers in SelectionOptions::after
-};
+/// The scores by which a strategy selects layers.
+enum class ScoreUse { kNone, kLowest, kHighest };
+
+/// Names of the strategies, the default first.
+std::vector<std::string> selection_strategies();
+std::vector<std::string> selection_strategies(ScoreUse use);
+/// For help: "lowest: the lowest scores" for each strategy.
+std::string selection_strategy_meanings(std::string_view separator);
+ScoreUse score_use(std::string_view strategy);
+
+/// Strategies that follow from other options: the default, LLaMA-Pro's, and the one of SelectionOptions::after.
+inline constexpr char kLowestLayers[] = "lowest", kUniformLayers[] = "uniform", kManualLayers[] = "manual";
 
 /// The number of copies, and the layers that get them. Exactly one of num_layers, trainable and after sets the number.
 struct SelectionOptions {
-  std::optional<SelectionStrategy> strategy = {};  ///< unset: kLowest, kManual with `after`
-  std::optional<std::int64_t> num_layers = {};     ///< k; in the configuration, 4 if none of the three is given
-  std::optional<double> trainable = {};            ///< upper limit on the copies' share of all parameters, 0 .. 1
-  std::vector<std::int64_t> after = {};            ///< layers, ascending, repeated per copy
-  std::int64_t copies = 1;                         ///< copies of each selected layer
-  std::vector<std::int64_t> exclude = {};          ///< layers that are never copied
+  std::optional<std::string> strategy = {};     ///< unset: kLowestLayers, kManualLayers with `after`
+  std::optional<std::int64_t> num_layers = {};  ///< k; in the configuration, 4 if none of the three is given
+  std::optional<double> trainable = {};         ///< upper limit on the copies' share of all parameters, 0 .. 1
+  std::vector<std::int64_t> after = {};         ///< layers, ascending, repeated per copy
+  std::int64_t copies = 1;                      ///< copies of each selected layer
+  std::vector<std::int64_t> exclude = {};       ///< layers that are never copied
 
   /// Whether the strategy uses importance scores.
-  bool needs_scores() const {
-    return strategy != SelectionStrategy::kManual && strategy != SelectionStrategy::kUniform;
-  }
+  bool needs_scores() const { return score_use(strategy.value_or(kLowestLayers)) != ScoreUse::kNone; }
 };
 
 /// Granularity of units. The default, as in the paper, does not split tensors.
@@ -52,17 +56,18 @@ struct UnitGranularity {
   std::int64_t ffn_block_size = 0;  ///< neurons: projections to them by rows, from them by columns; 0: whole
 };
 
-/// How a unit's rate depends on its importance. The rate of unit u at step t is base_lr * schedule(t) * w_u.
-enum class UnitLrPolicy {
-  /// w_u = 2 (I_max - I_u) / (I_max - I_min), 1 if the range is 0; the paper's 2 (1 - I_u) with I in [0, 1].
-  kReference,
-  /// w_u = 1: plain AdamW on the expanded layers.
-  kUniform,
-  /// Ours. Norm gains and biases, whose |theta g| is larger by their theta alone, form a group separate from matrices.
-  /// In each group, v_u = floor + (1 - floor) (I_max - I_u) / (I_max - I_min), 1 if the range is 0, and w_u is v_u
-  /// divided by its mean over the group's elements: every unit trains, and the mean rate is base_lr.
-  kNormalized,
-};
+/// Names of the policies: how a unit's rate depends on its importance. The default first.
+std::vector<std::string> unit_lr_policies();
+/// For help: "uniform: 1" for each policy.
+std::string unit_lr_policy_meanings(std::string_view separator);
+/// Whether the rates of a policy depend on importance, which is then measured.
+bool uses_unit_importance(std::string_view policy);
+/// UnitLrOptions::ema, if it is not set; and for help, "0.5 with policy: normalized, else 0".
+double default_ema(std::string_view policy);
+std::string default_ema_text();
+
+/// The policy of methods whose rates do not differ.
+inline constexpr char kUniformRates[] = "uniform";
 
 /// A factor on the rate of units.
 struct UnitFactor {
@@ -70,31 +75,16 @@ struct UnitFactor {
   double factor = 1;
 };
 
-/// Options for the learning rates of units.
+/// Options for the learning rates of units. The rate of unit u at step t is base_lr * schedule(t) * w_u.
 struct UnitLrOptions : UnitGranularity {
-  UnitLrPolicy policy = UnitLrPolicy::kReference;
-  double floor = 0.1;         ///< of the policy kNormalized
-  std::optional<double> ema;  ///< set when the configuration is loaded: 0.5 for the policy kNormalized, else 0
+  std::string policy = "reference";  ///< of unit_lr_policies
+  double floor = 0.1;                ///< of the policy normalized
+  std::optional<double> ema;         ///< set when the configuration is loaded, to default_ema()
   std::vector<UnitFactor> factors;
   std::int64_t update_every = 500;    ///< steps
   std::int64_t probe_tokens = 16384;  ///< of general text, for each update
+
+  bool uses_importance() const { return uses_unit_importance(policy); }
 };
 
 }  // namespace adept::method
-
-namespace adept {
-
-template <>
-inline constexpr std::array kChoices<method::SelectionStrategy> = {
-    Choice{method::SelectionStrategy::kLowest, "lowest"},
-    Choice{method::SelectionStrategy::kCostAware, "cost_aware"},
-    Choice{method::SelectionStrategy::kUniform, "uniform"},
-    Choice{method::SelectionStrategy::kHighest, "highest"},
-    Choice{method::SelectionStrategy::kGainPerCost, "gain_per_cost"},
-    Choice{method::SelectionStrategy::kManual, "manual"}};
-template <>
-inline constexpr std::array kChoices<method::UnitLrPolicy> = {Choice{method::UnitLrPolicy::kReference, "reference"},
-                                                              Choice{method::UnitLrPolicy::kUniform, "uniform"},
-                                                              Choice{method::UnitLrPolicy::kNormalized, "normalized"}};
-
-}  // namespace adept

@@ -1,22 +1,66 @@
 #include "adept/method/selection.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <array>
 #include <set>
 
 #include "adept/core/error.h"
+#include "adept/method/beyond/cost_aware_selection.h"
+#include "adept/method/beyond/first_order_improvement.h"
 #include "adept/method/expansion.h"
 #include "adept/method/importance.h"
 
 namespace adept::method {
 namespace {
 
-// The last layer of each of k groups of nearly equal size.
-std::vector<int> evenly_spread(const std::vector<int>& layers, int k) {
+// ---- The k layers with the lowest I_l (ADEPT, section 3.2).
+
+std::vector<int> lowest_importance(const Candidates& c) {
+  return best_layers(c.layers, c.k, [&](int a, int b) { return is_less_important(c, a, b); });
+}
+
+// ---- The k layers with the highest I_l, for ablation.
+
+std::vector<int> highest_importance(const Candidates& c) {
+  return best_layers(c.layers, c.k,
+                     [&](int a, int b) { return c.score(a) != c.score(b) ? c.score(a) > c.score(b) : a > b; });
+}
+
+// ---- The last layer of each of k groups of nearly equal size (LLaMA-Pro, arXiv 2401.02415).
+
+std::vector<int> evenly_spaced(const Candidates& c) {
   std::vector<int> chosen;
-  for (int i = 1; i <= k; ++i)
-    chosen.push_back(layers[static_cast<std::size_t>(i) * layers.size() / static_cast<std::size_t>(k) - 1]);
+  for (int i = 1; i <= c.k; ++i)
+    chosen.push_back(c.layers[static_cast<std::size_t>(i) * c.layers.size() / static_cast<std::size_t>(c.k) - 1]);
   return chosen;
 }
+
+// ---- Those in SelectionOptions::after, which select_layers() returns as they are.
+
+std::vector<int> listed(const Candidates&) {
+  throw ConfigError("layers to expand: the strategy manual requires the layers (expand.after, --after).");
+}
+
+constexpr std::array kStrategies = {
+    SelectionStrategy{kLowestLayers, "the lowest importance", ScoreUse::kLowest, lowest_importance},
+    // Ours.
+    SelectionStrategy{"cost_aware",
+                      "among layers that the probe cannot tell from the lowest, those closest to the output, which are "
+                      "the cheapest to train",
+                      ScoreUse::kLowest, closest_to_output},
+    SelectionStrategy{kUniformLayers, "evenly spaced", ScoreUse::kNone, evenly_spaced},
+    SelectionStrategy{"highest", "the highest importance", ScoreUse::kHighest, highest_importance},
+    // Ours.
+    SelectionStrategy{
+        "gain_per_cost",
+        "the highest improvement of domain text (adept probe --method gain; in a run, on the first source "
+        "of data.train), relative to the cost of a step",
+        ScoreUse::kHighest, best_improvement_per_cost, kFirstOrderImprovement},
+    SelectionStrategy{kManualLayers, "the layers in after", ScoreUse::kNone, listed},
+};
 
 std::vector<int> allowed_layers(const SelectionOptions& options, int total) {
   const std::set<std::int64_t> excluded(options.exclude.begin(), options.exclude.end());
@@ -27,7 +71,65 @@ std::vector<int> allowed_layers(const SelectionOptions& options, int total) {
   return layers;
 }
 
+void check_scores(const SelectionStrategy& strategy, const std::optional<Importance>& importance, int num_layers) {
+  if (strategy.scores != ScoreUse::kNone && !importance)
+    throw ConfigError("layers to expand: found no importance scores; expected scores of `adept probe`.");
+  if (importance && std::ssize(importance->layers) != num_layers)
+    throw ConfigError(
+        "layers to expand: found importance scores of {} layers, but the model has {}. Run adept probe on this model.",
+        importance->layers.size(), num_layers);
+  if (!strategy.importance_method.empty() && importance->method != strategy.importance_method)
+    throw ConfigError("expand.strategy: {} requires scores of `adept probe --method {}`; found {}.", strategy.name,
+                      strategy.importance_method, importance->method);
+  const ImportanceMethod* method = importance ? find_importance_method(importance->method) : nullptr;
+  if (strategy.scores == ScoreUse::kLowest && method != nullptr && method->highest_are_best)
+    throw ConfigError(
+        "layers to expand: found scores of method {}, for which higher is better; expected the strategy {}.",
+        method->name, fmt::join(selection_strategies(ScoreUse::kHighest), " or "));
+}
+
 }  // namespace
+
+std::span<const SelectionStrategy> all_selection_strategies() { return kStrategies; }
+
+const SelectionStrategy& selection_strategy(std::string_view name) {
+  const auto found =
+      std::find_if(kStrategies.begin(), kStrategies.end(), [&](const auto& s) { return s.name == name; });
+  ADEPT_CHECK(found != kStrategies.end(), "there is no strategy {}", name);
+  return *found;
+}
+
+const SelectionStrategy* strategy_for(std::string_view importance_method) {
+  for (const SelectionStrategy& strategy : kStrategies)
+    if (strategy.importance_method == importance_method) return &strategy;
+  return nullptr;
+}
+
+std::vector<std::string> selection_strategies() {
+  std::vector<std::string> names;
+  for (const SelectionStrategy& strategy : kStrategies) names.emplace_back(strategy.name);
+  return names;
+}
+
+std::vector<std::string> selection_strategies(ScoreUse use) {
+  std::vector<std::string> names;
+  for (const SelectionStrategy& strategy : kStrategies)
+    if (strategy.scores == use) names.emplace_back(strategy.name);
+  return names;
+}
+
+std::string selection_strategy_meanings(std::string_view separator) {
+  std::string text;
+  for (const SelectionStrategy& strategy : kStrategies)
+    text += fmt::format("{}{}: {}", text.empty() ? "" : separator, strategy.name, strategy.meaning);
+  return text;
+}
+
+ScoreUse score_use(std::string_view strategy) { return selection_strategy(strategy).scores; }
+
+bool is_less_important(const Candidates& c, int a, int b) {
+  return c.score(a) != c.score(b) ? c.score(a) < c.score(b) : a > b;
+}
 
 std::vector<int> best_layers(std::vector<int> layers, int k, const std::function<bool(int, int)>& is_better) {
   std::stable_sort(layers.begin(), layers.end(), is_better);
@@ -45,52 +147,17 @@ std::vector<int> repeat_layers(const std::vector<int>& layers, std::int64_t copi
 std::vector<int> select_layers(const SelectionOptions& options, int base_num_hidden_layers,
                                const std::optional<Importance>& importance, const CopiesCost& step_cost) {
   if (!options.after.empty()) return {options.after.begin(), options.after.end()};
-  const std::vector<int> layers = allowed_layers(options, base_num_hidden_layers);
-  const auto k = static_cast<int>(options.num_layers.value_or(0));
-  const SelectionStrategy strategy = options.strategy.value_or(SelectionStrategy::kLowest);
-  if (k < 1 || k > std::ssize(layers))
+  const SelectionStrategy& strategy = selection_strategy(options.strategy.value_or(kLowestLayers));
+  Candidates candidates = {.layers = allowed_layers(options, base_num_hidden_layers),
+                           .k = static_cast<int>(options.num_layers.value_or(0)),
+                           .copies = options.copies,
+                           .importance = importance ? &*importance : nullptr,
+                           .step_cost = step_cost};
+  if (candidates.k < 1 || candidates.k > std::ssize(candidates.layers))
     throw ConfigError("number of layers to expand: found {}; expected 1 to {} (the number of layers of the model{}).",
-                      k, layers.size(), options.exclude.empty() ? "" : " that are not excluded");
-  if (strategy != SelectionStrategy::kUniform && !importance)
-    throw ConfigError("layers to expand: found no importance scores; expected scores of `adept probe`.");
-  if (importance && std::ssize(importance->layers) != base_num_hidden_layers)
-    throw ConfigError(
-        "layers to expand: found importance scores of {} layers, but the model has {}. Run adept probe on this model.",
-        importance->layers.size(), base_num_hidden_layers);
-  const bool low_is_good = strategy == SelectionStrategy::kLowest || strategy == SelectionStrategy::kCostAware;
-  const ImportanceMethod* method = importance ? find_importance_method(importance->method) : nullptr;
-  if (low_is_good && method != nullptr && method->highest_are_best)
-    throw ConfigError(
-        "layers to expand: found scores of method {}, for which higher is better; expected the strategy gain_per_cost "
-        "or highest.",
-        method->name);
-  const auto score = [&](int l) { return importance->layers[static_cast<std::size_t>(l)].score; };
-  // Among equal scores, prefers the later layer, whose copy is cheaper to train.
-  const auto is_lower = [&](int a, int b) { return score(a) != score(b) ? score(a) < score(b) : a > b; };
-  std::vector<int> chosen;
-  switch (strategy) {
-    case SelectionStrategy::kLowest:
-      chosen = best_layers(layers, k, is_lower);
-      break;
-    case SelectionStrategy::kHighest:
-      chosen = best_layers(layers, k, [&](int a, int b) { return score(a) != score(b) ? score(a) > score(b) : a > b; });
-      break;
-    case SelectionStrategy::kUniform:
-      chosen = evenly_spread(layers, k);
-      break;
-    case SelectionStrategy::kGainPerCost:
-      chosen = best_gain_per_cost(layers, k, options.copies, *importance, step_cost);
-      break;
-    case SelectionStrategy::kCostAware: {
-      std::vector<int> ascending = layers;
-      std::sort(ascending.begin(), ascending.end(), is_lower);
-      chosen = cheapest_of_equals(ascending, k, *importance);
-      break;
-    }
-    case SelectionStrategy::kManual:
-      throw ConfigError("layers to expand: the strategy manual requires the layers (expand.after, --after).");
-  }
-  return repeat_layers(chosen, options.copies);
+                      candidates.k, candidates.layers.size(), options.exclude.empty() ? "" : " that are not excluded");
+  check_scores(strategy, importance, base_num_hidden_layers);
+  return repeat_layers(strategy.select(candidates), options.copies);
 }
 
 }  // namespace adept::method

@@ -81,11 +81,4 @@ UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& 
   return importance;
 }
 
-UnitValues smoothed(const UnitValues& before, const UnitValues& now, double keep) {
-  UnitValues result = now;
-  for (auto& [name, value] : result)
-    if (const auto old = before.find(name); old != before.end()) value = keep * old->second + (1 - keep) * value;
-  return result;
-}
-
 }  // namespace adept::method

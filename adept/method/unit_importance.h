@@ -20,7 +20,4 @@ namespace adept::method {
 UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::FrozenPrefix& model,
                            const std::vector<ProbeBatch>& batches, Progress& progress);
 
-/// Exponential moving average over probes: keep * before + (1 - keep) * now; `now` if there is no `before`.
-UnitValues smoothed(const UnitValues& before, const UnitValues& now, double keep);
-
 }  // namespace adept::method

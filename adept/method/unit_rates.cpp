@@ -1,95 +1,90 @@
 #include "adept/method/unit_rates.h"
 
-#include <fnmatch.h>
+#include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <iterator>
+#include <array>
 
 #include "adept/core/error.h"
+#include "adept/method/beyond/unit_rate_options.h"
 
 namespace adept::method {
 namespace {
 
-struct Range {
-  double low = 0, high = 0;
-  // 0 for the largest, 1 for the smallest; `if_flat` if all are equal.
-  double distance_to_top(double value, double if_flat) const {
-    return high > low ? (high - value) / (high - low) : if_flat;
-  }
+// ---- w_u = 2 (I_max - I_u) / (I_max - I_min), 1 where all are equal: the paper's 2 (1 - I_u) with I scaled to [0, 1]
+// (ADEPT, section 3.3).
+
+UnitValues reference_weights(const std::vector<Unit>& units, const UnitValues& importance, double) {
+  UnitValues weights = distance_to_top(units, importance, 0.5);
+  for (auto& [unit, weight] : weights) weight *= 2;
+  return weights;
+}
+
+// ---- w_u = 1: plain AdamW on what trains.
+
+UnitValues uniform_weights(const std::vector<Unit>& units, const UnitValues&, double) {
+  UnitValues weights;
+  for (const Unit& unit : units) weights[unit.name] = 1;
+  return weights;
+}
+
+constexpr std::array kPolicies = {
+    UnitLrPolicy{"reference", "2 (I_max - I) / (I_max - I_min)", reference_weights},
+    UnitLrPolicy{kUniformRates, "1", uniform_weights, /*uses_importance=*/false},
+    // Ours.
+    UnitLrPolicy{"normalized", kNormalizedFormula, normalized_weights, /*uses_importance=*/true, /*default_ema=*/0.5},
 };
 
-Range range_of(const std::vector<Unit>& units, const UnitValues& importance) {
-  Range range{importance.at(units.front().name), importance.at(units.front().name)};
-  for (const Unit& unit : units) {
-    range.low = std::min(range.low, importance.at(unit.name));
-    range.high = std::max(range.high, importance.at(unit.name));
-  }
-  return range;
+const UnitLrPolicy& policy_of(std::string_view name) {
+  const auto found = std::find_if(kPolicies.begin(), kPolicies.end(), [&](const auto& p) { return p.name == name; });
+  ADEPT_CHECK(found != kPolicies.end(), "there is no policy {}", name);
+  return *found;
 }
 
 }  // namespace
 
-// ---- The rate of unit u is base_lr * schedule(step) * w_u.
-//   uniform     w_u = 1
-//   reference   w_u = 2 (I_max - I_u) / (I_max - I_min), the paper's 2 (1 - I_u) with I in [0, 1] (ADEPT, section 3.3)
-//   normalized  w_u = v_u / mean of v over elements, v_u = floor + (1 - floor) (I_max - I_u) / (I_max - I_min); ours,
-//               for matrices and for norm gains and biases each by themselves
+std::span<const UnitLrPolicy> all_unit_lr_policies() { return kPolicies; }
 
-UnitValues unit_lr_weights(UnitLrPolicy policy, const std::vector<Unit>& units, const UnitValues& importance,
-                           double floor) {
-  ADEPT_CHECK(!units.empty(), "no units");
-  UnitValues weights;
-  if (policy == UnitLrPolicy::kUniform) {
-    for (const Unit& unit : units) weights[unit.name] = 1.0;
-    return weights;
-  }
-  if (policy == UnitLrPolicy::kReference) {
-    const Range range = range_of(units, importance);
-    for (const Unit& unit : units) weights[unit.name] = 2.0 * range.distance_to_top(importance.at(unit.name), 0.5);
-    return weights;
-  }
-  for (const bool matrices : {true, false}) {
-    std::vector<Unit> group;
-    std::copy_if(units.begin(), units.end(), std::back_inserter(group),
-                 [&](const Unit& unit) { return unit.is_matrix == matrices; });
-    if (group.empty()) continue;
-    const Range range = range_of(group, importance);
-    double sum = 0, elements = 0;
-    for (const Unit& unit : group) {
-      const double value = floor + (1 - floor) * range.distance_to_top(importance.at(unit.name), 1.0);
-      weights[unit.name] = value;
-      sum += value * static_cast<double>(unit.elements);
-      elements += static_cast<double>(unit.elements);
-    }
-    for (const Unit& unit : group) weights[unit.name] *= elements / sum;
-  }
-  return weights;
+std::vector<std::string> unit_lr_policies() {
+  std::vector<std::string> names;
+  for (const UnitLrPolicy& policy : kPolicies) names.emplace_back(policy.name);
+  return names;
 }
 
-void apply_factors(std::span<const UnitFactor> factors, UnitValues& weights) {
-  for (std::size_t i = 0; i < factors.size(); ++i) {
-    bool matched = false;
-    for (auto& [name, weight] : weights) {
-      if (fnmatch(factors[i].units.c_str(), name.c_str(), 0) != 0) continue;
-      weight *= factors[i].factor;
-      matched = true;
-      if (!std::isfinite(weight))
-        throw ConfigError(
-            "unit_lr.factors.{}.factor: found {:g}, which makes the rate of {} non-finite; expected a smaller factor.",
-            i, factors[i].factor, name);
-    }
-    if (!matched)
-      throw ConfigError(
-          "unit_lr.factors.{}.units: found \"{}\", which matches no unit; expected a pattern of unit names such as "
-          "{}{}.",
-          i, factors[i].units, weights.begin()->first,
-          factors[i].units.find('/') == std::string::npos
-              ? ""
-              : " (only unit_lr.by_head and unit_lr.ffn_block_size split tensors into units)");
+std::string unit_lr_policy_meanings(std::string_view separator) {
+  std::string text;
+  for (const UnitLrPolicy& policy : kPolicies)
+    text += fmt::format("{}{}: {}", text.empty() ? "" : separator, policy.name, policy.formula);
+  return text;
+}
+
+bool uses_unit_importance(std::string_view policy) { return policy_of(policy).uses_importance; }
+
+double default_ema(std::string_view policy) { return policy_of(policy).default_ema; }
+
+std::string default_ema_text() {
+  std::string text;
+  for (const UnitLrPolicy& policy : kPolicies)
+    if (policy.default_ema != 0) text += fmt::format("{:g} with policy: {}, ", policy.default_ema, policy.name);
+  return text + "else 0";
+}
+
+UnitValues unit_lr_weights(std::string_view policy, const std::vector<Unit>& units, const UnitValues& importance,
+                           double floor) {
+  ADEPT_CHECK(!units.empty(), "no units");
+  return policy_of(policy).weights(units, importance, floor);
+}
+
+UnitValues distance_to_top(const std::vector<Unit>& units, const UnitValues& importance, double if_equal) {
+  double lowest = importance.at(units.front().name), highest = lowest;
+  for (const Unit& unit : units) {
+    lowest = std::min(lowest, importance.at(unit.name));
+    highest = std::max(highest, importance.at(unit.name));
   }
-  if (!factors.empty() && std::all_of(weights.begin(), weights.end(), [](const auto& u) { return u.second == 0; }))
-    throw ConfigError("unit_lr.factors: found 0 for every unit; expected at least one unit to train.");
+  UnitValues distances;
+  for (const Unit& unit : units)
+    distances[unit.name] = highest > lowest ? (highest - importance.at(unit.name)) / (highest - lowest) : if_equal;
+  return distances;
 }
 
 }  // namespace adept::method

@@ -1,37 +1,19 @@
 #include "adept/method/units.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
 #include <set>
 
 #include "adept/core/error.h"
+#include "adept/method/beyond/unit_parts.h"
 
 namespace adept::method {
 
+// ---- A unit is one named tensor of an expanded layer (ADEPT, section 3.3), unless the options split it into parts.
+
 std::vector<Unit> units_of(const model::Parameter& p, const UnitGranularity& granularity) {
-  const model::Slices& slices = p.slices;
-  std::int64_t step = 0;  // slices of a unit; 0: all are one
-  if (slices.axis == model::Axis::kHead && granularity.by_head) step = slices.size;
-  if (slices.axis == model::Axis::kNeuron) step = granularity.ffn_block_size * slices.size;
-  const std::int64_t size = p.shape[static_cast<std::size_t>(step == 0 ? 0 : slices.dim)];
-  const std::int64_t others = p.numel() / size;
-  Unit unit{.name = p.name, .parameter = p.name, .end = size, .elements = p.numel(), .is_matrix = p.is_matrix()};
-  if (step == 0) return {unit};
-  std::vector<Unit> units;
-  std::int64_t section_begin = 0;
-  for (const std::int64_t section : slices.sections.empty() ? std::vector{size} : slices.sections) {
-    for (std::int64_t begin = section_begin; begin < section_begin + section; begin += step) {
-      unit.name = fmt::format("{}/{}.{}", p.name, slices.axis == model::Axis::kHead ? "head" : "block", units.size());
-      unit.dim = slices.dim;
-      unit.begin = begin;
-      unit.end = std::min(begin + step, section_begin + section);
-      unit.elements = (unit.end - unit.begin) * others;
-      units.push_back(unit);
-    }
-    section_begin += section;
-  }
-  return units;
+  const Unit whole = {
+      .name = p.name, .parameter = p.name, .end = p.shape.front(), .elements = p.numel(), .is_matrix = p.is_matrix()};
+  const std::int64_t split = slices_per_unit(p, granularity);
+  return split == 0 ? std::vector{whole} : parts_of(whole, p, split);
 }
 
 std::vector<Unit> make_units(const Expansion& expansion, const model::Decoder& decoder,

@@ -1,8 +1,7 @@
 // The units of the expanded layers (ADEPT, section 3.3): what has an importance and a learning rate of its own.
 //
-// A unit is one named tensor of an expanded layer (the paper's), or, finer, the part of it that belongs to one
-// attention head or to a block of feed-forward neurons (ours). The units partition what is trained: disjoint and
-// complete.
+// A unit is one named tensor of an expanded layer, or, with the options of beyond/unit_parts.h, a part of it. The units
+// partition what is trained: disjoint and complete.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +29,7 @@ struct Unit {
   bool is_matrix = true;      ///< false: part of a norm gain or a bias
 };
 
-/// The units of one parameter: itself, or its parts. Names count on through the matrices that are stored in one.
+/// The units of one parameter: itself, or its parts.
 std::vector<Unit> units_of(const model::Parameter& parameter, const UnitGranularity& granularity);
 
 /// All units of the expanded layers, in the order of the computation. Throws ConfigError for a block size that is more

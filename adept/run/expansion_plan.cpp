@@ -7,6 +7,7 @@
 #include <set>
 
 #include "adept/core/error.h"
+#include "adept/method/beyond/cost_aware_selection.h"
 #include "adept/method/expansion.h"
 #include "adept/method/selection.h"
 #include "adept/model/cost.h"
@@ -57,9 +58,10 @@ std::string describe_step_cost(const model::ModelConfig& base, std::int64_t seq_
                        fmt::join(layers, ", "), 1e-9 * cost, 100 * cost / full);
   };
   std::string text = line(after.size() == 1 ? "copy after layer" : "copies after layers", after);
-  if (expand.strategy == method::SelectionStrategy::kCostAware && importance) {
+  const std::string strategy = expand.strategy.value_or(method::kLowestLayers);
+  if (method::score_use(strategy) == method::ScoreUse::kLowest && strategy != method::kLowestLayers && importance) {
     method::SelectionOptions lowest = expand;
-    lowest.strategy = method::SelectionStrategy::kLowest;
+    lowest.strategy = method::kLowestLayers;
     const std::vector<int> lowest_layers = choose_layers(lowest, base, seq_len, importance);
     text += line(std::ranges::equal(lowest_layers, after) ? "the lowest layers are the same:"
                                                           : "for comparison, the lowest layers",

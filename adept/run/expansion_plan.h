@@ -23,8 +23,8 @@ void check_expansion(const method::SelectionOptions& expand, const model::ModelC
 std::vector<int> choose_layers(const method::SelectionOptions& expand, const model::ModelConfig& base,
                                std::int64_t seq_len, const std::optional<method::Importance>& importance);
 
-/// A line with the predicted floating point operations of a step; for cost-aware selection, another line for the lowest
-/// layers.
+/// A line with the predicted floating point operations of a step; for a strategy that selects others than the lowest of
+/// the low scores, another line for the lowest layers.
 std::string describe_step_cost(const model::ModelConfig& base, std::int64_t seq_len, std::span<const int> after,
                                const method::SelectionOptions& expand,
                                const std::optional<method::Importance>& importance);

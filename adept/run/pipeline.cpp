@@ -11,7 +11,6 @@
 #include "adept/eval/evaluate.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/record.h"
-#include "adept/method/beyond/first_order_gain.h"
 #include "adept/method/expansion.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/run/measure.h"
@@ -141,7 +140,7 @@ class Run {
       const auto rounds = to_rounds(general, batch_size, device, until_separated, weights);
       const std::vector<method::Importance> importances =
           probe_layers(model, names, {rounds, domain_batches},
-                       {.methods = {probes_domain() ? method::kFirstOrderGain : config_.probe.method},
+                       {.methods = {probe_method(config_)},
                         .num_lowest = num_copied_layers(config_.expand, model_.config),
                         .exclude = {config_.expand.exclude.begin(), config_.expand.exclude.end()},
                         .until_separated = until_separated},
@@ -354,7 +353,7 @@ class Run {
                                 .probe = {},
                                 .eval = {}};
     log_table(inputs.loader.format_mixture());
-    if (config_.unit_lr.policy != method::UnitLrPolicy::kUniform) {
+    if (config_.unit_lr.uses_importance()) {
       const auto probe = probe_sequences(datasets_.general, config_.seq_len, config_.unit_lr.probe_tokens);
       tell_samples("importance", probe);
       inputs.probe = to_batches(probe, config_.probe.batch_size, train::to_device(config_.compute.device),

@@ -15,6 +15,8 @@
 #include "adept/io/hub.h"
 #include "adept/io/record.h"
 #include "adept/method/expansion.h"
+#include "adept/method/importance.h"
+#include "adept/method/selection.h"
 #include "adept/model/load.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/run/run_directory.h"
@@ -119,7 +121,7 @@ void check_paths(const char* part, const List& sources, const fs::path& output_d
 }
 
 bool needs_general_text(const config::RunConfig& config, config::Purpose purpose) {
-  return probes(config, purpose) || config.unit_lr.policy != method::UnitLrPolicy::kUniform;
+  return probes(config, purpose) || config.unit_lr.uses_importance();
 }
 
 void check_length(const config::RunConfig& config, data::TrainLoader loader, Problems& problems) {
@@ -159,8 +161,14 @@ bool probes(const config::RunConfig& config, config::Purpose purpose) {
   return purpose == config::Purpose::kRun && config.expands() && config.expand.needs_scores();
 }
 
+std::string probe_method(const config::RunConfig& config) {
+  const std::string strategy = config.expand.strategy.value_or(method::kLowestLayers);
+  const std::string_view required = method::selection_strategy(strategy).importance_method;
+  return required.empty() ? config.probe.method : std::string(required);
+}
+
 bool probes_domain(const config::RunConfig& config, config::Purpose purpose) {
-  return probes(config, purpose) && config.expand.strategy == method::SelectionStrategy::kGainPerCost;
+  return probes(config, purpose) && method::importance_method(probe_method(config)).needs_domain;
 }
 
 data::SequenceSet eval_sequences(const config::RunConfig& config, const TextModel& model,

@@ -30,8 +30,9 @@ Json data_position(const std::filesystem::path& model_dir);
 
 /// Whether layers are probed, because the selection uses scores.
 bool probes(const config::RunConfig& config, config::Purpose purpose);
-/// Whether that measures the first source of data.train too: for the method `gain`, which the strategy gain_per_cost
-/// requires.
+/// The importance method: the one that expand.strategy requires, or probe.method.
+std::string probe_method(const config::RunConfig& config);
+/// Whether the probe measures the first source of data.train too, because its method requires domain text.
 bool probes_domain(const config::RunConfig& config, config::Purpose purpose);
 
 }  // namespace adept::run

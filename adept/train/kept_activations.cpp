@@ -95,7 +95,7 @@ std::int64_t KeptActivations::bytes_of_training_text() const {
 // One before the first step, then one every update_every steps.
 std::int64_t KeptActivations::updates_left(std::int64_t step) const {
   const method::UnitLrOptions& c = inputs_.config.unit_lr;
-  if (c.policy == method::UnitLrPolicy::kUniform) return 0;
+  if (!c.uses_importance()) return 0;
   return (inputs_.total_steps + c.update_every - 1) / c.update_every - (step + c.update_every - 1) / c.update_every;
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "adept/core/progress.h"
+#include "adept/method/beyond/unit_rate_options.h"
 #include "adept/method/unit_importance.h"
 #include "adept/method/unit_rates.h"
 #include "adept/train/plan.h"
@@ -19,7 +20,7 @@ method::UnitValues LearningRates::first_weights() const {
 }
 
 bool LearningRates::is_update_due(const TrainerState& state) const {
-  if (config_.unit_lr.policy == method::UnitLrPolicy::kUniform) return false;
+  if (!config_.unit_lr.uses_importance()) return false;
   return state.unit_importance.empty() || state.step % config_.unit_lr.update_every == 0;
 }
 

@@ -11,7 +11,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/random.h"
-#include "adept/method/unit_rates.h"
+#include "adept/method/beyond/unit_rate_options.h"
 #include "adept/model/torch_tensors.h"
 
 namespace adept::train {

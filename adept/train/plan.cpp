@@ -55,7 +55,7 @@ TrainingLength training_length(const TrainOptions& c, const data::TrainLoader& l
 Json deciding_config(const config::RunConfig& c) {
   Json json = config::deciding(c, config::decides::kTraining);
   json["dtype"] = to_string(c.compute.decided_dtype());
-  if (c.unit_lr.policy == method::UnitLrPolicy::kUniform) json.erase("probe");  // no unit's importance is measured
+  if (!c.unit_lr.uses_importance()) json.erase("probe");  // no unit's importance is measured
   Json& train = json["train"];
   for (const char* key : {"batch_size", "grad_accum"}) train.erase(key);  // only their product matters
   train["batch_size x grad_accum"] = c.train.batch_size * c.train.grad_accum;

@@ -41,8 +41,7 @@ RunIdentity Trainer::identify() const {
       .config = deciding_config(inputs_.config)};
   identity.frozen_hash = frozen_hash(identity.model.weights, decoder_, trainable_);
   identity.config["first_sequence"] = start_.sequences;
-  if (inputs_.config.unit_lr.policy != method::UnitLrPolicy::kUniform)
-    identity.config["probe_text"] = method::fingerprint(inputs_.probe);
+  if (inputs_.config.unit_lr.uses_importance()) identity.config["probe_text"] = method::fingerprint(inputs_.probe);
   return identity;
 }
 

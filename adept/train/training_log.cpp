@@ -13,7 +13,7 @@ TrainingLog::TrainingLog(const config::RunConfig& config, const std::filesystem:
       console_(state.step, state.total_steps) {
   // The probe before step n belongs to the steps from n on, so it is repeated.
   const std::filesystem::path importance_file = run_dir / kImportanceLog;
-  if (config.unit_lr.policy == method::UnitLrPolicy::kUniform)
+  if (!config.unit_lr.uses_importance())
     std::filesystem::remove(importance_file);  // of other settings
   else
     importance_ = std::make_unique<JsonlFile>(importance_file, "step", state.step - 1);

@@ -298,7 +298,7 @@ def test_one_backward_gives_every_first_order_method(probed):
         assert [layer["score"] for layer in layers] == pytest.approx(expected, rel=1e-3), name
 
 
-def test_the_gain_of_a_copy_is_the_gradient_of_its_outputs(probed):
+def test_the_improvement_by_a_copy_is_the_gradient_of_its_outputs(probed):
     """Autograd on the model that transformers loads with a copy behind every layer."""
     folder, texts = probed
     found = probe(folder, "--method", "gain", "--domain", folder / "two.jsonl", names=["one"])
@@ -332,7 +332,7 @@ def test_sources_weigh_as_told(probed):
         assert layer["score"] == pytest.approx(0.75 * a["score"] + 0.25 * b["score"], abs=1e-9)
 
 
-def test_gain_says_what_its_selection_would_take(probed):
+def test_the_method_gain_prints_what_its_strategy_would_select(probed):
     folder, _ = probed
     process = run_program("adept", "probe", "--model", folder / "model", "--data", folder / "one.jsonl", "--domain", folder / "two.jsonl",
                           "--method", "gain", "--layers", 2, "--seq-len", SEQ_LEN, "--out", folder / "gain.json")  # fmt: skip

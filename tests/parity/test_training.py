@@ -545,7 +545,7 @@ def test_dial_zero_is_the_base_and_one_the_trained_model(straight):
         _, zero = dial("dial-0", "--general-weight", "1e9", "--points", 2)
         _, one = dial("dial-1", "--max-general-rise", 100)
         low = text_models.load(folder / "dial-0", torch.float32)(ids).logits
-    # A weight that large keeps the base unless the general text gains too.
+    # A weight that large keeps the base unless the loss of general text falls too.
     if zero["chosen"]["alphas"] == [0, 0]:
         assert (low - base).abs().max().item() == 0
     assert one["chosen"]["alphas"] == [1, 1]

@@ -6,9 +6,7 @@
 #include <cmath>
 
 #include "adept/core/error.h"
-#include "adept/method/beyond/first_order_gain.h"
 #include "adept/method/beyond/statistics.h"
-#include "adept/method/selection.h"
 #include "adept/model/weights.h"
 
 namespace adept::method {
@@ -23,43 +21,41 @@ bool are_apart(const Importance& importance, int a, int b) {
 }
 
 // Layers significantly lower than the k-th lowest stay; the rest come from those indistinguishable from it.
-std::vector<int> cheapest_of_equals(const std::vector<int>& ascending, int k, const Importance& importance) {
-  if (importance.stability.covariance.empty())
+std::vector<int> closest_to_output(const Candidates& c) {
+  if (c.importance->stability.covariance.empty())
     throw ConfigError(
         "expand.strategy: cost_aware requires scores with confidence intervals, which these lack. Probe again with at "
         "least two sequences per source.");
-  const int threshold = ascending[static_cast<std::size_t>(k) - 1];
+  const auto k = static_cast<std::size_t>(c.k);
+  std::vector<int> ascending = c.layers;  // by score
+  std::sort(ascending.begin(), ascending.end(), [&](int a, int b) { return is_less_important(c, a, b); });
+  const int threshold = ascending[k - 1];
   std::vector<int> chosen, equal;
   for (std::size_t i = 0; i < ascending.size(); ++i) {
     const int layer = ascending[i];
-    const bool apart = layer != threshold && are_apart(importance, layer, threshold);
+    const bool apart = layer != threshold && are_apart(*c.importance, layer, threshold);
     if (!apart) equal.push_back(layer);
-    if (apart && i < static_cast<std::size_t>(k)) chosen.push_back(layer);
+    if (apart && i < k) chosen.push_back(layer);
   }
   std::sort(equal.rbegin(), equal.rend());
-  equal.resize(static_cast<std::size_t>(k) - chosen.size());
+  equal.resize(k - chosen.size());
   chosen.insert(chosen.end(), equal.begin(), equal.end());
   std::sort(chosen.begin(), chosen.end());
   return chosen;
 }
 
 // The lowest copy mostly determines the cost of a step, so this tries each lowest layer with the best ones above it.
-std::vector<int> best_gain_per_cost(const std::vector<int>& layers, int k, std::int64_t copies,
-                                    const Importance& importance, const CopiesCost& step_cost) {
-  if (importance.method != kFirstOrderGain)
-    throw ConfigError("expand.strategy: gain_per_cost requires scores of `adept probe --method {}`; found {}.",
-                      kFirstOrderGain, importance.method);
-  const auto score = [&](int l) { return importance.layers[static_cast<std::size_t>(l)].score; };
+std::vector<int> best_improvement_per_cost(const Candidates& c) {
   std::vector<int> chosen;
   double highest = 0;
-  for (std::size_t i = 0; i + static_cast<std::size_t>(k) <= layers.size(); ++i) {
+  for (std::size_t i = 0; i + static_cast<std::size_t>(c.k) <= c.layers.size(); ++i) {
     std::vector<int> candidate =
-        best_layers(std::vector<int>(layers.begin() + static_cast<std::ptrdiff_t>(i) + 1, layers.end()), k - 1,
-                    [&](int a, int b) { return score(a) > score(b); });
-    candidate.insert(candidate.begin(), layers[i]);
+        best_layers(std::vector<int>(c.layers.begin() + static_cast<std::ptrdiff_t>(i) + 1, c.layers.end()), c.k - 1,
+                    [&](int a, int b) { return c.score(a) > c.score(b); });
+    candidate.insert(candidate.begin(), c.layers[i]);
     double total = 0;
-    for (const int layer : candidate) total += score(layer);
-    const double per_cost = total / step_cost(repeat_layers(candidate, copies));
+    for (const int layer : candidate) total += c.score(layer);
+    const double per_cost = total / c.step_cost(repeat_layers(candidate, c.copies));
     if (!chosen.empty() && per_cost < highest) continue;
     highest = per_cost;
     chosen = candidate;

@@ -1,27 +1,20 @@
-// Selects layers by score and cost of training, and the number of layers for a parameter budget.
+// Strategies that select layers by score and cost of training, and the number of layers for a parameter budget.
 #pragma once
 
-#include <functional>
-#include <span>
 #include <vector>
 
-#include "adept/method/beyond/scores.h"
-#include "adept/method/options.h"
+#include "adept/method/selection.h"
 #include "adept/model/config.h"
 
 namespace adept::method {
 
-/// Cost of a step with copies after these layers, ascending, each layer repeated per copy.
-using CopiesCost = std::function<double(std::span<const int> after)>;
+/// Of the strategy cost_aware: the k lowest scores; among the layers that are indistinguishable from the k-th lowest,
+/// the ones closest to the output, which are the cheapest to train. Throws ConfigError if the scores have no
+/// confidence.
+std::vector<int> closest_to_output(const Candidates& candidates);
 
-/// The k lowest of `ascending`, layers by score; among those indistinguishable from the k-th lowest, the ones closest
-/// to the output, which are the cheapest to train. Ascending. Throws ConfigError if the scores have no confidence.
-std::vector<int> cheapest_of_equals(const std::vector<int>& ascending, int k, const Importance& importance);
-
-/// The k of `layers` with the highest first-order improvement relative to the cost of a step. Ascending. Throws
-/// ConfigError for other scores.
-std::vector<int> best_gain_per_cost(const std::vector<int>& layers, int k, std::int64_t copies,
-                                    const Importance& importance, const CopiesCost& step_cost);
+/// Of the strategy gain_per_cost: the k layers with the highest sum of scores relative to the cost of a step.
+std::vector<int> best_improvement_per_cost(const Candidates& candidates);
 
 /// Whether two scores differ significantly: the 95 % interval of their difference, from the resamples' covariance and
 /// Student's t, excludes 0.

@@ -11,10 +11,13 @@
 #include "adept/core/error.h"
 #include "tests/support/captured_log.h"
 #include "tests/support/environment.h"
+#include "tests/support/reads.h"
 
 namespace adept::config {
 namespace {
 
+using test::Reads;
+using test::Says;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -40,7 +43,7 @@ TEST(RunConfig, MinimalFileGetsEveryDefault) {
   EXPECT_EQ(config.data.train.at(0).paths, std::vector<std::string>{"med.txt"});
   EXPECT_EQ(config.data.train.at(0).weight, std::nullopt);
   EXPECT_EQ(config.expand.num_layers, 4);
-  EXPECT_EQ(config.expand.strategy, method::SelectionStrategy::kLowest);
+  EXPECT_EQ(config.expand.strategy, "lowest");
   EXPECT_TRUE(config.expand.needs_scores());
   EXPECT_EQ(config.train.warmup_ratio, 0.03);
   EXPECT_EQ(config.train.warmup_steps, std::nullopt);
@@ -134,7 +137,7 @@ eval: {packed: yes}
   EXPECT_EQ(config.eval.max_tokens, 65'536) << "of each set, by default";
   EXPECT_THAT(config.expand.after, ElementsAre(3, 7, 11));
   EXPECT_EQ(config.expand.num_layers, std::nullopt);
-  EXPECT_EQ(config.expand.strategy, method::SelectionStrategy::kManual);
+  EXPECT_EQ(config.expand.strategy, "manual");
   EXPECT_FALSE(config.expand.needs_scores());
   EXPECT_EQ(config.train.learning_rate, 5e-4);
   EXPECT_EQ(config.train.lr_scheduler, optim::ScheduleKind::kWsd);
@@ -143,7 +146,7 @@ eval: {packed: yes}
   EXPECT_EQ(config.train.max_steps, 100);
   EXPECT_EQ(config.train.num_train_epochs, std::nullopt);
   EXPECT_EQ(config.train.adamw.weight_decay, 1.0);
-  EXPECT_EQ(config.unit_lr.policy, method::UnitLrPolicy::kUniform);
+  EXPECT_EQ(config.unit_lr.policy, "uniform");
   EXPECT_TRUE(config.eval.packed);
 }
 
@@ -223,12 +226,12 @@ train: {max_steps: 100, warmup_steps: 5}
   const method::SelectionOptions by_hand = parse(text, {"expand.after=3,7"}).expand;
   EXPECT_THAT(by_hand.after, ElementsAre(3, 7));
   EXPECT_EQ(by_hand.num_layers, std::nullopt);
-  EXPECT_EQ(by_hand.strategy, method::SelectionStrategy::kManual);
+  EXPECT_EQ(by_hand.strategy, "manual");
   EXPECT_EQ(by_hand.copies, 1);
   EXPECT_THAT(by_hand.exclude, testing::IsEmpty());
   EXPECT_THAT(parse(text, {"expand.after.0=3"}).expand.after, ElementsAre(3));
   EXPECT_EQ(parse(text, {"expand.trainable=15%"}).expand.num_layers, std::nullopt);
-  EXPECT_EQ(parse(text, {"expand.trainable=15%"}).expand.strategy, method::SelectionStrategy::kUniform);
+  EXPECT_EQ(parse(text, {"expand.trainable=15%"}).expand.strategy, "uniform");
   EXPECT_EQ(parse(text, {"expand.after=[]"}).expand.num_layers, 2);
   EXPECT_EQ(parse(text, {"expand.after=null", "expand.after=[]"}).expand.num_layers, 2);
   const train::TrainOptions epochs = parse(text, {"train.num_train_epochs=2", "train.warmup_ratio=0.1"}).train;
@@ -238,7 +241,7 @@ train: {max_steps: 100, warmup_steps: 5}
   EXPECT_EQ(epochs.warmup_ratio, 0.1);
 
   const std::string recorded = to_yaml(minimal_with({"expand.after=1,2"}));
-  EXPECT_EQ(parse(recorded, {"expand.num_layers=3"}).expand.strategy, method::SelectionStrategy::kLowest);
+  EXPECT_EQ(parse(recorded, {"expand.num_layers=3"}).expand.strategy, "lowest");
   EXPECT_THAT(parse(recorded, {"expand.num_layers=3"}).expand.after, testing::IsEmpty());
   try {
     parse(text, {"expand.after=3", "expand.num_layers=1"});
@@ -257,10 +260,8 @@ TEST(Alternatives, StepsWinAsInHuggingFace) {
   const train::TrainOptions warmup = train_of("warmup_ratio: 0.5, warmup_steps: 7");
   EXPECT_EQ(warmup.warmup_steps, 7);
   EXPECT_EQ(warmup.warmup_ratio, std::nullopt);
-  EXPECT_THAT(log.text(),
-              HasSubstr("run.yaml:6: train.num_train_epochs: ignored, because train.max_steps overrides it"));
-  EXPECT_THAT(log.text(),
-              HasSubstr("run.yaml:6: train.warmup_ratio: ignored, because train.warmup_steps overrides it"));
+  EXPECT_THAT(log.text(), Says("run.yaml:6: train.num_train_epochs: ignored...train.max_steps"));
+  EXPECT_THAT(log.text(), Says("run.yaml:6: train.warmup_ratio: ignored...train.warmup_steps"));
   const train::TrainOptions no_steps = train_of("warmup_ratio: 0.5, warmup_steps: 0");
   EXPECT_EQ(no_steps.warmup_steps, std::nullopt);
   EXPECT_EQ(no_steps.warmup_ratio, 0.5);
@@ -291,13 +292,13 @@ TEST(Methods, SayWhichGivenKeysTheyDoNotUseAndDoNotDependOnThem) {
     return overrides;
   };
   for (const auto& [method, unused] :
-       {std::pair{"adept", "the method adept does not use lora.rank\n"},
-        {"llama_pro", "the method llama_pro does not use probe.max_tokens, unit_lr.floor, lora.rank\n"},
-        {"full", "the method full does not use probe.max_tokens, expand.num_layers, unit_lr.floor, lora.rank\n"},
-        {"lora", "the method lora does not use probe.max_tokens, expand.num_layers, unit_lr.floor\n"}}) {
+       {std::pair{"adept", "method adept ...not use lora.rank"},
+        {"llama_pro", "method llama_pro ...not use probe.max_tokens, unit_lr.floor, lora.rank"},
+        {"full", "method full ...not use probe.max_tokens, expand.num_layers, unit_lr.floor, lora.rank"},
+        {"lora", "method lora ...not use probe.max_tokens, expand.num_layers, unit_lr.floor"}}) {
     const test::CapturedLog log;
     const RunConfig config = minimal_with(with_method(method));
-    EXPECT_THAT(log.text(), HasSubstr(unused));
+    EXPECT_THAT(log.text(), Reads(fmt::format("...--set ...: the {}\n", unused)));
     const Json plain = deciding(minimal_with({fmt::format("method={}", method), "train.max_steps=3"}), ~0U);
     EXPECT_EQ(deciding(config, ~0U) == plain, std::string(method) == "full");
   }
@@ -315,13 +316,13 @@ TEST(Values, SharesMayBePercentages) {
 
 TEST(Methods, SetWhatTheyImplyAndLeaveTheRest) {
   const RunConfig pro = minimal_with({"method=llama_pro"});
-  EXPECT_EQ(pro.expand.strategy, method::SelectionStrategy::kUniform);
-  EXPECT_EQ(pro.unit_lr.policy, method::UnitLrPolicy::kUniform);
+  EXPECT_EQ(pro.expand.strategy, "uniform");
+  EXPECT_EQ(pro.unit_lr.policy, "uniform");
   EXPECT_TRUE(pro.expands());
-  EXPECT_EQ(minimal_with({"method=llama_pro", "expand.after=[1]"}).expand.strategy, method::SelectionStrategy::kManual);
+  EXPECT_EQ(minimal_with({"method=llama_pro", "expand.after=[1]"}).expand.strategy, "manual");
   const RunConfig full = minimal_with({"method=full", "data.general=[]"});
   EXPECT_FALSE(full.expands());
-  EXPECT_EQ(full.unit_lr.policy, method::UnitLrPolicy::kUniform);
+  EXPECT_EQ(full.unit_lr.policy, "uniform");
   EXPECT_EQ(full.train.replay_ratio, 0.0);
   EXPECT_EQ(minimal_with({"method=replay", "data.replay=[{name: r, path: p}]"}).train.replay_ratio, 0.25);
   EXPECT_EQ(minimal_with({"train.replay_ratio=0.1", "data.replay=[{name: r, path: p}]"}).train.replay_ratio, 0.1);
@@ -505,16 +506,14 @@ TEST(Explain, AnUnknownKeyNamesWhatMayBeMeant) {
     }
     return "no error";
   };
-  EXPECT_EQ(error_of({"learning_rate"}),
-            "--explain learning_rate: found an unknown key; did you mean train.learning_rate?");
-  EXPECT_EQ(error_of({"train.learning_rat"}),
-            "--explain train.learning_rat: found an unknown key; did you mean train.learning_rate?");
-  EXPECT_EQ(error_of({"trian"}), "--explain trian: found an unknown key; did you mean train?");
-  EXPECT_EQ(error_of({"lr", "seed", "learning_rat"}),
-            "--explain lr: found an unknown key; did you mean train.learning_rate?\n"
-            "--explain learning_rat: found an unknown key; did you mean train.learning_rate?");
-  EXPECT_EQ(error_of({"colour"}),
-            "--explain colour: found an unknown key; expected a key that adept config --explain lists");
+  EXPECT_THAT(error_of({"learning_rate"}), Reads("--explain learning_rate: ...unknown key... train.learning_rate?"));
+  EXPECT_THAT(error_of({"train.learning_rat"}),
+              Reads("--explain train.learning_rat: ...unknown key... train.learning_rate?"));
+  EXPECT_THAT(error_of({"trian"}), Reads("--explain trian: ...unknown key... train?"));
+  EXPECT_THAT(error_of({"lr", "seed", "learning_rat"}),
+              Reads("--explain lr: ...unknown key... train.learning_rate?\n"
+                    "--explain learning_rat: ...unknown key... train.learning_rate?"));
+  EXPECT_THAT(error_of({"colour"}), Reads("--explain colour: ...unknown key... adept config --explain..."));
 }
 
 TEST(Explain, EveryKeyCanBeSet) {

@@ -195,7 +195,7 @@ TEST(Dial, SearchesEachCopyUnderABoundThatTheCommonAlphaStandsOn) {
       };
       const Dial whole = with(1e9, false);
       const double rise = whole.curve[5].general_loss - whole.curve[0].general_loss;
-      // The outputs of these copies are random, so that not every text has something to lose and to gain.
+      // The outputs of these copies are random, so that the loss of a text can rise or fall.
       if (rise <= 0 || whole.curve[10].general_loss <= whole.curve[5].general_loss ||
           whole.curve[5].domain_loss >= whole.curve[0].domain_loss)
         continue;

@@ -11,7 +11,7 @@
 #include <cmath>
 #include <map>
 
-#include "adept/method/beyond/first_order_gain.h"
+#include "adept/method/beyond/first_order_improvement.h"
 #include "adept/method/beyond/statistics.h"
 #include "tests/support/forward_without.h"
 #include "tests/support/tolerance.h"
@@ -269,7 +269,7 @@ TEST(FirstOrderImportance, SumsTheMagnitudesOfTheProducts) {
   EXPECT_DOUBLE_EQ(first_order_importance(parameter, gradient.to(at::kBFloat16)), 4.0);
 }
 
-TEST(FirstOrderGain, OfMatricesInANarrowerTypeIsThatOfTheWideOnesBitForBit) {
+TEST(FirstOrderImprovement, OfMatricesInANarrowerTypeIsThatOfTheWideOnesBitForBit) {
   for (const std::string& kind : test::model_kinds()) {
     model::Decoder wide = test::decoder_of_kind(kind, at::kFloat), narrow = test::decoder_of_kind(kind, at::kFloat);
     const auto kept = model::named_parameters(narrow.config(), narrow.weights()),
@@ -283,10 +283,10 @@ TEST(FirstOrderGain, OfMatricesInANarrowerTypeIsThatOfTheWideOnesBitForBit) {
       if (decoder->config().tie_word_embeddings) decoder->weights().lm_head = decoder->weights().embed_tokens;
     const std::vector<ProbeBatch> domain = {{test::random_batch({9, 4, 7}), 0}},
                                   general = {{test::random_batch({8, 5}, 2), 0}};
-    const auto gain = [&](const model::Decoder& decoder) {
-      return first_order_gain(decoder, general, domain, [](std::int64_t) {});
+    const auto improvement = [&](const model::Decoder& decoder) {
+      return first_order_improvement(decoder, general, domain, [](std::int64_t) {});
     };
-    const Importance found = gain(narrow), wanted = gain(wide);
+    const Importance found = improvement(narrow), wanted = improvement(wide);
     EXPECT_EQ(found.baseline_loss, wanted.baseline_loss);
     EXPECT_GT(wanted.layers.at(0).score, 0);
     for (std::size_t l = 0; l < wanted.layers.size(); ++l) EXPECT_EQ(found.layers[l].figures, wanted.layers[l].figures);

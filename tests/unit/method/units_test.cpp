@@ -13,12 +13,15 @@
 #include <set>
 
 #include "adept/core/error.h"
+#include "adept/method/beyond/unit_rate_options.h"
+#include "tests/support/reads.h"
 #include "tests/support/tiny_models.h"
 #include "tests/support/tolerance.h"
 
 namespace adept::method {
 namespace {
 
+using test::Says;
 using ::testing::HasSubstr;
 
 const std::vector<int> kCopiesAfter = {1, 3};
@@ -214,17 +217,17 @@ TEST(UnitImportance, RefusesTextWithoutAPredictedTokenAndScoresThatAreNotFinite)
     return test::message_of<DataError>([&] { importance_of(model, decoder, batches, Progress::silent()); });
   };
   for (const auto& batches : {std::vector<ProbeBatch>{}, {{test::random_batch({1, 1})}}})
-    EXPECT_THAT(refusal(batches), HasSubstr("data.general: found no token to predict; expected documents of at least"));
+    EXPECT_THAT(refusal(batches), Says("data.general: found no token"));
   at::Tensor& norm = decoder.weights().norm.weight;
   norm = norm.clone();
   norm[3] = std::nan("");
   EXPECT_THAT(
       test::message_of<NonFiniteError>([&] { importance_of(model, decoder, probe_batches(), Progress::silent()); }),
-      HasSubstr("is not finite; check the general text and the model's weights"));
+      Says("unit importance of ...not finite"));
 }
 
 // Units whose names start with 'n' are norm gains; all have ten elements.
-UnitValues weights_of(UnitLrPolicy policy, const UnitValues& importance, double floor = 0) {
+UnitValues weights_of(std::string_view policy, const UnitValues& importance, double floor = 0) {
   std::vector<Unit> units;
   for (const auto& [name, value] : importance)
     units.push_back(
@@ -234,32 +237,32 @@ UnitValues weights_of(UnitLrPolicy policy, const UnitValues& importance, double 
 
 TEST(UnitLrWeights, OfTheReferenceFallLinearlyFromTwoToZero) {
   const UnitValues weights =
-      weights_of(UnitLrPolicy::kReference, {{"lowest", 1.0}, {"quarter", 1.5}, {"middle", 2.0}, {"highest", 3.0}});
+      weights_of("reference", {{"lowest", 1.0}, {"quarter", 1.5}, {"middle", 2.0}, {"highest", 3.0}});
   EXPECT_EQ(weights, (UnitValues{{"lowest", 2.0}, {"quarter", 1.5}, {"middle", 1.0}, {"highest", 0.0}}));
 }
 
 TEST(UnitLrWeights, OfTheReferenceDependOnNeitherScaleNorOffset) {
-  const UnitValues scaled = weights_of(UnitLrPolicy::kReference, {{"a", 1e-9}, {"b", 3e-9}, {"c", 2e-9}});
+  const UnitValues scaled = weights_of("reference", {{"a", 1e-9}, {"b", 3e-9}, {"c", 2e-9}});
   EXPECT_NEAR(scaled.at("a"), 2.0, 1e-12);
   EXPECT_NEAR(scaled.at("b"), 0.0, 1e-12);
   EXPECT_NEAR(scaled.at("c"), 1.0, 1e-12);
 }
 
 TEST(UnitLrWeights, AreOneWhereTheRangeIsZero) {
-  for (const UnitLrPolicy policy : {UnitLrPolicy::kReference, UnitLrPolicy::kNormalized}) {
+  for (const char* policy : {"reference", "normalized"}) {
     EXPECT_EQ(weights_of(policy, {{"a", 0.0}, {"b", 0.0}}, 0.1), (UnitValues{{"a", 1.0}, {"b", 1.0}}));
     EXPECT_EQ(weights_of(policy, {{"only", 0.7}}, 0.1), (UnitValues{{"only", 1.0}}));
   }
 }
 
 TEST(UnitLrWeights, OfThePolicyUniformAreOne) {
-  EXPECT_EQ(weights_of(UnitLrPolicy::kUniform, {{"a", 0.0}, {"b", 5.0}}), (UnitValues{{"a", 1.0}, {"b", 1.0}}));
+  EXPECT_EQ(weights_of("uniform", {{"a", 0.0}, {"b", 5.0}}), (UnitValues{{"a", 1.0}, {"b", 1.0}}));
 }
 
 TEST(UnitLrWeights, OfThePolicyNormalizedRangeGainsApartHaveAFloorAndMeanOne) {
   // Matrices: floor + 0.8 x with x = 1, 0.5, 0 is 1, 0.6, 0.2, of mean 0.6. Gains: 1 and 0.2, of mean 0.6.
-  const UnitValues weights = weights_of(
-      UnitLrPolicy::kNormalized, {{"a", 1.0}, {"b", 2.0}, {"c", 3.0}, {"n1", 100.0}, {"n2", 500.0}}, /*floor=*/0.2);
+  const UnitValues weights =
+      weights_of("normalized", {{"a", 1.0}, {"b", 2.0}, {"c", 3.0}, {"n1", 100.0}, {"n2", 500.0}}, /*floor=*/0.2);
   EXPECT_NEAR(weights.at("a"), 1.0 / 0.6, 1e-12);
   EXPECT_NEAR(weights.at("b"), 1.0, 1e-12);
   EXPECT_NEAR(weights.at("c"), 0.2 / 0.6, 1e-12);
@@ -270,8 +273,7 @@ TEST(UnitLrWeights, OfThePolicyNormalizedRangeGainsApartHaveAFloorAndMeanOne) {
 TEST(UnitLrWeights, OfThePolicyNormalizedKeepTheMeanOverElements) {
   std::vector<Unit> units = {{.name = "large", .parameter = "large", .elements = 900},
                              {.name = "small", .parameter = "small", .elements = 100}};
-  const UnitValues weights =
-      unit_lr_weights(UnitLrPolicy::kNormalized, units, {{"large", 1.0}, {"small", 2.0}}, /*floor=*/0.5);
+  const UnitValues weights = unit_lr_weights("normalized", units, {{"large", 1.0}, {"small", 2.0}}, /*floor=*/0.5);
   EXPECT_NEAR(0.9 * weights.at("large") + 0.1 * weights.at("small"), 1.0, 1e-12);
   EXPECT_NEAR(weights.at("small") / weights.at("large"), 0.5, 1e-12);
 }
@@ -283,7 +285,7 @@ TEST(Smoothed, IsTheMovingAverageAndStartsWithTheFirst) {
   EXPECT_EQ(smoothed({{"a", 2.0}}, now, 0), now);
 }
 
-TEST(UnitLrWeights, NeedUnits) { EXPECT_THROW(weights_of(UnitLrPolicy::kReference, {}), InternalError); }
+TEST(UnitLrWeights, NeedUnits) { EXPECT_THROW(weights_of("reference", {}), InternalError); }
 
 const std::vector<UnitGranularity> kGranularities = {
     {}, {.by_head = true}, {.ffn_block_size = 5}, {.by_head = true, .ffn_block_size = 1}};
@@ -374,10 +376,17 @@ TEST(UnitImportance, OfPartsAveragesToThatOfTheirTensor) {
   }
 }
 
-TEST(UnitLrPolicy, HasTheNamesOfTheConfiguration) {
-  EXPECT_EQ(to_string(UnitLrPolicy::kReference), "reference");
-  EXPECT_EQ(to_string(UnitLrPolicy::kNormalized), "normalized");
-  EXPECT_EQ(to_string(UnitLrPolicy::kUniform), "uniform");
+TEST(UnitLrPolicies, AreATableWhoseFirstRowIsTheDefault) {
+  EXPECT_THAT(unit_lr_policies(), testing::ElementsAre("reference", "uniform", "normalized"));
+  EXPECT_EQ(UnitLrOptions().policy, unit_lr_policies().front());
+  EXPECT_TRUE(uses_unit_importance("reference"));
+  EXPECT_FALSE(uses_unit_importance(kUniformRates));
+  EXPECT_EQ(default_ema("reference"), 0);
+  EXPECT_EQ(default_ema("normalized"), 0.5);
+  EXPECT_THAT(default_ema_text(), testing::HasSubstr("0.5 with policy: normalized"));
+  for (const std::string& policy : unit_lr_policies())
+    EXPECT_THAT(unit_lr_policy_meanings("\n"), testing::ContainsRegex("(^|\n)" + policy + ": .")) << policy;
+  EXPECT_THROW(unit_lr_weights("none", {{.name = "a", .parameter = "a"}}, {{"a", 1.0}}), InternalError);
 }
 
 }  // namespace

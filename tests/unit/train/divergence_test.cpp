@@ -6,11 +6,14 @@
 
 #include "adept/core/error.h"
 #include "adept/train/divergence.h"
+#include "tests/support/reads.h"
 #include "tests/unit/train/tiny_training.h"
 
 namespace adept::train {
 namespace {
 
+using test::Reads;
+using test::Says;
 using ::testing::HasSubstr;
 
 // A model that knows one token not: its embedding is infinite, and so every loss of text with it.
@@ -47,7 +50,7 @@ TrainerInputs inputs_with_unknown(const config::RunConfig& config, const fs::pat
 
 config::RunConfig four_uniform_steps() {
   config::RunConfig config = small_config();
-  config.unit_lr.policy = method::UnitLrPolicy::kUniform;
+  config.unit_lr.policy = "uniform";
   config.train.max_steps = 4;
   return config;
 }
@@ -110,19 +113,18 @@ TEST(Divergence, EndsTheRunWithItsReasonAndNothingOfItIsSaved) {
   struct Case {
     double rate;
     Method method;
-    method::UnitLrPolicy policy;
+    const char* policy;
     std::int64_t steps, update_every, eval_steps;
     double max_grad_norm;
   };
-  using method::UnitLrPolicy;
   int number = 0;
-  for (const Case& c : std::vector<Case>{{1e38, Method::kAdept, UnitLrPolicy::kUniform, 1, 500, 0, 1},
-                                         {1e38, Method::kAdept, UnitLrPolicy::kReference, 4, 1, 0, 1},
-                                         {1e38, Method::kAdept, UnitLrPolicy::kReference, 4, 500, 1, 1},
-                                         {1e39, Method::kFull, UnitLrPolicy::kUniform, 1, 500, 0, 1},
-                                         {1e39, Method::kFull, UnitLrPolicy::kUniform, 4, 500, 1, 0},
-                                         {1e300, Method::kLora, UnitLrPolicy::kUniform, 1, 500, 0, 1},
-                                         {1e300, Method::kTopKLayers, UnitLrPolicy::kUniform, 3, 500, 2, 0}}) {
+  for (const Case& c : std::vector<Case>{{1e38, Method::kAdept, "uniform", 1, 500, 0, 1},
+                                         {1e38, Method::kAdept, "reference", 4, 1, 0, 1},
+                                         {1e38, Method::kAdept, "reference", 4, 500, 1, 1},
+                                         {1e39, Method::kFull, "uniform", 1, 500, 0, 1},
+                                         {1e39, Method::kFull, "uniform", 4, 500, 1, 0},
+                                         {1e300, Method::kLora, "uniform", 1, 500, 0, 1},
+                                         {1e300, Method::kTopKLayers, "uniform", 3, 500, 2, 0}}) {
     config::RunConfig config = small_config();
     config.method = c.method;
     config.lora.alpha = 16;
@@ -145,8 +147,7 @@ TEST(Divergence, EndsTheRunWithItsReasonAndNothingOfItIsSaved) {
       EXPECT_THAT(message, HasSubstr("after step 1, model.")) << "the tensor";
     }
     EXPECT_THAT(message, HasSubstr("is not finite (train.learning_rate is 1e+"));
-    EXPECT_THAT(message, HasSubstr("The last state before that step is the model that training started from. Start "
-                                   "again in another"));
+    EXPECT_THAT(message, Says("model that training started from...output_dir...train.learning_rate"));
     EXPECT_TRUE(list_checkpoints(run_dir).empty());
     EXPECT_THROW(trainer.export_model(run_dir / "model"), NonFiniteError);
     EXPECT_FALSE(fs::exists(run_dir / "model"));
@@ -158,13 +159,11 @@ TEST(Divergence, NamesTheNewestStateFromBeforeTheStep) {
   const auto last_before = [&](std::int64_t step) {
     return std::string(DivergenceCheck(100, dir.path()).diverged("x", step).what());
   };
-  EXPECT_THAT(last_before(5), HasSubstr("The last state before that step is the model that training started from."));
+  EXPECT_THAT(last_before(5), Says("model that training started from"));
   for (const char* name : {"checkpoint-3", "checkpoint-5", "checkpoint-10"}) fs::create_directories(dir / name);
-  EXPECT_EQ(last_before(5),
-            "the training diverged: after step 5, x is not finite (train.learning_rate is 100). The last "
-            "state before that step is " +
-                (dir / "checkpoint-3").string() +
-                ". Start again in another output_dir with a lower train.learning_rate.");
+  EXPECT_THAT(last_before(5), Reads(fmt::format("...diverged...step 5, x ...train.learning_rate is 100...{}. "
+                                                "...output_dir ...train.learning_rate.",
+                                                (dir / "checkpoint-3").string())));
 }
 
 }  // namespace

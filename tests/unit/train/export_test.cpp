@@ -37,7 +37,7 @@ struct Exported {
     config.compute.dtype = compute;
     config.train.max_steps = 3;
     // By importance the most important unit stands still; where that is a post-norm's gain, so does all before it.
-    config.unit_lr.policy = method::UnitLrPolicy::kUniform;
+    config.unit_lr.policy = "uniform";
     trainer = std::make_unique<Trainer>(make_inputs(config, model.expanded, dir / "run"));
     trainer->run(false);
     trainer->export_model(dir / "out");

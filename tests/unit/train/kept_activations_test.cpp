@@ -28,7 +28,7 @@ constexpr std::int64_t kEpochBytes = 17 * 8 * 24 * 4;
 
 config::RunConfig uniform_config() {
   config::RunConfig config = small_config();
-  config.unit_lr.policy = method::UnitLrPolicy::kUniform;
+  config.unit_lr.policy = "uniform";
   return config;
 }
 

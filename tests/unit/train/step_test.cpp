@@ -412,7 +412,7 @@ TEST(TrainStep, WithAllUnitWeightsOneIsPlainAdamWOnTheCopiesBitForBit) {
       method::UnitValues equal;
       const auto units = method::make_units(s.model.expansion, s.decoder);
       for (const method::Unit& unit : units) equal[unit.name] = 0.5;
-      const auto weights = method::unit_lr_weights(method::UnitLrPolicy::kReference, units, equal);
+      const auto weights = method::unit_lr_weights("reference", units, equal);
       for (int update = 1; update <= 4; ++update) {
         const double rate = 1e-2 / update;
         std::map<std::string, double> rates;

@@ -23,8 +23,8 @@
 namespace adept::train {
 namespace {
 
+using test::Says;
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 
 TEST(Run, RefusesADirectoryWithCheckpointsUnlessResuming) {
   const test::TemporaryDirectory dir;
@@ -32,21 +32,18 @@ TEST(Run, RefusesADirectoryWithCheckpointsUnlessResuming) {
   config::RunConfig config = small_config();
   config.train.max_steps = 1;
   train(config, model.expanded, dir / "run");
-  EXPECT_THAT(
-      test::message_of<ConfigError>([&] { train(config, model.expanded, dir / "run"); }),
-      HasSubstr(
-          "contains checkpoint-1 of an earlier run. Continue that run with --resume, or choose another output_dir"));
+  EXPECT_THAT(test::message_of<ConfigError>([&] { train(config, model.expanded, dir / "run"); }),
+              Says("run: contains checkpoint-1...--resume...output_dir"));
 }
 
 TEST(Run, RefusesAModelThatWasNotExpandedOrDoesNotFitItsManifest) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
   EXPECT_THAT(test::message_of<DataError>([&] { train(small_config(), model.base, dir / "run"); }),
-              HasSubstr("found no adept_expansion.json; expected a model with copies"));
+              Says("base: found no adept_expansion.json; expected "));
   fs::copy_file(model.expanded / method::kExpansionManifest, model.base / method::kExpansionManifest);
-  EXPECT_THAT(
-      test::message_of<DataError>([&] { train(small_config(), model.base, dir / "run"); }),
-      test::Reads("...base: config.json has 4 layers, ... adept_expansion.json ... 6. Expand the base model again."));
+  EXPECT_THAT(test::message_of<DataError>([&] { train(small_config(), model.base, dir / "run"); }),
+              Says("base: config.json ...4 layers...adept_expansion.json ...6"));
 }
 
 TEST(Run, OfOneEpochTrainsOnEveryTokenOnceTailsIncluded) {
@@ -91,7 +88,7 @@ TEST(Run, IsTheSameWithAndWithoutTheActivationCache) {
     config.method = method;
     config.compute.dtype = dtype;
     config.top_k_layers.num_layers = 2;
-    if (method != Method::kAdept) config.unit_lr.policy = method::UnitLrPolicy::kUniform;
+    if (method != Method::kAdept) config.unit_lr.policy = "uniform";
     config.train.max_steps = 30;  // several epochs
     config.train.eval_steps = 4;
     config.train.activation_cache = 0;
@@ -117,7 +114,7 @@ TEST(Run, IsTheSameWithCheckpointedActivationsAdaptersThatDropInputsIncluded) {
     config.method = method;
     config.lora.alpha = 16;
     config.lora.dropout = 0.3;
-    if (method != Method::kAdept) config.unit_lr.policy = method::UnitLrPolicy::kUniform;
+    if (method != Method::kAdept) config.unit_lr.policy = "uniform";
     const fs::path root = dir / std::string(config::to_string(method));
     const std::string expected = trained_weights(config, model.expanded, root / "none");
     for (const auto checkpointing : {ActivationCheckpointing::kSelective, ActivationCheckpointing::kFull}) {
@@ -403,7 +400,7 @@ TEST(UnitRates, AreRecordedAtEachUpdateAndFollowTheReferenceFormula) {
     const auto importance = lines[i]["importance"].get<method::UnitValues>();
     const auto weights = lines[i]["lr_weight"].get<method::UnitValues>();
     EXPECT_EQ(importance.size(), units.size());
-    EXPECT_EQ(weights, method::unit_lr_weights(method::UnitLrPolicy::kReference, units, importance));
+    EXPECT_EQ(weights, method::unit_lr_weights("reference", units, importance));
     for (const std::string& unit : test::names_of(units))
       EXPECT_GT(importance.at(unit), 0) << unit << " at step " << 5 * i;
   }
@@ -416,7 +413,7 @@ TEST(UnitRates, FollowGranularityPolicyAverageAndFactors) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "qwen3", {1, 3});
   config::RunConfig config = small_config();
-  config.unit_lr.policy = method::UnitLrPolicy::kNormalized;
+  config.unit_lr.policy = "normalized";
   config.unit_lr.by_head = true;
   config.unit_lr.ffn_block_size = 5;
   config.unit_lr.floor = 0.2;
@@ -430,7 +427,7 @@ TEST(UnitRates, FollowGranularityPolicyAverageAndFactors) {
   ASSERT_EQ(lines.size(), 3U);
   for (const Json& line : lines) {
     const auto importance = line["importance"].get<method::UnitValues>();
-    auto expected = method::unit_lr_weights(method::UnitLrPolicy::kNormalized, units, importance, 0.2);
+    auto expected = method::unit_lr_weights("normalized", units, importance, 0.2);
     for (auto& [name, weight] : expected) {
       if (name.find(".mlp.") != std::string::npos) weight *= 0.5;
       if (name.find("layers.2.self_attn.q_proj") != std::string::npos) weight = 0;
@@ -449,14 +446,14 @@ TEST(UnitRates, FollowGranularityPolicyAverageAndFactors) {
   EXPECT_TRUE(changed("model.layers.5.self_attn.q_proj.weight"));
   config.unit_lr.factors = {{.units = "*.attention.*", .factor = 0.5}};
   EXPECT_THAT(test::message_of<ConfigError>([&] { Trainer(make_inputs(config, model.expanded, dir / "other")); }),
-              testing::HasSubstr("unit_lr.factors.0.units: found \"*.attention.*\", which matches no unit; expected"));
+              Says("unit_lr.factors.0.units: found \"*.attention.*\"...no unit; expected "));
 }
 
 TEST(UnitRates, OfHeadsAndBlocksResumeBitForBit) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
   config::RunConfig config = small_config();
-  config.unit_lr.policy = method::UnitLrPolicy::kNormalized;
+  config.unit_lr.policy = "normalized";
   config.unit_lr.by_head = true;
   config.unit_lr.ffn_block_size = 3;
   config.unit_lr.ema = 0.5;
@@ -470,7 +467,7 @@ TEST(UnitRates, OfThePolicyUniformNeedNoProbe) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
   config::RunConfig config = small_config();
-  config.unit_lr.policy = method::UnitLrPolicy::kUniform;
+  config.unit_lr.policy = "uniform";
   config.train.max_steps = 6;
   TrainerInputs inputs = make_inputs(config, model.expanded, dir / "run");
   inputs.probe.clear();

@@ -1,5 +1,5 @@
 // Legend: B sequences, T tokens, D hidden_size.
-#include "adept/method/beyond/first_order_gain.h"
+#include "adept/method/beyond/first_order_improvement.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -59,8 +59,8 @@ CopyGradients copy_gradients(const model::Decoder& decoder, std::span<const Prob
                      for (const model::Parameter& p : model::residual_outputs(copies.weights(), g.layer))
                        wanted.push_back(*p.tensor);
                      const at::AutoGradMode with_grad(true);
-                     const auto gradients = torch::autograd::grad(
-                         {copies.layer(g.output.detach(), g.layer, context)}, wanted, {g.output_gradient});
+                     const auto gradients = torch::autograd::grad({copies.layer(g.output.detach(), g.layer, context)},
+                                                                  wanted, {g.output_gradient});
                      for (std::size_t i = 0; i < wanted.size(); ++i)
                        result.layers[l][i].add_(gradients[i].to(at::kFloat), share);
                    });
@@ -75,12 +75,12 @@ double sum_of(const at::Tensor& tensor) { return tensor.sum(at::kDouble).item<do
 
 }  // namespace
 
-Importance first_order_gain(const model::Decoder& decoder, std::span<const ProbeBatch> general,
-                            std::span<const ProbeBatch> domain, const Tick& tick) {
+Importance first_order_improvement(const model::Decoder& decoder, std::span<const ProbeBatch> general,
+                                   std::span<const ProbeBatch> domain, const Tick& tick) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
   const CopyGradients d = copy_gradients(decoder, domain, "domain text", tick);
   const CopyGradients q = copy_gradients(decoder, general, "general text", tick);
-  Importance importance{.method = kFirstOrderGain,
+  Importance importance{.method = kFirstOrderImprovement,
                         .model = {},
                         .baseline_loss = d.loss,
                         .tokens = d.tokens,

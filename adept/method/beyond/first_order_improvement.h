@@ -15,21 +15,21 @@
 
 namespace adept::method {
 
-inline constexpr char kFirstOrderGain[] = "gain";
+inline constexpr char kFirstOrderImprovement[] = "gain";
 
 /// Figures of a layer: its score |g|_1; |g|_2; -<sign(g), q> (negative is better); and the cosine between g and q: 1 if
 /// both texts agree, -1 if they oppose.
-inline constexpr std::array kGainFigures = {
+inline constexpr std::array kImprovementFigures = {
     Figure{"l1", "improvement (L1)", false, 17, 4}, Figure{"l2", "improvement (L2)", false, 17, 4},
     Figure{"general_change", "general", true, 14, 4}, Figure{"cosine", "cosine", true, 8, 3}};
-inline constexpr char kGainFiguresMeaning[] =
+inline constexpr char kImprovementFiguresMeaning[] =
     "estimated effect of a copy after each layer (first order): how much a step along the sign of the domain "
     "gradient\nlowers the domain loss (improvement), and how it changes the general loss";
 
 /// baseline_loss, tokens and sequences refer to the domain. Keeps both gradients of every layer's residual outputs in
 /// fp32. The decoder does not change. Throws DataError if a text has no token to predict, NonFiniteError if a gradient
 /// is not finite.
-Importance first_order_gain(const model::Decoder& decoder, std::span<const ProbeBatch> general,
-                            std::span<const ProbeBatch> domain, const Tick& tick);
+Importance first_order_improvement(const model::Decoder& decoder, std::span<const ProbeBatch> general,
+                                   std::span<const ProbeBatch> domain, const Tick& tick);
 
 }  // namespace adept::method
