@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import re
 import selectors
 import shutil
 import signal
@@ -20,6 +21,17 @@ OPTIONAL_INPUTS = {"real_text": "real_text", "demo_text": "demo_assets", "smollm
                    "gemma3_gguf": "demo_assets"}  # fixture: marker
 os.environ["XDG_CACHE_HOME"] = str(BUILD / "cache")  # not the user's
 os.environ["ADEPT_RESULT_CACHE"] = "off"  # every test measures for itself
+
+
+def says(text, pattern):
+    """Whether a line of a message contains `pattern`, in which "..." stands for any words: a test names the file, the key,
+    the values and the key terms, and leaves the wording open."""
+    return re.search(".*".join(map(re.escape, pattern.split("..."))), text) is not None
+
+
+def reads(text, pattern):
+    """Whether a whole message is such a pattern."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("..."))), text) is not None
 
 
 def pytest_configure(config):

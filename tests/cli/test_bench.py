@@ -10,7 +10,7 @@ import sys
 import pytest
 import text_models
 import torch
-from conftest import BUILD, ROOT, run_program
+from conftest import BUILD, ROOT, reads, run_program, says
 
 needs_bench = pytest.mark.skipif(not (BUILD / "adept_bench").is_file(), reason="this build has no adept_bench (ADEPT_BUILD_BENCH)")
 
@@ -38,14 +38,14 @@ def bench(folder, *arguments, turns=0):
 def test_an_activation_cache_is_for_steps_of_copies(expanded, work):
     process, answers = bench(expanded, "--work", work, "--cached", turns=2)
     assert process.returncode == 2 and answers == []
-    assert process.stderr == f"adept_bench: --cached: found --work {work}; expected --work step.\n"
+    assert reads(process.stderr, f"adept_bench: --cached: found --work {work}; expected --work step...\n")
 
 
 @needs_bench
 def test_a_first_epoch_is_not_told_as_a_second(expanded):
     process, answers = bench(expanded, "--work", "step", "--cached", turns=1)
     assert process.returncode == 1 and len(answers) == 2  # ready, and the turn: no end
-    assert process.stderr == "adept_bench: nothing was read from the activation cache; the second epoch was not measured\n"
+    assert reads(process.stderr, "adept_bench: ...nothing ...activation cache...second epoch...\n")
     process, cached = bench(expanded, "--work", "step", "--cached", turns=3)
     assert process.returncode == 0 and process.stderr == ""
     assert cached[-1]["peak_bytes"] > 0
@@ -57,27 +57,26 @@ def test_a_first_epoch_is_not_told_as_a_second(expanded):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["step-fp32", "setp-*"], "no row setp-*; known: forward-fp32, step-fp32, "),
-        (["--batch", "4"], "argument --batch: found 4; expected two numbers of at least 2, such as 4x512"),
-        (["--batch", "4x-5"], "argument --batch: found 4x-5; expected two numbers of at least 2, such as 4x512"),
-        (["--batch", "1x512"], "argument --batch: found 1x512; expected two numbers of at least 2, such as 4x512"),
-        (["--repeats", "0"], "--repeats and --threads must be at least 1"),
-        (["--threads", "0"], "--repeats and --threads must be at least 1"),
+        (["step-fp32", "setp-*"], "no row setp-*; ...forward-fp32, step-fp32, ..."),
+        (["--batch", "4"], "argument --batch: found 4; expected two numbers..."),
+        (["--batch", "4x-5"], "argument --batch: found 4x-5; expected two numbers..."),
+        (["--batch", "1x512"], "argument --batch: found 1x512; expected two numbers..."),
+        (["--repeats", "0"], "--repeats and --threads ...at least 1"),
+        (["--threads", "0"], "--repeats and --threads ...at least 1"),
     ],
 )
 def test_what_it_cannot_measure_is_refused_before_anything_is_prepared(arguments, message):
     process = subprocess.run([ROOT / "bench" / "run", *arguments], env={**os.environ, "ADEPT_PYTHON": sys.executable},
                              capture_output=True, text=True)  # fmt: skip
     assert process.returncode == 2 and process.stdout == ""
-    assert process.stderr.splitlines()[-1].startswith(f"bench/run: error: {message}")
+    assert reads(process.stderr.splitlines()[-1], f"bench/run: error: {message}")
 
 
 def test_a_python_without_the_peers_is_refused():
     process = subprocess.run([sys.executable, "-E", "-S", ROOT / "bench" / "compare.py", "forward-fp32"],
                              capture_output=True, text=True)  # fmt: skip
     assert process.returncode == 1 and process.stdout == ""
-    assert process.stderr == (f"\nbench/run: {sys.executable} has no tokenizers and no torch and no transformers; "
-                              "scripts/setup makes a .venv with them\n")  # fmt: skip
+    assert says(process.stderr, f"bench/run: {sys.executable} has no tokenizers and no torch and no transformers; ...scripts/setup")
 
 
 def module_of_bench(name, monkeypatch):
@@ -141,7 +140,7 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_is_prepared():
     process = subprocess.run([ROOT / "bench" / "run", "forward-fp32", "--device", "cuda"],
                              env={**os.environ, "ADEPT_PYTHON": sys.executable}, capture_output=True, text=True)  # fmt: skip
     assert process.returncode == 1 and process.stdout == ""
-    assert process.stderr == "\nbench/run: --device cuda: this torch has no CUDA support or finds no GPU\n"
+    assert reads(process.stderr, "\nbench/run: --device cuda: ...torch ...no CUDA ...\n")
 
 
 SIDE = {"tokens_per_s": {"min": 1, "median": 2, "max": 3}, "peak_bytes": 1e9, "load_seconds": 1, "versions": {"x": "1"}}
@@ -186,7 +185,7 @@ def test_results_that_could_not_be_saved_are_not_measured(tmp_path):
     process = subprocess.run([ROOT / "bench" / "run", "forward-fp32", "--json", tmp_path],
                              env={**os.environ, "ADEPT_PYTHON": sys.executable}, capture_output=True, text=True)  # fmt: skip
     assert process.returncode == 1 and process.stdout == ""
-    assert process.stderr == f"\nbench/run: {tmp_path} cannot be written: Is a directory; choose a file with --json\n"
+    assert reads(process.stderr, f"\nbench/run: {tmp_path} ...Is a directory; ...--json\n")
     process = subprocess.run([ROOT / "bench" / "run", "forward-fp32", "--json", tmp_path / "no" / "file.json"],
                              env={**os.environ, "ADEPT_PYTHON": sys.executable}, capture_output=True, text=True)  # fmt: skip
     assert process.returncode == 1 and not (tmp_path / "no").exists()
@@ -215,7 +214,7 @@ def test_ids_must_be_rows_of_numbers(expanded):
     (expanded / "wrong.json").write_text('{"a": 1}')
     process, _ = bench(expanded, "--ids", "wrong.json", "--work", "step")
     assert process.returncode == 1
-    assert process.stderr == "adept_bench: wrong.json: expected a list of rows of token ids\n"
+    assert reads(process.stderr, "adept_bench: wrong.json: expected ...rows of token ids\n")
 
 
 @needs_bench
@@ -223,7 +222,7 @@ def test_ids_must_be_rows_of_numbers(expanded):
 def test_only_steps_recompute(expanded, work):
     process, _ = bench(expanded, "--work", work, "--activation-checkpointing", "full")
     assert process.returncode == 2
-    assert process.stderr == f"adept_bench: --activation-checkpointing: found --work {work}; expected --work step or full.\n"
+    assert reads(process.stderr, f"adept_bench: --activation-checkpointing: found --work {work}; expected --work step or full...\n")
 
 
 @pytest.mark.skipif(not (BUILD / "adept_ops_bench").is_file(), reason="this build has no adept_ops_bench (ADEPT_BUILD_BENCH)")
@@ -234,7 +233,7 @@ def test_the_cases_of_the_tests_are_timed_by_name(tmp_path):
                                          for dtype in ("fp32", "bf16") for step in ("forward", "backward")]  # fmt: skip
     unknown = run_program("adept_ops_bench", "--cases", "Norm", cwd=tmp_path, check=False)
     assert unknown.returncode == 2
-    assert unknown.stderr == "adept_ops_bench: --cases: found no case named \"Norm\"; expected a pattern such as 'Attention*', 'Swiglu*' or '*'.\n"
+    assert reads(unknown.stderr, "adept_ops_bench: --cases: found no case ...\"Norm\"; expected a pattern ...'Attention*'...\n")
 
 
 @needs_bench
@@ -245,8 +244,7 @@ def test_wrong_options_are_usage_errors(expanded):
     if not torch.cuda.is_available():
         process, answers = bench(expanded, "--work", "step", "--device", "cuda")
         assert process.returncode == 2 and answers == []
-        assert process.stderr == ("adept_bench: --device: found cuda, but this torch has no CUDA support or finds no GPU; "
-                                  "expected cpu.\n")  # fmt: skip
+        assert reads(process.stderr, "adept_bench: --device: found cuda...torch ...no CUDA ...; expected cpu.\n")
 
 
 def test_tokenizers_take_turns_on_the_same_text_and_must_agree(monkeypatch, tmp_path, capsys):

@@ -14,7 +14,7 @@ import pytest
 import text_models
 import torch
 
-from conftest import BUILD, run_program
+from conftest import BUILD, reads, run_program, says
 
 CONFIG = """\
 model: base
@@ -56,7 +56,7 @@ def run(*arguments, **options):
 
 def assert_usage_error(process, message):
     assert process.returncode == 2, process
-    assert process.stderr == f"error: {message}\n"
+    assert reads(process.stderr, f"error: {message}\n"), process.stderr
     assert process.stdout == ""
 
 
@@ -88,17 +88,17 @@ def test_no_arguments_print_the_help_and_fail():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["confg"], 'unknown command "confg"; did you mean "config"? See: adept --help'),
+        (["confg"], 'unknown command "confg"..."config"? See: adept --help'),
         (["frobnicate"], 'unknown command "frobnicate". See: adept --help'),
-        (["--verzion"], 'unknown option "--verzion"; did you mean "--version"? See: adept --help'),
+        (["--verzion"], 'unknown option "--verzion"..."--version"? See: adept --help'),
         (["config"], "adept config: expected CONFIG.yaml or --explain. See: adept config --help"),
         (
             ["config", "--explian"],
-            'unknown option "--explian" of adept config; did you mean "--explain"? See: adept config --help',
+            'unknown option "--explian" of adept config..."--explain"? See: adept config --help',
         ),
-        (["config", "a", "b"], 'adept config: found "b"; expected no further argument. See: adept config --help'),
-        (["config", "a", "seed=1"], 'adept config: found "seed=1"; expected --set before each KEY=VALUE. See: adept config --help'),
-        (["config", "/no/such.yaml"], "/no/such.yaml: cannot open for reading: No such file or directory. Check the spelling; create the folder if it is missing."),
+        (["config", "a", "b"], 'adept config: found "b"; expected ...See: adept config --help'),
+        (["config", "a", "seed=1"], 'adept config: found "seed=1"; expected --set ...See: adept config --help'),
+        (["config", "/no/such.yaml"], "/no/such.yaml: cannot open...No such file or directory..."),
         (["config", "/"], "/: found a directory; expected a YAML file"),
     ],
 )
@@ -137,8 +137,8 @@ def test_all_problems_are_reported_at_once(config):
     assert_usage_error(
         run("config", config, "--set", "data.train.0.weight=-1"),
         f'{config}:9: train.learning_rate: found "fast"; expected a number > 0\n'
-        f"{config}:10: train.epochs: found an unknown key; did you mean train.num_train_epochs?\n"
-        f"{config}:11: seqlen: found an unknown key; did you mean seq_len?\n"
+        f"{config}:10: train.epochs: ...unknown key... train.num_train_epochs?\n"
+        f"{config}:11: seqlen: ...unknown key... seq_len?\n"
         "--set data.train.0.weight=-1: data.train.0.weight: found -1; expected a number > 0 and <= 1000000",
     )
 
@@ -176,7 +176,7 @@ def test_explain_says_all_about_keys_and_sections():
         "  methods  top_k_layers\n  meaning  ...\n"
     )
     assert re.search(r"meaning  .*learning rate", process.stdout) and re.search(r"meaning  .*last layers", process.stdout)
-    assert_usage_error(run("config", "--explain", "lr"), "--explain lr: found an unknown key; did you mean train.learning_rate?")
+    assert_usage_error(run("config", "--explain", "lr"), "--explain lr: ...unknown key... train.learning_rate?")
 
 
 def test_config_can_come_from_a_pipe(config):
@@ -197,7 +197,7 @@ def test_a_full_disk_is_a_failure():
     with open("/dev/full", "w") as full:
         process = subprocess.run([BUILD / "adept", "config", "--explain"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert process.returncode == 1
-    assert process.stderr.startswith("error: standard output: cannot write: No space left on device.")
+    assert reads(process.stderr, "error: standard output: ...No space left on device...\n")
 
 
 def test_longer_sequences_than_the_model_was_made_for_are_warned_of(tmp_path):
@@ -235,7 +235,7 @@ def test_expanding_an_expanded_model_says_what_its_copies_are_now(tmp_path):
     first = run_program("adept", "expand", "--model", "base", "--out", "once", "--after", "1", cwd=tmp_path)
     assert first.stderr == ""
     second = run_program("adept", "expand", "--model", "once", "--out", "twice", "--after", "3", cwd=tmp_path)
-    assert "once: is already expanded. Its copies now count as layers of the base" in second.stderr
+    assert says(second.stderr, "once: ...already expanded...copies ...layers of the base")
 
 
 def test_a_model_that_was_dialed_before_is_told(tmp_path):
@@ -250,8 +250,8 @@ def test_a_model_that_was_dialed_before_is_told(tmp_path):
 def test_what_a_method_settles_itself_is_told(config):
     process = run("config", config, "--set", "method=llama_pro", "--set", "expand.strategy=highest", "--set", "unit_lr.policy=normalized")
     assert process.returncode == 0
-    assert "--set expand.strategy=highest: expand.strategy: the method llama_pro uses uniform instead of highest" in process.stderr
-    assert "unit_lr.policy: the method llama_pro uses uniform instead of normalized" in process.stderr
+    assert says(process.stderr, "--set expand.strategy=highest: expand.strategy: ...llama_pro ...uniform ...highest")
+    assert says(process.stderr, "--set unit_lr.policy=normalized: unit_lr.policy: ...llama_pro ...uniform ...normalized")
     assert "\n  strategy: uniform\n" in process.stdout and "\n  policy: uniform\n" in process.stdout
 
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import text_models
-from conftest import run_program
+from conftest import run_program, says
 from safetensors.torch import load_file, save_file
 
 USAGE, FAILED, NON_FINITE = 2, 1, 3
@@ -40,12 +40,12 @@ def base(inputs, tmp_path):
 
 
 def assert_fails(process, code, *messages):
-    """Ends with `code`; the error is the last thing on standard error and holds every one of `messages`."""
+    """Ends with `code`; the error is the last thing on standard error and says every one of `messages`."""
     assert process.returncode == code, process.stderr
     error = process.stderr.rpartition("error: ")[2]
     assert error, process.stderr
     for message in messages:
-        assert message in error, error
+        assert says(error, message), error
     assert "what():" not in process.stderr and "please report" not in process.stderr
     assert process.stdout == ""
 
@@ -58,11 +58,11 @@ GENERATE = ["generate", "--model", "base", "--prompt"]
 COMMAND_LINES = [
     # models
     (["eval", "--model", "some/model", *TEXT], USAGE,
-     "some/model: is neither a folder nor in the local Hugging Face cache", "Download it with `hf download some/model`"),
-    (["eval", "--model", "folder", *TEXT], FAILED, "folder: has no config.json; expected a Hugging Face model folder"),
+     "some/model: ...neither a folder nor in the ...cache", "`hf download some/model`"),
+    (["eval", "--model", "folder", *TEXT], FAILED, "folder: has no config.json; expected ...model folder"),
     (["eval", "--model", "text.jsonl", *TEXT], USAGE, "text.jsonl: is a file; expected a model folder"),
     # text
-    (EVAL, USAGE, "adept eval: --data is required. See: adept eval --help"),
+    (EVAL, USAGE, "adept eval: --data is required...adept eval --help"),
     ([*EVAL, "--data", "none.jsonl"], USAGE, 'source "none"', "none.jsonl: does not exist", ".txt, .md"),
     ([*EVAL, "--data", "no*.jsonl"], USAGE, "no*.jsonl: contains or matches no such file"),
     ([*EVAL, "--data", "folder"], USAGE, "folder: contains or matches no such file"),
@@ -81,7 +81,7 @@ COMMAND_LINES = [
     ([*EVAL, "--data", "cut.txt.gz"], FAILED, "cut.txt.gz: the gzip data end", "cut short"),
     # options
     ([*EVAL, *TEXT, "--dtype", "fp64"], USAGE, '--dtype: found "fp64"; expected auto, fp32 or bf16'),
-    ([*EVAL, *TEXT, "--out", "a", "--out", "b"], USAGE, "adept eval: --out: found several values; expected one. See:"),
+    ([*EVAL, *TEXT, "--out", "a", "--out", "b"], USAGE, "adept eval: --out: found several values; expected one..."),
     ([*EVAL, *TEXT, "--seq-len", "1"], USAGE, '--seq-len: found "1"; expected a whole number from 2 to 1048576'),
     ([*EVAL, *TEXT, "--batch-size", "x"], USAGE, '--batch-size: found "x"; expected a whole number from 1 to'),
     ([*EVAL, *TEXT, "--max-tokens", "-1"], USAGE, "--max-tokens", "0 to"),
@@ -92,17 +92,17 @@ COMMAND_LINES = [
     ([*EVAL, *TEXT, "--out", "none/x.json"], FAILED, "none/x.json: cannot create", "create the folder"),
     ([*PROBE, *TEXT, "--method", "magic"], USAGE, '--method: found "magic"; expected one of mask_out, cumulative, '),
     ([*PROBE, *TEXT, "--method", "mask-out"], USAGE, "all. Did you mean mask_out?"),
-    ([*PROBE, "--data", "short.jsonl"], USAGE, "short: found 1 tokens in total; expected at least one sequence of seq_len"),
+    ([*PROBE, "--data", "short.jsonl"], USAGE, "short: found 1 tokens...; expected ...seq_len"),
     (["probe", "--model", "base", *TEXT], USAGE, "--out is required"),
     (["probe", "--model", "base", *TEXT, "--out", "none/x.json"], FAILED, "none/x.json: cannot create"),
-    (["tokenize", "--model", "base"], USAGE, "found neither --text nor --data; expected exactly one of them"),
+    (["tokenize", "--model", "base"], USAGE, "found neither --text nor --data; expected"),
     (["tokenize", "--model", "base", "--text", "a", *TEXT], USAGE, "found both --text and --data"),
     (["tokenize", "--model", "base", "--text", "a\udcff"], USAGE, "--text: ", "invalid UTF-8", "at offset 1;"),
     (["tokenize", "--model", "base", "--data", "bad.jsonl", "--out", "new"], FAILED, "bad.jsonl:2: missing"),
     # layers
-    (EXPAND, USAGE, "expected either --importance FILE (and --method) with --layers K or --trainable SHARE", "--after 3,7,11 alone"),
-    ([*EXPAND, "--layers", "2"], USAGE, "expected either --importance FILE (and --method) with --layers K"),
-    ([*EXPAND, "--importance", "scores.json"], USAGE, "expected either --importance FILE (and --method) with --layers K"),
+    (EXPAND, USAGE, "expected ...--importance FILE ...--layers K or --trainable SHARE", "--after 3,7,11 alone"),
+    ([*EXPAND, "--layers", "2"], USAGE, "expected ...--importance FILE ...--layers K"),
+    ([*EXPAND, "--importance", "scores.json"], USAGE, "expected ...--importance FILE ...--layers K"),
     ([*EXPAND, "--after", "1", "--layers", "1"], USAGE, "--after 3,7,11 alone"),
     ([*EXPAND, "--after", "1", "--method", "mask_out"], USAGE, "--after 3,7,11 alone"),
     ([*EXPAND, "--importance", "scores.json", "--layers", "1", "--strategy", "best"], USAGE,
@@ -112,16 +112,16 @@ COMMAND_LINES = [
     ([*EXPAND, "--importance", "scores.json", "--layers", "3", "--exclude", "1"], USAGE, "found 3; expected 1 to 2"),
     ([*EXPAND, "--importance", "scores.json", "--layers", "1", "--exclude", "7"], USAGE, "layers to exclude: found 7"),
     ([*EXPAND, "--importance", "scores.json", "--layers", "1", "--method", "fisher"], USAGE,
-     "scores.json: found no scores of fisher; expected a probed method: mask_out"),
+     "scores.json: found no scores of fisher; expected ...mask_out"),
     ([*EXPAND, "--importance", "scores.json", "--layers", "1", "--strategy", "gain_per_cost"], USAGE,
-     "gain_per_cost requires scores of `adept probe --method gain`; found mask_out"),
+     "gain_per_cost ...`adept probe --method gain`; found mask_out"),
     ([*PROBE, *TEXT, "--layers", "4"], USAGE, "--layers: found 4; expected at most 3", "of base"),
-    ([*PROBE, *TEXT, "--weights", "1,2"], USAGE, "--weights 1,2: found 2 numbers; expected one for each of the 1 sources"),
+    ([*PROBE, *TEXT, "--weights", "1,2"], USAGE, "--weights 1,2: found 2 numbers; expected ...1 sources"),
     ([*PROBE, *TEXT, "--weights", "0"], USAGE, '--weights 0: found "0"; expected a number above 0'),
-    ([*PROBE, *TEXT, "--domain", "short.jsonl"], USAGE, "short: found 1 tokens in total; expected at least one"),
-    ([*PROBE, *TEXT, "--seq-len", "4096"], USAGE, "text: found 1687 tokens in total; expected at least one sequence of"),
-    ([*PROBE, *TEXT, "--data", "brief.jsonl"], USAGE, "brief: found 5 tokens in total; expected at least one sequence of"),
-    ([*PROBE, *TEXT, "--domain", "brief.jsonl"], USAGE, "brief: found 5 tokens in total; expected at least one sequence of"),
+    ([*PROBE, *TEXT, "--domain", "short.jsonl"], USAGE, "short: found 1 tokens...; expected ...seq_len"),
+    ([*PROBE, *TEXT, "--seq-len", "4096"], USAGE, "text: found 1687 tokens...; expected ...seq_len, which is 4096"),
+    ([*PROBE, *TEXT, "--data", "brief.jsonl"], USAGE, "brief: found 5 tokens...; expected ...seq_len"),
+    ([*PROBE, *TEXT, "--domain", "brief.jsonl"], USAGE, "brief: found 5 tokens...; expected ...seq_len"),
     ([*PROBE, *TEXT, "--method", "gain"], USAGE, "--method gain without --domain"),
     ([*PROBE, *TEXT, "--method", "all", "--domain", "text.jsonl"], USAGE, "found --domain together with --method all"),
     ([*EXPAND, "--importance", "none.json", "--layers", "2"], FAILED, "none.json: cannot open for reading: No such file"),
@@ -129,7 +129,7 @@ COMMAND_LINES = [
     ([*EXPAND, "--importance", "base/config.json", "--layers", "2"], FAILED, "not importance scores of `adept probe`"),
     ([*EXPAND, "--importance", "scores.json", "--layers", "9"], USAGE, "--layers: found 9; expected 1 to 3", "of base"),
     ([*EXPAND, "--importance", "scores.json", "--layers", "0"], USAGE, "--layers: found 0; expected 1 to 3", "of base"),
-    ([*EXPAND, "--after", "99"], USAGE, "found 99; expected indices from 0 to 2 (the model has 3 layers)"),
+    ([*EXPAND, "--after", "99"], USAGE, "found 99; expected indices from 0 to 2...3 layers"),
     ([*EXPAND, "--after", "1,0"], USAGE, "found 0 after 1; expected ascending"),
     ([*EXPAND, "--after", "0,,1"], USAGE, 'found ""; expected layer indices'),
     ([*EXPAND, "--after", ""], USAGE, "adept expand: --after: found an empty value; expected one"),
@@ -141,7 +141,7 @@ COMMAND_LINES = [
      "--importance scores.json: found scores of a different model (3 layers,", "of expanded (4 layers", "adept probe"),
     # the dial
     (["dial", "--model", "base", "--general", "text.jsonl", "--domain", "text.jsonl", "--out", "new"], FAILED,
-     "base: found no adept_expansion.json; expected a model with copies"),
+     "base: found no adept_expansion.json; expected "),
     (["dial", "--model", "expanded", "--general", "text.jsonl", "--domain", "none.jsonl", "--out", "new"], USAGE,
      "none.jsonl: does not exist"),
     (["dial", "--model", "expanded", "--general", "a b=text.jsonl", "--domain", "text.jsonl", "--out", "new"], USAGE,
@@ -154,17 +154,17 @@ COMMAND_LINES = [
     (["expand", "--model", "base", "--after", "1", "--out", ".", "--force"], USAGE, "--out .: ", "base, which would be lost"),
     (["expand", "--model", "base", "--after", "1", "--out", "text.jsonl", "--force"], FAILED, "--out text.jsonl: ", "not a model directory"),
     (["dial", "--model", "expanded", "--alpha", "2", "--out", "new"], USAGE, '--alpha 2: found "2"; expected a number from'),
-    (["dial", "--model", "expanded", "--alpha", "1,1", "--out", "new"], USAGE, "found 2 numbers; expected one, or one for"),
+    (["dial", "--model", "expanded", "--alpha", "1,1", "--out", "new"], USAGE, "--alpha 1,1: found 2 numbers; expected one"),
     (["dial", "--model", "expanded", "--alpha", "1", "--domain", "text.jsonl", "--out", "new"], USAGE,
      "found --alpha together with --general or --domain"),
     (["dial", "--model", "expanded", "--alpha", "1", "--per-copy", "--out", "new"], USAGE, "found --alpha together with --max"),
     (["dial", "--model", "misfit", "--alpha", "0", "--out", "new"], FAILED,
-     "misfit: config.json has 3 layers, but adept_expansion.json has 4. Expand the base model again"),
+     "misfit: config.json ...3 layers...adept_expansion.json ...4"),
     (["dial", "--model", "expanded", "--out", "new"], USAGE, "--general and --domain", "--alpha"),
     (["dial", "--model", "expanded", "--general", "text.jsonl", "--domain", "text.jsonl", "--out", "new",
       "--max-general-rise", "nan"], USAGE, "--max-general-rise: found nan; expected a number"),
     (["dial", "--model", "expanded", "--general", "short.jsonl", "--domain", "text.jsonl", "--out", "new"], USAGE,
-     "short: found 1 tokens in total; expected at least one sequence of seq_len, which is 512"),
+     "short: found 1 tokens...; expected ...seq_len, which is 512"),
     # generation
     ([*GENERATE, ""], USAGE, "prompt without tokens"),
     ([*GENERATE, "\udcc3"], USAGE, "--prompt: ", "invalid UTF-8", "at offset 0;"),
@@ -207,7 +207,7 @@ def with_data(part, path):
 
 
 CONFIGS = [
-    (dict(expand={"trainable": 0.01}), USAGE, "trainable (expand.trainable, --trainable): found 1 %; expected at least"),
+    (dict(expand={"trainable": 0.01}), USAGE, "expand.trainable...found 1 %; expected at least"),
     (dict(expand={"num_layers": 3, "exclude": [0]}), USAGE,
      "expand.num_layers: found 3; expected at most 2", "minus those in expand.exclude"),
     (dict(expand={"num_layers": 1, "exclude": [3]}), USAGE, "expand.exclude: found 3; expected indices from 0 to 2"),
@@ -216,17 +216,17 @@ CONFIGS = [
     (dict(train={"activation_cache": -1}), USAGE, "train.activation_cache: found -1; expected a number"),
     (dict(method="lora", lora={"rank": 60000}), USAGE, "lora.rank: found 60000; expected at most"),
     (dict(method="lora", lora={"target_modules": ["qkv"]}), USAGE, 'lora.target_modules.0: found "qkv"; expected one of'),
-    (dict(unit_lr={"factors": [{"units": "*.attn.*", "factor": 2}]}), USAGE, 'unit_lr.factors.0.units: found "*.attn.*", which matches no unit'),
-    (dict(unit_lr={"factors": [{"units": "model.layers.0.*", "factor": 2}]}), USAGE, 'unit_lr.factors.0.units: found "model.layers.0.*", which matches no unit'),
+    (dict(unit_lr={"factors": [{"units": "*.attn.*", "factor": 2}]}), USAGE, 'unit_lr.factors.0.units: found "*.attn.*"...no unit'),
+    (dict(unit_lr={"factors": [{"units": "model.layers.0.*", "factor": 2}]}), USAGE, 'unit_lr.factors.0.units: found "model.layers.0.*"...no unit'),
     (dict(unit_lr={"factors": [{"units": "*/head.0", "factor": 2}]}), USAGE, 'found "*/head.0"', "unit_lr.by_head"),
     (dict(unit_lr={"factors": [{"units": "*", "factor": 0}]}), USAGE, "unit_lr.factors: found 0 for every unit"),
     (dict(unit_lr={"ffn_block_size": 100000}), USAGE, "unit_lr.ffn_block_size: found 100000; expected at most"),
-    (dict(model="nowhere"), USAGE, "nowhere: is neither a folder nor in the local Hugging Face cache"),
-    (dict(expand={"num_layers": 77}), USAGE, "expand.num_layers: found 77; expected at most 3, the number of layers of base"),
-    (dict(expand={"after": [0, 77]}), USAGE, "expand.after: found 77; expected indices from 0 to 2 (base has 3 layers)"),
+    (dict(model="nowhere"), USAGE, "nowhere: ...neither a folder nor in the ...cache"),
+    (dict(expand={"num_layers": 77}), USAGE, "expand.num_layers: found 77; expected at most 3...base"),
+    (dict(expand={"after": [0, 77]}), USAGE, "expand.after: found 77; expected indices from 0 to 2...base has 3 layers"),
     (dict(output_dir="text.jsonl/x"), FAILED, "output_dir: text.jsonl/x cannot be created: Not a directory"),
     (with_data("train", "empty.jsonl"), USAGE, 'source "t" has 0 documents with 0 tokens; expected at least 2'),
-    (with_data("general", "short.jsonl"), USAGE, "g: found 1 tokens in total; expected at least one sequence of seq_len"),
+    (with_data("general", "short.jsonl"), USAGE, "g: found 1 tokens...; expected ...seq_len"),
     (with_data("eval", "empty.jsonl"), FAILED, "e: found no text"),
     (with_data("eval", "none.jsonl"), USAGE, "none.jsonl: does not exist"),
     (dict(data={**CONFIG["data"], "general": []}), USAGE, "data.general: found nothing; expected general text"),
@@ -243,7 +243,7 @@ def test_a_wrong_configuration_is_told(inputs, tmp_path, change, code, messages)
 
 
 @pytest.mark.parametrize(
-    "text, message", [("", "found an empty file; expected at least model, output_dir and data"),
+    "text, message", [("", "found an empty file; expected ...model, output_dir and data"),
                       ("model: [\n", "not valid YAML"), ("- 1\n", "expected")],
 )  # fmt: skip
 def test_a_file_that_is_no_configuration_is_told(tmp_path, text, message):
@@ -269,14 +269,14 @@ def evaluate(model, inputs):
 @pytest.mark.parametrize(
     "changes, messages",
     [
-        ({"model_type": "gpt2"}, ['config.json: model_type is "gpt2"; this build knows llama, mistral, qwen2, qwen3']),
+        ({"model_type": "gpt2"}, ['config.json: model_type..."gpt2"...llama, mistral, qwen2, qwen3']),
         (  # everything that is wrong at once
             {"rope_parameters": {"rope_type": "yarn", "factor": 2}, "hidden_act": "gelu", "quantization_config": {"bits": 4}},
             ['hidden_act is "gelu"', 'rope_parameters.rope_type is "yarn"', "quantization_config", "not implemented"],
         ),
-        ({"hidden_size": 80}, ["has shape", "config.json requires", "The weights do not match this config.json"]),
-        ({"num_hidden_layers": 9}, ["layers.3.input_layernorm.weight is missing; config.json requires it with shape"]),
-        ({"vocab_size": 50}, ["model.embed_tokens.weight has shape [331, 72]; config.json requires [50, 72]"]),
+        ({"hidden_size": 80}, ["shape ...config.json requires", "do not match this config.json"]),
+        ({"num_hidden_layers": 9}, ["layers.3.input_layernorm.weight...missing...config.json"]),
+        ({"vocab_size": 50}, ["model.embed_tokens.weight...[331, 72]...config.json...[50, 72]"]),
     ],
 )
 def test_a_model_that_cannot_be_computed_is_refused_by_name(inputs, base, changes, messages):
@@ -288,9 +288,9 @@ def test_damaged_files_of_a_model_are_told(inputs, base):
     weights = base / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    assert_fails(evaluate(base, inputs), FAILED, "model.safetensors: tensor", "The file is cut short or corrupt")
+    assert_fails(evaluate(base, inputs), FAILED, "model.safetensors: tensor", "cut short or corrupt")
     weights.unlink()
-    assert_fails(evaluate(base, inputs), FAILED, "has neither model.safetensors nor model.safetensors.index.json")
+    assert_fails(evaluate(base, inputs), FAILED, "neither model.safetensors nor model.safetensors.index.json")
     (base / "pytorch_model.bin").write_bytes(b"x")
     assert_fails(evaluate(base, inputs), FAILED, "pytorch_model.bin, a pickle", "save_pretrained")
     weights.write_bytes(whole)
@@ -321,7 +321,7 @@ def test_weights_that_are_no_numbers_have_an_exit_code_of_their_own(inputs, base
     save_file(tensors, base / "model.safetensors")
     texts = ["--general", "text.jsonl", "--domain", "text.jsonl", "--seq-len", "48"]
     process = run_program("adept", "dial", "--model", base, *texts, "--out", "dialed", cwd=inputs, check=False)
-    assert_fails(process, NON_FINITE, "general text: the loss is not finite; the model's weights are damaged")
+    assert_fails(process, NON_FINITE, "general text: ...loss ...not finite...weights")
     assert not (inputs / "dialed").exists()
 
 

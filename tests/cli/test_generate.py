@@ -10,7 +10,7 @@ import pytest
 import text_models
 import torch
 import transformers
-from conftest import BUILD, run_program
+from conftest import BUILD, run_program, says
 
 PROMPT = "The patient has a fever and naïve 日本 signs"
 
@@ -53,7 +53,7 @@ def test_a_text_longer_than_the_model_was_made_for_is_named(tmp_path):
     (directory / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8}))
     process = run_generate(directory, "--prompt", PROMPT, max_new_tokens=1)
     length = len(text_models.encode(PROMPT)) + 1
-    assert f"prompt plus --max-new-tokens: {length} exceeds max_position_embeddings 8 of {directory}" in process.stderr
+    assert says(process.stderr, f"--max-new-tokens: {length} exceeds max_position_embeddings 8 of {directory}")
 
 
 def test_sampling_follows_the_seed_and_the_limits(tmp_path):
@@ -183,13 +183,13 @@ def test_special_tokens_of_the_new_text_are_printed_on_request(chat_model, tmp_p
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
-        (["--prompt", "a", "--prompt-file", "b"], 2, "adept generate: found --prompt and --prompt-file; expected one."),
-        (["--prompt", "a", "--system", "b"], 2, "adept generate: found --system without --chat; expected both."),
-        (["--messages", "a"], 2, "adept generate: found --messages without --chat; expected both."),
-        (["--chat", "--messages", "a", "--prompt", "b"], 2, "adept generate: found --messages and --prompt; expected one."),
+        (["--prompt", "a", "--prompt-file", "b"], 2, "adept generate: found --prompt and --prompt-file; expected one"),
+        (["--prompt", "a", "--system", "b"], 2, "adept generate: found --system without --chat; expected both"),
+        (["--messages", "a"], 2, "adept generate: found --messages without --chat; expected both"),
+        (["--chat", "--messages", "a", "--prompt", "b"], 2, "adept generate: found --messages and --prompt; expected one"),
         (["--chat", "--messages", "a", "--system", "b"], 2, "expected the system message in the file."),
-        ([], 2, "adept generate: found no prompt; expected --prompt TEXT, --prompt-file FILE, or text on standard input."),
-        (["--chat"], 2, "expected --prompt TEXT, --prompt-file FILE, --messages FILE, or text on standard input."),
+        ([], 2, "adept generate: found no prompt; expected --prompt TEXT, --prompt-file FILE, ...standard input"),
+        (["--chat"], 2, "expected --prompt TEXT, --prompt-file FILE, --messages FILE, ...standard input"),
         (["--prompt-file", "no/such"], 1, "no/such"),
         (["--chat", "--messages", "chat.json"], 2, 'chat.json: message 2 has no "role"; expected {"role": "user"'),
         (["--chat", "--messages", "empty.json"], 2, "empty.json: found no list of messages; expected [{"),
@@ -202,7 +202,7 @@ def test_wrong_prompts_are_explained(chat_model, arguments, code, message, tmp_p
     (tmp_path / "empty.json").write_text("[]")
     (tmp_path / "latin1.txt").write_bytes(b"na\xefve")
     process = run_generate(chat_model, *arguments, check=False, cwd=tmp_path, stdin=subprocess.DEVNULL)
-    assert process.returncode == code and message in process.stderr and process.stdout == "", process
+    assert process.returncode == code and says(process.stderr, message) and process.stdout == "", process
 
 
 def test_a_pipe_without_text_is_no_prompt(chat_model):

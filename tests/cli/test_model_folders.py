@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import text_models
-from conftest import run_program
+from conftest import run_program, says
 from safetensors.torch import load_file, save_file
 
 VOCABULARY = 331
@@ -63,11 +63,11 @@ SETTINGS = {
     "bos -1": (dict(bos_token_id=-1), dict(bos_token=None), {}, set(), ""),
     "bos that no token is": (dict(bos_token_id=VOCABULARY), dict(bos_token="<none>"), {}, set(), ""),
     "no eos": (dict(eos_token_id=None, bos_token_id=None), dict(eos_token=None), dict(eos_token_id=None), PACKING,
-               "has no EOS token; expected eos_token in tokenizer_config.json"),
+               "no EOS token; expected eos_token in tokenizer_config.json"),
     "eos that no token is": ({}, dict(eos_token="<none>"), {}, PACKING,
                              'eos_token is "<none>", which tokenizer.json does not have'),
     "eos beyond the vocabulary": (dict(eos_token_id=VOCABULARY), {}, {}, READS_CONFIG,
-                                  f"eos_token_id is {VOCABULARY}; expected an integer from 0 to {VOCABULARY - 1}"),
+                                  f"eos_token_id...{VOCABULARY}; expected ...0 to {VOCABULARY - 1}"),
     "generation's eos beyond the vocabulary": ({}, {}, dict(eos_token_id=[2, VOCABULARY]), {"generate"},
                                                f"expected an integer from 0 to {VOCABULARY - 1}"),
 }  # fmt: skip
@@ -88,7 +88,7 @@ def test_what_is_not_used_is_not_checked_and_the_rest_everywhere_alike(inputs, s
     for name, arguments in commands(model, inputs, tmp_path).items():
         process = run_program("adept", *arguments, check=False)
         if name in refusing:
-            assert process.returncode == 1 and message in process.stderr, (name, process.stderr)
+            assert process.returncode == 1 and says(process.stderr, message), (name, process.stderr)
         else:
             assert process.returncode == 0, (name, process.stderr)
 
@@ -110,8 +110,8 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused_where_i
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     for name, arguments in commands(model, inputs, tmp_path).items():
         process = run_program("adept", *arguments, check=False)
-        message = f"produces the id {VOCABULARY}, but the model's vocabulary has {VOCABULARY} ids; they do not match"
-        refused = process.returncode == 1 and message in process.stderr
+        message = f"id {VOCABULARY}, ...vocabulary has {VOCABULARY} ids"
+        refused = process.returncode == 1 and says(process.stderr, message)
         assert refused == (name not in ("expand", "tokenize")), (name, process.stderr)
 
 
@@ -125,7 +125,7 @@ def test_weights_and_configuration_that_do_not_match_are_refused_everywhere(inpu
         scale = ["dial", "--model", model, "--alpha", "0.5", "--out", tmp_path / "scaled"]
         for name, arguments in {**commands(model, inputs, tmp_path), "dial alpha": scale}.items():
             process = run_program("adept", *arguments, check=False)
-            refused = process.returncode == 1 and message in process.stderr
+            refused = process.returncode == 1 and says(process.stderr, message)
             assert refused == (name != "tokenize"), (name, process.stderr)
 
 
@@ -135,8 +135,8 @@ def test_a_prefix_of_all_names_is_named(inputs, tmp_path):
     save_file({f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}, model / "model.safetensors")
     process = run_program("adept", "eval", "--model", model, "--data", inputs / "text.jsonl", check=False)
     assert process.returncode == 1
-    assert 'The names have the prefix "_orig_mod.", such as _orig_mod.model.embed_tokens.weight for' in process.stderr
-    assert "save the original model, model._orig_mod." in process.stderr
+    assert says(process.stderr, 'prefix "_orig_mod."..._orig_mod.model.embed_tokens.weight for')
+    assert says(process.stderr, "torch.compile...model._orig_mod.")
 
 
 def files_beside(folder):
@@ -156,7 +156,7 @@ def test_expand_export_and_dial_keep_every_file_beside_the_weights(inputs, tmp_p
     (base / "pytorch_model.bin").write_bytes(b"x")
     expected = files_beside(base) - {"onnx/model.onnx", "pytorch_model.bin"}
     process = run_program("adept", "expand", "--model", base, "--after", "1", "--out", tmp_path / "expanded")
-    assert f"{base}: not copied to the new model: onnx (another model)\n" in process.stderr
+    assert says(process.stderr, f"{base}: not copied ...onnx (another model)")
     arguments = commands(tmp_path / "expanded", inputs, tmp_path)
     run_program("adept", *arguments["train"])
     run_program("adept", "dial", "--model", tmp_path / "expanded", "--alpha", "0.5", "--out", tmp_path / "dialed")

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import text_models
-from conftest import run_program
+from conftest import run_program, says
 from safetensors.torch import load_file, save_file
 
 
@@ -54,14 +54,14 @@ def test_all_paths_are_checked_at_once(inputs, tmp_path, command):
     code, error, log = start(command, inputs, tmp_path, **changes)
     assert code == 2
     for message in (
-        "model: nowhere: is neither a folder nor in the local Hugging Face cache",
+        "model: nowhere: ...neither a folder nor in the ...cache",
         'data.train.1: source "train-1": no text found', "none.jsonl: does not exist",
         'data.replay.0: source "replay-0"', "gone/: does not exist",
         'data.general.0: source "general-0"', "*.txt: contains or matches no such file",
         'data.eval.0: source "eval-0"', "file: is a file without extension",
-        "output_dir: file/run cannot be created: Not a directory. ",
+        "output_dir: file/run ...Not a directory",
     ):  # fmt: skip
-        assert message in error, error
+        assert says(error, message), error
     assert "train-0" not in error and "eval-1" not in error and "tokenize" not in log
 
 
@@ -69,7 +69,7 @@ def test_all_paths_are_checked_at_once(inputs, tmp_path, command):
 def test_the_model_is_checked_with_the_paths(inputs, tmp_path, command):
     code, error, _ = start(command, inputs, tmp_path, expand={"num_layers": 9}, unit_lr={"ffn_block_size": 10**6}, data=sources(train=["x.txt"], general=["text.jsonl"]))
     assert code == 2
-    assert "expand.num_layers: found 9; expected at most 3, the number of layers of base" in error
+    assert says(error, "expand.num_layers: found 9; expected at most 3...base")
     assert "unit_lr.ffn_block_size: found 1000000" in error and "x.txt: does not exist" in error
 
 
@@ -93,7 +93,7 @@ def test_a_model_without_eos_is_told_with_the_paths(inputs, tmp_path):
             (model / name).write_text(json.dumps(kept))
     for command in ("config", "run", "train"):
         _, error, _ = start(command, inputs, tmp_path, model=str(model), data=sources(train=["x.txt"], general=["text.jsonl"]))
-        assert "has no EOS token; expected eos_token in tokenizer_config.json" in error and "x.txt: does not exist" in error
+        assert says(error, "no EOS token; expected eos_token in tokenizer_config.json") and "x.txt: does not exist" in error
 
 
 def test_an_unknown_tracker_is_told_with_the_paths(inputs, tmp_path):
@@ -105,7 +105,7 @@ def test_an_unknown_tracker_is_told_with_the_paths(inputs, tmp_path):
 @pytest.mark.parametrize("pattern", ["*.jsonl", "**/*.jsonl", "[p-t]*.jsonl"])
 def test_no_run_writes_records_where_a_glob_reads_them(inputs, tmp_path, pattern):
     _, error, _ = start("run", inputs, tmp_path, output_dir=".", data=sources(train=[pattern], general=["text.jsonl"]))
-    assert f"output_dir .: will contain trainer_log.jsonl, which matches {pattern}, an input of the source" in error
+    assert says(error, f"output_dir .: ...trainer_log.jsonl...{pattern}...input of the source")
 
 
 def test_a_good_configuration_is_printed_and_makes_nothing(inputs, tmp_path):
@@ -114,13 +114,13 @@ def test_a_good_configuration_is_printed_and_makes_nothing(inputs, tmp_path):
 
 
 EPOCHS = [  # what is derived from epochs is refused as what is given; the text has fewer than 200 steps of 32 tokens
-    (dict(train={"warmup_steps": 200}), "train.warmup_steps: found 200; expected at most the number of steps of train.num_train_epochs, which is "),
-    (dict(train={"warmup_steps": 5, "lr_scheduler": "wsd", "decay_ratio": 0.999}), "train.decay_ratio: found 0.999; expected warm-up and decay to sum to at most 1"),
+    (dict(train={"warmup_steps": 200}), "train.warmup_steps: found 200; expected at most ...train.num_train_epochs"),
+    (dict(train={"warmup_steps": 5, "lr_scheduler": "wsd", "decay_ratio": 0.999}), "train.decay_ratio: found 0.999; expected ...at most 1"),
     (dict(train={"num_train_epochs": 1e6, "grad_accum": 1, "batch_size": 1}, seq_len=2), "train.num_train_epochs: amounts to "),
     (dict(train={"num_train_epochs": 2}, data=sources(general=["text.jsonl"]) | {"train": [{"name": "t", "path": "other.jsonl", "epochs": 1}]}),
-     'train.num_train_epochs: the number of epochs is 2, but the limits of source "t" (epochs, max_tokens) allow 1; expected at most that'),
+     'train.num_train_epochs: ...2...source "t" (epochs, max_tokens)...1; expected at most'),
     (dict(expand={"strategy": "gain_per_cost", "num_layers": 1}, data=sources(train=["short.jsonl", "other.jsonl"], general=["text.jsonl"])),
-     "train-0: found 1 tokens in total; expected at least one sequence of seq_len"),
+     "train-0: found 1 tokens...; expected ...seq_len"),
     (dict(eval={"packed": True}, data=sources(train=["other.jsonl"], general=["text.jsonl"], eval=["single.jsonl"])),
      "eval-0: found no token to predict"),
 ]  # fmt: skip
@@ -131,7 +131,7 @@ def test_what_follows_from_the_data_is_checked_before_anything_is_computed(input
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps(config(output_dir=str(tmp_path / "run"), **changes)))
     process = run_program("adept", "run", path, cwd=inputs, check=False)
-    assert process.returncode in (1, 2) and message in process.stderr.partition("error: ")[2], process.stderr
+    assert process.returncode in (1, 2) and says(process.stderr.partition("error: ")[2], message), process.stderr
     assert "probe " not in process.stderr and not (tmp_path / "run" / "config.yaml").exists()
 
 
@@ -150,14 +150,14 @@ def test_shares_and_steps_that_do_not_fit_the_text_are_warned_of(inputs, tmp_pat
     train = {"max_steps": 1, "batch_size": 1000}
     path.write_text(json.dumps(config(output_dir=str(tmp_path / "run"), data=data, train=train, method="full")))
     log = run_program("adept", "run", path, cwd=inputs).stderr
-    assert 'data.train: the share of source "train-1" is 0.0001 % of 1000 sequences' in log
-    assert "train.batch_size * train.grad_accum: a step takes 1000 sequences, but the training text has only " in log
+    assert says(log, 'data.train: ...source "train-1" ...0.0001 % of 1000 sequences')
+    assert says(log, "train.batch_size * train.grad_accum: ...1000 sequences...training text has only ")
 
 
 def test_a_budget_without_layers_is_refused_before_the_probe(inputs, tmp_path):
     code, error, _ = start("run", inputs, tmp_path, expand={"trainable": "90%", "exclude": [0, 1, 2]})
     assert code == 2
-    assert "the number of layers of expand.trainable: found 1; expected at most 0, the number of layers of base minus those in" in error
+    assert says(error, "expand.trainable: found 1; expected at most 0...base minus ...expand.exclude")
 
 
 def test_a_start_that_fails_leaves_no_empty_folder(inputs, tmp_path):
@@ -179,7 +179,7 @@ def test_files_of_somebody_else_are_not_overwritten(inputs, tmp_path, command, n
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text("mine")
     code, error, _ = start(command, inputs, tmp_path, output_dir=str(tmp_path / "mine"))
-    assert code == 2 and f"output_dir: {tmp_path}/mine/{name} exists but is not the result of a run" in error
+    assert code == 2 and says(error, f"output_dir: {tmp_path}/mine/{name} exists but ...not the result of a run")
     assert [(f.name, f.read_text()) for f in (tmp_path / "mine").iterdir()] == [(name, "mine")]
 
 
@@ -187,8 +187,8 @@ def test_dropout_in_the_model_is_ignored_with_a_warning_where_it_would_train(inp
     shutil.copytree(inputs / "base", tmp_path / "base")
     path = tmp_path / "base" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"attention_dropout": 0.1, "auto_map": {"AutoModel": "x.Y"}}))
-    warning = "base/config.json: attention_dropout 0.1: ignored, because adept trains without dropout"
+    warning = "base/config.json: attention_dropout 0.1: ignored...without dropout"
     code, _, log = start("config", inputs, tmp_path, model=str(tmp_path / "base"))
-    assert code == 0 and warning in log
+    assert code == 0 and says(log, warning)
     score = ("eval", "--model", tmp_path / "base", "--data", inputs / "text.jsonl")
     assert "attention_dropout" not in run_program("adept", *score).stderr

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import text_models
-from conftest import BUILD, run_program
+from conftest import BUILD, run_program, says
 from safetensors.torch import load_file, save_file
 from text_models import one_thread  # noqa: F401
 
@@ -194,14 +194,14 @@ def test_a_run_that_diverges_ends_with_its_reason_and_no_model(copied, rate, cha
 
 def test_a_training_is_extended_and_split_otherwise(copied):
     process = run(copied, "train.max_steps=7", "train.batch_size=1", "train.grad_accum=2")
-    assert "training extended from 4 to 7 steps; from step 5 on, the learning rate is " in process.stderr
+    assert says(process.stderr, "from 4 to 7 steps; from step 5 ...learning rate is ")
     assert kept(process) == ["baseline", "probe", "expand"]
     log = [line for line in lines_of(copied / "out" / "trainer_log.jsonl") if "loss" in line]
     assert [line["current_steps"] for line in log] == [1, 2, 3, 4, 5, 6, 7]
     assert log[4]["lr"] > log[3]["lr"] and json.loads((copied / "out" / "all_results.json").read_text())["train_steps"] == 7
     shorter = run(copied, "train.max_steps=5", check=False)
     assert shorter.returncode == 2
-    assert "train.max_steps: found 5, but out/checkpoint-7 already has 7 steps; expected at least" in shorter.stderr
+    assert says(shorter.stderr, "train.max_steps: found 5...out/checkpoint-7 ...7 steps; expected at least")
     other = run(copied, "train.max_steps=7", "train.batch_size=4", check=False)
     assert other.returncode == 2 and "train.batch_size x grad_accum: was 2, now 4" in other.stderr
 
@@ -216,7 +216,7 @@ def test_a_model_goes_on_with_the_data_where_its_run_stopped(copied):
     other = run(copied, *settings, command="train", flags=["--resume"], check=False)
     assert other.returncode == 2 and "train.continue_data: was true, now false" in other.stderr
     base = run(copied, "output_dir=no", flags=["--continue-data"], check=False)
-    assert base.returncode == 2 and "train.continue_data: base has no record of its position in the training data" in base.stderr
+    assert base.returncode == 2 and says(base.stderr, "train.continue_data: base ...no record of its position")
 
 
 def test_what_is_made_of_a_trained_model_goes_on_with_its_data_too(copied):
@@ -244,7 +244,7 @@ def test_a_training_that_was_begun_is_refused_before_any_work_unless_it_is_to_go
     for change in ("train.max_steps=6", "train.learning_rate=1e-4", "seq_len=24"):
         process = run(copied, *settings, change, "eval.max_tokens=200", command="train", check=False)
         assert process.returncode == 2, process.stderr
-        assert process.stderr.endswith("error: trained: contains checkpoint-4 of an earlier run. Continue that run with --resume, or choose another output_dir.\n")
+        assert says(process.stderr, "error: trained: ...checkpoint-4 of an earlier run...--resume...output_dir")
         assert "eval  " not in process.stderr and snapshot(copied / "trained") == before
     run(copied, *settings, "train.max_steps=6", command="train", flags=["--resume"])
 

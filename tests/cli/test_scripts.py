@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, says
 
 
 @pytest.mark.parametrize("os_release", ["ID=fedora\nID_LIKE=rhel\n", "ID=alpine\n", None])
@@ -48,7 +48,7 @@ def test_setup_with_a_python_without_torch_says_so(tmp_path):
         [ROOT / "scripts" / "setup"], env={**os.environ, "ADEPT_PYTHON": str(python)}, capture_output=True, text=True
     )
     assert process.returncode == 1
-    assert process.stderr.endswith(f"setup: {python} has no torch; it needs torch >= 2.10, or unset ADEPT_PYTHON to use the project's own\n")
+    assert says(process.stderr, f"setup: {python} has no torch; ...torch >= 2.10...ADEPT_PYTHON")
 
 
 def set_up(tmp_path, *presets):
@@ -99,7 +99,7 @@ def test_an_engine_that_cannot_be_fetched_is_told(tmp_path):
         [tmp_path / "scripts" / "fetch-jinja"], env={**os.environ, "ADEPT_PYTHON": str(python)}, capture_output=True, text=True
     )
     assert process.returncode == 1
-    assert process.stderr.endswith("fetch-jinja: the package of tools/jinja.txt could not be downloaded; pip's message is above\n")
+    assert says(process.stderr, "fetch-jinja: ...tools/jinja.txt ...not be downloaded; ...pip")
     assert list((tmp_path / ".cache").iterdir()) == []  # nothing half done is left
 
 

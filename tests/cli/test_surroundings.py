@@ -14,7 +14,7 @@ import time
 
 import pytest
 import text_models
-from conftest import BUILD, preload, run_program
+from conftest import BUILD, preload, run_program, says
 
 SECONDS = 120
 
@@ -73,7 +73,7 @@ def test_a_full_disk_under_the_messages_does_not_end_a_run(folder):
         process = start(folder, *RUN, stdout=full, stderr=subprocess.PIPE, text=True)
         message = process.communicate(timeout=SECONDS)[1]
     assert process.returncode == 1 and message.endswith("files that were written are complete.\n")
-    assert "error: standard output: cannot write: No space left on device" in message
+    assert says(message, "error: standard output: ...No space left on device")
 
 
 COMMANDS = {
@@ -260,4 +260,4 @@ def test_a_cache_that_cannot_be_removed_is_named(folder):
                     stderr=subprocess.PIPE, text=True)  # fmt: skip
     messages = process.communicate(timeout=SECONDS)[1]
     assert process.returncode == 0 and (folder / "out" / "model" / "config.json").is_file()
-    assert "out/activations.cache: cannot be removed: Input/output error. " in messages
+    assert says(messages, "out/activations.cache: ...removed: Input/output error")

@@ -13,7 +13,7 @@ import time
 
 import pytest
 import text_models
-from conftest import BUILD, run_program
+from conftest import BUILD, run_program, says
 
 MEGABYTE = 1 << 20
 
@@ -114,7 +114,7 @@ def test_a_gzip_file_of_zeros_is_refused_before_it_fills_the_memory(base, tmp_pa
         for _ in range(100):
             file.write(bytes(MEGABYTE))
     error = error_of(tokenize(base, tmp_path / "zeros.txt.gz"))
-    assert "zeros.txt.gz: the gzip data expand to more than 256 times their size" in error
+    assert says(error, "zeros.txt.gz: ...gzip ...256 times their size")
 
 
 # ------------------------------------------------------------------------------------------------------------------ memory
