@@ -15,8 +15,7 @@ import text_models
 from conftest import BUILD, run_program, says
 from safetensors.torch import load_file, save_file
 from text_models import one_thread  # noqa: F401
-
-STAGES = ["baseline", "probe", "expand", "train", "eval", "copies"]
+from whole_runs import STAGES, kept, read_lines, snapshot
 
 
 def configuration(**changes):
@@ -64,14 +63,6 @@ def copied(finished, tmp_path):
 
 def table(process):
     return [line for line in process.stdout.splitlines() if not line.startswith(("  time ", "  peak memory ", "  training "))]
-
-
-def kept(process):
-    return [line.split()[0] for line in process.stderr.splitlines() if line.endswith("unchanged, kept")]
-
-
-def lines_of(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def small_files(out):
@@ -196,7 +187,7 @@ def test_a_training_is_extended_and_split_otherwise(copied):
     process = run(copied, "train.max_steps=7", "train.batch_size=1", "train.grad_accum=2")
     assert says(process.stderr, "from 4 to 7 steps; from step 5 ...learning rate is ")
     assert kept(process) == ["baseline", "probe", "expand"]
-    log = [line for line in lines_of(copied / "out" / "trainer_log.jsonl") if "loss" in line]
+    log = [line for line in read_lines(copied / "out" / "trainer_log.jsonl") if "loss" in line]
     assert [line["current_steps"] for line in log] == [1, 2, 3, 4, 5, 6, 7]
     assert log[4]["lr"] > log[3]["lr"] and json.loads((copied / "out" / "all_results.json").read_text())["train_steps"] == 7
     shorter = run(copied, "train.max_steps=5", check=False)
@@ -229,10 +220,6 @@ def test_what_is_made_of_a_trained_model_goes_on_with_its_data_too(copied):
         run(copied, *settings, command="train", flags=["--continue-data"])
         state = json.loads((copied / f"on-{name}" / "checkpoint-1" / "trainer_state.json").read_text())
         assert state["loader"]["sequences"] == json.loads(record)["data"]["sequences"] + 2
-
-
-def snapshot(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 def test_a_training_that_was_begun_is_refused_before_any_work_unless_it_is_to_go_on(copied):
