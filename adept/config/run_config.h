@@ -35,6 +35,7 @@ struct TrainSource : data::TextSource {
   std::optional<data::WeightSchedule> weight;  ///< relative share of the training tokens; if no source has one, by size
   std::optional<double> epochs;                ///< at most so many passes over it
   std::optional<std::int64_t> max_tokens;      ///< at most so many tokens of it
+  std::optional<std::string> tag;              ///< in front of each document
 };
 
 struct GeneralSource : data::TextSource {

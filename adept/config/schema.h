@@ -130,6 +130,10 @@ void describe(Visitor& v, TrainSource& c) {
     {.unit = "epochs", .range = {.min = 0, .max = 1e6, .above_min = true}, .fallback = "no limit"});
   v(c.max_tokens, "max_tokens", "Limit of training tokens of the source",
     {.unit = "tokens", .range = {.min = 1, .max = 1e15}, .fallback = "no limit"});
+  v(c.tag, "tag",
+    "Text in front of each document (after BOS) that tells the model its source, such as \"<medicine> \". It is "
+    "context only: the model does not learn to predict it",
+    {.multiline = true});
 }
 
 template <typename Visitor>

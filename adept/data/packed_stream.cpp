@@ -7,21 +7,19 @@
 #include "adept/core/error.h"
 
 namespace adept::data {
-namespace {
 
-std::vector<std::int64_t> identity(std::int64_t n) {
-  std::vector<std::int64_t> order(static_cast<std::size_t>(n));
+std::vector<std::int64_t> all_documents(const TokenDataset& dataset) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(dataset.num_documents()));
   std::iota(order.begin(), order.end(), 0);
   return order;
 }
 
-}  // namespace
-
 PackedStream::PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos)
-    : PackedStream(dataset, eos, identity(dataset.num_documents())) {}
+    : PackedStream(dataset, eos, all_documents(dataset)) {}
 
-PackedStream::PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos, std::vector<std::int64_t> order)
-    : dataset_(std::move(dataset)), eos_(eos), order_(std::move(order)) {
+PackedStream::PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos, std::vector<std::int64_t> order,
+                           DocumentTag tag)
+    : dataset_(std::move(dataset)), eos_(eos), tag_(std::move(tag)), order_(std::move(order)) {
   if (eos_ && (*eos_ < 0 || *eos_ >= dataset_.vocab_size()))
     throw ConfigError(
         "the EOS id is {}, outside the vocabulary of {} ids of the data \"{}\"; expected the id of the tokenizer that "
@@ -37,7 +35,15 @@ PackedStream::PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos
 
 std::int64_t PackedStream::document_tokens(std::int64_t document) const {
   const bool add_eos = eos_ && dataset_.last_token(document) != *eos_;
-  return dataset_.document_tokens(document) + (add_eos ? 1 : 0);
+  return dataset_.document_tokens(document) + std::ssize(tag_.ids) + (add_eos ? 1 : 0);
+}
+
+std::int64_t PackedStream::tag_position(std::int64_t document) const {
+  return std::min(tag_.position, dataset_.document_tokens(document));
+}
+
+std::size_t PackedStream::part_at(std::int64_t position) const {
+  return static_cast<std::size_t>(std::upper_bound(starts_.begin(), starts_.end(), position) - starts_.begin()) - 1;
 }
 
 PackedStream PackedStream::arranged(const PackedLayout& layout) const {
@@ -58,19 +64,39 @@ void PackedStream::read(std::int64_t begin, std::span<std::int32_t> out) const {
   ADEPT_CHECK(begin >= 0 && begin <= num_tokens() && size <= num_tokens() - begin, "tokens {} + {} of {}", begin, size,
               num_tokens());
   if (size == 0) return;
-  auto at = static_cast<std::size_t>(std::upper_bound(starts_.begin(), starts_.end(), begin) - starts_.begin()) - 1;
-  for (std::int64_t done = 0; done < size; ++at) {
-    const std::int64_t num_ids = dataset_.document_tokens(order_[at]);
-    const std::int64_t offset = offsets_.empty() ? 0 : offsets_[at];
-    const std::int64_t from = offset + begin + done - starts_[at];  // in the document, as is `end`
-    const std::int64_t end = offset + starts_[at + 1] - starts_[at];
-    const std::int64_t take = std::clamp<std::int64_t>(std::min(num_ids, end) - from, 0, size - done);
-    if (take > 0)
-      dataset_.read(order_[at], from, out.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(take)));
+  std::size_t part = part_at(begin);
+  for (std::int64_t done = 0; done < size; ++part) {
+    const std::int64_t in_part = begin + done - starts_[part];
+    const std::int64_t take = std::min(size - done, starts_[part + 1] - starts_[part] - in_part);
+    read_document(order_[part], offset(part) + in_part,
+                  out.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(take)));
     done += take;
-    const bool has_eos = end > num_ids;
-    if (has_eos && done < size) out[static_cast<std::size_t>(done++)] = *eos_;
   }
+}
+
+// Tokens of a document in the stream: its first ones, the tag, the others, EOS.
+void PackedStream::read_document(std::int64_t document, std::int64_t begin, std::span<std::int32_t> out) const {
+  const std::int64_t num_ids = dataset_.document_tokens(document), num_tag = std::ssize(tag_.ids);
+  const std::int64_t tag_begin = tag_position(document), tag_end = tag_begin + num_tag;
+  const auto take_to = [&](std::int64_t end) {
+    const auto taken = out.first(static_cast<std::size_t>(std::clamp<std::int64_t>(end - begin, 0, std::ssize(out))));
+    out = out.subspan(taken.size());
+    return taken;
+  };
+  const auto read_ids = [&](std::int64_t end, std::int64_t before) {
+    const std::int64_t from = begin - before;
+    if (const auto ids = take_to(end); !ids.empty()) {
+      dataset_.read(document, from, ids);
+      begin += std::ssize(ids);
+    }
+  };
+  read_ids(tag_begin, 0);
+  if (const auto ids = take_to(tag_end); !ids.empty()) {
+    std::copy_n(tag_.ids.begin() + (begin - tag_begin), ids.size(), ids.begin());
+    begin += std::ssize(ids);
+  }
+  read_ids(num_ids + num_tag, num_tag);
+  if (!out.empty()) out.front() = *eos_;
 }
 
 std::vector<std::int32_t> PackedStream::starts_within(std::int64_t begin, std::int64_t size) const {
@@ -79,6 +105,18 @@ std::vector<std::int32_t> PackedStream::starts_within(std::int64_t begin, std::i
        ++at)
     starts.push_back(static_cast<std::int32_t>(*at - begin));
   return starts;
+}
+
+std::vector<TokenSpan> PackedStream::tags_within(std::int64_t begin, std::int64_t size) const {
+  std::vector<TokenSpan> spans;
+  if (tag_.ids.empty() || size == 0) return spans;
+  for (std::size_t part = part_at(begin); part < order_.size() && starts_[part] < begin + size; ++part) {
+    const std::int64_t tag = starts_[part] - offset(part) + tag_position(order_[part]);  // may be in an earlier part
+    const std::int64_t from = std::max({tag, starts_[part], begin}) - begin;
+    const std::int64_t to = std::min({tag + std::ssize(tag_.ids), starts_[part + 1], begin + size}) - begin;
+    if (from < to) spans.push_back({static_cast<std::int32_t>(from), static_cast<std::int32_t>(to)});
+  }
+  return spans;
 }
 
 }  // namespace adept::data

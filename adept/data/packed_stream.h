@@ -13,13 +13,33 @@
 
 namespace adept::data {
 
+/// The documents in their own order: 0, 1, ...
+std::vector<std::int64_t> all_documents(const TokenDataset& dataset);
+
+/// Tokens in every document that are not trained on.
+struct DocumentTag {
+  std::vector<std::int32_t> ids{};
+  std::int64_t position = 0;  ///< tokens of a document in front of it, such as its BOS
+
+  bool operator==(const DocumentTag&) const = default;
+};
+
+/// Tokens [begin, end) of a sequence.
+struct TokenSpan {
+  std::int32_t begin = 0;
+  std::int32_t end = 0;
+
+  bool operator==(const TokenSpan&) const = default;
+};
+
 /// The documents of a dataset in a given order, each followed by EOS, as one stream of tokens with random access. It
 /// takes 16 to 24 bytes per part and shares the dataset's tokens.
 class PackedStream {
  public:
   /// `order` contains indices of documents. Without EOS, documents follow each other directly. A document that already
   /// ends in EOS (added by its tokenizer) gets no second one. Throws ConfigError for an EOS outside the vocabulary.
-  PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos, std::vector<std::int64_t> order);
+  PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos, std::vector<std::int64_t> order,
+               DocumentTag tag = {});
   /// The same in the dataset's own order.
   PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos);
 
@@ -32,16 +52,24 @@ class PackedStream {
   std::span<const std::int64_t> order() const { return order_; }
   /// Where each part starts in the stream; (P + 1), the last one is num_tokens().
   std::span<const std::int64_t> starts() const { return starts_; }
-  /// Tokens of a document in the stream: its own and the EOS that is added.
+  /// Tokens of a document in the stream: its own, the tag and the EOS that is added.
   std::int64_t document_tokens(std::int64_t document) const;
   /// Copies tokens [begin, begin + out.size()) of the stream.
   void read(std::int64_t begin, std::span<std::int32_t> out) const;
   /// Starts of parts within tokens [begin, begin + size), relative to begin, without 0; ascending.
   std::vector<std::int32_t> starts_within(std::int64_t begin, std::int64_t size) const;
+  /// Tags, or parts of them, within tokens [begin, begin + size), relative to begin; ascending.
+  std::vector<TokenSpan> tags_within(std::int64_t begin, std::int64_t size) const;
 
  private:
+  std::size_t part_at(std::int64_t position) const;
+  std::int64_t offset(std::size_t part) const { return offsets_.empty() ? 0 : offsets_[part]; }
+  std::int64_t tag_position(std::int64_t document) const;
+  void read_document(std::int64_t document, std::int64_t begin, std::span<std::int32_t> out) const;
+
   TokenDataset dataset_;
   std::optional<std::int32_t> eos_;
+  DocumentTag tag_;
   std::vector<std::int64_t> order_;    // (P)
   std::vector<std::int64_t> offsets_;  // (P): where the part starts in its document; empty: parts are whole documents
   std::vector<std::int64_t> starts_;   // (P + 1)

@@ -19,12 +19,21 @@ void check_seq_len(std::int64_t seq_len) {
     throw ConfigError("seq_len is {}; expected 2 to {} tokens.", seq_len, kMaxSeqLen);
 }
 
+// Of `length` tokens, those from first_target on that neither start a document nor are untrained.
+std::int64_t count_targets(std::int64_t length, std::int64_t first_target, std::span<const std::int32_t> starts,
+                           std::span<const TokenSpan> untrained) {
+  const auto is_counted = [&](std::int32_t token) { return token >= first_target; };
+  std::int64_t targets = length - first_target - std::count_if(starts.begin(), starts.end(), is_counted);
+  for (const TokenSpan& span : untrained)
+    for (std::int32_t token = span.begin; token < span.end; ++token)
+      if (is_counted(token) && !std::binary_search(starts.begin(), starts.end(), token)) --targets;
+  return targets;
+}
+
 }  // namespace
 
 std::int64_t Sequence::num_targets() const {
-  const auto has_no_context = [&](std::int32_t start) { return start >= first_target; };
-  return static_cast<std::int64_t>(tokens.size()) - first_target -
-         std::count_if(document_starts.begin(), document_starts.end(), has_no_context);
+  return count_targets(std::ssize(tokens), first_target, document_starts, untrained);
 }
 
 std::vector<std::int64_t> document_lengths(const Sequence& sequence) {
@@ -96,12 +105,14 @@ class SequenceSetBuilder {
     for (const Candidate& candidate : taken_) {
       const std::int32_t first_target = std::max(1, candidate.context);
       set_.entries_.push_back({candidate.begin, candidate.length, first_target});
-      c.targets += num_targets(candidate);
-      c.no_context += (candidate.context == 0 ? 1 : 0) + num_masked(candidate);
+      const std::int64_t targets = num_targets(candidate), masked = num_masked(candidate);
+      c.targets += targets;
+      c.no_context += (candidate.context == 0 ? 1 : 0) + masked;
+      c.untrained += candidate.length - first_target - masked - targets;
       c.too_short += candidate.lone;
     }
     count_documents();
-    c.beyond_limit = c.tokens - c.targets - c.no_context - c.too_short;
+    c.beyond_limit = c.tokens - c.targets - c.no_context - c.untrained - c.too_short;
     ADEPT_CHECK(c.beyond_limit >= 0 && (is_limited_ || c.beyond_limit == 0), "{} tokens are in no sequence",
                 c.beyond_limit);
     return std::move(set_);
@@ -155,7 +166,11 @@ class SequenceSetBuilder {
   std::int64_t num_masked(const Candidate& c) const {
     return set_.document_mask_ ? std::ssize(stream().starts_within(c.begin, c.length)) : 0;
   }
-  std::int64_t num_targets(const Candidate& c) const { return c.length - std::max(1, c.context) - num_masked(c); }
+  std::int64_t num_targets(const Candidate& c) const {
+    const std::vector<std::int32_t> starts =
+        set_.document_mask_ ? stream().starts_within(c.begin, c.length) : std::vector<std::int32_t>();
+    return count_targets(c.length, std::max(1, c.context), starts, stream().tags_within(c.begin, c.length));
+  }
 
   // The parts of documents that are new in the sequences.
   void count_documents() {
@@ -206,6 +221,7 @@ Sequence SequenceSet::operator[](std::int64_t i) const {
   sequence.first_target = entry.first_target;
   stream_.read(entry.begin, sequence.tokens);
   if (document_mask_) sequence.document_starts = stream_.starts_within(entry.begin, entry.length);
+  sequence.untrained = stream_.tags_within(entry.begin, entry.length);
   return sequence;
 }
 
@@ -241,8 +257,8 @@ SequenceSet windows(const TokenDataset& dataset, const WindowOptions& options) {
 
 SequenceSet packed(const TokenDataset& dataset, const PackOptions& options) {
   check_seq_len(options.seq_len);
-  const PackedStream stream =
-      options.order.empty() ? PackedStream(dataset, options.eos) : PackedStream(dataset, options.eos, options.order);
+  const PackedStream stream(dataset, options.eos, options.order.empty() ? all_documents(dataset) : options.order,
+                            options.tag);
   const PackedLayout layout = pack(options.packing, stream.starts(), options.seq_len);
   SequenceSetBuilder builder(stream.arranged(layout), options.document_mask, options.max_tokens);
   for (std::size_t g = 0; g + 1 < layout.groups.size(); ++g)
@@ -290,6 +306,9 @@ TokenBatch make_batch(std::span<const Sequence> sequences, std::int32_t pad_id) 
                   start, tokens.size());
       batch.targets[b * cols + static_cast<std::size_t>(start) - 1] = kIgnoreIndex;
     }
+    for (const TokenSpan& span : sequences[b].untrained)
+      for (std::int32_t t = std::max(span.begin, 1); t < span.end; ++t)
+        batch.targets[b * cols + static_cast<std::size_t>(t) - 1] = kIgnoreIndex;
     batch.num_targets += sequences[b].num_targets();
     batch.lengths.push_back(static_cast<std::int64_t>(tokens.size()));
   }

@@ -28,6 +28,7 @@ struct Sequence {
   /// Positions in `tokens` where another document starts, ascending, > 0. A document does not attend to earlier tokens,
   /// and its first token is not a target. Empty: all tokens are one document.
   std::vector<std::int32_t> document_starts{};
+  std::vector<TokenSpan> untrained{};  ///< tokens that are context only, ascending
 
   std::int64_t num_targets() const;
   bool operator==(const Sequence&) const = default;
@@ -55,7 +56,7 @@ SampleSize sample_size_from_json(const Json& json);
 /// Version of the rule by which `max_tokens` samples; results are measured again when it changes.
 inline constexpr char kSamplingRule[] = "sequences by random_bits(0, kTextSample, index)";
 
-/// Coverage of a SequenceSet: tokens = targets + no_context + too_short + beyond_limit.
+/// Coverage of a SequenceSet: tokens = targets + no_context + untrained + too_short + beyond_limit.
 struct SequenceCounts {
   std::int64_t documents = 0;        ///< in at least one sequence
   std::int64_t all_documents = 0;    ///< of the dataset
@@ -66,6 +67,7 @@ struct SequenceCounts {
   std::int64_t targets = 0;          ///< tokens that are predicted, each once
   std::int64_t no_context = 0;       ///< first tokens of a sequence, or of a masked document in it,
                                      ///< that are not predicted elsewhere
+  std::int64_t untrained = 0;        ///< of a tag
   std::int64_t too_short = 0;        ///< tokens that would form a sequence of one token, which is skipped
   std::int64_t short_documents = 0;  ///< documents of one token, with nothing to predict
   std::int64_t beyond_limit = 0;     ///< tokens excluded by max_tokens
@@ -92,6 +94,7 @@ struct PackOptions {
   std::optional<std::int32_t> eos{};   ///< added after each document that does not end with it
   bool document_mask = kDocumentMask;  ///< documents of a sequence do not attend to each other
   Packing packing = Packing::kConcat;
+  DocumentTag tag{};                  ///< in every document
   std::vector<std::int64_t> order{};  ///< of the documents; empty: the dataset's own
   std::int64_t max_tokens = 0;        ///< total of all sequences, taken as a sample (SequenceSet); 0: no limit
 };

@@ -1,5 +1,7 @@
 #include "adept/data/train_loader.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -35,6 +37,11 @@ std::vector<std::int64_t> numbers_below(std::int64_t count) {
   std::vector<std::int64_t> numbers(static_cast<std::size_t>(count));
   std::iota(numbers.begin(), numbers.end(), 0);
   return numbers;
+}
+
+std::string fingerprint_of(const TokenDataset& dataset, const DocumentTag& tag) {
+  if (tag.ids.empty()) return dataset.fingerprint();
+  return fmt::format("{} tag {} {}", dataset.fingerprint(), tag.position, fmt::join(tag.ids, " "));
 }
 
 std::string join_problems(const std::vector<std::string>& problems) {
@@ -118,7 +125,7 @@ TrainLoader::TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions op
   std::vector<std::string> problems = find_problems(sources, options_);
   if (!problems.empty()) throw ConfigError("the training data:{}", join_problems(problems));
   for (const TrainSource& given : sources) {
-    Source source = make_source(given.dataset);
+    Source source = make_source(given);
     if (source.sequences.empty())
       problems.push_back(fmt::format("source \"{}\" has {} documents with {} tokens; expected at least 2 tokens",
                                      given.dataset.name(), given.dataset.num_documents(), given.dataset.num_tokens()));
@@ -177,15 +184,18 @@ void TrainLoader::plan(std::int64_t first, std::int64_t last) {
   set_anchor();
 }
 
-TrainLoader::Source TrainLoader::make_source(const TokenDataset& dataset) const {
+TrainLoader::Source TrainLoader::make_source(const TrainSource& given) const {
+  const TokenDataset& dataset = given.dataset;
   constexpr RandomStream kStream = RandomStream::kDocumentOrder;
-  std::vector<std::int64_t> order = numbers_below(dataset.num_documents());
+  std::vector<std::int64_t> order = all_documents(dataset);
   random_shuffle(order, options_.seed, kStream, order_salt(dataset.name(), kStream, 0));
   Source source{.dataset = dataset,
+                .tag = given.tag,
                 .sequences = packed(dataset, {.seq_len = options_.seq_len,
                                               .eos = options_.eos,
                                               .document_mask = options_.document_mask,
                                               .packing = options_.packing,
+                                              .tag = given.tag,
                                               .order = std::move(order)})};
   const SequenceCounts& counts = source.sequences.counts();
   source.tokens_per_epoch = counts.tokens - counts.too_short;
@@ -352,7 +362,7 @@ Json TrainLoader::state() const {
   for (std::size_t s = 0; s < sources_.size(); ++s) {
     const Source& source = sources_[s];
     const bool is_limited = source.part.limit != MixturePart::kNoLimit;
-    sources[source.dataset.name()] = {{"data", source.dataset.fingerprint()},
+    sources[source.dataset.name()] = {{"data", fingerprint_of(source.dataset, source.tag)},
                                       {"share", share_json(s)},
                                       {"limit", is_limited ? Json(source.part.limit) : Json()},
                                       {"epoch", source.count / source.sequences.size()},
@@ -390,7 +400,7 @@ std::vector<std::string> TrainLoader::differences(const Json& saved, OtherMixtur
     }
     if (before.value("data", Json()) != source["data"])
       problems.push_back(fmt::format(
-          "source \"{}\": its data (text or tokenizer) has changed{}", name,
+          "source \"{}\": its data (text, tokenizer or tag) has changed{}", name,
           is_strict ? "" : ", so what it has given is unknown; give the new text as a source of another name"));
     if (!is_strict) continue;
     for (const auto& [key, meaning] : {std::pair{"share", "share of the tokens"}, {"limit", "limit of sequences"}})

@@ -22,6 +22,7 @@ namespace adept::data {
 struct TrainSource {
   TokenDataset dataset;                    ///< its name is the source's name
   std::optional<WeightSchedule> weight{};  ///< relative share of the tokens; for all sources or none
+  DocumentTag tag{};
   // Limits, of which the first one reached applies.
   std::optional<double> epochs{};            ///< > 0
   std::optional<std::int64_t> max_tokens{};  ///< at least a sequence
@@ -109,6 +110,7 @@ class TrainLoader {
  private:
   struct Source {
     TokenDataset dataset;
+    DocumentTag tag;
     SequenceSet sequences;              // of an epoch
     std::int64_t tokens_per_epoch = 0;  // of these
     std::int64_t epoch = -1;
@@ -134,7 +136,7 @@ class TrainLoader {
   Mixture make_mixture(MixtureSpan span, bool from_here) const;
   std::optional<std::int64_t> shortest(std::int64_t amount, std::int64_t first, bool from_here) const;
   Json share_json(std::size_t source) const;
-  Source make_source(const TokenDataset& dataset) const;
+  Source make_source(const TrainSource& given) const;
   std::int64_t limit_of(const TrainSource& given, const Source& source) const;
   std::vector<std::int64_t> sequence_order(const Source& source, std::int64_t epoch) const;
   std::size_t pick_source() const;

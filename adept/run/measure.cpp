@@ -21,6 +21,7 @@ std::string fingerprint(const data::SequenceSet& sequences) {
         fmt::format("{} {} {} ", sequence.tokens.size(), sequence.first_target, sequence.document_starts.size()));
     hasher.update(std::as_bytes(std::span(sequence.tokens)));
     hasher.update(std::as_bytes(std::span(sequence.document_starts)));
+    hasher.update(std::as_bytes(std::span(sequence.untrained)));
   }
   const data::SequenceCounts& counts = sequences.counts();
   return hasher.update(fmt::format("{} {}", counts.bytes, data::to_json(counts.size()).dump())).digest();

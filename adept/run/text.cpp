@@ -63,11 +63,24 @@ void append_batches(const data::SequenceSet& set, std::span<const std::int64_t> 
 
 using data::WeightSchedule;
 
+// After the tokens that the tokenizer puts in front of every text, if the documents start with them.
+data::DocumentTag tag_of(const data::Tokenizer& tokenizer, const std::optional<std::string>& text,
+                         const data::TokenDataset& dataset) {
+  if (!text || dataset.num_documents() == 0) return {};
+  const std::vector<std::int32_t> empty = tokenizer.encode(""), letter = tokenizer.encode("a");
+  const auto begin = std::mismatch(empty.begin(), empty.end(), letter.begin(), letter.end()).first - empty.begin();
+  data::DocumentTag tag{.ids = tokenizer.encode(*text, /*add_special_tokens=*/false), .position = begin};
+  std::vector<std::int32_t> first(static_cast<std::size_t>(std::min<std::int64_t>(begin, dataset.document_tokens(0))));
+  dataset.read(0, 0, first);
+  if (!std::equal(first.begin(), first.end(), empty.begin(), empty.begin() + begin)) tag.position = 0;
+  return tag;
+}
+
 // Splits a share of the mixture, which may change, by the given weights or, without weights, by tokens (including EOS)
 // and temperature.
-void append_sources(const std::vector<data::TokenDataset>& datasets, const std::vector<config::TrainSource>& configs,
-                    const std::optional<WeightSchedule>& share, double temperature,
-                    std::vector<data::TrainSource>& sources) {
+void append_sources(const TextModel& model, const std::vector<data::TokenDataset>& datasets,
+                    const std::vector<config::TrainSource>& configs, const std::optional<WeightSchedule>& share,
+                    double temperature, std::vector<data::TrainSource>& sources) {
   std::vector<WeightSchedule> weights;
   for (std::size_t i = 0; i < datasets.size(); ++i) {
     const auto size = static_cast<double>(datasets[i].num_tokens() + datasets[i].num_documents());
@@ -88,8 +101,11 @@ void append_sources(const std::vector<data::TokenDataset>& datasets, const std::
       for (const double progress : progresses) points.push_back({progress, value_at(i, progress)});
       weight = points.empty() ? WeightSchedule(value_at(i, 0)) : WeightSchedule(std::move(points));
     }
-    sources.push_back(
-        {.dataset = datasets[i], .weight = weight, .epochs = configs[i].epochs, .max_tokens = configs[i].max_tokens});
+    sources.push_back({.dataset = datasets[i],
+                       .weight = weight,
+                       .tag = tag_of(model.tokenizer, configs[i].tag, datasets[i]),
+                       .epochs = configs[i].epochs,
+                       .max_tokens = configs[i].max_tokens});
   }
 }
 
@@ -247,7 +263,8 @@ Json mixture_json(const std::vector<config::TrainSource>& sources) {
   for (const config::TrainSource& source : sources)
     json[source.name] = {{"weight", schedule_of(source.weight)},
                          {"epochs", json_of(source.epochs)},
-                         {"max_tokens", json_of(source.max_tokens)}};
+                         {"max_tokens", json_of(source.max_tokens)},
+                         {"tag", json_of(source.tag)}};
   return json;
 }
 
@@ -282,9 +299,9 @@ data::TrainLoader make_train_loader(const TextModel& model, const config::RunCon
   std::vector<data::TrainSource> sources;
   const double temperature = config.data.temperature;
   const bool has_replay = replay.max() > 0;
-  append_sources(datasets.train, config.data.train, has_replay ? std::optional(rest_of(replay)) : std::nullopt,
+  append_sources(model, datasets.train, config.data.train, has_replay ? std::optional(rest_of(replay)) : std::nullopt,
                  temperature, sources);
-  if (has_replay) append_sources(datasets.replay, config.data.replay, replay, temperature, sources);
+  if (has_replay) append_sources(model, datasets.replay, config.data.replay, replay, temperature, sources);
   return {std::move(sources),
           {.seq_len = config.seq_len,
            .eos = model.eos(),

@@ -69,7 +69,7 @@ std::vector<method::ProbeBatch> to_batches(const std::vector<data::SequenceSet>&
 std::vector<double> general_weights(const config::DataConfig& data);
 /// The same as shares of their sum, by name: {name: {"weight": share}}.
 Json general_shares(const config::DataConfig& data);
-/// What decides the mixture besides the texts: {name: {"weight", "epochs", "max_tokens"}}; null: not set.
+/// What decides the mixture besides the texts: {name: {"weight", "epochs", "max_tokens", "tag"}}; null: not set.
 Json mixture_json(const std::vector<config::TrainSource>& sources);
 
 /// The batches of to_batches() as one round or, if `growing`, in rounds of 1/2^n, 1/2^n, ..., 1/4 and 1/2 of each set,

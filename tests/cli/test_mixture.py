@@ -116,3 +116,25 @@ def test_only_the_mixture_can_be_allowed(texts, tmp_path):
     assert changed.returncode == 2 and "seed" in changed.stderr and "--allow-changed" not in changed.stderr.rpartition("error: ")[2]
     unknown = train(texts, out, "--allow-changed", "model", data=data, check=False)
     assert unknown.returncode == 2 and "--allow-changed" in unknown.stderr
+
+
+def test_a_tag_is_context_that_is_not_trained_on(texts, tmp_path):
+    """The first loss is that of transformers with the tag's labels left out."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    (texts / "one.jsonl").write_text(json.dumps({"text": "the river is cold and the patient walks"}) + "\n")
+    data = {"train": [source("one", tag="a river: ")]}
+    train(texts, tmp_path / "run", data=data, max_steps=1, learning_rate=1e-9)
+    found = json.loads((tmp_path / "run" / "trainer_log.jsonl").read_text().splitlines()[0])["loss"]
+    tokenizer = AutoTokenizer.from_pretrained(texts / "base")
+    model = AutoModelForCausalLM.from_pretrained(texts / "base", dtype=torch.float32)
+    special = tokenizer("")["input_ids"]
+    tag = tokenizer("a river: ", add_special_tokens=False)["input_ids"]
+    document = tokenizer("the river is cold and the patient walks")["input_ids"]
+    ids = [*special, *tag, *document[len(special) :], model.config.eos_token_id]
+    labels = [*special, *[-100] * len(tag), *ids[len(special) + len(tag) :]]
+    with torch.no_grad():
+        loss = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.item()
+    untagged = model(input_ids=torch.tensor([[*document, ids[-1]]]), labels=torch.tensor([[*document, ids[-1]]])).loss.item()
+    assert found == pytest.approx(loss, abs=2e-5) and abs(found - untagged) > 1e-3
