@@ -71,14 +71,14 @@ SampleSize sample_size_from_json(const Json& json) {
 class SequenceSetBuilder {
  public:
   SequenceSetBuilder(PackedStream stream, bool document_mask, std::int64_t max_tokens)
-      : set_(std::move(stream), document_mask), max_tokens_(max_tokens) {
+      : list_{.stream = std::move(stream), .document_mask = document_mask}, max_tokens_(max_tokens) {
     if (max_tokens < 0) throw ConfigError("max_tokens is {}; expected 0 (no limit) or more.", max_tokens);
-    counts().tokens = set_.stream_.num_tokens();
-    counts().all_documents = set_.stream_.dataset().num_documents();
+    counts().tokens = list_.stream.num_tokens();
+    counts().all_documents = list_.stream.dataset().num_documents();
   }
 
-  SequenceCounts& counts() { return set_.counts_; }
-  const PackedStream& stream() const { return set_.stream_; }
+  SequenceCounts& counts() { return list_.counts; }
+  const PackedStream& stream() const { return list_.stream; }
 
   /// Windows over the tokens begin .. begin + size - 1 of the stream. Each token is new in exactly one window.
   void add_windows(std::int64_t begin, std::int64_t size, std::int64_t seq_len, std::int64_t stride) {
@@ -104,7 +104,7 @@ class SequenceSetBuilder {
     auto& c = counts();
     for (const Candidate& candidate : taken_) {
       const std::int32_t first_target = std::max(1, candidate.context);
-      set_.entries_.push_back({candidate.begin, candidate.length, first_target});
+      list_.entries.push_back({candidate.begin, candidate.length, first_target});
       const std::int64_t targets = num_targets(candidate), masked = num_masked(candidate);
       c.targets += targets;
       c.no_context += (candidate.context == 0 ? 1 : 0) + masked;
@@ -115,7 +115,7 @@ class SequenceSetBuilder {
     c.beyond_limit = c.tokens - c.targets - c.no_context - c.untrained - c.too_short;
     ADEPT_CHECK(c.beyond_limit >= 0 && (is_limited_ || c.beyond_limit == 0), "{} tokens are in no sequence",
                 c.beyond_limit);
-    return std::move(set_);
+    return SequenceSet(std::move(list_));
   }
 
  private:
@@ -164,11 +164,11 @@ class SequenceSetBuilder {
 
   // Documents that start within it and do not attend to earlier ones.
   std::int64_t num_masked(const Candidate& c) const {
-    return set_.document_mask_ ? std::ssize(stream().starts_within(c.begin, c.length)) : 0;
+    return list_.document_mask ? std::ssize(stream().starts_within(c.begin, c.length)) : 0;
   }
   std::int64_t num_targets(const Candidate& c) const {
     const std::vector<std::int32_t> starts =
-        set_.document_mask_ ? stream().starts_within(c.begin, c.length) : std::vector<std::int32_t>();
+        list_.document_mask ? stream().starts_within(c.begin, c.length) : std::vector<std::int32_t>();
     return count_targets(c.length, std::max(1, c.context), starts, stream().tags_within(c.begin, c.length));
   }
 
@@ -205,7 +205,7 @@ class SequenceSetBuilder {
     counts().bytes = std::llround(bytes);
   }
 
-  SequenceSet set_;
+  SequenceSet::List list_;
   std::int64_t max_tokens_;
   std::vector<Candidate> taken_;
   std::int64_t num_tokens_ = 0;  // of those taken
@@ -215,26 +215,27 @@ class SequenceSetBuilder {
 
 Sequence SequenceSet::operator[](std::int64_t i) const {
   ADEPT_CHECK(i >= 0 && i < size(), "sequence {} of {}", i, size());
-  const Entry& entry = entries_[static_cast<std::size_t>(i)];
+  const auto& [begin, length, first_target] = list_->entries[static_cast<std::size_t>(i)];
+  const PackedStream& stream = list_->stream;
   Sequence sequence;
-  sequence.tokens.resize(static_cast<std::size_t>(entry.length));
-  sequence.first_target = entry.first_target;
-  stream_.read(entry.begin, sequence.tokens);
-  if (document_mask_) sequence.document_starts = stream_.starts_within(entry.begin, entry.length);
-  sequence.untrained = stream_.tags_within(entry.begin, entry.length);
+  sequence.tokens.resize(static_cast<std::size_t>(length));
+  sequence.first_target = first_target;
+  stream.read(begin, sequence.tokens);
+  if (list_->document_mask) sequence.document_starts = stream.starts_within(begin, length);
+  sequence.untrained = stream.tags_within(begin, length);
   return sequence;
 }
 
 std::vector<std::int64_t> SequenceSet::lengths() const {
   std::vector<std::int64_t> lengths;
-  lengths.reserve(entries_.size());
-  for (const Entry& entry : entries_) lengths.push_back(entry.length);
+  lengths.reserve(list_->entries.size());
+  for (const Entry& entry : list_->entries) lengths.push_back(entry.length);
   return lengths;
 }
 
 std::vector<Sequence> SequenceSet::to_vector() const {
   std::vector<Sequence> sequences;
-  sequences.reserve(entries_.size());
+  sequences.reserve(list_->entries.size());
   for (std::int64_t i = 0; i < size(); ++i) sequences.push_back((*this)[i]);
   return sequences;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -100,7 +101,7 @@ struct PackOptions {
 };
 
 /// A list of sequences over a dataset, created on access. It takes 16 bytes per sequence and document and stores no
-/// tokens.
+/// tokens. Immutable; copies share the list.
 ///
 /// If a token limit applies, the list is a sample without replacement. Every sequence has a random rank that depends
 /// only on its position among all sequences, not on a seed, model or method. Sequences are taken by rank until the
@@ -109,15 +110,15 @@ struct PackOptions {
 /// therefore represented in proportion to its size, and a larger sample contains a smaller one.
 class SequenceSet {
  public:
-  std::int64_t size() const { return static_cast<std::int64_t>(entries_.size()); }
-  bool empty() const { return entries_.empty(); }
+  std::int64_t size() const { return std::ssize(list_->entries); }
+  bool empty() const { return list_->entries.empty(); }
   Sequence operator[](std::int64_t i) const;
   /// Tokens of sequence i.
-  std::int64_t length(std::int64_t i) const { return entries_[static_cast<std::size_t>(i)].length; }
+  std::int64_t length(std::int64_t i) const { return list_->entries[static_cast<std::size_t>(i)].length; }
   std::vector<std::int64_t> lengths() const;
   /// Of the dataset.
-  const std::string& name() const { return stream_.dataset().name(); }
-  const SequenceCounts& counts() const { return counts_; }
+  const std::string& name() const { return list_->stream.dataset().name(); }
+  const SequenceCounts& counts() const { return list_->counts; }
   /// All of them in memory.
   std::vector<Sequence> to_vector() const;
 
@@ -128,12 +129,15 @@ class SequenceSet {
     std::int32_t length;        // tokens
     std::int32_t first_target;  // >= 1
   };
-  SequenceSet(PackedStream stream, bool document_mask) : stream_(std::move(stream)), document_mask_(document_mask) {}
+  struct List {
+    PackedStream stream;
+    bool document_mask;
+    std::vector<Entry> entries{};
+    SequenceCounts counts{};
+  };
+  explicit SequenceSet(List list) : list_(std::make_shared<const List>(std::move(list))) {}
 
-  PackedStream stream_;
-  bool document_mask_;
-  std::vector<Entry> entries_;
-  SequenceCounts counts_;
+  std::shared_ptr<const List> list_;
 };
 
 /// Each document alone, exactly its ids, in windows of at most seq_len tokens that start at multiples of stride: the

@@ -229,44 +229,64 @@ std::vector<std::int64_t> TrainLoader::sequence_order(const Source& source, std:
 // Sequence k of a source belongs in the slots of the run in which the ideal mixture gives it: from floor(where it has
 // given k) to ceil(where it has given k + 1). Because the shares sum to one, taking the earliest deadline first meets
 // all deadlines: the Pfair schedule of one processor (Baruah, Cohen, Plaxton, Varvel: Proportionate progress, 1996).
-std::size_t TrainLoader::pick_source() const {
+std::size_t TrainLoader::pick_source(std::span<const std::int64_t> counts, std::int64_t total) const {
   std::size_t best = sources_.size();
-  std::pair<bool, double> best_key = {true, HUGE_VAL};
+  std::pair<bool, double> best_key;
   for (const std::size_t s : by_name_) {
-    const Source& source = sources_[s];
-    if (source.count >= source.part.limit) continue;
-    const auto count = static_cast<double>(source.count);
-    const bool early = floor_of(mixture_.position(s, count)) > static_cast<double>(total_);
+    if (counts[s] >= sources_[s].part.limit) continue;
+    const auto count = static_cast<double>(counts[s]);
+    const bool early = floor_of(mixture_.position(s, count)) > static_cast<double>(total);
     const std::pair<bool, double> key = {early, ceil_of(mixture_.position(s, count + 1))};
-    if (key < best_key) {
+    if (best == sources_.size() || key < best_key) {
       best = s;
       best_key = key;
     }
   }
-  ADEPT_CHECK(best < sources_.size(), "{} sequences are all that the sources' limits allow", total_);
+  ADEPT_CHECK(best < sources_.size(), "{} sequences are all that the sources' limits allow", total);
   return best;
 }
 
-Sequence TrainLoader::next_of(std::size_t source_index) {
-  Source& source = sources_[source_index];
-  const std::int64_t epoch = source.count / source.sequences.size();
-  const std::int64_t index = source.count % source.sequences.size();
-  if (epoch != source.epoch) {
-    source.order = sequence_order(source, epoch);
-    source.epoch = epoch;
+// The sequence that a source gives after `count` others.
+std::int64_t TrainLoader::sequence_at(Source& source, std::int64_t count) const {
+  const std::int64_t epoch = count / source.sequences.size();
+  auto order = source.orders.find(epoch);
+  if (order == source.orders.end()) {
+    order = source.orders.emplace(epoch, sequence_order(source, epoch)).first;
+    while (source.orders.size() > 2) source.orders.erase(source.orders.begin());
   }
-  Sequence sequence = source.sequences[Source::place(source.order, index)];
-  sequence.source = static_cast<std::int32_t>(source_index);
-  ++source.count;
-  ++total_;
+  return Source::place(order->second, count % source.sequences.size());
+}
+
+std::vector<TrainLoader::Place> TrainLoader::upcoming(std::int64_t num_sequences, std::int64_t skip) {
+  std::vector<std::int64_t> counts;
+  for (const Source& source : sources_) counts.push_back(source.count);
+  std::vector<Place> places;
+  for (std::int64_t i = 0; i < skip + num_sequences; ++i) {
+    const std::size_t s = pick_source(counts, total_ + i);
+    const std::int64_t count = counts[s]++;
+    if (i >= skip) places.push_back({static_cast<std::int32_t>(s), sequence_at(sources_[s], count)});
+  }
+  return places;
+}
+
+Sequence TrainLoader::read(const Place& place) const {
+  Sequence sequence = at(place.source).sequences[place.sequence];
+  sequence.source = place.source;
   return sequence;
+}
+
+void TrainLoader::advance(std::span<const Place> places) {
+  for (const Place& place : places) ++sources_.at(static_cast<std::size_t>(place.source)).count;
+  total_ += std::ssize(places);
 }
 
 std::vector<Sequence> TrainLoader::next_step(std::int64_t num_sequences) {
   ADEPT_CHECK(num_sequences >= 1, "{} sequences", num_sequences);
+  const std::vector<Place> places = upcoming(num_sequences);
   std::vector<Sequence> sequences;
-  sequences.reserve(static_cast<std::size_t>(num_sequences));
-  for (std::int64_t i = 0; i < num_sequences; ++i) sequences.push_back(next_of(pick_source()));
+  sequences.reserve(places.size());
+  for (const Place& place : places) sequences.push_back(read(place));
+  advance(places);
   return sequences;
 }
 

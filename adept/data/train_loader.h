@@ -6,7 +6,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -56,8 +58,21 @@ class TrainLoader {
   /// sequence, seq_len, EOS or temperature out of range.
   TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions options);
 
+  /// A sequence of an epoch of a source.
+  struct Place {
+    std::int32_t source = 0;
+    std::int64_t sequence = 0;
+
+    bool operator==(const Place&) const = default;
+  };
+
   /// The next sequences of the run, not beyond max_sequences(); `source` is the index of each one's source.
   std::vector<Sequence> next_step(std::int64_t num_sequences);
+  /// The same in parts: where the sequences after the next `skip` are, without a change of the position; reading one,
+  /// also while another thread calls the other functions, except load_state(); and moving the position.
+  std::vector<Place> upcoming(std::int64_t num_sequences, std::int64_t skip = 0);
+  Sequence read(const Place& place) const;
+  void advance(std::span<const Place> places);
 
   std::int64_t num_sources() const { return static_cast<std::int64_t>(sources_.size()); }
   const std::string& source_name(std::int64_t source) const { return at(source).dataset.name(); }
@@ -111,12 +126,11 @@ class TrainLoader {
   struct Source {
     TokenDataset dataset;
     DocumentTag tag;
-    SequenceSet sequences;              // of an epoch
-    std::int64_t tokens_per_epoch = 0;  // of these
-    std::int64_t epoch = -1;
-    std::vector<std::int64_t> order{};  // of the sequences in the epoch `epoch`; empty: as packed
-    WeightSchedule weight{};            // of tokens
-    MixturePart part{};                 // of sequences; its limit is of `count`
+    SequenceSet sequences;                                       // of an epoch
+    std::int64_t tokens_per_epoch = 0;                           // of these
+    std::map<std::int64_t, std::vector<std::int64_t>> orders{};  // of the sequences in recent epochs; empty: as packed
+    WeightSchedule weight{};                                     // of tokens
+    MixturePart part{};                                          // of sequences; its limit is of `count`
     std::int64_t count = 0;
     std::int64_t count_at_anchor = 0;
 
@@ -139,8 +153,8 @@ class TrainLoader {
   Source make_source(const TrainSource& given) const;
   std::int64_t limit_of(const TrainSource& given, const Source& source) const;
   std::vector<std::int64_t> sequence_order(const Source& source, std::int64_t epoch) const;
-  std::size_t pick_source() const;
-  Sequence next_of(std::size_t source);
+  std::size_t pick_source(std::span<const std::int64_t> counts, std::int64_t total) const;
+  std::int64_t sequence_at(Source& source, std::int64_t count) const;
   std::vector<std::string> differences(const Json& state, OtherMixture other) const;
 
   TrainLoaderOptions options_;

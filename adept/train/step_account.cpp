@@ -28,13 +28,16 @@ void StepAccount::begin() {
 
 void StepAccount::end(const StepResult& result, std::span<const data::Sequence> sequences,
                       std::span<const model::Batch> micro_batches, std::int64_t cached, std::int64_t cache_bytes,
-                      TrainerState& state) {
+                      double waited, TrainerState& state) {
   const MemoryUse memory = step_memory(resident(), result, std::ssize(micro_batches), bytes_->most());
   const bool is_first = memory_.peak == 0;
   if (memory.peak > memory_.peak) memory_ = memory;
   memory_.cache = cache_bytes;  // it grows from step to step
   if (is_first) log_info("peak memory of the first step: {}", describe(memory_));
-  measure_speed(sequences, micro_batches, cached, steady_seconds() - began_, state);
+  const double seconds = steady_seconds() - began_;
+  seconds_ += seconds;
+  waited_ += waited;
+  measure_speed(sequences, micro_batches, cached, seconds, state);
 }
 
 void StepAccount::measure_speed(std::span<const data::Sequence> sequences, std::span<const model::Batch> micro_batches,

@@ -24,12 +24,15 @@ class StepAccount {
   /// Starts a step. Only one at a time.
   void begin();
   /// Ends the step: adds its time, tokens and operations to `state`. `cached`: positions read from the activation
-  /// cache; `cache_bytes`: size of its file. Logs the memory after the first step of the session.
+  /// cache; `cache_bytes`: size of its file; `waited`: seconds until the sequences were there. Logs the memory after
+  /// the first step of the session.
   void end(const StepResult& result, std::span<const data::Sequence> sequences,
-           std::span<const model::Batch> micro_batches, std::int64_t cached, std::int64_t cache_bytes,
+           std::span<const model::Batch> micro_batches, std::int64_t cached, std::int64_t cache_bytes, double waited,
            TrainerState& state);
 
   const StepMeter& meter() const { return meter_; }
+  /// The share of this session's steps that was spent waiting for data, 0 to 1.
+  double data_wait() const { return seconds_ > 0 ? waited_ / seconds_ : 0; }
   /// Memory of the step with the highest peak; zero before the first.
   const MemoryUse& memory() const { return memory_; }
   /// Before a step.
@@ -45,7 +48,8 @@ class StepAccount {
   StepMeter meter_;
   bool rate_was_checked_ = false;  // measured again, because a step came close to it
   MemoryUse memory_;
-  double began_ = 0;  // seconds
+  double began_ = 0;  // seconds, as are:
+  double seconds_ = 0, waited_ = 0;
   std::optional<StepBytes> bytes_;
 };
 

@@ -15,6 +15,7 @@ Json to_json(const TrainSummary& s) {
                {"nonfinite_steps", s.nonfinite_steps},
                {"speed_of_light", s.speed_of_light}};
   if (s.memory.peak == 0) return json;  // no step in this session
+  json["data_wait"] = s.data_wait;
   json["memory_bytes"] = to_json(s.memory);
   json["activation_cache"] = {{"bytes", s.activation_cache.bytes},
                               {"positions_read", s.activation_cache.positions_read},

@@ -22,8 +22,9 @@ struct TrainSummary {
   double train_seconds = 0;          ///< spent in steps
   double tokens_per_second = 0;
   double speed_of_light =
-      0;             ///< time of the necessary matrix products at the machine's rate, as a share of train_seconds
-  MemoryUse memory;  ///< of this session's steps
+      0;                 ///< time of the necessary matrix products at the machine's rate, as a share of train_seconds
+  double data_wait = 0;  ///< share of this session's steps that was spent waiting for data
+  MemoryUse memory;      ///< of this session's steps
   model::ActivationCacheStats activation_cache;  ///< of this session
 };
 Json to_json(const TrainSummary& summary);

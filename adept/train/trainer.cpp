@@ -51,6 +51,7 @@ TrainSummary Trainer::run(bool resume) {
   else
     require_no_checkpoints(inputs_.run_dir);
   plan();
+  prefetcher_.emplace(state_.loader);
   log_.emplace(inputs_.config, inputs_.run_dir, state_.counts, account_);
   kept_activations_.emplace(KeptActivationsInputs{.config = inputs_.config,
                                                   .loader = state_.loader,
@@ -137,14 +138,15 @@ StepResult Trainer::take_step() {
   const auto seed = static_cast<std::uint64_t>(inputs_.config.seed);
   at::manual_seed(random_bits(seed, RandomStream::kDropout, static_cast<std::uint64_t>(counts.step)));
   const std::int64_t wanted = std::min(c.batch_size * c.grad_accum, length_.sequences - state_.loader.num_sequences());
-  const std::vector<data::Sequence> sequences = state_.loader.next_step(wanted);
+  const std::vector<data::Sequence> sequences = prefetcher_->next_step(wanted, length_.sequences);
   const std::vector<model::Batch> micro_batches = to_micro_batches(sequences, c.batch_size, decoder_.device());
   const std::int64_t read_before = kept_activations_->stats().positions_read;
   const StepResult result =
       train_step(kept_activations_->for_step(sequences), trainable_, state_.optimizer, micro_batches,
                  rates_.of_units(counts), c.max_grad_norm, c.activation_checkpointing);
   const model::ActivationCacheStats cache = kept_activations_->stats();
-  account_.end(result, sequences, micro_batches, cache.positions_read - read_before, cache.bytes, counts);
+  account_.end(result, sequences, micro_batches, cache.positions_read - read_before, cache.bytes,
+               prefetcher_->seconds_waited(), counts);
   if (result.finite && result.num_targets > 0)
     add_losses(counts.source_losses, state_.loader, sequences, result.sequence_losses);
   ++counts.step;
@@ -216,6 +218,7 @@ TrainSummary Trainer::summarize() const {
           .train_seconds = c.train_seconds,
           .tokens_per_second = per_second(static_cast<double>(c.total_tokens)),
           .speed_of_light = per_second(c.necessary_flops / account_.meter().matmul_rate()),
+          .data_wait = account_.data_wait(),
           .memory = account_.memory(),
           .activation_cache = kept_activations_->stats()};
 }

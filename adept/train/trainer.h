@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "adept/config/run_config.h"
+#include "adept/data/prefetcher.h"
 #include "adept/data/train_loader.h"
 #include "adept/eval/evaluate.h"
 #include "adept/io/model_identity.h"
@@ -89,7 +90,8 @@ class Trainer {
   TrainingLength length_;
   StepAccount account_;
   DivergenceCheck divergence_;
-  std::optional<TrainingLog> log_;                   // set at the start of run()
+  std::optional<data::Prefetcher> prefetcher_;       // set at the start of run()
+  std::optional<TrainingLog> log_;                   // likewise
   std::optional<KeptActivations> kept_activations_;  // likewise
 };
 

@@ -40,6 +40,7 @@ void TrainingLog::step(TrainerState& state, const StepResult& result, double rat
                  {"lr", rate},
                  {"grad_norm", result.grad_norm},
                  {"speed_of_light", meter.speed_of_light()},
+                 {"data_wait", account_.data_wait()},
                  {"memory_bytes", to_json(account_.memory())},
                  {"nonfinite_steps", state.nonfinite_total}};
   values.update(mean_losses(state.source_losses));
