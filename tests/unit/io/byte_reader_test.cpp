@@ -1,5 +1,6 @@
 #include "adept/io/line_reader.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <sys/stat.h>
 #include <zlib.h>
@@ -15,6 +16,7 @@ namespace adept::io {
 namespace {
 
 using adept::test::Reads;
+using adept::test::Says;
 
 using test::data_error;
 using test::TemporaryDirectory;
@@ -169,14 +171,81 @@ TEST(ByteReader, SeveralMembersAreOneStream) {
   EXPECT_TRUE(read_text_file(directory / "x.gz") == text) << "zeros may follow";
 }
 
-TEST(ByteReader, TheContentDecidesNotTheName) {
-  const TemporaryDirectory directory;
-  test::write(directory / "x.txt", gzip("text"));
-  EXPECT_EQ(read_text_file(directory / "x.txt"), "text");
-  test::write(directory / "x.gz", "text");
-  EXPECT_THAT(data_error([&] { ByteReader(directory / "x.gz"); }), Reads(".../x.gz: ...not ...gzip data....gz..."));
-  test::write(directory / "x.gz", "");
-  EXPECT_THAT(data_error([&] { ByteReader(directory / "x.gz"); }), HasSubstr("/x.gz: is empty; expected gzip"));
+struct Compression {
+  const char* name;
+  const char* extension;
+  std::string (*compress)(std::string_view text);
+  std::size_t least;       ///< bytes that a second member has to be told from other data
+  std::size_t header;      ///< bytes that may change without the text; what follows is checked
+  std::size_t check_size;  ///< bytes at the end: the checksum, and gzip's length
+  std::vector<std::string> garbage;
+};
+
+class Compressed : public testing::TestWithParam<Compression> {
+ protected:
+  std::string path(const std::string& name = "x") const { return directory_ / (name + GetParam().extension); }
+  std::string error_with(std::string_view contents) const {
+    test::write(path(), contents);
+    return data_error([&] { read_text_file(path()); });
+  }
+  static std::string compress(std::string_view text) { return GetParam().compress(text); }
+
+  const TemporaryDirectory directory_;
+  const std::string text_ = "some text that is compressed, and repeated: some text that is compressed";
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    ByteReader, Compressed,
+    testing::Values(Compression{"gzip", ".gz", gzip, 2, 10, 8, {"x", "\x1f", std::string("\0x", 2), "\x1fz"}},
+                    Compression{
+                        "zstd", ".zst", [](std::string_view text) { return zstd(text); }, 1, 4, 4, {"more text"}}),
+    [](const auto& instance) { return std::string(instance.param.name); });
+
+TEST_P(Compressed, IsKnownByItsContentsNotItsName) {
+  test::write(directory_ / "x.txt", compress("text"));
+  EXPECT_EQ(read_text_file(directory_ / "x.txt"), "text");
+  const auto [name, extension] = std::pair(GetParam().name, GetParam().extension);
+  EXPECT_THAT(error_with("text"), Reads(fmt::format(".../x{}: ...not ...{} data...{}...", extension, name, extension)));
+  EXPECT_THAT(error_with(""), Says(fmt::format("/x{}: is empty; expected {}", extension, name)));
+}
+
+TEST_P(Compressed, EveryTruncationIsReported) {
+  const std::string whole = compress(text_);
+  for (std::size_t size = 0; size < whole.size(); ++size) {
+    EXPECT_THAT(error_with(whole.substr(0, size)), HasSubstr(path() + ": ")) << size;
+    if (size >= GetParam().least) {
+      EXPECT_THAT(error_with(whole + whole.substr(0, size)), HasSubstr("The file is cut short")) << "second " << size;
+    }
+  }
+}
+
+TEST_P(Compressed, EveryFlippedBitIsReportedOrHarmless) {
+  const std::string whole = compress(text_), file = directory_ / "x.txt";
+  for (std::size_t bit = 8 * GetParam().header; bit < 8 * whole.size(); ++bit) {
+    std::string changed = whole;
+    changed[bit / 8] = static_cast<char>(changed[bit / 8] ^ (1 << bit % 8));
+    test::write(file, changed);
+    std::string found;
+    const std::string message = data_error([&] { found = read_text_file(file); });
+    EXPECT_TRUE(found == text_ || message.find(file) != std::string::npos) << bit << " " << message;
+    if (bit >= 8 * (whole.size() - GetParam().check_size)) {
+      EXPECT_THAT(message, HasSubstr("/x.txt: ")) << "checksum and length";
+    }
+  }
+}
+
+TEST_P(Compressed, GarbageAfterItIsReported) {
+  for (const std::string& garbage : GetParam().garbage)
+    EXPECT_THAT(error_with(compress("text") + garbage),
+                Says(fmt::format("other data after the {} data", GetParam().name)));
+}
+
+TEST_P(Compressed, GrowsNoMoreThanTextDoes) {
+  EXPECT_THAT(error_with(compress(std::string(100 << 20, '\0'))),
+              Says(fmt::format("/x{}: ...{} data ...256 times", GetParam().extension, GetParam().name)));
+  EXPECT_THAT(data_error([&] { lines_of(path(), 1 << 30); }), HasSubstr("256 times"));
+  test::write(path("short"), compress(std::string(1 << 20, 'a')));
+  EXPECT_EQ(read_text_file(path("short")).size(), 1u << 20);
 }
 
 TEST(ByteReader, RefusesOtherCompressions) {
@@ -196,49 +265,6 @@ TEST(ByteReader, RefusesOtherCompressions) {
   EXPECT_EQ(read_text_file(directory / "x.txt"), "BZh is how this text starts");
 }
 
-TEST(ByteReader, EveryTruncationOfGzipIsReported) {
-  const TemporaryDirectory directory;
-  const auto path = directory / "x.gz";
-  const std::string whole = gzip("some text that is compressed, and repeated: some text that is compressed");
-  for (std::size_t size = 0; size < whole.size(); ++size) {
-    test::write(path, std::string_view(whole).substr(0, size));
-    EXPECT_THAT(data_error([&] { read_text_file(path); }), HasSubstr(path.string() + ": ")) << size;
-    if (size >= 2) {
-      test::write(path, whole + whole.substr(0, size));
-      EXPECT_THAT(data_error([&] { read_text_file(path); }), HasSubstr("The file is cut short")) << "second " << size;
-    }
-  }
-}
-
-TEST(ByteReader, EveryFlippedBitOfGzipIsReportedOrHarmless) {
-  const TemporaryDirectory directory;
-  const auto path = directory / "x.txt";
-  const std::string text = "some text that is compressed, and repeated: some text that is compressed";
-  const std::string whole = gzip(text);
-  constexpr std::size_t kHeader = 10;  // its time, flags and system do not change the text
-  for (std::size_t bit = 8 * kHeader; bit < 8 * whole.size(); ++bit) {
-    std::string changed = whole;
-    changed[bit / 8] = static_cast<char>(changed[bit / 8] ^ (1 << bit % 8));
-    test::write(path, changed);
-    std::string found;
-    const std::string message = data_error([&] { found = read_text_file(path); });
-    EXPECT_TRUE(found == text || message.find(path.string()) != std::string::npos) << bit << " " << message;
-    if (bit >= 8 * (whole.size() - 8)) {
-      EXPECT_THAT(message, HasSubstr("incorrect")) << "checksum and length";
-    }
-  }
-}
-
-TEST(ByteReader, GarbageAfterGzipIsReported) {
-  const TemporaryDirectory directory;
-  const std::string whole = gzip("text");
-  for (const std::string& garbage :
-       {std::string("x"), std::string("\x1f", 1), std::string("\0x", 2), std::string("\x1fz")}) {
-    test::write(directory / "x.gz", whole + garbage);
-    EXPECT_THAT(data_error([&] { read_text_file(directory / "x.gz"); }), HasSubstr("other data after the gzip data"));
-  }
-}
-
 TEST(ByteReader, FramesOfZstdAreOneStream) {
   const TemporaryDirectory directory;
   const std::string text = long_text();
@@ -247,47 +273,10 @@ TEST(ByteReader, FramesOfZstdAreOneStream) {
     frames += zstd(std::string_view(text).substr(i, 100'000)) + skippable("between");
   test::write(directory / "x", frames);
   EXPECT_TRUE(read_text_file(directory / "x") == text) << "whatever its name";
-  test::write(directory / "x.zst", "text");
-  EXPECT_THAT(data_error([&] { ByteReader(directory / "x.zst"); }), Reads(".../x.zst: ...not ...zstd data....zst..."));
-  test::write(directory / "x.zst", "");
-  EXPECT_THAT(data_error([&] { ByteReader(directory / "x.zst"); }), HasSubstr("/x.zst: is empty; expected zstd"));
 }
 
-TEST(ByteReader, EveryTruncationOfZstdIsReported) {
+TEST(ByteReader, RefusesZstdWithAWindowThatAsksForTooMuch) {
   const TemporaryDirectory directory;
-  const auto path = directory / "x.zst";
-  const std::string whole = zstd("some text that is compressed, and repeated: some text that is compressed");
-  for (std::size_t size = 1; size < whole.size(); ++size) {
-    test::write(path, std::string_view(whole).substr(0, size));
-    EXPECT_THAT(data_error([&] { read_text_file(path); }), HasSubstr(path.string() + ": ")) << size;
-    test::write(path, whole + whole.substr(0, size));
-    EXPECT_THAT(data_error([&] { read_text_file(path); }), HasSubstr("The file is cut short")) << "second " << size;
-  }
-}
-
-TEST(ByteReader, EveryFlippedBitOfZstdIsReportedOrHarmless) {
-  const TemporaryDirectory directory;
-  const auto path = directory / "x.txt";
-  const std::string text = "some text that is compressed, and repeated: some text that is compressed";
-  const std::string whole = zstd(text);
-  for (std::size_t bit = 32; bit < 8 * whole.size(); ++bit) {
-    std::string changed = whole;
-    changed[bit / 8] = static_cast<char>(changed[bit / 8] ^ (1 << bit % 8));
-    test::write(path, changed);
-    std::string found;
-    const std::string message = data_error([&] { found = read_text_file(path); });
-    EXPECT_TRUE(found == text || message.find(path.string()) != std::string::npos) << bit << " " << message;
-  }
-}
-
-TEST(ByteReader, RefusesZstdThatIsDamagedOrAsksForTooMuch) {
-  const TemporaryDirectory directory;
-  const std::string whole = zstd("text");
-  test::write(directory / "x.zst", whole + "more text");
-  EXPECT_THAT(data_error([&] { read_text_file(directory / "x.zst"); }), HasSubstr("other data after the zstd data"));
-  test::write(directory / "x.zst", zstd(std::string(100 << 20, '\0')));
-  EXPECT_THAT(data_error([&] { read_text_file(directory / "x.zst"); }),
-              HasSubstr("/x.zst: the zstd data expand to more than 256 times their size"));
   std::string wide = zstd(long_text());
   ASSERT_EQ(wide[4] & 0x20, 0) << "a window follows";
   wide[5] = static_cast<char>(18 << 3);  // 2^28 bytes
@@ -316,16 +305,6 @@ TEST(ByteReader, RefusesWhatCannotBeRead) {
   EXPECT_THAT(data_error([&] { ByteReader(directory / "none"); }),
               AllOf(HasSubstr("/none: "), HasSubstr("No such file")));
   EXPECT_THAT(data_error([&] { ByteReader(directory.path()); }), HasSubstr("is a folder; expected a file"));
-}
-
-TEST(ByteReader, RefusesWhatGrowsAsNoTextDoes) {
-  const TemporaryDirectory directory;
-  test::write(directory / "zeros.txt.gz", gzip(std::string(100 << 20, '\0')));
-  EXPECT_THAT(data_error([&] { read_text_file(directory / "zeros.txt.gz"); }),
-              HasSubstr("/zeros.txt.gz: the gzip data expand to more than 256 times their size"));
-  EXPECT_THAT(data_error([&] { lines_of(directory / "zeros.txt.gz", 1 << 30); }), HasSubstr("256 times"));
-  test::write(directory / "short.gz", gzip(std::string(1 << 20, 'a')));
-  EXPECT_EQ(read_text_file(directory / "short.gz").size(), 1u << 20);
 }
 
 TEST(ReadTextFile, IsBounded) {

@@ -283,61 +283,62 @@ TEST(Log, HoldsTheScheduledRateAndTheCountsOfEachLine) {
   EXPECT_GT(log.back()["epoch"].get<double>(), log.front()["epoch"].get<double>());
 }
 
-TEST(Log, ALineHoldsTheMeanOverTheTokensOfItsSteps) {
+// A run of five steps whose model stays the base, logged after steps 3 and 5.
+struct RunAtRateZero {
+  RunAtRateZero() {
+    config.train.learning_rate = 0;
+    config.train.max_steps = 5;
+    config.train.logging_steps = 3;
+    train(config, model.expanded, dir / "run");
+    log = lines_of(dir / "run" / "trainer_log.jsonl");
+    EXPECT_EQ(log.size(), 2U);
+  }
+
+  // What the base predicts of these sequences.
+  LossSum losses_of(std::span<const data::Sequence> sequences) const {
+    const at::NoGradGuard no_grad;
+    const model::Batch batch = model::to_batch(data::make_batch(sequences), at::kCPU);
+    const at::Tensor losses = base.token_losses(base.forward(batch.input_ids, batch.context()), batch.targets);
+    return {.nats = losses.sum(at::kDouble).item<double>(), .tokens = batch.num_targets};
+  }
+
   const test::TemporaryDirectory dir;
-  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  const test::ExpandedModel model = test::write_expanded_model(dir.path(), "llama", {1, 3});
   config::RunConfig config = small_config();
-  config.train.learning_rate = 0;  // the model stays the base
-  config.train.max_steps = 5;
-  config.train.logging_steps = 3;
-  train(config, model.expanded, dir / "run");
-  const auto log = lines_of(dir / "run" / "trainer_log.jsonl");
-  ASSERT_EQ(log.size(), 2U) << "after step 3 and after the last";
+  std::vector<Json> log;
   const model::Decoder base = test::load_decoder(model.base);
   data::TrainLoader loader = make_loader(config);
-  for (const auto& [line, steps] : {std::pair{0, 3}, {1, 2}}) {
-    const at::NoGradGuard no_grad;
-    const model::Batch batch = model::to_batch(data::make_batch(loader.next_step(steps * 4)), at::kCPU);
-    const double loss = base.token_losses(base.forward(batch.input_ids, batch.context()), batch.targets)
-                            .sum(at::kDouble)
-                            .item<double>();
-    EXPECT_NEAR(log[static_cast<std::size_t>(line)]["loss"].get<double>(),
-                loss / static_cast<double>(batch.num_targets), 1e-4);
-  }
+};
+// Index in the log, and steps since the line before.
+constexpr std::pair<std::size_t, int> kLoggedSteps[] = {{0, 3}, {1, 2}};
+
+double mean_of(const LossSum& sum) { return sum.nats / static_cast<double>(sum.tokens); }
+
+TEST(Log, ALineHoldsTheMeanOverTheTokensOfItsSteps) {
+  RunAtRateZero run;
+  for (const auto& [line, steps] : kLoggedSteps)
+    EXPECT_NEAR(run.log.at(line)["loss"].get<double>(), mean_of(run.losses_of(run.loader.next_step(steps * 4))), 1e-4);
 }
 
 TEST(Log, ALineHoldsTheLossOfEachSourceWhichTogetherAreTheLoss) {
-  const test::TemporaryDirectory dir;
-  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
-  config::RunConfig config = small_config();
-  config.train.learning_rate = 0;  // the model stays the base
-  config.train.max_steps = 5;
-  config.train.logging_steps = 3;
-  train(config, model.expanded, dir / "run");
-  const auto log = lines_of(dir / "run" / "trainer_log.jsonl");
-  ASSERT_EQ(log.size(), 2U);
-  const model::Decoder base = test::load_decoder(model.base);
-  data::TrainLoader loader = make_loader(config);
-  for (const auto& [index, steps] : {std::pair{0U, 3}, {1U, 2}}) {
-    const at::NoGradGuard no_grad;
+  RunAtRateZero run;
+  for (const auto& [line, steps] : kLoggedSteps) {
     std::map<std::string, LossSum> expected;
-    for (const data::Sequence& sequence : loader.next_step(steps * 4)) {
-      const model::Batch alone = model::to_batch(data::make_batch({&sequence, 1}), at::kCPU);
-      LossSum& sum = expected[loader.source_name(sequence.source)];
-      sum.nats += base.token_losses(base.forward(alone.input_ids, alone.context()), alone.targets)
-                      .sum(at::kDouble)
-                      .item<double>();
-      sum.tokens += alone.num_targets;
+    for (const data::Sequence& sequence : run.loader.next_step(steps * 4)) {
+      const LossSum alone = run.losses_of({&sequence, 1});
+      LossSum& sum = expected[run.loader.source_name(sequence.source)];
+      sum.nats += alone.nats;
+      sum.tokens += alone.tokens;
     }
     ASSERT_EQ(expected.size(), 2U);
     LossSum all;
     for (const auto& [name, sum] : expected) {
-      const double found = log[index]["loss/" + name].get<double>();
-      EXPECT_NEAR(found, sum.nats / static_cast<double>(sum.tokens), 1e-5) << name;
+      const double found = run.log.at(line)["loss/" + name].get<double>();
+      EXPECT_NEAR(found, mean_of(sum), 1e-5) << name;
       all.nats += found * static_cast<double>(sum.tokens);
       all.tokens += sum.tokens;
     }
-    EXPECT_NEAR(log[index]["loss"].get<double>(), all.nats / static_cast<double>(all.tokens), 1e-6);
+    EXPECT_NEAR(run.log.at(line)["loss"].get<double>(), mean_of(all), 1e-6);
   }
 }
 
