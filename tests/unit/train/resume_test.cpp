@@ -29,7 +29,8 @@ Json timeless_state(const fs::path& checkpoint) {
 std::vector<Json> timeless_log(const fs::path& run_dir) {
   std::vector<Json> lines = lines_of(run_dir / "trainer_log.jsonl");
   for (Json& line : lines)
-    for (const char* key : {"elapsed_time", "remaining_time", "throughput", "speed_of_light", "memory_bytes"})
+    for (const char* key :
+         {"elapsed_time", "remaining_time", "throughput", "speed_of_light", "data_wait", "memory_bytes"})
       line.erase(key);
   return lines;
 }
@@ -132,7 +133,8 @@ TEST(Resume, RefusesAnotherConfigurationOtherDataAndAnotherProbe) {
               HasSubstr("\n  train.learning_rate: was 0.01, now 0.02"));
   TrainerInputs other_data = make_inputs(config, model.expanded, dir / "run");
   other_data.loader = make_loader(config, 5);
-  EXPECT_THAT(refusal(std::move(other_data)), HasSubstr("source \"domain\": its data (text or tokenizer) has changed"));
+  EXPECT_THAT(refusal(std::move(other_data)),
+              HasSubstr("source \"domain\": its data (text, tokenizer or tag) has changed"));
   TrainerInputs other_probe = make_inputs(config, model.expanded, dir / "run");
   other_probe.probe = probe_batches(32);
   EXPECT_THAT(refusal(std::move(other_probe)), HasSubstr("\n  probe_text: has changed\n"));
