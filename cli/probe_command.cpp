@@ -22,6 +22,7 @@
 #include "adept/run/measure.h"
 #include "adept/run/model_context.h"
 #include "adept/run/text.h"
+#include "adept/run/token_cache.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 

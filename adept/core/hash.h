@@ -19,6 +19,8 @@ class Hasher {
 
   Hasher& update(std::span<const std::byte> bytes);
   Hasher& update(std::string_view text);
+  /// Forgets all data.
+  Hasher& reset();
   /// "xxh3:" and 32 hexadecimal digits for all data so far.
   std::string digest() const;
 
@@ -30,5 +32,8 @@ class Hasher {
 /// Digest of one buffer.
 std::string hash_of(std::span<const std::byte> bytes);
 std::string hash_of(std::string_view text);
+
+/// XXH3-64 of one buffer, for many small ones.
+std::uint64_t short_hash_of(std::span<const std::byte> bytes);
 
 }  // namespace adept

@@ -119,6 +119,8 @@ void Progress::print(bool last) {
   std::string line = fmt::format("{:<10} ", stage_);
   if (!options_.source.empty()) line += options_.source + "  ";
   line += count();
+  if (options_.counts == "bytes" && done_ > options_.start && seconds > 0)
+    line += fmt::format("  {}/s", format_bytes(std::llround(static_cast<double>(done_ - options_.start) / seconds)));
   if (!options_.rate_unit.empty() && work_ > 0 && seconds > 0)
     line += fmt::format("  {} {}/s", format_count(static_cast<std::int64_t>(static_cast<double>(work_) / seconds)),
                         options_.rate_unit);

@@ -20,7 +20,7 @@ std::string format_bytes(std::int64_t bytes);
 class Progress {
  public:
   struct Options {
-    std::string counts{};           ///< what is counted, such as "steps"; "bytes" are shown in kB or MB
+    std::string counts{};           ///< what is counted, such as "steps"; "bytes" are shown in kB or MB, with a rate
     std::string source{};           ///< the subject, such as the name of a text
     std::string rate_unit = "tok";  ///< what `work` counts, shown as "tok/s"; empty shows no rate
     double plain_interval = 60.0;   ///< seconds between lines when standard error is not a terminal
@@ -42,6 +42,8 @@ class Progress {
 
   /// For a stage that learns its total after it started, or ends early.
   void set_total(std::int64_t total) { total_ = total; }
+  /// For a stage that learns later how many an earlier process has done.
+  void set_start(std::int64_t start) { options_.start = done_ = start; }
   /// `done`: how many are done so far; `work`: tokens processed so far; `note`: free text such as "loss 2.931".
   void update(std::int64_t done, std::int64_t work = 0, const std::string& note = "");
   /// Prints the last line, with the total and the elapsed time.

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "adept/core/error.h"
+#include "adept/core/signals.h"
 #include "adept/data/conversations.h"
 #include "adept/data/record_text.h"
 #include "adept/data/source_files.h"
@@ -39,6 +40,24 @@ struct InputFile {
 
 }  // namespace
 
+struct ReaderPlace::File {
+  std::size_t index = 0;
+  // When it was opened.
+  SourceCounts counts;
+  std::vector<SkippedRecord> skipped;
+  std::string contents;
+};
+
+Json ReaderPlace::to_json() const {
+  const File none;
+  const File& file = file_ ? *file_ : none;
+  return {{"file", file.index},
+          {"documents", documents_},
+          {"counts", data::to_json(file.counts)},
+          {"skipped", data::to_json(file.skipped)},
+          {"contents", file.contents}};
+}
+
 struct DocumentReader::State {
   State(const TextSource& text_source, const ChatTemplate* chat) : source(text_source), converter(source) {
     ADEPT_CHECK(!source.messages_field || chat != nullptr, "messages without a chat template");
@@ -53,6 +72,12 @@ struct DocumentReader::State {
   }
 
   bool next(std::string& text) {
+    if (!find_next(text)) return false;
+    ++place.documents_;
+    return true;
+  }
+
+  bool find_next(std::string& text) {
     clear_or_release(text);
     for (;;) {
       if (!rendered.empty()) {
@@ -61,6 +86,9 @@ struct DocumentReader::State {
       }
       if (!reader) {
         if (next_file == files.size()) return false;
+        place.file_ =
+            std::make_shared<const ReaderPlace::File>(ReaderPlace::File{next_file, counts, skipped, contents});
+        place.documents_ = 0;
         open(files[next_file++].path);
       }
       switch (reader->next(record, fault)) {
@@ -119,11 +147,39 @@ struct DocumentReader::State {
     reader.reset();
     const InputFile& file = files[next_file - 1];
     finished_bytes += file_bytes(file.path);
+    if (hashes_contents) contents = extend_content_hash(contents, file.path);
     if (stamp_of(file.path) != file.stamp)
       throw DataError(
           "{}: has changed while it was read; expected a file that no process writes to. Run again once it "
           "is complete.",
           file.path.string());
+  }
+
+  void go_to(const Json& json) {
+    const auto fail = [&](const std::string& problem) {
+      throw DataError(
+          "source \"{}\": {}, so reading cannot go on where it was interrupted: the files are not the same any more. "
+          "Start again in another folder.",
+          source.name, problem);
+    };
+    std::int64_t documents = 0;
+    try {
+      next_file = json.at("file").get<std::size_t>();
+      documents = json.at("documents").get<std::int64_t>();
+      counts = source_counts_from_json(json.at("counts"), "the place in the source");
+      skipped = skipped_records_from_json(json.at("skipped"), "the place in the source");
+      contents = json.at("contents").get<std::string>();
+    } catch (const Json::exception& error) {
+      fail(fmt::format("its place cannot be read ({})", error.what()));
+    }
+    if (next_file >= files.size()) fail(fmt::format("it has {} files, not more than {}", files.size(), next_file));
+    for (std::size_t i = 0; i < next_file; ++i) finished_bytes += file_bytes(files[i].path);
+    const std::size_t index = next_file;
+    for (std::string text; place.documents_ < documents;) {
+      throw_if_interrupted();
+      if (!next(text) || place.file_->index != index)
+        fail(fmt::format("{} has fewer than {} documents", files[index].path.string(), documents));
+    }
   }
 
   bool accept(std::string& text) {
@@ -176,6 +232,9 @@ struct DocumentReader::State {
   std::string last_position;                          // of the file that was closed last, or of the last conversation
   Record record;
   Fault fault;
+  ReaderPlace place;
+  bool hashes_contents = false;
+  std::string contents;  // hash of the files that were closed
   std::int64_t finished_bytes = 0;
   std::int64_t total_bytes = 0;
   SourceCounts counts;
@@ -189,6 +248,10 @@ DocumentReader::DocumentReader(DocumentReader&&) noexcept = default;
 DocumentReader& DocumentReader::operator=(DocumentReader&&) noexcept = default;
 
 bool DocumentReader::next(std::string& text) { return state_->next(text); }
+ReaderPlace DocumentReader::place() const { return state_->place; }
+void DocumentReader::go_to(const Json& place) { state_->go_to(place); }
+void DocumentReader::hash_contents() { state_->hashes_contents = true; }
+const std::string& DocumentReader::hash_of_contents() const { return state_->contents; }
 const SourceCounts& DocumentReader::counts() const { return state_->counts; }
 const std::vector<SkippedRecord>& DocumentReader::skipped() const { return state_->skipped; }
 std::string DocumentReader::position() const {

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <vector>
 
 #include "adept/core/error.h"
 #include "adept/core/progress.h"
@@ -60,6 +59,32 @@ SourceCounts source_counts_from_json(const Json& json, const std::string& where)
   counts.skipped = read_reasons(json, "skipped", where);
   counts.ignored = read_reasons(json, "ignored", where);
   return counts;
+}
+
+Json to_json(const SkippedRecord& record) {
+  return {{"where", record.position}, {"reason", record.reason}, {"found", record.found}};
+}
+
+Json to_json(const std::vector<SkippedRecord>& records) {
+  Json json = Json::array();
+  for (const SkippedRecord& record : records) json.push_back(to_json(record));
+  return json;
+}
+
+std::vector<SkippedRecord> skipped_records_from_json(const Json& json, const std::string& where) {
+  std::vector<SkippedRecord> records;
+  const auto text = [&](const Json& record, const char* key) {
+    const auto found = record.find(key);
+    if (found == record.end() || !found->is_string())
+      throw DataError("{}: skipped.{} is missing or not a string; the file is damaged.", where, key);
+    return found->get<std::string>();
+  };
+  if (!json.is_array()) throw DataError("{}: skipped is not a list; the file is damaged.", where);
+  for (const Json& record : json) {
+    if (!record.is_object()) throw DataError("{}: skipped has a record that is not an object.", where);
+    records.push_back({text(record, "where"), text(record, "reason"), text(record, "found")});
+  }
+  return records;
 }
 
 std::string format_source_table(std::span<const NamedCounts> rows) {

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "adept/core/json.h"
 
@@ -27,6 +28,22 @@ struct SourceCounts {
 Json to_json(const SourceCounts& counts);
 /// The inverse of to_json. Throws DataError, with `where`, for anything else.
 SourceCounts source_counts_from_json(const Json& json, const std::string& where);
+
+/// A bad record that was skipped.
+struct SkippedRecord {
+  std::string position;  ///< "file:line"
+  std::string reason;
+  std::string found;
+
+  bool operator==(const SkippedRecord&) const = default;
+};
+inline constexpr std::size_t kMaxListedSkips = 100;
+
+/// {"where", "reason", "found"}.
+Json to_json(const SkippedRecord& record);
+Json to_json(const std::vector<SkippedRecord>& records);
+/// The inverse. Throws DataError, with `where`, for anything else.
+std::vector<SkippedRecord> skipped_records_from_json(const Json& json, const std::string& where);
 
 /// One row of the table.
 struct NamedCounts {

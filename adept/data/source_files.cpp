@@ -12,6 +12,7 @@
 #include "adept/core/error.h"
 #include "adept/core/file.h"
 #include "adept/core/signals.h"
+#include "adept/data/interchange/token_files.h"
 #include "adept/data/source_paths.h"
 #include "adept/data/splits.h"
 #include "adept/io/byte_reader.h"
@@ -287,7 +288,11 @@ const Format& format_in(const TextSource& source, const fs::path& file) {
   return format != nullptr ? *format : format_of_stream(file);
 }
 
-SourceFiles find_files(const TextSource& source) { return FileFinder(source).find(); }
+SourceFiles find_files(const TextSource& source) {
+  if (std::optional<TokenFiles> tokens = find_token_files(source))
+    return {.files = std::move(tokens->files), .ignored = {}, .are_tokens = true};
+  return FileFinder(source).find();
+}
 
 void check_not_read(const TextSource& source, const fs::path& output, const std::string& option,
                     const std::vector<std::string>& records) {

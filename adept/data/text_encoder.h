@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -24,11 +25,19 @@ struct TextEncoder {
   std::int64_t vocab_size = 0;  ///< every id is in 0 .. vocab_size-1; the model's size, if there is a model
   std::string fingerprint{};    ///< changes when the ids may change
   std::function<std::string(std::int32_t)> token_of{};  ///< the token of an id, for messages; may be empty
-  std::shared_ptr<const ChatTemplate> chat{};           ///< renders the conversations that are encoded; may be null
+  std::optional<std::int32_t> eos{};                    ///< ends a document; unset: not known
+  /// Of what the ids mean, for ids that come from elsewhere: vocabulary_fingerprint(); may be empty.
+  std::function<std::string()> vocabulary{};
+  /// The text of ids without special tokens, for ids that come from elsewhere; may be empty.
+  std::function<std::string(std::span<const std::int32_t>)> text_of{};
+  std::shared_ptr<const ChatTemplate> chat{};  ///< renders the conversations that are encoded; may be null
 
   /// The same ids; throws DataError for the first one outside the vocabulary.
   void encode_checked(std::string_view text, IdSink sink) const;
 };
+
+/// Hash of the tokens of all ids: equal for tokenizers whose ids mean the same, however their files are written.
+std::string vocabulary_fingerprint(const Tokenizer& tokenizer);
 
 /// A document gets exactly the ids of its tokenizer, including the post-processor's special tokens. `vocab_size` is
 /// that of the model; without a model, the size that the tokenizer's ids require.

@@ -1,7 +1,11 @@
 #include "adept/data/text_source.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <vector>
 
 #include "adept/core/file.h"
@@ -13,11 +17,14 @@
 namespace adept::data {
 namespace {
 
-constexpr std::size_t kBlockBytes = std::size_t{1} << 20;
+constexpr std::size_t kHashBlock = std::size_t{1} << 20;
+constexpr std::int64_t kSmallFile = 64 << 10;  // whose bytes are all part of the fingerprint
+constexpr std::int64_t kSampleBytes = 4 << 10;
+constexpr std::int64_t kNumSamples = 16;
 
-void hash_file(const std::filesystem::path& path, Hasher& hasher) {
-  const UniqueFd fd = io::open_rereadable(path);
-  std::vector<char> block(kBlockBytes);
+// All bytes from the current position on.
+void hash_rest(const UniqueFd& fd, const std::filesystem::path& path, Hasher& hasher) {
+  std::vector<char> block(kHashBlock);
   std::uint64_t size = 0;
   while (const std::size_t count = read_some(fd.get(), block, path)) {
     throw_if_interrupted();
@@ -25,6 +32,29 @@ void hash_file(const std::filesystem::path& path, Hasher& hasher) {
     size += count;
   }
   hasher.update(fmt::format("\n{} bytes\n", size));
+}
+
+// Evenly spread, from the first bytes to the last.
+void hash_samples(const UniqueFd& fd, const std::filesystem::path& path, std::int64_t size, Hasher& hasher) {
+  std::vector<char> sample(kSampleBytes);
+  for (std::int64_t i = 0; i < kNumSamples; ++i) {
+    const std::int64_t at = (size - kSampleBytes) / (kNumSamples - 1) * i;
+    if (::lseek(fd.get(), i + 1 == kNumSamples ? size - kSampleBytes : at, SEEK_SET) < 0)
+      throw system_error(path, "read", errno);
+    const std::size_t count = read_some(fd.get(), sample, path);
+    hasher.update(std::string_view(sample.data(), count));
+  }
+}
+
+void hash_version(const std::filesystem::path& path, Hasher& hasher) {
+  const UniqueFd fd = io::open_rereadable(path);
+  struct stat status = {};
+  if (::fstat(fd.get(), &status) != 0) throw system_error(path, "look at", errno);
+  if (io::is_stream(path) || !S_ISREG(status.st_mode)) return hash_rest(fd, path, hasher);
+  hasher.update(
+      fmt::format("{} bytes, modified {}.{}\n", status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec));
+  if (status.st_size <= kSmallFile) return hash_rest(fd, path, hasher);
+  hash_samples(fd, path, status.st_size, hasher);
 }
 
 }  // namespace
@@ -40,11 +70,26 @@ std::string source_fingerprint(const TextSource& source) {
     hasher.update(fmt::format("template {}\n{}\n", source.text_template->size(), *source.text_template));
   if (source.messages_field)
     hasher.update(fmt::format("messages {}\n{}\n", source.messages_field->size(), *source.messages_field));
-  for (const std::filesystem::path& file : find_files(source).files) {
-    hasher.update(fmt::format("kind {}\n", format_index(format_in(source, file))));
-    hash_file(file, hasher);
+  const SourceFiles found = find_files(source);
+  for (const std::filesystem::path& file : found.files) {
+    throw_if_interrupted();
+    hasher.update(found.are_tokens ? "tokens\n" : fmt::format("kind {}\n", format_index(format_in(source, file))));
+    hash_version(file, hasher);
   }
   return hasher.digest();
+}
+
+std::string extend_content_hash(const std::string& hash, const std::filesystem::path& file) {
+  Hasher hasher;
+  hasher.update(hash + "\n");
+  hash_rest(io::open_rereadable(file), file, hasher);
+  return hasher.digest();
+}
+
+std::string content_hash(const TextSource& source) {
+  std::string hash;
+  for (const std::filesystem::path& file : find_files(source).files) hash = extend_content_hash(hash, file);
+  return hash;
 }
 
 }  // namespace adept::data

@@ -20,6 +20,7 @@ class ChatTemplate;
 struct SourceFiles {
   std::vector<std::filesystem::path> files;
   std::map<std::string, std::int64_t> ignored;  ///< other entries found, by reason
+  bool are_tokens = false;                      ///< of another program, or of a store (interchange/token_files.h)
 };
 
 /// Finds the files of a source: paths in the given order, the contents of folders and globs sorted by name, each file
@@ -37,13 +38,19 @@ SourceFiles find_files(const TextSource& source);
 void check_not_read(const TextSource& source, const std::filesystem::path& output, const std::string& option,
                     const std::vector<std::string>& records = {});
 
-/// A bad record that was skipped.
-struct SkippedRecord {
-  std::string position;  ///< "file:line"
-  std::string reason;
-  std::string found;
+/// Where a DocumentReader is after a document. Cheap to copy.
+class ReaderPlace {
+ public:
+  /// For DocumentReader::go_to() in another process: the index of the file, the documents of it that were returned, and
+  /// what was known when it was opened.
+  Json to_json() const;
+
+ private:
+  friend class DocumentReader;
+  struct File;
+  std::shared_ptr<const File> file_;
+  std::int64_t documents_ = 0;
 };
-inline constexpr std::size_t kMaxListedSkips = 100;
 
 /// Reads the documents of a source one by one; one file is open at a time.
 class DocumentReader {
@@ -59,6 +66,17 @@ class DocumentReader {
   /// read, is cut short or damaged, or has changed since this reader was made; and for an invalid record unless the
   /// source skips these.
   bool next(std::string& text);
+  /// After the document that next() returned last.
+  ReaderPlace place() const;
+  /// Continues after a place of an earlier reader of the same files: skips the files before it, and reads the documents
+  /// before it in the open one. Counts and skipped records are those of the earlier reader. Throws DataError if `place`
+  /// is not of these files.
+  void go_to(const Json& place);
+  /// Hash of the bytes of the files that were read to their end, as content_hash() after the last one. Call
+  /// hash_contents() first: each file is then read again when it ends, while it is still in the system's cache.
+  void hash_contents();
+  const std::string& hash_of_contents() const;
+
   /// Counts of everything read so far; tokens are 0. Empty texts and blank lines are always skipped and counted.
   const SourceCounts& counts() const;
   /// The first kMaxListedSkips records that were skipped, without blank lines.
@@ -74,8 +92,14 @@ class DocumentReader {
   std::unique_ptr<State> state_;
 };
 
-/// Hash of everything that determines the documents of a source: the bytes of its files in order, their formats, and
-/// the options, but not names and paths. Reads all files.
+/// Hash that changes if the documents of a source may have changed: the formats, sizes and times of modification of its
+/// files in order, samples of their bytes (all of a small file, or of a stream), and the options, but not names and
+/// paths. Takes a few reads per file.
 std::string source_fingerprint(const TextSource& source);
+
+/// Hash of the bytes of all files in order.
+std::string content_hash(const TextSource& source);
+/// The same step by step: `hash` is that of the files before, at first "".
+std::string extend_content_hash(const std::string& hash, const std::filesystem::path& file);
 
 }  // namespace adept::data

@@ -1,12 +1,12 @@
 #include "adept/data/token_dataset.h"
 
-#include <algorithm>
-#include <utility>
-
 #include "adept/core/error.h"
-#include "adept/data/token_file.h"
+#include "adept/data/token_sink.h"
 
 namespace adept::data {
+
+TokenDataset::TokenDataset(DatasetInfo info, std::string fingerprint, std::shared_ptr<const TokenStorage> storage)
+    : data_(std::make_shared<const Data>(Data{std::move(info), std::move(fingerprint), std::move(storage)})) {}
 
 TokenDataset::TokenDataset(DatasetInfo info, std::span<const std::vector<std::int32_t>> documents,
                            std::span<const std::int64_t> document_bytes) {
@@ -24,21 +24,16 @@ TokenDataset::TokenDataset(DatasetInfo info, std::span<const std::vector<std::in
   *this = sink.finish(std::move(info));
 }
 
-std::int64_t TokenDataset::document_tokens(std::int64_t i) const {
-  const auto at = static_cast<std::size_t>(i);
-  return data_->offsets[at + 1] - data_->offsets[at];
-}
-
-std::int32_t TokenDataset::last_token(std::int64_t i) const {
-  return data_->tokens[static_cast<std::size_t>(data_->offsets[static_cast<std::size_t>(i) + 1] - 1)];
+TokenDataset TokenDataset::renamed(const std::string& name) const {
+  DatasetInfo info = data_->info;
+  info.name = name;
+  return {std::move(info), data_->fingerprint, data_->storage};
 }
 
 void TokenDataset::read(std::int64_t i, std::int64_t begin, std::span<std::int32_t> out) const {
   ADEPT_CHECK(begin >= 0 && std::ssize(out) <= document_tokens(i) - begin, "tokens {} + {} of {} of document {}", begin,
               out.size(), document_tokens(i), i);
-  const auto ids =
-      data_->tokens.subspan(static_cast<std::size_t>(data_->offsets[static_cast<std::size_t>(i)] + begin), out.size());
-  std::copy(ids.begin(), ids.end(), out.begin());
+  if (!out.empty()) data_->storage->read(i, begin, out);
 }
 
 }  // namespace adept::data

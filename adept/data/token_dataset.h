@@ -1,71 +1,81 @@
-// Tokenized documents: in memory, or in a file that is mapped.
-//
-// Legend: D documents, N tokens of all documents.
+// Tokenized documents: in memory (token_sink.h), or in a store on disk (store/token_store.h).
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "adept/data/source_counts.h"
 
 namespace adept::data {
 
-/// The inputs of a dataset.
+/// The inputs of a dataset, and what was read of them.
 struct DatasetInfo {
-  std::string name{};                   ///< of the source
-  std::int64_t vocab_size = 0;          ///< every id is in 0 .. vocab_size-1
-  std::string source_fingerprint{};     ///< of the text: source_fingerprint()
-  std::string tokenizer_fingerprint{};  ///< of the tokenizer
-  SourceCounts counts{};
+  std::string name{};                       ///< of the source
+  std::int64_t vocab_size = 0;              ///< every id is in 0 .. vocab_size-1
+  std::optional<std::int32_t> eos{};        ///< of the tokenizer, if it is known
+  std::string source_fingerprint{};         ///< of the files and options: source_fingerprint()
+  std::string tokenizer_fingerprint{};      ///< of what turns text into ids
+  std::string vocabulary_fingerprint{};     ///< of what the ids mean: vocabulary_fingerprint(); empty: not known
+  std::string content_hash{};               ///< of the files' bytes: content_hash(); empty: not hashed
+  SourceCounts counts{};                    ///< documents and tokens are those of the dataset
+  std::vector<SkippedRecord> skipped = {};  ///< the first kMaxListedSkips records that were skipped
+};
+
+/// Where the ids of a dataset are. Immutable; safe to use from several threads.
+class TokenStorage {
+ public:
+  virtual ~TokenStorage() = default;
+  /// As the functions of TokenDataset; `i` is a document of the dataset, and the ids to read exist.
+  virtual std::int64_t document_tokens(std::int64_t i) const = 0;
+  virtual std::int64_t document_bytes(std::int64_t i) const = 0;
+  virtual std::int32_t last_token(std::int64_t i) const = 0;
+  virtual void read(std::int64_t i, std::int64_t begin, std::span<std::int32_t> out) const = 0;
 };
 
 /// Documents as token ids. Immutable, cheap to copy (copies share the storage), safe to read from several threads.
-/// No document is empty.
+/// No document is empty. Functions that read a store throw DataError for a part that is damaged, the first time that
+/// the part is read.
 class TokenDataset {
  public:
   /// Takes documents from memory; `document_bytes` are the lengths of their UTF-8 text. Sets the counts of documents,
   /// bytes and tokens in `info`. Throws DataError for an id outside the vocabulary; an empty document is a bug.
   TokenDataset(DatasetInfo info, std::span<const std::vector<std::int32_t>> documents,
                std::span<const std::int64_t> document_bytes);
+  /// For what makes datasets. The counts in `info` are those of the storage.
+  TokenDataset(DatasetInfo info, std::string fingerprint, std::shared_ptr<const TokenStorage> storage);
 
-  /// Maps a file that a FileSink wrote. Reads it once to verify sizes, content hash and ids.
-  /// Throws DataError if the file is missing, damaged, cut short, or of another version or kind.
-  static TokenDataset open(const std::filesystem::path& path);
+  /// The same documents as a source of another name.
+  TokenDataset renamed(const std::string& name) const;
 
   const DatasetInfo& info() const { return data_->info; }
   const std::string& name() const { return data_->info.name; }
   const SourceCounts& counts() const { return data_->info.counts; }
   std::int64_t vocab_size() const { return data_->info.vocab_size; }
-  /// Hash of the ids, the documents' boundaries and their byte lengths.
+  /// Hash of the ids, the documents' boundaries and their byte lengths: the same wherever and however they are stored.
   const std::string& fingerprint() const { return data_->fingerprint; }
 
-  std::int64_t num_documents() const { return static_cast<std::int64_t>(data_->bytes.size()); }
-  std::int64_t num_tokens() const { return static_cast<std::int64_t>(data_->tokens.size()); }
+  std::int64_t num_documents() const { return data_->info.counts.documents; }
+  std::int64_t num_tokens() const { return data_->info.counts.tokens; }
   /// The number of ids of document i, at least 1.
-  std::int64_t document_tokens(std::int64_t i) const;
+  std::int64_t document_tokens(std::int64_t i) const { return data_->storage->document_tokens(i); }
   /// Bytes of the text of document i, UTF-8.
-  std::int64_t document_bytes(std::int64_t i) const { return data_->bytes[static_cast<std::size_t>(i)]; }
+  std::int64_t document_bytes(std::int64_t i) const { return data_->storage->document_bytes(i); }
   /// The last id of document i. Like the two above, it does not read the other ids.
-  std::int32_t last_token(std::int64_t i) const;
+  std::int32_t last_token(std::int64_t i) const { return data_->storage->last_token(i); }
   /// Copies ids [begin, begin + out.size()) of document i.
   void read(std::int64_t i, std::int64_t begin, std::span<std::int32_t> out) const;
 
  private:
-  friend class MemorySink;
   struct Data {
     DatasetInfo info;
     std::string fingerprint;
-    std::span<const std::int32_t> tokens;
-    std::span<const std::int64_t> offsets;
-    std::span<const std::int64_t> bytes;
-    std::shared_ptr<const void> owner;  ///< owner of the spans' memory
+    std::shared_ptr<const TokenStorage> storage;
   };
-  explicit TokenDataset(std::shared_ptr<const Data> data) : data_(std::move(data)) {}
-
   std::shared_ptr<const Data> data_;
 };
 

@@ -14,18 +14,21 @@
 #include "adept/core/error.h"
 #include "adept/core/log.h"
 #include "adept/core/signals.h"
-#include "adept/data/token_file.h"
+#include "adept/data/interchange/token_files.h"
+#include "adept/data/token_sink.h"
 
 namespace adept::data {
 namespace {
 
 constexpr std::size_t kStreamedBytes = std::size_t{4} << 20;      // of a document whose ids are not collected first
+constexpr char kWithoutIds[] = "without_ids";                     // documents without ids, in the place of a store
 constexpr std::size_t kMaxBytesInFlight = std::size_t{64} << 20;  // of text, and one document more
 
 /// Documents that one thread tokenizes at a time.
 struct Chunk {
   std::vector<std::string> texts;
   std::vector<std::string> positions;
+  std::vector<ReaderPlace> places;
   std::vector<std::vector<std::int32_t>> ids;
   std::vector<std::int64_t> bytes;  // of the texts that have ids
   std::size_t num_bytes = 0;        // of all texts, as read
@@ -141,6 +144,7 @@ class ChunkReader {
       if (has_text_) break;
       chunk->num_bytes += text_.size();
       chunk->positions.push_back(reader_.position());
+      chunk->places.push_back(reader_.place());
       chunk->texts.push_back(std::move(text_));
       text_.clear();
     }
@@ -154,58 +158,86 @@ class ChunkReader {
   bool has_text_ = false;
 };
 
-// Tokenizes a long document directly into the sink. Returns the number of its ids.
-std::int64_t store_streamed(const Chunk& chunk, const TextEncoder& encoder, TokenSink& sink) {
-  std::int64_t count = 0;
-  try {
-    encoder.encode_checked(chunk.texts.front(), [&](std::span<const std::int32_t> ids) {
-      throw_if_interrupted();
-      count += std::ssize(ids);
-      sink.append(ids);
+/// Passes tokenized documents to a sink, in order.
+class Storing {
+ public:
+  Storing(TokenSink& sink, const TextEncoder& encoder, std::int64_t num_empty)
+      : sink_(sink), encoder_(encoder), num_empty_(num_empty) {}
+
+  void store(Chunk& chunk) {
+    if (chunk.error) std::rethrow_exception(chunk.error);
+    if (chunk.is_streamed()) return store_streamed(chunk);
+    for (std::size_t i = 0; i < chunk.ids.size(); ++i) {
+      sink_.append(chunk.ids[i]);
+      end_document(std::ssize(chunk.ids[i]), chunk.bytes[i], chunk.places[i]);
+      std::vector<std::int32_t>().swap(chunk.ids[i]);
+    }
+  }
+
+  std::int64_t num_tokens() const { return num_tokens_; }
+  std::int64_t num_empty() const { return num_empty_; }  // documents without ids
+
+ private:
+  // Tokenizes a long document directly into the sink.
+  void store_streamed(const Chunk& chunk) {
+    std::int64_t count = 0;
+    try {
+      encoder_.encode_checked(chunk.texts.front(), [&](std::span<const std::int32_t> ids) {
+        throw_if_interrupted();
+        count += std::ssize(ids);
+        sink_.append(ids);
+      });
+    } catch (const DataError& error) {
+      throw DataError("{}: {}", chunk.positions.front(), error.what());
+    }
+    end_document(count, static_cast<std::int64_t>(chunk.num_bytes), chunk.places.front());
+  }
+
+  void end_document(std::int64_t count, std::int64_t bytes, const ReaderPlace& place) {
+    num_tokens_ += count;
+    if (count == 0) {
+      ++num_empty_;
+      return;
+    }
+    sink_.end_document(bytes, [&] {
+      Json json = place.to_json();
+      json[kWithoutIds] = num_empty_;
+      return json;
     });
-  } catch (const DataError& error) {
-    throw DataError("{}: {}", chunk.positions.front(), error.what());
   }
-  if (count > 0) sink.end_document(static_cast<std::int64_t>(chunk.num_bytes));
-  return count;
+
+  TokenSink& sink_;
+  const TextEncoder& encoder_;
+  std::int64_t num_empty_;
+  std::int64_t num_tokens_ = 0;
+};
+
+// Documents of a store that lies elsewhere.
+void copy_store(const std::filesystem::path& folder, const TextSource& source, const TextEncoder& encoder,
+                TokenSink& sink, DatasetInfo& info) {
+  const TokenDataset dataset = open_store_as(folder, source, encoder);
+  std::vector<std::int32_t> ids;
+  for (std::int64_t i = 0; i < dataset.num_documents(); ++i) {
+    throw_if_interrupted();
+    ids.resize(static_cast<std::size_t>(dataset.document_tokens(i)));
+    dataset.read(i, 0, ids);
+    sink.add(ids, dataset.document_bytes(i));
+  }
+  info.counts = dataset.counts();
+  info.skipped = dataset.info().skipped;
 }
 
-// Passes the documents of a chunk to the sink. Returns how many had no ids.
-std::int64_t store(Chunk& chunk, const TextEncoder& encoder, TokenSink& sink, std::int64_t& num_tokens) {
-  if (chunk.error) std::rethrow_exception(chunk.error);
-  if (chunk.is_streamed()) {
-    const std::int64_t count = store_streamed(chunk, encoder, sink);
-    num_tokens += count;
-    return count > 0 ? 0 : 1;
-  }
-  std::int64_t num_empty = 0;
-  for (std::size_t i = 0; i < chunk.ids.size(); ++i) {
-    num_tokens += std::ssize(chunk.ids[i]);
-    if (chunk.ids[i].empty())
-      ++num_empty;
-    else
-      sink.add(chunk.ids[i], chunk.bytes[i]);
-    std::vector<std::int32_t>().swap(chunk.ids[i]);
-  }
-  return num_empty;
-}
-
-TokenDataset run(TokenSink& sink, const TextSource& source, const TextEncoder& encoder, const TokenizeOptions& options,
-                 Progress& progress) {
-  ADEPT_CHECK(encoder.encode && encoder.vocab_size > 0, "an encoder without a vocabulary");
-  DocumentReader reader(source, encoder.chat.get());  // before the files are hashed: it notices changes from here on
-  DatasetInfo info{.name = source.name,
-                   .vocab_size = encoder.vocab_size,
-                   .source_fingerprint = source_fingerprint(source),
-                   .tokenizer_fingerprint = encoder.fingerprint,
-                   .counts = {}};
+// Reads all documents from the reader's place on into the sink, and completes `info`.
+void read_documents(DocumentReader& reader, const TextEncoder& encoder, const TokenizeOptions& options,
+                    Progress& progress, TokenSink& sink, std::int64_t num_empty, DatasetInfo& info) {
   progress.set_total(reader.file_bytes_total());
+  progress.set_start(reader.file_bytes_read());
   const int num_threads = resolve_threads(options.num_threads);
   ChunkReader chunks(reader, options.chunk_bytes);
+  Storing storing(sink, encoder, num_empty);
   std::deque<std::unique_ptr<Chunk>> in_flight;
   std::size_t bytes_in_flight = 0;
   EncoderThreads threads(num_threads, encoder);  // declared after the chunks, so it is destroyed first
-  std::int64_t num_tokens = 0, num_empty = 0;
   for (bool more = true; more || !in_flight.empty();) {
     throw_if_interrupted();
     const auto has_room = [&] {
@@ -224,31 +256,82 @@ TokenDataset run(TokenSink& sink, const TextSource& source, const TextEncoder& e
     if (!in_flight.front()->is_streamed()) threads.wait(*in_flight.front());
     const std::unique_ptr<Chunk> chunk = std::move(in_flight.front());
     in_flight.pop_front();
-    num_empty += store(*chunk, encoder, sink, num_tokens);
+    storing.store(*chunk);
     bytes_in_flight -= chunk->num_bytes;
-    progress.update(reader.file_bytes_read(), num_tokens,
+    progress.update(reader.file_bytes_read(), storing.num_tokens(),
                     fmt::format("{} documents", format_count(reader.counts().documents)));
   }
   info.counts = reader.counts();
-  if (options.skipped != nullptr) *options.skipped = reader.skipped();
-  if (num_empty > 0) info.counts.skipped["no tokens"] += num_empty;
-  progress.finish(fmt::format("{} documents, {} tokens", format_count(info.counts.documents - num_empty),
-                              format_count(num_tokens)));
-  return sink.finish(std::move(info));
+  info.skipped = reader.skipped();
+  info.content_hash = reader.hash_of_contents();
+  if (storing.num_empty() > 0) info.counts.skipped["no tokens"] += storing.num_empty();
+  progress.finish(fmt::format("{} documents, {} tokens", format_count(info.counts.documents - storing.num_empty()),
+                              format_count(storing.num_tokens())));
+}
+
+}  // namespace
+
+DatasetInfo dataset_inputs(const TextSource& source, const TextEncoder& encoder) {
+  ADEPT_CHECK(encoder.encode && encoder.vocab_size > 0, "an encoder without a vocabulary");
+  return {.name = source.name,
+          .vocab_size = encoder.vocab_size,
+          .eos = encoder.eos,
+          .source_fingerprint = source_fingerprint(source),
+          .tokenizer_fingerprint = encoder.fingerprint,
+          .vocabulary_fingerprint = encoder.vocabulary ? encoder.vocabulary() : ""};
+}
+
+namespace {
+
+// Reads a source from `place` (null: from its start) into a sink, and completes `info`.
+void fill_sink(TokenSink& sink, const TextSource& source, const TextEncoder& encoder, const TokenizeOptions& options,
+               const Json& place, Progress& progress, DatasetInfo& info) {
+  if (const std::optional<TokenFiles> tokens = find_token_files(source)) {
+    if (tokens->format == TokenFormat::kStore) return copy_store(tokens->parts.front(), source, encoder, sink, info);
+    return read_token_files(*tokens, encoder, place, progress, sink, info);
+  }
+  DocumentReader reader(source, encoder.chat.get());
+  if (sink.keeps_content_hash()) reader.hash_contents();
+  std::int64_t num_empty = 0;
+  if (!place.is_null()) {
+    reader.go_to(place);
+    num_empty = place.value(kWithoutIds, std::int64_t{0});
+  }
+  read_documents(reader, encoder, options, progress, sink, num_empty, info);
 }
 
 }  // namespace
 
 TokenDataset tokenize(const TextSource& source, const TextEncoder& encoder, const TokenizeOptions& options,
                       Progress& progress) {
+  if (const std::optional<TokenFiles> tokens = find_token_files(source);
+      tokens && tokens->format == TokenFormat::kStore)
+    return open_store_as(tokens->parts.front(), source, encoder);
   MemorySink sink;
-  return run(sink, source, encoder, options, progress);
+  DatasetInfo info = dataset_inputs(source, encoder);
+  fill_sink(sink, source, encoder, options, Json(), progress, info);
+  return sink.finish(std::move(info));
 }
 
-TokenDataset tokenize_to_file(const std::filesystem::path& path, const TextSource& source, const TextEncoder& encoder,
-                              const TokenizeOptions& options, Progress& progress) {
-  FileSink sink(path);
-  return run(sink, source, encoder, options, progress);
+DatasetInfo tokenize_into(TokenSink& sink, const TextSource& source, const TextEncoder& encoder,
+                          const TokenizeOptions& options, Progress& progress) {
+  DatasetInfo info = dataset_inputs(source, encoder);
+  fill_sink(sink, source, encoder, options, Json(), progress, info);
+  return info;
+}
+
+TokenDataset tokenize_to_store(const std::filesystem::path& folder, const TextSource& source,
+                               const TextEncoder& encoder, const TokenizeOptions& options, Progress& progress) {
+  return tokenize_to_store(folder, dataset_inputs(source, encoder), source, encoder, options, progress);
+}
+
+TokenDataset tokenize_to_store(const std::filesystem::path& folder, const DatasetInfo& inputs, const TextSource& source,
+                               const TextEncoder& encoder, const TokenizeOptions& options, Progress& progress) {
+  return build_store(folder, inputs, options.store, [&](StoreWriter& writer) {
+    DatasetInfo info = inputs;
+    fill_sink(writer, source, encoder, options, writer.place(), progress, info);
+    return info;
+  });
 }
 
 }  // namespace adept::data

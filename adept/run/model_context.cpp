@@ -28,8 +28,12 @@
 namespace adept::run {
 
 data::TextEncoder TextModel::encoder(const data::TextSource& source) const {
-  if (!source.messages_field) return data::make_text_encoder(tokenizer, config.vocab_size);
-  return data::make_chat_encoder(tokenizer, config.vocab_size, data::ChatTemplate::from_model_dir(dir));
+  data::TextEncoder encoder = source.messages_field ? data::make_chat_encoder(tokenizer, config.vocab_size,
+                                                                              data::ChatTemplate::from_model_dir(dir))
+                                                    : data::make_text_encoder(tokenizer, config.vocab_size);
+  encoder.eos = data::find_eos(dir, tokenizer);  // an error only where it is used: eos()
+  if (encoder.eos && *encoder.eos >= config.vocab_size) encoder.eos.reset();
+  return encoder;
 }
 
 std::int32_t TextModel::eos() const {

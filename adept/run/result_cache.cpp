@@ -13,8 +13,6 @@
 #include "adept/io/record.h"
 
 namespace adept::run {
-namespace {
-
 namespace fs = std::filesystem;
 
 bool shares_results() {
@@ -24,8 +22,6 @@ bool shares_results() {
   if (setting.empty() || setting == "on") return true;
   throw ConfigError("ADEPT_RESULT_CACHE: found \"{}\"; expected on or off.", setting);
 }
-
-}  // namespace
 
 ResultCache ResultCache::open(const fs::path& own) {
   return ResultCache(shares_results() ? io::cache_directory() / "results" : own);

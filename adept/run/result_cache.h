@@ -10,6 +10,10 @@
 
 namespace adept::run {
 
+/// Whether runs share what they compute, in io::cache_directory(): not with ADEPT_RESULT_CACHE=off. Throws ConfigError
+/// for another value of the variable.
+bool shares_results();
+
 /// A folder of records, keyed by everything that a result depends on.
 class ResultCache {
  public:

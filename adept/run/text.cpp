@@ -1,6 +1,5 @@
 #include "adept/run/text.h"
 
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <cmath>
@@ -9,33 +8,16 @@
 #include <set>
 
 #include "adept/core/error.h"
-#include "adept/core/file.h"
 #include "adept/core/log.h"
 #include "adept/core/random.h"
 #include "adept/data/source_counts.h"
-#include "adept/data/tokenize.h"
 #include "adept/eval/evaluate.h"
-#include "adept/io/atomic_file.h"
+#include "adept/run/token_cache.h"
 
 namespace adept::run {
 namespace {
 
 namespace fs = std::filesystem;
-
-// A token file of the same text and tokenizer, or nothing; a damaged one is recreated.
-std::optional<data::TokenDataset> open_current(const fs::path& path, const std::string& source,
-                                               const std::string& tokenizer, std::int64_t vocab_size) {
-  if (!fs::exists(path)) return std::nullopt;
-  try {
-    data::TokenDataset dataset = data::TokenDataset::open(path);
-    const data::DatasetInfo& info = dataset.info();
-    if (info.source_fingerprint == source && info.tokenizer_fingerprint == tokenizer && info.vocab_size == vocab_size)
-      return dataset;
-  } catch (const DataError& error) {
-    log_warning("{} Tokenizing again.", error.what());
-  }
-  return std::nullopt;
-}
 
 std::vector<std::int64_t> all_indices(const data::SequenceSet& set) {
   std::vector<std::int64_t> indices(static_cast<std::size_t>(set.size()));
@@ -116,45 +98,7 @@ WeightSchedule rest_of(const WeightSchedule& replay) {
   return WeightSchedule(std::move(points));
 }
 
-data::TokenizeOptions tokenize_options() { return {.num_threads = at::get_num_threads()}; }
-
-// Lists skipped records as JSON lines, or removes the list of an earlier text.
-void write_skipped(const fs::path& path, const std::vector<data::SkippedRecord>& skipped) {
-  if (skipped.empty()) {
-    if (is_present(path)) remove_or_warn(path);
-    return;
-  }
-  io::AtomicFile file(path);
-  for (const data::SkippedRecord& record : skipped) {
-    const Json line = {{"where", record.position}, {"reason", record.reason}, {"found", record.found}};
-    file.write(line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
-  }
-  file.commit();
-  log_info("{} lists the first {} skipped records", path.string(), skipped.size());
-}
-
 }  // namespace
-
-data::TokenDataset tokenize_source(const TextModel& model, const data::TextSource& source) {
-  Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
-  return data::tokenize(source, model.encoder(source), tokenize_options(), progress);
-}
-
-data::TokenDataset tokenize_source_cached(const TextModel& model, const data::TextSource& source,
-                                          const fs::path& directory) {
-  const fs::path path = directory / (source.name + ".tokens");
-  const data::TextEncoder encoder = model.encoder(source);
-  if (auto current = open_current(path, data::source_fingerprint(source), encoder.fingerprint, encoder.vocab_size))
-    return *current;
-  fs::create_directories(directory);
-  Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
-  std::vector<data::SkippedRecord> skipped;
-  data::TokenizeOptions options = tokenize_options();
-  options.skipped = &skipped;
-  data::TokenDataset dataset = data::tokenize_to_file(path, source, encoder, options, progress);
-  write_skipped(directory / (source.name + ".skipped.jsonl"), skipped);
-  return dataset;
-}
 
 Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, const fs::path& directory) {
   Datasets datasets;

@@ -18,14 +18,6 @@
 
 namespace adept::run {
 
-/// Tokenizes one source into memory.
-data::TokenDataset tokenize_source(const TextModel& model, const data::TextSource& source);
-
-/// Tokenizes one source into `directory`/<name>.tokens, or maps that file if it was made from the same text, options
-/// and tokenizer. The first records that are skipped are listed in <name>.skipped.jsonl beside it.
-data::TokenDataset tokenize_source_cached(const TextModel& model, const data::TextSource& source,
-                                          const std::filesystem::path& directory);
-
 /// Every source of a configuration, in its order.
 struct Datasets {
   std::vector<data::TokenDataset> train;

@@ -28,7 +28,7 @@ def inputs(tmp_path_factory):
 
 EVAL = ["eval", "--model", "base", "--data", "text.jsonl", "--threads", 1]
 PROBE = ["probe", "--model", "base", "--data", "text.jsonl", "--threads", 1]
-TOKENIZE = ["tokenize", "--model", "base", "--data", "text.jsonl"]
+TOKENIZE = ["tokenize", "--model", "base", "--data", "text.jsonl", "--out-format", "jsonl"]
 EXPAND = ["expand", "--model", "base", "--after", 1]
 WRITERS = {"eval": EVAL, "probe": PROBE, "tokenize": TOKENIZE}
 
@@ -190,7 +190,7 @@ def test_what_another_call_is_writing_stays(folder):
     # Waits with an open temporary until the pipe has a reader: its text comes from there.
     with open(folder / "text.jsonl") as text:
         lines = text.read()
-    waiting = subprocess.Popen([BUILD / "adept", "tokenize", "--model", "base", "--data", "t=/dev/stdin", "--out", "ids"],
+    waiting = subprocess.Popen([BUILD / "adept", "tokenize", "--model", "base", "--data", "t=/dev/stdin", "--out-format", "jsonl", "--out", "ids"],
                                cwd=folder, stdin=subprocess.PIPE, text=True)  # fmt: skip
     while not list(folder.glob(".ids.tmp-*")):
         time.sleep(0.01)

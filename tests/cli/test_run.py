@@ -23,8 +23,8 @@ def test_every_documented_file_is_there(finished):
         "parameter_importance.jsonl", "copies.json", "eval_model.json", "all_results.json", "checkpoint-4/trainer_state.json",
         "checkpoint-6/trainer_state.json", "model/model.safetensors", "model/adept_expansion.json",
         "model/config.json", "model/tokenizer.json", "model/tokenizer_config.json", "model/generation_config.json",
-        "data/domain.tokens", "data/replay.tokens", "data/probe.tokens", "data/held-general.tokens",
-        "data/held-domain.tokens",
+        "data/domain.tokens/store.json", "data/replay.tokens/store.json", "data/probe.tokens/store.json",
+        "data/held-general.tokens/store.json", "data/held-domain.tokens/00000.tokens",
     ):  # fmt: skip
         assert (out / name).is_file(), name
     assert not [path.name for path in out.rglob("*") if ".tmp" in path.name] and not (out / "expanded").exists()

@@ -172,7 +172,7 @@ def test_another_method_in_the_same_directory_leaves_nothing_of_the_first(copied
     assert json.loads((copied / "out" / "model" / "adept_training.json").read_text())["method"] == "full"
 
 
-@pytest.mark.parametrize("stage, file", [("baseline", "data/held-domain.tokens"), ("probe", "eval_base.json")])
+@pytest.mark.parametrize("stage, file", [("baseline", "data/held-domain.tokens/store.json"), ("probe", "eval_base.json")])
 def test_an_interrupt_stops_a_stage_and_the_next_call_goes_on(finished, stage, file, tmp_path):
     folder = finished[0]
     out = tmp_path / "run"

@@ -53,4 +53,12 @@ std::optional<std::int32_t> load_special_token(const std::filesystem::path& mode
   return std::nullopt;
 }
 
+std::optional<std::int32_t> find_eos(const std::filesystem::path& model_dir, const Tokenizer& tokenizer) {
+  try {
+    return load_special_token(model_dir, tokenizer, "eos");
+  } catch (const DataError&) {
+    return std::nullopt;
+  }
+}
+
 }  // namespace adept::data

@@ -22,4 +22,7 @@ namespace adept::data {
 std::optional<std::int32_t> load_special_token(const std::filesystem::path& model_dir, const Tokenizer& tokenizer,
                                                std::string_view role);
 
+/// The id of EOS; nothing if the model names none, or one that it lacks.
+std::optional<std::int32_t> find_eos(const std::filesystem::path& model_dir, const Tokenizer& tokenizer);
+
 }  // namespace adept::data

@@ -13,9 +13,10 @@
 #include <string_view>
 #include <vector>
 
+#include "adept/core/random.h"
+#include "adept/data/store/token_store.h"
 #include "adept/data/text_encoder.h"
 #include "adept/data/token_dataset.h"
-#include "adept/data/token_file.h"
 #include "tests/support/document_ids.h"
 
 namespace adept::data {
@@ -102,12 +103,43 @@ std::string message_of(const Function& function) {
   return "";
 }
 
-/// Writes a dataset that is in memory.
-inline void write_token_file(const std::filesystem::path& path, const TokenDataset& dataset) {
-  FileSink sink(path);
-  for (std::int64_t i = 0; i < dataset.num_documents(); ++i)
-    sink.add(test::document_ids(dataset, i), dataset.document_bytes(i));
-  sink.finish(dataset.info());
+/// Writes a dataset that is in memory into a store.
+inline TokenDataset write_store(const std::filesystem::path& folder, const TokenDataset& dataset,
+                                std::int64_t shard_bytes = StoreOptions().shard_bytes) {
+  return build_store(folder, dataset.info(), {.shard_bytes = shard_bytes}, [&](StoreWriter& writer) {
+    for (std::int64_t i = 0; i < dataset.num_documents(); ++i)
+      writer.add(test::document_ids(dataset, i), dataset.document_bytes(i));
+    return dataset.info();
+  });
+}
+
+/// Everything but where it is.
+inline void expect_equal(const TokenDataset& a, const TokenDataset& b) {
+  EXPECT_EQ(a.fingerprint(), b.fingerprint());
+  EXPECT_EQ(a.name(), b.name());
+  EXPECT_EQ(a.vocab_size(), b.vocab_size());
+  EXPECT_EQ(a.info().source_fingerprint, b.info().source_fingerprint);
+  EXPECT_EQ(a.info().tokenizer_fingerprint, b.info().tokenizer_fingerprint);
+  EXPECT_EQ(a.counts(), b.counts());
+  EXPECT_EQ(a.info().skipped, b.info().skipped);
+  ASSERT_EQ(a.num_documents(), b.num_documents());
+  EXPECT_EQ(a.num_tokens(), b.num_tokens());
+  for (std::int64_t i = 0; i < a.num_documents(); ++i) {
+    EXPECT_EQ(test::document_ids(a, i), test::document_ids(b, i)) << i;
+    EXPECT_EQ(a.last_token(i), b.last_token(i)) << i;
+    EXPECT_EQ(a.document_bytes(i), b.document_bytes(i)) << i;
+  }
+}
+
+/// JSON lines of texts of 0 to 59 letters.
+inline std::string many_lines(int count) {
+  std::string lines;
+  for (int i = 0; i < count; ++i)
+    lines += "{\"text\": \"" +
+             std::string(random_bits(3, RandomStream::kSampling, static_cast<std::uint64_t>(i)) % 60,
+                         static_cast<char>('a' + i % 26)) +
+             "\"}\n";
+  return lines;
 }
 
 }  // namespace adept::data

@@ -377,7 +377,9 @@ TEST(TextSource, FingerprintFollowsTheOptionsThatChangeDocuments) {
   EXPECT_NE(source_fingerprint(with_template(a, "{text}")), base);
   EXPECT_NE(source_fingerprint(with_template(a, "{text}")), source_fingerprint(with_template(a, "{text} ")));
   EXPECT_NE(source_fingerprint({.name = "s", .paths = {a}, .messages_field = "text"}), base);
-  EXPECT_EQ(source_fingerprint(one(folder.write("b.ndjson", "{\"text\":\"a\"}\n"))), base);
+  const auto b = folder.write("b.ndjson", "{\"text\":\"a\"}\n");
+  std::filesystem::last_write_time(b, std::filesystem::last_write_time(a));
+  EXPECT_EQ(source_fingerprint(one(b)), base);
 }
 
 TEST(TextSource, NoticesAFileThatChangesWhileItIsRead) {

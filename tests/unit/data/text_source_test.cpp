@@ -457,17 +457,49 @@ TEST(TextSource, TellsWhereADocumentIs) {
 
 TEST(TextSource, FingerprintFollowsContentAndOptionsNotNames) {
   const TemporaryFolder folder;
-  const auto a = folder.write("a.txt", "one"), b = folder.write("b.txt", "two"), c = folder.write("c.txt", "one");
+  const auto time = fs::file_time_type::clock::now();
+  const auto write = [&](const char* name, const std::string& text) {
+    const std::string path = folder.write(name, text);
+    fs::last_write_time(path, time);
+    return path;
+  };
+  const auto a = write("a.txt", "one"), b = write("b.txt", "two"), c = write("c.txt", "one");
   const auto base = source_fingerprint(source_of({a, b}));
   EXPECT_EQ(source_fingerprint({.name = "other", .paths = {c, b}}), base);
   EXPECT_NE(source_fingerprint(source_of({b, a})), base) << "another order";
   EXPECT_NE(source_fingerprint(source_of({a})), base);
-  EXPECT_NE(source_fingerprint(source_of({folder.write("ab.txt", "onetwo")})), base) << "other documents";
-  EXPECT_NE(source_fingerprint(source_of({folder.write("ab.txt", "onekind 0\ntwo")})), base) << "other documents";
+  EXPECT_NE(source_fingerprint(source_of({write("ab.txt", "onetwo")})), base) << "other documents";
+  EXPECT_NE(source_fingerprint(source_of({write("ab.txt", "onekind 0\ntwo")})), base) << "other documents";
   EXPECT_NE(source_fingerprint({.name = "s", .paths = {a, b}, .text_field = "answer"}), base);
   EXPECT_NE(source_fingerprint({.name = "s", .paths = {a, b}, .txt_record = TxtRecord::kLine}), base);
-  folder.write("b.txt", "twO");
+  write("b.txt", "twO");
   EXPECT_NE(source_fingerprint(source_of({a, b})), base);
+  write("b.txt", "two");
+  EXPECT_EQ(source_fingerprint(source_of({a, b})), base);
+  EXPECT_EQ(content_hash(source_of({c, b})), content_hash(source_of({a, b})));
+  fs::last_write_time(b, time + std::chrono::nanoseconds(1));
+  EXPECT_NE(source_fingerprint(source_of({a, b})), base) << "it may have been written to";
+  EXPECT_EQ(content_hash(source_of({c, b})), content_hash(source_of({a, b}))) << "which reads all";
+}
+
+TEST(TextSource, FingerprintOfALargeFileSamplesItsBytes) {
+  const TemporaryFolder folder;
+  std::string text(std::size_t{1} << 20, 'a');
+  const auto time = fs::file_time_type::clock::now();
+  const auto fingerprint = [&] {
+    const auto path = folder.write("a.txt", text);
+    fs::last_write_time(path, time);
+    return std::pair(source_fingerprint(source_of({path})), content_hash(source_of({path})));
+  };
+  const auto base = fingerprint();
+  for (const std::size_t at : {std::size_t{0}, text.size() - 1, std::size_t{4095}}) {
+    text[at] = 'b';
+    EXPECT_NE(fingerprint().first, base.first) << at;
+    text[at] = 'a';
+  }
+  text[5000] = 'b';  // between two samples: only the time would tell
+  EXPECT_EQ(fingerprint().first, base.first);
+  EXPECT_NE(fingerprint().second, base.second);
 }
 
 TEST(Utf8, FindsTheFirstInvalidByte) {

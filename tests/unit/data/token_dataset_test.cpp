@@ -9,11 +9,9 @@
 #include "adept/core/error.h"
 #include "adept/core/random.h"
 #include "adept/data/text_source.h"
-#include "adept/data/token_file.h"
 #include "adept/data/tokenize.h"
 #include "adept/data/tokenizer/tokenizer.h"
 #include "data_test_util.h"
-#include "tests/support/files.h"
 
 namespace adept::data {
 namespace {
@@ -24,32 +22,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Pair;
 namespace fs = std::filesystem;
-
-void expect_equal(const TokenDataset& a, const TokenDataset& b) {
-  EXPECT_EQ(a.fingerprint(), b.fingerprint());
-  EXPECT_EQ(a.name(), b.name());
-  EXPECT_EQ(a.vocab_size(), b.vocab_size());
-  EXPECT_EQ(a.info().source_fingerprint, b.info().source_fingerprint);
-  EXPECT_EQ(a.info().tokenizer_fingerprint, b.info().tokenizer_fingerprint);
-  EXPECT_EQ(a.counts(), b.counts());
-  ASSERT_EQ(a.num_documents(), b.num_documents());
-  EXPECT_EQ(a.num_tokens(), b.num_tokens());
-  for (std::int64_t i = 0; i < a.num_documents(); ++i) {
-    EXPECT_EQ(test::document_ids(a, i), test::document_ids(b, i)) << i;
-    EXPECT_EQ(a.last_token(i), b.last_token(i)) << i;
-    EXPECT_EQ(a.document_bytes(i), b.document_bytes(i)) << i;
-  }
-}
-
-std::string many_lines(int count) {
-  std::string lines;
-  for (int i = 0; i < count; ++i)
-    lines += "{\"text\": \"" +
-             std::string(random_bits(3, RandomStream::kSampling, static_cast<std::uint64_t>(i)) % 60,
-                         static_cast<char>('a' + i % 26)) +
-             "\"}\n";
-  return lines;
-}
 
 TEST(TokenDataset, HoldsTheDocumentsOfASource) {
   const TemporaryFolder folder;
@@ -78,7 +50,7 @@ TEST(TokenDataset, ReadsAnyPartOfADocument) {
   EXPECT_THROW(dataset.read(2, -1, part), InternalError);
 }
 
-TEST(TokenDataset, IsTheSameWithAnyNumberOfThreadsInMemoryAndInAFile) {
+TEST(TokenDataset, IsTheSameWithAnyNumberOfThreadsInMemoryAndInAStore) {
   const TemporaryFolder folder;
   const TextSource source{.name = "s", .paths = {folder.write("a.jsonl.gz", many_lines(3000))}};
   const TokenDataset one = tokenize(source, byte_encoder(), {.num_threads = 1});
@@ -87,11 +59,10 @@ TEST(TokenDataset, IsTheSameWithAnyNumberOfThreadsInMemoryAndInAFile) {
   for (const int num_threads : {0, 2, 7})
     for (const std::size_t chunk_bytes : {1, 500, 1 << 20}) {
       expect_equal(tokenize(source, byte_encoder(), {.num_threads = num_threads, .chunk_bytes = chunk_bytes}), one);
-      expect_equal(tokenize_to_file(folder / "tokens", source, byte_encoder(),
-                                    {.num_threads = num_threads, .chunk_bytes = chunk_bytes}),
+      expect_equal(tokenize_to_store(folder / fmt::format("{} {}", num_threads, chunk_bytes), source, byte_encoder(),
+                                     {.num_threads = num_threads, .chunk_bytes = chunk_bytes}),
                    one);
     }
-  expect_equal(TokenDataset::open(folder / "tokens"), one);
 }
 
 // A tokenizer of the letters a and b that puts BOS in front of every text.
@@ -162,11 +133,11 @@ TEST(TokenDataset, PassesOnTheErrorsOfReaderAndTokenizer) {
     TextEncoder failing = byte_encoder();
     failing.encode = [](std::string_view, IdSink) { throw DataError("no such luck"); };
     EXPECT_EQ(message_of<DataError>(
-                  [&] { tokenize_to_file(folder / "tokens", {.name = "s", .paths = {path}}, failing, options); }),
+                  [&] { tokenize_to_store(folder / "tokens", {.name = "s", .paths = {path}}, failing, options); }),
               path + ":1: no such luck");
   }
-  EXPECT_FALSE(fs::exists(folder / "tokens")) << "a failure leaves no file";
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1) << "and no temporary one";
+  EXPECT_FALSE(fs::exists(folder / "tokens")) << "a failure leaves no store";
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1) << "and no temporary file";
   EXPECT_THROW(tokenize({.name = "s", .paths = {path}}, byte_encoder(), {.num_threads = -1}), ConfigError);
 }
 
@@ -195,7 +166,7 @@ TEST(TokenDataset, ALongDocumentIsOneAmongOthers) {
   const TextSource source{
       .name = "s",
       .paths = {folder.write("a.txt", "first"), folder.write("b.txt", text), folder.write("c.txt", "last")}};
-  const auto dataset = tokenize_to_file(folder / "tokens", source, byte_encoder(), {.num_threads = 2});
+  const auto dataset = tokenize_to_store(folder / "tokens", source, byte_encoder(), {.num_threads = 2});
   ASSERT_EQ(dataset.num_documents(), 3);
   EXPECT_EQ(dataset.document_tokens(0), 5);
   EXPECT_EQ(dataset.document_tokens(1), std::ssize(text));
@@ -206,7 +177,7 @@ TEST(TokenDataset, ALongDocumentIsOneAmongOthers) {
 TEST(TokenDataset, OfNoDocumentsIsEmptyAndCanBeStored) {
   const TemporaryFolder folder;
   const TextSource source{.name = "s", .paths = {folder.write("a.jsonl", "\n")}};
-  const TokenDataset dataset = tokenize_to_file(folder / "tokens", source, byte_encoder());
+  const TokenDataset dataset = tokenize_to_store(folder / "tokens", source, byte_encoder());
   EXPECT_EQ(dataset.num_documents(), 0);
   EXPECT_EQ(dataset.num_tokens(), 0);
   expect_equal(dataset, tokenize(source, byte_encoder()));
@@ -220,89 +191,6 @@ TEST(TokenDataset, FingerprintFollowsIdsAndBoundaries) {
   EXPECT_EQ(fingerprint({{1, 2}, {3}}), fingerprint({{1, 2}, {3}}));
   EXPECT_NE(fingerprint({{1, 2}, {3}}), fingerprint({{1}, {2, 3}}));
   EXPECT_NE(fingerprint({{1, 2}, {3}}), fingerprint({{1, 2}, {4}}));
-}
-
-TEST(TokenFile, RoundTripsAndOutlivesItsName) {
-  const TemporaryFolder folder;
-  for (const std::vector<std::int64_t>& lengths : {std::vector<std::int64_t>{3, 1, 4}, {2}, {1, 1, 1, 700'000}}) {
-    const TokenDataset dataset = counting_dataset("s", lengths);
-    write_token_file(folder / "tokens", dataset);
-    const TokenDataset read = TokenDataset::open(folder / "tokens");
-    fs::remove(folder / "tokens");
-    expect_equal(read, dataset);
-  }
-}
-
-TEST(TokenFile, RefusesEveryTruncationAndEveryFlippedByte) {
-  const TemporaryFolder folder;
-  write_token_file(folder / "good", counting_dataset("s", {3, 1, 5}));
-  const std::string good = adept::test::read_file(folder / "good");
-  ASSERT_LT(good.size(), 2000u);
-  const auto path = folder.write("bad", good);
-  for (std::size_t at = 0; at < good.size(); ++at) {
-    if (at >= 16 + 36 && at < 16 + 40) continue;  // the padding after an odd number of tokens means nothing
-    const auto put = [&](char c) { std::fstream(path).seekp(static_cast<std::streamoff>(at)).put(c); };
-    for (const int bit : {0, 3, 7}) {
-      put(static_cast<char>(good[at] ^ (1 << bit)));
-      EXPECT_THAT(message_of<DataError>([&] { TokenDataset::open(path); }), HasSubstr(path)) << at << " " << bit;
-    }
-    put(good[at]);
-  }
-  EXPECT_EQ(adept::test::read_file(path), good);
-  for (std::size_t size = good.size(); size-- > 0;) {
-    fs::resize_file(path, size);
-    EXPECT_THAT(message_of<DataError>([&] { TokenDataset::open(path); }), HasSubstr(path)) << size;
-  }
-  EXPECT_THROW(TokenDataset::open(folder.write("long", good + "x")), DataError);
-  EXPECT_THROW(TokenDataset::open(folder / "none"), DataError);
-  EXPECT_THROW(TokenDataset::open(folder.path()), DataError);
-}
-
-TEST(TokenFile, SaysWhatIsWrong) {
-  const TemporaryFolder folder;
-  write_token_file(folder / "good", counting_dataset("s", {3, 1, 5}));
-  const std::string good = adept::test::read_file(folder / "good");
-  const auto problem = [&](std::string bytes) {
-    const auto path = folder.write("bad", bytes);
-    return message_of<DataError>([&] { TokenDataset::open(path); });
-  };
-  EXPECT_THAT(problem("hello"), HasSubstr("too few"));
-  EXPECT_THAT(problem(std::string(500, 'x')), HasSubstr("not a token file"));
-  EXPECT_THAT(problem(std::string(good).replace(8, 1, "\x02")),
-              HasSubstr("format version 2; this build reads version 1"));
-  EXPECT_THAT(problem(good.substr(0, good.size() - 8)), HasSubstr("cut short or damaged"));
-  EXPECT_THAT(problem(std::string(good).replace(16, 1, "\x09")), HasSubstr("tokens do not match their checksum"));
-  // Sizes that would overflow a sum.
-  for (const std::size_t field : {64, 56, 48})
-    EXPECT_THAT(problem(std::string(good).replace(good.size() - field, 8, std::string(8, '\xFF'))),
-                HasSubstr("do not match the sizes"));
-  // 2^60 documents more are 2^64 bytes more: nothing, in arithmetic that wraps around.
-  std::string wrapped = good;
-  wrapped[good.size() - 64 + 7] = static_cast<char>(wrapped[good.size() - 64 + 7] | 0x10);
-  EXPECT_THAT(problem(wrapped), HasSubstr("do not match the sizes"));
-}
-
-// A file with right checksums can still lie; nothing of it may be believed unchecked.
-TEST(TokenFile, RefusesLiesWithRightChecksums) {
-  const TemporaryFolder folder;
-  class Liar : public FileSink {
-   public:
-    using FileSink::FileSink;
-  };
-  const auto finish = [&](std::vector<std::int32_t> ids, std::int64_t bytes, std::int64_t vocab_size) {
-    Liar sink(folder / "lie");
-    sink.add(ids, bytes);
-    return message_of<DataError>([&] { sink.finish({.name = "s", .vocab_size = vocab_size}); });
-  };
-  EXPECT_THAT(finish({1, 9}, 1, 9), HasSubstr("the id 9, outside its vocabulary of 9 ids"));
-  EXPECT_THAT(finish({-2}, 1, 9), HasSubstr("the id -2"));
-  EXPECT_THAT(finish({1}, -5, 9), AnyOf(HasSubstr("-5 bytes"), HasSubstr("not a count")));
-  EXPECT_THAT(finish({}, 1, 9), HasSubstr("empty or ends before"));
-  EXPECT_THAT(finish({1}, 1, 0), HasSubstr("positive vocab_size"));
-}
-
-TEST(TokenFile, CannotBeWrittenWhereThereIsNoFolder) {
-  EXPECT_THROW(write_token_file("/nonexistent/folder/tokens", counting_dataset("s", {3})), DataError);
 }
 
 }  // namespace

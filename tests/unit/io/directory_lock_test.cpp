@@ -4,7 +4,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <optional>
+#include <thread>
 
 #include "tests/unit/io/support.h"
 
@@ -36,6 +38,22 @@ TEST(DirectoryLock, EndsWithItsProcess) {
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   ASSERT_TRUE(WIFSIGNALED(status));
   EXPECT_NO_THROW(DirectoryLock(directory.path()));
+}
+
+TEST(DirectoryLock, WaitsForTheNextProcessToo) {
+  const TemporaryDirectory directory;
+  std::optional<DirectoryLock> lock(directory.path());
+  EXPECT_FALSE(lock->waited());
+  std::thread other([&] {
+    const DirectoryLock second(directory.path(), OnLocked::kWait);
+    EXPECT_TRUE(second.waited());
+    // The first one's file is gone, and this lock holds a new one.
+    EXPECT_THAT(data_error([&] { DirectoryLock third(directory.path()); }), testing::HasSubstr("is using this folder"));
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(150));
+  lock->remove_file();
+  lock.reset();
+  other.join();
 }
 
 TEST(DirectoryLock, SaysWhereItCannotBe) {

@@ -8,7 +8,9 @@
 #include <set>
 
 #include "adept/core/error.h"
+#include "adept/run/token_cache.h"
 #include "tests/support/document_ids.h"
+#include "tests/support/environment.h"
 #include "tests/support/reads.h"
 #include "tests/support/tiny_models.h"
 
@@ -38,6 +40,7 @@ Json letters_tokenizer() {
 }
 
 struct Texts {
+  test::ScopedVariable shared{"ADEPT_RESULT_CACHE", "off"};
   test::TemporaryDirectory dir;
   data::TextSource source;
 
@@ -52,7 +55,7 @@ struct Texts {
     source.txt_record = data::TxtRecord::kLine;
   }
   TextModel model() const { return load_text_model((dir / "model").string()); }
-  fs::path cached() const { return dir / "data/letters.tokens"; }
+  fs::path cached() const { return dir / "data/letters.tokens/00000.tokens"; }
   data::TokenDataset tokens() const { return tokenize_source_cached(model(), source, dir / "data"); }
   // Which file is there: another one has another number.
   std::uint64_t inode() const {
@@ -107,10 +110,43 @@ TEST(TokenCache, IsKeptWhileTextOptionsAndTokenizerAreTheSame) {
   Texts t;
   EXPECT_FALSE(is_made_again(t, [] {}));
   EXPECT_FALSE(is_made_again(t, [&] {
-    fs::last_write_time(t.dir / "text.txt", fs::file_time_type::clock::now());
     fs::rename(t.dir / "text.txt", t.dir / "moved.txt");
     t.source.paths = {(t.dir / "moved.txt").string()};
-  })) << "the same bytes elsewhere";
+  })) << "the same file elsewhere";
+}
+
+TEST(TokenCache, OfAFileThatWasTouchedIsMadeAgainWithTheSameFingerprint) {
+  Texts t;
+  const std::string before = t.tokens().fingerprint();
+  EXPECT_TRUE(is_made_again(
+      t, [&] { fs::last_write_time(t.dir / "text.txt", fs::file_time_type::clock::now() + std::chrono::seconds(5)); }));
+  EXPECT_EQ(t.tokens().fingerprint(), before) << "so no later stage is repeated";
+}
+
+TEST(TokenCache, IsSharedByRunsOfTheSameTextAndLinkedInEach) {
+  Texts t;
+  const test::ScopedVariable on("ADEPT_RESULT_CACHE", "on"), cache("XDG_CACHE_HOME", (t.dir / "cache").string());
+  const data::TokenDataset first = t.tokens();
+  EXPECT_TRUE(fs::is_symlink(t.dir / "data/letters.tokens"));
+  EXPECT_TRUE(fs::exists(t.cached()));
+  t.source.name = "others";
+  const data::TokenDataset second = tokenize_source_cached(t.model(), t.source, t.dir / "data");
+  EXPECT_EQ(second.fingerprint(), first.fingerprint());
+  EXPECT_EQ(second.name(), "others");
+  const auto stores = [&] {
+    return std::distance(fs::directory_iterator(t.dir / "cache/adept/tokens"), fs::directory_iterator());
+  };
+  EXPECT_EQ(stores(), 1);
+  t.source.txt_record = data::TxtRecord::kFile;
+  tokenize_source_cached(t.model(), t.source, t.dir / "data");
+  EXPECT_EQ(stores(), 2);
+  // Unused for long, it is removed when another one is made; a dataset that is open stays.
+  const fs::path old = fs::read_symlink(t.dir / "data/letters.tokens");
+  fs::last_write_time(old, fs::file_time_type::clock::now() - std::chrono::hours(24 * 31));
+  test::write_file(t.dir / "text.txt", "another text");
+  tokenize_source_cached(t.model(), t.source, t.dir / "data");
+  EXPECT_FALSE(fs::exists(old));
+  EXPECT_EQ(test::document_ids(first, 1), (std::vector<std::int32_t>{3, 4}));
 }
 
 TEST(TokenCache, IsMadeAgainWhenTheTextChanges) {
@@ -146,13 +182,28 @@ TEST(TokenCache, IsMadeAgainWhenTheFileIsDamaged) {
   Texts t;
   EXPECT_TRUE(is_made_again(t, [&] {
     std::string bytes = test::read_file(t.cached());
-    bytes[20] = static_cast<char>(bytes[20] ^ 1);
+    bytes[bytes.size() - 1] = static_cast<char>(bytes.back() ^ 1);
     fs::remove(t.cached());
     test::write_file(t.cached(), bytes);
     fs::remove(t.dir / "second");
     fs::create_hard_link(t.cached(), t.dir / "second");
   }));
   EXPECT_THAT(test::document_ids(t.tokens(), 0), ElementsAre(0, 1, 2));
+}
+
+TEST(TokenCache, IsCheckedAsAWholeOnRequest) {
+  Texts t;
+  t.tokens();
+  std::string bytes = test::read_file(t.cached());
+  bytes[20] = static_cast<char>(bytes[20] ^ 1);  // an id
+  test::write_file(t.cached(), bytes);
+  EXPECT_NO_THROW(t.tokens());
+  try {
+    tokenize_source_cached(t.model(), t.source, t.dir / "data", Verify::kNow);
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const DataError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("00000.tokens: block 0"));
+  }
 }
 
 // What is not used is not checked: only packing asks for the EOS token.

@@ -1,0 +1,116 @@
+#include "adept/run/token_cache.h"
+
+#include <ATen/Parallel.h>
+
+#include <chrono>
+#include <system_error>
+#include <vector>
+
+#include "adept/core/error.h"
+#include "adept/core/file.h"
+#include "adept/core/hash.h"
+#include "adept/core/log.h"
+#include "adept/data/interchange/token_files.h"
+#include "adept/data/store/token_store.h"
+#include "adept/data/tokenize.h"
+#include "adept/io/atomic_file.h"
+#include "adept/io/cache_directory.h"
+#include "adept/run/result_cache.h"
+
+namespace adept::run {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr auto kLongestUnused = std::chrono::hours(24 * 30);
+
+data::TokenizeOptions tokenize_options() {
+  return {.num_threads = at::get_num_threads(), .store = {.on_other = data::OnOtherStore::kReplace}};
+}
+
+fs::path store_in_cache(const data::DatasetInfo& inputs) {
+  const std::string hash = hash_of(data::inputs_of(inputs, data::StoreOptions().shard_bytes).dump());
+  return io::cache_directory() / "tokens" / hash.substr(std::string_view("xxh3:").size());
+}
+
+// A store's time of modification is that of its last use.
+void mark_used(const fs::path& store) {
+  std::error_code ignored;
+  fs::last_write_time(store, fs::file_time_type::clock::now(), ignored);
+}
+
+// A process that has opened a store keeps it.
+void remove_unused(const fs::path& cache) {
+  std::error_code error;
+  std::vector<fs::path> unused;
+  for (fs::directory_iterator it(cache, error), end; !error && it != end; it.increment(error)) {
+    std::error_code gone;
+    const auto used = it->last_write_time(gone);
+    if (!gone && fs::file_time_type::clock::now() - used > kLongestUnused) unused.push_back(it->path());
+  }
+  for (const fs::path& store : unused) {
+    log_info("{}: removed, because no run used these tokens for 30 days", store.string());
+    remove_or_warn(store);
+  }
+}
+
+// `link` shows where the tokens of a run are.
+void show_store(const fs::path& link, const fs::path& store) {
+  std::error_code error;
+  if (fs::is_symlink(link, error) && fs::read_symlink(link, error) == store) return;
+  if (fs::is_symlink(link, error) || data::is_store(link)) fs::remove_all(link, error);
+  fs::create_directory_symlink(store, link, error);
+  if (error) log_warning("{}: cannot be linked to {}: {}", link.string(), store.string(), error.message());
+}
+
+void verify_now(const fs::path& store, const data::TextSource& source) {
+  Progress progress("verify", 0, {.counts = "tokens", .source = source.name});
+  data::verify_store(store, progress);
+}
+
+}  // namespace
+
+data::TokenDataset tokenize_source(const TextModel& model, const data::TextSource& source) {
+  Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
+  return data::tokenize(source, model.encoder(source), tokenize_options(), progress);
+}
+
+data::TokenDataset tokenize_source_cached(const TextModel& model, const data::TextSource& source,
+                                          const fs::path& directory, Verify verify) {
+  const data::TextEncoder encoder = model.encoder(source);
+  if (const auto tokens = data::find_token_files(source); tokens && tokens->format == data::TokenFormat::kStore) {
+    if (verify == Verify::kNow) verify_now(tokens->parts.front(), source);
+    return data::open_store_as(tokens->parts.front(), source, encoder);
+  }
+  const data::DatasetInfo inputs = data::dataset_inputs(source, encoder);
+  const fs::path own = directory / (source.name + ".tokens");
+  const bool is_shared = shares_results();
+  const fs::path store = is_shared ? store_in_cache(inputs) : own;
+  fs::create_directories(directory);
+  if (std::error_code error; !is_shared && fs::is_symlink(own, error)) fs::remove(own, error);
+  if (is_shared && !data::is_store(store)) remove_unused(store.parent_path());
+  Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
+  data::TokenDataset dataset = data::tokenize_to_store(store, inputs, source, encoder, tokenize_options(), progress);
+  if (is_shared) {
+    mark_used(store);
+    show_store(own, store);
+  }
+  if (verify == Verify::kNow) verify_now(store, source);
+  write_skipped(directory / (source.name + ".skipped.jsonl"), dataset.info().skipped);
+  return dataset;
+}
+
+void write_skipped(const fs::path& path, const std::vector<data::SkippedRecord>& skipped) {
+  if (skipped.empty()) {
+    if (is_present(path)) remove_or_warn(path);
+    return;
+  }
+  std::string lines;
+  for (const data::SkippedRecord& record : skipped)
+    lines += data::to_json(record).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  if (is_present(path) && read_all(open_for_reading(path), path, lines.size()) == lines) return;
+  io::write_file_atomically(path, lines);
+  log_info("{} lists the first {} skipped records", path.string(), skipped.size());
+}
+
+}  // namespace adept::run

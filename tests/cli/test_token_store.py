@@ -1,0 +1,483 @@
+"""Token stores: `adept tokenize --out`, killed and continued, used by runs; and the token files of other programs."""
+
+import gzip
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import time
+
+import pytest
+import text_models
+from conftest import BUILD, run_program
+
+TEXTS = text_models.sentences("domain", 40)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    text_models.save("llama_tied", folder / "base")
+    text_models.write_jsonl(folder / "text.jsonl", TEXTS)
+    return folder
+
+
+def adept(folder, *arguments, check=True, **options):
+    return run_program("adept", *arguments, cwd=folder, check=check, **options)
+
+
+def tokenize(folder, *arguments, **options):
+    return adept(folder, "tokenize", "--model", "base", *arguments, **options)
+
+
+def error_of(process, code):
+    assert process.returncode == code, process.stderr
+    return process.stderr.rpartition("error: ")[2]
+
+
+def ids_of(folder, path):
+    return [json.loads(line) for line in tokenize(folder, "--data", path).stdout.splitlines()]
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_store_holds_the_ids_of_the_text_and_says_what_it_is_of(folder):
+    process = tokenize(folder, "--data", "text.jsonl", "--out", "store")
+    assert re.search(r"^tokenize   text  .* MB/s|kB/s", process.stderr, re.M)
+    assert re.search(rf"^text +1 +{len(TEXTS)} ", process.stderr, re.M), process.stderr
+    assert sorted(files_of(folder / "store")) == ["00000.tokens", "store.json"]
+    assert ids_of(folder, "store") == ids_of(folder, "text.jsonl") == [text_models.encode(text) for text in TEXTS]
+    record = json.loads((folder / "store" / "store.json").read_text())
+    assert (record["bytes_per_id"], record["eos"], record["counts"]["documents"]) == (2, text_models.EOS, len(TEXTS))
+    again = tokenize(folder, "--data", "text.jsonl", "--out", "store", "--verify")
+    assert "tok/s" not in re.sub("^verify.*", "", again.stderr, flags=re.M), "it is there"
+
+
+def test_skipped_records_are_listed_beside_a_store(folder):
+    (folder / "bad.jsonl").write_text('{"text": "the river"}\nbad\n{"text": 3}\n')
+    assert "bad.jsonl:2: invalid JSON" in error_of(tokenize(folder, "--data", "bad.jsonl", "--out", "store", check=False), 1)
+    assert not (folder / "store").exists()
+    tokenize(folder, "--data", "bad.jsonl", "--out", "store", "--on-bad-record", "skip")
+    lines = [json.loads(line) for line in (folder / "store" / "skipped.jsonl").read_text().splitlines()]
+    assert [line["where"] for line in lines] == ["bad.jsonl:2", "bad.jsonl:3"]
+    (folder / "good.jsonl").write_text('{"text": "the river"}\n')
+    tokenize(folder, "--data", "good.jsonl", "--out", "store", "--force")
+    assert not (folder / "store" / "skipped.jsonl").exists()
+
+
+# ------------------------------------------------------------------------------------------------- killed, and waited for
+
+
+@pytest.fixture(scope="module")
+def large(inputs):
+    """Files of several kinds, with bad records, that fill some dozens of small shards."""
+    (inputs / "large").mkdir()
+    for i in range(3):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in text_models.sentences("general", 1500, seed=i)) + "bad\n\n"
+        with gzip.open(inputs / "large" / f"{i}.jsonl.gz", "wt") as file:
+            file.write(lines)
+    (inputs / "large" / "3.txt").write_text(" ".join(text_models.sentences("domain", 500)))
+    return inputs
+
+
+LARGE = ["--data", "large", "--on-bad-record", "skip", "--shard-bytes", 6000]
+
+
+def start(folder, *arguments):
+    command = [BUILD / "adept", "tokenize", "--model", "base", *arguments]
+    return subprocess.Popen([*map(str, command)], cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline and process.poll() is None, "too late"
+        time.sleep(0.0005)
+
+
+def test_a_call_that_is_killed_goes_on_and_writes_the_same_bytes(large, tmp_path):
+    tokenize(large, *LARGE, "--out", tmp_path / "whole")
+    expected = files_of(tmp_path / "whole")
+    assert len(expected) > 20
+    kills = 0
+    for shard in range(1, len(expected) - 4, 4):
+        process = start(large, *LARGE, "--out", tmp_path / "store")
+        try:
+            wait_for((tmp_path / "store" / f"{shard:05}.tokens").exists, process)
+            process.kill()
+        except AssertionError:
+            assert process.poll() == 0  # it was faster
+        kills += process.wait() == -signal.SIGKILL
+    last = tokenize(large, *LARGE, "--out", tmp_path / "store")
+    assert kills >= 3
+    if "going on after" in last.stderr:
+        assert int(re.search(r"going on after (\d+) finished shards", last.stderr)[1]) >= shard
+    assert files_of(tmp_path / "store") == expected
+
+
+def test_an_interrupt_says_that_the_same_command_goes_on(large, tmp_path):
+    process = start(large, *LARGE, "--out", tmp_path / "store")
+    wait_for((tmp_path / "store" / "00001.tokens").exists, process)
+    process.send_signal(signal.SIGINT)
+    messages = process.communicate()[1]
+    assert process.returncode == 130, messages
+    assert f"finished shards are kept in {tmp_path}/store" in messages
+    assert not list((tmp_path / "store").glob(".*.tmp-*"))
+    assert "going on after" in tokenize(large, *LARGE, "--out", tmp_path / "store").stderr
+
+
+def test_a_second_process_waits_for_the_first_and_uses_its_store(large, tmp_path):
+    first = start(large, *LARGE, "--out", tmp_path / "store")
+    wait_for((tmp_path / "store" / "00001.tokens").exists, first)
+    first.send_signal(signal.SIGSTOP)
+    others = [start(large, *LARGE, "--out", tmp_path / "store") for _ in range(2)]
+    for other in others:
+        assert f"{tmp_path}/store: waiting for process {first.pid}" in other.stderr.readline()
+    others[0].send_signal(signal.SIGINT)
+    assert others[0].wait(10) == 130, "the wait ends"
+    first.send_signal(signal.SIGCONT)
+    rest = others[1].communicate()[1]
+    assert first.wait() == others[1].returncode == 0
+    assert "tok/s" not in rest and "finished shards" not in rest, rest
+    assert not (tmp_path / "store" / ".lock").exists()
+
+
+# --------------------------------------------------------------------------------------------------- checks and refusals
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_damage_is_found_where_it_is_read_and_by_verify(folder):
+    tokenize(folder, "--data", "text.jsonl", "--out", "store")
+    flip(folder / "store" / "00000.tokens", 20)
+    error = error_of(tokenize(folder, "--data", "store", check=False), 1)
+    assert "store/00000.tokens: block 0, ids 0 to" in error and "Delete the folder store and tokenize again" in error
+    same = tokenize(folder, "--data", "text.jsonl", "--out", "store")
+    assert "warning" not in same.stderr, "a start reads no ids"
+    error = error_of(tokenize(folder, "--data", "text.jsonl", "--out", "store", "--verify", check=False), 1)
+    assert "store/00000.tokens: block 0" in error
+    (folder / "store" / "store.json").write_text("{")
+    assert "store/store.json" in error_of(tokenize(folder, "--data", "text.jsonl", "--out", "store", check=False), 1)
+    forced = tokenize(folder, "--data", "text.jsonl", "--out", "store", "--force")
+    assert "store.json" in forced.stderr and "Tokenizing again." in forced.stderr
+    assert ids_of(folder, "store") == ids_of(folder, "text.jsonl")
+
+
+def test_verify_notices_text_that_changed_behind_its_size_and_time(folder):
+    path = folder / "long.txt"
+    path.write_text("the river " * 20_000)
+    tokenize(folder, "--data", "long.txt", "--out", "store", "--verify")
+    before = path.stat()
+    text = bytearray(path.read_bytes())
+    text[6000:6003] = b"THE"
+    path.write_bytes(text)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "warning" not in tokenize(folder, "--data", "long.txt", "--out", "store").stderr
+    error = error_of(tokenize(folder, "--data", "long.txt", "--out", "store", "--verify", check=False), 1)
+    assert 'was made of other text than source "long" has now' in error and error.count("xxh3:") == 2
+
+
+def test_a_store_of_other_text_is_replaced_on_request_only(folder):
+    tokenize(folder, "--data", "text.jsonl", "--out", "store")
+    before = files_of(folder / "store")
+    text_models.write_jsonl(folder / "other.jsonl", TEXTS[:3])
+    error = error_of(tokenize(folder, "--data", "other.jsonl", "--out", "store", check=False), 2)
+    assert "store: contains a token store of other inputs. What differs: the text" in error and "--force" in error
+    assert files_of(folder / "store") == before
+    assert "what changed: the text" in tokenize(folder, "--data", "other.jsonl", "--out", "store", "--force").stderr
+    assert len(ids_of(folder, "store")) == 3
+    (folder / "full").mkdir()
+    (folder / "full" / "notes").write_text("mine")
+    assert "full: is not empty and not a token store (it contains notes)" in error_of(
+        tokenize(folder, "--data", "text.jsonl", "--out", "full", check=False), 1)  # fmt: skip
+
+
+REFUSALS = {
+    "no --out": (["--data", "text.jsonl", "--out-format", "store"], "--out-format store: found no --out; expected --out and --data"),
+    "text": (["--text", "a", "--out", "new", "--out-format", "megatron"], "--out-format megatron: found --text"),
+    "two sources": (["--data", "text.jsonl", "--data", "base/tokenizer.json", "--out", "new"], "found 2 sources; expected one"),
+    "unknown": (["--data", "text.jsonl", "--out-format", "npy"], 'found "npy"; expected one of jsonl, store, megatron'),
+    "verify lines": (["--data", "text.jsonl", "--verify"], "--verify: found together with --out-format jsonl"),
+    "its input": (["--data", "text.jsonl", "--out", "text.jsonl/store"], "text.jsonl"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_options_that_do_not_fit_are_refused(case, inputs):
+    arguments, message = REFUSALS[case]
+    process = tokenize(inputs, *arguments, check=False)
+    assert process.returncode in (1, 2) and message in process.stderr, process.stderr
+    assert not (inputs / "new").exists()
+
+
+def test_a_store_inside_a_folder_of_text_is_no_text(folder):
+    (folder / "texts").mkdir()
+    shutil.copy(folder / "text.jsonl", folder / "texts")
+    tokenize(folder, "--data", "texts", "--out", "texts/store")
+    again = tokenize(folder, "--data", "texts", "--out", "texts/store")
+    assert "ignored 1 (1 token store)" in tokenize(folder, "--data", "texts").stderr
+    assert "error" not in again.stderr
+
+
+# --------------------------------------------------------------------------------------------------------------- in runs
+
+
+def config(path, **changes):
+    return {"model": "base", "output_dir": "out", "threads": 1, "dtype": "fp32", "seq_len": 32, "method": "full",
+            "data": {"train": [{"name": "domain", "path": path, **changes}]},
+            "train": {"max_steps": 3, "logging_steps": 1, "batch_size": 2, "learning_rate": 1e-3}}  # fmt: skip
+
+
+def losses(folder, settings, out="out", check=True, **options):
+    (folder / "run.yaml").write_text(json.dumps({**settings, "output_dir": str(out)}))
+    process = adept(folder, "run", "run.yaml", check=check, **options)
+    if not check:
+        return process
+    log = (folder / out / "trainer_log.jsonl").read_text().splitlines()
+    return [entry["loss"] for entry in map(json.loads, log) if "loss" in entry]
+
+
+def sharing(tmp_path):
+    return {**os.environ, "ADEPT_RESULT_CACHE": "on", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
+def test_a_run_trains_on_a_store_as_on_its_text(folder):
+    tokenize(folder, "--data", "text.jsonl", "--out", "store")
+    expected = losses(folder, config("text.jsonl"), "a")
+    assert (folder / "a" / "data" / "domain.tokens" / "store.json").is_file()
+    assert len(expected) == 3 and losses(folder, config("store"), "b") == expected
+    assert not (folder / "b" / "data" / "domain.tokens").exists(), "it is used where it is"
+    assert "found text_field" in losses(folder, config("store", text_field="body"), "c", check=False).stderr
+    shown = adept(folder, "eval", "--model", "base", "--data", "text=store").stdout
+    assert shown == adept(folder, "eval", "--model", "base", "--data", "text=text.jsonl").stdout
+
+
+def test_runs_of_the_same_text_share_a_store_in_the_cache(folder, tmp_path):
+    environment = sharing(tmp_path)
+    expected = losses(folder, config("text.jsonl"), "a", env=environment)
+    link = folder / "a" / "data" / "domain.tokens"
+    assert link.is_symlink() and link.resolve().parent == tmp_path / "cache" / "adept" / "tokens"
+    second = losses(folder, {**config("text.jsonl"), "seed": 7}, "b", env=environment, check=False)
+    assert second.returncode == 0 and not re.search("^tokenize ", second.stderr, re.M)
+    assert (folder / "b" / "data" / "domain.tokens").resolve() == link.resolve()
+    os.utime(folder / "text.jsonl")
+    again = losses(folder, config("text.jsonl"), "a", env=environment, check=False)
+    assert re.search("^tokenize ", again.stderr, re.M), "the file may have changed"
+    assert re.search("train.*unchanged, kept", again.stderr), "but it did not, and no later stage is repeated"
+    assert expected
+
+
+def changed_model(folder, name, change):
+    model = shutil.copytree(folder / "base", folder / name)
+    change(model)
+    return name
+
+
+def other_vocabulary(model):
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    vocab = tokenizer["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def other_eos(model):
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (model / file).exists():
+            (model / file).write_text(json.dumps({**json.loads((model / file).read_text()), "eos_token": "<s>"}))
+
+
+@pytest.mark.parametrize("change, message", [(other_vocabulary, "the vocabulary of this token store is xxh3:"),
+                                             (other_eos, 'the EOS token of this token store is 2 ("</s>"), but that of the model 1 ("<s>")')])  # fmt: skip
+def test_a_store_of_another_tokenizer_is_refused(folder, change, message):
+    tokenize(folder, "--data", "text.jsonl", "--out", "store")
+    changed_model(folder, "other", change)
+    process = losses(folder, {**config("store"), "model": "other"}, check=False)
+    assert "store: " + message in error_of(process, 1)
+
+
+# ------------------------------------------------------------------------------------------------ files of other programs
+
+
+def megatron_index(code, lengths, documents, width, version=1, offsets=None):
+    offsets = offsets or [sum(lengths[:i]) * width for i in range(len(lengths))]
+    return (b"MMIDIDX\0\0" + struct.pack("<QBQQ", version, code, len(lengths), len(documents))
+            + struct.pack(f"<{len(lengths)}i", *lengths) + struct.pack(f"<{len(lengths)}q", *offsets)
+            + struct.pack(f"<{len(documents)}q", *documents))  # fmt: skip
+
+
+CODES = {"B": (1, 1), "b": (2, 1), "h": (3, 2), "i": (4, 4), "q": (5, 8), "H": (8, 2)}
+
+
+def write_megatron(prefix, sequences, documents, kind="H"):
+    """Sequences of ids; document i is sequences documents[i] to documents[i + 1] - 1."""
+    code, width = CODES[kind]
+    ids = [token for sequence in sequences for token in sequence]
+    prefix.with_suffix(".bin").write_bytes(struct.pack(f"<{len(ids)}{kind}", *ids))
+    prefix.with_suffix(".idx").write_bytes(megatron_index(code, [len(sequence) for sequence in sequences], documents, width))
+    return prefix
+
+
+def write_datatrove(path, documents, kind="H", metadata="gpt2|2\n9\n9 T"):
+    ends, ids = [], []
+    for document in documents:
+        ids += document
+        ends.append(len(ids))
+    path.write_bytes(struct.pack(f"<{len(ids)}{kind}", *ids))
+    pathlib.Path(f"{path}.index").write_bytes(struct.pack(f"<{len(ends)}Q", *ends))
+    if metadata:
+        pathlib.Path(f"{path}.metadata").write_text(metadata)
+    return path
+
+
+def test_megatron_files_are_written_byte_by_byte_as_megatron_writes_them(folder):
+    tokenize(folder, "--data", "text.jsonl", "--out", "ids", "--out-format", "megatron")
+    documents = [[*text_models.encode(text), text_models.EOS] for text in TEXTS]
+    write_megatron(folder / "expected", documents, list(range(len(documents) + 1)))
+    for suffix in (".bin", ".idx"):
+        assert (folder / f"ids{suffix}").read_bytes() == (folder / f"expected{suffix}").read_bytes()
+    tokenize(folder, "--data", "text.jsonl", "--out", "store")
+    tokenize(folder, "--data", "store", "--out", "again", "--out-format", "megatron")
+    assert (folder / "again.bin").read_bytes() == (folder / "ids.bin").read_bytes()
+    for path in ("ids", "ids.idx"):
+        error = error_of(tokenize(folder, "--data", path, "--out", "ids", "--out-format", "megatron", check=False), 2)
+        assert "is an input of the source" in error
+
+
+def test_training_on_tokens_of_megatron_and_datatrove_is_training_on_their_text(folder):
+    expected = losses(folder, config("text.jsonl"), "text")
+    tokenize(folder, "--data", "text.jsonl", "--out", "ids", "--out-format", "megatron")
+    plain = [text_models.encode(text) for text in TEXTS]
+    (folder / "trove").mkdir()
+    write_datatrove(folder / "trove" / "00000_tokens.ds", [[*ids, text_models.EOS] for ids in plain[:17]])
+    write_datatrove(folder / "trove" / "00001_tokens.ds", plain[17:], kind="I", metadata=None)
+    for number, path in enumerate(("ids", "ids.bin", "ids.idx", "trove", "trove/*.ds", ["trove/00000_tokens.ds", "trove/00001_tokens.ds"])):
+        assert losses(folder, config(path), f"run-{number}") == expected, path
+    bits = [adept(folder, "eval", "--model", "base", "--data", f"x={path}", "--packed").stdout for path in ("text.jsonl", "ids", "trove")]
+    assert len(set(bits)) == 1, "bits per byte too: the length of the text is found by decoding"
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_megatron_files_of_every_integer_type_are_read(folder, kind):
+    sequences = [[5, 6], [7], [], [8, 9, 10], []]
+    prefix = write_megatron(folder / "ids", sequences, [0, 2, 3, 4, 5], kind)
+    process = tokenize(folder, "--data", prefix)
+    assert [json.loads(line) for line in process.stdout.splitlines()] == [[5, 6, 7], [8, 9, 10]]
+    assert "skipped 2 (2 no tokens)" in process.stderr, "documents of two sequences, and of none with tokens"
+
+
+def test_a_store_of_imported_tokens_is_continued_too(folder, tmp_path):
+    documents = [ids for seed in range(60) for ids in map(text_models.encode, text_models.sentences("domain", 40, seed))]
+    write_datatrove(folder / "a.ds", documents[:1000], metadata=None)
+    write_datatrove(folder / "b.ds", documents[1000:], metadata=None)
+    arguments = ["--data", "t=a.ds", "--data", "t=b.ds", "--shard-bytes", 3000]
+    tokenize(folder, *arguments, "--out", tmp_path / "whole")
+    process = start(folder, *arguments, "--out", tmp_path / "store")
+    wait_for((tmp_path / "store" / "00003.tokens").exists, process)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert "going on after" in tokenize(folder, *arguments, "--out", tmp_path / "store").stderr
+    assert files_of(tmp_path / "store") == files_of(tmp_path / "whole")
+
+
+def megatron_with(folder, index, ids=(5, 6, 7)):
+    (folder / "ids.bin").write_bytes(struct.pack(f"<{len(ids)}H", *ids))
+    (folder / "ids.idx").write_bytes(index)
+    return folder / "ids"
+
+
+GOOD = megatron_index(8, [2, 1], [0, 1, 2], 2)
+BAD_MEGATRON = {
+    "another kind": (b"PK\3\4" + GOOD, 'ids.idx: is not an index of Megatron-Core; expected "MMIDIDX"'),
+    "empty": (b"", "ids.idx: is not an index"),
+    "cut header": (GOOD[:20], "ids.idx: is cut short: it has 20 bytes"),
+    "cut": (GOOD[:-1], "bytes do not match its 2 sequences and 3 document boundaries"),
+    "version": (megatron_index(8, [2, 1], [0, 1, 2], 2, version=2), "ids.idx: has version 2; expected 1"),
+    "byte order": (megatron_index(8, [2, 1], [0, 1, 2], 2, version=1 << 56), "another byte order"),
+    "dtype": (megatron_index(9, [2, 1], [0, 1, 2], 2), "ids.idx: has dtype 9; expected 1 to 8"),
+    "floats": (megatron_index(7, [2, 1], [0, 1, 2], 4), "ids.idx: has dtype 7 (float32); expected integers"),
+    "multimodal": (GOOD + b"\0\1", "multimodal"),
+    "huge counts": (GOOD[:18] + struct.pack("<QQ", 1 << 61, 1 << 61) + GOOD[34:], "do not match its 2305843009213693952 sequences"),
+    "wrapping counts": (GOOD[:18] + struct.pack("<QQ", 2 + (1 << 62), 3) + GOOD[34:], "do not match its 4611686018427387906"),
+    "no boundaries": (megatron_index(8, [2, 1], [], 2), "has no document boundaries"),
+    "long sequence": (megatron_index(8, [2, 2], [0, 1, 2], 2), "sequence 1 has 2 tokens (uint16) from byte 4 on, but"),
+    "negative length": (megatron_index(8, [2, -1], [0, 1, 2], 2), "sequence 1 has -1 tokens"),
+    "negative offset": (megatron_index(8, [2, 1], [0, 1, 2], 2, offsets=[0, -2]), "from byte -2 on"),
+    "huge offset": (megatron_index(8, [2, 1], [0, 1, 2], 2, offsets=[0, (1 << 63) - 1]), "from byte 9223372036854775807 on"),
+    "first boundary": (megatron_index(8, [2, 1], [1, 2], 2), "document 0 starts at sequence 1; expected 0 to 0"),
+    "boundaries back": (megatron_index(8, [2, 1], [0, 2, 1], 2), "document 2 starts at sequence 1; expected 2 to 2"),
+    "boundary behind": (megatron_index(8, [2, 1], [0, 1, 3], 2), "document 2 starts at sequence 3; expected 1 to 2"),
+    "missing sequence": (megatron_index(8, [2, 1], [0, 1], 2), "its documents have 1 of 2 sequences"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_MEGATRON)
+def test_bad_megatron_files_are_named(folder, case):
+    index, message = BAD_MEGATRON[case]
+    error = error_of(tokenize(folder, "--data", megatron_with(folder, index), "--out", "store", check=False), 1)
+    assert message in error and "ids." in error
+    assert not (folder / "store").exists()
+
+
+def test_ids_and_eos_of_another_tokenizer_are_refused_by_document_and_position(folder):
+    vocabulary = text_models.tokenizer().get_vocab_size()
+    write_megatron(folder / "ids", [[5, 6], [7, vocabulary, 8]], [0, 1, 2])
+    error = error_of(tokenize(folder, "--data", "ids", "--out", "store", check=False), 1)
+    assert f"ids.bin: document 1, token 1: found the id {vocabulary}, but the model's vocabulary has {vocabulary} ids" in error
+    write_megatron(folder / "ids", [[5, -6]], [0, 1], "h")
+    assert "document 0, token 1: found the id -6" in error_of(tokenize(folder, "--data", "ids", check=False), 1)
+    write_datatrove(folder / "a.ds", [[5, 6, 1], [7, 1]])
+    error = error_of(tokenize(folder, "--data", "a.ds", check=False), 1)
+    assert 'a.ds: documents 0 to 1 end in the token 1 ("<s>"), but the EOS token of the model is 2 ("</s>")' in error
+    write_datatrove(folder / "a.ds", [[5, 6, 1], [7, 8]])
+    assert len(ids_of(folder, "a.ds")) == 2, "no EOS: not all of them end in it"
+
+
+def test_bad_datatrove_files_are_named(folder):
+    def error():
+        return error_of(tokenize(folder, "--data", "a.ds", check=False), 1)
+
+    write_datatrove(folder / "a.ds", [[5, 6], [7]])
+    index = (folder / "a.ds.index").read_bytes()
+    (folder / "a.ds").write_bytes((folder / "a.ds").read_bytes()[:-1])
+    assert "a.ds: has 5 bytes for the 3 tokens of a.ds.index; expected 2 or 4 bytes per token" in error()
+    write_datatrove(folder / "a.ds", [[5, 6], [7]])
+    (folder / "a.ds.index").write_bytes(index[:-1])
+    assert "a.ds.index: has 15 bytes; expected 8 per document" in error()
+    for ends in ((3, 2), (2, 1 << 63)):
+        (folder / "a.ds.index").write_bytes(struct.pack("<2Q", *ends))
+        assert f"a.ds.index: document 1 ends at token {ends[1]}, before it starts at {ends[0]}" in error()
+    (folder / "a.ds.index").write_bytes(struct.pack("<2Q", 2, 1 << 62))
+    assert "a.ds: has 6 bytes for the 4611686018427387904 tokens" in error()
+    write_datatrove(folder / "a.ds", [[5, 6], [7]], metadata="gpt2|4\n3\n3 T")
+    assert "a.ds.metadata: says 4 bytes per token, but a.ds has 2" in error()
+    (folder / "a.ds.index").unlink()
+    assert "a.ds: has no index a.ds.index" in error()
+    os.mkfifo(folder / "a.ds.index")
+    assert "a.ds: has no index a.ds.index; expected a file" in error()
+    write_datatrove(folder / "b.ds", [[5, 6]])
+    (folder / "b.ds.loss").write_bytes(b"\1\1")
+    assert "b.ds.loss: is ignored" in tokenize(folder, "--data", "b.ds").stderr
+
+
+def test_tokens_and_text_do_not_mix_in_a_source(folder):
+    write_datatrove(folder / "a.ds", [[5, 6]])
+    write_megatron(folder / "ids", [[5, 6]], [0, 1])
+    tokenize(folder, "--data", "text.jsonl", "--out", "store")
+    for paths, message in ((("a.ds", "text.jsonl"), "found a datatrove token file and text or an absent file (text.jsonl)"),
+                           (("ids", "a.ds"), "found a Megatron-Core dataset and a datatrove token file (a.ds)"),
+                           (("store", "store"), "found 2 token stores; expected one per source")):  # fmt: skip
+        error = error_of(tokenize(folder, *(word for path in paths for word in ("--data", f"x={path}")), check=False), 2)
+        assert message in error
+    error = error_of(tokenize(folder, "--data", "ids", "--text-field", "a", "--template", "{b}", check=False), 2)
+    assert "found together" in error or "found text_field, template, but it is a Megatron-Core dataset" in error
+    assert "is a token store already" in error_of(tokenize(folder, "--data", "store", "--out", "new", check=False), 2)
