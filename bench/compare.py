@@ -2,6 +2,7 @@
 
     bench/run [ROW...] [--repeats N] [--json FILE] [--device cuda]
     bench/run tokenizer --help     for the tokenizer beside others
+    bench/run store --help         for building token stores
 
 The peer is transformers; in the rows named scaling, it is adept on one thread. Each row starts one process per side with
 the same model directory, the same token ids and the same number of threads. The processes run for the whole row and work

@@ -178,6 +178,12 @@ CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vecto
       ->type_name("CONFIG.yaml");
 }
 
+void add_verify_flag(CLI::App& command, std::vector<std::string>& overrides) {
+  command.add_flag_callback(
+      "--verify", [&overrides] { overrides.emplace_back("data.verify=true"); },
+      "Check all tokens and texts first; same as --set data.verify=true");
+}
+
 void add_continue_data_flag(CLI::App& command, std::vector<std::string>& overrides) {
   command.add_flag_callback(
       "--continue-data", [&overrides] { overrides.emplace_back("train.continue_data=true"); },

@@ -33,6 +33,9 @@ void add_compute_options(CLI::App& command, config::Compute& compute);
 /// --threads and --kernels for four of them: the arguments of config::load_run_config.
 CLI::Option* add_config_options(CLI::App& command, std::string& path, std::vector<std::string>& overrides);
 
+/// --verify, for data.verify.
+void add_verify_flag(CLI::App& command, std::vector<std::string>& overrides);
+
 /// --continue-data, for train.continue_data.
 void add_continue_data_flag(CLI::App& command, std::vector<std::string>& overrides);
 /// Adds --allow-changed.

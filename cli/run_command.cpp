@@ -21,6 +21,7 @@ void add_run_command(CLI::App& app) {
       app.add_subcommand("run", "Run the whole pipeline in one directory: probe, expand, train, export, evaluate");
   add_config_options(*command, options->path, options->overrides);
   add_continue_data_flag(*command, options->overrides);
+  add_verify_flag(*command, options->overrides);
   add_allow_changed_option(*command, options->other_mixture);
   command->callback([options] {
     run::run_pipeline(config::load_run_config(options->path, options->overrides), options->other_mixture);

@@ -148,12 +148,7 @@ data::SourceCounts write_store(const data::TextEncoder& encoder, const data::Tex
   run::write_skipped(fs::path(options.out) / "skipped.jsonl", dataset.info().skipped);
   if (options.verify) {
     Progress verifying("verify", 0, {.counts = "tokens", .source = source.name});
-    data::verify_store(options.out, verifying);
-    if (const std::string hash = data::content_hash(source); hash != dataset.info().content_hash)
-      throw DataError(
-          "{}: was made of other text than source \"{}\" has now: the hash of its files was {} and is {}. Delete the "
-          "folder and tokenize again.",
-          options.out, source.name, dataset.info().content_hash, hash);
+    data::verify_source(options.out, source, verifying);
   }
   return dataset.counts();
 }

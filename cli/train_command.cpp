@@ -22,6 +22,7 @@ void add_train_command(CLI::App& app) {
       "train", "Train an expanded model, or any model with another method, then export and evaluate it");
   add_config_options(*command, options->path, options->overrides);
   add_continue_data_flag(*command, options->overrides);
+  add_verify_flag(*command, options->overrides);
   add_allow_changed_option(*command, options->other_mixture);
   command->add_flag("--resume", options->resume, "Resume from the newest checkpoint in output_dir");
   command->callback([options] {

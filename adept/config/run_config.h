@@ -54,6 +54,7 @@ struct DataConfig {
   data::Packing packing = data::Packing::kConcat;
   double temperature = 1;  ///< of shares that follow from size
   bool document_mask = data::kDocumentMask;
+  bool verify = false;  ///< check texts and token stores as a whole at the start
 };
 
 /// How to compute.

@@ -169,6 +169,10 @@ void describe(Visitor& v, DataConfig& c) {
     "Documents packed into one sequence do not attend to each other, and the first token of a document is not "
     "predicted. false: a token attends to everything before it in its sequence",
     {.decides = decides::kTraining | decides::kEvaluation});
+  v(c.verify, "verify",
+    "Before anything else, check all tokens of the token stores, and that the files of the texts have the bytes that "
+    "the stores were made of. false: tokens are checked where they are read, files by size, time and samples",
+    {.decides = decides::kNothing});
 }
 
 template <typename Visitor>

@@ -277,8 +277,7 @@ DatasetInfo dataset_inputs(const TextSource& source, const TextEncoder& encoder)
           .vocab_size = encoder.vocab_size,
           .eos = encoder.eos,
           .source_fingerprint = source_fingerprint(source),
-          .tokenizer_fingerprint = encoder.fingerprint,
-          .vocabulary_fingerprint = encoder.vocabulary ? encoder.vocabulary() : ""};
+          .tokenizer_fingerprint = encoder.fingerprint};
 }
 
 namespace {
@@ -329,9 +328,21 @@ TokenDataset tokenize_to_store(const std::filesystem::path& folder, const Datase
                                const TextEncoder& encoder, const TokenizeOptions& options, Progress& progress) {
   return build_store(folder, inputs, options.store, [&](StoreWriter& writer) {
     DatasetInfo info = inputs;
+    if (encoder.vocabulary) info.vocabulary_fingerprint = encoder.vocabulary();
     fill_sink(writer, source, encoder, options, writer.place(), progress, info);
     return info;
   });
+}
+
+void verify_source(const std::filesystem::path& folder, const TextSource& source, Progress& progress) {
+  verify_store(folder, progress);
+  const std::string recorded = read_store_record(folder).info.content_hash;
+  if (const std::string hash = content_hash(source); hash != recorded)
+    throw DataError(
+        "{}: was made of other text than source \"{}\" has now: the hash of its files was {} and is {}. Delete the "
+        "folder "
+        "and tokenize again.",
+        folder.string(), source.name, recorded, hash);
 }
 
 }  // namespace adept::data

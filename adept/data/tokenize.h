@@ -45,4 +45,7 @@ TokenDataset tokenize_to_store(const std::filesystem::path& folder, const TextSo
 TokenDataset tokenize_to_store(const std::filesystem::path& folder, const DatasetInfo& inputs, const TextSource& source,
                                const TextEncoder& encoder, const TokenizeOptions& options, Progress& progress);
 
+/// Checks all of a store, and that the files of its source still have the bytes that it was made of. Throws DataError.
+void verify_source(const std::filesystem::path& folder, const TextSource& source, Progress& progress);
+
 }  // namespace adept::data

@@ -101,12 +101,17 @@ WeightSchedule rest_of(const WeightSchedule& replay) {
 }  // namespace
 
 Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, const fs::path& directory) {
-  Datasets datasets;
-  for (const auto& source : data.train) datasets.train.push_back(tokenize_source_cached(model, source, directory));
-  for (const auto& source : data.replay) datasets.replay.push_back(tokenize_source_cached(model, source, directory));
-  for (const auto& source : data.general) datasets.general.push_back(tokenize_source_cached(model, source, directory));
-  for (const auto& source : data.eval) datasets.eval.push_back(tokenize_source_cached(model, source, directory));
-  return datasets;
+  const Verify verify = data.verify ? Verify::kNow : Verify::kWhenRead;
+  const auto tokens = [&](const auto& sources) {
+    std::vector<data::TokenDataset> datasets;
+    for (const data::TextSource& source : sources)
+      datasets.push_back(tokenize_source_cached(model, source, directory, verify));
+    return datasets;
+  };
+  return {.train = tokens(data.train),
+          .replay = tokens(data.replay),
+          .general = tokens(data.general),
+          .eval = tokens(data.eval)};
 }
 
 void print_counts(const std::vector<data::TokenDataset>& datasets) {

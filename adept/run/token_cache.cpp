@@ -1,6 +1,7 @@
 #include "adept/run/token_cache.h"
 
 #include <ATen/Parallel.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <system_error>
@@ -63,9 +64,15 @@ void show_store(const fs::path& link, const fs::path& store) {
   if (error) log_warning("{}: cannot be linked to {}: {}", link.string(), store.string(), error.message());
 }
 
-void verify_now(const fs::path& store, const data::TextSource& source) {
-  Progress progress("verify", 0, {.counts = "tokens", .source = source.name});
-  data::verify_store(store, progress);
+// Whether the user's cache can be written: in a container it may not.
+bool has_cache() {
+  if (!shares_results()) return false;
+  const fs::path cache = io::cache_directory() / "tokens";
+  std::error_code error;
+  fs::create_directories(cache, error);
+  if (!error && ::access(cache.c_str(), W_OK | X_OK) == 0) return true;
+  log_once(LogLevel::kInfo, fmt::format("{}: cannot be written, so the run's folder keeps its tokens", cache.string()));
+  return false;
 }
 
 }  // namespace
@@ -78,13 +85,14 @@ data::TokenDataset tokenize_source(const TextModel& model, const data::TextSourc
 data::TokenDataset tokenize_source_cached(const TextModel& model, const data::TextSource& source,
                                           const fs::path& directory, Verify verify) {
   const data::TextEncoder encoder = model.encoder(source);
+  Progress verifying("verify", 0, {.counts = "tokens", .source = source.name});
   if (const auto tokens = data::find_token_files(source); tokens && tokens->format == data::TokenFormat::kStore) {
-    if (verify == Verify::kNow) verify_now(tokens->parts.front(), source);
+    if (verify == Verify::kNow) data::verify_store(tokens->parts.front(), verifying);
     return data::open_store_as(tokens->parts.front(), source, encoder);
   }
   const data::DatasetInfo inputs = data::dataset_inputs(source, encoder);
   const fs::path own = directory / (source.name + ".tokens");
-  const bool is_shared = shares_results();
+  const bool is_shared = has_cache();
   const fs::path store = is_shared ? store_in_cache(inputs) : own;
   fs::create_directories(directory);
   if (std::error_code error; !is_shared && fs::is_symlink(own, error)) fs::remove(own, error);
@@ -95,7 +103,7 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const data::Te
     mark_used(store);
     show_store(own, store);
   }
-  if (verify == Verify::kNow) verify_now(store, source);
+  if (verify == Verify::kNow) data::verify_source(store, source, verifying);
   write_skipped(directory / (source.name + ".skipped.jsonl"), dataset.info().skipped);
   return dataset;
 }

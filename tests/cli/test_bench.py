@@ -264,3 +264,24 @@ def test_tokenizers_take_turns_on_the_same_text_and_must_agree(monkeypatch, tmp_
     monkeypatch.setattr(bench, "PEER", bench.PEER.replace("sum(map(len, ids))", "1"))
     bench.main(arguments)
     assert "different numbers of tokens: {'adept': " in capsys.readouterr().out
+
+
+def test_stores_are_built_by_threads_in_turns_and_must_be_equal(monkeypatch, tmp_path, capsys):
+    bench = module_of_bench("store", monkeypatch)
+    monkeypatch.setattr(bench, "WORK", tmp_path / "store")
+    monkeypatch.setattr(bench, "MODEL", text_models.save("llama_tied", tmp_path / "base"))
+    text_models.write_jsonl(tmp_path / "text.jsonl", text_models.sentences("domain", 20))
+    assert bench.main(["--text", str(tmp_path / "text.jsonl"), "--repeats", "2"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert "text.jsonl, 0.0 MB of text, 2 passes each" in rows[0]
+    assert [re.match(r"threads (\d)  \d+\.\d \(\d+\.\d, \d+\.\d\)$", row)[1] for row in rows[1:]] == ["1", "2"]
+    numbers = iter(range(10))
+    one_pass = bench.one_pass
+
+    def another_store(*arguments):
+        seconds, store = one_pass(*arguments)
+        return seconds, {**store, "fingerprint": str(next(numbers))}
+
+    monkeypatch.setattr(bench, "one_pass", another_store)
+    assert bench.main(["--text", str(tmp_path / "text.jsonl"), "--repeats", "1"]) == 1
+    assert "the stores differ" in capsys.readouterr().out

@@ -277,6 +277,27 @@ def test_runs_of_the_same_text_share_a_store_in_the_cache(folder, tmp_path):
     assert expected
 
 
+def test_a_run_checks_everything_on_request(folder):
+    expected = losses(folder, config("text.jsonl"), "a")
+    flip(folder / "a" / "data" / "domain.tokens" / "00000.tokens", 20)
+    settings = {**config("text.jsonl"), "output_dir": "a"}
+    (folder / "run.yaml").write_text(json.dumps(settings))
+    assert adept(folder, "run", "run.yaml").returncode == 0, "all stages are kept, so no token is read"
+    error = error_of(adept(folder, "run", "run.yaml", "--verify", check=False), 1)
+    assert "a/data/domain.tokens/00000.tokens: block 0" in error and "Delete the folder a/data/domain.tokens" in error
+    shutil.rmtree(folder / "a" / "data" / "domain.tokens")
+    assert adept(folder, "run", "run.yaml", "--verify").returncode == 0
+    assert losses(folder, config("text.jsonl"), "b") == expected
+
+
+def test_a_cache_that_cannot_be_written_is_not_used(folder):
+    (folder / "no-cache").write_text("a file")
+    environment = {**os.environ, "ADEPT_RESULT_CACHE": "on", "XDG_CACHE_HOME": str(folder / "no-cache")}
+    process = losses(folder, config("text.jsonl"), env=environment, check=False)
+    assert process.returncode == 0 and "no-cache/adept/tokens: cannot be written" in process.stderr
+    assert not (folder / "out" / "data" / "domain.tokens").is_symlink()
+
+
 def changed_model(folder, name, change):
     model = shutil.copytree(folder / "base", folder / name)
     change(model)

@@ -213,9 +213,10 @@ void read_token_files(const TokenFiles& files, const TextEncoder& encoder, const
   std::int64_t document = place.is_null() ? 0 : place.at("documents").get<std::int64_t>();
   std::int64_t num_empty = place.is_null() ? 0 : place.at(kEmptyDocuments).get<std::int64_t>();
   std::int64_t num_tokens = 0, num_documents = 0;
+  ADEPT_CHECK(first_part < readers.size() && document <= readers[first_part]->num_documents(),
+              "document {} of file {} of {}", document, first_part, readers.size());
   progress.set_total(bytes_before.back());
-  if (first_part < readers.size() && document <= readers[first_part]->num_documents())
-    progress.set_start(bytes_before[first_part] + readers[first_part]->bytes_before(document));
+  progress.set_start(bytes_before[first_part] + readers[first_part]->bytes_before(document));
   for (std::size_t part = first_part; part < readers.size(); ++part, document = 0)
     for (; document < readers[part]->num_documents(); ++document) {
       throw_if_interrupted();

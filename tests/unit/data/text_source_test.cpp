@@ -455,6 +455,54 @@ TEST(TextSource, TellsWhereADocumentIs) {
   EXPECT_EQ(reader.file_bytes_read(), reader.file_bytes_total());
 }
 
+TEST(DocumentReader, GoesOnAtAPlaceOfAnEarlierReader) {
+  const TemporaryFolder folder;
+  TextSource source = source_of({folder.write("a.jsonl", "{\"text\":\"1\"}\nbad\n\n{\"text\":\"2\"}\n"),
+                                 folder.write("b.txt", "3"), folder.write("c.jsonl", "bad\n{\"text\":\"4\"}\nbad\n")});
+  source.on_bad_record = BadRecord::kSkip;
+  DocumentReader whole(source);
+  whole.hash_contents();
+  std::vector<Json> places;
+  std::string text;
+  while (whole.next(text)) places.push_back(whole.place().to_json());
+  ASSERT_EQ(places.size(), 4u);
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    DocumentReader reader(source);
+    reader.hash_contents();
+    reader.go_to(Json::parse(places[i].dump()));
+    EXPECT_EQ(reader.counts().documents, static_cast<std::int64_t>(i) + 1);
+    for (std::size_t next = i + 1; next < places.size(); ++next) {
+      ASSERT_TRUE(reader.next(text));
+      EXPECT_EQ(text, std::to_string(next + 1));
+    }
+    EXPECT_FALSE(reader.next(text));
+    EXPECT_EQ(reader.counts(), whole.counts());
+    EXPECT_EQ(reader.skipped(), whole.skipped());
+    EXPECT_EQ(reader.hash_of_contents(), content_hash(source));
+    EXPECT_EQ(reader.file_bytes_read(), whole.file_bytes_read());
+  }
+}
+
+TEST(DocumentReader, RefusesAPlaceThatTheFilesDoNotHave) {
+  const TemporaryFolder folder;
+  const TextSource source = source_of({folder.write("a.txt", "1"), folder.write("b.txt", "2")});
+  DocumentReader first(source);
+  std::string text;
+  ASSERT_TRUE(first.next(text));
+  const Json good = first.place().to_json();
+  const auto problem = [&](const char* key, const Json& value) {
+    Json place = good;
+    place[key] = value;
+    DocumentReader reader(source);
+    const std::string message = message_of<DataError>([&] { reader.go_to(place); });
+    EXPECT_THAT(message, HasSubstr("source \"s\": "));
+    return message;
+  };
+  EXPECT_THAT(problem("file", 2), HasSubstr("it has 2 files, not more than 2"));
+  EXPECT_THAT(problem("documents", 2), HasSubstr(folder / "a.txt has fewer than 2 documents"));
+  EXPECT_THAT(problem("documents", "x"), HasSubstr("its place cannot be read"));
+}
+
 TEST(TextSource, FingerprintFollowsContentAndOptionsNotNames) {
   const TemporaryFolder folder;
   const auto time = fs::file_time_type::clock::now();

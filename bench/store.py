@@ -1,0 +1,69 @@
+"""Measures how fast `adept tokenize --out` builds a token store: megabytes of text per second, with one and more threads.
+
+    bench/run store [--text FILE] [--threads N,N] [--repeats N]
+
+The tokenizer is SmolLM2's. Each pass is a new process that writes a new store to the disk; its whole time counts. Threads
+take turns. Every pass must give the same store.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache"
+MODEL = CACHE / "models" / "SmolLM2-135M-Instruct"
+WORK = CACHE / "bench" / "store"
+
+
+def one_pass(adept, text, field, threads):
+    """Seconds, and the record of the store."""
+    shutil.rmtree(WORK, ignore_errors=True)
+    command = [adept, "tokenize", "--quiet", "--model", MODEL, "--data", f"text={text}", "--out", WORK, "--threads", threads,
+               *(["--text-field", field] if field else [])]  # fmt: skip
+    begin = time.perf_counter()
+    subprocess.run(list(map(str, command)), check=True)
+    seconds = time.perf_counter() - begin
+    return seconds, json.loads((WORK / "store.json").read_text())
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(prog="bench/run store", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=pathlib.Path, default=CACHE / "text" / "lee_background.cor", help="any text that adept reads (default: the demo's news text)")
+    parser.add_argument("--text-field", help="field of its records")
+    parser.add_argument("--threads", default="1,2", help="numbers of threads (default: 1,2)")
+    parser.add_argument("--repeats", type=int, default=5, help="passes with each number of threads (default: 5)")
+    options = parser.parse_args(arguments)
+    for needed in (MODEL / "tokenizer.json", options.text):
+        if not needed.exists():
+            parser.error(f"{needed}: no such file; scripts/fetch-demo-assets fetches it")
+    adept = ROOT / os.environ.get("ADEPT_BUILD", "build/release") / "adept"
+    text = options.text
+    if text.suffix == ".cor":  # plain text under another name
+        text = WORK.parent / "text.txt"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(options.text, text)
+    rates, fingerprints = {}, set()
+    for _ in range(options.repeats):
+        for threads in options.threads.split(","):
+            seconds, store = one_pass(adept, text, options.text_field, threads)
+            rates.setdefault(threads, []).append(store["counts"]["bytes"] / 1e6 / seconds)
+            fingerprints.add(store["fingerprint"])
+    megabytes = store["counts"]["bytes"] / 1e6
+    print(f"{options.text}, {megabytes:.1f} MB of text, {options.repeats} passes each in turns: median MB/s (least, most)")
+    for threads, rate in rates.items():
+        print(f"threads {threads}  {statistics.median(rate):.1f} ({min(rate):.1f}, {max(rate):.1f})")
+    shutil.rmtree(WORK, ignore_errors=True)
+    if len(fingerprints) != 1:
+        print(f"the stores differ: {sorted(fingerprints)}")
+    return 0 if len(fingerprints) == 1 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
