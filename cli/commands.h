@@ -26,6 +26,7 @@ void add_import_gguf_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);
 void add_probe_command(CLI::App& app);
 void add_expand_command(CLI::App& app);
+void add_expand_vocab_command(CLI::App& app);
 void add_train_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
 void add_run_command(CLI::App& app);
@@ -37,9 +38,9 @@ void add_completion_command(CLI::App& app);
 using AddCommand = void (*)(CLI::App& app);
 
 inline constexpr AddCommand kCommands[] = {
-    add_import_gguf_command, add_tokenize_command, add_probe_command,      add_expand_command,
-    add_train_command,       add_eval_command,     add_run_command,        add_dial_command,
-    add_generate_command,    add_config_command,   add_completion_command,
+    add_import_gguf_command,  add_tokenize_command, add_probe_command,  add_expand_command,
+    add_expand_vocab_command, add_train_command,    add_eval_command,   add_run_command,
+    add_dial_command,         add_generate_command, add_config_command, add_completion_command,
 };
 
 }  // namespace adept::cli

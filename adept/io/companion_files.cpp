@@ -43,8 +43,8 @@ bool is_weights(const std::string& file) {
 
 // Files of this program, logs, or the model card, which describes the original model.
 bool is_record(const std::string& name) {
-  return (name.starts_with("adept_") && name.ends_with(".json")) || name.ends_with(".tokens") ||
-         name.find(".tfevents.") != std::string::npos || name == "README.md";
+  return (name.starts_with("adept_") && name.ends_with(".json") && name != kAddedTokensRecord) ||
+         name.ends_with(".tokens") || name.find(".tfevents.") != std::string::npos || name == "README.md";
 }
 
 bool is_in_folder(const fs::path& path, const fs::path& folder) {

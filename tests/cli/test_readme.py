@@ -46,6 +46,7 @@ def folder(tmp_path_factory):
     for name in ("domain", "heldout", "general", "replay"):
         texts = [f"The {name} text number {i} says: {'some words ' * (i % 7)}and ends." for i in range(40)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (folder / "tokens.txt").write_text("arachnodactyly\nhyperphenylalaninaemia\n")
     (folder / "configs").symlink_to(ROOT / "configs")
     return folder
 
@@ -53,7 +54,7 @@ def folder(tmp_path_factory):
 def test_the_commands_of_the_readme_run_in_their_order(folder):
     commands = readme_commands()
     assert {shlex.split(command)[1] for command in commands} >= {
-        "run", "probe", "expand", "train", "eval", "generate", "tokenize", "import-gguf", "config"}
+        "run", "probe", "expand", "train", "eval", "generate", "tokenize", "import-gguf", "expand-vocab", "config"}
     for command in commands:
         words = shlex.split(command)
         assert words[0] == "adept", command

@@ -13,8 +13,6 @@
 namespace adept::data::tok {
 namespace {
 
-constexpr std::size_t kMaxContent = 4096;
-
 bool ends_in_word(std::string_view text, std::size_t end) { return end > 0 && is_word(decode_utf8_before(text, end)); }
 
 bool starts_with_word(std::string_view text, std::size_t begin) {
@@ -45,10 +43,24 @@ std::vector<AddedToken> AddedTokens::read(const JsonField& list) {
   return tokens;
 }
 
+Json to_json(const AddedToken& token, std::int64_t id) {
+  return {{"id", id},
+          {"content", token.content},
+          {"single_word", token.single_word},
+          {"lstrip", token.lstrip},
+          {"rstrip", token.rstrip},
+          {"normalized", token.normalized},
+          {"special", token.special}};
+}
+
+std::int32_t AddedTokens::next_id(const BpeModel& model) const {
+  const auto model_size = static_cast<std::int32_t>(model.size());
+  return max_id() >= model_size || model_size == 0 ? max_id() + 1 : model_size;
+}
+
 void AddedTokens::add(const std::vector<AddedToken>& tokens, const BpeModel& model, const Normalizer* normalizer,
                       const std::string& list) {
-  const auto model_size = static_cast<std::int32_t>(model.size());
-  std::int32_t next_id = max_id() >= model_size || model_size == 0 ? max_id() + 1 : model_size;
+  std::int32_t next = next_id(model);
   std::size_t num_mismatched = 0, bytes = 0;
   std::string example;
   for (const AddedToken& token : tokens) bytes += token.content.size();
@@ -57,12 +69,12 @@ void AddedTokens::add(const std::vector<AddedToken>& tokens, const BpeModel& mod
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     const AddedToken& token = tokens[i];
     if (token.content.empty()) continue;
-    if (token.content.size() > kMaxContent)
-      throw DataError("{} is longer than {} bytes; shorten it.", place_of(tokens, i, list), kMaxContent);
+    if (token.content.size() > kMaxAddedTokenBytes)
+      throw DataError("{} is longer than {} bytes; shorten it.", place_of(tokens, i, list), kMaxAddedTokenBytes);
     auto id = id_of(token.content);
     if (!id) id = model.id_of(token.content);
     if (!id) {
-      id = next_id++;
+      id = next++;
       ++num_new_;
     }
     if (token.normalized && normalizer != nullptr) {
@@ -70,9 +82,9 @@ void AddedTokens::add(const std::vector<AddedToken>& tokens, const BpeModel& mod
       if (text.text.empty())
         throw DataError("{} is empty after normalization, so it never matches; remove the token.",
                         place_of(tokens, i, list));
-      if (text.text.size() > kMaxContent)
+      if (text.text.size() > kMaxAddedTokenBytes)
         throw DataError("{} is longer than {} bytes after normalization; shorten it.", place_of(tokens, i, list),
-                        kMaxContent);
+                        kMaxAddedTokenBytes);
       if (text.text != token.content) normalized_.insert_or_assign(*id, std::move(text.text));
     }
     if (token.declared_id >= 0 && *id != token.declared_id && num_mismatched++ == 0)

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "adept/core/function_ref.h"
+#include "adept/core/json.h"
 #include "adept/data/tokenizer/bpe.h"
 #include "adept/data/tokenizer/normalizer.h"
 #include "adept/data/tokenizer/string_matcher.h"
@@ -33,6 +34,12 @@ struct AddedToken {
            rstrip == other.rstrip && normalized == other.normalized && special == other.special;
   }
 };
+
+/// As `added_tokens` of tokenizer.json lists it.
+Json to_json(const AddedToken& token, std::int64_t id);
+
+/// Limit of the content of an added token, as it is and after normalization.
+inline constexpr std::size_t kMaxAddedTokenBytes = 4096;
 
 /// A stretch between added tokens (token -1), or an added token.
 struct AddedSpan {
@@ -67,6 +74,8 @@ class AddedTokens {
   const std::map<std::int32_t, AddedToken>& tokens() const { return tokens_; }
   /// Number of added tokens that the model's vocabulary does not have.
   std::size_t num_new() const { return num_new_; }
+  /// The id of the next token that is added.
+  std::int32_t next_id(const BpeModel& model) const;
   std::int32_t max_id() const { return tokens_.empty() ? -1 : tokens_.rbegin()->first; }
 
  private:

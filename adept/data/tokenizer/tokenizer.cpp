@@ -278,6 +278,22 @@ std::optional<std::string> Tokenizer::id_to_token(std::int32_t id) const {
   return token != nullptr ? std::optional(*token) : std::nullopt;
 }
 
+Json Tokenizer::added_tokens() const {
+  Json list = Json::array();
+  for (const auto& [id, token] : impl_->added.tokens()) list.push_back(tok::to_json(token, id));
+  return list;
+}
+
+std::int32_t Tokenizer::next_added_id() const { return impl_->added.next_id(impl_->model); }
+
+std::string Tokenizer::normalize(std::string_view text) const {
+  if (!impl_->normalizer) return std::string(text);
+  auto scratch = impl_->borrow(text.size());
+  std::string normalized = impl_->normalizer->normalize(text, 0, scratch->match).text;
+  impl_->give_back(std::move(scratch));
+  return normalized;
+}
+
 const std::string& Tokenizer::fingerprint() const { return impl_->fingerprint; }
 
 }  // namespace adept::data

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "adept/core/function_ref.h"
+#include "adept/core/json.h"
 
 namespace adept::data {
 
@@ -46,6 +47,13 @@ class Tokenizer {
   std::int32_t max_token_id() const;
   std::optional<std::int32_t> token_to_id(std::string_view token) const;
   std::optional<std::string> id_to_token(std::int32_t id) const;
+
+  /// Every added token by id, whichever file adds it, as `added_tokens` of tokenizer.json lists them.
+  Json added_tokens() const;
+  /// The id that the next added token gets.
+  std::int32_t next_added_id() const;
+  /// `text` as the normalizer changes it: what is searched for an added token that is `normalized`.
+  std::string normalize(std::string_view text) const;
 
   /// Hash of the file's bytes and of the tokens that other files add.
   const std::string& fingerprint() const;

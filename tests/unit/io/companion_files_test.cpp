@@ -58,6 +58,7 @@ TEST_F(CompanionFiles, EverythingIsCopiedByteForByte) {
                                        "preprocessor_config.json",
                                        "video_preprocessor_config.json",
                                        "vocab.txt",
+                                       kAddedTokensRecord,
                                        "a tokenizer of tomorrow.xyz",
                                        "LICENSE"};
   for (const std::string& name : names) write(name, std::string("\0\x01\xff", 3) + name);
