@@ -177,7 +177,7 @@ void describe(Visitor& v, DataConfig& c) {
 
 template <typename Visitor>
 void describe(Visitor& v, method::LayerProbeOptions& c) {
-  v(c.method, "method", "How layer importance is measured; mask_out is the loss increase when the layer is bypassed",
+  v(c.method, "method", "How layer importance is measured. " + method::general_importance_meanings("; "),
     {.names = method::general_importance_methods});
   v(c.max_tokens, "max_tokens", "Sample size of the probe, split evenly among the sources of data.general; 0 uses all",
     {.unit = "tokens", .range = kTokens});

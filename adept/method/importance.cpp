@@ -5,6 +5,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/stack.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
@@ -252,6 +253,14 @@ std::vector<std::string> general_importance_methods() {
   for (const ImportanceMethod& method : kMethods)
     if (!method.needs_domain) names.emplace_back(method.name);
   return names;
+}
+
+std::string general_importance_meanings(std::string_view separator) {
+  std::string text;
+  for (const ImportanceMethod& method : kMethods)
+    if (!method.needs_domain)
+      text += fmt::format("{}{}: {}", text.empty() ? "" : separator, method.name, method.meaning);
+  return text;
 }
 
 at::Tensor first_order_terms(const model::Parameter& p, const at::Tensor& gradient) {

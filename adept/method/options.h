@@ -15,6 +15,8 @@ namespace adept::method {
 
 /// Names of the importance methods that require only general text, the default first.
 std::vector<std::string> general_importance_methods();
+/// For help: "mask_out: loss increase when ..." for each of them.
+std::string general_importance_meanings(std::string_view separator);
 
 /// The probe of a run.
 struct LayerProbeOptions {

@@ -50,13 +50,19 @@ inline const std::vector<std::string>& all_model_kinds() {
 
 /// The same; under sanitizers, one of each structure, as the others run the same code above nn.
 inline const std::vector<std::string>& model_kinds() {
-  static const std::vector<std::string> structures = {"llama_biased_tied", "gemma3", "olmo2",
-                                                      "phi3",              "granite", "gemma2"};
+  static const std::vector<std::string> structures = {"llama_biased_tied", "gemma3", "olmo2", "phi3",
+                                                      "granite",           "gemma2"};
   return has_sanitizers() ? structures : all_model_kinds();
 }
 
+/// A kind is a model_type, except for these.
+inline std::string model_type_of_kind(const std::string& kind) {
+  if (kind == "llama_biased_tied") return "llama";
+  return kind == "gemma3" ? "gemma3_text" : kind;
+}
+
 inline Json config_of_kind(const std::string& kind, int num_layers = 4) {
-  Json json = tiny_config_json(kind == "gemma3" ? "gemma3_text" : kind.substr(0, kind.find('_')));
+  Json json = tiny_config_json(model_type_of_kind(kind));
   json["num_hidden_layers"] = num_layers;
   if (kind == "llama_biased_tied") {
     json["attention_bias"] = json["mlp_bias"] = json["tie_word_embeddings"] = true;

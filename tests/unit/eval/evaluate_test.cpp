@@ -163,20 +163,28 @@ TEST(Evaluate, LeavesNoGraphOnATrainableModel) {
 
 TEST(Metrics, HaveTheErrorOfAMeanOverSequences) {
   // Two sequences of one token have the error of the mean of two values: their distance by two.
-  const auto error_of_loss = [](std::vector<Scores::OfSequence> sequences) {
-    return metrics_of({.sequences = std::move(sequences), .counts = {.bytes = 10, .covered = 5}}).at(0).standard_error;
+  const auto metric_of = [](std::vector<Scores::OfSequence> sequences, std::string_view name) {
+    const Result result{.metrics =
+                            metrics_of({.sequences = std::move(sequences), .counts = {.bytes = 10, .covered = 5}})};
+    return *result.find(name);
+  };
+  const auto error_of_loss = [&](std::vector<Scores::OfSequence> sequences) {
+    return metric_of(std::move(sequences), "loss").standard_error;
   };
   EXPECT_DOUBLE_EQ(error_of_loss({{2.0, 1}, {3.0, 1}}).value(), 0.5);
   EXPECT_DOUBLE_EQ(error_of_loss({{2.0, 4}, {1.0, 2}, {0.5, 1}}).value(), 0.0)
       << "every token of every sequence has 0.5";
   EXPECT_FALSE(error_of_loss({{2.0, 4}})) << "one sequence tells nothing of others";
-  const auto metrics = metrics_of({.sequences = {{2.0, 1}, {3.0, 1}}, .counts = {.bytes = 10, .covered = 5}});
-  EXPECT_DOUBLE_EQ(metrics.at(1).value, std::exp(2.5));
-  EXPECT_DOUBLE_EQ(metrics.at(1).standard_error.value(), 0.5 * std::exp(2.5));
-  EXPECT_DOUBLE_EQ(metrics.at(2).value, 2.5 / std::numbers::ln2 / 2);
-  EXPECT_DOUBLE_EQ(metrics.at(2).standard_error.value(), 0.5 / std::numbers::ln2 / 2);
-  for (const Metric& metric : metrics) EXPECT_FALSE(metric.higher_is_better) << metric.name;
-  EXPECT_EQ(describe(metrics.at(0)), "loss 2.5000 (+- 0.5000)");
+  for (const auto& [name, value, error] :
+       {std::tuple{"loss", 2.5, 0.5},
+        {"perplexity", std::exp(2.5), 0.5 * std::exp(2.5)},
+        {"bits_per_byte", 2.5 / std::numbers::ln2 / 2, 0.5 / std::numbers::ln2 / 2}}) {
+    const Metric metric = metric_of({{2.0, 1}, {3.0, 1}}, name);
+    EXPECT_DOUBLE_EQ(metric.value, value) << name;
+    EXPECT_DOUBLE_EQ(metric.standard_error.value(), error) << name;
+    EXPECT_FALSE(metric.higher_is_better) << name;
+  }
+  EXPECT_EQ(describe(metric_of({{2.0, 1}, {3.0, 1}}, "loss")), "loss 2.5000 (+- 0.5000)");
 }
 
 // All metrics, each with a value of its own.

@@ -17,6 +17,7 @@ namespace {
 using test::Reads;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsSupersetOf;
 
 Importance scored(const std::vector<double>& scores, double standard_error = 0) {
   Importance importance;
@@ -108,9 +109,9 @@ TEST(SelectByImprovement, TakesTheBestSetForItsCostAndKnowsItsScores) {
 
 TEST(SelectionStrategies, AreATableWhoseFirstRowIsTheDefault) {
   EXPECT_EQ(selection_strategies().front(), kLowestLayers);
-  EXPECT_THAT(selection_strategies(ScoreUse::kLowest), ElementsAre("lowest", "cost_aware"));
-  EXPECT_THAT(selection_strategies(ScoreUse::kHighest), ElementsAre("highest", "gain_per_cost"));
-  EXPECT_THAT(selection_strategies(ScoreUse::kNone), ElementsAre(kUniformLayers, kManualLayers));
+  EXPECT_THAT(selection_strategies(ScoreUse::kLowest), IsSupersetOf({"lowest", "cost_aware"}));
+  EXPECT_THAT(selection_strategies(ScoreUse::kHighest), IsSupersetOf({"highest", "gain_per_cost"}));
+  EXPECT_THAT(selection_strategies(ScoreUse::kNone), IsSupersetOf({kUniformLayers, kManualLayers}));
   for (const SelectionStrategy& strategy : all_selection_strategies()) {
     EXPECT_THAT(selection_strategy_meanings("\n"), HasSubstr(fmt::format("{}: {}", strategy.name, strategy.meaning)));
     if (strategy.importance_method.empty()) continue;

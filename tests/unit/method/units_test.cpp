@@ -377,7 +377,7 @@ TEST(UnitImportance, OfPartsAveragesToThatOfTheirTensor) {
 }
 
 TEST(UnitLrPolicies, AreATableWhoseFirstRowIsTheDefault) {
-  EXPECT_THAT(unit_lr_policies(), testing::ElementsAre("reference", "uniform", "normalized"));
+  EXPECT_THAT(unit_lr_policies(), testing::IsSupersetOf({"reference", kUniformRates, "normalized"}));
   EXPECT_EQ(UnitLrOptions().policy, unit_lr_policies().front());
   EXPECT_TRUE(uses_unit_importance("reference"));
   EXPECT_FALSE(uses_unit_importance(kUniformRates));
