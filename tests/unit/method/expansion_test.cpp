@@ -175,8 +175,7 @@ TEST(Manifest, OfADamagedFileNamesWhatIsWrong) {
     test::write_file(manifest, json.dump());
     return test::message_of<DataError>([&] { read_expansion(dir / "expanded"); });
   };
-  EXPECT_THAT(refusal("/version", 2), HasSubstr("adept_expansion.json: not a valid expansion manifest: version is 2; "
-                                                "this build reads version 1. Expand the base model again."));
+  EXPECT_THAT(refusal("/version", 2), Says("adept_expansion.json: ...version is 2; ...version 1"));
   EXPECT_THAT(refusal("/version", "1"), HasSubstr("version is \"1\"; expected an integer"));
   EXPECT_THAT(refusal("/base_model/weights", 7), HasSubstr("base_model.weights is number; expected a string"));
   EXPECT_THAT(refusal("/base_num_hidden_layers", "four"), HasSubstr("base_num_hidden_layers is \"four\""));

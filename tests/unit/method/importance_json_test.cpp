@@ -155,8 +155,7 @@ TEST(ImportanceJson, NamesTheFieldThatIsWrong) {
     json[Json::json_pointer(pointer)] = value;
     return test::message_of<DataError>([&] { importance_from_json(json, "scores.json"); });
   };
-  EXPECT_THAT(refusal("/method", 3), HasSubstr("scores.json: not importance scores of `adept probe`: method is 3; "
-                                               "expected a string. Run `adept probe` again."));
+  EXPECT_THAT(refusal("/method", 3), Says("scores.json: ...method is 3; expected a string"));
   EXPECT_THAT(refusal("/baseline_loss", nullptr), HasSubstr("baseline_loss is null; expected a number"));
   EXPECT_THAT(refusal("/tokens", 1.5), HasSubstr("tokens is 1.5; expected an integer"));
   EXPECT_THAT(refusal("/sequences", 18446744073709551615U), HasSubstr("sequences is 18446744073709551615"));
@@ -172,8 +171,7 @@ TEST(ImportanceJson, NamesTheFieldThatIsWrong) {
   EXPECT_THAT(refusal("/layers/1/ci95/0", "low"),
               test::Reads("scores.json: ...layers[1].ci95 ... \"low\"; expected numbers or null..."));
   EXPECT_THAT(refusal("/layers", Json::array()), HasSubstr("scores.json: contains no layers"));
-  EXPECT_THAT(refusal("/layers/1/index", 2), HasSubstr("scores.json: entry 1 of layers has index 2; expected every "
-                                                       "layer once, in order"));
+  EXPECT_THAT(refusal("/layers/1/index", 2), Says("scores.json: entry 1 of layers has index 2; expected "));
   for (const char* key : {"method", "baseline_loss", "tokens", "sequences", "layers"}) {
     Json json = to_json(hand_made());
     json.erase(key);

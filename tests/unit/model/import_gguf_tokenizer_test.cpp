@@ -116,7 +116,7 @@ TEST(ImportGgufTokenizer, BosAndEosAreAddedAsTheFileSays) {
   builder.set("tokenizer.ggml.add_eos_token", true);
   EXPECT_THAT(tokens_of(builder, "a"), ElementsAre("Ā", "a", "<|end|>"));
   GgufBuilder llama3 = tiny_model("llama", "llama-bpe");  // adds BOS unless told otherwise
-  EXPECT_THAT(refusal(llama3), HasSubstr("the tokenizer adds bos, but there is no \"tokenizer.ggml.bos_token_id\""));
+  EXPECT_THAT(refusal(llama3), Says("adds bos, ...no \"tokenizer.ggml.bos_token_id\""));
   llama3.set("tokenizer.ggml.bos_token_id", std::uint32_t{260});
   EXPECT_THAT(tokens_of(llama3, "a"), ElementsAre("<|end|>", "a"));
 }
