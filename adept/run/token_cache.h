@@ -17,9 +17,9 @@ data::TokenDataset tokenize_source(const TextModel& model, const data::TextSourc
 
 /// Tokenizes one source into a store, or opens the store of the same text, options and tokenizer; a source that is a
 /// store is used where it is. Stores are in tokens/ of the user's cache, so that runs of a sweep share them, and
-/// `directory`/<name>.tokens is a link; with ADEPT_RESULT_CACHE=off, or a cache that cannot be written, it is the store.
-/// Stores in the cache that no run used for 30 days are removed when a new one is built. The first records that are
-/// skipped are listed in `directory`/<name>.skipped.jsonl.
+/// `directory`/<name>.tokens is a link; with ADEPT_RESULT_CACHE=off, or a cache that cannot be written, it is the
+/// store. Stores in the cache that no run used for 30 days are removed when a new one is built. The first records that
+/// are skipped are listed in `directory`/<name>.skipped.jsonl.
 data::TokenDataset tokenize_source_cached(const TextModel& model, const data::TextSource& source,
                                           const std::filesystem::path& directory, Verify verify = Verify::kWhenRead);
 

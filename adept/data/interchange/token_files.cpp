@@ -8,6 +8,7 @@
 #include "adept/core/error.h"
 #include "adept/core/file.h"
 #include "adept/core/signals.h"
+#include "adept/data/readers/formats.h"
 #include "adept/data/source_paths.h"
 #include "adept/data/store/token_store.h"
 #include "adept/data/text_source.h"
@@ -64,8 +65,16 @@ std::optional<TokenPath> token_path(const std::string& path) {
     found = {path};
   else if (is_glob(path))
     found = expand_glob(path);
+  const auto is_text = [](const fs::path& file) {
+    return is_file(file) && format_of_file(file) != nullptr && file.stem() != "README";
+  };
+  const auto text = std::find_if(found.begin(), found.end(), is_text);
+  const std::string text_name = text == found.end() ? "" : text->string();
   std::erase_if(found, [](const fs::path& file) { return file.extension() != ".ds" || !is_file(file); });
   if (found.empty()) return std::nullopt;
+  if (!text_name.empty())
+    throw ConfigError("{}: found token files of datatrove ({}) and text ({}); expected one kind. Name the files.", path,
+                      found.front().string(), text_name);
   return TokenPath{TokenFormat::kDatatrove, found};
 }
 
