@@ -51,6 +51,8 @@ struct DataConfig {
   std::vector<TrainSource> replay;     ///< mixed in with share train.replay_ratio
   std::vector<GeneralSource> general;  ///< the general-competence detection corpus: layer probe and unit importance
   std::vector<EvalSource> eval;
+  bool deduplicate = false;
+  bool drop_contaminated = false;
   data::Packing packing = data::Packing::kConcat;
   double temperature = 1;  ///< of shares that follow from size
   bool document_mask = data::kDocumentMask;

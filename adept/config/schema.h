@@ -157,6 +157,15 @@ void describe(Visitor& v, DataConfig& c) {
     "General text to mix into the training text, against forgetting; train.replay_ratio sets its share");
   v(c.general, "general", "General text for measuring layer importance and unit importance");
   v(c.eval, "eval", "Held-out text, evaluated before, during and after training");
+  v(c.deduplicate, "deduplicate",
+    "Leave out documents of data.train and data.replay that repeat an earlier one exactly, of the same or another "
+    "source",
+    {.decides = decides::kMixture});
+  v(c.drop_contaminated, "drop_contaminated",
+    "Leave out documents of data.train and data.replay that share 13 tokens in a row with data.eval. What they share "
+    "is "
+    "always reported, in contamination.json",
+    {.decides = decides::kMixture});
   v(c.packing, "packing",
     "How documents become training sequences. concat: joined and cut every seq_len tokens; best_fit: no document that "
     "fits into seq_len is split, at the price of some padding",

@@ -258,8 +258,7 @@ SequenceSet windows(const TokenDataset& dataset, const WindowOptions& options) {
 
 SequenceSet packed(const TokenDataset& dataset, const PackOptions& options) {
   check_seq_len(options.seq_len);
-  const PackedStream stream(dataset, options.eos, options.order.empty() ? all_documents(dataset) : options.order,
-                            options.tag);
+  const PackedStream stream(dataset, options.eos, options.order ? *options.order : all_documents(dataset), options.tag);
   const PackedLayout layout = pack(options.packing, stream.starts(), options.seq_len);
   SequenceSetBuilder builder(stream.arranged(layout), options.document_mask, options.max_tokens);
   for (std::size_t g = 0; g + 1 < layout.groups.size(); ++g)

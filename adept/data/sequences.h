@@ -95,9 +95,9 @@ struct PackOptions {
   std::optional<std::int32_t> eos{};   ///< added after each document that does not end with it
   bool document_mask = kDocumentMask;  ///< documents of a sequence do not attend to each other
   Packing packing = Packing::kConcat;
-  DocumentTag tag{};                  ///< in every document
-  std::vector<std::int64_t> order{};  ///< of the documents; empty: the dataset's own
-  std::int64_t max_tokens = 0;        ///< total of all sequences, taken as a sample (SequenceSet); 0: no limit
+  DocumentTag tag{};                                 ///< in every document
+  std::optional<std::vector<std::int64_t>> order{};  ///< the documents to read; unset: all, in the dataset's order
+  std::int64_t max_tokens = 0;  ///< total of all sequences, taken as a sample (SequenceSet); 0: no limit
 };
 
 /// A list of sequences over a dataset, created on access. It takes 16 bytes per sequence and document and stores no

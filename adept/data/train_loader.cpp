@@ -39,9 +39,13 @@ std::vector<std::int64_t> numbers_below(std::int64_t count) {
   return numbers;
 }
 
-std::string fingerprint_of(const TokenDataset& dataset, const DocumentTag& tag) {
-  if (tag.ids.empty()) return dataset.fingerprint();
-  return fmt::format("{} tag {} {}", dataset.fingerprint(), tag.position, fmt::join(tag.ids, " "));
+std::string fingerprint_of(const TrainSource& source) {
+  std::string fingerprint = source.dataset.fingerprint();
+  if (!source.tag.ids.empty())
+    fingerprint += fmt::format(" tag {} {}", source.tag.position, fmt::join(source.tag.ids, " "));
+  if (!source.excluded.empty())
+    fingerprint += fmt::format(" without {}", hash_of(std::as_bytes(std::span(source.excluded))));
+  return fingerprint;
 }
 
 std::string join_problems(const std::vector<std::string>& problems) {
@@ -127,8 +131,10 @@ TrainLoader::TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions op
   for (const TrainSource& given : sources) {
     Source source = make_source(given);
     if (source.sequences.empty())
-      problems.push_back(fmt::format("source \"{}\" has {} documents with {} tokens; expected at least 2 tokens",
-                                     given.dataset.name(), given.dataset.num_documents(), given.dataset.num_tokens()));
+      problems.push_back(fmt::format(
+          "source \"{}\" has {} documents with {} tokens{}; expected at least 2 tokens", given.dataset.name(),
+          given.dataset.num_documents(), given.dataset.num_tokens(),
+          given.excluded.empty() ? "" : fmt::format(", of which {} documents are left out", given.excluded.size())));
     sources_.push_back(std::move(source));
   }
   if (!problems.empty()) throw ConfigError("the training data:{}", join_problems(problems));
@@ -188,9 +194,10 @@ TrainLoader::Source TrainLoader::make_source(const TrainSource& given) const {
   const TokenDataset& dataset = given.dataset;
   constexpr RandomStream kStream = RandomStream::kDocumentOrder;
   std::vector<std::int64_t> order = all_documents(dataset);
+  std::erase_if(order, [&](std::int64_t i) { return std::ranges::binary_search(given.excluded, i); });
   random_shuffle(order, options_.seed, kStream, order_salt(dataset.name(), kStream, 0));
   Source source{.dataset = dataset,
-                .tag = given.tag,
+                .fingerprint = fingerprint_of(given),
                 .sequences = packed(dataset, {.seq_len = options_.seq_len,
                                               .eos = options_.eos,
                                               .document_mask = options_.document_mask,
@@ -382,7 +389,7 @@ Json TrainLoader::state() const {
   for (std::size_t s = 0; s < sources_.size(); ++s) {
     const Source& source = sources_[s];
     const bool is_limited = source.part.limit != MixturePart::kNoLimit;
-    sources[source.dataset.name()] = {{"data", fingerprint_of(source.dataset, source.tag)},
+    sources[source.dataset.name()] = {{"data", source.fingerprint},
                                       {"share", share_json(s)},
                                       {"limit", is_limited ? Json(source.part.limit) : Json()},
                                       {"epoch", source.count / source.sequences.size()},
@@ -420,7 +427,7 @@ std::vector<std::string> TrainLoader::differences(const Json& saved, OtherMixtur
     }
     if (before.value("data", Json()) != source["data"])
       problems.push_back(fmt::format(
-          "source \"{}\": its data (text, tokenizer or tag) has changed{}", name,
+          "source \"{}\": its data (text, tokenizer, tag or excluded documents) has changed{}", name,
           is_strict ? "" : ", so what it has given is unknown; give the new text as a source of another name"));
     if (!is_strict) continue;
     for (const auto& [key, meaning] : {std::pair{"share", "share of the tokens"}, {"limit", "limit of sequences"}})
@@ -502,7 +509,7 @@ std::string TrainLoader::format_mixture() const {
     const auto share_text = [](const Json& share) { return fmt::format("{:.2f}%", 100 * share.get<double>()); };
     table += fmt::format(
         "{:<{}}  {:>12}  {:>6.2f}%  {:>16}  {:>16}  {:>6.2f}%  {:>12}  {:>7}\n", source.dataset.name(), width,
-        format_count(source.dataset.num_documents()), 100 * split_share(index),
+        format_count(source.sequences.counts().documents), 100 * split_share(index),
         format_count(source.sequences.counts().tokens), format_count(source.sequences.size()),
         100 * padding_share(index), source.part.limit == MixturePart::kNoLimit ? "" : format_count(source.part.limit),
         shares.is_array() ? fmt::format("{} to {}", share_text(shares.front().back()), share_text(shares.back().back()))
@@ -513,7 +520,7 @@ std::string TrainLoader::format_mixture() const {
 
 double TrainLoader::split_share(std::int64_t source) const {
   const SequenceCounts& counts = at(source).sequences.counts();
-  return static_cast<double>(counts.split_documents) / static_cast<double>(counts.all_documents);
+  return static_cast<double>(counts.split_documents) / static_cast<double>(counts.documents);
 }
 
 double TrainLoader::padding_share(std::int64_t source) const {

@@ -25,6 +25,7 @@ struct TrainSource {
   TokenDataset dataset;                    ///< its name is the source's name
   std::optional<WeightSchedule> weight{};  ///< relative share of the tokens; for all sources or none
   DocumentTag tag{};
+  std::vector<std::int64_t> excluded{};  ///< documents that are not read, ascending
   // Limits, of which the first one reached applies.
   std::optional<double> epochs{};            ///< > 0
   std::optional<std::int64_t> max_tokens{};  ///< at least a sequence
@@ -125,7 +126,7 @@ class TrainLoader {
  private:
   struct Source {
     TokenDataset dataset;
-    DocumentTag tag;
+    std::string fingerprint;                                     // of what it gives
     SequenceSet sequences;                                       // of an epoch
     std::int64_t tokens_per_epoch = 0;                           // of these
     std::map<std::int64_t, std::vector<std::int64_t>> orders{};  // of the sequences in recent epochs; empty: as packed

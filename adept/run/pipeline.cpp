@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "adept/core/error.h"
+#include "adept/core/hash.h"
 #include "adept/core/log.h"
 #include "adept/eval/evaluate.h"
 #include "adept/io/atomic_file.h"
@@ -21,6 +22,7 @@
 #include "adept/run/run_record.h"
 #include "adept/run/stage.h"
 #include "adept/run/text.h"
+#include "adept/run/training_text.h"
 #include "adept/train/compute.h"
 #include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
@@ -78,8 +80,10 @@ class Run {
   // Everything before the model changes.
   void begin() {
     tokenize();
+    compare();
     check_inputs();
     write_run_record(dir_, config_);
+    write_result(dir_ / files::kContamination, contamination_);
     discard_other_stages();
     baseline();
   }
@@ -93,6 +97,11 @@ class Run {
         throw interrupted(error, fmt::format("tokenized sources are kept in {}", (dir_ / "data").string()));
       }
     });
+  }
+
+  // What the training text repeats, and what it shares with held-out text.
+  void compare() {
+    stages_.always("compare", [&] { contamination_ = check_training_text(model_, config_, datasets_, cache_); });
   }
 
   // Problems of later stages stop the run here, before the first stage (which may take hours) and before anything of an
@@ -285,6 +294,7 @@ class Run {
             {"general", fingerprints(datasets_.general)},
             {"data.general", general_shares(config_.data)},
             {"sampling", data::kSamplingRule},
+            {"excluded", hash_of(Json(datasets_.excluded).dump())},
             {"data.train", mixture_json(config_.data.train)},
             {"data.replay", mixture_json(config_.data.replay)},
             {"config", config::deciding(
@@ -383,6 +393,7 @@ class Run {
   StageRunner stages_;
   ResultCache cache_;
   Datasets datasets_;
+  Json contamination_;
   fs::path trained_from_;
 };
 

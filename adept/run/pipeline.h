@@ -5,12 +5,15 @@
 // in one directory; a stage is skipped if its output exists and its inputs are unchanged:
 //
 //     config.yaml, versions.json      the resolved configuration, and what it ran on
-//     data/<source>.tokens/           tokenized text (token_cache.h); <source>.skipped.jsonl lists the first bad
-//     records eval_base.json                  the base model on data.eval importance.json                 layer
-//     importance on data.general expanded/                       the expanded model, before training; afterwards with
-//     keep_expanded only checkpoint-<step>/, trainer_log.jsonl, parameter_importance.jsonl model/ the result: a plain
-//     Hugging Face model eval_model.json                 the result on data.eval, loaded from model/ all_results.json
-//     everything in one place
+//     data/<source>.tokens/           its tokens (token_cache.h); <source>.skipped.jsonl lists the first bad records
+//     contamination.json              what the training text shares with data.eval (training_text.h)
+//     eval_base.json                  the base model on data.eval
+//     importance.json                 layer importance on data.general
+//     expanded/                       the expanded model, before training; afterwards with keep_expanded only
+//     checkpoint-<step>/, trainer_log.jsonl, parameter_importance.jsonl
+//     model/                          the result: a plain Hugging Face model
+//     eval_model.json                 the result on data.eval, loaded from model/
+//     all_results.json                everything in one place
 #pragma once
 
 #include "adept/config/run_config.h"

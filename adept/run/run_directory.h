@@ -14,9 +14,10 @@ namespace files {
 inline constexpr char kVersions[] = "versions.json";  ///< marks the folder of a run: it is the first one there
 inline constexpr char kConfig[] = "config.yaml", kBaseline[] = "eval_base.json", kImportance[] = "importance.json",
                       kTrainResults[] = "train_results.json", kEvaluation[] = "eval_model.json",
-                      kCopies[] = "copies.json", kAllResults[] = "all_results.json";
-inline constexpr const char* kAll[] = {kVersions,     kConfig,     kBaseline, kImportance,
-                                       kTrainResults, kEvaluation, kCopies,   kAllResults};
+                      kCopies[] = "copies.json", kAllResults[] = "all_results.json",
+                      kContamination[] = "contamination.json";
+inline constexpr const char* kAll[] = {kVersions,     kConfig,     kContamination, kBaseline,  kImportance,
+                                       kTrainResults, kEvaluation, kCopies,        kAllResults};
 inline constexpr char kExpanded[] = "expanded", kModel[] = "model", kStages[] = "stages";  ///< folders
 }  // namespace files
 

@@ -62,7 +62,8 @@ data::DocumentTag tag_of(const data::Tokenizer& tokenizer, const std::optional<s
 // and temperature.
 void append_sources(const TextModel& model, const std::vector<data::TokenDataset>& datasets,
                     const std::vector<config::TrainSource>& configs, const std::optional<WeightSchedule>& share,
-                    double temperature, std::vector<data::TrainSource>& sources) {
+                    double temperature, std::span<const std::vector<std::int64_t>> excluded,
+                    std::vector<data::TrainSource>& sources) {
   std::vector<WeightSchedule> weights;
   for (std::size_t i = 0; i < datasets.size(); ++i) {
     const auto size = static_cast<double>(datasets[i].num_tokens() + datasets[i].num_documents());
@@ -86,6 +87,7 @@ void append_sources(const TextModel& model, const std::vector<data::TokenDataset
     sources.push_back({.dataset = datasets[i],
                        .weight = weight,
                        .tag = tag_of(model.tokenizer, configs[i].tag, datasets[i]),
+                       .excluded = excluded.empty() ? std::vector<std::int64_t>() : excluded[i],
                        .epochs = configs[i].epochs,
                        .max_tokens = configs[i].max_tokens});
   }
@@ -248,9 +250,12 @@ data::TrainLoader make_train_loader(const TextModel& model, const config::RunCon
   std::vector<data::TrainSource> sources;
   const double temperature = config.data.temperature;
   const bool has_replay = replay.max() > 0;
+  const std::span excluded = datasets.excluded;
   append_sources(model, datasets.train, config.data.train, has_replay ? std::optional(rest_of(replay)) : std::nullopt,
-                 temperature, sources);
-  if (has_replay) append_sources(model, datasets.replay, config.data.replay, replay, temperature, sources);
+                 temperature, excluded, sources);
+  if (has_replay)
+    append_sources(model, datasets.replay, config.data.replay, replay, temperature,
+                   excluded.empty() ? excluded : excluded.subspan(datasets.train.size()), sources);
   return {std::move(sources),
           {.seq_len = config.seq_len,
            .eos = model.eos(),

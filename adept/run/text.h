@@ -24,6 +24,8 @@ struct Datasets {
   std::vector<data::TokenDataset> replay;
   std::vector<data::TokenDataset> general;
   std::vector<data::TokenDataset> eval;
+  /// Documents that are not trained on: of each source of train, then of each of replay; ascending. Empty: none.
+  std::vector<std::vector<std::int64_t>> excluded{};
 };
 Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, const std::filesystem::path& directory);
 

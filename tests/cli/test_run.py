@@ -19,7 +19,7 @@ LOG_KEYS = {"current_steps", "total_steps", "epoch", "percentage", "elapsed_time
 def test_every_documented_file_is_there(finished):
     out = finished[0] / "out"
     for name in (
-        "config.yaml", "versions.json", "eval_base.json", "importance.json", "trainer_log.jsonl",
+        "config.yaml", "versions.json", "contamination.json", "eval_base.json", "importance.json", "trainer_log.jsonl",
         "parameter_importance.jsonl", "copies.json", "eval_model.json", "all_results.json", "checkpoint-4/trainer_state.json",
         "checkpoint-6/trainer_state.json", "model/model.safetensors", "model/adept_expansion.json",
         "model/config.json", "model/tokenizer.json", "model/tokenizer_config.json", "model/generation_config.json",

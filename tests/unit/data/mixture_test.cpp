@@ -262,7 +262,7 @@ TEST(OtherMixture, IsRefusedForChangedText) {
   loader.next_step(10);
   TrainLoader changed({source_of("domain", 1, 5), source_of("replay", 1, 100'000)}, {.seq_len = 8, .eos = 0});
   EXPECT_THAT(message_of<ConfigError>([&] { changed.load_state(loader.state(), "s", OtherMixture::kAllowed); }),
-              AllOf(HasSubstr("source \"domain\": its data (text, tokenizer or tag) has changed"), HasSubstr("another name"),
+              AllOf(HasSubstr("source \"domain\": its data (text, tokenizer, tag or excluded documents) has changed"), HasSubstr("another name"),
                     Not(HasSubstr("--allow-changed"))));
   TrainLoader longer({source_of("domain", 1), source_of("replay", 1, 100'000)}, {.seq_len = 9, .eos = 0});
   EXPECT_THAT(message_of<ConfigError>([&] { longer.load_state(loader.state(), "s", OtherMixture::kAllowed); }),

@@ -300,7 +300,7 @@ TEST(Packed, AddsNoSecondEos) {
 
 TEST(Packed, TakesTheGivenOrderAndNoEos) {
   const auto dataset = counting_dataset("a", {3, 2, 4});
-  const auto set = packed(dataset, {.seq_len = 4, .eos = std::nullopt, .order = {2, 0, 1}});
+  const auto set = packed(dataset, {.seq_len = 4, .eos = std::nullopt, .order = std::vector<std::int64_t>{2, 0, 1}});
   ASSERT_EQ(set.size(), 2);
   EXPECT_THAT(set[0].tokens, ElementsAre(6, 7, 8, 9));
   EXPECT_THAT(set[1].tokens, ElementsAre(1, 2, 3, 4));

@@ -276,7 +276,7 @@ TEST(TrainLoader, RefusesThePositionOfOtherData) {
   const TokenDataset replay = counting_dataset("replay", random_lengths(2, 11), 100'000);
   const TokenDataset changed = counting_dataset("replay", random_lengths(2, 11), 100'001);
   EXPECT_THAT(refusal(TrainLoader({{domain, 3}, {changed, 1}}, {.seq_len = 16, .eos = kEos, .seed = 5})),
-              AllOf(HasSubstr("source \"replay\": its data (text, tokenizer or tag) has changed"),
+              AllOf(HasSubstr("source \"replay\": its data (text, tokenizer, tag or excluded documents) has changed"),
                     testing::Not(HasSubstr("\"domain\""))));
   EXPECT_THAT(refusal(TrainLoader({{domain, 3}}, {.seq_len = 16, .eos = kEos, .seed = 5})),
               HasSubstr("source \"replay\" was removed"));

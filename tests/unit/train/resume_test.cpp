@@ -134,7 +134,7 @@ TEST(Resume, RefusesAnotherConfigurationOtherDataAndAnotherProbe) {
   TrainerInputs other_data = make_inputs(config, model.expanded, dir / "run");
   other_data.loader = make_loader(config, 5);
   EXPECT_THAT(refusal(std::move(other_data)),
-              HasSubstr("source \"domain\": its data (text, tokenizer or tag) has changed"));
+              HasSubstr("source \"domain\": its data (text, tokenizer, tag or excluded documents) has changed"));
   TrainerInputs other_probe = make_inputs(config, model.expanded, dir / "run");
   other_probe.probe = probe_batches(32);
   EXPECT_THAT(refusal(std::move(other_probe)), HasSubstr("\n  probe_text: has changed\n"));

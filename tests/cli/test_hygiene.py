@@ -1,0 +1,72 @@
+"""Documents that repeat, and held-out text that is in the training text."""
+
+import json
+
+import pytest
+import text_models
+from conftest import run_program
+
+SHARED = "the river is cold and the patient walks to the river and the patient is cold and walks again to the river"
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hygiene")
+    text_models.save("llama_tied", folder / "base")
+    domain = text_models.sentences("domain", 30)
+    text_models.write_jsonl(folder / "domain.jsonl", [*domain, domain[3], f"first {SHARED}", domain[5]])
+    text_models.write_jsonl(folder / "replay.jsonl", [domain[7], *text_models.sentences("general", 20)])
+    text_models.write_jsonl(folder / "held.jsonl", [*text_models.sentences("general", 5, seed=9), f"other {SHARED}"])
+    return folder
+
+
+def run(folder, out, *arguments, check=True, **data):
+    config = dict(model="base", output_dir=str(out), threads=1, dtype="fp32", seq_len=32, method="full", unit_lr={"policy": "uniform"},
+                  data={"train": [{"name": "domain", "path": "domain.jsonl"}], "replay": [{"name": "replay", "path": "replay.jsonl"}],
+                        "eval": [{"name": "held", "path": "held.jsonl"}], **data}, train={"max_steps": 3, "replay_ratio": 0.3})  # fmt: skip
+    path = out.parent / f"{out.name}.yaml"
+    path.write_text(json.dumps(config))
+    return run_program("adept", "run", path, *arguments, cwd=folder, check=check)
+
+
+def report(out):
+    return json.loads((out / "contamination.json").read_text())
+
+
+def test_held_out_text_in_the_training_text_is_reported_with_examples(texts, tmp_path):
+    process = run(texts, tmp_path / "run")
+    assert "data.eval (held): " in process.stderr and "data.drop_contaminated: true" in process.stderr
+    held = report(tmp_path / "run")["eval"]["held"]
+    assert held["documents"] == 6 and held["contaminated_documents"] >= 1 and 0 < held["shared_ngrams"] < held["ngrams"]
+    found = [example for example in held["examples"] if example["document"] == 5]
+    assert found and found[0]["text"].strip() in SHARED and found[0]["train_name"] == "domain"
+    domain = report(tmp_path / "run")["train"]["domain"]
+    assert domain["contaminated_documents"] >= 1 and domain["excluded_documents"] == 0
+
+
+def test_documents_are_left_out_on_request(texts, tmp_path):
+    run(texts, tmp_path / "all")
+    both = run(texts, tmp_path / "fewer", deduplicate=True, drop_contaminated=True)
+    before, after = report(tmp_path / "all")["train"], report(tmp_path / "fewer")["train"]
+    assert after["domain"]["repeated_documents"] == 2 and after["replay"]["repeated_documents"] == 1
+    assert before["domain"]["repeated_documents"] == 0  # it was not asked for
+    excluded = after["domain"]["excluded_documents"]
+    assert excluded == after["domain"]["contaminated_documents"] + 2
+    assert f"domain: {excluded} of 33 documents are left out: 2 repeat an earlier one, {excluded - 2} share text with data.eval" in both.stderr
+    row = next(line for line in both.stderr.splitlines() if line.startswith("domain ") and "%" in line)
+    assert row.split()[1] == str(33 - excluded)
+    again = run(texts, tmp_path / "fewer", deduplicate=True, drop_contaminated=True)
+    assert "train" in [line.split()[0] for line in again.stderr.splitlines() if line.endswith("unchanged, kept")]
+
+
+def test_another_choice_is_another_training(texts, tmp_path):
+    run(texts, tmp_path / "run")
+    refused = run(texts, tmp_path / "run", check=False, deduplicate=True)
+    assert refused.returncode == 2 and 'source "domain": its data (text, tokenizer, tag or excluded documents) has changed' in refused.stderr
+
+
+def test_a_source_without_other_documents_is_an_error(texts, tmp_path):
+    (tmp_path / "copy.jsonl").write_text((texts / "domain.jsonl").read_text().splitlines()[0] + "\n")
+    sources = [{"name": "domain", "path": "domain.jsonl"}, {"name": "copy", "path": str(tmp_path / "copy.jsonl")}]
+    refused = run(texts, tmp_path / "run", check=False, deduplicate=True, train=sources)
+    assert refused.returncode == 2 and 'source "copy" has 1 documents' in refused.stderr and "1 documents are left out" in refused.stderr
