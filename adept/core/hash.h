@@ -3,11 +3,21 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 
 namespace adept {
+
+/// The 128 bits of a hash.
+struct HashValue {
+  std::uint64_t high = 0, low = 0;
+};
+/// "xxh3:" and 32 hexadecimal digits.
+std::string to_string(const HashValue& hash);
+/// The inverse; nothing for another text.
+std::optional<HashValue> parse_hash(std::string_view text);
 
 /// Incremental XXH3-128.
 class Hasher {
@@ -21,7 +31,8 @@ class Hasher {
   Hasher& update(std::string_view text);
   /// Forgets all data.
   Hasher& reset();
-  /// "xxh3:" and 32 hexadecimal digits for all data so far.
+  /// For all data so far.
+  HashValue value() const;
   std::string digest() const;
 
  private:
@@ -29,7 +40,8 @@ class Hasher {
   std::unique_ptr<State> state_;
 };
 
-/// Digest of one buffer.
+/// Of one buffer.
+HashValue hash_value_of(std::span<const std::byte> bytes);
 std::string hash_of(std::span<const std::byte> bytes);
 std::string hash_of(std::string_view text);
 

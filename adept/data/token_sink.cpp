@@ -1,10 +1,12 @@
 #include "adept/data/token_sink.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
+#include <array>
 #include <numeric>
+#include <optional>
 #include <utility>
+
+#include "adept/core/error.h"
 
 namespace adept::data {
 namespace {
@@ -31,13 +33,28 @@ class MemoryStorage : public TokenStorage {
 
 }  // namespace
 
+DocumentHash::DocumentHash() : state_(Hasher().update("documents").value()) {}
+
+DocumentHash::DocumentHash(const std::string& state) {
+  const std::optional<HashValue> value = parse_hash(state);
+  if (!value) throw DataError("the hash of documents is \"{}\"; expected xxh3: and 32 digits.", state);
+  state_ = *value;
+}
+
 void DocumentHash::append(std::span<const std::int32_t> ids) {
   document_.update(std::as_bytes(ids));
   num_ids_ += std::ssize(ids);
 }
 
 void DocumentHash::end_document(std::int64_t text_bytes) {
-  state_ = hash_of(fmt::format("{} {} {} {}", state_, document_.digest(), num_ids_, text_bytes));
+  const HashValue ids = document_.value();
+  const std::array<std::uint64_t, 6> all = {state_.high,
+                                            state_.low,
+                                            ids.high,
+                                            ids.low,
+                                            static_cast<std::uint64_t>(num_ids_),
+                                            static_cast<std::uint64_t>(text_bytes)};
+  state_ = hash_value_of(std::as_bytes(std::span(all)));
   document_.reset();
   num_ids_ = 0;
 }

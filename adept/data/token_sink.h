@@ -16,20 +16,20 @@ namespace adept::data {
 /// The fingerprint of documents in order. It does not depend on how they are stored, and can be continued later.
 class DocumentHash {
  public:
-  DocumentHash() = default;
-  /// Continues after the documents whose hash was `state`.
-  explicit DocumentHash(std::string state) : state_(std::move(state)) {}
+  DocumentHash();
+  /// Continues after the documents whose hash was `state`. Throws DataError for a text that is no hash.
+  explicit DocumentHash(const std::string& state);
 
   /// Ids of the document that end_document() ends.
   void append(std::span<const std::int32_t> ids);
   void end_document(std::int64_t text_bytes);
   /// Of all documents that were ended.
-  const std::string& state() const { return state_; }
+  std::string state() const { return to_string(state_); }
 
  private:
   Hasher document_;
   std::int64_t num_ids_ = 0;
-  std::string state_ = hash_of("documents");
+  HashValue state_;
 };
 
 /// Describes how the reader goes on after the current document, for a sink that may be continued by another process.

@@ -31,5 +31,23 @@ TEST(Hash, OneChangedBitChangesIt) {
   EXPECT_NE(hash_of(text), before);
 }
 
+TEST(Hash, TextAndValueAreTheSame) {
+  for (const char* text : {"", "a", "more"}) {
+    const HashValue value = hash_value_of(std::as_bytes(std::span(std::string_view(text))));
+    EXPECT_EQ(to_string(value), hash_of(text));
+    EXPECT_EQ(to_string(parse_hash(hash_of(text)).value()), hash_of(text));
+  }
+  for (const char* text : {"", "xxh3:", "xxh3:99aa06d3014798d86001c324468d497", "xxh3:99aa06d3014798d86001c324468d497g",
+                           "xxh3:99aa06d3014798d86001c324468d497f0", "sha1:99aa06d3014798d86001c324468d497f",
+                           "xxh3:+9aa06d3014798d86001c324468d497f"})
+    EXPECT_FALSE(parse_hash(text)) << text;
+}
+
+TEST(Hasher, ForgetsAllOnReset) {
+  Hasher hasher;
+  hasher.update("old").reset().update("new");
+  EXPECT_EQ(hasher.digest(), hash_of("new"));
+}
+
 }  // namespace
 }  // namespace adept

@@ -9,7 +9,7 @@
 #include "adept/core/error.h"
 #include "adept/data/chat_template.h"
 #include "adept/data/tokenize.h"
-#include "adept/io/directory_lock.h"
+#include "adept/io/record.h"
 #include "data_test_util.h"
 #include "tests/support/captured_log.h"
 #include "tests/support/files.h"
@@ -169,6 +169,12 @@ TEST(TokenStoreBuild, StartsAgainIfAFinishedPartIsDamaged) {
   Interrupted absent;
   fs::remove(absent.store + "/00000.tokens");
   EXPECT_THAT(absent.go_on(), AllOf(HasSubstr("00000.tokens"), HasSubstr("Starting again.")));
+  Interrupted lying;
+  Json lie = io::read_record(lying.store + "/progress.json");
+  lie.erase(io::kChecksum);
+  lie["documents"] = "a hash";
+  io::write_record(lying.store + "/progress.json", lie);
+  EXPECT_THAT(lying.go_on(), AllOf(HasSubstr("the hash of documents is \"a hash\""), HasSubstr("Starting again.")));
   Interrupted damaged;
   std::string progress = adept::test::read_file(damaged.store + "/progress.json");
   progress[progress.find("documents") + 15] ^= 1;
