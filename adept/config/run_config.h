@@ -90,6 +90,10 @@ struct RunConfig {
 
   /// Whether the method trains copies of layers.
   bool expands() const { return method == train::Method::kAdept || method == train::Method::kLlamaPro; }
+  /// Whether rows of new tokens train apart from the rest of the embedding.
+  bool trains_new_tokens() const {
+    return train.train_new_embeddings && method != train::Method::kFull && method != train::Method::kReplay;
+  }
 };
 
 /// The purpose of loading a configuration: it determines which parts are required.

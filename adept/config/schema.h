@@ -46,6 +46,9 @@ inline constexpr Range kSequences{.min = 1, .max = 65536};
 constexpr unsigned bit_of(train::Method method) { return 1U << static_cast<unsigned>(method); }
 inline constexpr unsigned kAdeptOnly = bit_of(train::Method::kAdept);
 inline constexpr unsigned kMethodsWithCopies = kAdeptOnly | bit_of(train::Method::kLlamaPro);
+/// Those that do not train every row of the embedding.
+inline constexpr unsigned kMethodsWithoutEmbeddings =
+    kMethodsWithCopies | bit_of(train::Method::kLora) | bit_of(train::Method::kTopKLayers);
 inline constexpr unsigned kAllMethods = ~0U;
 
 /// Properties of a field in addition to its name, meaning, type and default.
@@ -243,6 +246,9 @@ void describe(Visitor& v, train::TrainOptions& c) {
      .decides = decides::kMixture});
   v(c.continue_data, "continue_data",
     "Start at the data position where the run that trained the model stopped, instead of at the beginning");
+  v(c.train_new_embeddings, "train_new_embeddings",
+    "Also train the rows of the embedding and the head that belong to tokens added by adept expand-vocab",
+    {.methods = kMethodsWithoutEmbeddings});
   v(c.batch_size, "batch_size", "Size of a micro-batch", {.unit = "sequences", .range = kSequences});
   v(c.grad_accum, "grad_accum", "Gradient accumulation: number of micro-batches per step",
     {.unit = "micro-batches", .range = kSequences});

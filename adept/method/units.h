@@ -27,6 +27,7 @@ struct Unit {
   std::int64_t end = 0;
   std::int64_t elements = 0;  ///< of the slices
   bool is_matrix = true;      ///< false: part of a norm gain or a bias
+  bool is_measured = true;    ///< false: it has no importance, and the factor 1 with every policy
 };
 
 /// The units of one parameter: itself, or its parts.

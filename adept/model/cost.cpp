@@ -28,6 +28,8 @@ class Counter {
     flows_ |= trains;
   }
 
+  void weight_gradient(double elements) { flops_ += 2 * elements; }
+
   double flops() const { return flops_; }
 
  private:
@@ -80,13 +82,15 @@ double head_elements(const ModelConfig& config) { return static_cast<double>(con
 
 }  // namespace
 
-StepCost step_cost(const Weights& weights, std::int64_t lowest_layer, std::int64_t seq_len) {
-  const bool embeddings_train = requires_gradient(weights.embed_tokens.weight);
+StepCost step_cost(const Weights& weights, std::int64_t lowest_layer, std::int64_t seq_len, bool trains_a_token) {
+  const bool embeddings_train = trains_a_token || requires_gradient(weights.embed_tokens.weight);
   Counter prefix(seq_len, embeddings_train), rest(seq_len, embeddings_train);
   for (std::int64_t l = 0; l < std::ssize(weights.layers); ++l)
     (l < lowest_layer ? prefix : rest).layer(weights.layers[static_cast<std::size_t>(l)], requires_gradient);
   rest.norm(weights.norm, requires_gradient);
   rest.matrix(static_cast<double>(weights.lm_head.weight.numel()), requires_gradient(weights.lm_head.weight));
+  if (const nn::TrainedRows& rows = weights.lm_head.trained; rows.any() && requires_gradient(rows.values))
+    rest.weight_gradient(static_cast<double>(rows.values.numel()));
   return {.prefix_flops = prefix.flops(), .flops = rest.flops()};
 }
 

@@ -15,9 +15,11 @@ struct StepCost {
   double flops = 0;         ///< everything else
 };
 
-/// Of the tensors that require a gradient, for sequences of `seq_len` tokens: a frozen matrix has no weight gradient,
-/// and no gradient is computed below the lowest trained tensor.
-StepCost step_cost(const Weights& weights, std::int64_t lowest_layer, std::int64_t seq_len);
+/// Of the tensors that require a gradient, for sequences of `seq_len` tokens: a frozen matrix has no weight gradient
+/// (but of its trained rows), and no gradient is computed below the lowest trained tensor. `trains_a_token`: the row of
+/// one of the tokens trains, so the gradient flows to the embedding.
+StepCost step_cost(const Weights& weights, std::int64_t lowest_layer, std::int64_t seq_len,
+                   bool trains_a_token = false);
 
 /// A step that trains identity copies after these layers of `base`: ascending, repeated per copy.
 double copies_step_flops(const ModelConfig& base, std::int64_t seq_len, std::span<const int> after);

@@ -9,7 +9,8 @@ namespace adept::model {
 at::Tensor FrozenPrefix::hidden(const at::Tensor& ids, std::int64_t end, const Context& context) const {
   const at::NoGradGuard no_grad;
   const std::int64_t cached = cache_ == nullptr ? 0 : cache_->num_layers();
-  if (cache_ == nullptr || end < cached) return decoder_->layers(decoder_->embed(ids), 0, end, context);
+  if (cache_ == nullptr || end < cached || decoder_->weights().embed_tokens.trains_any_of(ids))
+    return decoder_->layers(decoder_->embed(ids), 0, end, context);
   ADEPT_CHECK(context.cache == nullptr && context.text_length == 0,
               "activations of tokens that follow others, or that others follow, are not cached");
   const auto compute = [&](const at::Tensor& tokens, const Context& of_tokens) {

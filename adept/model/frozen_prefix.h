@@ -14,7 +14,8 @@
 namespace adept::model {
 
 /// A decoder with an optional cache for the activations of its layers below cache->num_layers(), which must not change
-/// while it is in use. A view that refers to both. A decoder converts to a FrozenPrefix without a cache.
+/// while it is in use. Tokens with a trained row in the embedding never use the cache. A view that refers to both. A
+/// decoder converts to a FrozenPrefix without a cache.
 class FrozenPrefix {
  public:
   FrozenPrefix(const Decoder& decoder) : decoder_(&decoder) {}  // NOLINT(google-explicit-constructor)

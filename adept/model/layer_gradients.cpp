@@ -73,8 +73,8 @@ double visit(const FrozenPrefix& model, const Batch& batch, std::span<const int>
 Decoder detached_decoder(const Decoder& decoder) {
   Weights weights = decoder.weights();
   for (const Parameter& p : named_parameters(decoder.config(), weights)) *p.tensor = p.tensor->detach();
-  if (decoder.config().tie_word_embeddings) weights.lm_head = weights.embed_tokens;
-  weights.lm_head.weight = weights.lm_head.weight.detach();
+  weights.embed_tokens = weights.embed_tokens.detached();
+  weights.lm_head = decoder.config().tie_word_embeddings ? weights.embed_tokens : weights.lm_head.detached();
   return {decoder.config(), std::move(weights)};
 }
 

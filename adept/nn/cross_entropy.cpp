@@ -12,6 +12,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "adept/nn/autograd.h"
 #include "adept/nn/kernels.h"
@@ -126,33 +127,43 @@ void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
 }
 
 struct Gradients {
-  at::Tensor hidden;  // (n, D) in the compute dtype
-  at::Tensor head;    // (V, D) in the wide type
+  at::Tensor hidden;   // (n, D) in the compute dtype
+  at::Tensor head;     // (V, D) in the wide type
+  at::Tensor trained;  // (K, D) in the wide type: of the trained rows of a frozen head
 };
 
-/// The losses and gradients of scored_losses, a chunk of tokens at a time.
-at::Tensor chunked_losses(const Scored& scored, const at::Tensor& head, bool want_hidden, bool want_head,
+/// The gradients that are wanted.
+struct Wanted {
+  bool hidden = false, head = false, trained = false;
+  bool any() const { return hidden || head || trained; }
+};
+
+/// The losses and gradients of scored_losses, a chunk of tokens at a time. `head` contains the trained rows, whose ids
+/// are given.
+at::Tensor chunked_losses(const Scored& scored, const at::Tensor& head, const at::Tensor& trained_ids, Wanted want,
                           Gradients& gradients) {
   RECORD_FUNCTION("head and loss", std::vector<c10::IValue>());
   const at::Tensor &hidden = scored.hidden, &targets = scored.targets;
   const std::int64_t n = hidden.size(0), vocab_size = head.size(0);
   const at::ScalarType wide = accumulate_type(hidden);
   at::Tensor losses = at::empty({n}, hidden.options().dtype(wide));
-  if (want_hidden) gradients.hidden = at::empty({n, hidden.size(1)}, hidden.options());
-  if (want_head) gradients.head = at::zeros(head.sizes(), head.options().dtype(wide));
+  if (want.hidden) gradients.hidden = at::empty({n, hidden.size(1)}, hidden.options());
+  if (want.head) gradients.head = at::zeros(head.sizes(), head.options().dtype(wide));
+  if (want.trained) gradients.trained = at::zeros({trained_ids.size(0), head.size(1)}, head.options().dtype(wide));
   const std::int64_t step = chunk_tokens(n, vocab_size);
   Chunk chunk(step, vocab_size, hidden, scored.soft_cap);
   for (std::int64_t begin = 0; begin < n; begin += step) {
     const std::int64_t count = std::min(step, n - begin);
     const at::Tensor rows = hidden.narrow(0, begin, count);
-    const at::Tensor dlogits = chunk.score(rows, head, targets.narrow(0, begin, count), losses.narrow(0, begin, count),
-                                           want_hidden || want_head);
-    if (!want_hidden && !want_head) continue;
-    if (want_hidden) {
+    const at::Tensor dlogits =
+        chunk.score(rows, head, targets.narrow(0, begin, count), losses.narrow(0, begin, count), want.any());
+    if (!want.any()) continue;
+    if (want.hidden) {
       at::Tensor slot = gradients.hidden.narrow(0, begin, count);
       matmul_out(slot, dlogits, head);
     }
-    if (want_head) add_product(gradients.head, dlogits.t(), rows);
+    if (want.head) add_product(gradients.head, dlogits.t(), rows);
+    if (want.trained) add_product(gradients.trained, dlogits.index_select(1, trained_ids).t(), rows);
   }
   return losses;
 }
@@ -195,12 +206,37 @@ class StreamedSoftmax {
   /// (n) fp32.
   at::Tensor losses() const { return (sum_.log() + base_ - target_logits_).to(at::kFloat); }
   /// d losses / d hidden, (n, D): the mean row of the head under the softmax minus the target's row. Call once.
-  at::Tensor gradient(const at::Tensor& head) {
+  at::Tensor gradient(const at::Tensor& head, const TrainedRows& trained) {
     at::Tensor of_targets = head.index_select(0, targets_);
+    if (trained.any()) of_targets = with_trained(of_targets.to(hidden_.scalar_type()), targets_, trained);
     if (soft_cap_ > 0) of_targets = of_targets * slope_of(target_logits_, soft_cap_).unsqueeze(1);
     mixed_.div_(sum_.to(at::kFloat).unsqueeze(1)).sub_(of_targets);
     return mixed_.to(hidden_.scalar_type());
   }
+
+  /// Adds d losses / d trained rows of the head to `sum` (K, D) fp32. Their logits are computed again.
+  void add_gradient(at::Tensor& sum, const TrainedRows& trained) const {
+    const at::Tensor normalizers = (sum_.log() + base_).to(at::kFloat).unsqueeze(1);
+    const std::int64_t step =
+        equal_parts(trained.ids.size(0), std::max<std::int64_t>(kBlockElements / hidden_.size(0), 1));
+    for (std::int64_t first = 0; first < trained.ids.size(0); first += step) {
+      const at::Tensor values = trained.values.narrow(0, first, std::min(step, trained.ids.size(0) - first));
+      at::Tensor logits = at::empty({hidden_.size(0), values.size(0)}, hidden_.options());
+      matmul_out(logits, hidden_, values.t());
+      const at::Tensor capped = soft_capped(logits.to(at::kFloat), soft_cap_);
+      at::Tensor slopes = (capped - normalizers).exp_();
+      if (soft_cap_ > 0) slopes.mul_(slope_of(capped, soft_cap_));
+      at::Tensor part = sum.narrow(0, first, values.size(0));
+      add_product(part, slopes.to(hidden_.scalar_type()).t(), hidden_);
+    }
+    const auto [positions, slots] = find_trained(targets_, trained);
+    at::Tensor rows = hidden_.index_select(0, positions).to(at::kFloat);
+    if (soft_cap_ > 0) rows.mul_(slope_of(target_logits_.index_select(0, positions), soft_cap_).unsqueeze(1));
+    sum.index_add_(0, slots, rows, -1);
+  }
+
+  /// Logits of a block.
+  static constexpr std::int64_t kBlockElements = 4 << 20;
 
  private:
   at::Tensor hidden_, targets_;
@@ -209,41 +245,73 @@ class StreamedSoftmax {
   at::Tensor mixed_;                       // (n, D) fp32: rows of the head, weighted by e^(logit - base)
 };
 
-/// Losses of the scored positions (n), and their gradient unless it is null. The head is frozen.
-at::Tensor streamed_losses(const Scored& scored, const at::Tensor& head, at::Tensor* grad_hidden) {
+/// Rows of a head in the type of the hidden states, with its trained ones.
+class HeadBlocks {
+ public:
+  HeadBlocks(const at::Tensor& head, const TrainedRows& trained, std::int64_t most_rows, at::ScalarType type)
+      : head_(head), trained_(trained), converts_(head.scalar_type() != type) {
+    if (converts_ || trained.any()) buffer_ = at::empty({most_rows, head.size(1)}, head.options().dtype(type));
+  }
+
+  /// Valid until the next call.
+  at::Tensor rows(std::int64_t first, std::int64_t count) const {
+    const at::Tensor stored = head_.narrow(0, first, count);
+    std::int64_t begin = 0, end = 0;  // of the trained ones
+    if (trained_.any()) {
+      const auto* ids = trained_.ids.const_data_ptr<std::int64_t>();
+      begin = std::lower_bound(ids, ids + trained_.ids.size(0), first) - ids;
+      end = std::lower_bound(ids + begin, ids + trained_.ids.size(0), first + count) - ids;
+    }
+    if (!converts_ && begin == end) return stored;
+    at::Tensor block = buffer_.narrow(0, 0, count).copy_(stored);
+    if (begin < end)
+      block.index_copy_(0, trained_.ids.slice(0, begin, end) - first, trained_.values.slice(0, begin, end));
+    return block;
+  }
+
+ private:
+  const at::Tensor& head_;
+  const TrainedRows& trained_;
+  bool converts_;
+  at::Tensor buffer_;
+};
+
+/// Losses of the scored positions (n), and the gradients that are wanted. The head is frozen but for `trained`, which
+/// has the type of the hidden states.
+at::Tensor streamed_losses(const Scored& scored, const at::Tensor& head, const TrainedRows& trained, Wanted want,
+                           Gradients& gradients) {
   RECORD_FUNCTION("head and loss", std::vector<c10::IValue>());
-  constexpr std::int64_t kBlockElements = 4 << 20, kMostTokens = 4096;
+  constexpr std::int64_t kBlockElements = StreamedSoftmax::kBlockElements, kMostTokens = 4096;
   const std::int64_t n = scored.hidden.size(0), vocab_size = head.size(0), width = head.size(1);
   const std::int64_t tokens = std::max<std::int64_t>(equal_parts(n, kMostTokens), 1);
   // Neither the logits of a block nor its part of the head, where that is converted, are more than so many.
   const std::int64_t columns =
       equal_parts(vocab_size, std::max<std::int64_t>(kBlockElements / std::max(tokens, width), 1));
   const at::Tensor buffer = at::empty({tokens * columns}, scored.hidden.options());
-  const bool converts = head.scalar_type() != scored.hidden.scalar_type();
-  const at::Tensor part = converts ? at::empty({columns, width}, scored.hidden.options()) : at::Tensor();
-  const auto converted = [&](const at::Tensor& block) {
-    return converts ? part.narrow(0, 0, block.size(0)).copy_(block) : block;
-  };
+  const HeadBlocks blocks(head, trained, columns, scored.hidden.scalar_type());
   at::Tensor losses = at::empty({n}, scored.hidden.options().dtype(at::kFloat));
-  if (grad_hidden != nullptr) *grad_hidden = at::empty_like(scored.hidden);
+  if (want.hidden) gradients.hidden = at::empty_like(scored.hidden);
+  if (want.trained) gradients.trained = at::zeros(trained.values.sizes(), losses.options());
   for (std::int64_t begin = 0; begin < n; begin += tokens) {
     const std::int64_t count = std::min(tokens, n - begin);
     StreamedSoftmax softmax(scored.hidden.narrow(0, begin, count), scored.targets.narrow(0, begin, count),
-                            scored.soft_cap, grad_hidden != nullptr);
+                            scored.soft_cap, want.hidden);
     for (std::int64_t first = 0; first < vocab_size; first += columns)
-      softmax.add(converted(head.narrow(0, first, std::min(columns, vocab_size - first))), first, buffer);
+      softmax.add(blocks.rows(first, std::min(columns, vocab_size - first)), first, buffer);
     losses.narrow(0, begin, count).copy_(softmax.losses());
-    if (grad_hidden != nullptr) grad_hidden->narrow(0, begin, count).copy_(softmax.gradient(head));
+    if (want.hidden) gradients.hidden.narrow(0, begin, count).copy_(softmax.gradient(head, trained));
+    if (want.trained) softmax.add_gradient(gradients.trained, trained);
   }
   return losses;
 }
 
-/// The losses of the scored positions (n) and their gradients that are wanted: of hidden, of the head.
-at::Tensor scored_losses(const Scored& scored, const at::Tensor& head, bool want_hidden, bool want_head,
+/// The losses of the scored positions (n) and the gradients that are wanted.
+at::Tensor scored_losses(const Scored& scored, const at::Tensor& head, const TrainedRows& trained, Wanted want,
                          Gradients& gradients) {
-  if (has_kernel(scored.hidden) && !want_head)
-    return streamed_losses(scored, head, want_hidden ? &gradients.hidden : nullptr);
-  return chunked_losses(scored, head.to(scored.hidden.scalar_type()), want_hidden, want_head, gradients);
+  const at::ScalarType type = scored.hidden.scalar_type();
+  const TrainedRows rows = trained.detached(type);
+  if (has_kernel(scored.hidden) && !want.head) return streamed_losses(scored, head, rows, want, gradients);
+  return chunked_losses(scored, merged_rows(head, type, rows), rows.ids, want, gradients);
 }
 
 /// Losses of the scored positions (n), or 0 elsewhere: in the shape of the targets, fp32.
@@ -256,14 +324,19 @@ at::Tensor at_positions(const Scored& scored, const at::Tensor& losses, const at
 class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& head,
+                            const std::optional<at::Tensor>& trained_values, const TrainedRows& trained,
                             const at::Tensor& targets, double soft_cap, at::Tensor* token_losses) {
     const Scored scored = select_scored(hidden, targets, head.size(0), soft_cap);
+    const Wanted want = {.hidden = hidden.requires_grad(),
+                         .head = head.requires_grad(),
+                         .trained = trained_values && trained_values->requires_grad()};
+    ADEPT_CHECK(!want.head || !want.trained, "the head trains as a whole, and rows of it apart");
     Gradients gradients;
-    const at::Tensor losses = scored_losses(scored, head, hidden.requires_grad(), head.requires_grad(), gradients);
+    const at::Tensor losses = scored_losses(scored, head, trained, want, gradients);
     if (token_losses != nullptr) *token_losses = at_positions(scored, losses, targets);
     context->saved_data["shape"] = hidden.sizes().vec();
     context->saved_data["head_dtype"] = static_cast<std::int64_t>(head.scalar_type());
-    context->save_for_backward({scored.positions, gradients.hidden, gradients.head});
+    context->save_for_backward({scored.positions, gradients.hidden, gradients.head, gradients.trained});
     return losses.sum();
   }
 
@@ -271,7 +344,7 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
     check_differentiated_once("linear_cross_entropy");
     const variable_list saved = context->get_saved_variables();
     const at::Tensor& positions = saved[0];
-    at::Tensor dhidden, dhead;
+    at::Tensor dhidden, dhead, dtrained;
     if (saved[1].defined() && context->needs_input_grad(0)) {
       const auto shape = context->saved_data["shape"].toIntVector();
       dhidden = saved[1] * outputs[0].to(saved[1].scalar_type());
@@ -286,13 +359,14 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
       const auto dtype = static_cast<at::ScalarType>(context->saved_data["head_dtype"].toInt());
       dhead = (saved[2] * outputs[0]).to(dtype);
     }
-    return {dhidden, dhead, at::Tensor(), at::Tensor(), at::Tensor()};
+    if (saved[3].defined() && context->needs_input_grad(2)) dtrained = saved[3] * outputs[0];
+    return {dhidden, dhead, dtrained, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
-at::Tensor plain_losses(const Scored& scored, const at::Tensor& head) {
+at::Tensor plain_losses(const Scored& scored, const at::Tensor& head, const TrainedRows& trained) {
   Gradients unused;
-  return scored_losses(scored, head, false, false, unused);
+  return scored_losses(scored, head, trained, {}, unused);
 }
 
 }  // namespace
@@ -300,27 +374,32 @@ at::Tensor plain_losses(const Scored& scored, const at::Tensor& head) {
 at::Tensor soft_capped(const at::Tensor& x, double soft_cap) { return reference::soft_capped(x, soft_cap); }
 
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
-                                double soft_cap, at::Tensor* token_losses) {
+                                double soft_cap, at::Tensor* token_losses, const TrainedRows& trained) {
   check_weight_type(head, hidden);
-  if (active_kernels() == Kernels::kReference)
-    return reference::linear_cross_entropy(hidden, head, targets, soft_cap, token_losses);
-  if (needs_gradient(hidden) || needs_gradient(head))
-    return LinearCrossEntropy::apply(hidden, head, targets, soft_cap, token_losses);
+  if (active_kernels() == Kernels::kReference) {
+    const at::Tensor whole = trained.any() ? merged_rows(head, hidden.scalar_type(), trained) : head;
+    return reference::linear_cross_entropy(hidden, whole, targets, soft_cap, token_losses);
+  }
+  if (needs_gradient(hidden) || needs_gradient(head) || (trained.any() && needs_gradient(trained.values)))
+    return LinearCrossEntropy::apply(hidden, head, trained.any() ? std::optional(trained.values) : std::nullopt,
+                                     trained, targets, soft_cap, token_losses);
   const at::NoGradGuard no_grad;
   const Scored scored = select_scored(hidden, targets, head.size(0), soft_cap);
-  const at::Tensor losses = plain_losses(scored, head);
+  const at::Tensor losses = plain_losses(scored, head, trained);
   if (token_losses != nullptr) *token_losses = at_positions(scored, losses, targets);
   return losses.sum();
 }
 
 at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
-                                          double soft_cap) {
+                                          double soft_cap, const TrainedRows& trained) {
   check_weight_type(head, hidden);
-  if (active_kernels() == Kernels::kReference)
-    return reference::linear_cross_entropy_per_token(hidden, head, targets, soft_cap);
   const at::NoGradGuard no_grad;
+  if (active_kernels() == Kernels::kReference) {
+    const at::Tensor whole = trained.any() ? merged_rows(head, hidden.scalar_type(), trained) : head;
+    return reference::linear_cross_entropy_per_token(hidden, whole, targets, soft_cap);
+  }
   const Scored scored = select_scored(hidden, targets, head.size(0), soft_cap);
-  return at_positions(scored, plain_losses(scored, head), targets);
+  return at_positions(scored, plain_losses(scored, head, trained), targets);
 }
 
 }  // namespace adept::nn

@@ -5,6 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "adept/nn/trained_rows.h"
+
 namespace adept::nn {
 
 /// Factor of the embeddings.
@@ -13,15 +15,21 @@ struct EmbeddingScale {
   bool is_rounded = false;  ///< to their type, before the product is (Gemma)
 };
 
-/// Rows of `table` (V, D) for `ids` (B, T) int64, times `scale`: (B, T, D), in `dtype`. Throws c10::IndexError for an
-/// id outside 0 .. V-1.
+/// Rows of `table` (V, D), with those of `trained`, for `ids` (B, T) int64, times `scale`: (B, T, D), in `dtype`.
+/// Throws c10::IndexError for an id outside 0 .. V-1.
 at::Tensor embedding(const at::Tensor& ids, const at::Tensor& table, at::ScalarType dtype,
-                     const EmbeddingScale& scale = {});
+                     const EmbeddingScale& scale = {}, const TrainedRows& trained = {});
 
 /// A matrix with a row for each token; a tied head is another handle to the same matrix. Only `nn` knows how it is
 /// stored.
 struct Embedding {
-  at::Tensor weight;  ///< (V, D)
+  at::Tensor weight;      ///< (V, D)
+  TrainedRows trained{};  ///< while only some rows train; then `weight` is frozen
+
+  /// Whether a row of these ids trains.
+  bool trains_any_of(const at::Tensor& ids) const;
+  /// Without a graph.
+  Embedding detached() const { return {weight.detach(), trained.detached()}; }
 
   /// embedding() of ids (B, T): (B, T, D).
   at::Tensor rows(const at::Tensor& ids, at::ScalarType dtype, const EmbeddingScale& scale) const;

@@ -189,7 +189,7 @@ TextModel check_files(const config::RunConfig& config, config::Purpose purpose) 
       problems.passes([&] { model::check_weights(model->config, model::open_weights(model->config, model_dir)); });
       if (expands) problems.passes([&] { check_expansion(config.expand, model->config, model_dir.string()); });
       if (config.expands() && !expands) problems.passes([&] { method::read_expansion(model_dir); });
-      problems.passes([&] { train::check_method(config, model->config, model_dir.string()); });
+      problems.passes([&] { train::check_method(config, model->config, model_dir); });
     }
   }
   check_paths("train", config.data.train, config.output_dir, problems);

@@ -126,9 +126,14 @@ Json names_of(const method::UnitValues& values) {
   return names;
 }
 
-Json values_of(const method::UnitValues& values) {
+// In the order of the names of `units`; null for a unit that has none.
+Json values_of(const method::UnitValues& values, const method::UnitValues& units) {
   Json list = Json::array();
-  for (const auto& [name, value] : values) list.push_back(value);
+  if (values.empty()) return list;
+  for (const auto& [name, ignored] : units) {
+    const auto found = values.find(name);
+    list.push_back(found == values.end() ? Json() : Json(found->second));
+  }
   return list;
 }
 
@@ -137,7 +142,8 @@ method::UnitValues unit_values(const Json& json, const char* key) {
   method::UnitValues values;
   if (list.empty()) return values;
   if (list.size() != names.size()) throw DataError("{}: has {} values of {} units.", key, list.size(), names.size());
-  for (std::size_t i = 0; i < list.size(); ++i) values[names[i].get<std::string>()] = list[i].get<double>();
+  for (std::size_t i = 0; i < list.size(); ++i)
+    if (!list[i].is_null()) values[names[i].get<std::string>()] = list[i].get<double>();
   return values;
 }
 
@@ -243,8 +249,8 @@ fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, con
                      {"run_loss_tokens", state.run_loss_tokens},
                      {"loader", state.loader},
                      {"units", names_of(state.unit_lr_weights)},
-                     {"unit_importance", values_of(state.unit_importance)},
-                     {"unit_lr_weights", values_of(state.unit_lr_weights)},
+                     {"unit_importance", values_of(state.unit_importance, state.unit_lr_weights)},
+                     {"unit_lr_weights", values_of(state.unit_lr_weights, state.unit_lr_weights)},
                      {"model", io::to_json(identity.model)},
                      {"frozen_hash", identity.frozen_hash},
                      {"config", identity.config},

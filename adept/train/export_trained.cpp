@@ -24,6 +24,8 @@
 #include "adept/model/weight_names.h"
 #include "adept/model/weights.h"
 #include "adept/nn/linear.h"
+#include "adept/nn/trained_rows.h"
+#include "adept/train/methods.h"
 
 namespace adept::train {
 namespace {
@@ -37,24 +39,32 @@ class TrainedValues {
   explicit TrainedValues(const TrainedModel& model) : model_(model) {
     for (const optim::Parameter& p : model.trainable.parameters()) masters_[p.name] = p.master;
     // A file may also contain a tied head.
-    if (const auto table = masters_.find(std::string(model::kEmbeddingName));
-        table != masters_.end() && model.decoder.config().tie_word_embeddings)
-      masters_[std::string(model::kHeadName)] = table->second;
+    if (!model.decoder.config().tie_word_embeddings) return;
+    for (const std::string_view rows : {std::string_view(), kNewTokenRows})
+      if (const auto table = masters_.find(std::string(model::kEmbeddingName).append(rows)); table != masters_.end())
+        masters_[std::string(model::kHeadName).append(rows)] = table->second;
   }
 
-  bool contains(const std::string& name) const { return masters_.contains(name) || has_adapter(name); }
+  bool contains(const std::string& name) const {
+    return masters_.contains(name) || has_adapter(name) || has_new_rows(name);
+  }
 
   // In fp32.
   at::Tensor value(const std::string& name) const {
-    if (!has_adapter(name)) return masters_.at(name).detach();
+    if (masters_.contains(name)) return masters_.at(name).detach();
+    const at::Tensor stored = model::as_tensor(model_.files.at(name), model_.files.owner(name));
+    const at::Tensor weight = stored.to(model_.decoder.device());
+    if (has_new_rows(name))
+      return nn::merged_rows(weight, at::kFloat,
+                             {model_.decoder.weights().embed_tokens.trained.ids, masters_.at(rows_of(name)).detach()});
     const double scale = model_.config.lora.alpha.value() / static_cast<double>(model_.config.lora.rank);
-    const at::Tensor weight = model::as_tensor(model_.files.at(name), model_.files.owner(name));
     return nn::merged_weight(
-        weight.to(model_.decoder.device()),
-        {.a = masters_.at(adapter(name, "lora_A")), .b = masters_.at(adapter(name, "lora_B")), .scale = scale});
+        weight, {.a = masters_.at(adapter(name, "lora_A")), .b = masters_.at(adapter(name, "lora_B")), .scale = scale});
   }
 
  private:
+  static std::string rows_of(const std::string& name) { return name + std::string(kNewTokenRows); }
+  bool has_new_rows(const std::string& name) const { return masters_.contains(rows_of(name)); }
   static std::string adapter(const std::string& name, const char* part) {
     return fmt::format("{}.{}.weight", name.substr(0, name.rfind('.')), part);
   }

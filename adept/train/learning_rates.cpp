@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "adept/core/progress.h"
 #include "adept/method/beyond/unit_rate_options.h"
 #include "adept/method/unit_importance.h"
@@ -29,10 +32,13 @@ void LearningRates::update(TrainerState& state, const model::FrozenPrefix& model
   const method::UnitLrOptions& c = config_.unit_lr;
   Progress progress("importance", std::ssize(general),
                     {.counts = "batches", .source = fmt::format("step {}", state.step), .is_passing = true});
-  const method::UnitValues measured = method::unit_importance(*expansion_, units_, model, general, progress);
+  std::vector<method::Unit> units;
+  std::ranges::copy_if(units_, std::back_inserter(units), &method::Unit::is_measured);
+  const method::UnitValues measured = method::unit_importance(*expansion_, units, model, general, progress);
   progress.finish();
   state.unit_importance = method::smoothed(state.unit_importance, measured, c.ema.value_or(0));
-  state.unit_lr_weights = method::unit_lr_weights(c.policy, units_, state.unit_importance, c.floor);
+  state.unit_lr_weights = method::unit_lr_weights(c.policy, units, state.unit_importance, c.floor);
+  for (const method::Unit& unit : units_) state.unit_lr_weights.try_emplace(unit.name, 1.0);
   method::apply_factors(c.factors, state.unit_lr_weights);
 }
 

@@ -1,6 +1,7 @@
 #include "adept/train/methods.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/ranges.h>
 
@@ -8,10 +9,13 @@
 #include <cmath>
 #include <functional>
 #include <set>
+#include <utility>
 
 #include "adept/core/error.h"
 #include "adept/core/random.h"
+#include "adept/io/companion_files.h"
 #include "adept/method/beyond/unit_rate_options.h"
+#include "adept/model/expand_vocabulary.h"
 #include "adept/model/torch_tensors.h"
 
 namespace adept::train {
@@ -62,7 +66,70 @@ std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::
   return tensors;
 }
 
-// All possible unit names of this training; the copied layers may not be known yet.
+bool is_table(const model::Parameter& p) { return p.role == model::Role::kEmbedding || p.role == model::Role::kHead; }
+
+std::vector<model::NewToken> new_tokens(const std::filesystem::path& model_dir, std::int64_t vocab_size) {
+  std::vector<model::NewToken> tokens = model::read_new_tokens(model_dir, vocab_size);
+  if (tokens.empty())
+    throw ConfigError(
+        "train.train_new_embeddings: found true, but {} has no new tokens ({}); expected a model of adept "
+        "expand-vocab, or false.",
+        model_dir.string(), io::kAddedTokensRecord);
+  return tokens;
+}
+
+// The rows of new tokens in the embedding and in a head that is not tied to it.
+std::vector<TrainedTensor> rows_of_new_tokens(model::Decoder& decoder, const io::WeightFiles& files) {
+  std::vector<std::int64_t> ids;
+  for (const model::NewToken& token : new_tokens(files.directory(), decoder.config().vocab_size))
+    ids.push_back(token.id);
+  const at::Tensor rows = at::tensor(ids, at::kLong);
+  std::vector<TrainedTensor> tensors;
+  for (const model::Parameter& p : model::named_parameters(decoder.config(), decoder.weights())) {
+    if (!is_table(p)) continue;
+    model::Weights& weights = decoder.weights();
+    nn::Embedding& table = p.role == model::Role::kHead ? weights.lm_head : weights.embed_tokens;
+    table.trained.ids = rows.to(decoder.device());
+    const at::Tensor values = model::as_tensor(files.at(p.name), files.owner(p.name)).index_select(0, rows);
+    tensors.push_back({.name = p.name + std::string(kNewTokenRows),
+                       .slot = &table.trained.values,
+                       .master = values.to(at::kFloat).to(decoder.device())});
+  }
+  return tensors;
+}
+
+// The tensors of the method alone.
+std::vector<TrainedTensor> tensors_of_method(const config::RunConfig& config, model::Decoder& decoder,
+                                             const std::optional<method::Expansion>& expansion,
+                                             const io::WeightFiles& files) {
+  switch (config.method) {
+    case Method::kAdept:
+    case Method::kLlamaPro:
+      return expanded_tensors(decoder, expansion.value(), files);
+    case Method::kFull:
+    case Method::kReplay:
+      return tensors_of_model(decoder, files, [](const auto&) { return true; });
+    case Method::kLora:
+      return add_adapters(config, decoder);
+    case Method::kTopKLayers: {
+      const std::int64_t first = decoder.num_layers() - config.top_k_layers.num_layers;
+      return tensors_of_model(decoder, files, [&](const auto& p) { return p.layer >= first; });
+    }
+  }
+  throw InternalError("unknown method");
+}
+
+method::Unit whole_unit(const optim::Parameter& p) {
+  return {.name = p.name,
+          .parameter = p.name,
+          .dim = 0,
+          .begin = 0,
+          .end = p.master.size(0),
+          .elements = p.master.numel(),
+          .is_matrix = p.master.dim() > 1};
+}
+
+// All possible names of the units of the method; the copied layers may not be known yet.
 std::vector<std::string> possible_units(const config::RunConfig& config, const model::ModelConfig& model) {
   std::vector<std::string> names;
   if (config.method == Method::kLora) {
@@ -99,6 +166,10 @@ void check_unit_names(const config::RunConfig& config, const model::ModelConfig&
   if (factors.empty()) return;
   method::UnitValues weights;
   for (const std::string& name : possible_units(config, model)) weights[name] = 1;
+  model::Weights slots;
+  if (config.trains_new_tokens())
+    for (const model::Parameter& p : model::named_parameters(model, slots))
+      if (is_table(p)) weights[p.name + std::string(kNewTokenRows)] = 1;
   method::apply_factors(factors, weights);
 }
 
@@ -132,39 +203,28 @@ std::vector<TrainedTensor> expanded_tensors(model::Decoder& decoder, const metho
 std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, model::Decoder& decoder,
                                            const std::optional<method::Expansion>& expansion,
                                            const io::WeightFiles& files) {
-  switch (config.method) {
-    case Method::kAdept:
-    case Method::kLlamaPro:
-      return expanded_tensors(decoder, expansion.value(), files);
-    case Method::kFull:
-    case Method::kReplay:
-      return tensors_of_model(decoder, files, [](const auto&) { return true; });
-    case Method::kLora:
-      return add_adapters(config, decoder);
-    case Method::kTopKLayers: {
-      const std::int64_t first = decoder.num_layers() - config.top_k_layers.num_layers;
-      return tensors_of_model(decoder, files, [&](const auto& p) { return p.layer >= first; });
-    }
-  }
-  throw InternalError("unknown method");
+  std::vector<TrainedTensor> tensors = tensors_of_method(config, decoder, expansion, files);
+  if (config.trains_new_tokens())
+    for (TrainedTensor& rows : rows_of_new_tokens(decoder, files)) tensors.push_back(std::move(rows));
+  return tensors;
 }
 
 std::vector<method::Unit> training_units(const config::RunConfig& c, const std::optional<method::Expansion>& expansion,
                                          const model::Decoder& decoder, const Trainable& trainable) {
-  if (expansion) return method::make_units(*expansion, decoder, c.unit_lr);
   std::vector<method::Unit> units;
-  for (const optim::Parameter& p : trainable.parameters())
-    units.push_back({.name = p.name,
-                     .parameter = p.name,
-                     .dim = 0,
-                     .begin = 0,
-                     .end = p.master.size(0),
-                     .elements = p.master.numel(),
-                     .is_matrix = p.master.dim() > 1});
+  if (expansion) units = method::make_units(*expansion, decoder, c.unit_lr);
+  for (const optim::Parameter& p : trainable.parameters()) {
+    const bool is_new_row = p.name.ends_with(kNewTokenRows);
+    if (expansion && !is_new_row) continue;
+    units.push_back(whole_unit(p));
+    units.back().is_measured = !is_new_row;
+  }
   return units;
 }
 
-void check_method(const config::RunConfig& config, const model::ModelConfig& model, const std::string& where) {
+void check_method(const config::RunConfig& config, const model::ModelConfig& model,
+                  const std::filesystem::path& model_dir) {
+  const std::string where = model_dir.string();
   if (config.method == Method::kTopKLayers && config.top_k_layers.num_layers > model.num_hidden_layers)
     throw ConfigError("top_k_layers.num_layers: found {}; expected at most {}, the number of layers of {}.",
                       config.top_k_layers.num_layers, model.num_hidden_layers, where);
@@ -172,6 +232,7 @@ void check_method(const config::RunConfig& config, const model::ModelConfig& mod
   if (config.expands() && config.unit_lr.ffn_block_size > model.intermediate_size)
     throw ConfigError("unit_lr.ffn_block_size: found {}; expected at most {}, the intermediate_size of {}.",
                       config.unit_lr.ffn_block_size, model.intermediate_size, where);
+  if (config.trains_new_tokens()) new_tokens(model_dir, model.vocab_size);
   check_unit_names(config, model);
 }
 

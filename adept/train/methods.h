@@ -4,10 +4,14 @@
 //   full, replay       every parameter
 //   lora               low-rank adapters of projections (arXiv 2106.09685), merged when the model is exported
 //   top_k_layers       the last k layers
+//
+// and, with train.train_new_embeddings, the rows of tokens that were added to the model (model/expand_vocabulary.h).
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "adept/config/run_config.h"
@@ -19,9 +23,13 @@
 
 namespace adept::train {
 
+/// End of the name of the trained rows of a table, as a tensor and as a unit: "model.embed_tokens.weight/new_tokens".
+inline constexpr std::string_view kNewTokenRows = "/new_tokens";
+
 /// The tensors that the configuration's method trains. Initial values come from `files` in full precision. LoRA
 /// adapters are added to the decoder: B is 0, A uniform in +-1/sqrt(D) by the seed, as in peft. `expansion` is for the
-/// methods that expand. Throws ConfigError for more layers than there are.
+/// methods that expand. Rows of new tokens (nn::TrainedRows) are added to the decoder, too; a tied head has the
+/// embedding's. Throws ConfigError for more layers than there are, and for a model without new tokens.
 std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, model::Decoder& decoder,
                                            const std::optional<method::Expansion>& expansion,
                                            const io::WeightFiles& files);
@@ -30,12 +38,13 @@ std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, mode
 std::vector<TrainedTensor> expanded_tensors(model::Decoder& decoder, const method::Expansion& expansion,
                                             const io::WeightFiles& files);
 
-/// The units of the copies; of other methods every trained parameter is one.
+/// The units of the copies; of other methods every trained parameter is one. So are the rows of new tokens.
 std::vector<method::Unit> training_units(const config::RunConfig& config,
                                          const std::optional<method::Expansion>& expansion,
                                          const model::Decoder& decoder, const Trainable& trainable);
 
-/// Throws ConfigError if the model cannot be trained as configured. Call before anything is loaded.
-void check_method(const config::RunConfig& config, const model::ModelConfig& model, const std::string& where);
+/// Throws ConfigError if the model of this folder cannot be trained as configured. Call before anything is loaded.
+void check_method(const config::RunConfig& config, const model::ModelConfig& model,
+                  const std::filesystem::path& model_dir);
 
 }  // namespace adept::train

@@ -34,6 +34,7 @@ struct TrainOptions {
   std::optional<double> num_train_epochs;            ///< 1 if neither is given
   std::optional<data::WeightSchedule> replay_ratio;  ///< set when a configuration is loaded
   bool continue_data = false;
+  bool train_new_embeddings = false;
   std::int64_t batch_size = 4;
   std::int64_t grad_accum = 1;
   ActivationCheckpointing activation_checkpointing = ActivationCheckpointing::kNone;

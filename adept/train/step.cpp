@@ -28,9 +28,11 @@ at::Tensor loss_of(const model::FrozenPrefix& model, const Trainable& trainable,
                    ActivationCheckpointing checkpointing, at::Tensor& row_losses) {
   const model::Decoder& decoder = model.decoder();
   const model::Context context = batch.context();
-  const std::int64_t lowest = trainable.trains_embeddings() ? 0 : trainable.lowest_layer();
-  const at::Tensor h = trainable.trains_embeddings() ? decoder.embed(batch.input_ids)
-                                                     : model.hidden(batch.input_ids, lowest, context);  // (B, T, D)
+  const bool from_embeddings =
+      trainable.trains_embeddings() || decoder.weights().embed_tokens.trains_any_of(batch.input_ids);
+  const std::int64_t lowest = from_embeddings ? 0 : trainable.lowest_layer();
+  const at::Tensor h =
+      from_embeddings ? decoder.embed(batch.input_ids) : model.hidden(batch.input_ids, lowest, context);  // (B, T, D)
   at::Tensor token_losses;
   const at::Tensor loss =
       decoder.loss_sum(through_layers(decoder, h, lowest, context, checkpointing), batch.targets, &token_losses);

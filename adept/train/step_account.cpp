@@ -42,17 +42,27 @@ void StepAccount::end(const StepResult& result, std::span<const data::Sequence> 
 
 void StepAccount::measure_speed(std::span<const data::Sequence> sequences, std::span<const model::Batch> micro_batches,
                                 std::int64_t cached, double seconds, TrainerState& state) {
-  std::int64_t positions = 0;  // padding is also computed
-  for (const model::Batch& batch : micro_batches) positions += batch.num_positions();
-  const double computed = 1 - static_cast<double>(cached) / static_cast<double>(positions);
+  const nn::Embedding& embedding = decoder_.weights().embed_tokens;
+  std::vector<bool> trains_a_token;  // of each micro-batch: then it is computed from the embeddings
+  std::int64_t cacheable = 0;        // positions of the others; padding is also computed
+  for (const model::Batch& batch : micro_batches) {
+    trains_a_token.push_back(embedding.trains_any_of(batch.input_ids));
+    if (!trains_a_token.back()) cacheable += batch.num_positions();
+  }
+  const double computed = cacheable == 0 ? 1 : 1 - static_cast<double>(cached) / static_cast<double>(cacheable);
   std::int64_t tokens = 0;
   double flops = 0;
-  for (const data::Sequence& sequence : sequences) {
-    for (const std::int64_t length : data::document_lengths(sequence)) {
-      const model::StepCost cost = model::step_cost(decoder_.weights(), trainable_.lowest_layer(), length);
-      flops += static_cast<double>(length) * (cost.flops + computed * cost.prefix_flops);
+  auto sequence = sequences.begin();
+  for (std::size_t b = 0; b < micro_batches.size(); ++b) {
+    for (std::int64_t row = 0; row < micro_batches[b].rows(); ++row, ++sequence) {
+      const bool trains = trains_a_token[b] && embedding.trains_any_of(micro_batches[b].input_ids[row]);
+      for (const std::int64_t length : data::document_lengths(*sequence)) {
+        const model::StepCost cost = model::step_cost(decoder_.weights(), trainable_.lowest_layer(), length, trains);
+        const double of_prefix = trains_a_token[b] ? 1 : computed;
+        flops += static_cast<double>(length) * (cost.flops + of_prefix * cost.prefix_flops);
+      }
+      tokens += std::ssize(sequence->tokens);
     }
-    tokens += std::ssize(sequence.tokens);
   }
   state.total_tokens += tokens;
   state.train_seconds += seconds;

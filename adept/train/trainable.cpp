@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <set>
+#include <span>
 
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
@@ -65,6 +66,10 @@ std::string frozen_hash(const std::string& weights_hash, const model::Decoder& d
   Hasher hasher;
   hasher.update(fmt::format("{} {}", weights_hash, c10::toString(decoder.dtype())));
   for (const optim::Parameter& p : trainable.parameters()) hasher.update(" " + p.name);
+  if (const nn::TrainedRows& rows = decoder.weights().embed_tokens.trained; rows.any()) {
+    const at::Tensor ids = rows.ids.cpu();
+    hasher.update(std::as_bytes(std::span(ids.const_data_ptr<std::int64_t>(), static_cast<std::size_t>(ids.numel()))));
+  }
   return hasher.digest();
 }
 

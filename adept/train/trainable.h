@@ -37,8 +37,9 @@ class Trainable {
   /// Their fp32 gradients, in the same order; undefined before collect_gradients() and after drop_gradients().
   const std::vector<at::Tensor>& gradients() const { return gradients_; }
   /// Index of the lowest layer with a trained tensor, or their number; below it, no graph is needed unless the
-  /// embeddings train.
+  /// embeddings train, or rows of them that are read (nn::TrainedRows).
   std::int64_t lowest_layer() const { return lowest_layer_; }
+  /// As a whole.
   bool trains_embeddings() const { return trains_embeddings_; }
   std::int64_t num_parameters() const;
 
@@ -56,8 +57,8 @@ class Trainable {
   bool trains_embeddings_ = false;
 };
 
-/// Identifies the frozen tensors: the hash of the weight files, the dtype, and which tensors train. Reads nothing,
-/// because the files were already hashed.
+/// Identifies the frozen tensors: the hash of the weight files, the dtype, and which tensors and rows train. Reads
+/// nothing, because the files were already hashed.
 std::string frozen_hash(const std::string& weights_hash, const model::Decoder& decoder, const Trainable& trainable);
 
 /// Verifies that frozen tensors do not change, without reading them again, which would take minutes per checkpoint of a

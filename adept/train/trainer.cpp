@@ -205,7 +205,10 @@ void Trainer::save() {
 
 TrainSummary Trainer::summarize() const {
   const TrainerState& c = state_.counts;
-  const std::int64_t added = inputs_.config.method == Method::kLora ? trainable_.num_parameters() : 0;
+  std::int64_t added = 0;  // to the parameters of the model: adapters
+  if (inputs_.config.method == Method::kLora)
+    for (const optim::Parameter& p : trainable_.parameters())
+      if (!p.name.ends_with(kNewTokenRows)) added += p.master.numel();
   const auto per_second = [&](double amount) { return c.train_seconds > 0 ? amount / c.train_seconds : 0.0; };
   return {.steps = c.step,
           .total_tokens = c.total_tokens,

@@ -257,3 +257,60 @@ def test_the_input_is_not_changed_and_an_output_is_not_replaced_unasked(inputs, 
     process = expand(inputs / "base", inputs / "tokens.txt", inputs / "base", check=False)
     assert process.returncode == 2 and says(process.stderr, "--out ...is the model directory")
     assert digest() == before
+
+
+# Training their rows: train.train_new_embeddings.
+
+
+def run_config(folder, output_dir, **keys):
+    config = {
+        "model": str(folder / "new"), "output_dir": str(output_dir), "threads": 1, "seq_len": 48, "dtype": "fp32",
+        "data": {"train": [{"name": "domain", "path": str(folder / "domain.jsonl")}],
+                 "general": [{"name": "general", "path": str(folder / "text.jsonl")}],
+                 "eval": [{"name": "held", "path": str(folder / "domain.jsonl")}]},
+        "expand": {"num_layers": 1}, "eval": {"max_tokens": 200, "copies_tokens": 100},
+        "train": {"max_steps": 4, "batch_size": 2, "train_new_embeddings": True}, "unit_lr": {"update_every": 2}, **keys,
+    }  # fmt: skip
+    (output_dir.parent / "run.yaml").write_text(json.dumps(config))
+    return output_dir.parent / "run.yaml"
+
+
+@pytest.fixture(scope="module")
+def with_tokens(inputs):
+    """A model `new` with tokens of the text domain.jsonl."""
+    text_models.write_jsonl(inputs / "domain.jsonl", text_models.sentences("domain", 40))
+    write_tokens(inputs / "terms.txt", ["anaemia", "inherited", "symptom"])
+    expand(inputs / "base", inputs / "terms.txt", inputs / "new")
+    return inputs
+
+
+@pytest.mark.parametrize("method", ["adept", "llama_pro", "lora", "top_k_layers"])
+def test_a_run_trains_the_new_rows_and_keeps_the_others(method, with_tokens, tmp_path):
+    config = run_config(with_tokens, tmp_path / "run", method=method, top_k_layers={"num_layers": 1})
+    run_program("adept", "run", config)
+    before, after = tensors_of(with_tokens / "new"), tensors_of(tmp_path / "run" / "model")
+    table = TABLES[0]
+    assert torch.equal(after[table][:OLD], before[table][:OLD])
+    assert (after[table][OLD:] != before[table][OLD:]).any(1).all()
+    record = "adept_added_tokens.json"
+    assert filecmp.cmp(tmp_path / "run" / "model" / record, with_tokens / "new" / record, shallow=False)
+    assert text_models.load(tmp_path / "run" / "model").config.vocab_size == OLD + 3
+    if method == "adept":
+        line = json.loads((tmp_path / "run" / "parameter_importance.jsonl").read_text().splitlines()[0])
+        assert line["lr_weight"][f"{table}/new_tokens"] == 1
+        further = ["--set", f"model={tmp_path / 'run' / 'model'}", "--set", f"output_dir={tmp_path / 'further'}", "--continue-data"]
+        run_program("adept", "train", config, *further)
+        assert not torch.equal(tensors_of(tmp_path / "further" / "model")[table], after[table])
+
+
+def test_a_model_without_new_tokens_has_none_to_train(with_tokens, tmp_path):
+    config = run_config(with_tokens, tmp_path / "run", model=str(with_tokens / "base"))
+    for command in ("run", "config"):
+        process = run_program("adept", command, config, check=False)
+        assert process.returncode == 2
+        assert says(process.stderr, "train.train_new_embeddings: found true, but ...base has no new tokens...adept expand-vocab")
+
+
+def test_full_training_says_that_the_key_changes_nothing(with_tokens, tmp_path):
+    process = run_program("adept", "run", run_config(with_tokens, tmp_path / "run", method="full"))
+    assert says(process.stderr, "the method full does not use ...train.train_new_embeddings")

@@ -8,6 +8,7 @@
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
 #include <fmt/format.h>
 
 #include <optional>
@@ -223,6 +224,45 @@ Case cross_entropy_case(std::int64_t tokens, std::int64_t vocab, std::int64_t ig
           [=](const Inputs& x) { return reference::linear_cross_entropy(x[0], x[1], targets, soft_cap); }};
 }
 
+/// Some rows of a frozen table.
+TrainedRows trained_rows(const std::vector<std::int64_t>& ids, const at::Tensor& values) {
+  return {at::tensor(ids, at::kLong), values};
+}
+
+/// Of a frozen head of which only rows train; some are targets, some are not.
+Case trained_rows_case(std::int64_t tokens, std::int64_t vocab, const std::vector<std::int64_t>& ids,
+                       double soft_cap = 0) {
+  at::Tensor targets = at::randint(0, vocab, {2, tokens}, at::kLong);
+  targets.select(1, 0).fill_(ids.front());
+  targets.select(1, tokens - 1).fill_(kIgnoreIndex);
+  const at::Tensor head = at::randn({vocab, 20});
+  return {fmt::format("CrossEntropyOfTrainedRows_{}x{}_{}{}", tokens, vocab, ids.size(),
+                      soft_cap > 0 ? fmt::format("_cap{:.0f}", soft_cap) : ""),
+          [=](at::ScalarType t) { return Inputs{randn({2, tokens, 20}, t), randn({std::ssize(ids), 20}, t)}; },
+          [=](const Inputs& x) {
+            return linear_cross_entropy(x[0], head.to(x[0].scalar_type()), targets, soft_cap, nullptr,
+                                        trained_rows(ids, x[1]));
+          },
+          [=](const Inputs& x) {
+            const at::Tensor table = head.to(x[0].scalar_type()).index_copy(0, at::tensor(ids, at::kLong), x[1]);
+            return reference::linear_cross_entropy(x[0], table, targets, soft_cap);
+          }};
+}
+
+Case embedding_of_trained_rows_case(std::int64_t tokens) {
+  const at::Tensor ids = at::randint(0, 37, {2, tokens}, at::kLong), table = at::randn({37, 20});
+  const std::vector<std::int64_t> trained = {0, 3, 4, 17, 36};
+  return {fmt::format("EmbeddingOfTrainedRows_{}", tokens), [=](at::ScalarType t) { return Inputs{randn({5, 20}, t)}; },
+          [=](const Inputs& x) {
+            const at::ScalarType t = x[0].scalar_type();
+            return embedding(ids, table.to(t), t, {.factor = 3}, trained_rows(trained, x[0]));
+          },
+          [=](const Inputs& x) {
+            const at::Tensor whole = table.to(x[0].scalar_type()).index_copy(0, at::tensor(trained, at::kLong), x[0]);
+            return reference::embedding(ids, whole) * 3;
+          }};
+}
+
 }  // namespace
 
 std::vector<Case> operation_cases() {
@@ -251,7 +291,8 @@ std::vector<Case> operation_cases() {
   }
   cases.push_back(norm_case({1, 3, 1}, 0.5, GainConvention::kRounded));
   cases.push_back(norm_case({1, 5, 576}, 1e-5, GainConvention::kRounded));
-  cases.push_back(add_norm_case({1, 5, 5000}, GainConvention::kRounded));  // a row is more than is done at a time
+  cases.push_back(add_norm_case({1, 5, 5000},
+                                GainConvention::kRounded));  // a row is more than is done at a time
   cases.push_back(add_norm_case({3, 7, 1}, GainConvention::kRounded));
   cases.push_back(rope_case(1, 17, 80));
   cases.push_back(normed_rope_case(9, 17, 80, GainConvention::kRounded));
@@ -326,6 +367,12 @@ std::vector<Case> operation_cases() {
   cases.push_back(cross_entropy_case(2500, 37, 0, 3));    // several chunks of tokens
   for (const double soft_cap : {3, 30}) cases.push_back(cross_entropy_case(17, 61, 0, 3, soft_cap));
   cases.push_back(cross_entropy_case(500, 5000, 1, 5, 3));
+  for (const double soft_cap : {0, 3}) {
+    cases.push_back(trained_rows_case(17, 61, {0, 5, 6, 60}, soft_cap));
+    cases.push_back(trained_rows_case(17, 61, {33}, soft_cap));
+  }
+  cases.push_back(trained_rows_case(1500, 5000, {7, 2000, 2001, 4999}));  // in several blocks of the vocabulary
+  for (const std::int64_t tokens : {1, 17, 511}) cases.push_back(embedding_of_trained_rows_case(tokens));
   return cases;
 }
 
