@@ -70,7 +70,7 @@ void warn_of_contamination(const Json& eval, bool drops) {
     const auto documents = set["contaminated_documents"].get<std::int64_t>();
     if (documents == 0) continue;
     log_warning(
-        "data.eval ({}): {} of {} documents share {} tokens in a row or more with the training text ({:.2g} % of "
+        "data.eval ({}): {} of {} documents share {} tokens in a row or more with the training text ({:.1f} % of "
         "such runs); contamination.json has examples.{}",
         name, format_count(documents), format_count(set["documents"].get<std::int64_t>()), data::kContaminationTokens,
         100 * set["shared_ngrams"].get<double>() / set["ngrams"].get<double>(),

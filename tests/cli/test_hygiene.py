@@ -70,3 +70,32 @@ def test_a_source_without_other_documents_is_an_error(texts, tmp_path):
     sources = [{"name": "domain", "path": "domain.jsonl"}, {"name": "copy", "path": str(tmp_path / "copy.jsonl")}]
     refused = run(texts, tmp_path / "run", check=False, deduplicate=True, train=sources)
     assert refused.returncode == 2 and 'source "copy" has 1 documents' in refused.stderr and "1 documents are left out" in refused.stderr
+
+
+def test_the_training_text_can_be_looked_at_before_a_run(texts, tmp_path):
+    """Statistics, the mixture, and the first sequences, of which nothing is written."""
+    config = dict(model="base", output_dir=str(tmp_path / "none"), seq_len=64, method="full", unit_lr={"policy": "uniform"},
+                  data={"train": [{"name": "domain", "path": "domain.jsonl", "tag": "a river: ", "weight": [[0, 1], [1, 3]]},
+                                  {"name": "replay", "path": "replay.jsonl", "weight": 1}]}, train={"max_steps": 20})  # fmt: skip
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(config))
+    shown = run_program("adept", "data", "inspect", path, "--document-bytes", 0, "--sequences", 4, cwd=texts).stdout
+    assert "domain (data.train): 33 documents, " in shown and " bytes per token" in shown and "  tokens of a document: " in shown
+    assert sum(int(line.split()[-2]) for line in shown.partition("replay (")[0].splitlines() if line.endswith("#")) == 33
+    assert "mixture of 20 steps, 80 sequences" in shown and "50.00% to 75.00%" in shown and "  to 100 %" in shown
+    assert shown.count("\nsequence ") == 4 and "«a river: »" in shown and "--- tokens 0 to " in shown
+    assert not (tmp_path / "none").exists() and "\x1b" not in shown
+    fewer = run_program("adept", "data", "inspect", path, "--sequences", 0, cwd=texts).stdout
+    assert "first step" not in fewer
+    wrong = run_program("adept", "data", "look", path, cwd=texts, check=False)
+    assert wrong.returncode == 2 and "ACTION" in wrong.stderr
+
+
+def test_control_characters_of_a_text_do_not_reach_the_terminal(texts, tmp_path):
+    (tmp_path / "hostile.jsonl").write_text(json.dumps({"text": "a\x1b[31mriver\x07 is\x7f cold\n\tand"}) + "\n")
+    config = dict(model="base", output_dir=str(tmp_path / "none"), method="full", unit_lr={"policy": "uniform"},
+                  data={"train": [{"name": "hostile", "path": str(tmp_path / "hostile.jsonl")}]})  # fmt: skip
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(config))
+    shown = run_program("adept", "data", "inspect", path, cwd=texts).stdout
+    assert not any(ord(c) < 32 and c not in "\n\t" for c in shown)

@@ -1,0 +1,219 @@
+#include "adept/run/inspect.h"
+
+#include <fmt/format.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <bit>
+#include <filesystem>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adept/core/error.h"
+#include "adept/core/progress.h"
+#include "adept/core/signals.h"
+#include "adept/run/model_context.h"
+#include "adept/run/text.h"
+#include "adept/run/training_text.h"
+#include "adept/train/plan.h"
+
+namespace adept::run {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kBarWidth = 40;
+constexpr int kMixtureRows = 10;
+
+/// A folder that exists as long as this object.
+class ScratchFolder {
+ public:
+  ScratchFolder() {
+    std::string name = (fs::temp_directory_path() / "adept-inspect-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) throw DataError("{}: cannot create a folder.", name);
+    path_ = name;
+  }
+  ~ScratchFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+std::vector<std::int64_t> lengths_of(const data::TokenDataset& dataset) {
+  std::vector<std::int64_t> lengths;
+  for (std::int64_t i = 0; i < dataset.num_documents(); ++i) {
+    throw_if_interrupted();
+    lengths.push_back(dataset.document_tokens(i));
+  }
+  std::ranges::sort(lengths);
+  return lengths;
+}
+
+// Documents by length, in powers of two.
+void print_histogram(const std::vector<std::int64_t>& lengths) {
+  std::vector<std::int64_t> counts;
+  for (const std::int64_t length : lengths) {
+    const auto bucket = static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(length)) - 1);
+    counts.resize(std::max(counts.size(), bucket + 1));
+    ++counts[bucket];
+  }
+  const std::int64_t most = std::ranges::max(counts);
+  for (std::size_t bucket = 0; bucket < counts.size(); ++bucket) {
+    if (counts[bucket] == 0) continue;
+    const std::int64_t low = std::int64_t{1} << bucket;
+    const double width =
+        static_cast<double>(kBarWidth) * static_cast<double>(counts[bucket]) / static_cast<double>(most);
+    fmt::print("    {:>11} tokens  {:>12}  {}\n",
+               bucket == 0 ? "1" : fmt::format("{} to {}", format_count(low), format_count(2 * low - 1)),
+               format_count(counts[bucket]),
+               std::string(std::max<std::size_t>(1, static_cast<std::size_t>(width)), '#'));
+  }
+}
+
+void print_source(const char* part, const data::TokenDataset& dataset) {
+  const std::vector<std::int64_t> lengths = lengths_of(dataset);
+  const data::SourceCounts& counts = dataset.counts();
+  fmt::print("\n{} ({}): {} documents, {} tokens, {}, {:.2f} bytes per token\n", dataset.name(), part,
+             format_count(dataset.num_documents()), format_count(dataset.num_tokens()), format_bytes(counts.bytes),
+             static_cast<double>(counts.bytes) / static_cast<double>(std::max<std::int64_t>(1, dataset.num_tokens())));
+  if (lengths.empty()) return;
+  const auto quantile = [&](std::size_t percent) {
+    return format_count(lengths[(lengths.size() - 1) * percent / 100]);
+  };
+  fmt::print("  tokens of a document: 10 % at most {}, 50 % {}, 90 % {}, longest {}\n", quantile(10), quantile(50),
+             quantile(90), quantile(100));
+  print_histogram(lengths);
+}
+
+void print_mixture(const data::TrainLoader& loader, const train::TrainingLength& length) {
+  fmt::print("\nmixture of {} steps, {} sequences\n\n{}\n", format_count(length.steps), format_count(length.sequences),
+             loader.format_mixture());
+  std::size_t width = 8;
+  for (std::int64_t s = 0; s < loader.num_sources(); ++s) width = std::max(width, loader.source_name(s).size());
+  fmt::print("sequences ");
+  for (std::int64_t s = 0; s < loader.num_sources(); ++s) fmt::print("  {:>{}}", loader.source_name(s), width);
+  fmt::print("\n");
+  const std::int64_t total = length.sequences;
+  for (int row = 0; row < kMixtureRows; ++row) {
+    const std::int64_t begin = total * row / kMixtureRows, end = total * (row + 1) / kMixtureRows;
+    if (begin == end) continue;
+    fmt::print("  to {:>3} %", 100 * (row + 1) / kMixtureRows);
+    for (std::int64_t s = 0; s < loader.num_sources(); ++s) {
+      const double given = loader.expected(s, end) - loader.expected(s, begin);
+      fmt::print("  {:>{}.2f}%", 100 * given / static_cast<double>(end - begin), width - 1);
+    }
+    fmt::print("\n");
+  }
+  fmt::print("  epochs  ");
+  for (std::int64_t s = 0; s < loader.num_sources(); ++s)
+    fmt::print("  {:>{}.3f}", loader.expected(s, total) / static_cast<double>(loader.sequences_per_epoch(s)), width);
+  fmt::print("\n");
+}
+
+/// At most `most` bytes of UTF-8 text, without control characters that would affect the terminal.
+std::string printable(std::string_view text, std::int64_t most) {
+  std::size_t size = std::min(text.size(), static_cast<std::size_t>(most));
+  while (size < text.size() && size > 0 && (static_cast<unsigned char>(text[size]) & 0xC0U) == 0x80U) --size;
+  std::string result;
+  for (const char c : text.substr(0, size)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if ((byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7F)
+      result += fmt::format("\\x{:02x}", byte);
+    else
+      result += c;
+  }
+  return result;
+}
+
+/// Prints tokens as text: untrained ones dim, or in double angle quotes.
+class TokenPrinter {
+ public:
+  TokenPrinter(const data::Tokenizer& tokenizer, const InspectOptions& options)
+      : tokenizer_(tokenizer), options_(options) {}
+
+  void print(std::int64_t number, std::int64_t count, const std::string& source, const data::Sequence& sequence) const {
+    const std::vector<std::int64_t> lengths = data::document_lengths(sequence);
+    fmt::print("\n{}sequence {} of {}: {}, {} tokens, {} predicted, {} documents{}\n", bold(), number, count, source,
+               format_count(std::ssize(sequence.tokens)), format_count(sequence.num_targets()), lengths.size(),
+               plain());
+    std::int32_t begin = 0;
+    for (const std::int64_t length : lengths) {
+      const auto end = begin + static_cast<std::int32_t>(length);
+      fmt::print("{}--- tokens {} to {}{}\n", bold(), begin, end - 1, plain());
+      print_document(sequence, begin, end);
+      begin = end;
+    }
+  }
+
+ private:
+  const char* bold() const { return options_.color ? "\x1b[1m" : ""; }
+  const char* dim() const { return options_.color ? "\x1b[2m" : "«"; }
+  const char* plain() const { return options_.color ? "\x1b[0m" : ""; }
+  const char* end_dim() const { return options_.color ? "\x1b[0m" : "»"; }
+
+  void print_document(const data::Sequence& sequence, std::int32_t begin, std::int32_t end) const {
+    std::int64_t left =
+        options_.document_bytes == 0 ? std::numeric_limits<std::int64_t>::max() : options_.document_bytes;
+    std::int32_t at = begin;
+    const auto print_to = [&](std::int32_t to, bool untrained) {
+      if (at >= to || left <= 0) return;
+      const auto ids =
+          std::span(sequence.tokens).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(to - at));
+      const std::string text = tokenizer_.decode(ids);
+      fmt::print("{}{}{}", untrained ? dim() : "", printable(text, left), untrained ? end_dim() : "");
+      left -= std::ssize(text);
+      at = to;
+    };
+    for (const data::TokenSpan& span : sequence.untrained) {
+      if (span.end <= begin || span.begin >= end) continue;
+      print_to(std::max(span.begin, begin), false);
+      print_to(std::min(span.end, end), true);
+    }
+    print_to(end, false);
+    fmt::print("{}\n", left < 0 ? " ..." : "");
+  }
+
+  const data::Tokenizer& tokenizer_;
+  const InspectOptions& options_;
+};
+
+}  // namespace
+
+void inspect_data(const config::RunConfig& config, const InspectOptions& options) {
+  const TextModel model = load_text_model(config.model);
+  const ScratchFolder folder;
+  Datasets datasets = tokenize_all(model, config.data, folder.path());
+  check_training_text(model, config, datasets, ResultCache::open(folder.path() / "results"));
+  data::TrainLoader loader = make_train_loader(model, config, datasets);
+  const train::TrainingLength length = train::training_length(config.train, loader, train::start_of(loader), 0);
+  loader.plan(0, length.sequences);
+  for (const auto& [part, sources] : {std::pair{"data.train", &datasets.train},
+                                      {"data.replay", &datasets.replay},
+                                      {"data.general", &datasets.general},
+                                      {"data.eval", &datasets.eval}})
+    for (const data::TokenDataset& dataset : *sources) print_source(part, dataset);
+  print_mixture(loader, length);
+  const TokenPrinter printer(model.tokenizer, options);
+  const std::int64_t count =
+      std::min({options.sequences, config.train.batch_size * config.train.grad_accum, length.sequences});
+  std::int64_t number = 0;
+  if (count == 0) return;
+  fmt::print("\nfirst step; a document attends {}{}\n",
+             config.data.document_mask ? "only to itself" : "to the documents before it in its sequence",
+             options.color ? "; dim text is not predicted" : "; «text» is not predicted");
+  for (const data::Sequence& sequence : loader.next_step(count))
+    printer.print(++number, config.train.batch_size * config.train.grad_accum, loader.source_name(sequence.source),
+                  sequence);
+}
+
+}  // namespace adept::run

@@ -1,0 +1,21 @@
+// What a training will read: `adept data inspect`.
+#pragma once
+
+#include <cstdint>
+
+#include "adept/config/run_config.h"
+
+namespace adept::run {
+
+struct InspectOptions {
+  std::int64_t sequences = 2;         ///< of the first step that are shown
+  std::int64_t document_bytes = 400;  ///< of each document that are shown; 0: all
+  bool color = false;                 ///< ANSI colors
+};
+
+/// Prints on standard output: statistics of each source (documents, tokens, bytes per token, a histogram of document
+/// lengths), the mixture over the run, and the first sequences as text, with documents and untrained tokens marked.
+/// Writes nothing but token stores in the user's cache. Throws like a run.
+void inspect_data(const config::RunConfig& config, const InspectOptions& options);
+
+}  // namespace adept::run
