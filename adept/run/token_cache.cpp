@@ -85,9 +85,11 @@ data::TokenDataset tokenize_source(const TextModel& model, const data::TextSourc
 data::TokenDataset tokenize_source_cached(const TextModel& model, const data::TextSource& source,
                                           const fs::path& directory, Verify verify) {
   const data::TextEncoder encoder = model.encoder(source);
-  Progress verifying("verify", 0, {.counts = "tokens", .source = source.name});
   if (const auto tokens = data::find_token_files(source); tokens && tokens->format == data::TokenFormat::kStore) {
-    if (verify == Verify::kNow) data::verify_store(tokens->parts.front(), verifying);
+    if (verify == Verify::kNow) {
+      Progress progress("verify", 0, {.counts = "tokens", .source = source.name});
+      data::verify_store(tokens->parts.front(), progress);
+    }
     return data::open_store_as(tokens->parts.front(), source, encoder);
   }
   const data::DatasetInfo inputs = data::dataset_inputs(source, encoder);
@@ -103,7 +105,10 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const data::Te
     mark_used(store);
     show_store(own, store);
   }
-  if (verify == Verify::kNow) data::verify_source(store, source, verifying);
+  if (verify == Verify::kNow) {
+    Progress verifying("verify", 0, {.counts = "tokens", .source = source.name});
+    data::verify_source(store, source, verifying);
+  }
   write_skipped(directory / (source.name + ".skipped.jsonl"), dataset.info().skipped);
   return dataset;
 }

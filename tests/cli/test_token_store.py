@@ -275,6 +275,18 @@ def test_runs_of_the_same_text_share_a_store_in_the_cache(folder, tmp_path):
     assert expected
 
 
+def test_runs_that_start_together_tokenize_once(folder, tmp_path):
+    processes = []
+    for out in ("a", "b", "c"):
+        (folder / f"{out}.yaml").write_text(json.dumps({**config("text.jsonl"), "output_dir": out}))
+        processes.append(subprocess.Popen([BUILD / "adept", "run", f"{out}.yaml"], cwd=folder, env=sharing(tmp_path),
+                                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))  # fmt: skip
+    messages = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], messages
+    assert len(re.findall("^tokenize ", "".join(messages), re.M)) == 1
+    assert len(list((tmp_path / "cache" / "adept" / "tokens").iterdir())) == 1
+
+
 def test_a_run_checks_everything_on_request(folder):
     expected = losses(folder, config("text.jsonl"), "a")
     flip(folder / "a" / "data" / "domain.tokens" / "00000.tokens", 20)
