@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <utility>
@@ -20,7 +21,7 @@ namespace adept::data {
 namespace {
 
 constexpr char kAddedTokens[] = "added_tokens";
-constexpr std::size_t kMaxListed = 20;
+constexpr std::size_t kMaxListed = 1000, kMaxShown = 5;  // problems; tokens with spaces
 
 // Collects the tokens of a list and the problems of its lines.
 class NewTokenList {
@@ -133,16 +134,19 @@ std::vector<std::string> read_new_tokens(const std::filesystem::path& file, cons
   io::LineReader reader(file);
   NewTokenList list(tokenizer);
   const auto is_blank = [](char c) { return c == ' ' || c == '\t'; };
+  std::vector<std::string> with_spaces;
   for (std::string line; reader.next(line);) {
     list.add(line, reader.line_number());
     if (!line.empty() && (is_blank(line.front()) || is_blank(line.back())))
-      log_info("{}:{}: {}: the spaces at its {} are part of the token", file.string(), reader.line_number(),
-               io::quote(line),
-               !is_blank(line.back())    ? "start"
-               : !is_blank(line.front()) ? "end"
-                                         : "start and end");
+      with_spaces.push_back(fmt::format("line {} {}", reader.line_number(), io::quote(line)));
   }
-  return std::move(list).take(file);
+  std::vector<std::string> tokens = std::move(list).take(file);
+  if (const std::size_t count = with_spaces.size(); count > 0) {
+    with_spaces.resize(std::min(count, kMaxShown));
+    log_info("{}: {} tokens start or end with a space, which is part of the token: {}{}", file.string(), count,
+             fmt::join(with_spaces, ", "), count > kMaxShown ? ", ..." : "");
+  }
+  return tokens;
 }
 
 std::string tokenizer_json_with(const std::filesystem::path& model_dir, const Tokenizer& tokenizer,

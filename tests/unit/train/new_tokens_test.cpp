@@ -83,6 +83,13 @@ struct Ready {
   }
 };
 
+bool has_new_token(const eval::EvalSet& set) {
+  for (const data::Sequence& sequence : set.sequences.to_vector())
+    for (const std::int32_t token : sequence.tokens)
+      if (std::ranges::find(kIds, token) != kIds.end()) return true;
+  return false;
+}
+
 std::vector<model::Batch> some_batches() { return {test::random_batch({17, 11}, 3), test::random_batch({9}, 4)}; }
 
 TEST(NewTokens, HaveTheGradientsOfTheirRowsOfTheWholeEmbedding) {
@@ -179,6 +186,7 @@ TEST(NewTokens, TrainTheSameWithAndWithoutTheActivationCache) {
       config.train.activation_cache = size;
       TrainerInputs inputs = make_inputs(config, folder_of(config, model), dir / fmt::format("run{}", size));
       inputs.eval.push_back(held_out());
+      EXPECT_TRUE(has_new_token(inputs.eval.front())) << "which the cache must not have";
       summaries[size] = Trainer(std::move(inputs)).run(/*resume=*/false);
     }
     expect_same_tensors(dir / "run4", dir / "run0", "checkpoint-16");
