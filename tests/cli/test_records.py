@@ -107,7 +107,7 @@ def test_a_record_that_is_cut_short_is_named_and_its_stage_done_again(copied, fi
     path = copied / "out" / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     process = run(copied)
-    warnings = [line for line in process.stderr.splitlines() if line.startswith("warning: ")]
+    warnings = [line for line in process.stderr.splitlines() if line.startswith("warning: ") and "training text" not in line]
     assert len(warnings) == 1 and f"out/{name}: " in warnings[0] and warnings[0].endswith("repeating the stage"), warnings
     assert table(process) == table(finished[1])
     assert kept(run(copied)) == STAGES

@@ -34,7 +34,7 @@ def test_other_training_in_the_same_directory_is_refused_by_name(copied):
     other_text.write_text(other_text.read_text() + "\nmore")
     process = run(copied, "--set", "train.max_steps=1", check=False)
     assert process.returncode == 2
-    assert 'source "domain": its data (text, tokenizer or tag) has changed' in process.stderr
+    assert 'source "domain": its data (text, tokenizer, tag or excluded documents) has changed' in process.stderr
     assert "error: out/checkpoint-6: " in process.stderr
 
 

@@ -139,8 +139,8 @@ def test_tokenize_prints_one_list_a_document(adept, tmp_path):
     assert adept("tokenize", "--model", model, "--text", "").stdout == "[]\n"
     (tmp_path / "lines.txt").write_text("one\ntwo\n")
     adept("tokenize", "--model", model, "--data", tmp_path / "lines.txt", "--txt-record", "line", "--out",
-          tmp_path / "ids.txt")
-    assert (tmp_path / "ids.txt").read_text() == "".join(f"{reference(text)['input_ids']}\n" for text in ["one", "two"])
+          tmp_path / "ids.jsonl")
+    assert (tmp_path / "ids.jsonl").read_text() == "".join(f"{reference(text)['input_ids']}\n" for text in ["one", "two"])
     neither = adept("tokenize", "--model", model, check=False)
     assert neither.returncode == 2 and "found neither --text nor --data" in neither.stderr
     both = adept("tokenize", "--model", model, "--text", "a", "--data", "x.txt", check=False)

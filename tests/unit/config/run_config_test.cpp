@@ -400,7 +400,8 @@ TEST(Deciding, HoldsTheKeysThatDecideAndNoOthers) {
   const Json training = deciding(config, decides::kTraining);
   EXPECT_EQ(training["unit_lr"], whole["unit_lr"]);
   EXPECT_EQ(training["data"], Json({{"packing", "concat"}, {"document_mask", true}}));
-  EXPECT_EQ(deciding(config, decides::kMixture)["data"], Json({{"temperature", 1.0}}));
+  EXPECT_EQ(deciding(config, decides::kMixture)["data"],
+            Json({{"deduplicate", false}, {"drop_contaminated", false}, {"temperature", 1.0}}));
   EXPECT_EQ(training["train"]["learning_rate"], whole["train"]["learning_rate"]);
   for (const char* key : {"max_steps", "logging_steps", "report_to", "activation_cache"})
     EXPECT_FALSE(training["train"].contains(key)) << key;
