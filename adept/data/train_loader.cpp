@@ -258,8 +258,8 @@ std::int64_t TrainLoader::sequence_at(Source& source, std::int64_t count) const 
   const std::int64_t epoch = count / source.sequences.size();
   auto order = source.orders.find(epoch);
   if (order == source.orders.end()) {
+    if (source.orders.size() == 2) source.orders.erase(source.orders.begin());
     order = source.orders.emplace(epoch, sequence_order(source, epoch)).first;
-    while (source.orders.size() > 2) source.orders.erase(source.orders.begin());
   }
   return Source::place(order->second, count % source.sequences.size());
 }

@@ -29,6 +29,18 @@ TEST(Prefetcher, GivesWhatTheLoaderGivesAndLeavesItAtTheSamePosition) {
   }
 }
 
+TEST(Prefetcher, ReadsManyEpochsOfASmallSourceAhead) {
+  for (const std::int64_t length : {8, 16, 24}) {  // of one to three sequences
+    const auto make = [&] {
+      return TrainLoader({{.dataset = counting_dataset("a", {length})}}, {.seq_len = 8, .seed = 3});
+    };
+    TrainLoader loader = make(), expected = make();
+    Prefetcher prefetcher(loader);
+    for (int step = 0; step < 20; ++step) ASSERT_EQ(prefetcher.next_step(7, 140), expected.next_step(7)) << step;
+    EXPECT_GE(loader.epochs(0), 46);
+  }
+}
+
 TEST(Prefetcher, GivesStepsOfOtherSizesThanItExpected) {
   TrainLoader loader = two_sources_to_prefetch(), expected = two_sources_to_prefetch();
   Prefetcher prefetcher(loader);
