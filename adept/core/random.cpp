@@ -1,5 +1,6 @@
 #include "adept/core/random.h"
 
+#include <numeric>
 #include <utility>
 
 namespace adept {
@@ -23,6 +24,12 @@ std::uint64_t random_bits(std::uint64_t seed, RandomStream stream, std::uint64_t
 
 double random_uniform(std::uint64_t seed, RandomStream stream, std::uint64_t counter) {
   return static_cast<double>(random_bits(seed, stream, counter) >> 11) * 0x1.0p-53;
+}
+
+std::vector<std::int64_t> numbers_below(std::int64_t count) {
+  std::vector<std::int64_t> numbers(static_cast<std::size_t>(count));
+  std::iota(numbers.begin(), numbers.end(), 0);
+  return numbers;
 }
 
 void random_shuffle(std::span<std::int64_t> values, std::uint64_t seed, RandomStream stream, std::uint64_t salt) {

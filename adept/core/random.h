@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace adept {
 
@@ -24,6 +25,8 @@ enum class RandomStream : std::uint64_t {
 std::uint64_t random_bits(std::uint64_t seed, RandomStream stream, std::uint64_t counter);
 /// Uniform in [0, 1), 53 bits.
 double random_uniform(std::uint64_t seed, RandomStream stream, std::uint64_t counter);
+/// 0, 1, ... count - 1: an order to shuffle.
+std::vector<std::int64_t> numbers_below(std::int64_t count);
 /// Fisher-Yates shuffle in place; `salt` separates the shuffles of one stream (source, epoch).
 void random_shuffle(std::span<std::int64_t> values, std::uint64_t seed, RandomStream stream, std::uint64_t salt);
 

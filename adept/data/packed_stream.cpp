@@ -1,21 +1,15 @@
 #include "adept/data/packed_stream.h"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "adept/core/error.h"
+#include "adept/core/random.h"
 
 namespace adept::data {
 
-std::vector<std::int64_t> all_documents(const TokenDataset& dataset) {
-  std::vector<std::int64_t> order(static_cast<std::size_t>(dataset.num_documents()));
-  std::iota(order.begin(), order.end(), 0);
-  return order;
-}
-
 PackedStream::PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos)
-    : PackedStream(dataset, eos, all_documents(dataset)) {}
+    : PackedStream(dataset, eos, numbers_below(dataset.num_documents())) {}
 
 PackedStream::PackedStream(TokenDataset dataset, std::optional<std::int32_t> eos, std::vector<std::int64_t> order,
                            DocumentTag tag)

@@ -13,9 +13,6 @@
 
 namespace adept::data {
 
-/// The documents in their own order: 0, 1, ...
-std::vector<std::int64_t> all_documents(const TokenDataset& dataset);
-
 /// Tokens in every document that are not trained on.
 struct DocumentTag {
   std::vector<std::int32_t> ids{};

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <utility>
 
 #include "adept/core/error.h"
@@ -258,7 +257,8 @@ SequenceSet windows(const TokenDataset& dataset, const WindowOptions& options) {
 
 SequenceSet packed(const TokenDataset& dataset, const PackOptions& options) {
   check_seq_len(options.seq_len);
-  const PackedStream stream(dataset, options.eos, options.order ? *options.order : all_documents(dataset), options.tag);
+  const PackedStream stream(dataset, options.eos,
+                            options.order ? *options.order : numbers_below(dataset.num_documents()), options.tag);
   const PackedLayout layout = pack(options.packing, stream.starts(), options.seq_len);
   SequenceSetBuilder builder(stream.arranged(layout), options.document_mask, options.max_tokens);
   for (std::size_t g = 0; g + 1 < layout.groups.size(); ++g)
@@ -321,8 +321,7 @@ std::vector<std::vector<std::int64_t>> group_into_batches(std::span<const std::i
   if (max_rows < 1) throw ConfigError("the batch size is {}; expected at least 1 row.", max_rows);
   if (max_tokens < 1)
     throw ConfigError("the maximum number of tokens per batch is {}; expected at least 1.", max_tokens);
-  std::vector<std::int64_t> by_length(lengths.size());
-  std::iota(by_length.begin(), by_length.end(), 0);
+  std::vector<std::int64_t> by_length = numbers_below(std::ssize(lengths));
   const auto length = [&](std::int64_t i) { return lengths[static_cast<std::size_t>(i)]; };
   std::stable_sort(by_length.begin(), by_length.end(),
                    [&](std::int64_t a, std::int64_t b) { return length(a) > length(b); });

@@ -33,12 +33,6 @@ std::uint64_t order_salt(const std::string& name, RandomStream stream, std::int6
   return random_bits(std::stoull(digits, nullptr, 16), stream, static_cast<std::uint64_t>(epoch));
 }
 
-std::vector<std::int64_t> numbers_below(std::int64_t count) {
-  std::vector<std::int64_t> numbers(static_cast<std::size_t>(count));
-  std::iota(numbers.begin(), numbers.end(), 0);
-  return numbers;
-}
-
 std::string fingerprint_of(const TrainSource& source) {
   std::string fingerprint = source.dataset.fingerprint();
   if (!source.tag.ids.empty())
@@ -193,7 +187,7 @@ void TrainLoader::plan(std::int64_t first, std::int64_t last) {
 TrainLoader::Source TrainLoader::make_source(const TrainSource& given) const {
   const TokenDataset& dataset = given.dataset;
   constexpr RandomStream kStream = RandomStream::kDocumentOrder;
-  std::vector<std::int64_t> order = all_documents(dataset);
+  std::vector<std::int64_t> order = numbers_below(dataset.num_documents());
   std::erase_if(order, [&](std::int64_t i) { return std::ranges::binary_search(given.excluded, i); });
   random_shuffle(order, options_.seed, kStream, order_salt(dataset.name(), kStream, 0));
   Source source{.dataset = dataset,

@@ -19,12 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::vector<std::int64_t> all_indices(const data::SequenceSet& set) {
-  std::vector<std::int64_t> indices(static_cast<std::size_t>(set.size()));
-  std::iota(indices.begin(), indices.end(), 0);
-  return indices;
-}
-
 void append_batches(const data::SequenceSet& set, std::span<const std::int64_t> indices, std::size_t source,
                     const std::vector<double>& weights, std::int64_t batch_size, at::Device device,
                     std::vector<method::ProbeBatch>& batches) {
@@ -189,7 +183,7 @@ std::vector<method::ProbeBatch> to_batches(const std::vector<data::SequenceSet>&
                                            at::Device device, const std::vector<double>& weights) {
   std::vector<method::ProbeBatch> batches;
   for (std::size_t source = 0; source < sets.size(); ++source)
-    append_batches(sets[source], all_indices(sets[source]), source, weights, batch_size, device, batches);
+    append_batches(sets[source], numbers_below(sets[source].size()), source, weights, batch_size, device, batches);
   return batches;
 }
 
@@ -231,7 +225,7 @@ std::vector<std::vector<method::ProbeBatch>> to_rounds(const std::vector<data::S
   while (num_rounds < most_rounds && (total >> num_rounds) >= fewest) ++num_rounds;
   std::vector<std::vector<method::ProbeBatch>> rounds(num_rounds);
   for (std::size_t source = 0; source < sets.size(); ++source) {
-    std::vector<std::int64_t> order = all_indices(sets[source]);
+    std::vector<std::int64_t> order = numbers_below(sets[source].size());
     random_shuffle(order, /*seed=*/0, RandomStream::kProbeOrder, source);
     std::size_t begin = 0;
     for (std::size_t round = 0; round < num_rounds; ++round) {
