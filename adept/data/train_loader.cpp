@@ -10,7 +10,6 @@
 
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
-#include "adept/core/progress.h"
 #include "adept/core/random.h"
 
 namespace adept::data {
@@ -335,6 +334,11 @@ double TrainLoader::expected(std::int64_t source, std::int64_t num_sequences) co
   return mixture_.amount(static_cast<std::size_t>(source), static_cast<double>(num_sequences));
 }
 
+std::optional<std::int64_t> TrainLoader::max_sequences(std::int64_t source) const {
+  const std::int64_t limit = at(source).part.limit;
+  return limit == MixturePart::kNoLimit ? std::nullopt : std::optional(limit);
+}
+
 std::optional<std::int64_t> TrainLoader::max_sequences() const {
   std::int64_t sum = total_;
   for (const Source& source : sources_) {
@@ -382,10 +386,10 @@ Json TrainLoader::state() const {
   Json sources = Json::object();
   for (std::size_t s = 0; s < sources_.size(); ++s) {
     const Source& source = sources_[s];
-    const bool is_limited = source.part.limit != MixturePart::kNoLimit;
+    const std::optional<std::int64_t> limit = max_sequences(static_cast<std::int64_t>(s));
     sources[source.dataset.name()] = {{"data", source.fingerprint},
                                       {"share", share_json(s)},
-                                      {"limit", is_limited ? Json(source.part.limit) : Json()},
+                                      {"limit", limit ? Json(*limit) : Json()},
                                       {"epoch", source.count / source.sequences.size()},
                                       {"index", source.count % source.sequences.size()},
                                       {"sequences", source.count},
@@ -488,28 +492,6 @@ void TrainLoader::set_anchor() {
   for (auto& [name, source] : removed_.items()) source["anchor"] = source["sequences"];
   total_at_anchor_ = total_;
   mixture_ = make_mixture(span_, /*from_here=*/true);
-}
-
-std::string TrainLoader::format_mixture() const {
-  std::size_t width = 6;
-  for (const Source& source : sources_) width = std::max(width, source.dataset.name().size());
-  std::string table =
-      fmt::format("{:<{}}  {:>12}  {:>7}  {:>16}  {:>16}  {:>7}  {:>12}  {:>7}\n", "source", width, "documents",
-                  "split", "tokens/epoch", "sequences/epoch", "padding", "at most", "share");
-  for (std::size_t s = 0; s < sources_.size(); ++s) {
-    const Source& source = sources_[s];
-    const auto index = static_cast<std::int64_t>(s);
-    const Json shares = share_json(s);
-    const auto share_text = [](const Json& share) { return fmt::format("{:.2f}%", 100 * share.get<double>()); };
-    table += fmt::format(
-        "{:<{}}  {:>12}  {:>6.2f}%  {:>16}  {:>16}  {:>6.2f}%  {:>12}  {:>7}\n", source.dataset.name(), width,
-        format_count(source.sequences.counts().documents), 100 * split_share(index),
-        format_count(source.sequences.counts().tokens), format_count(source.sequences.size()),
-        100 * padding_share(index), source.part.limit == MixturePart::kNoLimit ? "" : format_count(source.part.limit),
-        shares.is_array() ? fmt::format("{} to {}", share_text(shares.front().back()), share_text(shares.back().back()))
-                          : share_text(shares));
-  }
-  return table;
 }
 
 double TrainLoader::split_share(std::int64_t source) const {

@@ -82,10 +82,14 @@ class TrainLoader {
   /// such weights, or before the call, the weights are those of progress 0.
   void plan(std::int64_t first, std::int64_t last);
 
+  /// Whether any weight changes.
+  bool has_schedule() const;
   /// The share of a source in the tokens at a progress of the training, 0 to 1, before any source reaches its limit.
   double share(std::int64_t source, double progress = 0) const;
   /// What a source provides in a run of this many sequences in total, more or less a sequence.
   double expected(std::int64_t source, std::int64_t num_sequences) const;
+  /// Of an epoch of a source.
+  const SequenceCounts& counts(std::int64_t source) const { return at(source).sequences.counts(); }
   std::int64_t sequences_per_epoch(std::int64_t source) const { return at(source).sequences.size(); }
   /// The share of a source's documents that are in several sequences, and of padding in its sequences if each is padded
   /// to seq_len; 0 to 1.
@@ -96,8 +100,9 @@ class TrainLoader {
   /// large to count, or exceeds the source's limit.
   std::int64_t sequences_for_epochs(double epochs, std::int64_t first = 0) const;
 
-  /// All that the sources' limits allow; nothing if one has none.
+  /// All that the sources' limits allow, and that of a source; nothing without limits.
   std::optional<std::int64_t> max_sequences() const;
+  std::optional<std::int64_t> max_sequences(std::int64_t source) const;
 
   /// Whether a source provides more than one epoch in a run of this many sequences in total.
   bool repeats_within(std::int64_t source, std::int64_t num_sequences) const;
@@ -119,9 +124,6 @@ class TrainLoader {
   /// With kAllowed, sources and weights may differ, but not the text of a source: each continues after what it has
   /// given, also one that was removed in between, and the new mixture holds from here on.
   void load_state(const Json& state, const std::string& where, OtherMixture other = OtherMixture::kRefused);
-
-  /// A table of the sources: documents, tokens, sequences of an epoch and the share of each source.
-  std::string format_mixture() const;
 
  private:
   struct Source {
@@ -147,7 +149,6 @@ class TrainLoader {
   const Source& at(std::int64_t source) const { return sources_.at(static_cast<std::size_t>(source)); }
   void set_parts(const std::vector<TrainSource>& given);
   void set_anchor();
-  bool has_schedule() const;
   Mixture make_mixture(MixtureSpan span, bool from_here) const;
   std::optional<std::int64_t> shortest(std::int64_t amount, std::int64_t first, bool from_here) const;
   Json share_json(std::size_t source) const;

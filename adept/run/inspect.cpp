@@ -15,6 +15,7 @@
 #include "adept/core/error.h"
 #include "adept/core/progress.h"
 #include "adept/core/signals.h"
+#include "adept/data/mixture_table.h"
 #include "adept/run/model_context.h"
 #include "adept/run/text.h"
 #include "adept/run/training_text.h"
@@ -97,7 +98,7 @@ void print_source(const char* part, const data::TokenDataset& dataset) {
 
 void print_mixture(const data::TrainLoader& loader, const train::TrainingLength& length) {
   fmt::print("\nmixture of {} steps, {} sequences\n\n{}\n", format_count(length.steps), format_count(length.sequences),
-             loader.format_mixture());
+             data::format_mixture(loader));
   std::size_t width = 8;
   for (std::int64_t s = 0; s < loader.num_sources(); ++s) width = std::max(width, loader.source_name(s).size());
   fmt::print("sequences ");

@@ -9,6 +9,7 @@
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
+#include "adept/data/mixture_table.h"
 #include "adept/eval/evaluate.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/record.h"
@@ -362,7 +363,7 @@ class Run {
                                 .loader = train_loader(),
                                 .probe = {},
                                 .eval = {}};
-    log_table(inputs.loader.format_mixture());
+    log_table(data::format_mixture(inputs.loader));
     if (config_.unit_lr.uses_importance()) {
       const auto probe = probe_sequences(datasets_.general, config_.seq_len, config_.unit_lr.probe_tokens);
       tell_samples("importance", probe);

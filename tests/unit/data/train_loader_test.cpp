@@ -10,6 +10,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/random.h"
+#include "adept/data/mixture_table.h"
 #include "data_test_util.h"
 #include "tests/support/reads.h"
 
@@ -470,7 +471,7 @@ TEST(TrainLoader, ReportsLimitsThatAllowNothing) {
 }
 
 TEST(TrainLoader, PrintsTheMixture) {
-  const std::string table = two_sources().format_mixture();
+  const std::string table = format_mixture(two_sources());
   EXPECT_THAT(table, AllOf(HasSubstr("domain"), HasSubstr("replay"), HasSubstr("75.00%"), HasSubstr("25.00%")));
 }
 
