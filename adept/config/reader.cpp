@@ -181,15 +181,18 @@ bool read_integer(const Value& value, const std::string& key, const FieldOptions
 
 bool read_number(const Value& value, const std::string& key, const FieldOptions& options, double& target,
                  ReadResult& result) {
+  return read_number(value, key, options, expected_text<double>(options), target, result);
+}
+
+bool read_number(const Value& value, const std::string& key, const FieldOptions& options, const std::string& expected,
+                 double& target, ReadResult& result) {
   double number = 0;
   const bool is_share = options.range.min == 0 && options.range.max == 1;
   const bool good = (is_share && parse_percent(value, number)) || parse_number(value, number);
   if (!good || !options.range.contains(number)) {
     const bool is_percentage = good && is_share && options.unit.starts_with("of ") && number >= 2 && number < 100 &&
                                !value.text.ends_with('%');
-    add_mismatch(value, key,
-                 expected_text<double>(options) + (is_percentage ? fmt::format("; did you mean {}%?", value.text) : ""),
-                 result);
+    add_mismatch(value, key, expected + (is_percentage ? fmt::format("; did you mean {}%?", value.text) : ""), result);
     return false;
   }
   target = number;
@@ -200,10 +203,10 @@ bool read_schedule(const Value& value, const std::string& key, const FieldOption
                    data::WeightSchedule& target, ReadResult& result) {
   if (value.kind != Value::Kind::kList) {
     double number = 0;
-    const bool good = value.kind == Value::Kind::kScalar && read_number(value, key, options, number, result);
+    const std::string expected = expected_text<data::WeightSchedule>(options);
+    const bool good = value.kind == Value::Kind::kScalar && read_number(value, key, options, expected, number, result);
     if (good) target = number;
-    if (value.kind != Value::Kind::kScalar)
-      add_mismatch(value, key, expected_text<data::WeightSchedule>(options), result);
+    if (value.kind != Value::Kind::kScalar) add_mismatch(value, key, expected, result);
     return good;
   }
   FieldOptions of_value = options;

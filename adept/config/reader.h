@@ -40,6 +40,9 @@ bool read_integer(const Value& value, const std::string& key, const FieldOptions
                   ReadResult& result);
 bool read_number(const Value& value, const std::string& key, const FieldOptions& options, double& target,
                  ReadResult& result);
+/// The same where something else may stand there too: `expected` is all of it.
+bool read_number(const Value& value, const std::string& key, const FieldOptions& options, const std::string& expected,
+                 double& target, ReadResult& result);
 /// A number, or points of ascending progress whose values are in the range or 0, but not all 0.
 bool read_schedule(const Value& value, const std::string& key, const FieldOptions& options,
                    data::WeightSchedule& target, ReadResult& result);

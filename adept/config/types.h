@@ -67,6 +67,8 @@ std::string expected_text(const FieldOptions& options) {
     return "a string or a list of strings";
   else if constexpr (std::is_same_v<T, std::int64_t>)
     return "an " + type_text<T>(options);
+  else if constexpr (std::is_same_v<T, data::WeightSchedule>)
+    return "a number" + options.range.text() + ", or a list [[progress, value], ...]";
   else
     return "a " + type_text<T>(options);
 }

@@ -139,7 +139,7 @@ def test_all_problems_are_reported_at_once(config):
         f'{config}:9: train.learning_rate: found "fast"; expected a number > 0\n'
         f"{config}:10: train.epochs: ...unknown key... train.num_train_epochs?\n"
         f"{config}:11: seqlen: ...unknown key... seq_len?\n"
-        "--set data.train.0.weight=-1: data.train.0.weight: found -1; expected a number > 0 and <= 1000000",
+        "--set data.train.0.weight=-1: data.train.0.weight: found -1; expected a number > 0 and <= 1000000, or a list [[progress, value], ...]",
     )
 
 

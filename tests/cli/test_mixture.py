@@ -66,9 +66,9 @@ def test_a_falling_share_of_replay(texts, tmp_path):
         ([], "data.train.0.weight", "expected a point with a value above 0"),
         ([1, 2], "data.train.0.weight.0", "expected a list of two numbers, [progress, value]"),
         ([[0, 1, 2]], "data.train.0.weight.0", "expected a list of two numbers, [progress, value]"),
-        ({"0": 1}, "data.train.0.weight", "found a section; expected a number"),
-        ("much", "data.train.0.weight", 'found the string \"much\"; expected a number'),
-        (0, "data.train.0.weight", "found 0; expected a number > 0"),
+        ({"0": 1}, "data.train.0.weight", "found a section; expected a number > 0 and <= 1000000, or a list [[progress, value], ...]"),
+        ("much", "data.train.0.weight", 'found the string \"much\"; expected a number > 0 and <= 1000000, or a list [[progress, value], ...]'),
+        (0, "data.train.0.weight", "found 0; expected a number > 0 and <= 1000000, or a list [[progress, value], ...]"),
         ([[0, 1], [1, 0]], "data.train.0.weight", "found weight 0 of every source at progress 1"),
     ],
 )
