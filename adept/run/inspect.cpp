@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <filesystem>
 #include <limits>
 #include <span>
@@ -12,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/progress.h"
 #include "adept/core/signals.h"
 #include "adept/data/mixture_table.h"
@@ -33,8 +34,9 @@ constexpr int kMixtureRows = 10;
 class ScratchFolder {
  public:
   ScratchFolder() {
-    std::string name = (fs::temp_directory_path() / "adept-inspect-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw DataError("{}: cannot create a folder.", name);
+    const fs::path parent = fs::temp_directory_path();
+    std::string name = (parent / "adept-inspect-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) throw system_error(parent, "create a temporary folder in it", errno);
     path_ = name;
   }
   ~ScratchFolder() {

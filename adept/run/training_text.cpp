@@ -71,7 +71,7 @@ void warn_of_contamination(const Json& eval, bool drops) {
     if (documents == 0) continue;
     log_warning(
         "data.eval ({}): {} of {} documents share {} tokens in a row or more with the training text ({:.1f} % of "
-        "such runs); contamination.json has examples.{}",
+        "such runs). A run lists examples in contamination.json.{}",
         name, format_count(documents), format_count(set["documents"].get<std::int64_t>()), data::kContaminationTokens,
         100 * set["shared_ngrams"].get<double>() / set["ngrams"].get<double>(),
         drops ? "" : " To leave such training documents out: data.drop_contaminated: true");

@@ -1,6 +1,7 @@
 """Documents that repeat, and held-out text that is in the training text."""
 
 import json
+import os
 
 import pytest
 import text_models
@@ -87,8 +88,21 @@ def test_the_training_text_can_be_looked_at_before_a_run(texts, tmp_path):
     assert not (tmp_path / "none").exists() and "\x1b" not in shown
     fewer = run_program("adept", "data", "inspect", path, "--sequences", 0, cwd=texts).stdout
     assert "first step" not in fewer
+    listed = dict(config, data={**config["data"], "eval": [{"name": "held", "path": "held.jsonl"}]})
+    path.write_text(json.dumps(listed))
+    warned = run_program("adept", "data", "inspect", path, "--sequences", 0, cwd=texts).stderr
+    assert "data.eval (held): " in warned and "A run lists examples in contamination.json" in warned, "it writes none itself"
     wrong = run_program("adept", "data", "look", path, cwd=texts, check=False)
     assert wrong.returncode == 2 and "ACTION" in wrong.stderr
+
+
+@pytest.mark.parametrize("place, message", [("/proc", "/proc: cannot create a temporary folder in it: "), ("no-folder", "no-folder: cannot use: ")])
+def test_looking_at_text_without_a_place_for_temporary_files_says_so(texts, tmp_path, place, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(dict(model="base", output_dir=str(tmp_path / "none"), method="full", unit_lr={"policy": "uniform"},
+                                    data={"train": [{"name": "domain", "path": "domain.jsonl"}]})))  # fmt: skip
+    failed = run_program("adept", "data", "inspect", path, cwd=texts, env={**os.environ, "TMPDIR": place}, check=False)
+    assert failed.returncode == 1 and message in failed.stderr.rpartition("error: ")[2] and failed.stdout == ""
 
 
 def test_control_characters_of_a_text_do_not_reach_the_terminal(texts, tmp_path):

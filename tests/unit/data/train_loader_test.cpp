@@ -319,6 +319,12 @@ TEST(TrainLoader, RefusesADamagedPosition) {
   EXPECT_THAT(damage("/sources/domain/index", 3), HasSubstr("is inconsistent"));
   EXPECT_THAT(damage("/sources/domain/epoch", 3), HasSubstr("is inconsistent"));
   EXPECT_THAT(damage("/sequences", 10), HasSubstr("do not sum"));
+  for (const char* count : {"sequences", "anchor"}) {
+    Json most = {{"sequences", 1}, {"anchor", 1}};
+    most[count] = std::numeric_limits<std::int64_t>::max();
+    EXPECT_EQ(damage("/removed", {{"a", most}, {"b", {{"sequences", 1}, {"anchor", 1}}}}),
+              "s: the sequences of the sources are too many; the state is damaged.");
+  }
   EXPECT_EQ(loader.state(), good);
 }
 
