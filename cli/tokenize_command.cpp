@@ -228,6 +228,7 @@ data::TextEncoder encoder_of(const TokenizeOptions& options, const fs::path& mod
           ? data::make_chat_encoder(tokenizer, vocab_size, data::ChatTemplate::from_model_dir(model))
           : data::make_text_encoder(tokenizer, vocab_size);
   encoder.eos = data::find_eos(model, tokenizer);
+  encoder.end_tokens = data::find_end_tokens(model);
   return encoder;
 }
 

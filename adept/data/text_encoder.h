@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "adept/core/function_ref.h"
 
@@ -26,6 +27,7 @@ struct TextEncoder {
   std::string fingerprint{};    ///< changes when the ids may change
   std::function<std::string(std::int32_t)> token_of{};  ///< the token of an id, for messages; may be empty
   std::optional<std::int32_t> eos{};                    ///< ends a document; unset: not known
+  std::vector<std::int32_t> end_tokens{};               ///< others that end a text, for ids that come from elsewhere
   /// Of what the ids mean, for ids that come from elsewhere: vocabulary_fingerprint(); may be empty.
   std::function<std::string()> vocabulary{};
   /// The text of ids without special tokens, for ids that come from elsewhere; may be empty.

@@ -33,6 +33,7 @@ data::TextEncoder TextModel::encoder(const data::TextSource& source) const {
                                                     : data::make_text_encoder(tokenizer, config.vocab_size);
   encoder.eos = data::find_eos(dir, tokenizer);  // an error only where it is used: eos()
   if (encoder.eos && *encoder.eos >= config.vocab_size) encoder.eos.reset();
+  encoder.end_tokens = data::find_end_tokens(dir);
   return encoder;
 }
 

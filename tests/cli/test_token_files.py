@@ -143,8 +143,22 @@ def test_ids_and_eos_of_another_tokenizer_are_refused_by_document_and_position(f
     write_datatrove(folder / "a.ds", [[5, 6, 1], [7, 1]])
     error = error_of(tokenize(folder, "--data", "a.ds", check=False), 1)
     assert 'a.ds: documents 0 to 1 end in the token 1 ("<s>"), but the EOS token of the model is 2 ("</s>")' in error
+    assert "eos_token_id in generation_config.json" in error
     write_datatrove(folder / "a.ds", [[5, 6, 1], [7, 8]])
     assert len(ids_of(folder, "a.ds")) == 2, "no EOS: not all of them end in it"
+
+
+@pytest.mark.parametrize("file, ends", [("generation_config.json", [2, 1]), ("config.json", [2, 1]), ("generation_config.json", 1)])
+def test_documents_may_end_in_another_end_token_of_the_model(folder, file, ends):
+    """As conversations do that were tokenized with their end of turn."""
+    path = folder / "base" / file
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), "eos_token_id": ends}))
+    write_datatrove(folder / "a.ds", [[5, 6, 1], [7, 1]])
+    assert ids_of(folder, "a.ds") == [[5, 6, 1], [7, 1]]
+    assert len(losses(folder, config("a.ds"))) == 3, "and a run reads them"
+    write_datatrove(folder / "a.ds", [[5, 6, 0], [7, 0]])
+    error = error_of(tokenize(folder, "--data", "a.ds", check=False), 1)
+    assert 'end in the token 0 ("<pad>"), but the EOS token of the model is 2' in error
 
 
 def test_bad_datatrove_files_are_named(folder):

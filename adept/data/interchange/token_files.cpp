@@ -111,7 +111,7 @@ bool is_special(const TextEncoder& encoder, std::int64_t id) {
   return encoder.text_of(std::span(&token, 1)).empty();
 }
 
-// If all documents end in the same special token, it is the EOS of the tokenizer that made them.
+// If all documents end in the same special token, it is the EOS of the tokenizer that made them, or the end of a turn.
 void check_eos(const TokenFileReader& reader, const TextEncoder& encoder) {
   if (!encoder.eos) return;
   const std::int64_t count = std::min(reader.num_documents(), kDocumentsToLookAt);
@@ -122,12 +122,15 @@ void check_eos(const TokenFileReader& reader, const TextEncoder& encoder) {
     if (common && common != last) return;
     common = last;
   }
-  if (common && common != *encoder.eos && is_special(encoder, *common))
-    throw DataError(
-        "{}: documents 0 to {} end in the token {}{}, but the EOS token of the model is {}{}; expected documents that "
-        "end in that one, or in none. Tokenize the text with the tokenizer of this model.",
-        reader.path().string(), count - 1, *common, quoted_token(encoder, *common), *encoder.eos,
-        quoted_token(encoder, *encoder.eos));
+  if (!common || common == *encoder.eos || std::ranges::find(encoder.end_tokens, *common) != encoder.end_tokens.end() ||
+      !is_special(encoder, *common))
+    return;
+  throw DataError(
+      "{}: documents 0 to {} end in the token {}{}, but the EOS token of the model is {}{}; expected documents that "
+      "end in that one, in another end token of the model, or in none. Tokenize the text with the tokenizer of this "
+      "model; or, if the token ends texts of this model too, add it to eos_token_id in generation_config.json.",
+      reader.path().string(), count - 1, *common, quoted_token(encoder, *common), *encoder.eos,
+      quoted_token(encoder, *encoder.eos));
 }
 
 /// Checks the ids of a document, passes them on, and measures their text.

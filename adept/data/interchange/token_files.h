@@ -53,7 +53,7 @@ std::unique_ptr<TokenFileReader> open_datatrove(const std::filesystem::path& ds)
 
 /// Reads the documents after `place` (null: all) into a sink, with the length of their text by decoding, and completes
 /// `info`. Documents without ids are counted as skipped. Throws DataError, with file and document, for an id outside
-/// the encoder's vocabulary, and if the documents end in the EOS token of another tokenizer.
+/// the encoder's vocabulary, and if the documents end in a special token that is no end token of the encoder's model.
 void read_token_files(const TokenFiles& files, const TextEncoder& encoder, const Json& place, Progress& progress,
                       TokenSink& sink, DatasetInfo& info);
 

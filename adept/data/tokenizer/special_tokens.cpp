@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <string>
 
 #include "adept/core/error.h"
@@ -14,6 +16,8 @@
 
 namespace adept::data {
 namespace {
+
+constexpr std::array kModelFiles = {"generation_config.json", "config.json"};  // that name tokens, by precedence
 
 std::int32_t id_of_token(const tok::DeclaredToken& token, const Tokenizer& tokenizer) {
   const auto id = tokenizer.token_to_id(token.content);
@@ -40,7 +44,7 @@ std::optional<std::int32_t> load_special_token(const std::filesystem::path& mode
   if (const tok::NamedToken* named = settings.find(fmt::format("{}_token", role)))
     return named->token ? std::optional(id_of_token(*named->token, tokenizer)) : std::nullopt;
   const std::string key = fmt::format("{}_token_id", role);
-  for (const char* name : {"generation_config.json", "config.json"}) {
+  for (const char* name : kModelFiles) {
     const auto path = model_dir / name;
     if (!is_present(path)) continue;
     const SortedJson json = read_sorted_json(path);
@@ -51,6 +55,26 @@ std::optional<std::int32_t> load_special_token(const std::filesystem::path& mode
     return value ? id_of_value(*value, tokenizer) : std::nullopt;
   }
   return std::nullopt;
+}
+
+std::vector<std::int32_t> find_end_tokens(const std::filesystem::path& model_dir) {
+  std::vector<std::int32_t> ids;
+  const auto add = [&](const SortedJson& value) {
+    if (value.is_number_unsigned() && value.get<std::uint64_t>() <= static_cast<std::uint64_t>(tok::kMaxTokenId))
+      ids.push_back(value.get<std::int32_t>());
+  };
+  for (const char* name : kModelFiles) {
+    const auto path = model_dir / name;
+    if (!is_present(path)) continue;
+    try {
+      const SortedJson json = read_sorted_json(path);
+      const SortedJson value = json.is_object() ? json.value("eos_token_id", SortedJson()) : SortedJson();
+      add(value);
+      if (value.is_array()) std::ranges::for_each(value, add);
+    } catch (const DataError&) {  // reported where the file is used
+    }
+  }
+  return ids;
 }
 
 std::optional<std::int32_t> find_eos(const std::filesystem::path& model_dir, const Tokenizer& tokenizer) {

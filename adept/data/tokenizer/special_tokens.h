@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "adept/data/tokenizer/tokenizer.h"
 
@@ -21,6 +22,10 @@ namespace adept::data {
 /// are used: many models name a pad or BOS token that they lack, and transformers loads them.
 std::optional<std::int32_t> load_special_token(const std::filesystem::path& model_dir, const Tokenizer& tokenizer,
                                                std::string_view role);
+
+/// All ids that end a text of the model: eos_token_id of generation_config.json and of config.json, numbers or lists.
+/// Chat models have several, such as the end of a turn and that of a text. What is not an id is left out.
+std::vector<std::int32_t> find_end_tokens(const std::filesystem::path& model_dir);
 
 /// The id of EOS; nothing if the model names none, or one that it lacks.
 std::optional<std::int32_t> find_eos(const std::filesystem::path& model_dir, const Tokenizer& tokenizer);

@@ -419,6 +419,17 @@ TEST_F(TokenizerTest, SpecialTokensComeFromTheFirstFileThatHasThem) {
   EXPECT_EQ(id_of("eos"), 9) << "does not count beside added_tokens_decoder";
 }
 
+TEST_F(TokenizerTest, EveryIdThatEndsATextIsFoundAndNothingElse) {
+  EXPECT_THAT(find_end_tokens(dir_), testing::IsEmpty());
+  write("config.json", R"({"eos_token_id": 2})");
+  write("generation_config.json", R"({"eos_token_id": [5, 3, -1, 99999999999, "x", null]})");
+  EXPECT_THAT(find_end_tokens(dir_), testing::ElementsAre(5, 3, 2));
+  write("generation_config.json", "{");
+  EXPECT_THAT(find_end_tokens(dir_), testing::ElementsAre(2));
+  write("config.json", R"({"eos_token_id": {"a": 1}})");
+  EXPECT_THAT(find_end_tokens(dir_), testing::IsEmpty());
+}
+
 TEST_F(TokenizerTest, ASpecialTokenThatIsAskedForMustExist) {
   const Tokenizer tokenizer = load(small());
   const auto message = [&] {
