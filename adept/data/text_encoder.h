@@ -20,7 +20,7 @@ class Tokenizer;
 /// Receives the ids of a document in order, in parts.
 using IdSink = FunctionRef<void(std::span<const std::int32_t>)>;
 
-/// Turns a document into token ids. Several threads call `encode` concurrently.
+/// Turns a document into token ids. Several threads call `encode` and `text_of` concurrently.
 struct TextEncoder {
   std::function<void(std::string_view, IdSink)> encode;
   std::int64_t vocab_size = 0;  ///< every id is in 0 .. vocab_size-1; the model's size, if there is a model

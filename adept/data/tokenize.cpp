@@ -287,7 +287,7 @@ void fill_sink(TokenSink& sink, const TextSource& source, const TextEncoder& enc
                const Json& place, Progress& progress, DatasetInfo& info) {
   if (const std::optional<TokenFiles> tokens = find_token_files(source)) {
     if (tokens->format == TokenFormat::kStore) return copy_store(tokens->parts.front(), source, encoder, sink, info);
-    return read_token_files(*tokens, encoder, place, progress, sink, info);
+    return read_token_files(*tokens, encoder, resolve_threads(options.num_threads), place, progress, sink, info);
   }
   DocumentReader reader(source, encoder.chat.get());
   if (sink.keeps_content_hash()) reader.hash_contents();

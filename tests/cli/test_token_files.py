@@ -94,6 +94,18 @@ def test_a_store_of_imported_tokens_is_continued_too(folder, tmp_path):
     assert files_of(tmp_path / "store") == files_of(tmp_path / "whole")
 
 
+def test_the_number_of_threads_that_decode_changes_no_byte(folder):
+    documents = [*map(text_models.encode, text_models.sentences("domain", 500)), [], [5, 6, 7] * 750_000, [], [8]]
+    write_datatrove(folder / "a.ds", documents * 2, metadata=None)
+    for threads in (1, 4):
+        tokenize(folder, "--data", "a.ds", "--out", f"store-{threads}", "--threads", threads)
+    assert files_of(folder / "store-1") == files_of(folder / "store-4")
+    counts = json.loads((folder / "store-4" / "store.json").read_text())["counts"]
+    tokenizer = text_models.tokenizer()
+    assert counts["bytes"] == 2 * sum(len(tokenizer.decode(ids).encode()) for ids in documents)
+    assert counts["documents"] == 2 * 502 and counts["tokens"] == 2 * sum(map(len, documents))
+
+
 def megatron_with(folder, index, ids=(5, 6, 7)):
     (folder / "ids.bin").write_bytes(struct.pack(f"<{len(ids)}H", *ids))
     (folder / "ids.idx").write_bytes(index)

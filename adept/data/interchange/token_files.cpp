@@ -7,6 +7,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
+#include "adept/core/parallel.h"
 #include "adept/core/signals.h"
 #include "adept/data/readers/formats.h"
 #include "adept/data/source_paths.h"
@@ -19,8 +20,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::int64_t kDocumentsToLookAt = 1000;          // for their EOS
-constexpr std::size_t kDecodedIds = std::size_t{1} << 20;  // of a document at once
+constexpr std::int64_t kDocumentsToLookAt = 1000;              // for their EOS
+constexpr std::int64_t kDecodedIds = std::int64_t{1} << 20;    // of a document at once
+constexpr std::int64_t kIdsPerThread = std::int64_t{1} << 18;  // that are kept until they are decoded together
 constexpr char kEmptyDocuments[] = "without_ids";
 
 std::string_view name_of_format(TokenFormat format) {
@@ -133,40 +135,90 @@ void check_eos(const TokenFileReader& reader, const TextEncoder& encoder) {
       quoted_token(encoder, *encoder.eos));
 }
 
-/// Checks the ids of a document, passes them on, and measures their text.
-class ImportedDocument {
+/// Checks the ids of documents, measures their text on several threads, and passes them on in order.
+class TokenImport {
  public:
-  ImportedDocument(const TokenFileReader& reader, std::int64_t index, const TextEncoder& encoder, TokenSink& sink)
-      : encoder_(encoder) {
-    reader.read(index, [&](std::span<const std::int64_t> ids) {
+  TokenImport(const TextEncoder& encoder, int num_threads, std::int64_t num_empty, TokenSink& sink)
+      : encoder_(encoder), num_threads_(num_threads), num_empty_(num_empty), sink_(sink) {}
+
+  void add(const TokenFileReader& reader, std::size_t part, std::int64_t document) {
+    std::int64_t num_ids = 0;
+    reader.read(document, [&](std::span<const std::int64_t> ids) {
       throw_if_interrupted();
       for (const std::int64_t id : ids) {
-        if (id < 0 || id >= encoder.vocab_size)
+        if (id < 0 || id >= encoder_.vocab_size)
           throw DataError(
               "{}: document {}, token {}: found the id {}, but the model's vocabulary has {} ids; they do not match. "
               "Tokenize the text with the tokenizer of this model.",
-              reader.path().string(), index, num_ids + std::ssize(ids_), id, encoder.vocab_size);
-        ids_.push_back(static_cast<std::int32_t>(id));
-        if (ids_.size() == kDecodedIds) pass_on(sink);
+              reader.path().string(), document, num_ids, id, encoder_.vocab_size);
+        if (num_ids++ % kDecodedIds == 0) start_piece();
+        pieces_.back().ids.push_back(static_cast<std::int32_t>(id));
+        ++ids_in_pieces_;
       }
     });
-    pass_on(sink);
+    if (num_ids == 0) pieces_.emplace_back();
+    pieces_.back().end = DocumentEnd{.part = part, .documents = document + 1};
+    if (is_full()) flush();
   }
 
-  std::int64_t num_ids = 0;
-  std::int64_t text_bytes = 0;
+  void flush() {
+    if (encoder_.text_of)
+      for_each_in_parallel(std::ssize(pieces_), num_threads_, [&](std::int64_t i) {
+        throw_if_interrupted();
+        Piece& piece = pieces_[static_cast<std::size_t>(i)];
+        piece.text_bytes = std::ssize(encoder_.text_of(piece.ids));
+      });
+    for (const Piece& piece : pieces_) pass_on(piece);
+    pieces_.clear();
+    ids_in_pieces_ = 0;
+  }
+
+  std::int64_t num_tokens() const { return num_tokens_; }
+  std::int64_t num_documents() const { return num_documents_; }
+  std::int64_t num_empty() const { return num_empty_; }  // documents without ids
 
  private:
-  void pass_on(TokenSink& sink) {
-    if (ids_.empty()) return;
-    sink.append(ids_);
-    num_ids += std::ssize(ids_);
-    if (encoder_.text_of) text_bytes += std::ssize(encoder_.text_of(ids_));
-    ids_.clear();
+  struct DocumentEnd {
+    std::size_t part = 0;
+    std::int64_t documents = 0;  // of the part
+  };
+  /// A document, or a part of a long one.
+  struct Piece {
+    std::vector<std::int32_t> ids;
+    std::int64_t text_bytes = 0;
+    std::optional<DocumentEnd> end;  // of the last piece of a document
+  };
+
+  bool is_full() const { return ids_in_pieces_ + std::ssize(pieces_) >= num_threads_ * kIdsPerThread; }
+  // Pieces of one long document are passed on before it ends.
+  void start_piece() {
+    if (is_full()) flush();
+    pieces_.emplace_back();
+  }
+
+  void pass_on(const Piece& piece) {
+    if (!piece.ids.empty()) sink_.append(piece.ids);
+    num_tokens_ += std::ssize(piece.ids);
+    text_bytes_ += piece.text_bytes;
+    if (!piece.end) return;
+    ++num_documents_;
+    if (piece.ids.empty())
+      ++num_empty_;
+    else
+      sink_.end_document(text_bytes_, [&] {
+        return Json{{"part", piece.end->part}, {"documents", piece.end->documents}, {kEmptyDocuments, num_empty_}};
+      });
+    text_bytes_ = 0;
   }
 
   const TextEncoder& encoder_;
-  std::vector<std::int32_t> ids_;
+  int num_threads_;
+  std::int64_t num_empty_;
+  TokenSink& sink_;
+  std::vector<Piece> pieces_;
+  std::int64_t ids_in_pieces_ = 0;
+  std::int64_t text_bytes_ = 0;  // of the document that is passed on
+  std::int64_t num_tokens_ = 0, num_documents_ = 0;
 };
 
 }  // namespace
@@ -212,8 +264,8 @@ std::optional<TokenFiles> find_token_files(const TextSource& source) {
   return found;
 }
 
-void read_token_files(const TokenFiles& files, const TextEncoder& encoder, const Json& place, Progress& progress,
-                      TokenSink& sink, DatasetInfo& info) {
+void read_token_files(const TokenFiles& files, const TextEncoder& encoder, int num_threads, const Json& place,
+                      Progress& progress, TokenSink& sink, DatasetInfo& info) {
   std::vector<std::unique_ptr<TokenFileReader>> readers;
   std::vector<std::int64_t> bytes_before = {0};
   for (std::size_t part = 0; part < files.parts.size(); ++part) {
@@ -223,8 +275,7 @@ void read_token_files(const TokenFiles& files, const TextEncoder& encoder, const
   }
   const auto first_part = place.is_null() ? 0 : place.at("part").get<std::size_t>();
   std::int64_t document = place.is_null() ? 0 : place.at("documents").get<std::int64_t>();
-  std::int64_t num_empty = place.is_null() ? 0 : place.at(kEmptyDocuments).get<std::int64_t>();
-  std::int64_t num_tokens = 0, num_documents = 0;
+  TokenImport importer(encoder, num_threads, place.is_null() ? 0 : place.at(kEmptyDocuments).get<std::int64_t>(), sink);
   ADEPT_CHECK(first_part < readers.size() && document <= readers[first_part]->num_documents(),
               "document {} of file {} of {}", document, first_part, readers.size());
   progress.set_total(bytes_before.back());
@@ -232,23 +283,17 @@ void read_token_files(const TokenFiles& files, const TextEncoder& encoder, const
   for (std::size_t part = first_part; part < readers.size(); ++part, document = 0)
     for (; document < readers[part]->num_documents(); ++document) {
       throw_if_interrupted();
-      const ImportedDocument imported(*readers[part], document, encoder, sink);
-      num_tokens += imported.num_ids;
-      ++num_documents;
-      if (imported.num_ids == 0)
-        ++num_empty;
-      else
-        sink.end_document(imported.text_bytes, [&] {
-          return Json{{"part", part}, {"documents", document + 1}, {kEmptyDocuments, num_empty}};
-        });
-      progress.update(bytes_before[part] + readers[part]->bytes_before(document + 1), num_tokens,
-                      fmt::format("{} documents", format_count(num_documents)));
+      importer.add(*readers[part], part, document);
+      progress.update(bytes_before[part] + readers[part]->bytes_before(document + 1), importer.num_tokens(),
+                      fmt::format("{} documents", format_count(importer.num_documents())));
     }
+  importer.flush();
   info.counts.files = std::ssize(files.parts);
-  if (num_empty > 0) info.counts.skipped["no tokens"] = num_empty;
+  if (importer.num_empty() > 0) info.counts.skipped["no tokens"] = importer.num_empty();
   if (sink.keeps_content_hash())
     for (const fs::path& file : files.files) info.content_hash = extend_content_hash(info.content_hash, file);
-  progress.finish(fmt::format("{} documents, {} tokens", format_count(num_documents), format_count(num_tokens)));
+  progress.finish(fmt::format("{} documents, {} tokens", format_count(importer.num_documents()),
+                              format_count(importer.num_tokens())));
 }
 
 TokenDataset open_store_as(const fs::path& folder, const TextSource& source, const TextEncoder& encoder) {

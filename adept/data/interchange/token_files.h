@@ -51,11 +51,12 @@ class TokenFileReader {
 std::unique_ptr<TokenFileReader> open_megatron(const std::filesystem::path& bin);
 std::unique_ptr<TokenFileReader> open_datatrove(const std::filesystem::path& ds);
 
-/// Reads the documents after `place` (null: all) into a sink, with the length of their text by decoding, and completes
-/// `info`. Documents without ids are counted as skipped. Throws DataError, with file and document, for an id outside
-/// the encoder's vocabulary, and if the documents end in a special token that is no end token of the encoder's model.
-void read_token_files(const TokenFiles& files, const TextEncoder& encoder, const Json& place, Progress& progress,
-                      TokenSink& sink, DatasetInfo& info);
+/// Reads the documents after `place` (null: all) into a sink, with the length of their text by decoding on several
+/// threads, and completes `info`. Documents without ids are counted as skipped. Throws DataError, with file and
+/// document, for an id outside the encoder's vocabulary, and if the documents end in a special token that is no end
+/// token of the encoder's model.
+void read_token_files(const TokenFiles& files, const TextEncoder& encoder, int num_threads, const Json& place,
+                      Progress& progress, TokenSink& sink, DatasetInfo& info);
 
 /// Opens a store as a source. Throws DataError if its ids mean other tokens than the encoder's, are outside its
 /// vocabulary, or its EOS is another.
