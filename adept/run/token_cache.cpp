@@ -3,7 +3,12 @@
 #include <ATen/Parallel.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <charconv>
 #include <chrono>
+#include <cstdlib>
+#include <limits>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
@@ -11,6 +16,7 @@
 #include "adept/core/file.h"
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
+#include "adept/core/progress.h"
 #include "adept/data/interchange/token_files.h"
 #include "adept/data/store/token_store.h"
 #include "adept/data/tokenize.h"
@@ -40,19 +46,15 @@ void mark_used(const fs::path& store) {
   fs::last_write_time(store, fs::file_time_type::clock::now(), ignored);
 }
 
-// A process that has opened a store keeps it.
-void remove_unused(const fs::path& cache) {
+std::int64_t bytes_in(const fs::path& folder) {
+  std::int64_t bytes = 0;
   std::error_code error;
-  std::vector<fs::path> unused;
-  for (fs::directory_iterator it(cache, error), end; !error && it != end; it.increment(error)) {
-    std::error_code gone;
-    const auto used = it->last_write_time(gone);
-    if (!gone && fs::file_time_type::clock::now() - used > kLongestUnused) unused.push_back(it->path());
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    std::error_code gone;  // by another process
+    const std::uintmax_t size = it->file_size(gone);
+    if (!gone) bytes += static_cast<std::int64_t>(size);
   }
-  for (const fs::path& store : unused) {
-    log_info("{}: removed, because no run used these tokens for 30 days", store.string());
-    remove_or_warn(store);
-  }
+  return bytes;
 }
 
 // `link` shows where the tokens of a run are.
@@ -77,6 +79,52 @@ bool has_cache() {
 
 }  // namespace
 
+void limit_token_cache(const fs::path& cache, std::int64_t most_bytes) {
+  struct Entry {
+    fs::file_time_type used;
+    fs::path path;
+    std::int64_t bytes = 0;
+  };
+  std::vector<Entry> entries;
+  std::int64_t total = 0;
+  std::error_code error;
+  for (fs::directory_iterator it(cache, error), end; !error && it != end; it.increment(error)) {
+    std::error_code gone;  // by another process
+    const auto used = it->last_write_time(gone);
+    if (gone) continue;
+    entries.push_back({.used = used, .path = it->path(), .bytes = bytes_in(it->path())});
+    total += entries.back().bytes;
+  }
+  std::ranges::sort(entries, {}, &Entry::used);
+  const auto now = fs::file_time_type::clock::now();
+  for (const Entry& entry : entries) {
+    const bool is_old = now - entry.used > kLongestUnused;
+    if (!is_old && total <= most_bytes) return;
+    if (!data::remove_if_unused(entry.path)) continue;
+    total -= entry.bytes;
+    log_info("{}: removed, because {}", entry.path.string(),
+             is_old ? "no run used these tokens for 30 days"
+                    : fmt::format("all take more than {} (ADEPT_TOKEN_CACHE_GB) and it was unused for longest",
+                                  format_bytes(most_bytes)));
+  }
+}
+
+std::int64_t most_token_cache_bytes(const fs::path& cache) {
+  constexpr double kMostGigabytes = 1e9;
+  const char* value = std::getenv("ADEPT_TOKEN_CACHE_GB");
+  const std::string_view text = value == nullptr ? "" : value;
+  if (text.empty()) {
+    std::error_code error;
+    const fs::space_info space = fs::space(cache, error);
+    return error ? std::numeric_limits<std::int64_t>::max() : static_cast<std::int64_t>(space.capacity / 5);
+  }
+  double gigabytes = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), gigabytes);
+  if (error != std::errc() || end != text.data() + text.size() || !(gigabytes > 0 && gigabytes <= kMostGigabytes))
+    throw ConfigError("ADEPT_TOKEN_CACHE_GB: found \"{}\"; expected a number of gigabytes above 0.", text);
+  return static_cast<std::int64_t>(1e9 * gigabytes);
+}
+
 data::TokenDataset tokenize_source(const TextModel& model, const data::TextSource& source) {
   Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
   return data::tokenize(source, model.encoder(source), tokenize_options(), progress);
@@ -98,12 +146,15 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const data::Te
   const fs::path store = is_shared ? store_in_cache(inputs) : own;
   fs::create_directories(directory);
   if (std::error_code error; !is_shared && fs::is_symlink(own, error)) fs::remove(own, error);
-  if (is_shared && !data::is_store(store)) remove_unused(store.parent_path());
+  const bool is_built = is_shared && !data::is_store(store);
+  const std::int64_t most_bytes = is_shared ? most_token_cache_bytes(store.parent_path()) : 0;
+  if (is_built) limit_token_cache(store.parent_path(), most_bytes);
   Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
   data::TokenDataset dataset = data::tokenize_to_store(store, inputs, source, encoder, tokenize_options(), progress);
   if (is_shared) {
     mark_used(store);
     show_store(own, store);
+    if (is_built) limit_token_cache(store.parent_path(), most_bytes);
   }
   if (verify == Verify::kNow) {
     Progress verifying("verify", 0, {.counts = "tokens", .source = source.name});

@@ -1,6 +1,7 @@
 // The tokens of a run's texts: stores that are built once, and used by every later call.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 
 #include "adept/data/text_source.h"
@@ -18,10 +19,18 @@ data::TokenDataset tokenize_source(const TextModel& model, const data::TextSourc
 /// Tokenizes one source into a store, or opens the store of the same text, options and tokenizer; a source that is a
 /// store is used where it is. Stores are in tokens/ of the user's cache, so that runs of a sweep share them, and
 /// `directory`/<name>.tokens is a link; with ADEPT_RESULT_CACHE=off, or a cache that cannot be written, it is the
-/// store. Stores in the cache that no run used for 30 days are removed when a new one is built. The first records that
-/// are skipped are listed in `directory`/<name>.skipped.jsonl.
+/// store. When a new one is built, limit_token_cache() removes others. The first records that are skipped are listed in
+/// `directory`/<name>.skipped.jsonl.
 data::TokenDataset tokenize_source_cached(const TextModel& model, const data::TextSource& source,
                                           const std::filesystem::path& directory, Verify verify = Verify::kWhenRead);
+
+/// Removes stores in `cache` that no run used for 30 days, and beyond `most_bytes` of all stores those that were not
+/// used for longest. A store that a process has open or builds stays.
+void limit_token_cache(const std::filesystem::path& cache, std::int64_t most_bytes);
+
+/// The most bytes of the stores in `cache`: $ADEPT_TOKEN_CACHE_GB, or a fifth of the disk. Throws ConfigError for a
+/// variable that is not a positive number.
+std::int64_t most_token_cache_bytes(const std::filesystem::path& cache);
 
 /// Lists skipped records as JSON lines, or removes the list of an earlier text.
 void write_skipped(const std::filesystem::path& path, const std::vector<data::SkippedRecord>& skipped);

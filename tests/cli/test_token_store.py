@@ -1,5 +1,6 @@
 """Token stores: `adept tokenize --out`, killed and continued, checked, and used by runs."""
 
+import fcntl
 import gzip
 import json
 import os
@@ -273,6 +274,25 @@ def test_runs_of_the_same_text_share_a_store_in_the_cache(folder, tmp_path):
     assert re.search("^tokenize ", again.stderr, re.M), "the file may have changed"
     assert re.search("train.*unchanged, kept", again.stderr), "but it did not, and no later stage is repeated"
     assert expected
+
+
+def test_the_cache_of_stores_has_a_limit_and_keeps_those_in_use(folder, tmp_path):
+    environment = {**sharing(tmp_path), "ADEPT_TOKEN_CACHE_GB": "0.000001"}
+    cache = tmp_path / "cache" / "adept" / "tokens"
+    losses(folder, config("text.jsonl"), "a", env=environment)
+    (first,) = cache.iterdir()
+    text_models.write_jsonl(folder / "other.jsonl", TEXTS[:20])
+    with (first / "store.json").open() as used:
+        fcntl.flock(used, fcntl.LOCK_SH)
+        losses(folder, config("other.jsonl"), "b", env=environment)
+        assert len(list(cache.iterdir())) == 2, "a process uses the first one"
+    text_models.write_jsonl(folder / "third.jsonl", TEXTS[:10])
+    third = losses(folder, config("third.jsonl"), "c", env=environment, check=False)
+    assert third.returncode == 0 and f"{first}: removed, because " in third.stderr
+    assert len(list(cache.iterdir())) == 1, "its own, though it is above the limit"
+    assert len(losses(folder, {**config("text.jsonl"), "seed": 7}, "a2", env=environment)) == 3
+    wrong = losses(folder, config("text.jsonl"), "d", env={**environment, "ADEPT_TOKEN_CACHE_GB": "much"}, check=False)
+    assert 'ADEPT_TOKEN_CACHE_GB: found "much"; expected a number of gigabytes' in error_of(wrong, 2)
 
 
 def test_runs_that_start_together_tokenize_once(folder, tmp_path):

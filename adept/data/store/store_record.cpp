@@ -13,7 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr char kStoreFile[] = "store.json", kProgressFile[] = "progress.json";
+constexpr char kProgressFile[] = "progress.json";
 constexpr char kStoreFormat[] = "adept token store";
 constexpr std::int64_t kStoreVersion = 1;
 

@@ -35,6 +35,9 @@ std::string shard_name(std::size_t shard);
 /// What decides the bytes of a store. The name of the source does not.
 Json inputs_of(const DatasetInfo& info, std::int64_t shard_bytes);
 
+/// A store is complete if this file is in its folder.
+inline constexpr char kStoreFile[] = "store.json";
+
 bool is_store(const std::filesystem::path& folder);
 void write_store_record(const std::filesystem::path& folder, const StoreRecord& record);
 /// Throws DataError with the file and what to do if it is missing, damaged, or of another version or kind.

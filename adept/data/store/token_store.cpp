@@ -14,6 +14,7 @@
 #include "adept/core/signals.h"
 #include "adept/io/directory_lock.h"
 #include "adept/io/temporary.h"
+#include "adept/io/use_lock.h"
 
 namespace adept::data {
 namespace {
@@ -23,7 +24,7 @@ namespace fs = std::filesystem;
 /// The shards of a store as one list of documents.
 class StoreStorage : public TokenStorage {
  public:
-  StoreStorage(const fs::path& folder, const StoreRecord& record) {
+  StoreStorage(const fs::path& folder, const StoreRecord& record, UniqueFd lock = {}) : lock_(std::move(lock)) {
     for (std::size_t i = 0; i < record.shards.size(); ++i) {
       shards_.push_back(
           std::make_unique<const Shard>(folder / shard_name(i), record.shards[i], record.info.vocab_size));
@@ -62,6 +63,7 @@ class StoreStorage : public TokenStorage {
     return {shard, i - (*end - shard.num_documents())};
   }
 
+  UniqueFd lock_;  // of a store in use
   std::vector<std::unique_ptr<const Shard>> shards_;
   std::vector<std::int64_t> ends_;  // documents up to the end of each shard
 };
@@ -162,9 +164,18 @@ class StoreFolder {
 }  // namespace
 
 TokenDataset open_store(const fs::path& folder) {
+  UniqueFd lock = io::lock_for_use(folder / kStoreFile);
   StoreRecord record = read_store_record(folder);
-  auto storage = std::make_shared<const StoreStorage>(folder, record);
+  auto storage = std::make_shared<const StoreStorage>(folder, record, std::move(lock));
   return {std::move(record.info), std::move(record.fingerprint), std::move(storage)};
+}
+
+bool remove_if_unused(const fs::path& folder) {
+  const auto of_builder = io::lock_if_unused(folder / io::DirectoryLock::kFileName);
+  const auto of_readers = io::lock_if_unused(folder / kStoreFile);
+  if (!of_builder || !of_readers) return false;
+  remove_or_warn(folder);
+  return true;
 }
 
 void verify_store(const fs::path& folder, Progress& progress) {

@@ -32,8 +32,12 @@ struct StoreOptions {
 
 /// Opens a complete store. Takes milliseconds: only sizes are checked; the index of a shard is checked when it is first
 /// used, a block of ids when it is first read. Its mapped pages are the system's file cache, not memory of the process.
+/// It is locked against remove_if_unused() as long as the dataset or a copy of it exists.
 /// Throws DataError with the file and what to do if it is missing, damaged, or of another version or kind.
 TokenDataset open_store(const std::filesystem::path& folder);
+
+/// Removes a store, or a part of one, unless a process has it open or builds it. Returns whether it was removed.
+bool remove_if_unused(const std::filesystem::path& folder);
 
 /// Reads all of a store and checks every hash and its fingerprint. Throws DataError; InterruptedError after a signal.
 void verify_store(const std::filesystem::path& folder, Progress& progress = Progress::silent());
