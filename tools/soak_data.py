@@ -3,8 +3,9 @@
 
     tools/soak_data.py [--size 5GB] [--text DIR] [--work DIR] [--report FILE] [--seed N] [--kills N] [--keep]
 
-1. The corpus: --size of text in .jsonl.gz, .jsonl, .parquet and .txt files. It repeats the documents of DIR/*.jsonl.gz
-   (default: ../shared/data; made-up sentences where that is absent), each behind another number, so no two are equal.
+1. The corpus: --size of text in .jsonl.gz, .jsonl, .parquet and .txt files. It repeats the documents of
+   DIR/*train.jsonl.gz (default: ../shared/data; made-up sentences where that is absent), each behind another number, so no two
+   are equal.
 2. `adept tokenize` builds a token store twice: once in one go, and once killed (SIGKILL) --kills times (10) at random sizes of
    the store and called again. Both stores must have the same bytes.
 3. `adept run` trains a tiny model for 50 steps on the store, which is not in the system's file cache, and on a small source
@@ -17,7 +18,8 @@ do not grow with the corpus, except for a few bytes per document and sequence.
 
 Prints a table and writes it as JSON to FILE (default: soak_data.json in the work folder's parent). Exits with 0 if everything
 holds, else with 1 and a list of what differs. The work folder (default: .cache/soak) takes about 2.5 times --size; it is
-removed at the end, except with --keep. The program is that of $ADEPT_BUILD (default: build/release).
+removed at the end, except with --keep. Nothing else is written: caches are in it. The program is that of $ADEPT_BUILD (default:
+build/release).
 """
 
 import argparse
@@ -188,6 +190,11 @@ def hashes_of(folder):
     return hashes
 
 
+def higher(peaks):
+    """The peaks of several processes."""
+    return {name: max(peak[name] for peak in peaks) for name in peaks[0]}
+
+
 def differences(what, found, expected):
     """Of two tables."""
     keys = [key for key in sorted({*found, *expected}, key=str) if found.get(key) != expected.get(key)]
@@ -201,8 +208,8 @@ class Soak:
         self.work = options.work
         self.rng = random.Random(options.seed)
         self.adept = pathlib.Path(os.environ.get("ADEPT_BUILD", ROOT / "build" / "release")) / "adept"
-        self.environment = {**os.environ, "ADEPT_RESULT_CACHE": "off"}
-        self.rows, self.problems = [], []
+        self.environment = {**os.environ, "ADEPT_RESULT_CACHE": "off", "XDG_CACHE_HOME": str(self.work / "cache")}
+        self.rows, self.problems, self.train_peaks = [], [], []
 
     def start(self, *arguments):
         return Watch([self.adept, *arguments], cwd=self.work, env=self.environment)
@@ -246,7 +253,7 @@ class Soak:
         self.check_peak("tokenize", whole.peak, TOKENIZE_BOUND)
         self.add_row("tokenize", whole.seconds, self.size, whole.peak)
         size = bytes_in(self.work / "whole")
-        begin, kills, peak = time.monotonic(), [], {"VmHWM": 0, "RssAnon": 0}
+        begin, kills, peaks = time.monotonic(), [], []
         for place in sorted(self.rng.uniform(0.02, 0.9) for _ in range(self.options.kills)):
             process = self.tokenize("killed")
             while process.is_running() and bytes_in(self.work / "killed") < place * size:
@@ -254,12 +261,11 @@ class Soak:
             time.sleep(self.rng.uniform(0, 0.01))
             was_killed = process.kill()
             process.finish()
-            peak = {name: max(peak[name], process.peak[name]) for name in peak}
+            peaks.append(process.peak)
             if was_killed:
                 shards = len(list((self.work / "killed").glob("*.tokens")))
                 kills.append(f"{shards} shards, {bytes_in(self.work / 'killed') / size:.0%}")
-        last = self.tokenize("killed").finish_well()
-        peak = {name: max(peak[name], last.peak[name]) for name in peak}
+        peak = higher([*peaks, self.tokenize("killed").finish_well().peak])
         self.check_peak("tokenize, killed", peak, TOKENIZE_BOUND)
         self.add_row("tokenize, killed", time.monotonic() - begin, self.size, peak, kills)
         if len(kills) != self.options.kills:
@@ -296,12 +302,13 @@ class Soak:
         return {(step, key): repr(value) for step, values in self.log_of(out).items() for key, value in values.items() if key.startswith("loss")}
 
     def kill_between(self, out, first, last):
-        """Kills a training after step `first`, before the end of `last`. Returns the last step, or None if it was too slow."""
+        """Kills a training after step `first`, before the end of `last`. Returns the last step, or None if it was too late."""
         process = self.train(out)
         while process.is_running() and max(self.log_of(out), default=0) < first:
             time.sleep(0.001)
         was_killed = process.kill()
         process.finish()
+        self.train_peaks.append(process.peak)
         step = max(self.log_of(out), default=0)
         return step if was_killed and first <= step <= last else None
 
@@ -320,7 +327,8 @@ class Soak:
         lists = BYTES_PER_DOCUMENT * record["documents"] + BYTES_PER_SEQUENCE * record["tokens"] // SEQ_LEN
         whole = self.train("trained").finish_well()
         read = {"RssAnon": 0, "VmHWM": STEPS * BATCH * BYTES_PER_READ}
-        self.check_peak("train", whole.peak, {name: bound + lists + read[name] for name, bound in TRAIN_BOUND.items()})
+        bounds = {name: bound + lists + read[name] for name, bound in TRAIN_BOUND.items()}
+        self.check_peak("train", whole.peak, bounds)
         self.add_row("train", whole.seconds, None, whole.peak)
         log = self.log_of("trained")
         if sorted(log) != list(range(1, STEPS + 1)):
@@ -329,7 +337,9 @@ class Soak:
         begin = time.monotonic()
         kills = self.kill_twice("resumed", end)
         last = self.train("resumed").finish_well()
-        self.add_row("train, killed", time.monotonic() - begin, None, last.peak, kills)
+        peak = higher([*self.train_peaks, last.peak])
+        self.check_peak("train, killed", peak, bounds)
+        self.add_row("train, killed", time.monotonic() - begin, None, peak, kills)
         if len(kills) != 2 or not re.search(rb"resuming after step \d+", last.errors):
             self.problems.append(f"train: {len(kills)} kills around the end of the epoch; expected 2, and that the last call resumes")
         self.problems += differences("losses", self.losses_of("resumed"), self.losses_of("trained"))
