@@ -7,6 +7,8 @@
 #include <json.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <ctime>
 #include <optional>
 #include <regex>
 #include <sstream>
@@ -20,6 +22,10 @@ namespace {
 
 constexpr ChildLimits kLimits = {.seconds = 10, .memory = 1'000'000'000};
 constexpr std::int64_t kMaxRange = 100'000;  // as in jinja2's sandbox
+
+/// What strftime_now gives.
+enum class Clock { kNow, kFixed };
+constexpr std::time_t kFixedTime = 1'721'995'200;  // 2024-07-26 12:00 UTC
 
 int line_of(const std::string& source, std::size_t position) {
   const auto end = source.begin() + static_cast<std::ptrdiff_t>(std::min(position, source.size()));
@@ -89,10 +95,11 @@ jinja::lexer_result tokenize_source(const std::string& source) {
   }
 }
 
-std::string render_here(const jinja::program& program, const std::string& source, const Json& variables) {
+std::string render_here(const jinja::program& program, const std::string& source, const Json& variables, Clock clock) {
   std::optional<std::string> refusal;
   try {
     jinja::context context(source);
+    if (clock == Clock::kFixed) context.current_time = kFixedTime;
     jinja::global_from_json(context, variables, /*mark_input=*/false);
     const auto define = [&](const std::string& name, const jinja::func_handler& function) {
       context.set_val(name, jinja::mk_val<jinja::value_func>(name, function));
@@ -120,9 +127,10 @@ std::string packed(char kind, int line, std::string_view text) {
   return kind + (" " + std::to_string(line)) + " " + std::to_string(text.size()) + " " + std::string(text);
 }
 
-std::string packed_result(const jinja::program& program, const std::string& source, const Json& variables) {
+std::string packed_result(const jinja::program& program, const std::string& source, const Json& variables,
+                          Clock clock) {
   try {
-    return packed('t', 0, render_here(program, source, variables));
+    return packed('t', 0, render_here(program, source, variables, clock));
   } catch (const JinjaError& error) {
     return packed(error.refused ? 'r' : 'e', error.line, error.what());
   } catch (const std::exception& error) {
@@ -142,21 +150,14 @@ JinjaResult unpacked(std::istringstream& answer) {
   return {"", JinjaError(text, line, kind == 'r')};
 }
 
-}  // namespace
-
-std::string render_jinja(const std::string& source, const Json& variables) {
-  JinjaResult result = std::move(render_jinja_each(source, {&variables, 1}).front());
-  if (result.error) throw JinjaError(*result.error);
-  return std::move(result.text);
-}
-
-std::vector<JinjaResult> render_jinja_each(const std::string& source, std::span<const Json> variables) {
+std::vector<JinjaResult> render_each(const std::string& source, std::span<const Json> variables, Clock clock) {
   const auto work = [&] {
     std::string answer;
+    if (clock == Clock::kFixed) ::setenv("TZ", "UTC0", 1);  // of the child
     try {
       const jinja::lexer_result lexed = tokenize_source(source);
       const jinja::program program = parse(lexed);
-      for (const Json& each : variables) answer += packed_result(program, lexed.source, each);
+      for (const Json& each : variables) answer += packed_result(program, lexed.source, each, clock);
     } catch (const JinjaError& error) {
       answer.clear();
       for (std::size_t i = 0; i < variables.size(); ++i) answer += packed('e', error.line, error.what());
@@ -170,9 +171,21 @@ std::vector<JinjaResult> render_jinja_each(const std::string& source, std::span<
   } catch (const ChildFailure& failure) {
     if (variables.size() == 1) return {{"", JinjaError(std::string("it ") + failure.what(), 0, false)}};
     results.clear();  // one of them did it
-    for (const Json& each : variables) results.push_back(std::move(render_jinja_each(source, {&each, 1}).front()));
+    for (const Json& each : variables) results.push_back(std::move(render_each(source, {&each, 1}, clock).front()));
   }
   return results;
+}
+
+}  // namespace
+
+std::string render_jinja(const std::string& source, const Json& variables) {
+  JinjaResult result = std::move(render_each(source, {&variables, 1}, Clock::kNow).front());
+  if (result.error) throw JinjaError(*result.error);
+  return std::move(result.text);
+}
+
+std::vector<JinjaResult> render_jinja_each(const std::string& source, std::span<const Json> variables) {
+  return render_each(source, variables, Clock::kFixed);
 }
 
 }  // namespace adept::data

@@ -25,8 +25,8 @@ struct JinjaError : std::runtime_error {
   bool refused;  ///< the template itself called raise_exception
 };
 
-/// Renders `source` with the members of the object `variables`. Throws JinjaError, also for unbounded nesting,
-/// recursion, loops or output.
+/// Renders `source` with the members of the object `variables`; strftime_now gives the time now. Throws JinjaError,
+/// also for unbounded nesting, recursion, loops or output.
 std::string render_jinja(const std::string& source, const Json& variables);
 
 /// The text, or the error of one of several renderings.
@@ -35,7 +35,9 @@ struct JinjaResult {
   std::optional<JinjaError> error{};
 };
 
-/// The same for each of several objects, in one child process.
+/// The same for each of several objects, in one child process, as text that is kept: strftime_now always gives noon of
+/// 26 July 2024 (UTC), the date that Llama 3.1's template has by default, so that the same messages give the same text
+/// on every day.
 std::vector<JinjaResult> render_jinja_each(const std::string& source, std::span<const Json> variables);
 
 }  // namespace adept::data

@@ -33,6 +33,13 @@ TEST(ChatTemplate, IsRenderedWithMessagesAndNamedTokens) {
   EXPECT_EQ(chat_template.render(kMessages), "<s>\n  [system] \"é\"\n  [user] \"<b>\"\n</s>");
 }
 
+TEST(ChatTemplate, GivesConversationsTheSameDateOnEveryDay) {
+  const test::TemporaryDirectory directory;
+  const ChatTemplate chat_template = make_template(directory, "{{ strftime_now('%d %b %Y %H:%M') }}");
+  EXPECT_EQ(chat_template.render_conversations({&kMessages, 1}).front().text, "26 Jul 2024 12:00");
+  EXPECT_THAT(chat_template.render(kMessages), Not(HasSubstr("2024"))) << "a prompt has the date of today";
+}
+
 TEST(ChatTemplate, SaysWhereItFailsOrRefuses) {
   const test::TemporaryDirectory directory;
   const std::string file = (directory / "chat_template.jinja").string();
