@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/core/signals.h"
 
 static_assert(std::endian::native == std::endian::little, "token stores are little endian");
@@ -85,6 +86,13 @@ std::vector<std::byte> packed_part(const std::vector<From>& values, std::size_t 
   return bytes;
 }
 
+std::shared_ptr<const io::MappedFile> open_shard(const std::filesystem::path& path) {
+  if (!is_present(path))
+    throw DataError("{}: this shard of the token store is missing. Delete the folder {} and tokenize again.",
+                    path.string(), path.parent_path().string());
+  return io::MappedFile::open(path);
+}
+
 }  // namespace
 
 int bytes_per_id(std::int64_t vocab_size) { return vocab_size <= 65'536 ? 2 : 4; }
@@ -159,7 +167,7 @@ ShardRecord ShardWriter::finish() {
 }
 
 Shard::Shard(const std::filesystem::path& path, const ShardRecord& record, std::int64_t vocab_size)
-    : file_(io::MappedFile::open(path)),
+    : file_(open_shard(path)),
       bytes_(file_->bytes()),
       record_(record),
       vocab_size_(vocab_size),

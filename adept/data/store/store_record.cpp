@@ -16,6 +16,8 @@ namespace fs = std::filesystem;
 constexpr char kProgressFile[] = "progress.json";
 constexpr char kStoreFormat[] = "adept token store";
 constexpr std::int64_t kStoreVersion = 1;
+// Counted up when the same inputs give other ids, so that no store with the old ones is used.
+constexpr std::int64_t kTokenizeRule = 2;
 
 /// Reads the fields of a record, with errors that name the file and the field.
 class RecordFields {
@@ -85,7 +87,8 @@ Json read_record_of_store(const fs::path& path) {
 std::string shard_name(std::size_t shard) { return fmt::format("{:05}.tokens", shard); }
 
 Json inputs_of(const DatasetInfo& info, std::int64_t shard_bytes) {
-  return {{"source", info.source_fingerprint},
+  return {{"rule", kTokenizeRule},
+          {"source", info.source_fingerprint},
           {"tokenizer", info.tokenizer_fingerprint},
           {"vocab_size", info.vocab_size},
           {"shard_bytes", shard_bytes}};

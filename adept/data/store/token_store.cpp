@@ -103,7 +103,7 @@ std::vector<std::string> differences_of(const DatasetInfo& there, const DatasetI
   return list;
 }
 
-// A complete store of the same inputs.
+// A complete store of the same inputs that can be opened.
 std::optional<TokenDataset> find_same(const fs::path& folder, const DatasetInfo& inputs) {
   if (!is_store(folder)) return std::nullopt;
   try {
@@ -118,13 +118,14 @@ std::optional<TokenDataset> find_same(const fs::path& folder, const DatasetInfo&
 void check_replaced(const fs::path& folder, const DatasetInfo& inputs, OnOtherStore on_other) {
   if (!is_store(folder)) return;
   try {
-    const auto list = fmt::format("{}", fmt::join(differences_of(read_store_record(folder).info, inputs), "; "));
+    const TokenDataset there = open_store(folder);
+    const auto list = fmt::format("{}", fmt::join(differences_of(there.info(), inputs), "; "));
     if (on_other == OnOtherStore::kFail)
       throw ConfigError(
           "{}: contains a token store of other inputs. What differs: {}. Choose another output, or replace the store: "
           "--force.",
           folder.string(), list);
-    if (!list.empty()) log_info("{}: tokenizing again; what changed: {}", folder.string(), list);
+    log_info("{}: tokenizing again; what changed: {}", folder.string(), list);
   } catch (const DataError& error) {
     if (on_other == OnOtherStore::kFail) throw;
     log_warning("{} Tokenizing again.", error.what());
@@ -206,13 +207,13 @@ void verify_store(const fs::path& folder, Progress& progress) {
   progress.finish();
 }
 
-StoreWriter::StoreWriter(fs::path folder, const DatasetInfo& inputs, std::int64_t shard_bytes)
+StoreWriter::StoreWriter(fs::path folder, const DatasetInfo& inputs, const StoreOptions& options)
     : folder_(std::move(folder)),
-      shard_bytes_(shard_bytes),
+      shard_bytes_(options.shard_bytes),
       id_bytes_(bytes_per_id(inputs.vocab_size)),
       vocab_size_(inputs.vocab_size),
-      inputs_(inputs_of(inputs, shard_bytes)) {
-  if (!resume()) {
+      inputs_(inputs_of(inputs, options.shard_bytes)) {
+  if (!resume(options.on_other)) {
     shards_.clear();
     documents_ = DocumentHash();
     text_bytes_ = 0;
@@ -222,12 +223,17 @@ StoreWriter::StoreWriter(fs::path folder, const DatasetInfo& inputs, std::int64_
 }
 
 // Whether an earlier process finished shards of the same store.
-bool StoreWriter::resume() {
+bool StoreWriter::resume(OnOtherStore on_other) {
   if (is_store(folder_)) return false;
   try {
     const std::optional<StoreProgress> progress = read_progress(folder_);
     if (!progress) return false;
     if (progress->inputs != inputs_) {
+      if (on_other == OnOtherStore::kFail)
+        throw ConfigError(
+            "{}: contains {} finished shards of a token store of other text, options, tokenizer or shard size (a file "
+            "that was written again counts as changed). Choose another output, or replace them: --force.",
+            folder_.string(), progress->shards.size());
       log_info("{}: contains part of a store of other text, options, tokenizer or shard size; starting again",
                folder_.string());
       return false;
@@ -310,7 +316,7 @@ TokenDataset build_store(const fs::path& folder, const DatasetInfo& inputs, cons
   const StoreFolder locked(folder);
   if (const auto same = find_same(folder, inputs)) return *same;  // that another process has built meanwhile
   check_replaced(folder, inputs, options.on_other);
-  StoreWriter writer(folder, inputs, options.shard_bytes);
+  StoreWriter writer(folder, inputs, options);
   DatasetInfo info = fill(writer);
   return writer.finish(std::move(info));
 }

@@ -19,10 +19,10 @@
 
 namespace adept::data {
 
-/// How to handle a complete store of other inputs.
+/// How to handle a store, or a part of one, that is of other inputs; and a store that is damaged.
 enum class OnOtherStore {
-  kFail,     ///< ConfigError that says what differs
-  kReplace,  ///< an info message
+  kFail,     ///< ConfigError that says what differs; DataError for a damaged store
+  kReplace,  ///< tokenize again, with an info message; a warning for a damaged store
 };
 
 struct StoreOptions {
@@ -45,9 +45,10 @@ void verify_store(const std::filesystem::path& folder, Progress& progress = Prog
 /// Writes a store shard by shard, and goes on after the last finished shard of an earlier process.
 class StoreWriter : public TokenSink {
  public:
-  /// Keeps the finished shards in the folder if they are of the same inputs, and removes others with an info message.
-  /// The caller holds the folder's lock. Throws DataError, here and below, if a file cannot be written.
-  StoreWriter(std::filesystem::path folder, const DatasetInfo& inputs, std::int64_t shard_bytes);
+  /// Keeps the finished shards in the folder if they are of the same inputs; else removes them (kReplace) or throws
+  /// ConfigError. Damaged ones are removed with a warning. The caller holds the folder's lock. Throws DataError, here
+  /// and below, if a file cannot be written.
+  StoreWriter(std::filesystem::path folder, const DatasetInfo& inputs, const StoreOptions& options);
 
   /// The place that end_document() was given after the last document that is kept; null: start at the beginning.
   const Json& place() const { return place_; }
@@ -58,7 +59,7 @@ class StoreWriter : public TokenSink {
   TokenDataset finish(DatasetInfo info);
 
  private:
-  bool resume();
+  bool resume(OnOtherStore on_other);
   void remove_files_of_others() const;
   void finish_shard();
 

@@ -124,7 +124,8 @@ struct Interrupted {
   TemporaryFolder folder;
   std::string store = folder / "store";
   TextSource source{.name = "s", .paths = {folder.write("a.jsonl", many_lines(30))}};
-  TokenizeOptions options{.num_threads = 1, .chunk_bytes = 1, .store = {.shard_bytes = 100}};
+  TokenizeOptions options{
+      .num_threads = 1, .chunk_bytes = 1, .store = {.shard_bytes = 100, .on_other = OnOtherStore::kReplace}};
 
   Interrupted() {
     CountedEncoder encoder(20);
@@ -160,6 +161,38 @@ TEST(TokenStoreBuild, StartsAgainIfAnyInputChangedAndSaysSo) {
   other = byte_encoder();
   other.vocab_size = 70'000;
   EXPECT_THAT(vocabulary.go_on(other), started_again);
+}
+
+TEST(TokenStoreBuild, KeepsFinishedPartsOfOtherInputsUnlessTheyMayBeReplaced) {
+  Interrupted text;
+  text.options.store.on_other = OnOtherStore::kFail;
+  EXPECT_THAT(text.go_on(), HasSubstr("going on after")) << "the same inputs";
+  Interrupted other;
+  other.options.store.on_other = OnOtherStore::kFail;
+  other.folder.write("a.jsonl", many_lines(31));
+  const auto before = files_of(other.store);
+  EXPECT_THAT(message_of<ConfigError>([&] { other.go_on(); }),
+              AllOf(HasSubstr(other.store + ": contains 8 finished shards"), HasSubstr("--force")));
+  EXPECT_EQ(files_of(other.store), before);
+}
+
+TEST(TokenStoreBuild, NamesADamagedShardOfACompleteStore) {
+  for (const auto& damage : std::vector<std::function<void(const std::string&)>>{
+           [](const std::string& shard) { fs::remove(shard); },
+           [](const std::string& shard) { fs::resize_file(shard, 90); }}) {
+    const TemporaryFolder folder;
+    const TextSource source{.name = "s", .paths = {folder.write("a.jsonl", many_lines(60))}};
+    TokenizeOptions options{.store = {.shard_bytes = 100}};
+    tokenize_to_store(folder / "store", source, byte_encoder(), options);
+    damage(folder / "store/00001.tokens");
+    EXPECT_THAT(message_of<DataError>([&] { tokenize_to_store(folder / "store", source, byte_encoder(), options); }),
+                AllOf(HasSubstr("store/00001.tokens"), HasSubstr("tokenize again")));
+    options.store.on_other = OnOtherStore::kReplace;
+    const test::CapturedLog log;
+    expect_equal(tokenize_to_store(folder / "store", source, byte_encoder(), options),
+                 tokenize(source, byte_encoder()));
+    EXPECT_THAT(log.text(), AllOf(HasSubstr("store/00001.tokens"), HasSubstr("Tokenizing again.")));
+  }
 }
 
 TEST(TokenStoreBuild, StartsAgainIfAFinishedPartIsDamaged) {
