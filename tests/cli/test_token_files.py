@@ -130,6 +130,8 @@ BAD_MEGATRON = {
     "negative length": (megatron_index(8, [2, -1], [0, 1, 2], 2), "sequence 1 has -1 tokens"),
     "negative offset": (megatron_index(8, [2, 1], [0, 1, 2], 2, offsets=[0, -2]), "from byte -2 on"),
     "huge offset": (megatron_index(8, [2, 1], [0, 1, 2], 2, offsets=[0, (1 << 63) - 1]), "from byte 9223372036854775807 on"),
+    "repeated": (megatron_index(8, [2, 3], [0, 1, 2], 2, offsets=[0, 0]), "its sequences have more than 6 bytes, but"),
+    "of shorter text": (megatron_index(8, [1, 1], [0, 1, 2], 2), "its sequences have only 4 bytes, but"),
     "first boundary": (megatron_index(8, [2, 1], [1, 2], 2), "document 0 starts at sequence 1; expected 0 to 0"),
     "boundaries back": (megatron_index(8, [2, 1], [0, 2, 1], 2), "document 2 starts at sequence 1; expected 2 to 2"),
     "boundary behind": (megatron_index(8, [2, 1], [0, 1, 3], 2), "document 2 starts at sequence 3; expected 1 to 2"),
@@ -211,6 +213,11 @@ def test_tokens_and_text_do_not_mix_in_a_source(folder):
         assert message in error
     error = error_of(tokenize(folder, "--data", "ids", "--template", "{b}", "--split", "train", check=False), 2)
     assert "found split, template, but it is a Megatron-Core dataset" in error
+    (folder / "ids").mkdir()
+    shutil.copy(folder / "text.jsonl", folder / "ids")
+    error = error_of(tokenize(folder, "--data", "ids", check=False), 2)
+    assert "ids: found a folder, and a Megatron-Core dataset of this prefix (ids.bin)" in error
+    assert len(ids_of(folder, "ids/")) == len(TEXTS) and len(ids_of(folder, "ids.bin")) == 1
     (folder / "mixed").mkdir()
     write_datatrove(folder / "mixed" / "a.ds", [[5, 6]])
     shutil.copy(folder / "text.jsonl", folder / "mixed")

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <system_error>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
 #include "adept/data/interchange/token_files.h"
 #include "adept/io/mapped_file.h"
 
@@ -139,15 +141,22 @@ class MegatronReader : public TokenFileReader {
     num_documents_ = static_cast<std::int64_t>(ends) - 1;
   }
 
+  // Megatron-Core writes each id of the .bin once.
   void check_sequences() const {
     const std::int64_t size = std::ssize(bin_->bytes());
+    std::int64_t covered = 0;
     for (std::size_t s = 0; s < num_sequences_; ++s) {
       const std::int64_t tokens = length(s), begin = offset(s);
       if (tokens < 0 || begin < 0 || begin > size || tokens > (size - begin) / static_cast<std::int64_t>(type_.size))
         fail(fmt::format(
             "sequence {} has {} tokens ({}) from byte {} on, but {} has {} bytes; it is cut short or damaged", s,
             tokens, type_.name, begin, bin_path_.string(), size));
+      covered += tokens * static_cast<std::int64_t>(type_.size);
+      if (covered > size) break;
     }
+    if (covered != size)
+      fail(fmt::format("its sequences have {} {} bytes, but {} has {}; they are not of one dataset",
+                       covered > size ? "more than" : "only", std::min(covered, size), bin_path_.string(), size));
   }
 
   void check_documents() const {
@@ -180,7 +189,11 @@ std::span<const std::byte> bytes_of_number(const T& value) {
 std::unique_ptr<TokenFileReader> open_megatron(const fs::path& bin) { return std::make_unique<MegatronReader>(bin); }
 
 MegatronWriter::MegatronWriter(const fs::path& prefix, std::int64_t vocab_size, std::int32_t eos)
-    : bin_(prefix.string() + ".bin"), idx_(prefix.string() + ".idx"), is_narrow_(vocab_size < 65'500), eos_(eos) {}
+    : idx_path_(prefix.string() + ".idx"),
+      bin_(prefix.string() + ".bin"),
+      idx_(idx_path_),
+      is_narrow_(vocab_size < 65'500),
+      eos_(eos) {}
 
 void MegatronWriter::append(std::span<const std::int32_t> ids) {
   if (ids.empty()) return;
@@ -224,6 +237,9 @@ void MegatronWriter::finish() {
   numbers.clear();
   for (std::uint64_t i = 0; i <= count; ++i) numbers.push_back(static_cast<std::int64_t>(i));
   idx_.write(std::as_bytes(std::span(numbers)));
+  // An index of an earlier call must never stand beside the new ids.
+  if (std::error_code error; !fs::remove(fs::weakly_canonical(idx_path_, error), error) && error)
+    throw system_error(idx_path_, "remove the old index", error.value());
   bin_.commit();
   idx_.commit();
 }

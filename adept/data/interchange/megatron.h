@@ -1,6 +1,6 @@
 // Writes datasets of Megatron-Core (IndexedDataset), little endian:
 //
-//     PREFIX.bin   the ids of all documents, each with EOS at its end
+//     PREFIX.bin   the ids of all documents, each with EOS at its end (one, also if the tokenizer ends texts with it)
 //     PREFIX.idx   "MMIDIDX" and two zero bytes, uint64 1 (version), uint8 dtype, uint64 D (sequences), uint64 D + 1,
 //                  D x int32 lengths, D x int64 byte offsets in the .bin, (D + 1) x int64: documents in sequences
 //
@@ -27,6 +27,7 @@ class MegatronWriter : public TokenSink {
   void finish();
 
  private:
+  std::filesystem::path idx_path_;
   io::AtomicFile bin_, idx_;
   bool is_narrow_;
   std::int32_t eos_;

@@ -58,10 +58,19 @@ struct TokenPath {
 std::optional<TokenPath> token_path(const std::string& path) {
   std::error_code error;
   if (path.empty() || path == "-" || path.starts_with('@')) return std::nullopt;
-  if (fs::is_directory(path, error) && is_store(path)) return TokenPath{TokenFormat::kStore, {path}};
-  if (const auto bin = megatron_file(path)) return TokenPath{TokenFormat::kMegatron, {*bin}};
+  const bool is_folder = fs::is_directory(path, error);
+  if (is_folder && is_store(path)) return TokenPath{TokenFormat::kStore, {path}};
+  if (const auto bin = megatron_file(path)) {
+    if (is_folder)
+      throw ConfigError(
+          "{}: found a folder, and a Megatron-Core dataset of this prefix ({}); expected one of them. Write {}/ for "
+          "the "
+          "folder, or {} for the dataset.",
+          path, bin->string(), path, bin->string());
+    return TokenPath{TokenFormat::kMegatron, {*bin}};
+  }
   std::vector<fs::path> found;
-  if (fs::is_directory(path, error))
+  if (is_folder)
     found = sorted_entries(path, error);
   else if (is_file(path))
     found = {path};
