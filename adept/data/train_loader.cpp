@@ -207,7 +207,7 @@ std::int64_t TrainLoader::limit_of(const TrainSource& given, const Source& sourc
   const std::int64_t per_epoch = source.sequences.size();
   std::int64_t limit = MixturePart::kNoLimit;
   if (given.epochs)
-    limit = static_cast<std::int64_t>(std::min(ceil_of(*given.epochs * static_cast<double>(per_epoch)), 9e15));
+    limit = static_cast<std::int64_t>(std::clamp(ceil_of(*given.epochs * static_cast<double>(per_epoch)), 1.0, 9e15));
   if (given.max_tokens) {
     const std::int64_t epochs = *given.max_tokens / source.tokens_per_epoch;
     const std::vector<std::int64_t> order = sequence_order(source, epochs);

@@ -52,6 +52,13 @@ data::DocumentTag tag_of(const data::Tokenizer& tokenizer, const std::optional<s
   return tag;
 }
 
+// Of the documents that are trained on, with EOS.
+double trained_tokens(const data::TokenDataset& dataset, const std::vector<std::int64_t>& excluded) {
+  std::int64_t tokens = dataset.num_tokens() + dataset.num_documents();
+  for (const std::int64_t document : excluded) tokens -= dataset.document_tokens(document) + 1;
+  return static_cast<double>(tokens);
+}
+
 // Splits a share of the mixture, which may change, by the given weights or, without weights, by tokens (including EOS)
 // and temperature.
 void append_sources(const TextModel& model, const std::vector<data::TokenDataset>& datasets,
@@ -60,7 +67,7 @@ void append_sources(const TextModel& model, const std::vector<data::TokenDataset
                     std::vector<data::TrainSource>& sources) {
   std::vector<WeightSchedule> weights;
   for (std::size_t i = 0; i < datasets.size(); ++i) {
-    const auto size = static_cast<double>(datasets[i].num_tokens() + datasets[i].num_documents());
+    const double size = trained_tokens(datasets[i], excluded.empty() ? std::vector<std::int64_t>() : excluded[i]);
     weights.push_back(configs[i].weight.value_or(std::pow(size, 1 / temperature)));
   }
   const auto value_at = [&](std::size_t i, double progress) {

@@ -476,6 +476,12 @@ TEST(TrainLoader, ReportsLimitsThatAllowNothing) {
               HasSubstr("source \"b\": max_tokens is 7; expected at least a sequence, 8 tokens"));
 }
 
+TEST(TrainLoader, GivesAtLeastASequenceForTheSmallestNumberOfEpochs) {
+  TrainSource a{.dataset = counting_dataset("a", {50})};
+  a.epochs = 1e-300;
+  EXPECT_EQ(TrainLoader({a}, {.seq_len = 8}).max_sequences(), 1);
+}
+
 TEST(TrainLoader, PrintsTheMixture) {
   const std::string table = format_mixture(two_sources());
   EXPECT_THAT(table, AllOf(HasSubstr("domain"), HasSubstr("replay"), HasSubstr("75.00%"), HasSubstr("25.00%")));

@@ -365,6 +365,27 @@ TEST(MakeTrainLoader, TakesLimitsAndTemperature) {
   EXPECT_EQ(loader.max_sequences(), 8 + 3 + 3 + 3);
 }
 
+TEST(MakeTrainLoader, CountsNoExcludedDocumentsInSharesWithAndWithoutReplay) {
+  const Texts t;
+  config::RunConfig config;
+  config.seq_len = 8;
+  config.data.train.resize(2);
+  config.data.replay.resize(2);
+  const Datasets datasets{.train = {lengths_of("a", {7, 7, 7, 7}), lengths_of("b", {7, 7, 7, 7})},
+                          .replay = {lengths_of("c", {7, 7}), lengths_of("d", {7})},
+                          .general = {},
+                          .eval = {},
+                          .excluded = {{1, 2, 3}, {}, {0}, {}}};
+  for (const double replay : {0.0, 0.5}) {
+    config.train.replay_ratio = replay;
+    const data::TrainLoader loader = make_train_loader(t.model(), config, datasets);
+    EXPECT_NEAR(loader.share(0), (1 - replay) * 0.2, 1e-12) << replay;
+    EXPECT_NEAR(loader.share(1), (1 - replay) * 0.8, 1e-12) << replay;
+    if (replay == 0) continue;
+    EXPECT_NEAR(loader.share(2), replay * 0.5, 1e-12);
+  }
+}
+
 TEST(MakeTrainLoader, RefusesAModelWithoutAnEndOfSequenceToken) {
   const Texts t;
   test::write_file(t.dir / "model/tokenizer_config.json", R"({"eos_token": null})");
