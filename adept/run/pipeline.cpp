@@ -23,6 +23,7 @@
 #include "adept/run/run_record.h"
 #include "adept/run/stage.h"
 #include "adept/run/text.h"
+#include "adept/run/token_cache.h"
 #include "adept/run/training_text.h"
 #include "adept/train/compute.h"
 #include "adept/train/export_trained.h"
@@ -95,7 +96,8 @@ class Run {
       try {
         prepare_text();
       } catch (const InterruptedError& error) {
-        throw interrupted(error, fmt::format("tokenized sources are kept in {}", (dir_ / "data").string()));
+        throw interrupted(error, fmt::format("finished sources, and finished shards, are kept in {}",
+                                             token_folder(dir_ / "data").string()));
       }
     });
   }

@@ -35,9 +35,11 @@ data::TokenizeOptions tokenize_options() {
   return {.num_threads = at::get_num_threads(), .store = {.on_other = data::OnOtherStore::kReplace}};
 }
 
+fs::path shared_folder() { return fs::absolute(io::cache_directory()) / "tokens"; }
+
 fs::path store_in_cache(const data::DatasetInfo& inputs) {
   const std::string hash = hash_of(data::inputs_of(inputs, data::StoreOptions().shard_bytes).dump());
-  return io::cache_directory() / "tokens" / hash.substr(std::string_view("xxh3:").size());
+  return shared_folder() / hash.substr(std::string_view("xxh3:").size());
 }
 
 // A store's time of modification is that of its last use.
@@ -61,7 +63,7 @@ std::int64_t bytes_in(const fs::path& folder) {
 void show_store(const fs::path& link, const fs::path& store) {
   std::error_code error;
   if (fs::is_symlink(link, error) && fs::read_symlink(link, error) == store) return;
-  if (fs::is_symlink(link, error) || data::is_store(link)) fs::remove_all(link, error);
+  if (fs::is_symlink(link, error) || data::is_store(link) || data::has_progress(link)) fs::remove_all(link, error);
   fs::create_directory_symlink(store, link, error);
   if (error) log_warning("{}: cannot be linked to {}: {}", link.string(), store.string(), error.message());
 }
@@ -69,7 +71,7 @@ void show_store(const fs::path& link, const fs::path& store) {
 // Whether the user's cache can be written: in a container it may not.
 bool has_cache() {
   if (!shares_results()) return false;
-  const fs::path cache = io::cache_directory() / "tokens";
+  const fs::path cache = shared_folder();
   std::error_code error;
   fs::create_directories(cache, error);
   if (!error && ::access(cache.c_str(), W_OK | X_OK) == 0) return true;
@@ -163,6 +165,8 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const data::Te
   write_skipped(directory / (source.name + ".skipped.jsonl"), dataset.info().skipped);
   return dataset;
 }
+
+fs::path token_folder(const fs::path& directory) { return has_cache() ? shared_folder() : directory; }
 
 void write_skipped(const fs::path& path, const std::vector<data::SkippedRecord>& skipped) {
   if (skipped.empty()) {

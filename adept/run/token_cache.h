@@ -32,6 +32,9 @@ void limit_token_cache(const std::filesystem::path& cache, std::int64_t most_byt
 /// variable that is not a positive number.
 std::int64_t most_token_cache_bytes(const std::filesystem::path& cache);
 
+/// Where the stores are: `directory`, or the user's cache.
+std::filesystem::path token_folder(const std::filesystem::path& directory);
+
 /// Lists skipped records as JSON lines, or removes the list of an earlier text.
 void write_skipped(const std::filesystem::path& path, const std::vector<data::SkippedRecord>& skipped);
 
