@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
 
+#include "adept/core/error.h"
 #include "data_test_util.h"
 
 namespace adept::data {
@@ -57,6 +60,31 @@ TEST(Prefetcher, ReadsNothingBeyondTheLastSequence) {
   EXPECT_EQ(prefetcher.next_step(2, 5).size(), 2U);
   EXPECT_EQ(prefetcher.next_step(1, 5).size(), 1U);
   EXPECT_EQ(loader.num_sequences(), 5);
+}
+
+/// Ten documents of ten ids, of which those after a number of reads are damaged.
+class DamagedStorage : public TokenStorage {
+ public:
+  std::int64_t document_tokens(std::int64_t) const override { return 10; }
+  std::int64_t document_bytes(std::int64_t) const override { return 10; }
+  std::int32_t last_token(std::int64_t) const override { return 5; }
+  void read(std::int64_t i, std::int64_t, std::span<std::int32_t> out) const override {
+    if (num_reads++ >= 6) throw DataError("document {} is damaged", i);
+    std::fill(out.begin(), out.end(), 5);
+  }
+
+  mutable std::atomic<int> num_reads = 0;
+};
+
+TEST(Prefetcher, ThrowsWhatReadingAheadThrewAtTheStepThatNeedsIt) {
+  const TokenDataset dataset({.name = "a", .vocab_size = 10, .counts = {.documents = 10, .tokens = 100}}, "a",
+                             std::make_shared<DamagedStorage>());
+  TrainLoader loader({{.dataset = dataset}}, {.seq_len = 10});
+  Prefetcher prefetcher(loader);
+  for (int step = 0; step < 3; ++step) EXPECT_EQ(prefetcher.next_step(2, 20).size(), 2U) << "documents 0 to 5";
+  const Json state = loader.state();
+  EXPECT_THROW(prefetcher.next_step(2, 20), DataError);
+  EXPECT_EQ(loader.state(), state) << "what was not given does not count";
 }
 
 }  // namespace
