@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randint.h>
@@ -99,6 +100,37 @@ void compare(const Shape& s, at::ScalarType type, int repeats) {
   };
   line("forward", passes.forward, 2 * products);
   line("backward", passes.backward, 5 * products);
+}
+
+// (B, T) int32: where each position's document starts. Documents of 100 to 400 tokens, the first and last ones cut.
+at::Tensor random_document_starts(std::int64_t batch, std::int64_t tokens) {
+  at::Tensor starts = at::empty({batch, tokens}, at::kInt);
+  for (std::int64_t row = 0; row < batch; ++row)
+    for (std::int64_t start = 0, end = 0; start < tokens; start = end) {
+      const std::int64_t length = at::randint(100, 401, {1}).item<std::int64_t>();
+      end = std::min(tokens, start + length);
+      starts.select(0, row).slice(0, start, end).fill_(start);
+    }
+  return starts;
+}
+
+// One line for each pass: attention over rows of one document, and over rows packed from several, which skips the
+// blocks of keys that no query attends to.
+void compare_documents(const Shape& s, at::ScalarType type, int repeats) {
+  const auto input = [&](std::int64_t heads) {
+    return at::randn({s.batch, s.tokens, heads, s.head_dim}).to(type).transpose(1, 2);
+  };
+  const nn::Visibility documents = {.document_starts = random_document_starts(s.batch, s.tokens)};
+  const Passes passes = time_passes([](const auto& x) { return nn::causal_attention(x[0], x[1], x[2]); },
+                                    [&](const auto& x) { return nn::causal_attention(x[0], x[1], x[2], documents); },
+                                    {input(s.heads), input(s.kv_heads), input(s.kv_heads)}, repeats);
+  const auto line = [&](const char* pass, const Pair& time) {
+    fmt::print("{:>2} x {:>2}/{} heads x {:>4} x {:>3} {:>5} {:>9} {:>8.2f} ms {:>14.2f} ms {:>6.2f}\n", s.batch,
+               s.heads, s.kv_heads, s.tokens, s.head_dim, name_of(type), pass, 1e3 * time.reference, 1e3 * time.ours,
+               time.ours / time.reference);
+  };
+  line("forward", passes.forward);
+  line("backward", passes.backward);
 }
 
 struct Product {
@@ -218,6 +250,10 @@ void time_model_shapes(int repeats) {
           Product{"y", 2048, 576, 192, false, true}, Product{"logits", 682, 576, 49152, false, true},
           Product{"dlogits", 682, 49152, 576, false, false}})
       compare(product, type, repeats);
+  fmt::print("\n{:>40} {:>9} {:>11} {:>17} {:>6}\n", "", "", "one document", "of 100-400 tokens", "share");
+  for (const auto type : types)
+    for (const Shape& shape : {Shape{4, 9, 3, 2048, 64}, Shape{4, 16, 8, 2048, 128}})
+      compare_documents(shape, type, repeats);
   fmt::print("\n{:>40} {:>9} {:>11}    GB/s {:>7}    GB/s\n", "", "", "reference", "adept");
   for (const auto type : types)
     for (const Sweep& sweep : sweeps(type)) compare(sweep, type, repeats);

@@ -1,9 +1,10 @@
-"""Measures how fast `adept tokenize --out` builds a token store: megabytes of text per second, with one and more threads.
+"""Measures how fast `adept tokenize --out` builds a token store: megabytes of text per second, with one and more threads;
+and how fast training batches come from it: tokens per second.
 
     bench/run store [--text FILE] [--threads N,N] [--repeats N]
 
 The tokenizer is SmolLM2's. Each pass is a new process that writes a new store to the disk; its whole time counts. Threads
-take turns. Every pass must give the same store.
+take turns. Every pass must give the same store. Batches of 8 x 2048 are read from the last one, in the order of a training.
 """
 
 import argparse
@@ -33,6 +34,13 @@ def one_pass(adept, text, field, threads):
     return seconds, json.loads((WORK / "store.json").read_text())
 
 
+def batch_rate(program, packing):
+    """Tokens per second of 200 batches."""
+    process = subprocess.run([program, "--store", WORK, "--packing", packing], check=True, capture_output=True, text=True)
+    result = json.loads(process.stdout)
+    return result["tokens"] / result["seconds"]
+
+
 def main(arguments):
     parser = argparse.ArgumentParser(prog="bench/run store", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=pathlib.Path, default=CACHE / "text" / "lee_background.cor", help="any text that adept reads (default: the demo's news text)")
@@ -59,6 +67,9 @@ def main(arguments):
     print(f"{options.text}, {megabytes:.1f} MB of text, {options.repeats} passes each in turns: median MB/s (least, most)")
     for threads, rate in rates.items():
         print(f"threads {threads}  {statistics.median(rate):.1f} ({min(rate):.1f}, {max(rate):.1f})")
+    for packing in ("concat", "best_fit"):
+        batches = sorted(batch_rate(adept.parent / "adept_batches_bench", packing) / 1e6 for _ in range(options.repeats))
+        print(f"batches, {packing}: {statistics.median(batches):.1f} million tokens/s ({batches[0]:.1f}, {batches[-1]:.1f})")
     shutil.rmtree(WORK, ignore_errors=True)
     if len(fingerprints) != 1:
         print(f"the stores differ: {sorted(fingerprints)}")

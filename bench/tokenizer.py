@@ -1,10 +1,11 @@
-"""Measures tokenizers side by side: one thread, first pass over a text, one new process per pass.
+"""Measures tokenizers side by side: first pass over a text, one new process per pass.
 
     bench/run tokenizer [--text FILE] [--repeats N]
 
 adept (build/release/tokenizer_tool), Hugging Face `tokenizers`, tokie and gigatoken (installed into .cache/bench/tokenizers)
-take turns. The vocabulary is SmolLM2's, with its own pre-tokenizer and with those of Llama 3 and Qwen2; only the time
-of encoding counts. The ids must be equal; a program that refuses the vocabulary is left out of its rows.
+take turns with one thread, and adept also with two. The vocabulary is SmolLM2's, with its own pre-tokenizer and with
+those of Llama 3 and Qwen2; only the time of encoding counts. The numbers of ids must be equal; a program that refuses the
+vocabulary is left out of its row (gigatoken refuses SmolLM2's: it has no token for some bytes; the other rows add these).
 """
 
 import argparse
@@ -62,12 +63,22 @@ def install():
     return python
 
 
+def byte_characters():
+    """The characters that stand for single bytes in a byte-level vocabulary."""
+    from tokenizers import pre_tokenizers
+
+    return set(pre_tokenizers.ByteLevel.alphabet())
+
+
 def write_tokenizer(path, pattern):
     tokenizer = json.loads(VOCABULARY.read_text(encoding="utf-8"))
     if pattern is not None:
         split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         bytes_of = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
         tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, bytes_of]}
+        vocabulary, added = tokenizer["model"]["vocab"], [token["id"] for token in tokenizer["added_tokens"]]
+        for character in sorted(byte_characters() - vocabulary.keys()):
+            vocabulary[character] = max(*vocabulary.values(), *added) + 1
     path.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
 
 
@@ -90,8 +101,8 @@ def main(arguments):
     lines, tokenizer = WORK / "texts.jsonl", WORK / "tokenizer.json"
     lines.write_text("".join(json.dumps(text) + "\n" for text in texts_of(options.text)), encoding="utf-8")
     tool = ROOT / os.environ.get("ADEPT_BUILD", "build/release") / "tokenizer_tool"
-    sides = {"adept": [tool, tokenizer, "--time"]} | {name: [python, "-c", PEER, name, tokenizer, lines] for name in PACKAGES}
-    print(f"{options.text}, one thread, first pass, {options.repeats} passes each in turns: median MB/s (least, most)")
+    sides = {"adept": [tool, tokenizer, "--time"], "adept, 2 threads": [tool, tokenizer, "--time", "2"]} | {name: [python, "-c", PEER, name, tokenizer, lines] for name in PACKAGES}
+    print(f"{options.text}, first pass, {options.repeats} passes each in turns: median MB/s (least, most)")
     for pattern, regex in PATTERNS.items():
         write_tokenizer(tokenizer, regex)
         rates, tokens = {}, {}
@@ -100,7 +111,7 @@ def main(arguments):
                 if (result := one_pass(command, lines)) is not None:
                     rates.setdefault(name, []).append(result["bytes"] / 1e6 / result["seconds"])
                     tokens[name] = result["tokens"]
-        row = [f"{name} {statistics.median(rate):.1f} ({min(rate):.1f}, {max(rate):.1f})" for name, rate in rates.items()]
+        row = [f"{name}: {statistics.median(rate):.1f} ({min(rate):.1f}, {max(rate):.1f})" for name, rate in rates.items()]
         same = len(set(tokens.values())) == 1
         print(f"{pattern:<8} {'  '.join(row)}{'' if same else '  different numbers of tokens: ' + str(tokens)}", flush=True)
     return 0

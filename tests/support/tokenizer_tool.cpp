@@ -1,17 +1,19 @@
-// A program for the parity tests: tokenizer_tool TOKENIZER.json|MODEL_DIR [--time]
+// A program for the parity tests: tokenizer_tool TOKENIZER.json|MODEL_DIR [--time [THREADS]]
 //
 // Reads JSON lines from standard input and answers each with one line:
 //   "text" or {"hex": "66ff"}  ->  {"ids", "bare": without special tokens, "text": decoded ids, "plain": without
 //   special tokens} [1, 2, 3]                  ->  {"text", "plain"}
-// A failure of one line is {"error": message}. With --time the lines are only encoded and the seconds and bytes
-// printed.
+// A failure of one line is {"error": message}. With --time the lines are only encoded (by THREADS threads, 1),
+// and the seconds, bytes and tokens printed.
 #include <fmt/format.h>
 
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <iostream>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "adept/core/error.h"
@@ -50,17 +52,28 @@ Json answer(const Tokenizer& tokenizer, const Json& request) {
   return reply;
 }
 
-void time_lines(const Tokenizer& tokenizer) {
-  std::size_t bytes = 0, tokens = 0;
-  std::chrono::duration<double> seconds{};
+// All texts are read first; each thread then encodes every n-th one.
+void time_lines(const Tokenizer& tokenizer, std::size_t num_threads) {
+  std::vector<std::string> texts;
+  std::size_t bytes = 0;
   for (std::string line; std::getline(std::cin, line);) {
-    const std::string text = bytes_of(adept::parse_json(line, "standard input"));
-    const auto start = std::chrono::steady_clock::now();
-    tokens += tokenizer.encode(text).size();
-    seconds += std::chrono::steady_clock::now() - start;
-    bytes += text.size();
+    texts.push_back(bytes_of(adept::parse_json(line, "standard input")));
+    bytes += texts.back().size();
   }
-  std::cout << Json{{"seconds", seconds.count()}, {"bytes", bytes}, {"tokens", tokens}}.dump() << '\n';
+  std::atomic<std::size_t> tokens = 0;
+  const auto encode_from = [&](std::size_t first) {
+    std::size_t count = 0;
+    for (std::size_t i = first; i < texts.size(); i += num_threads) count += tokenizer.encode(texts[i]).size();
+    tokens += count;
+  };
+  const auto start = std::chrono::steady_clock::now();
+  {
+    std::vector<std::jthread> threads;
+    for (std::size_t i = 1; i < num_threads; ++i) threads.emplace_back(encode_from, i);
+    encode_from(0);
+  }
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  std::cout << Json{{"seconds", seconds.count()}, {"bytes", bytes}, {"tokens", tokens.load()}}.dump() << '\n';
 }
 
 }  // namespace
@@ -68,11 +81,11 @@ void time_lines(const Tokenizer& tokenizer) {
 int main(int argc, char** argv) {
   adept::init_logging();
   try {
-    if (argc < 2) throw adept::ConfigError("usage: tokenizer_tool TOKENIZER.json|MODEL_DIR [--time] < lines");
+    if (argc < 2) throw adept::ConfigError("usage: tokenizer_tool TOKENIZER.json|MODEL_DIR [--time [THREADS]] < lines");
     const bool is_model = std::filesystem::is_directory(argv[1]);
     const Tokenizer tokenizer = is_model ? Tokenizer::from_model_dir(argv[1]) : Tokenizer::from_file(argv[1]);
     if (argc > 2) {
-      time_lines(tokenizer);
+      time_lines(tokenizer, argc > 3 ? std::stoul(argv[3]) : 1);
       return 0;
     }
     const auto id_of = [&](const char* role) {
