@@ -1,5 +1,3 @@
-#include <sys/stat.h>
-
 #include <deque>
 #include <memory>
 #include <optional>
@@ -11,31 +9,16 @@
 #include "adept/data/record_text.h"
 #include "adept/data/source_files.h"
 #include "adept/data/text_source.h"
-#include "adept/io/rereadable.h"
+#include "adept/io/file_stamp.h"
 
 namespace adept::data {
 namespace {
 
 namespace fs = std::filesystem;
 
-/// What changes if a file is written to, or replaced.
-struct FileStamp {
-  ino_t inode = 0;
-  off_t size = 0;
-  std::int64_t seconds = 0, nanoseconds = 0;  // of the last modification
-
-  bool operator==(const FileStamp&) const = default;
-};
-
-FileStamp stamp_of(const fs::path& path) {
-  struct stat status = {};
-  if (io::is_stream(path) || ::stat(path.c_str(), &status) != 0) return {};
-  return {status.st_ino, status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
-}
-
 struct InputFile {
   fs::path path;
-  FileStamp stamp;
+  io::FileStamp stamp;
 };
 
 }  // namespace
@@ -66,7 +49,7 @@ struct DocumentReader::State {
     counts.ignored = std::move(found.ignored);
     for (fs::path& path : found.files) {
       total_bytes += file_bytes(path);
-      FileStamp stamp = stamp_of(path);
+      const io::FileStamp stamp = io::stamp_of(path);
       files.push_back({std::move(path), stamp});
     }
   }
@@ -148,11 +131,7 @@ struct DocumentReader::State {
     const InputFile& file = files[next_file - 1];
     finished_bytes += file_bytes(file.path);
     if (hashes_contents) contents = extend_content_hash(contents, file.path);
-    if (stamp_of(file.path) != file.stamp)
-      throw DataError(
-          "{}: has changed while it was read; expected a file that no process writes to. Run again once it "
-          "is complete.",
-          file.path.string());
+    io::require_unchanged(file.path, file.stamp);
   }
 
   void go_to(const Json& json) {

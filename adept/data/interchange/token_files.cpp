@@ -13,6 +13,7 @@
 #include "adept/data/source_paths.h"
 #include "adept/data/store/token_store.h"
 #include "adept/data/text_source.h"
+#include "adept/io/file_stamp.h"
 #include "adept/io/text_quote.h"
 
 namespace adept::data {
@@ -275,6 +276,8 @@ std::optional<TokenFiles> find_token_files(const TextSource& source) {
 
 void read_token_files(const TokenFiles& files, const TextEncoder& encoder, int num_threads, const Json& place,
                       Progress& progress, TokenSink& sink, DatasetInfo& info) {
+  std::vector<io::FileStamp> stamps;
+  for (const fs::path& file : files.files) stamps.push_back(io::stamp_of(file));
   std::vector<std::unique_ptr<TokenFileReader>> readers;
   std::vector<std::int64_t> bytes_before = {0};
   for (std::size_t part = 0; part < files.parts.size(); ++part) {
@@ -297,6 +300,7 @@ void read_token_files(const TokenFiles& files, const TextEncoder& encoder, int n
                       fmt::format("{} documents", format_count(importer.num_documents())));
     }
   importer.flush();
+  for (std::size_t i = 0; i < files.files.size(); ++i) io::require_unchanged(files.files[i], stamps[i]);
   info.counts.files = std::ssize(files.parts);
   if (importer.num_empty() > 0) info.counts.skipped["no tokens"] = importer.num_empty();
   if (sink.keeps_content_hash())

@@ -4,9 +4,11 @@
 
 #include "adept/core/error.h"
 #include "adept/data/chat_template.h"
+#include "adept/data/interchange/megatron.h"
 #include "adept/data/readers/formats.h"
 #include "adept/data/text_source.h"
 #include "adept/data/text_template.h"
+#include "adept/data/tokenize.h"
 #include "data_test_util.h"
 
 namespace adept::data {
@@ -395,6 +397,22 @@ TEST(TextSource, NoticesAFileThatChangesWhileItIsRead) {
                   }
                 }),
                 HasSubstr(path + ": has changed while it was read"));
+  }
+}
+
+TEST(TextSource, NoticesTokenFilesThatChangeWhileTheyAreRead) {
+  const TemporaryFolder folder;
+  MegatronWriter writer(folder / "ids", 256, 0);
+  for (int i = 0; i < 3; ++i) writer.add(bytes_of("abc"), 3);
+  writer.finish();
+  for (const char* file : {"ids.bin", "ids.idx"}) {
+    TextEncoder encoder = byte_encoder();
+    encoder.text_of = [&](std::span<const std::int32_t> ids) {
+      std::filesystem::last_write_time(folder / file, std::filesystem::file_time_type::clock::now());
+      return std::string(ids.size(), 'a');
+    };
+    EXPECT_THAT(message_of<DataError>([&] { tokenize({.name = "s", .paths = {folder / "ids"}}, encoder); }),
+                HasSubstr(folder / file + ": has changed while it was read"));
   }
 }
 
