@@ -145,7 +145,7 @@ data::SourceCounts write_store(const data::TextEncoder& encoder, const data::Tex
       throw run::interrupted(error, fmt::format("finished shards are kept in {}", options.out));
     }
   }();
-  run::write_skipped(fs::path(options.out) / "skipped.jsonl", dataset.info().skipped);
+  data::write_skipped(fs::path(options.out) / "skipped.jsonl", dataset.info().skipped);
   if (options.verify) {
     Progress verifying("verify", 0, {.counts = "tokens", .source = source.name});
     data::verify_source(options.out, source, verifying);

@@ -6,7 +6,10 @@
 #include <array>
 
 #include "adept/core/error.h"
+#include "adept/core/file.h"
+#include "adept/core/log.h"
 #include "adept/core/progress.h"
+#include "adept/io/atomic_file.h"
 
 namespace adept::data {
 namespace {
@@ -85,6 +88,19 @@ std::vector<SkippedRecord> skipped_records_from_json(const Json& json, const std
     records.push_back({text(record, "where"), text(record, "reason"), text(record, "found")});
   }
   return records;
+}
+
+void write_skipped(const std::filesystem::path& path, const std::vector<SkippedRecord>& skipped) {
+  if (skipped.empty()) {
+    if (is_present(path)) remove_or_warn(path);
+    return;
+  }
+  std::string lines;
+  for (const SkippedRecord& record : skipped)
+    lines += to_json(record).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  if (is_present(path) && read_all(open_for_reading(path), path, lines.size()) == lines) return;
+  io::write_file_atomically(path, lines);
+  log_info("{} lists the first {} skipped records", path.string(), skipped.size());
 }
 
 std::string format_source_table(std::span<const NamedCounts> rows) {

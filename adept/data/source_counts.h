@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <span>
 #include <string>
@@ -44,6 +45,9 @@ Json to_json(const SkippedRecord& record);
 Json to_json(const std::vector<SkippedRecord>& records);
 /// The inverse. Throws DataError, with `where`, for anything else.
 std::vector<SkippedRecord> skipped_records_from_json(const Json& json, const std::string& where);
+
+/// Lists skipped records as JSON lines, or removes the list of an earlier text.
+void write_skipped(const std::filesystem::path& path, const std::vector<SkippedRecord>& skipped);
 
 /// One row of the table.
 struct NamedCounts {

@@ -19,6 +19,7 @@
 #include "adept/data/mixture_table.h"
 #include "adept/run/model_context.h"
 #include "adept/run/text.h"
+#include "adept/run/token_printer.h"
 #include "adept/run/training_text.h"
 #include "adept/train/plan.h"
 
@@ -29,6 +30,8 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kBarWidth = 40;
 constexpr int kMixtureRows = 10;
+constexpr std::size_t kSkippedShown = 3;
+constexpr std::int64_t kSkippedBytes = 200;
 
 /// A folder that exists as long as this object.
 class ScratchFolder {
@@ -83,12 +86,21 @@ void print_histogram(const std::vector<std::int64_t>& lengths) {
   }
 }
 
+// Records that were skipped, by reason, and the first ones.
+void print_skipped(const data::DatasetInfo& info) {
+  for (const auto& [reason, count] : info.counts.skipped) fmt::print("  skipped {}: {}\n", format_count(count), reason);
+  for (std::size_t i = 0; i < std::min(info.skipped.size(), kSkippedShown); ++i)
+    fmt::print("    {}: {}: found {}\n", info.skipped[i].position, info.skipped[i].reason,
+               printable(info.skipped[i].found, kSkippedBytes).text);
+}
+
 void print_source(const char* part, const data::TokenDataset& dataset) {
   const std::vector<std::int64_t> lengths = lengths_of(dataset);
   const data::SourceCounts& counts = dataset.counts();
   fmt::print("\n{} ({}): {} documents, {} tokens, {}, {:.2f} bytes per token\n", dataset.name(), part,
              format_count(dataset.num_documents()), format_count(dataset.num_tokens()), format_bytes(counts.bytes),
              static_cast<double>(counts.bytes) / static_cast<double>(std::max<std::int64_t>(1, dataset.num_tokens())));
+  print_skipped(dataset.info());
   if (lengths.empty()) return;
   const auto quantile = [&](std::size_t percent) {
     return format_count(lengths[(lengths.size() - 1) * percent / 100]);
@@ -123,73 +135,6 @@ void print_mixture(const data::TrainLoader& loader, const train::TrainingLength&
   fmt::print("\n");
 }
 
-/// At most `most` bytes of UTF-8 text, without control characters that would affect the terminal.
-std::string printable(std::string_view text, std::int64_t most) {
-  std::size_t size = std::min(text.size(), static_cast<std::size_t>(most));
-  while (size < text.size() && size > 0 && (static_cast<unsigned char>(text[size]) & 0xC0U) == 0x80U) --size;
-  std::string result;
-  for (const char c : text.substr(0, size)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if ((byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7F)
-      result += fmt::format("\\x{:02x}", byte);
-    else
-      result += c;
-  }
-  return result;
-}
-
-/// Prints tokens as text: untrained ones dim, or in double angle quotes.
-class TokenPrinter {
- public:
-  TokenPrinter(const data::Tokenizer& tokenizer, const InspectOptions& options)
-      : tokenizer_(tokenizer), options_(options) {}
-
-  void print(std::int64_t number, std::int64_t count, const std::string& source, const data::Sequence& sequence) const {
-    const std::vector<std::int64_t> lengths = data::document_lengths(sequence);
-    fmt::print("\n{}sequence {} of {}: {}, {} tokens, {} predicted, {} documents{}\n", bold(), number, count, source,
-               format_count(std::ssize(sequence.tokens)), format_count(sequence.num_targets()), lengths.size(),
-               plain());
-    std::int32_t begin = 0;
-    for (const std::int64_t length : lengths) {
-      const auto end = begin + static_cast<std::int32_t>(length);
-      fmt::print("{}--- tokens {} to {}{}\n", bold(), begin, end - 1, plain());
-      print_document(sequence, begin, end);
-      begin = end;
-    }
-  }
-
- private:
-  const char* bold() const { return options_.color ? "\x1b[1m" : ""; }
-  const char* dim() const { return options_.color ? "\x1b[2m" : "«"; }
-  const char* plain() const { return options_.color ? "\x1b[0m" : ""; }
-  const char* end_dim() const { return options_.color ? "\x1b[0m" : "»"; }
-
-  void print_document(const data::Sequence& sequence, std::int32_t begin, std::int32_t end) const {
-    std::int64_t left =
-        options_.document_bytes == 0 ? std::numeric_limits<std::int64_t>::max() : options_.document_bytes;
-    std::int32_t at = begin;
-    const auto print_to = [&](std::int32_t to, bool untrained) {
-      if (at >= to || left <= 0) return;
-      const auto ids =
-          std::span(sequence.tokens).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(to - at));
-      const std::string text = tokenizer_.decode(ids);
-      fmt::print("{}{}{}", untrained ? dim() : "", printable(text, left), untrained ? end_dim() : "");
-      left -= std::ssize(text);
-      at = to;
-    };
-    for (const data::TokenSpan& span : sequence.untrained) {
-      if (span.end <= begin || span.begin >= end) continue;
-      print_to(std::max(span.begin, begin), false);
-      print_to(std::min(span.end, end), true);
-    }
-    print_to(end, false);
-    fmt::print("{}\n", left < 0 ? " ..." : "");
-  }
-
-  const data::Tokenizer& tokenizer_;
-  const InspectOptions& options_;
-};
-
 }  // namespace
 
 void inspect_data(const config::RunConfig& config, const InspectOptions& options) {
@@ -206,7 +151,7 @@ void inspect_data(const config::RunConfig& config, const InspectOptions& options
                                       {"data.eval", &datasets.eval}})
     for (const data::TokenDataset& dataset : *sources) print_source(part, dataset);
   print_mixture(loader, length);
-  const TokenPrinter printer(model.tokenizer, options);
+  const TokenPrinter printer(model.tokenizer, {.document_bytes = options.document_bytes, .color = options.color});
   const std::int64_t count =
       std::min({options.sequences, config.train.batch_size * config.train.grad_accum, length.sequences});
   std::int64_t number = 0;

@@ -15,7 +15,8 @@ struct InspectOptions {
 
 /// Prints on standard output: statistics of each source (documents, tokens, bytes per token, a histogram of document
 /// lengths), the mixture over the run, and the first sequences as text, with documents and untrained tokens marked.
-/// Writes nothing but token stores in the user's cache. Throws like a run.
+/// Writes nothing but results and token stores in the user's cache, which a run then uses; without that cache, into a
+/// temporary folder. Throws like a run.
 void inspect_data(const config::RunConfig& config, const InspectOptions& options);
 
 }  // namespace adept::run

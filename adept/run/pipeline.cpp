@@ -324,6 +324,8 @@ class Run {
     for (const auto* part : {&datasets_.train, &datasets_.replay, &datasets_.general, &datasets_.eval})
       all.insert(all.end(), part->begin(), part->end());
     print_counts(all);
+    for (const data::TokenDataset& dataset : all)
+      data::write_skipped(dir_ / "data" / (dataset.name() + ".skipped.jsonl"), dataset.info().skipped);
   }
 
   bool inspects_copies() const { return config_.expands() && config_.eval.copies_tokens > 0; }

@@ -20,7 +20,6 @@
 #include "adept/data/interchange/token_files.h"
 #include "adept/data/store/token_store.h"
 #include "adept/data/tokenize.h"
-#include "adept/io/atomic_file.h"
 #include "adept/io/cache_directory.h"
 #include "adept/run/result_cache.h"
 
@@ -162,23 +161,9 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const data::Te
     Progress verifying("verify", 0, {.counts = "tokens", .source = source.name});
     data::verify_source(store, source, verifying);
   }
-  write_skipped(directory / (source.name + ".skipped.jsonl"), dataset.info().skipped);
   return dataset;
 }
 
 fs::path token_folder(const fs::path& directory) { return has_cache() ? shared_folder() : directory; }
-
-void write_skipped(const fs::path& path, const std::vector<data::SkippedRecord>& skipped) {
-  if (skipped.empty()) {
-    if (is_present(path)) remove_or_warn(path);
-    return;
-  }
-  std::string lines;
-  for (const data::SkippedRecord& record : skipped)
-    lines += data::to_json(record).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-  if (is_present(path) && read_all(open_for_reading(path), path, lines.size()) == lines) return;
-  io::write_file_atomically(path, lines);
-  log_info("{} lists the first {} skipped records", path.string(), skipped.size());
-}
 
 }  // namespace adept::run

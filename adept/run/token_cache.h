@@ -19,8 +19,7 @@ data::TokenDataset tokenize_source(const TextModel& model, const data::TextSourc
 /// Tokenizes one source into a store, or opens the store of the same text, options and tokenizer; a source that is a
 /// store is used where it is. Stores are in tokens/ of the user's cache, so that runs of a sweep share them, and
 /// `directory`/<name>.tokens is a link; with ADEPT_RESULT_CACHE=off, or a cache that cannot be written, it is the
-/// store. When a new one is built, limit_token_cache() removes others. The first records that are skipped are listed in
-/// `directory`/<name>.skipped.jsonl.
+/// store. When a new one is built, limit_token_cache() removes others.
 data::TokenDataset tokenize_source_cached(const TextModel& model, const data::TextSource& source,
                                           const std::filesystem::path& directory, Verify verify = Verify::kWhenRead);
 
@@ -34,8 +33,5 @@ std::int64_t most_token_cache_bytes(const std::filesystem::path& cache);
 
 /// Where the stores are: `directory`, or the user's cache.
 std::filesystem::path token_folder(const std::filesystem::path& directory);
-
-/// Lists skipped records as JSON lines, or removes the list of an earlier text.
-void write_skipped(const std::filesystem::path& path, const std::vector<data::SkippedRecord>& skipped);
 
 }  // namespace adept::run

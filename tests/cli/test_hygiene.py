@@ -73,6 +73,17 @@ def test_a_source_without_other_documents_is_an_error(texts, tmp_path):
     assert refused.returncode == 2 and 'source "copy" has 1 documents' in refused.stderr and "1 documents are left out" in refused.stderr
 
 
+def test_skipped_records_are_listed_by_a_run_and_shown_without_one(texts, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"text": "the river is cold and"}\n{"text": 5}\n{"no": ""}\n')
+    sources = [{"name": "bad", "path": str(tmp_path / "bad.jsonl"), "on_bad_record": "skip"}]
+    run(texts, tmp_path / "run", train=sources)
+    listed = [json.loads(line) for line in (tmp_path / "run" / "data" / "bad.skipped.jsonl").read_text().splitlines()]
+    assert [(entry["where"].rpartition(":")[2], entry["reason"]) for entry in listed] == [("2", "field not a string"), ("3", "missing field")]
+    shown = run_program("adept", "data", "inspect", tmp_path / "run" / "config.yaml", cwd=texts)
+    assert "  skipped 1: field not a string\n  skipped 1: missing field\n" in shown.stdout and "bad.jsonl:2: field not a string: found " in shown.stdout
+    assert "skipped.jsonl" not in shown.stderr, "no list that is removed at the end"
+
+
 def test_the_training_text_can_be_looked_at_before_a_run(texts, tmp_path):
     """Statistics, the mixture, and the first sequences, of which nothing is written."""
     config = dict(model="base", output_dir=str(tmp_path / "none"), seq_len=64, method="full", unit_lr={"policy": "uniform"},
@@ -106,10 +117,11 @@ def test_looking_at_text_without_a_place_for_temporary_files_says_so(texts, tmp_
 
 
 def test_control_characters_of_a_text_do_not_reach_the_terminal(texts, tmp_path):
-    (tmp_path / "hostile.jsonl").write_text(json.dumps({"text": "a\x1b[31mriver\x07 is\x7f cold\n\tand"}) + "\n")
+    (tmp_path / "hostile.jsonl").write_text(json.dumps({"text": "a\x1b[31mriver\x07 is\x7f cold\n\tand \x9b31m"}) + "\n")
     config = dict(model="base", output_dir=str(tmp_path / "none"), method="full", unit_lr={"policy": "uniform"},
                   data={"train": [{"name": "hostile", "path": str(tmp_path / "hostile.jsonl")}]})  # fmt: skip
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps(config))
     shown = run_program("adept", "data", "inspect", path, cwd=texts).stdout
-    assert not any(ord(c) < 32 and c not in "\n\t" for c in shown)
+    assert not any((ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 for c in shown)
+    assert "a\\x1b[31mriver\\x07 is\\x7f cold\n\tand \\x9b31m" in shown
