@@ -52,11 +52,11 @@ data::DocumentTag tag_of(const data::Tokenizer& tokenizer, const std::optional<s
   return tag;
 }
 
-// Of the documents that are trained on, with EOS.
+// Of the documents that are trained on, with EOS; at least 1 (TrainLoader reports a source without any).
 double trained_tokens(const data::TokenDataset& dataset, const std::vector<std::int64_t>& excluded) {
   std::int64_t tokens = dataset.num_tokens() + dataset.num_documents();
   for (const std::int64_t document : excluded) tokens -= dataset.document_tokens(document) + 1;
-  return static_cast<double>(tokens);
+  return static_cast<double>(std::max<std::int64_t>(1, tokens));
 }
 
 // Splits a share of the mixture, which may change, by the given weights or, without weights, by tokens (including EOS)
