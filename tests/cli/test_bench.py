@@ -259,7 +259,7 @@ def test_tokenizers_take_turns_on_the_same_text_and_must_agree(monkeypatch, tmp_
     rows = capsys.readouterr().out.splitlines()[1:]
     assert [row.split("  ")[0].split(" adept")[0].strip() for row in rows] == list(bench.PATTERNS)
     for row in rows:
-        assert re.search(r"adept \d+\.\d \(\d+\.\d, \d+\.\d\)  tokenizers \d", row), row
+        assert re.search(r"adept: \d+\.\d \(\d+\.\d, \d+\.\d\)  adept, 2 threads: \d+\.\d .*  tokenizers: \d", row), row
         assert "different" not in row and "package" not in row
     monkeypatch.setattr(bench, "PEER", bench.PEER.replace("sum(map(len, ids))", "1"))
     bench.main(arguments)
@@ -274,7 +274,8 @@ def test_stores_are_built_by_threads_in_turns_and_must_be_equal(monkeypatch, tmp
     assert bench.main(["--text", str(tmp_path / "text.jsonl"), "--repeats", "2"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert "text.jsonl, 0.0 MB of text, 2 passes each" in rows[0]
-    assert [re.match(r"threads (\d)  \d+\.\d \(\d+\.\d, \d+\.\d\)$", row)[1] for row in rows[1:]] == ["1", "2"]
+    assert [re.match(r"threads (\d)  \d+\.\d \(\d+\.\d, \d+\.\d\)$", row)[1] for row in rows[1:3]] == ["1", "2"]
+    assert [re.match(r"batches, (\w+): \d+\.\d million tokens/s \(\d+\.\d, \d+\.\d\)$", row)[1] for row in rows[3:]] == ["concat", "best_fit"]
     numbers = iter(range(10))
     one_pass = bench.one_pass
 
