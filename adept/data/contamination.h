@@ -40,8 +40,9 @@ struct ContaminationReport {
       train;  ///< of each training dataset: documents with a shared n-gram, ascending
 };
 
-/// Compares token ids exactly. Reads all ids; 20 bytes of memory per held-out token. The result does not depend on the
-/// number of threads. Progress counts the tokens of the training text. Throws InterruptedError after a signal.
+/// Compares token ids exactly. Reads all ids. Memory per held-out token: 32 bytes, and up to twice that while they are
+/// collected. The result does not depend on the number of threads. Progress counts the tokens of the training text.
+/// Throws InterruptedError after a signal.
 ContaminationReport find_contamination(std::span<const TokenDataset> train, std::span<const TokenDataset> held_out,
                                        int num_threads, Progress& progress = Progress::silent());
 

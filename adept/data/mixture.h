@@ -29,7 +29,8 @@ struct MixtureSpan {
 /// Where a mixture continues: what was given before, in whatever way.
 struct MixtureStart {
   double position = 0;
-  std::vector<double> amounts{};  ///< of each source, which sum to the position; empty: zeros
+  std::vector<double>
+      amounts{};  ///< of each source; they sum to the position, or less if others gave some; empty: zeros
 };
 
 /// The ideal mixture, which divides every sequence by weight. A source that has given its limit stops; the others

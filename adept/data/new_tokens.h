@@ -18,7 +18,7 @@ std::vector<std::string> read_new_tokens(const std::filesystem::path& file, cons
 /// Text of the tokenizer.json of `model_dir` with `tokens` added as transformers' `tokenizer.add_tokens()` adds
 /// strings: each gets the next free id, and is neither special nor restricted to whole words. Tokens that other files
 /// of the folder add to `tokenizer`, which is that of the folder, are listed too: they keep their ids. Everything but
-/// the list keeps its bytes.
+/// the list, and white space behind it, keeps its bytes.
 std::string tokenizer_json_with(const std::filesystem::path& model_dir, const Tokenizer& tokenizer,
                                 std::span<const std::string> tokens);
 

@@ -115,8 +115,10 @@ def test_a_call_that_is_killed_goes_on_and_writes_the_same_bytes(large, tmp_path
         kills += process.wait() == -signal.SIGKILL
     last = tokenize(large, *LARGE, "--out", tmp_path / "store")
     assert kills >= 3
-    if "going on after" in last.stderr:
+    if "going on after" in last.stderr:  # else the last call that was to be killed was faster
         assert int(re.search(r"going on after (\d+) finished shards", last.stderr)[1]) >= shard
+    else:
+        assert process.returncode == 0
     assert files_of(tmp_path / "store") == expected
 
 

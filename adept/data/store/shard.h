@@ -37,7 +37,7 @@ struct ShardRecord {
 /// 2 if every id of the vocabulary fits into 16 bits, else 4.
 int bytes_per_id(std::int64_t vocab_size);
 
-/// Writes a shard, which appears when it is complete and on disk. Memory: 1 MiB, and 20 bytes per document.
+/// Writes a shard, which appears when it is complete and on disk. Memory: 1 MiB, and 20 to 40 bytes per document.
 class ShardWriter {
  public:
   /// Throws DataError, here and below, if the file cannot be written (a full disk, for example).
