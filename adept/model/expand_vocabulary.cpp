@@ -109,7 +109,7 @@ ExpandedVocabulary expand_vocabulary(const fs::path& model_dir, const fs::path& 
   check_weights(config, files);
   const data::Tokenizer tokenizer = data::Tokenizer::from_model_dir(model_dir);
   check_rows(model_dir, tokenizer, config.vocab_size);
-  std::vector<NewToken> all = read_new_tokens(model_dir, config.vocab_size);
+  std::vector<NewToken> all = added_tokens_of(model_dir, config.vocab_size);
 
   const Pieces pieces = pieces_of(tokenizer, tokens);
   ExpandedVocabulary result{.tokens = {}, .old_rows = config.vocab_size, .rows = config.vocab_size};
@@ -144,7 +144,7 @@ ExpandedVocabulary expand_vocabulary(const fs::path& model_dir, const fs::path& 
   return result;
 }
 
-std::vector<NewToken> read_new_tokens(const fs::path& model_dir, std::int64_t vocab_size) {
+std::vector<NewToken> added_tokens_of(const fs::path& model_dir, std::int64_t vocab_size) {
   const fs::path path = model_dir / io::kAddedTokensRecord;
   if (!is_present(path)) return {};
   const Json json = io::read_record(path);

@@ -38,6 +38,6 @@ ExpandedVocabulary expand_vocabulary(const std::filesystem::path& model_dir, con
 
 /// The tokens that were added to a model, ascending ids; none without io::kAddedTokensRecord. Throws DataError if it is
 /// damaged or has ids beyond the `vocab_size` rows of the model.
-std::vector<NewToken> read_new_tokens(const std::filesystem::path& model_dir, std::int64_t vocab_size);
+std::vector<NewToken> added_tokens_of(const std::filesystem::path& model_dir, std::int64_t vocab_size);
 
 }  // namespace adept::model

@@ -69,7 +69,7 @@ std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::
 bool is_table(const model::Parameter& p) { return p.role == model::Role::kEmbedding || p.role == model::Role::kHead; }
 
 std::vector<model::NewToken> new_tokens(const std::filesystem::path& model_dir, std::int64_t vocab_size) {
-  std::vector<model::NewToken> tokens = model::read_new_tokens(model_dir, vocab_size);
+  std::vector<model::NewToken> tokens = model::added_tokens_of(model_dir, vocab_size);
   if (tokens.empty())
     throw ConfigError(
         "train.train_new_embeddings: found true, but {} has no new tokens ({}); expected a model of adept "

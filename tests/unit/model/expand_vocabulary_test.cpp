@@ -22,10 +22,10 @@ constexpr std::int64_t kVocabulary = 53;
 
 TEST(NewTokens, AreReadFromTheirRecord) {
   const test::TemporaryDirectory dir;
-  EXPECT_TRUE(read_new_tokens(dir.path(), kVocabulary).empty());
+  EXPECT_TRUE(added_tokens_of(dir.path(), kVocabulary).empty());
   io::write_record(dir / io::kAddedTokensRecord,
                    {{"version", 1}, {"tokens", {{{"id", 7}, {"token", "a"}}, {{"id", 52}, {"token", " b"}}}}});
-  const std::vector<NewToken> tokens = read_new_tokens(dir.path(), kVocabulary);
+  const std::vector<NewToken> tokens = added_tokens_of(dir.path(), kVocabulary);
   ASSERT_EQ(tokens.size(), 2U);
   EXPECT_EQ(tokens[0].id, 7);
   EXPECT_EQ(tokens[1].id, 52);
@@ -44,7 +44,7 @@ TEST(NewTokens, OfAnotherModelOrVersionAreRefused) {
   for (const auto& [record, message] : cases) {
     const test::TemporaryDirectory dir;
     io::write_record(dir / io::kAddedTokensRecord, record);
-    EXPECT_THAT(test::message_of<DataError>([&] { read_new_tokens(dir.path(), kVocabulary); }),
+    EXPECT_THAT(test::message_of<DataError>([&] { added_tokens_of(dir.path(), kVocabulary); }),
                 AllOf(Says(io::kAddedTokensRecord), Says(message), Says("Repeat adept expand-vocab")));
   }
 }
