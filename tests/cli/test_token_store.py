@@ -343,10 +343,21 @@ def other_vocabulary(model):
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
-def other_eos(model):
-    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+def set_in_files(model, files, **values):
+    for file in files:
         if (model / file).exists():
-            (model / file).write_text(json.dumps({**json.loads((model / file).read_text()), "eos_token": "<s>"}))
+            (model / file).write_text(json.dumps({**json.loads((model / file).read_text()), **values}))
+
+
+def other_first_eos(model):
+    """As an instruct model beside its base: both tokens end a text."""
+    set_in_files(model, ("tokenizer_config.json", "special_tokens_map.json"), eos_token="<s>")
+    set_in_files(model, ("config.json", "generation_config.json"), eos_token_id=[1, 2])
+
+
+def other_eos(model):
+    set_in_files(model, ("tokenizer_config.json", "special_tokens_map.json"), eos_token="<s>")
+    set_in_files(model, ("config.json", "generation_config.json"), eos_token_id=1)
 
 
 @pytest.mark.parametrize("change, message", [(other_vocabulary, "the vocabulary of this token store is xxh3:"),
@@ -356,3 +367,9 @@ def test_a_store_of_another_tokenizer_is_refused(folder, change, message):
     changed_model(folder, "other", change)
     process = losses(folder, {**config("store"), "model": "other"}, check=False)
     assert "store: " + message in error_of(process, 1)
+
+
+def test_a_store_is_used_by_a_model_with_another_end_token_of_the_same_vocabulary(folder):
+    tokenize(folder, "--data", "text.jsonl", "--out", "store")
+    changed_model(folder, "instruct", other_first_eos)
+    assert losses(folder, {**config("store"), "model": "instruct"}, "a") == losses(folder, {**config("text.jsonl"), "model": "instruct"}, "b")

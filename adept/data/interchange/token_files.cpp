@@ -123,6 +123,10 @@ bool is_special(const TextEncoder& encoder, std::int64_t id) {
   return encoder.text_of(std::span(&token, 1)).empty();
 }
 
+bool ends_text(const TextEncoder& encoder, std::int64_t id) {
+  return id == encoder.eos || std::ranges::find(encoder.end_tokens, id) != encoder.end_tokens.end();
+}
+
 // If all documents end in the same special token, it is the EOS of the tokenizer that made them, or the end of a turn.
 void check_eos(const TokenFileReader& reader, const TextEncoder& encoder) {
   if (!encoder.eos) return;
@@ -134,9 +138,7 @@ void check_eos(const TokenFileReader& reader, const TextEncoder& encoder) {
     if (common && common != last) return;
     common = last;
   }
-  if (!common || common == *encoder.eos || std::ranges::find(encoder.end_tokens, *common) != encoder.end_tokens.end() ||
-      !is_special(encoder, *common))
-    return;
+  if (!common || ends_text(encoder, *common) || !is_special(encoder, *common)) return;
   throw DataError(
       "{}: documents 0 to {} end in the token {}{}, but the EOS token of the model is {}{}; expected documents that "
       "end in that one, in another end token of the model, or in none. Tokenize the text with the tokenizer of this "
@@ -323,7 +325,7 @@ TokenDataset open_store_as(const fs::path& folder, const TextSource& source, con
     fail("vocabulary", info.vocabulary_fingerprint, vocabulary);
   if (info.vocab_size > encoder.vocab_size)
     fail("vocabulary's size", std::to_string(info.vocab_size), std::to_string(encoder.vocab_size));
-  if (info.eos && encoder.eos && *info.eos != *encoder.eos)
+  if (info.eos && encoder.eos && !ends_text(encoder, *info.eos))
     fail("EOS token", std::to_string(*info.eos) + quoted_token(encoder, *info.eos),
          std::to_string(*encoder.eos) + quoted_token(encoder, *encoder.eos));
   return dataset;
