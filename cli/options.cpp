@@ -230,6 +230,8 @@ void add_text_options(CLI::App& command, DataOptions& options) {
       .add_option("--messages-field", source.messages_field,
                   "Instead of --text-field: field with the messages of a conversation, for the model's chat template")
       ->type_name("FIELD");
+  add_choice(command, "--train-on", source.train_on,
+             "Tokens of conversations that are trained on and measured: all, or those of the answers of the assistant");
   add_choice(command, "--txt-record", source.txt_record, data::TxtRecord::kFile,
              "What counts as one document in a text file");
   add_choice(command, "--on-bad-record", source.on_bad_record,

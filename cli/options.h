@@ -51,7 +51,7 @@ struct DataOptions {
 /// --data NAME=PATH or PATH (repeatable, required), and the options of add_text_options().
 void add_data_options(CLI::App& command, DataOptions& options);
 
-/// --format, --split, --text-field, --template, --messages-field, --txt-record, --on-bad-record.
+/// --format, --split, --text-field, --template, --messages-field, --train-on, --txt-record, --on-bad-record.
 void add_text_options(CLI::App& command, DataOptions& options);
 
 /// The sources that the options specify, in order. A PATH without a name gets that of its file, without folder and

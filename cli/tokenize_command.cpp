@@ -88,7 +88,8 @@ class LineSink : public data::TokenSink {
     is_first_ = false;
     num_tokens += std::ssize(ids);
   }
-  void end_document(std::int64_t bytes, data::PlaceInSource) override {
+  void end_document(std::int64_t bytes, const data::Untrained& untrained, data::PlaceInSource) override {
+    data::refuse_untrained(untrained, "a JSON list");
     writer_.write("]\n");
     is_first_ = true;
     ++num_documents;
@@ -169,8 +170,8 @@ data::SourceCounts write_megatron(const data::TextEncoder& encoder, const data::
       data::MegatronWriter::append(ids);
       counts.tokens += std::ssize(ids);
     }
-    void end_document(std::int64_t bytes, data::PlaceInSource place) override {
-      data::MegatronWriter::end_document(bytes, place);
+    void end_document(std::int64_t bytes, const data::Untrained& untrained, data::PlaceInSource place) override {
+      data::MegatronWriter::end_document(bytes, untrained, place);
       ++counts.documents;
       counts.bytes += bytes;
     }
@@ -199,6 +200,11 @@ void check_output(const TokenizeOptions& options, const std::string& format, con
   if (format != "store" && (options.verify || options.force))
     throw ConfigError("{}: found together with --out-format {}; expected a token store.",
                       options.verify ? "--verify" : "--force", format);
+  if (format != "store" && options.data.source.train_on == data::TrainOn::kAssistant)
+    throw ConfigError(
+        "--train-on assistant: found together with --out-format {}, which has no place for tokens that are context "
+        "only; expected a token store (--out STORE), or --train-on all.",
+        format);
   if (format == "jsonl") return check_output_is_not_of_model(options.out, model);
   if (options.out.empty() || options.text)
     throw ConfigError("--out-format {}: found {}; expected --out and --data.", format,

@@ -116,6 +116,9 @@ void describe(Visitor& v, data::TextSource& c) {
   v(c.messages_field, "messages_field",
     "Instead of text_field: field with the messages of a conversation (role and content), which the model's chat "
     "template converts to text");
+  v(c.train_on, "train_on",
+    "Tokens of the conversations in messages_field that are trained on and measured: all, or those of the answers of "
+    "the assistant; the others are then context only");
   v(c.txt_record, "txt_record", "What counts as one document in a text file",
     {.fallback = std::string(to_string(data::TxtRecord::kFile))});
   v(c.on_bad_record, "on_bad_record", "How to handle invalid records: fail stops the run, skip counts and skips them");

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <optional>
+#include <regex>
 #include <sstream>
+#include <utility>
 #include <vector>
 
 #include "adept/core/error.h"
@@ -64,21 +66,9 @@ std::vector<NamedTemplate> templates_in_config(const SortedJson& config, const s
   return found;
 }
 
-/// The text of a message: its content, or the text of its parts.
-std::string text_of(const Json& message) {
-  const Json content = message.value("content", Json());
-  if (content.is_string()) return content.get<std::string>();
-  std::string text;
-  if (content.is_array())
-    for (const Json& part : content)
-      if (part.is_object() && part.contains("text") && part["text"].is_string())
-        text += part["text"].get<std::string>() + "\n";
-  return text;
-}
-
 /// Whether every line of `message` is in `text`, verbatim or JSON-escaped, ignoring surrounding white space.
 bool holds_text_of(const Json& message, const std::string& text) {
-  std::istringstream lines(text_of(message));
+  std::istringstream lines(message_text(message));
   std::size_t from = 0;  // lines mostly follow each other
   for (std::string line; std::getline(lines, line);) {
     throw_if_interrupted();
@@ -108,6 +98,23 @@ std::optional<std::size_t> message_without_role(const Json& messages) {
   for (std::size_t i = 0; i < messages.size(); ++i)
     if (!messages[i].is_object() || !messages[i].contains("role") || !messages[i]["role"].is_string()) return i + 1;
   return std::nullopt;
+}
+
+/// Removes the marks of generation blocks; their bytes [begin, end) in what is left. A block that is not closed ends
+/// with the text.
+std::vector<TextSpan> take_marks(std::string& text) {
+  std::vector<TextSpan> spans;
+  bool is_open = false;
+  std::size_t size = 0;
+  for (const char c : text) {
+    if (c == kGenerationBegin && !std::exchange(is_open, true)) spans.push_back({size, size});
+    if (c == kGenerationEnd && std::exchange(is_open, false)) spans.back().end = size;
+    if (c != kGenerationBegin && c != kGenerationEnd) text[size++] = c;
+  }
+  text.resize(size);
+  if (is_open) spans.back().end = size;
+  std::erase_if(spans, [](const TextSpan& span) { return span.begin == span.end; });
+  return spans;
 }
 
 /// Variables that transformers passes to templates.
@@ -193,30 +200,69 @@ std::string ChatTemplate::render(const Json& messages) const {
   return text;
 }
 
+ChatTemplate::Rendered ChatTemplate::rendered(JinjaResult result) const {
+  Rendered rendered{.text = std::move(result.text)};
+  if (result.error)
+    rendered.problem = describe(*result.error);
+  else if (rendered.answers = take_marks(rendered.text); find_invalid_utf8(rendered.text))
+    rendered.problem = fmt::format("{}: the chat template splits a character of the messages.", place(0));
+  return rendered;
+}
+
 std::vector<ChatTemplate::Rendered> ChatTemplate::render_conversations(std::span<const Json> conversations) const {
   std::vector<Json> inputs;
   for (const Json& messages : conversations) inputs.push_back(variables(messages, false));
   std::vector<Rendered> all;
-  for (JinjaResult& result : render_jinja_each(source_, inputs)) {
+  for (JinjaResult& result : render_jinja_each(source_, inputs, GenerationBlocks::kMarked)) {
     const Json& messages = conversations[all.size()];
-    Rendered& rendered = all.emplace_back();
-    rendered.text = std::move(result.text);
-    if (result.error) {
-      rendered.problem = describe(*result.error);
-    } else if (find_invalid_utf8(rendered.text)) {
-      rendered.problem = fmt::format("{}: the chat template splits a character of the messages.", place(0));
-    } else {
-      rendered.omits_text = std::any_of(messages.begin(), messages.end(),
-                                        [&](const Json& message) { return is_omitted(message, rendered.text); });
-    }
+    Rendered& rendered = all.emplace_back(this->rendered(std::move(result)));
+    rendered.omits_text = rendered.problem.empty() &&
+                          std::any_of(messages.begin(), messages.end(),
+                                      [&](const Json& message) { return is_omitted(message, rendered.text); });
   }
   return all;
+}
+
+std::vector<ChatTemplate::Rendered> ChatTemplate::render_beginnings(std::span<const Beginning> beginnings,
+                                                                    std::size_t most_bytes) const {
+  std::vector<Rendered> all;
+  std::vector<Json> inputs;
+  std::size_t bytes = 0;
+  const auto render = [&] {
+    for (JinjaResult& result : render_jinja_each(source_, inputs)) all.push_back(rendered(std::move(result)));
+    inputs.clear();
+    bytes = 0;
+  };
+  for (const Beginning& beginning : beginnings) {
+    const auto first = beginning.messages->begin();
+    inputs.push_back(variables(Json(Json::array_t(first, first + static_cast<std::ptrdiff_t>(beginning.count))),
+                               beginning.add_generation_prompt));
+    if ((bytes += beginning.bytes) >= most_bytes) render();
+  }
+  if (!inputs.empty()) render();
+  return all;
+}
+
+bool ChatTemplate::marks_answers() const {
+  static const std::regex kBlock(R"(\{%[-+]?\s*generation\s*[-+]?%\})");
+  return std::regex_search(source_, kBlock);
 }
 
 std::string ChatTemplate::fingerprint() const {
   Hasher hasher;
   hasher.update(fmt::format("chat template {}\n{}\n{}", source_.size(), source_, tokens_.dump()));
   return hasher.digest();
+}
+
+std::string message_text(const Json& message) {
+  const Json content = message.value("content", Json());
+  if (content.is_string()) return content.get<std::string>();
+  std::string text;
+  if (content.is_array())
+    for (const Json& part : content)
+      if (part.is_object() && part.contains("text") && part["text"].is_string())
+        text += part["text"].get<std::string>() + "\n";
+  return text;
 }
 
 std::optional<std::string> messages_problem(const Json& messages) {

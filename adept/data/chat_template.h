@@ -2,6 +2,7 @@
 // apply_chat_template(messages, tokenize=False, add_generation_prompt=True).
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
 #include <optional>
 #include <span>
@@ -12,6 +13,14 @@
 #include "adept/data/jinja.h"
 
 namespace adept::data {
+
+/// Bytes [begin, end) of a text.
+struct TextSpan {
+  std::size_t begin = 0;
+  std::size_t end = 0;
+
+  bool operator==(const TextSpan&) const = default;
+};
 
 class ChatTemplate {
  public:
@@ -35,10 +44,23 @@ class ChatTemplate {
   /// Each is rendered or has its own problem. It logs nothing.
   struct Rendered {
     std::string text{};
-    std::string problem{};    ///< why there is no text: "the chat template rejects these messages: ..."
-    bool omits_text = false;  ///< of a user or system message
+    std::vector<TextSpan> answers{};  ///< that the template marks
+    std::string problem{};            ///< why there is no text: "the chat template rejects these messages: ..."
+    bool omits_text = false;          ///< of a user or system message
   };
   std::vector<Rendered> render_conversations(std::span<const Json> conversations) const;
+  /// Whether the template marks the answers: {% generation %} ... {% endgeneration %}.
+  bool marks_answers() const;
+
+  /// The first messages of a conversation.
+  struct Beginning {
+    const Json* messages;
+    std::size_t count;
+    std::size_t bytes;  ///< about the length of their text
+    bool add_generation_prompt = false;
+  };
+  /// The same of beginnings, without marks and omits_text; several at a time, of about `most_bytes`.
+  std::vector<Rendered> render_beginnings(std::span<const Beginning> beginnings, std::size_t most_bytes) const;
 
   /// Changes when the text may change.
   std::string fingerprint() const;
@@ -47,6 +69,7 @@ class ChatTemplate {
   Json variables(const Json& messages, bool add_generation_prompt) const;
   std::string place(int line) const;
   std::string describe(const JinjaError& error) const;
+  Rendered rendered(JinjaResult result) const;
 
   std::string file_;    ///< for messages
   std::string key_;     ///< in the file; empty: the file is the template
@@ -54,6 +77,8 @@ class ChatTemplate {
   Json tokens_;         ///< bos_token etc.
 };
 
+/// What a message says: its content, or the text of its parts.
+std::string message_text(const Json& message);
 /// What is found instead of a list of one or more objects with a string "role": "no list of messages", "message 2
 /// without a \"role\""; nothing if the messages are good.
 std::optional<std::string> messages_problem(const Json& messages);

@@ -1,9 +1,12 @@
 #include "adept/data/conversations.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "adept/core/error.h"
 #include "adept/core/log.h"
+#include "adept/data/answers.h"
 
 namespace adept::data {
 namespace {
@@ -38,20 +41,33 @@ bool ConversationRenderer::is_full() const {
 void ConversationRenderer::render(std::deque<ConversationText>& ready) {
   std::vector<ChatTemplate::Rendered> rendered;
   if (!messages_.empty()) rendered = chat_.render_conversations(messages_);
+  std::vector<Answers> answers;
+  std::vector<ConversationText*> good;
   std::size_t next = 0;
   for (ConversationText& conversation : waiting_) {
-    if (conversation.fault.reason.empty()) {
-      ChatTemplate::Rendered& result = rendered.at(next++);
-      conversation.text = std::move(result.text);
-      if (!result.problem.empty())
-        conversation.fault = {"messages not rendered", result.problem, "messages that the chat template accepts"};
-      if (result.omits_text && !std::exchange(has_warned_, true))
-        log_warning(
-            "{}: the chat template omits text of these messages; further conversations of which it does are not listed",
-            conversation.position);
+    if (!conversation.fault.reason.empty()) continue;
+    const Json& messages = messages_[next];
+    ChatTemplate::Rendered& result = rendered.at(next++);
+    conversation.text = std::move(result.text);
+    if (!result.problem.empty()) {
+      conversation.fault = {"messages not rendered", result.problem, "messages that the chat template accepts"};
+      continue;
     }
-    ready.push_back(std::move(conversation));
+    if (result.omits_text && !std::exchange(has_warned_, true))
+      log_warning(
+          "{}: the chat template omits text of these messages; further conversations of which it does are not listed",
+          conversation.position);
+    good.push_back(&conversation);
+    answers.push_back({.messages = &messages, .text = conversation.text, .spans = std::move(result.answers)});
   }
+  if (train_on_ == TrainOn::kAssistant) {
+    find_answers(chat_, answers);
+    for (std::size_t i = 0; i < good.size(); ++i) {
+      good[i]->answers = std::move(answers[i].spans);
+      good[i]->fault = std::move(answers[i].fault);
+    }
+  }
+  std::ranges::move(waiting_, std::back_inserter(ready));
   waiting_.clear();
   messages_.clear();
   num_bytes_ = 0;

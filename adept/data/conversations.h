@@ -14,14 +14,15 @@ namespace adept::data {
 /// A rendered conversation, or why there is none.
 struct ConversationText {
   std::string text{};
-  std::string position{};  ///< of the record
-  Fault fault{};           ///< reason empty: good
+  std::vector<TextSpan> answers{};  ///< ascending; empty: all of the text is trained on
+  std::string position{};           ///< of the record
+  Fault fault{};                    ///< reason empty: good
 };
 
 /// Renders conversations in batches, because templates run in a child process.
 class ConversationRenderer {
  public:
-  explicit ConversationRenderer(const ChatTemplate& chat) : chat_(chat) {}
+  ConversationRenderer(const ChatTemplate& chat, TrainOn train_on) : chat_(chat), train_on_(train_on) {}
 
   /// Takes the messages of a record, as JSON. A bad record keeps its place among the others.
   void add(std::string_view messages, const std::string& position);
@@ -33,8 +34,9 @@ class ConversationRenderer {
 
  private:
   const ChatTemplate& chat_;
+  TrainOn train_on_;
   std::vector<ConversationText> waiting_;
-  std::vector<Json> messages_;  // of those in waiting_ that are good
+  std::vector<Json> messages_;  // of those in waiting_ that are good when they are added
   std::size_t num_bytes_ = 0;
   bool has_warned_ = false;
 };

@@ -44,7 +44,7 @@ Json ReaderPlace::to_json() const {
 struct DocumentReader::State {
   State(const TextSource& text_source, const ChatTemplate* chat) : source(text_source), converter(source) {
     ADEPT_CHECK(!source.messages_field || chat != nullptr, "messages without a chat template");
-    if (source.messages_field) conversations.emplace(*chat);
+    if (source.messages_field) conversations.emplace(*chat, source.train_on);
     SourceFiles found = find_files(source);
     counts.ignored = std::move(found.ignored);
     for (fs::path& path : found.files) {
@@ -54,17 +54,18 @@ struct DocumentReader::State {
     }
   }
 
-  bool next(std::string& text) {
-    if (!find_next(text)) return false;
+  bool next(Document& document) {
+    if (!find_next(document)) return false;
     ++place.documents_;
     return true;
   }
 
-  bool find_next(std::string& text) {
-    clear_or_release(text);
+  bool find_next(Document& document) {
+    clear_or_release(document.text);
+    document.answers.clear();
     for (;;) {
       if (!rendered.empty()) {
-        if (take_rendered(text)) return true;
+        if (take_rendered(document)) return true;
         continue;
       }
       if (!reader) {
@@ -78,7 +79,7 @@ struct DocumentReader::State {
         case ReadResult::kRecord:
           if (conversations && has_fields)
             add_conversation();
-          else if (accept(text))
+          else if (accept(document.text))
             return true;
           break;
         case ReadResult::kBad:
@@ -107,13 +108,14 @@ struct DocumentReader::State {
     if (conversations->is_full()) conversations->render(rendered);
   }
 
-  bool take_rendered(std::string& text) {
+  bool take_rendered(Document& document) {
     ConversationText next = std::move(rendered.front());
     rendered.pop_front();
     last_position = std::move(next.position);
-    text = std::move(next.text);
+    document.text = std::move(next.text);
+    document.answers = std::move(next.answers);
     fault = std::move(next.fault);
-    return fault.reason.empty() ? finish(text, last_position) : bad(last_position);
+    return fault.reason.empty() ? finish(document.text, last_position) : bad(last_position);
   }
 
   void open(const fs::path& file) {
@@ -154,9 +156,9 @@ struct DocumentReader::State {
     if (next_file >= files.size()) fail(fmt::format("it has {} files, not more than {}", files.size(), next_file));
     for (std::size_t i = 0; i < next_file; ++i) finished_bytes += file_bytes(files[i].path);
     const std::size_t index = next_file;
-    for (std::string text; place.documents_ < documents;) {
+    for (Document document; place.documents_ < documents;) {
       throw_if_interrupted();
-      if (!next(text) || place.file_->index != index)
+      if (!next(document) || place.file_->index != index)
         fail(fmt::format("{} has fewer than {} documents", files[index].path.string(), documents));
     }
   }
@@ -226,7 +228,14 @@ DocumentReader::~DocumentReader() = default;
 DocumentReader::DocumentReader(DocumentReader&&) noexcept = default;
 DocumentReader& DocumentReader::operator=(DocumentReader&&) noexcept = default;
 
-bool DocumentReader::next(std::string& text) { return state_->next(text); }
+bool DocumentReader::next(Document& document) { return state_->next(document); }
+bool DocumentReader::next(std::string& text) {
+  Document document;
+  document.text.swap(text);
+  const bool found = next(document);
+  text.swap(document.text);
+  return found;
+}
 ReaderPlace DocumentReader::place() const { return state_->place; }
 void DocumentReader::go_to(const Json& place) { state_->go_to(place); }
 void DocumentReader::hash_contents() { state_->hashes_contents = true; }

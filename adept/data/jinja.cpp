@@ -95,6 +95,25 @@ jinja::lexer_result tokenize_source(const std::string& source) {
   }
 }
 
+// Statements of generation blocks become text.
+void mark_generation_blocks(jinja::lexer_result& lexed) {
+  using Token = jinja::token;
+  std::vector<Token> tokens;
+  for (Token& token : lexed.tokens) {
+    tokens.push_back(std::move(token));
+    const std::size_t n = tokens.size();
+    if (n < 3 || tokens[n - 1].t != Token::close_statement || tokens[n - 3].t != Token::open_statement) continue;
+    const std::string& name = tokens[n - 2].value;
+    if (name != "generation" && name != "endgeneration") continue;
+    const Token mark{.t = Token::text,
+                     .value = std::string(1, name == "generation" ? kGenerationBegin : kGenerationEnd),
+                     .pos = tokens[n - 3].pos};
+    tokens.resize(n - 3);
+    tokens.push_back(mark);
+  }
+  lexed.tokens = std::move(tokens);
+}
+
 std::string render_here(const jinja::program& program, const std::string& source, const Json& variables, Clock clock) {
   std::optional<std::string> refusal;
   try {
@@ -150,12 +169,14 @@ JinjaResult unpacked(std::istringstream& answer) {
   return {"", JinjaError(text, line, kind == 'r')};
 }
 
-std::vector<JinjaResult> render_each(const std::string& source, std::span<const Json> variables, Clock clock) {
+std::vector<JinjaResult> render_each(const std::string& source, std::span<const Json> variables, Clock clock,
+                                     GenerationBlocks blocks) {
   const auto work = [&] {
     std::string answer;
     if (clock == Clock::kFixed) ::setenv("TZ", "UTC0", 1);  // of the child
     try {
-      const jinja::lexer_result lexed = tokenize_source(source);
+      jinja::lexer_result lexed = tokenize_source(source);
+      if (blocks == GenerationBlocks::kMarked) mark_generation_blocks(lexed);
       const jinja::program program = parse(lexed);
       for (const Json& each : variables) answer += packed_result(program, lexed.source, each, clock);
     } catch (const JinjaError& error) {
@@ -171,7 +192,8 @@ std::vector<JinjaResult> render_each(const std::string& source, std::span<const 
   } catch (const ChildFailure& failure) {
     if (variables.size() == 1) return {{"", JinjaError(std::string("it ") + failure.what(), 0, false)}};
     results.clear();  // one of them did it
-    for (const Json& each : variables) results.push_back(std::move(render_each(source, {&each, 1}, clock).front()));
+    for (const Json& each : variables)
+      results.push_back(std::move(render_each(source, {&each, 1}, clock, blocks).front()));
   }
   return results;
 }
@@ -179,13 +201,14 @@ std::vector<JinjaResult> render_each(const std::string& source, std::span<const 
 }  // namespace
 
 std::string render_jinja(const std::string& source, const Json& variables) {
-  JinjaResult result = std::move(render_each(source, {&variables, 1}, Clock::kNow).front());
+  JinjaResult result = std::move(render_each(source, {&variables, 1}, Clock::kNow, GenerationBlocks::kIgnored).front());
   if (result.error) throw JinjaError(*result.error);
   return std::move(result.text);
 }
 
-std::vector<JinjaResult> render_jinja_each(const std::string& source, std::span<const Json> variables) {
-  return render_each(source, variables, Clock::kFixed);
+std::vector<JinjaResult> render_jinja_each(const std::string& source, std::span<const Json> variables,
+                                           GenerationBlocks blocks) {
+  return render_each(source, variables, Clock::kFixed, blocks);
 }
 
 }  // namespace adept::data

@@ -35,9 +35,17 @@ struct JinjaResult {
   std::optional<JinjaError> error{};
 };
 
+/// What {% generation %} and {% endgeneration %} do.
+enum class GenerationBlocks {
+  kIgnored,
+  kMarked,  ///< the bytes below, which no variable contains
+};
+inline constexpr char kGenerationBegin = '\xFE', kGenerationEnd = '\xFF';
+
 /// The same for each of several objects, in one child process, as text that is kept: strftime_now always gives noon of
 /// 26 July 2024 (UTC), the date that Llama 3.1's template has by default, so that the same messages give the same text
 /// on every day.
-std::vector<JinjaResult> render_jinja_each(const std::string& source, std::span<const Json> variables);
+std::vector<JinjaResult> render_jinja_each(const std::string& source, std::span<const Json> variables,
+                                           GenerationBlocks blocks = GenerationBlocks::kIgnored);
 
 }  // namespace adept::data

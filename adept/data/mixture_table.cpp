@@ -20,7 +20,7 @@ std::string format_mixture(const TrainLoader& loader) {
     const auto share_at = [&](double progress) { return fmt::format("{:.2f}%", 100 * loader.share(s, progress)); };
     table += fmt::format("{:<{}}  {:>12}  {:>6.2f}%  {:>16}  {:>16}  {:>6.2f}%  {:>12}  {:>7}\n", loader.source_name(s),
                          width, format_count(counts.documents), 100 * loader.split_share(s),
-                         format_count(counts.tokens), format_count(loader.sequences_per_epoch(s)),
+                         format_count(counts.covered), format_count(loader.sequences_per_epoch(s)),
                          100 * loader.padding_share(s), limit ? format_count(*limit) : "",
                          loader.has_schedule() ? share_at(0) + " to " + share_at(1) : share_at(0));
   }

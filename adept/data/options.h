@@ -22,6 +22,12 @@ enum class BadRecord {
   kSkip,  ///< counted by reason
 };
 
+/// What is trained on (of held-out text: measured) in the conversations of a source.
+enum class TrainOn {
+  kAll,        ///< every token
+  kAssistant,  ///< the answers: messages of the role assistant; other tokens are context
+};
+
 /// How the documents of a training source become sequences (packing.h).
 enum class Packing {
   kConcat,   ///< joined and cut every seq_len tokens: no padding, documents are split anywhere
@@ -45,6 +51,7 @@ struct TextSource {
                                                 ///< may be multiple-choice questions (multiple_choice.h)
   std::optional<std::string> text_template{};   ///< "{question}\n{answer}" (text_template.h)
   std::optional<std::string> messages_field{};  ///< a conversation, rendered by the model's chat template
+  TrainOn train_on = TrainOn::kAll;             ///< of conversations
   std::optional<TxtRecord> txt_record{};        ///< of text files; unset: kFile
   BadRecord on_bad_record = BadRecord::kFail;
 };
@@ -67,6 +74,9 @@ template <>
 inline constexpr std::array kChoices<data::TxtRecord> = {Choice{data::TxtRecord::kFile, "file"},
                                                          Choice{data::TxtRecord::kLine, "line"},
                                                          Choice{data::TxtRecord::kParagraph, "paragraph"}};
+template <>
+inline constexpr std::array kChoices<data::TrainOn> = {Choice{data::TrainOn::kAll, "all"},
+                                                       Choice{data::TrainOn::kAssistant, "assistant"}};
 template <>
 inline constexpr std::array kChoices<data::BadRecord> = {Choice{data::BadRecord::kFail, "fail"},
                                                          Choice{data::BadRecord::kSkip, "skip"}};

@@ -101,16 +101,45 @@ std::vector<std::int32_t> PackedStream::starts_within(std::int64_t begin, std::i
   return starts;
 }
 
-std::vector<TokenSpan> PackedStream::tags_within(std::int64_t begin, std::int64_t size) const {
+// In the stream's tokens of the document.
+std::vector<TokenSpan> PackedStream::untrained_of(std::int64_t document) const {
+  const std::int64_t num_ids = dataset_.document_tokens(document), num_tag = std::ssize(tag_.ids);
+  const std::int64_t tag = tag_position(document);
   std::vector<TokenSpan> spans;
-  if (tag_.ids.empty() || size == 0) return spans;
+  const auto add = [&](std::int64_t begin, std::int64_t end) {
+    if (begin >= end) return;
+    if (!spans.empty() && spans.back().end == begin)
+      spans.back().end = static_cast<std::int32_t>(end);
+    else
+      spans.push_back({static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end)});
+  };
+  const std::vector<TokenSpan> own = dataset_.untrained(document).spans;
+  for (const TokenSpan& span : own) add(span.begin, std::min<std::int64_t>(span.end, tag));
+  add(tag, tag + num_tag);
+  for (const TokenSpan& span : own) add(std::max<std::int64_t>(span.begin, tag) + num_tag, span.end + num_tag);
+  if (!own.empty() && own.back().end == num_ids) add(num_ids + num_tag, document_tokens(document));
+  return spans;
+}
+
+std::vector<TokenSpan> PackedStream::untrained_within(std::int64_t begin, std::int64_t size) const {
+  std::vector<TokenSpan> spans;
+  if (!has_untrained() || size == 0) return spans;
   for (std::size_t part = part_at(begin); part < order_.size() && starts_[part] < begin + size; ++part) {
-    const std::int64_t tag = starts_[part] - offset(part) + tag_position(order_[part]);  // may be in an earlier part
-    const std::int64_t from = std::max({tag, starts_[part], begin}) - begin;
-    const std::int64_t to = std::min({tag + std::ssize(tag_.ids), starts_[part + 1], begin + size}) - begin;
-    if (from < to) spans.push_back({static_cast<std::int32_t>(from), static_cast<std::int32_t>(to)});
+    const std::int64_t document = starts_[part] - offset(part);  // its first token, which may be in an earlier part
+    for (const TokenSpan& span : untrained_of(order_[part])) {
+      const std::int64_t from = std::max({document + span.begin, starts_[part], begin}) - begin;
+      const std::int64_t to = std::min({document + span.end, starts_[part + 1], begin + size}) - begin;
+      if (from < to) spans.push_back({static_cast<std::int32_t>(from), static_cast<std::int32_t>(to)});
+    }
   }
   return spans;
+}
+
+std::int64_t PackedStream::untrained_tokens(std::int64_t document) const {
+  std::int64_t tokens = 0;
+  if (has_untrained())
+    for (const TokenSpan& span : untrained_of(document)) tokens += span.end - span.begin;
+  return tokens;
 }
 
 }  // namespace adept::data

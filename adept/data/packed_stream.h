@@ -21,14 +21,6 @@ struct DocumentTag {
   bool operator==(const DocumentTag&) const = default;
 };
 
-/// Tokens [begin, end) of a sequence.
-struct TokenSpan {
-  std::int32_t begin = 0;
-  std::int32_t end = 0;
-
-  bool operator==(const TokenSpan&) const = default;
-};
-
 /// The documents of a dataset in a given order, each followed by EOS, as one stream of tokens with random access. It
 /// takes 16 to 24 bytes per part and shares the dataset's tokens.
 class PackedStream {
@@ -55,13 +47,19 @@ class PackedStream {
   void read(std::int64_t begin, std::span<std::int32_t> out) const;
   /// Starts of parts within tokens [begin, begin + size), relative to begin, without 0; ascending.
   std::vector<std::int32_t> starts_within(std::int64_t begin, std::int64_t size) const;
-  /// Tags, or parts of them, within tokens [begin, begin + size), relative to begin; ascending.
-  std::vector<TokenSpan> tags_within(std::int64_t begin, std::int64_t size) const;
+  /// Tokens that are context only within tokens [begin, begin + size), relative to begin; ascending: tags, the
+  /// documents' untrained tokens, and an EOS that is added after such a token.
+  std::vector<TokenSpan> untrained_within(std::int64_t begin, std::int64_t size) const;
+  /// The number of these tokens of a document in the stream.
+  std::int64_t untrained_tokens(std::int64_t document) const;
+  /// Whether there are such tokens.
+  bool has_untrained() const { return !tag_.ids.empty() || dataset_.has_untrained(); }
 
  private:
   std::size_t part_at(std::int64_t position) const;
   std::int64_t offset(std::size_t part) const { return offsets_.empty() ? 0 : offsets_[part]; }
   std::int64_t tag_position(std::int64_t document) const;
+  std::vector<TokenSpan> untrained_of(std::int64_t document) const;
   void read_document(std::int64_t document, std::int64_t begin, std::span<std::int32_t> out) const;
 
   TokenDataset dataset_;

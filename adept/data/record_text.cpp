@@ -117,6 +117,10 @@ std::vector<SourceProblem> option_problems(const TextSource& source) {
       problems.push_back({"template", error.what()});
     }
   }
+  if (source.train_on == TrainOn::kAssistant && !source.messages_field)
+    problems.push_back({"train_on",
+                        "found assistant without messages_field; expected messages_field, because the answers are "
+                        "messages of a conversation"});
   const Format* format = source.format ? format_by_name(*source.format) : nullptr;
   if (source.format && format == nullptr)
     problems.push_back({"format", fmt::format("found {}; expected one of the formats", io::quote(*source.format))});

@@ -23,9 +23,12 @@ std::int64_t count_targets(std::int64_t length, std::int64_t first_target, std::
                            std::span<const TokenSpan> untrained) {
   const auto is_counted = [&](std::int32_t token) { return token >= first_target; };
   std::int64_t targets = length - first_target - std::count_if(starts.begin(), starts.end(), is_counted);
-  for (const TokenSpan& span : untrained)
-    for (std::int32_t token = span.begin; token < span.end; ++token)
-      if (is_counted(token) && !std::binary_search(starts.begin(), starts.end(), token)) --targets;
+  for (const TokenSpan& span : untrained) {
+    const std::int64_t begin = std::max<std::int64_t>(span.begin, first_target);
+    if (begin >= span.end) continue;
+    const auto first_start = std::lower_bound(starts.begin(), starts.end(), begin);
+    targets -= span.end - begin - (std::lower_bound(first_start, starts.end(), span.end) - first_start);
+  }
   return targets;
 }
 
@@ -89,10 +92,16 @@ class SequenceSetBuilder {
     for (std::int64_t at = 0; covered < size; at += stride) {
       const std::int64_t end = std::min(at + seq_len, size);
       const bool leaves_one = stride == seq_len && size - end == 1;
-      offer({.begin = begin + at,
-             .length = static_cast<std::int32_t>(end - at),
-             .context = static_cast<std::int32_t>(covered - at),
-             .lone = leaves_one ? 1 : 0});
+      const Candidate candidate{.begin = begin + at,
+                                .length = static_cast<std::int32_t>(end - at),
+                                .context = static_cast<std::int32_t>(covered - at),
+                                .lone = leaves_one ? 1 : 0};
+      if (is_context_only(candidate)) {
+        counts().untrained += candidate.length - candidate.context;
+        counts().too_short += candidate.lone;
+      } else {
+        offer(candidate);
+      }
       covered = end + (leaves_one ? 1 : 0);
     }
   }
@@ -168,7 +177,11 @@ class SequenceSetBuilder {
   std::int64_t num_targets(const Candidate& c) const {
     const std::vector<std::int32_t> starts =
         list_.document_mask ? stream().starts_within(c.begin, c.length) : std::vector<std::int32_t>();
-    return count_targets(c.length, std::max(1, c.context), starts, stream().tags_within(c.begin, c.length));
+    return count_targets(c.length, std::max(1, c.context), starts, stream().untrained_within(c.begin, c.length));
+  }
+
+  bool is_context_only(const Candidate& c) const {
+    return stream().has_untrained() && num_targets(c) <= 0 && !stream().untrained_within(c.begin, c.length).empty();
   }
 
   // The parts of documents that are new in the sequences.
@@ -178,23 +191,22 @@ class SequenceSetBuilder {
         static_cast<std::size_t>(counts().all_documents));  // of a document: 0, 1, 2+
     double bytes = 0;
     std::size_t part = 0;
-    std::int64_t covered = 0;
+    std::int64_t measured = 0;
     const auto finish_part = [&] {
-      if (covered == 0) return;
-      const std::int64_t document = stream().order()[part];
-      const double share = static_cast<double>(covered) / static_cast<double>(stream().document_tokens(document));
-      bytes += share * static_cast<double>(stream().dataset().document_bytes(document));
-      counts().covered += covered;
-      covered = 0;
+      if (measured == 0) return;
+      bytes += bytes_of(stream().order()[part], measured);
+      counts().measured += measured;
+      measured = 0;
     };
     for (const Candidate& candidate : taken_) {
       const std::int64_t end = candidate.begin + candidate.length + candidate.lone;
+      counts().covered += end - candidate.begin - candidate.context;
       for (std::int64_t at = candidate.begin + candidate.context; at < end;) {
         for (; starts[part + 1] <= at; ++part) finish_part();
         auto& sequences = num_sequences[static_cast<std::size_t>(stream().order()[part])];
         sequences = static_cast<std::uint8_t>(std::min(sequences + 1, 2));
         const std::int64_t step = std::min(end, starts[part + 1]) - at;
-        covered += step;
+        measured += step - num_untrained(at, step);
         at += step;
       }
     }
@@ -202,6 +214,20 @@ class SequenceSetBuilder {
     counts().documents = std::ssize(num_sequences) - std::ranges::count(num_sequences, 0);
     counts().split_documents = std::ranges::count(num_sequences, 2);
     counts().bytes = std::llround(bytes);
+  }
+
+  std::int64_t num_untrained(std::int64_t begin, std::int64_t size) const {
+    std::int64_t tokens = 0;
+    for (const TokenSpan& span : stream().untrained_within(begin, size)) tokens += span.end - span.begin;
+    return tokens;
+  }
+
+  // The text of some of a document's tokens that are not untrained.
+  double bytes_of(std::int64_t document, std::int64_t tokens) const {
+    const std::int64_t all = stream().document_tokens(document) - stream().untrained_tokens(document);
+    const std::int64_t bytes =
+        stream().dataset().document_bytes(document) - stream().dataset().untrained(document).bytes;
+    return static_cast<double>(tokens) / static_cast<double>(all) * static_cast<double>(bytes);
   }
 
   SequenceSet::List list_;
@@ -221,7 +247,7 @@ Sequence SequenceSet::operator[](std::int64_t i) const {
   sequence.first_target = first_target;
   stream.read(begin, sequence.tokens);
   if (list_->document_mask) sequence.document_starts = stream.starts_within(begin, length);
-  sequence.untrained = stream.tags_within(begin, length);
+  sequence.untrained = stream.untrained_within(begin, length);
   return sequence;
 }
 

@@ -62,13 +62,14 @@ struct SequenceCounts {
   std::int64_t documents = 0;        ///< in at least one sequence
   std::int64_t all_documents = 0;    ///< of the dataset
   std::int64_t split_documents = 0;  ///< of these, those in several sequences
+  std::int64_t covered = 0;          ///< tokens in the sequences, each counted once
+  std::int64_t measured = 0;         ///< of these, those that are not untrained
   std::int64_t bytes = 0;            ///< of their text; proportional for partly covered documents
-  std::int64_t covered = 0;          ///< tokens whose text is `bytes`: each counted in one sequence
   std::int64_t tokens = 0;           ///< of the dataset, including EOS tokens added after documents
   std::int64_t targets = 0;          ///< tokens that are predicted, each once
   std::int64_t no_context = 0;       ///< first tokens of a sequence, or of a masked document in it,
                                      ///< that are not predicted elsewhere
-  std::int64_t untrained = 0;        ///< of a tag
+  std::int64_t untrained = 0;        ///< context only (TokenDataset::untrained, a tag), also in sequences left out
   std::int64_t too_short = 0;        ///< tokens that would form a sequence of one token, which is skipped
   std::int64_t short_documents = 0;  ///< documents of one token, with nothing to predict
   std::int64_t beyond_limit = 0;     ///< tokens excluded by max_tokens
@@ -101,7 +102,7 @@ struct PackOptions {
 };
 
 /// A list of sequences over a dataset, created on access. It takes 16 bytes per sequence and document and stores no
-/// tokens. Immutable; copies share the list.
+/// tokens. Immutable; copies share the list. A sequence of untrained tokens without a target is left out.
 ///
 /// If a token limit applies, the list is a sample without replacement. Every sequence has a random rank that depends
 /// only on its position among all sequences, not on a seed, model or method. Sequences are taken by rank until the

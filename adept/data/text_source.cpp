@@ -11,6 +11,7 @@
 #include "adept/core/file.h"
 #include "adept/core/hash.h"
 #include "adept/core/signals.h"
+#include "adept/data/answers.h"
 #include "adept/data/source_files.h"
 #include "adept/io/rereadable.h"
 
@@ -70,6 +71,7 @@ std::string source_fingerprint(const TextSource& source) {
     hasher.update(fmt::format("template {}\n{}\n", source.text_template->size(), *source.text_template));
   if (source.messages_field)
     hasher.update(fmt::format("messages {}\n{}\n", source.messages_field->size(), *source.messages_field));
+  if (source.train_on == TrainOn::kAssistant) hasher.update(fmt::format("{}\n", kAnswersRule));
   const SourceFiles found = find_files(source);
   for (const std::filesystem::path& file : found.files) {
     throw_if_interrupted();

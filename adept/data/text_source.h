@@ -9,12 +9,11 @@
 #include <string_view>
 #include <vector>
 
+#include "adept/data/chat_template.h"
 #include "adept/data/options.h"
 #include "adept/data/source_counts.h"
 
 namespace adept::data {
-
-class ChatTemplate;
 
 /// The files of a source, in the order in which they are read.
 struct SourceFiles {
@@ -37,6 +36,13 @@ SourceFiles find_files(const TextSource& source);
 /// written into such a folder, is an input of the source or would become one.
 void check_not_read(const TextSource& source, const std::filesystem::path& output, const std::string& option,
                     const std::vector<std::string>& records = {});
+
+/// A document of a source.
+struct Document {
+  std::string text{};               ///< UTF-8, not empty
+  std::vector<TextSpan> answers{};  ///< of a conversation with train_on: assistant, what is trained on; ascending.
+                                    ///< Empty: all of the text
+};
 
 /// Where a DocumentReader is after a document. Cheap to copy.
 class ReaderPlace {
@@ -62,9 +68,11 @@ class DocumentReader {
   DocumentReader(DocumentReader&&) noexcept;
   DocumentReader& operator=(DocumentReader&&) noexcept;
 
-  /// The next document: valid UTF-8, not empty. False after the last one. Throws DataError for a file that cannot be
+  /// The next document. False after the last one. Throws DataError for a file that cannot be
   /// read, is cut short or damaged, or has changed since this reader was made; and for an invalid record unless the
   /// source skips these.
+  bool next(Document& document);
+  /// The same where only the text is needed.
   bool next(std::string& text);
   /// After the document that next() returned last.
   ReaderPlace place() const;

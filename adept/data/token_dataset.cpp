@@ -5,13 +5,24 @@
 
 namespace adept::data {
 
+bool is_valid(const Untrained& untrained, std::int64_t tokens, std::int64_t bytes) {
+  std::int64_t end = -1;
+  for (const TokenSpan& span : untrained.spans) {
+    if (span.begin <= end || span.end <= span.begin) return false;
+    end = span.end;
+  }
+  return end <= tokens && untrained.bytes >= 0 && untrained.bytes <= (untrained.empty() ? 0 : bytes);
+}
+
 TokenDataset::TokenDataset(DatasetInfo info, std::string fingerprint, std::shared_ptr<const TokenStorage> storage)
     : data_(std::make_shared<const Data>(Data{std::move(info), std::move(fingerprint), std::move(storage)})) {}
 
 TokenDataset::TokenDataset(DatasetInfo info, std::span<const std::vector<std::int32_t>> documents,
-                           std::span<const std::int64_t> document_bytes) {
+                           std::span<const std::int64_t> document_bytes, std::span<const Untrained> untrained) {
   ADEPT_CHECK(documents.size() == document_bytes.size(), "{} documents, {} byte lengths", documents.size(),
               document_bytes.size());
+  ADEPT_CHECK(untrained.empty() || untrained.size() == documents.size(), "{} documents, untrained tokens of {}",
+              documents.size(), untrained.size());
   MemorySink sink;
   for (std::size_t i = 0; i < documents.size(); ++i) {
     ADEPT_CHECK(!documents[i].empty(), "document {} of \"{}\" is empty", i, info.name);
@@ -19,7 +30,7 @@ TokenDataset::TokenDataset(DatasetInfo info, std::span<const std::vector<std::in
       if (id < 0 || id >= info.vocab_size)
         throw DataError("source \"{}\", document {}: the id {} is outside the vocabulary of {} ids.", info.name, i, id,
                         info.vocab_size);
-    sink.add(documents[i], document_bytes[i]);
+    sink.add(documents[i], document_bytes[i], untrained.empty() ? Untrained() : untrained[i]);
   }
   *this = sink.finish(std::move(info));
 }

@@ -26,6 +26,25 @@ struct DatasetInfo {
   std::vector<SkippedRecord> skipped = {};  ///< the first kMaxListedSkips records that were skipped
 };
 
+/// Tokens [begin, end) of a document, or of a sequence.
+struct TokenSpan {
+  std::int32_t begin = 0;
+  std::int32_t end = 0;
+
+  bool operator==(const TokenSpan&) const = default;
+};
+
+/// Tokens of a document that are context only: not trained on and, in held-out text, not measured.
+struct Untrained {
+  std::vector<TokenSpan> spans{};  ///< ascending, not empty, at least one token between two
+  std::int64_t bytes = 0;          ///< of their text, of the document's
+
+  bool empty() const { return spans.empty(); }
+  bool operator==(const Untrained&) const = default;
+};
+/// Whether `untrained` is as described, in a document of this many tokens and bytes.
+bool is_valid(const Untrained& untrained, std::int64_t tokens, std::int64_t bytes);
+
 /// Where the ids of a dataset are. Immutable; safe to use from several threads.
 class TokenStorage {
  public:
@@ -34,6 +53,8 @@ class TokenStorage {
   virtual std::int64_t document_tokens(std::int64_t i) const = 0;
   virtual std::int64_t document_bytes(std::int64_t i) const = 0;
   virtual std::int32_t last_token(std::int64_t i) const = 0;
+  virtual Untrained untrained(std::int64_t i) const = 0;
+  virtual bool has_untrained() const = 0;
   virtual void read(std::int64_t i, std::int64_t begin, std::span<std::int32_t> out) const = 0;
 };
 
@@ -42,10 +63,11 @@ class TokenStorage {
 /// the part is read.
 class TokenDataset {
  public:
-  /// Takes documents from memory; `document_bytes` are the lengths of their UTF-8 text. Sets the counts of documents,
+  /// Takes documents from memory; `document_bytes` are the lengths of their UTF-8 text, and `untrained`, unless empty,
+  /// has an entry for each. Sets the counts of documents,
   /// bytes and tokens in `info`. Throws DataError for an id outside the vocabulary; an empty document is a bug.
   TokenDataset(DatasetInfo info, std::span<const std::vector<std::int32_t>> documents,
-               std::span<const std::int64_t> document_bytes);
+               std::span<const std::int64_t> document_bytes, std::span<const Untrained> untrained = {});
   /// For what makes datasets. The counts in `info` are those of the storage.
   TokenDataset(DatasetInfo info, std::string fingerprint, std::shared_ptr<const TokenStorage> storage);
 
@@ -56,7 +78,8 @@ class TokenDataset {
   const std::string& name() const { return data_->info.name; }
   const SourceCounts& counts() const { return data_->info.counts; }
   std::int64_t vocab_size() const { return data_->info.vocab_size; }
-  /// Hash of the ids, the documents' boundaries and their byte lengths: the same wherever and however they are stored.
+  /// Hash of the ids, the documents' boundaries, their byte lengths and untrained tokens: the same wherever and however
+  /// they are stored.
   const std::string& fingerprint() const { return data_->fingerprint; }
 
   std::int64_t num_documents() const { return data_->info.counts.documents; }
@@ -67,6 +90,10 @@ class TokenDataset {
   std::int64_t document_bytes(std::int64_t i) const { return data_->storage->document_bytes(i); }
   /// The last id of document i. Like the two above, it does not read the other ids.
   std::int32_t last_token(std::int64_t i) const { return data_->storage->last_token(i); }
+  /// Tokens of document i that are context only. Does not read the ids either.
+  Untrained untrained(std::int64_t i) const { return data_->storage->untrained(i); }
+  /// Whether a document has such tokens.
+  bool has_untrained() const { return data_->storage->has_untrained(); }
   /// Copies ids [begin, begin + out.size()) of document i.
   void read(std::int64_t i, std::int64_t begin, std::span<std::int32_t> out) const;
 

@@ -18,10 +18,19 @@ class MemoryStorage : public TokenStorage {
  public:
   std::vector<std::int32_t> tokens;
   std::vector<std::int64_t> offsets, bytes;
+  std::vector<TokenSpan> spans;  // empty: no document has untrained tokens, and the two below are empty, too
+  std::vector<std::int64_t> span_offsets, untrained_bytes;
 
   std::int64_t document_tokens(std::int64_t i) const override { return end(i) - begin(i); }
   std::int64_t document_bytes(std::int64_t i) const override { return bytes[static_cast<std::size_t>(i)]; }
   std::int32_t last_token(std::int64_t i) const override { return tokens[static_cast<std::size_t>(end(i) - 1)]; }
+  Untrained untrained(std::int64_t i) const override {
+    if (spans.empty()) return {};
+    const auto at = static_cast<std::size_t>(i);
+    return {.spans = {spans.begin() + span_offsets[at], spans.begin() + span_offsets[at + 1]},
+            .bytes = untrained_bytes[at]};
+  }
+  bool has_untrained() const override { return !spans.empty(); }
   void read(std::int64_t i, std::int64_t first, std::span<std::int32_t> out) const override {
     std::copy_n(tokens.begin() + begin(i) + first, out.size(), out.begin());
   }
@@ -46,7 +55,8 @@ void DocumentHash::append(std::span<const std::int32_t> ids) {
   num_ids_ += std::ssize(ids);
 }
 
-void DocumentHash::end_document(std::int64_t text_bytes) {
+// A document without untrained tokens has the hash that it has always had.
+void DocumentHash::end_document(std::int64_t text_bytes, const Untrained& untrained) {
   const HashValue ids = document_.value();
   const std::array<std::uint64_t, 6> all = {state_.high,
                                             state_.low,
@@ -55,13 +65,27 @@ void DocumentHash::end_document(std::int64_t text_bytes) {
                                             static_cast<std::uint64_t>(num_ids_),
                                             static_cast<std::uint64_t>(text_bytes)};
   state_ = hash_value_of(std::as_bytes(std::span(all)));
+  if (!untrained.empty())
+    state_ = Hasher()
+                 .update(std::as_bytes(std::span(&state_, 1)))
+                 .update(std::as_bytes(std::span(untrained.spans)))
+                 .update(std::as_bytes(std::span(&untrained.bytes, 1)))
+                 .value();
   document_.reset();
   num_ids_ = 0;
 }
 
-void TokenSink::add(std::span<const std::int32_t> ids, std::int64_t text_bytes) {
+void TokenSink::add(std::span<const std::int32_t> ids, std::int64_t text_bytes, const Untrained& untrained) {
   append(ids);
-  end_document(text_bytes, [] { return Json(); });
+  end_document(text_bytes, untrained, [] { return Json(); });
+}
+
+void refuse_untrained(const Untrained& untrained, std::string_view format) {
+  if (!untrained.empty())
+    throw DataError(
+        "{} has no place for tokens that are context only, but the text is tokenized with train_on: assistant. Write a "
+        "token store (--out-format store), or train on all tokens (--train-on all).",
+        format);
 }
 
 void MemorySink::append(std::span<const std::int32_t> ids) {
@@ -77,10 +101,15 @@ void MemorySink::append(std::span<const std::int32_t> ids) {
   }
 }
 
-void MemorySink::end_document(std::int64_t text_bytes, PlaceInSource) {
-  hash_.end_document(text_bytes);
+void MemorySink::end_document(std::int64_t text_bytes, const Untrained& untrained, PlaceInSource) {
+  ADEPT_CHECK(is_valid(untrained, num_tokens_ - offsets_.back(), text_bytes), "{} untrained spans of {} tokens",
+              untrained.spans.size(), num_tokens_ - offsets_.back());
+  hash_.end_document(text_bytes, untrained);
   offsets_.push_back(num_tokens_);
   bytes_.push_back(text_bytes);
+  spans_.insert(spans_.end(), untrained.spans.begin(), untrained.spans.end());
+  span_offsets_.push_back(std::ssize(spans_));
+  untrained_bytes_.push_back(untrained.bytes);
 }
 
 TokenDataset MemorySink::finish(DatasetInfo info) {
@@ -95,6 +124,11 @@ TokenDataset MemorySink::finish(DatasetInfo info) {
   }
   storage->offsets = std::exchange(offsets_, {0});
   storage->bytes = std::exchange(bytes_, {});
+  if (!spans_.empty()) {
+    storage->spans = std::exchange(spans_, {});
+    storage->span_offsets = std::exchange(span_offsets_, {0});
+    storage->untrained_bytes = std::exchange(untrained_bytes_, {});
+  }
   num_tokens_ = 0;
   return {std::move(info), hash_.state(), storage};
 }

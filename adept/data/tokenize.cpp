@@ -16,6 +16,7 @@
 #include "adept/core/signals.h"
 #include "adept/data/interchange/token_files.h"
 #include "adept/data/token_sink.h"
+#include "adept/data/untrained_tokens.h"
 
 namespace adept::data {
 namespace {
@@ -26,29 +27,35 @@ constexpr std::size_t kMaxBytesInFlight = std::size_t{64} << 20;  // of text, an
 
 /// Documents that one thread tokenizes at a time.
 struct Chunk {
-  std::vector<std::string> texts;
+  std::vector<Document> documents;
   std::vector<std::string> positions;
   std::vector<ReaderPlace> places;
   std::vector<std::vector<std::int32_t>> ids;
-  std::vector<std::int64_t> bytes;  // of the texts that have ids
-  std::size_t num_bytes = 0;        // of all texts, as read
+  std::vector<Untrained> untrained;  // of the documents that have ids
+  std::vector<std::int64_t> bytes;   // of their texts
+  std::size_t num_bytes = 0;         // of all texts, as read
   std::exception_ptr error;
   bool done = false;
 
-  bool is_streamed() const { return num_bytes >= kStreamedBytes && positions.size() == 1; }
+  // Answers are found in the collected ids.
+  bool is_streamed() const {
+    return num_bytes >= kStreamedBytes && documents.size() == 1 && documents.front().answers.empty();
+  }
 };
 
 // The text of a document is released once its ids exist.
 void encode_chunk(Chunk& chunk, const TextEncoder& encoder) {
   try {
-    chunk.ids.reserve(chunk.texts.size());
-    for (std::string& text : chunk.texts) {
+    chunk.ids.reserve(chunk.documents.size());
+    for (Document& document : chunk.documents) {
+      std::string& text = document.text;
       std::vector<std::int32_t> ids;
       ids.reserve(text.size() / 4 + 8);
       encoder.encode_checked(text, [&](std::span<const std::int32_t> part) {
         throw_if_interrupted();
         ids.insert(ids.end(), part.begin(), part.end());
       });
+      chunk.untrained.push_back(untrained_tokens(encoder, document, ids));
       chunk.bytes.push_back(static_cast<std::int64_t>(text.size()));
       std::string().swap(text);
       chunk.ids.push_back(std::move(ids));
@@ -139,23 +146,22 @@ class ChunkReader {
   /// nullptr after the last document.
   std::unique_ptr<Chunk> next() {
     auto chunk = std::make_unique<Chunk>();
-    while (chunk->num_bytes < chunk_bytes_ && (has_text_ || reader_.next(text_))) {
-      has_text_ = text_.size() >= kStreamedBytes && !chunk->texts.empty();  // keep it for the next chunk
-      if (has_text_) break;
-      chunk->num_bytes += text_.size();
+    while (chunk->num_bytes < chunk_bytes_ && (has_document_ || reader_.next(document_))) {
+      has_document_ = document_.text.size() >= kStreamedBytes && !chunk->documents.empty();  // for the next chunk
+      if (has_document_) break;
+      chunk->num_bytes += document_.text.size();
       chunk->positions.push_back(reader_.position());
       chunk->places.push_back(reader_.place());
-      chunk->texts.push_back(std::move(text_));
-      text_.clear();
+      chunk->documents.push_back(std::exchange(document_, {}));
     }
-    return chunk->texts.empty() ? nullptr : std::move(chunk);
+    return chunk->documents.empty() ? nullptr : std::move(chunk);
   }
 
  private:
   DocumentReader& reader_;
   std::size_t chunk_bytes_;
-  std::string text_;
-  bool has_text_ = false;
+  Document document_;
+  bool has_document_ = false;
 };
 
 /// Passes tokenized documents to a sink, in order.
@@ -169,7 +175,7 @@ class Storing {
     if (chunk.is_streamed()) return store_streamed(chunk);
     for (std::size_t i = 0; i < chunk.ids.size(); ++i) {
       sink_.append(chunk.ids[i]);
-      end_document(std::ssize(chunk.ids[i]), chunk.bytes[i], chunk.places[i]);
+      end_document(std::ssize(chunk.ids[i]), chunk.bytes[i], chunk.untrained[i], chunk.places[i]);
       std::vector<std::int32_t>().swap(chunk.ids[i]);
     }
   }
@@ -182,7 +188,7 @@ class Storing {
   void store_streamed(const Chunk& chunk) {
     std::int64_t count = 0;
     try {
-      encoder_.encode_checked(chunk.texts.front(), [&](std::span<const std::int32_t> ids) {
+      encoder_.encode_checked(chunk.documents.front().text, [&](std::span<const std::int32_t> ids) {
         throw_if_interrupted();
         count += std::ssize(ids);
         sink_.append(ids);
@@ -190,16 +196,16 @@ class Storing {
     } catch (const DataError& error) {
       throw DataError("{}: {}", chunk.positions.front(), error.what());
     }
-    end_document(count, static_cast<std::int64_t>(chunk.num_bytes), chunk.places.front());
+    end_document(count, static_cast<std::int64_t>(chunk.num_bytes), {}, chunk.places.front());
   }
 
-  void end_document(std::int64_t count, std::int64_t bytes, const ReaderPlace& place) {
+  void end_document(std::int64_t count, std::int64_t bytes, const Untrained& untrained, const ReaderPlace& place) {
     num_tokens_ += count;
     if (count == 0) {
       ++num_empty_;
       return;
     }
-    sink_.end_document(bytes, [&] {
+    sink_.end_document(bytes, untrained, [&] {
       Json json = place.to_json();
       json[kWithoutIds] = num_empty_;
       return json;
@@ -221,7 +227,7 @@ void copy_store(const std::filesystem::path& folder, const TextSource& source, c
     throw_if_interrupted();
     ids.resize(static_cast<std::size_t>(dataset.document_tokens(i)));
     dataset.read(i, 0, ids);
-    sink.add(ids, dataset.document_bytes(i));
+    sink.add(ids, dataset.document_bytes(i), dataset.untrained(i));
   }
   info.counts = dataset.counts();
   info.skipped = dataset.info().skipped;

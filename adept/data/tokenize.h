@@ -21,8 +21,8 @@ struct TokenizeOptions {
 /// Reads and tokenizes a source, or reads the tokens of one that has them (interchange/token_files.h). The result does
 /// not depend on the number of threads; text in memory is bounded by two chunks per thread (each of the given size plus
 /// at most one document), and by 64 MiB plus one document. A document of 4 MiB or more is tokenized directly into the
-/// result, and no other is read meanwhile. Documents without ids are counted as skipped ("no tokens"). Progress counts
-/// bytes of the files (its total is set here), and ids as work.
+/// result, and no other is read meanwhile, unless it has answers to find. Documents without ids are counted as skipped
+/// ("no tokens"). Progress counts bytes of the files (its total is set here), and ids as work.
 ///
 /// Throws like DocumentReader; DataError for an id outside the encoder's vocabulary; InterruptedError after a signal.
 TokenDataset tokenize(const TextSource& source, const TextEncoder& encoder, const TokenizeOptions& options = {},

@@ -125,8 +125,9 @@ TrainLoader::TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions op
     Source source = make_source(given);
     if (source.sequences.empty())
       problems.push_back(fmt::format(
-          "source \"{}\" has {} documents with {} tokens{}; expected at least 2 tokens", given.dataset.name(),
-          given.dataset.num_documents(), given.dataset.num_tokens(),
+          "source \"{}\" has {} documents with {} tokens{}; expected at least 2 tokens, the second of which is trained "
+          "on",
+          given.dataset.name(), given.dataset.num_documents(), given.dataset.num_tokens(),
           given.excluded.empty() ? "" : fmt::format(", of which {} documents are left out", given.excluded.size())));
     sources_.push_back(std::move(source));
   }
@@ -197,8 +198,7 @@ TrainLoader::Source TrainLoader::make_source(const TrainSource& given) const {
                                               .packing = options_.packing,
                                               .tag = given.tag,
                                               .order = std::move(order)})};
-  const SequenceCounts& counts = source.sequences.counts();
-  source.tokens_per_epoch = counts.tokens - counts.too_short;
+  for (std::int64_t i = 0; i < source.sequences.size(); ++i) source.tokens_per_epoch += source.sequences.length(i);
   return source;
 }
 

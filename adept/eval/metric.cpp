@@ -49,7 +49,7 @@ Estimate perplexity(const Scores& scores) {
 Estimate bits_per_byte(const Scores& scores) {
   const data::SequenceCounts& counts = scores.counts;
   if (counts.bytes == 0) return {};
-  return loss(scores).times(static_cast<double>(counts.covered) / static_cast<double>(counts.bytes) /
+  return loss(scores).times(static_cast<double>(counts.measured) / static_cast<double>(counts.bytes) /
                             std::numbers::ln2);
 }
 

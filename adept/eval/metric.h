@@ -48,8 +48,9 @@ struct Scores {
 };
 
 /// Computes every metric: `loss`, nats per predicted token, weighted equally; `perplexity`, exp(loss); `bits_per_byte`,
-/// loss / ln 2 * tokens per byte of the documents' UTF-8 text, where unpredicted tokens count like the others;
-/// comparable between tokenizers. To add one: a row of the table in metric.cpp.
+/// loss / ln 2 * tokens per byte of the documents' UTF-8 text, where unpredicted tokens count like the others, but
+/// those that are context only, and their text, do not; comparable between tokenizers. To add one: a row of the table
+/// in metric.cpp.
 std::vector<Metric> metrics_of(const Scores& scores);
 /// The names of what metrics_of() computes. Results of a build with other metrics are evaluated again.
 std::vector<std::string> metric_names();

@@ -65,6 +65,15 @@ std::vector<std::int64_t> lengths_of(const data::TokenDataset& dataset) {
   return lengths;
 }
 
+std::int64_t num_untrained(const data::TokenDataset& dataset) {
+  std::int64_t tokens = 0;
+  for (std::int64_t i = 0; dataset.has_untrained() && i < dataset.num_documents(); ++i) {
+    throw_if_interrupted();
+    for (const data::TokenSpan& span : dataset.untrained(i).spans) tokens += span.end - span.begin;
+  }
+  return tokens;
+}
+
 // Documents by length, in powers of two.
 void print_histogram(const std::vector<std::int64_t>& lengths) {
   std::vector<std::int64_t> counts;
@@ -102,6 +111,9 @@ void print_source(const char* part, const data::TokenDataset& dataset) {
              static_cast<double>(counts.bytes) / static_cast<double>(std::max<std::int64_t>(1, dataset.num_tokens())));
   print_skipped(dataset.info());
   if (lengths.empty()) return;
+  if (const std::int64_t untrained = num_untrained(dataset); untrained > 0)
+    fmt::print("  {} tokens are context only ({:.1f} %): what is no answer\n", format_count(untrained),
+               100 * static_cast<double>(untrained) / static_cast<double>(dataset.num_tokens()));
   const auto quantile = [&](std::size_t percent) {
     return format_count(lengths[(lengths.size() - 1) * percent / 100]);
   };

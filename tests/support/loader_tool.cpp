@@ -1,7 +1,8 @@
 // A program for the parity tests: prints the sequences that a training run reads, one JSON object a line.
 //
 //   loader_tool CONFIG.yaml CACHE_DIR NUM_SEQUENCES      -> {"source": "name", "tokens": [...],
-//                                                          "document_starts": [...]}
+//                                                          "document_starts": [...],
+//                                                          "untrained": [[begin, end], ...]}
 #include <fmt/format.h>
 
 #include <cstdlib>
@@ -14,6 +15,12 @@
 namespace adept {
 namespace {
 
+Json spans_json(const std::vector<data::TokenSpan>& spans) {
+  Json json = Json::array();
+  for (const data::TokenSpan& span : spans) json.push_back({span.begin, span.end});
+  return json;
+}
+
 void print_sequences(const std::string& config_path, const std::string& cache_dir, std::int64_t num_sequences) {
   const config::RunConfig config = config::load_run_config(config_path, {}, config::Purpose::kTrain);
   const run::TextModel model = run::load_text_model(config.model);
@@ -22,7 +29,8 @@ void print_sequences(const std::string& config_path, const std::string& cache_di
   for (const data::Sequence& sequence : loader.next_step(num_sequences))
     fmt::print("{}\n", Json{{"source", loader.source_name(sequence.source)},
                             {"tokens", sequence.tokens},
-                            {"document_starts", sequence.document_starts}}
+                            {"document_starts", sequence.document_starts},
+                            {"untrained", spans_json(sequence.untrained)}}
                            .dump());
 }
 

@@ -208,7 +208,8 @@ void MegatronWriter::append(std::span<const std::int32_t> ids) {
   buffer_.clear();
 }
 
-void MegatronWriter::end_document(std::int64_t, PlaceInSource) {
+void MegatronWriter::end_document(std::int64_t, const Untrained& untrained, PlaceInSource) {
+  refuse_untrained(untrained, "the format of Megatron-Core");
   if (last_id_ != eos_) append(std::span(&eos_, 1));
   if (num_ids_ > std::numeric_limits<std::int32_t>::max())
     throw DataError("document {} has {} tokens; the format of Megatron-Core allows 2^31 - 1. Split it.",

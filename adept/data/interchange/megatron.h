@@ -22,7 +22,8 @@ class MegatronWriter : public TokenSink {
   /// Throws DataError, here and below, if a file cannot be written.
   MegatronWriter(const std::filesystem::path& prefix, std::int64_t vocab_size, std::int32_t eos);
   void append(std::span<const std::int32_t> ids) override;
-  void end_document(std::int64_t text_bytes, PlaceInSource place) override;
+  /// Refuses untrained tokens.
+  void end_document(std::int64_t text_bytes, const Untrained& untrained, PlaceInSource place) override;
   /// Both files appear.
   void finish();
 

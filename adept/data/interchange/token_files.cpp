@@ -100,6 +100,7 @@ void check_token_options(const TextSource& source, TokenFormat format) {
   add("text_field", source.text_field.has_value());
   add("template", source.text_template.has_value());
   add("messages_field", source.messages_field.has_value());
+  add("train_on", source.train_on != TrainOn::kAll);
   add("txt_record", source.txt_record.has_value());
   if (!options.empty())
     throw ConfigError("source \"{}\": found {}, but it is {}, whose documents are token ids. Remove {}.", source.name,
@@ -217,7 +218,7 @@ class TokenImport {
     if (piece.ids.empty())
       ++num_empty_;
     else
-      sink_.end_document(text_bytes_, [&] {
+      sink_.end_document(text_bytes_, Untrained(), [&] {
         return Json{{"part", piece.end->part}, {"documents", piece.end->documents}, {kEmptyDocuments, num_empty_}};
       });
     text_bytes_ = 0;

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
@@ -16,7 +17,8 @@ namespace adept::data {
 namespace {
 
 constexpr std::string_view kStartMagic = "ADEPTTOK", kEndMagic = "ADEPTEND";
-constexpr std::uint32_t kShardVersion = 2, kSwappedShardVersion = kShardVersion << 24;
+constexpr std::uint32_t kOldestShardVersion = 2, kShardVersion = 3, kSwappedShardVersion = kShardVersion << 24;
+static_assert(sizeof(TokenSpan) == 8, "spans are stored as they are in memory");
 constexpr std::size_t kShardBlockBytes = std::size_t{64} << 10;
 constexpr std::size_t kShardBufferBytes = 16 * kShardBlockBytes;
 
@@ -138,10 +140,27 @@ void ShardWriter::append(std::span<const std::int32_t> ids) {
   }
 }
 
-void ShardWriter::end_document(std::int64_t text_bytes) {
+void ShardWriter::end_document(std::int64_t text_bytes, const Untrained& untrained) {
   ends_.push_back(static_cast<std::uint64_t>(num_tokens_));
   text_bytes_.push_back(static_cast<std::uint64_t>(text_bytes));
   last_ids_.push_back(last_id_);
+  if (untrained.empty()) return;
+  span_ends_.resize(ends_.size() - 1, spans_.size());
+  untrained_bytes_.resize(ends_.size() - 1, 0);
+  spans_.insert(spans_.end(), untrained.spans.begin(), untrained.spans.end());
+  span_ends_.push_back(spans_.size());
+  untrained_bytes_.push_back(static_cast<std::uint64_t>(untrained.bytes));
+}
+
+void ShardWriter::write_untrained(std::size_t number_bytes) {
+  const std::uint64_t num_spans = spans_.size();
+  write_hashed(bytes_of_value(num_spans));
+  if (num_spans == 0) return;
+  span_ends_.resize(ends_.size(), num_spans);
+  untrained_bytes_.resize(ends_.size(), 0);
+  write_hashed(packed_part(span_ends_, number_bytes));
+  write_hashed(packed_part(untrained_bytes_, number_bytes));
+  write_hashed(std::as_bytes(std::span(spans_)));
 }
 
 ShardRecord ShardWriter::finish() {
@@ -154,6 +173,7 @@ ShardRecord ShardWriter::finish() {
   write_hashed(packed_part(ends_, width));
   write_hashed(packed_part(text_bytes_, width));
   write_hashed(packed_part(last_ids_, static_cast<std::size_t>(id_bytes_)));
+  write_untrained(width);
   write_hashed(packed_part(block_hashes_, 8));
   ShardFooter footer{.num_documents = ends_.size(),
                      .num_tokens = static_cast<std::uint64_t>(num_tokens_),
@@ -188,8 +208,9 @@ void Shard::read_frame() {
   if (text_in(header.magic) != kStartMagic)
     fail(fmt::format("does not contain tokens; expected \"{}\" at its start", kStartMagic));
   if (header.version == kSwappedShardVersion) fail("was written on a machine of another byte order");
-  if (header.version != kShardVersion)
-    fail(fmt::format("has format version {}; this build reads version {}", header.version, kShardVersion));
+  if (header.version < kOldestShardVersion || header.version > kShardVersion)
+    fail(fmt::format("has format version {}; this build reads versions {} to {}", header.version, kOldestShardVersion,
+                     kShardVersion));
   footer_ = bytes_.size() - sizeof(ShardFooter);
   const auto footer = value_at<ShardFooter>(bytes_, footer_);
   if (text_in(footer.magic) != kEndMagic)
@@ -207,19 +228,36 @@ void Shard::read_frame() {
   if ((footer.number_bytes != 4 && footer.number_bytes != 8) || footer.block_bytes != kShardBlockBytes)
     fail(fmt::format("has {} bytes per number and {} per block; expected 4 or 8, and {}", footer.number_bytes,
                      footer.block_bytes, kShardBlockBytes));
+  number_bytes_ = footer.number_bytes;
+  find_parts(header.version, footer.num_documents, footer.num_tokens);
+}
+
+void Shard::find_parts(std::uint32_t version, std::size_t num_documents, std::size_t num_tokens) {
   const auto fail_size = [&] {
     fail(fmt::format("{} bytes do not match the sizes in its footer; it is cut short or damaged", bytes_.size()));
   };
   // These bounds keep the sums below from overflowing.
-  if (footer.num_documents > bytes_.size() || footer.num_tokens > bytes_.size()) fail_size();
-  number_bytes_ = footer.number_bytes;
-  const std::size_t id_size = footer.num_tokens * id_bytes_;
+  if (num_documents > bytes_.size() || num_tokens > bytes_.size()) fail_size();
+  const std::size_t id_size = num_tokens * id_bytes_;
   num_blocks_ = (id_size + kShardBlockBytes - 1) / kShardBlockBytes;
-  ends_ = sizeof(ShardHeader) + padded_size(id_size);
-  text_bytes_ = ends_ + padded_size(footer.num_documents * number_bytes_);
-  last_ids_ = text_bytes_ + padded_size(footer.num_documents * number_bytes_);
-  hashes_ = last_ids_ + padded_size(footer.num_documents * id_bytes_);
-  if (hashes_ + 8 * num_blocks_ != footer_) fail_size();
+  std::size_t at = sizeof(ShardHeader) + padded_size(id_size);
+  const auto part = [&](std::size_t size) { return std::exchange(at, at + padded_size(size)); };
+  ends_ = part(num_documents * number_bytes_);
+  text_bytes_ = part(num_documents * number_bytes_);
+  last_ids_ = part(num_documents * id_bytes_);
+  if (version >= 3) {
+    const std::size_t count = part(8);
+    if (at > footer_) fail_size();
+    num_spans_ = value_at<std::uint64_t>(bytes_, count);
+    if (num_spans_ > bytes_.size()) fail_size();
+  }
+  if (num_spans_ > 0) {
+    span_ends_ = part(num_documents * number_bytes_);
+    untrained_bytes_ = part(num_documents * number_bytes_);
+    spans_ = part(num_spans_ * sizeof(TokenSpan));
+  }
+  hashes_ = part(8 * num_blocks_);
+  if (at != footer_) fail_size();
 }
 
 std::uint64_t Shard::number_at(std::size_t part, std::int64_t i) const {
@@ -234,6 +272,17 @@ std::int32_t Shard::id_at(std::size_t part, std::int64_t i) const {
 
 std::int64_t Shard::begin_of(std::int64_t i) const {
   return i == 0 ? 0 : static_cast<std::int64_t>(number_at(ends_, i - 1));
+}
+
+Untrained Shard::untrained_at(std::int64_t i) const {
+  const std::uint64_t begin = i == 0 ? 0 : number_at(span_ends_, i - 1), end = number_at(span_ends_, i);
+  if (end < begin || end > num_spans_) fail(fmt::format("document {} has the untrained spans {} to {}", i, begin, end));
+  Untrained untrained{.spans = std::vector<TokenSpan>(end - begin),
+                      .bytes = static_cast<std::int64_t>(number_at(untrained_bytes_, i))};
+  if (begin < end)
+    std::memcpy(untrained.spans.data(), bytes_.data() + spans_ + begin * sizeof(TokenSpan),
+                (end - begin) * sizeof(TokenSpan));
+  return untrained;
 }
 
 void Shard::require_index() const {
@@ -263,8 +312,13 @@ void Shard::check_index() const {
       fail(fmt::format("document {} has {} bytes of text", i, text));
     if (last < 0 || last >= vocab_size_)
       fail(fmt::format("document {} ends with the id {}, outside its vocabulary of {} ids", i, last, vocab_size_));
+    if (num_spans_ > 0 && !is_valid(untrained_at(i), end - begin, text))
+      fail(fmt::format("document {} has untrained tokens outside its {} ids and {} bytes, or in disorder", i,
+                       end - begin, text));
     begin = end;
   }
+  if (num_spans_ > 0 && number_at(span_ends_, record_.documents - 1) != num_spans_)
+    fail(fmt::format("its documents do not have all of its {} untrained spans", num_spans_));
   if (begin != record_.tokens) fail(fmt::format("its documents have {} of {} ids", begin, record_.tokens));
 }
 
@@ -298,6 +352,12 @@ std::int64_t Shard::document_bytes(std::int64_t i) const {
 std::int32_t Shard::last_token(std::int64_t i) const {
   require_index();
   return id_at(last_ids_, i);
+}
+
+Untrained Shard::untrained(std::int64_t i) const {
+  if (num_spans_ == 0) return {};
+  require_index();
+  return untrained_at(i);
 }
 
 void Shard::read(std::int64_t i, std::int64_t begin, std::span<std::int32_t> out) const {

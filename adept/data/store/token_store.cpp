@@ -29,6 +29,7 @@ class StoreStorage : public TokenStorage {
       shards_.push_back(
           std::make_unique<const Shard>(folder / shard_name(i), record.shards[i], record.info.vocab_size));
       ends_.push_back((ends_.empty() ? 0 : ends_.back()) + shards_.back()->num_documents());
+      has_untrained_ = has_untrained_ || shards_.back()->has_untrained();
     }
   }
 
@@ -44,6 +45,11 @@ class StoreStorage : public TokenStorage {
     const auto [shard, at] = place_of(i);
     return shard.last_token(at);
   }
+  Untrained untrained(std::int64_t i) const override {
+    const auto [shard, at] = place_of(i);
+    return shard.untrained(at);
+  }
+  bool has_untrained() const override { return has_untrained_; }
   void read(std::int64_t i, std::int64_t begin, std::span<std::int32_t> out) const override {
     const auto [shard, at] = place_of(i);
     shard.read(at, begin, out);
@@ -66,6 +72,7 @@ class StoreStorage : public TokenStorage {
   UniqueFd lock_;  // of a store in use
   std::vector<std::unique_ptr<const Shard>> shards_;
   std::vector<std::int64_t> ends_;  // documents up to the end of each shard
+  bool has_untrained_ = false;
 };
 
 // The number in the name of a shard.
@@ -192,7 +199,7 @@ void verify_store(const fs::path& folder, Progress& progress) {
       ids.resize(static_cast<std::size_t>(shard->document_tokens(i)));
       shard->read(i, 0, ids);
       hash.append(ids);
-      hash.end_document(shard->document_bytes(i));
+      hash.end_document(shard->document_bytes(i), shard->untrained(i));
       text_bytes += shard->document_bytes(i);
       tokens += std::ssize(ids);
       throw_if_interrupted();
@@ -278,9 +285,9 @@ void StoreWriter::append(std::span<const std::int32_t> ids) {
   documents_.append(ids);
 }
 
-void StoreWriter::end_document(std::int64_t text_bytes, PlaceInSource place) {
-  writer_->end_document(text_bytes);
-  documents_.end_document(text_bytes);
+void StoreWriter::end_document(std::int64_t text_bytes, const Untrained& untrained, PlaceInSource place) {
+  writer_->end_document(text_bytes, untrained);
+  documents_.end_document(text_bytes, untrained);
   text_bytes_ += text_bytes;
   if (writer_->num_bytes() < shard_bytes_) return;
   finish_shard();

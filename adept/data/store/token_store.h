@@ -53,7 +53,7 @@ class StoreWriter : public TokenSink {
   /// The place that end_document() was given after the last document that is kept; null: start at the beginning.
   const Json& place() const { return place_; }
   void append(std::span<const std::int32_t> ids) override;
-  void end_document(std::int64_t text_bytes, PlaceInSource place) override;
+  void end_document(std::int64_t text_bytes, const Untrained& untrained, PlaceInSource place) override;
   bool keeps_content_hash() const override { return true; }
   /// The complete store, called once, last. Sets the documents, bytes and tokens of info.counts.
   TokenDataset finish(DatasetInfo info);

@@ -117,6 +117,25 @@ TEST(Options, AreParsedIntoTheirTargets) {
   EXPECT_EQ(result[2].on_bad_record, data::BadRecord::kSkip);
 }
 
+TEST(Options, TrainOnAnswersNeedsMessages) {
+  const auto sources_of = [](const std::string& words) {
+    CLI::App app;
+    DataOptions data;
+    add_data_options(app, data);
+    app.parse("--data x.jsonl " + words);
+    return sources(data);
+  };
+  EXPECT_EQ(sources_of("--messages-field m")[0].train_on, data::TrainOn::kAll);
+  EXPECT_EQ(sources_of("--messages-field m --train-on assistant")[0].train_on, data::TrainOn::kAssistant);
+  EXPECT_THROW(sources_of("--messages-field m --train-on user"), CLI::ValidationError);
+  try {
+    sources_of("--train-on assistant");
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("--train-on: found assistant without messages_field"));
+  }
+}
+
 TEST(Options, RefuseWrongValues) {
   const auto error_of_dtype = [](const std::string& word) -> std::string {
     CLI::App app;

@@ -59,7 +59,7 @@ data:
   general: [{name: general, path: g.jsonl}]
   train:
     - {name: a, path: "@files.txt", template: "{question}\n\t{meta.answer} {{x}}: \"'#"}
-    - {name: b, path: "-", format: arrow, split: train, messages_field: chat.messages}
+    - {name: b, path: "-", format: arrow, split: train, messages_field: chat.messages, train_on: assistant}
     - name: c
       path: [c.md, d]
       format: text
@@ -71,7 +71,9 @@ data:
   EXPECT_THAT(config.data.train.at(1).paths, ElementsAre("-"));
   EXPECT_EQ(config.data.train.at(1).format, "arrow");
   EXPECT_EQ(config.data.train.at(1).split, "train");
+  EXPECT_EQ(config.data.train.at(0).train_on, data::TrainOn::kAll);
   EXPECT_EQ(config.data.train.at(1).messages_field, "chat.messages");
+  EXPECT_EQ(config.data.train.at(1).train_on, data::TrainOn::kAssistant);
   const RunConfig again = parse(to_yaml(config));
   EXPECT_EQ(to_json(again), to_json(config)) << to_yaml(config);
 }
@@ -93,6 +95,10 @@ TEST(RunConfig, SaysWhichOptionsOfTextContradictEachOther) {
   EXPECT_THAT(problems("format: parquet, txt_record: line"),
               HasSubstr("data.train.0.txt_record: found together with format: parquet"));
   EXPECT_THAT(problems("format: text, messages_field: m"), HasSubstr("data.train.0.messages_field: found together"));
+  EXPECT_EQ(problems("messages_field: m, train_on: assistant"), "");
+  EXPECT_THAT(problems("train_on: assistant"),
+              HasSubstr("data.train.0.train_on: found assistant without messages_field"));
+  EXPECT_THAT(problems("messages_field: m, train_on: user"), HasSubstr("data.train.0.train_on: "));
   EXPECT_THAT(problems("template: 'no field'"), HasSubstr("data.train.0.template: found no field"));
   EXPECT_THAT(problems("format: parket"), HasSubstr("did you mean parquet?"));
 }
@@ -536,7 +542,9 @@ TEST(Explain, EveryKeyCanBeSet) {
       value = doc.fallback.starts_with(first) ? rest.substr(0, rest.find('|')) : first;
     }
     std::vector<std::string> overrides = {"data.eval=[{name: e, path: p}]", "data.replay=[{name: r, path: p}]",
-                                          "unit_lr.factors=[{units: \"*\", factor: 1}]", key + "=" + value};
+                                          "unit_lr.factors=[{units: \"*\", factor: 1}]"};
+    if (key.ends_with(".train_on")) overrides.push_back(key.substr(0, key.rfind('.')) + ".messages_field=m");
+    overrides.push_back(key + "=" + value);
     const Json changed = to_json(minimal_with(overrides));
     const Json::json_pointer at(pointer);
     EXPECT_NE(changed.at(at), defaults.at(at)) << key << "=" << value;

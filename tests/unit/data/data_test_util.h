@@ -108,7 +108,7 @@ inline TokenDataset write_store(const std::filesystem::path& folder, const Token
                                 std::int64_t shard_bytes = StoreOptions().shard_bytes) {
   return build_store(folder, dataset.info(), {.shard_bytes = shard_bytes}, [&](StoreWriter& writer) {
     for (std::int64_t i = 0; i < dataset.num_documents(); ++i)
-      writer.add(test::document_ids(dataset, i), dataset.document_bytes(i));
+      writer.add(test::document_ids(dataset, i), dataset.document_bytes(i), dataset.untrained(i));
     return dataset.info();
   });
 }
@@ -128,6 +128,7 @@ inline void expect_equal(const TokenDataset& a, const TokenDataset& b) {
     EXPECT_EQ(test::document_ids(a, i), test::document_ids(b, i)) << i;
     EXPECT_EQ(a.last_token(i), b.last_token(i)) << i;
     EXPECT_EQ(a.document_bytes(i), b.document_bytes(i)) << i;
+    EXPECT_EQ(a.untrained(i), b.untrained(i)) << i;
   }
 }
 

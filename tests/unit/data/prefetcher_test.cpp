@@ -68,6 +68,8 @@ class DamagedStorage : public TokenStorage {
   std::int64_t document_tokens(std::int64_t) const override { return 10; }
   std::int64_t document_bytes(std::int64_t) const override { return 10; }
   std::int32_t last_token(std::int64_t) const override { return 5; }
+  Untrained untrained(std::int64_t) const override { return {}; }
+  bool has_untrained() const override { return false; }
   void read(std::int64_t i, std::int64_t, std::span<std::int32_t> out) const override {
     if (num_reads++ >= 6) throw DataError("document {} is damaged", i);
     std::fill(out.begin(), out.end(), 5);

@@ -363,6 +363,9 @@ TEST(OptionProblems, NameOptionsThatContradictEachOther) {
               HasSubstr("template: found together with text_field"));
   EXPECT_THAT(problems({.name = "s", .text_template = "{a}", .messages_field = "m"}),
               HasSubstr("messages_field: found together with template"));
+  EXPECT_EQ(problems({.name = "s", .messages_field = "m", .train_on = TrainOn::kAssistant}), "");
+  EXPECT_THAT(problems({.name = "s", .train_on = TrainOn::kAssistant}),
+              HasSubstr("train_on: found assistant without messages_field"));
   EXPECT_THAT(problems({.name = "s", .text_template = "{a"}), HasSubstr("template: found a single {"));
   EXPECT_THAT(problems({.name = "s", .format = "csv", .txt_record = TxtRecord::kLine}),
               HasSubstr("txt_record: found together with format: csv"));
@@ -378,7 +381,11 @@ TEST(TextSource, FingerprintFollowsTheOptionsThatChangeDocuments) {
   EXPECT_NE(source_fingerprint({.name = "s", .paths = {a}, .format = "text"}), base);
   EXPECT_NE(source_fingerprint(with_template(a, "{text}")), base);
   EXPECT_NE(source_fingerprint(with_template(a, "{text}")), source_fingerprint(with_template(a, "{text} ")));
-  EXPECT_NE(source_fingerprint({.name = "s", .paths = {a}, .messages_field = "text"}), base);
+  const TextSource chat{.name = "s", .paths = {a}, .messages_field = "text"};
+  TextSource answers = chat;
+  answers.train_on = TrainOn::kAssistant;
+  EXPECT_NE(source_fingerprint(chat), base);
+  EXPECT_NE(source_fingerprint(answers), source_fingerprint(chat));
   const auto b = folder.write("b.ndjson", "{\"text\":\"a\"}\n");
   std::filesystem::last_write_time(b, std::filesystem::last_write_time(a));
   EXPECT_EQ(source_fingerprint(one(b)), base);

@@ -83,7 +83,7 @@ TEST(DocumentTag, IsReadFromAnyPlaceInPartsOfAnySize) {
         stream.read(begin, tokens);
         ASSERT_TRUE(std::equal(tokens.begin(), tokens.end(), expected.tokens.begin() + begin)) << begin << " " << size;
         std::vector<bool> is_tag(static_cast<std::size_t>(size));
-        for (const TokenSpan& span : stream.tags_within(begin, size))
+        for (const TokenSpan& span : stream.untrained_within(begin, size))
           std::fill(is_tag.begin() + span.begin, is_tag.begin() + span.end, true);
         ASSERT_TRUE(std::equal(is_tag.begin(), is_tag.end(), expected.is_tag.begin() + begin)) << begin << " " << size;
       }

@@ -164,8 +164,8 @@ TEST(Evaluate, LeavesNoGraphOnATrainableModel) {
 TEST(Metrics, HaveTheErrorOfAMeanOverSequences) {
   // Two sequences of one token have the error of the mean of two values: their distance by two.
   const auto metric_of = [](std::vector<Scores::OfSequence> sequences, std::string_view name) {
-    const Result result{.metrics =
-                            metrics_of({.sequences = std::move(sequences), .counts = {.bytes = 10, .covered = 5}})};
+    const Result result{.metrics = metrics_of(
+                            {.sequences = std::move(sequences), .counts = {.covered = 5, .measured = 5, .bytes = 10}})};
     return *result.find(name);
   };
   const auto error_of_loss = [&](std::vector<Scores::OfSequence> sequences) {
