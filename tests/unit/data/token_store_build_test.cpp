@@ -119,6 +119,28 @@ TEST(TokenStoreBuild, GoesOnBetweenConversations) {
   expect_same_bytes_after_any_interrupt(folder, source, chat, 6);
 }
 
+TEST(TokenStoreBuild, GoesOnBetweenConversationsWithAnswers) {
+  const TemporaryFolder folder;
+  folder.write("model/tokenizer_config.json", "{}");
+  folder.write("model/chat_template.jinja", "{% for m in messages %}[{{ m.content }}]{% endfor %}");
+  const auto chat = std::make_shared<const ChatTemplate>(ChatTemplate::from_model_dir(folder / "model"));
+  std::string lines;
+  for (int i = 0; i < 8; ++i)
+    lines += fmt::format(R"({{"messages": [{{"role": "user", "content": "{}"}}, {{"role": "{}", "content": "a"}}]}})",
+                         i, i % 5 == 3 ? "tool" : "assistant") +
+             "\n";
+  const TextSource source{.name = "s",
+                          .paths = {folder.write("a.jsonl", lines), folder.write("b.jsonl", lines)},
+                          .messages_field = "messages",
+                          .train_on = TrainOn::kAssistant,
+                          .on_bad_record = BadRecord::kSkip};
+  expect_same_bytes_after_any_interrupt(folder, source, chat, 12);
+  const TokenDataset dataset = open_store(folder / "whole");
+  EXPECT_EQ(dataset.num_documents(), 14);
+  for (std::int64_t i = 0; i < dataset.num_documents(); ++i)
+    EXPECT_EQ(dataset.untrained(i), (Untrained{.spans = {{0, 3}}, .bytes = 3})) << "[0][a]";
+}
+
 /// A store that was interrupted after two shards, and continued.
 struct Interrupted {
   TemporaryFolder folder;
