@@ -210,6 +210,7 @@ class Soak:
         self.adept = pathlib.Path(os.environ.get("ADEPT_BUILD", ROOT / "build" / "release")) / "adept"
         self.environment = {**os.environ, "ADEPT_RESULT_CACHE": "off", "XDG_CACHE_HOME": str(self.work / "cache")}
         self.rows, self.problems, self.train_peaks = [], [], []
+        self.store = {}  # what it holds
 
     def start(self, *arguments):
         return Watch([self.adept, *arguments], cwd=self.work, env=self.environment)
@@ -253,6 +254,8 @@ class Soak:
         self.check_peak("tokenize", whole.peak, TOKENIZE_BOUND)
         self.add_row("tokenize", whole.seconds, self.size, whole.peak)
         size = bytes_in(self.work / "whole")
+        counts = json.loads((self.work / "whole" / "store.json").read_text())["counts"]
+        self.store = {"documents": counts["documents"], "tokens": counts["tokens"], "bytes": size}
         begin, kills, peaks = time.monotonic(), [], []
         for place in sorted(self.rng.uniform(0.02, 0.9) for _ in range(self.options.kills)):
             process = self.tokenize("killed")
@@ -323,8 +326,7 @@ class Soak:
         return []
 
     def train_twice(self):
-        record = json.loads((self.work / "whole" / "store.json").read_text())["counts"]
-        lists = BYTES_PER_DOCUMENT * record["documents"] + BYTES_PER_SEQUENCE * record["tokens"] // SEQ_LEN
+        lists = BYTES_PER_DOCUMENT * self.store["documents"] + BYTES_PER_SEQUENCE * self.store["tokens"] // SEQ_LEN
         whole = self.train("trained").finish_well()
         read = {"RssAnon": 0, "VmHWM": STEPS * BATCH * BYTES_PER_READ}
         bounds = {name: bound + lists + read[name] for name, bound in TRAIN_BOUND.items()}
@@ -350,7 +352,8 @@ class Soak:
 
     def end(self):
         """Prints and writes the report. Returns the exit code."""
-        print(f"{self.size / MB:.0f} MB of text, seed {self.options.seed}")
+        held = ", ".join(f"{value:,} {name}" for name, value in self.store.items())
+        print(f"{self.size / MB:.0f} MB of text, seed {self.options.seed}; the store: {held}")
         columns = {"part": "part", "seconds": "seconds", "mb_per_second": "MB/s", "VmHWM_mb": "VmHWM MB", "RssAnon_mb": "RssAnon MB"}
         for row in [columns, *self.rows]:
             cells = [str(row.get(name) or "") for name in columns]
@@ -359,7 +362,7 @@ class Soak:
                 print(f"    killed at {kill}")
         for problem in self.problems:
             print(f"FAILED: {problem}")
-        record = {"text_bytes": self.size, "seed": self.options.seed, "parts": self.rows, "problems": self.problems}
+        record = {"text_bytes": self.size, "seed": self.options.seed, "store": self.store, "parts": self.rows, "problems": self.problems}
         self.options.report.write_text(json.dumps(record, indent=2) + "\n")
         return 1 if self.problems else 0
 

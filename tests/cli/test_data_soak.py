@@ -21,7 +21,7 @@ def test_a_small_soak_holds(real_text, tmp_path, monkeypatch, capsys):
     assert list(parts) == ["corpus", "tokenize", "tokenize, killed", "train", "train, killed"] and report["problems"] == []
     assert len(parts["tokenize, killed"]["kills"]) == 10 and len(parts["train, killed"]["kills"]) == 2
     assert report["text_bytes"] >= 20e6 and parts["tokenize"]["mb_per_second"] > 0 and parts["train"]["RssAnon_mb"] > 0
-    assert all(name in shown for name in parts)
+    assert all(name in shown for name in parts) and report["store"]["tokens"] > report["store"]["documents"] > 0
     assert not (tmp_path / "work").exists()
 
 
