@@ -96,6 +96,15 @@ Json before_of(const Json& saved, const std::string& name) {
   return {};
 }
 
+// Whether numbers, or lists of them, differ by rounding at most: equal shares can be computed in several ways.
+bool are_close(const Json& a, const Json& b) {
+  if (a.is_number() && b.is_number()) {
+    const auto x = a.get<double>(), y = b.get<double>();
+    return std::abs(x - y) <= 1e-12 * std::max(std::abs(x), std::abs(y));
+  }
+  return a.is_array() && b.is_array() ? std::ranges::equal(a, b, are_close) : a == b;
+}
+
 void check_state(const Json& saved, const std::string& where) {
   const auto is_table = [&](const char* key) {
     const auto found = saved.is_object() ? saved.find(key) : saved.end();
@@ -429,7 +438,7 @@ std::vector<std::string> TrainLoader::differences(const Json& saved, OtherMixtur
           is_strict ? "" : ", so what it has given is unknown; give the new text as a source of another name"));
     if (!is_strict) continue;
     for (const auto& [key, meaning] : {std::pair{"share", "share of the tokens"}, {"limit", "limit of sequences"}})
-      if (before.value(key, Json()) != source[key])
+      if (!are_close(before.value(key, Json()), source[key]))
         problems.push_back(fmt::format("source \"{}\": its {} is {} now, but was {}", name, meaning, source[key].dump(),
                                        before.value(key, Json()).dump()));
   }

@@ -286,6 +286,8 @@ TEST(TrainLoader, RefusesThePositionOfOtherData) {
               HasSubstr("source \"extra\" is new"));
   EXPECT_THAT(refusal(two_sources(1, 1)),
               HasSubstr("source \"domain\": its share of the tokens is 0.5 now, but was 0.75"));
+  TrainLoader rounded = two_sources(3, std::nextafter(1, 2));
+  EXPECT_NO_THROW(rounded.load_state(two_sources(3, 1).state(), "state")) << "shares that are equal but for rounding";
   EXPECT_THAT(refusal(TrainLoader({{domain, 3}, {replay, 1}}, {.seq_len = 17, .eos = 1, .seed = 6})),
               AllOf(HasSubstr("seed is 6 now, but was 5"), HasSubstr("seq_len is 17 now, but was 16"),
                     HasSubstr("eos is 1 now, but was 0")));
