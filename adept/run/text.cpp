@@ -52,6 +52,13 @@ data::DocumentTag tag_of(const data::Tokenizer& tokenizer, const std::optional<s
   return tag;
 }
 
+// The same for all names of a file; of a pipe, its name.
+fs::path identity_of(const fs::path& file) {
+  std::error_code error;
+  fs::path path = fs::canonical(file, error);
+  return error ? file : path;
+}
+
 // Of the documents that are trained on, with EOS; at least 1 (TrainLoader reports a source without any).
 double trained_tokens(const data::TokenDataset& dataset, const std::vector<std::int64_t>& excluded) {
   std::int64_t tokens = dataset.num_tokens() + dataset.num_documents();
@@ -129,13 +136,13 @@ void warn_of_shared_files(const config::RunConfig& config) {
   const auto add = [&](const char* key, const auto& sources) {
     for (const data::TextSource& source : sources)
       for (const fs::path& file : data::find_files(source).files)
-        trained_on.emplace(fs::canonical(file), fmt::format("{} ({})", key, source.name));
+        trained_on.emplace(identity_of(file), fmt::format("{} ({})", key, source.name));
   };
   add("data.train", config.data.train);
   if (config.train.replay_ratio.value_or(0).max() > 0) add("data.replay", config.data.replay);
   for (const data::TextSource& source : config.data.eval)
     for (const fs::path& file : data::find_files(source).files)
-      if (const auto found = trained_on.find(fs::canonical(file)); found != trained_on.end())
+      if (const auto found = trained_on.find(identity_of(file)); found != trained_on.end())
         log_warning("{}: is in both {} and data.eval ({}), so the evaluation includes training text.", file.string(),
                     found->second, source.name);
 }
