@@ -135,22 +135,23 @@ data::SourceCounts write_store(const data::TextEncoder& encoder, const data::Tex
   if (const auto tokens = data::find_token_files(source); tokens && tokens->format == data::TokenFormat::kStore)
     throw ConfigError("--data {}: is a token store already; expected text, or tokens of another program.",
                       tokens->parts.front().string());
-  Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
   const auto on_other = options.force ? data::OnOtherStore::kReplace : data::OnOtherStore::kFail;
   const data::TokenizeOptions how{.num_threads = static_cast<int>(options.threads),
                                   .store = {.shard_bytes = options.shard_bytes, .on_other = on_other}};
-  const data::TokenDataset dataset = [&] {
+  const auto build = [&] {
+    Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
     try {
       return data::tokenize_to_store(options.out, source, encoder, how, progress);
     } catch (const InterruptedError& error) {
       throw run::interrupted(error, fmt::format("finished shards are kept in {}", options.out));
     }
-  }();
-  data::write_skipped(fs::path(options.out) / "skipped.jsonl", dataset.info().skipped);
+  };
+  data::TokenDataset dataset = build();
   if (options.verify) {
-    Progress verifying("verify", 0, {.counts = "tokens", .source = source.name});
-    data::verify_source(options.out, source, verifying);
+    Progress progress("verify", 0, {.counts = "tokens", .source = source.name});
+    if (!data::verify_or_discard(options.out, source, on_other, progress)) dataset = build();
   }
+  data::write_skipped(fs::path(options.out) / "skipped.jsonl", dataset.info().skipped);
   return dataset.counts();
 }
 

@@ -15,6 +15,7 @@
 #include "adept/core/log.h"
 #include "adept/core/signals.h"
 #include "adept/data/interchange/token_files.h"
+#include "adept/data/store/store_record.h"
 #include "adept/data/token_sink.h"
 #include "adept/data/untrained_tokens.h"
 
@@ -346,9 +347,21 @@ void verify_source(const std::filesystem::path& folder, const TextSource& source
   if (const std::string hash = content_hash(source); hash != recorded)
     throw DataError(
         "{}: was made of other text than source \"{}\" has now: the hash of its files was {} and is {}. Delete the "
-        "folder "
-        "and tokenize again.",
+        "folder and tokenize again.",
         folder.string(), source.name, recorded, hash);
+}
+
+bool verify_or_discard(const std::filesystem::path& folder, const TextSource& source, OnOtherStore on_other,
+                       Progress& progress) {
+  try {
+    verify_source(folder, source, progress);
+    return true;
+  } catch (const DataError& error) {
+    if (on_other == OnOtherStore::kFail) throw;
+    log_warning("{} Tokenizing again.", error.what());
+  }
+  remove_store_record(folder);
+  return false;
 }
 
 }  // namespace adept::data

@@ -47,5 +47,9 @@ TokenDataset tokenize_to_store(const std::filesystem::path& folder, const Datase
 
 /// Checks all of a store, and that the files of its source still have the bytes that it was made of. Throws DataError.
 void verify_source(const std::filesystem::path& folder, const TextSource& source, Progress& progress);
+/// The same for a store that may be replaced (kReplace): one that fails is discarded with a warning, and must be made
+/// again. Returns whether it is kept.
+bool verify_or_discard(const std::filesystem::path& folder, const TextSource& source, OnOtherStore on_other,
+                       Progress& progress);
 
 }  // namespace adept::data

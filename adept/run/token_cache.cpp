@@ -150,16 +150,19 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const data::Te
   const bool is_built = is_shared && !data::is_store(store);
   const std::int64_t most_bytes = is_shared ? most_token_cache_bytes(store.parent_path()) : 0;
   if (is_built) limit_token_cache(store.parent_path(), most_bytes);
-  Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
-  data::TokenDataset dataset = data::tokenize_to_store(store, inputs, source, encoder, tokenize_options(), progress);
+  const auto build = [&] {
+    Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
+    return data::tokenize_to_store(store, inputs, source, encoder, tokenize_options(), progress);
+  };
+  data::TokenDataset dataset = build();
+  if (verify == Verify::kNow) {
+    Progress progress("verify", 0, {.counts = "tokens", .source = source.name});
+    if (!data::verify_or_discard(store, source, data::OnOtherStore::kReplace, progress)) dataset = build();
+  }
   if (is_shared) {
     mark_used(store);
     show_store(own, store);
     if (is_built) limit_token_cache(store.parent_path(), most_bytes);
-  }
-  if (verify == Verify::kNow) {
-    Progress verifying("verify", 0, {.counts = "tokens", .source = source.name});
-    data::verify_source(store, source, verifying);
   }
   return dataset;
 }

@@ -186,6 +186,9 @@ def test_verify_notices_text_that_changed_behind_its_size_and_time(folder):
     assert "warning" not in tokenize(folder, "--data", "long.txt", "--out", "store").stderr
     error = error_of(tokenize(folder, "--data", "long.txt", "--out", "store", "--verify", check=False), 1)
     assert 'was made of other text than source "long" has now' in error and error.count("xxh3:") == 2
+    forced = tokenize(folder, "--data", "long.txt", "--out", "store", "--verify", "--force")
+    assert "was made of other text" in forced.stderr and "Tokenizing again." in forced.stderr
+    assert ids_of(folder, "store") == ids_of(folder, "long.txt")
 
 
 def test_a_store_of_other_text_is_replaced_on_request_only(folder):
@@ -315,11 +318,28 @@ def test_a_run_checks_everything_on_request(folder):
     settings = {**config("text.jsonl"), "output_dir": "a"}
     (folder / "run.yaml").write_text(json.dumps(settings))
     assert adept(folder, "run", "run.yaml").returncode == 0, "all stages are kept, so no token is read"
-    error = error_of(adept(folder, "run", "run.yaml", "--verify", check=False), 1)
-    assert "a/data/domain.tokens/00000.tokens: block 0" in error and "Delete the folder a/data/domain.tokens" in error
-    shutil.rmtree(folder / "a" / "data" / "domain.tokens")
-    assert adept(folder, "run", "run.yaml", "--verify").returncode == 0
+    messages = adept(folder, "run", "run.yaml", "--verify").stderr
+    assert "a/data/domain.tokens/00000.tokens: block 0" in messages and "Tokenizing again." in messages
     assert losses(folder, config("text.jsonl"), "b") == expected
+
+
+def test_a_damaged_store_of_a_run_is_made_again_by_the_next_call(folder, tmp_path):
+    environment = sharing(tmp_path)
+    losses(folder, config("text.jsonl"), "a", env=environment)
+    flip((folder / "a" / "data" / "domain.tokens").resolve() / "00000.tokens", 20)
+    other = {**config("text.jsonl"), "seed": 7}
+    error = error_of(losses(folder, other, "b", env=environment, check=False), 1)
+    assert "00000.tokens: block 0" in error and "is discarded: repeat the command" in error
+    assert len(losses(folder, other, "b", env=environment)) == 3
+
+
+def test_a_run_reads_piped_text(folder):
+    expected = losses(folder, config("text.jsonl"), "a")
+    (folder / "run.yaml").write_text(json.dumps({**config("-"), "output_dir": "b"}))
+    piped = subprocess.run([BUILD / "adept", "run", "run.yaml"], cwd=folder, input=(folder / "text.jsonl").read_bytes(), capture_output=True)
+    assert piped.returncode == 0, piped.stderr
+    log = (folder / "b" / "trainer_log.jsonl").read_text().splitlines()
+    assert [entry["loss"] for entry in map(json.loads, log) if "loss" in entry] == expected
 
 
 def test_a_cache_that_cannot_be_written_is_not_used(folder):

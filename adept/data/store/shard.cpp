@@ -10,6 +10,7 @@
 #include "adept/core/error.h"
 #include "adept/core/file.h"
 #include "adept/core/signals.h"
+#include "adept/data/store/store_record.h"
 
 static_assert(std::endian::native == std::endian::little, "token stores are little endian");
 
@@ -186,11 +187,12 @@ ShardRecord ShardWriter::finish() {
   return {.documents = std::ssize(ends_), .tokens = num_tokens_, .hash = std::string(text_in(footer.hash))};
 }
 
-Shard::Shard(const std::filesystem::path& path, const ShardRecord& record, std::int64_t vocab_size)
+Shard::Shard(const std::filesystem::path& path, const ShardRecord& record, std::int64_t vocab_size, OnDamage on_damage)
     : file_(open_shard(path)),
       bytes_(file_->bytes()),
       record_(record),
       vocab_size_(vocab_size),
+      on_damage_(on_damage),
       id_bytes_(static_cast<std::size_t>(bytes_per_id(vocab_size))) {
   read_frame();
   checked_blocks_ = std::vector<std::atomic<std::uint64_t>>((num_blocks_ + 63) / 64);
@@ -199,6 +201,14 @@ Shard::Shard(const std::filesystem::path& path, const ShardRecord& record, std::
 void Shard::fail(const std::string& problem) const {
   throw DataError("{}: {}. Delete the folder {} and tokenize again.", file_->path().string(), problem,
                   file_->path().parent_path().string());
+}
+
+void Shard::fail_damaged(const std::string& problem) const {
+  if (on_damage_ == OnDamage::kKeep) fail(problem);
+  const std::filesystem::path folder = file_->path().parent_path();
+  remove_store_record(folder);
+  throw DataError("{}: {}. The store {} is discarded: repeat the command, and the text is tokenized again.",
+                  file_->path().string(), problem, folder.string());
 }
 
 void Shard::read_frame() {
@@ -276,7 +286,8 @@ std::int64_t Shard::begin_of(std::int64_t i) const {
 
 Untrained Shard::untrained_at(std::int64_t i) const {
   const std::uint64_t begin = i == 0 ? 0 : number_at(span_ends_, i - 1), end = number_at(span_ends_, i);
-  if (end < begin || end > num_spans_) fail(fmt::format("document {} has the untrained spans {} to {}", i, begin, end));
+  if (end < begin || end > num_spans_)
+    fail_damaged(fmt::format("document {} has the untrained spans {} to {}", i, begin, end));
   Untrained untrained{.spans = std::vector<TokenSpan>(end - begin),
                       .bytes = static_cast<std::int64_t>(number_at(untrained_bytes_, i))};
   if (begin < end)
@@ -300,26 +311,27 @@ void Shard::check_index() const {
   hasher.update(bytes_.first(sizeof(ShardHeader)));
   hasher.update(bytes_.subspan(end_of_ids, footer_ + offsetof(ShardFooter, hash) - end_of_ids));
   if (hasher.digest() != record_.hash)
-    fail(fmt::format("its index, bytes {} to {}, does not match its hash; it is damaged", end_of_ids, footer_));
+    fail_damaged(fmt::format("its index, bytes {} to {}, does not match its hash; it is damaged", end_of_ids, footer_));
   std::int64_t begin = 0, all_bytes = 0;
   for (std::int64_t i = 0; i < record_.documents; ++i) {
     const auto end = static_cast<std::int64_t>(number_at(ends_, i));
     const auto text = static_cast<std::int64_t>(number_at(text_bytes_, i));
     const std::int32_t last = id_at(last_ids_, i);
     if (end <= begin || end > record_.tokens)
-      fail(fmt::format("document {} is empty or ends before it starts: its ids are {} to {}", i, begin, end));
+      fail_damaged(fmt::format("document {} is empty or ends before it starts: its ids are {} to {}", i, begin, end));
     if (text < 0 || __builtin_add_overflow(all_bytes, text, &all_bytes))
-      fail(fmt::format("document {} has {} bytes of text", i, text));
+      fail_damaged(fmt::format("document {} has {} bytes of text", i, text));
     if (last < 0 || last >= vocab_size_)
-      fail(fmt::format("document {} ends with the id {}, outside its vocabulary of {} ids", i, last, vocab_size_));
+      fail_damaged(
+          fmt::format("document {} ends with the id {}, outside its vocabulary of {} ids", i, last, vocab_size_));
     if (num_spans_ > 0 && !is_valid(untrained_at(i), end - begin, text))
-      fail(fmt::format("document {} has untrained tokens outside its {} ids and {} bytes, or in disorder", i,
-                       end - begin, text));
+      fail_damaged(fmt::format("document {} has untrained tokens outside its {} ids and {} bytes, or in disorder", i,
+                               end - begin, text));
     begin = end;
   }
   if (num_spans_ > 0 && number_at(span_ends_, record_.documents - 1) != num_spans_)
-    fail(fmt::format("its documents do not have all of its {} untrained spans", num_spans_));
-  if (begin != record_.tokens) fail(fmt::format("its documents have {} of {} ids", begin, record_.tokens));
+    fail_damaged(fmt::format("its documents do not have all of its {} untrained spans", num_spans_));
+  if (begin != record_.tokens) fail_damaged(fmt::format("its documents have {} of {} ids", begin, record_.tokens));
 }
 
 void Shard::require_block(std::size_t block) const {
@@ -332,10 +344,10 @@ void Shard::require_block(std::size_t block) const {
   const auto ids =
       bytes_.subspan(sizeof(ShardHeader) + block * kShardBlockBytes, static_cast<std::size_t>(end - first) * id_bytes_);
   if (short_hash_of(ids) != value_at<std::uint64_t>(bytes_, hashes_ + 8 * block))
-    fail(fmt::format("block {}, ids {} to {}, does not match its hash; it is damaged", block, first, end - 1));
+    fail_damaged(fmt::format("block {}, ids {} to {}, does not match its hash; it is damaged", block, first, end - 1));
   for (std::int64_t i = first; i < end; ++i)
     if (const std::int32_t id = id_at(sizeof(ShardHeader), i); id < 0 || id >= vocab_size_)
-      fail(fmt::format("its id {} is {}, outside its vocabulary of {} ids", i, id, vocab_size_));
+      fail_damaged(fmt::format("its id {} is {}, outside its vocabulary of {} ids", i, id, vocab_size_));
   bits.fetch_or(bit, std::memory_order_release);
 }
 
@@ -386,7 +398,7 @@ void Shard::verify() const {
   for (std::int64_t i = 0; i < record_.documents; ++i) {
     const std::int32_t last = id_at(sizeof(ShardHeader), static_cast<std::int64_t>(number_at(ends_, i)) - 1);
     if (last != id_at(last_ids_, i))
-      fail(fmt::format("document {} ends with the id {}, but its index says {}", i, last, id_at(last_ids_, i)));
+      fail_damaged(fmt::format("document {} ends with the id {}, but its index says {}", i, last, id_at(last_ids_, i)));
   }
 }
 

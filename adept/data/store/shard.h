@@ -72,12 +72,19 @@ class ShardWriter {
   Hasher hasher_;
 };
 
+/// What follows when a part that is read is found to be damaged.
+enum class OnDamage {
+  kKeep,     ///< the store stays as it is
+  kDiscard,  ///< the store's record is removed, so that the next call makes the store again
+};
+
 /// A mapped shard. Its index is checked when it is first used, a block of ids when it is first read. Every function
 /// throws DataError with the file, what is damaged, and what to do. Safe to use from several threads.
 class Shard {
  public:
   /// Looks at the sizes, and compares them with the record.
-  Shard(const std::filesystem::path& path, const ShardRecord& record, std::int64_t vocab_size);
+  Shard(const std::filesystem::path& path, const ShardRecord& record, std::int64_t vocab_size,
+        OnDamage on_damage = OnDamage::kKeep);
 
   std::int64_t num_documents() const { return record_.documents; }
   // Of document i of the shard.
@@ -91,7 +98,8 @@ class Shard {
   void verify() const;
 
  private:
-  [[noreturn]] void fail(const std::string& problem) const;
+  [[noreturn]] void fail(const std::string& problem) const;          // when it is opened
+  [[noreturn]] void fail_damaged(const std::string& problem) const;  // when it is read
   void read_frame();
   void find_parts(std::uint32_t version, std::size_t num_documents, std::size_t num_tokens);
   std::uint64_t number_at(std::size_t part, std::int64_t i) const;
@@ -106,6 +114,7 @@ class Shard {
   std::span<const std::byte> bytes_;
   ShardRecord record_;
   std::int64_t vocab_size_;
+  OnDamage on_damage_;
   std::size_t id_bytes_;
   std::size_t number_bytes_ = 4;
   std::size_t ends_ = 0, text_bytes_ = 0, last_ids_ = 0, hashes_ = 0, footer_ = 0;  // where the parts start

@@ -24,10 +24,12 @@ namespace fs = std::filesystem;
 /// The shards of a store as one list of documents.
 class StoreStorage : public TokenStorage {
  public:
-  StoreStorage(const fs::path& folder, const StoreRecord& record, UniqueFd lock = {}) : lock_(std::move(lock)) {
+  StoreStorage(const fs::path& folder, const StoreRecord& record, OnDamage on_damage = OnDamage::kKeep,
+               UniqueFd lock = {})
+      : lock_(std::move(lock)) {
     for (std::size_t i = 0; i < record.shards.size(); ++i) {
       shards_.push_back(
-          std::make_unique<const Shard>(folder / shard_name(i), record.shards[i], record.info.vocab_size));
+          std::make_unique<const Shard>(folder / shard_name(i), record.shards[i], record.info.vocab_size, on_damage));
       ends_.push_back((ends_.empty() ? 0 : ends_.back()) + shards_.back()->num_documents());
       has_untrained_ = has_untrained_ || shards_.back()->has_untrained();
     }
@@ -110,11 +112,16 @@ std::vector<std::string> differences_of(const DatasetInfo& there, const DatasetI
   return list;
 }
 
+// A store that may be replaced need not be kept damaged.
+OnDamage on_damage_of(const StoreOptions& options) {
+  return options.on_other == OnOtherStore::kReplace ? OnDamage::kDiscard : OnDamage::kKeep;
+}
+
 // A complete store of the same inputs that can be opened.
-std::optional<TokenDataset> find_same(const fs::path& folder, const DatasetInfo& inputs) {
+std::optional<TokenDataset> find_same(const fs::path& folder, const DatasetInfo& inputs, const StoreOptions& options) {
   if (!is_store(folder)) return std::nullopt;
   try {
-    const TokenDataset dataset = open_store(folder);
+    const TokenDataset dataset = open_store(folder, on_damage_of(options));
     if (differences_of(dataset.info(), inputs).empty()) return dataset.renamed(inputs.name);
   } catch (const DataError&) {  // check_replaced() reports it
   }
@@ -171,10 +178,10 @@ class StoreFolder {
 
 }  // namespace
 
-TokenDataset open_store(const fs::path& folder) {
+TokenDataset open_store(const fs::path& folder, OnDamage on_damage) {
   UniqueFd lock = io::lock_for_use(folder / kStoreFile);
   StoreRecord record = read_store_record(folder);
-  auto storage = std::make_shared<const StoreStorage>(folder, record, std::move(lock));
+  auto storage = std::make_shared<const StoreStorage>(folder, record, on_damage, std::move(lock));
   return {std::move(record.info), std::move(record.fingerprint), std::move(storage)};
 }
 
@@ -217,6 +224,7 @@ void verify_store(const fs::path& folder, Progress& progress) {
 StoreWriter::StoreWriter(fs::path folder, const DatasetInfo& inputs, const StoreOptions& options)
     : folder_(std::move(folder)),
       shard_bytes_(options.shard_bytes),
+      on_damage_(on_damage_of(options)),
       id_bytes_(bytes_per_id(inputs.vocab_size)),
       vocab_size_(inputs.vocab_size),
       inputs_(inputs_of(inputs, options.shard_bytes)) {
@@ -313,15 +321,15 @@ TokenDataset StoreWriter::finish(DatasetInfo info) {
   }
   write_store_record(folder_, {.info = std::move(info), .fingerprint = documents_.state(), .shards = shards_});
   remove_progress(folder_);
-  return open_store(folder_);
+  return open_store(folder_, on_damage_);
 }
 
 TokenDataset build_store(const fs::path& folder, const DatasetInfo& inputs, const StoreOptions& options,
                          FunctionRef<DatasetInfo(StoreWriter& writer)> fill) {
   check_folder(folder);
-  if (const auto same = find_same(folder, inputs)) return *same;
+  if (const auto same = find_same(folder, inputs, options)) return *same;
   const StoreFolder locked(folder);
-  if (const auto same = find_same(folder, inputs)) return *same;  // that another process has built meanwhile
+  if (const auto same = find_same(folder, inputs, options)) return *same;  // that another process has built meanwhile
   check_replaced(folder, inputs, options.on_other);
   StoreWriter writer(folder, inputs, options);
   DatasetInfo info = fill(writer);

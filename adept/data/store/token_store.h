@@ -22,7 +22,7 @@ namespace adept::data {
 /// How to handle a store, or a part of one, that is of other inputs; and a store that is damaged.
 enum class OnOtherStore {
   kFail,     ///< ConfigError that says what differs; DataError for a damaged store
-  kReplace,  ///< tokenize again, with an info message; a warning for a damaged store
+  kReplace,  ///< tokenize again, with an info message; a warning for a damaged store. OnDamage::kDiscard
 };
 
 struct StoreOptions {
@@ -34,7 +34,7 @@ struct StoreOptions {
 /// used, a block of ids when it is first read. Its mapped pages are the system's file cache, not memory of the process.
 /// It is locked against remove_if_unused() as long as the dataset or a copy of it exists.
 /// Throws DataError with the file and what to do if it is missing, damaged, or of another version or kind.
-TokenDataset open_store(const std::filesystem::path& folder);
+TokenDataset open_store(const std::filesystem::path& folder, OnDamage on_damage = OnDamage::kKeep);
 
 /// Removes a store, or a part of one, unless a process has it open or builds it. Returns whether it was removed.
 bool remove_if_unused(const std::filesystem::path& folder);
@@ -65,6 +65,7 @@ class StoreWriter : public TokenSink {
 
   std::filesystem::path folder_;
   std::int64_t shard_bytes_;
+  OnDamage on_damage_;  // of the finished store
   int id_bytes_;
   std::int64_t vocab_size_;
   Json inputs_;

@@ -10,6 +10,7 @@
 
 #include "adept/core/error.h"
 #include "adept/run/token_cache.h"
+#include "tests/support/captured_log.h"
 #include "tests/support/document_ids.h"
 #include "tests/support/environment.h"
 #include "tests/support/reads.h"
@@ -19,6 +20,7 @@ namespace adept::run {
 namespace {
 
 using test::Says;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -210,12 +212,28 @@ TEST(TokenCache, IsCheckedAsAWholeOnRequest) {
   bytes[20] = static_cast<char>(bytes[20] ^ 1);  // an id
   test::write_file(t.cached(), bytes);
   EXPECT_NO_THROW(t.tokens());
-  try {
-    tokenize_source_cached(t.model(), t.source, t.dir / "data", Verify::kNow);
-    ADD_FAILURE() << "nothing was thrown";
-  } catch (const DataError& error) {
-    EXPECT_THAT(error.what(), HasSubstr("00000.tokens: block 0"));
+  const test::CapturedLog log;
+  const data::TokenDataset again = tokenize_source_cached(t.model(), t.source, t.dir / "data", Verify::kNow);
+  EXPECT_THAT(log.text(), AllOf(HasSubstr("00000.tokens: block 0"), HasSubstr("Tokenizing again.")));
+  EXPECT_THAT(test::document_ids(again, 0), ElementsAre(0, 1, 2));
+}
+
+TEST(TokenCache, DiscardsAStoreThatIsFoundDamagedWhileItIsRead) {
+  const Texts t;
+  t.tokens();
+  std::string bytes = test::read_file(t.cached());
+  bytes[20] = static_cast<char>(bytes[20] ^ 1);
+  test::write_file(t.cached(), bytes);
+  const data::TokenDataset damaged = t.tokens();
+  for (int i = 0; i < 2; ++i) {
+    try {
+      test::document_ids(damaged, 0);
+      ADD_FAILURE() << "nothing was thrown";
+    } catch (const DataError& error) {
+      EXPECT_THAT(error.what(), AllOf(HasSubstr("00000.tokens: block 0"), HasSubstr("repeat the command")));
+    }
   }
+  EXPECT_THAT(test::document_ids(t.tokens(), 0), ElementsAre(0, 1, 2));
 }
 
 // What is not used is not checked: only packing asks for the EOS token.
