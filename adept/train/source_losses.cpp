@@ -7,7 +7,6 @@ namespace adept::train {
 
 void add_losses(SourceLosses& sums, const data::TrainLoader& loader, std::span<const data::Sequence> sequences,
                 std::span<const double> sequence_losses) {
-  if (loader.num_sources() < 2) return;
   ADEPT_CHECK(sequences.size() == sequence_losses.size(), "{} losses of {} sequences", sequence_losses.size(),
               sequences.size());
   for (std::int64_t source = 0; source < loader.num_sources(); ++source) sums.try_emplace(loader.source_name(source));

@@ -21,7 +21,7 @@ struct LossSum {
   bool operator==(const LossSum&) const = default;
 };
 
-/// By name. Empty in a training on one source, whose loss is that of the training.
+/// By name.
 using SourceLosses = std::map<std::string, LossSum>;
 
 /// Adds the losses (StepResult::sequence_losses) of sequences that `loader` gave.
