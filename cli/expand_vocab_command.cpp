@@ -28,8 +28,11 @@ void run(const ExpandVocabOptions& options) {
   fmt::print("added {} tokens, ids {} to {}, which replace {:.1f} tokens each on average\n", count,
              added.tokens.front().id, added.tokens.back().id,
              static_cast<double>(added.num_pieces) / static_cast<double>(count));
-  fmt::print("{} use spare rows of the embedding; it has {} rows, before {}: {}\n", added.num_spare(), added.rows,
-             added.old_rows, options.out);
+  const std::string rows = added.rows == added.old_rows
+                               ? fmt::format("keeps its {} rows", added.rows)
+                               : fmt::format("grows from {} to {} rows", added.old_rows, added.rows);
+  fmt::print("the embedding {}: {} of the new tokens use rows that had no token\nwrote {}\n", rows, added.num_spare(),
+             options.out);
 }
 
 }  // namespace

@@ -108,11 +108,13 @@ Json check_training_text(const TextModel& model, const config::RunConfig& config
                                         {"contaminated_documents", contaminated[i].size()},
                                         {"repeated_documents", repeated[i].size()},
                                         {"excluded_documents", excluded.size()}};
-    if (!excluded.empty())
-      log_info("{}: {} of {} documents are left out: {} repeat an earlier one, {} share text with data.eval",
-               train[i].name(), format_count(std::ssize(excluded)), format_count(train[i].num_documents()),
-               format_count(std::ssize(repeated[i])),
-               format_count(config.data.drop_contaminated ? std::ssize(contaminated[i]) : 0));
+    if (excluded.empty()) continue;
+    const std::int64_t shared = config.data.drop_contaminated ? std::ssize(contaminated[i]) : 0;
+    const std::int64_t both = std::ssize(repeated[i]) + shared - std::ssize(excluded);
+    log_info("{}: {} of {} documents are left out: {} repeat an earlier one, {} share text with data.eval{}",
+             train[i].name(), format_count(std::ssize(excluded)), format_count(train[i].num_documents()),
+             format_count(std::ssize(repeated[i])), format_count(shared),
+             both > 0 ? fmt::format("; {} do both", format_count(both)) : "");
   }
   return report;
 }

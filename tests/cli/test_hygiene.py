@@ -53,11 +53,48 @@ def test_documents_are_left_out_on_request(texts, tmp_path):
     assert before["domain"]["repeated_documents"] == 0  # it was not asked for
     excluded = after["domain"]["excluded_documents"]
     assert excluded == after["domain"]["contaminated_documents"] + 2
-    assert f"domain: {excluded} of 33 documents are left out: 2 repeat an earlier one, {excluded - 2} share text with data.eval" in both.stderr
+    line = f"domain: {excluded} of 33 documents are left out: 2 repeat an earlier one, {excluded - 2} share text with data.eval\n"
+    assert line in both.stderr, "none does both"
     row = next(line for line in both.stderr.splitlines() if line.startswith("domain ") and "%" in line)
     assert row.split()[1] == str(33 - excluded)
     again = run(texts, tmp_path / "fewer", deduplicate=True, drop_contaminated=True)
     assert "train" in [line.split()[0] for line in again.stderr.splitlines() if line.endswith("unchanged, kept")]
+
+
+def test_documents_that_repeat_and_are_held_out_are_counted_once(texts, tmp_path):
+    copies = [f"first {SHARED}", f"first {SHARED}", *text_models.sentences("domain", 5)]
+    text_models.write_jsonl(tmp_path / "copies.jsonl", copies)
+    sources = [{"name": "copies", "path": str(tmp_path / "copies.jsonl")}]
+    process = run(texts, tmp_path / "run", train=sources, deduplicate=True, drop_contaminated=True)
+    line = "copies: 2 of 7 documents are left out: 1 repeat an earlier one, 2 share text with data.eval; 1 do both\n"
+    assert line in process.stderr
+
+
+def test_the_first_token_of_what_attends_only_to_itself_is_marked(texts, tmp_path):
+    """It has no context, so it is not predicted: of each document, or without the mask of each sequence."""
+    from transformers import AutoTokenizer
+
+    documents = ["river is cold", "patient walks again"]
+    text_models.write_jsonl(tmp_path / "two.jsonl", documents)
+    tokenizer = AutoTokenizer.from_pretrained(texts / "base")
+    marked = []
+    for document in documents:
+        first = tokenizer.decode(tokenizer(document)["input_ids"][:1])
+        marked.append(f"«{first}»{document[len(first):]}")
+    for mask, count in ((True, 2), (False, 1)):
+        config = dict(model="base", output_dir=str(tmp_path / "none"), method="full", unit_lr={"policy": "uniform"}, seq_len=64,
+                      data={"train": [{"name": "two", "path": str(tmp_path / "two.jsonl")}], "document_mask": mask})  # fmt: skip
+        path = tmp_path / "run.yaml"
+        path.write_text(json.dumps(config))
+        shown = run_program("adept", "data", "inspect", path, "--document-bytes", 0, cwd=texts).stdout
+        text = shown.partition("first step")[2].partition("\n")[2]
+        assert sum(text.count(document) for document in marked) == count == text.count("«")
+
+
+def test_text_that_is_given_by_two_sources_is_told(texts, tmp_path):
+    process = run(texts, tmp_path / "run", replay=[{"name": "again", "path": "domain.jsonl"}])
+    assert "domain.jsonl: is in both data.train (domain) and data.replay (again), so its text is trained on more often" in process.stderr
+    assert "trained on more often" not in run(texts, tmp_path / "other").stderr
 
 
 def test_another_choice_is_another_training(texts, tmp_path):
