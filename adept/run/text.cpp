@@ -135,8 +135,12 @@ void warn_of_shared_files(const config::RunConfig& config) {
   std::map<fs::path, std::string> trained_on;  // file -> key and source
   const auto add = [&](const char* key, const auto& sources) {
     for (const data::TextSource& source : sources)
-      for (const fs::path& file : data::find_files(source).files)
-        trained_on.emplace(identity_of(file), fmt::format("{} ({})", key, source.name));
+      for (const fs::path& file : data::find_files(source).files) {
+        const std::string name = fmt::format("{} ({})", key, source.name);
+        if (const auto [found, is_new] = trained_on.emplace(identity_of(file), name); !is_new)
+          log_warning("{}: is in both {} and {}, so its text is trained on more often.", file.string(), found->second,
+                      name);
+      }
   };
   add("data.train", config.data.train);
   if (config.train.replay_ratio.value_or(0).max() > 0) add("data.replay", config.data.replay);

@@ -14,6 +14,32 @@ namespace {
 
 constexpr char kBold[] = "\x1b[1m", kDim[] = "\x1b[2m", kPlain[] = "\x1b[0m";
 
+// What is not predicted: untrained tokens, and those without context at the start of the sequence and of each document.
+std::vector<data::TokenSpan> not_predicted(const data::Sequence& sequence) {
+  std::vector<data::TokenSpan> spans = sequence.untrained;
+  spans.push_back({0, static_cast<std::int32_t>(sequence.first_target)});
+  for (const std::int32_t start : sequence.document_starts) spans.push_back({start, start + 1});
+  std::ranges::sort(spans, {}, &data::TokenSpan::begin);
+  std::vector<data::TokenSpan> merged;
+  for (const data::TokenSpan& span : spans)
+    if (merged.empty() || merged.back().end < span.begin)
+      merged.push_back(span);
+    else
+      merged.back().end = std::max(merged.back().end, span.end);
+  return merged;
+}
+
+// The text of tokens [begin, end): a decoder may remove a space in front of the first token that it is given.
+std::string text_after(const data::Tokenizer& tokenizer, std::span<const std::int32_t> tokens, std::size_t begin,
+                       std::size_t end) {
+  if (begin > 0) {
+    const std::string before = tokenizer.decode(tokens.subspan(begin - 1, 1));
+    const std::string text = tokenizer.decode(tokens.subspan(begin - 1, end - begin + 1));
+    if (text.starts_with(before)) return text.substr(before.size());
+  }
+  return tokenizer.decode(tokens.subspan(begin, end - begin));
+}
+
 }  // namespace
 
 PrintableText printable(std::string_view text, std::int64_t most) {
@@ -41,31 +67,35 @@ void TokenPrinter::print(std::int64_t number, std::int64_t count, const std::str
   fmt::print("\n{}sequence {} of {}: {}, {} tokens, {} predicted, {} documents{}\n", style(kBold, ""), number, count,
              source, format_count(std::ssize(sequence.tokens)), format_count(sequence.num_targets()), lengths.size(),
              style(kPlain, ""));
+  const std::vector<data::TokenSpan> hidden = not_predicted(sequence);
   std::int32_t begin = 0;
   for (const std::int64_t length : lengths) {
     const auto end = begin + static_cast<std::int32_t>(length);
     fmt::print("{}--- tokens {} to {}{}\n", style(kBold, ""), begin, end - 1, style(kPlain, ""));
-    print_document(sequence, begin, end);
+    print_document(
+        std::span(sequence.tokens).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(length)), begin,
+        hidden);
     begin = end;
   }
 }
 
-void TokenPrinter::print_document(const data::Sequence& sequence, std::int32_t begin, std::int32_t end) const {
+void TokenPrinter::print_document(std::span<const std::int32_t> tokens, std::int32_t begin,
+                                  std::span<const data::TokenSpan> hidden) const {
   std::int64_t left = options_.document_bytes == 0 ? std::numeric_limits<std::int64_t>::max() : options_.document_bytes;
   bool is_whole = true;
+  const auto end = begin + static_cast<std::int32_t>(tokens.size());
   std::int32_t at = begin;
-  const auto print_to = [&](std::int32_t to, bool untrained) {
+  const auto print_to = [&](std::int32_t to, bool is_hidden) {
     if (at >= to || !is_whole) return;
-    const auto ids =
-        std::span(sequence.tokens).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(to - at));
-    const std::string text = tokenizer_.decode(ids);
+    const std::string text =
+        text_after(tokenizer_, tokens, static_cast<std::size_t>(at - begin), static_cast<std::size_t>(to - begin));
     const PrintableText shown = printable(text, left);
-    fmt::print("{}{}{}", untrained ? style(kDim, "«") : "", shown.text, untrained ? style(kPlain, "»") : "");
+    fmt::print("{}{}{}", is_hidden ? style(kDim, "«") : "", shown.text, is_hidden ? style(kPlain, "»") : "");
     left -= std::min(left, std::ssize(text));
     is_whole = shown.is_whole;
     at = to;
   };
-  for (const data::TokenSpan& span : sequence.untrained) {
+  for (const data::TokenSpan& span : hidden) {
     if (span.end <= begin || span.begin >= end) continue;
     print_to(std::max(span.begin, begin), false);
     print_to(std::min(span.end, end), true);

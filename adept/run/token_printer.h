@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -25,7 +26,7 @@ struct PrintOptions {
   bool color = false;               ///< ANSI colors
 };
 
-/// Prints sequences on standard output, document by document: untrained tokens dim, or in double angle quotes.
+/// Prints sequences on standard output, document by document: what is not predicted dim, or in double angle quotes.
 class TokenPrinter {
  public:
   TokenPrinter(const data::Tokenizer& tokenizer, PrintOptions options) : tokenizer_(tokenizer), options_(options) {}
@@ -34,7 +35,9 @@ class TokenPrinter {
   void print(std::int64_t number, std::int64_t count, const std::string& source, const data::Sequence& sequence) const;
 
  private:
-  void print_document(const data::Sequence& sequence, std::int32_t begin, std::int32_t end) const;
+  // `tokens` start at `begin` in a sequence with these tokens that are not predicted.
+  void print_document(std::span<const std::int32_t> tokens, std::int32_t begin,
+                      std::span<const data::TokenSpan> hidden) const;
   const char* style(const char* color, const char* plain) const { return options_.color ? color : plain; }
 
   const data::Tokenizer& tokenizer_;

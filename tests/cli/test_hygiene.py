@@ -161,4 +161,4 @@ def test_control_characters_of_a_text_do_not_reach_the_terminal(texts, tmp_path)
     path.write_text(json.dumps(config))
     shown = run_program("adept", "data", "inspect", path, cwd=texts).stdout
     assert not any((ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 for c in shown)
-    assert "a\\x1b[31mriver\\x07 is\\x7f cold\n\tand \\x9b31m" in shown
+    assert "a\\x1b[31mriver\\x07 is\\x7f cold\n\tand \\x9b31m" in shown.replace("«", "").replace("»", "")
