@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "adept/core/error.h"
+#include "adept/core/log.h"
 #include "adept/core/text_encoding.h"
 #include "adept/data/readers/formats.h"
 #include "adept/data/text_source.h"
@@ -274,7 +275,7 @@ void check_data(const std::vector<data::TextSource>& sources, const std::string&
   std::string problems;
   for (const data::TextSource& source : sources) {
     try {
-      data::find_files(source);
+      for (const std::string& warning : data::find_files(source).warnings) log_warning("{}", warning);
       if (!out.empty()) data::check_not_read(source, out, "--out");
     } catch (const ConfigError& error) {
       problems += (problems.empty() ? "" : "\n") + std::string(error.what());

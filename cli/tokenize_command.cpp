@@ -262,6 +262,14 @@ void run(const TokenizeOptions& options) {
     writer.finish();
   }
   if (!counts.empty()) log_table(data::format_source_table(counts));
+  for (const auto& [name, count] : counts)
+    if (count.documents == 0)
+      log_warning(
+          "source \"{}\": no document was read{}", name,
+          count.num_skipped() > 0
+              ? fmt::format("; all {} records were skipped, for the reasons above. Check the names of the fields",
+                            format_count(count.num_skipped()))
+              : "");
 }
 
 }  // namespace

@@ -201,6 +201,11 @@ class FileFinder {
     else if (!source_.split && splits.size() > 1 && !is_glob(path))
       add_problem(
           fmt::format("{}: has several splits: {}. Choose one with split (--split), or name the files", path, list));
+    else if (!source_.split && splits.size() > 1)
+      found_.warnings.push_back(
+          fmt::format("{}: all of its splits are read: {}. To read one, set split (--split)", path, list));
+    for (const std::string& missing : missing_shards(selected))
+      found_.warnings.push_back(fmt::format("source \"{}\": {}", source_.name, missing));
     found_.files.resize(first);
     found_.files.insert(found_.files.end(), selected.begin(), selected.end());
   }
@@ -290,7 +295,7 @@ const Format& format_in(const TextSource& source, const fs::path& file) {
 
 SourceFiles find_files(const TextSource& source) {
   if (std::optional<TokenFiles> tokens = find_token_files(source))
-    return {.files = std::move(tokens->files), .ignored = {}, .are_tokens = true};
+    return {.files = std::move(tokens->files), .ignored = {}, .are_tokens = true, .warnings = {}};
   return FileFinder(source).find();
 }
 

@@ -1,10 +1,13 @@
 #include "adept/data/splits.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cctype>
 #include <map>
 #include <regex>
-#include <vector>
+#include <set>
+#include <tuple>
 
 #include "adept/core/error.h"
 #include "adept/core/json.h"
@@ -77,6 +80,28 @@ std::string split_of(const fs::path& file, const fs::path& folder) {
     for (const auto& [spelling, split] : kSplitNames)
       if (part == spelling) return std::string(split);
   return is_shard && base != "data" ? canonical_split(base) : "";
+}
+
+std::vector<std::string> missing_shards(const std::vector<fs::path>& files) {
+  static const std::regex shard("(.*[-.])([0-9]{5})-of-([0-9]{5})([-.].*)?");
+  std::map<std::tuple<fs::path, std::string, std::int64_t>, std::set<std::int64_t>> found;  // folder, name, number
+  for (const fs::path& file : files) {
+    const std::string name = file.filename().string();
+    std::smatch match;
+    if (!std::regex_match(name, match, shard)) continue;
+    const std::int64_t index = std::stoll(match[2].str()), count = std::stoll(match[3].str());
+    if (index < count) found[{file.parent_path(), match[1].str(), count}].insert(index);
+  }
+  std::vector<std::string> lines;
+  for (const auto& [set, indices] : found) {
+    const auto& [folder, name, count] = set;
+    if (std::ssize(indices) == count) continue;
+    std::int64_t first = 0;
+    while (indices.contains(first)) ++first;
+    lines.push_back(fmt::format("{}: {} of {} shards are missing, the first is {}{:05}-of-{:05}", folder.string(),
+                                count - std::ssize(indices), count, name, first, count));
+  }
+  return lines;
 }
 
 std::string_view dataset_record(const fs::path& file) {

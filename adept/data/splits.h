@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace adept::data {
 
@@ -16,6 +17,9 @@ std::string canonical_split(std::string_view name);
 /// train.jsonl, my_train-1.csv, train/any.parquet (the common names only), and train/data-00000-of-00001.arrow in the
 /// folder of a DatasetDict (dataset_dict.json).
 std::string split_of(const std::filesystem::path& file, const std::filesystem::path& folder);
+
+/// A line for each set of shards (train-00000-of-00002.parquet) of which some, but not all, are among the files.
+std::vector<std::string> missing_shards(const std::vector<std::filesystem::path>& files);
 
 /// What datasets writes beside the data: why a file with this name is no data, or empty.
 std::string_view dataset_record(const std::filesystem::path& file);

@@ -20,6 +20,9 @@ struct SourceFiles {
   std::vector<std::filesystem::path> files;
   std::map<std::string, std::int64_t> ignored;  ///< other entries found, by reason
   bool are_tokens = false;                      ///< of another program, or of a store (interchange/token_files.h)
+  /// For the user: a glob that matches files of several splits while the source names none, and shards that are missing
+  /// in a folder or among the matches of a glob.
+  std::vector<std::string> warnings{};
 };
 
 /// Finds the files of a source: paths in the given order, the contents of folders and globs sorted by name, each file

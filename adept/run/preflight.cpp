@@ -114,7 +114,11 @@ template <typename List>
 void check_paths(const char* part, const List& sources, const fs::path& output_dir, Problems& problems) {
   for (std::size_t i = 0; i < sources.size(); ++i) {
     const data::TextSource& source = sources[i];
-    problems.passes([&] { data::find_files(source); }, fmt::format("data.{}.{}: ", part, i));
+    problems.passes(
+        [&] {
+          for (const std::string& warning : data::find_files(source).warnings) log_warning("{}", warning);
+        },
+        fmt::format("data.{}.{}: ", part, i));
     problems.passes(
         [&] { data::check_not_read(source, output_dir, "output_dir", {train::kTrainerLog, train::kImportanceLog}); });
   }

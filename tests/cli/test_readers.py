@@ -264,6 +264,21 @@ def test_the_split_of_a_data_set_folder_is_read(layout, base, tmp_path):
         assert read(base, folder / "train") == ids_of(TEXTS), "the folder of one split"
 
 
+def test_a_glob_of_several_splits_and_a_missing_shard_are_told(base, tmp_path):
+    for name in ("train-00000-of-00002", "test-00000-of-00001"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": TEXTS[0]}) + "\n")
+    process = tokenize(base, tmp_path / "*.jsonl")
+    assert process.returncode == 0 and process.stderr.count("all of its splits are read: test, train") == 1
+    assert process.stderr.count("1 of 2 shards are missing, the first is train-00001-of-00002") == 1
+
+
+def test_a_source_of_which_nothing_is_read_is_told(base, tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"content": "the"}\n' * 3)
+    process = tokenize(base, tmp_path / "other.jsonl", "--on-bad-record", "skip")
+    assert process.returncode == 0 and "no document was read; all 3 records were skipped" in process.stderr
+    assert "no document was read" not in tokenize(base, tmp_path / "other.jsonl", "--text-field", "content").stderr
+
+
 def test_a_folder_that_datasets_saved_is_read(base, tmp_path):
     datasets = pytest.importorskip("datasets")
     datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": TEXTS})}).save_to_disk(tmp_path / "set")

@@ -478,6 +478,39 @@ TEST(Splits, AreFoundByTheNamesOfFilesAndFolders) {
   }
 }
 
+TEST(Splits, OfAGlobAreAllReadWithAWarning) {
+  const TemporaryFolder folder;
+  for (const char* name : {"train-00000-of-00001.jsonl", "test-00000-of-00001.jsonl", "b/one.jsonl", "b/two.jsonl"})
+    folder.write(name, "{\"text\": \"a\"}");
+  EXPECT_THAT(find_files(one(folder.path() + "/*.jsonl")).warnings,
+              ElementsAre(AllOf(HasSubstr("/*.jsonl: all of its splits are read: test, train."), HasSubstr("split"))));
+  EXPECT_THAT(find_files(one(folder.path() + "/train*.jsonl")).warnings, IsEmpty());
+  EXPECT_THAT(find_files(one(folder.path() + "/b")).warnings, IsEmpty());
+  TextSource test = one(folder.path() + "/*.jsonl");
+  test.split = "test";
+  EXPECT_THAT(find_files(test).warnings, IsEmpty());
+}
+
+TEST(Splits, WithAMissingShardGetAWarning) {
+  const TemporaryFolder folder;
+  for (const char* name :
+       {"train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl", "test-00000-of-00001-3d4cd8309148a71f.jsonl",
+        "c4/c4-train.00001-of-00002.json", "c4/c4-train.00003-of-00002.json"})
+    folder.write(name, "{\"text\": \"a\"}");
+  const auto warnings = [&](const char* path, const char* split) {
+    TextSource source = one(folder.path() + path);
+    source.split = split;
+    return find_files(source).warnings;
+  };
+  EXPECT_THAT(warnings("/*", "train"),
+              ElementsAre(HasSubstr("1 of 3 shards are missing, the first is train-00001-of-00003"),
+                          HasSubstr("c4: 1 of 2 shards are missing, the first is c4-train.00000-of-00002")));
+  EXPECT_THAT(warnings("", "test"), IsEmpty());
+  EXPECT_THAT(find_files(one(folder.path() + "/train-00000-of-00003.jsonl")).warnings, IsEmpty()) << "it was asked for";
+  folder.write("train-00001-of-00003.jsonl", "");
+  EXPECT_THAT(warnings("/*.jsonl", "train"), IsEmpty());
+}
+
 TEST(Splits, MayHaveAnyNameInFrontOfAShard) {
   const TemporaryFolder folder;
   for (const char* name : {"data/train_sft-00000-of-00001-3d4cd8309148a71f.jsonl",
