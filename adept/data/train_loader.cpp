@@ -15,14 +15,12 @@
 namespace adept::data {
 namespace {
 
-constexpr std::int64_t kStateVersion = 3;
-
 // A multiple of 1 / share that should be an integer may be off by rounding.
 double slack(double slots) { return 4e-15 * std::max(1.0, slots); }
 double floor_of(double slots) { return std::floor(slots + slack(slots)); }
 double ceil_of(double slots) { return std::isfinite(slots) ? std::ceil(slots - slack(slots)) : slots; }
 
-constexpr double kMostSequences = 9e15;
+constexpr double kMostSequences = 9e15, kLeastShare = 1e-15;
 
 bool is_positive(double value) { return std::isfinite(value) && value > 0; }
 
@@ -63,6 +61,11 @@ std::vector<std::string> find_problems(const std::vector<TrainSource>& sources, 
     if (!source.weight && num_weights > 0)
       problems.push_back(
           fmt::format("source \"{}\" has no weight, but others have; set it for all sources or for none", name));
+    if (const std::int64_t tag = std::ssize(source.tag.ids); tag > 0 && tag >= options.seq_len - 1)
+      problems.push_back(
+          fmt::format("source \"{}\": its tag has {} tokens; expected fewer than seq_len - 1, which is {}, so that a "
+                      "sequence has a token to predict",
+                      name, tag, options.seq_len - 1));
     if (source.epochs && !is_positive(*source.epochs))
       problems.push_back(fmt::format("source \"{}\": epochs is {}; expected a positive number", name, *source.epochs));
     if (source.max_tokens && *source.max_tokens <= 0)
@@ -80,49 +83,6 @@ std::vector<std::string> find_problems(const std::vector<TrainSource>& sources, 
 
 ConfigError impossible_epochs(double epochs) {
   return ConfigError("the number of epochs is {}; expected a positive number with at most 9e15 sequences.", epochs);
-}
-
-std::int64_t count_at(const Json& json, const char* key, const std::string& where) {
-  const auto found = json.is_object() ? json.find(key) : json.end();
-  if (found == json.end() || !found->is_number_integer() || found->get<std::int64_t>() < 0)
-    throw DataError("{}: \"{}\" is missing or not a count; this is not the state of a data loader.", where, key);
-  return found->get<std::int64_t>();
-}
-
-// What a state has of a source: null if it is new.
-Json before_of(const Json& saved, const std::string& name) {
-  for (const char* list : {"sources", "removed"})
-    if (const auto found = saved[list].find(name); found != saved[list].end()) return *found;
-  return {};
-}
-
-// Whether numbers, or lists of them, differ by rounding at most: equal shares can be computed in several ways.
-bool are_close(const Json& a, const Json& b) {
-  if (a.is_number() && b.is_number()) {
-    const auto x = a.get<double>(), y = b.get<double>();
-    return std::abs(x - y) <= 1e-12 * std::max(std::abs(x), std::abs(y));
-  }
-  return a.is_array() && b.is_array() ? std::ranges::equal(a, b, are_close) : a == b;
-}
-
-void check_state(const Json& saved, const std::string& where) {
-  const auto is_table = [&](const char* key) {
-    const auto found = saved.is_object() ? saved.find(key) : saved.end();
-    return found != saved.end() && found->is_object() &&
-           std::all_of(found->begin(), found->end(), [](const Json& source) { return source.is_object(); });
-  };
-  if (!is_table("sources") || !is_table("removed"))
-    throw DataError("{}: has no sources; this is not the state of a data loader.", where);
-}
-
-MixtureSpan span_at(const Json& saved, const std::string& where) {
-  const Json span = saved.value("schedule", Json());
-  if (span.is_null()) return {};
-  if (!span.is_array() || span.size() != 2 || !span[0].is_number() || !span[1].is_number() ||
-      !(span[0].get<double>() >= 0) || !(span[1].get<double>() > span[0].get<double>()))
-    throw DataError("{}: \"schedule\" is {}; expected two ascending positions; the state is damaged.", where,
-                    span.dump());
-  return {.begin = span[0].get<double>(), .end = span[1].get<double>()};
 }
 
 }  // namespace
@@ -149,13 +109,39 @@ TrainLoader::TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions op
             [&](std::size_t a, std::size_t b) { return sources_[a].dataset.name() < sources_[b].dataset.name(); });
 }
 
+std::vector<double> weights_by_size(std::span<const TokenDataset> datasets, std::span<const double> tokens,
+                                    double temperature) {
+  std::vector<double> weights(tokens.begin(), tokens.end());
+  if (temperature == 1) return weights;  // exact
+  // Relative to the largest source, so that no power overflows.
+  for (double& weight : weights) weight = std::pow(weight / std::ranges::max(tokens), 1 / temperature);
+  const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
+  std::vector<std::string> problems;
+  for (std::size_t i = 0; i < weights.size(); ++i)
+    if (!(weights[i] / sum > kLeastShare))
+      problems.push_back(
+          fmt::format("source \"{}\" gets {:.2g} of the tokens with data.temperature {}; expected a higher "
+                      "temperature, or a weight for each source",
+                      datasets[i].name(), weights[i] / sum, temperature));
+  if (!problems.empty()) throw ConfigError("the training data:{}", join_problems(problems));
+  return weights;
+}
+
 void TrainLoader::set_parts(const std::vector<TrainSource>& given) {
   std::vector<std::string> problems;
   double sum = 0;
+  std::vector<TokenDataset> datasets;
+  std::vector<double> sizes;
+  for (const Source& source : sources_) {
+    datasets.push_back(source.dataset);
+    sizes.push_back(static_cast<double>(source.tokens_per_epoch));
+  }
+  const bool has_weights = given.front().weight.has_value();  // all of them or none
+  const std::vector<double> by_size = has_weights ? sizes : weights_by_size(datasets, sizes, options_.temperature);
   for (std::size_t s = 0; s < sources_.size(); ++s) {
     Source& source = sources_[s];
     const auto tokens = static_cast<double>(source.tokens_per_epoch);
-    source.weight = given[s].weight.value_or(std::pow(tokens, 1 / options_.temperature));
+    source.weight = given[s].weight.value_or(by_size[s]);
     source.part = {.weight = source.weight.scaled(static_cast<double>(source.sequences.size()) / tokens),
                    .limit = limit_of(given[s], source)};
     sum += source.part.weight.max();
@@ -285,7 +271,11 @@ Sequence TrainLoader::read(const Place& place) const {
 }
 
 void TrainLoader::advance(std::span<const Place> places) {
-  for (const Place& place : places) ++sources_.at(static_cast<std::size_t>(place.source)).count;
+  for (const Place& place : places) {
+    Source& source = sources_.at(static_cast<std::size_t>(place.source));
+    ++source.count;
+    source.tokens += source.sequences.length(place.sequence);
+  }
   total_ += std::ssize(places);
 }
 
@@ -361,138 +351,26 @@ bool TrainLoader::repeats_within(std::int64_t source, std::int64_t num_sequences
   return ceil_of(expected(source, num_sequences)) > static_cast<double>(at(source).sequences.size());
 }
 
-std::int64_t TrainLoader::num_tokens(std::int64_t index) const {
-  const Source& source = at(index);
-  const std::int64_t epoch = source.count / source.sequences.size();
-  std::int64_t tokens = epoch * source.tokens_per_epoch;
-  const std::vector<std::int64_t> order = sequence_order(source, epoch);
-  for (std::int64_t i = 0; i < source.count % source.sequences.size(); ++i) tokens += source.length(order, i);
-  return tokens;
-}
-
 double TrainLoader::epochs(std::int64_t source) const {
   return static_cast<double>(at(source).count) / static_cast<double>(at(source).sequences.size());
+}
+
+std::vector<RemovedSource> TrainLoader::removed() const {
+  std::vector<RemovedSource> list;
+  for (const auto& [name, source] : removed_.items()) {
+    const auto sequences = source.at("sequences").get<std::int64_t>();
+    list.push_back({.name = name,
+                    .sequences = sequences,
+                    .tokens = source.at("tokens").get<std::int64_t>(),
+                    .epochs = static_cast<double>(sequences) / source.at("sequences_per_epoch").get<double>()});
+  }
+  return list;
 }
 
 double TrainLoader::share(std::int64_t source, double progress) const {
   double sum = 0;
   for (const Source& each : sources_) sum += each.weight.at(progress);
   return at(source).weight.at(progress) / sum;
-}
-
-// A number, or [progress, share] at every point of the schedules.
-Json TrainLoader::share_json(std::size_t source) const {
-  std::set<double> progresses;
-  for (const Source& each : sources_) each.weight.add_progresses(progresses);
-  const auto index = static_cast<std::int64_t>(source);
-  if (progresses.empty()) return share(index);
-  Json shares = Json::array();
-  for (const double progress : progresses) shares.push_back({progress, share(index, progress)});
-  return shares;
-}
-
-Json TrainLoader::state() const {
-  Json sources = Json::object();
-  for (std::size_t s = 0; s < sources_.size(); ++s) {
-    const Source& source = sources_[s];
-    const std::optional<std::int64_t> limit = max_sequences(static_cast<std::int64_t>(s));
-    sources[source.dataset.name()] = {{"data", source.fingerprint},
-                                      {"share", share_json(s)},
-                                      {"limit", limit ? Json(*limit) : Json()},
-                                      {"epoch", source.count / source.sequences.size()},
-                                      {"index", source.count % source.sequences.size()},
-                                      {"sequences", source.count},
-                                      {"anchor", source.count_at_anchor}};
-  }
-  return Json{{"version", kStateVersion},
-              {"seed", options_.seed},
-              {"seq_len", options_.seq_len},
-              {"eos", options_.eos ? Json(*options_.eos) : Json(nullptr)},
-              {"packing", to_string(options_.packing)},
-              {"sequences", total_},
-              {"anchor", total_at_anchor_},
-              {"schedule", std::isfinite(span_.end) ? Json::array({span_.begin, span_.end}) : Json()},
-              {"sources", sources},
-              {"removed", removed_}};
-}
-
-std::vector<std::string> TrainLoader::differences(const Json& saved, OtherMixture other) const {
-  const Json now = state();
-  std::vector<std::string> problems;
-  for (const char* key : {"version", "seed", "seq_len", "eos", "packing"})
-    if (!saved.contains(key) || saved[key] != now[key])
-      problems.push_back(fmt::format("{} is {} now, but was {}", key, now[key].dump(),
-                                     saved.contains(key) ? saved[key].dump() : "not stored"));
-  const bool is_strict = other == OtherMixture::kRefused;
-  for (const auto& [name, source] : saved["sources"].items())
-    if (is_strict && !now["sources"].contains(name)) problems.push_back(fmt::format("source \"{}\" was removed", name));
-  for (const auto& [name, source] : now["sources"].items()) {
-    const Json before = before_of(saved, name);
-    if (before.is_null() || (is_strict && !saved["sources"].contains(name))) {
-      if (is_strict) problems.push_back(fmt::format("source \"{}\" is new", name));
-      continue;
-    }
-    if (before.value("data", Json()) != source["data"])
-      problems.push_back(fmt::format(
-          "source \"{}\": its data (text, tokenizer, tag or excluded documents) has changed{}", name,
-          is_strict ? "" : ", so what it has given is unknown; give the new text as a source of another name"));
-    if (!is_strict) continue;
-    for (const auto& [key, meaning] : {std::pair{"share", "share of the tokens"}, {"limit", "limit of sequences"}})
-      if (!are_close(before.value(key, Json()), source[key]))
-        problems.push_back(fmt::format("source \"{}\": its {} is {} now, but was {}", name, meaning, source[key].dump(),
-                                       before.value(key, Json()).dump()));
-  }
-  return problems;
-}
-
-void TrainLoader::load_state(const Json& saved, const std::string& where, OtherMixture other) {
-  check_state(saved, where);
-  if (const auto problems = differences(saved, other); !problems.empty()) {
-    const bool may_be_allowed = other == OtherMixture::kRefused && differences(saved, OtherMixture::kAllowed).empty();
-    throw ConfigError(
-        "{}: the run cannot continue exactly, because its training data changed. Restore the data, {}or start a new "
-        "run.{}",
-        where, may_be_allowed ? "continue with the new mixture (--allow-changed data), " : "", join_problems(problems));
-  }
-  std::vector<Source> sources = sources_;
-  std::int64_t total = 0, total_at_anchor = 0;
-  for (Source& source : sources) {
-    const Json before = before_of(saved, source.dataset.name());
-    if (before.is_null()) continue;
-    const std::int64_t count = count_at(before, "sequences", where), per_epoch = source.sequences.size();
-    source.count_at_anchor = count_at(before, "anchor", where);
-    if (count_at(before, "epoch", where) != count / per_epoch ||
-        count_at(before, "index", where) != count % per_epoch ||
-        (other == OtherMixture::kRefused && count > std::max(source.part.limit, source.count_at_anchor)) ||
-        source.count_at_anchor > count)
-      throw DataError("{}: the position in source \"{}\" is inconsistent; the state is damaged.", where,
-                      source.dataset.name());
-    source.count = count;
-  }
-  Json removed = Json::object();
-  for (const char* list : {"removed", "sources"})
-    for (const auto& [name, source] : saved[list].items()) {
-      if (__builtin_add_overflow(total, count_at(source, "sequences", where), &total) ||
-          __builtin_add_overflow(total_at_anchor, count_at(source, "anchor", where), &total_at_anchor))
-        throw DataError("{}: the sequences of the sources are too many; the state is damaged.", where);
-      const auto has_name = [&](const Source& s) { return s.dataset.name() == name; };
-      if (std::ranges::none_of(sources, has_name)) removed[name] = source;
-    }
-  for (const auto& [key, sum] : {std::pair{"sequences", total}, {"anchor", total_at_anchor}})
-    if (count_at(saved, key, where) != sum)
-      throw DataError("{}: the {} of the sources do not sum to {}; the state is damaged.", where, key,
-                      saved[key].dump());
-  const MixtureSpan span = span_at(saved, where);
-  sources_ = std::move(sources);
-  removed_ = std::move(removed);
-  total_ = total;
-  span_ = span;
-  if (other == OtherMixture::kAllowed && !differences(saved, OtherMixture::kRefused).empty()) {
-    set_anchor();
-  } else {
-    total_at_anchor_ = total_at_anchor;
-    mixture_ = make_mixture(span_, /*from_here=*/false);
-  }
 }
 
 // The mixture continues from the position so far.

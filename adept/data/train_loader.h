@@ -43,6 +43,19 @@ struct TrainLoaderOptions {
 /// Whether a training may continue with another mixture.
 enum class OtherMixture { kRefused, kAllowed };
 
+/// Weights that follow from size: proportional to tokens^(1 / temperature). Throws ConfigError, with the temperature,
+/// if a source would get less than a quadrillionth of the tokens.
+std::vector<double> weights_by_size(std::span<const TokenDataset> datasets, std::span<const double> tokens,
+                                    double temperature);
+
+/// What a source of an earlier mixture has provided.
+struct RemovedSource {
+  std::string name;
+  std::int64_t sequences = 0;
+  std::int64_t tokens = 0;
+  double epochs = 0;
+};
+
 /// Gives the sequences of a training run in order.
 ///
 /// An epoch of a source contains all of its documents once (packed()); every epoch has the same sequences. Documents
@@ -56,7 +69,7 @@ class TrainLoader {
  public:
   /// Throws ConfigError, with all problems, for: no sources, two of one name, a source without a sequence of at least
   /// two tokens, weights for some sources only, weights or limits that are not positive and finite or allow no
-  /// sequence, seq_len, EOS or temperature out of range.
+  /// sequence, a tag that fills a sequence, seq_len, EOS or temperature out of range.
   TrainLoader(std::vector<TrainSource> sources, TrainLoaderOptions options);
 
   /// A sequence of an epoch of a source.
@@ -111,9 +124,11 @@ class TrainLoader {
   std::int64_t num_sequences() const { return total_; }
   std::int64_t num_sequences(std::int64_t source) const { return at(source).count; }
   /// Tokens provided so far by a source.
-  std::int64_t num_tokens(std::int64_t source) const;
+  std::int64_t num_tokens(std::int64_t source) const { return at(source).tokens; }
   /// Completed epochs of a source, including the fraction of the current one.
   double epochs(std::int64_t source) const;
+  /// Sources of earlier mixtures that are not in this one.
+  std::vector<RemovedSource> removed() const;
 
   /// The position, as JSON, keyed by the names of the sources.
   Json state() const;
@@ -136,6 +151,7 @@ class TrainLoader {
     MixturePart part{};                                          // of sequences; its limit is of `count`
     std::int64_t count = 0;
     std::int64_t count_at_anchor = 0;
+    std::int64_t tokens = 0;  // of the sequences that were counted
 
     // Where the i-th sequence of an epoch is.
     static std::int64_t place(const std::vector<std::int64_t>& of_epoch, std::int64_t i) {

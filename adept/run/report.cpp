@@ -118,10 +118,10 @@ std::string results_table(const config::RunConfig& config, const RunResults& res
                        100 * t.at("speed_of_light").get<double>());
   const Json& sources = t.at("train_sources");
   for (const auto& [name, use] : sources.items())
-    table += fmt::format("  {:<14}{}: {} tokens in {} sequences, {:.2f} epochs\n",
-                         name == sources.begin().key() ? "trained on" : "", name,
-                         format_count(use.at("tokens").get<std::int64_t>()),
-                         format_count(use.at("sequences").get<std::int64_t>()), use.at("epochs").get<double>());
+    table += fmt::format(
+        "  {:<14}{}: {} tokens in {} sequences, {:.2f} epochs{}\n", name == sources.begin().key() ? "trained on" : "",
+        name, format_count(use.at("tokens").get<std::int64_t>()), format_count(use.at("sequences").get<std::int64_t>()),
+        use.at("epochs").get<double>(), use.contains("removed") ? " (a source of an earlier mixture)" : "");
   if (const auto skipped = t.at("nonfinite_steps").get<std::int64_t>(); skipped > 0)
     table += fmt::format("  skipped       {} updates with a non-finite loss or gradient\n", skipped);
   table += "  time         ";

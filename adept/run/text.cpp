@@ -72,11 +72,13 @@ void append_sources(const TextModel& model, const std::vector<data::TokenDataset
                     const std::vector<config::TrainSource>& configs, const std::optional<WeightSchedule>& share,
                     double temperature, std::span<const std::vector<std::int64_t>> excluded,
                     std::vector<data::TrainSource>& sources) {
+  std::vector<double> sizes;
+  for (std::size_t i = 0; i < datasets.size(); ++i)
+    sizes.push_back(trained_tokens(datasets[i], excluded.empty() ? std::vector<std::int64_t>() : excluded[i]));
+  const bool has_weights = std::ranges::all_of(configs, [](const auto& source) { return source.weight.has_value(); });
+  const std::vector<double> by_size = has_weights ? sizes : data::weights_by_size(datasets, sizes, temperature);
   std::vector<WeightSchedule> weights;
-  for (std::size_t i = 0; i < datasets.size(); ++i) {
-    const double size = trained_tokens(datasets[i], excluded.empty() ? std::vector<std::int64_t>() : excluded[i]);
-    weights.push_back(configs[i].weight.value_or(std::pow(size, 1 / temperature)));
-  }
+  for (std::size_t i = 0; i < datasets.size(); ++i) weights.push_back(configs[i].weight.value_or(by_size[i]));
   const auto value_at = [&](std::size_t i, double progress) {
     double sum = 0;
     for (const WeightSchedule& weight : weights) sum += weight.at(progress);

@@ -101,11 +101,14 @@ def test_another_mixture_on_resume_is_refused_by_name_and_can_be_allowed(texts, 
     assert refused.returncode == 2 and "--allow-changed data" in refused.stderr
     for line in ('source "general" was removed', 'source "extra" is new', 'source "domain": its share of the tokens is 0.25 now, but was 0.5'):
         assert line in refused.stderr
-    train(texts, out, *ALLOWED, data=other, max_steps=10)
+    table = train(texts, out, *ALLOWED, data=other, max_steps=10).stdout
+    assert used(out)["general"] == {**before["general"], "removed": True} and "removed" not in used(out)["domain"]
+    general = before["general"]
+    assert f"general: {general['tokens']} tokens in {general['sequences']} sequences, {general['epochs']:.2f} epochs (a source of an earlier mixture)" in table
     assert used(out)["extra"]["sequences"] == pytest.approx(6, abs=1)
     assert used(out)["domain"]["sequences"] == pytest.approx(before["domain"]["sequences"] + 2, abs=1)
     train(texts, out, *ALLOWED, data=both, max_steps=14)
-    assert used(out)["general"]["sequences"] > before["general"]["sequences"]
+    assert used(out)["general"]["sequences"] > before["general"]["sequences"] and "removed" not in used(out)["general"]
     log = [json.loads(line) for line in (out / "trainer_log.jsonl").read_text().splitlines()]
     assert [line["current_steps"] for line in log if "loss" in line] == list(range(1, 15))
     train(texts, out, data=both, max_steps=16)  # that mixture is now the training's own

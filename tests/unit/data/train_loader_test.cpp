@@ -320,11 +320,16 @@ TEST(TrainLoader, RefusesADamagedPosition) {
   EXPECT_THAT(damage("/sources/domain/sequences", std::numeric_limits<std::uint64_t>::max()), HasSubstr("not a count"));
   EXPECT_THAT(damage("/sources/domain/index", 3), HasSubstr("is inconsistent"));
   EXPECT_THAT(damage("/sources/domain/epoch", 3), HasSubstr("is inconsistent"));
+  EXPECT_THAT(damage("/sources/domain/sequences_per_epoch", 3), HasSubstr("is inconsistent"));
+  EXPECT_THAT(damage("/sources/domain/tokens", -1), HasSubstr("not a count"));
+  EXPECT_THAT(damage("/removed/gone", {{"sequences", 0}, {"anchor", 0}, {"tokens", 0}, {"sequences_per_epoch", 0}}),
+              HasSubstr("source \"gone\" has no sequences"));
   EXPECT_THAT(damage("/sequences", 10), HasSubstr("do not sum"));
   for (const char* count : {"sequences", "anchor"}) {
-    Json most = {{"sequences", 1}, {"anchor", 1}};
+    const Json one = {{"sequences", 1}, {"anchor", 1}, {"tokens", 2}, {"sequences_per_epoch", 1}};
+    Json most = one;
     most[count] = std::numeric_limits<std::int64_t>::max();
-    EXPECT_EQ(damage("/removed", {{"a", most}, {"b", {{"sequences", 1}, {"anchor", 1}}}}),
+    EXPECT_EQ(damage("/removed", {{"a", most}, {"b", one}}),
               "s: the sequences of the sources are too many; the state is damaged.");
   }
   EXPECT_EQ(loader.state(), good);
@@ -428,6 +433,29 @@ TEST(TrainLoader, CountsTheTokensOfEachSource) {
   EXPECT_GT(loader.epochs(1), 2);
 }
 
+TEST(TrainLoader, TellsWhatARemovedSourceHasGivenUntilItComesBack) {
+  TrainLoader both = two_sources();
+  both.next_step(30);
+  const std::int64_t sequences = both.num_sequences(1), tokens = both.num_tokens(1);
+  const double epochs = both.epochs(1);
+  EXPECT_TRUE(both.removed().empty());
+  TrainLoader alone({{counting_dataset("domain", random_lengths(1, 37), 1), 3}},
+                    {.seq_len = 16, .eos = kEos, .seed = 5});
+  alone.load_state(both.state(), "state", OtherMixture::kAllowed);
+  alone.next_step(7);
+  ASSERT_EQ(alone.removed().size(), 1U);
+  const RemovedSource removed = alone.removed().front();
+  EXPECT_EQ(removed.name, "replay");
+  EXPECT_EQ(removed.sequences, sequences);
+  EXPECT_EQ(removed.tokens, tokens);
+  EXPECT_DOUBLE_EQ(removed.epochs, epochs);
+  EXPECT_GT(removed.tokens, 0);
+  TrainLoader again = two_sources();
+  again.load_state(alone.state(), "state", OtherMixture::kAllowed);
+  EXPECT_TRUE(again.removed().empty());
+  EXPECT_EQ(again.num_tokens(1), tokens);
+}
+
 TEST(TrainLoader, ContinuesFromAnyPositionAcrossLimits) {
   TrainLoader loader = limited_sources();
   const auto run = limited_sources().next_step(260);
@@ -461,6 +489,30 @@ TEST(TrainLoader, TemperatureEvensOutSharesThatFollowFromSize) {
   EXPECT_DOUBLE_EQ(loader(2).share(0), 0.75) << "30 to 10";
   EXPECT_DOUBLE_EQ(loader(0.5).share(0), 81.0 / 82);
   EXPECT_NEAR(loader(1e6).share(0), 0.5, 1e-5);
+}
+
+TEST(TrainLoader, NamesTheTemperatureThatLeavesASourceNothing) {
+  const auto loader = [](std::int64_t large, std::int64_t small, double temperature) {
+    return TrainLoader(
+        {{.dataset = counting_dataset("large", {large})}, {.dataset = counting_dataset("small", {small})}},
+        {.seq_len = 10, .temperature = temperature});
+  };
+  EXPECT_DOUBLE_EQ(loader(8000, 8000, 0.001).share(0), 0.5) << "tokens^1000 is beyond a double";
+  EXPECT_NEAR(loader(8000, 7000, 0.01).share(1), std::pow(7.0 / 8, 100), 1e-10);
+  EXPECT_THAT(message_of<ConfigError>([&] { loader(8000, 80, 0.01); }),
+              AllOf(Says("source \"small\"...data.temperature 0.01...higher"), testing::Not(HasSubstr("\"large\""))));
+}
+
+TEST(TrainLoader, RefusesATagThatFillsASequence) {
+  const auto loader = [](std::int64_t tag) {
+    return TrainLoader({{.dataset = counting_dataset("a", {50}),
+                         .tag = {.ids = Ids(static_cast<std::size_t>(tag), 7), .position = 1}}},
+                       {.seq_len = 8, .eos = kEos});
+  };
+  for (const Sequence& sequence : loader(6).next_step(loader(6).sequences_per_epoch(0)))
+    EXPECT_GT(sequence.num_targets(), 0);
+  EXPECT_THAT(message_of<ConfigError>([&] { loader(7); }),
+              Says("source \"a\": its tag has 7 tokens...fewer than seq_len - 1, which is 7"));
 }
 
 TEST(TrainLoader, ReportsLimitsThatAllowNothing) {
