@@ -93,11 +93,58 @@ bool is_omitted(const Json& message, const std::string& text) {
   return (role == "user" || role == "system") && !holds_text_of(message, text);
 }
 
-/// The number, from 1, of the first message without a string "role".
-std::optional<std::size_t> message_without_role(const Json& messages) {
-  for (std::size_t i = 0; i < messages.size(); ++i)
-    if (!messages[i].is_object() || !messages[i].contains("role") || !messages[i]["role"].is_string()) return i + 1;
+/// What is wrong with the calls of functions in a message; nothing if there are none, or each names its function.
+std::optional<std::string> calls_problem(const Json& message) {
+  for (const std::string& name : called_functions(message))
+    if (name.empty()) return "a call of a function without a name";
   return std::nullopt;
+}
+
+bool is_part_of_text(const Json& part) {
+  return part.is_object() && part.value("type", Json()) == "text" && part.contains("text") && part["text"].is_string();
+}
+
+/// Whether the model or a user says it. What other roles have, such as the result of a function, may be any value.
+bool is_said(const Json& message) {
+  const std::string role = message.value("role", "");
+  return role == "user" || role == "system" || role == "assistant";
+}
+
+/// Whether it says a list of texts.
+bool has_parts(const Json& message) {
+  const auto content = message.find("content");
+  return is_said(message) && content != message.end() && content->is_array();
+}
+
+/// What is wrong with what a message says. Templates write what they do not know as no text, or as Python writes it.
+std::optional<std::string> content_problem(const Json& message) {
+  const auto content = message.find("content");
+  const bool is_absent = content == message.end() || content->is_null();
+  if (is_absent && !called_functions(message).empty()) return std::nullopt;
+  if (content == message.end()) return "no \"content\"";
+  if (is_absent) return "a \"content\" of null";
+  if (content->is_string() || !is_said(message)) return std::nullopt;
+  if (!content->is_array()) return fmt::format("a \"content\" of type {}", content->type_name());
+  if (content->empty()) return "a \"content\" without parts";
+  if (!std::all_of(content->begin(), content->end(), is_part_of_text))
+    return "a part of its \"content\" that is not {\"type\": \"text\", \"text\": \"...\"}";
+  return std::nullopt;
+}
+
+/// What of a message is not in the text, although a model would be trained on it; nothing if all is.
+std::optional<std::string> lost_part(const Json& message, const std::string& text) {
+  for (const std::string& name : called_functions(message))
+    if (text.find(name) == std::string::npos) return fmt::format("its call of the function {}", io::quote(name));
+  if (!has_parts(message)) return std::nullopt;
+  std::string said = message_text(message);
+  bool is_lost = false;  // or written by Python, or as JSON
+  for (const char* written : {"'type': 'text'", "\"type\": \"text\""})
+    is_lost = is_lost || (text.find(written) != std::string::npos && said.find(written) == std::string::npos);
+  // Templates may remove the thoughts of earlier answers.
+  constexpr std::string_view kThoughtsEnd = "</think>";
+  if (const auto end = said.rfind(kThoughtsEnd); end != std::string::npos) said.erase(0, end + kThoughtsEnd.size());
+  is_lost = is_lost || !holds_text_of({{"content", said}}, text);
+  return is_lost ? std::optional<std::string>("the parts of its content as text") : std::nullopt;
 }
 
 /// Removes the marks of generation blocks; their bytes [begin, end) in what is left. A block that is not closed ends
@@ -216,6 +263,10 @@ std::vector<ChatTemplate::Rendered> ChatTemplate::render_conversations(std::span
   for (JinjaResult& result : render_jinja_each(source_, inputs, GenerationBlocks::kMarked)) {
     const Json& messages = conversations[all.size()];
     Rendered& rendered = all.emplace_back(this->rendered(std::move(result)));
+    for (std::size_t i = 0; i < messages.size() && rendered.problem.empty(); ++i)
+      if (const auto lost = lost_part(messages[i], rendered.text))
+        rendered.problem = fmt::format("{}: the chat template does not write {} (message {}, {})", place(0), *lost,
+                                       i + 1, messages[i].value("role", ""));
     rendered.omits_text = rendered.problem.empty() &&
                           std::any_of(messages.begin(), messages.end(),
                                       [&](const Json& message) { return is_omitted(message, rendered.text); });
@@ -265,19 +316,34 @@ std::string message_text(const Json& message) {
   return text;
 }
 
+std::vector<std::string> called_functions(const Json& message) {
+  std::vector<std::string> names;
+  const auto calls = message.find("tool_calls");
+  if (calls == message.end() || !calls->is_array()) return names;
+  for (const Json& call : *calls) {
+    const Json& function = call.is_object() && call.contains("function") ? call["function"] : call;
+    const Json name = function.is_object() ? function.value("name", Json()) : Json();
+    names.push_back(name.is_string() ? name.get<std::string>() : "");
+  }
+  return names;
+}
+
 std::optional<std::string> messages_problem(const Json& messages) {
   if (!messages.is_array() || messages.empty()) return "no list of messages";
-  if (const auto number = message_without_role(messages)) return fmt::format("message {} without a \"role\"", *number);
+  for (std::size_t i = 0; i < messages.size(); ++i) {
+    const Json& message = messages[i];
+    if (!message.is_object() || !message.contains("role") || !message["role"].is_string())
+      return fmt::format("message {} without a \"role\"", i + 1);
+    std::optional<std::string> problem = content_problem(message);
+    if (!problem) problem = calls_problem(message);
+    if (problem) return fmt::format("message {} ({}) with {}", i + 1, message["role"].get<std::string>(), *problem);
+  }
   return std::nullopt;
 }
 
 void check_messages(const Json& messages, const std::string& where) {
-  if (!messages.is_array() || messages.empty())
-    throw ConfigError("{}: found no list of messages; expected [{{\"role\": \"user\", \"content\": \"...\"}}, ...].",
-                      where);
-  if (const auto number = message_without_role(messages))
-    throw ConfigError("{}: message {} has no \"role\"; expected {{\"role\": \"user\", \"content\": \"...\"}}.", where,
-                      *number);
+  if (const auto problem = messages_problem(messages))
+    throw ConfigError("{}: found {}; expected [{{\"role\": \"user\", \"content\": \"...\"}}, ...].", where, *problem);
 }
 
 }  // namespace adept::data

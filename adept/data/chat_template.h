@@ -45,7 +45,8 @@ class ChatTemplate {
   struct Rendered {
     std::string text{};
     std::vector<TextSpan> answers{};  ///< that the template marks
-    std::string problem{};            ///< why there is no text: "the chat template rejects these messages: ..."
+    std::string problem{};            ///< why there is no text: "the chat template rejects these messages: ...", or
+                                      ///< loses parts of them
     bool omits_text = false;          ///< of a user or system message
   };
   std::vector<Rendered> render_conversations(std::span<const Json> conversations) const;
@@ -79,10 +80,13 @@ class ChatTemplate {
 
 /// What a message says: its content, or the text of its parts.
 std::string message_text(const Json& message);
-/// What is found instead of a list of one or more objects with a string "role": "no list of messages", "message 2
-/// without a \"role\""; nothing if the messages are good.
+/// The names of the functions that a message calls (tool_calls); "" for a call without one.
+std::vector<std::string> called_functions(const Json& message);
+/// What is found instead of a list of one or more objects with a string "role" and a "content", which is a string or a
+/// list of texts, or absent where functions are called: "no list of messages", "message 2 without a \"role\"". Nothing
+/// if the messages are good.
 std::optional<std::string> messages_problem(const Json& messages);
-/// Throws ConfigError unless `messages` is a list of one or more objects with a string "role"; `where` names it.
+/// Throws ConfigError with messages_problem(), if there is one; `where` names the messages.
 void check_messages(const Json& messages, const std::string& where);
 
 }  // namespace adept::data

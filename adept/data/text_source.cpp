@@ -66,11 +66,12 @@ std::string source_fingerprint(const TextSource& source) {
   hasher.update(fmt::format("{}\n{}\n{}\n{}\n", field.size(), field,
                             static_cast<int>(source.txt_record.value_or(TxtRecord::kFile)),
                             static_cast<int>(source.on_bad_record)));
-  // Options that are not set do not count, so a new one does not invalidate what exists.
+  // Options that are not set do not count, so a new one does not invalidate what exists. A number changes when the
+  // documents of the same option may change.
   if (source.text_template)
-    hasher.update(fmt::format("template {}\n{}\n", source.text_template->size(), *source.text_template));
+    hasher.update(fmt::format("template 2, {}\n{}\n", source.text_template->size(), *source.text_template));
   if (source.messages_field)
-    hasher.update(fmt::format("messages {}\n{}\n", source.messages_field->size(), *source.messages_field));
+    hasher.update(fmt::format("messages 2, {}\n{}\n", source.messages_field->size(), *source.messages_field));
   if (source.train_on == TrainOn::kAssistant) hasher.update(fmt::format("{}\n", kAnswersRule));
   const SourceFiles found = find_files(source);
   for (const std::filesystem::path& file : found.files) {

@@ -191,7 +191,7 @@ def test_special_tokens_of_the_new_text_are_printed_on_request(chat_model, tmp_p
         ([], 2, "adept generate: found no prompt; expected --prompt TEXT, --prompt-file FILE, ...standard input"),
         (["--chat"], 2, "expected --prompt TEXT, --prompt-file FILE, --messages FILE, ...standard input"),
         (["--prompt-file", "no/such"], 1, "no/such"),
-        (["--chat", "--messages", "chat.json"], 2, 'chat.json: message 2 has no "role"; expected {"role": "user"'),
+        (["--chat", "--messages", "chat.json"], 2, 'chat.json: found message 2 without a "role"; expected [{"role": "user"'),
         (["--chat", "--messages", "empty.json"], 2, "empty.json: found no list of messages; expected [{"),
         (["--chat", "--prompt", "a", "--chat-template", "rag"], 1, 'no chat template "rag"; choose one with'),
         (["--prompt-file", "latin1.txt"], 2, "latin1.txt: found an invalid UTF-8 byte at offset 2"),

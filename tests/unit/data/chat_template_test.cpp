@@ -12,6 +12,7 @@ namespace adept::data {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::ThrowsMessage;
@@ -68,6 +69,55 @@ TEST(ChatTemplate, LeavesOutNoTextUnnoticed) {
                     HasSubstr("message 4 (user)"), Not(HasSubstr("message 2")), Not(HasSubstr("message 3"))));
 }
 
+// The problem of each conversation, or its text.
+std::vector<std::string> rendered_by(const std::string& source, const std::vector<const char*>& conversations) {
+  const test::TemporaryDirectory directory;
+  std::vector<Json> messages;
+  for (const char* conversation : conversations) messages.push_back(Json::parse(conversation));
+  std::vector<std::string> results;
+  for (const ChatTemplate::Rendered& each : make_template(directory, source).render_conversations(messages))
+    results.push_back(each.problem.empty() ? each.text : each.problem);
+  return results;
+}
+
+TEST(ChatTemplate, LosesNoPartsOfMessages) {
+  const std::vector<const char*> conversations = {
+      R"([{"role": "user", "content": [{"type": "text", "text": "hi"}]}])",
+      R"([{"role": "assistant", "content": [{"type": "text", "text": "<think>x</think>a"}, {"type": "text", "text": "b"}]}])",
+      R"([{"role": "user", "content": "a list: [{'type': 'text'}]"}])"};
+  const auto lost = [](int number, const char* role) {
+    return HasSubstr("the chat template does not write the parts of its content as text (message " +
+                     std::to_string(number) + ", " + role + ")");
+  };
+  EXPECT_THAT(rendered_by("{% for m in messages %}{{ m.content }}{% endfor %}", conversations),
+              ElementsAre(lost(1, "user"), lost(1, "assistant"), "a list: [{'type': 'text'}]"));
+  EXPECT_THAT(rendered_by("{% for m in messages %}{{ m.content | tojson }}{% endfor %}", conversations),
+              ElementsAre(lost(1, "user"), lost(1, "assistant"), testing::_));
+  EXPECT_THAT(rendered_by("{% for m in messages %}{% if m.content is string %}{{ m.content }}{% endif %}{% endfor %}",
+                          conversations),
+              ElementsAre(lost(1, "user"), lost(1, "assistant"), testing::_));
+  EXPECT_THAT(
+      rendered_by("{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+                  "{% for p in m.content %}{{ (p.text.split('</think>') | last) }};{% endfor %}{% endif %}{% endfor %}",
+                  conversations),
+      ElementsAre("hi;", "a;b;", testing::_));
+}
+
+TEST(ChatTemplate, LosesNoCallsOfFunctions) {
+  const std::vector<const char*> conversations = {
+      R"([{"role": "user", "content": "x"},
+          {"role": "assistant", "content": null, "tool_calls": [{"type": "function", "function": {"name": "find_it", "arguments": "{}"}}]},
+          {"role": "tool", "content": {"rows": []}}])",
+      R"([{"role": "assistant", "content": "wait", "tool_calls": [{"name": "find_it"}]}])"};
+  const auto lost = HasSubstr("the chat template does not write its call of the function \"find_it\" (message ");
+  EXPECT_THAT(rendered_by("{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}", conversations),
+              ElementsAre(lost, lost));
+  EXPECT_THAT(rendered_by("{% for m in messages %}{% for c in m.tool_calls %}{{ (c.function or c).name }}{% endfor %}"
+                          "{% endfor %}",
+                          conversations),
+              ElementsAre("find_it", "find_it"));
+}
+
 TEST(ChatTemplate, OfAModelWithoutOneIsAnError) {
   const test::TemporaryDirectory directory;
   EXPECT_THAT([&] { ChatTemplate::from_model_dir(directory.path()); },
@@ -77,9 +127,23 @@ TEST(ChatTemplate, OfAModelWithoutOneIsAnError) {
               ThrowsMessage<DataError>(HasSubstr("chat_template.jinja: is a symbolic link to nowhere")));
 }
 
-TEST(ChatTemplate, TakesMessagesWithRolesOnly) {
+TEST(ChatTemplate, TakesMessagesWithARoleAndContentOnly) {
   EXPECT_NO_THROW(check_messages(kMessages, "chat.json"));
-  for (const char* wrong : {"[]", "{}", "\"a\"", R"([{"content": "a"}])", R"([{"role": 1}])", "[1]"})
+  for (const char* right :
+       {R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}])",
+        R"([{"role": "assistant", "content": null, "tool_calls": [{"name": "f", "arguments": {}}]}])",
+        R"([{"role": "user", "content": [{"type": "text", "text": "a", "image": null}], "tool_calls": null}])",
+        R"([{"role": "tool", "content": {"rows": [1]}}])", R"([{"role": "tool", "content": [1, 2]}])"})
+    EXPECT_NO_THROW(check_messages(Json::parse(right), "chat.json")) << right;
+  for (const char* wrong :
+       {"[]", "{}", "\"a\"", R"([{"content": "a"}])", R"([{"role": 1}])", "[1]", R"([{"role": "user"}])",
+        R"([{"role": "user", "content": null}])", R"([{"role": "assistant", "content": null, "tool_calls": []}])",
+        R"([{"role": "assistant", "content": null, "tool_calls": [{"function": {}}]}])",
+        R"([{"role": "assistant", "content": "a", "tool_calls": [1]}])", R"([{"role": "system", "content": 7}])",
+        R"([{"role": "user", "content": {"text": "a"}}])", R"([{"role": "user", "content": []}])",
+        R"([{"role": "user", "content": ["a"]}])", R"([{"role": "user", "content": [{"type": "image"}]}])",
+        R"([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text"}]}])",
+        R"([{"role": "tool", "content": null}])"})
     EXPECT_THAT([&] { check_messages(Json::parse(wrong), "chat.json"); },
                 ThrowsMessage<ConfigError>(HasSubstr("chat.json: ")))
         << wrong;
