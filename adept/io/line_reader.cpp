@@ -1,5 +1,6 @@
 #include "adept/io/line_reader.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string_view>
 #include <vector>
@@ -19,9 +20,10 @@ void require_utf8_start(std::string_view start, const std::filesystem::path& pat
     throw DataError("{}: {}", path.string(), problem);
 }
 
-LineReader::LineReader(const std::filesystem::path& path, std::int64_t max_line_bytes)
+LineReader::LineReader(const std::filesystem::path& path, std::int64_t max_line_bytes, LineEnd line_end)
     : reader_(path),
       max_line_bytes_(static_cast<std::size_t>(max_line_bytes)),
+      line_end_(line_end),
       buffer_(std::make_unique_for_overwrite<char[]>(kLineBufferBytes)) {
   ADEPT_CHECK(max_line_bytes > 0, "max_line_bytes is {}", max_line_bytes);
 }
@@ -32,21 +34,27 @@ bool LineReader::fill() {
   return end_ > 0;
 }
 
-void LineReader::skip_byte_order_mark() {
+void LineReader::start() {
   at_start_ = false;
   // The first bytes may come in pieces (a pipe, a gzip block).
-  while (end_ < kByteOrderMark.size()) {
+  const std::size_t wanted = line_end_ == LineEnd::kNewline ? kByteOrderMark.size() : kLineBufferBytes;
+  while (end_ < wanted) {
     const std::size_t count = reader_.read({buffer_.get() + end_, kLineBufferBytes - end_});
     if (count == 0) break;
     end_ += count;
   }
-  require_utf8_start({buffer_.get(), end_}, path());
-  if (std::string_view(buffer_.get(), end_).starts_with(kByteOrderMark)) begin_ = kByteOrderMark.size();
+  const std::string_view text(buffer_.get(), end_);
+  require_utf8_start(text, path());
+  if (text.starts_with(kByteOrderMark)) begin_ = kByteOrderMark.size();
+  // A '\n' may follow the last byte of a full buffer.
+  const std::size_t first_return = line_end_ == LineEnd::kNewline ? std::string_view::npos : text.find('\r');
+  if (first_return < std::min(end_, kLineBufferBytes - 1) && text.find('\n') == std::string_view::npos)
+    end_of_line_ = '\r';
 }
 
 void LineReader::skip_rest_of_line() {
   while (begin_ < end_ || fill()) {
-    const void* newline = std::memchr(buffer_.get() + begin_, '\n', end_ - begin_);
+    const void* newline = std::memchr(buffer_.get() + begin_, end_of_line_, end_ - begin_);
     if (newline == nullptr) {
       begin_ = end_;
       continue;
@@ -59,13 +67,13 @@ void LineReader::skip_rest_of_line() {
 
 bool LineReader::next(std::string& line) {
   line.clear();
-  if (at_start_) skip_byte_order_mark();
+  if (at_start_) start();
   if (inside_long_line_) skip_rest_of_line();
   if (begin_ == end_ && !fill()) return false;
   ++line_number_;
   do {
     const char* start = buffer_.get() + begin_;
-    const void* found = std::memchr(start, '\n', end_ - begin_);
+    const void* found = std::memchr(start, end_of_line_, end_ - begin_);
     const std::size_t count =
         found == nullptr ? end_ - begin_ : static_cast<std::size_t>(static_cast<const char*>(found) - start);
     const bool ends_with_cr = found != nullptr && (count > 0 ? start[count - 1] == '\r' : line.ends_with('\r'));

@@ -22,13 +22,20 @@ class LineTooLongError : public DataError {
   using DataError::DataError;
 };
 
-/// Lines of a text file (decompressed), without their ends ("\n" or "\r\n"). The last line needs no end. A UTF-8 byte
+/// What ends a line, besides "\r\n".
+enum class LineEnd {
+  kNewline,          ///< "\n"
+  kNewlineOrReturn,  ///< "\n"; "\r" in a file that has such but no "\n" in its first 256 KiB
+};
+
+/// Lines of a text file (decompressed), without their ends (LineEnd). The last line needs no end. A UTF-8 byte
 /// order mark at the start is skipped, and text in UTF-16 or UTF-32 is refused by name. All other bytes, including NUL,
 /// pass unchanged and unchecked.
 class LineReader {
  public:
   /// Throws DataError if the file cannot be opened.
-  explicit LineReader(const std::filesystem::path& path, std::int64_t max_line_bytes = std::int64_t{256} << 20);
+  explicit LineReader(const std::filesystem::path& path, std::int64_t max_line_bytes = std::int64_t{256} << 20,
+                      LineEnd line_end = LineEnd::kNewline);
 
   /// False at the end of the file. Throws LineTooLongError (with path and line number) for a line above the limit,
   /// which is not kept in memory, and DataError as ByteReader does.
@@ -40,11 +47,13 @@ class LineReader {
 
  private:
   bool fill();
-  void skip_byte_order_mark();
+  void start();
   void skip_rest_of_line();
 
   ByteReader reader_;
   std::size_t max_line_bytes_;
+  LineEnd line_end_;
+  char end_of_line_ = '\n';
   std::unique_ptr<char[]> buffer_;
   std::size_t begin_ = 0;
   std::size_t end_ = 0;

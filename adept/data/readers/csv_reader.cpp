@@ -28,7 +28,7 @@ class CsvParser {
   /// `target` gives the string that receives a column, or nullptr for a column that is not wanted.
   Row next(FunctionRef<std::string*(std::size_t)> target, std::size_t max_bytes) {
     if (cursor_.peek() < 0) return Row::kEnd;
-    line_ = cursor_.line();
+    line_ = cursor_.line() + num_returns_;
     num_columns_ = 0;
     row_bytes_ = 0;
     max_bytes_ = max_bytes;
@@ -41,6 +41,7 @@ class CsvParser {
       if (quoted) read_quoted();
       more = read_unquoted(quoted);
     }
+    if (row_end_ == '\0') row_end_ = '\n';
     if (row_bytes_ > max_bytes_) return Row::kTooLong;
     if (!fault_.empty()) return Row::kBad;
     return num_columns_ == 1 && row_bytes_ == 0 && !quoted_first ? Row::kBlank : Row::kGood;
@@ -63,6 +64,12 @@ class CsvParser {
       target_->append(text);
   }
 
+  // Adds a text in quotes. Its lines count in positions.
+  void append_quoted(std::string_view text) {
+    if (row_end_ == '\r') num_returns_ += std::ranges::count(text, '\r');
+    append(text);
+  }
+
   // Up to the closing quote; two quotes stand for one.
   void read_quoted() {
     cursor_.consume(1);
@@ -73,7 +80,7 @@ class CsvParser {
         return;
       }
       const std::size_t end = next.find('"');
-      append(next.substr(0, end));
+      append_quoted(next.substr(0, end));
       cursor_.consume(end == std::string_view::npos ? next.size() : end + 1);
       if (end == std::string_view::npos) continue;
       if (cursor_.peek() != '"') return;
@@ -84,24 +91,29 @@ class CsvParser {
 
   // Up to the next separator (true) or the end of the row. Nothing may stand between a closing quote and these.
   bool read_unquoted(bool after_quote) {
-    const char stops[] = {separator_, '\n', '\0'};
-    bool held_return = false;  // a '\r' that may belong to the end of the row
+    const char stops[] = {separator_, '\n', '\r'};
     for (;;) {
       const std::string_view next = cursor_.available();
-      const std::size_t end = next.find_first_of(stops, 0, 2);
-      std::string_view text = next.substr(0, end);
-      if (held_return && (!text.empty() || next.empty() || next[end] == separator_)) add_rest("\r", after_quote);
-      if (!text.empty() || next.empty()) held_return = false;
-      const bool row_ends = end != std::string_view::npos && next[end] == '\n';
-      if (text.ends_with('\r') && (row_ends || end == std::string_view::npos)) {
-        held_return = end == std::string_view::npos;
-        text.remove_suffix(1);
-      }
-      add_rest(text, after_quote);
       if (next.empty()) return false;
-      cursor_.consume(end == std::string_view::npos ? next.size() : end + 1);
-      if (end != std::string_view::npos) return !row_ends;
+      const std::size_t end = std::min(next.size(), next.find_first_of(stops, 0, std::size(stops)));
+      add_rest(next.substr(0, end), after_quote);
+      const char stop = end < next.size() ? next[end] : '\0';
+      cursor_.consume(end + (end < next.size() ? 1 : 0));
+      if (stop == separator_) return true;
+      if (stop == '\n' || (stop == '\r' && ends_row_with_return())) return false;
+      if (stop == '\r') add_rest("\r", after_quote);
     }
+  }
+
+  // After a '\r': whether it ends the row. Alone, it does so in a file whose first row ends like this.
+  bool ends_row_with_return() {
+    if (cursor_.peek() == '\n') {
+      cursor_.consume(1);
+      return true;
+    }
+    if (row_end_ == '\0') row_end_ = '\r';
+    num_returns_ += row_end_ == '\r' ? 1 : 0;
+    return row_end_ == '\r';
   }
 
   void add_rest(std::string_view text, bool after_quote) {
@@ -119,6 +131,8 @@ class CsvParser {
   std::size_t max_bytes_ = 0;
   std::string fault_;
   std::int64_t line_ = 1;
+  char row_end_ = '\0';           // besides "\r\n"; of the first row, which decides
+  std::int64_t num_returns_ = 0;  // each '\r' alone that ended a line
 };
 
 class CsvReader final : public Reader {

@@ -13,7 +13,8 @@ namespace adept::data {
 
 class LineSource {
  public:
-  explicit LineSource(const std::filesystem::path& path) : lines_(path, static_cast<std::int64_t>(kMaxRecordBytes)) {}
+  explicit LineSource(const std::filesystem::path& path)
+      : lines_(path, static_cast<std::int64_t>(kMaxRecordBytes), io::LineEnd::kNewlineOrReturn) {}
 
   /// kRecord with a line, kBlank for white space, kBad for a line above the limit.
   ReadResult next(std::string& line, Fault& fault);

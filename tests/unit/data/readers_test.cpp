@@ -152,6 +152,10 @@ TEST(Readers, TakeTheFormsThatTheirFormatsAllow) {
       {"quoted.csv", "\"text\",\"id\"\n\"a\",\"1,\"\"2\"\"\r\n3\"\nb,"},
       {"one.csv", "text\na\nb\n"},
       {"tabs.tsv", "id\ttext\n\"\t\"\ta\n2\t\"b\"\n"},
+      {"returns.csv", "id,text\r1,a\r\r2,b\r"},
+      {"returns.tsv", "\"id\r1\"\ttext\r\"1\r2\"\ta\r2\t\"b\""},
+      {"returns.jsonl", "{\"text\":\"a\"}\r{\"text\":\"b\"}\r"},
+      {"returns.json", "{\"text\":\"a\"}\r{\"text\":\"b\"}\r"},
   };
   const TemporaryFolder folder;
   for (const auto& [name, text] : files)
@@ -180,6 +184,16 @@ TEST(CsvReader, ReadsRowsAcrossBuffers) {
     EXPECT_THAT(texts_of(one(folder.write("b.csv", "text\n\"" + a + "\"\"\"\n\"b\"\n"))), ElementsAre(a + "\"", "b"))
         << size;
   }
+}
+
+TEST(CsvReader, CountsLinesThatEndInAReturn) {
+  const TemporaryFolder folder;
+  const Read read = read_source(one(folder.write("a.csv", "id,text\r1,a\r\"2\r3\",\"b\rc\nd\"\r4,e\n5,f")));
+  EXPECT_THAT(read.texts, ElementsAre("a", "b\rc\nd", "e", "f"));
+  EXPECT_THAT(read.positions,
+              ElementsAre(folder / "a.csv:2", folder / "a.csv:3", folder / "a.csv:7", folder / "a.csv:8"));
+  EXPECT_THAT(texts_of(one(folder.write("b.csv", "text\nc\rd\r\ne\r"))), ElementsAre("c\rd", "e\r"))
+      << "a return is text if the first row ends in another way";
 }
 
 TEST(CsvReader, NeedsAHeaderWithTheField) {

@@ -112,6 +112,32 @@ TEST(LineReader, EndsLinesAtNewlinesAndDropsOneCarriageReturn) {
   }
 }
 
+TEST(LineReader, EndsLinesAtReturnsWhereThereAreNoNewlines) {
+  const TemporaryDirectory directory;
+  const std::string longer(256 << 10, 'x');
+  const std::vector<std::pair<std::string, std::vector<std::string>>> cases = {
+      {"a\rb", {"a", "b"}},
+      {"a\r\rb\r", {"a", "", "b"}},
+      {"\xef\xbb\xbf"
+       "a\rb\n",
+       {"a\rb"}},
+      {"a\r\nb\rc", {"a", "b\rc"}},
+      {longer.substr(1) + "\r\nb\r\n", {longer.substr(1), "b"}},
+      {longer + "\rb\nc", {longer + "\rb", "c"}},
+      {"a\r" + longer + "b\rc", {"a", longer + "b", "c"}},
+      {"ab", {"ab"}},
+      {"", {}},
+  };
+  for (const auto& [text, expected] : cases) {
+    test::write(directory / "x", text);
+    LineReader reader(directory / "x", 1 << 20, LineEnd::kNewlineOrReturn);
+    std::vector<std::string> lines;
+    for (std::string line; reader.next(line);) lines.push_back(line);
+    EXPECT_TRUE(lines == expected) << testing::PrintToString(text.substr(0, 20));
+    EXPECT_EQ(reader.line_number(), std::ssize(expected));
+  }
+}
+
 TEST(LineReader, LinesAcrossBuffersAreWhole) {
   const TemporaryDirectory directory;
   const std::string text = long_text();
