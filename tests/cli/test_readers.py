@@ -208,6 +208,20 @@ def test_a_long_file_takes_the_memory_of_one_record(form, base, tmp_path):
     assert taken <= 24 * MEGABYTE, f"{taken / MEGABYTE:.0f} MB"
 
 
+def test_a_whole_file_beyond_the_limit_is_an_error_or_skipped_and_takes_no_memory(base, tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("the")
+    floor = peak_bytes("tokenize", "--model", base, "--data", tmp_path / "texts")
+    with open(tmp_path / "texts" / "b.txt", "w") as file:
+        for _ in range(257):
+            file.write("a\n" * (MEGABYTE // 2))
+    error = error_of(tokenize(base, tmp_path / "texts"))
+    assert f"b.txt: file too long: found a file of more than {256 * MEGABYTE} bytes" in error and "--txt-record" in error, error
+    taken = peak_bytes("tokenize", "--model", base, "--data", tmp_path / "texts", "--on-bad-record", "skip") - floor
+    assert taken <= 280 * MEGABYTE, f"{taken / MEGABYTE:.0f} MB"
+    assert read(base, tmp_path / "texts", "--on-bad-record", "skip") == ids_of(["the"])
+
+
 @pytest.mark.parametrize("form", ["txt", "jsonl", "csv", "json"])
 def test_a_record_beyond_the_limit_is_an_error_or_skipped(form, base, tmp_path):
     size = 257 * MEGABYTE

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <optional>
 
+#include "adept/data/readers/byte_cursor.h"
 #include "adept/data/readers/formats.h"
 #include "adept/data/readers/line_source.h"
-#include "adept/io/line_reader.h"
 
 namespace adept::data {
 namespace {
@@ -42,10 +42,25 @@ class TextReader final : public Reader {
   ReadResult next_file(std::string& text, Fault& fault) {
     if (ended_) return ReadResult::kEnd;
     ended_ = true;
-    text = io::read_text_file(path_);
+    ByteCursor cursor(path_);
+    // Avoids copying a large text as it grows.
     std::error_code error;
-    if (const auto size = std::filesystem::file_size(path_, error); !error) bytes_ = static_cast<std::int64_t>(size);
-    return check(text, fault);
+    if (const auto size = std::filesystem::file_size(path_, error); !error && size <= kMaxRecordBytes)
+      text.reserve(size);
+    bool too_long = false;
+    for (std::string_view part = cursor.available(); !part.empty(); part = cursor.available()) {
+      too_long = too_long || text.size() + part.size() > kMaxRecordBytes;
+      if (too_long)
+        clear_or_release(text);
+      else
+        text += part;
+      cursor.consume(part.size());
+    }
+    bytes_ = cursor.file_position();
+    if (!too_long) return check(text, fault);
+    fault = {"file too long", fmt::format("a file of more than {} bytes as one document", kMaxRecordBytes),
+             "shorter files, or txt_record: line or paragraph (--txt-record), which make documents of their parts"};
+    return ReadResult::kBad;
   }
 
   ReadResult next_line(std::string& text, Fault& fault) {
