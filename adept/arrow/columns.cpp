@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <string>
@@ -76,6 +77,11 @@ std::optional<std::string_view> string_of(const Cell& cell) {
   }
 }
 
+bool is_number_or_boolean(const Cell& cell) {
+  const Type::type type = cell.array->type_id();
+  return type == Type::BOOL || arrow::is_integer(type) || arrow::is_floating(type);
+}
+
 /// Converts values to JSON, up to a limit.
 class JsonWriter {
  public:
@@ -132,6 +138,9 @@ class JsonWriter {
     if (scalar.ok() && arrow::is_integer(cell.array->type_id()))
       if (const auto integer = (*scalar)->CastTo(arrow::int64()); integer.ok())
         return static_cast<const arrow::Int64Scalar&>(**integer).value;
+    // As short as a float allows, not with the digits of the double of the same value.
+    if (scalar.ok() && cell.array->type_id() == Type::FLOAT)
+      return std::stod(fmt::format("{}", static_cast<const arrow::FloatScalar&>(**scalar).value));
     if (scalar.ok() && arrow::is_floating(cell.array->type_id()))
       if (const auto real = (*scalar)->CastTo(arrow::float64()); real.ok())
         return static_cast<const arrow::DoubleScalar&>(**real).value;
@@ -186,6 +195,11 @@ void read_value(const arrow::RecordBatch& batch, const ColumnPath& path, std::in
       field.text = JsonWriter().convert(cell).dump(-1, ' ', false, Json::error_handler_t::ignore);
     } else if (const auto text = string_of(cell)) {
       field.text = *text;
+    } else if (wanted.form == WantedField::Form::kScalar && is_number_or_boolean(cell)) {
+      const Json value = JsonWriter().convert(cell);
+      if (value.is_number_float() && !std::isfinite(value.get<double>()))
+        throw ValueError{"a number that is not finite"};
+      field.text = value.dump();
     } else {
       throw ValueError{cell.array->type()->ToString()};
     }

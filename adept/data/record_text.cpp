@@ -13,7 +13,7 @@ RecordText::RecordText(const TextSource& source) {
   using Form = WantedField::Form;
   if (source.text_template) {
     template_ = parse_text_template(*source.text_template);
-    for (const std::string& field : template_->fields) wanted_.fields.push_back({field, Form::kString});
+    for (const std::string& field : template_->fields) wanted_.fields.push_back({field, Form::kScalar});
   } else if (source.messages_field) {
     wanted_.fields.push_back({*source.messages_field, Form::kJson});
   } else {
@@ -45,24 +45,25 @@ bool RecordText::has_all(const Record& record, Fault& fault) const {
   for (std::size_t i = 0; i < record.fields.size(); ++i) {
     const Field& field = record.fields[i];
     const std::string name = io::quote(wanted_.fields[i].path);
+    const char* expected = template_ ? "a string, number or boolean" : "a string";
     const std::string used = template_ ? name + ", which the template uses" : name;
     switch (field.state) {
       case Field::State::kValue:
         continue;
       case Field::State::kMissing:
         fault = {"missing field", record.keys,
-                 template_ ? fmt::format("a string in {}", used)
+                 template_ ? fmt::format("{} in {}", expected, used)
                            : fmt::format("the text in {}. Set the field that holds it with --text-field FIELD, or with "
                                          "text_field of the source",
                                          name)};
         break;
       case Field::State::kNull:
-        fault = {"null field", "null", fmt::format("a string in {}", used)};
+        fault = {"null field", "null", fmt::format("{} in {}", expected, used)};
         break;
       case Field::State::kOtherType:
         fault = wanted_.fields[i].form == WantedField::Form::kJson
                     ? Fault{"unreadable field", field.type, fmt::format("a list of messages in {}", name)}
-                    : Fault{"field not a string", field.type, fmt::format("a string in {}", used)};
+                    : Fault{"field not a string", field.type, fmt::format("{} in {}", expected, used)};
         break;
     }
     return false;

@@ -138,19 +138,19 @@ class RecordScanner {
       return;
     }
     ++times_[target.field];
-    const bool any = wanted_[target.field].form == WantedField::Form::kJson;
-    field.state = type == kNull            ? Field::State::kNull
-                  : any || type == kString ? Field::State::kValue
-                                           : Field::State::kOtherType;
+    const WantedField::Form form = wanted_[target.field].form;
+    const bool is_wanted = type == kString || form == WantedField::Form::kJson ||
+                           (form == WantedField::Form::kScalar && (type == kNumber || type == kBoolean));
+    field.state = type == kNull ? Field::State::kNull : is_wanted ? Field::State::kValue : Field::State::kOtherType;
     if (field.state == Field::State::kOtherType) field.type = type;
-    if (field.state == Field::State::kValue && !any && text == nullptr) text = &field;
+    if (type == kString && form != WantedField::Form::kJson && text == nullptr) text = &field;
   }
 
   // Sets the field, unless string() has set it.
   void keep_value(const Target& target, const char* type, std::string_view json, const Field* text) {
     Field& field = fields_[target.field];
     if (!target.rest.empty() || field.state != Field::State::kValue || &field == text) return;
-    if (wanted_[target.field].form == WantedField::Form::kString) {
+    if (type == kString && wanted_[target.field].form != WantedField::Form::kJson) {
       field.text = text->text;
     } else if (json.size() <= kMaxJsonValueBytes) {
       field.text = json;

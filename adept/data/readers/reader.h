@@ -24,6 +24,7 @@ inline constexpr std::size_t kMaxJsonValueBytes = std::size_t{8} << 20;  ///< of
 struct WantedField {
   enum class Form {
     kString,  ///< the text of a string; other types are errors
+    kScalar,  ///< the same, or a number or boolean as JSON writes it
     kJson,    ///< any value, as JSON
   };
   std::string path;  ///< "text", or "meta.text" for a member of an object (or a key with a dot)

@@ -251,9 +251,9 @@ TEST(Readers, FillATemplate) {
   EXPECT_THAT(texts_of(with_template(csv, "{question}\n{answer}")), ElementsAre("1+1?\n2"));
   EXPECT_THAT(error_of(with_template(csv, "{question} {reason}")),
               AllOf(HasSubstr("a.csv:2: missing field: found the columns \"answer\", \"question\""),
-                    HasSubstr("a string in \"reason\", which the template uses")));
+                    HasSubstr("a string, number or boolean in \"reason\", which the template uses")));
   const auto mixed = folder.write(
-      "b.jsonl", "{\"a\":\"x\",\"b\":null}\n{\"a\":\"x\",\"b\":1}\n{\"a\":\"x\"}\n{\"a\":\"\",\"b\":\"\"}\n");
+      "b.jsonl", "{\"a\":\"x\",\"b\":null}\n{\"a\":\"x\",\"b\":[1]}\n{\"a\":\"x\"}\n{\"a\":\"\",\"b\":\"\"}\n");
   TextSource source = with_template(mixed, "{a}{b}");
   source.on_bad_record = BadRecord::kSkip;
   EXPECT_THAT(read_source(source).counts.skipped, ElementsAre(Pair("empty text", 1), Pair("field not a string", 1),
