@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "adept/core/error.h"
+#include "adept/core/log.h"
 #include "adept/core/signals.h"
 #include "adept/data/conversations.h"
 #include "adept/data/record_text.h"
@@ -75,7 +76,9 @@ struct DocumentReader::State {
         place.documents_ = 0;
         open(files[next_file++].path);
       }
-      switch (reader->next(record, fault)) {
+      const ReadResult found = read_record();
+      has_records = has_records || found != ReadResult::kEnd;
+      switch (found) {
         case ReadResult::kRecord:
           if (conversations && has_fields)
             add_conversation();
@@ -98,6 +101,18 @@ struct DocumentReader::State {
       }
     }
   }
+
+  // A file that another process shortens has bad records, or seems damaged; what is wrong is that it changes.
+  ReadResult read_record() {
+    try {
+      return reader->next(record, fault);
+    } catch (const DataError&) {
+      require_unchanged();
+      throw;
+    }
+  }
+
+  void require_unchanged() const { io::require_unchanged(files[next_file - 1].path, files[next_file - 1].stamp); }
 
   void add_conversation() {
     std::string messages;
@@ -123,6 +138,7 @@ struct DocumentReader::State {
     has_fields = format.has_fields;
     reader = format.open(
         {.path = file, .wanted = converter.wanted(), .txt_record = source.txt_record.value_or(TxtRecord::kFile)});
+    has_records = false;
     ++counts.files;
   }
 
@@ -133,7 +149,14 @@ struct DocumentReader::State {
     const InputFile& file = files[next_file - 1];
     finished_bytes += file_bytes(file.path);
     if (hashes_contents) contents = extend_content_hash(contents, file.path);
-    io::require_unchanged(file.path, file.stamp);
+    require_unchanged();
+    if (!has_records) ignore_without_records(file.path);
+  }
+
+  void ignore_without_records(const fs::path& file) {
+    constexpr char kReason[] = "file without records";
+    if (++counts.ignored[kReason] == 1)
+      log_warning("{}: has no record, so nothing is read from it; further such files are only counted", file.string());
   }
 
   void go_to(const Json& json) {
@@ -184,6 +207,7 @@ struct DocumentReader::State {
 
   bool bad(const std::string& position) {
     if (source.on_bad_record == BadRecord::kSkip) return skip(position);
+    require_unchanged();
     throw DataError(
         "{}: {}: found {}; expected {}. Fix the record, or skip and count such records: on_bad_record: skip, or "
         "--on-bad-record skip.",
@@ -208,6 +232,7 @@ struct DocumentReader::State {
   std::size_t next_file = 0;
   std::unique_ptr<Reader> reader;                     // of the open file
   bool has_fields = false;                            // of the open file
+  bool has_records = false;                           // of the open file, so far
   std::optional<ConversationRenderer> conversations;  // of a source with a messages_field
   std::deque<ConversationText> rendered;              // which are returned next
   std::string last_position;                          // of the file that was closed last, or of the last conversation

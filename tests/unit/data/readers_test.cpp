@@ -421,6 +421,30 @@ TEST(TextSource, NoticesAFileThatChangesWhileItIsRead) {
   }
 }
 
+TEST(TextSource, NoticesAFileThatIsCutShortWhileItIsRead) {
+  const TemporaryFolder folder;
+  std::string lines = "{\"text\": \"a\"}", array = "[{\"text\": \"a\"}", rows = "text\n\"a\"";
+  while (rows.size() < 1'000'000) {
+    lines += "\n{\"text\": \"a\"}";
+    array += ", {\"text\": \"a\"}";
+    rows += "\n\"a\"";
+  }
+  for (const auto& [name, text] :
+       {std::pair("a.jsonl", lines), {"a.json", array + "]"}, {"a.csv", rows}, {"a.jsonl.gz", lines}}) {
+    const auto path = folder.write(name, text);
+    DocumentReader reader(one(path));
+    std::string found;
+    ASSERT_TRUE(reader.next(found));
+    std::filesystem::resize_file(path, name == std::string("a.jsonl.gz") ? 10 : 700'001);
+    EXPECT_THAT(message_of<DataError>([&] {
+                  while (reader.next(found)) {
+                  }
+                }),
+                HasSubstr(path + ": has changed while it was read"))
+        << name;
+  }
+}
+
 TEST(TextSource, NoticesTokenFilesThatChangeWhileTheyAreRead) {
   const TemporaryFolder folder;
   MegatronWriter writer(folder / "ids", 256, 0);
