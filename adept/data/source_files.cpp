@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <set>
 #include <sstream>
 #include <system_error>
@@ -51,6 +52,45 @@ std::string advice_for(const fs::path& path) {
     if (extension == packed) return fmt::format(". Unpack it: {} {}", command, path.string());
   return fmt::format(". If it is plain text, set format: text (--format text); other formats: {}",
                      fmt::join(format_names(), ", "));
+}
+
+bool is_url(const std::string& path) {
+  const auto colon = path.find("://");
+  return colon != std::string::npos && colon > 0 &&
+         std::ranges::all_of(path.substr(0, colon), [](unsigned char c) { return std::isalnum(c) != 0; });
+}
+
+// Whether a path that does not exist may be the name of a data set of the Hub: OWNER/NAME.
+bool is_hub_name(const fs::path& path) {
+  std::error_code error;
+  return std::isalnum(static_cast<unsigned char>(path.native().front())) != 0 && path.has_filename() &&
+         std::distance(path.begin(), path.end()) == 2 && format_of_file(path) == nullptr &&
+         !fs::exists(path.parent_path(), error);
+}
+
+// The two files of a Megatron-Core dataset, if only one of them is there; else nothing.
+std::string half_of_megatron(const fs::path& path) {
+  fs::path prefix = path;
+  if (path.extension() == ".bin" || path.extension() == ".idx") prefix.replace_extension();
+  const std::string bin = prefix.string() + ".bin", index = prefix.string() + ".idx";
+  std::error_code error;
+  const bool has_bin = fs::is_regular_file(bin, error), has_index = fs::is_regular_file(index, error);
+  if (has_bin == has_index) return "";
+  return fmt::format("; a Megatron-Core dataset consists of two files, and {} is missing beside {}",
+                     has_bin ? index : bin, has_bin ? bin : index);
+}
+
+// Why a path that does not exist is not found.
+std::string describe_absent(const std::string& path) {
+  if (path.empty()) return "\"\": does not exist";
+  constexpr char kDownload[] = "hf download NAME --repo-type dataset --local-dir FOLDER";
+  if (is_url(path))
+    return fmt::format("{}: is a URL; expected a local path. Download the data first (from the Hugging Face Hub: {})",
+                       path, kDownload);
+  if (is_hub_name(path))
+    return fmt::format("{}: does not exist. If it is a data set of the Hugging Face Hub, download it first: {}", path,
+                       kDownload);
+  return fmt::format("{}: does not exist{}", path, half_of_megatron(path));
 }
 
 bool is_readme(const fs::path& path) { return lower_case(path.stem().string()) == "readme"; }
@@ -124,22 +164,29 @@ class FileFinder {
     if (!problems_.empty()) {
       std::string list;
       for (const std::string& problem : problems_) list += "\n  " + problem;
-      throw ConfigError("source \"{}\": no text found; expected {}, or folders or globs of them.{}", source_.name,
-                        accepted_files(), list);
+      if (is_kind_a_problem_)
+        list += fmt::format("\nText is read from {}, and folders and globs of them.", accepted_files());
+      throw ConfigError("source \"{}\": its text cannot be read:{}", source_.name, list);
     }
     return std::move(found_);
   }
 
  private:
-  // Options that name fields need files that have some.
+  // Options that name fields need files that have some. Beside such files, text may lie in a source with a text_field.
   void check_fields() {
-    if (!problems_.empty() || (!source_.text_template && !source_.messages_field)) return;
-    for (const fs::path& file : found_.files)
-      if (const Format& format = format_in(source_, file); !format.has_fields)
-        problems_.push_back(
-            fmt::format("{}: found fields, but {} is a {} file, whose records have none; expected files of "
-                        "other formats, or no such option",
-                        source_.text_template ? "template" : "messages_field", file.string(), format.name));
+    if (!problems_.empty() || (!source_.text_template && !source_.messages_field && !source_.text_field)) return;
+    const char* option = source_.text_template ? "template" : source_.messages_field ? "messages_field" : "text_field";
+    const auto first = problems_.size();
+    for (const fs::path& file : found_.files) {
+      const Format& format = format_in(source_, file);
+      if (format.has_fields && source_.text_field) return problems_.resize(first);
+      if (!format.has_fields)
+        problems_.push_back(fmt::format("{}: found fields, but {} is a {} file{}, whose records have none; expected {}",
+                                        option, file.string(), format.name,
+                                        io::is_stream(file) ? " by its first bytes" : "",
+                                        io::is_stream(file) ? "JSON, or its format (--format csv, ...)"
+                                                            : "files of other formats, or no such option"));
+    }
   }
 
   void add_path(const std::string& path) {
@@ -152,15 +199,17 @@ class FileFinder {
     } else if (io::is_stream(path)) {
       found_.files.push_back(path);
     } else if (fs::exists(status)) {
-      if (!add_file(path, Named::kByPath))
-        add_problem(fmt::format("{}: is a {}{}", path, describe_kind(path), advice_for(path)));
-    } else if (is_glob(path)) {
+      if (add_file(path, Named::kByPath)) return;
+      is_kind_a_problem_ = true;
+      add_problem(fmt::format("{}: is a {}{}{}", path, describe_kind(path), half_of_megatron(path), advice_for(path)));
+    } else if (is_glob(path) && !is_url(path)) {
       require_files(path, [&] {
         for (const fs::path& match : expand_glob(path)) add_entry(match, Named::kByGlob);
       });
     } else {
-      add_problem(fmt::format("{}: {}", path.empty() ? "\"\"" : path,
-                              status.type() == fs::file_type::not_found ? "does not exist" : error.message()));
+      add_problem(status.type() == fs::file_type::not_found || path.empty()
+                      ? describe_absent(path)
+                      : fmt::format("{}: {}", path, error.message()));
     }
   }
 
@@ -173,7 +222,8 @@ class FileFinder {
     other_file_.clear();
     add();
     if (num_matched_ > 0) return select_split(path, first);
-    add_problem(fmt::format("{}: contains or matches no such file", path));
+    is_kind_a_problem_ = true;
+    add_problem(fmt::format("{}: contains or matches no file of text", path));
     if (!other_file_.empty())
       problems_.back() +=
           fmt::format(", but {}, a {}{}", other_file_.string(), describe_kind(other_file_), advice_for(other_file_));
@@ -280,9 +330,10 @@ class FileFinder {
   SourceFiles found_;
   std::set<std::string> visited_;  // canonical paths of files and folders
   std::int64_t num_matched_ = 0;
-  bool has_splits_ = false;  // a folder or glob was searched
-  fs::path other_file_;      // the first file of an unsupported kind
-  std::string origin_;       // of the current path
+  bool has_splits_ = false;         // a folder or glob was searched
+  fs::path other_file_;             // the first file of an unsupported kind
+  std::string origin_;              // of the current path
+  bool is_kind_a_problem_ = false;  // a problem is that there are no files of the known kinds
   std::vector<std::string> problems_;
 };
 

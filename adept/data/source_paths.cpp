@@ -74,7 +74,7 @@ std::string_view written_folder(const fs::path& folder) {
   if (has("stages") && (has("versions.json") || has("config.yaml"))) return kRunFolder;
   if (has("config.json") && (has("tokenizer.json") || has("model.safetensors") || has("model.safetensors.index.json")))
     return "model folder";
-  if (has("store.json") || (has("progress.json") && has("00000.tokens"))) return "token store";
+  if (has("store.json") || has("00000.tokens")) return kStoreFolder;
   return "";
 }
 

@@ -10,9 +10,10 @@
 namespace adept::data {
 
 inline constexpr std::string_view kRunFolder = "folder of an adept run";
+inline constexpr std::string_view kStoreFolder = "token store";  ///< also one that is not complete
 
 /// Names the kind of a folder that adept wrote or that contains a model, which contain no training text: kRunFolder,
-/// "model folder", "token store"; else empty.
+/// "model folder", kStoreFolder; else empty.
 std::string_view written_folder(const std::filesystem::path& folder);
 /// Whether the name starts with a dot.
 bool is_hidden(const std::filesystem::path& path);

@@ -63,9 +63,9 @@ COMMAND_LINES = [
     (["eval", "--model", "text.jsonl", *TEXT], USAGE, "text.jsonl: is a file; expected a model folder"),
     # text
     (EVAL, USAGE, "adept eval: --data is required...adept eval --help"),
-    ([*EVAL, "--data", "none.jsonl"], USAGE, 'source "none"', "none.jsonl: does not exist", ".txt, .md"),
-    ([*EVAL, "--data", "no*.jsonl"], USAGE, "no*.jsonl: contains or matches no such file"),
-    ([*EVAL, "--data", "folder"], USAGE, "folder: contains or matches no such file"),
+    ([*EVAL, "--data", "none.jsonl"], USAGE, 'source "none"', "none.jsonl: does not exist"),
+    ([*EVAL, "--data", "no*.jsonl"], USAGE, "no*.jsonl: contains or matches no file of text", "\nText is read from .txt, .md"),
+    ([*EVAL, "--data", "folder"], USAGE, "folder: contains or matches no file of text"),
     ([*EVAL, "--data", "a b=text.jsonl"], USAGE, 'found the name "a b"; expected 1 to 64 letters'),
     ([*EVAL, "--data", "x="], USAGE, "--data x=: ", "empty path", "[NAME=]PATH"),
     ([*EVAL, *TEXT, "--data", "./text.jsonl"], USAGE, '--data ./text.jsonl: the name "text"', "--data NAME=./text.jsonl"),

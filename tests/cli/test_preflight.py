@@ -55,9 +55,9 @@ def test_all_paths_are_checked_at_once(inputs, tmp_path, command):
     assert code == 2
     for message in (
         "model: nowhere: ...neither a folder nor in the ...cache",
-        'data.train.1: source "train-1": no text found', "none.jsonl: does not exist",
+        'data.train.1: source "train-1": its text cannot be read', "none.jsonl: does not exist",
         'data.replay.0: source "replay-0"', "gone/: does not exist",
-        'data.general.0: source "general-0"', "*.txt: contains or matches no such file",
+        'data.general.0: source "general-0"', "*.txt: contains or matches no file of text",
         'data.eval.0: source "eval-0"', "file: is a file without extension",
         "output_dir: file/run ...Not a directory",
     ):  # fmt: skip

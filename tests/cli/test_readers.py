@@ -417,7 +417,8 @@ def test_a_file_whose_library_is_missing_says_what_to_install(base, tmp_path):
 def test_the_docs_list_every_format_and_extension(base, tmp_path):
     docs = (ROOT / "docs" / "data.md").read_text()
     (tmp_path / "x.bin").write_text("")
-    extensions = error_of(tokenize(base, tmp_path / "x.bin"), 2).partition("expected ")[2].partition(" files")[0]
+    extensions = error_of(tokenize(base, tmp_path / "x.bin"), 2).partition("Text is read from ")[2].partition(" files")[0]
     types = run_program("adept", "config", "--explain", "data.train.0.format").stdout.partition("type")[2].partition("\n")[0]
+    assert ".parquet" in extensions
     for name in (*extensions.split(", "), *(word for word in types.replace("|", " ").split())):
         assert f"`{name}`" in docs, name

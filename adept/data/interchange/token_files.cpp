@@ -61,6 +61,11 @@ std::optional<TokenPath> token_path(const std::string& path) {
   if (path.empty() || path == "-" || path.starts_with('@')) return std::nullopt;
   const bool is_folder = fs::is_directory(path, error);
   if (is_folder && is_store(path)) return TokenPath{TokenFormat::kStore, {path}};
+  if (is_folder && written_folder(path) == kStoreFolder)
+    throw DataError(
+        "{}: is a token store that is not complete: it has no store.json. Finish it with the same call of adept "
+        "tokenize, which goes on after the last shard, or delete the folder.",
+        path);
   if (const auto bin = megatron_file(path)) {
     if (is_folder)
       throw ConfigError(

@@ -30,7 +30,8 @@ struct TokenFiles {
 };
 
 /// The files of a source of tokens; nothing for text. Throws ConfigError for a source that mixes tokens with text or
-/// several formats, that has several stores, or options that apply to text; DataError for one without its index.
+/// several formats, that has several stores, or options that apply to text; DataError for one without its index, and
+/// for a store that is not complete.
 std::optional<TokenFiles> find_token_files(const TextSource& source);
 
 /// Documents of another program. Ids may be any numbers.

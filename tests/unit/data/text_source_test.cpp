@@ -360,10 +360,58 @@ TEST(TextSource, ListsEveryPathThatIsWrong) {
   EXPECT_THAT(message,
               AllOf(HasSubstr("source \"med\""), HasSubstr(".txt, .md, .markdown, .jsonl"), HasSubstr(".gz, .zst"),
                     HasSubstr("table.xlsx: is a file with extension .xlsx"), HasSubstr("gone.txt: does not exist"),
-                    HasSubstr("*.jsonl: contains or matches no such file"),
-                    HasSubstr("empty: contains or matches no such file"), HasSubstr("\"\": does not exist")));
+                    HasSubstr("*.jsonl: contains or matches no file of text"),
+                    HasSubstr("empty: contains or matches no file of text"), HasSubstr("\"\": does not exist")));
   EXPECT_THAT(message, AllOf(HasSubstr("pipe.txt: is a pipe or device"), Not(HasSubstr("good.txt"))));
   EXPECT_THAT(message_of<ConfigError>([] { find_files(TextSource{.name = "none"}); }), HasSubstr("found no path"));
+}
+
+TEST(TextSource, ListsTheKindsOfTextOnlyWhereAKindIsAProblem) {
+  const TemporaryFolder folder;
+  folder.write("d/train.jsonl", "{}");
+  folder.write("d/test.jsonl", "{}");
+  for (const std::string& path : {folder / "d", folder / "gone.txt", "@" + (folder / "gone"), std::string("hf://a/b")})
+    EXPECT_THAT(message_of<ConfigError>([&] { find_files(source_of({path})); }),
+                AllOf(HasSubstr("source \"s\": its text cannot be read:\n  "), Not(HasSubstr(".parquet"))))
+        << path;
+}
+
+TEST(TextSource, SaysHowToDownloadWhatIsNotHere) {
+  for (const char* path : {"https://huggingface.co/datasets/a/b/resolve/main/x.jsonl", "hf://datasets/a/b/*.parquet",
+                           "s3://bucket/x.jsonl"})
+    EXPECT_THAT(message_of<ConfigError>([&] { find_files(source_of({path})); }),
+                AllOf(HasSubstr(path + std::string(": is a URL; expected a local path")), HasSubstr("hf download ")));
+  EXPECT_THAT(message_of<ConfigError>([&] { find_files(source_of({"someone/something-20k"})); }),
+              HasSubstr("someone/something-20k: does not exist. If it is a data set of the Hugging Face Hub"));
+  const TemporaryFolder folder;
+  for (const std::string& path : {folder / "a/b", std::string("nowhere/b.jsonl"), std::string("./nowhere/b")})
+    EXPECT_THAT(message_of<ConfigError>([&] { find_files(source_of({path})); }), Not(HasSubstr("Hub"))) << path;
+}
+
+TEST(TextSource, NamesTheMissingFileOfAMegatronDataset) {
+  const TemporaryFolder folder;
+  folder.write("a.bin", "x");
+  folder.write("b.idx", "x");
+  for (const auto& [prefix, there, missing] : {std::tuple("a", ".bin", ".idx"), {"b", ".idx", ".bin"}})
+    for (const char* extension : {"", ".bin", ".idx"})
+      EXPECT_THAT(
+          message_of<ConfigError>([&] { find_files(source_of({folder / (std::string(prefix) + extension)})); }),
+          HasSubstr("a Megatron-Core dataset consists of two files, and " + folder / (prefix + std::string(missing)) +
+                    " is missing beside " + folder / (prefix + std::string(there))))
+          << prefix << extension;
+}
+
+TEST(TextSource, TakesNoStoreThatIsNotComplete) {
+  const TemporaryFolder folder;
+  for (const bool has_progress : {true, false}) {
+    folder.write("d/store/00000.tokens", "x");
+    if (has_progress) folder.write("d/store/progress.json", "{\"text\": \"x\"}");
+    EXPECT_THAT(message_of<DataError>([&] { find_files(source_of({folder / "d/store"})); }),
+                AllOf(HasSubstr("d/store: is a token store that is not complete"), HasSubstr("adept tokenize")));
+    folder.write("d/a.txt", "x");
+    EXPECT_THAT(find_files(source_of({folder / "d"})).ignored, ElementsAre(Pair("token store", 1)));
+    fs::remove_all(folder / "d");
+  }
 }
 
 TEST(TextSource, SaysWhatToDoWithOtherFiles) {
@@ -375,7 +423,7 @@ TEST(TextSource, SaysWhatToDoWithOtherFiles) {
     EXPECT_THAT(message_of<ConfigError>([&] { find_files(source_of({folder / (std::string("d/") + name)})); }),
                 AllOf(HasSubstr(command), HasSubstr(folder / (std::string("d/") + name)), HasSubstr(".jsonl")));
     EXPECT_THAT(message_of<ConfigError>([&] { find_files(source_of({folder / "d"})); }),
-                AllOf(HasSubstr("contains or matches no such file, but "), HasSubstr(command)));
+                AllOf(HasSubstr("contains or matches no file of text, but "), HasSubstr(command)));
     fs::remove_all(folder / "d");
   }
 }
@@ -518,7 +566,6 @@ TEST(TextSource, FingerprintFollowsContentAndOptionsNotNames) {
   EXPECT_NE(source_fingerprint(source_of({a})), base);
   EXPECT_NE(source_fingerprint(source_of({write("ab.txt", "onetwo")})), base) << "other documents";
   EXPECT_NE(source_fingerprint(source_of({write("ab.txt", "onekind 0\ntwo")})), base) << "other documents";
-  EXPECT_NE(source_fingerprint({.name = "s", .paths = {a, b}, .text_field = "answer"}), base);
   EXPECT_NE(source_fingerprint({.name = "s", .paths = {a, b}, .txt_record = TxtRecord::kLine}), base);
   write("b.txt", "twO");
   EXPECT_NE(source_fingerprint(source_of({a, b})), base);
