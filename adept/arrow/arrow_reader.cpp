@@ -107,5 +107,11 @@ extern "C" __attribute__((visibility("default"))) adept::data::Reader* adept_mak
     const adept::data::ReaderOptions& options, adept::data::ArrowForm form, int fd) {
   auto file = arrow::io::ReadableFile::Open(fd, adept::data::memory());
   if (!file.ok()) throw adept::DataError("{}: cannot be opened: {}.", options.path.string(), file.status().message());
+  if (const auto start = (*file)->ReadAt(0, 4);
+      form == adept::data::ArrowForm::kIpc && start.ok() && (*start)->ToString() == "FEA1")
+    throw adept::DataError(
+        "{}: is a Feather file of version 1; expected Arrow IPC, or version 2. Write it again: "
+        "pyarrow.feather.write_feather(pyarrow.feather.read_table(OLD), NEW).",
+        options.path.string());
   return new adept::data::TableReader(options, form, *file);
 }

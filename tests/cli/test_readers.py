@@ -354,6 +354,47 @@ def test_a_format_that_is_set_applies_to_standard_input(base, tmp_path):
         assert len(process.stdout.splitlines()) == (1 if arguments else 3)
 
 
+def test_tables_and_arrays_on_standard_input_are_found_by_their_first_bytes(base, tmp_path):
+    table = pa.table({"content": TEXTS})
+    inputs = [WRITERS[form](tmp_path / f"x.{form}", table).read_bytes() for form in WRITERS]
+    inputs += [json.dumps([{"content": text} for text in TEXTS], indent=1).encode()]
+    for data in inputs:
+        process = subprocess.run(
+            [BUILD / "adept", "tokenize", "--model", base, "--data", "-", "--text-field", "content"], input=data, capture_output=True
+        )
+        assert process.returncode == 0, process.stderr
+        assert [json.loads(line) for line in process.stdout.splitlines()] == ids_of(TEXTS)
+
+
+def test_a_field_of_plain_text_on_standard_input_is_an_error(base):
+    process = subprocess.run(
+        [BUILD / "adept", "tokenize", "--model", base, "--data", "-", "--text-field", "q"], input="q\nthe\n", capture_output=True, text=True
+    )
+    assert process.returncode == 2 and "text_field: found fields, but /dev/stdin is a text file by its first bytes" in process.stderr
+    assert "--format csv" in process.stderr
+
+
+def test_a_feather_file_of_version_1_is_named(base, tmp_path):
+    (tmp_path / "x.feather").write_bytes(b"FEA1" + bytes(64) + b"FEA1")
+    error = error_of(tokenize(base, tmp_path / "x.feather"))
+    assert "x.feather: is a Feather file of version 1" in error and "damaged" not in error
+    pa.feather.write_feather(pa.table({"text": TEXTS}), tmp_path / "x.feather")
+    assert read(base, tmp_path / "x.feather") == ids_of(TEXTS)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_template_writes_numbers_and_booleans_of_every_type(form, base, tmp_path):
+    columns = {
+        "int8": pa.array([-1], pa.int8()), "uint64": pa.array([2**40], pa.uint64()), "float": pa.array([0.1], pa.float32()),
+        "double": pa.array([2.0]), "bool": pa.array([True]), "nan": pa.array([float("nan")]), "date": pa.array([1], pa.date32()),
+    }  # fmt: skip
+    path = WRITERS[form](tmp_path / f"x.{form}", pa.table(columns))
+    assert read(base, path, "--template", "{int8} {uint64} {float} {double} {bool}") == ids_of([f"-1 {2**40} 0.1 2.0 true"])
+    for field, found in (("nan", "a number that is not finite"), ("date", "date32[day]")):
+        error = error_of(tokenize(base, path, "--template", f"{{{field}}}"))
+        assert f"field not a string: found {found}; expected a string, number or boolean" in error
+
+
 def test_a_list_names_the_files(base, tmp_path):
     write_parquet(tmp_path / "b.parquet", pa.table({"text": TEXTS[:1]}))
     (tmp_path / "a.md").write_text(TEXTS[1])

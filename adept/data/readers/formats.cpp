@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "adept/io/byte_reader.h"
@@ -22,13 +24,27 @@ namespace {
 
 constexpr std::size_t kStartBytes = 64;
 
-bool starts_object(std::string_view start) {
-  const auto first = start.find_first_not_of("\xef\xbb\xbf \t\r\n");
-  return first != std::string_view::npos && start[first] == '{';
+// What follows the characters that may be in front of JSON.
+std::string_view without_blanks(std::string_view start) {
+  return start.substr(std::min(start.size(), start.find_first_not_of("\xef\xbb\xbf \t\r\n")));
+}
+
+bool starts_object(std::string_view start) { return without_blanks(start).starts_with('{'); }
+bool starts_array(std::string_view start) {
+  const std::string_view array = without_blanks(start);
+  return array.starts_with('[') && starts_object(array.substr(1));
 }
 
 bool starts_parquet(std::string_view start) { return start.starts_with("PAR1"); }
-bool starts_arrow(std::string_view start) { return start.starts_with("ARROW1"); }
+
+// A file, or a stream: a mark, and the length of its first message, a multiple of 8.
+bool starts_arrow(std::string_view start) {
+  if (start.starts_with("ARROW1")) return true;
+  std::int32_t length = 0;
+  if (!start.starts_with("\xff\xff\xff\xff") || start.size() < 4 + sizeof length) return false;
+  std::memcpy(&length, start.data() + 4, sizeof length);
+  return length > 0 && length % 8 == 0;
+}
 
 constexpr std::string_view kTextExtensions[] = {".txt", ".md", ".markdown"};
 constexpr std::string_view kJsonLinesExtensions[] = {".jsonl", ".ndjson"};
@@ -42,7 +58,7 @@ constexpr std::string_view kArrowExtensions[] = {".arrow", ".feather", ".ipc"};
 constexpr Format kFormats[] = {
     {"text", kTextExtensions, false, true, nullptr, make_text_reader},
     {"jsonl", kJsonLinesExtensions, true, true, starts_object, make_json_lines_reader},
-    {"json", kJsonExtensions, true, true, nullptr, make_json_reader},
+    {"json", kJsonExtensions, true, true, starts_array, make_json_reader},
     {"csv", kCsvExtensions, true, true, nullptr, make_csv_reader},
     {"tsv", kTsvExtensions, true, true, nullptr, make_tsv_reader},
     {"parquet", kParquetExtensions, true, false, starts_parquet, make_parquet_reader},

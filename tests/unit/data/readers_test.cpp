@@ -10,6 +10,7 @@
 #include "adept/data/text_template.h"
 #include "adept/data/tokenize.h"
 #include "data_test_util.h"
+#include "tests/support/captured_log.h"
 
 namespace adept::data {
 namespace {
@@ -18,6 +19,7 @@ using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 using testing::Pair;
 
 struct Read {
@@ -262,6 +264,64 @@ TEST(Readers, FillATemplate) {
               AllOf(HasSubstr("template"), HasSubstr("t.txt is a text file")));
 }
 
+TEST(Readers, NeedFieldsWhereAFieldIsNamed) {
+  const TemporaryFolder folder;
+  folder.write("d/a.txt", "x");
+  TextSource source{.name = "s", .paths = {folder / "d"}, .text_field = "q"};
+  EXPECT_THAT(message_of<ConfigError>([&] { read_source(source); }),
+              AllOf(HasSubstr("text_field: found fields, but "), HasSubstr("a.txt is a text file")));
+  folder.write("d/b.jsonl", "{\"q\": \"y\"}");
+  EXPECT_THAT(texts_of(source), ElementsAre("x", "y")) << "the field is that of the other file";
+}
+
+TEST(Formats, OfAStreamAreFoundByItsFirstBytes) {
+  const TemporaryFolder folder;
+  const std::pair<std::string, std::string_view> cases[] = {
+      {"{\"text\": 1}", "jsonl"},
+      {"[{\"content\": \"x\"}]", "json"},
+      {"\xef\xbb\xbf\n [\r\n\t{\"content\"", "json"},
+      {"[1, 2]", "text"},
+      {"[ text ]", "text"},
+      {"[", "text"},
+      {"", "text"},
+      {"PAR1", "parquet"},
+      {"ARROW1", "arrow"},
+      {std::string("\xff\xff\xff\xff\x78\x01\x00\x00", 8), "arrow"},
+      {std::string("\xff\xff\xff\xff\x79\x01\x00\x00", 8), "text"},
+      {"\xff\xff\xff\xff", "text"}};
+  for (const auto& [text, name] : cases) EXPECT_EQ(format_of_stream(folder.write("x", text)).name, name) << text;
+}
+
+TEST(Readers, TellOfFilesWithoutRecords) {
+  const TemporaryFolder folder;
+  folder.write("d/a.jsonl", "{\"text\": \"x\"}");
+  for (const char* name : {"d/b.jsonl", "d/c.jsonl"}) folder.write(name, "");
+  folder.write("d/d.csv", "id,text\n");
+  folder.write("d/e.json", "[]");
+  folder.write("d/f.jsonl", "\n");
+  const test::CapturedLog log;
+  const Read read = read_source(one(folder / "d"));
+  EXPECT_THAT(read.texts, ElementsAre("x"));
+  EXPECT_THAT(read.counts.ignored, ElementsAre(Pair("file without records", 4)));
+  EXPECT_THAT(log.text(), AllOf(HasSubstr("b.jsonl: has no record"), Not(HasSubstr("c.jsonl"))));
+}
+
+TEST(Readers, WriteNumbersAndBooleansInATemplateAsJsonDoes) {
+  const TemporaryFolder folder;
+  const auto path = folder.write("a.jsonl", R"({"i": -7, "f": 1.50, "b": true, "s": "x", "m": {"n": 1e3}})"
+                                            "\n"
+                                            R"({"i": {}, "f": 1, "b": false, "s": "", "m": {"n": 0}})"
+                                            "\n");
+  TextSource source = with_template(path, "{i} {f} {b} {s} {m.n}");
+  EXPECT_THAT(error_of(source), AllOf(HasSubstr("a.jsonl:2: field not a string: found an object; expected a string, "
+                                                "number or boolean in \"i\"")));
+  source.on_bad_record = BadRecord::kSkip;
+  EXPECT_THAT(texts_of(source), ElementsAre("-7 1.50 true x 1e3"));
+  source.text_template.reset();
+  source.text_field = "f";
+  EXPECT_THAT(read_source(source).counts.skipped, ElementsAre(Pair("field not a string", 2)));
+}
+
 TEST(TextTemplate, RefusesBracesThatDoNotMatch) {
   for (const char* text : {"{a", "a}", "{a{b}}", "{}", "no field", "", "{{a}}", "{a}}"})
     EXPECT_THAT(message_of<ConfigError>([&] { parse_text_template(text); }),
@@ -393,6 +453,7 @@ TEST(TextSource, FingerprintFollowsTheOptionsThatChangeDocuments) {
   const std::string base = source_fingerprint(one(a));
   EXPECT_EQ(source_fingerprint({.name = "s", .paths = {a}, .format = "jsonl", .text_field = "text"}), base);
   EXPECT_NE(source_fingerprint({.name = "s", .paths = {a}, .format = "text"}), base);
+  EXPECT_NE(source_fingerprint({.name = "s", .paths = {a}, .text_field = "answer"}), base);
   EXPECT_NE(source_fingerprint(with_template(a, "{text}")), base);
   EXPECT_NE(source_fingerprint(with_template(a, "{text}")), source_fingerprint(with_template(a, "{text} ")));
   const TextSource chat{.name = "s", .paths = {a}, .messages_field = "text"};
