@@ -159,7 +159,8 @@ TEST(ConfigErrors, SourcesAreChecked) {
        "run.yaml:4: data.train.0.epochs: found 0; expected a number > 0 and <= 1000000\n"
        "run.yaml:4: data.train.0.max_tokens: found 1.5; expected an integer >= 1"},
       {"data:\n  train: [{name: a, path: p, weight: 0}]\n  general: [{name: g, path: p}]",
-       "run.yaml:4: data.train.0.weight: found 0; expected a number > 0 and <= 1000000, or a list ...progress, value..."},
+       "run.yaml:4: data.train.0.weight: found 0; expected a number > 0 and <= 1000000, or a list ...progress, "
+       "value..."},
       {"data:\n  train: [{name: a, path: p}]",
        "run.yaml:3: data.general: found nothing; expected general text, ...layer importance..."},
       {"data: {train: [{name: a, path: p}]}\nexpand: {after: [1]}",
