@@ -90,7 +90,9 @@ class StreamNormalizer {
 
  private:
   void begin_character(utf8proc_int32_t starter, std::string& out) {
-    if (pending_.size() >= kStretch && !joining_starters().contains(static_cast<char32_t>(starter)))
+    const bool ends_stretch =
+        pending_.size() >= kStretch && !joining_starters().contains(static_cast<char32_t>(starter));
+    if (ends_stretch || starter == kBeforeFinalConsonants)
       flush(out);
     else
       order_marks();
@@ -107,6 +109,8 @@ class StreamNormalizer {
   }
 
   static constexpr std::size_t kStretch = 1024;
+  // Joins nothing (Unicode 3.12: a final consonant is above it), but utf8proc composes it with the syllable before.
+  static constexpr utf8proc_int32_t kBeforeFinalConsonants = 0x11A7;
   bool composes_;
   int options_;
   std::vector<utf8proc_int32_t> pending_;  // decomposed characters
