@@ -16,6 +16,7 @@
 #include "adept/core/random.h"
 #include "adept/data/store/token_store.h"
 #include "adept/data/text_encoder.h"
+#include "adept/data/text_source.h"
 #include "adept/data/token_dataset.h"
 #include "tests/support/document_ids.h"
 
@@ -59,6 +60,17 @@ class TemporaryFolder {
  private:
   std::filesystem::path path_;
 };
+
+/// The documents of a source.
+inline std::vector<std::string> read_all(const TextSource& source, SourceCounts* counts = nullptr) {
+  DocumentReader reader(source);
+  std::vector<std::string> texts;
+  for (std::string text; reader.next(text);) texts.push_back(text);
+  if (counts != nullptr) *counts = reader.counts();
+  return texts;
+}
+
+inline TextSource source_at(std::vector<std::string> paths) { return {.name = "s", .paths = std::move(paths)}; }
 
 /// A function from text to ids as TextEncoder has it.
 template <typename Function>
