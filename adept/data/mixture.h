@@ -29,8 +29,8 @@ struct MixtureSpan {
 /// Where a mixture continues: what was given before, in whatever way.
 struct MixtureStart {
   double position = 0;
-  std::vector<double>
-      amounts{};  ///< of each source; they sum to the position, or less if others gave some; empty: zeros
+  /// Of each source; empty: zeros. They sum to the position, or to less if sources that were removed gave some.
+  std::vector<double> amounts{};
 };
 
 /// The ideal mixture, which divides every sequence by weight. A source that has given its limit stops; the others
