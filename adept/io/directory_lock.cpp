@@ -21,10 +21,13 @@ namespace fs = std::filesystem;
 
 constexpr int kLockInterval = 100;  // milliseconds between two attempts
 
+constexpr const char* kUnknownHolder = "another process";
+
+// Unknown for the moment between taking the lock and writing the process's number.
 std::string holder_of(int fd, const fs::path& path) {
   std::array<char, 32> text{};
   const std::size_t size = read_some(fd, text, path);
-  return size == 0 ? "another process" : "process " + std::string(text.data(), size);
+  return size == 0 ? kUnknownHolder : "process " + std::string(text.data(), size);
 }
 
 // False if the file was removed after it was opened: others lock a new one.
@@ -38,12 +41,16 @@ bool is_still_named(int fd, const fs::path& path) {
 
 DirectoryLock::DirectoryLock(fs::path directory, OnLocked on_locked) : directory_(std::move(directory)) {
   const fs::path path = directory_ / kFileName;
+  bool told = false;
   while (!try_to_lock()) {
     const std::string holder = holder_of(fd_.get(), path);
     if (on_locked == OnLocked::kFail)
       throw DataError("{}: {} is using this folder. Wait until it exits, or choose another folder.",
                       directory_.string(), holder);
-    if (!waited_) log_info("{}: waiting for {}, which is using this folder", directory_.string(), holder);
+    if (!told && (waited_ || holder != kUnknownHolder)) {
+      log_info("{}: waiting for {}, which is using this folder", directory_.string(), holder);
+      told = true;
+    }
     waited_ = true;
     throw_if_interrupted();
     pollfd signal = {signal_descriptor(), POLLIN, 0};

@@ -280,6 +280,12 @@ TEST(TokenStoreBuild, IsUsedAgainAndOnlyReplacedOnRequest) {
   EXPECT_THAT(log.text(), HasSubstr("Tokenizing again."));
 }
 
+// Returns when `log` has `text`, or after half a minute: what expects the text then fails.
+void wait_for(const test::CapturedLog& log, const std::string& text) {
+  for (int i = 0; i < 6000 && log.text().find(text) == std::string::npos; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+}
+
 TEST(TokenStoreBuild, IsDoneByOneProcessWhileOthersWaitForIt) {
   const TemporaryFolder folder;
   const TextSource source{.name = "s", .paths = {folder.write("a.jsonl", many_lines(60))}};
@@ -287,12 +293,12 @@ TEST(TokenStoreBuild, IsDoneByOneProcessWhileOthersWaitForIt) {
   tokenize(source, one.encoder());
   CountedEncoder shared(kAll);
   const TextEncoder counted = shared.encoder();
+  const test::CapturedLog log;
   TextEncoder slow = counted;
   slow.encode = [&](std::string_view text, IdSink sink) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    wait_for(log, "waiting for process");
     counted.encode(text, sink);
   };
-  const test::CapturedLog log;
   std::vector<std::string> fingerprints(4);
   std::vector<std::thread> threads;
   for (std::string& fingerprint : fingerprints)
@@ -307,14 +313,14 @@ TEST(TokenStoreBuild, IsDoneByOneProcessWhileOthersWaitForIt) {
 TEST(TokenStoreBuild, IsTakenOverWhenTheProcessBeforeFails) {
   const TemporaryFolder folder;
   const TextSource source{.name = "s", .paths = {folder.write("a.jsonl", many_lines(60))}};
+  const test::CapturedLog log;
   TextEncoder failing = byte_encoder();
-  failing.encode = [](std::string_view, IdSink) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  failing.encode = [&](std::string_view, IdSink) {
+    wait_for(log, "waiting for process");
     throw DataError("no such luck");
   };
   std::thread first([&] { EXPECT_THROW(tokenize_to_store(folder / "store", source, failing), DataError); });
   while (!fs::exists(folder / "store/.lock")) std::this_thread::yield();
-  const test::CapturedLog log;
   const TokenDataset second = tokenize_to_store(folder / "store", source, byte_encoder());
   first.join();
   EXPECT_THAT(log.text(), HasSubstr("waiting for process"));
