@@ -48,3 +48,16 @@ target_link_directories(torch::torch INTERFACE ${ADEPT_TORCH_LIBRARY_DIR})
 # torch_cuda is used through registration alone, so the linker must not drop it.
 target_link_options(torch::torch INTERFACE -Wl,--no-as-needed -Wl,-rpath,${ADEPT_TORCH_LIBRARY_DIR})
 target_link_libraries(torch::torch INTERFACE ${torch_libraries})
+
+# NCCL, for jobs of several GPUs: its header and CUDA's from the wheels beside torch (nvidia-nccl, nvidia-cuda-runtime,
+# nvidia-cuda-crt, nvidia-cuda-cccl), or from a toolkit. Its code is in libtorch_cuda or a library that this loads.
+file(GLOB nvidia_includes ${torch_dir}/../nvidia/nccl/include ${torch_dir}/../nvidia/cu*/include ${torch_dir}/../nvidia/cu*/include/cccl
+     ${torch_dir}/../nvidia/cuda_runtime/include)
+find_path(ADEPT_NCCL_HEADER nccl.h HINTS ${nvidia_includes})
+find_path(ADEPT_CUDA_HEADER cuda_runtime.h HINTS ${nvidia_includes} PATHS /usr/local/cuda/include)
+set(ADEPT_NCCL_INCLUDES ${nvidia_includes} ${ADEPT_NCCL_HEADER} ${ADEPT_CUDA_HEADER})
+set(has_nccl OFF)
+if(EXISTS ${torch_dir}/lib/libtorch_cuda.so AND ADEPT_NCCL_HEADER AND ADEPT_CUDA_HEADER)
+  set(has_nccl ON)
+endif()
+option(ADEPT_NCCL "Jobs of several GPUs, over NCCL" ${has_nccl})

@@ -24,12 +24,14 @@ constexpr std::pair<std::string_view, spdlog::level::level_enum> kLevels[] = {{"
                                                                               {"error", spdlog::level::err},
                                                                               {"off", spdlog::level::off}};
 
+int g_rank = 0;
+
 class LevelPrefix : public spdlog::custom_flag_formatter {
  public:
   void format(const spdlog::details::log_msg& message, const std::tm&, spdlog::memory_buf_t& out) override {
-    std::string_view prefix;
-    if (message.level == spdlog::level::warn) prefix = "warning: ";
-    if (message.level >= spdlog::level::err) prefix = "error: ";
+    std::string prefix = rank_prefix();
+    if (message.level == spdlog::level::warn) prefix += "warning: ";
+    if (message.level >= spdlog::level::err) prefix += "error: ";
     out.append(prefix.data(), prefix.data() + prefix.size());
   }
   std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<LevelPrefix>(); }
@@ -68,6 +70,13 @@ void init_logging() {
 }
 
 void set_quiet() { spdlog::default_logger()->set_level(std::max(spdlog::get_level(), spdlog::level::warn)); }
+
+void set_rank(int rank) {
+  g_rank = rank;
+  set_quiet();
+}
+
+std::string rank_prefix() { return g_rank == 0 ? "" : fmt::format("[rank {}] ", g_rank); }
 
 bool logs(LogLevel level) { return spdlog::should_log(spdlog_level(level)); }
 

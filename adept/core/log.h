@@ -18,6 +18,11 @@ void init_logging();
 /// Hides info messages and progress lines; warnings and errors remain.
 void set_quiet();
 
+/// For a process of a job other than the first: hides what set_quiet hides, and puts "[rank N] " in front of the rest.
+void set_rank(int rank);
+/// "[rank N] " after set_rank; otherwise empty.
+std::string rank_prefix();
+
 /// Whether messages of this level are shown.
 bool logs(LogLevel level);
 

@@ -1,0 +1,51 @@
+// Which process of a job this one is, by the environment variables of the program that started it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace adept::dist {
+
+/// The place of a process in its job, and where the processes meet.
+struct Launch {
+  int rank = 0;        ///< 0 .. size-1
+  int size = 1;        ///< processes of the job
+  int local_rank = 0;  ///< 0 .. local_size-1
+  int local_size = 1;  ///< processes of the job on this machine
+  /// Processes that share the cores of this one. Slurm may have given each its own.
+  int cores_shared_by = 1;
+  std::string host{};       ///< of the store at which the processes meet
+  std::uint16_t port = 0;   ///< likewise
+  bool has_server = false;  ///< the program that started the processes is the server; otherwise rank 0 is
+  std::string attempt{};    ///< differs between the starts of a job that share a store
+
+  bool is_one_machine() const { return local_size == size; }
+};
+
+/// The value of an environment variable; nothing if it is unset or empty.
+using Variables = std::function<std::optional<std::string>(const char* name)>;
+
+/// Reads, in this order:
+///
+///  * RANK and WORLD_SIZE, with LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT: what torchrun sets, or the
+///    user. TORCHELASTIC_USE_AGENT_STORE says that torchrun is the server.
+///  * SLURM_STEP_NUM_TASKS and SLURM_PROCID: what srun sets. The processes meet on the first node of the step;
+///    MASTER_ADDR and MASTER_PORT take precedence. A batch script without srun is one process.
+///  * neither: one process.
+///
+/// Throws one ConfigError for all problems.
+Launch read_launch(const Variables& variables);
+/// The same from the environment of this process.
+Launch read_launch();
+
+namespace detail {
+/// The first host of Slurm's list: "node[03-05,9],gpu1" -> "node03".
+std::string first_host(std::string_view nodes);
+/// The number of tasks on a node by SLURM_STEP_TASKS_PER_NODE: "4(x2),3" -> 4, 4, 3. Nothing for another text.
+std::optional<int> tasks_of_node(std::string_view tasks, int node);
+}  // namespace detail
+
+}  // namespace adept::dist

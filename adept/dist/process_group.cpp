@@ -1,0 +1,289 @@
+#include "adept/dist/process_group.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <span>
+#include <thread>
+#include <utility>
+
+#include "adept/core/signals.h"
+#include "adept/dist/backends.h"
+#include "adept/dist/store.h"
+#include "adept/dist/watch.h"
+
+namespace adept::dist {
+namespace {
+
+using std::chrono::milliseconds;
+
+milliseconds to_milliseconds(double s) { return milliseconds(std::llround(s * 1000)); }
+
+std::span<char> bytes_of(const at::Tensor& tensor) {
+  return {static_cast<char*>(tensor.data_ptr()), static_cast<std::size_t>(tensor.nbytes())};
+}
+
+constexpr int kSignalExitCode = 128;  // and the number of the signal
+
+/// A copy of `text` in `size` bytes.
+at::Tensor to_tensor(const std::string& text, std::size_t size) {
+  at::Tensor tensor = at::empty({static_cast<std::int64_t>(size)}, at::kByte);
+  std::memcpy(tensor.data_ptr(), text.data(), std::min(size, text.size()));
+  return tensor;
+}
+
+RankError to_error(const JobFailure& failure) {
+  return RankError(failure.text, static_cast<ExitCode>(failure.exit_code));
+}
+
+}  // namespace
+
+/// What a group of several processes has. Backends end before the store that they use.
+struct ProcessGroup::Members {
+  ~Members() {
+    if (watch) watch->stop(false);
+  }
+  c10::intrusive_ptr<c10d::Store> store;
+  std::shared_ptr<Watch> watch;
+  c10::intrusive_ptr<c10d::Backend> gloo, nccl;
+  std::int64_t num_turns = 0;  // of on_first
+};
+
+class Pending::Work {
+ public:
+  Work(Watch& watch, std::string name, c10::intrusive_ptr<c10d::Work> work)
+      : watch_(watch), name_(std::move(name)), work_(std::move(work)) {}
+
+  void wait() {
+    try {
+      work_->wait();
+    } catch (const std::exception& error) {
+      throw to_error(watch_.find_cause(name_, first_line(error)));
+    }
+  }
+
+ private:
+  Watch& watch_;
+  std::string name_;
+  c10::intrusive_ptr<c10d::Work> work_;
+};
+
+Pending::Pending(std::unique_ptr<Work> work) : work_(std::move(work)) {}
+Pending::Pending(Pending&&) noexcept = default;
+Pending& Pending::operator=(Pending&&) noexcept = default;
+Pending::~Pending() = default;
+
+void Pending::wait() {
+  if (work_) std::exchange(work_, nullptr)->wait();
+}
+
+ProcessGroup::ProcessGroup() = default;
+
+ProcessGroup::ProcessGroup(const Launch& launch, const GroupOptions& options) : launch_(launch), options_(options) {
+  if (launch.size == 1) return;
+  const milliseconds timeout = to_milliseconds(options.timeout);
+  members_ = std::make_unique<Members>();
+  members_->store = open_store(launch, timeout, /*may_serve=*/true);
+  members_->watch =
+      Watch::start(launch, open_store(launch, timeout, /*may_serve=*/false), timeout, options.ends_process);
+  wait_for_all_to_join();
+  try {
+    members_->gloo = make_gloo(launch, members_->store, timeout);
+    if (options.uses_gpu) members_->nccl = make_nccl(launch, members_->store, timeout);
+  } catch (const c10::Error& error) {
+    throw_cause("connecting", first_line(error));
+  }
+}
+
+ProcessGroup::~ProcessGroup() = default;
+
+void ProcessGroup::throw_cause(const char* name, const std::string& problem) {
+  throw to_error(members_->watch->find_cause(name, problem));
+}
+
+void ProcessGroup::wait_for_all_to_join() {
+  const auto key = [](int rank) { return fmt::format("joined/{}", rank); };
+  c10d::Store& store = *members_->store;
+  try {
+    store.set(key(rank()), "1");
+    const auto deadline = Watch::Clock::now() + to_milliseconds(options_.timeout);
+    std::vector<int> missing;
+    for (int r = 0; r < size(); ++r) missing.push_back(r);
+    while (true) {
+      std::erase_if(missing, [&](int r) { return store.check({key(r)}); });
+      if (missing.empty()) return;
+      throw_if_interrupted();
+      if (const auto failure = members_->watch->failure()) throw to_error(*failure);
+      if (Watch::Clock::now() > deadline) break;
+      std::this_thread::sleep_for(std::min<milliseconds>(members_->watch->interval(), milliseconds(200)));
+    }
+    throw to_error(members_->watch->report(
+        {.text =
+             fmt::format("of {} processes, rank {} did not come to {} within {:g} s (dist.timeout). Check that every "
+                         "process was started, with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE",
+                         size(), fmt::join(missing, ", "), describe_store(launch_), options_.timeout)}));
+  } catch (const c10::Error& error) {
+    throw_cause("joining", first_line(error));
+  }
+}
+
+template <typename Operation>
+Pending ProcessGroup::start(const char* name, const at::Tensor& tensor, Operation operation) {
+  if (const auto failure = members_->watch->failure()) throw to_error(*failure);
+  c10d::Backend& backend = tensor.is_cuda() ? *members_->nccl : *members_->gloo;
+  members_->watch->count_operation();
+  try {
+    return Pending(std::make_unique<Pending::Work>(*members_->watch, name, operation(backend)));
+  } catch (const c10::Error& error) {
+    throw_cause(name, first_line(error));
+  }
+}
+
+Pending ProcessGroup::start_all_reduce(const at::Tensor& tensor) {
+  if (!members_) return Pending();
+  return start("adding gradients", tensor, [&](c10d::Backend& backend) {
+    std::vector<at::Tensor> tensors = {tensor};
+    return backend.allreduce(tensors);
+  });
+}
+
+void ProcessGroup::all_reduce(const at::Tensor& tensor) { start_all_reduce(tensor).wait(); }
+
+void ProcessGroup::broadcast(const at::Tensor& tensor, int from) {
+  if (!members_) return;
+  start("broadcasting", tensor, [&](c10d::Backend& backend) {
+    std::vector<at::Tensor> tensors = {tensor};
+    return backend.broadcast(tensors, {.rootRank = from});
+  }).wait();
+}
+
+void ProcessGroup::all_gather(const at::Tensor& whole, const at::Tensor& part) {
+  ADEPT_CHECK(whole.is_contiguous() && whole.numel() == part.numel() * size(), "{} elements of {} ranks for {}",
+              part.numel(), size(), whole.numel());
+  if (!members_) {
+    if (whole.data_ptr() != part.data_ptr()) whole.copy_(part.view_as(whole));
+    return;
+  }
+  start("gathering", part, [&](c10d::Backend& backend) {
+    at::Tensor output = whole.view({-1}), input = part.contiguous().view({-1});
+    return backend._allgather_base(output, input);
+  }).wait();
+}
+
+void ProcessGroup::reduce_scatter(const at::Tensor& part, const at::Tensor& whole) {
+  ADEPT_CHECK(part.is_contiguous() && whole.numel() == part.numel() * size(), "{} elements of {} ranks for {}",
+              part.numel(), size(), whole.numel());
+  if (!members_) {
+    if (whole.data_ptr() != part.data_ptr()) part.copy_(whole.view_as(part));
+    return;
+  }
+  start("scattering", whole, [&](c10d::Backend& backend) {
+    at::Tensor output = part.view({-1}), input = whole.contiguous().view({-1});
+    return backend._reduce_scatter_base(output, input);
+  }).wait();
+}
+
+void ProcessGroup::barrier() {
+  if (!members_) return;
+  const at::Tensor nothing = at::empty({1}, at::kByte);
+  start("a barrier", nothing, [&](c10d::Backend& backend) { return backend.barrier(); }).wait();
+}
+
+std::string ProcessGroup::broadcast(const std::string& text, int from) {
+  if (!members_) return text;
+  const bool sends = rank() == from;
+  const at::Tensor length = at::empty({1}, at::kLong);
+  *length.mutable_data_ptr<std::int64_t>() = std::ssize(text);
+  broadcast(length, from);
+  const auto num_bytes = static_cast<std::size_t>(*length.const_data_ptr<std::int64_t>());
+  if (num_bytes == 0) return "";
+  const at::Tensor bytes = to_tensor(sends ? text : "", num_bytes);
+  broadcast(bytes, from);
+  const std::span<char> result = bytes_of(bytes);
+  return {result.begin(), result.end()};
+}
+
+std::vector<std::string> ProcessGroup::all_gather(const std::string& text) {
+  if (!members_) return {text};
+  std::size_t longest = 1;
+  const auto lengths = all_gather(std::vector<double>{static_cast<double>(text.size())});
+  for (const auto& length : lengths) longest = std::max(longest, static_cast<std::size_t>(length[0]));
+  const at::Tensor whole = at::empty({size(), static_cast<std::int64_t>(longest)}, at::kByte);
+  all_gather(whole, to_tensor(text, longest));
+  std::vector<std::string> texts;
+  for (std::size_t r = 0; r < lengths.size(); ++r)
+    texts.emplace_back(bytes_of(whole).data() + r * longest, static_cast<std::size_t>(lengths[r][0]));
+  return texts;
+}
+
+std::vector<std::vector<double>> ProcessGroup::all_gather(const std::vector<double>& numbers) {
+  if (!members_ || numbers.empty()) return std::vector<std::vector<double>>(static_cast<std::size_t>(size()), numbers);
+  const auto count = std::ssize(numbers);
+  const at::Tensor part = at::empty({count}, at::kDouble), whole = at::empty({size(), count}, at::kDouble);
+  std::ranges::copy(numbers, part.mutable_data_ptr<double>());
+  all_gather(whole, part);
+  std::vector<std::vector<double>> result;
+  const auto* next = whole.const_data_ptr<double>();
+  for (int r = 0; r < size(); ++r, next += count) result.emplace_back(next, next + count);
+  return result;
+}
+
+double ProcessGroup::sum(double number) {
+  double total = 0;
+  for (const auto& numbers : all_gather(std::vector<double>{number})) total += numbers[0];
+  return total;
+}
+
+double ProcessGroup::max(double number) {
+  for (const auto& numbers : all_gather(std::vector<double>{number})) number = std::max(number, numbers[0]);
+  return number;
+}
+
+void ProcessGroup::wait_for(const std::string& key) {
+  while (true) {
+    throw_if_interrupted();
+    if (const auto failure = members_->watch->failure()) throw to_error(*failure);
+    try {
+      if (members_->store->check({key})) return;
+    } catch (const c10::Error& error) {
+      throw_cause("waiting", first_line(error));
+    }
+    std::this_thread::sleep_for(std::min<milliseconds>(members_->watch->interval(), milliseconds(50)));
+  }
+}
+
+void ProcessGroup::on_first(FunctionRef<void()> work) {
+  if (is_first()) work();
+  if (!members_) return;
+  const std::string key = fmt::format("turn/{}", members_->num_turns++);
+  if (!is_first()) return wait_for(key);
+  try {
+    members_->store->set(key, "1");
+  } catch (const c10::Error& error) {
+    throw_cause("reporting", first_line(error));
+  }
+}
+
+void ProcessGroup::fail(const std::string& message, int exit_code) {
+  if (!members_) return;
+  Watch& watch = *members_->watch;
+  // The others saved and ended as this one did, by the same signal.
+  const bool is_signal = exit_code > kSignalExitCode;
+  if (!watch.failure())
+    watch.report({.exit_code = is_signal ? exit_code : static_cast<int>(ExitCode::kFailure),
+                  .text = fmt::format("rank {} ended: {}", rank(), message)});
+  if (is_first() && !launch_.has_server) watch.wait_until_known();
+  watch.stop(false);
+}
+
+void ProcessGroup::leave() {
+  if (members_) members_->watch->stop(true);
+}
+
+}  // namespace adept::dist

@@ -1,0 +1,124 @@
+// The processes of a job, over PyTorch's c10d: Gloo for tensors on the CPU, NCCL for those on GPUs. A process that was
+// started alone is a group of one, in which every operation does nothing: callers never ask how many there are.
+//
+// Every rank calls the same operations in the same order. An operation that fails because of another rank throws
+// RankError with that rank and what happened to it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "adept/core/error.h"
+#include "adept/core/function_ref.h"
+#include "adept/dist/launch.h"
+
+namespace adept::dist {
+
+/// Another rank ended, stopped, or did not arrive within the time-out.
+class RankError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// The ranks differ in what they must have alike.
+class DisagreementError : public DataError {
+ public:
+  using DataError::DataError;
+};
+
+struct GroupOptions {
+  double timeout = 600;       ///< seconds that a rank may take to arrive at an operation, or give no sign of life
+  bool uses_gpu = false;      ///< tensors on GPUs are communicated too: by NCCL, on the GPU of the local rank
+  bool ends_process = false;  ///< ends the process if another rank failed and this one does not end by itself
+};
+
+/// An operation that was started. Destroying it without wait() is for exceptions only.
+class Pending {
+ public:
+  class Work;
+  explicit Pending(std::unique_ptr<Work> work = nullptr);
+  Pending(Pending&&) noexcept;
+  Pending& operator=(Pending&&) noexcept;
+  ~Pending();
+  /// Until the result is there.
+  void wait();
+
+ private:
+  std::unique_ptr<Work> work_;
+};
+
+class ProcessGroup {
+ public:
+  /// The group of one process.
+  ProcessGroup();
+  /// Joins the job and waits for all of its processes. Throws DataError if the store cannot be opened or reached,
+  /// RankError if a process does not come within the time-out.
+  ProcessGroup(const Launch& launch, const GroupOptions& options);
+  ~ProcessGroup();
+  ProcessGroup(const ProcessGroup&) = delete;
+  ProcessGroup& operator=(const ProcessGroup&) = delete;
+
+  int rank() const { return launch_.rank; }
+  int size() const { return launch_.size; }
+  const Launch& launch() const { return launch_; }
+  bool is_first() const { return rank() == 0; }
+
+  /// Sum over the ranks, in place. Every rank gets the same bits.
+  void all_reduce(const at::Tensor& tensor);
+  Pending start_all_reduce(const at::Tensor& tensor);
+  /// The tensor of rank `from`.
+  void broadcast(const at::Tensor& tensor, int from = 0);
+  /// `parts` of all ranks, which have the same size, one after another. `whole` is contiguous.
+  void all_gather(const at::Tensor& whole, const at::Tensor& part);
+  /// Part number rank() of the sum of `whole`, which is cut into size() equal parts. Both are contiguous.
+  void reduce_scatter(const at::Tensor& part, const at::Tensor& whole);
+  /// Until all ranks are here.
+  void barrier();
+
+  /// The text of rank `from`.
+  std::string broadcast(const std::string& text, int from = 0);
+  /// The texts of all ranks, in order.
+  std::vector<std::string> all_gather(const std::string& text);
+  /// The numbers of all ranks, which have as many, in order.
+  std::vector<std::vector<double>> all_gather(const std::vector<double>& numbers);
+  double sum(double number);
+  double max(double number);
+
+  /// Throws DisagreementError on every rank if `values` (of a name, such as a key of the configuration) are not the
+  /// same everywhere. The message lists the names that differ, and which ranks have which value.
+  void agree(const std::map<std::string, std::string>& values);
+
+  /// Rank 0 works; the others wait, as long as rank 0 gives signs of life. If it throws, the others get a RankError
+  /// as soon as it has told them (fail).
+  void on_first(FunctionRef<void()> work);
+
+  /// Tells the others that this process ends with an error; the first such message is that of all.
+  void fail(const std::string& message, int exit_code);
+  /// Leaves after the last operation.
+  void leave();
+
+ private:
+  struct Members;
+  template <typename Operation>
+  Pending start(const char* name, const at::Tensor& tensor, Operation operation);
+  [[noreturn]] void throw_cause(const char* name, const std::string& problem);
+  void wait_for(const std::string& key);
+  void wait_for_all_to_join();
+
+  Launch launch_;
+  GroupOptions options_;
+  std::unique_ptr<Members> members_;  // none of a group of one
+};
+
+/// The group of this process: of one, until join().
+ProcessGroup& world();
+/// Makes the job that `launch` describes the group of this process. Its log then shows warnings and errors only, with
+/// the rank in front, unless it is rank 0.
+void join(const Launch& launch, GroupOptions options);
+
+}  // namespace adept::dist

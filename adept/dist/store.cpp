@@ -1,0 +1,62 @@
+#include "adept/dist/store.h"
+
+#include <c10/util/Exception.h>
+#include <c10/util/Logging.h>
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <mutex>
+#include <string_view>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include "adept/core/error.h"
+
+namespace adept::dist {
+
+std::string first_line(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  const std::string text = torch_error != nullptr ? torch_error->what_without_backtrace() : error.what();
+  return text.substr(0, text.find('\n'));
+}
+
+void quiet_c10d() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    ::setenv("TORCH_CPP_LOG_LEVEL", "FATAL", /*overwrite=*/0);
+    c10::initLogging();
+  });
+}
+
+std::string describe_store(const Launch& launch) {
+  return fmt::format("{}:{} ({})", launch.host, launch.port,
+                     launch.has_server ? "the program that started the job" : "rank 0");
+}
+
+c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, std::chrono::milliseconds timeout, bool may_serve) {
+  quiet_c10d();
+  c10d::TCPStoreOptions options;
+  options.port = launch.port;
+  options.isServer = may_serve && !launch.has_server && launch.rank == 0;
+  options.waitWorkers = false;
+  options.timeout = timeout;
+  try {
+    auto store = c10::make_intrusive<c10d::TCPStore>(launch.host, options);
+    return c10::make_intrusive<c10d::PrefixStore>(fmt::format("adept/{}", launch.attempt), std::move(store));
+  } catch (const c10::DistError& error) {
+    const std::string text = first_line(error);
+    if (options.isServer && text.find("EADDRINUSE") != std::string::npos)
+      throw DataError(
+          "rank 0 cannot listen on port {} (MASTER_PORT): another program uses it, perhaps another job, or one that "
+          "did "
+          "not end. Set MASTER_PORT to a free port, or end that program.",
+          launch.port);
+    throw DataError(
+        "rank {} cannot reach {} within {} s: {}. Check that rank 0 runs, that MASTER_ADDR and MASTER_PORT are those "
+        "of "
+        "its machine on every machine, and that no firewall is between them.",
+        launch.rank, describe_store(launch), timeout.count() / 1000.0, text);
+  }
+}
+
+}  // namespace adept::dist

@@ -1,0 +1,26 @@
+// The store at which the processes of a job meet: c10d's TCPStore.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
+#include "adept/dist/launch.h"
+
+namespace adept::dist {
+
+/// Connects to the store of the job, under a prefix of this attempt. `may_serve`: rank 0 starts the server, if no other
+/// program is it. Throws DataError if the port is in use, or the host is not reached within `timeout`.
+c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, std::chrono::milliseconds timeout, bool may_serve);
+
+/// Call before anything of c10d, which otherwise logs each failure with a stack trace before it throws. The user's
+/// $TORCH_CPP_LOG_LEVEL takes precedence.
+void quiet_c10d();
+
+/// "host:port (rank 0)", for messages.
+std::string describe_store(const Launch& launch);
+
+/// What a libtorch exception says, in one line.
+std::string first_line(const std::exception& error);
+
+}  // namespace adept::dist

@@ -1,0 +1,102 @@
+// Gives signs of life to the other processes of a job and looks for theirs, over a connection to the store of its own,
+// so that it goes on while the main thread computes or waits. One thread talks to the store. A second one never waits
+// for the store, which may hang itself.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <torch/csrc/distributed/c10d/Store.hpp>
+#include <vector>
+
+#include "adept/dist/launch.h"
+
+namespace adept::dist {
+
+/// Why the job ends.
+struct JobFailure {
+  int exit_code = 1;
+  std::string text;  ///< names the rank
+};
+
+class Watch : public std::enable_shared_from_this<Watch> {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  /// `ends_process`: GroupOptions.
+  static std::shared_ptr<Watch> start(const Launch& launch, c10::intrusive_ptr<c10d::Store> store,
+                                      std::chrono::milliseconds timeout, bool ends_process);
+  ~Watch();
+  Watch(const Watch&) = delete;
+  Watch& operator=(const Watch&) = delete;
+
+  /// A new operation starts; others learn how many were.
+  void count_operation() { ++num_operations_; }
+
+  /// Known as soon as this process sees it in the store, or does not reach the store.
+  std::optional<JobFailure> failure() const;
+  /// Makes `failure` that of the job, unless there is one, and returns that of the job.
+  JobFailure report(const JobFailure& failure);
+  /// The failure behind an operation that failed here with `problem`: the one that a rank reported, else of a rank that
+  /// is silent or behind. Waits a few intervals to find out.
+  JobFailure find_cause(const std::string& operation, const std::string& problem);
+
+  /// Of signs of life.
+  std::chrono::milliseconds interval() const { return interval_; }
+  /// Ends the threads. `leaves`: the others need not expect signs of life any more; the process with the server waits
+  /// for them.
+  void stop(bool leaves);
+  /// Until all ranks know the failure, at most for a few intervals.
+  void wait_until_known();
+
+ private:
+  struct Peer {
+    std::string sign;
+    Clock::time_point changed = Clock::now();
+    std::int64_t num_operations = 0;
+    bool left = false;
+  };
+  using Lock = std::unique_lock<std::mutex>;
+
+  Watch(const Launch& launch, c10::intrusive_ptr<c10d::Store> store, std::chrono::milliseconds timeout,
+        bool ends_process);
+  // Of the thread that talks.
+  void talk();
+  void beat();
+  void publish();
+  void look();
+  void look_at(int rank);
+  void say_goodbye();
+  // Of the other one.
+  void guard();
+  void end_process_if_late(Lock& lock);
+
+  std::vector<int> silent_for(std::chrono::milliseconds time) const;
+  std::string silence_of(const std::string& who) const;
+  void learn(const JobFailure& failure);
+
+  const Launch launch_;
+  const c10::intrusive_ptr<c10d::Store> store_;
+  const std::chrono::milliseconds timeout_, interval_;
+  const bool ends_process_;
+  std::atomic<std::int64_t> num_operations_ = 0;
+  std::atomic<bool> looks_at_all_ = false;
+  std::int64_t num_beats_ = 0;
+
+  mutable std::mutex mutex_;  // for all that follows
+  std::condition_variable changed_;
+  bool stops_ = false, leaves_ = false, has_stopped_talking_ = false;
+  std::vector<Peer> peers_;
+  std::optional<JobFailure> failure_, outgoing_;
+  std::int64_t num_that_know_ = 0;
+  Clock::time_point failed_at_{}, answered_at_ = Clock::now();
+  std::thread guard_;
+};
+
+}  // namespace adept::dist
