@@ -6,12 +6,18 @@
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "adept/config/reader.h"
 #include "adept/core/log.h"
 
 namespace adept::config {
 namespace {
+
+constexpr std::size_t kMaxSourceName = 64;
 
 class CrossCheck {
  public:
@@ -176,6 +182,47 @@ void settle_replay(RunConfig& config, const CrossCheck& check) {
   }
 }
 
+// Text of data.general that can be read again, and is neither trained on already nor held out.
+std::vector<TrainSource> replayed_general(const DataConfig& data) {
+  std::set<std::string> others = {"-", "/dev/stdin"};
+  const auto add = [&](const auto& sources) {
+    for (const data::TextSource& source : sources) others.insert(source.paths.begin(), source.paths.end());
+  };
+  add(data.train);
+  add(data.eval);
+  std::vector<TrainSource> replay;
+  for (const GeneralSource& source : data.general) {
+    if (std::ranges::any_of(source.paths, [&](const std::string& path) { return others.contains(path); })) continue;
+    TrainSource& added = replay.emplace_back();
+    static_cast<data::TextSource&>(added) = source;
+    constexpr std::string_view kSuffix = "-replay";
+    added.name = source.name.substr(0, kMaxSourceName - kSuffix.size()).append(kSuffix);
+    if (source.weight) added.weight = *source.weight;
+    added.epochs = kGeneralReplayEpochs;
+  }
+  return replay;
+}
+
+// Where nobody says what to replay, the text that stands for general skill is it. Who weighs the training text has
+// said what the mixture is.
+void replay_general(RunConfig& config, const CrossCheck& check) {
+  DataConfig& data = config.data;
+  const auto has_weight = [](const TrainSource& source) { return source.weight.has_value(); };
+  if (data.general.empty() || std::ranges::any_of(data.train, has_weight)) return;
+  data.replay = replayed_general(data);
+  if (data.replay.empty()) {
+    check.tell("data.general",
+               "not replayed, because it is also trained on, held out or a stream; data.replay takes other text");
+    return;
+  }
+  data.replays_general = true;
+  config.train.replay_ratio = kReplayRatio;
+  check.tell("data.general",
+             fmt::format("{:g} % of the training tokens are replay of this text, up to {:g} epochs of it; data.replay "
+                         "takes other text; train.replay_ratio sets another share of that, or 0",
+                         100 * kReplayRatio, kGeneralReplayEpochs));
+}
+
 void check_expand(const method::SelectionOptions& expand, const method::LayerProbeOptions& probe, train::Method method,
                   CrossCheck& check) {
   const bool by_hand = !expand.after.empty();
@@ -294,7 +341,7 @@ bool is_source_name(std::string_view name) {
   const auto is_alphanumeric = [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
   };
-  if (name.empty() || name.size() > 64 || !is_alphanumeric(name.front())) return false;
+  if (name.empty() || name.size() > kMaxSourceName || !is_alphanumeric(name.front())) return false;
   return std::all_of(name.begin(), name.end(),
                      [&](char c) { return is_alphanumeric(c) || c == '.' || c == '_' || c == '-'; });
 }
@@ -318,6 +365,8 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
            result);
   if (!config.unit_lr.ema && config.method == train::Method::kAdept)
     config.unit_lr.ema = method::default_ema(config.unit_lr.policy);
+  const bool replay_is_open =
+      !config.train.replay_ratio && config.data.replay.empty() && config.method != train::Method::kReplay;
   settle_replay(config, check);
   check_expand(expand, config.probe, config.method, check);
   if (!expand.strategy && config.expands())
@@ -335,6 +384,7 @@ void check_and_resolve(RunConfig& config, Purpose purpose, const Location& docum
     expand.num_layers = kDefaultNumLayers;
   if (!config.lora.alpha && config.method == train::Method::kLora)
     config.lora.alpha = 2.0 * static_cast<double>(config.lora.rank);
+  if (replay_is_open && result.problems.empty()) replay_general(config, check);  // after the checks, which name keys
 }
 
 }  // namespace adept::config

@@ -28,8 +28,10 @@ inline constexpr std::int64_t kDefaultNumLayers = 4;  ///< copied layers
 /// What unset optional fields are set to when a configuration is loaded.
 inline constexpr double kDefaultWarmupRatio = 0.03;
 inline constexpr double kDefaultEpochs = 1.0;
-inline constexpr double kReplayRatio = 0.02;  ///< if data.replay has sources, except of the method replay:
+inline constexpr double kReplayRatio = 0.02;  ///< if there is text to replay, except of the method replay:
 inline constexpr double kReplayMethodRatio = 0.25;
+/// Of data.general where it is replayed. Up to four epochs are almost as good as new text (arXiv:2305.16264).
+inline constexpr double kGeneralReplayEpochs = 4;
 
 struct TrainSource : data::TextSource {
   std::optional<data::WeightSchedule> weight;  ///< relative share of the training tokens; if no source has one, by size
@@ -49,6 +51,7 @@ struct EvalSource : data::TextSource {
 struct DataConfig {
   std::vector<TrainSource> train;
   std::vector<TrainSource> replay;     ///< mixed in with share train.replay_ratio
+  bool replays_general = false;        ///< whether loading filled `replay` with the text of `general`
   std::vector<GeneralSource> general;  ///< the general-competence detection corpus: layer probe and unit importance
   std::vector<EvalSource> eval;
   bool deduplicate = false;

@@ -160,7 +160,8 @@ template <typename Visitor>
 void describe(Visitor& v, DataConfig& c) {
   v(c.train, "train", "Training text: domain text, optionally with general text for replay", {.required = true});
   v(c.replay, "replay",
-    "General text to mix into the training text, against forgetting; train.replay_ratio sets its share");
+    "General text to mix into the training text, against forgetting; train.replay_ratio sets its share. Without any, "
+    "the text of data.general is replayed, unless data.train has weights, or data.train or data.eval reads it too");
   v(c.general, "general", "General text for measuring layer importance and unit importance");
   v(c.eval, "eval", "Held-out text, evaluated before, during and after training");
   v(c.deduplicate, "deduplicate",
@@ -245,7 +246,7 @@ void describe(Visitor& v, train::TrainOptions& c) {
     {.unit = "of all tokens",
      .range = kBelowOne,
      .fallback =
-         fmt::format("{:g} if data.replay has sources ({:g} with method: replay)", kReplayRatio, kReplayMethodRatio),
+         fmt::format("{:g} if there is text to replay ({:g} with method: replay)", kReplayRatio, kReplayMethodRatio),
      .decides = decides::kMixture});
   v(c.continue_data, "continue_data",
     "Start at the data position where the run that trained the model stopped, instead of at the beginning");

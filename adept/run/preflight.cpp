@@ -197,7 +197,7 @@ TextModel check_files(const config::RunConfig& config, config::Purpose purpose) 
     }
   }
   check_paths("train", config.data.train, config.output_dir, problems);
-  check_paths("replay", config.data.replay, config.output_dir, problems);
+  if (!config.data.replays_general) check_paths("replay", config.data.replay, config.output_dir, problems);
   check_paths("general", config.data.general, config.output_dir, problems);
   check_paths("eval", config.data.eval, config.output_dir, problems);
   problems.passes([&] { train::check_metric_sinks(config.train.report_to); });

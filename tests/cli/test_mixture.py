@@ -56,6 +56,28 @@ def test_a_falling_share_of_replay(texts, tmp_path):
     assert "replay_ratio: [[0.0, 0.4], [0.5, 0.0]]" in resolved and "weight: [[0.0, 1.0], [1.0, 3.0]]" in resolved
 
 
+def test_general_text_is_replayed_where_no_mixture_is_given(texts, tmp_path):
+    data = {"train": [source("domain")], "general": [source("general", weight=3), source("extra", weight=1)],
+            "eval": [{"name": "held", "path": "extra.jsonl", "role": "general"}]}  # fmt: skip
+    process = train(texts, tmp_path / "run", data=data, num_train_epochs=2)
+    assert "data.general: 2 % of the training tokens are replay of this text" in process.stderr
+    assert "warning" not in process.stderr, "no text is in two places"
+    use = used(tmp_path / "run")
+    assert use.keys() == {"domain", "general-replay"}, "what is held out is not replayed"
+    total = sum(source["sequences"] for source in use.values())
+    assert abs(use["general-replay"]["sequences"] - 0.02 * total) <= 1 and use["general-replay"]["tokens"] > 0
+    again = run_program("adept", "run", tmp_path / "run" / "config.yaml", cwd=texts)
+    assert "train" in [line.split()[0] for line in again.stderr.splitlines() if line.endswith("unchanged, kept")]
+    without = train(texts, tmp_path / "none", data=data, num_train_epochs=2, replay_ratio=0)
+    assert used(tmp_path / "none").keys() == {"domain"} and "replay" not in without.stderr
+
+
+def test_a_missing_general_text_is_one_problem(texts, tmp_path):
+    data = {"train": [source("domain")], "general": [source("gone")]}
+    process = train(texts, tmp_path / "run", data=data, max_steps=1, check=False)
+    assert process.returncode == 2 and process.stderr.count("gone.jsonl: does not exist") == 1
+
+
 @pytest.mark.parametrize(
     ("weight", "key", "message"),
     [

@@ -109,7 +109,7 @@ def test_no_run_writes_records_where_a_glob_reads_them(inputs, tmp_path, pattern
 
 
 def test_a_good_configuration_is_printed_and_makes_nothing(inputs, tmp_path):
-    code, _, log = start("config", inputs, tmp_path)
+    code, _, log = start("config", inputs, tmp_path, train={"batch_size": 2, "replay_ratio": 0})
     assert code == 0 and log == ""
 
 

@@ -64,7 +64,7 @@ def config(folder, name, train, options=STEPS, **keys):
             "eval": [source("held", role="domain")], **keys.pop("data", {})}  # fmt: skip
     everything = {"model": "base", "output_dir": f"run-{name}", "threads": 1, "dtype": "fp32", "seq_len": 24, "data": data,
                   "expand": {"after": [0]}, "unit_lr": {"update_every": 2, "probe_tokens": 200},
-                  "train": options, **keys}  # fmt: skip
+                  "train": {"replay_ratio": 0, **options}, **keys}  # fmt: skip
     path = folder / f"{name}.yaml"
     path.write_text(json.dumps(everything))
     return path

@@ -35,6 +35,12 @@ RunConfig parse(const std::string& text, const std::vector<std::string>& overrid
 
 RunConfig minimal_with(const std::vector<std::string>& overrides) { return parse(kMinimal, overrides); }
 
+// Its general text is not replayed, so loading it says nothing.
+RunConfig silent_with(std::vector<std::string> overrides) {
+  overrides.push_back("train.replay_ratio=0");
+  return minimal_with(overrides);
+}
+
 TEST(RunConfig, MinimalFileGetsEveryDefault) {
   const RunConfig config = parse(kMinimal);
   EXPECT_EQ(config.model, "base");
@@ -277,7 +283,7 @@ TEST(Alternatives, StepsWinAsInHuggingFace) {
 TEST(Methods, SayWhatTheySettleOnlyWhereTheUserWishedForSomethingElse) {
   const auto said = [](const std::vector<std::string>& overrides) {
     const test::CapturedLog log;
-    minimal_with(overrides);
+    silent_with(overrides);
     return log.text();
   };
   EXPECT_EQ(said({"method=lora"}), "");
@@ -303,13 +309,13 @@ TEST(Methods, SayWhichGivenKeysTheyDoNotUseAndDoNotDependOnThem) {
         {"full", "method full ...not use probe.max_tokens, expand.num_layers, unit_lr.floor, lora.rank"},
         {"lora", "method lora ...not use probe.max_tokens, expand.num_layers, unit_lr.floor"}}) {
     const test::CapturedLog log;
-    const RunConfig config = minimal_with(with_method(method));
+    const RunConfig config = silent_with(with_method(method));
     EXPECT_THAT(log.text(), Reads(fmt::format("...--set ...: the {}\n", unused)));
-    const Json plain = deciding(minimal_with({fmt::format("method={}", method), "train.max_steps=3"}), ~0U);
+    const Json plain = deciding(silent_with({fmt::format("method={}", method), "train.max_steps=3"}), ~0U);
     EXPECT_EQ(deciding(config, ~0U) == plain, std::string(method) == "full");
   }
   const test::CapturedLog log;
-  minimal_with({"method=full", "unit_lr.floor=0.1", "lora.rank=8"});
+  silent_with({"method=full", "unit_lr.floor=0.1", "lora.rank=8"});
   EXPECT_EQ(log.text(), "") << "the defaults";
 }
 
@@ -347,14 +353,76 @@ TEST(Replay, IsTwoPercentWhereThereIsTextForItUnlessAShareIsGiven) {
   EXPECT_EQ(minimal_with({"method=replay", replay}).train.replay_ratio, 0.25);
   EXPECT_EQ(minimal_with({"train.replay_ratio=0", replay}).train.replay_ratio, 0.0);
   EXPECT_EQ(minimal_with({"train.replay_ratio=10%", replay}).train.replay_ratio, 0.1);
-  EXPECT_EQ(minimal_with({}).train.replay_ratio, 0.0) << "data.general is only measured on";
+  EXPECT_EQ(minimal_with({"data.general=[]", "method=full"}).train.replay_ratio, 0.0);
   EXPECT_EQ(log.text(), "");
+}
+
+TEST(Replay, IsOfGeneralTextWhereNothingElseIsGiven) {
+  const test::CapturedLog log;
+  const std::string general = "data.general=[{name: gen, path: gen.txt, weight: 3}, {name: b, path: b.md, weight: 1}]";
+  for (const char* method : {"adept", "full", "llama_pro", "lora", "top_k_layers"}) {
+    const RunConfig config = minimal_with({std::string("method=") + method, general});
+    EXPECT_EQ(config.train.replay_ratio, 0.02) << method;
+    ASSERT_EQ(config.data.replay.size(), 2U);
+    const TrainSource& replay = config.data.replay[0];
+    EXPECT_EQ(replay.name, "gen-replay");
+    EXPECT_EQ(replay.paths, config.data.general[0].paths);
+    EXPECT_EQ(replay.weight, data::WeightSchedule(3));
+    EXPECT_EQ(replay.epochs, 4.0);
+    EXPECT_EQ(config.data.replay[1].name, "b-replay");
+  }
+  EXPECT_THAT(log.text(), Says("data.general: 2 % of the training tokens are replay of this text, up to 4 epochs"
+                               "...data.replay...train.replay_ratio"));
+}
+
+TEST(Replay, IsNotOfGeneralTextThatIsHeldOutOrTrainedOnAlready) {
+  const std::string eval = "data.eval=[{name: held, path: [other.txt, gen.txt]}]";
+  const std::string train = "data.train=[{name: med, path: med.txt}, {name: g, path: gen.txt}]";
+  for (const std::string& other : {eval, train}) {
+    const test::CapturedLog log;
+    const RunConfig config = minimal_with({other});
+    EXPECT_EQ(config.train.replay_ratio, 0.0) << other;
+    EXPECT_THAT(config.data.replay, testing::IsEmpty());
+    EXPECT_THAT(log.text(), Says("data.general: not replayed...data.replay"));
+  }
+  const RunConfig one = minimal_with({eval, "data.general=[{name: gen, path: gen.txt}, {name: b, path: b.md}]"});
+  ASSERT_EQ(one.data.replay.size(), 1U) << "the source that is not held out";
+  EXPECT_EQ(one.data.replay[0].name, "b-replay");
+}
+
+TEST(Replay, IsNotOfGeneralTextWhereTheMixtureIsGiven) {
+  const test::CapturedLog log;
+  const RunConfig config = minimal_with({"data.train=[{name: med, path: med.txt, weight: 1}]"});
+  EXPECT_EQ(config.train.replay_ratio, 0.0);
+  EXPECT_THAT(config.data.replay, testing::IsEmpty());
+  EXPECT_EQ(log.text(), "");
+}
+
+TEST(Replay, OfGeneralTextNeedsTextThatCanBeReadTwice) {
+  for (const char* path : {"-", "/dev/stdin"})
+    EXPECT_THAT(minimal_with({fmt::format("data.general=[{{name: gen, path: {}}}]", path)}).data.replay,
+                testing::IsEmpty());
+}
+
+TEST(Replay, OfGeneralTextIsReadAgainFromTheResolvedFile) {
+  const RunConfig config = minimal_with({});
+  const RunConfig again = parse(to_yaml(config));
+  ASSERT_EQ(again.data.replay.size(), 1U);
+  EXPECT_EQ(again.train.replay_ratio, 0.02);
+  EXPECT_EQ(deciding(again, ~0U), deciding(config, ~0U));
+}
+
+TEST(Replay, OfALongNameHasANameOfItsOwn) {
+  const std::string name(64, 'n');
+  const RunConfig config = minimal_with({"data.general.0.name=" + name});
+  EXPECT_EQ(config.data.replay.at(0).name, name.substr(0, 57) + "-replay");
+  EXPECT_TRUE(is_source_name(config.data.replay.at(0).name));
 }
 
 TEST(Overrides, NullUnsetsAList) {
   const std::string text = std::string(kMinimal) + "expand: {after: [1, 2]}\n";
   EXPECT_THAT(parse(text, {"expand.after=null"}).expand.after, testing::IsEmpty());
-  EXPECT_THAT(minimal_with({"data.replay=null", "lora.target_modules=~"}).data.replay, testing::IsEmpty());
+  EXPECT_THAT(silent_with({"data.replay=null", "lora.target_modules=~"}).data.replay, testing::IsEmpty());
 }
 
 TEST(Overrides, NullUnsetsAnAlternative) {
