@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <iterator>
+#include <map>
+#include <string>
 #include <utility>
 
 #include "adept/core/error.h"
@@ -14,6 +16,28 @@ namespace {
 constexpr std::size_t kMostConversations = 64;
 constexpr std::size_t kMostConversationBytes = std::size_t{1} << 20;
 
+// ShareGPT's names of roles, as LLaMA-Factory and axolotl read them; others stay.
+std::string role_of_sender(const std::string& sender) {
+  static const std::map<std::string, std::string> kRoles = {
+      {"human", "user"}, {"gpt", "assistant"}, {"function_call", "assistant"}, {"observation", "tool"}};
+  const auto found = kRoles.find(sender);
+  return found == kRoles.end() ? sender : found->second;
+}
+
+// Messages in ShareGPT's form, {"from": "human", "value": "..."}, get `role` and `content`. One of another form stays.
+void convert_share_gpt(Json& messages) {
+  if (!messages.is_array()) return;
+  for (Json& message : messages) {
+    if (!message.is_object() || message.contains("role") || message.contains("content")) continue;
+    const auto from = message.find("from"), value = message.find("value");
+    if (from == message.end() || !from->is_string() || value == message.end()) continue;
+    message["role"] = role_of_sender(from->get<std::string>());
+    message["content"] = std::move(message["value"]);
+    message.erase("from");
+    message.erase("value");
+  }
+}
+
 }  // namespace
 
 void ConversationRenderer::add(std::string_view messages, const std::string& position) {
@@ -24,6 +48,7 @@ void ConversationRenderer::add(std::string_view messages, const std::string& pos
   } catch (const DataError& error) {  // a limit of such values
     return add_bad({kReason, error.what(), kExpected}, position);
   }
+  convert_share_gpt(parsed);
   if (const auto problem = messages_problem(parsed)) return add_bad({kReason, *problem, kExpected}, position);
   messages_.push_back(std::move(parsed));
   num_bytes_ += messages.size();

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <map>
@@ -422,6 +423,30 @@ TEST(Readers, RenderConversationsInOrderByTheChatTemplate) {
   for (int i = 0; i < 7; ++i) ASSERT_TRUE(strict.next(text));
   EXPECT_THAT(message_of<DataError>([&] { strict.next(text); }),
               AllOf(HasSubstr("a.jsonl:8: messages not rendered: found "), HasSubstr("no tools")));
+}
+
+TEST(Readers, TakeMessagesInTheFormOfShareGpt) {
+  const TemporaryFolder folder;
+  const ChatTemplate chat = chat_template_in(folder);
+  const auto text_of = [&](const std::string& messages) {
+    const TextSource source{
+        .name = "s", .paths = {folder.write("a.jsonl", messages + "\n")}, .messages_field = "conversations"};
+    std::string text;
+    DocumentReader(source, &chat).next(text);
+    return text;
+  };
+  EXPECT_EQ(text_of(R"({"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, )"
+                    R"({"from": "gpt", "value": "a"}, {"from": "user", "value": "p", "weight": 1}]})"),
+            "<s>[system] s\n[user] q\n[assistant] a\n[user] p\n");
+  EXPECT_THAT(message_of<DataError>([&] { text_of(R"({"conversations": [{"from": "observation", "value": "t"}]})"); }),
+              HasSubstr("no tools"))
+      << "the role is tool";
+  for (const char* bad : {R"({"from": "human"})", R"({"from": 1, "value": "a"})", R"({"value": "a"})"})
+    EXPECT_THAT(message_of<DataError>([&] { text_of(fmt::format("{{\"conversations\": [{}]}}", bad)); }),
+                HasSubstr("message 1 without a \"role\""))
+        << bad;
+  EXPECT_THAT(message_of<DataError>([&] { text_of(R"({"conversations": [{"from": "human", "value": 1}]})"); }),
+              HasSubstr("message 1 (user) with"));
 }
 
 TEST(OptionProblems, NameOptionsThatContradictEachOther) {
