@@ -1,10 +1,11 @@
-"""Measures how fast `adept tokenize --out` builds a token store: megabytes of text per second, with one and more threads;
+"""Measures how fast `adept tokenize --out` builds a token store: megabytes of text per second, on one and more cores;
 and how fast training batches come from it: tokens per second.
 
-    bench/run store [--text FILE] [--threads N,N] [--repeats N]
+    bench/run store [--text FILE] [--cores N,N] [--repeats N]
 
-The tokenizer is SmolLM2's. Each pass is a new process that writes a new store to the disk; its whole time counts. Threads
-take turns. Every pass must give the same store. Batches of 8 x 2048 are read from the last one, in the order of a training.
+The tokenizer is SmolLM2's. Each pass is a new process, bound to N cores, with as many tokenizer threads beside the one that
+reads and writes. It writes a new store to the disk; its whole time counts. The numbers of cores take turns. Every pass must
+give the same store. Batches of 8 x 2048 are read from the last one, in the order of a training.
 """
 
 import argparse
@@ -23,13 +24,14 @@ MODEL = CACHE / "models" / "SmolLM2-135M-Instruct"
 WORK = CACHE / "bench" / "store"
 
 
-def one_pass(adept, text, field, threads):
+def one_pass(adept, text, field, cores):
     """Seconds, and the record of the store."""
     shutil.rmtree(WORK, ignore_errors=True)
-    command = [adept, "tokenize", "--quiet", "--model", MODEL, "--data", f"text={text}", "--out", WORK, "--threads", threads,
+    command = [adept, "tokenize", "--quiet", "--model", MODEL, "--data", f"text={text}", "--out", WORK, "--threads", cores,
                *(["--text-field", field] if field else [])]  # fmt: skip
     begin = time.perf_counter()
-    subprocess.run(list(map(str, command)), check=True)
+    bound = sorted(os.sched_getaffinity(0))[: int(cores)]
+    subprocess.run(list(map(str, command)), check=True, preexec_fn=lambda: os.sched_setaffinity(0, bound))
     seconds = time.perf_counter() - begin
     return seconds, json.loads((WORK / "store.json").read_text())
 
@@ -45,8 +47,8 @@ def main(arguments):
     parser = argparse.ArgumentParser(prog="bench/run store", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=pathlib.Path, default=CACHE / "text" / "lee_background.cor", help="any text that adept reads (default: the demo's news text)")
     parser.add_argument("--text-field", help="field of its records")
-    parser.add_argument("--threads", default="1,2", help="numbers of threads (default: 1,2)")
-    parser.add_argument("--repeats", type=int, default=5, help="passes with each number of threads (default: 5)")
+    parser.add_argument("--cores", default="1,2", help="numbers of cores (default: 1,2)")
+    parser.add_argument("--repeats", type=int, default=5, help="passes with each number of cores (default: 5)")
     options = parser.parse_args(arguments)
     for needed in (MODEL / "tokenizer.json", options.text):
         if not needed.exists():
@@ -59,14 +61,14 @@ def main(arguments):
         shutil.copy(options.text, text)
     rates, fingerprints = {}, set()
     for _ in range(options.repeats):
-        for threads in options.threads.split(","):
-            seconds, store = one_pass(adept, text, options.text_field, threads)
-            rates.setdefault(threads, []).append(store["counts"]["bytes"] / 1e6 / seconds)
+        for cores in options.cores.split(","):
+            seconds, store = one_pass(adept, text, options.text_field, cores)
+            rates.setdefault(cores, []).append(store["counts"]["bytes"] / 1e6 / seconds)
             fingerprints.add(store["fingerprint"])
     megabytes = store["counts"]["bytes"] / 1e6
     print(f"{options.text}, {megabytes:.1f} MB of text, {options.repeats} passes each in turns: median MB/s (least, most)")
-    for threads, rate in rates.items():
-        print(f"threads {threads}  {statistics.median(rate):.1f} ({min(rate):.1f}, {max(rate):.1f})")
+    for cores, rate in rates.items():
+        print(f"cores {cores}  {statistics.median(rate):.1f} ({min(rate):.1f}, {max(rate):.1f})")
     for packing in ("concat", "best_fit"):
         batches = sorted(batch_rate(adept.parent / "adept_batches_bench", packing) / 1e6 for _ in range(options.repeats))
         print(f"batches, {packing}: {statistics.median(batches):.1f} million tokens/s ({batches[0]:.1f}, {batches[-1]:.1f})")

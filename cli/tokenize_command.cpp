@@ -296,7 +296,7 @@ void add_tokenize_command(CLI::App& app) {
       ->type_name(fmt::format("{}", fmt::join(kOutputFormats, "|")));
   add_count_option(*command, "--threads", options->threads, 0, 1024, "Number of tokenizer threads; 0 uses all cores");
   add_count_option(*command, "--shard-bytes", options->shard_bytes, 1, std::int64_t{1} << 40,
-                   "Size of ids at which a file of a token store ends, after its document");
+                   "Size of ids at which a file of a new token store ends, after its document");
   command->add_flag("--verify", options->verify,
                     "Check all of the token store, and the hash of the text it was made of");
   command->add_flag("--force", options->force, "Replace a token store of other text, options or tokenizer");

@@ -266,7 +266,7 @@ def test_tokenizers_take_turns_on_the_same_text_and_must_agree(monkeypatch, tmp_
     assert "different numbers of tokens: {'adept': " in capsys.readouterr().out
 
 
-def test_stores_are_built_by_threads_in_turns_and_must_be_equal(monkeypatch, tmp_path, capsys):
+def test_stores_are_built_on_one_and_more_cores_in_turns_and_must_be_equal(monkeypatch, tmp_path, capsys):
     bench = module_of_bench("store", monkeypatch)
     monkeypatch.setattr(bench, "WORK", tmp_path / "store")
     monkeypatch.setattr(bench, "MODEL", text_models.save("llama_tied", tmp_path / "base"))
@@ -274,7 +274,7 @@ def test_stores_are_built_by_threads_in_turns_and_must_be_equal(monkeypatch, tmp
     assert bench.main(["--text", str(tmp_path / "text.jsonl"), "--repeats", "2"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert "text.jsonl, 0.0 MB of text, 2 passes each" in rows[0]
-    assert [re.match(r"threads (\d)  \d+\.\d \(\d+\.\d, \d+\.\d\)$", row)[1] for row in rows[1:3]] == ["1", "2"]
+    assert [re.match(r"cores (\d)  \d+\.\d \(\d+\.\d, \d+\.\d\)$", row)[1] for row in rows[1:3]] == ["1", "2"]
     assert [re.match(r"batches, (\w+): \d+\.\d million tokens/s \(\d+\.\d, \d+\.\d\)$", row)[1] for row in rows[3:]] == ["concat", "best_fit"]
     numbers = iter(range(10))
     one_pass = bench.one_pass
