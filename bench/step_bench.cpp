@@ -109,7 +109,7 @@ void read_pages(const model::Decoder& decoder) {
 model::Batch next_token_batch(const at::Tensor& ids, at::Device device) {
   at::Tensor targets = ids.roll(-1, 1);
   targets.select(1, ids.size(1) - 1).fill_(nn::kIgnoreIndex);
-  return {.input_ids = ids.to(device), .targets = targets.to(device), .num_targets = ids.size(0) * (ids.size(1) - 1)};
+  return {.input_ids = {ids, device}, .targets = {targets, device}, .num_targets = ids.size(0) * (ids.size(1) - 1)};
 }
 
 /// The rows of `ids` (B, T) as documents of held-out text.
@@ -157,7 +157,7 @@ class Work {
       : options_(options),
         decoder_(std::move(decoder)),
         batch_(next_token_batch(read_ids(options.ids), decoder_.device())) {
-    if (options.work == "forward") held_out_ = as_held_out(batch_.input_ids.cpu(), decoder_.config().vocab_size);
+    if (options.work == "forward") held_out_ = as_held_out(batch_.input_ids.host, decoder_.config().vocab_size);
     if (options.work == "step" || options.work == "full") train(io::WeightFiles::open(options.model));
     read_pages(decoder_);
     if (options.cached) use_cache();

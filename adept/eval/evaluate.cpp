@@ -18,8 +18,8 @@ namespace {
 
 // Of each row, from the losses of a batch (B, T).
 void add_scores(const at::Tensor& losses, const model::Batch& batch, Scores& scores) {
-  const at::Tensor sums = losses.sum({1}, /*keepdim=*/false, at::kDouble).cpu();                   // (B)
-  const at::Tensor counts = batch.targets.ne(nn::kIgnoreIndex).sum({1}, /*keepdim=*/false).cpu();  // (B)
+  const at::Tensor sums = losses.sum({1}, /*keepdim=*/false, at::kDouble).cpu();                          // (B)
+  const at::Tensor counts = batch.targets.values.ne(nn::kIgnoreIndex).sum({1}, /*keepdim=*/false).cpu();  // (B)
   for (std::int64_t i = 0; i < batch.rows(); ++i)
     scores.sequences.push_back(
         {.loss = sums.const_data_ptr<double>()[i], .tokens = counts.const_data_ptr<std::int64_t>()[i]});

@@ -32,7 +32,7 @@ std::vector<double> to_vector(const at::Tensor& tensor) {
 }
 
 // Sum of the losses of each row of h (B, T, D): (B) fp64.
-at::Tensor row_losses(const model::Decoder& decoder, const at::Tensor& h, const at::Tensor& targets) {
+at::Tensor row_losses(const model::Decoder& decoder, const at::Tensor& h, const nn::Targets& targets) {
   return decoder.token_losses(h, targets).to(at::kDouble).sum(1);
 }
 
@@ -44,12 +44,13 @@ void add_losses(ProbeSamples& samples, const std::vector<double>& losses) {
 
 // Row b alone, without padding.
 model::Batch single_row(const model::Batch& batch, std::int64_t b) {
-  const std::int64_t length = batch.lengths.defined() ? batch.lengths[b].item<std::int64_t>() : batch.input_ids.size(1);
+  const std::int64_t length =
+      batch.lengths.defined() ? batch.lengths[b].item<std::int64_t>() : batch.input_ids.host.size(1);
   const auto row = [&](const at::Tensor& of_batch) { return of_batch.slice(0, b, b + 1).slice(1, 0, length); };
-  const at::Tensor targets = row(batch.targets);
-  return {.input_ids = row(batch.input_ids),
+  const nn::Targets targets = row(batch.targets.values);
+  return {.input_ids = {row(batch.input_ids.host), batch.input_ids.values.device()},
           .targets = targets,
-          .num_targets = targets.ne(nn::kIgnoreIndex).sum().item<std::int64_t>(),
+          .num_targets = targets.count(),
           .document_starts = batch.document_starts.defined() ? row(batch.document_starts) : at::Tensor()};
 }
 
@@ -109,7 +110,7 @@ void measure_angles(const model::Decoder& decoder, const ProbeBatch& probe, Prob
   std::vector<at::Tensor> columns;  // L of (B)
   for (std::int64_t l = 0; l < decoder.num_layers(); ++l) {
     const at::Tensor next = decoder.layer(h, l, context);
-    columns.push_back(row_angles(h, next, batch.targets));
+    columns.push_back(row_angles(h, next, batch.targets.values));
     h = next;
   }
   const at::Tensor angles = at::stack(columns, 1).cpu();  // (B, L)
@@ -157,7 +158,7 @@ void measure_gradients(const model::Decoder& decoder, const ProbeBatch& probe, P
       }
       const at::Tensor step = g.output.detach().to(at::kFloat) - g.input.detach().to(at::kFloat);
       gates[l] = -n * (g.output_gradient.to(at::kFloat) * step).sum(at::kDouble).item<double>();
-      angles[l] = row_angles(g.input, g.output, row.targets).item<double>();
+      angles[l] = row_angles(g.input, g.output, row.targets.values).item<double>();
     });
     for (const std::vector<double>& values : sums) append(first_order, values);
     append(samples.table(kSquaredGradient), squares);

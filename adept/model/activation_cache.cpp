@@ -1,7 +1,6 @@
 #include "adept/model/activation_cache.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/empty.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -16,6 +15,7 @@
 #include "adept/core/log.h"
 #include "adept/io/posix.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/nn/transfer.h"
 
 namespace adept::model {
 namespace {
@@ -139,21 +139,23 @@ void ActivationCache::read_index() {
   if (end_ < size && ::ftruncate(fd_.get(), end_) != 0) throw system_error(path_, "write", errno);
 }
 
-at::Tensor ActivationCache::get(const at::Tensor& ids, const Context& context, bool keeps_new, const Compute& compute) {
-  if (ids.numel() == 0) return compute(ids, context);
+at::Tensor ActivationCache::get(const nn::TokenIds& ids, const Context& context, bool keeps_new,
+                                const Compute& compute) {
+  const at::Tensor& rows = ids.host;
+  if (rows.numel() == 0) return compute(ids, context);
   const std::lock_guard lock(mutex_);
-  const std::vector<std::string> keys = row_keys(ids.cpu(), context);
+  const std::vector<std::string> keys = row_keys(rows, context);
   if (const at::Tensor found = read(keys, ids); found.defined()) {
-    stats_.positions_read += ids.numel();
-    return found.to(ids.device());
+    stats_.positions_read += rows.numel();
+    return found;
   }
   at::Tensor activations = compute(ids, context);
-  stats_.positions_computed += ids.numel();
+  stats_.positions_computed += rows.numel();
   // Whole batches: one of which a row is missing is never read.
   const auto is_new = [&](const std::string& key) { return !entries_.contains(key); };
   const auto new_rows = std::count_if(keys.begin(), keys.end(), is_new);
   const bool has_room =
-      end_ + new_rows * (static_cast<std::int64_t>(sizeof(EntryHeader)) + row_bytes(ids)) <= max_bytes_;
+      end_ + new_rows * (static_cast<std::int64_t>(sizeof(EntryHeader)) + row_bytes(rows)) <= max_bytes_;
   if (keeps_new && has_room && is_independent_of_place(ids, context, activations, compute))
     keep(keys, activations.cpu().contiguous());
   return activations;
@@ -163,40 +165,43 @@ std::int64_t ActivationCache::row_bytes(const at::Tensor& ids) const {
   return ids.size(1) * source_.hidden_size * static_cast<std::int64_t>(at::elementSize(source_.dtype));
 }
 
-at::Tensor ActivationCache::read(const std::vector<std::string>& keys, const at::Tensor& ids) {
+at::Tensor ActivationCache::read(const std::vector<std::string>& keys, const nn::TokenIds& ids) {
   const auto is_known = [&](const std::string& key) { return entries_.contains(key); };
   if (!std::all_of(keys.begin(), keys.end(), is_known)) return {};
-  at::Tensor rows = at::empty({ids.size(0), ids.size(1), source_.hidden_size}, at::TensorOptions(source_.dtype));
-  const auto size = static_cast<std::size_t>(row_bytes(ids));
+  const at::Tensor& of_ids = ids.host;
+  const at::Device device = ids.values.device();
+  at::Tensor rows = nn::empty_on_host({of_ids.size(0), of_ids.size(1), source_.hidden_size}, source_.dtype, device);
+  const auto size = static_cast<std::size_t>(row_bytes(of_ids));
   auto* out = static_cast<std::byte*>(rows.data_ptr());
   for (std::size_t row = 0; row < keys.size(); ++row) {
     const Entry& entry = entries_.at(keys[row]);
     const std::span<std::byte> data(out + row * size, size);
-    if (entry.bytes == row_bytes(ids) && read_at(fd_.get(), entry.offset, data) && hash_of(data) == entry.checksum)
+    if (entry.bytes == row_bytes(of_ids) && read_at(fd_.get(), entry.offset, data) && hash_of(data) == entry.checksum)
       continue;
     log_warning("{}: an entry is damaged; dropping all entries, which are recomputed when needed", path_.string());
     if (!clear()) max_bytes_ = 0;
     return {};
   }
-  return rows;
+  return nn::to_device(rows, device);
 }
 
-bool ActivationCache::is_independent_of_place(const at::Tensor& ids, const Context& context,
+bool ActivationCache::is_independent_of_place(const nn::TokenIds& ids, const Context& context,
                                               const at::Tensor& activations, const Compute& compute) {
-  if (ids.size(0) == 1) return true;
+  const at::Tensor& rows = ids.host;
+  if (rows.size(0) == 1) return true;
   const bool was_told =
       std::any_of(is_independent_.begin(), is_independent_.end(), [](const auto& s) { return !s.second; });
-  const auto [shape, is_new] = is_independent_.try_emplace({ids.size(0), ids.size(1)});
+  const auto [shape, is_new] = is_independent_.try_emplace({rows.size(0), rows.size(1)});
   if (is_new) {
     Context next = context;
     next.document_starts = next_rows(context.document_starts);
     next.lengths = next_rows(context.lengths);
-    shape->second = compute(next_rows(ids), next).equal(next_rows(activations));
+    shape->second = compute({next_rows(rows), ids.values.device()}, next).equal(next_rows(activations));
     if (!shape->second && !was_told)
       log_warning(
           "activation cache: activations of batches of {} x {} tokens are not cached, because on this machine they "
           "depend on the position of a sequence in its batch, so training would not be reproducible bit for bit",
-          ids.size(0), ids.size(1));
+          rows.size(0), rows.size(1));
   }
   return shape->second;
 }

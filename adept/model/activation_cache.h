@@ -17,6 +17,7 @@
 
 #include "adept/core/file.h"
 #include "adept/model/context.h"
+#include "adept/nn/token_ids.h"
 
 namespace adept::model {
 
@@ -50,16 +51,16 @@ struct ActivationCacheStats {
 class ActivationCache {
  public:
   /// ids (B, T) and their context -> (B, T, D).
-  using Compute = std::function<at::Tensor(const at::Tensor& ids, const Context& context)>;
+  using Compute = std::function<at::Tensor(const nn::TokenIds& ids, const Context& context)>;
 
   /// Opens or makes the file, which never grows beyond `max_bytes`. Throws DataError where it cannot.
   ActivationCache(std::filesystem::path path, std::int64_t max_bytes, ActivationSource source);
 
   std::int64_t num_layers() const { return source_.num_layers; }
 
-  /// Returns compute(ids, context), read from the file if it has all rows; ids (B, T) int64 on any device. `keeps_new`:
+  /// Returns compute(ids, context), read from the file if it has all rows; ids (B, T) on any device. `keeps_new`:
   /// adds computed rows to the file, because these tokens come again.
-  at::Tensor get(const at::Tensor& ids, const Context& context, bool keeps_new, const Compute& compute);
+  at::Tensor get(const nn::TokenIds& ids, const Context& context, bool keeps_new, const Compute& compute);
 
   ActivationCacheStats stats() const;
 
@@ -74,10 +75,10 @@ class ActivationCache {
   void read_index();
   bool clear();
   std::int64_t row_bytes(const at::Tensor& ids) const;
-  at::Tensor read(const std::vector<std::string>& keys, const at::Tensor& ids);
+  at::Tensor read(const std::vector<std::string>& keys, const nn::TokenIds& ids);
   void keep(const std::vector<std::string>& keys, const at::Tensor& activations);
   bool append(const std::string& key, std::span<const std::byte> data);
-  bool is_independent_of_place(const at::Tensor& ids, const Context& context, const at::Tensor& activations,
+  bool is_independent_of_place(const nn::TokenIds& ids, const Context& context, const at::Tensor& activations,
                                const Compute& compute);
 
   std::filesystem::path path_;

@@ -1,10 +1,8 @@
 #include "adept/model/batch.h"
 
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 
-#include "adept/nn/cross_entropy.h"
+#include "adept/nn/transfer.h"
 
 namespace adept::model {
 
@@ -13,8 +11,8 @@ static_assert(data::kIgnoreIndex == nn::kIgnoreIndex);
 namespace {
 
 template <typename T>
-at::Tensor as_tensor(const std::vector<T>& values, std::int64_t rows, std::int64_t cols) {
-  at::Tensor tensor = at::empty({rows, cols}, at::TensorOptions(c10::CppTypeToScalarType<T>::value));
+at::Tensor as_tensor(const std::vector<T>& values, std::int64_t rows, std::int64_t cols, at::Device device = at::kCPU) {
+  at::Tensor tensor = nn::empty_on_host({rows, cols}, c10::CppTypeToScalarType<T>::value, device);
   std::copy(values.begin(), values.end(), tensor.data_ptr<T>());
   return tensor;
 }
@@ -22,8 +20,8 @@ at::Tensor as_tensor(const std::vector<T>& values, std::int64_t rows, std::int64
 }  // namespace
 
 Batch to_batch(const data::TokenBatch& batch, at::Device device) {
-  Batch result = {.input_ids = as_tensor(batch.input_ids, batch.rows, batch.cols).to(device),
-                  .targets = as_tensor(batch.targets, batch.rows, batch.cols).to(device),
+  Batch result = {.input_ids = {as_tensor(batch.input_ids, batch.rows, batch.cols, device), device},
+                  .targets = {as_tensor(batch.targets, batch.rows, batch.cols, device), device},
                   .num_targets = batch.num_targets};
   if (!batch.document_starts.empty()) result.document_starts = as_tensor(batch.document_starts, batch.rows, batch.cols);
   const auto is_padded = [&](std::int64_t length) { return length < batch.cols; };

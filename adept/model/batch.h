@@ -9,13 +9,14 @@
 
 #include "adept/data/sequences.h"
 #include "adept/model/context.h"
+#include "adept/nn/token_ids.h"
 
 namespace adept::model {
 
 /// Right-padded sequences and the token that each position is to predict.
 struct Batch {
-  at::Tensor input_ids;          ///< (B, T) int64
-  at::Tensor targets;            ///< (B, T) int64; nn::kIgnoreIndex where nothing is predicted
+  nn::TokenIds input_ids;        ///< (B, T)
+  nn::Targets targets;           ///< (B, T); nn::kIgnoreIndex where nothing is predicted
   std::int64_t num_targets = 0;  ///< predicted tokens
   at::Tensor document_starts{};  ///< as in Context
   at::Tensor lengths{};          ///< as in Context
@@ -23,8 +24,8 @@ struct Batch {
   Context context(BetweenLayers between = nullptr) const {
     return {.document_starts = document_starts, .lengths = lengths, .between = between};
   }
-  std::int64_t rows() const { return input_ids.size(0); }
-  std::int64_t num_positions() const { return input_ids.numel(); }
+  std::int64_t rows() const { return input_ids.values.size(0); }
+  std::int64_t num_positions() const { return input_ids.values.numel(); }
 };
 
 /// Copies the batch to `device`.

@@ -93,15 +93,11 @@ Decoder::~Decoder() = default;
 Decoder::Decoder(Decoder&&) noexcept = default;
 Decoder& Decoder::operator=(Decoder&&) noexcept = default;
 
-at::Tensor Decoder::embed(const at::Tensor& ids) const {
-  ADEPT_CHECK(ids.dim() == 2 && ids.scalar_type() == at::kLong, "ids must be (B, T) int64");
-  if (ids.numel() > 0) {
-    const std::int64_t low = ids.min().item<std::int64_t>(), high = ids.max().item<std::int64_t>();
-    if (low < 0 || high >= config_.vocab_size) {
-      throw DataError(
-          "token {} is outside the model's vocabulary of {} tokens; the text was made with another tokenizer",
-          low < 0 ? low : high, config_.vocab_size);
-    }
+at::Tensor Decoder::embed(const nn::TokenIds& ids) const {
+  ADEPT_CHECK(ids.values.dim() == 2, "ids must be (B, T)");
+  if (ids.least < 0 || ids.most >= config_.vocab_size) {
+    throw DataError("token {} is outside the model's vocabulary of {} tokens; the text was made with another tokenizer",
+                    ids.least < 0 ? ids.least : ids.most, config_.vocab_size);
   }
   return weights_.embed_tokens.rows(ids, dtype(), config_.embedding_scale);
 }
@@ -214,7 +210,7 @@ at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t
   return std::move(stream).sum();
 }
 
-at::Tensor Decoder::forward(const at::Tensor& ids, const Context& context) const {
+at::Tensor Decoder::forward(const nn::TokenIds& ids, const Context& context) const {
   return layers(embed(ids), 0, num_layers(), context);
 }
 
@@ -228,11 +224,11 @@ at::Tensor Decoder::logits(const at::Tensor& h) const {
   return weights_.lm_head.logits(head_input(h), config_.logit_soft_cap);
 }
 
-at::Tensor Decoder::loss_sum(const at::Tensor& h, const at::Tensor& targets, at::Tensor* token_losses) const {
+at::Tensor Decoder::loss_sum(const at::Tensor& h, const nn::Targets& targets, at::Tensor* token_losses) const {
   return weights_.lm_head.loss_sum(head_input(h), targets, config_.logit_soft_cap, token_losses);
 }
 
-at::Tensor Decoder::token_losses(const at::Tensor& h, const at::Tensor& targets) const {
+at::Tensor Decoder::token_losses(const at::Tensor& h, const nn::Targets& targets) const {
   const at::NoGradGuard no_grad;
   return weights_.lm_head.token_losses(head_input(h), targets, config_.logit_soft_cap);
 }

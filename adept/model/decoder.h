@@ -12,6 +12,7 @@
 #include "adept/model/config.h"
 #include "adept/model/context.h"
 #include "adept/model/weights.h"
+#include "adept/nn/token_ids.h"
 
 namespace adept::model {
 
@@ -36,8 +37,8 @@ class Decoder {
   at::ScalarType dtype() const { return nn::compute_type(weights_.norm.weight); }
   at::Device device() const { return weights_.norm.weight.device(); }
 
-  /// ids (B, T) int64 on any device -> h_0 (B, T, D).
-  at::Tensor embed(const at::Tensor& ids) const;
+  /// ids (B, T) on any device -> h_0 (B, T, D). Throws DataError for an id outside 0 .. V-1.
+  at::Tensor embed(const nn::TokenIds& ids) const;
 
   /// One layer: h_l (B, T, D) -> h_{l+1} (B, T, D).
   at::Tensor layer(const at::Tensor& h, std::int64_t l, const Context& context) const;
@@ -51,19 +52,19 @@ class Decoder {
   at::Tensor layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const Context& context) const;
 
   /// embed, all layers: ids (B, T) -> h_L (B, T, D).
-  at::Tensor forward(const at::Tensor& ids, const Context& context) const;
+  at::Tensor forward(const nn::TokenIds& ids, const Context& context) const;
 
   /// Final norm and head: h_L (B, T, D) -> logits (B, T, V) in the compute dtype. For short inputs; a loss goes through
   /// the functions below.
   at::Tensor logits(const at::Tensor& h) const;
 
-  /// Sum of the next-token losses, nats, fp32 scalar, differentiable. h_L (B, T, D), targets (B, T) int64 on any
-  /// device, targets[b, t] = the token after position t, or nn::kIgnoreIndex.
+  /// Sum of the next-token losses, nats, fp32 scalar, differentiable. h_L (B, T, D), targets (B, T) on any device,
+  /// targets[b, t] = the token after position t, or nn::kIgnoreIndex.
   /// `token_losses`, if given, gets what token_losses() returns, at no further pass.
-  at::Tensor loss_sum(const at::Tensor& h, const at::Tensor& targets, at::Tensor* token_losses = nullptr) const;
+  at::Tensor loss_sum(const at::Tensor& h, const nn::Targets& targets, at::Tensor* token_losses = nullptr) const;
 
   /// The loss of each position, (B, T) fp32, 0 without a target; builds no graph.
-  at::Tensor token_losses(const at::Tensor& h, const at::Tensor& targets) const;
+  at::Tensor token_losses(const at::Tensor& h, const nn::Targets& targets) const;
 
  private:
   struct Residual;

@@ -26,7 +26,7 @@ class FrozenPrefix {
   const Decoder& decoder() const { return *decoder_; }
 
   /// ids (B, T) -> h_end (B, T, D), without a graph. The result does not depend on the cache.
-  at::Tensor hidden(const at::Tensor& ids, std::int64_t end, const Context& context) const;
+  at::Tensor hidden(const nn::TokenIds& ids, std::int64_t end, const Context& context) const;
 
  private:
   const Decoder* decoder_;

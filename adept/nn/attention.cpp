@@ -18,6 +18,7 @@
 #include "adept/nn/kernels.h"
 #include "adept/nn/normed_rope.h"
 #include "adept/nn/reference.h"
+#include "adept/nn/transfer.h"
 
 namespace adept::nn {
 namespace {
@@ -220,7 +221,7 @@ at::Tensor causal_mask(std::int64_t num_queries, std::int64_t num_keys, const Vi
   if (visibility.window > 0) visible = visible.logical_and(key > query - visibility.window);
   visible = visible.unsqueeze(0).unsqueeze(0);
   if (!visibility.document_starts.defined()) return visible;
-  const at::Tensor start = visibility.document_starts.to(device).unsqueeze(1).unsqueeze(3);  // (B, 1, T, 1)
+  const at::Tensor start = to_device(visibility.document_starts, device).unsqueeze(1).unsqueeze(3);  // (B, 1, T, 1)
   return visible.logical_and(key >= start);
 }
 

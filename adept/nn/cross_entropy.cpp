@@ -8,7 +8,6 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/nonzero.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -44,31 +43,20 @@ struct Scored {
   double soft_cap = 0;
 };
 
-void check_targets(const at::Tensor& targets, std::int64_t vocab_size) {
-  if (targets.numel() == 0) return;
-  const std::int64_t low = targets.min().item<std::int64_t>(), high = targets.max().item<std::int64_t>();
+Scored select_scored(const at::Tensor& hidden, const Targets& targets, std::int64_t vocab_size, double soft_cap) {
+  ADEPT_CHECK(hidden.sizes().slice(0, hidden.dim() - 1) == targets.values.sizes(),
+              "hidden states and targets differ in shape");
+  const std::int64_t low = targets.scored.least, high = targets.scored.most;
   if (low < 0 || high >= vocab_size) {
     throw DataError(
         "target token {} is outside the model's vocabulary of {} tokens; the text was made with another tokenizer",
         low < 0 ? low : high, vocab_size);
   }
-}
-
-Scored select_scored(const at::Tensor& hidden, const at::Tensor& targets, std::int64_t vocab_size, double soft_cap) {
-  ADEPT_CHECK(hidden.sizes().slice(0, hidden.dim() - 1) == targets.sizes(),
-              "hidden states and targets differ in shape");
-  Scored scored;
-  scored.soft_cap = soft_cap;
-  scored.hidden = hidden.reshape({-1, hidden.size(-1)});
-  scored.targets = targets.reshape({-1});
-  const at::Tensor positions = scored.targets.ne(kIgnoreIndex).nonzero().squeeze(1);
-  if (positions.size(0) < scored.targets.size(0)) {
-    scored.positions = positions;
-    scored.hidden = scored.hidden.index_select(0, positions);
-    scored.targets = scored.targets.index_select(0, positions);
-  }
-  check_targets(scored.targets, vocab_size);
-  return scored;
+  const at::Tensor rows = hidden.reshape({-1, hidden.size(-1)});
+  return {.positions = targets.positions,
+          .hidden = targets.positions.defined() ? rows.index_select(0, targets.positions) : rows,
+          .targets = targets.scored.values,
+          .soft_cap = soft_cap};
 }
 
 /// The derivative of soft_capped() values by what was capped.
@@ -218,9 +206,9 @@ class StreamedSoftmax {
   void add_gradient(at::Tensor& sum, const TrainedRows& trained) const {
     const at::Tensor normalizers = (sum_.log() + base_).to(at::kFloat).unsqueeze(1);
     const std::int64_t step =
-        equal_parts(trained.ids.size(0), std::max<std::int64_t>(kBlockElements / hidden_.size(0), 1));
-    for (std::int64_t first = 0; first < trained.ids.size(0); first += step) {
-      const at::Tensor values = trained.values.narrow(0, first, std::min(step, trained.ids.size(0) - first));
+        equal_parts(trained.ids.host.numel(), std::max<std::int64_t>(kBlockElements / hidden_.size(0), 1));
+    for (std::int64_t first = 0; first < trained.ids.host.numel(); first += step) {
+      const at::Tensor values = trained.values.narrow(0, first, std::min(step, trained.ids.host.numel() - first));
       at::Tensor logits = at::empty({hidden_.size(0), values.size(0)}, hidden_.options());
       matmul_out(logits, hidden_, values.t());
       const at::Tensor capped = soft_capped(logits.to(at::kFloat), soft_cap_);
@@ -258,14 +246,14 @@ class HeadBlocks {
     const at::Tensor stored = head_.narrow(0, first, count);
     std::int64_t begin = 0, end = 0;  // of the trained ones
     if (trained_.any()) {
-      const auto* ids = trained_.ids.const_data_ptr<std::int64_t>();
-      begin = std::lower_bound(ids, ids + trained_.ids.size(0), first) - ids;
-      end = std::lower_bound(ids + begin, ids + trained_.ids.size(0), first + count) - ids;
+      const auto* ids = trained_.ids.host.const_data_ptr<std::int64_t>();
+      begin = std::lower_bound(ids, ids + trained_.ids.host.numel(), first) - ids;
+      end = std::lower_bound(ids + begin, ids + trained_.ids.host.numel(), first + count) - ids;
     }
     if (!converts_ && begin == end) return stored;
     at::Tensor block = buffer_.narrow(0, 0, count).copy_(stored);
     if (begin < end)
-      block.index_copy_(0, trained_.ids.slice(0, begin, end) - first, trained_.values.slice(0, begin, end));
+      block.index_copy_(0, trained_.ids.values.slice(0, begin, end) - first, trained_.values.slice(0, begin, end));
     return block;
   }
 
@@ -311,21 +299,22 @@ at::Tensor scored_losses(const Scored& scored, const at::Tensor& head, const Tra
   const at::ScalarType type = scored.hidden.scalar_type();
   const TrainedRows rows = trained.detached(type);
   if (has_kernel(scored.hidden) && !want.head) return streamed_losses(scored, head, rows, want, gradients);
-  return chunked_losses(scored, merged_rows(head, type, rows), rows.ids, want, gradients);
+  return chunked_losses(scored, merged_rows(head, type, rows), rows.ids.values, want, gradients);
 }
 
 /// Losses of the scored positions (n), or 0 elsewhere: in the shape of the targets, fp32.
-at::Tensor at_positions(const Scored& scored, const at::Tensor& losses, const at::Tensor& targets) {
+at::Tensor at_positions(const at::Tensor& losses, const Targets& targets) {
   const at::Tensor narrow = losses.to(at::kFloat);
-  if (!scored.positions.defined()) return narrow.view(targets.sizes());
-  return at::zeros({targets.numel()}, narrow.options()).index_copy_(0, scored.positions, narrow).view(targets.sizes());
+  const at::IntArrayRef shape = targets.values.sizes();
+  if (!targets.positions.defined()) return narrow.view(shape);
+  return at::zeros({targets.values.numel()}, narrow.options()).index_copy_(0, targets.positions, narrow).view(shape);
 }
 
 class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& head,
                             const std::optional<at::Tensor>& trained_values, const TrainedRows& trained,
-                            const at::Tensor& targets, double soft_cap, at::Tensor* token_losses) {
+                            const Targets& targets, double soft_cap, at::Tensor* token_losses) {
     const Scored scored = select_scored(hidden, targets, head.size(0), soft_cap);
     const Wanted want = {.hidden = hidden.requires_grad(),
                          .head = head.requires_grad(),
@@ -333,7 +322,7 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
     ADEPT_CHECK(!want.head || !want.trained, "the head trains as a whole, and rows of it apart");
     Gradients gradients;
     const at::Tensor losses = scored_losses(scored, head, trained, want, gradients);
-    if (token_losses != nullptr) *token_losses = at_positions(scored, losses, targets);
+    if (token_losses != nullptr) *token_losses = at_positions(losses, targets);
     context->saved_data["shape"] = hidden.sizes().vec();
     context->saved_data["head_dtype"] = static_cast<std::int64_t>(head.scalar_type());
     context->save_for_backward({scored.positions, gradients.hidden, gradients.head, gradients.trained});
@@ -373,12 +362,12 @@ at::Tensor plain_losses(const Scored& scored, const at::Tensor& head, const Trai
 
 at::Tensor soft_capped(const at::Tensor& x, double soft_cap) { return reference::soft_capped(x, soft_cap); }
 
-at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const Targets& targets,
                                 double soft_cap, at::Tensor* token_losses, const TrainedRows& trained) {
   check_weight_type(head, hidden);
   if (active_kernels() == Kernels::kReference) {
     const at::Tensor whole = trained.any() ? merged_rows(head, hidden.scalar_type(), trained) : head;
-    return reference::linear_cross_entropy(hidden, whole, targets, soft_cap, token_losses);
+    return reference::linear_cross_entropy(hidden, whole, targets.values, soft_cap, token_losses);
   }
   if (needs_gradient(hidden) || needs_gradient(head) || (trained.any() && needs_gradient(trained.values)))
     return LinearCrossEntropy::apply(hidden, head, trained.any() ? std::optional(trained.values) : std::nullopt,
@@ -386,20 +375,20 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head
   const at::NoGradGuard no_grad;
   const Scored scored = select_scored(hidden, targets, head.size(0), soft_cap);
   const at::Tensor losses = plain_losses(scored, head, trained);
-  if (token_losses != nullptr) *token_losses = at_positions(scored, losses, targets);
+  if (token_losses != nullptr) *token_losses = at_positions(losses, targets);
   return losses.sum();
 }
 
-at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
+at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Tensor& head, const Targets& targets,
                                           double soft_cap, const TrainedRows& trained) {
   check_weight_type(head, hidden);
   const at::NoGradGuard no_grad;
   if (active_kernels() == Kernels::kReference) {
     const at::Tensor whole = trained.any() ? merged_rows(head, hidden.scalar_type(), trained) : head;
-    return reference::linear_cross_entropy_per_token(hidden, whole, targets, soft_cap);
+    return reference::linear_cross_entropy_per_token(hidden, whole, targets.values, soft_cap);
   }
   const Scored scored = select_scored(hidden, targets, head.size(0), soft_cap);
-  return at_positions(scored, plain_losses(scored, head, trained), targets);
+  return at_positions(plain_losses(scored, head, trained), targets);
 }
 
 }  // namespace adept::nn

@@ -6,6 +6,7 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <cmath>
@@ -82,9 +83,10 @@ at::Tensor soft_capped(const at::Tensor& x, double soft_cap) {
   return (x.to(accumulate_type(x)) / soft_cap).tanh().mul(soft_cap).to(x.scalar_type());
 }
 
-double square_sum(at::TensorList tensors) {
-  double sum = 0;
-  for (const at::Tensor& tensor : tensors) sum += tensor.to(at::kDouble).square().sum().item<double>();
+at::Tensor square_sum(at::TensorList tensors) {
+  if (tensors.empty()) return at::zeros({}, at::kDouble);
+  at::Tensor sum = at::zeros({}, tensors[0].options().dtype(at::kDouble));
+  for (const at::Tensor& tensor : tensors) sum = sum + tensor.to(at::kDouble).square().sum();
   return sum;
 }
 

@@ -16,7 +16,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
 at::Tensor apply_rope(const at::Tensor& x, const RopeTables& tables);
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const Visibility& visibility = {}, const Scoring& scoring = {});
-double square_sum(at::TensorList tensors);
+at::Tensor square_sum(at::TensorList tensors);
 at::Tensor gated(const at::Tensor& gate, const at::Tensor& up, Activation activation);
 at::Tensor soft_capped(const at::Tensor& x, double soft_cap);
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,

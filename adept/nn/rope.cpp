@@ -19,6 +19,7 @@
 #include "adept/nn/autograd.h"
 #include "adept/nn/kernels.h"
 #include "adept/nn/reference.h"
+#include "adept/nn/transfer.h"
 
 namespace adept::nn {
 namespace {
@@ -194,7 +195,7 @@ RopeTables RopeCache::make_rows(std::int64_t num_positions, const at::Tensor& do
   };
   if (!in_long.any().item<bool>()) return tables(false);
   if (in_long.all().item<bool>()) return tables(true);
-  const at::Tensor choose_long = in_long.unsqueeze(-1).to(device);  // (B, T, 1) or (B, 1, 1)
+  const at::Tensor choose_long = to_device(in_long.unsqueeze(-1), device);  // (B, T, 1) or (B, 1, 1)
   const RopeTables of_short = tables(false), of_long = tables(true);
   return {at::where(choose_long, of_long.cos, of_short.cos), at::where(choose_long, of_long.sin, of_short.sin)};
 }

@@ -1,6 +1,7 @@
 #include "adept/nn/square_sum.h"
 
 #include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/stack.h>
 
 #include <algorithm>
@@ -27,14 +28,13 @@ double square_sum_by_kernel(const at::Tensor& x) {
 
 }  // namespace
 
-double square_sum(at::TensorList tensors) {
+at::Tensor square_sum(at::TensorList tensors) {
   if (active_kernels() == Kernels::kReference) return reference::square_sum(tensors);
-  if (tensors.empty()) return 0;
-  if (!std::all_of(tensors.begin(), tensors.end(), has_kernel))  // a device is waited for once
-    return at::stack(at::_foreach_norm(tensors, 2, at::kDouble)).square().sum().item<double>();
+  if (!tensors.empty() && !std::all_of(tensors.begin(), tensors.end(), has_kernel))
+    return at::stack(at::_foreach_norm(tensors, 2, at::kDouble)).square().sum();
   double sum = 0;
   for (const at::Tensor& tensor : tensors) sum += square_sum_by_kernel(tensor);
-  return sum;
+  return at::scalar_tensor(sum, at::kDouble);
 }
 
 }  // namespace adept::nn

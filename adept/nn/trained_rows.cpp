@@ -4,9 +4,13 @@
 #include <ATen/ops/isin.h>
 #include <ATen/ops/searchsorted.h>
 
+#include "adept/nn/transfer.h"
+
 namespace adept::nn {
 
-at::Tensor TrainedRows::contains(const at::Tensor& tokens) const { return at::isin(tokens.to(ids.device()), ids); }
+bool TrainedRows::contain_any(const TokenIds& tokens) const {
+  return any() && at::isin(tokens.host, ids.host).any().item<bool>();
+}
 
 TrainedRows TrainedRows::detached() const { return any() ? TrainedRows{ids, values.detach()} : TrainedRows{}; }
 
@@ -15,8 +19,11 @@ TrainedRows TrainedRows::detached(at::ScalarType type) const {
 }
 
 TrainedPositions find_trained(const at::Tensor& tokens, const TrainedRows& trained) {
-  const at::Tensor positions = trained.contains(tokens).nonzero().squeeze(1);
-  return {positions, at::searchsorted(trained.ids, tokens.index_select(0, positions))};
+  const at::Tensor& rows = trained.ids.host;
+  const at::Tensor positions = at::isin(tokens, rows).nonzero().squeeze(1);
+  const at::Tensor slots = at::searchsorted(rows, tokens.index_select(0, positions));
+  const at::Device device = trained.ids.values.device();
+  return {to_device(positions, device), to_device(slots, device)};
 }
 
 at::Tensor with_trained(const at::Tensor& rows, const at::Tensor& tokens, const TrainedRows& trained) {
@@ -27,7 +34,7 @@ at::Tensor with_trained(const at::Tensor& rows, const at::Tensor& tokens, const 
 
 at::Tensor merged_rows(const at::Tensor& matrix, at::ScalarType type, const TrainedRows& trained) {
   const at::Tensor whole = matrix.to(type);
-  return trained.any() ? whole.index_copy(0, trained.ids, trained.values.to(type)) : whole;
+  return trained.any() ? whole.index_copy(0, trained.ids.values, trained.values.to(type)) : whole;
 }
 
 }  // namespace adept::nn

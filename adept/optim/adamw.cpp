@@ -7,7 +7,6 @@
 #include <ATen/record_function.h>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "adept/core/error.h"
@@ -86,9 +85,9 @@ void AdamW::step(const std::vector<at::Tensor>& gradients, const ParameterRates&
   }
 }
 
-double global_grad_norm(const std::vector<at::Tensor>& gradients) {
+at::Tensor squared_grad_norm(const std::vector<at::Tensor>& gradients) {
   RECORD_FUNCTION("optimizer", std::vector<c10::IValue>());
-  return std::sqrt(nn::square_sum(gradients));
+  return nn::square_sum(gradients);
 }
 
 double clip_factor(double norm, double max_norm) {

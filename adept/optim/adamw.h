@@ -66,8 +66,8 @@ class AdamW {
   std::int64_t num_updates_ = 0;
 };
 
-/// 2-norm of all gradients together, accumulated in fp64. Not finite if any gradient is not.
-double global_grad_norm(const std::vector<at::Tensor>& gradients);
+/// The square of the 2-norm of all gradients together, in fp64: () on their device. Not finite if any gradient is not.
+at::Tensor squared_grad_norm(const std::vector<at::Tensor>& gradients);
 
 /// Factor that brings a global norm down to `max_norm`; 1 if it is smaller or max_norm is 0 (no clipping). The formula
 /// is that of torch.nn.utils.clip_grad_norm_.

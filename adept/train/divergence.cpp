@@ -12,7 +12,7 @@ namespace adept::train {
 namespace {
 
 // In fp64 the squares of finite fp32 numbers are finite.
-bool is_finite(const at::Tensor& tensor) { return std::isfinite(nn::square_sum({tensor.detach()})); }
+bool is_finite(const at::Tensor& tensor) { return std::isfinite(nn::square_sum({tensor.detach()}).item<double>()); }
 
 }  // namespace
 
@@ -27,7 +27,7 @@ std::string find_nonfinite(const optim::AdamW& optimizer, const model::FrozenPre
   const model::Decoder& decoder = model.decoder();
   const at::Tensor h = model.hidden(batch->input_ids, decoder.num_layers(), batch->context());
   // A norm whose squares overflow outputs zeros, which give a finite loss.
-  if (!(nn::square_sum({h}) <= std::numeric_limits<float>::max())) return "the output of the last layer";
+  if (!(nn::square_sum({h}).item<double>() <= std::numeric_limits<float>::max())) return "the output of the last layer";
   const bool finite = std::isfinite(decoder.loss_sum(h, batch->targets).item<double>());
   return finite ? "" : "the loss on text that had a finite loss before the last update";
 }

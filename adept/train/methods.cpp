@@ -89,7 +89,7 @@ std::vector<TrainedTensor> rows_of_new_tokens(model::Decoder& decoder, const io:
     if (!is_table(p)) continue;
     model::Weights& weights = decoder.weights();
     nn::Embedding& table = p.role == model::Role::kHead ? weights.lm_head : weights.embed_tokens;
-    table.trained.ids = rows.to(decoder.device());
+    table.trained.ids = {rows, decoder.device()};
     const at::Tensor values = model::as_tensor(files.at(p.name), files.owner(p.name)).index_select(0, rows);
     tensors.push_back({.name = p.name + std::string(kNewTokenRows),
                        .slot = &table.trained.values,

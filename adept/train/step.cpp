@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -23,9 +24,13 @@ at::Tensor through_layers(const model::Decoder& decoder, at::Tensor h, std::int6
   return h;
 }
 
-// Loss of a micro-batch, (), with the graph of trained tensors; the sum of each row's, (B) fp64, goes to `row_losses`.
-at::Tensor loss_of(const model::FrozenPrefix& model, const Trainable& trainable, const model::Batch& batch,
-                   ActivationCheckpointing checkpointing, at::Tensor& row_losses) {
+struct Losses {
+  at::Tensor sum;   // of a micro-batch, (), with the graph of trained tensors
+  at::Tensor rows;  // (B) fp64, without a graph
+};
+
+Losses losses_of(const model::FrozenPrefix& model, const Trainable& trainable, const model::Batch& batch,
+                 ActivationCheckpointing checkpointing) {
   const model::Decoder& decoder = model.decoder();
   const model::Context context = batch.context();
   const bool from_embeddings =
@@ -34,11 +39,37 @@ at::Tensor loss_of(const model::FrozenPrefix& model, const Trainable& trainable,
   const at::Tensor h =
       from_embeddings ? decoder.embed(batch.input_ids) : model.hidden(batch.input_ids, lowest, context);  // (B, T, D)
   at::Tensor token_losses;
-  const at::Tensor loss =
+  const at::Tensor sum =
       decoder.loss_sum(through_layers(decoder, h, lowest, context, checkpointing), batch.targets, &token_losses);
-  row_losses = token_losses.sum(1, /*keepdim=*/false, at::kDouble);
-  return loss;
+  return {sum, token_losses.sum(1, /*keepdim=*/false, at::kDouble)};
 }
+
+// What a step tells the host, on the device that computes it. It is read once, when everything before the update is on
+// its way: the gradient norm decides whether there is an update.
+class Readings {
+ public:
+  // `loss` (), the share of a micro-batch in that of the step; `rows` (B) fp64.
+  void add(const at::Tensor& loss, const at::Tensor& rows) {
+    losses_.push_back(loss.detach().to(at::kDouble).view({1}));
+    rows_.push_back(rows);
+  }
+
+  // Waits for the device.
+  void read(const at::Tensor& squared_grad_norm, StepResult& result) const {
+    std::vector<at::Tensor> all = {squared_grad_norm.view({1})};
+    all.insert(all.end(), losses_.begin(), losses_.end());
+    all.insert(all.end(), rows_.begin(), rows_.end());
+    const at::Tensor host = at::cat(all).to(at::kCPU);
+    const std::span values(host.const_data_ptr<double>(), static_cast<std::size_t>(host.numel()));
+    result.grad_norm = std::sqrt(values[0]);
+    for (const double loss : values.subspan(1, losses_.size())) result.loss += loss;
+    const std::span<const double> of_rows = values.subspan(1 + losses_.size());
+    result.sequence_losses.assign(of_rows.begin(), of_rows.end());
+  }
+
+ private:
+  std::vector<at::Tensor> losses_, rows_;
+};
 
 }  // namespace
 
@@ -59,22 +90,20 @@ StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& traina
   ADEPT_CHECK(result.num_targets > 0, "a global batch without a token to predict");
   const auto total = static_cast<double>(result.num_targets);
   trainable.drop_gradients();
+  Readings readings;
   for (const model::Batch& batch : micro_batches) {
     const auto bytes_kept = [&] {  // kernel buffers do not belong to the graph
       return nn::tensor_memory(model.decoder().device()).in_use - nn::thread_workspace_bytes();
     };
     const std::int64_t before = bytes_kept();
-    at::Tensor row_losses;
-    const at::Tensor loss = loss_of(model, trainable, batch, checkpointing, row_losses) / total;
+    const Losses losses = losses_of(model, trainable, batch, checkpointing);
+    const at::Tensor loss = losses.sum / total;
     result.activation_bytes = std::max(result.activation_bytes, bytes_kept() - before);
     torch::autograd::backward({loss}, {});
     trainable.collect_gradients();
-    result.loss += loss.item<double>();
-    row_losses = row_losses.to(at::kCPU);
-    const auto* rows = row_losses.const_data_ptr<double>();
-    result.sequence_losses.insert(result.sequence_losses.end(), rows, rows + batch.rows());
+    readings.add(loss, losses.rows);
   }
-  result.grad_norm = optim::global_grad_norm(trainable.gradients());
+  readings.read(optim::squared_grad_norm(trainable.gradients()), result);
   for (const at::Tensor& grad : trainable.gradients())
     result.gradient_bytes += static_cast<std::int64_t>(grad.nbytes());
   result.finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);

@@ -33,7 +33,7 @@ std::vector<model::Batch> to_micro_batches(std::span<const data::Sequence> seque
 /// Mean loss of all micro-batches together and its gradient, left in trainable.gradients(): every predicted token has
 /// the same weight, whatever its micro-batch. No graph is built below the lowest trained layer, whose input comes from
 /// `model`, unless the embeddings of the micro-batch's tokens train. Checkpointed activations are recomputed in the
-/// backward pass, with the same result bit for bit.
+/// backward pass, with the same result bit for bit. The host waits for the device once, at the end.
 StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& trainable,
                              std::span<const model::Batch> micro_batches,
                              ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone);

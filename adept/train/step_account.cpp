@@ -55,7 +55,7 @@ void StepAccount::measure_speed(std::span<const data::Sequence> sequences, std::
   auto sequence = sequences.begin();
   for (std::size_t b = 0; b < micro_batches.size(); ++b) {
     for (std::int64_t row = 0; row < micro_batches[b].rows(); ++row, ++sequence) {
-      const bool trains = trains_a_token[b] && embedding.trains_any_of(micro_batches[b].input_ids[row]);
+      const bool trains = trains_a_token[b] && embedding.trains_any_of(micro_batches[b].input_ids.host[row]);
       for (const std::int64_t length : data::document_lengths(*sequence)) {
         const model::StepCost cost = model::step_cost(decoder_.weights(), trainable_.lowest_layer(), length, trains);
         const double of_prefix = trains_a_token[b] ? 1 : computed;

@@ -67,7 +67,7 @@ std::string frozen_hash(const std::string& weights_hash, const model::Decoder& d
   hasher.update(fmt::format("{} {}", weights_hash, c10::toString(decoder.dtype())));
   for (const optim::Parameter& p : trainable.parameters()) hasher.update(" " + p.name);
   if (const nn::TrainedRows& rows = decoder.weights().embed_tokens.trained; rows.any()) {
-    const at::Tensor ids = rows.ids.cpu();
+    const at::Tensor& ids = rows.ids.host;
     hasher.update(std::as_bytes(std::span(ids.const_data_ptr<std::int64_t>(), static_cast<std::size_t>(ids.numel()))));
   }
   return hasher.digest();

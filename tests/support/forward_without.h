@@ -10,7 +10,7 @@ namespace adept::test {
 
 /// Decoder::forward with `bypassed` layers (ascending) replaced by the identity residual.
 inline at::Tensor forward_without(const std::vector<int>& bypassed, const model::Decoder& decoder,
-                                  const at::Tensor& ids, const model::Context& context) {
+                                  const nn::TokenIds& ids, const model::Context& context) {
   at::Tensor h = decoder.embed(ids);
   std::int64_t begin = 0;
   for (const int l : bypassed) {

@@ -44,7 +44,7 @@ CopiesOnText inspect_copies(const model::Decoder& decoder, const Expansion& expa
       const at::Tensor without = decoder.layers(h, next, decoder.num_layers(), context);
       bypassed.push_back(total(decoder.token_losses(without, batch.targets)));
       const at::Tensor after = decoder.layer(h, copy.layer.index, context);
-      copy.contribution += factors[b] * contribution(h, after, batch.targets);
+      copy.contribution += factors[b] * contribution(h, after, batch.targets.values);
       h = after;
     }
     const double loss =

@@ -30,7 +30,7 @@ constexpr int kBisections = 6;
 // The input of the lowest copy, for one batch.
 struct Prefix {
   at::Tensor h;  // (B, T, D)
-  at::Tensor targets;
+  nn::Targets targets;
   model::Context context;
   double factor = 0;  // of its losses in the mean
 };
@@ -110,7 +110,7 @@ class DialedModel {
       throw_if_interrupted();
       const at::Tensor h = decoder_.layers(prefix.h, lowest(), decoder_.num_layers(), prefix.context);
       mean += prefix.factor * decoder_.token_losses(h, prefix.targets).sum(at::kDouble).item<double>();
-      tick(prefix.targets.numel());
+      tick(prefix.targets.values.numel());
     }
     return mean;
   }

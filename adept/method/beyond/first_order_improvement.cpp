@@ -65,7 +65,7 @@ CopyGradients copy_gradients(const model::Decoder& decoder, std::span<const Prob
                        result.layers[l][i].add_(gradients[i].to(at::kFloat), share);
                    });
     result.tokens += batch.num_targets;
-    result.sequences += (batch.targets != nn::kIgnoreIndex).any(1).sum().item<std::int64_t>();
+    result.sequences += (batch.targets.values != nn::kIgnoreIndex).any(1).sum().item<std::int64_t>();
     tick(batch.num_positions());
   }
   return result;

@@ -37,7 +37,7 @@ LayerMeans layer_means(const ProbeSamples& samples, std::string_view measure, st
 }
 
 std::vector<double> target_counts(const model::Batch& batch) {
-  const at::Tensor counts = batch.targets.ne(nn::kIgnoreIndex).sum(1).to(at::kDouble).cpu().contiguous();
+  const at::Tensor counts = batch.targets.values.ne(nn::kIgnoreIndex).sum(1).to(at::kDouble).cpu().contiguous();
   return {counts.const_data_ptr<double>(), counts.const_data_ptr<double>() + counts.numel()};
 }
 

@@ -42,7 +42,7 @@ std::string fingerprint(std::span<const ProbeBatch> batches) {
   Hasher hasher;
   for (const auto& [batch, source, weight] : batches) {
     hasher.update(fmt::format("{} {} {} {} ", source, weight, batch.rows(), batch.num_positions()));
-    for (const at::Tensor& tensor : {batch.input_ids, batch.targets, batch.document_starts, batch.lengths})
+    for (const at::Tensor& tensor : {batch.input_ids.host, batch.targets.values, batch.document_starts, batch.lengths})
       if (tensor.defined()) hasher.update(model::as_view("", tensor.cpu().contiguous()).data);
   }
   return hasher.digest();

@@ -240,8 +240,8 @@ TEST(InspectCopies, BypassesEachAndMeasuresWhatItAdds) {
         const at::Tensor h = decoder.layers(decoder.embed(batch.input_ids), 0, copy.layer.index, {});
         const at::Tensor after = decoder.layer(h, copy.layer.index, {});
         for (std::int64_t b = 0; b < batch.rows(); ++b)
-          for (std::int64_t position = 0; position < batch.targets.size(1); ++position)
-            if (batch.targets[b][position].item<std::int64_t>() >= 0) {
+          for (std::int64_t position = 0; position < batch.targets.values.size(1); ++position)
+            if (batch.targets.values[b][position].item<std::int64_t>() >= 0) {
               sums[source].first += ((after - h)[b][position].norm() / h[b][position].norm()).item<double>();
               sums[source].second += 1;
             }

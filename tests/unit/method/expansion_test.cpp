@@ -38,7 +38,7 @@ const std::vector<int> kAfter = {1, 3};
 
 TEST(Expansion, LogitsEqualTheBasesByValue) {
   const at::NoGradGuard no_grad;
-  const at::Tensor ids = test::random_batch({17, 11}).input_ids;
+  const nn::TokenIds ids = test::random_batch({17, 11}).input_ids;
   for (const std::string& kind : test::model_kinds()) {
     for (const auto& [stored, computed] : {std::pair{DType::kF32, at::kFloat}, {DType::kBF16, at::kBFloat16}}) {
       for (const std::vector<int>& after : {std::vector<int>{1, 3}, {0}, {0, 1, 2, 3}}) {
@@ -58,7 +58,7 @@ TEST(Expansion, LogitsEqualTheBasesByValue) {
 
 TEST(Expansion, BypassingTheCopiesGivesTheBaseWhateverTheyHold) {
   const at::NoGradGuard no_grad;
-  const at::Tensor ids = test::random_batch({17, 11}).input_ids;
+  const nn::TokenIds ids = test::random_batch({17, 11}).input_ids;
   for (const std::string& kind : test::model_kinds()) {
     SCOPED_TRACE(kind);
     const test::TemporaryDirectory dir;
@@ -324,7 +324,7 @@ TEST(Expansion, CanBeExpandedAgain) {
   const Expansion second = expand_model(model.expanded, dir / "twice", std::vector<int>{0, 2}, std::nullopt);
   EXPECT_EQ(second.base_num_hidden_layers, 6);
   const model::Decoder base = test::load_decoder(model.base), twice = test::load_decoder(dir / "twice");
-  const at::Tensor ids = test::random_batch({17}).input_ids;
+  const nn::TokenIds ids = test::random_batch({17}).input_ids;
   EXPECT_EQ(twice.num_layers(), 8);
   EXPECT_TRUE(twice.logits(twice.forward(ids, {})).equal(base.logits(base.forward(ids, {}))));
 }

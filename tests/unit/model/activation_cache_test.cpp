@@ -38,12 +38,12 @@ class ActivationCacheTest : public ::testing::Test {
     return std::make_unique<ActivationCache>(
         path_, bytes, ActivationSource{.fingerprint = fingerprint, .num_layers = 2, .hidden_size = 24});
   }
-  at::Tensor expected(const at::Tensor& ids, const at::Tensor& starts = {}) const {
+  at::Tensor expected(const nn::TokenIds& ids, const at::Tensor& starts = {}) const {
     return decoder_.layers(decoder_.embed(ids), 0, 2, {.document_starts = starts});
   }
   at::Tensor get(ActivationCache& cache, const at::Tensor& ids, const at::Tensor& starts = {}, bool keeps_new = true) {
     return cache.get(ids, {.document_starts = starts}, keeps_new,
-                     [&](const at::Tensor& tokens, const Context& context) {
+                     [&](const nn::TokenIds& tokens, const Context& context) {
                        ++computed_;
                        return expected(tokens, context.document_starts);
                      });
@@ -205,7 +205,7 @@ TEST_F(ActivationCacheTest, KeepsOnlyWhatWillComeAgain) {
 
 TEST_F(ActivationCacheTest, KeepsNothingWhereRowsDependOnTheirPlaceInTheBatch) {
   const auto cache = open();
-  const auto by_place = [&](const at::Tensor& ids, const Context& context) {
+  const auto by_place = [&](const nn::TokenIds& ids, const Context& context) {
     at::Tensor h = expected(ids, context.document_starts);
     h.select(0, 0).add_(1);
     return h;

@@ -41,13 +41,13 @@ TEST(SquareSum, IsThatOfTheReferenceForAnySizeAndType) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kDouble})
     for (const std::int64_t size : {std::int64_t{0}, std::int64_t{1}, std::int64_t{17}, kBlock, 3 * kBlock + 5}) {
       const std::vector<at::Tensor> x = {at::randn({size}).to(type), at::randn({24, 40}).to(type).t()};
-      const double expected = reference::square_sum(x);
+      const double expected = reference::square_sum(x).item<double>();
       EXPECT_GT(expected, 0);
-      EXPECT_NEAR(square_sum(x), expected, 1e-12 * expected) << size << " of " << type;
+      EXPECT_NEAR(square_sum(x).item<double>(), expected, 1e-12 * expected) << size << " of " << type;
     }
-  EXPECT_EQ(square_sum(std::vector<at::Tensor>{}), 0);
-  EXPECT_NEAR(square_sum(at::full({100}, 1e30f)), 1e62, 1e55) << "beyond the range of fp32";
-  EXPECT_TRUE(std::isnan(square_sum(at::full({100}, std::numeric_limits<float>::quiet_NaN()))));
+  EXPECT_EQ(square_sum(std::vector<at::Tensor>{}).item<double>(), 0);
+  EXPECT_NEAR(square_sum(at::full({100}, 1e30f)).item<double>(), 1e62, 1e55) << "beyond the range of fp32";
+  EXPECT_TRUE(std::isnan(square_sum(at::full({100}, std::numeric_limits<float>::quiet_NaN())).item<double>()));
 }
 
 TEST(SquareSum, IsTheSameOnAnyNumberOfThreads) {
@@ -55,9 +55,9 @@ TEST(SquareSum, IsTheSameOnAnyNumberOfThreads) {
   const at::Tensor x = at::randn({100 * kernels::SquareSums::kBlock + 3});
   const int threads = at::get_num_threads();
   at::set_num_threads(1);
-  const double expected = square_sum(x);
+  const double expected = square_sum(x).item<double>();
   at::set_num_threads(2);
-  EXPECT_EQ(square_sum(x), expected);
+  EXPECT_EQ(square_sum(x).item<double>(), expected);
   at::set_num_threads(threads);
 }
 

@@ -322,7 +322,7 @@ TEST(ToRounds, DoubleTheTextOfEachSourceAndHoldItAllOnce) {
     for (const auto& [batch, source, weight] : rounds[round]) {
       rows.at(static_cast<std::size_t>(source)) += batch.rows();
       for (std::int64_t b = 0; b < batch.rows(); ++b) {
-        const at::Tensor ids = batch.input_ids[b].contiguous();
+        const at::Tensor ids = batch.input_ids.host[b].contiguous();
         seen.emplace(ids.data_ptr<std::int64_t>(), ids.data_ptr<std::int64_t>() + ids.numel());
       }
     }

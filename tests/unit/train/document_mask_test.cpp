@@ -73,8 +73,8 @@ class KernelsOf {
 using Gradients = std::map<std::string, at::Tensor>;
 
 // Of the sum of the losses, of every parameter.
-Gradients gradients_of(model::Decoder& decoder, const at::Tensor& ids, const model::Context& context,
-                       const at::Tensor& targets) {
+Gradients gradients_of(model::Decoder& decoder, const nn::TokenIds& ids, const model::Context& context,
+                       const nn::Targets& targets) {
   Gradients gradients;
   auto parameters = model::named_parameters(decoder.config(), decoder.weights());
   for (const auto& p : parameters) p.tensor->mutable_grad().reset();
@@ -115,9 +115,9 @@ void check_documents(model::Decoder& decoder, model::Decoder& exact) {
     EXPECT_TRUE(test::is_close(losses.narrow(0, d.row, 1).narrow(1, d.begin, d.length), alone, kTolerance));
     num_targets += d.alone.num_targets;
     if (d.alone.num_targets == 0) continue;
-    at::Tensor targets = at::full_like(batch.targets, nn::kIgnoreIndex);
+    at::Tensor targets = at::full_like(batch.targets.values, nn::kIgnoreIndex);
     const auto own = [&](const at::Tensor& t) { return t.narrow(0, d.row, 1).narrow(1, d.begin, d.length); };
-    own(targets).copy_(own(batch.targets));
+    own(targets).copy_(own(batch.targets.values));
     expect_close(gradients_of(decoder, batch.input_ids, batch.context(), targets),
                  gradients_of(decoder, d.alone.input_ids, {}, d.alone.targets),
                  gradients_of(exact, d.alone.input_ids, {}, d.alone.targets));

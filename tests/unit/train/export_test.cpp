@@ -70,7 +70,7 @@ TEST(Export, KeepsFrozenBytesElementTypesAndTheFilesBesideThem) {
 }
 
 TEST(Export, LoadsAgainAsTheModelThatWasTrained) {
-  const at::Tensor ids = test::random_batch({17, 11}).input_ids;
+  const nn::TokenIds ids = test::random_batch({17, 11}).input_ids;
   for (const std::string& kind : test::model_kinds()) {
     SCOPED_TRACE(kind);
     const Exported e(kind, DType::kF32);

@@ -163,7 +163,7 @@ TEST(NewTokens, AreAllThatChangesInTheExportedTables) {
         if (dtype != DType::kF32) continue;
         const at::NoGradGuard no_grad;
         const model::Decoder exported = test::load_decoder(dir / "out");
-        const at::Tensor ids = some_batches().front().input_ids;
+        const nn::TokenIds ids = some_batches().front().input_ids;
         EXPECT_TRUE(test::is_close(exported.logits(exported.forward(ids, {})),
                                    trainer.decoder().logits(trainer.decoder().forward(ids, {})),
                                    test::tolerance(at::kFloat).values));

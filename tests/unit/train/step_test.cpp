@@ -554,7 +554,7 @@ TEST(TrainStep, BypassingTheCopiesOfATrainedModelGivesExactlyTheBase) {
       s.train(3);
       const at::NoGradGuard no_grad;
       const model::Decoder base = test::load_decoder(s.model.base, dtype);
-      const at::Tensor ids = test::random_batch({17, 11}).input_ids;
+      const nn::TokenIds ids = test::random_batch({17, 11}).input_ids;
       const at::Tensor expected = base.logits(base.forward(ids, {}));
       EXPECT_TRUE(test::same_bits(s.decoder.logits(test::forward_without({2, 5}, s.decoder, ids, {})), expected));
       EXPECT_FALSE(s.decoder.logits(s.decoder.forward(ids, {})).equal(expected)) << "training had no effect";
