@@ -38,11 +38,18 @@ AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options)
   }
 }
 
-void AdamW::update(const at::Tensor& master, const at::Tensor& grad, const Moments& moments, double rate,
-                   double weight_decay, const std::optional<at::Tensor>& grad_scale) {
+void AdamW::Group::add(const at::Tensor& master, const at::Tensor& grad, const Moments& moments) {
+  masters.push_back(master);
+  grads.push_back(grad);
+  exp_avgs.push_back(moments.exp_avg);
+  exp_avg_sqs.push_back(moments.exp_avg_sq);
+}
+
+void AdamW::update(const Group& group, double rate, double weight_decay, const std::optional<at::Tensor>& grad_scale) {
   // The kernel reads the number of updates from one tensor per parameter.
-  const at::Tensor count = at::full({}, static_cast<double>(num_updates_), master.options());
-  at::_fused_adamw_({master}, {grad}, {moments.exp_avg}, {moments.exp_avg_sq}, {}, {count}, rate, options_.beta1,
+  const at::Tensor count = at::full({}, static_cast<double>(num_updates_), group.masters.front().options());
+  const std::vector<at::Tensor> counts(group.masters.size(), count);
+  at::_fused_adamw_(group.masters, group.grads, group.exp_avgs, group.exp_avg_sqs, {}, counts, rate, options_.beta1,
                     options_.beta2, weight_decay, options_.eps, /*amsgrad=*/false, /*maximize=*/false, grad_scale);
 }
 
@@ -54,6 +61,7 @@ void AdamW::step(const std::vector<at::Tensor>& gradients, const ParameterRates&
   ++num_updates_;
   std::optional<at::Tensor> grad_scale;
   if (grad_factor != 1.0) grad_scale = at::full({}, 1.0 / grad_factor, gradients.at(0).options());
+  std::map<std::pair<double, double>, Group> groups;  // by rate and weight decay
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const Parameter& p = parameters_[i];
     const at::Tensor& whole_grad = gradients[i];
@@ -68,7 +76,7 @@ void AdamW::step(const std::vector<at::Tensor>& gradients, const ParameterRates&
     const double weight_decay = p.master.dim() >= 2 ? options_.weight_decay : 0.0;
     const auto same_rate = [&](const RateSlice& slice) { return slice.rate == slices.front().rate; };
     if (std::all_of(slices.begin(), slices.end(), same_rate)) {
-      update(p.master, whole_grad, m, slices.front().rate, weight_decay, grad_scale);
+      groups[{slices.front().rate, weight_decay}].add(p.master, whole_grad, m);
       continue;
     }
     for (const RateSlice& slice : slices) {
@@ -76,13 +84,16 @@ void AdamW::step(const std::vector<at::Tensor>& gradients, const ParameterRates&
       // The kernel requires contiguous tensors, so columns are updated in copies.
       const at::Tensor master = part(p.master).contiguous(), grad = part(whole_grad).contiguous();
       const Moments moments = {part(m.exp_avg).contiguous(), part(m.exp_avg_sq).contiguous()};
-      update(master, grad, moments, slice.rate, weight_decay, grad_scale);
+      Group one;
+      one.add(master, grad, moments);
+      update(one, slice.rate, weight_decay, grad_scale);
       if (slice.dim == 0) continue;  // rows are views
       part(p.master).copy_(master);
       part(m.exp_avg).copy_(moments.exp_avg);
       part(m.exp_avg_sq).copy_(moments.exp_avg_sq);
     }
   }
+  for (const auto& [options, group] : groups) update(group, options.first, options.second, grad_scale);
 }
 
 at::Tensor squared_grad_norm(const std::vector<at::Tensor>& gradients) {

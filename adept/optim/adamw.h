@@ -57,8 +57,12 @@ class AdamW {
   void set_num_updates(std::int64_t num_updates) { num_updates_ = num_updates; }
 
  private:
-  void update(const at::Tensor& master, const at::Tensor& grad, const Moments& moments, double rate,
-              double weight_decay, const std::optional<at::Tensor>& grad_scale);
+  /// What one call of the kernel updates.
+  struct Group {
+    std::vector<at::Tensor> masters, grads, exp_avgs, exp_avg_sqs;
+    void add(const at::Tensor& master, const at::Tensor& grad, const Moments& moments);
+  };
+  void update(const Group& group, double rate, double weight_decay, const std::optional<at::Tensor>& grad_scale);
 
   std::vector<Parameter> parameters_;
   AdamWOptions options_;
