@@ -195,6 +195,7 @@ bool ActivationCache::is_independent_of_place(const nn::TokenIds& ids, const Con
   if (is_new) {
     Context next = context;
     next.document_starts = next_rows(context.document_starts);
+    next.document_bounds = {};
     next.lengths = next_rows(context.lengths);
     shape->second = compute({next_rows(rows), ids.values.device()}, next).equal(next_rows(activations));
     if (!shape->second && !was_told)

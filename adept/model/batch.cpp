@@ -23,7 +23,10 @@ Batch to_batch(const data::TokenBatch& batch, at::Device device) {
   Batch result = {.input_ids = {as_tensor(batch.input_ids, batch.rows, batch.cols, device), device},
                   .targets = {as_tensor(batch.targets, batch.rows, batch.cols, device), device},
                   .num_targets = batch.num_targets};
-  if (!batch.document_starts.empty()) result.document_starts = as_tensor(batch.document_starts, batch.rows, batch.cols);
+  if (!batch.document_starts.empty()) {
+    result.document_starts = as_tensor(batch.document_starts, batch.rows, batch.cols);
+    if (!device.is_cpu()) result.document_bounds = nn::document_bounds(result.document_starts, device);
+  }
   const auto is_padded = [&](std::int64_t length) { return length < batch.cols; };
   if (std::any_of(batch.lengths.begin(), batch.lengths.end(), is_padded))
     result.lengths = as_tensor(batch.lengths, batch.rows, 1).squeeze(1);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "adept/nn/flash_attention.h"
 #include "adept/nn/rope.h"
 
 namespace adept::model {
@@ -29,6 +30,7 @@ struct Context {
   /// Positions count from the start of the row all the same: rotary embeddings turn queries and keys relative to each
   /// other, so within a document the result is that of the document alone, up to rounding.
   at::Tensor document_starts{};
+  nn::DocumentBounds document_bounds{};  ///< as in nn::Visibility
 
   /// (B) int64 on the CPU: tokens of each row without its padding; longrope's frequencies depend on the length of a
   /// text. Undefined: no row is padded.

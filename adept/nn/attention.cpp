@@ -198,6 +198,7 @@ at::Tensor capped_by_aten(const at::Tensor& q, const at::Tensor& k, const at::Te
 /// ATen's, for what the kernel does not do: other devices, fp64, and single queries, which read every key once.
 at::Tensor by_aten(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Visibility& visibility,
                    const Scoring& scoring) {
+  if (has_flash_attention(q, k, v, scoring)) return flash_attention(q, k, v, visibility, scoring);
   if (scoring.soft_cap > 0) return capped_by_aten(q, k, v, visibility, scoring);
   const std::optional<double> scale = scoring.scale;
   const std::int64_t num_queries = q.size(2), num_keys = k.size(2);

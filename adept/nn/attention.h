@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "adept/nn/flash_attention.h"
 #include "adept/nn/rms_norm.h"
 #include "adept/nn/rope.h"
 
@@ -19,6 +20,7 @@ struct Visibility {
   at::Tensor document_starts{};  ///< (B, T) int32 on the CPU: the key position where the query's document starts;
                                  ///< ascending along T. Undefined: one document. cu_seqlens of packed sequences, spread
                                  ///< over their tokens.
+  DocumentBounds document_bounds{};  ///< of document_starts, for a pass on a GPU; undefined: computed where needed
 };
 
 /// How the product of a query and a key is transformed before the softmax.
@@ -31,8 +33,8 @@ struct Scoring {
 ///
 /// Query t is at key position S - T + t. Head h reads key-value head h / (H / K). On the CPU in fp32 and bf16 no (T x
 /// S) matrix is stored and blocks that no query attends to are skipped; sums are in fp32. Its gradient saves q, k, v
-/// and a number for each query and head, not the result. Elsewhere a soft cap is computed by ATen's operations, which
-/// store that matrix. Differentiable once.
+/// and a number for each query and head, not the result. On a GPU in bf16 and fp16 ATen's flash attention stores none
+/// either. Elsewhere, and for a soft cap, ATen's operations store that matrix. Differentiable once.
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const Visibility& visibility = {}, const Scoring& scoring = {});
 

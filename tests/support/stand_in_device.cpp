@@ -141,31 +141,10 @@ const bool is_registered = [] {
 
 // ---- Operations: those of the CPU on the same memory.
 
-/// A tensor of the CPU in the memory of one of the device.
-at::Tensor on_cpu(const at::Tensor& tensor) {
-  if (!is_here(tensor)) return tensor;
-  c10::Storage storage(c10::Storage::use_byte_size_t(), tensor.storage().nbytes(),
-                       at::DataPtr(tensor.storage().mutable_data(), at::kCPU), c10::GetAllocator(at::kCPU),
-                       /*resizable=*/true);
-  at::Tensor result =
-      at::detail::make_tensor<at::TensorImpl>(std::move(storage), c10::DispatchKey::CPU, tensor.dtype());
-  result.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
-  if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) result.unsafeGetTensorImpl()->set_wrapped_number(true);
-  return result;
-}
-
 c10::Storage moved_storage(const at::Tensor& tensor) {
   auto* const owner = new c10::Storage(tensor.storage());
   at::DataPtr data(owner->mutable_data(), owner, [](void* kept) { delete static_cast<c10::Storage*>(kept); }, kStandIn);
   return {c10::Storage::use_byte_size_t(), owner->nbytes(), std::move(data), &device_memory, /*resizable=*/true};
-}
-
-at::Tensor on_device(const at::Tensor& tensor) {
-  if (!tensor.defined()) return tensor;
-  at::Tensor result =
-      at::detail::make_tensor<at::TensorImpl>(moved_storage(tensor), c10::DispatchKey::PrivateUse1, tensor.dtype());
-  result.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
-  return result;
 }
 
 /// The arguments of a call on the CPU, and whose memory they are.
@@ -227,7 +206,7 @@ bool is_mask(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kBool || tensor.scalar_type() == at::kByte;
 }
 
-void count_call(const std::string& name, const c10::IValue* arguments, std::size_t num_arguments) {
+void count_waits(const std::string& name, const c10::IValue* arguments, std::size_t num_arguments) {
   static const std::set<std::string> depend_on_values = {"equal",
                                                          "nonzero",
                                                          "masked_select",
@@ -239,7 +218,7 @@ void count_call(const std::string& name, const c10::IValue* arguments, std::size
                                                          "unique_dim_consecutive",
                                                          "repeat_interleave"};
   const std::string plain = name.substr(name.find("::") + 2);
-  count(calls, plain);
+  count_call(plain);
   if (depend_on_values.contains(plain)) count(waits, plain);
   if (!plain.starts_with("index") && !plain.starts_with("_index_put")) return;
   for (std::size_t i = 0; i < num_arguments; ++i) {
@@ -252,7 +231,7 @@ void count_call(const std::string& name, const c10::IValue* arguments, std::size
 void on_cpu_memory(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
   const std::size_t num_arguments = operation.schema().arguments().size();
   const std::size_t begin = stack->size() - num_arguments;
-  count_call(operation.schema().name(), stack->data() + begin, num_arguments);
+  count_waits(operation.schema().name(), stack->data() + begin, num_arguments);
   Arguments arguments;
   for (std::size_t i = begin; i < stack->size(); ++i) (*stack)[i] = arguments.to_cpu((*stack)[i]);
   operation.callBoxed(*stack);
@@ -285,6 +264,28 @@ at::Scalar local_scalar_dense(const at::Tensor& tensor) {
 }
 
 }  // namespace
+
+at::Tensor on_cpu(const at::Tensor& tensor) {
+  if (!is_here(tensor)) return tensor;
+  c10::Storage storage(c10::Storage::use_byte_size_t(), tensor.storage().nbytes(),
+                       at::DataPtr(tensor.storage().mutable_data(), at::kCPU), c10::GetAllocator(at::kCPU),
+                       /*resizable=*/true);
+  at::Tensor result =
+      at::detail::make_tensor<at::TensorImpl>(std::move(storage), c10::DispatchKey::CPU, tensor.dtype());
+  result.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
+  if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) result.unsafeGetTensorImpl()->set_wrapped_number(true);
+  return result;
+}
+
+at::Tensor on_device(const at::Tensor& tensor) {
+  if (!tensor.defined()) return tensor;
+  at::Tensor result =
+      at::detail::make_tensor<at::TensorImpl>(moved_storage(tensor), c10::DispatchKey::PrivateUse1, tensor.dtype());
+  result.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
+  return result;
+}
+
+void count_call(const std::string& operation) { count(calls, operation); }
 
 std::map<std::string, std::int64_t> synchronizations() {
   const std::lock_guard lock(mutex);

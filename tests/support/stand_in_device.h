@@ -5,6 +5,7 @@
 // is not of the CPU, so that no kernel of adept/kernels reads it.
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
 #include <cstdint>
@@ -28,5 +29,13 @@ void reset_synchronizations();
 
 /// Of calls of an operation on the device, by its name without "aten::".
 std::int64_t calls_on_device(const std::string& operation);
+
+// For operations of the device.
+
+/// A tensor of the CPU in the memory of one of the device; others as they are.
+at::Tensor on_cpu(const at::Tensor& tensor);
+/// The reverse.
+at::Tensor on_device(const at::Tensor& tensor);
+void count_call(const std::string& operation);
 
 }  // namespace adept::test

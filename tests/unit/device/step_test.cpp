@@ -166,12 +166,14 @@ TEST_P(DeviceStep, WaitsForTheDeviceOnceToReadItsResults) {
   for (const Case& c : cases()) {
     SCOPED_TRACE(c.name);
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      if (dtype == at::kFloat && c.name != "documents") continue;  // what differs is attention
       SCOPED_TRACE(at::toString(dtype));
       Training run(GetParam(), c, test::kStandIn, dtype);
       ASSERT_TRUE(run.step().finite) << "makes the rotary tables and fills the cache";
       test::reset_synchronizations();
       ASSERT_TRUE(run.step().finite);
       EXPECT_THAT(test::synchronizations(), ElementsAre(Pair("copy to the host", 1)));
+      EXPECT_LE(test::calls_on_device("_fused_adamw_"), 2) << "of all parameters with one weight decay";
       if (c.uses_cache) {
         EXPECT_EQ(run.positions_read(), 4 * kTokens);
       }
@@ -184,7 +186,7 @@ TEST_P(DeviceStep, ComputesWhatTheProcessorDoes) {
     if (c.method == Method::kLora) continue;  // dropout draws in another order
     SCOPED_TRACE(c.name);
     Training on_device(GetParam(), c, test::kStandIn, at::kFloat), on_cpu(GetParam(), c, at::kCPU, at::kFloat);
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < 2; ++i) {
       const StepResult found = on_device.step(), expected = on_cpu.step();
       EXPECT_NEAR(found.loss, expected.loss, 1e-4 * expected.loss);
       EXPECT_NEAR(found.grad_norm, expected.grad_norm, 1e-3 * expected.grad_norm);
@@ -195,14 +197,24 @@ TEST_P(DeviceStep, ComputesWhatTheProcessorDoes) {
   }
 }
 
-TEST_P(DeviceStep, OnTheProcessorHasNoMaskOfEveryQueryAndKey) {
-  for (const Case& c : cases()) {
-    SCOPED_TRACE(c.name);
-    Training run(GetParam(), c, at::kCPU, at::kBFloat16);
-    const DenseMasks masks;
-    ASSERT_TRUE(run.step().finite);
-    EXPECT_THAT(masks.found(), IsEmpty());
+TEST_P(DeviceStep, HasNoMaskOfEveryQueryAndKey) {
+  for (const at::Device device : {at::Device(at::kCPU), test::kStandIn}) {
+    if (!device.is_cpu() && GetParam() == "gemma2") continue;  // flash attention has no soft cap
+    for (const Case& c : cases()) {
+      SCOPED_TRACE(c.name);
+      Training run(GetParam(), c, device, at::kBFloat16);
+      const DenseMasks masks;
+      ASSERT_TRUE(run.step().finite);
+      EXPECT_THAT(masks.found(), IsEmpty());
+    }
   }
+}
+
+TEST(DenseMasks, AreFoundInFp32OnADevice) {
+  Training run("mistral", {.name = "documents", .text = Text::kDocuments}, test::kStandIn, at::kFloat);
+  const DenseMasks masks;
+  ASSERT_TRUE(run.step().finite);
+  EXPECT_THAT(masks.found(), ::testing::Contains("aten::logical_and"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, DeviceStep, testing::ValuesIn(test::model_kinds()),
