@@ -1,6 +1,7 @@
 #include "adept/nn/rms_norm.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/_fused_rms_norm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
@@ -60,6 +61,16 @@ NormGradients differentiate(const at::Tensor& grad_y, const at::Tensor& x, const
   const at::Tensor mean = (gradients.x * normalised).mean(-1, /*keepdim=*/true);
   gradients.x = gradients.x.addcmul_(normalised, mean, -1).mul_(inverse).to(x.scalar_type());
   return gradients;
+}
+
+/// ATen's fused norm is for devices; it takes a weight of x's type.
+bool has_fused_norm(const at::Tensor& x, GainConvention gain) {
+  return !x.is_cpu() && (gain != GainConvention::kOnePlus || x.scalar_type() == at::kFloat);
+}
+
+at::Tensor fused_norm(const at::Tensor& x, const at::Tensor& weight, double eps, GainConvention gain) {
+  return std::get<0>(
+      at::_fused_rms_norm(x, x.sizes().slice(x.dim() - 1), multiplier(weight, x.scalar_type(), gain), eps));
 }
 
 // By the kernels.
@@ -200,6 +211,7 @@ class AddRmsNorm : public torch::autograd::Function<AddRmsNorm> {
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, GainConvention gain) {
   if (active_kernels() == Kernels::kReference) return reference::rms_norm(x, weight, eps, gain);
   check_types(x, weight);
+  if (has_fused_norm(x, gain)) return fused_norm(x, weight, eps, gain);
   const at::Tensor rows = x.contiguous();
   if (needs_gradient(x) || needs_gradient(weight)) return RmsNorm::apply(rows, weight, eps, gain);
   if (has_kernel(x)) return forward_kernel(rows, weight, eps, gain, nullptr);

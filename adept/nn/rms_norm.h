@@ -11,7 +11,8 @@ using kernels::GainConvention;
 
 /// x / sqrt(mean(x^2) + eps) over the last dimension, scaled by the weight: x (..., D), weight (D) of x's dtype, result
 /// (..., D) in x's dtype. As in transformers, x is normalised in fp32 (fp64 for fp64); where it is rounded and what the
-/// weight stands for is the convention. Its gradient saves x and one number per row.
+/// weight stands for is the convention; but on a GPU ATen's fused norm rounds once, except in bf16 with kOnePlus. Its
+/// gradient saves x and one number per row.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
                     GainConvention gain = GainConvention::kRounded);
 
