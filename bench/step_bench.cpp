@@ -227,6 +227,7 @@ void serve(const Options& options) {
   set_quiet();
   at::set_num_threads(options.threads);
   nn::use_caching_allocator();
+  nn::use_expandable_segments();
   kernels::instruction_set();  // a wrong one is to be told now
   const auto before_loading = std::chrono::steady_clock::now();
   Work work(options);

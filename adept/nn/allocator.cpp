@@ -1,6 +1,7 @@
 #include "adept/nn/allocator.h"
 
 #include <c10/core/Allocator.h>
+#include <c10/core/AllocatorConfig.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
@@ -8,6 +9,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <iterator>
 #include <map>
@@ -180,6 +182,13 @@ class CachingAllocator : public c10::Allocator {
 }  // namespace
 
 void use_caching_allocator() { c10::SetCPUAllocator(&CachingAllocator::instance(), /*priority=*/1); }
+
+void use_expandable_segments() {
+  for (const char* variable : {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"})
+    if (std::getenv(variable) != nullptr) return;
+  c10::CachingAllocator::setAllocatorSettings("expandable_segments:True");
+}
+
 void release_cached_memory() { CachingAllocator::instance().release(); }
 
 TensorMemory tensor_memory(c10::Device device) {

@@ -16,6 +16,10 @@ namespace adept::nn {
 /// release_cached_memory().
 void use_caching_allocator();
 
+/// Makes the memory of GPUs grow in segments, of which less is lost between tensors of different sizes: call before the
+/// first of them is made. The variables PYTORCH_ALLOC_CONF and PYTORCH_CUDA_ALLOC_CONF take precedence.
+void use_expandable_segments();
+
 /// Gives back to the system what no tensor uses.
 void release_cached_memory();
 

@@ -154,6 +154,7 @@ void init_compute(config::Compute& compute) {
     throw ConfigError(
         "device: found cuda, but this torch has no CUDA support or finds no GPU; expected cpu, or a build with a CUDA "
         "torch.");
+  if (device == config::Device::kCuda) nn::use_expandable_segments();
   if (dtype == config::DTypeChoice::kAuto) decide_dtype(compute);
   if (device == config::Device::kCpu && dtype == config::DTypeChoice::kBf16 && !cpu_has_native_bf16())
     log_warning(

@@ -3,11 +3,14 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/AllocatorConfig.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <thread>
 #include <vector>
+
+#include "tests/support/environment.h"
 
 namespace adept::nn {
 namespace {
@@ -20,6 +23,21 @@ at::Tensor megabytes(std::int64_t count) { return at::empty({count * kMega / 4},
 bool all_are(const at::Tensor& t, float value) {
   const auto* begin = t.const_data_ptr<float>();
   return std::all_of(begin, begin + t.numel(), [=](float x) { return x == value; });
+}
+
+TEST(ExpandableSegments, AreUsedUnlessTheUserSetsTheAllocator) {
+  using Config = c10::CachingAllocator::AcceleratorAllocatorConfig;
+  const test::ScopedVariable general("PYTORCH_ALLOC_CONF"), of_cuda("PYTORCH_CUDA_ALLOC_CONF");
+  ASSERT_FALSE(Config::use_expandable_segments());
+  for (const test::ScopedVariable* variable : {&general, &of_cuda}) {
+    variable->set("max_split_size_mb:512");
+    use_expandable_segments();
+    EXPECT_FALSE(Config::use_expandable_segments());
+    variable->set(std::nullopt);
+  }
+  use_expandable_segments();
+  EXPECT_TRUE(Config::use_expandable_segments());
+  c10::CachingAllocator::setAllocatorSettings("expandable_segments:False");
 }
 
 TEST(CachingAllocator, HandsOutABlockAgainAndGivesItBackWhenTold) {
