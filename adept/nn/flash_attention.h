@@ -15,9 +15,10 @@ struct Scoring;
 
 /// The documents of all rows of a batch, one after the other (cu_seqlens): what flash attention knows of them.
 struct DocumentBounds {
-  at::Tensor offsets{};  ///< (documents + 1) int32 on the device: of each document the first token, then their number
+  at::Tensor offsets;  ///< (documents + 1) int32 on the device: of each document the first token, then their number
   std::int64_t longest = 0;  ///< tokens of the longest document
 
+  DocumentBounds() = default;  // no aggregate: GCC 12 takes one in an aggregate, made from {}, for uninitialized
   bool defined() const { return offsets.defined(); }
 };
 
