@@ -49,15 +49,20 @@ target_link_directories(torch::torch INTERFACE ${ADEPT_TORCH_LIBRARY_DIR})
 target_link_options(torch::torch INTERFACE -Wl,--no-as-needed -Wl,-rpath,${ADEPT_TORCH_LIBRARY_DIR})
 target_link_libraries(torch::torch INTERFACE ${torch_libraries})
 
-# NCCL, for jobs of several GPUs: its header and CUDA's from the wheels beside torch (nvidia-nccl, nvidia-cuda-runtime,
-# nvidia-cuda-crt, nvidia-cuda-cccl), or from a toolkit. Its code is in libtorch_cuda or a library that this loads.
-file(GLOB nvidia_includes ${torch_dir}/../nvidia/nccl/include ${torch_dir}/../nvidia/cu*/include ${torch_dir}/../nvidia/cu*/include/cccl
-     ${torch_dir}/../nvidia/cuda_runtime/include)
-find_path(ADEPT_NCCL_HEADER nccl.h HINTS ${nvidia_includes})
-find_path(ADEPT_CUDA_HEADER cuda_runtime.h HINTS ${nvidia_includes} PATHS /usr/local/cuda/include)
-set(ADEPT_NCCL_INCLUDES ${nvidia_includes} ${ADEPT_NCCL_HEADER} ${ADEPT_CUDA_HEADER})
+# NCCL, for jobs of several GPUs: headers from the wheels that a CUDA torch depends on and two more (nvidia-cuda-crt,
+# nvidia-cuda-cccl), or from a toolkit. Its code is in libtorch_cuda, or in a library that this loads.
+file(GLOB ADEPT_CUDA_INCLUDES ${torch_dir}/../nvidia/*/include ${torch_dir}/../nvidia/*/include/cccl)
+list(APPEND ADEPT_CUDA_INCLUDES /usr/local/cuda/include)
 set(has_nccl OFF)
-if(EXISTS ${torch_dir}/lib/libtorch_cuda.so AND ADEPT_NCCL_HEADER AND ADEPT_CUDA_HEADER)
+if(EXISTS ${torch_dir}/lib/libtorch_cuda.so)
   set(has_nccl ON)
+  foreach(header nccl.h cuda_runtime.h cusparse.h crt/host_config.h nv/target)
+    string(MAKE_C_IDENTIFIER ADEPT_HEADER_${header} variable)
+    find_path(${variable} ${header} HINTS ${ADEPT_CUDA_INCLUDES})
+    if(NOT ${variable})
+      message(STATUS "no ${header} beside torch: jobs of several GPUs need it (wheels nvidia-nccl, nvidia-cuda-crt, nvidia-cuda-cccl)")
+      set(has_nccl OFF)
+    endif()
+  endforeach()
 endif()
 option(ADEPT_NCCL "Jobs of several GPUs, over NCCL" ${has_nccl})
