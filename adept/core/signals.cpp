@@ -65,12 +65,15 @@ void detail::forget_signal() { g_signal = 0; }
 
 int pending_signal() { return g_signal; }
 
+InterruptedError interrupted_by(int signal) {
+  const char* what = signal == SIGINT ? "interrupted (SIGINT)" : "terminated (SIGTERM)";
+  if (signal == SIGHUP) what = "the terminal was closed (SIGHUP)";
+  if (signal == SIGXCPU) what = "the CPU time limit was reached (SIGXCPU, ulimit -t)";
+  return {what, static_cast<ExitCode>(128 + signal)};
+}
+
 void throw_if_interrupted() {
-  if (g_signal == 0) return;
-  const char* what = g_signal == SIGINT ? "interrupted (SIGINT)" : "terminated (SIGTERM)";
-  if (g_signal == SIGHUP) what = "the terminal was closed (SIGHUP)";
-  if (g_signal == SIGXCPU) what = "the CPU time limit was reached (SIGXCPU, ulimit -t)";
-  throw InterruptedError(what, static_cast<ExitCode>(128 + g_signal));
+  if (g_signal != 0) throw interrupted_by(g_signal);
 }
 
 int signal_descriptor() { return g_descriptor; }

@@ -2,6 +2,8 @@
 // to save and stop; a second SIGINT or SIGTERM ends the process at once.
 #pragma once
 
+#include "adept/core/error.h"
+
 namespace adept {
 
 /// Installs the handlers. Call once, from run_program. SIGHUP stays ignored if it was (nohup). A closed pipe and the
@@ -12,6 +14,8 @@ void install_signal_handlers();
 int pending_signal();
 /// Throws InterruptedError (exit code 128 + the signal) if a signal arrived; for stages with nothing to save.
 void throw_if_interrupted();
+/// The exception for `signal`, which another process of the job may have received.
+InterruptedError interrupted_by(int signal);
 /// A descriptor that can be read as soon as a signal arrived, for poll(2); -1 before the handlers are installed.
 int signal_descriptor();
 /// Waits until `fd` is ready for `events` of poll(2), or has ended. Throws InterruptedError if a signal arrives first.

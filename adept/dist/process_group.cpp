@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <span>
 #include <thread>
@@ -74,6 +75,7 @@ class Pending::Work {
   c10::intrusive_ptr<c10d::Work> work_;
 };
 
+Pending::Pending() = default;
 Pending::Pending(std::unique_ptr<Work> work) : work_(std::move(work)) {}
 Pending::Pending(Pending&&) noexcept = default;
 Pending& Pending::operator=(Pending&&) noexcept = default;
@@ -118,7 +120,7 @@ void ProcessGroup::wait_for_all_to_join() {
     while (true) {
       std::erase_if(missing, [&](int r) { return store.check({key(r)}); });
       if (missing.empty()) return;
-      throw_if_interrupted();
+      adept::throw_if_interrupted();
       if (const auto failure = members_->watch->failure()) throw to_error(*failure);
       if (Watch::Clock::now() > deadline) break;
       std::this_thread::sleep_for(std::min<milliseconds>(members_->watch->interval(), milliseconds(200)));
@@ -245,12 +247,12 @@ double ProcessGroup::max(double number) {
   return number;
 }
 
-void ProcessGroup::wait_for(const std::string& key) {
+// Signals are left to the caller: rank 0, which is waited for, gets them too.
+std::string ProcessGroup::wait_for(const std::string& key) {
   while (true) {
-    throw_if_interrupted();
     if (const auto failure = members_->watch->failure()) throw to_error(*failure);
     try {
-      if (members_->store->check({key})) return;
+      if (members_->store->check({key})) return members_->store->get_to_str(key);
     } catch (const c10::Error& error) {
       throw_cause("waiting", first_line(error));
     }
@@ -258,16 +260,35 @@ void ProcessGroup::wait_for(const std::string& key) {
   }
 }
 
-void ProcessGroup::on_first(FunctionRef<void()> work) {
-  if (is_first()) work();
-  if (!members_) return;
-  const std::string key = fmt::format("turn/{}", members_->num_turns++);
-  if (!is_first()) return wait_for(key);
+void ProcessGroup::put(const std::string& key, const std::string& value) {
   try {
-    members_->store->set(key, "1");
+    members_->store->set(key, value);
   } catch (const c10::Error& error) {
     throw_cause("reporting", first_line(error));
   }
+}
+
+void ProcessGroup::on_first(FunctionRef<void()> work) {
+  if (!members_) return work();
+  const std::string key = fmt::format("turn/{}", members_->num_turns++);
+  if (!is_first()) {
+    const int signal = std::atoi(wait_for(key).c_str());
+    if (signal != 0) throw interrupted_by(signal);
+    return;
+  }
+  try {
+    work();
+  } catch (const InterruptedError& error) {
+    put(key, fmt::format("{}", static_cast<int>(error.exit_code()) - kSignalExitCode));
+    throw;
+  }
+  put(key, "0");
+}
+
+void ProcessGroup::throw_if_interrupted() {
+  if (!members_) return adept::throw_if_interrupted();
+  const auto signal = static_cast<int>(max(pending_signal()));
+  if (signal != 0) throw interrupted_by(signal);
 }
 
 void ProcessGroup::fail(const std::string& message, int exit_code) {

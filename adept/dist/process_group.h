@@ -41,7 +41,8 @@ struct GroupOptions {
 class Pending {
  public:
   class Work;
-  explicit Pending(std::unique_ptr<Work> work = nullptr);
+  Pending();
+  explicit Pending(std::unique_ptr<Work> work);
   Pending(Pending&&) noexcept;
   Pending& operator=(Pending&&) noexcept;
   ~Pending();
@@ -88,14 +89,18 @@ class ProcessGroup {
   std::vector<std::vector<double>> all_gather(const std::vector<double>& numbers);
   double sum(double number);
   double max(double number);
+  /// The number of rank 0, where all must decide alike.
+  double of_first(double number) { return all_gather(std::vector<double>{number}).front().front(); }
 
   /// Throws DisagreementError on every rank if `values` (of a name, such as a key of the configuration) are not the
   /// same everywhere. The message lists the names that differ, and which ranks have which value.
   void agree(const std::map<std::string, std::string>& values);
 
-  /// Rank 0 works; the others wait, as long as rank 0 gives signs of life. If it throws, the others get a RankError
-  /// as soon as it has told them (fail).
+  /// Rank 0 works; the others wait, as long as rank 0 gives signs of life. If it is interrupted by a signal, so are the
+  /// others; after another exception they get a RankError as soon as it has told them (fail).
   void on_first(FunctionRef<void()> work);
+  /// Throws InterruptedError on every rank if a signal arrived at any of them.
+  void throw_if_interrupted();
 
   /// Tells the others that this process ends with an error; the first such message is that of all.
   void fail(const std::string& message, int exit_code);
@@ -107,7 +112,8 @@ class ProcessGroup {
   template <typename Operation>
   Pending start(const char* name, const at::Tensor& tensor, Operation operation);
   [[noreturn]] void throw_cause(const char* name, const std::string& problem);
-  void wait_for(const std::string& key);
+  std::string wait_for(const std::string& key);
+  void put(const std::string& key, const std::string& value);
   void wait_for_all_to_join();
 
   Launch launch_;
@@ -117,6 +123,8 @@ class ProcessGroup {
 
 /// The group of this process: of one, until join().
 ProcessGroup& world();
+/// The same without waiting for others: whether this process writes the files of a run.
+inline bool is_first() { return world().is_first(); }
 /// Makes the job that `launch` describes the group of this process. Its log then shows warnings and errors only, with
 /// the rank in front, unless it is rank 0.
 void join(const Launch& launch, GroupOptions options);

@@ -1,0 +1,183 @@
+#include "adept/dist/local_processes.h"
+
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <netinet/in.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <map>
+#include <optional>
+#include <set>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include "adept/core/error.h"
+#include "adept/core/log.h"
+#include "adept/core/signals.h"
+#include "adept/dist/store.h"
+
+namespace adept::dist {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::seconds;
+
+// After the first failure. The others then report why they end; after a signal they save.
+constexpr seconds kUntilTerm(10), kUntilKill(20);
+constexpr std::chrono::milliseconds kPoll(20);
+
+[[noreturn]] void fail(const char* what) { throw std::system_error(errno, std::generic_category(), what); }
+
+/// A listening socket that only this machine can reach.
+int listen_on_loopback() {
+  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (fd < 0 || ::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || ::listen(fd, SOMAXCONN) != 0)
+    fail("opening a port of this machine");
+  return fd;
+}
+
+std::uint16_t port_of(int fd) {
+  sockaddr_in address = {};
+  socklen_t length = sizeof address;
+  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) fail("reading a port");
+  return ntohs(address.sin_port);
+}
+
+/// This process's environment with `variables` set.
+std::vector<std::string> environment_with(const std::map<std::string, std::string>& variables) {
+  std::vector<std::string> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    if (!variables.contains(std::string(text.substr(0, text.find('='))))) environment.emplace_back(text);
+  }
+  for (const auto& [name, value] : variables) environment.push_back(name + "=" + value);
+  return environment;
+}
+
+std::vector<char*> pointers_to(std::vector<std::string>& texts) {
+  std::vector<char*> pointers;
+  for (std::string& text : texts) pointers.push_back(text.data());
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+/// Only calls that are safe in the child of a process with threads.
+pid_t start(const std::vector<char*>& arguments, const std::vector<char*>& environment) {
+  const pid_t parent = ::getpid(), pid = ::fork();
+  if (pid < 0) fail("creating a process");
+  if (pid > 0) return pid;
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  ::setpgid(0, 0);  // signals of the terminal come once, from the parent
+  if (::getppid() != parent) _exit(1);
+  ::execve("/proc/self/exe", arguments.data(), environment.data());
+  _exit(static_cast<int>(ExitCode::kFailure));
+}
+
+/// The processes that run, by number; those left are killed at the end.
+class Processes {
+ public:
+  Processes() = default;
+  Processes(const Processes&) = delete;
+  Processes& operator=(const Processes&) = delete;
+  ~Processes() {
+    send(SIGKILL);
+    for (const auto& [pid, rank] : ranks_) ::waitpid(pid, nullptr, 0);
+  }
+
+  void add(pid_t pid, int rank) { ranks_[pid] = rank; }
+  bool empty() const { return ranks_.empty(); }
+  void send(int signal) const {
+    for (const auto& [pid, rank] : ranks_) ::kill(pid, signal);
+  }
+
+  /// Exit codes of those that ended since the last call.
+  std::vector<int> collect() {
+    std::vector<int> codes;
+    for (auto it = ranks_.begin(); it != ranks_.end();) {
+      int status = 0;
+      if (::waitpid(it->first, &status, WNOHANG) != it->first) {
+        ++it;
+        continue;
+      }
+      if (WIFSIGNALED(status))
+        log_error("rank {} was killed by signal {} ({})", it->second, WTERMSIG(status), ::strsignal(WTERMSIG(status)));
+      codes.push_back(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+      it = ranks_.erase(it);
+    }
+    return codes;
+  }
+
+ private:
+  std::map<pid_t, int> ranks_;
+};
+
+int wait_for(Processes& processes) {
+  int first_failure = 0, forwarded = 0;
+  Clock::time_point ended_at{};
+  std::optional<int> sent;
+  while (!processes.empty()) {
+    for (const int code : processes.collect()) {
+      if (code == 0 || first_failure != 0) continue;
+      first_failure = code;
+      ended_at = Clock::now();
+    }
+    if (const int signal = pending_signal(); signal != 0 && forwarded == 0) {
+      forwarded = signal;
+      processes.send(signal);
+    }
+    if (first_failure != 0) {
+      const auto since = Clock::now() - ended_at;
+      const std::optional<int> due = since > kUntilKill   ? std::optional(SIGKILL)
+                                     : since > kUntilTerm ? std::optional(SIGTERM)
+                                                          : std::nullopt;
+      if (due != sent && !(due == SIGTERM && forwarded != 0)) processes.send(*due);
+      sent = due;
+    }
+    std::this_thread::sleep_for(kPoll);
+  }
+  return first_failure;
+}
+
+}  // namespace
+
+int run_local_processes(int count, const std::vector<std::string>& arguments) {
+  quiet_c10d();
+  const int socket = listen_on_loopback();
+  c10d::TCPStoreOptions options;
+  options.port = port_of(socket);
+  options.isServer = true;
+  options.waitWorkers = false;
+  options.masterListenFd = socket;
+  const c10d::TCPStore store("127.0.0.1", options);
+
+  std::vector<std::string> words = {"adept"};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  const std::vector<char*> argv = pointers_to(words);
+  Processes processes;
+  for (int rank = 0; rank < count; ++rank) {
+    std::vector<std::string> environment = environment_with({{"RANK", std::to_string(rank)},
+                                                             {"LOCAL_RANK", std::to_string(rank)},
+                                                             {"WORLD_SIZE", std::to_string(count)},
+                                                             {"LOCAL_WORLD_SIZE", std::to_string(count)},
+                                                             {"MASTER_ADDR", "127.0.0.1"},
+                                                             {"MASTER_PORT", std::to_string(options.port)},
+                                                             {"TORCHELASTIC_USE_AGENT_STORE", "True"},
+                                                             {"TORCHELASTIC_RESTART_COUNT", "0"}});
+    processes.add(start(argv, pointers_to(environment)), rank);
+  }
+  return wait_for(processes);
+}
+
+}  // namespace adept::dist
