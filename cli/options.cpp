@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <optional>
 #include <sstream>
@@ -16,6 +17,8 @@
 #include "adept/data/readers/formats.h"
 #include "adept/data/text_source.h"
 #include "adept/data/utf8.h"
+#include "adept/dist/launch.h"
+#include "adept/dist/local_processes.h"
 #include "adept/io/byte_reader.h"
 #include "adept/run/run_directory.h"
 #include "adept/run/text.h"
@@ -24,6 +27,21 @@ namespace adept::cli {
 namespace {
 
 constexpr std::int64_t kMaxTokens = 1'000'000'000'000'000;
+
+/// The arguments of this process without its name, and without `option` and its value.
+std::vector<std::string> arguments_without(const std::string& option) {
+  std::ifstream file("/proc/self/cmdline");
+  std::vector<std::string> arguments;
+  std::string word;
+  std::getline(file, word, '\0');
+  while (std::getline(file, word, '\0')) {
+    if (word == option)
+      std::getline(file, word, '\0');
+    else if (!word.starts_with(option + "="))
+      arguments.push_back(word);
+  }
+  return arguments;
+}
 
 /// --`name` with the spellings of an enum; `target` keeps its value as the default.
 template <typename Enum>
@@ -200,6 +218,22 @@ void add_allow_changed_option(CLI::App& command, data::OtherMixture& other) {
           "repeats what it has given")
       ->type_name("NAME")
       ->check(CLI::IsMember({"data"}));
+}
+
+void add_nproc_option(CLI::App& command, std::int64_t& nproc) {
+  add_count_option(command, "--nproc", nproc, 1, 1024, "Number of processes on this machine that train together");
+}
+
+bool ran_in_processes(std::int64_t nproc) {
+  if (nproc == 1) return false;
+  if (const dist::Launch launch = dist::read_launch(); launch.size > 1)
+    throw ConfigError(
+        "--nproc: found {}, but this process is already one of {} (started by torchrun or srun); expected one of the "
+        "two.",
+        nproc, launch.size);
+  const int exit_code = dist::run_local_processes(static_cast<int>(nproc), arguments_without("--nproc"));
+  if (exit_code != 0) throw Error("", static_cast<ExitCode>(exit_code));
+  return true;
 }
 
 void add_data_options(CLI::App& command, DataOptions& options) {

@@ -41,6 +41,12 @@ void add_continue_data_flag(CLI::App& command, std::vector<std::string>& overrid
 /// Adds --allow-changed.
 void add_allow_changed_option(CLI::App& command, data::OtherMixture& other);
 
+/// --nproc N: processes on this machine.
+void add_nproc_option(CLI::App& command, std::int64_t& nproc);
+/// With `nproc` > 1, runs the command in so many processes, then throws Error without a message if one failed. Returns
+/// whether it did; otherwise the caller runs the command. Throws ConfigError if this process is already one of several.
+bool ran_in_processes(std::int64_t nproc);
+
 /// Values of --data and the options that go with it.
 struct DataOptions {
   std::string option = "--data";  ///< for messages

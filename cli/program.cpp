@@ -15,6 +15,7 @@
 #include "adept/core/signals.h"
 #include "adept/core/standard_streams.h"
 #include "adept/core/version_info.h"
+#include "adept/dist/process_group.h"
 #include "cli/commands.h"
 #include "cli/failure.h"
 
@@ -39,7 +40,7 @@ Failure lost_output(int error_number) {
 }
 
 int report(const Failure& failure) {
-  if (!failure.message.empty()) print_to(stderr, "error: " + failure.message + "\n");
+  if (!failure.message.empty()) print_to(stderr, rank_prefix() + "error: " + failure.message + "\n");
   return failure.exit_code;
 }
 
@@ -97,8 +98,11 @@ void run_program(int argc, char** argv) {
     init_logging();
     install_signal_handlers();
     exit_code = run(argc, argv);
+    dist::world().leave();
   } catch (...) {
-    exit_code = report(describe_failure(std::current_exception()));
+    const Failure failure = describe_failure(std::current_exception());
+    exit_code = report(failure);
+    dist::world().fail(failure.message, exit_code);
   }
   // Skips libtorch's destructors, a third of a short command's time. Everything of adept's own ended with run().
   std::fflush(nullptr);

@@ -10,6 +10,7 @@ namespace {
 struct RunOptions {
   std::string path;
   std::vector<std::string> overrides;
+  std::int64_t nproc = 1;
   data::OtherMixture other_mixture = data::OtherMixture::kRefused;
 };
 
@@ -23,8 +24,10 @@ void add_run_command(CLI::App& app) {
   add_continue_data_flag(*command, options->overrides);
   add_verify_flag(*command, options->overrides);
   add_allow_changed_option(*command, options->other_mixture);
+  add_nproc_option(*command, options->nproc);
   command->callback([options] {
-    run::run_pipeline(config::load_run_config(options->path, options->overrides), options->other_mixture);
+    const config::RunConfig config = config::load_run_config(options->path, options->overrides);
+    if (!ran_in_processes(options->nproc)) run::run_pipeline(config, options->other_mixture);
   });
 }
 

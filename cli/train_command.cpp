@@ -10,6 +10,7 @@ namespace {
 struct TrainOptions {
   std::string path;
   std::vector<std::string> overrides;
+  std::int64_t nproc = 1;
   bool resume = false;
   data::OtherMixture other_mixture = data::OtherMixture::kRefused;
 };
@@ -24,10 +25,12 @@ void add_train_command(CLI::App& app) {
   add_continue_data_flag(*command, options->overrides);
   add_verify_flag(*command, options->overrides);
   add_allow_changed_option(*command, options->other_mixture);
+  add_nproc_option(*command, options->nproc);
   command->add_flag("--resume", options->resume, "Resume from the newest checkpoint in output_dir");
   command->callback([options] {
-    run::run_training(config::load_run_config(options->path, options->overrides, config::Purpose::kTrain),
-                      options->resume, options->other_mixture);
+    const config::RunConfig config =
+        config::load_run_config(options->path, options->overrides, config::Purpose::kTrain);
+    if (!ran_in_processes(options->nproc)) run::run_training(config, options->resume, options->other_mixture);
   });
 }
 

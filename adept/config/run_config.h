@@ -14,6 +14,7 @@
 #include "adept/core/json.h"
 #include "adept/data/options.h"
 #include "adept/data/weight_schedule.h"
+#include "adept/dist/options.h"
 #include "adept/eval/options.h"
 #include "adept/method/options.h"
 #include "adept/nn/options.h"
@@ -90,6 +91,7 @@ struct RunConfig {
   train::LoraOptions lora;
   train::TopKLayersOptions top_k_layers;
   eval::EvalOptions eval;
+  dist::DistOptions dist;
 
   /// Whether the method trains copies of layers.
   bool expands() const { return method == train::Method::kAdept || method == train::Method::kLlamaPro; }

@@ -346,6 +346,16 @@ void describe(Visitor& v, eval::EvalOptions& c) {
 }
 
 template <typename Visitor>
+void describe(Visitor& v, dist::DistOptions& c) {
+  v(c.timeout, "timeout",
+    "How long a process waits for another one that hangs or is slow, before all end with an error that names it",
+    {.unit = "seconds", .range = {.min = 1, .max = 1e6}});
+  v(c.deterministic, "deterministic",
+    "Add gradients in the order of micro-batches, so that any number of processes gives the same bits as one. Without "
+    "it, results differ by rounding. Needs more communication");
+}
+
+template <typename Visitor>
 void describe(Visitor& v, RunConfig& c) {
   v(c.model, "model", "Model directory, or a Hugging Face Hub id in the local cache",
     {.required = true, .decides = decides::kContents});
@@ -385,6 +395,7 @@ void describe(Visitor& v, RunConfig& c) {
   v(c.top_k_layers, "top_k_layers", "Training of the last layers",
     {.decides = decides::kTraining, .methods = bit_of(train::Method::kTopKLayers)});
   v(c.eval, "eval", "Evaluation on held-out text", {.decides = decides::kEvaluation | decides::kCopies});
+  v(c.dist, "dist", "Several processes (torchrun, srun, --nproc)", {.decides = decides::kNothing});
 }
 
 }  // namespace adept::config

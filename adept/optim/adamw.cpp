@@ -29,11 +29,12 @@ void check_slices(const Parameter& p, const std::vector<RateSlice>& slices) {
 
 }  // namespace
 
-AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options)
-    : parameters_(std::move(parameters)), options_(options) {
+AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options, dist::ProcessGroup& ranks)
+    : parameters_(std::move(parameters)), options_(options), ranks_(&ranks) {
   for (const Parameter& p : parameters_) {
     ADEPT_CHECK(p.master.scalar_type() == at::kFloat, "{} is not fp32", p.name);
-    const bool is_new = moments_.emplace(p.name, Moments{at::zeros_like(p.master), at::zeros_like(p.master)}).second;
+    const at::Tensor rows = row_shard(p.master, ranks.rank(), ranks.size()).of(p.master);
+    const bool is_new = moments_.emplace(p.name, Moments{at::zeros_like(rows), at::zeros_like(rows)}).second;
     ADEPT_CHECK(is_new, "{} is listed twice", p.name);
   }
 }
@@ -61,7 +62,7 @@ void AdamW::step(const std::vector<at::Tensor>& gradients, const ParameterRates&
   ++num_updates_;
   std::optional<at::Tensor> grad_scale;
   if (grad_factor != 1.0) grad_scale = at::full({}, 1.0 / grad_factor, gradients.at(0).options());
-  std::map<std::pair<double, double>, Group> groups;  // by rate and weight decay
+  Groups groups;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const Parameter& p = parameters_[i];
     const at::Tensor& whole_grad = gradients[i];
@@ -70,30 +71,70 @@ void AdamW::step(const std::vector<at::Tensor>& gradients, const ParameterRates&
         "{} has no fp32 gradient of its shape", p.name);
     const auto found = learning_rates.find(p.name);
     ADEPT_CHECK(found != learning_rates.end(), "no learning rate for {}", p.name);
-    const std::vector<RateSlice>& slices = found->second;
-    check_slices(p, slices);
-    const Moments& m = moments_.at(p.name);
-    const double weight_decay = p.master.dim() >= 2 ? options_.weight_decay : 0.0;
-    const auto same_rate = [&](const RateSlice& slice) { return slice.rate == slices.front().rate; };
-    if (std::all_of(slices.begin(), slices.end(), same_rate)) {
-      groups[{slices.front().rate, weight_decay}].add(p.master, whole_grad, m);
-      continue;
-    }
-    for (const RateSlice& slice : slices) {
-      const auto part = [&](const at::Tensor& tensor) { return tensor.slice(slice.dim, slice.begin, slice.end); };
-      // The kernel requires contiguous tensors, so columns are updated in copies.
-      const at::Tensor master = part(p.master).contiguous(), grad = part(whole_grad).contiguous();
-      const Moments moments = {part(m.exp_avg).contiguous(), part(m.exp_avg_sq).contiguous()};
-      Group one;
-      one.add(master, grad, moments);
-      update(one, slice.rate, weight_decay, grad_scale);
-      if (slice.dim == 0) continue;  // rows are views
-      part(p.master).copy_(master);
-      part(m.exp_avg).copy_(moments.exp_avg);
-      part(m.exp_avg_sq).copy_(moments.exp_avg_sq);
-    }
+    check_slices(p, found->second);
+    step_rows(p, whole_grad, found->second, grad_scale, groups);
   }
   for (const auto& [options, group] : groups) update(group, options.first, options.second, grad_scale);
+  gather_masters();
+}
+
+void AdamW::step_rows(const Parameter& p, const at::Tensor& gradient, const std::vector<RateSlice>& slices,
+                      const std::optional<at::Tensor>& grad_scale, Groups& groups) {
+  const RowShard rows = row_shard(p.master, ranks_->rank(), ranks_->size());
+  if (rows.size() == 0) return;
+  const at::Tensor own = rows.of(p.master), own_gradient = rows.of(gradient);
+  const Moments& m = moments_.at(p.name);
+  const double weight_decay = p.master.dim() >= 2 ? options_.weight_decay : 0.0;
+  const auto same_rate = [&](const RateSlice& slice) { return slice.rate == slices.front().rate; };
+  if (std::all_of(slices.begin(), slices.end(), same_rate))
+    return groups[{slices.front().rate, weight_decay}].add(own, own_gradient, m);
+  for (const RateSlice& slice : slices) {
+    const std::int64_t first = slice.dim == 0 ? rows.begin : 0, end = slice.dim == 0 ? rows.end : slice.end;
+    const std::int64_t from = std::max(slice.begin, first) - first, to = std::min(slice.end, end) - first;
+    if (from >= to) continue;  // of another rank
+    const auto part = [&](const at::Tensor& tensor) { return tensor.slice(slice.dim, from, to); };
+    // The kernel requires contiguous tensors, so columns are updated in copies.
+    const at::Tensor master = part(own).contiguous(), grad = part(own_gradient).contiguous();
+    const Moments moments = {part(m.exp_avg).contiguous(), part(m.exp_avg_sq).contiguous()};
+    Group one;
+    one.add(master, grad, moments);
+    update(one, slice.rate, weight_decay, grad_scale);
+    if (slice.dim == 0) continue;  // rows are views
+    part(own).copy_(master);
+    part(m.exp_avg).copy_(moments.exp_avg);
+    part(m.exp_avg_sq).copy_(moments.exp_avg_sq);
+  }
+}
+
+void AdamW::gather_masters() {
+  std::vector<at::Tensor> masters;
+  for (const Parameter& p : parameters_) masters.push_back(p.master);
+  gather_rows(masters, *ranks_);
+}
+
+MomentsByName AdamW::gather_moments() const {
+  if (ranks_->size() == 1) return moments_;
+  MomentsByName all;
+  for (const Parameter& p : parameters_) {
+    const RowShard rows = row_shard(p.master, ranks_->rank(), ranks_->size());
+    const Moments& own = moments_.at(p.name);
+    const auto whole = [&](const at::Tensor& part) {
+      const at::Tensor tensor = at::zeros_like(p.master);
+      rows.of(tensor).copy_(part);
+      gather_rows({&tensor, 1}, *ranks_);
+      return ranks_->is_first() ? tensor : at::Tensor();
+    };
+    const Moments moments = {whole(own.exp_avg), whole(own.exp_avg_sq)};
+    if (ranks_->is_first()) all.emplace(p.name, moments);
+  }
+  return all;
+}
+
+void AdamW::restore_moments(const std::string& name, const Moments& whole) {
+  const Moments& own = moments_.at(name);
+  const RowShard rows = row_shard(whole.exp_avg, ranks_->rank(), ranks_->size());
+  own.exp_avg.copy_(rows.of(whole.exp_avg));
+  own.exp_avg_sq.copy_(rows.of(whole.exp_avg_sq));
 }
 
 at::Tensor squared_grad_norm(const std::vector<at::Tensor>& gradients) {

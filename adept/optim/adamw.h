@@ -1,4 +1,5 @@
-// AdamW with one learning rate per unit (Loshchilov & Hutter, arXiv 1711.05101; ADEPT, section 3.3).
+// AdamW with one learning rate per unit (Loshchilov & Hutter, arXiv 1711.05101; ADEPT, section 3.3). Its state is
+// divided over the processes of a job (ZeRO-1, arXiv 1910.02054): each updates its rows of every tensor.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,9 +8,12 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "adept/dist/process_group.h"
 #include "adept/optim/options.h"
+#include "adept/optim/row_shard.h"
 
 namespace adept::optim {
 
@@ -19,11 +23,14 @@ struct Parameter {
   at::Tensor master;  ///< fp32
 };
 
-/// The optimizer state of one parameter.
+/// The optimizer state of one parameter, or of this rank's rows of it.
 struct Moments {
   at::Tensor exp_avg;     ///< fp32
   at::Tensor exp_avg_sq;  ///< fp32
 };
+
+/// By parameter name.
+using MomentsByName = std::map<std::string, Moments>;
 
 /// The rate of the slices begin .. end-1 of a parameter along `dim`.
 struct RateSlice {
@@ -41,17 +48,22 @@ using ParameterRates = std::map<std::string, std::vector<RateSlice>>;
 class AdamW {
  public:
   /// Moments start at zero. Throws InternalError for masters that are not fp32 or names that repeat.
-  AdamW(std::vector<Parameter> parameters, AdamWOptions options);
+  AdamW(std::vector<Parameter> parameters, AdamWOptions options, dist::ProcessGroup& ranks = dist::world());
 
-  /// One update. `gradients`, fp32, one for each parameter in their order, are those of the whole global batch; they
-  /// are scaled by `grad_factor` (clipping), possibly in place. `learning_rates` contains the rate of every parameter
-  /// by name, including the schedule; a missing or unknown name is an InternalError.
+  /// One update; every rank then has all of the new masters. `gradients`, fp32, one for each parameter in their order,
+  /// are those of the whole global batch; they are scaled by `grad_factor` (clipping), possibly in place.
+  /// `learning_rates` contains the rate of every parameter by name, including the schedule; a missing or unknown name
+  /// is an InternalError.
   void step(const std::vector<at::Tensor>& gradients, const ParameterRates& learning_rates, double grad_factor = 1.0);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const AdamWOptions& options() const { return options_; }
-  /// By parameter name; writing through the tensors restores a state.
-  const std::map<std::string, Moments>& moments() const { return moments_; }
+  /// This rank's rows of the moments.
+  const MomentsByName& moments() const { return moments_; }
+  /// The whole moments, on rank 0; nothing on the others. Every rank calls it.
+  MomentsByName gather_moments() const;
+  /// Takes this rank's rows of the whole moments of a parameter.
+  void restore_moments(const std::string& name, const Moments& whole);
   /// Updates made so far; they set the bias correction.
   std::int64_t num_updates() const { return num_updates_; }
   void set_num_updates(std::int64_t num_updates) { num_updates_ = num_updates; }
@@ -63,10 +75,15 @@ class AdamW {
     void add(const at::Tensor& master, const at::Tensor& grad, const Moments& moments);
   };
   void update(const Group& group, double rate, double weight_decay, const std::optional<at::Tensor>& grad_scale);
+  using Groups = std::map<std::pair<double, double>, Group>;  // by rate and weight decay
+  void step_rows(const Parameter& p, const at::Tensor& gradient, const std::vector<RateSlice>& slices,
+                 const std::optional<at::Tensor>& grad_scale, Groups& groups);
+  void gather_masters();
 
   std::vector<Parameter> parameters_;
   AdamWOptions options_;
-  std::map<std::string, Moments> moments_;
+  dist::ProcessGroup* ranks_;
+  MomentsByName moments_;
   std::int64_t num_updates_ = 0;
 };
 

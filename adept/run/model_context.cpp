@@ -18,6 +18,7 @@
 #include "adept/core/log.h"
 #include "adept/data/chat_template.h"
 #include "adept/data/tokenizer/special_tokens.h"
+#include "adept/dist/process_group.h"
 #include "adept/io/hub.h"
 #include "adept/io/text_quote.h"
 #include "adept/io/weight_files.h"
@@ -142,7 +143,7 @@ void start_threads(int wanted) {
 
 void init_compute(config::Compute& compute) {
   const auto& [dtype, device, threads, wanted_kernels] = compute;
-  const int cores = available_cores();
+  const int cores = std::max(1, available_cores() / dist::world().launch().cores_shared_by);
   if (threads > cores)
     log_warning("threads: {} is more than the {} cores that this process may use, so threads will wait for each other",
                 threads, cores);

@@ -9,12 +9,13 @@
 #include "adept/core/error.h"
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
-#include "adept/data/mixture_table.h"
+#include "adept/dist/process_group.h"
 #include "adept/eval/evaluate.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/record.h"
 #include "adept/method/expansion.h"
 #include "adept/run/expansion_plan.h"
+#include "adept/run/job.h"
 #include "adept/run/measure.h"
 #include "adept/run/model_context.h"
 #include "adept/run/preflight.h"
@@ -25,7 +26,6 @@
 #include "adept/run/text.h"
 #include "adept/run/token_cache.h"
 #include "adept/run/training_text.h"
-#include "adept/train/compute.h"
 #include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
 #include "adept/train/plan.h"
@@ -111,7 +111,7 @@ class Run {
   // earlier run in this directory changes.
   void check_inputs() {
     check_text(config_, purpose_, model_, datasets_);
-    train_loader();
+    train_loader(training());
     check_checkpoints();
   }
 
@@ -176,20 +176,14 @@ class Run {
   }
 
   void train() {
+    bool trains = false;
     stages_.run("train", train_inputs(), {files::kModel, files::kTrainResults}, [&] {
-      train::Trainer trainer(trainer_inputs());
-      const train::TrainSummary summary = [&] {
-        try {
-          return trainer.run(resumes_);
-        } catch (const InterruptedError& error) {
-          const char* option = purpose_ == config::Purpose::kTrain ? " with --resume" : "";
-          throw InterruptedError(fmt::format("{}; the same command{} continues from there", error.what(), option),
-                                 error.exit_code());
-        }
-      }();
-      trainer.export_model(dir_ / files::kModel);
+      trains = true;
+      share({.trains = true, .model = trained_from_});
+      const train::TrainSummary summary = train_model(training(), trained_from_);
       io::write_record(dir_ / files::kTrainResults, train::to_json(summary));
     });
+    if (!trains) share({});
   }
 
   // The result contains everything except the initial values of the copies, which can be recreated from the same
@@ -234,6 +228,7 @@ class Run {
     evaluate_result();
     inspect_copies();
     report();
+    dist::world().on_first([] {});  // the others end
   }
 
   void report() {
@@ -257,7 +252,7 @@ class Run {
     }
     if (!resumes_ && !stages_.is_done("train", train_inputs())) train::require_no_checkpoints(dir_);
     train::check_same_training(dir_, config_, expands_ ? std::nullopt : std::optional(identity(model_.dir)),
-                               train_loader(), other_mixture_);
+                               train_loader(training()), other_mixture_);
     std::vector<std::string> lines;
     if (probes()) lines = stages_.other_inputs("probe", probe_inputs());
     if (lines.empty() && expands_) lines = stages_.other_inputs("expand", expand_inputs());
@@ -291,17 +286,19 @@ class Run {
   // An expanded model is identified by its inputs; it may have been removed. Unit importance is measured on a weighted
   // sample of data.general.
   Json train_inputs() {
-    return {{"model", expands_ ? expand_inputs() : io::to_json(identity(model_.dir))},
-            {"train", fingerprints(datasets_.train)},
-            {"replay", fingerprints(datasets_.replay)},
-            {"general", fingerprints(datasets_.general)},
-            {"data.general", general_shares(config_.data)},
-            {"sampling", data::kSamplingRule},
-            {"excluded", hash_of(Json(datasets_.excluded).dump())},
-            {"data.train", mixture_json(config_.data.train)},
-            {"data.replay", mixture_json(config_.data.replay)},
-            {"config", config::deciding(
-                           config_, config::decides::kTraining | config::decides::kEnd | config::decides::kMixture)}};
+    Json inputs = {{"model", expands_ ? expand_inputs() : io::to_json(identity(model_.dir))},
+                   {"train", fingerprints(datasets_.train)},
+                   {"replay", fingerprints(datasets_.replay)},
+                   {"general", fingerprints(datasets_.general)},
+                   {"data.general", general_shares(config_.data)},
+                   {"sampling", data::kSamplingRule},
+                   {"excluded", hash_of(Json(datasets_.excluded).dump())},
+                   {"data.train", mixture_json(config_.data.train)},
+                   {"data.replay", mixture_json(config_.data.replay)},
+                   {"config", config::deciding(config_, config::decides::kTraining | config::decides::kEnd |
+                                                            config::decides::kMixture)}};
+    if (const int size = dist::world().size(); size > 1) inputs["processes"] = size;  // of a step's sequences
+    return inputs;
   }
 
   // The scores are determined by the probe's inputs, not by their file.
@@ -352,33 +349,13 @@ class Run {
     return evaluate_sets(model, sets, config_.eval.batch_size, cache_);
   }
 
-  // At the start of the data, or at the position where the run that trained the model stopped.
-  data::TrainLoader train_loader() const {
-    data::TrainLoader loader = make_train_loader(model_, config_, datasets_);
-    if (!config_.train.continue_data) return loader;
-    loader.load_state(data_position(model_.dir), (model_.dir / method::kTrainingRecord).string(), other_mixture_);
-    return loader;
-  }
-
-  train::TrainerInputs trainer_inputs() {
-    train::TrainerInputs inputs{.config = config_,
-                                .model_dir = trained_from_,
-                                .run_dir = dir_,
-                                .loader = train_loader(),
-                                .probe = {},
-                                .eval = {}};
-    log_table(data::format_mixture(inputs.loader));
-    if (config_.unit_lr.uses_importance()) {
-      const auto probe = probe_sequences(datasets_.general, config_.seq_len, config_.unit_lr.probe_tokens);
-      tell_samples("importance", probe);
-      inputs.probe = to_batches(probe, config_.probe.batch_size, train::to_device(config_.compute.device),
-                                general_weights(config_.data));
-    }
-    for (const data::TokenDataset& dataset : datasets_.eval)
-      inputs.eval.push_back({dataset.name(), eval_sequences(dataset)});
-    inputs.model = identity(trained_from_);
-    inputs.other_mixture = other_mixture_;
-    return inputs;
+  Training training() const {
+    return {.config = config_,
+            .purpose = purpose_,
+            .resumes = resumes_,
+            .other_mixture = other_mixture_,
+            .model = model_,
+            .datasets = datasets_};
   }
 
   eval::Results read_results(const std::string& file) const {
@@ -405,7 +382,10 @@ class Run {
 }  // namespace
 
 void run_pipeline(const config::RunConfig& given, data::OtherMixture other) {
+  join_job(given);
   const config::RunConfig config = decided(given);
+  require_same_run(config);
+  if (!dist::is_first()) return help_with_run(config, config::Purpose::kRun, /*resumes=*/true, other);
   Run run(config, config::Purpose::kRun, /*resumes=*/true, other);
   if (!config.expands()) run.use_model();
   run.begin();
@@ -419,7 +399,10 @@ void run_pipeline(const config::RunConfig& given, data::OtherMixture other) {
 }
 
 void run_training(const config::RunConfig& given, bool resume, data::OtherMixture other) {
+  join_job(given);
   const config::RunConfig config = decided(given);
+  require_same_run(config);
+  if (!dist::is_first()) return help_with_run(config, config::Purpose::kTrain, resume, other);
   Run run(config, config::Purpose::kTrain, resume, other);
   run.use_model();
   run.begin();

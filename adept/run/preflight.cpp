@@ -142,7 +142,7 @@ void check_length(const config::RunConfig& config, data::TrainLoader loader, Pro
       log_warning("data.train: the share of source \"{}\" is {:.2g} % of {} sequences, which is less than one sequence",
                   loader.source_name(s), 100 * amount / static_cast<double>(length.sequences), length.sequences);
   }
-  const std::int64_t per_step = config.train.batch_size * config.train.grad_accum;
+  const std::int64_t per_step = train::sequences_per_step(config.train);
   if (per_step > per_epoch)
     log_warning("train.batch_size * train.grad_accum: a step takes {} sequences, but the training text has only {}",
                 per_step, per_epoch);

@@ -45,12 +45,20 @@ HostTensors masters_of(const optim::AdamW& optimizer) {
   return host;
 }
 
-HostTensors moments_of(const optim::AdamW& optimizer) {
+HostTensors host_moments(const optim::MomentsByName& moments_by_name) {
   HostTensors host;
-  for (const auto& [name, moments] : optimizer.moments()) {
+  for (const auto& [name, moments] : moments_by_name) {
     host.add("exp_avg." + name, moments.exp_avg);
     host.add("exp_avg_sq." + name, moments.exp_avg_sq);
   }
+  return host;
+}
+
+// Of the shapes of whole moments.
+HostTensors like_moments(const optim::AdamW& optimizer) {
+  HostTensors host;
+  for (const optim::Parameter& p : optimizer.parameters())
+    for (const char* prefix : {"exp_avg.", "exp_avg_sq."}) host.add(prefix + p.name, p.master);
   return host;
 }
 
@@ -96,8 +104,8 @@ void check_shapes(const io::SafetensorsFile& file, const fs::path& path, const H
     throw DataError("{}: has {} tensors; expected {}.", path.string(), file.tensors().size(), expected.views.size());
 }
 
-void copy_into(const io::SafetensorsFile& file, const std::string& name, const at::Tensor& target) {
-  target.copy_(model::as_tensor(*file.find(name), nullptr));
+at::Tensor tensor_in(const io::SafetensorsFile& file, const std::string& name) {
+  return model::as_tensor(*file.find(name), nullptr);
 }
 
 Json read_state(const fs::path& path) {
@@ -172,15 +180,15 @@ TrainerState state_from_json(const Json& json) {
 // Verifies everything before the first byte of the optimizer changes.
 TrainerState load(const fs::path& dir, const Json& json, optim::AdamW& optimizer) {
   const TrainerState state = state_from_json(json);
-  const HostTensors masters = masters_of(optimizer), moments = moments_of(optimizer);
+  const HostTensors masters = masters_of(optimizer), moments = like_moments(optimizer);
   const auto trainable = open_verified(dir / kTrainableFile, json.at(kTrainableSums));
   const auto saved_moments = open_verified(dir / kOptimizerFile, json.at(kOptimizerSums));
   check_shapes(*trainable, dir / kTrainableFile, masters);
   check_shapes(*saved_moments, dir / kOptimizerFile, moments);
   for (const optim::Parameter& p : optimizer.parameters()) {
-    copy_into(*trainable, p.name, p.master);
-    copy_into(*saved_moments, "exp_avg." + p.name, optimizer.moments().at(p.name).exp_avg);
-    copy_into(*saved_moments, "exp_avg_sq." + p.name, optimizer.moments().at(p.name).exp_avg_sq);
+    p.master.copy_(tensor_in(*trainable, p.name));
+    optimizer.restore_moments(p.name, {.exp_avg = tensor_in(*saved_moments, "exp_avg." + p.name),
+                                       .exp_avg_sq = tensor_in(*saved_moments, "exp_avg_sq." + p.name)});
   }
   optimizer.set_num_updates(json.at("num_updates").get<std::int64_t>());
   return state;
@@ -229,8 +237,8 @@ void require_no_checkpoints(const fs::path& run_dir) {
 }
 
 fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, const RunIdentity& identity,
-                         const optim::AdamW& optimizer) {
-  const HostTensors masters = masters_of(optimizer), moments = moments_of(optimizer);
+                         const optim::AdamW& optimizer, const optim::MomentsByName& whole_moments) {
+  const HostTensors masters = masters_of(optimizer), moments = host_moments(whole_moments);
   const Json json = {{"version", kCheckpointVersion},
                      {"step", state.step},
                      {"total_steps", state.total_steps},

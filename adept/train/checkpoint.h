@@ -53,9 +53,11 @@ struct RunIdentity {
   Json config;              ///< the keys that decide the result
 };
 
-/// Writes run_dir/checkpoint-<step> (replacing one of the same step) and returns its path. Throws DataError.
+/// Writes run_dir/checkpoint-<step> (replacing one of the same step) and returns its path. `moments` are
+/// optimizer.gather_moments(), so that a checkpoint does not depend on the number of processes. Throws DataError.
 std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir, const TrainerState& state,
-                                      const RunIdentity& identity, const optim::AdamW& optimizer);
+                                      const RunIdentity& identity, const optim::AdamW& optimizer,
+                                      const optim::MomentsByName& moments);
 
 /// Removes checkpoints older than the newest `keep` (at least 2) intact ones. Reads checkpoints to verify them, unless
 /// they are in `known_whole`, and adds intact ones to it.

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "adept/core/log.h"
+#include "adept/dist/process_group.h"
 #include "adept/nn/square_sum.h"
 
 namespace adept::train {
@@ -54,8 +55,10 @@ void DivergenceCheck::after_step(TrainerState& state, const StepResult& result, 
 
 void DivergenceCheck::require_finite(std::int64_t step, const optim::AdamW& optimizer,
                                      const model::FrozenPrefix& model) const {
-  const std::string what = find_nonfinite(optimizer, model, last_finite_batch_ ? &*last_finite_batch_ : nullptr);
-  if (!what.empty()) throw diverged(what, step);
+  // Each rank has its rows of the moments.
+  const std::string found = find_nonfinite(optimizer, model, last_finite_batch_ ? &*last_finite_batch_ : nullptr);
+  for (const std::string& what : dist::world().all_gather(found))
+    if (!what.empty()) throw diverged(what, step);
 }
 
 NonFiniteError DivergenceCheck::diverged(const std::string& what, std::int64_t step) const {

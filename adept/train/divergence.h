@@ -32,7 +32,7 @@ class DivergenceCheck {
   void after_step(TrainerState& state, const StepResult& result, const model::Batch& batch, std::int64_t most,
                   const optim::AdamW& optimizer, const model::FrozenPrefix& model);
 
-  /// Call before saving or measuring: runs find_nonfinite with the last batch whose loss was finite. Throws
+  /// Call before saving or measuring, on every rank: runs find_nonfinite with the last batch whose loss was finite. Throws
   /// NonFiniteError.
   void require_finite(std::int64_t step, const optim::AdamW& optimizer, const model::FrozenPrefix& model) const;
 

@@ -1,6 +1,7 @@
 #include "adept/train/kept_activations.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <memory>
 
 #include "adept/core/file.h"
@@ -8,12 +9,30 @@
 #include "adept/core/log.h"
 #include "adept/core/progress.h"
 #include "adept/core/version_info.h"
+#include "adept/dist/process_group.h"
 #include "adept/train/compute.h"
 
 namespace adept::train {
 namespace {
 
 constexpr const char* kActivationCacheFile = "activations.cache";
+constexpr std::string_view kRankPrefix = "activations.rank";  // of the files of other ranks
+
+// Of each process its own.
+std::filesystem::path file_of(const std::filesystem::path& run_dir, const dist::ProcessGroup& group) {
+  return run_dir / (group.is_first() ? kActivationCacheFile : fmt::format("{}{}.cache", kRankPrefix, group.rank()));
+}
+
+// Files of a session with more processes.
+void remove_unused_files(const std::filesystem::path& run_dir, const dist::ProcessGroup& group) {
+  if (!group.is_first()) return;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(run_dir, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(kRankPrefix) && std::atoi(name.c_str() + kRankPrefix.size()) >= group.size())
+      remove_or_warn(entry);
+  }
+}
 
 // Fewer uses save less than they cost, because the first batch of each shape is computed twice.
 constexpr std::int64_t kFewestUpdates = 4, kFewestEvaluations = 3;
@@ -22,10 +41,12 @@ constexpr std::int64_t kFewestUpdates = 4, kFewestEvaluations = 3;
 
 void KeptActivations::open(std::int64_t step) {
   const config::RunConfig& c = inputs_.config;
-  const auto wanted = static_cast<std::int64_t>(1e9 * c.train.activation_cache);
+  const dist::ProcessGroup& group = dist::world();
+  remove_unused_files(inputs_.run_dir, group);
+  const auto wanted = static_cast<std::int64_t>(1e9 * c.train.activation_cache / group.size());
   const std::int64_t lowest = inputs_.trainable.lowest_layer();
   if (wanted == 0 || inputs_.trainable.trains_embeddings() || lowest == 0) return drop();
-  const std::filesystem::path path = inputs_.run_dir / kActivationCacheFile;
+  const std::filesystem::path path = file_of(inputs_.run_dir, group);
   const std::int64_t budget = model::room_for_activations(path, wanted);
   const std::int64_t bytes = bytes_of_training_text();
   keeps_training_text_ = bytes > 0 && bytes <= budget;
@@ -75,7 +96,7 @@ model::ActivationCacheStats KeptActivations::stats() const {
 
 void KeptActivations::drop() {
   cache_.reset();
-  remove_or_warn(inputs_.run_dir / kActivationCacheFile);
+  remove_or_warn(file_of(inputs_.run_dir, dist::world()));
 }
 
 bool KeptActivations::comes_again(const data::Sequence& sequence) const {

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "adept/core/error.h"
+#include "adept/dist/process_group.h"
 #include "adept/io/record.h"
 #include "adept/train/checkpoint.h"
 
@@ -17,6 +18,8 @@ ConfigError too_short(const std::string& where, std::int64_t wanted, std::int64_
 
 }  // namespace
 
+std::int64_t sequences_per_step(const TrainOptions& c) { return c.batch_size * c.grad_accum * dist::world().size(); }
+
 optim::Schedule make_schedule(const TrainOptions& c, std::int64_t total_steps) {
   const auto share = [&](double ratio) {
     return static_cast<std::int64_t>(std::ceil(ratio * static_cast<double>(total_steps)));
@@ -30,7 +33,7 @@ optim::Schedule make_schedule(const TrainOptions& c, std::int64_t total_steps) {
 
 TrainingLength training_length(const TrainOptions& c, const data::TrainLoader& loader, const TrainingStart& start,
                                std::int64_t done) {
-  const std::int64_t per_step = c.batch_size * c.grad_accum;
+  const std::int64_t per_step = sequences_per_step(c);
   if (c.max_steps) {
     if (*c.max_steps < done) throw too_short("the run", *c.max_steps, done);
     const std::int64_t wanted = loader.num_sequences() + (*c.max_steps - done) * per_step;
@@ -58,7 +61,7 @@ Json deciding_config(const config::RunConfig& c) {
   if (!c.unit_lr.uses_importance()) json.erase("probe");  // no unit's importance is measured
   Json& train = json["train"];
   for (const char* key : {"batch_size", "grad_accum"}) train.erase(key);  // only their product matters
-  train["batch_size x grad_accum"] = c.train.batch_size * c.train.grad_accum;
+  train["batch_size x grad_accum"] = sequences_per_step(c.train);         // of all processes
   return json;
 }
 

@@ -14,6 +14,9 @@
 
 namespace adept::train {
 
+/// Of a step: batch_size * grad_accum of each process of the job.
+std::int64_t sequences_per_step(const TrainOptions& config);
+
 /// Fractional warm-up and decay refer to `total_steps`.
 optim::Schedule make_schedule(const TrainOptions& config, std::int64_t total_steps);
 
@@ -39,7 +42,8 @@ TrainingLength training_length(const TrainOptions& config, const data::TrainLoad
                                std::int64_t done);
 
 /// The keys that decide the weights after a step (config::decides::kTraining), for RunIdentity::config. Contains the
-/// product of batch_size and grad_accum instead of both, and no keys that the method does not use.
+/// product of batch_size, grad_accum and the number of processes instead of both, and no keys that the method does not
+/// use.
 Json deciding_config(const config::RunConfig& config);
 
 /// Call before anything in run_dir changes. Throws ConfigError if its newest checkpoint has other values of the

@@ -16,12 +16,11 @@ void RunState::restore(Trainable& trainable, data::OtherMixture other) {
   saved_step_ = counts.step;
 }
 
-void RunState::save(std::int64_t total_limit) {
+void RunState::write(std::int64_t total_limit, const optim::MomentsByName& moments) {
   counts.loader = loader.state();
-  save_checkpoint(run_dir_, counts, identity_, optimizer);
+  save_checkpoint(run_dir_, counts, identity_, optimizer, moments);
   known_whole_.insert(path());
   if (counts.nonfinite_in_row == 0) prune_checkpoints(run_dir_, total_limit, known_whole_);
-  saved_step_ = counts.step;
 }
 
 }  // namespace adept::train

@@ -31,9 +31,11 @@ class RunState {
   /// TrainLoader::load_state.
   void restore(Trainable& trainable, data::OtherMixture other);
 
-  /// Writes a checkpoint, and removes older ones beyond `total_limit`; removes none while updates are skipped. Throws
-  /// DataError.
-  void save(std::int64_t total_limit);
+  /// Writes a checkpoint with the optimizer's whole moments, and removes older ones beyond `total_limit`; removes none
+  /// while updates are skipped. One process of a job does it. Throws DataError.
+  void write(std::int64_t total_limit, const optim::MomentsByName& moments);
+  /// Call on every process after it is written.
+  void set_saved() { saved_step_ = counts.step; }
 
   /// Whether the newest checkpoint equals the current state.
   bool is_saved() const { return saved_step_ == counts.step; }

@@ -1,5 +1,6 @@
 #include "adept/train/step.h"
 
+#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
@@ -11,6 +12,7 @@
 #include "adept/core/error.h"
 #include "adept/nn/allocator.h"
 #include "adept/nn/kernels.h"
+#include "adept/train/gradient_exchange.h"
 
 namespace adept::train {
 namespace {
@@ -44,31 +46,50 @@ Losses losses_of(const model::FrozenPrefix& model, const Trainable& trainable, c
   return {sum, token_losses.sum(1, /*keepdim=*/false, at::kDouble)};
 }
 
+bool is_own(std::size_t micro_batch, const dist::ProcessGroup& group) {
+  return micro_batch % static_cast<std::size_t>(group.size()) == static_cast<std::size_t>(group.rank());
+}
+
 // What a step tells the host, on the device that computes it. It is read once, when everything before the update is on
 // its way: the gradient norm decides whether there is an update.
 class Readings {
  public:
   // `loss` (), the share of a micro-batch in that of the step; `rows` (B) fp64.
   void add(const at::Tensor& loss, const at::Tensor& rows) {
-    losses_.push_back(loss.detach().to(at::kDouble).view({1}));
-    rows_.push_back(rows);
+    parts_.push_back(loss.detach().to(at::kDouble).view({1}));
+    parts_.push_back(rows);
   }
 
-  // Waits for the device.
-  void read(const at::Tensor& squared_grad_norm, StepResult& result) const {
+  // Waits for the device, then for the other ranks: their losses, and the norm of rank 0, which decides for all.
+  void read(const at::Tensor& squared_grad_norm, std::span<const model::Batch> micro_batches, dist::ProcessGroup& group,
+            StepResult& result) const {
     std::vector<at::Tensor> all = {squared_grad_norm.view({1})};
-    all.insert(all.end(), losses_.begin(), losses_.end());
-    all.insert(all.end(), rows_.begin(), rows_.end());
+    all.insert(all.end(), parts_.begin(), parts_.end());
     const at::Tensor host = at::cat(all).to(at::kCPU);
-    const std::span values(host.const_data_ptr<double>(), static_cast<std::size_t>(host.numel()));
-    result.grad_norm = std::sqrt(values[0]);
-    for (const double loss : values.subspan(1, losses_.size())) result.loss += loss;
-    const std::span<const double> of_rows = values.subspan(1 + losses_.size());
-    result.sequence_losses.assign(of_rows.begin(), of_rows.end());
+    const auto* own = host.const_data_ptr<double>();
+    std::vector<double> numbers = {*own++};  // then of every micro-batch: zeros for those of others
+    for (std::size_t m = 0; m < micro_batches.size(); ++m) {
+      const auto count = static_cast<std::size_t>(1 + micro_batches[m].rows());
+      if (is_own(m, group))
+        numbers.insert(numbers.end(), own, own + count);
+      else
+        numbers.resize(numbers.size() + count);
+      if (is_own(m, group)) own += count;
+    }
+    const auto of_ranks = group.all_gather(numbers);
+    result.grad_norm = std::sqrt(of_ranks.front().front());
+    std::size_t next = 1;
+    for (std::size_t m = 0; m < micro_batches.size(); ++m) {
+      const std::vector<double>& of_owner = of_ranks[m % of_ranks.size()];
+      result.loss += of_owner[next++];
+      const auto rows = static_cast<std::size_t>(micro_batches[m].rows());
+      for (const double loss : std::span(of_owner).subspan(next, rows)) result.sequence_losses.push_back(loss);
+      next += rows;
+    }
   }
 
  private:
-  std::vector<at::Tensor> losses_, rows_;
+  std::vector<at::Tensor> parts_;
 };
 
 }  // namespace
@@ -84,26 +105,37 @@ std::vector<model::Batch> to_micro_batches(std::span<const data::Sequence> seque
 }
 
 StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& trainable,
-                             std::span<const model::Batch> micro_batches, ActivationCheckpointing checkpointing) {
+                             std::span<const model::Batch> micro_batches, ActivationCheckpointing checkpointing,
+                             const StepDivision& division) {
+  dist::ProcessGroup& group = *division.group;
   StepResult result;
   for (const model::Batch& batch : micro_batches) result.num_targets += batch.num_targets;
   ADEPT_CHECK(result.num_targets > 0, "a global batch without a token to predict");
   const auto total = static_cast<double>(result.num_targets);
   trainable.drop_gradients();
   Readings readings;
-  for (const model::Batch& batch : micro_batches) {
-    const auto bytes_kept = [&] {  // kernel buffers do not belong to the graph
-      return nn::tensor_memory(model.decoder().device()).in_use - nn::thread_workspace_bytes();
-    };
-    const std::int64_t before = bytes_kept();
-    const Losses losses = losses_of(model, trainable, batch, checkpointing);
-    const at::Tensor loss = losses.sum / total;
-    result.activation_bytes = std::max(result.activation_bytes, bytes_kept() - before);
-    torch::autograd::backward({loss}, {});
-    trainable.collect_gradients();
-    readings.add(loss, losses.rows);
+  GradientExchange exchange(trainable, group, division.deterministic);
+  const auto size = static_cast<std::size_t>(group.size()), rank = static_cast<std::size_t>(group.rank());
+  for (std::size_t begin = 0; begin < micro_batches.size(); begin += size) {  // a round
+    const std::size_t m = begin + rank;
+    if (m < micro_batches.size()) {
+      const model::Batch& batch = micro_batches[m];
+      if (division.seed) at::manual_seed(*division.seed + m);
+      const auto bytes_kept = [&] {  // kernel buffers do not belong to the graph
+        return nn::tensor_memory(model.decoder().device()).in_use - nn::thread_workspace_bytes();
+      };
+      const std::int64_t before = bytes_kept();
+      const Losses losses = losses_of(model, trainable, batch, checkpointing);
+      const at::Tensor loss = losses.sum / total;
+      result.activation_bytes = std::max(result.activation_bytes, bytes_kept() - before);
+      if (m + size >= micro_batches.size()) exchange.begin_last_pass();
+      torch::autograd::backward({loss}, {});
+      readings.add(loss, losses.rows);
+    }
+    exchange.end_round();
   }
-  readings.read(optim::squared_grad_norm(trainable.gradients()), result);
+  exchange.finish();
+  readings.read(optim::squared_grad_norm(trainable.gradients()), micro_batches, group, result);
   for (const at::Tensor& grad : trainable.gradients())
     result.gradient_bytes += static_cast<std::int64_t>(grad.nbytes());
   result.finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
@@ -112,10 +144,10 @@ StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& traina
 
 StepResult train_step(const model::FrozenPrefix& model, Trainable& trainable, optim::AdamW& optimizer,
                       std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
-                      double max_grad_norm, ActivationCheckpointing checkpointing) {
+                      double max_grad_norm, ActivationCheckpointing checkpointing, const StepDivision& division) {
   const auto has_targets = [](const model::Batch& batch) { return batch.num_targets > 0; };
   if (std::none_of(micro_batches.begin(), micro_batches.end(), has_targets)) return {};  // documents of one token each
-  const StepResult result = compute_gradients(model, trainable, micro_batches, checkpointing);
+  const StepResult result = compute_gradients(model, trainable, micro_batches, checkpointing, division);
   if (result.finite) {
     optimizer.step(trainable.gradients(), learning_rates, optim::clip_factor(result.grad_norm, max_grad_norm));
     trainable.publish();

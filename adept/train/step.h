@@ -3,11 +3,14 @@
 // Legend: B sequences, T tokens, D hidden_size.
 #pragma once
 
+#include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "adept/dist/process_group.h"
 #include "adept/model/batch.h"
 #include "adept/model/frozen_prefix.h"
 #include "adept/optim/adamw.h"
@@ -30,18 +33,28 @@ struct StepResult {
 std::vector<model::Batch> to_micro_batches(std::span<const data::Sequence> sequences, std::int64_t batch_size,
                                            at::Device device);
 
+/// How a step is divided over the processes of a job, which all have every micro-batch; number m belongs to rank
+/// m % size. The result is the same on every rank.
+struct StepDivision {
+  dist::ProcessGroup* group = &dist::world();
+  bool deterministic = false;           ///< see GradientExchange
+  std::optional<std::uint64_t> seed{};  ///< of dropout in this step: micro-batch m uses seed + m
+};
+
 /// Mean loss of all micro-batches together and its gradient, left in trainable.gradients(): every predicted token has
 /// the same weight, whatever its micro-batch. No graph is built below the lowest trained layer, whose input comes from
 /// `model`, unless the embeddings of the micro-batch's tokens train. Checkpointed activations are recomputed in the
 /// backward pass, with the same result bit for bit. The host waits for the device once, at the end.
 StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& trainable,
                              std::span<const model::Batch> micro_batches,
-                             ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone);
+                             ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone,
+                             const StepDivision& division = {});
 
 /// compute_gradients, then one optimizer step with the given rates (by parameter name); then drops the gradients. A
 /// step with a non-finite loss or gradient, or without a token to predict, changes no parameter and no moment.
 StepResult train_step(const model::FrozenPrefix& model, Trainable& trainable, optim::AdamW& optimizer,
                       std::span<const model::Batch> micro_batches, const optim::ParameterRates& learning_rates,
-                      double max_grad_norm, ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone);
+                      double max_grad_norm, ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone,
+                      const StepDivision& division = {});
 
 }  // namespace adept::train

@@ -45,9 +45,12 @@ void StepAccount::measure_speed(std::span<const data::Sequence> sequences, std::
   const nn::Embedding& embedding = decoder_.weights().embed_tokens;
   std::vector<bool> trains_a_token;  // of each micro-batch: then it is computed from the embeddings
   std::int64_t cacheable = 0;        // positions of the others; padding is also computed
+  const auto is_own = [rank = dist::world().rank(), size = dist::world().size()](std::size_t micro_batch) {
+    return static_cast<int>(micro_batch % static_cast<std::size_t>(size)) == rank;
+  };
   for (const model::Batch& batch : micro_batches) {
     trains_a_token.push_back(embedding.trains_any_of(batch.input_ids));
-    if (!trains_a_token.back()) cacheable += batch.num_positions();
+    if (!trains_a_token.back() && is_own(trains_a_token.size() - 1)) cacheable += batch.num_positions();
   }
   const double computed = cacheable == 0 ? 1 : 1 - static_cast<double>(cached) / static_cast<double>(cacheable);
   std::int64_t tokens = 0;
@@ -56,7 +59,7 @@ void StepAccount::measure_speed(std::span<const data::Sequence> sequences, std::
   for (std::size_t b = 0; b < micro_batches.size(); ++b) {
     for (std::int64_t row = 0; row < micro_batches[b].rows(); ++row, ++sequence) {
       const bool trains = trains_a_token[b] && embedding.trains_any_of(micro_batches[b].input_ids.host[row]);
-      for (const std::int64_t length : data::document_lengths(*sequence)) {
+      for (const std::int64_t length : is_own(b) ? data::document_lengths(*sequence) : std::vector<std::int64_t>()) {
         const model::StepCost cost = model::step_cost(decoder_.weights(), trainable_.lowest_layer(), length, trains);
         const double of_prefix = trains_a_token[b] ? 1 : computed;
         flops += static_cast<double>(length) * (cost.flops + of_prefix * cost.prefix_flops);

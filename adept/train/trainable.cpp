@@ -41,7 +41,7 @@ std::int64_t Trainable::num_parameters() const {
 void Trainable::collect_gradients() {
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     at::Tensor &sum = gradients_[i], &grad = leaves_[i].mutable_grad();
-    if (leaves_[i].is_alias_of(parameters_[i].master)) {
+    if (accumulates_in_place(i)) {
       if (grad.defined()) sum = grad;  // autograd has accumulated all micro-batches in it
     } else if (grad.defined()) {
       sum = sum.defined() ? sum.add_(grad) : grad.to(at::kFloat);
@@ -49,6 +49,12 @@ void Trainable::collect_gradients() {
     }
     if (!sum.defined()) sum = at::zeros_like(parameters_[i].master);
   }
+}
+
+void Trainable::set_gradients(std::vector<at::Tensor> gradients) {
+  gradients_ = std::move(gradients);
+  for (std::size_t i = 0; i < gradients_.size(); ++i)
+    if (!gradients_[i].defined()) gradients_[i] = at::zeros_like(parameters_[i].master);
 }
 
 void Trainable::drop_gradients() {
@@ -59,7 +65,7 @@ void Trainable::drop_gradients() {
 void Trainable::publish() {
   const at::NoGradGuard no_grad;
   for (std::size_t i = 0; i < leaves_.size(); ++i)
-    if (!leaves_[i].is_alias_of(parameters_[i].master)) leaves_[i].copy_(parameters_[i].master);
+    if (!accumulates_in_place(i)) leaves_[i].copy_(parameters_[i].master);
 }
 
 std::string frozen_hash(const std::string& weights_hash, const model::Decoder& decoder, const Trainable& trainable) {

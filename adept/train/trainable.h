@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -43,8 +44,15 @@ class Trainable {
   bool trains_embeddings() const { return trains_embeddings_; }
   std::int64_t num_parameters() const;
 
+  /// Tensors that the decoder reads and autograd gives gradients, in the same order.
+  const std::vector<at::Tensor>& leaves() const { return leaves_; }
+  /// Whether autograd adds the gradients of all micro-batches in fp32, so that collect_gradients() only takes them.
+  bool accumulates_in_place(std::size_t i) const { return leaves_[i].is_alias_of(parameters_[i].master); }
+
   /// Adds the results of the last backward pass to the gradients; unreached tensors get zero.
   void collect_gradients();
+  /// Instead of collected ones; an undefined one becomes zero.
+  void set_gradients(std::vector<at::Tensor> gradients);
   void drop_gradients();
   /// Updates the decoder's copies of changed masters.
   void publish();

@@ -63,6 +63,7 @@ TrainSummary Trainer::run(bool resume) {
                                                   .total_steps = length_.steps,
                                                   .has_eval_text = !inputs_.eval.empty()});
   kept_activations_->open(state_.counts.step);
+  require_agreement();
   if (state_.counts.step < length_.steps) log_info("memory before training: {}", describe(account_.resident()));
   try {
     loop();
@@ -79,6 +80,25 @@ TrainSummary Trainer::run(bool resume) {
   const TrainSummary summary = summarize();
   kept_activations_->drop();
   return summary;
+}
+
+// What must be the same on every process, found before the first step; the configuration, before it is used.
+void Trainer::require_agreement() const {
+  std::map<std::string, std::string> values = {
+      {"steps that are done", std::to_string(state_.counts.step)},
+      {"weights of the model", state_.identity().model.weights},
+      {"frozen weights", state_.identity().frozen_hash},
+      {"position in the data", hash_of(state_.loader.state().dump())},
+      {"length of the training", fmt::format("{} steps, {} sequences", length_.steps, length_.sequences)}};
+  if (group_.size() > 1) {
+    Hasher hasher;
+    for (const optim::Parameter& p : trainable_.parameters()) {
+      const at::Tensor host = p.master.detach().cpu().contiguous();
+      hasher.update(std::span(static_cast<const std::byte*>(host.const_data_ptr()), host.nbytes()));
+    }
+    values["trained weights"] = hasher.digest();
+  }
+  group_.agree(values);
 }
 
 // A resumed run may have another length than planned; it then follows the new schedule.
@@ -105,7 +125,7 @@ void Trainer::loop() {
   TrainerState& counts = state_.counts;
   evaluate_if_due();  // an earlier session was interrupted in it
   while (counts.step < length_.steps) {
-    throw_if_interrupted();
+    group_.throw_if_interrupted();
     if (rates_.is_update_due(counts)) update_unit_rates();
     const double rate = rates_.at(counts.step);
     const StepResult result = take_step();
@@ -121,13 +141,21 @@ void Trainer::loop() {
 void Trainer::update_unit_rates() {
   const std::int64_t step = state_.counts.step;
   if (step > 0) require_finite();
-  try {
-    rates_.update(state_.counts, kept_activations_->for_update(step), inputs_.probe);
-  } catch (const NonFiniteError&) {
-    if (step == 0) throw;  // the given model is the cause
-    throw divergence_.diverged("a gradient on general text", step);
+  TrainerState& counts = state_.counts;
+  group_.on_first([&] {
+    try {
+      rates_.update(counts, kept_activations_->for_update(step), inputs_.probe);
+    } catch (const NonFiniteError&) {
+      if (step == 0) throw;  // the given model is the cause
+      throw divergence_.diverged("a gradient on general text", step);
+    }
+  });
+  if (group_.size() > 1) {
+    const Json values = Json::parse(group_.broadcast(Json{counts.unit_importance, counts.unit_lr_weights}.dump()));
+    values.at(0).get_to(counts.unit_importance);
+    values.at(1).get_to(counts.unit_lr_weights);
   }
-  log_->importance(state_.counts);
+  log_->importance(counts);
 }
 
 StepResult Trainer::take_step() {
@@ -136,14 +164,17 @@ StepResult Trainer::take_step() {
   account_.begin();
   // ATen's generator (LoRA dropout) gives the same numbers in a resumed run.
   const auto seed = static_cast<std::uint64_t>(inputs_.config.seed);
-  at::manual_seed(random_bits(seed, RandomStream::kDropout, static_cast<std::uint64_t>(counts.step)));
-  const std::int64_t wanted = std::min(c.batch_size * c.grad_accum, length_.sequences - state_.loader.num_sequences());
+  const StepDivision division = {
+      .group = &group_,
+      .deterministic = inputs_.config.dist.deterministic,
+      .seed = random_bits(seed, RandomStream::kDropout, static_cast<std::uint64_t>(counts.step))};
+  const std::int64_t wanted = std::min(sequences_per_step(c), length_.sequences - state_.loader.num_sequences());
   const std::vector<data::Sequence> sequences = prefetcher_->next_step(wanted, length_.sequences);
   const std::vector<model::Batch> micro_batches = to_micro_batches(sequences, c.batch_size, decoder_.device());
   const std::int64_t read_before = kept_activations_->stats().positions_read;
   const StepResult result =
       train_step(kept_activations_->for_step(sequences), trainable_, state_.optimizer, micro_batches,
-                 rates_.of_units(counts), c.max_grad_norm, c.activation_checkpointing);
+                 rates_.of_units(counts), c.max_grad_norm, c.activation_checkpointing, division);
   const model::ActivationCacheStats cache = kept_activations_->stats();
   account_.end(result, sequences, micro_batches, cache.positions_read - read_before, cache.bytes,
                prefetcher_->seconds_waited(), counts);
@@ -162,9 +193,15 @@ bool Trainer::evaluates_now() const {
 }
 
 void Trainer::evaluate_if_due() {
-  const std::int64_t step = state_.counts.step;
   if (!state_.counts.evaluation_due) return;
   require_finite();
+  group_.on_first([&] { evaluate(); });
+  state_.counts.evaluation_due = false;
+  if (state_.is_saved()) state_.changed();  // the checkpoint says that it is due
+}
+
+void Trainer::evaluate() {
+  const std::int64_t step = state_.counts.step;
   Json values = Json::object();
   for (const eval::EvalSet& set : inputs_.eval) {
     const eval::Metric metric =
@@ -179,8 +216,6 @@ void Trainer::evaluate_if_due() {
     values[prefix + set.name + "_" + metric.name] = metric.value;
   }
   if (!values.empty()) log_->evaluation(state_.counts, values, epoch());
-  state_.counts.evaluation_due = false;
-  if (state_.is_saved()) state_.changed();  // the checkpoint says that it is due
 }
 
 // Checks before saving and measuring: weights, moments, and the loss on text with a finite loss before.
@@ -190,16 +225,22 @@ void Trainer::require_finite() const {
 }
 
 void Trainer::save() {
-  const std::int64_t limit = inputs_.config.train.save_total_limit;
   require_finite();
   frozen_.verify();
+  const optim::MomentsByName moments = state_.optimizer.gather_moments();
+  group_.on_first([&] { write_checkpoint(moments); });
+  state_.set_saved();
+}
+
+void Trainer::write_checkpoint(const optim::MomentsByName& moments) {
+  const std::int64_t limit = inputs_.config.train.save_total_limit;
   try {
-    state_.save(limit);
+    state_.write(limit, moments);
   } catch (const DataError& error) {
     if (!kept_activations_->in_use()) throw;
     log_warning("{} Retrying without the activation cache.", error.what());
     kept_activations_->drop();  // perhaps the disk is full
-    state_.save(limit);
+    state_.write(limit, moments);
   }
 }
 
@@ -228,16 +269,18 @@ TrainSummary Trainer::summarize() const {
 
 void Trainer::export_model(const std::filesystem::path& out_dir) const {
   require_finite();
-  export_trained({.config = inputs_.config,
-                  .model_dir = inputs_.model_dir,
-                  .trained_from = state_.identity().model,
-                  .files = files_,
-                  .decoder = decoder_,
-                  .trainable = trainable_,
-                  .expansion = expansion_,
-                  .steps = state_.counts.step,
-                  .data = state_.loader.state()},
-                 out_dir);
+  group_.on_first([&] {
+    export_trained({.config = inputs_.config,
+                    .model_dir = inputs_.model_dir,
+                    .trained_from = state_.identity().model,
+                    .files = files_,
+                    .decoder = decoder_,
+                    .trainable = trainable_,
+                    .expansion = expansion_,
+                    .steps = state_.counts.step,
+                    .data = state_.loader.state()},
+                   out_dir);
+  });
 }
 
 }  // namespace adept::train

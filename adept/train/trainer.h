@@ -9,6 +9,7 @@
 #include "adept/config/run_config.h"
 #include "adept/data/prefetcher.h"
 #include "adept/data/train_loader.h"
+#include "adept/dist/process_group.h"
 #include "adept/eval/evaluate.h"
 #include "adept/io/model_identity.h"
 #include "adept/io/weight_files.h"
@@ -39,7 +40,8 @@ struct TrainerInputs {
   data::OtherMixture other_mixture = data::OtherMixture::kRefused;  ///< than that of the checkpoint to resume from
 };
 
-/// Trains a model with the configuration's method.
+/// Trains a model with the configuration's method, together with the other processes of the job: each makes one, with
+/// the same inputs, and calls the same functions. Only the first one writes into run_dir.
 class Trainer {
  public:
   /// Loads the model. Throws DataError or ConfigError for problems with the model or the data.
@@ -55,7 +57,7 @@ class Trainer {
   /// InterruptedError after SIGINT or SIGTERM, with the state saved.
   TrainSummary run(bool resume);
 
-  /// Exports the current model as a Hugging Face directory: see export_trained.
+  /// Exports the current model as a Hugging Face directory: see export_trained. The first process does it.
   void export_model(const std::filesystem::path& out_dir) const;
 
   const model::Decoder& decoder() const { return decoder_; }
@@ -64,17 +66,21 @@ class Trainer {
   RunIdentity identify() const;
   void plan();
   void loop();
+  void require_agreement() const;
   void update_unit_rates();
   StepResult take_step();
   bool evaluates_now() const;
   void evaluate_if_due();
+  void evaluate();
   void require_finite() const;
   void save();
+  void write_checkpoint(const optim::MomentsByName& moments);
   double epoch() const { return state_.loader.epochs(0); }
   TrainSummary summarize() const;
 
   // What is fixed.
   TrainerInputs inputs_;
+  dist::ProcessGroup& group_ = dist::world();
   std::optional<method::Expansion> expansion_;
   io::WeightFiles files_;
   model::Decoder decoder_;

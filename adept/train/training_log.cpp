@@ -1,16 +1,16 @@
 #include "adept/train/training_log.h"
 
+#include "adept/dist/process_group.h"
 #include "adept/train/trainer_log.h"
 
 namespace adept::train {
 
 TrainingLog::TrainingLog(const config::RunConfig& config, const std::filesystem::path& run_dir,
                          const TrainerState& state, const StepAccount& account)
-    : config_(config),
-      account_(account),
-      sinks_(make_metric_sinks(config.train.report_to,
-                               {.run_dir = run_dir, .step = state.step, .evaluates_at_start = state.evaluation_due})),
-      console_(state.step, state.total_steps) {
+    : config_(config), account_(account), console_(state.step, state.total_steps) {
+  if (!dist::is_first()) return;
+  sinks_ = make_metric_sinks(config.train.report_to,
+                             {.run_dir = run_dir, .step = state.step, .evaluates_at_start = state.evaluation_due});
   // The probe before step n belongs to the steps from n on, so it is repeated.
   const std::filesystem::path importance_file = run_dir / kImportanceLog;
   if (!config.unit_lr.uses_importance())
@@ -53,7 +53,7 @@ void TrainingLog::step(TrainerState& state, const StepResult& result, double rat
 void TrainingLog::evaluation(const TrainerState& state, const Json& values, double epoch) { log(state, values, epoch); }
 
 void TrainingLog::importance(const TrainerState& state) {
-  importance_->log(importance_line(state.unit_importance, state.unit_lr_weights), state.step);
+  if (importance_) importance_->log(importance_line(state.unit_importance, state.unit_lr_weights), state.step);
 }
 
 void TrainingLog::log(const TrainerState& state, const Json& values, double epoch) {

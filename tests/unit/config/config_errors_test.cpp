@@ -116,7 +116,7 @@ TEST(ConfigErrors, UnknownKeysNameTheNearest) {
       {"\"a\\nb\": 1",
        "run.yaml:6: a\\nb: ...unknown key; expected ...model, output_dir, method, keep_expanded, seed, dtype, "
        "export_dtype, device, threads, kernels, seq_len, data, probe, expand, train, unit_lr, lora, top_k_layers, "
-       "eval"},
+       "eval, dist"},
   };
   for (const Case& c : cases) EXPECT_THAT(message_of(kGood + c.yaml), Reads(c.message)) << c.yaml;
 }

@@ -1,0 +1,113 @@
+#include "adept/run/job.h"
+
+#include <map>
+#include <string>
+
+#include "adept/core/error.h"
+#include "adept/core/log.h"
+#include "adept/core/version_info.h"
+#include "adept/data/mixture_table.h"
+#include "adept/dist/process_group.h"
+#include "adept/io/model_identity.h"
+#include "adept/io/weight_files.h"
+#include "adept/run/preflight.h"
+#include "adept/run/result_cache.h"
+#include "adept/run/run_directory.h"
+#include "adept/run/training_text.h"
+#include "adept/train/compute.h"
+
+namespace adept::run {
+namespace {
+
+namespace fs = std::filesystem;
+
+train::TrainerInputs trainer_inputs(const Training& training, const fs::path& model_dir) {
+  const config::RunConfig& config = training.config;
+  const Datasets& datasets = training.datasets;
+  train::TrainerInputs inputs{.config = config,
+                              .model_dir = model_dir,
+                              .run_dir = config.output_dir,
+                              .loader = train_loader(training),
+                              .probe = {},
+                              .eval = {}};
+  log_table(data::format_mixture(inputs.loader));
+  if (config.unit_lr.uses_importance()) {
+    const auto probe = probe_sequences(datasets.general, config.seq_len, config.unit_lr.probe_tokens);
+    tell_samples("importance", probe);
+    inputs.probe = to_batches(probe, config.probe.batch_size, train::to_device(config.compute.device),
+                              general_weights(config.data));
+  }
+  for (const data::TokenDataset& dataset : datasets.eval)
+    inputs.eval.push_back({dataset.name(), eval_sequences(config, training.model, dataset)});
+  inputs.model = io::model_identity(io::WeightFiles::open(model_dir));
+  inputs.other_mixture = training.other_mixture;
+  return inputs;
+}
+
+}  // namespace
+
+void join_job(const config::RunConfig& config) {
+  dist::join(dist::read_launch(), {.timeout = static_cast<double>(config.dist.timeout),
+                                   .uses_gpu = config.compute.device == config::Device::kCuda,
+                                   .ends_process = true});
+  if (const dist::ProcessGroup& group = dist::world(); group.size() > 1)
+    log_info("{} processes train together, {} on this machine", group.size(), group.launch().local_size);
+}
+
+void require_same_run(const config::RunConfig& config) {
+  std::map<std::string, std::string> values = {
+      {"program version", fmt::format("{} (torch {})", kCommit, kTorchVersion)}};
+  const Json keys = config::to_json(config).flatten();
+  for (const auto& [key, value] : keys.items())
+    if (key != "/threads") values["configuration: " + key.substr(1)] = value.dump();
+  dist::world().agree(values);
+}
+
+TrainingCall share(const TrainingCall& call) {
+  dist::ProcessGroup& group = dist::world();
+  group.on_first([] {});
+  const Json json = Json::parse(group.broadcast(Json{{"trains", call.trains}, {"model", call.model.string()}}.dump()));
+  return {.trains = json.at("trains").get<bool>(), .model = json.at("model").get<std::string>()};
+}
+
+data::TrainLoader train_loader(const Training& training) {
+  data::TrainLoader loader = make_train_loader(training.model, training.config, training.datasets);
+  if (!training.config.train.continue_data) return loader;
+  const fs::path& model_dir = training.model.dir;
+  loader.load_state(data_position(model_dir), (model_dir / method::kTrainingRecord).string(), training.other_mixture);
+  return loader;
+}
+
+train::TrainSummary train_model(const Training& training, const fs::path& model_dir) {
+  train::Trainer trainer(trainer_inputs(training, model_dir));
+  const train::TrainSummary summary = [&] {
+    try {
+      return trainer.run(training.resumes);
+    } catch (const InterruptedError& error) {
+      const char* option = training.purpose == config::Purpose::kTrain ? " with --resume" : "";
+      throw InterruptedError(fmt::format("{}; the same command{} continues from there", error.what(), option),
+                             error.exit_code());
+    }
+  }();
+  trainer.export_model(fs::path(training.config.output_dir) / files::kModel);
+  return summary;
+}
+
+void help_with_run(const config::RunConfig& config, config::Purpose purpose, bool resumes, data::OtherMixture other) {
+  if (const TrainingCall call = share({}); call.trains) {
+    const fs::path dir = config.output_dir;
+    const TextModel model = load_text_model(config.model);
+    Datasets datasets = tokenize_all(model, config.data, dir / "data");
+    check_training_text(model, config, datasets, ResultCache::open(dir / files::kStages / "results"));
+    train_model({.config = config,
+                 .purpose = purpose,
+                 .resumes = resumes,
+                 .other_mixture = other,
+                 .model = model,
+                 .datasets = datasets},
+                call.model);
+  }
+  dist::world().on_first([] {});  // it evaluates and reports
+}
+
+}  // namespace adept::run

@@ -1,0 +1,329 @@
+"""Training by several processes: equal results, and what happens when one of them fails."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import BUILD, says
+from safetensors.numpy import load_file
+from whole_runs import base_config, make_inputs, read_lines
+
+RELATIVE = 1e-6  # of fp32 sums in another order
+MICRO_BATCHES = 6  # of a step, by any number of processes
+FAR = 100_000  # steps that no test waits for
+
+
+def config_of(processes, **changes):
+    """The same training for any number of processes."""
+    train = dict(base_config()["train"], batch_size=2, grad_accum=MICRO_BATCHES // processes, activation_cache=0,
+                 save_total_limit=10, **changes.pop("train", {}))
+    train = {key: value for key, value in train.items() if value is not None}
+    return base_config(train=train, **{"eval": dict(max_tokens=300, copies_tokens=0), **changes})
+
+
+def command(processes):
+    """Not by the fork server of other tests, which is not the program."""
+    return [str(BUILD / "adept"), "run", "run.yaml", *(["--nproc", str(processes)] if processes > 1 else [])]
+
+
+def write_config(folder, config):
+    (folder / "run.yaml").write_text(json.dumps(config))
+
+
+def run(folder, processes, config=None, check=True, **options):
+    write_config(folder, config or config_of(processes))
+    process = subprocess.run(command(processes), cwd=folder, capture_output=True, text=True, timeout=120, **options)
+    assert not check or process.returncode == 0, process.stderr
+    return process
+
+
+def start(folder, processes, config):
+    write_config(folder, config)
+    return subprocess.Popen(command(processes), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ranks_in(folder):
+    """Process ids of the ranks that work in `folder`, by rank."""
+    found = {}
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if pathlib.Path(os.readlink(process / "cwd")) != folder.resolve() or "adept" not in os.readlink(process / "exe"):
+                continue
+            variables = dict(entry.split("=", 1) for entry in (process / "environ").read_text().split("\0") if "=" in entry)
+        except OSError:
+            continue
+        if "RANK" in variables:
+            found[int(variables["RANK"])] = int(process.name)
+    return found
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.05)
+
+
+def checkpoints(folder):
+    return sorted(folder.glob("out/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def wait_for_checkpoint(folder, process, step=2):
+    def is_there():
+        assert process.poll() is None, process.communicate()[1]
+        return (folder / "out" / f"checkpoint-{step}").exists()
+
+    wait_for(is_there)
+
+
+def result(folder):
+    """The files that must have the same bits."""
+    files = [folder / "out" / "model" / "model.safetensors"]
+    for checkpoint in checkpoints(folder)[-1:]:
+        files += [checkpoint / "trainable.safetensors", checkpoint / "optimizer.safetensors"]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def losses(folder):
+    return [line["loss"] for line in read_lines(folder / "out" / "trainer_log.jsonl") if "loss" in line]
+
+
+def interrupted_after(folder, step):
+    """Makes a finished run one that was killed after the checkpoint of `step`."""
+    for checkpoint in checkpoints(folder):
+        if int(checkpoint.name.split("-")[1]) > step:
+            shutil.rmtree(checkpoint)
+    shutil.rmtree(folder / "out" / "model")
+    (folder / "out" / "stages" / "train.json").unlink()
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    make_inputs(folder)
+    return folder
+
+
+METHODS = {
+    "adept": {},
+    "full": dict(method="full", unit_lr={"policy": "uniform"}),
+    "lora": dict(method="lora", unit_lr={"policy": "uniform"}, lora={"rank": 4, "dropout": 0.1}),
+    "bf16": dict(dtype="bf16"),
+}
+EXACT = {"dist": {"deterministic": True}}
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def one(request, inputs, tmp_path_factory):
+    """A run by one process, and what a run by several needs to be the same."""
+    folder = tmp_path_factory.mktemp(request.param) / "work"
+    shutil.copytree(inputs, folder)
+    run(folder, 1, config_of(1, **METHODS[request.param], **EXACT))
+    return folder, METHODS[request.param]
+
+
+@pytest.fixture(scope="module")
+def exact_two(inputs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two") / "work"
+    shutil.copytree(inputs, folder)
+    run(folder, 2, config_of(2, **EXACT))
+    return folder
+
+
+def test_processes_give_the_loss_of_one_on_the_same_batches(one, folder):
+    expected, changes = one
+    run(folder, 2, config_of(2, **changes))
+    tolerance = RELATIVE if changes.get("dtype") != "bf16" else 1e-3
+    assert losses(folder) == pytest.approx(losses(expected), rel=tolerance)
+    found, wanted = (load_file(checkpoints(f)[-1] / "trainable.safetensors") for f in (folder, expected))
+    assert found.keys() == wanted.keys()
+    for name in found if tolerance == RELATIVE else []:
+        assert found[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-5), name  # Adam divides small by small
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_deterministic_processes_give_the_same_bits_as_one(one, folder, processes):
+    expected, changes = one
+    run(folder, processes, config_of(processes, **changes, **EXACT))
+    assert losses(folder) == losses(expected)
+    assert result(folder) == result(expected)
+
+
+def test_an_epoch_that_is_no_multiple_of_a_step_gives_the_same_bits(folder, inputs, tmp_path):
+    other = pathlib.Path(shutil.copytree(inputs, tmp_path / "one"))
+    epochs = {"train": {"max_steps": None, "num_train_epochs": 1.1}}
+    run(other, 1, config_of(1, **epochs, **EXACT))
+    run(folder, 2, config_of(2, **epochs, **EXACT))
+    assert result(folder) == result(other)
+
+
+@pytest.mark.parametrize("before, after", [(2, 1), (1, 2), (2, 3)])
+def test_a_checkpoint_resumes_on_another_number_of_processes(exact_two, inputs, tmp_path, before, after):
+    folder = pathlib.Path(shutil.copytree(exact_two, tmp_path / "work"))
+    if before == 1:
+        shutil.rmtree(folder / "out")
+        run(folder, 1, config_of(1, **EXACT))
+    interrupted_after(folder, 4)
+    process = run(folder, after, config_of(after, **EXACT))
+    assert "resuming after step 4 of 6" in process.stderr
+    assert result(folder) == result(exact_two)
+
+
+def test_the_last_step_of_an_epoch_resumes_on_another_number_of_processes(inputs, tmp_path):
+    source = {"name": "domain", "path": "domain.jsonl"}
+    changes = {**EXACT, "data": dict(base_config()["data"], train=[source], eval=[])}
+    train = {"max_steps": None, "num_train_epochs": 2, "save_steps": 1, "eval_steps": 0}
+    folders = {}
+    for processes in (1, 2):
+        folder = folders[processes] = pathlib.Path(shutil.copytree(inputs, tmp_path / str(processes)))
+        run(folder, processes, config_of(processes, train=train, **changes))
+    steps = {line["current_steps"]: line["epoch"] for line in read_lines(folder / "out" / "trainer_log.jsonl")}
+    last = min(step for step, epoch in steps.items() if epoch >= 1)  # of the first epoch
+    interrupted_after(folders[2], last)
+    run(folders[2], 1, config_of(1, train=train, **changes))
+    assert result(folders[2]) == result(folders[1])
+
+
+def test_another_global_batch_is_another_training(exact_two, tmp_path):
+    folder = pathlib.Path(shutil.copytree(exact_two, tmp_path / "work"))
+    interrupted_after(folder, 4)
+    process = run(folder, 1, config_of(2, **EXACT), check=False)
+    assert process.returncode == 2 and says(process.stderr, "batch_size x grad_accum: ...12...6")
+
+
+def test_only_the_first_process_reports(exact_two, folder):
+    process = run(folder, 2, config_of(2, **EXACT))
+    assert process.stdout.count("held-out text") == 1 and process.stderr.count("memory before training") == 1
+    assert "2 processes train together" in process.stderr
+    others = [line for line in process.stderr.splitlines() if line.startswith("[rank")]
+    assert all(line.startswith("[rank 1] warning: ") for line in others)
+    assert not list(folder.glob("out/activations*"))
+
+
+def endless(**changes):
+    return config_of(2, train={"max_steps": FAR, "save_steps": 2, "eval_steps": 0}, **changes)
+
+
+def assert_nothing_is_left(folder):
+    assert not ranks_in(folder)
+    state = checkpoints(folder)[-1] / "trainer_state.json"
+    assert json.loads(state.read_text())["step"] > 0
+    assert not list(folder.glob("out/*.tmp*"))
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_others_and_is_named(folder, killed):
+    process = start(folder, 2, endless())
+    wait_for_checkpoint(folder, process)
+    os.kill(ranks_in(folder)[killed], signal.SIGKILL)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGKILL
+    assert f"rank {killed} was killed by signal 9" in errors
+    assert re.search(rf"^(\[rank 1\] )?error: rank {killed} ended without a message: probably killed", errors, re.M)
+    assert_nothing_is_left(folder)
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stopped_process_ends_the_others_within_the_time_out(folder, stopped):
+    process = start(folder, 2, endless(dist={"timeout": 3}))
+    wait_for_checkpoint(folder, process)
+    os.kill(ranks_in(folder)[stopped], signal.SIGSTOP)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert says(errors, f"error: rank {stopped} gave no sign of life for 3 s (dist.timeout)")
+    assert_nothing_is_left(folder)
+
+
+def test_a_signal_saves_and_the_next_call_continues(folder, exact_two):
+    process = start(folder, 2, config_of(2, train={"max_steps": FAR, "save_steps": 0}, **EXACT))
+    log = folder / "out" / "trainer_log.jsonl"
+    wait_for(lambda: log.exists() and log.read_text() or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and says(errors, "error: terminated (SIGTERM); saved step ...; the same command continues")
+    assert len(checkpoints(folder)) == 1
+    assert_nothing_is_left(folder)
+
+
+def test_a_full_disk_of_the_first_process_ends_all(folder):
+    write_config(folder, config_of(2, method="full", unit_lr={"policy": "uniform"}))
+    limited = ["bash", "-c", 'ulimit -f 800; exec "$@"', "bash", *command(2)]
+    process = subprocess.run(limited, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 1
+    assert says(process.stderr, "error: ...optimizer.safetensors...File too large")
+    assert says(process.stderr, "[rank 1] error: rank 0 ended: ...optimizer.safetensors")
+    assert not checkpoints(folder) and not ranks_in(folder)
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def plain_variables(rank, port, **changes):
+    variables = dict(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+                     MASTER_PORT=str(port))
+    return {**os.environ, **variables, **changes}
+
+
+def test_different_configurations_end_every_process_before_the_first_step(folder):
+    write_config(folder, config_of(2))
+    port = free_port()
+    ranks = [subprocess.Popen([BUILD / "adept", "run", "run.yaml", *extra], cwd=folder, env=plain_variables(rank, port),
+                              stderr=subprocess.PIPE, text=True)
+             for rank, extra in enumerate([[], ["--set", "train.learning_rate=0.25"]])]
+    for rank, process in enumerate(ranks):
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == 1
+        assert says(errors, "configuration: train/learning_rate: rank 0: 0.001; rank 1: 0.25"), rank
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("variables, code, message", [
+    ({"MASTER_PORT": "x"}, 2, 'MASTER_PORT is "x"; expected an integer from 1 to 65535'),
+    ({"RANK": "2"}, 2, "RANK is 2; expected less than WORLD_SIZE, which is 2"),
+    ({"MASTER_ADDR": ""}, 2, "MASTER_ADDR is not set"),
+])
+def test_bad_variables_are_reported(folder, variables, code, message):
+    write_config(folder, config_of(2))
+    process = subprocess.run(command(1), cwd=folder, env=plain_variables(0, 1, **variables), capture_output=True, text=True)
+    assert process.returncode == code and message in process.stderr
+
+
+def test_a_process_that_does_not_come_is_named(folder):
+    write_config(folder, config_of(2, dist={"timeout": 2}))
+    process = subprocess.run(command(1), cwd=folder, env=plain_variables(0, free_port()), capture_output=True, text=True)
+    assert process.returncode == 1 and says(process.stderr, "error: of 2 processes, rank 1 did not come to 127.0.0.1:")
+
+
+def test_nproc_inside_a_job_is_refused(folder):
+    write_config(folder, config_of(2))
+    process = subprocess.run(command(2), cwd=folder, env=plain_variables(0, 1), capture_output=True, text=True)
+    assert process.returncode == 2 and says(process.stderr, "--nproc: found 2, but this process is already one of 2")
+
+
+def test_torchrun_restarts_and_the_run_continues_by_itself(folder, exact_two):
+    write_config(folder, config_of(2, train={"max_steps": 6}, **EXACT))
+    (folder / "rank").write_text(  # is killed once, after the checkpoint of step 2
+        f"""#!/bin/bash
+if [[ $RANK == 1 && $TORCHELASTIC_RESTART_COUNT == 0 ]]; then
+  (while [[ ! -e out/checkpoint-2 ]]; do sleep 0.01; done; kill -KILL $$) &
+fi
+exec {BUILD / "adept"} run run.yaml
+""")
+    (folder / "rank").chmod(0o755)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1",
+                "--monitor-interval", "0.1", "--no-python", "./rank"]
+    process = subprocess.run(torchrun, cwd=folder, capture_output=True, text=True, timeout=180)
+    assert process.returncode == 0, process.stderr
+    assert says(process.stderr, "resuming after step ... of 6")
+    assert result(folder) == result(exact_two)
