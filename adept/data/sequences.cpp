@@ -88,6 +88,7 @@ class SequenceSetBuilder {
       counts().too_short += size;
       return;
     }
+    if (taken_.empty() && max_tokens_ == 0) taken_.reserve(static_cast<std::size_t>(size / stride + 1));
     std::int64_t covered = 0;
     for (std::int64_t at = 0; covered < size; at += stride) {
       const std::int64_t end = std::min(at + seq_len, size);
@@ -110,6 +111,7 @@ class SequenceSetBuilder {
     cut_to_limit();
     std::sort(taken_.begin(), taken_.end(), [](const Candidate& a, const Candidate& b) { return a.begin < b.begin; });
     auto& c = counts();
+    list_.entries.reserve(taken_.size());
     for (const Candidate& candidate : taken_) {
       const std::int32_t first_target = std::max(1, candidate.context);
       list_.entries.push_back({candidate.begin, candidate.length, first_target});
