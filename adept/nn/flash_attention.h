@@ -15,7 +15,7 @@ struct Scoring;
 
 /// The documents of all rows of a batch, one after the other (cu_seqlens): what flash attention knows of them.
 struct DocumentBounds {
-  at::Tensor offsets;  ///< (documents + 1) int32 on the device: of each document the first token, then their number
+  at::Tensor offsets;  ///< (documents + 1) int32 on the device: the first token of each, then the number of tokens
   std::int64_t longest = 0;  ///< tokens of the longest document
 
   DocumentBounds() = default;  // no aggregate: GCC 12 takes one in an aggregate, made from {}, for uninitialized

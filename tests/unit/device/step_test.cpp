@@ -111,13 +111,32 @@ std::vector<data::Sequence> sequences_of(Text text) {
   return sequences;
 }
 
+/// The kinds of models, and one whose rotary tables depend on the length of each document.
+std::vector<std::string> kinds() {
+  std::vector<std::string> kinds = test::model_kinds();
+  kinds.push_back("phi3_longrope");
+  return kinds;
+}
+
+test::ExpandedModel write_model_of(const std::string& kind, const fs::path& dir) {
+  if (kind != "phi3_longrope") return test::write_expanded_model(dir, kind, {1, 3});
+  Json json = test::config_of_kind("phi3");
+  json["partial_rotary_factor"] = 1;
+  json["original_max_position_embeddings"] = 16;
+  json["rope_scaling"] = {{"type", "longrope"}, {"short_factor", {1, 2}}, {"long_factor", {3, 9}}};
+  test::ExpandedModel model = {.base = dir / "base", .expanded = dir / "expanded", .expansion = {}};
+  test::write_model(model.base, json);
+  model.expansion = method::expand_model(model.base, model.expanded, std::vector<int>{1, 3}, std::nullopt);
+  return model;
+}
+
 /// A model that is ready for steps on a device.
 class Training {
  public:
   Training(const std::string& kind, const Case& c, at::Device device, at::ScalarType dtype)
       : case_(c),
         config_(config_of(c)),
-        model_(test::write_expanded_model(dir_.path(), kind, {1, 3})),
+        model_(write_model_of(kind, dir_.path())),
         start_(config_.expands() ? model_.expanded : model_.base) {
     if (c.trains_rows)
       io::write_record(start_ / io::kAddedTokensRecord, {{"version", 1}, {"tokens", {{{"id", 7}, {"token", "t"}}}}});
@@ -217,8 +236,7 @@ TEST(DenseMasks, AreFoundInFp32OnADevice) {
   EXPECT_THAT(masks.found(), ::testing::Contains("aten::logical_and"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, DeviceStep, testing::ValuesIn(test::model_kinds()),
-                         [](const auto& kind) { return kind.param; });
+INSTANTIATE_TEST_SUITE_P(Kinds, DeviceStep, testing::ValuesIn(kinds()), [](const auto& kind) { return kind.param; });
 
 }  // namespace
 }  // namespace adept::train
