@@ -147,16 +147,36 @@ void print_mixture(const data::TrainLoader& loader, const train::TrainingLength&
   fmt::print("\n");
 }
 
+// What a training reads.
+struct TrainingText {
+  TrainingText(const TextModel& model, const config::RunConfig& config)
+      : datasets(tokenize_all(model, config.data, folder.path())),
+        loader(make_loader(model, config)),
+        length(train::training_length(config.train, loader, train::start_of(loader), 0)) {
+    loader.plan(0, length.sequences);
+  }
+
+  ScratchFolder folder;
+  Datasets datasets;
+  data::TrainLoader loader;
+  train::TrainingLength length;
+
+ private:
+  data::TrainLoader make_loader(const TextModel& model, const config::RunConfig& config) {
+    check_training_text(model, config, datasets, ResultCache::open(folder.path() / "results"));
+    return make_train_loader(model, config, datasets);
+  }
+};
+
 }  // namespace
+
+std::int64_t training_sequences(const config::RunConfig& config) {
+  return TrainingText(load_text_model(config.model), config).length.sequences;
+}
 
 void inspect_data(const config::RunConfig& config, const InspectOptions& options) {
   const TextModel model = load_text_model(config.model);
-  const ScratchFolder folder;
-  Datasets datasets = tokenize_all(model, config.data, folder.path());
-  check_training_text(model, config, datasets, ResultCache::open(folder.path() / "results"));
-  data::TrainLoader loader = make_train_loader(model, config, datasets);
-  const train::TrainingLength length = train::training_length(config.train, loader, train::start_of(loader), 0);
-  loader.plan(0, length.sequences);
+  auto [folder, datasets, loader, length] = TrainingText(model, config);
   for (const auto& [part, sources] : {std::pair{"data.train", &datasets.train},
                                       {"data.replay", &datasets.replay},
                                       {"data.general", &datasets.general},

@@ -13,6 +13,10 @@ struct InspectOptions {
   bool color = false;                 ///< ANSI colors
 };
 
+/// The sequences that the whole training of a configuration reads. Like inspect_data, it tokenizes what is not in the
+/// user's cache.
+std::int64_t training_sequences(const config::RunConfig& config);
+
 /// Prints on standard output: statistics of each source (documents, tokens, bytes per token, a histogram of document
 /// lengths), the mixture over the run, and the first sequences as text, with documents and untrained tokens marked.
 /// Writes nothing but results and token stores in the user's cache, which a run then uses; without that cache, into a

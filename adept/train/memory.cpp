@@ -43,15 +43,18 @@ std::string describe(const MemoryUse& m) {
 
 MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& trainable, const optim::AdamW& optimizer) {
   MemoryUse memory;
-  std::set<const void*> counted;
+  std::set<const void*> counted;  // storages, which tensors without values have too
+  const auto storage_of = [](const at::Tensor& tensor) -> const void* {
+    return tensor.storage().unsafeGetStorageImpl();
+  };
   for (const optim::Parameter& p : trainable.parameters()) {
     memory.masters += num_bytes(p.master);
     const optim::Moments& moments = optimizer.moments().at(p.name);
     memory.moments += num_bytes(moments.exp_avg) + num_bytes(moments.exp_avg_sq);
-    counted.insert(p.master.const_data_ptr());
+    counted.insert(storage_of(p.master));
   }
   const auto count = [&](const at::Tensor& tensor) {
-    if (tensor.defined() && counted.insert(tensor.const_data_ptr()).second) memory.weights += num_bytes(tensor);
+    if (tensor.defined() && counted.insert(storage_of(tensor)).second) memory.weights += num_bytes(tensor);
   };
   model::Weights weights = decoder.weights();
   for (const model::Parameter& p : model::named_parameters(decoder.config(), weights)) count(*p.tensor);

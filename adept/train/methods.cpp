@@ -23,16 +23,11 @@ namespace {
 
 using Choose = std::function<bool(const model::Parameter&)>;
 
-std::vector<TrainedTensor> tensors_of_model(model::Decoder& decoder, const io::WeightFiles& files,
+std::vector<TrainedTensor> tensors_of_model(model::Decoder& decoder, const InitialValues& values,
                                             const Choose& choose) {
   std::vector<TrainedTensor> tensors;
-  for (const model::Parameter& p : model::named_parameters(decoder.config(), decoder.weights())) {
-    if (!choose(p)) continue;
-    const at::Tensor master =
-        model::as_tensor(files.at(p.name), files.owner(p.name)).to(at::kFloat, false, true).to(decoder.device());
-    files.release_pages(p.name);
-    tensors.push_back({.name = p.name, .layer = p.layer, .slot = p.tensor, .master = master});
-  }
+  for (const model::Parameter& p : model::named_parameters(decoder.config(), decoder.weights()))
+    if (choose(p)) tensors.push_back({.name = p.name, .layer = p.layer, .slot = p.tensor, .master = values(p, {})});
   return tensors;
 }
 
@@ -44,26 +39,6 @@ at::Tensor uniform_start(std::int64_t rows, std::int64_t columns, std::uint64_t 
   for (std::int64_t i = 0; i < tensor.numel(); ++i)
     values[i] = static_cast<float>(bound * (2 * random_uniform(seed, RandomStream::kLora, counter++) - 1));
   return tensor;
-}
-
-std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::Decoder& decoder) {
-  const LoraOptions& lora = config.lora;
-  const std::set<std::string> targets(lora.target_modules.begin(), lora.target_modules.end());
-  std::uint64_t counter = 0;
-  std::vector<TrainedTensor> tensors;
-  for (const model::NamedProjection& l : model::named_projections(decoder.weights().layers)) {
-    if (!targets.empty() && !targets.contains(l.module_name)) continue;
-    const std::int64_t rows = l.projection->rows, columns = l.projection->columns;
-    nn::LoraAdapter& adapter = l.projection->linear.adapter;
-    adapter.scale = lora.alpha.value() / static_cast<double>(lora.rank);
-    adapter.dropout = lora.dropout;
-    const auto seed = static_cast<std::uint64_t>(config.seed);
-    const at::Tensor a = uniform_start(lora.rank, columns, seed, counter).to(decoder.device());
-    const at::Tensor b = at::zeros({rows, lora.rank}, a.options());
-    tensors.push_back({.name = l.name + ".lora_A.weight", .layer = l.layer, .slot = &adapter.a, .master = a});
-    tensors.push_back({.name = l.name + ".lora_B.weight", .layer = l.layer, .slot = &adapter.b, .master = b});
-  }
-  return tensors;
 }
 
 bool is_table(const model::Parameter& p) { return p.role == model::Role::kEmbedding || p.role == model::Role::kHead; }
@@ -79,10 +54,10 @@ std::vector<model::NewToken> new_tokens(const std::filesystem::path& model_dir, 
 }
 
 // The rows of new tokens in the embedding and in a head that is not tied to it.
-std::vector<TrainedTensor> rows_of_new_tokens(model::Decoder& decoder, const io::WeightFiles& files) {
+std::vector<TrainedTensor> rows_of_new_tokens(model::Decoder& decoder, const std::filesystem::path& model_dir,
+                                              const InitialValues& values) {
   std::vector<std::int64_t> ids;
-  for (const model::NewToken& token : new_tokens(files.directory(), decoder.config().vocab_size))
-    ids.push_back(token.id);
+  for (const model::NewToken& token : new_tokens(model_dir, decoder.config().vocab_size)) ids.push_back(token.id);
   const at::Tensor rows = at::tensor(ids, at::kLong);
   std::vector<TrainedTensor> tensors;
   for (const model::Parameter& p : model::named_parameters(decoder.config(), decoder.weights())) {
@@ -90,30 +65,35 @@ std::vector<TrainedTensor> rows_of_new_tokens(model::Decoder& decoder, const io:
     model::Weights& weights = decoder.weights();
     nn::Embedding& table = p.role == model::Role::kHead ? weights.lm_head : weights.embed_tokens;
     table.trained.ids = {rows, decoder.device()};
-    const at::Tensor values = model::as_tensor(files.at(p.name), files.owner(p.name)).index_select(0, rows);
-    tensors.push_back({.name = p.name + std::string(kNewTokenRows),
-                       .slot = &table.trained.values,
-                       .master = values.to(at::kFloat).to(decoder.device())});
+    tensors.push_back(
+        {.name = p.name + std::string(kNewTokenRows), .slot = &table.trained.values, .master = values(p, rows)});
   }
   return tensors;
+}
+
+std::vector<TrainedTensor> tensors_of_copies(model::Decoder& decoder, const method::Expansion& expansion,
+                                             const InitialValues& values) {
+  std::set<std::int64_t> copies;
+  for (const method::ExpandedLayer& layer : expansion.layers) copies.insert(layer.index);
+  return tensors_of_model(decoder, values, [&](const auto& p) { return copies.contains(p.layer); });
 }
 
 // The tensors of the method alone.
 std::vector<TrainedTensor> tensors_of_method(const config::RunConfig& config, model::Decoder& decoder,
                                              const std::optional<method::Expansion>& expansion,
-                                             const io::WeightFiles& files) {
+                                             const InitialValues& values) {
   switch (config.method) {
     case Method::kAdept:
     case Method::kLlamaPro:
-      return expanded_tensors(decoder, expansion.value(), files);
+      return tensors_of_copies(decoder, expansion.value(), values);
     case Method::kFull:
     case Method::kReplay:
-      return tensors_of_model(decoder, files, [](const auto&) { return true; });
+      return tensors_of_model(decoder, values, [](const auto&) { return true; });
     case Method::kLora:
       return add_adapters(config, decoder);
     case Method::kTopKLayers: {
       const std::int64_t first = decoder.num_layers() - config.top_k_layers.num_layers;
-      return tensors_of_model(decoder, files, [&](const auto& p) { return p.layer >= first; });
+      return tensors_of_model(decoder, values, [&](const auto& p) { return p.layer >= first; });
     }
   }
   throw InternalError("unknown method");
@@ -193,20 +173,54 @@ void check_lora(const LoraOptions& lora, const model::ModelConfig& model, const 
 
 }  // namespace
 
+std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::Decoder& decoder) {
+  const LoraOptions& lora = config.lora;
+  const std::set<std::string> targets(lora.target_modules.begin(), lora.target_modules.end());
+  std::uint64_t counter = 0;
+  std::vector<TrainedTensor> tensors;
+  for (const model::NamedProjection& l : model::named_projections(decoder.weights().layers)) {
+    if (!targets.empty() && !targets.contains(l.module_name)) continue;
+    const std::int64_t rows = l.projection->rows, columns = l.projection->columns;
+    nn::LoraAdapter& adapter = l.projection->linear.adapter;
+    adapter.scale = lora.alpha.value() / static_cast<double>(lora.rank);
+    adapter.dropout = lora.dropout;
+    const auto seed = static_cast<std::uint64_t>(config.seed);
+    const at::Tensor a = uniform_start(lora.rank, columns, seed, counter).to(decoder.device());
+    const at::Tensor b = at::zeros({rows, lora.rank}, a.options());
+    tensors.push_back({.name = l.name + ".lora_A.weight", .layer = l.layer, .slot = &adapter.a, .master = a});
+    tensors.push_back({.name = l.name + ".lora_B.weight", .layer = l.layer, .slot = &adapter.b, .master = b});
+  }
+  return tensors;
+}
+
+InitialValues values_of(const io::WeightFiles& files, at::Device device) {
+  return [&files, device](const model::Parameter& p, const at::Tensor& rows) {
+    const at::Tensor stored = model::as_tensor(files.at(p.name), files.owner(p.name));
+    const at::Tensor wanted = rows.defined() ? stored.index_select(0, rows) : stored;
+    const at::Tensor values = wanted.to(at::kFloat, false, /*copy=*/!rows.defined()).to(device);
+    files.release_pages(p.name);
+    return values;
+  };
+}
+
 std::vector<TrainedTensor> expanded_tensors(model::Decoder& decoder, const method::Expansion& expansion,
                                             const io::WeightFiles& files) {
-  std::set<std::int64_t> copies;
-  for (const method::ExpandedLayer& layer : expansion.layers) copies.insert(layer.index);
-  return tensors_of_model(decoder, files, [&](const auto& p) { return copies.contains(p.layer); });
+  return tensors_of_copies(decoder, expansion, values_of(files, decoder.device()));
+}
+
+std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, model::Decoder& decoder,
+                                           const std::optional<method::Expansion>& expansion,
+                                           const std::filesystem::path& model_dir, const InitialValues& values) {
+  std::vector<TrainedTensor> tensors = tensors_of_method(config, decoder, expansion, values);
+  if (config.trains_new_tokens())
+    for (TrainedTensor& rows : rows_of_new_tokens(decoder, model_dir, values)) tensors.push_back(std::move(rows));
+  return tensors;
 }
 
 std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, model::Decoder& decoder,
                                            const std::optional<method::Expansion>& expansion,
                                            const io::WeightFiles& files) {
-  std::vector<TrainedTensor> tensors = tensors_of_method(config, decoder, expansion, files);
-  if (config.trains_new_tokens())
-    for (TrainedTensor& rows : rows_of_new_tokens(decoder, files)) tensors.push_back(std::move(rows));
-  return tensors;
+  return trained_tensors(config, decoder, expansion, files.directory(), values_of(files, decoder.device()));
 }
 
 std::vector<method::Unit> training_units(const config::RunConfig& c, const std::optional<method::Expansion>& expansion,

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -26,6 +27,12 @@ namespace adept::train {
 /// End of the name of the trained rows of a table, as a tensor and as a unit: "model.embed_tokens.weight/new_tokens".
 inline constexpr std::string_view kNewTokenRows = "/new_tokens";
 
+/// The values with which a parameter starts to train, or its rows (count) int64 if they are defined: fp32, a copy, on
+/// the decoder's device.
+using InitialValues = std::function<at::Tensor(const model::Parameter& parameter, const at::Tensor& rows)>;
+/// Those in `files`, which must outlive the result.
+InitialValues values_of(const io::WeightFiles& files, at::Device device);
+
 /// The tensors that the configuration's method trains. Initial values come from `files` in full precision. LoRA
 /// adapters are added to the decoder: B is 0, A uniform in +-1/sqrt(D) by the seed, as in peft. `expansion` is for the
 /// methods that expand. Rows of new tokens (nn::TrainedRows) are added to the decoder, too; a tied head has the
@@ -33,6 +40,13 @@ inline constexpr std::string_view kNewTokenRows = "/new_tokens";
 std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, model::Decoder& decoder,
                                            const std::optional<method::Expansion>& expansion,
                                            const io::WeightFiles& files);
+/// With other initial values; `model_dir` tells the new tokens. LoRA's are the same.
+std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, model::Decoder& decoder,
+                                           const std::optional<method::Expansion>& expansion,
+                                           const std::filesystem::path& model_dir, const InitialValues& values);
+
+/// Adds LoRA's adapters to the projections that the configuration names.
+std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::Decoder& decoder);
 
 /// The tensors of the copies.
 std::vector<TrainedTensor> expanded_tensors(model::Decoder& decoder, const method::Expansion& expansion,

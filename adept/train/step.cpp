@@ -17,15 +17,6 @@
 namespace adept::train {
 namespace {
 
-at::Tensor through_layers(const model::Decoder& decoder, at::Tensor h, std::int64_t lowest,
-                          const model::Context& context, ActivationCheckpointing checkpointing) {
-  if (checkpointing == ActivationCheckpointing::kNone) return decoder.layers(h, lowest, decoder.num_layers(), context);
-  for (std::int64_t l = lowest; l < decoder.num_layers(); ++l) {
-    h = decoder.checkpointed_layer(h, l, /*whole=*/checkpointing == ActivationCheckpointing::kFull, context);
-  }
-  return h;
-}
-
 struct Losses {
   at::Tensor sum;   // of a micro-batch, (), with the graph of trained tensors
   at::Tensor rows;  // (B) fp64, without a graph
@@ -93,6 +84,15 @@ class Readings {
 };
 
 }  // namespace
+
+at::Tensor through_layers(const model::Decoder& decoder, at::Tensor h, std::int64_t lowest,
+                          const model::Context& context, ActivationCheckpointing checkpointing) {
+  if (checkpointing == ActivationCheckpointing::kNone) return decoder.layers(h, lowest, decoder.num_layers(), context);
+  for (std::int64_t l = lowest; l < decoder.num_layers(); ++l) {
+    h = decoder.checkpointed_layer(h, l, /*whole=*/checkpointing == ActivationCheckpointing::kFull, context);
+  }
+  return h;
+}
 
 std::vector<model::Batch> to_micro_batches(std::span<const data::Sequence> sequences, std::int64_t batch_size,
                                            at::Device device) {

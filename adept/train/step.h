@@ -41,6 +41,11 @@ struct StepDivision {
   std::optional<std::uint64_t> seed{};  ///< of dropout in this step: micro-batch m uses seed + m
 };
 
+/// h_lowest (B, T, D) -> h_L (B, T, D) through the layers from `lowest` on, of which the backward pass recomputes what
+/// `checkpointing` says.
+at::Tensor through_layers(const model::Decoder& decoder, at::Tensor h, std::int64_t lowest,
+                          const model::Context& context, ActivationCheckpointing checkpointing);
+
 /// Mean loss of all micro-batches together and its gradient, left in trainable.gradients(): every predicted token has
 /// the same weight, whatever its micro-batch. No graph is built below the lowest trained layer, whose input comes from
 /// `model`, unless the embeddings of the micro-batch's tokens train. Checkpointed activations are recomputed in the

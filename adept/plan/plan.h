@@ -1,0 +1,70 @@
+// What a training will cost, before it starts: memory of each rank, time of a step, communication, and the whole run.
+//
+// Memory follows from the tensors of the model as the configuration trains it (made without values, on the device
+// meta, by the same code as in a training) and from a rehearsal of its parts (rehearsal.h). Time follows from the same
+// rehearsal on this machine, and elsewhere from the necessary operations and the machine's rates.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "adept/config/run_config.h"
+#include "adept/core/json.h"
+#include "adept/plan/machine.h"
+#include "adept/train/memory.h"
+
+namespace adept::plan {
+
+struct PlanOptions {
+  Machine machine;
+  std::int64_t ranks = 1;
+  std::optional<std::int64_t> steps{};  ///< of the run; unknown: the plan is of a step
+};
+
+/// Seconds of a step.
+struct StepTime {
+  double layers = 0;         ///< forward and backward pass of all layers
+  double head = 0;           ///< final norm, head and loss
+  double update = 0;         ///< clipping and optimizer
+  double communication = 0;  ///< between ranks, as if nothing overlapped
+  double total() const { return layers + head + update + communication; }
+};
+
+/// A change of the configuration and the memory that it leads to.
+struct Advice {
+  std::string change;  ///< "train.batch_size: 1"
+  std::int64_t peak = 0;
+};
+
+struct Plan {
+  std::vector<int> after;       ///< base layers that get copies, ascending, repeated per copy; empty: no copies
+  bool assumes_layers = false;  ///< the probe will choose them; here they are evenly spread
+  std::int64_t num_layers = 0, parameters = 0, trained_parameters = 0;
+  std::int64_t ranks = 1, tokens_per_step = 0;
+  double flops_per_step = 0;  ///< necessary operations of one rank
+  train::MemoryUse memory;    ///< of one rank
+  std::int64_t usable = 0;    ///< bytes of a device that a training can take
+  StepTime time;
+  double bytes_sent = 0;  ///< by one rank in a step
+  std::optional<std::int64_t> steps;
+  std::int64_t largest_batch = 0;  ///< the largest train.batch_size that fits; 0: none
+  std::int64_t largest_batch_peak = 0;
+  std::vector<Advice> advice;  ///< where the configured batch does not fit
+
+  bool fits() const { return memory.peak <= usable; }
+  double hours() const { return static_cast<double>(steps.value_or(0)) * time.total() / 3600; }
+};
+
+/// Throws ConfigError and DataError like a run for a model or configuration that cannot be trained. Takes seconds for a
+/// model of 1 B parameters: each kind of layer runs a few times.
+Plan make_plan(const config::RunConfig& config, const std::filesystem::path& model_dir, const PlanOptions& options);
+
+Json to_json(const Plan& plan, const Machine& machine);
+
+/// The report, in lines.
+std::string describe(const Plan& plan, const config::RunConfig& config, const Machine& machine);
+
+}  // namespace adept::plan

@@ -1,0 +1,69 @@
+#include <fmt/format.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "adept/io/atomic_file.h"
+#include "adept/plan/plan.h"
+#include "adept/run/inspect.h"
+#include "adept/run/model_context.h"
+#include "adept/run/preflight.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+
+namespace adept::cli {
+namespace {
+
+struct PlanCommandOptions {
+  std::string path, machine = "cpu", out;
+  std::vector<std::string> overrides;
+  std::int64_t gpus = 1, tokens = 0;
+};
+
+void plan(PlanCommandOptions& options) {
+  config::RunConfig config = config::load_run_config(options.path, options.overrides);
+  const plan::Machine machine = plan::find_machine(options.machine);
+  // On a GPU, auto is what a GPU multiplies natively.
+  if (!machine.is_cpu() && config.compute.dtype == config::DTypeChoice::kAuto)
+    config.compute.dtype = config::DTypeChoice::kBf16;
+  run::init_compute(config.compute);
+  const std::filesystem::path model_dir = run::check_files(config, config::Purpose::kRun).dir;
+  const train::TrainOptions& train = config.train;
+  const std::int64_t per_step = train.batch_size * train.grad_accum * options.gpus;
+  std::optional<std::int64_t> steps = train.max_steps;
+  if (!steps) {
+    const std::int64_t sequences =
+        options.tokens > 0 ? (options.tokens + config.seq_len - 1) / config.seq_len : run::training_sequences(config);
+    steps = (sequences + per_step - 1) / per_step;
+  }
+  const plan::Plan plan =
+      plan::make_plan(config, model_dir, {.machine = machine, .ranks = options.gpus, .steps = steps});
+  fmt::print("{}", plan::describe(plan, config, machine));
+  if (!options.out.empty()) io::write_file_atomically(options.out, plan::to_json(plan, machine).dump(2) + "\n");
+}
+
+std::string machine_names() {
+  std::string names = "cpu (this machine), ";
+  for (const plan::Machine& machine : plan::known_machines()) names += machine.name + ", ";
+  return names + "or a JSON file";
+}
+
+}  // namespace
+
+void add_plan_command(CLI::App& app) {
+  auto options = std::make_shared<PlanCommandOptions>();
+  CLI::App* command = app.add_subcommand(
+      "plan", "Predict the memory, time and cost of a run, and the largest batch that fits, without training");
+  add_config_options(*command, options->path, options->overrides);
+  add_count_option(*command, "--gpus", options->gpus, 1, 1 << 16, "Number of devices: ranks of the training");
+  command->add_option("--gpu", options->machine, "Device: " + machine_names())
+      ->type_name("NAME|FILE")
+      ->capture_default_str();
+  add_count_option(*command, "--tokens", options->tokens, 0, std::int64_t{1} << 50,
+                   "Training tokens of the run; 0: those of the configuration's text, which is tokenized");
+  command->add_option("--out", options->out, "Also write the plan to this JSON file")->type_name("FILE");
+  command->callback([options] { plan(*options); });
+}
+
+}  // namespace adept::cli

@@ -1,0 +1,147 @@
+"""adept plan: the predicted memory is that of a run; rates, links and prices of a machine lead to time and cost."""
+
+import json
+
+import pytest
+import text_models
+from conftest import run_program, says
+
+BASE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plan")
+    for name in ("llama_tied", "gemma2", "qwen3_layer_types"):
+        keys = dict(BASE) if name == "llama_tied" else {}
+        text_models.save(name, folder / name, **keys)
+    text_models.write_jsonl(folder / "domain.jsonl", text_models.sentences("domain", 400))
+    text_models.write_jsonl(folder / "general.jsonl", text_models.sentences("general", 40))
+    return folder
+
+
+def config(folder, out, model="llama_tied", **changes):
+    keys = dict(
+        model=model, output_dir=str(out), threads=1, dtype="fp32", seq_len=256,
+        data={"train": [{"name": "domain", "path": "domain.jsonl", "weight": 1}],
+              "general": [{"name": "general", "path": "general.jsonl"}]},
+        expand={"after": [0, 2]}, unit_lr={"probe_tokens": 200}, train={"max_steps": 1, "batch_size": 8, "grad_accum": 2},
+    )  # fmt: skip
+    path = out.parent / f"{out.name}.yaml"
+    train = {**keys["train"], **changes.pop("train", {})}
+    path.write_text(json.dumps({**keys, **changes, "train": train}))
+    return path
+
+
+def plan(folder, path, *arguments, check=True):
+    out = path.with_suffix(".plan.json")
+    process = run_program("adept", "plan", path, "--out", out, *arguments, cwd=folder, check=check)
+    return process, json.loads(out.read_text()) if process.returncode == 0 else None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"train": {"grad_accum": 1}}, {"method": "full"}, {"method": "full", "train": {"grad_accum": 1}}, {"method": "lora"},
+        {"method": "top_k_layers", "top_k_layers": {"num_layers": 2}}, {"dtype": "bf16"},
+        {"train": {"activation_checkpointing": "full"}}, {"train": {"activation_checkpointing": "selective", "grad_accum": 1}},
+        {"model": "gemma2", "expand": {"after": [1]}}, {"model": "qwen3_layer_types", "expand": {"after": [1]}},
+    ],
+)  # fmt: skip
+def test_the_memory_is_that_of_a_run(texts, tmp_path, changes):
+    path = config(texts, tmp_path / "run", **changes)
+    _, planned = plan(texts, path)
+    run_program("adept", "run", path, cwd=texts)
+    used = json.loads((tmp_path / "run" / "all_results.json").read_text())["memory_bytes"]
+    predicted = planned["memory_bytes"]
+    for exact in ("weights", "masters", "moments", "gradients"):
+        assert predicted[exact] == used[exact], exact
+    assert predicted["activations"] == pytest.approx(used["activations"], rel=0.05)
+    assert predicted["total"] == pytest.approx(used["total"], rel=0.05)
+
+
+def test_the_report_names_what_it_assumes_and_leaves_nothing(texts, tmp_path):
+    path = config(texts, tmp_path / "run", expand={"num_layers": 2})
+    before = sorted(tmp_path.iterdir())
+    process = run_program("adept", "plan", path, cwd=texts)
+    assert sorted(tmp_path.iterdir()) == before
+    for text in ("1 x cpu: this machine: ", "copies          after layers ", "(assumed: the probe will choose them", "memory of a rank",
+                 "8 sequences x 256 tokens x 2 micro-batches x 1 ranks = 4,096 tokens", "fits", "largest batch   train.batch_size: ",
+                 "time of a step", "(measured parts)", "1 steps, 4,096 tokens"):  # fmt: skip
+        assert text in process.stdout, text
+
+
+def test_time_and_cost_follow_from_the_machine(texts, tmp_path):
+    machine = {"memory": 1e9, "matmul_flops": 1e12, "memory_bandwidth": 1e11, "link_bandwidth": 1e9, "efficiency": 0.5,
+               "price_per_hour": 3, "devices_per_host": 4}  # fmt: skip
+    (tmp_path / "own.json").write_text(json.dumps(machine))
+    path = config(texts, tmp_path / "run", dtype="bf16", train={"max_steps": 3600})
+    process, planned = plan(texts, path, "--gpus", 4, "--gpu", tmp_path / "own.json")
+    assert f"4 x own: {tmp_path}/own.json" in process.stdout and "(assumed: 50 % of the peak rate of matrix products)" in process.stdout
+    seconds = planned["seconds"]
+    trained = planned["trained_parameters"]
+    assert seconds["layers"] + seconds["head"] == pytest.approx(planned["flops_per_step_and_rank"] / 0.5e12)
+    assert seconds["update"] == pytest.approx(28 * trained / 1e11)
+    assert planned["bytes_sent_per_step_and_rank"] == pytest.approx(3 * 4 * trained * 3 / 4)
+    assert seconds["communication"] == pytest.approx(planned["bytes_sent_per_step_and_rank"] / 1e9)
+    assert planned["tokens_per_step"] == 4 * 8 * 2 * 256
+    assert planned["hours"] == pytest.approx(planned["seconds_per_step"]) and planned["cost"] == pytest.approx(12 * planned["hours"])
+
+
+def test_a_known_gpu_computes_in_bf16_and_a_file_may_change_it(texts, tmp_path):
+    path = config(texts, tmp_path / "run", dtype="auto")
+    h100 = plan(texts, path, "--gpu", "h100", "--gpus", 8)[1]
+    (tmp_path / "slow.json").write_text(json.dumps({"base": "h100", "efficiency": 0.2}))
+    slow = plan(texts, path, "--gpu", tmp_path / "slow.json", "--gpus", 8)[1]
+    assert slow["seconds"]["layers"] == pytest.approx(2 * h100["seconds"]["layers"])
+    assert slow["memory_bytes"] == h100["memory_bytes"] and h100["fits"]
+    alone = plan(texts, path, "--gpu", "h100")[1]
+    assert h100["memory_bytes"]["moments"] == pytest.approx(alone["memory_bytes"]["moments"] / 8, abs=8)
+    assert alone["bytes_sent_per_step_and_rank"] == 0 and alone["seconds"]["communication"] == 0
+
+
+def test_what_does_not_fit_comes_with_what_does(texts, tmp_path):
+    path = config(texts, tmp_path / "run")
+    peak = plan(texts, path)[1]["memory_bytes"]["total"]
+    (tmp_path / "small.json").write_text(json.dumps({"base": "h100", "memory": 0.6 * peak}))
+    process, planned = plan(texts, path, "--gpu", tmp_path / "small.json")
+    assert not planned["fits"] and "does not fit" in process.stdout
+    changes = {advice["change"]: advice["memory_bytes"] for advice in planned["advice"]}
+    assert changes["train.batch_size: 1"] < peak and changes["train.activation_checkpointing: full"] < peak
+    largest = planned["largest_batch_size"]
+    assert 1 <= largest < 8
+    for batch, fits in ((largest, True), (largest + 1, False)):
+        assert plan(texts, path, "--gpu", tmp_path / "small.json", "--set", f"train.batch_size={batch}")[1]["fits"] == fits
+    (tmp_path / "none.json").write_text(json.dumps({"base": "h100", "memory": 1000}))
+    process, planned = plan(texts, path, "--gpu", tmp_path / "none.json")
+    assert planned["largest_batch_size"] == 0 and "none fits" in process.stdout
+
+
+def test_the_length_of_a_run_comes_from_its_text_or_from_tokens(texts, tmp_path):
+    path = config(texts, tmp_path / "run", train={"max_steps": None, "num_train_epochs": 1})
+    _, planned = plan(texts, path)
+    run = run_program("adept", "run", path, cwd=texts)
+    assert f"train      {planned['steps']}/{planned['steps']} steps" in run.stderr
+    assert plan(texts, path, "--tokens", 10 * 4096)[1]["steps"] == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpu", "h1000"], '--gpu: found "h1000"; expected cpu, a100, h100, h200, b200 or the path of a JSON file'),
+        (["--gpus", "0"], "--gpus: "),
+        (["--tokens", "-1"], "--tokens: "),
+        (["--gpu", "bad.json"], "bad.json: memory: expected a number of bytes above 0\nbad.json: efficiency: expected a number above 0, at most 1\n"
+                                "bad.json: speed: unknown; expected base, memory, ...\nbad.json: matmul_flops: found nothing..."),
+        (["--gpu", "list.json"], "list.json: found no JSON object"),
+        (["--gpu", "other.json"], 'other.json: base: found "v100"; expected a known machine'),
+        (["--set", "expand.after=[9]"], "expand.after: found 9"),
+        (["--set", "model=nowhere"], "model: nowhere"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments(texts, tmp_path, arguments, message):
+    (texts / "bad.json").write_text(json.dumps({"memory": -1, "efficiency": 2, "speed": 1}))
+    (texts / "list.json").write_text("[]")
+    (texts / "other.json").write_text(json.dumps({"base": "v100"}))
+    process, _ = plan(texts, config(texts, tmp_path / "run"), *arguments, check=False)
+    assert process.returncode == 2 and says(process.stderr, message), process.stderr
