@@ -6,16 +6,23 @@
 
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
+#include "adept/core/error.h"
 #include "adept/dist/backends.h"
 
 namespace adept::dist {
 
 c10::intrusive_ptr<c10d::Backend> make_nccl(const Launch& launch, const c10::intrusive_ptr<c10d::Store>& store,
                                             std::chrono::milliseconds timeout) {
-  const auto index = static_cast<c10::DeviceIndex>(launch.local_rank);
-  c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).setDevice({c10::DeviceType::CUDA, index});
+  const c10::impl::VirtualGuardImpl devices(c10::DeviceType::CUDA);
+  const int count = devices.deviceCount();
+  // A launcher may show each process its own GPU only.
+  const int index = count == 1 ? 0 : launch.local_rank;
+  if (index >= count)
+    throw ConfigError("rank {} is process {} of this machine, which has {} GPUs; expected a GPU for each process.",
+                      launch.rank, launch.local_rank, count);
+  devices.setDevice({c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index)});
   auto options = c10d::ProcessGroupNCCL::Options::create();
-  options->timeout = timeout;
+  options->timeout = 2 * timeout;  // its watchdog aborts the process; what went wrong is told before
   return c10::make_intrusive<c10d::ProcessGroupNCCL>(store, launch.rank, launch.size, options);
 }
 

@@ -92,15 +92,28 @@ ProcessGroup::ProcessGroup(const Launch& launch, const GroupOptions& options) : 
   const milliseconds timeout = to_milliseconds(options.timeout);
   members_ = std::make_unique<Members>();
   members_->store = open_store(launch, timeout, /*may_serve=*/true);
+  require_own_rank();
   members_->watch =
       Watch::start(launch, open_store(launch, timeout, /*may_serve=*/false), timeout, options.ends_process);
   wait_for_all_to_join();
   try {
     members_->gloo = make_gloo(launch, members_->store, timeout);
     if (options.uses_gpu) members_->nccl = make_nccl(launch, members_->store, timeout);
-  } catch (const c10::Error& error) {
+  } catch (const Error& error) {  // the others learn it; nobody else tells them, as this process is no member yet
+    members_->watch->report({.text = fmt::format("rank {} ended: {}", rank(), error.what())});
+    throw;
+  } catch (const std::exception& error) {  // of c10 or Gloo
     throw_cause("connecting", first_line(error));
   }
+}
+
+// Before anything is written that the job at this store could take for its own.
+void ProcessGroup::require_own_rank() {
+  if (members_->store->add(fmt::format("joins/{}", rank()), 1) == 1) return;
+  throw DataError(
+      "another process is rank {} of the job at {} already. Use another MASTER_PORT if that is another job, or another "
+      "RANK for each process.",
+      rank(), describe_store(launch_));
 }
 
 ProcessGroup::~ProcessGroup() = default;
@@ -283,6 +296,13 @@ void ProcessGroup::on_first(FunctionRef<void()> work) {
     throw;
   }
   put(key, "0");
+}
+
+void ProcessGroup::meet() {
+  if (!members_) return;
+  const auto key = [number = members_->num_turns++](int r) { return fmt::format("met/{}/{}", number, r); };
+  put(key(rank()), "1");
+  for (int r = 0; r < size(); ++r) wait_for(key(r));
 }
 
 void ProcessGroup::throw_if_interrupted() {

@@ -99,6 +99,9 @@ class ProcessGroup {
   /// Rank 0 works; the others wait, as long as rank 0 gives signs of life. If it is interrupted by a signal, so are the
   /// others; after another exception they get a RankError as soon as it has told them (fail).
   void on_first(FunctionRef<void()> work);
+  /// Until all ranks are here, as long as those that are not give signs of life: they may prepare for longer than the
+  /// time-out.
+  void meet();
   /// Throws InterruptedError on every rank if a signal arrived at any of them.
   void throw_if_interrupted();
 
@@ -114,6 +117,7 @@ class ProcessGroup {
   [[noreturn]] void throw_cause(const char* name, const std::string& problem);
   std::string wait_for(const std::string& key);
   void put(const std::string& key, const std::string& value);
+  void require_own_rank();
   void wait_for_all_to_join();
 
   Launch launch_;

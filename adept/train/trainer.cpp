@@ -63,6 +63,7 @@ TrainSummary Trainer::run(bool resume) {
                                                   .total_steps = length_.steps,
                                                   .has_eval_text = !inputs_.eval.empty()});
   kept_activations_->open(state_.counts.step);
+  group_.meet();
   require_agreement();
   if (state_.counts.step < length_.steps) log_info("memory before training: {}", describe(account_.resident()));
   try {

@@ -12,7 +12,8 @@ import sys
 import time
 
 import pytest
-from conftest import BUILD, says
+import text_models
+from conftest import BUILD, run_program, says
 from safetensors.numpy import load_file
 from whole_runs import base_config, make_inputs, read_lines
 
@@ -155,6 +156,29 @@ def test_deterministic_processes_give_the_same_bits_as_one(one, folder, processe
     run(folder, processes, config_of(processes, **changes, **EXACT))
     assert losses(folder) == losses(expected)
     assert result(folder) == result(expected)
+
+
+def test_rows_of_new_tokens_that_few_micro_batches_read_add_up(inputs, tmp_path):
+    """The embedding's rows get a gradient from some micro-batches of a rank only, perhaps from its last one alone."""
+    folder = tmp_path / "work"
+    shutil.copytree(inputs, folder)
+    (folder / "tokens.txt").write_text("fever\n")
+    text_models.save("gemma2_without_caps", folder / "untied")
+    run_program("adept", "expand-vocab", "--model", "untied", "--tokens", "tokens.txt", "--out", "new", cwd=folder)
+    documents = text_models.sentences("general", 300)
+    text_models.write_jsonl(folder / "rare.jsonl", [text + " fever" * (i % 11 == 0) for i, text in enumerate(documents)])
+    changes = dict(model="new", method="top_k_layers", top_k_layers={"num_layers": 1}, unit_lr={"policy": "uniform"}, seq_len=24)
+    rows = {}
+    for processes in (1, 2):
+        config = config_of(processes, train={"train_new_embeddings": True}, **changes)
+        config["data"] = {**config["data"], "train": [{"name": "rare", "path": "rare.jsonl"}], "general": []}
+        config["output_dir"] = f"out-{processes}"
+        run(folder, processes, config)
+        steps = [line for line in read_lines(folder / f"out-{processes}" / "trainer_log.jsonl") if "loss" in line]
+        tensors = load_file(folder / f"out-{processes}" / "checkpoint-6" / "trainable.safetensors")
+        rows[processes] = tensors["model.embed_tokens.weight/new_tokens"], [line["grad_norm"] for line in steps]
+    assert rows[2][1] == pytest.approx(rows[1][1], rel=1e-5)
+    assert rows[2][0] == pytest.approx(rows[1][0], rel=1e-3, abs=1e-5)
 
 
 def test_an_epoch_that_is_no_multiple_of_a_step_gives_the_same_bits(folder, inputs, tmp_path):
@@ -303,6 +327,25 @@ def test_a_process_that_does_not_come_is_named(folder):
     write_config(folder, config_of(2, dist={"timeout": 2}))
     process = subprocess.run(command(1), cwd=folder, env=plain_variables(0, free_port()), capture_output=True, text=True)
     assert process.returncode == 1 and says(process.stderr, "error: of 2 processes, rank 1 did not come to 127.0.0.1:")
+
+
+def test_a_process_of_another_job_is_refused_and_harms_nobody(folder):
+    """Two jobs with one MASTER_PORT, or two processes with one RANK."""
+    write_config(folder, config_of(2, train={"max_steps": FAR}))
+    port = free_port()
+    first = subprocess.Popen(command(1), cwd=folder, env=plain_variables(0, port), stderr=subprocess.PIPE, text=True)
+    second = subprocess.Popen(command(1), cwd=folder, env=plain_variables(1, port), stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(folder, first)
+    other = subprocess.run(command(1), cwd=folder, env=plain_variables(1, port), capture_output=True, text=True, timeout=60)
+    assert other.returncode == 1
+    assert says(other.stderr, f"another process is rank 1 of the job at 127.0.0.1:{port} (rank 0) already...MASTER_PORT...RANK")
+    newest = checkpoints(folder)[-1]
+    wait_for(lambda: checkpoints(folder)[-1] != newest or first.poll() is not None)
+    assert first.poll() is None and second.poll() is None, "the job goes on"
+    for process in (first, second):
+        process.terminate()
+    for process in (first, second):
+        process.communicate(timeout=60)
 
 
 def test_nproc_inside_a_job_is_refused(folder):
