@@ -22,8 +22,8 @@
 namespace adept::model {
 
 /// The size limit of a cache at `path`: `most` bytes, or half of the free disk space (counting an earlier session's
-/// file as free), if that is less.
-std::int64_t room_for_activations(const std::filesystem::path& path, std::int64_t most);
+/// file as free), if that is less. `num_files` caches share the space.
+std::int64_t room_for_activations(const std::filesystem::path& path, std::int64_t most, int num_files = 1);
 
 /// Everything besides the tokens that the activations depend on.
 struct ActivationSource {

@@ -122,7 +122,7 @@ MomentsByName AdamW::gather_moments() const {
       const at::Tensor tensor = at::zeros_like(p.master);
       rows.of(tensor).copy_(part);
       gather_rows({&tensor, 1}, *ranks_);
-      return ranks_->is_first() ? tensor : at::Tensor();
+      return ranks_->is_first() ? tensor.cpu() : at::Tensor();  // a device holds one at a time
     };
     const Moments moments = {whole(own.exp_avg), whole(own.exp_avg_sq)};
     if (ranks_->is_first()) all.emplace(p.name, moments);

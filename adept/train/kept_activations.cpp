@@ -47,7 +47,7 @@ void KeptActivations::open(std::int64_t step) {
   const std::int64_t lowest = inputs_.trainable.lowest_layer();
   if (wanted == 0 || inputs_.trainable.trains_embeddings() || lowest == 0) return drop();
   const std::filesystem::path path = file_of(inputs_.run_dir, group);
-  const std::int64_t budget = model::room_for_activations(path, wanted);
+  const std::int64_t budget = model::room_for_activations(path, wanted, group.size());
   const std::int64_t bytes = bytes_of_training_text();
   keeps_training_text_ = bytes > 0 && bytes <= budget;
   if (bytes > budget)
