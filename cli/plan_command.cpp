@@ -25,7 +25,7 @@ void plan(PlanCommandOptions& options) {
   config::RunConfig config = config::load_run_config(options.path, options.overrides);
   const plan::Machine machine = plan::find_machine(options.machine);
   // On a GPU, auto is what a GPU multiplies natively.
-  if (!machine.is_cpu() && config.compute.dtype == config::DTypeChoice::kAuto)
+  if (!machine.is_this_one && config.compute.dtype == config::DTypeChoice::kAuto)
     config.compute.dtype = config::DTypeChoice::kBf16;
   run::init_compute(config.compute);
   const std::filesystem::path model_dir = run::check_files(config, config::Purpose::kRun).dir;

@@ -21,7 +21,8 @@ Machine this_machine() {
   return {.name = "cpu",
           .meaning = fmt::format("this machine: {}, {} cores", cpu_model_name(), available_cores()),
           .memory = bytes,
-          .devices_per_host = 1};
+          .devices_per_host = 1,
+          .is_this_one = true};
 }
 
 // Numbers of a JSON object, by name.

@@ -23,9 +23,10 @@ namespace {
 
 constexpr std::int64_t kMostBatch = 1 << 14;
 constexpr std::int64_t kRehearsedTokens = 512;
-constexpr double kUsable = 0.93;       // the rest is for the libraries, the allocator's gaps and the system
-constexpr double kUpdateBytes = 28;    // read and written for each trained parameter: 4 fp32 values, 3 of them twice
-constexpr std::int64_t kOutside = -1;  // the layer of tensors outside the layers
+constexpr double kUsable = 0.93;     // the rest is for the libraries, the allocator's gaps and the system
+constexpr double kUpdateBytes = 28;  // read and written for each trained parameter: 4 fp32 values, 3 of them twice
+constexpr double kGatheredBytes = 2.0 * (1 << 26);  // optim::gather_rows: the parts of all ranks, and the own one
+constexpr std::int64_t kOutside = -1;               // the layer of tensors outside the layers
 
 /// The model as it trains, on the device meta: shapes and types without values.
 class Layout {
@@ -180,6 +181,7 @@ train::MemoryUse memory_of(const Layout& layout, const Costs& costs, std::int64_
   }
   at_peak(
       bytes_of_gradient(weights.embed_tokens.weight));  // of a tied matrix a second one, which is added to the head's
+  if (ranks > 1) peak = std::max(peak, all_gradients + kGatheredBytes);  // of the updated weights
   train::StepResult step;
   step.activation_bytes = static_cast<std::int64_t>(activations);
   step.gradient_bytes = static_cast<std::int64_t>(all_gradients);
@@ -202,7 +204,7 @@ StepTime time_of(const Layout& layout, const config::RunConfig& config, const Co
   const auto tokens = static_cast<double>(config.train.batch_size * config.train.grad_accum * config.seq_len);
   const auto trained = static_cast<double>(layout.trainable().num_parameters());
   StepTime time;
-  if (machine.is_cpu()) {
+  if (machine.is_this_one) {
     for (const PartCost& layer : costs.layers) time.layers += tokens * layer.seconds;
     time.head = tokens * costs.head.seconds;
     time.update = trained * rehearse_update();
@@ -247,7 +249,7 @@ Plan make_plan(const config::RunConfig& config, const std::filesystem::path& mod
   }
   train::check_method(config, base, model_dir);
   const Layout layout(config, base, files, plan.after, dtype);
-  const Costs costs(config, layout, dtype, options.machine.is_cpu());
+  const Costs costs(config, layout, dtype, options.machine.is_this_one);
   const auto memory = [&](const Costs& of, std::int64_t batch_size) {
     return memory_of(layout, of, batch_size * config.seq_len, config.train.grad_accum, options.ranks);
   };
@@ -259,6 +261,7 @@ Plan make_plan(const config::RunConfig& config, const std::filesystem::path& mod
   plan.flops_per_step = necessary_flops(layout, config);
   plan.memory = memory(costs, config.train.batch_size);
   plan.usable = static_cast<std::int64_t>(kUsable * static_cast<double>(options.machine.memory));
+  if (options.machine.is_this_one) plan.usable /= options.ranks;
   plan.bytes_sent = ring_bytes(trained, options.ranks);
   plan.time = time_of(layout, config, costs, options.machine, plan.flops_per_step, plan.bytes_sent, options.ranks);
   for (std::int64_t step = kMostBatch; step > 0; step /= 2)

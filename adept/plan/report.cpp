@@ -88,12 +88,15 @@ std::string describe(const Plan& plan, const config::RunConfig& config, const Ma
   if (plan.ranks > 1)
     line("communication",
          fmt::format("{}, {} sent by each rank (its overlap with the backward pass is not counted)",
-                     seconds_text(plan.time.communication), format_bytes(static_cast<std::int64_t>(plan.bytes_sent))));
+                     plan.time.communication > 0 ? seconds_text(plan.time.communication) : "time not known",
+                     format_bytes(static_cast<std::int64_t>(plan.bytes_sent))));
+  if (plan.ranks > 1 && machine.is_this_one)
+    line("", "the ranks share this machine's cores, all of which were measured at once: a step takes longer");
   line("total",
        fmt::format(
            "{}, {} tokens/s{}", seconds_text(plan.time.total()),
            format_count(static_cast<std::int64_t>(static_cast<double>(plan.tokens_per_step) / plan.time.total())),
-           machine.is_cpu()
+           machine.is_this_one
                ? " (measured parts)"
                : fmt::format(" (assumed: {:.0f} % of the peak rate of matrix products)", 100 * machine.efficiency)));
   if (!plan.steps) return text;

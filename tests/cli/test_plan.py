@@ -100,6 +100,16 @@ def test_a_known_gpu_computes_in_bf16_and_a_file_may_change_it(texts, tmp_path):
     assert alone["bytes_sent_per_step_and_rank"] == 0 and alone["seconds"]["communication"] == 0
 
 
+def test_a_file_may_have_any_name_and_ranks_of_this_machine_share_it(texts, tmp_path):
+    path = config(texts, tmp_path / "run")
+    (tmp_path / "cpu.json").write_text(json.dumps({"memory": 1e9, "matmul_flops": 1e12, "memory_bandwidth": 1e11}))
+    process, planned = plan(texts, path, "--gpu", tmp_path / "cpu.json")
+    assert planned["usable_bytes"] == pytest.approx(0.93e9) and "(assumed: 40 %" in process.stdout
+    one = plan(texts, path)[1]["usable_bytes"]
+    process, two = plan(texts, path, "--gpus", 2)
+    assert two["usable_bytes"] == one // 2 and "time not known" in process.stdout and "share this machine's cores" in process.stdout
+
+
 def test_what_does_not_fit_comes_with_what_does(texts, tmp_path):
     path = config(texts, tmp_path / "run")
     peak = plan(texts, path)[1]["memory_bytes"]["total"]
