@@ -31,12 +31,10 @@ void plan(PlanCommandOptions& options) {
   const std::filesystem::path model_dir = run::check_files(config, config::Purpose::kRun).dir;
   const train::TrainOptions& train = config.train;
   const std::int64_t per_step = train.batch_size * train.grad_accum * options.gpus;
-  std::optional<std::int64_t> steps = train.max_steps;
-  if (!steps) {
-    const std::int64_t sequences =
-        options.tokens > 0 ? (options.tokens + config.seq_len - 1) / config.seq_len : run::training_sequences(config);
-    steps = (sequences + per_step - 1) / per_step;
-  }
+  const auto steps_of = [&](std::int64_t sequences) { return (sequences + per_step - 1) / per_step; };
+  const std::int64_t steps = options.tokens > 0 ? steps_of((options.tokens + config.seq_len - 1) / config.seq_len)
+                             : train.max_steps  ? *train.max_steps
+                                                : steps_of(run::training_sequences(config));
   const plan::Plan plan =
       plan::make_plan(config, model_dir, {.machine = machine, .ranks = options.gpus, .steps = steps});
   fmt::print("{}", plan::describe(plan, config, machine));
@@ -61,7 +59,7 @@ void add_plan_command(CLI::App& app) {
       ->type_name("NAME|FILE")
       ->capture_default_str();
   add_count_option(*command, "--tokens", options->tokens, 0, std::int64_t{1} << 50,
-                   "Training tokens of the run; 0: those of the configuration's text, which is tokenized");
+                   "Training tokens of the run; 0: train.max_steps, or those of the text, which is tokenized");
   command->add_option("--out", options->out, "Also write the plan to this JSON file")->type_name("FILE");
   command->callback([options] { plan(*options); });
 }

@@ -9,8 +9,7 @@
 namespace adept::optim {
 namespace {
 
-constexpr std::int64_t kVector = 16;                           // fp32 elements of the widest instruction
-constexpr std::int64_t kBytesAtOnce = std::int64_t{64} << 20;  // of all ranks' parts, gathered at once
+constexpr std::int64_t kVector = 16;  // fp32 elements of the widest instruction
 
 /// Elements of the largest part of `tensor`.
 std::int64_t largest_part(const at::Tensor& tensor, int size) {
@@ -66,7 +65,7 @@ void gather_rows(std::span<const at::Tensor> tensors, dist::ProcessGroup& group)
       bytes += largest_part(tensors[end], group.size()) * group.size() *
                static_cast<std::int64_t>(tensors[end].element_size());
       ++end;
-    } while (end < tensors.size() && bytes < kBytesAtOnce);
+    } while (end < tensors.size() && bytes < kGatheredBytes);
     gather_at_once(tensors.subspan(begin, end - begin), group);
   }
 }

@@ -23,6 +23,9 @@ struct RowShard {
 /// whole tensor and of its parts then compute every element in the same way.
 RowShard row_shard(const at::Tensor& tensor, int rank, int size);
 
+/// Of all ranks' rows, gathered at once; more of a tensor that is larger.
+inline constexpr std::int64_t kGatheredBytes = std::int64_t{64} << 20;
+
 /// Makes `tensors`, of one dtype, whole on every rank, from the rows that each has.
 void gather_rows(std::span<const at::Tensor> tensors, dist::ProcessGroup& group);
 

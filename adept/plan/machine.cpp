@@ -25,70 +25,61 @@ Machine this_machine() {
           .is_this_one = true};
 }
 
-// Numbers of a JSON object, by name.
+/// A number of a machine's JSON file.
 struct Field {
   const char* name;
-  double Machine::* number;
+  double most;
+  void (*set)(Machine& machine, double value);
 };
-constexpr Field kNumbers[] = {
-    {"matmul_flops", &Machine::matmul_flops},           {"matmul_flops_fp32", &Machine::matmul_flops_fp32},
-    {"memory_bandwidth", &Machine::memory_bandwidth},   {"link_bandwidth", &Machine::link_bandwidth},
-    {"network_bandwidth", &Machine::network_bandwidth}, {"efficiency", &Machine::efficiency},
-    {"price_per_hour", &Machine::price_per_hour}};
+constexpr double kMost = 1e18;
+constexpr Field kFields[] = {
+    {"memory", kMost, [](Machine& m, double value) { m.memory = static_cast<std::int64_t>(value); }},
+    {"matmul_flops", kMost, [](Machine& m, double value) { m.matmul_flops = value; }},
+    {"matmul_flops_fp32", kMost, [](Machine& m, double value) { m.matmul_flops_fp32 = value; }},
+    {"memory_bandwidth", kMost, [](Machine& m, double value) { m.memory_bandwidth = value; }},
+    {"link_bandwidth", kMost, [](Machine& m, double value) { m.link_bandwidth = value; }},
+    {"network_bandwidth", kMost, [](Machine& m, double value) { m.network_bandwidth = value; }},
+    {"devices_per_host", 1024, [](Machine& m, double value) { m.devices_per_host = static_cast<int>(value); }},
+    {"efficiency", 1, [](Machine& m, double value) { m.efficiency = value; }},
+    {"price_per_hour", kMost, [](Machine& m, double value) { m.price_per_hour = value; }}};
+constexpr const char* kRequired[] = {"memory", "matmul_flops", "memory_bandwidth"};
+
+std::string field_names() {
+  std::string names = "base";
+  for (const Field& field : kFields) names += fmt::format(", {}", field.name);
+  return names;
+}
 
 Machine read_machine(const std::string& path) {
   const Json json = read_json(path);
+  if (!json.is_object()) throw ConfigError("{}: found no JSON object; expected the fields of a machine.", path);
   std::vector<std::string> problems;
   const auto expect = [&](bool good, const std::string& text) {
     if (!good) problems.push_back(fmt::format("{}: {}", path, text));
+    return good;
   };
-  if (!json.is_object()) throw ConfigError("{}: found no JSON object; expected the fields of a machine.", path);
-  Machine machine{.name = std::filesystem::path(path).stem().string(), .meaning = path};
-  for (const auto& [key, value] : json.items()) {
-    if (key == "base") {
-      expect(value.is_string(), "base: expected the name of a known machine");
-      if (!value.is_string()) continue;
-      const auto name = value.get<std::string>();
-      const auto base = std::ranges::find(known_machines(), name, &Machine::name);
-      expect(base != known_machines().end(), fmt::format("base: found \"{}\"; expected a known machine", name));
-      if (base == known_machines().end()) continue;
-      const std::string own = machine.name;
+  Machine machine;
+  machine.meaning = path;
+  if (json.contains("base")) {
+    const auto base = std::ranges::find(known_machines(), json["base"], [](const Machine& m) { return Json(m.name); });
+    if (expect(base != known_machines().end(),
+               fmt::format("base: found {}; expected a known machine", brief(json["base"])))) {
       machine = *base;
-      machine.name = own;
-      machine.meaning = fmt::format("{} of {}", path, name);
+      machine.meaning = fmt::format("{} of {}", path, base->name);
     }
   }
+  machine.name = std::filesystem::path(path).stem().string();
   for (const auto& [key, value] : json.items()) {
-    const auto number = std::ranges::find_if(kNumbers, [&](const Field& field) { return key == field.name; });
-    const bool is_positive = value.is_number() && value.get<double>() > 0;
     if (key == "base") continue;
-    if (number != std::end(kNumbers)) {
-      const double most = key == "efficiency" ? 1 : 1e30;
-      expect(is_positive && value.get<double>() <= most,
-             fmt::format("{}: expected a number above 0, at most {:g}", key, most));
-      if (value.is_number()) machine.*number->number = value.get<double>();
-    } else if (key == "memory") {
-      expect(is_positive, "memory: expected a number of bytes above 0");
-      if (is_positive) machine.memory = static_cast<std::int64_t>(std::min(value.get<double>(), 9e18));
-    } else if (key == "devices_per_host") {
-      expect(value.is_number_integer() && is_positive && value.get<double>() <= 1024,
-             "devices_per_host: expected an integer from 1 to 1024");
-      if (value.is_number_integer()) machine.devices_per_host = value.get<int>();
-    } else {
-      expect(false, fmt::format("{}: unknown; expected base, memory, devices_per_host, {}", key,
-                                fmt::join(
-                                    [] {
-                                      std::vector<std::string> names;
-                                      for (const Field& field : kNumbers) names.emplace_back(field.name);
-                                      return names;
-                                    }(),
-                                    ", ")));
-    }
+    const auto field = std::ranges::find_if(kFields, [&](const Field& f) { return key == f.name; });
+    if (!expect(field != std::end(kFields), fmt::format("{}: unknown; expected {}", key, field_names()))) continue;
+    const bool is_good = value.is_number() && value.get<double>() > 0 && value.get<double>() <= field->most;
+    if (expect(is_good,
+               fmt::format("{}: found {}; expected a number above 0, at most {:g}", key, brief(value), field->most)))
+      field->set(machine, value.get<double>());
   }
-  for (const auto& [name, value] : {std::pair{"memory", static_cast<double>(machine.memory)},
-                                    {"matmul_flops", machine.matmul_flops},
-                                    {"memory_bandwidth", machine.memory_bandwidth}})
-    expect(value > 0 || json.contains(name),
+  for (const char* name : kRequired)
+    expect(json.contains("base") || json.contains(name),
            fmt::format("{}: found nothing; expected a number, or a base that has it", name));
   if (!problems.empty()) throw ConfigError(fmt::format("{}", fmt::join(problems, "\n")));
   if (machine.matmul_flops_fp32 == 0) machine.matmul_flops_fp32 = machine.matmul_flops;

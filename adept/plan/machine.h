@@ -21,7 +21,7 @@ struct Machine {
   double efficiency = 0.4;    ///< of matmul_flops that a step reaches, 0 to 1
   double price_per_hour = 0;  ///< of one device; 0: unknown
 
-  bool is_this_one = false;   ///< its times are measured, and its ranks share memory and cores
+  bool is_this_one = false;  ///< its times are measured, and its ranks share memory and cores
 };
 
 /// The GPUs that are known by name. Sources are beside the numbers.

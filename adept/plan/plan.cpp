@@ -13,6 +13,7 @@
 #include "adept/model/cost.h"
 #include "adept/model/load.h"
 #include "adept/model/torch_tensors.h"
+#include "adept/optim/row_shard.h"
 #include "adept/plan/rehearsal.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/train/methods.h"
@@ -23,10 +24,9 @@ namespace {
 
 constexpr std::int64_t kMostBatch = 1 << 14;
 constexpr std::int64_t kRehearsedTokens = 512;
-constexpr double kUsable = 0.93;     // the rest is for the libraries, the allocator's gaps and the system
-constexpr double kUpdateBytes = 28;  // read and written for each trained parameter: 4 fp32 values, 3 of them twice
-constexpr double kGatheredBytes = 2.0 * (1 << 26);  // optim::gather_rows: the parts of all ranks, and the own one
-constexpr std::int64_t kOutside = -1;               // the layer of tensors outside the layers
+constexpr double kUsable = 0.93;       // the rest is for the libraries, the allocator's gaps and the system
+constexpr double kUpdateBytes = 28;    // read and written for each trained parameter: 4 fp32 values, 3 of them twice
+constexpr std::int64_t kOutside = -1;  // the layer of tensors outside the layers
 
 /// The model as it trains, on the device meta: shapes and types without values.
 class Layout {
@@ -150,6 +150,15 @@ double bytes_of_gradient(const at::Tensor& weight) {
   return weight.requires_grad() ? 4.0 * static_cast<double>(weight.numel()) : 0;
 }
 
+// Of optim::gather_rows: the parts of all ranks and the own one, of at least one tensor.
+double gather_bytes(const Layout& layout, std::int64_t ranks) {
+  if (ranks == 1) return 0;
+  std::int64_t most = optim::kGatheredBytes;
+  for (const optim::Parameter& p : layout.trainable().parameters())
+    most = std::max(most, static_cast<std::int64_t>(p.master.nbytes()));
+  return static_cast<double>(most) * (1 + 1 / static_cast<double>(ranks));
+}
+
 /// Follows the memory of a step through the passes over the layers.
 train::MemoryUse memory_of(const Layout& layout, const Costs& costs, std::int64_t tokens, std::int64_t micro_batches,
                            std::int64_t ranks) {
@@ -179,9 +188,9 @@ train::MemoryUse memory_of(const Layout& layout, const Costs& costs, std::int64_
     kept -= layer.kept * n;
     if (micro_batches == 1) gradients += gradient(l);
   }
-  at_peak(
-      bytes_of_gradient(weights.embed_tokens.weight));  // of a tied matrix a second one, which is added to the head's
-  if (ranks > 1) peak = std::max(peak, all_gradients + kGatheredBytes);  // of the updated weights
+  // A tied matrix has a second gradient, which is added to the head's.
+  at_peak(bytes_of_gradient(weights.embed_tokens.weight));
+  peak = std::max(peak, all_gradients + gather_bytes(layout, ranks));
   train::StepResult step;
   step.activation_bytes = static_cast<std::int64_t>(activations);
   step.gradient_bytes = static_cast<std::int64_t>(all_gradients);
@@ -254,7 +263,6 @@ Plan make_plan(const config::RunConfig& config, const std::filesystem::path& mod
     return memory_of(layout, of, batch_size * config.seq_len, config.train.grad_accum, options.ranks);
   };
   const auto trained = static_cast<double>(layout.trainable().num_parameters());
-  plan.num_layers = layout.decoder().num_layers();
   plan.parameters = model::num_parameters(layout.decoder().config());
   plan.trained_parameters = layout.trainable().num_parameters();
   plan.tokens_per_step = config.train.batch_size * config.train.grad_accum * config.seq_len * options.ranks;

@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,7 +20,7 @@ namespace adept::plan {
 struct PlanOptions {
   Machine machine;
   std::int64_t ranks = 1;
-  std::optional<std::int64_t> steps{};  ///< of the run; unknown: the plan is of a step
+  std::int64_t steps = 1;  ///< of the run
 };
 
 /// Seconds of a step.
@@ -42,20 +41,20 @@ struct Advice {
 struct Plan {
   std::vector<int> after;       ///< base layers that get copies, ascending, repeated per copy; empty: no copies
   bool assumes_layers = false;  ///< the probe will choose them; here they are evenly spread
-  std::int64_t num_layers = 0, parameters = 0, trained_parameters = 0;
+  std::int64_t parameters = 0, trained_parameters = 0;
   std::int64_t ranks = 1, tokens_per_step = 0;
   double flops_per_step = 0;  ///< necessary operations of one rank
   train::MemoryUse memory;    ///< of one rank
   std::int64_t usable = 0;    ///< bytes of a device that a training can take
   StepTime time;
   double bytes_sent = 0;  ///< by one rank in a step
-  std::optional<std::int64_t> steps;
+  std::int64_t steps = 0;
   std::int64_t largest_batch = 0;  ///< the largest train.batch_size that fits; 0: none
   std::int64_t largest_batch_peak = 0;
   std::vector<Advice> advice;  ///< where the configured batch does not fit
 
   bool fits() const { return memory.peak <= usable; }
-  double hours() const { return static_cast<double>(steps.value_or(0)) * time.total() / 3600; }
+  double hours() const { return static_cast<double>(steps) * time.total() / 3600; }
 };
 
 /// Throws ConfigError and DataError like a run for a model or configuration that cannot be trained. Takes seconds for a

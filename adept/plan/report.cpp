@@ -37,9 +37,9 @@ Json to_json(const Plan& plan, const Machine& machine) {
                {"bytes_sent_per_step_and_rank", plan.bytes_sent},
                {"largest_batch_size", plan.largest_batch},
                {"advice", advice}};
-  json["steps"] = plan.steps ? Json(*plan.steps) : Json();
-  json["hours"] = plan.steps ? Json(plan.hours()) : Json();
-  json["cost"] = plan.steps && machine.price_per_hour > 0
+  json["steps"] = plan.steps;
+  json["hours"] = plan.hours();
+  json["cost"] = machine.price_per_hour > 0
                      ? Json(plan.hours() * static_cast<double>(plan.ranks) * machine.price_per_hour)
                      : Json();
   return json;
@@ -99,11 +99,10 @@ std::string describe(const Plan& plan, const config::RunConfig& config, const Ma
            machine.is_this_one
                ? " (measured parts)"
                : fmt::format(" (assumed: {:.0f} % of the peak rate of matrix products)", 100 * machine.efficiency)));
-  if (!plan.steps) return text;
   text += "\nrun\n";
   const double device_hours = plan.hours() * static_cast<double>(plan.ranks);
-  line("training", fmt::format("{} steps, {} tokens: {}", format_count(*plan.steps),
-                               format_count(*plan.steps * plan.tokens_per_step), format_duration(3600 * plan.hours())));
+  line("training", fmt::format("{} steps, {} tokens: {}", format_count(plan.steps),
+                               format_count(plan.steps * plan.tokens_per_step), format_duration(3600 * plan.hours())));
   if (plan.ranks > 1 || machine.price_per_hour > 0) line("devices", fmt::format("{:.1f} hours", device_hours));
   if (machine.price_per_hour > 0) line("cost", fmt::format("{:.2f}", device_hours * machine.price_per_hour));
   return text;

@@ -82,10 +82,8 @@ void GradientExchange::on_ready(std::size_t index) {
 
 // What autograd has accumulated counts: a leaf that earlier micro-batches did not reach was collected as zeros.
 at::Tensor GradientExchange::gradient(std::size_t index) const {
-  const at::Tensor& collected = trainable_.gradients()[index];
-  if (trainable_.accumulates_in_place(index) && trainable_.leaves()[index].grad().defined())
-    return trainable_.leaves()[index].grad();
-  return collected.defined() ? collected : trainable_.leaves()[index].grad();
+  const at::Tensor& accumulated = trainable_.leaves()[index].grad();
+  return trainable_.accumulates_in_place(index) && accumulated.defined() ? accumulated : trainable_.gradients()[index];
 }
 
 void GradientExchange::start(Bucket& bucket) {
