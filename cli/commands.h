@@ -40,9 +40,9 @@ void add_completion_command(CLI::App& app);
 using AddCommand = void (*)(CLI::App& app);
 
 inline constexpr AddCommand kCommands[] = {
-    add_import_gguf_command, add_tokenize_command, add_probe_command,      add_expand_command, add_expand_vocab_command,
-    add_train_command,       add_eval_command,     add_run_command,        add_dial_command,   add_generate_command,
-    add_data_command,        add_plan_command,       add_config_command,   add_completion_command,
+    add_import_gguf_command, add_tokenize_command, add_probe_command,  add_expand_command,     add_expand_vocab_command,
+    add_train_command,       add_eval_command,     add_run_command,    add_dial_command,       add_generate_command,
+    add_data_command,        add_plan_command,     add_config_command, add_completion_command,
 };
 
 }  // namespace adept::cli

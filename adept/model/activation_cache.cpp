@@ -100,7 +100,8 @@ std::int64_t room_for_activations(const std::filesystem::path& path, std::int64_
   const auto space = std::filesystem::space(io::parent_of(path), error);
   if (error) return most;
   const auto old = std::filesystem::file_size(path, absent);
-  return std::min(most, static_cast<std::int64_t>((space.available / static_cast<std::uintmax_t>(num_files) + (absent ? 0 : old)) / 2));
+  return std::min(most, static_cast<std::int64_t>(
+                            (space.available / static_cast<std::uintmax_t>(num_files) + (absent ? 0 : old)) / 2));
 }
 
 ActivationCache::ActivationCache(std::filesystem::path path, std::int64_t max_bytes, ActivationSource source)

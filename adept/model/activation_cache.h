@@ -49,7 +49,8 @@ struct ActivationCacheStats {
 /// caches rows of a batch shape, the cache tests whether a row's result depends on its position in the batch. If it
 /// does, rows of that shape are not cached, because training would not be reproducible bit for bit.
 ///
-/// On a GPU a batch is read through pinned memory, and the host does not wait for it. It waits where a batch is appended.
+/// On a GPU a batch is read through pinned memory, and the host does not wait for it. It waits where a batch is
+/// appended.
 class ActivationCache {
  public:
   /// ids (B, T) and their context -> (B, T, D).

@@ -116,9 +116,8 @@ at::Tensor Decoder::attention(const nn::Input& input, const Attention& body, std
   at::Tensor q = projected[0].view({B, T, H, E}), k = projected[1].view({B, T, K, E});
   at::Tensor v = projected[2].view({B, T, K, E}).transpose(1, 2);  // (B, K, T, E)
   const std::int64_t begin = cache == nullptr ? 0 : cache->length(l);
-  const nn::Visibility visibility = {.window = body.window,
-                                     .document_starts = context.document_starts,
-                                     .document_bounds = context.document_bounds};
+  const nn::Visibility visibility = {
+      .window = body.window, .document_starts = context.document_starts, .document_bounds = context.document_bounds};
   nn::RopeCache& rope = *ropes_.at(body.rope);
   const nn::RopeTables tables = cache == nullptr ? rope.get_rows(T, context.document_starts, context.lengths,
                                                                  x.scalar_type(), x.device(), context.rope_tables.get())

@@ -17,10 +17,10 @@ namespace adept::nn {
 /// hidden (..., D), head (V, D), targets (...) in 0 .. V-1 or kIgnoreIndex, on the device of `hidden`. Only positions
 /// with a target go through the vocabulary GEMM. The head may be stored in another type than hidden's, as a weight of
 /// linear(); a frozen one is converted block by block on the CPU. Logits are rounded to the dtype of `hidden`, the rest
-/// is fp32. Differentiable once with respect to hidden and head; whichever gradient is needed is computed in the forward
-/// pass, the head's is accumulated in fp32. The same for the `trained` rows of a frozen head. With a soft cap the loss
-/// is that of soft_capped() logits. Throws DataError if a target is outside the vocabulary. `token_losses`, if given,
-/// gets what linear_cross_entropy_per_token() returns.
+/// is fp32. Differentiable once with respect to hidden and head; whichever gradient is needed is computed in the
+/// forward pass, the head's is accumulated in fp32. The same for the `trained` rows of a frozen head. With a soft cap
+/// the loss is that of soft_capped() logits. Throws DataError if a target is outside the vocabulary. `token_losses`, if
+/// given, gets what linear_cross_entropy_per_token() returns.
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const Targets& targets,
                                 double soft_cap = 0, at::Tensor* token_losses = nullptr,
                                 const TrainedRows& trained = {});

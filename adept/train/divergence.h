@@ -32,8 +32,8 @@ class DivergenceCheck {
   void after_step(TrainerState& state, const StepResult& result, const model::Batch& batch, std::int64_t most,
                   const optim::AdamW& optimizer, const model::FrozenPrefix& model);
 
-  /// Call before saving or measuring, on every rank: runs find_nonfinite with the last batch whose loss was finite. Throws
-  /// NonFiniteError.
+  /// Call before saving or measuring, on every rank: runs find_nonfinite with the last batch whose loss was finite.
+  /// Throws NonFiniteError.
   void require_finite(std::int64_t step, const optim::AdamW& optimizer, const model::FrozenPrefix& model) const;
 
   /// The error: `what` is not finite after `step` steps. It names the last state before that and says what to do.

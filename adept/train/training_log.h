@@ -17,7 +17,8 @@ namespace adept::train {
 
 class TrainingLog {
  public:
-  /// For a session that starts with `state`. Only the first process of a job writes. Referenced objects must outlive it.
+  /// For a session that starts with `state`. Only the first process of a job writes. Referenced objects must outlive
+  /// it.
   TrainingLog(const config::RunConfig& config, const std::filesystem::path& run_dir, const TrainerState& state,
               const StepAccount& account);
 

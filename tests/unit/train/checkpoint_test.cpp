@@ -305,7 +305,8 @@ TEST(CheckpointList, HoldsNoDirectoryThatIsBeingWritten) {
 void save_steps(const std::filesystem::path& dir, const std::vector<int>& steps) {
   optim::AdamW optimizer = make_optimizer();
   fill(optimizer, 1);
-  for (const int step : steps) save_checkpoint(dir, make_state(step), make_identity(), optimizer, optimizer.gather_moments());
+  for (const int step : steps)
+    save_checkpoint(dir, make_state(step), make_identity(), optimizer, optimizer.gather_moments());
 }
 
 TEST(CheckpointPruning, KeepsTheNewestAndNeverFewerThanTwo) {
