@@ -24,6 +24,7 @@
 #include "adept/core/log.h"
 #include "adept/core/signals.h"
 #include "adept/dist/store.h"
+#include "adept/dist/watch.h"
 
 namespace adept::dist {
 namespace {
@@ -34,6 +35,7 @@ using std::chrono::seconds;
 // After the first failure. The others then report why they end; after a signal they save.
 constexpr seconds kUntilTerm(10), kUntilKill(20);
 constexpr std::chrono::milliseconds kPoll(20);
+constexpr const char* kAttempt = "0";  // they are not started again
 
 [[noreturn]] void fail(const char* what) { throw std::system_error(errno, std::generic_category(), what); }
 
@@ -85,6 +87,35 @@ pid_t start(const std::vector<char*>& arguments, const std::vector<char*>& envir
   _exit(static_cast<int>(ExitCode::kFailure));
 }
 
+/// How a process ended.
+struct Ending {
+  int exit_code = 0;
+  bool was_killed = false;
+  std::string text;  ///< names the rank
+};
+
+/// `status`: of waitpid.
+Ending ending_of(int rank, int status) {
+  if (WIFSIGNALED(status)) {
+    const int signal = WTERMSIG(status);
+    return {.exit_code = 128 + signal,
+            .was_killed = true,
+            .text = fmt::format("rank {} was killed by signal {} ({})", rank, signal, ::strsignal(signal))};
+  }
+  const int code = WEXITSTATUS(status);
+  return {.exit_code = code, .text = fmt::format("rank {} ended with exit code {}", rank, code)};
+}
+
+/// Those that wait for a process learn at once that it ended, unless it told them itself.
+void tell_others(c10d::Store& store, const Ending& ending) {
+  try {
+    const int code = ending.was_killed ? static_cast<int>(ExitCode::kFailure) : ending.exit_code;
+    publish_failure(store, {.exit_code = code, .text = ending.text});
+  } catch (const c10::Error& error) {
+    log_warning("the other processes were not told that {}: {}", ending.text, first_line(error));
+  }
+}
+
 /// The processes that run, by number; those left are killed at the end.
 class Processes {
  public:
@@ -102,36 +133,36 @@ class Processes {
     for (const auto& [pid, rank] : ranks_) ::kill(pid, signal);
   }
 
-  /// Exit codes of those that ended since the last call.
-  std::vector<int> collect() {
-    std::vector<int> codes;
+  /// Those that ended since the last call.
+  std::vector<Ending> collect() {
+    std::vector<Ending> endings;
     for (auto it = ranks_.begin(); it != ranks_.end();) {
       int status = 0;
       if (::waitpid(it->first, &status, WNOHANG) != it->first) {
         ++it;
         continue;
       }
-      if (WIFSIGNALED(status))
-        log_error("rank {} was killed by signal {} ({})", it->second, WTERMSIG(status), ::strsignal(WTERMSIG(status)));
-      codes.push_back(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+      endings.push_back(ending_of(it->second, status));
       it = ranks_.erase(it);
     }
-    return codes;
+    return endings;
   }
 
  private:
   std::map<pid_t, int> ranks_;
 };
 
-int wait_for(Processes& processes) {
+int wait_for(Processes& processes, c10d::Store& store) {
   int first_failure = 0, forwarded = 0;
   Clock::time_point ended_at{};
   std::optional<int> sent;
   while (!processes.empty()) {
-    for (const int code : processes.collect()) {
-      if (code == 0 || first_failure != 0) continue;
-      first_failure = code;
+    for (const Ending& ending : processes.collect()) {
+      if (ending.was_killed) log_error("{}", ending.text);
+      if (ending.exit_code == 0 || first_failure != 0) continue;
+      first_failure = ending.exit_code;
       ended_at = Clock::now();
+      tell_others(store, ending);
     }
     if (const int signal = pending_signal(); signal != 0 && forwarded == 0) {
       forwarded = signal;
@@ -160,7 +191,7 @@ int run_local_processes(int count, const std::vector<std::string>& arguments) {
   options.isServer = true;
   options.waitWorkers = false;
   options.masterListenFd = socket;
-  const c10d::TCPStore store("127.0.0.1", options);
+  const auto store = of_attempt(c10::make_intrusive<c10d::TCPStore>("127.0.0.1", options), kAttempt);
 
   std::vector<std::string> words = {"adept"};
   words.insert(words.end(), arguments.begin(), arguments.end());
@@ -174,10 +205,10 @@ int run_local_processes(int count, const std::vector<std::string>& arguments) {
                                                              {"MASTER_ADDR", "127.0.0.1"},
                                                              {"MASTER_PORT", std::to_string(options.port)},
                                                              {"TORCHELASTIC_USE_AGENT_STORE", "True"},
-                                                             {"TORCHELASTIC_RESTART_COUNT", "0"}});
+                                                             {"TORCHELASTIC_RESTART_COUNT", kAttempt}});
     processes.add(start(argv, pointers_to(environment)), rank);
   }
-  return wait_for(processes);
+  return wait_for(processes, *store);
 }
 
 }  // namespace adept::dist

@@ -260,10 +260,11 @@ double ProcessGroup::max(double number) {
   return number;
 }
 
-// Signals are left to the caller: rank 0, which is waited for, gets them too.
+// Signals are left to the caller, because rank 0, which is waited for, gets them too; unless it is dead.
 std::string ProcessGroup::wait_for(const std::string& key) {
   while (true) {
     if (const auto failure = members_->watch->failure()) throw to_error(*failure);
+    if (pending_signal() != 0 && members_->watch->misses_signs()) throw_cause("waiting", "interrupted by a signal");
     try {
       if (members_->store->check({key})) return members_->store->get_to_str(key);
     } catch (const c10::Error& error) {

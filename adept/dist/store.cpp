@@ -33,6 +33,10 @@ std::string describe_store(const Launch& launch) {
                      launch.has_server ? "the program that started the job" : "rank 0");
 }
 
+c10::intrusive_ptr<c10d::Store> of_attempt(c10::intrusive_ptr<c10d::Store> store, const std::string& attempt) {
+  return c10::make_intrusive<c10d::PrefixStore>(fmt::format("adept/{}", attempt), std::move(store));
+}
+
 c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, std::chrono::milliseconds timeout, bool may_serve) {
   quiet_c10d();
   c10d::TCPStoreOptions options;
@@ -41,20 +45,17 @@ c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, std::chrono::mi
   options.waitWorkers = false;
   options.timeout = timeout;
   try {
-    auto store = c10::make_intrusive<c10d::TCPStore>(launch.host, options);
-    return c10::make_intrusive<c10d::PrefixStore>(fmt::format("adept/{}", launch.attempt), std::move(store));
+    return of_attempt(c10::make_intrusive<c10d::TCPStore>(launch.host, options), launch.attempt);
   } catch (const c10::DistError& error) {
     const std::string text = first_line(error);
     if (options.isServer && text.find("EADDRINUSE") != std::string::npos)
       throw DataError(
           "rank 0 cannot listen on port {} (MASTER_PORT): another program uses it, perhaps another job, or one that "
-          "did "
-          "not end. Set MASTER_PORT to a free port, or end that program.",
+          "did not end. Set MASTER_PORT to a free port, or end that program.",
           launch.port);
     throw DataError(
         "rank {} cannot reach {} within {} s: {}. Check that rank 0 runs, that MASTER_ADDR and MASTER_PORT are those "
-        "of "
-        "its machine on every machine, and that no firewall is between them.",
+        "of its machine on every machine, and that no firewall is between them.",
         launch.rank, describe_store(launch), timeout.count() / 1000.0, text);
   }
 }

@@ -9,9 +9,12 @@
 
 namespace adept::dist {
 
-/// Connects to the store of the job, under a prefix of this attempt. `may_serve`: rank 0 starts the server, if no other
+/// Connects to the store of the job, of this attempt. `may_serve`: rank 0 starts the server, if no other
 /// program is it. Throws DataError if the port is in use, or the host is not reached within `timeout`.
 c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, std::chrono::milliseconds timeout, bool may_serve);
+
+/// What the processes of one attempt of a job (Launch::attempt) see of `store`.
+c10::intrusive_ptr<c10d::Store> of_attempt(c10::intrusive_ptr<c10d::Store> store, const std::string& attempt);
 
 /// Call before anything of c10d, which otherwise logs each failure with a stack trace before it throws. The user's
 /// $TORCH_CPP_LOG_LEVEL takes precedence.

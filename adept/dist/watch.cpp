@@ -43,6 +43,10 @@ milliseconds interval_for(milliseconds timeout) {
 
 }  // namespace
 
+JobFailure publish_failure(c10d::Store& store, const JobFailure& failure) {
+  return decode(store.compareSet(kFailure, std::string(), encode(failure)));
+}
+
 std::shared_ptr<Watch> Watch::start(const Launch& launch, c10::intrusive_ptr<c10d::Store> store, milliseconds timeout,
                                     bool ends_process) {
   std::shared_ptr<Watch> watch(new Watch(launch, std::move(store), timeout, ends_process));
@@ -95,7 +99,7 @@ void Watch::publish() {
     if (!failure_) outgoing = outgoing_;
   }
   if (!outgoing) return;
-  learn(decode(store_->compareSet(kFailure, std::string(), encode(*outgoing))));
+  learn(publish_failure(*store_, *outgoing));
   store_->add(kKnown, 1);
 }
 
@@ -152,6 +156,11 @@ std::vector<int> Watch::silent_for(milliseconds time) const {
     if (is_known && Clock::now() - peer.changed > time) ranks.push_back(rank);
   }
   return ranks;
+}
+
+bool Watch::misses_signs() const {
+  const Lock lock(mutex_);
+  return !silent_for(interval_ * kSilentIntervals).empty();
 }
 
 std::string Watch::silence_of(const std::string& who) const {

@@ -25,6 +25,10 @@ struct JobFailure {
   std::string text;  ///< names the rank
 };
 
+/// Makes `failure` that of the job, unless there is one, and returns that of the job. For the program that started the
+/// processes too: it knows at once when one was killed. Throws c10::Error if the store is not reached.
+JobFailure publish_failure(c10d::Store& store, const JobFailure& failure);
+
 class Watch : public std::enable_shared_from_this<Watch> {
  public:
   using Clock = std::chrono::steady_clock;
@@ -46,6 +50,9 @@ class Watch : public std::enable_shared_from_this<Watch> {
   /// The failure behind an operation that failed here with `problem`: the one that a rank reported, else of a rank that
   /// is silent or behind. Waits a few intervals to find out.
   JobFailure find_cause(const std::string& operation, const std::string& problem);
+
+  /// Whether another rank misses signs of life that a living one gives. The time-out is not over yet.
+  bool misses_signs() const;
 
   /// Of signs of life.
   std::chrono::milliseconds interval() const { return interval_; }
