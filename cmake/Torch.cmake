@@ -50,19 +50,20 @@ target_link_options(torch::torch INTERFACE -Wl,--no-as-needed -Wl,-rpath,${ADEPT
 target_link_libraries(torch::torch INTERFACE ${torch_libraries})
 
 # NCCL, for jobs of several GPUs: headers from the wheels that a CUDA torch depends on and two more (nvidia-cuda-crt,
-# nvidia-cuda-cccl), or from a toolkit. Its code is in libtorch_cuda, or in a library that this loads.
+# nvidia-cuda-cccl), or from a toolkit. Its code is in libtorch_cuda, or in a library that this loads. Nothing is cached,
+# because another torch may be configured into the same build.
 file(GLOB ADEPT_CUDA_INCLUDES ${torch_dir}/../nvidia/*/include ${torch_dir}/../nvidia/*/include/cccl)
 list(APPEND ADEPT_CUDA_INCLUDES /usr/local/cuda/include)
-set(has_nccl OFF)
+set(ADEPT_NCCL OFF)
 if(EXISTS ${torch_dir}/lib/libtorch_cuda.so)
-  set(has_nccl ON)
+  set(ADEPT_NCCL ON)
   foreach(header nccl.h cuda_runtime.h cusparse.h crt/host_config.h nv/target)
-    string(MAKE_C_IDENTIFIER ADEPT_HEADER_${header} variable)
-    find_path(${variable} ${header} HINTS ${ADEPT_CUDA_INCLUDES})
-    if(NOT ${variable})
-      message(STATUS "no ${header} beside torch: jobs of several GPUs need it (wheels nvidia-nccl, nvidia-cuda-crt, nvidia-cuda-cccl)")
-      set(has_nccl OFF)
+    unset(header_folder)
+    find_path(header_folder ${header} HINTS ${ADEPT_CUDA_INCLUDES} NO_CACHE)
+    if(NOT header_folder)
+      message(STATUS "no ${header} beside torch: jobs of several GPUs need it (tools/torch-cuda.txt)")
+      set(ADEPT_NCCL OFF)
     endif()
   endforeach()
 endif()
-option(ADEPT_NCCL "Jobs of several GPUs, over NCCL" ${has_nccl})
+message(STATUS "jobs of several GPUs, over NCCL: ${ADEPT_NCCL}")

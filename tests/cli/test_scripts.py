@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ROOT, says
+from conftest import ROOT, reads, says
 
 
 @pytest.mark.parametrize("os_release", ["ID=fedora\nID_LIKE=rhel\n", "ID=alpine\n", None])
@@ -51,27 +51,73 @@ def test_setup_with_a_python_without_torch_says_so(tmp_path):
     assert says(process.stderr, f"setup: {python} has no torch; ...torch >= 2.10...ADEPT_PYTHON")
 
 
-def set_up(tmp_path, *presets):
-    """scripts/setup where everything is installed and the compiler does nothing."""
-    for name in ("scripts/setup", "scripts/fetch-jinja", "tools/requirements.txt", "tools/jinja.txt"):
+def set_up(tmp_path, *presets, own_python=True, **stubs_and_variables):
+    """scripts/setup where every package is installed, and compiler, pip and these programs of the PATH are stubs."""
+    for name in ("scripts/setup", "scripts/fetch-jinja", *(f"tools/{path.name}" for path in (ROOT / "tools").glob("*.txt"))):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     jinja = tmp_path / ".cache" / "jinja"
-    jinja.mkdir(parents=True)
+    jinja.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "tools" / "jinja.txt", jinja / "requirement.txt")  # is there already
     (tmp_path / "os-release").write_text("ID=debian\n")
-    for name, answer in (("dpkg-query", "printf installed"), ("cmake", "mkdir -p build/release build/debug"), ("python", "echo 2.10")):
-        stub = tmp_path / "bin" / name
-        stub.parent.mkdir(exist_ok=True)
+    variables = {name: value for name, value in stubs_and_variables.items() if name.isupper()}
+    programs = {name.replace("_", "-"): value for name, value in stubs_and_variables.items() if not name.isupper()}
+    stubs = {"bin/dpkg-query": "printf installed", "bin/cmake": "mkdir -p build/release build/debug", "bin/python": "echo 2.10",
+             ".venv/bin/python": "echo 2.10", ".venv/bin/pip": 'echo "$@" >> pip.log',
+             **{f"bin/{name}": answer for name, answer in programs.items()}}  # fmt: skip
+    for name, answer in stubs.items():
+        stub = tmp_path / name
+        stub.parent.mkdir(parents=True, exist_ok=True)
         stub.write_text(f"#!/bin/sh\n{answer}\n")
         stub.chmod(0o755)
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in ("ADEPT_PYTHON", "ADEPT_TORCH")},
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "ADEPT_OS_RELEASE": str(tmp_path / "os-release"),
-        "ADEPT_PYTHON": str(tmp_path / "bin" / "python"),
+        **({"ADEPT_PYTHON": str(tmp_path / "bin" / "python")} if own_python else {}),
+        **variables,
     }
     return subprocess.run([tmp_path / "scripts" / "setup", *presets], env=environment, capture_output=True, text=True)
+
+
+def requirements(name):
+    return [line for line in (ROOT / "tools" / name).read_text().splitlines() if not line.startswith("#")]
+
+
+CUDA, CPU = requirements("torch-cuda.txt"), requirements("torch-cpu.txt")
+PYARROW = next(line for line in requirements("requirements.txt") if line.startswith("pyarrow=="))
+ONE_GPU = "echo 'GPU 0: NVIDIA H200 (UUID: GPU-1)'"
+NO_DRIVER = "echo NVIDIA-SMI has failed; exit 9"
+
+
+@pytest.mark.parametrize(
+    "nvidia_smi, choice, expected",
+    [(ONE_GPU, "", CUDA), (ONE_GPU, "cpu", CPU), (NO_DRIVER, "", CPU), ("echo No devices were found", "", CPU), (NO_DRIVER, "cuda", CUDA)],
+)  # fmt: skip
+def test_setup_installs_the_torch_of_the_machine(nvidia_smi, choice, expected, tmp_path):
+    def installed():
+        process = set_up(tmp_path, own_python=False, nvidia_smi=nvidia_smi, ADEPT_TORCH=choice)
+        assert process.returncode == 0, process.stderr
+        (call,) = (tmp_path / "pip.log").read_text().splitlines()
+        return [word for word in call.split() if not word.startswith("-") and word != "install"]
+
+    assert installed() == [*expected, PYARROW]
+    assert installed() == [*expected, PYARROW], "a second call installs nothing"
+
+
+def test_setup_installs_the_other_torch_when_a_gpu_comes(tmp_path):
+    for nvidia_smi in (NO_DRIVER, ONE_GPU):
+        assert set_up(tmp_path, "tests", own_python=False, nvidia_smi=nvidia_smi).returncode == 0
+    assert CPU != CUDA
+    libraries, peers, others = (tmp_path / "pip.log").read_text().splitlines()
+    assert CPU[0] in libraries and CUDA[0] in others and peers.endswith("-r tools/requirements.txt")
+    assert "torch==" not in (ROOT / "tools" / "requirements.txt").read_text(), "the peers do not ask for another torch"
+
+
+def test_setup_refuses_an_unknown_torch(tmp_path):
+    process = set_up(tmp_path, own_python=False, ADEPT_TORCH="rocm")
+    assert process.returncode == 2 and reads(process.stderr, "setup: ADEPT_TORCH: found rocm; expected cuda or cpu\n")
+    assert not (tmp_path / "pip.log").exists()
 
 
 def test_setup_ends_with_where_the_program_is(tmp_path):
