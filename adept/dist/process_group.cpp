@@ -178,17 +178,19 @@ void ProcessGroup::broadcast(const at::Tensor& tensor, int from) {
   }).wait();
 }
 
-void ProcessGroup::all_gather(const at::Tensor& whole, const at::Tensor& part) {
+void ProcessGroup::all_gather(const at::Tensor& whole, const at::Tensor& part) { start_all_gather(whole, part).wait(); }
+
+Pending ProcessGroup::start_all_gather(const at::Tensor& whole, const at::Tensor& part) {
   ADEPT_CHECK(whole.is_contiguous() && whole.numel() == part.numel() * size(), "{} elements of {} ranks for {}",
               part.numel(), size(), whole.numel());
   if (!members_) {
     if (whole.data_ptr() != part.data_ptr()) whole.copy_(part.view_as(whole));
-    return;
+    return Pending();
   }
-  start("gathering", part, [&](c10d::Backend& backend) {
+  return start("gathering", part, [&](c10d::Backend& backend) {
     at::Tensor output = whole.view({-1}), input = part.contiguous().view({-1});
     return backend._allgather_base(output, input);
-  }).wait();
+  });
 }
 
 void ProcessGroup::reduce_scatter(const at::Tensor& part, const at::Tensor& whole) {

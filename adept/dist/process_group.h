@@ -76,6 +76,7 @@ class ProcessGroup {
   void broadcast(const at::Tensor& tensor, int from = 0);
   /// `parts` of all ranks, which have the same size, one after another. `whole` is contiguous.
   void all_gather(const at::Tensor& whole, const at::Tensor& part);
+  Pending start_all_gather(const at::Tensor& whole, const at::Tensor& part);
   /// Part number rank() of the sum of `whole`, which is cut into size() equal parts. Both are contiguous.
   void reduce_scatter(const at::Tensor& part, const at::Tensor& whole);
   /// Until all ranks are here.

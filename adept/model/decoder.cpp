@@ -12,6 +12,7 @@
 #include "adept/core/error.h"
 #include "adept/model/kv_cache.h"
 #include "adept/nn/attention.h"
+#include "adept/nn/before_backward.h"
 #include "adept/nn/gate.h"
 #include "adept/nn/linear.h"
 #include "adept/nn/normed_rope.h"
@@ -172,13 +173,26 @@ void Decoder::feed_forward(Residual& stream, std::int64_t l) const {
   stream.update = fed_forward(x, l);
 }
 
+void Decoder::fetch(std::int64_t l) const {
+  if (weights_.source != nullptr) weights_.source->fetch(l, +1);
+}
+
+// The backward pass of a layer starts where the forward pass ends. Nothing below its lowest layer is needed then.
+std::vector<at::Tensor> Decoder::fetched_again(std::int64_t l, bool is_lowest, std::vector<at::Tensor> outputs) const {
+  if (weights_.source == nullptr) return outputs;
+  return nn::before_backward(outputs,
+                             [source = weights_.source, l, is_lowest] { source->fetch(l, is_lowest ? 0 : -1); });
+}
+
 at::Tensor Decoder::layer(const at::Tensor& h, std::int64_t l, const Context& context) const {
   return layers(h, l, l + 1, context);
 }
 
 at::Tensor Decoder::checkpointed_layer(const at::Tensor& h, std::int64_t l, bool whole, const Context& context) const {
   const bool keeps_product = layer_of(l).feed_forward.body.output.linear.keeps_input();
-  whole = whole && h.requires_grad();  // else nn::recomputed would keep the whole graph
+  const bool is_lowest = !h.requires_grad();
+  whole = whole && !is_lowest;  // else nn::recomputed would keep the whole graph
+  fetch(l);
   Residual stream{h, {}};
   if (!whole) {
     attend(stream, l, context);
@@ -194,9 +208,8 @@ at::Tensor Decoder::checkpointed_layer(const at::Tensor& h, std::int64_t l, bool
     const at::Tensor product = gated(again, l).value;
     return {again.h, product};
   });
-  if (keeps_product) return results[0];
-  stream = {results[0], fed_forward({results[1]}, l)};
-  return std::move(stream).sum();
+  stream = keeps_product ? Residual{results[0], {}} : Residual{results[0], fed_forward({results[1]}, l)};
+  return fetched_again(l, is_lowest, {std::move(stream).sum()}).front();
 }
 
 at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const Context& context) const {
@@ -204,9 +217,13 @@ at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t
   Residual stream{h, {}};
   for (std::int64_t l = begin; l < end; ++l) {
     if (context.between != nullptr) context.between();
+    const bool is_lowest = !stream.h.requires_grad() && (!stream.update.defined() || !stream.update.requires_grad());
+    fetch(l);
     attend(stream, l, context);
     if (context.between != nullptr) context.between();
     feed_forward(stream, l);
+    const std::vector<at::Tensor> outputs = fetched_again(l, is_lowest, {stream.h, stream.update});
+    stream = {outputs[0], outputs[1]};
   }
   return std::move(stream).sum();
 }

@@ -74,6 +74,8 @@ class Decoder {
   at::Tensor fed_forward(const nn::Input& gated, std::int64_t l) const;
   at::Tensor head_input(const at::Tensor& h) const;
   const Layer& layer_of(std::int64_t l) const;
+  void fetch(std::int64_t l) const;
+  std::vector<at::Tensor> fetched_again(std::int64_t l, bool is_lowest, std::vector<at::Tensor> outputs) const;
   at::Tensor attention(const nn::Input& input, const Attention& body, std::int64_t l, const Context& context) const;
 
   ModelConfig config_;

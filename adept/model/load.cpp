@@ -130,15 +130,18 @@ Weights load_weights(const ModelConfig& config, const io::WeightFiles& files, co
   const bool keeps_narrow = options.dtype == at::kFloat && options.device.is_cpu() && !options.widen_matrices;
   const std::vector<Parameter> table = named_parameters(config, weights);
   const at::NoGradGuard no_grad;
-  for (const Parameter& parameter : table) {
-    const at::Tensor stored = read_tensor(files, parameter.name);
-    if (keeps_narrow && parameter.is_matrix()) {
-      *parameter.tensor = stored;
-      continue;
+  for (auto first = table.begin(), end = first; first != table.end(); first = end) {
+    end = std::find_if(first, table.end(), [&](const Parameter& p) { return p.layer != first->layer; });
+    const std::span<const Parameter> parameters(first, end);
+    for (const Parameter& p : parameters) {
+      *p.tensor = read_tensor(files, p.name);
+      if (keeps_narrow && p.is_matrix()) continue;
+      const auto name = [&] { return fmt::format("{}: {}", files.directory().string(), p.name); };
+      *p.tensor = to_type(p.tensor->to(options.device), options.dtype, name, "Compute in fp32: --dtype fp32.");
     }
-    const auto name = [&] { return fmt::format("{}: {}", files.directory().string(), parameter.name); };
-    *parameter.tensor = to_type(stored.to(options.device), options.dtype, name, "Compute in fp32: --dtype fp32.");
-    if (!parameter.tensor->is_same(stored)) files.release_pages(parameter.name);
+    if (options.on_layer && first->layer >= 0) options.on_layer(first->layer, parameters);
+    for (const Parameter& p : parameters)
+      if (p.tensor->storage().data() != files.at(p.name).data.data()) files.release_pages(p.name);
   }
   if (config.tie_word_embeddings) weights.lm_head = weights.embed_tokens;
   return weights;

@@ -3,7 +3,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <span>
 
 #include "adept/io/weight_files.h"
 #include "adept/model/config.h"
@@ -18,6 +21,9 @@ struct LoadOptions {
   /// Also matrices are converted to the compute dtype where that is wider than the file's. Without it they are widened
   /// for each product: half of the memory, and hardly slower where many tokens go through at once.
   bool widen_matrices = false;
+  /// Gets the parameters of each layer as soon as they are loaded, and may replace the tensors: only one layer is in
+  /// memory at a time if it keeps none of them.
+  std::function<void(std::int64_t layer, std::span<const Parameter> parameters)> on_layer{};
 };
 
 /// The weights of `model_dir` under the names of the table: a tied pair may be stored under the head's name alone.

@@ -6,12 +6,14 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "adept/model/config.h"
 #include "adept/model/layer.h"
+#include "adept/model/layer_source.h"
 #include "adept/nn/embedding.h"
 
 namespace adept::model {
@@ -23,6 +25,7 @@ struct Weights {
   std::vector<Layer> layers;  ///< the config's, with tensors
   Norm norm;
   nn::Embedding lm_head;  ///< the same as embed_tokens when the head is tied
+  std::shared_ptr<LayerSource> source{};  ///< of tensors in `layers`; null: all are in memory
 };
 
 /// Every parameter that `config` demands, in the order of the computation, with its slot in `weights`, which get the

@@ -1,9 +1,11 @@
 #include "adept/plan/plan.h"
 
 #include <ATen/ops/empty.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <tuple>
 #include <utility>
 
@@ -17,12 +19,14 @@
 #include "adept/plan/rehearsal.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/train/methods.h"
+#include "adept/train/sharded_base.h"
 #include "adept/train/trainable.h"
 
 namespace adept::plan {
 namespace {
 
 constexpr std::int64_t kMostBatch = 1 << 14;
+constexpr std::int64_t kMostRanks = 1024;
 constexpr std::int64_t kRehearsedTokens = 512;
 constexpr double kUsable = 0.93;       // the rest is for the libraries, the allocator's gaps and the system
 constexpr double kUpdateBytes = 28;    // read and written for each trained parameter: 4 fp32 values, 3 of them twice
@@ -32,9 +36,10 @@ constexpr std::int64_t kOutside = -1;  // the layer of tensors outside the layer
 class Layout {
  public:
   Layout(const config::RunConfig& config, const model::ModelConfig& base, const io::WeightFiles& files,
-         std::span<const int> after, at::ScalarType dtype)
+         std::span<const int> after, at::ScalarType dtype, std::int64_t ranks)
       : expansion_(expansion_of(config, base, after)),
         decoder_(decoder_of(base, files, dtype)),
+        base_(config.dist.shard_base ? divide_base(config, ranks) : nullptr),
         trainable_(decoder_, train::trained_tensors(config, decoder_, expansion_, files.directory(), without_values)),
         optimizer_(trainable_.parameters(), config.train.adamw) {
     for (const optim::Parameter& p : trainable_.parameters()) {
@@ -46,6 +51,12 @@ class Layout {
   }
 
   const model::Decoder& decoder() const { return decoder_; }
+  /// Sent by a rank for the frozen layers of a micro-batch.
+  double bytes_gathered() const {
+    if (base_ == nullptr) return 0;
+    const std::int64_t lowest = trainable_.trains_embeddings() ? 0 : trainable_.lowest_layer();
+    return static_cast<double>(base_->bytes_received(0) + base_->bytes_received(lowest));
+  }
   const train::Trainable& trainable() const { return trainable_; }
   train::MemoryUse resident() const { return train::resident_memory(decoder_, trainable_, optimizer_); }
   /// Trained elements of a layer; of those outside the layers for kOutside.
@@ -91,8 +102,22 @@ class Layout {
     return {std::move(config), std::move(weights)};
   }
 
+  std::shared_ptr<train::ShardedBase> divide_base(const config::RunConfig& config, std::int64_t ranks) {
+    const auto base = std::make_shared<train::ShardedBase>(static_cast<int>(ranks), decoder_.num_layers());
+    for (std::int64_t l = 0; l < decoder_.num_layers(); ++l) {
+      std::vector<at::Tensor*> frozen;
+      for (const model::Parameter& p : model::layer_parameters(decoder_.weights(), l))
+        if (!train::trains(config, decoder_.config(), expansion_, p)) frozen.push_back(p.tensor);
+      base->take(l, frozen);
+    }
+    base->reserve();
+    decoder_.weights().source = base;
+    return base;
+  }
+
   std::optional<method::Expansion> expansion_;
   model::Decoder decoder_;
+  std::shared_ptr<train::ShardedBase> base_;  // null: not divided
   train::Trainable trainable_;
   optim::AdamW optimizer_;
   std::map<std::int64_t, std::int64_t> trained_;
@@ -209,7 +234,7 @@ double necessary_flops(const Layout& layout, const config::RunConfig& config) {
 }
 
 StepTime time_of(const Layout& layout, const config::RunConfig& config, const Costs& costs, const Machine& machine,
-                 double flops, double bytes_sent, std::int64_t ranks) {
+                 double flops, const Plan& plan) {
   const auto tokens = static_cast<double>(config.train.batch_size * config.train.grad_accum * config.seq_len);
   const auto trained = static_cast<double>(layout.trainable().num_parameters());
   StepTime time;
@@ -226,11 +251,10 @@ StepTime time_of(const Layout& layout, const config::RunConfig& config, const Co
     time.layers = flops / rate - time.head;
     time.update = trained * kUpdateBytes / machine.memory_bandwidth;
   }
-  if (ranks > 1) {
-    const bool one_host = ranks <= machine.devices_per_host;
-    const double bandwidth = one_host ? machine.link_bandwidth : machine.network_bandwidth;
-    if (bandwidth > 0) time.communication = bytes_sent / bandwidth;
-  }
+  const bool one_host = plan.ranks <= machine.devices_per_host;
+  const double bandwidth = one_host ? machine.link_bandwidth : machine.network_bandwidth;
+  if (plan.ranks > 1 && bandwidth > 0)
+    time.communication = plan.bytes_sent / bandwidth + std::max(0.0, plan.bytes_gathered / bandwidth - time.layers);
   return time;
 }
 
@@ -238,6 +262,53 @@ StepTime time_of(const Layout& layout, const config::RunConfig& config, const Co
 double ring_bytes(double trained, std::int64_t ranks) {
   const auto n = static_cast<double>(ranks);
   return 3 * 4 * trained * (n - 1) / n;
+}
+
+/// What would fit: smaller changes first.
+std::vector<Advice> advise(const config::RunConfig& config, const PlanOptions& options, const model::ModelConfig& base,
+                           const io::WeightFiles& files, const Plan& plan, const Costs& costs) {
+  const at::ScalarType dtype = model::to_scalar_type(config.compute.decided_dtype());
+  std::vector<Advice> advice;
+  const auto add = [&](std::string change, const config::RunConfig& changed, std::int64_t ranks, const Costs& of) {
+    const Layout layout(changed, base, files, plan.after, dtype, ranks);
+    const std::int64_t tokens = changed.train.batch_size * config.seq_len;
+    advice.push_back({std::move(change), memory_of(layout, of, tokens, config.train.grad_accum, ranks).peak});
+    return advice.back().peak <= plan.usable;
+  };
+  config::RunConfig changed = config;
+  if (config.train.batch_size > 1) {
+    changed.train.batch_size = 1;
+    add("train.batch_size: 1", changed, options.ranks, costs);
+  }
+  std::optional<Costs> recomputed;
+  if (config.train.activation_checkpointing != train::ActivationCheckpointing::kFull) {
+    changed.train.activation_checkpointing = train::ActivationCheckpointing::kFull;
+    recomputed.emplace(changed, Layout(config, base, files, plan.after, dtype, options.ranks), dtype,
+                       /*is_timed=*/false);
+    config::RunConfig same_batch = changed;
+    same_batch.train.batch_size = config.train.batch_size;
+    add("train.activation_checkpointing: full", same_batch, options.ranks, *recomputed);
+    if (config.train.batch_size > 1)
+      add("train.activation_checkpointing: full, train.batch_size: 1", changed, options.ranks, *recomputed);
+  }
+  const bool leaves_frozen =
+      config.method != train::Method::kFull && config.method != train::Method::kReplay;  // as config::check demands
+  if (!leaves_frozen || options.machine.is_this_one) return advice;
+  changed.dist.shard_base = true;
+  const std::string rest = fmt::format("{}{}", recomputed ? ", train.activation_checkpointing: full" : "",
+                                       config.train.batch_size > 1 ? ", train.batch_size: 1" : "");
+  const Costs& smallest = recomputed ? *recomputed : costs;
+  if (options.ranks > 1 && !config.dist.shard_base) {
+    config::RunConfig alone = config;
+    alone.dist.shard_base = true;
+    if (add("dist.shard_base: true", alone, options.ranks, costs)) return advice;
+    if (!rest.empty() && add("dist.shard_base: true" + rest, changed, options.ranks, smallest)) return advice;
+  }
+  for (std::int64_t ranks = std::max<std::int64_t>(2, options.ranks * 2); ranks <= kMostRanks; ranks *= 2) {
+    if (add(fmt::format("--gpus {}, dist.shard_base: true{}", ranks, rest), changed, ranks, smallest)) return advice;
+    advice.pop_back();
+  }
+  return advice;
 }
 
 }  // namespace
@@ -257,7 +328,9 @@ Plan make_plan(const config::RunConfig& config, const std::filesystem::path& mod
     plan.after = run::choose_layers(expand, base, config.seq_len, std::nullopt);
   }
   train::check_method(config, base, model_dir);
-  const Layout layout(config, base, files, plan.after, dtype);
+  if (config.dist.shard_base && options.ranks == 1)
+    throw ConfigError("dist.shard_base: found true for one rank; expected several (--gpus), or false.");
+  const Layout layout(config, base, files, plan.after, dtype, options.ranks);
   const Costs costs(config, layout, dtype, options.machine.is_this_one);
   const auto memory = [&](const Costs& of, std::int64_t batch_size) {
     return memory_of(layout, of, batch_size * config.seq_len, config.train.grad_accum, options.ranks);
@@ -271,21 +344,13 @@ Plan make_plan(const config::RunConfig& config, const std::filesystem::path& mod
   plan.usable = static_cast<std::int64_t>(kUsable * static_cast<double>(options.machine.memory));
   if (options.machine.is_this_one) plan.usable /= options.ranks;
   plan.bytes_sent = ring_bytes(trained, options.ranks);
-  plan.time = time_of(layout, config, costs, options.machine, plan.flops_per_step, plan.bytes_sent, options.ranks);
+  plan.bytes_gathered = layout.bytes_gathered() * static_cast<double>(config.train.grad_accum);
+  plan.time = time_of(layout, config, costs, options.machine, plan.flops_per_step, plan);
   for (std::int64_t step = kMostBatch; step > 0; step /= 2)
     if (plan.largest_batch + step <= kMostBatch && memory(costs, plan.largest_batch + step).peak <= plan.usable)
       plan.largest_batch += step;
   if (plan.largest_batch > 0) plan.largest_batch_peak = memory(costs, plan.largest_batch).peak;
-  if (plan.fits()) return plan;
-  if (config.train.batch_size > 1) plan.advice.push_back({"train.batch_size: 1", memory(costs, 1).peak});
-  if (config.train.activation_checkpointing != train::ActivationCheckpointing::kFull) {
-    config::RunConfig other = config;
-    other.train.activation_checkpointing = train::ActivationCheckpointing::kFull;
-    const Costs recomputed(other, layout, dtype, /*is_timed=*/false);
-    plan.advice.push_back({"train.activation_checkpointing: full", memory(recomputed, config.train.batch_size).peak});
-    if (config.train.batch_size > 1)
-      plan.advice.push_back({"train.activation_checkpointing: full, train.batch_size: 1", memory(recomputed, 1).peak});
-  }
+  if (!plan.fits()) plan.advice = advise(config, options, base, files, plan, costs);
   return plan;
 }
 

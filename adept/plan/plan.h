@@ -25,10 +25,12 @@ struct PlanOptions {
 
 /// Seconds of a step.
 struct StepTime {
-  double layers = 0;         ///< forward and backward pass of all layers
-  double head = 0;           ///< final norm, head and loss
-  double update = 0;         ///< clipping and optimizer
-  double communication = 0;  ///< between ranks, as if nothing overlapped
+  double layers = 0;  ///< forward and backward pass of all layers
+  double head = 0;    ///< final norm, head and loss
+  double update = 0;  ///< clipping and optimizer
+  /// Between ranks, beside the rest: all of it for gradients and weights, as if nothing overlapped; of the gathering of
+  /// frozen layers, which goes on while the layers are computed, what takes longer than these.
+  double communication = 0;
   double total() const { return layers + head + update + communication; }
 };
 
@@ -47,7 +49,8 @@ struct Plan {
   train::MemoryUse memory;    ///< of one rank
   std::int64_t usable = 0;    ///< bytes of a device that a training can take
   StepTime time;
-  double bytes_sent = 0;  ///< by one rank in a step
+  double bytes_sent = 0;      ///< by one rank in a step: gradients and updated weights
+  double bytes_gathered = 0;  ///< sent by one rank in a step for frozen layers (dist.shard_base)
   std::int64_t steps = 0;
   std::int64_t largest_batch = 0;  ///< the largest train.batch_size that fits; 0: none
   std::int64_t largest_batch_peak = 0;

@@ -35,6 +35,7 @@ Json to_json(const Plan& plan, const Machine& machine) {
                  {"update", plan.time.update},
                  {"communication", plan.time.communication}}},
                {"bytes_sent_per_step_and_rank", plan.bytes_sent},
+               {"bytes_gathered_per_step_and_rank", plan.bytes_gathered},
                {"largest_batch_size", plan.largest_batch},
                {"advice", advice}};
   json["steps"] = plan.steps;
@@ -90,6 +91,10 @@ std::string describe(const Plan& plan, const config::RunConfig& config, const Ma
          fmt::format("{}, {} sent by each rank (its overlap with the backward pass is not counted)",
                      plan.time.communication > 0 ? seconds_text(plan.time.communication) : "time not known",
                      format_bytes(static_cast<std::int64_t>(plan.bytes_sent))));
+  if (plan.bytes_gathered > 0)
+    line("",
+         fmt::format("frozen layers: each rank sends and receives {} in {} micro-batches, while layers are computed",
+                     format_bytes(static_cast<std::int64_t>(plan.bytes_gathered)), config.train.grad_accum));
   if (plan.ranks > 1 && machine.is_this_one)
     line("", "the ranks share this machine's cores, all of which were measured at once: a step takes longer");
   line("total",

@@ -50,7 +50,13 @@ void join_job(const config::RunConfig& config) {
   dist::join(dist::read_launch(), {.timeout = static_cast<double>(config.dist.timeout),
                                    .uses_gpu = config.compute.device == config::Device::kCuda,
                                    .ends_process = true});
-  if (const dist::ProcessGroup& group = dist::world(); group.size() > 1)
+  const dist::ProcessGroup& group = dist::world();
+  if (config.dist.shard_base && group.size() == 1)
+    throw ConfigError(
+        "dist.shard_base: found true in a run of one process; expected several, which share the frozen layers "
+        "(--nproc, "
+        "torchrun, srun), or false.");
+  if (group.size() > 1)
     log_info("{} processes train together, {} on this machine", group.size(), group.launch().local_size);
 }
 

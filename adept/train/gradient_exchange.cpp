@@ -100,7 +100,9 @@ void GradientExchange::start(Bucket& bucket) {
   bucket.pending = group_.start_all_reduce(bucket.sum);
 }
 
-void GradientExchange::end_round() {
+void GradientExchange::end_round(bool has_own) {
+  if (in_order_ && !has_own)
+    for (const at::Tensor& leaf : trainable_.leaves()) leaf.mutable_grad().reset();
   if (in_order_)
     add_in_order();
   else

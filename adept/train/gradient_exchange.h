@@ -25,8 +25,8 @@ class GradientExchange {
 
   /// Call before the backward pass of this rank's last micro-batch.
   void begin_last_pass();
-  /// Call after each round of `size` micro-batches (the last may have fewer), with or without one of this rank.
-  void end_round();
+  /// Call after each round of `size` micro-batches. `has_own`: one was of this rank; the last round may have fewer.
+  void end_round(bool has_own);
   /// Call after the last round. trainable.gradients() are then those of the global batch, the same on every rank.
   void finish();
 

@@ -46,6 +46,11 @@ void KeptActivations::open(std::int64_t step) {
   const auto wanted = static_cast<std::int64_t>(1e9 * c.train.activation_cache / group.size());
   const std::int64_t lowest = inputs_.trainable.lowest_layer();
   if (wanted == 0 || inputs_.trainable.trains_embeddings() || lowest == 0) return drop();
+  if (inputs_.decoder.weights().source != nullptr) {
+    // Ranks that find activations would not take part in the gathering of layers.
+    log_info("activation cache: not with dist.shard_base");
+    return drop();
+  }
   const std::filesystem::path path = file_of(inputs_.run_dir, group);
   const std::int64_t budget = model::room_for_activations(path, wanted, group.size());
   const std::int64_t bytes = bytes_of_training_text();

@@ -53,10 +53,13 @@ MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& traina
     memory.moments += num_bytes(moments.exp_avg) + num_bytes(moments.exp_avg_sq);
     counted.insert(storage_of(p.master));
   }
+  model::Weights weights = decoder.weights();
+  const model::LayerSource* source = weights.source.get();
+  if (source != nullptr) memory.weights += source->num_bytes();
   const auto count = [&](const at::Tensor& tensor) {
+    if (source != nullptr && tensor.defined() && source->provides(tensor)) return;
     if (tensor.defined() && counted.insert(storage_of(tensor)).second) memory.weights += num_bytes(tensor);
   };
-  model::Weights weights = decoder.weights();
   for (const model::Parameter& p : model::named_parameters(decoder.config(), weights)) count(*p.tensor);
   for (const model::NamedProjection& l : model::named_projections(weights.layers)) {
     count(l.projection->linear.adapter.a);

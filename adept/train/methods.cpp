@@ -71,32 +71,18 @@ std::vector<TrainedTensor> rows_of_new_tokens(model::Decoder& decoder, const std
   return tensors;
 }
 
-std::vector<TrainedTensor> tensors_of_copies(model::Decoder& decoder, const method::Expansion& expansion,
-                                             const InitialValues& values) {
-  std::set<std::int64_t> copies;
-  for (const method::ExpandedLayer& layer : expansion.layers) copies.insert(layer.index);
-  return tensors_of_model(decoder, values, [&](const auto& p) { return copies.contains(p.layer); });
+bool is_of_copy(const method::Expansion& expansion, const model::Parameter& p) {
+  return std::ranges::any_of(expansion.layers,
+                             [&](const method::ExpandedLayer& copy) { return copy.index == p.layer; });
 }
 
 // The tensors of the method alone.
 std::vector<TrainedTensor> tensors_of_method(const config::RunConfig& config, model::Decoder& decoder,
                                              const std::optional<method::Expansion>& expansion,
                                              const InitialValues& values) {
-  switch (config.method) {
-    case Method::kAdept:
-    case Method::kLlamaPro:
-      return tensors_of_copies(decoder, expansion.value(), values);
-    case Method::kFull:
-    case Method::kReplay:
-      return tensors_of_model(decoder, values, [](const auto&) { return true; });
-    case Method::kLora:
-      return add_adapters(config, decoder);
-    case Method::kTopKLayers: {
-      const std::int64_t first = decoder.num_layers() - config.top_k_layers.num_layers;
-      return tensors_of_model(decoder, values, [&](const auto& p) { return p.layer >= first; });
-    }
-  }
-  throw InternalError("unknown method");
+  if (config.method == Method::kLora) return add_adapters(config, decoder);
+  return tensors_of_model(decoder, values,
+                          [&](const auto& p) { return trains(config, decoder.config(), expansion, p); });
 }
 
 method::Unit whole_unit(const optim::Parameter& p) {
@@ -203,9 +189,27 @@ InitialValues values_of(const io::WeightFiles& files, at::Device device) {
   };
 }
 
+bool trains(const config::RunConfig& config, const model::ModelConfig& model,
+            const std::optional<method::Expansion>& expansion, const model::Parameter& parameter) {
+  switch (config.method) {
+    case Method::kAdept:
+    case Method::kLlamaPro:
+      return is_of_copy(*expansion, parameter);
+    case Method::kFull:
+    case Method::kReplay:
+      return true;
+    case Method::kLora:
+      return false;
+    case Method::kTopKLayers:
+      return parameter.layer >= model.num_hidden_layers - config.top_k_layers.num_layers;
+  }
+  throw InternalError("unknown method");
+}
+
 std::vector<TrainedTensor> expanded_tensors(model::Decoder& decoder, const method::Expansion& expansion,
                                             const io::WeightFiles& files) {
-  return tensors_of_copies(decoder, expansion, values_of(files, decoder.device()));
+  return tensors_of_model(decoder, values_of(files, decoder.device()),
+                          [&](const auto& p) { return is_of_copy(expansion, p); });
 }
 
 std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, model::Decoder& decoder,

@@ -40,6 +40,9 @@ InitialValues values_of(const io::WeightFiles& files, at::Device device);
 std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, model::Decoder& decoder,
                                            const std::optional<method::Expansion>& expansion,
                                            const io::WeightFiles& files);
+/// Whether the method trains this parameter itself.
+bool trains(const config::RunConfig& config, const model::ModelConfig& model,
+            const std::optional<method::Expansion>& expansion, const model::Parameter& parameter);
 /// With other initial values; `model_dir` tells the new tokens. LoRA's are the same.
 std::vector<TrainedTensor> trained_tensors(const config::RunConfig& config, model::Decoder& decoder,
                                            const std::optional<method::Expansion>& expansion,

@@ -26,11 +26,15 @@ Losses losses_of(const model::FrozenPrefix& model, const Trainable& trainable, c
                  ActivationCheckpointing checkpointing) {
   const model::Decoder& decoder = model.decoder();
   const model::Context context = batch.context();
-  const bool from_embeddings =
-      trainable.trains_embeddings() || decoder.weights().embed_tokens.trains_any_of(batch.input_ids);
+  // Ranks that share layers must go through the same ones, whatever their tokens are.
+  const bool is_shared = decoder.weights().source != nullptr;
+  const nn::Embedding& embed_tokens = decoder.weights().embed_tokens;
+  const bool trains_rows = is_shared ? embed_tokens.trained.any() : embed_tokens.trains_any_of(batch.input_ids);
+  const bool from_embeddings = trainable.trains_embeddings() || trains_rows;
   const std::int64_t lowest = from_embeddings ? 0 : trainable.lowest_layer();
-  const at::Tensor h =
+  at::Tensor h =
       from_embeddings ? decoder.embed(batch.input_ids) : model.hidden(batch.input_ids, lowest, context);  // (B, T, D)
+  if (from_embeddings && is_shared && !h.requires_grad()) h.requires_grad_();
   at::Tensor token_losses;
   const at::Tensor sum =
       decoder.loss_sum(through_layers(decoder, h, lowest, context, checkpointing), batch.targets, &token_losses);
@@ -116,23 +120,26 @@ StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& traina
   Readings readings;
   GradientExchange exchange(trainable, group, division.deterministic);
   const auto size = static_cast<std::size_t>(group.size()), rank = static_cast<std::size_t>(group.rank());
+  // A rank without a micro-batch in the last round repeats one, for nothing, where others need its part of the layers.
+  const bool is_shared = model.decoder().weights().source != nullptr;
   for (std::size_t begin = 0; begin < micro_batches.size(); begin += size) {  // a round
     const std::size_t m = begin + rank;
-    if (m < micro_batches.size()) {
-      const model::Batch& batch = micro_batches[m];
+    const bool has_own = m < micro_batches.size();
+    if (has_own || is_shared) {
+      const model::Batch& batch = has_own ? micro_batches[m] : micro_batches.back();
       if (division.seed) at::manual_seed(*division.seed + m);
       const auto bytes_kept = [&] {  // kernel buffers do not belong to the graph
         return nn::tensor_memory(model.decoder().device()).in_use - nn::thread_workspace_bytes();
       };
       const std::int64_t before = bytes_kept();
       const Losses losses = losses_of(model, trainable, batch, checkpointing);
-      const at::Tensor loss = losses.sum / total;
+      const at::Tensor loss = has_own ? losses.sum / total : losses.sum * 0.0;
       result.activation_bytes = std::max(result.activation_bytes, bytes_kept() - before);
-      if (m + size >= micro_batches.size()) exchange.begin_last_pass();
+      if ((is_shared ? begin : m) + size >= micro_batches.size()) exchange.begin_last_pass();
       torch::autograd::backward({loss}, {});
-      readings.add(loss, losses.rows);
+      if (has_own) readings.add(loss, losses.rows);
     }
-    exchange.end_round();
+    exchange.end_round(has_own);
   }
   exchange.finish();
   readings.read(optim::squared_grad_norm(trainable.gradients()), micro_batches, group, result);

@@ -16,13 +16,14 @@
 #include "adept/train/compute.h"
 #include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
+#include "adept/train/sharded_base.h"
 
 namespace adept::train {
 Trainer::Trainer(TrainerInputs inputs)
     : inputs_(std::move(inputs)),
       expansion_(inputs_.config.expands() ? std::optional(method::read_expansion(inputs_.model_dir)) : std::nullopt),
       files_(model::open_weights(model::read_model_config(inputs_.model_dir), inputs_.model_dir)),
-      decoder_(model::load_decoder(inputs_.model_dir, files_, load_options(inputs_.config.compute))),
+      decoder_(load_model()),
       trainable_(decoder_, trained_tensors(inputs_.config, decoder_, expansion_, files_)),
       frozen_(decoder_, trainable_),
       start_(start_of(inputs_.loader)),
@@ -32,6 +33,14 @@ Trainer::Trainer(TrainerInputs inputs)
       account_(decoder_, trainable_, state_.optimizer),
       divergence_(inputs_.config.train.learning_rate, inputs_.run_dir) {
   state_.counts.unit_lr_weights = rates_.first_weights();
+}
+
+model::Decoder Trainer::load_model() const {
+  const model::LoadOptions options = load_options(inputs_.config.compute);
+  if (!inputs_.config.dist.shard_base) return model::load_decoder(inputs_.model_dir, files_, options);
+  const model::ModelConfig model = model::read_model_config(inputs_.model_dir);
+  const auto is_frozen = [&](const model::Parameter& p) { return !trains(inputs_.config, model, expansion_, p); };
+  return load_sharded(inputs_.model_dir, files_, options, is_frozen, group_);
 }
 
 RunIdentity Trainer::identify() const {
@@ -65,6 +74,8 @@ TrainSummary Trainer::run(bool resume) {
   kept_activations_->open(state_.counts.step);
   group_.meet();
   require_agreement();
+  if (decoder_.weights().source != nullptr)
+    log_info("{}", decoder_.weights().source->describe(trainable_.lowest_layer()));
   if (state_.counts.step < length_.steps) log_info("memory before training: {}", describe(account_.resident()));
   try {
     loop();

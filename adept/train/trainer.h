@@ -63,6 +63,7 @@ class Trainer {
   const model::Decoder& decoder() const { return decoder_; }
 
  private:
+  model::Decoder load_model() const;
   RunIdentity identify() const;
   void plan();
   void loop();

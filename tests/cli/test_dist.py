@@ -158,6 +158,64 @@ def test_deterministic_processes_give_the_same_bits_as_one(one, folder, processe
     assert result(folder) == result(expected)
 
 
+SHARED = {"deterministic": True, "shard_base": True, "timeout": 60}
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("recomputed", ["none", "full"])
+def test_processes_that_share_the_frozen_layers_give_the_same_bits_as_one(one, folder, processes, recomputed):
+    expected, changes = one
+    if changes.get("method") == "full":
+        pytest.skip("nothing is frozen")
+    changes = {**changes, "train": {"activation_checkpointing": recomputed}}
+    process = run(folder, processes, config_of(processes, **changes, dist=SHARED))
+    assert losses(folder) == losses(expected)
+    assert result(folder) == result(expected)
+    assert says(process.stderr, f"frozen layers are divided over {processes} processes: ")
+    assert not list(folder.glob("out/activations*"))
+
+
+def test_a_step_with_fewer_micro_batches_than_processes_that_share_layers(inputs, tmp_path):
+    results = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        shutil.copytree(inputs, folder)
+        # The last step has one micro-batch.
+        config = config_of(processes, dist={**SHARED, "shard_base": processes > 1})
+        config["train"]["max_steps"], config["train"]["num_train_epochs"] = None, 1
+        run(folder, processes, config)
+        results.append((losses(folder), result(folder)))
+    assert results[0] == results[1]
+
+
+def test_frozen_layers_take_the_share_of_one_process(inputs, tmp_path):
+    """Of a model whose layers are most of it."""
+    weights = {}
+    for processes in (1, 2, 4):
+        folder = tmp_path / str(processes)
+        shutil.copytree(inputs, folder)
+        text_models.save("llama_tied", folder / "deep", num_hidden_layers=16)
+        config = config_of(processes, model="deep", expand={"after": [14]}, unit_lr={"policy": "uniform"},
+                           train={"max_steps": 1, "eval_steps": 0, "grad_accum": 1}, dist={"shard_base": processes > 1})
+        run(folder, processes, config)
+        weights[processes] = json.loads((folder / "out" / "all_results.json").read_text())["memory_bytes"]["weights"]
+    layer = (weights[2] - weights[4]) / 4  # 16 layers / 2 - 16 layers / 4
+    rest = weights[1] - 16 * layer
+    assert rest > 0
+    for processes in (2, 4):  # and two layers that are gathered
+        assert weights[processes] == pytest.approx(rest + (16 / processes + 2) * layer, rel=0.01)
+
+
+@pytest.mark.parametrize("found, expected", [
+    ({"dist": {"shard_base": True}}, "dist.shard_base: found true in a run of one process; expected several"),
+    ({"dist": {"shard_base": True}, "method": "full"}, "dist.shard_base: found true together with method: full"),
+])  # fmt: skip
+def test_layers_that_cannot_be_shared(folder, found, expected):
+    process = run(folder, 1, config_of(1, **found), check=False)
+    assert process.returncode == 2 and says(process.stderr, expected)
+    assert not (folder / "out").exists()
+
+
 def test_rows_of_new_tokens_that_few_micro_batches_read_add_up(inputs, tmp_path):
     """The embedding's rows get a gradient from some micro-batches of a rank only, perhaps from its last one alone."""
     folder = tmp_path / "work"

@@ -1,0 +1,30 @@
+// Where a decoder's layers get their tensors from, if these are not always in memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+
+namespace adept::model {
+
+/// Provides the tensors of layers when a pass needs them. Only the layers of the last two calls of fetch() are in
+/// memory; reading another one's tensors is an error of ATen's. Several processes may share the work: then each makes
+/// the same calls in the same order.
+class LayerSource {
+ public:
+  virtual ~LayerSource() = default;
+
+  /// Makes the tensors of layer l readable, and begins to fetch those of the next one that is not in memory: upwards
+  /// (+1), downwards (-1), or none (0).
+  virtual void fetch(std::int64_t l, int direction) = 0;
+
+  /// Whether `tensor` is one of those that it provides.
+  virtual bool provides(const at::Tensor& tensor) const = 0;
+  /// Memory of this process for all that it provides.
+  virtual std::int64_t num_bytes() const = 0;
+  /// For the log: what it saves, and what it costs for passes over all layers and back to layer `lowest`.
+  virtual std::string describe(std::int64_t lowest) const = 0;
+};
+
+}  // namespace adept::model

@@ -1,0 +1,80 @@
+// The frozen layers of a model, divided over the processes of a job: like ZeRO-3 (arXiv 1910.02054), but nothing is
+// reduced, because nothing of it changes.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Storage.h>
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adept/dist/process_group.h"
+#include "adept/io/weight_files.h"
+#include "adept/model/decoder.h"
+#include "adept/model/layer_source.h"
+#include "adept/model/load.h"
+
+namespace adept::train {
+
+/// Each rank holds one of N equal parts of every layer's tensors, as their bytes follow one another, in the type that
+/// the decoder reads. A layer is gathered into one of two buffers while the one before is computed, and stays there
+/// until the buffer is needed for another layer. The tensors are the same objects all the time, so that a graph may
+/// keep them: only their memory comes and goes.
+class ShardedBase : public model::LayerSource {
+ public:
+  ShardedBase(dist::ProcessGroup& group, std::int64_t num_layers);
+  /// For a plan of `size` ranks: fetch() is not called.
+  ShardedBase(int size, std::int64_t num_layers);
+
+  /// Replaces these tensors of layer l, which have values on this rank's device, by tensors without memory. Layers come
+  /// in any order, each once, before reserve().
+  void take(std::int64_t l, std::span<at::Tensor* const> tensors);
+
+  /// Makes the buffers. Call before the first fetch().
+  void reserve();
+
+  void fetch(std::int64_t l, int direction) override;
+  bool provides(const at::Tensor& tensor) const override;
+  std::int64_t num_bytes() const override;
+  std::string describe(std::int64_t lowest) const override;
+
+  /// Bytes of all tensors that were taken, as one process holds them.
+  std::int64_t whole_bytes() const;
+  /// Bytes that a rank receives for one pass over the layers from `lowest` on.
+  std::int64_t bytes_received(std::int64_t lowest) const;
+
+ private:
+  static constexpr std::int64_t kNone = -1;
+  struct Layer {
+    c10::Storage storage;    // of all tensors of the layer; without memory unless they are in a buffer
+    at::Tensor part;         // (bytes) uint8: this rank's
+    std::int64_t bytes = 0;  // of all parts
+  };
+  struct Buffer {
+    at::Tensor memory;  // (bytes) uint8, for the largest layer
+    std::int64_t layer = kNone;
+    dist::Pending gathering;
+  };
+  bool is_sharded(std::int64_t l) const { return layers_[static_cast<std::size_t>(l)].bytes > 0; }
+  std::int64_t next_of(std::int64_t l, int direction) const;
+  Buffer* buffer_of(std::int64_t l);
+  void start(std::int64_t l, Buffer& buffer);
+
+  dist::ProcessGroup* group_ = nullptr;
+  int rank_ = 0, size_ = 1;
+  std::vector<Layer> layers_;
+  std::array<Buffer, 2> buffers_;
+};
+
+/// load_decoder(), with the parameters of layers for which `is_frozen` holds divided over the ranks. A rank never has
+/// more than one whole layer of them in memory.
+model::Decoder load_sharded(const std::filesystem::path& model_dir, const io::WeightFiles& files,
+                            model::LoadOptions options, const std::function<bool(const model::Parameter&)>& is_frozen,
+                            dist::ProcessGroup& group = dist::world());
+
+}  // namespace adept::train
