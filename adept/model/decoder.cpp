@@ -215,12 +215,14 @@ at::Tensor Decoder::checkpointed_layer(const at::Tensor& h, std::int64_t l, bool
 at::Tensor Decoder::layers(const at::Tensor& h, std::int64_t begin, std::int64_t end, const Context& context) const {
   ADEPT_CHECK(begin >= 0 && begin <= end && end <= num_layers(), "layers {} .. {} of {}", begin, end, num_layers());
   Residual stream{h, {}};
+  // Other processes wait for this one's part of the next layer.
+  const BetweenLayers between = is_shared() ? nullptr : context.between;
   for (std::int64_t l = begin; l < end; ++l) {
-    if (context.between != nullptr) context.between();
+    if (between != nullptr) between();
     const bool is_lowest = !stream.h.requires_grad() && (!stream.update.defined() || !stream.update.requires_grad());
     fetch(l);
     attend(stream, l, context);
-    if (context.between != nullptr) context.between();
+    if (between != nullptr) between();
     feed_forward(stream, l);
     const std::vector<at::Tensor> outputs = fetched_again(l, is_lowest, {stream.h, stream.update});
     stream = {outputs[0], outputs[1]};

@@ -35,6 +35,8 @@ class Decoder {
   std::int64_t num_layers() const { return config_.num_hidden_layers; }
   /// What it computes in. Matrices may be stored in a narrower type.
   at::ScalarType dtype() const { return nn::compute_type(weights_.norm.weight); }
+  /// Whether several processes hold the layers together (LayerSource): each must make the same passes.
+  bool is_shared() const { return weights_.source != nullptr; }
   at::Device device() const { return weights_.norm.weight.device(); }
 
   /// ids (B, T) on any device -> h_0 (B, T, D). Throws DataError for an id outside 0 .. V-1.

@@ -49,7 +49,10 @@ double visit(const FrozenPrefix& model, const Batch& batch, std::span<const int>
     const at::Tensor h = l > lowest ? as_leaf(inputs.back()) : inputs.back();
     std::vector<Parameter> parameters;
     const Layer stored = probe.weights().layers[static_cast<std::size_t>(l)];
-    if (chosen && with_parameters) parameters = as_leaves(probe, l);
+    if (chosen && with_parameters) {
+      if (probe.weights().source != nullptr) probe.weights().source->fetch(l, -1);
+      parameters = as_leaves(probe, l);
+    }
     std::vector<at::Tensor> wanted;
     for (const Parameter& p : parameters) wanted.push_back(*p.tensor);
     if (l > lowest) wanted.push_back(h);

@@ -28,7 +28,8 @@ namespace {
 constexpr std::int64_t kMostBatch = 1 << 14;
 constexpr std::int64_t kMostRanks = 1024;
 constexpr std::int64_t kRehearsedTokens = 512;
-constexpr double kUsable = 0.93;       // the rest is for the libraries, the allocator's gaps and the system
+constexpr std::int64_t kLeastWidth = 512;  // of a model that is rehearsed instead of a wider one
+constexpr double kUsable = 0.93;           // the rest is for the libraries, the allocator's gaps and the system
 constexpr double kUpdateBytes = 28;    // read and written for each trained parameter: 4 fp32 values, 3 of them twice
 constexpr std::int64_t kOutside = -1;  // the layer of tensors outside the layers
 
@@ -123,15 +124,43 @@ class Layout {
   std::map<std::int64_t, std::int64_t> trained_;
 };
 
-/// Rehearsed costs of every layer and the head.
+/// A model with 1 / factor of the width of `model`: the activations of its layers have 1 / factor of the bytes.
+struct Narrow {
+  model::ModelConfig model;
+  std::int64_t factor = 1;
+};
+
+model::ModelConfig narrow_by(const model::ModelConfig& model, std::int64_t factor) {
+  if (factor == 1) return model;
+  Json source = model.source;
+  for (const char* key : {"hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"})
+    if (source.contains(key) && source[key].is_number()) source[key] = source[key].get<std::int64_t>() / factor;
+  return model::parse_model_config(source, "a narrower model");
+}
+
+/// At least kLeastWidth wide, so that what does not depend on the width does not count.
+Narrow narrowed(const model::ModelConfig& model) {
+  Narrow narrow = {.model = model};
+  const auto fits = [&](std::int64_t factor) {
+    return model.hidden_size >= kLeastWidth * factor && model.hidden_size % factor == 0 &&
+           model.intermediate_size % factor == 0 && model.num_attention_heads % factor == 0 &&
+           model.num_key_value_heads % factor == 0;
+  };
+  while (fits(2 * narrow.factor)) narrow.factor *= 2;
+  narrow.model = narrow_by(model, narrow.factor);
+  return narrow;
+}
+
+/// Rehearsed costs of every layer and the head. Where no time is wanted, layers are rehearsed in a narrower model.
 class Costs {
  public:
   Costs(const config::RunConfig& config, const Layout& layout, at::ScalarType dtype, bool is_timed) {
     const model::ModelConfig& model = layout.decoder().config();
     // The time of attention depends on the length of a sequence; memory does not.
     const std::int64_t length = is_timed ? config.seq_len : std::min(config.seq_len, kRehearsedTokens);
+    const Narrow narrow = is_timed ? Narrow{.model = model} : narrowed(model);
     const RehearsalOptions options{.config = config,
-                                   .model = model,
+                                   .model = narrow.model,
                                    .dtype = dtype,
                                    .stored_dtype = stored_type(layout),
                                    .rows = (kRehearsedTokens + length - 1) / length,
@@ -151,17 +180,46 @@ class Costs {
       is_below_graph = is_below_graph && !is_lowest;
       const std::tuple key(*kind, use, place);
       auto found = known.find(key);
-      if (found == known.end()) found = known.emplace(key, rehearse_layer(options, *kind, use, place)).first;
+      if (found == known.end()) {
+        PartCost cost = rehearse_layer(options, *kind, use, place);
+        const auto factor = static_cast<double>(narrow.factor);
+        for (double* bytes : {&cost.kept, &cost.forward, &cost.backward}) *bytes *= factor;
+        cost.fixed *= factor * factor;  // gradients and conversions of matrices
+        found = known.emplace(key, cost).first;
+      }
       layers.push_back(found->second);
     }
-    head = rehearse_head(options,
-                         layout.decoder().weights().lm_head.weight.requires_grad() ? Use::kTrained : Use::kFrozen);
+    head = head_of(options, narrow.factor, layout);
   }
 
   std::vector<PartCost> layers;
   PartCost head;
 
  private:
+  // Bytes of the head are linear in the width and the vocabulary: those of two narrow models tell those of a wide one.
+  static PartCost head_of(const RehearsalOptions& options, std::int64_t factor, const Layout& layout) {
+    const Use use = layout.decoder().weights().lm_head.weight.requires_grad() ? Use::kTrained : Use::kFrozen;
+    const model::ModelConfig& model = layout.decoder().config();
+    if (factor < 4) return rehearse_head(with_model(options, model), use);
+    const model::ModelConfig twice = narrow_by(model, factor / 2);
+    const PartCost first = rehearse_head(options, use), second = rehearse_head(with_model(options, twice), use);
+    const auto at_width = [&](double one, double two) { return one + (two - one) * static_cast<double>(factor - 1); };
+    return {.kept = at_width(first.kept, second.kept),
+            .forward = at_width(first.forward, second.forward),
+            .backward = at_width(first.backward, second.backward),
+            .fixed = at_width(first.fixed, second.fixed)};
+  }
+
+  static RehearsalOptions with_model(const RehearsalOptions& options, const model::ModelConfig& model) {
+    return {.config = options.config,
+            .model = model,
+            .dtype = options.dtype,
+            .stored_dtype = options.stored_dtype,
+            .rows = options.rows,
+            .tokens = options.tokens,
+            .is_timed = options.is_timed};
+  }
+
   // Of the frozen matrices.
   static at::ScalarType stored_type(const Layout& layout) {
     model::Weights weights = layout.decoder().weights();

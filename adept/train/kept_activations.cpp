@@ -46,7 +46,7 @@ void KeptActivations::open(std::int64_t step) {
   const auto wanted = static_cast<std::int64_t>(1e9 * c.train.activation_cache / group.size());
   const std::int64_t lowest = inputs_.trainable.lowest_layer();
   if (wanted == 0 || inputs_.trainable.trains_embeddings() || lowest == 0) return drop();
-  if (inputs_.decoder.weights().source != nullptr) {
+  if (inputs_.decoder.is_shared()) {
     // Ranks that find activations would not take part in the gathering of layers.
     log_info("activation cache: not with dist.shard_base");
     return drop();

@@ -27,7 +27,7 @@ Losses losses_of(const model::FrozenPrefix& model, const Trainable& trainable, c
   const model::Decoder& decoder = model.decoder();
   const model::Context context = batch.context();
   // Ranks that share layers must go through the same ones, whatever their tokens are.
-  const bool is_shared = decoder.weights().source != nullptr;
+  const bool is_shared = decoder.is_shared();
   const nn::Embedding& embed_tokens = decoder.weights().embed_tokens;
   const bool trains_rows = is_shared ? embed_tokens.trained.any() : embed_tokens.trains_any_of(batch.input_ids);
   const bool from_embeddings = trainable.trains_embeddings() || trains_rows;
@@ -121,7 +121,7 @@ StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& traina
   GradientExchange exchange(trainable, group, division.deterministic);
   const auto size = static_cast<std::size_t>(group.size()), rank = static_cast<std::size_t>(group.rank());
   // A rank without a micro-batch in the last round repeats one, for nothing, where others need its part of the layers.
-  const bool is_shared = model.decoder().weights().source != nullptr;
+  const bool is_shared = model.decoder().is_shared();
   for (std::size_t begin = 0; begin < micro_batches.size(); begin += size) {  // a round
     const std::size_t m = begin + rank;
     const bool has_own = m < micro_batches.size();

@@ -74,7 +74,7 @@ TrainSummary Trainer::run(bool resume) {
   kept_activations_->open(state_.counts.step);
   group_.meet();
   require_agreement();
-  if (decoder_.weights().source != nullptr)
+  if (decoder_.is_shared())
     log_info("{}", decoder_.weights().source->describe(trainable_.lowest_layer()));
   if (state_.counts.step < length_.steps) log_info("memory before training: {}", describe(account_.resident()));
   try {

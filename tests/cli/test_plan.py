@@ -156,3 +156,55 @@ def test_wrong_arguments(texts, tmp_path, arguments, message):
     (texts / "other.json").write_text(json.dumps({"base": "v100"}))
     process, _ = plan(texts, config(texts, tmp_path / "run"), *arguments, check=False)
     assert process.returncode == 2 and says(process.stderr.replace("\n", " "), message), process.stderr
+
+
+def test_the_memory_of_ranks_that_share_the_frozen_layers_is_that_of_a_run(texts, tmp_path):
+    path = config(texts, tmp_path / "run", unit_lr={"policy": "uniform"}, dist={"shard_base": True}, train={"eval_steps": 0})
+    _, planned = plan(texts, path, "--gpus", 2)
+    run_program("adept", "run", path, "--nproc", "2", cwd=texts)
+    used = json.loads((tmp_path / "run" / "all_results.json").read_text())["memory_bytes"]
+    for exact in ("weights", "masters", "gradients"):
+        assert planned["memory_bytes"][exact] == used[exact], exact
+    assert planned["memory_bytes"]["moments"] == pytest.approx(used["moments"], rel=0.001)  # of rank 0
+    assert planned["memory_bytes"]["total"] == pytest.approx(used["total"], rel=0.05)
+
+
+def test_gathering_takes_the_time_that_the_layers_do_not_hide(texts, tmp_path):
+    path = config(texts, tmp_path / "run", dist={"shard_base": True}, dtype="bf16", expand={"after": [1]})
+    (tmp_path / "slow.json").write_text(json.dumps({"base": "h100", "link_bandwidth": 1e6}))
+    fast, slow = (plan(texts, path, "--gpu", gpu, "--gpus", 4)[1] for gpu in ("h100", tmp_path / "slow.json"))
+    gathered = slow["bytes_gathered_per_step_and_rank"]
+    layer = 2 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 512 + 2 * 256)  # bytes
+    assert gathered == pytest.approx(2 * 3 / 4 * (4 + 2) * layer, rel=0.01)  # 2 micro-batches; back to layer 2 of 5
+    sent = slow["bytes_sent_per_step_and_rank"] / 1e6
+    assert slow["seconds"]["communication"] == pytest.approx(sent + gathered / 1e6 - slow["seconds"]["layers"])
+    assert fast["bytes_gathered_per_step_and_rank"] == gathered
+    process, _ = plan(texts, config(texts, tmp_path / "alone", dist={"shard_base": True}), check=False)
+    assert process.returncode == 2 and says(process.stderr, "dist.shard_base: found true for one rank; expected several")
+
+
+def test_what_does_not_fit_on_some_ranks_fits_on_ranks_that_share(texts, tmp_path):
+    text_models.save("llama_tied", texts / "deep", **{**BASE, "num_hidden_layers": 16})
+    path = config(texts, tmp_path / "run", model="deep", dtype="bf16", expand={"after": [15]}, train={"batch_size": 1, "grad_accum": 1})
+    memory = plan(texts, path, "--gpu", "h100", "--gpus", 2)[1]["memory_bytes"]["total"]
+    (tmp_path / "small.json").write_text(json.dumps({"base": "h100", "memory": (memory - 1e6) / 0.93}))
+    process, planned = plan(texts, path, "--gpu", tmp_path / "small.json", "--gpus", 2)
+    assert not planned["fits"]
+    *_, last = planned["advice"]
+    assert last["change"] == "dist.shard_base: true" and last["memory_bytes"] <= planned["usable_bytes"]
+    assert says(process.stdout, "with dist.shard_base: true: ..., fits")
+    (tmp_path / "smaller.json").write_text(json.dumps({"base": "h100", "memory": (memory - 10e6) / 0.93}))
+    *_, last = plan(texts, path, "--gpu", tmp_path / "smaller.json", "--gpus", 2)[1]["advice"]
+    assert says(last["change"], "--gpus 4, dist.shard_base: true...") and last["memory_bytes"] < memory - 10e6
+
+
+def test_a_wide_model_is_rehearsed_in_a_narrow_one(texts, tmp_path):
+    """The rehearsal on this machine, which is timed, takes the model itself."""
+    wide = {**BASE, "hidden_size": 1024, "intermediate_size": 2048, "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 2}
+    text_models.save("llama_tied", texts / "wide", **wide)
+    path = config(texts, tmp_path / "run", model="wide", expand={"after": [0]}, train={"batch_size": 16})
+    machine = {"memory": 1e11, "matmul_flops": 1e12, "matmul_flops_fp32": 1e12, "memory_bandwidth": 1e11}
+    (tmp_path / "own.json").write_text(json.dumps(machine))
+    narrow, whole = (plan(texts, path, "--gpu", gpu)[1]["memory_bytes"] for gpu in (tmp_path / "own.json", "cpu"))
+    assert narrow["activations"] == pytest.approx(whole["activations"], rel=0.03)
+    assert narrow["total"] == pytest.approx(whole["total"], rel=0.05)
