@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
@@ -322,52 +323,83 @@ double ring_bytes(double trained, std::int64_t ranks) {
   return 3 * 4 * trained * (n - 1) / n;
 }
 
-/// What would fit: smaller changes first.
-std::vector<Advice> advise(const config::RunConfig& config, const PlanOptions& options, const model::ModelConfig& base,
-                           const io::WeightFiles& files, const Plan& plan, const Costs& costs) {
-  const at::ScalarType dtype = model::to_scalar_type(config.compute.decided_dtype());
-  std::vector<Advice> advice;
-  const auto add = [&](std::string change, const config::RunConfig& changed, std::int64_t ranks, const Costs& of) {
-    const Layout layout(changed, base, files, plan.after, dtype, ranks);
-    const std::int64_t tokens = changed.train.batch_size * config.seq_len;
-    advice.push_back({std::move(change), memory_of(layout, of, tokens, config.train.grad_accum, ranks).peak});
-    return advice.back().peak <= plan.usable;
+/// What would take less memory, or fit, if the configuration does not: smaller changes first.
+class Adviser {
+ public:
+  /// Referenced objects must outlive it.
+  Adviser(const config::RunConfig& config, const PlanOptions& options, const model::ModelConfig& base,
+          const io::WeightFiles& files, const Plan& plan, const Costs& costs)
+      : config_(config), options_(options), base_(base), files_(files), plan_(plan), costs_(costs) {}
+
+  std::vector<Advice> advise() {
+    advise_less_at_a_time();
+    const bool leaves_frozen = config_.method != train::Method::kFull && config_.method != train::Method::kReplay;
+    if (leaves_frozen && !options_.machine.is_this_one) advise_sharing();
+    return std::move(advice_);
+  }
+
+ private:
+  using Checkpointing = train::ActivationCheckpointing;
+
+  void advise_less_at_a_time() {
+    if (config_.train.batch_size > 1) add({.one_row = true});
+    if (config_.train.activation_checkpointing == Checkpointing::kFull) return;
+    add({.recomputes = true});
+    if (config_.train.batch_size > 1) add({.recomputes = true, .one_row = true});
+  }
+
+  void advise_sharing() {
+    const Change least = {.shares = true,
+                          .recomputes = config_.train.activation_checkpointing != Checkpointing::kFull,
+                          .one_row = config_.train.batch_size > 1};
+    if (options_.ranks > 1 && !config_.dist.shard_base) {
+      if (add({.shares = true})) return;
+      if ((least.recomputes || least.one_row) && add(least)) return;
+    }
+    for (std::int64_t ranks = std::max<std::int64_t>(2, options_.ranks * 2); ranks <= kMostRanks; ranks *= 2) {
+      Change more = least;
+      more.ranks = ranks;
+      if (add(more)) return;
+      advice_.pop_back();
+    }
+  }
+
+  struct Change {
+    std::int64_t ranks = 0;  // 0: as planned
+    bool shares = false, recomputes = false, one_row = false;
   };
-  config::RunConfig changed = config;
-  if (config.train.batch_size > 1) {
-    changed.train.batch_size = 1;
-    add("train.batch_size: 1", changed, options.ranks, costs);
+
+  /// Whether that fits.
+  bool add(const Change& change) {
+    config::RunConfig config = config_;
+    std::vector<std::string> texts;
+    if (change.ranks > 0) texts.push_back(fmt::format("--gpus {}", change.ranks));
+    if (change.shares) texts.emplace_back("dist.shard_base: true");
+    if (change.recomputes) texts.emplace_back("train.activation_checkpointing: full");
+    if (change.one_row) texts.emplace_back("train.batch_size: 1");
+    config.dist.shard_base |= change.shares;
+    if (change.recomputes) config.train.activation_checkpointing = Checkpointing::kFull;
+    if (change.one_row) config.train.batch_size = 1;
+    const std::int64_t ranks = change.ranks > 0 ? change.ranks : options_.ranks;
+    const at::ScalarType dtype = model::to_scalar_type(config.compute.decided_dtype());
+    const Layout layout(config, base_, files_, plan_.after, dtype, ranks);
+    if (change.recomputes && !recomputed_) recomputed_.emplace(config, layout, dtype, /*is_timed=*/false);
+    const Costs& costs = change.recomputes ? *recomputed_ : costs_;
+    const std::int64_t tokens = config.train.batch_size * config.seq_len;
+    advice_.push_back({fmt::format("{}", fmt::join(texts, ", ")),
+                       memory_of(layout, costs, tokens, config.train.grad_accum, ranks).peak});
+    return advice_.back().peak <= plan_.usable;
   }
-  std::optional<Costs> recomputed;
-  if (config.train.activation_checkpointing != train::ActivationCheckpointing::kFull) {
-    changed.train.activation_checkpointing = train::ActivationCheckpointing::kFull;
-    recomputed.emplace(changed, Layout(config, base, files, plan.after, dtype, options.ranks), dtype,
-                       /*is_timed=*/false);
-    config::RunConfig same_batch = changed;
-    same_batch.train.batch_size = config.train.batch_size;
-    add("train.activation_checkpointing: full", same_batch, options.ranks, *recomputed);
-    if (config.train.batch_size > 1)
-      add("train.activation_checkpointing: full, train.batch_size: 1", changed, options.ranks, *recomputed);
-  }
-  const bool leaves_frozen =
-      config.method != train::Method::kFull && config.method != train::Method::kReplay;  // as config::check demands
-  if (!leaves_frozen || options.machine.is_this_one) return advice;
-  changed.dist.shard_base = true;
-  const std::string rest = fmt::format("{}{}", recomputed ? ", train.activation_checkpointing: full" : "",
-                                       config.train.batch_size > 1 ? ", train.batch_size: 1" : "");
-  const Costs& smallest = recomputed ? *recomputed : costs;
-  if (options.ranks > 1 && !config.dist.shard_base) {
-    config::RunConfig alone = config;
-    alone.dist.shard_base = true;
-    if (add("dist.shard_base: true", alone, options.ranks, costs)) return advice;
-    if (!rest.empty() && add("dist.shard_base: true" + rest, changed, options.ranks, smallest)) return advice;
-  }
-  for (std::int64_t ranks = std::max<std::int64_t>(2, options.ranks * 2); ranks <= kMostRanks; ranks *= 2) {
-    if (add(fmt::format("--gpus {}, dist.shard_base: true{}", ranks, rest), changed, ranks, smallest)) return advice;
-    advice.pop_back();
-  }
-  return advice;
-}
+
+  const config::RunConfig& config_;
+  const PlanOptions& options_;
+  const model::ModelConfig& base_;
+  const io::WeightFiles& files_;
+  const Plan& plan_;
+  const Costs& costs_;
+  std::optional<Costs> recomputed_;
+  std::vector<Advice> advice_;
+};
 
 }  // namespace
 
@@ -408,7 +440,7 @@ Plan make_plan(const config::RunConfig& config, const std::filesystem::path& mod
     if (plan.largest_batch + step <= kMostBatch && memory(costs, plan.largest_batch + step).peak <= plan.usable)
       plan.largest_batch += step;
   if (plan.largest_batch > 0) plan.largest_batch_peak = memory(costs, plan.largest_batch).peak;
-  if (!plan.fits()) plan.advice = advise(config, options, base, files, plan, costs);
+  if (!plan.fits()) plan.advice = Adviser(config, options, base, files, plan, costs).advise();
   return plan;
 }
 
