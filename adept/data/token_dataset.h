@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <span>
@@ -56,6 +57,8 @@ class TokenStorage {
   virtual Untrained untrained(std::int64_t i) const = 0;
   virtual bool has_untrained() const = 0;
   virtual void read(std::int64_t i, std::int64_t begin, std::span<std::int32_t> out) const = 0;
+  virtual void verify() const {}
+  virtual std::filesystem::path folder() const { return {}; }
 };
 
 /// Documents as token ids. Immutable, cheap to copy (copies share the storage), safe to read from several threads.
@@ -96,6 +99,11 @@ class TokenDataset {
   bool has_untrained() const { return data_->storage->has_untrained(); }
   /// Copies ids [begin, begin + out.size()) of document i.
   void read(std::int64_t i, std::int64_t begin, std::span<std::int32_t> out) const;
+  /// Reads all of a store and checks it against its hashes; those in memory need none. Throws InterruptedError after a
+  /// signal.
+  void verify() const { data_->storage->verify(); }
+  /// Of the store; empty for those in memory.
+  std::filesystem::path folder() const { return data_->storage->folder(); }
 
  private:
   struct Data {

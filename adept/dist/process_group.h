@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "adept/core/error.h"
@@ -24,6 +25,14 @@ class RankError : public Error {
  public:
   using Error::Error;
 };
+
+/// What all ranks must have alike: a value, and where this rank has it from. Places are for messages; they may differ.
+struct Held {
+  std::string value;
+  std::string place{};
+};
+/// By name, such as a key of the configuration or a tensor.
+using HeldByName = std::map<std::string, Held>;
 
 /// The ranks differ in what they must have alike.
 class DisagreementError : public DataError {
@@ -93,9 +102,12 @@ class ProcessGroup {
   /// The number of rank 0, where all must decide alike.
   double of_first(double number) { return all_gather(std::vector<double>{number}).front().front(); }
 
-  /// Throws DisagreementError on every rank if `values` (of a name, such as a key of the configuration) are not the
-  /// same everywhere. The message lists the names that differ, and which ranks have which value.
-  void agree(const std::map<std::string, std::string>& values);
+  /// Throws DisagreementError on every rank if the values of `held` are not the same everywhere. The message lists the
+  /// names that differ, which ranks have which value, and `advice`: what to do. A group of one does not call `held`,
+  /// which may take longer than the time-out, as long as the rank gives signs of life.
+  void agree(FunctionRef<HeldByName()> held, std::string_view advice = kSameInputs);
+  static constexpr std::string_view kSameInputs =
+      "Start all of them with the same program, configuration, model and texts.";
 
   /// Rank 0 works; the others wait, as long as rank 0 gives signs of life. If it is interrupted by a signal, so are the
   /// others; after another exception they get a RankError as soon as it has told them (fail).

@@ -1,6 +1,5 @@
 #include "adept/run/job.h"
 
-#include <map>
 #include <string>
 
 #include "adept/core/error.h"
@@ -44,6 +43,24 @@ train::TrainerInputs trainer_inputs(const Training& training, const fs::path& mo
   return inputs;
 }
 
+// The tokens of every text, also of one that is read from this machine's cache: all of them are read and checked.
+void require_same_texts(const Datasets& datasets) {
+  dist::world().agree([&] {
+    dist::HeldByName held;
+    const auto add = [&](const char* key, const std::vector<data::TokenDataset>& sources) {
+      for (const data::TokenDataset& source : sources) {
+        source.verify();
+        held[fmt::format("tokens of {} ({})", key, source.name())] = {source.fingerprint(), source.folder().string()};
+      }
+    };
+    add("data.train", datasets.train);
+    add("data.replay", datasets.replay);
+    add("data.general", datasets.general);
+    add("data.eval", datasets.eval);
+    return held;
+  });
+}
+
 }  // namespace
 
 void join_job(const config::RunConfig& config) {
@@ -61,12 +78,13 @@ void join_job(const config::RunConfig& config) {
 }
 
 void require_same_run(const config::RunConfig& config) {
-  std::map<std::string, std::string> values = {
-      {"program version", fmt::format("{} (torch {})", kCommit, kTorchVersion)}};
-  const Json keys = config::to_json(config).flatten();
-  for (const auto& [key, value] : keys.items())
-    if (key != "/threads") values["configuration: " + key.substr(1)] = value.dump();
-  dist::world().agree(values);
+  dist::world().agree([&] {
+    dist::HeldByName held = {{"program version", {fmt::format("{} (torch {})", kCommit, kTorchVersion)}}};
+    const Json keys = config::to_json(config).flatten();
+    for (const auto& [key, value] : keys.items())
+      if (key != "/threads") held["configuration: " + key.substr(1)] = {value.dump()};
+    return held;
+  });
 }
 
 TrainingCall share(const TrainingCall& call) {
@@ -85,6 +103,7 @@ data::TrainLoader train_loader(const Training& training) {
 }
 
 train::TrainSummary train_model(const Training& training, const fs::path& model_dir) {
+  require_same_texts(training.datasets);
   train::Trainer trainer(trainer_inputs(training, model_dir));
   const train::TrainSummary summary = [&] {
     try {

@@ -20,6 +20,7 @@
 #include "adept/data/interchange/token_files.h"
 #include "adept/data/store/token_store.h"
 #include "adept/data/tokenize.h"
+#include "adept/dist/process_group.h"
 #include "adept/io/cache_directory.h"
 #include "adept/run/result_cache.h"
 
@@ -161,7 +162,7 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const data::Te
   }
   if (is_shared) {
     mark_used(store);
-    show_store(own, store);
+    if (dist::is_first()) show_store(own, store);
     if (is_built) limit_token_cache(store.parent_path(), most_bytes);
   }
   return dataset;

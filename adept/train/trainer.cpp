@@ -72,7 +72,6 @@ TrainSummary Trainer::run(bool resume) {
                                                   .total_steps = length_.steps,
                                                   .has_eval_text = !inputs_.eval.empty()});
   kept_activations_->open(state_.counts.step);
-  group_.meet();
   require_agreement();
   if (decoder_.is_shared())
     log_info("{}", decoder_.weights().source->describe(trainable_.lowest_layer()));
@@ -94,23 +93,33 @@ TrainSummary Trainer::run(bool resume) {
   return summary;
 }
 
-// What must be the same on every process, found before the first step; the configuration, before it is used.
-void Trainer::require_agreement() const {
-  std::map<std::string, std::string> values = {
-      {"steps that are done", std::to_string(state_.counts.step)},
-      {"weights of the model", state_.identity().model.weights},
-      {"frozen weights", state_.identity().frozen_hash},
-      {"position in the data", hash_of(state_.loader.state().dump())},
-      {"length of the training", fmt::format("{} steps, {} sequences", length_.steps, length_.sequences)}};
-  if (group_.size() > 1) {
-    Hasher hasher;
-    for (const optim::Parameter& p : trainable_.parameters()) {
-      const at::Tensor host = p.master.detach().cpu().contiguous();
-      hasher.update(std::span(static_cast<const std::byte*>(host.const_data_ptr()), host.nbytes()));
-    }
-    values["trained weights"] = hasher.digest();
+// The state that every process has, and computes for itself.
+dist::HeldByName Trainer::replicated() const {
+  const TrainerState& c = state_.counts;
+  dist::HeldByName held = {{"steps that are done", {std::to_string(c.step)}},
+                           {"position in the data", {hash_of(state_.loader.state().dump())}},
+                           {"sum of the losses", {fmt::format("{}", c.run_loss_sum)}},
+                           {"learning rates of the units", {hash_of(Json(c.unit_lr_weights).dump())}}};
+  for (std::size_t i = 0; i < trainable_.parameters().size(); ++i) {
+    const optim::Parameter& p = trainable_.parameters()[i];
+    held[p.name] = {model::hash_of_values(p.master)};
+    if (!trainable_.accumulates_in_place(i))
+      held[p.name + " as it is computed with"] = {model::hash_of_values(trainable_.leaves()[i])};
   }
-  group_.agree(values);
+  return held;
+}
+
+// Found before the first step.
+void Trainer::require_agreement() const {
+  group_.agree([&] {
+    dist::HeldByName held = replicated();
+    held["frozen weights"] = {state_.identity().frozen_hash, inputs_.model_dir.string()};
+    const Json model = io::to_json(state_.identity().model);
+    for (const auto& [part, hash] : model.items())
+      held["model: " + part] = {hash.get<std::string>(), inputs_.model_dir.string()};
+    held["length of the training"] = {fmt::format("{} steps, {} sequences", length_.steps, length_.sequences)};
+    return held;
+  });
 }
 
 // A resumed run may have another length than planned; it then follows the new schedule.
@@ -239,6 +248,9 @@ void Trainer::require_finite() const {
 void Trainer::save() {
   require_finite();
   frozen_.verify();
+  group_.agree([&] { return replicated(); },
+               "The memory or the processor of a machine is probably faulty. Nothing is saved; the last checkpoint is "
+               "intact: test the machines, and repeat the command to continue from there.");
   const optim::MomentsByName moments = state_.optimizer.gather_moments();
   group_.on_first([&] { write_checkpoint(moments); });
   state_.set_saved();

@@ -54,7 +54,8 @@ class Trainer {
   /// last step.
   ///
   /// Throws NonFiniteError after max_nonfinite_steps in a row and for a diverged training, which is not saved;
-  /// InterruptedError after SIGINT or SIGTERM, with the state saved.
+  /// dist::DisagreementError for processes that differ in what they train, which is not saved either; InterruptedError
+  /// after SIGINT or SIGTERM, with the state saved.
   TrainSummary run(bool resume);
 
   /// Exports the current model as a Hugging Face directory: see export_trained. The first process does it.
@@ -67,6 +68,7 @@ class Trainer {
   RunIdentity identify() const;
   void plan();
   void loop();
+  dist::HeldByName replicated() const;
   void require_agreement() const;
   void update_unit_rates();
   StepResult take_step();

@@ -390,6 +390,54 @@ def test_different_configurations_end_every_process_before_the_first_step(folder
     assert not (folder / "out").exists()
 
 
+def run_ranks(folders, caches):
+    """The error messages of two processes, each with its working directory and its cache."""
+    port = free_port()
+    ranks = [subprocess.Popen(command(1), cwd=folder, stderr=subprocess.PIPE, text=True,
+                              env=plain_variables(rank, port, XDG_CACHE_HOME=str(cache), ADEPT_RESULT_CACHE="on"))
+             for rank, (folder, cache) in enumerate(zip(folders, caches))]
+    errors = [process.communicate(timeout=60)[1] for process in ranks]
+    return errors, [process.returncode for process in ranks]
+
+
+def test_a_process_with_a_damaged_cache_ends_all_before_the_first_step_and_heals(folder, tmp_path):
+    caches = [tmp_path / "cache-0", tmp_path / "cache-1"]
+    sharing = {**os.environ, "XDG_CACHE_HOME": str(caches[0]), "ADEPT_RESULT_CACHE": "on"}
+    run(folder, 1, config_of(1, train={"max_steps": 1}), env=sharing)
+    shutil.rmtree(folder / "out")
+    shutil.copytree(caches[0], caches[1])
+    shards = list((caches[1] / "adept" / "tokens").glob("*/00000.tokens"))
+    damaged = max(shards, key=lambda path: path.stat().st_size)
+    content = bytearray(damaged.read_bytes())
+    content[24] ^= 1  # of an id in the first block
+    damaged.write_bytes(content)
+    write_config(folder, config_of(2))
+    errors, codes = run_ranks([folder, folder], caches)
+    assert codes == [1, 1]
+    assert says(errors[1], f"[rank 1] error: {damaged}: ...damaged...repeat the command")
+    assert says(errors[0], f"error: rank 1 ended: {damaged}")
+    assert not checkpoints(folder) and not (folder / "out" / "trainer_log.jsonl").exists()
+    errors, codes = run_ranks([folder, folder], caches)
+    assert codes == [0, 0], errors
+    assert (folder / "out" / "data" / "domain.tokens").resolve().is_relative_to(caches[0]), "rank 1 links nothing"
+
+
+@pytest.mark.parametrize("file, text", [("notes/a.txt", "data.train (domain)"), ("held.txt", "data.eval (held-general)")])
+def test_a_process_with_other_text_ends_all_before_the_first_step(folder, tmp_path, file, text):
+    other = pathlib.Path(shutil.copytree(folder, tmp_path / "other"))
+    (other / file).write_text((other / file).read_text().replace("e", "o"))
+    for place in (folder, other):
+        write_config(place, config_of(2, output_dir=str(tmp_path / "out")))
+    caches = [tmp_path / "cache-0", tmp_path / "cache-1"]
+    errors, codes = run_ranks([folder, other], caches)
+    assert codes == [1, 1]
+    for error in errors:
+        assert says(error, f"tokens of {text}: rank ...: xxh3:... (in {caches[0]}/...; rank ...: xxh3:... (in {caches[1]}/") or \
+            says(error, f"tokens of {text}: rank ...: xxh3:... (in {caches[1]}/...; rank ...: xxh3:... (in {caches[0]}/")
+        assert error.count("tokens of") == 1, "only one text differs"
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
 @pytest.mark.parametrize("variables, code, message", [
     ({"MASTER_PORT": "x"}, 2, 'MASTER_PORT is "x"; expected an integer from 1 to 65535'),
     ({"RANK": "2"}, 2, "RANK is 2; expected less than WORLD_SIZE, which is 2"),

@@ -26,7 +26,7 @@ class StoreStorage : public TokenStorage {
  public:
   StoreStorage(const fs::path& folder, const StoreRecord& record, OnDamage on_damage = OnDamage::kKeep,
                UniqueFd lock = {})
-      : lock_(std::move(lock)) {
+      : folder_(folder), lock_(std::move(lock)) {
     for (std::size_t i = 0; i < record.shards.size(); ++i) {
       shards_.push_back(
           std::make_unique<const Shard>(folder / shard_name(i), record.shards[i], record.info.vocab_size, on_damage));
@@ -56,6 +56,10 @@ class StoreStorage : public TokenStorage {
     const auto [shard, at] = place_of(i);
     shard.read(at, begin, out);
   }
+  void verify() const override {
+    for (const auto& shard : shards_) shard->verify();
+  }
+  fs::path folder() const override { return folder_; }
 
   const std::vector<std::unique_ptr<const Shard>>& shards() const { return shards_; }
 
@@ -71,6 +75,7 @@ class StoreStorage : public TokenStorage {
     return {shard, i - (*end - shard.num_documents())};
   }
 
+  fs::path folder_;
   UniqueFd lock_;  // of a store in use
   std::vector<std::unique_ptr<const Shard>> shards_;
   std::vector<std::int64_t> ends_;  // documents up to the end of each shard

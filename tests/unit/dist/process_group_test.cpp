@@ -16,6 +16,7 @@ namespace {
 
 using test::Outcome;
 using testing::AllOf;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -50,7 +51,8 @@ TEST(ProcessGroup, OfOneProcessLeavesTensorsAsTheyAre) {
   EXPECT_EQ(group.max(-2.5), -2.5);
   EXPECT_EQ(group.broadcast(std::string("x")), "x");
   EXPECT_EQ(group.all_gather(std::string("x")), std::vector<std::string>{"x"});
-  group.agree({{"a", "b"}});
+  group.agree([]() -> HeldByName { throw DataError("takes time to compute"); });
+  group.meet();
   bool worked = false;
   group.on_first([&] { worked = true; });
   EXPECT_TRUE(worked);
@@ -106,22 +108,79 @@ TEST(ProcessGroup, GathersNumbersAndTexts) {
 
 TEST(ProcessGroup, AgreesOnEqualValues) {
   expect_ok(test::run_job(2, [](ProcessGroup& group) {
-    group.agree({{"model", "xxh3:1"}, {"version", "1"}});
+    group.agree([&] { return HeldByName{{"model", {"xxh3:1", group.is_first() ? "/a" : "/b"}}, {"version", {"1"}}}; });
     return "ok";
   }));
 }
 
 TEST(ProcessGroup, TellsEveryRankWhatDiffers) {
   const auto outcomes = test::run_job(3, [](ProcessGroup& group) -> std::string {
-    std::map<std::string, std::string> values = {{"seed", group.rank() == 1 ? "7" : "42"}, {"model", "same"}};
-    if (group.rank() == 2) values["new"] = "here";
-    group.agree(values);
+    HeldByName held = {{"seed", {group.rank() == 1 ? "7" : "42"}}, {"model", {"same"}}};
+    held["tokens"] = {group.rank() == 2 ? "b" : "a", fmt::format("/cache/{}", group.rank())};
+    if (group.rank() == 2) held["new"] = {"here"};
+    group.agree([&] { return held; }, "Do this.");
     return "agreed";
   });
   for (const Outcome& outcome : outcomes) {
     EXPECT_EQ(outcome.exit_code, 1);
     EXPECT_THAT(outcome.text, AllOf(HasSubstr("seed: ranks 0, 2: 42; rank 1: 7"), Not(HasSubstr("model:")),
-                                    HasSubstr("new: rank 2: here; ranks 0, 1: nothing")));
+                                    HasSubstr("new: rank 2: here; ranks 0, 1: nothing"),
+                                    HasSubstr("tokens: rank 0: a (in /cache/0); rank 1: a (in /cache/1); rank 2: b (in "
+                                              "/cache/2)"),
+                                    EndsWith("Do this.")));
+  }
+}
+
+TEST(ProcessGroup, ListsTheFirstOfManyDifferences) {
+  const auto outcomes = test::run_job(2, [](ProcessGroup& group) -> std::string {
+    HeldByName held;
+    for (int i = 0; i < 50; ++i) held[fmt::format("tensor {:02}", i)] = {std::to_string(group.rank())};
+    group.agree([&] { return held; });
+    return "agreed";
+  });
+  for (const Outcome& outcome : outcomes)
+    EXPECT_THAT(outcome.text, AllOf(HasSubstr("tensor 19: rank 0: 0; rank 1: 1"), Not(HasSubstr("tensor 20")),
+                                    HasSubstr("and 30 more")));
+}
+
+TEST(ProcessGroup, WaitsForARankThatPreparesLongerThanTheTimeOut) {
+  const auto prepares_and_meets = [](ProcessGroup& group) {
+    if (group.rank() == 1) sleep_seconds(3);
+    group.meet();
+    group.barrier();
+  };
+  expect_ok(test::run_job(3,
+                          [&](ProcessGroup& group) {
+                            prepares_and_meets(group);
+                            prepares_and_meets(group);  // each meeting is one of its own
+                            return "ok";
+                          },
+                          {.timeout = 1.5}));
+  expect_ok(test::run_job(2,
+                          [](ProcessGroup& group) {
+                            group.agree([&] {
+                              if (group.rank() == 1) sleep_seconds(3);
+                              return HeldByName{{"hash of a large file", {"1"}}};
+                            });
+                            return "ok";
+                          },
+                          {.timeout = 1.5}));
+}
+
+TEST(ProcessGroup, DoesNotWaitForARankThatEndsWhileItPrepares) {
+  for (const bool is_killed : {false, true}) {
+    const auto outcomes = test::run_job(2,
+                                        [=](ProcessGroup& group) -> std::string {
+                                          group.barrier();
+                                          if (group.rank() == 1 && is_killed) ::raise(SIGKILL);
+                                          if (group.rank() == 1) throw DataError("a damaged file");
+                                          group.meet();
+                                          return "ok";
+                                        },
+                                        {.timeout = 2});
+    EXPECT_EQ(outcomes[0].exit_code, 1);
+    EXPECT_THAT(outcomes[0].text, HasSubstr(is_killed ? "rank 1 gave no sign of life for 2 s (dist.timeout)"
+                                                      : "rank 1 ended: a damaged file"));
   }
 }
 

@@ -1,0 +1,124 @@
+// Training by several processes, one of which has faulty memory.
+#include <ATen/Parallel.h>
+#include <gmock/gmock.h>
+
+#include <functional>
+
+#include "processes.h"
+#include "tests/support/bit_flip.h"
+#include "tests/support/reads.h"
+#include "tests/unit/train/tiny_training.h"
+
+namespace adept::train {
+namespace {
+
+using adept::test::Says;
+using dist::test::Outcome;
+using dist::test::Process;
+
+constexpr const char* kTrained = "model.layers.5.mlp.down_proj.weight";
+constexpr const char* kLowestTrained = "model.layers.2.self_attn.q_proj.weight";
+
+/// What each of two ranks returned or threw, after `work` with the trainer of `config`; `change` sees the inputs
+/// before.
+std::vector<Outcome> train_by_two(
+    const config::RunConfig& config, const fs::path& model_dir, const fs::path& run_dir,
+    const std::function<void(Trainer&)>& work,
+    const std::function<void(TrainerInputs&)>& change = [](TrainerInputs&) {}) {
+  const std::uint16_t port = dist::test::free_port();
+  std::vector<std::unique_ptr<Process>> processes;
+  for (int rank = 0; rank < 2; ++rank)
+    processes.push_back(std::make_unique<Process>([&, rank]() -> std::string {
+      at::set_num_threads(1);
+      dist::join(dist::test::launch_of(rank, 2, port), {.timeout = 20});
+      try {
+        TrainerInputs inputs = make_inputs(config, model_dir, run_dir);
+        change(inputs);
+        Trainer trainer(std::move(inputs));
+        work(trainer);
+        dist::world().leave();
+        return "ok";
+      } catch (const std::exception& error) {
+        dist::world().fail(error.what(), 1);
+        throw;
+      }
+    }));
+  return {processes[0]->wait(), processes[1]->wait()};
+}
+
+config::RunConfig uniform_config_of_two() {
+  config::RunConfig config = small_config();
+  config.unit_lr.policy = "uniform";
+  config.train.max_steps = 4;
+  return config;
+}
+
+/// Documents that call a function when they are read.
+class WatchedStorage : public data::TokenStorage {
+ public:
+  explicit WatchedStorage(std::function<void()> on_read) : on_read_(std::move(on_read)) {}
+  std::int64_t document_tokens(std::int64_t) const override { return 10; }
+  std::int64_t document_bytes(std::int64_t) const override { return 10; }
+  std::int32_t last_token(std::int64_t) const override { return 5; }
+  data::Untrained untrained(std::int64_t) const override { return {}; }
+  bool has_untrained() const override { return false; }
+  void read(std::int64_t, std::int64_t, std::span<std::int32_t> out) const override {
+    on_read_();
+    std::fill(out.begin(), out.end(), 5);
+  }
+
+ private:
+  std::function<void()> on_read_;
+};
+
+TEST(Ranks, WithDifferentWeightsSaveNothing) {
+  const adept::test::TemporaryDirectory dir;
+  const auto model = adept::test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = uniform_config_of_two();
+  config.train.eval_steps = 2;
+  std::function<void()> at_evaluation = [] {};  // of the first rank, between the update and the checkpoint of step 2
+  const auto outcomes = train_by_two(
+      config, model.expanded, dir / "run",
+      [&](Trainer& trainer) {
+        at_evaluation = [&trainer, calls = 0]() mutable {
+          if (calls++ == 0) adept::test::flip_bit(adept::test::tensor_of(trainer.decoder(), kTrained), 7, 0);
+        };
+        if (!dist::world().is_first()) at_evaluation = [] {};
+        trainer.run(false);
+      },
+      [&](TrainerInputs& inputs) {
+        const data::TokenDataset dataset(
+            {.name = "held-out", .vocab_size = 53, .counts = {.documents = 2, .tokens = 20}}, "x",
+            std::make_shared<WatchedStorage>([&] { at_evaluation(); }));
+        inputs.eval = {{"held-out", data::windows(dataset, {.seq_len = 8})}};
+      });
+  for (const Outcome& outcome : outcomes) {
+    EXPECT_EQ(outcome.exit_code, 1);
+    EXPECT_THAT(outcome.text, testing::HasSubstr(std::string(kTrained) + ": rank "));
+    EXPECT_THAT(outcome.text, Says("Nothing is saved; the last checkpoint is intact"));
+    EXPECT_THAT(outcome.text, testing::Not(testing::HasSubstr(kLowestTrained)));
+  }
+  EXPECT_EQ(list_checkpoints(dir / "run").front().filename(), "checkpoint-1");
+}
+
+TEST(Ranks, WithDifferentModelsDoNotBegin) {
+  const adept::test::TemporaryDirectory dir;
+  const auto model = adept::test::write_expanded_model(dir.path(), "llama", {1, 3});
+  const auto outcomes = train_by_two(
+      uniform_config_of_two(), model.expanded, dir / "run", [](Trainer& trainer) { trainer.run(false); },
+      [&](TrainerInputs& inputs) {
+        if (dist::world().is_first()) return;
+        fs::copy(model.expanded, dir / "local", fs::copy_options::recursive);
+        const fs::path file = dir / "local" / "config.json";
+        Json json = parse_json(adept::test::read_file(file), file.string());
+        json["rms_norm_eps"] = 1e-4;
+        adept::test::write_file(file, json.dump());
+        inputs.model_dir = dir / "local";
+      });
+  for (const Outcome& outcome : outcomes)
+    EXPECT_THAT(outcome.text, Says("model: config.json: rank ...: xxh3:... (in ...); rank ..."));
+  EXPECT_TRUE(list_checkpoints(dir / "run").empty());
+}
+
+}  // namespace
+}  // namespace adept::train
