@@ -287,6 +287,10 @@ void describe(Visitor& v, train::TrainOptions& c) {
   v(c.max_nonfinite_steps, "max_nonfinite_steps",
     "Number of consecutive steps with a non-finite loss or gradient that stops the run",
     {.unit = "steps", .range = kSteps, .decides = decides::kNothing});
+  v(c.verify_every, "verify_every",
+    "Interval between steps whose gradients are computed twice and compared bit by bit, to find faulty memory and "
+    "processors. Frozen weights are compared with their bits at the start, too. 0: none; the result is the same",
+    {.unit = "steps", .range = kStepCount, .decides = decides::kNothing});
 }
 
 template <typename Visitor>

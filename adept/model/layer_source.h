@@ -21,6 +21,8 @@ class LayerSource {
 
   /// Whether `tensor` is one of those that it provides.
   virtual bool provides(const at::Tensor& tensor) const = 0;
+  /// The bytes of layer l that this process always has, for checks; undefined if there are none.
+  virtual at::Tensor kept(std::int64_t l) const = 0;
   /// Memory of this process for all that it provides.
   virtual std::int64_t num_bytes() const = 0;
   /// For the log: what it saves, and what it costs for passes over all layers and back to layer `lowest`.

@@ -47,6 +47,7 @@ struct TrainOptions {
   std::int64_t save_steps = 500;
   std::int64_t save_total_limit = 2;
   std::int64_t max_nonfinite_steps = 5;
+  std::int64_t verify_every = 0;
 };
 
 struct LoraOptions {

@@ -40,6 +40,7 @@ class ShardedBase : public model::LayerSource {
 
   void fetch(std::int64_t l, int direction) override;
   bool provides(const at::Tensor& tensor) const override;
+  at::Tensor kept(std::int64_t l) const override { return layers_[static_cast<std::size_t>(l)].part; }
   std::int64_t num_bytes() const override;
   std::string describe(std::int64_t lowest) const override;
 

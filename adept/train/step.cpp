@@ -13,6 +13,7 @@
 #include "adept/nn/allocator.h"
 #include "adept/nn/kernels.h"
 #include "adept/train/gradient_exchange.h"
+#include "adept/train/verification.h"
 
 namespace adept::train {
 namespace {
@@ -108,9 +109,12 @@ std::vector<model::Batch> to_micro_batches(std::span<const data::Sequence> seque
   return batches;
 }
 
-StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& trainable,
-                             std::span<const model::Batch> micro_batches, ActivationCheckpointing checkpointing,
-                             const StepDivision& division) {
+namespace {
+
+// `record` is null unless the computation is verified: then gradients are not sent before they are recorded.
+StepResult compute_once(const model::FrozenPrefix& model, Trainable& trainable,
+                        std::span<const model::Batch> micro_batches, ActivationCheckpointing checkpointing,
+                        const StepDivision& division, GradientRecord* record) {
   dist::ProcessGroup& group = *division.group;
   StepResult result;
   for (const model::Batch& batch : micro_batches) result.num_targets += batch.num_targets;
@@ -135,8 +139,10 @@ StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& traina
       const Losses losses = losses_of(model, trainable, batch, checkpointing);
       const at::Tensor loss = has_own ? losses.sum / total : losses.sum * 0.0;
       result.activation_bytes = std::max(result.activation_bytes, bytes_kept() - before);
-      if ((is_shared ? begin : m) + size >= micro_batches.size()) exchange.begin_last_pass();
+      if ((is_shared ? begin : m) + size >= micro_batches.size() && record == nullptr) exchange.begin_last_pass();
       torch::autograd::backward({loss}, {});
+      if (has_own && record != nullptr)
+        record->add(fmt::format("micro-batch {} of {}", m + 1, micro_batches.size()), loss);
       if (has_own) readings.add(loss, losses.rows);
     }
     exchange.end_round(has_own);
@@ -146,6 +152,38 @@ StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& traina
   for (const at::Tensor& grad : trainable.gradients())
     result.gradient_bytes += static_cast<std::int64_t>(grad.nbytes());
   result.finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
+  if (record != nullptr) record->finish(result.loss);
+  return result;
+}
+
+// ATen's kernels that give the same bits each time; where it has none, it warns. Those of a CPU do so anyway.
+class DeterministicKernels {
+ public:
+  explicit DeterministicKernels(at::Device device) : is_set_(!device.is_cpu()) {
+    if (is_set_) at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+  }
+  ~DeterministicKernels() {
+    if (is_set_) at::globalContext().setDeterministicAlgorithms(false, /*warn_only=*/false);
+  }
+  DeterministicKernels(const DeterministicKernels&) = delete;
+  DeterministicKernels& operator=(const DeterministicKernels&) = delete;
+
+ private:
+  bool is_set_;
+};
+
+}  // namespace
+
+StepResult compute_gradients(const model::FrozenPrefix& model, Trainable& trainable,
+                             std::span<const model::Batch> micro_batches, ActivationCheckpointing checkpointing,
+                             const StepDivision& division) {
+  if (!division.is_verified)
+    return compute_once(model, trainable, micro_batches, checkpointing, division, /*record=*/nullptr);
+  const DeterministicKernels same_bits(model.decoder().device());
+  GradientRecord first(trainable), second(trainable);
+  compute_once(model.decoder(), trainable, micro_batches, checkpointing, division, &first);
+  StepResult result = compute_once(model, trainable, micro_batches, checkpointing, division, &second);
+  result.difference = difference_of(first, second, *division.group);
   return result;
 }
 
@@ -155,7 +193,7 @@ StepResult train_step(const model::FrozenPrefix& model, Trainable& trainable, op
   const auto has_targets = [](const model::Batch& batch) { return batch.num_targets > 0; };
   if (std::none_of(micro_batches.begin(), micro_batches.end(), has_targets)) return {};  // documents of one token each
   const StepResult result = compute_gradients(model, trainable, micro_batches, checkpointing, division);
-  if (result.finite) {
+  if (result.finite && result.difference.empty()) {
     optimizer.step(trainable.gradients(), learning_rates, optim::clip_factor(result.grad_norm, max_grad_norm));
     trainable.publish();
   }

@@ -15,6 +15,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/file.h"
+#include "adept/core/host_name.h"
 #include "adept/io/posix.h"
 
 namespace adept::train {
@@ -112,11 +113,6 @@ std::optional<Integer> parse_integer(std::string_view digits) {
   Integer value = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
   return error == std::errc() ? std::optional(value) : std::nullopt;
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "localhost";
 }
 
 // Removes files of sessions that began at `step` or later. Returns the first second that no other file name uses.

@@ -73,6 +73,7 @@ TrainSummary Trainer::run(bool resume) {
                                                   .has_eval_text = !inputs_.eval.empty()});
   kept_activations_->open(state_.counts.step);
   require_agreement();
+  if (inputs_.config.train.verify_every > 0) frozen_bits_.emplace(decoder_, trainable_, state_.counts.step);
   if (decoder_.is_shared())
     log_info("{}", decoder_.weights().source->describe(trainable_.lowest_layer()));
   if (state_.counts.step < length_.steps) log_info("memory before training: {}", describe(account_.resident()));
@@ -88,6 +89,7 @@ TrainSummary Trainer::run(bool resume) {
     throw;
   }
   log_->finish(state_.counts);
+  if (num_verified_ > 0) log_info("{} steps were computed twice, with the same bits", format_count(num_verified_));
   const TrainSummary summary = summarize();
   kept_activations_->drop();
   return summary;
@@ -188,7 +190,8 @@ StepResult Trainer::take_step() {
   const StepDivision division = {
       .group = &group_,
       .deterministic = inputs_.config.dist.deterministic,
-      .seed = random_bits(seed, RandomStream::kDropout, static_cast<std::uint64_t>(counts.step))};
+      .seed = random_bits(seed, RandomStream::kDropout, static_cast<std::uint64_t>(counts.step)),
+      .is_verified = c.verify_every > 0 && (counts.step + 1) % c.verify_every == 0};
   const std::int64_t wanted = std::min(sequences_per_step(c), length_.sequences - state_.loader.num_sequences());
   const std::vector<data::Sequence> sequences = prefetcher_->next_step(wanted, length_.sequences);
   const std::vector<model::Batch> micro_batches = to_micro_batches(sequences, c.batch_size, decoder_.device());
@@ -202,6 +205,11 @@ StepResult Trainer::take_step() {
   if (result.finite && result.num_targets > 0)
     add_losses(counts.source_losses, state_.loader, sequences, result.sequence_losses);
   ++counts.step;
+  if (!result.difference.empty()) throw unequal_step(counts.step, result.difference, inputs_.run_dir);
+  if (division.is_verified) {
+    frozen_bits_->verify(counts.step, inputs_.run_dir);
+    ++num_verified_;
+  }
   divergence_.after_step(counts, result, micro_batches.front(), c.max_nonfinite_steps, state_.optimizer,
                          kept_activations_->for_reading());
   return result;

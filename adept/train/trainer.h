@@ -25,6 +25,7 @@
 #include "adept/train/train_summary.h"
 #include "adept/train/trainable.h"
 #include "adept/train/training_log.h"
+#include "adept/train/verification.h"
 
 namespace adept::train {
 
@@ -54,8 +55,9 @@ class Trainer {
   /// last step.
   ///
   /// Throws NonFiniteError after max_nonfinite_steps in a row and for a diverged training, which is not saved;
-  /// dist::DisagreementError for processes that differ in what they train, which is not saved either; InterruptedError
-  /// after SIGINT or SIGTERM, with the state saved.
+  /// CorruptionError for a verified step that has other bits each time, and dist::DisagreementError for processes that
+  /// differ in what they train, which is not saved either; InterruptedError after SIGINT or SIGTERM, with the state
+  /// saved.
   TrainSummary run(bool resume);
 
   /// Exports the current model as a Hugging Face directory: see export_trained. The first process does it.
@@ -102,6 +104,8 @@ class Trainer {
   std::optional<data::Prefetcher> prefetcher_;       // set at the start of run()
   std::optional<TrainingLog> log_;                   // likewise
   std::optional<KeptActivations> kept_activations_;  // likewise
+  std::optional<FrozenBits> frozen_bits_;            // if steps are verified
+  std::int64_t num_verified_ = 0;                    // steps
 };
 
 }  // namespace adept::train

@@ -438,6 +438,23 @@ def test_a_process_with_other_text_ends_all_before_the_first_step(folder, tmp_pa
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
+def test_verified_steps_of_shared_layers_change_nothing(inputs, tmp_path):
+    results = []
+    for every in (0, 2):
+        folder = pathlib.Path(shutil.copytree(inputs, tmp_path / str(every)))
+        process = run(folder, 2, config_of(2, train={"verify_every": every, "eval_steps": 0}, unit_lr={"policy": "uniform"},
+                                           dist=SHARED))
+        assert ("3 steps were computed twice, with the same bits" in process.stderr) == (every > 0)
+        results.append(result(folder))
+    assert results[0] == results[1]
+
+
+def test_verified_steps_change_nothing(exact_two, folder):
+    process = run(folder, 2, config_of(2, train={"verify_every": 2}, **EXACT))
+    assert "3 steps were computed twice, with the same bits" in process.stderr
+    assert result(folder) == result(exact_two)
+
+
 @pytest.mark.parametrize("variables, code, message", [
     ({"MASTER_PORT": "x"}, 2, 'MASTER_PORT is "x"; expected an integer from 1 to 65535'),
     ({"RANK": "2"}, 2, "RANK is 2; expected less than WORLD_SIZE, which is 2"),

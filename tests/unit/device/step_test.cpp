@@ -2,6 +2,7 @@
 // GPU takes (tests/support/stand_in_device.h).
 #include "adept/train/step.h"
 
+#include <ATen/Context.h>
 #include <ATen/record_function.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -153,7 +154,7 @@ class Training {
                                              .dtype = dtype});
   }
 
-  StepResult step() {
+  StepResult step(const StepDivision& division = {}) {
     const std::vector<data::Sequence> sequences = sequences_of(case_.text);
     const std::int64_t batch_size = cache_ ? 1 : 2;  // of a row alone nothing depends on its place in the batch
     const std::vector<model::Batch> batches = to_micro_batches(sequences, batch_size, decoder_->device());
@@ -161,7 +162,7 @@ class Training {
     std::map<std::string, double> rates;
     for (const optim::Parameter& p : trainable_->parameters()) rates[p.name] = 1e-3;
     return train_step(prefix, *trainable_, *optimizer_, batches, test::whole_rates(trainable_->parameters(), rates),
-                      /*max_grad_norm=*/0.1, case_.checkpointing);
+                      /*max_grad_norm=*/0.1, case_.checkpointing, division);
   }
 
   std::int64_t positions_read() const { return cache_->stats().positions_read; }
@@ -213,6 +214,16 @@ TEST_P(DeviceStep, ComputesWhatTheProcessorDoes) {
       for (std::size_t s = 0; s < found.sequence_losses.size(); ++s)
         EXPECT_NEAR(found.sequence_losses[s], expected.sequence_losses[s], 1e-4 * expected.sequence_losses[s]);
     }
+  }
+}
+
+TEST_P(DeviceStep, IsVerifiedWithDeterministicKernels) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.name);
+    Training run(GetParam(), c, test::kStandIn, at::kBFloat16);
+    for (int i = 0; i < 2; ++i)  // the second time from the cache
+      EXPECT_THAT(run.step({.seed = 3, .is_verified = true}).difference, IsEmpty());
+    EXPECT_FALSE(at::globalContext().deterministicAlgorithms()) << "for verified steps only";
   }
 }
 

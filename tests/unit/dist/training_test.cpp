@@ -53,6 +53,51 @@ config::RunConfig uniform_config_of_two() {
   return config;
 }
 
+TEST(VerifiedRanks, GiveTheSameBitsAsOthers) {
+  const adept::test::TemporaryDirectory dir;
+  const auto model = adept::test::write_expanded_model(dir.path(), "llama", {1, 3});
+  for (const bool deterministic : {false, true}) {
+    config::RunConfig config = uniform_config_of_two();
+    config.dist.deterministic = deterministic;
+    config.compute.dtype = config::DTypeChoice::kBf16;
+    const std::string name = deterministic ? "exact" : "fast";
+    for (const int every : {0, 1}) {
+      config.train.verify_every = every;
+      for (const Outcome& outcome : train_by_two(config, model.expanded, dir / fmt::format("{}-{}", name, every),
+                                                 [](Trainer& trainer) { trainer.run(false); }))
+        EXPECT_EQ(outcome.text, "ok");
+    }
+    expect_same_tensors(dir / (name + "-0"), dir / (name + "-1"), "checkpoint-4");
+  }
+}
+
+TEST(VerifiedRanks, NameTheOneWhoseMemoryChanges) {
+  const adept::test::TemporaryDirectory dir;
+  const auto model = adept::test::write_expanded_model(dir.path(), "llama", {1, 3});
+  for (const bool deterministic : {false, true}) {
+    config::RunConfig config = uniform_config_of_two();
+    config.dist.deterministic = deterministic;
+    config.train.verify_every = 2;
+    const fs::path run_dir = dir / (deterministic ? "exact" : "fast");
+    const auto outcomes = train_by_two(config, model.expanded, run_dir, [](Trainer& trainer) {
+      int calls = 0;
+      adept::test::tensor_of(trainer.decoder(), kLowestTrained).register_hook([&](const at::Tensor&) {
+        // The second backward pass of the first computation of step 2.
+        if (++calls == 4 && dist::world().rank() == 1)
+          adept::test::flip_bit(adept::test::tensor_of(trainer.decoder(), kTrained), 7, 25);
+      });
+      trainer.run(false);
+    });
+    for (const Outcome& outcome : outcomes) {
+      EXPECT_EQ(outcome.exit_code, 1);
+      EXPECT_THAT(outcome.text,
+                  Says("step 2 gave other bits ...: rank 1 (...) in micro-batch 2 of 4, its part of the loss is"));
+      EXPECT_THAT(outcome.text, testing::Not(testing::HasSubstr("rank 0")));
+    }
+    EXPECT_EQ(list_checkpoints(run_dir).front().filename(), "checkpoint-1");
+  }
+}
+
 /// Documents that call a function when they are read.
 class WatchedStorage : public data::TokenStorage {
  public:
