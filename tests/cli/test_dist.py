@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import text_models
 from conftest import BUILD, run_program, says
@@ -127,7 +128,7 @@ def one(request, inputs, tmp_path_factory):
     """A run by one process, and what a run by several needs to be the same."""
     folder = tmp_path_factory.mktemp(request.param) / "work"
     shutil.copytree(inputs, folder)
-    run(folder, 1, config_of(1, **METHODS[request.param], **EXACT))
+    run(folder, 1, config_of(1, train={"save_steps": 1}, **METHODS[request.param], **EXACT))
     return folder, METHODS[request.param]
 
 
@@ -139,15 +140,32 @@ def exact_two(inputs, tmp_path_factory):
     return folder
 
 
-def test_processes_give_the_loss_of_one_on_the_same_batches(one, folder):
+def distance(found, expected, names):
+    """The norm of the difference of these tensors together, relative to their norm."""
+    difference = sum(np.square(found[name].astype(float) - expected[name]).sum() for name in names)
+    return np.sqrt(difference / sum(np.square(expected[name].astype(float)).sum() for name in names))
+
+
+def test_processes_give_the_losses_gradients_and_weights_of_one_on_the_same_batches(one, folder):
     expected, changes = one
-    run(folder, 2, config_of(2, **changes))
-    tolerance = RELATIVE if changes.get("dtype") != "bf16" else 1e-3
-    assert losses(folder) == pytest.approx(losses(expected), rel=tolerance)
-    found, wanted = (load_file(checkpoints(f)[-1] / "trainable.safetensors") for f in (folder, expected))
-    assert found.keys() == wanted.keys()
-    for name in found if tolerance == RELATIVE else []:
-        assert found[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-5), name  # Adam divides small by small
+    run(folder, 2, config_of(2, train={"save_steps": 1}, **changes))
+    if changes.get("dtype") == "bf16":
+        assert losses(folder) == pytest.approx(losses(expected), rel=1e-3)
+        return
+    assert losses(folder) == pytest.approx(losses(expected), rel=RELATIVE)
+    first, last = 1, 6
+    tensors = {(place, step, file): load_file(place / "out" / f"checkpoint-{step}" / f"{file}.safetensors")
+               for place in (folder, expected) for step in (first, last) for file in ("trainable", "optimizer")}
+    moments = [tensors[place, first, "optimizer"] for place in (folder, expected)]
+    for name in moments[0]:
+        if name.startswith("exp_avg.") and moments[1][name].any():  # after one step: 0.1 times the gradient
+            assert distance(*moments, [name]) < RELATIVE, name
+    for step, bound in ((first, RELATIVE), (last, 10 * RELATIVE)):  # each step starts from weights that differ more
+        weights = [tensors[place, step, "trainable"] for place in (folder, expected)]
+        assert weights[0].keys() == weights[1].keys()
+        assert distance(*weights, weights[0]) < bound, step
+        for name in weights[0]:  # AdamW divides small by small: single weights differ by more
+            assert distance(*weights, [name]) < 1e-4, name
 
 
 @pytest.mark.parametrize("processes", [2, 3])
