@@ -9,12 +9,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <numeric>
 #include <optional>
 #include <vector>
 
 #include "adept/nn/autograd.h"
+#include "adept/nn/block_attention.h"
 #include "adept/nn/kernels.h"
 #include "adept/nn/normed_rope.h"
 #include "adept/nn/reference.h"
@@ -182,33 +182,16 @@ class NormedAttention : public torch::autograd::Function<NormedAttention> {
   }
 };
 
-/// Softly capped scores, which ATen's attention has not. Queries of a group stand below each other.
-at::Tensor capped_by_aten(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Visibility& visibility,
-                          const Scoring& scoring) {
-  const std::int64_t B = q.size(0), K = k.size(1), G = q.size(1) / K, T = q.size(2), S = k.size(2);
-  const at::Tensor products = q.reshape({B, K, G * T, q.size(3)}).matmul(k.transpose(2, 3)).view({B, K, G, T, S});
-  const at::Tensor scores =
-      reference::soft_capped(products.to(accumulate_type(q)) * scale_of(scoring, q), scoring.soft_cap);
-  const at::Tensor hidden = causal_mask(T, S, visibility, q.device()).logical_not().unsqueeze(2);
-  const at::Tensor masked = scores.masked_fill(hidden, -std::numeric_limits<double>::infinity());
-  const at::Tensor probabilities = masked.softmax(-1).to(q.scalar_type()).view({B, K, G * T, S});
-  return probabilities.matmul(v).view(q.sizes());
-}
-
 /// ATen's, for what the kernel does not do: other devices, fp64, and single queries, which read every key once.
 at::Tensor by_aten(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Visibility& visibility,
                    const Scoring& scoring) {
   if (has_flash_attention(q, k, v, scoring)) return flash_attention(q, k, v, visibility, scoring);
-  if (scoring.soft_cap > 0) return capped_by_aten(q, k, v, visibility, scoring);
-  const std::optional<double> scale = scoring.scale;
   const std::int64_t num_queries = q.size(2), num_keys = k.size(2);
-  const bool grouped = q.size(1) != k.size(1);
   const bool cut = (visibility.window > 0 && visibility.window < num_keys) || visibility.document_starts.defined();
-  const bool sees_all = num_queries == 1 && !cut;
-  if (sees_all || (!cut && num_queries == num_keys))
-    return at::scaled_dot_product_attention(q, k, v, std::nullopt, 0.0, /*is_causal=*/!sees_all, scale, grouped);
-  const at::Tensor mask = causal_mask(num_queries, num_keys, visibility, q.device());
-  return at::scaled_dot_product_attention(q, k, v, mask, 0.0, /*is_causal=*/false, scale, grouped);
+  const bool sees_all = num_queries == 1, grouped = q.size(1) != k.size(1);
+  if (scoring.soft_cap > 0 || cut || (!sees_all && (num_queries != num_keys || grouped)))
+    return block_attention(q, k, v, visibility, scoring);
+  return at::scaled_dot_product_attention(q, k, v, std::nullopt, 0.0, /*is_causal=*/!sees_all, scoring.scale, grouped);
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ struct Scoring {
 /// Query t is at key position S - T + t. Head h reads key-value head h / (H / K). On the CPU in fp32 and bf16 no (T x
 /// S) matrix is stored and blocks that no query attends to are skipped; sums are in fp32. Its gradient saves q, k, v
 /// and a number for each query and head, not the result. On a GPU in bf16 and fp16 ATen's flash attention stores none
-/// either. Elsewhere, and for a soft cap, ATen's operations store that matrix. Differentiable once.
+/// either. Elsewhere, and for a soft cap, ATen's operations work on a block of queries at a time. Differentiable once.
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const Visibility& visibility = {}, const Scoring& scoring = {});
 

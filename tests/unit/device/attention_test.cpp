@@ -5,10 +5,16 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/record_function.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
+#include <memory>
 #include <vector>
 
+#include "adept/nn/block_attention.h"
 #include "adept/nn/reference.h"
 #include "tests/support/stand_in_device.h"
 #include "tests/support/tolerance.h"
@@ -17,6 +23,7 @@ namespace adept::nn {
 namespace {
 
 constexpr double kRounding = 0.02;  // of results and gradients in bf16
+constexpr double kFp32Rounding = 1e-4;
 
 struct Heads {
   at::Tensor q, k, v, out;
@@ -96,6 +103,67 @@ TEST(FlashAttention, LeavesToOthersWhatItCannotDo) {
   const at::Tensor query = here.narrow(2, 4, 1), wide = here.to(at::kFloat);
   EXPECT_FALSE(has_flash_attention(query, here, here, {})) << "fewer queries than keys";
   EXPECT_FALSE(has_flash_attention(wide, wide, wide, {})) << "fp32";
+}
+
+/// The most elements that a row of a result has, of operations on tensors with rows of queries.
+class LargestResult {
+ public:
+  LargestResult()
+      : handle_(at::addGlobalCallback(
+            at::RecordFunctionCallback(start, look).needsOutputs(true).scopes({at::RecordScope::FUNCTION}))) {
+    elements = 0;
+  }
+  ~LargestResult() { at::removeCallback(handle_); }
+  LargestResult(const LargestResult&) = delete;
+  LargestResult& operator=(const LargestResult&) = delete;
+
+  std::int64_t found() const { return elements; }
+
+ private:
+  static inline std::atomic<std::int64_t> elements = 0;
+  static std::unique_ptr<at::ObserverContext> start(const at::RecordFunction&) { return nullptr; }
+  static void look(const at::RecordFunction& function, at::ObserverContext*) {
+    for (const c10::IValue& output : function.outputs())
+      if (output.isTensor() && output.toTensor().defined())
+        elements = std::max(elements.load(), output.toTensor().numel());
+  }
+
+  at::CallbackHandle handle_;
+};
+
+TEST(BlockAttention, ComputesWithoutScoresOfEveryQueryAndKey) {
+  constexpr std::int64_t kTokens = 3 * kBlockQueries + 7, kHeads = 4, kHeadDim = 8;
+  at::Tensor starts = at::zeros({2, kTokens}, at::kInt);
+  for (const std::int64_t start : {std::int64_t{5}, kBlockQueries + 1, kTokens - 2})
+    starts[0].narrow(0, start, kTokens - start).fill_(start);
+  const std::vector<AttentionCase> cases = {
+      {.name = "documents", .visibility = {.document_starts = starts}},
+      {.name = "window", .visibility = {.window = 100}},
+      {.name = "both", .kv_heads = 4, .visibility = {.window = 300, .document_starts = starts}},
+      {.name = "soft cap", .scoring = {.scale = 0.4, .soft_cap = 2}},
+      {.name = "all", .visibility = {.window = 90, .document_starts = starts}, .scoring = {.soft_cap = 3}},
+      {.name = "grouped", .kv_heads = 1}};
+  for (const AttentionCase& c : cases) {
+    SCOPED_TRACE(c.name);
+    at::manual_seed(4);
+    const auto random = [&](std::int64_t heads) { return at::randn({2, heads, kTokens, kHeadDim}); };
+    const Heads x = {random(kHeads), random(c.kv_heads), random(c.kv_heads), {}};
+    const at::Tensor weights = random(kHeads);
+    Heads found;
+    {
+      const LargestResult largest;
+      found = differentiated(x, test::kStandIn, at::kFloat, weights,
+                             [&](const auto&... heads) { return causal_attention(heads..., c.visibility, c.scoring); });
+      EXPECT_LE(largest.found(), 2 * kHeads * kBlockQueries * kTokens);
+    }
+    const Heads expected = differentiated(x, at::kCPU, at::kFloat, weights, [&](const auto&... heads) {
+      return reference::causal_attention(heads..., c.visibility, c.scoring);
+    });
+    EXPECT_TRUE(test::is_close(found.out, expected.out, kFp32Rounding));
+    EXPECT_TRUE(test::is_close(found.q, expected.q, kFp32Rounding));
+    EXPECT_TRUE(test::is_close(found.k, expected.k, kFp32Rounding));
+    EXPECT_TRUE(test::is_close(found.v, expected.v, kFp32Rounding));
+  }
 }
 
 TEST(DocumentBounds, AreTheFirstTokensOfAllDocumentsAndTheirEnd) {
