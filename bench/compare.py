@@ -11,7 +11,10 @@ are compared at every turn: it is an error if the sides do not compute the same.
 
 Models, in bf16 files: the real SmolLM2-135M, 4 x 512 tokens (it is fetched, imported and expanded here with
 build/release/adept), and random weights in the shapes of Qwen3-0.6B, 2 x 512 tokens, and Qwen3-1.7B, 8 x 1,024, which
-are created here (1.2 and 3.4 GB). The ids are from a news text.
+are created here (1.2 and 3.4 GB), with random ids. The ids of SmolLM2 are from a news text. Rows named tiny are for tests of this program.
+
+The file of results has, for steps, each side's share of the speed of light (SOL: the rate of matrix products measured here)
+and with --machine of the peak rate of its data sheet (MFU). Both count necessary operations only.
 
 Memory is the peak resident set of a process; on a GPU, the peak of its tensors.
 
@@ -27,6 +30,7 @@ import json
 import os
 import pathlib
 import platform
+import random
 import signal
 import statistics
 import subprocess
@@ -55,11 +59,14 @@ class Model:
     top: tuple  # ... and behind the last layers
     hidden_size: int = 0  # of random weights in a shape of Qwen3
     intermediate_size: int = 0
+    num_layers: int = 28
+    vocab_size: int = 151_936
 
 
 SMOLLM2 = Model("SmolLM2-135M", (4, 512), (7, 14, 21, 28), (25, 26, 27, 28))
 QWEN3 = Model("Qwen3-0.6B's shape", (2, 512), (6, 13, 20, 27), (24, 25, 26, 27), 1024, 3072)
 QWEN3_LARGE = Model("Qwen3-1.7B's shape", (8, 1024), (6, 13, 20, 27), (24, 25, 26, 27), 2048, 6144)
+TINY = Model("a tiny shape", (2, 16), (0, 1), (1,), 64, 96, num_layers=2, vocab_size=300)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +112,7 @@ def rows_of(prefix, model, dtype):
 
 ROWS = {
     name: row
-    for prefix, model in (("", SMOLLM2), ("qwen3-", QWEN3), ("qwen3-1.7b-", QWEN3_LARGE))
+    for prefix, model in (("", SMOLLM2), ("qwen3-", QWEN3), ("qwen3-1.7b-", QWEN3_LARGE), ("tiny-", TINY))
     for dtype in ("fp32", "bf16")
     for name, row in rows_of(prefix, model, dtype).items()
 }
@@ -196,16 +203,16 @@ def random_qwen3(model):
     import torch
     import transformers
 
-    folder = CACHE / "bench" / model.name.lower().replace("'s ", "-")
+    folder = CACHE / "bench" / model.name.lower().replace("'s ", "-").replace(" ", "-")
     if not (folder / "config.json").is_file():
         config = transformers.Qwen3Config(
             hidden_size=model.hidden_size,
             intermediate_size=model.intermediate_size,
-            num_hidden_layers=28,
+            num_hidden_layers=model.num_layers,
             num_attention_heads=16,
             num_key_value_heads=8,
             head_dim=128,
-            vocab_size=151_936,
+            vocab_size=model.vocab_size,
             tie_word_embeddings=True,
             rope_theta=1e6,
             max_position_embeddings=40_960,
@@ -230,8 +237,21 @@ def model_directory(build, row):
     return expanded
 
 
-def write_ids(build, rows, columns):
-    """Real text as token ids, rows x columns, into a file for both sides."""
+def write_ids(build, model, rows, columns):
+    """Token ids, rows x columns, into a file for both sides: of real text, and random ones for random weights."""
+    path = CACHE / "bench" / f"ids-{model.vocab_size if model.hidden_size else 'text'}-{rows}x{columns}.json"
+    ids = random_ids(model, rows * columns) if model.hidden_size else text_ids(build, rows, columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([ids[row * columns : (row + 1) * columns] for row in range(rows)]))
+    return path
+
+
+def random_ids(model, count):
+    generator = random.Random(1)
+    return [generator.randrange(model.vocab_size) for _ in range(count)]
+
+
+def text_ids(build, rows, columns):
     import tokenizers
 
     base_model(build, SMOLLM2)  # has the tokenizer
@@ -240,10 +260,7 @@ def write_ids(build, rows, columns):
     ids = tokenizers.Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(text, add_special_tokens=False).ids
     if len(ids) < rows * columns:
         raise BenchError(f"--batch: {rows} x {columns} tokens are more than the {len(ids):,} of {TEXT.relative_to(ROOT)}")
-    path = CACHE / "bench" / f"ids-{rows}x{columns}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([ids[row * columns : (row + 1) * columns] for row in range(rows)]))
-    return path
+    return ids
 
 
 def check_same_work(row, peer, own):
@@ -262,12 +279,13 @@ def check_same_work(row, peer, own):
 
 def measure(row, build, arguments):
     model = model_directory(build, row)
-    options = ["--model", model, "--ids", write_ids(build, *(arguments.batch or row.model.batch))]
+    options = ["--model", model, "--ids", write_ids(build, row.model, *(arguments.batch or row.model.batch))]
     options += ["--work", row.work, "--dtype", row.dtype, "--device", arguments.device]
     threads = ["--threads", str(arguments.threads)]
     transformers = [sys.executable, "bench/peer_step.py", *options, *threads, *(["--compile"] if row.compiled else [])]
     own = [build / "adept_bench", *options, *(["--cached"] if row.cached else [])]
     own += ["--activation-checkpointing", row.recomputes] if row.recomputes else []
+    own += ["--machine", arguments.machine] if arguments.machine else []
     peer = [*own, "--threads", "1"] if row.scaling else transformers
     sides = []
     try:
@@ -283,6 +301,7 @@ def measure(row, build, arguments):
                 side.repeat()
             check_same_work(row, *sides)
         peer, own = sides[0].end(), sides[1].end()
+        add_shares(peer, own)
     finally:
         print("\r\033[K", end="", file=sys.stderr)
         for side in sides:
@@ -303,6 +322,13 @@ def measure(row, build, arguments):
         "ratio": own["tokens_per_s"]["median"] / peer["tokens_per_s"]["median"],
         "memory_ratio": own["peak_bytes"] / peer["peak_bytes"],
     }
+
+
+def add_shares(peer, own):
+    """Of the speed of light and of the peak rate: of both sides, because they do the same work."""
+    for name, rate in (("speed_of_light", "matmul_rate"), ("mfu", "peak_rate")):
+        for side in (peer, own) if rate in own else ():
+            side[name] = side["tokens_per_s"]["median"] * own["flops_per_token"] / own[rate]
 
 
 def hardware(cores):
@@ -387,7 +413,7 @@ def is_usual(row, on_gpu):
     """Whether a row is measured unless others are asked for."""
     if on_gpu:
         return row.model is QWEN3_LARGE and row.dtype == "bf16" and not row.scaling
-    return row.model is not QWEN3_LARGE
+    return row.model in (SMOLLM2, QWEN3)
 
 
 def parse_arguments():
@@ -397,11 +423,12 @@ def parse_arguments():
     )
     parser.add_argument(
         "rows", nargs="*", metavar="ROW",
-        help="names or patterns such as 'step-*-fp32' (default: all except Qwen3-1.7B's shape; with --device cuda, those in bf16)",
+        help="names or patterns such as 'step-*-fp32' (default: all except tiny ones and Qwen3-1.7B's shape; with --device cuda, those in bf16)",
     )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="repeats of each row, after one warm-up (default: 5)")
     parser.add_argument("--json", type=pathlib.Path, help="file for all results (default: .cache/bench/results-<time>.json)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of both sides (default: cpu)")
+    parser.add_argument("--machine", help="machine of `adept plan` whose peak rate MFU refers to, such as h100")
     parser.add_argument("--threads", type=int, help="threads of both sides (default: the physical cores that this process may use)")
     parser.add_argument("--batch", type=parse_batch, metavar="BxT", help="batch size of every row: sequences x tokens")
     arguments = parser.parse_args()

@@ -1,5 +1,6 @@
 // The adept side of bench/run: one task per line on stdin (`repeat`), timed; `end` answers with the peak
-// memory. One JSON object per line on stdout: ready, then the answer to each line.
+// memory and, of steps, the rates that SOL and MFU refer to. One JSON object per line on stdout: ready, then the answer
+// to each line.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -33,12 +34,15 @@
 #include "adept/method/expansion.h"
 #include "adept/model/activation_cache.h"
 #include "adept/model/batch.h"
+#include "adept/model/cost.h"
 #include "adept/model/decoder.h"
 #include "adept/model/frozen_prefix.h"
 #include "adept/model/load.h"
 #include "adept/nn/allocator.h"
 #include "adept/nn/cross_entropy.h"
 #include "adept/optim/adamw.h"
+#include "adept/plan/machine.h"
+#include "adept/train/matmul_rate.h"
 #include "adept/train/memory.h"
 #include "adept/train/methods.h"
 #include "adept/train/step.h"
@@ -57,6 +61,7 @@ struct Options {
   std::filesystem::path ids;
   std::string work = "forward";
   std::string dtype = "fp32", device = "cpu";
+  std::string machine{};  ///< of adept plan; empty: unknown
   int threads = available_cores();
   bool cached = false;  ///< with an activation cache, which the first repeat fills
   std::string checkpointing = "none";
@@ -150,6 +155,19 @@ class Work {
   std::int64_t num_tokens() const { return batch_.num_positions(); }
   /// Of the last step.
   train::MemoryUse memory() const { return memory_; }
+  /// What a step cannot do without, per second of a rate: operations of a token, and the rates of this machine.
+  Json rates() const {
+    const auto lowest = static_cast<std::int64_t>(trainable_->lowest_layer());
+    const model::StepCost cost = model::step_cost(decoder_.weights(), lowest, batch_.input_ids.host.size(1));
+    const bool reads_prefix = options_.cached;
+    Json rates = {
+        {"flops_per_token", cost.flops + (reads_prefix ? 0 : cost.prefix_flops)},
+        {"matmul_rate", train::measure_matmul_rate(decoder_.dtype(), decoder_.device(), train::matmul_rate_file())}};
+    if (options_.machine.empty()) return rates;
+    const plan::Machine machine = plan::find_machine(options_.machine);
+    rates["peak_rate"] = decoder_.dtype() == at::kFloat ? machine.matmul_flops_fp32 : machine.matmul_flops;
+    return rates;
+  }
   std::int64_t num_trained() const { return trainable_ ? trainable_->num_parameters() : 0; }
 
  private:
@@ -252,7 +270,10 @@ void serve(const Options& options) {
   }
   work.check_cache();
   Json answer = {{"peak_bytes", work.peak_bytes()}};
-  if (work.num_trained() > 0) answer["memory_bytes"] = train::to_json(work.memory());
+  if (work.num_trained() > 0) {
+    answer["memory_bytes"] = train::to_json(work.memory());
+    answer.update(work.rates());
+  }
   say(answer);
 }
 
@@ -278,6 +299,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"none", "selective", "full"}));
   app.add_option("--dtype", options.dtype, "Compute dtype")->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_option("--device", options.device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
+  app.add_option("--machine", options.machine, "Machine of `adept plan`, whose peak rate the answer to `end` then has");
   app.add_option("--threads", options.threads, "Number of threads; default: the cores that this process may use")
       ->check(CLI::Range(1, 1024));
   app.add_option("--profile", options.profile, "Run this many repeats and print a time profile instead")
@@ -291,6 +313,7 @@ int main(int argc, char** argv) {
     if (options.device == "cuda" && !at::hasCUDA())
       throw adept::ConfigError(
           "--device: found cuda, but this torch has no CUDA support or finds no GPU; expected cpu.");
+    if (!options.machine.empty()) adept::plan::find_machine(options.machine);  // a wrong one is to be told now
     adept::bench::serve(options);
   });
 }

@@ -130,7 +130,7 @@ def test_a_text_that_is_too_short_for_the_batch_is_told(compare, expanded, monke
     monkeypatch.setattr(compare, "TEXT", tmp_path / "text.cor")
     monkeypatch.setattr(compare, "MODEL", expanded / "base")
     with pytest.raises(compare.BenchError, match=r"^--batch: 4 x 512 tokens are more than the \d+ of text\.cor$"):
-        compare.write_ids(None, 4, 512)
+        compare.write_ids(None, compare.SMOLLM2, 4, 512)
     assert not (tmp_path / "bench").exists()
 
 

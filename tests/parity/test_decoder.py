@@ -23,6 +23,7 @@ FP32_VALUES, FP32_GRADIENTS = 2e-4, 1e-3
 BF16_FACTOR = 1.5
 # ... and for gradients, some of which transformers happens to round exactly, 2 % of their size on top.
 BF16_GRADIENT_FLOOR = 0.02
+DEVICE = os.environ.get("ADEPT_TEST_DEVICE", "cpu")  # of our side; the peer computes on the CPU
 
 
 def relative_error(found, expected):
@@ -43,7 +44,7 @@ def run_ours(directory, ids, targets, folder, *arguments, threads=1, **inputs):
     given, made = folder / "input.safetensors", folder / "output.safetensors"
     save_file({"ids": ids, "targets": targets, **inputs}, given)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    run_program("decoder_tool", directory, given, made, *arguments, env=environment)
+    run_program("decoder_tool", directory, given, made, "--device", DEVICE, *arguments, env=environment)
     return load_file(made)
 
 
@@ -76,17 +77,23 @@ def test_tiny_model_equals_transformers_in_fp32(name, tmp_path):
         assert relative_error(ours[key], peer[key]) <= limit, key
 
 
+def documents(ids, cuts):
+    """Two documents in each row, cut in turns at one of `cuts`: for us, and for transformers, which lets no token see what is
+    before where positions start again."""
+    columns = torch.arange(ids.size(1), dtype=torch.int32)
+    starts = torch.stack([torch.where(columns < cut, 0, cut) for cut in cuts])
+    starts = starts[torch.arange(ids.size(0)) % len(cuts)].int().contiguous()
+    return {"document_starts": starts}, {"position_ids": (columns - starts).long()}
+
+
 @pytest.mark.parametrize("name", tiny_models.TINY_MODELS)
 def test_documents_of_one_row_equal_those_of_transformers(name, tmp_path):
-    """Where positions start again, transformers lets no token see what is before."""
     model = tiny_models.build(name)
     directory = tiny_models.save(name, model, tmp_path / "model")
     ids, targets = tiny_models.random_batch(model.config.vocab_size)
-    columns = torch.arange(ids.size(1), dtype=torch.int32)
-    starts = torch.stack([torch.where(columns < cut, 0, cut) for cut in (ids.size(1) // 3, ids.size(1) // 2)])
-    starts = starts[torch.arange(ids.size(0)) % 2].int().contiguous()
-    ours = run_ours(directory, ids, targets, tmp_path, "--gradients", document_starts=starts)
-    peer = run_peer(model, ids, targets, position_ids=(columns - starts).long())
+    own_inputs, inputs = documents(ids, (9, 14))
+    ours = run_ours(directory, ids, targets, tmp_path, "--gradients", **own_inputs)
+    peer = run_peer(model, ids, targets, **inputs)
     apart = run_peer(model, ids, targets, gradients=False)
     assert relative_error(apart["logits"], peer["logits"]) > 100 * FP32_VALUES, "the documents should matter"
     for key in peer:
@@ -97,13 +104,15 @@ def test_documents_of_one_row_equal_those_of_transformers(name, tmp_path):
 @pytest.mark.parametrize("name", tiny_models.with_every_architecture(
     "llama_biases", "llama3_scaling", "mistral_sliding", "qwen2_max_window_layers", "qwen3_layer_types", "granite",
     "granite_biases_tied", "phi3_longrope_long"))  # fmt: skip
-def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, tmp_path):
+@pytest.mark.parametrize("cuts", [(), (9, 14)], ids=["rows", "documents"])
+def test_tiny_model_in_bf16_is_as_near_to_fp32_as_transformers(name, cuts, tmp_path):
     model = tiny_models.build(name).to(torch.bfloat16)
     directory = tiny_models.save(name, model, tmp_path / "model")
-    ids, targets = tiny_models.random_batch(model.config.vocab_size)
-    ours = run_ours(directory, ids, targets, tmp_path, "--gradients", "--dtype", "bf16")
-    peer = run_peer(model, ids, targets)
-    exact = run_peer(model.float(), ids, targets)
+    ids, targets = tiny_models.random_batch(model.config.vocab_size, rows=8)
+    own_inputs, inputs = documents(ids, cuts) if cuts else ({}, {})
+    ours = run_ours(directory, ids, targets, tmp_path, "--gradients", "--dtype", "bf16", **own_inputs)
+    peer = run_peer(model, ids, targets, **inputs)
+    exact = run_peer(model.float(), ids, targets, **inputs)
     assert ours["logits"].dtype == torch.bfloat16
     for key in ("logits", "token_losses"):
         assert root_mean_square_error(ours[key], exact[key]) <= BF16_FACTOR * root_mean_square_error(

@@ -1,7 +1,8 @@
 // A program for the parity tests: runs a model directory on given ids and dumps what came out.
 //
-//   decoder_tool MODEL_DIR INPUT OUTPUT [--dtype fp32|bf16] [--gradients] [--generate N [--no-cache]] [--save DIR]
-//                [--bypass 1,3] [--time N]
+//   decoder_tool MODEL_DIR INPUT OUTPUT [--device cpu|cuda] [--dtype fp32|bf16] [--gradients] [--generate N
+//   [--no-cache]]
+//                [--save DIR] [--bypass 1,3] [--time N]
 //
 // INPUT is a safetensors file with ids (B, T) and targets (B, T), both I64, and perhaps document_starts (B, T), I32, as
 // in model::Context. OUTPUT gets logits (B, T, V), token_losses
@@ -34,7 +35,7 @@ namespace {
 
 struct Arguments {
   std::string model, input, output, save;
-  std::string dtype = "fp32";
+  std::string device = "cpu", dtype = "fp32";
   bool gradients = false, no_cache = false;
   std::int64_t generate = 0, time = 0;
   std::vector<int> bypass;
@@ -73,7 +74,8 @@ struct Times {
   }
 };
 
-void print_times(const model::Decoder& decoder, const at::Tensor& ids, const at::Tensor& targets, std::int64_t count) {
+void print_times(const model::Decoder& decoder, const nn::TokenIds& ids, const nn::Targets& targets,
+                 std::int64_t count) {
   Times forward, both;
   for (std::int64_t i = 0; i < count; ++i) {
     forward.add([&] {
@@ -92,8 +94,10 @@ void print_times(const model::Decoder& decoder, const at::Tensor& ids, const at:
 void run(const Arguments& arguments) {
   const auto compute = compute_dtype_from_string(arguments.dtype);
   ADEPT_CHECK(compute.has_value(), "dtype {}", arguments.dtype);
+  const at::Device device(arguments.device);
   model::Decoder decoder = model::load_decoder(
-      arguments.model, {.dtype = model::to_scalar_type(*compute), .widen_matrices = arguments.gradients});
+      arguments.model,
+      {.dtype = model::to_scalar_type(*compute), .device = device, .widen_matrices = arguments.gradients});
   if (!arguments.save.empty()) {
     const auto files = io::WeightFiles::open(arguments.model);
     test::SaveOptions options;
@@ -102,7 +106,8 @@ void run(const Arguments& arguments) {
     test::save_model(arguments.save, decoder.config(), decoder.weights(), options);
   }
   const auto input = io::SafetensorsFile::open(arguments.input);
-  const at::Tensor ids = read_input(*input, "ids"), targets = read_input(*input, "targets");
+  const nn::TokenIds ids(read_input(*input, "ids"), device);
+  const nn::Targets targets(read_input(*input, "targets"), device);
   model::Context context;
   if (input->find("document_starts") != nullptr) context.document_starts = read_input(*input, "document_starts");
 
@@ -126,7 +131,7 @@ void run(const Arguments& arguments) {
     for (const auto& parameter : parameters) dump.add("grad." + parameter.name, parameter.tensor->grad());
   }
   if (arguments.generate > 0) {
-    const at::Tensor prompt = ids[0].contiguous();
+    const at::Tensor prompt = ids.host[0].contiguous();
     model::GenerateOptions options;
     options.max_new_tokens = arguments.generate;
     options.use_cache = !arguments.no_cache;
@@ -147,6 +152,7 @@ int main(int argc, char** argv) {
   app.add_option("model", arguments.model)->required();
   app.add_option("input", arguments.input)->required();
   app.add_option("output", arguments.output)->required();
+  app.add_option("--device", arguments.device);
   app.add_option("--dtype", arguments.dtype);
   app.add_flag("--gradients", arguments.gradients);
   app.add_option("--generate", arguments.generate);
