@@ -17,7 +17,14 @@ namespace adept::dist {
 std::string first_line(const std::exception& error) {
   const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
   const std::string text = torch_error != nullptr ? torch_error->what_without_backtrace() : error.what();
-  return text.substr(0, text.find('\n'));
+  std::string line = text.substr(0, text.find('\n'));
+  constexpr std::string_view kReason = "Last error:\n";
+  if (const auto reason = text.find(kReason); reason != std::string::npos) {
+    const auto begin = reason + kReason.size();
+    const std::string told = text.substr(begin, text.find('\n', begin) - begin);
+    if (!told.empty()) line += ": " + told;
+  }
+  return line;
 }
 
 void quiet_c10d() {

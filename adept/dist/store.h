@@ -23,7 +23,7 @@ void quiet_c10d();
 /// "host:port (rank 0)", for messages.
 std::string describe_store(const Launch& launch);
 
-/// What a libtorch exception says, in one line.
+/// What a libtorch exception says, in one line. NCCL's reason stands further below, after "Last error:".
 std::string first_line(const std::exception& error);
 
 }  // namespace adept::dist

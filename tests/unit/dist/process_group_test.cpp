@@ -8,7 +8,10 @@
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
 
+#include <stdexcept>
+
 #include "adept/core/hash.h"
+#include "adept/dist/store.h"
 #include "processes.h"
 
 namespace adept::dist {
@@ -34,6 +37,14 @@ std::string check(bool holds, const std::string& what) { return holds ? "ok" : w
 
 std::string bits(const at::Tensor& tensor) {
   return hash_of(std::as_bytes(std::span(tensor.const_data_ptr<float>(), static_cast<std::size_t>(tensor.numel()))));
+}
+
+TEST(FirstLine, HasTheReasonOfNccl) {
+  const auto line = [](const std::string& text) { return first_line(std::runtime_error(text)); };
+  EXPECT_EQ(line("one\ntwo"), "one");
+  EXPECT_EQ(line("NCCL error in: x, invalid usage\nncclInvalidUsage: This\nLast error:\nOne GPU of two ranks\nmore"),
+            "NCCL error in: x, invalid usage: One GPU of two ranks");
+  EXPECT_EQ(line("NCCL error in: x\nLast error:\n"), "NCCL error in: x");
 }
 
 TEST(ProcessGroup, OfOneProcessLeavesTensorsAsTheyAre) {
