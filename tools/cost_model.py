@@ -108,8 +108,10 @@ def gradient_bytes(shape, ranks):
 
 
 def base_bytes(shape, ranks):
-    """Received by a rank in a micro-batch with dist.shard_base: the frozen layers forward and backward."""
-    return 2 * BF16 * shape.layers * shape.layer() * share(ranks)
+    """Received by a rank in a micro-batch with dist.shard_base: all frozen layers forward, those above the lowest copy again
+    backward."""
+    above = shape.layers - shape.after()[0] - 1
+    return BF16 * (shape.layers + above) * shape.layer() * share(ranks)
 
 
 def break_even(shape, machine, ranks, tokens, sent):

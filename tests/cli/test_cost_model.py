@@ -7,6 +7,7 @@ import text_models
 from conftest import ROOT
 from test_plan import config, plan, texts  # noqa: F401
 
+PADDING = 0.01  # relative, of the parts of small layers
 spec = importlib.util.spec_from_file_location("cost_model", ROOT / "tools" / "cost_model.py")
 cost_model = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cost_model)
@@ -32,6 +33,14 @@ def test_the_formulas_are_those_of_adept_plan(texts, tmp_path, ranks):  # noqa: 
         assert predicted[name] == pytest.approx(memory[name], rel=1e-6), name
     vectors = cost_model.BF16 * 2 * shape.hidden * shape.copies  # norms of the copies, in bf16 beside their masters
     assert predicted["weights"] == memory["base"] + vectors
+    if ranks == 1:
+        return
+    path = config(texts, tmp_path / "sharded", model="shape", dtype="bf16", expand={"after": shape.after()}, dist={"shard_base": True})
+    _, planned = plan(texts, path, "--gpus", ranks, "--gpu", "h100")
+    micro_batches = 2  # of a step
+    assert planned["bytes_gathered_per_step_and_rank"] == pytest.approx(micro_batches * cost_model.base_bytes(shape, ranks), rel=PADDING)
+    held = cost_model.memory(shape, ranks, sharded=True)["base"]
+    assert planned["memory_bytes"]["weights"] == pytest.approx(held + vectors, rel=PADDING)
 
 
 def test_the_table_of_the_documentation_is_the_one_that_is_calculated():
