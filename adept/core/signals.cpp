@@ -15,13 +15,15 @@
 namespace adept {
 namespace {
 
+constexpr int kSignalExitCode = 128;  // and the number of the signal
+
 volatile std::sig_atomic_t g_signal = 0;
 volatile std::sig_atomic_t g_descriptor = -1;
 
 // SIGHUP arrives twice (from the kernel and the shell) or right after another signal, and SIGXCPU every second: they
 // never count as the second signal.
 void on_signal(int signal) {
-  if (g_signal != 0 && signal != SIGHUP && signal != SIGXCPU) _exit(128 + signal);
+  if (g_signal != 0 && signal != SIGHUP && signal != SIGXCPU) _exit(kSignalExitCode + signal);
   if (g_signal != 0) return;
   g_signal = signal;
   const int old_errno = errno;
@@ -69,8 +71,10 @@ InterruptedError interrupted_by(int signal) {
   const char* what = signal == SIGINT ? "interrupted (SIGINT)" : "terminated (SIGTERM)";
   if (signal == SIGHUP) what = "the terminal was closed (SIGHUP)";
   if (signal == SIGXCPU) what = "the CPU time limit was reached (SIGXCPU, ulimit -t)";
-  return {what, static_cast<ExitCode>(128 + signal)};
+  return {what, static_cast<ExitCode>(kSignalExitCode + signal)};
 }
+
+int signal_of(const InterruptedError& error) { return static_cast<int>(error.exit_code()) - kSignalExitCode; }
 
 void throw_if_interrupted() {
   if (g_signal != 0) throw interrupted_by(g_signal);

@@ -16,6 +16,8 @@ int pending_signal();
 void throw_if_interrupted();
 /// The exception for `signal`, which another process of the job may have received.
 InterruptedError interrupted_by(int signal);
+/// The signal of such an exception.
+int signal_of(const InterruptedError& error);
 /// A descriptor that can be read as soon as a signal arrived, for poll(2); -1 before the handlers are installed.
 int signal_descriptor();
 /// Waits until `fd` is ready for `events` of poll(2), or has ended. Throws InterruptedError if a signal arrives first.

@@ -295,7 +295,7 @@ void ProcessGroup::on_first(FunctionRef<void()> work) {
   try {
     work();
   } catch (const InterruptedError& error) {
-    put(key, fmt::format("{}", static_cast<int>(error.exit_code()) - kSignalExitCode));
+    put(key, std::to_string(signal_of(error)));
     throw;
   }
   put(key, "0");
