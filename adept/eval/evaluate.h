@@ -5,6 +5,7 @@
 #include <string>
 
 #include "adept/data/sequences.h"
+#include "adept/dist/process_group.h"
 #include "adept/eval/metric.h"
 #include "adept/model/frozen_prefix.h"
 
@@ -21,9 +22,11 @@ struct EvaluateOptions {
   std::string note = {};        ///< prefix in the progress line, such as "step 500, "
 };
 
-/// Scores every sequence once, with a progress line. Throws DataError, with the set's name, if nothing can be
+/// Scores every sequence once, with a progress line. The processes of `group` divide the batches; each gets the same
+/// result, which does not depend on how many they are. Throws DataError, with the set's name, if nothing can be
 /// predicted.
-Result evaluate(const model::FrozenPrefix& model, const EvalSet& set, const EvaluateOptions& options = {});
+Result evaluate(const model::FrozenPrefix& model, const EvalSet& set, const EvaluateOptions& options = {},
+                dist::ProcessGroup& group = dist::world());
 
 /// Throws DataError, with the set's name, if nothing in it can be predicted.
 void require_targets(const EvalSet& set);

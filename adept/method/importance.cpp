@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <utility>
 
 #include "adept/core/error.h"
 #include "adept/core/signals.h"
@@ -54,39 +55,45 @@ model::Batch single_row(const model::Batch& batch, std::int64_t b) {
           .document_starts = batch.document_starts.defined() ? row(batch.document_starts) : at::Tensor()};
 }
 
-void append(MeasureTable& table, const std::vector<double>& values) {
+void append(MeasureTable& table, std::span<const double> values) {
   table.values.insert(table.values.end(), values.begin(), values.end());
 }
 
 // ---- mask_out: I_l = loss of the model without layer l - loss of the model; nats, the layer being the identity.
-// What is below the layer is computed once, so it takes L + L(L-1)/2 layer passes and L+1 heads.
+// What is below the layer is computed once, so it takes L + L(L-1)/2 layer passes and L+1 heads; processes that divide
+// the layers of a batch each compute it.
 
-void measure_mask_out(const model::Decoder& decoder, const ProbeBatch& probe, ProbeSamples& samples, const Tick& tick) {
+// Piece l is the loss without layer l, and piece L that of the model: (B) each.
+std::vector<dist::Numbers> measure_mask_out(const model::Decoder& decoder, const ProbeBatch& probe,
+                                            std::span<const std::int64_t> pieces, const Tick& tick) {
   const at::NoGradGuard no_grad;
   const model::Batch& batch = probe.batch;
   const std::int64_t num_layers = decoder.num_layers();
   const model::Context context = batch.context(throw_if_interrupted);
-  std::vector<at::Tensor> columns;                // L+1 of (B)
-  at::Tensor h = decoder.embed(batch.input_ids);  // (B, T, D), the input of layer l
-  for (std::int64_t l = 0; l < num_layers; ++l) {
-    const at::Tensor without = decoder.layers(h, l + 1, num_layers, context);
-    columns.push_back(row_losses(decoder, without, batch.targets));
-    h = decoder.layer(h, l, context);
+  std::vector<dist::Numbers> losses;
+  at::Tensor h = decoder.embed(batch.input_ids);  // (B, T, D), the input of layer `next`
+  std::int64_t next = 0;
+  for (const std::int64_t l : pieces) {
+    h = decoder.layers(h, next, l, context);
+    next = l;
+    const at::Tensor last = l < num_layers ? decoder.layers(h, l + 1, num_layers, context) : h;
+    losses.push_back(to_vector(row_losses(decoder, last, batch.targets)));
     tick(batch.num_positions());
   }
-  columns.push_back(row_losses(decoder, h, batch.targets));
-  tick(batch.num_positions());
-  const at::Tensor losses = at::stack(columns, 1).cpu();  // (B, L+1)
-  const std::vector<double> counts = target_counts(batch);
+  return losses;
+}
+
+void add_mask_out(const model::Decoder&, const ProbeBatch& probe, std::span<const dist::Numbers> pieces,
+                  ProbeSamples& samples) {
+  const std::vector<double> counts = target_counts(probe.batch);
+  const dist::Numbers& of_model = pieces.back();
   std::vector<double> model_losses;
   for (std::size_t b = 0; b < counts.size(); ++b) {
     if (counts[b] == 0) continue;
-    std::vector<double> row = to_vector(losses[static_cast<std::int64_t>(b)]);
-    const double loss = row.back();
-    row.pop_back();
-    for (double& without : row) without -= loss;  // paired: the same sequence with and without the layer
-    append(samples.table(kMaskOut), row);
-    model_losses.push_back(loss);
+    // Paired: the same sequence with and without the layer.
+    for (const dist::Numbers& without : pieces.first(pieces.size() - 1))
+      samples.table(kMaskOut).values.push_back(without[b] - of_model[b]);
+    model_losses.push_back(of_model[b]);
   }
   add_losses(samples, model_losses);
 }
@@ -101,28 +108,40 @@ at::Tensor row_angles(const at::Tensor& before, const at::Tensor& after, const a
   return (1 - cosine).masked_fill(targets.to(cosine.device()).eq(nn::kIgnoreIndex), 0).sum(1);
 }
 
-void measure_angles(const model::Decoder& decoder, const ProbeBatch& probe, ProbeSamples& samples, const Tick& tick) {
+// One piece: the losses (B), then the angles of each layer (L, B).
+std::vector<dist::Numbers> measure_angles(const model::Decoder& decoder, const ProbeBatch& probe,
+                                          std::span<const std::int64_t>, const Tick& tick) {
   const at::NoGradGuard no_grad;
   throw_if_interrupted();
   const model::Batch& batch = probe.batch;
   const model::Context context = batch.context();
   at::Tensor h = decoder.embed(batch.input_ids);
-  std::vector<at::Tensor> columns;  // L of (B)
+  std::vector<at::Tensor> angles;  // L of (B)
   for (std::int64_t l = 0; l < decoder.num_layers(); ++l) {
     const at::Tensor next = decoder.layer(h, l, context);
-    columns.push_back(row_angles(h, next, batch.targets.values));
+    angles.push_back(row_angles(h, next, batch.targets.values));
     h = next;
   }
-  const at::Tensor angles = at::stack(columns, 1).cpu();  // (B, L)
-  const std::vector<double> losses = to_vector(row_losses(decoder, h, batch.targets)), counts = target_counts(batch);
-  std::vector<double> kept;
+  dist::Numbers numbers = to_vector(row_losses(decoder, h, batch.targets));
+  const std::vector<double> of_layers = to_vector(at::stack(angles));  // (L, B)
+  numbers.insert(numbers.end(), of_layers.begin(), of_layers.end());
+  tick(batch.num_positions());
+  return {numbers};
+}
+
+void add_angles(const model::Decoder& decoder, const ProbeBatch& probe, std::span<const dist::Numbers> pieces,
+                ProbeSamples& samples) {
+  const std::vector<double> counts = target_counts(probe.batch);
+  const auto num_layers = static_cast<std::size_t>(decoder.num_layers());
+  const dist::Numbers& numbers = pieces.front();
+  std::vector<double> losses;
   for (std::size_t b = 0; b < counts.size(); ++b) {
     if (counts[b] == 0) continue;
-    kept.push_back(losses[b]);
-    append(samples.table(kAngle), to_vector(angles[static_cast<std::int64_t>(b)]));
+    losses.push_back(numbers[b]);
+    for (std::size_t l = 0; l < num_layers; ++l)
+      samples.table(kAngle).values.push_back(numbers[(l + 1) * counts.size() + b]);
   }
-  add_losses(samples, kept);
-  tick(batch.num_positions());
+  add_losses(samples, losses);
 }
 
 // ---- All others, and the angle once more, from one backward pass per sequence:
@@ -134,38 +153,60 @@ double sum_of_squares(const at::Tensor& tensor) {
   return tensor.to(at::kFloat).square().sum(at::kDouble).item<double>();
 }
 
-void measure_gradients(const model::Decoder& decoder, const ProbeBatch& probe, ProbeSamples& samples,
-                       const Tick& tick) {
+// Of one sequence: its loss, then (L) squares, gates and angles, then the first order (L, P).
+dist::Numbers measure_sequence(const model::Decoder& decoder, const model::Batch& row) {
   std::vector<int> layers(static_cast<std::size_t>(decoder.num_layers()));
   std::iota(layers.begin(), layers.end(), 0);
-  MeasureTable& first_order = samples.table(kFirstOrder);
-  std::vector<double> losses;
-  for (std::int64_t b = 0; b < probe.batch.rows(); ++b) {
+  const auto n = static_cast<double>(row.num_targets);
+  // Layers are visited from the top down; the numbers go from the bottom up.
+  std::vector<std::vector<double>> sums(layers.size());
+  std::vector<double> squares(layers.size()), gates(layers.size()), angles(layers.size());
+  const double loss = model::visit_layer_gradients(decoder, row, layers, [&](const model::LayerGradients& g) {
+    const auto l = static_cast<std::size_t>(g.layer);
+    for (std::size_t i = 0; i < g.parameters.size(); ++i) {
+      sums[l].push_back(n * first_order_importance(g.parameters[i], g.gradients[i]));
+      squares[l] += n * sum_of_squares(g.gradients[i]);
+    }
+    const at::Tensor step = g.output.detach().to(at::kFloat) - g.input.detach().to(at::kFloat);
+    gates[l] = -n * (g.output_gradient.to(at::kFloat) * step).sum(at::kDouble).item<double>();
+    angles[l] = row_angles(g.input, g.output, row.targets.values).item<double>();
+  });
+  dist::Numbers numbers = {loss * n};
+  for (const auto& values : {squares, gates, angles}) numbers.insert(numbers.end(), values.begin(), values.end());
+  for (const auto& values : sums) numbers.insert(numbers.end(), values.begin(), values.end());
+  return numbers;
+}
+
+// A piece is a sequence, without numbers if it predicts no token.
+std::vector<dist::Numbers> measure_gradients(const model::Decoder& decoder, const ProbeBatch& probe,
+                                             std::span<const std::int64_t> pieces, const Tick& tick) {
+  std::vector<dist::Numbers> numbers;
+  for (const std::int64_t b : pieces) {
     throw_if_interrupted();
     const model::Batch row = single_row(probe.batch, b);
-    if (row.num_targets == 0) continue;
-    const auto n = static_cast<double>(row.num_targets);
-    // Layers are visited from the top down; the tables hold them from the bottom up.
-    std::vector<std::vector<double>> sums(layers.size());
-    std::vector<double> squares(layers.size()), gates(layers.size()), angles(layers.size());
-    const double loss = model::visit_layer_gradients(decoder, row, layers, [&](const model::LayerGradients& g) {
-      const auto l = static_cast<std::size_t>(g.layer);
-      first_order.tensors.clear();
-      for (std::size_t i = 0; i < g.parameters.size(); ++i) {
-        first_order.tensors.push_back(g.parameters[i].local_name);
-        sums[l].push_back(n * first_order_importance(g.parameters[i], g.gradients[i]));
-        squares[l] += n * sum_of_squares(g.gradients[i]);
-      }
-      const at::Tensor step = g.output.detach().to(at::kFloat) - g.input.detach().to(at::kFloat);
-      gates[l] = -n * (g.output_gradient.to(at::kFloat) * step).sum(at::kDouble).item<double>();
-      angles[l] = row_angles(g.input, g.output, row.targets.values).item<double>();
-    });
-    for (const std::vector<double>& values : sums) append(first_order, values);
-    append(samples.table(kSquaredGradient), squares);
-    append(samples.table(kGate), gates);
-    append(samples.table(kAngle), angles);
-    losses.push_back(loss * n);
+    numbers.push_back(row.num_targets == 0 ? dist::Numbers() : measure_sequence(decoder, row));
     tick(row.num_positions());
+  }
+  return numbers;
+}
+
+void add_gradients(const model::Decoder& decoder, const ProbeBatch&, std::span<const dist::Numbers> pieces,
+                   ProbeSamples& samples) {
+  const auto num_layers = static_cast<std::size_t>(decoder.num_layers());
+  MeasureTable& first_order = samples.table(kFirstOrder);
+  model::Weights weights = decoder.weights();
+  first_order.tensors.clear();
+  for (const model::Parameter& p : model::layer_parameters(weights, 0)) first_order.tensors.push_back(p.local_name);
+  std::vector<double> losses;
+  for (const dist::Numbers& piece : pieces) {
+    if (piece.empty()) continue;
+    std::span<const double> rest = piece;
+    const auto take = [&](std::size_t count) { return std::exchange(rest, rest.subspan(count)).first(count); };
+    losses.push_back(take(1).front());
+    append(samples.table(kSquaredGradient), take(num_layers));
+    append(samples.table(kGate), take(num_layers));
+    append(samples.table(kAngle), take(num_layers));
+    append(first_order, rest);
   }
   add_losses(samples, losses);
 }
@@ -201,10 +242,16 @@ std::vector<double> mean_rank(const LayerMeans& means) {
 }
 
 constexpr Pass kMaskOutPass = {
-    measure_mask_out, [](const model::Decoder& decoder, const ProbeBatch&) { return decoder.num_layers() + 1; }};
-constexpr Pass kAngles = {measure_angles, [](const model::Decoder&, const ProbeBatch&) { return std::int64_t{1}; }};
-constexpr Pass kGradients = {measure_gradients,
-                             [](const model::Decoder&, const ProbeBatch& batch) { return batch.batch.rows(); }};
+    .num_pieces = [](const model::Decoder& decoder, const ProbeBatch&) { return decoder.num_layers() + 1; },
+    .measure = measure_mask_out,
+    .add = add_mask_out};
+constexpr Pass kAngles = {.num_pieces = [](const model::Decoder&, const ProbeBatch&) { return std::int64_t{1}; },
+                          .measure = measure_angles,
+                          .add = add_angles};
+constexpr Pass kGradients = {
+    .num_pieces = [](const model::Decoder&, const ProbeBatch& batch) { return batch.batch.rows(); },
+    .measure = measure_gradients,
+    .add = add_gradients};
 
 constexpr std::array kMethods = {
     // ADEPT's default, the best of its ablation.

@@ -13,6 +13,7 @@
 #include <variant>
 #include <vector>
 
+#include "adept/dist/division.h"
 #include "adept/method/beyond/samples.h"
 #include "adept/method/beyond/scores.h"
 #include "adept/method/options.h"
@@ -24,16 +25,20 @@ namespace adept::method {
 /// Called regularly with the number of positions computed since the last call.
 using Tick = std::function<void(std::int64_t positions)>;
 
-/// A pass over a batch. The probe has added the batch's sequences to `samples` (add_sequences); `run` adds, in their
-/// order and without those that predict no token:
-///   - to the table of each of its measures (samples.table(name), which creates it): for each layer and tensor (one
-///     without a name for the whole layer), the total over the sequence's predicted tokens;
-///   - to samples.losses, unless an earlier pass over this batch has done so: the sum of the sequence's losses, nats.
-/// It leaves the decoder's weights and their gradients as they are, calls throw_if_interrupted() between layers or
-/// sequences, and `tick` at most num_ticks() times. What an interrupted pass has added is dropped.
+/// A pass over a batch, in pieces that are computed on their own, such as layers or sequences: processes divide them.
 struct Pass {
-  void (*run)(const model::Decoder& decoder, const ProbeBatch& batch, ProbeSamples& samples, const Tick& tick);
-  std::int64_t (*num_ticks)(const model::Decoder& decoder, const ProbeBatch& batch);
+  std::int64_t (*num_pieces)(const model::Decoder& decoder, const ProbeBatch& batch);
+  /// The numbers of each of these pieces, which are ascending. Leaves the decoder's weights and their gradients as they
+  /// are, calls throw_if_interrupted() between layers or sequences, and `tick` after each piece.
+  std::vector<dist::Numbers> (*measure)(const model::Decoder& decoder, const ProbeBatch& batch,
+                                        std::span<const std::int64_t> pieces, const Tick& tick);
+  /// Adds the numbers of all pieces. The probe has added the batch's sequences to `samples` (add_sequences); `add`
+  /// adds, in their order and without those that predict no token:
+  ///   - to the table of each of its measures (samples.table(name), which creates it): for each layer and tensor (one
+  ///     without a name for the whole layer), the total over the sequence's predicted tokens;
+  ///   - to samples.losses, unless an earlier pass over this batch has done so: the sum of the sequence's losses, nats.
+  void (*add)(const model::Decoder& decoder, const ProbeBatch& batch, std::span<const dist::Numbers> pieces,
+              ProbeSamples& samples);
 };
 
 /// Scores computed from means over sequences.
@@ -49,10 +54,11 @@ struct FromSequences {
       nullptr;  ///< another pass that also fills the table: if it runs anyway, `pass` is not needed
 };
 
-/// Scores that require whole texts and have no values per sequence, and therefore no intervals. Ticks once per batch.
+/// Scores that require whole texts and have no values per sequence, and therefore no intervals. The processes of
+/// `group` divide the batches, and each gets the result. Ticks once per batch, on every process.
 struct FromTexts {
   Importance (*measure)(const model::Decoder& decoder, std::span<const ProbeBatch> general,
-                        std::span<const ProbeBatch> domain, const Tick& tick);
+                        std::span<const ProbeBatch> domain, const Tick& tick, dist::ProcessGroup& group);
 };
 
 /// An additional figure next to a score, in importance.json and in the table of `adept probe`.

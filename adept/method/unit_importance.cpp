@@ -6,9 +6,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <string>
+#include <utility>
 
 #include "adept/core/error.h"
-#include "adept/core/signals.h"
+#include "adept/dist/division.h"
 #include "adept/method/importance.h"
 #include "adept/model/layer_gradients.h"
 #include "adept/nn/stored.h"
@@ -29,50 +32,96 @@ at::Tensor sums_along(std::int64_t dim, const model::Parameter& p, const at::Ten
   return products.sum({1 - dim}, /*keepdim=*/false, at::kDouble).cpu();
 }
 
+// The layers whose gradients give the scores of units.
+class ScoredUnits {
+ public:
+  ScoredUnits(const Expansion& expansion, const std::vector<Unit>& units, const model::Decoder& decoder) {
+    for (const Unit& unit : units) by_parameter_[unit.parameter].push_back(&unit);
+    model::Weights weights = decoder.weights();
+    for (const ExpandedLayer& copy : expansion.layers) {
+      const bool identity = is_identity(weights, copy.index);
+      copies_of_[identity ? expanded_index(copy.source, expansion.layers) : copy.index].push_back(copy.index);
+    }
+    for (const auto& [layer, copies] : copies_of_) {
+      layers_.push_back(layer);
+      for (const model::Parameter& p : model::layer_parameters(weights, layer))
+        parts_.push_back({.layer = layer, .parameter = p.local_name});
+    }
+  }
+
+  // Sums of |theta g| over each unit of each part in turn, for the gradient of the batch's mean loss.
+  dist::Numbers measure(const model::FrozenPrefix& model, const model::Batch& batch) const {
+    std::map<std::pair<int, std::string>, dist::Numbers> sums;
+    model::visit_layer_gradients(model, batch, layers_, [&](const model::LayerGradients& g) {
+      for (std::size_t i = 0; i < g.parameters.size(); ++i) {
+        const model::Parameter& p = g.parameters[i];
+        const auto& of_parameter = units_of(copies_of_.at(g.layer).front(), p.local_name);
+        const at::Tensor along = sums_along(of_parameter.front()->dim, p, g.gradients[i]);
+        for (const Unit* unit : of_parameter)
+          sums[{g.layer, p.local_name}].push_back(along.slice(0, unit->begin, unit->end).sum().item<double>());
+      }
+    });
+    dist::Numbers numbers;
+    for (const Part& part : parts_) {
+      const dist::Numbers& of_part = sums.at({part.layer, part.parameter});
+      numbers.insert(numbers.end(), of_part.begin(), of_part.end());
+    }
+    return numbers;
+  }
+
+  void add(const dist::Numbers& sums, double share, UnitValues& importance) const {
+    std::size_t next = 0;
+    for (const Part& part : parts_) {
+      const std::vector<int>& copies = copies_of_.at(part.layer);
+      const auto& of_parameter = units_of(copies.front(), part.parameter);
+      for (std::size_t u = 0; u < of_parameter.size(); ++u) {
+        const double score = share * sums.at(next++) / static_cast<double>(of_parameter[u]->elements);
+        for (const int copy : copies) importance[units_of(copy, part.parameter)[u]->name] += score;
+      }
+    }
+  }
+
+ private:
+  // A parameter of a scored layer, by its name within the layer.
+  struct Part {
+    int layer;
+    std::string parameter;
+  };
+
+  const std::vector<const Unit*>& units_of(int copy, const std::string& parameter) const {
+    return by_parameter_.at(model::layer_parameter_name(copy, parameter));
+  }
+
+  std::map<std::string, std::vector<const Unit*>> by_parameter_;
+  // The copies that each scored layer represents: itself, or its copies that are still identities.
+  std::map<int, std::vector<int>> copies_of_;
+  std::vector<int> layers_;
+  std::vector<Part> parts_;
+};
+
 }  // namespace
 
 // ---- I_u = 1 / |u| sum over i in u of |theta_i| sum over batches b of p_b |g_bi|  (ADEPT, section 3.3): g_b the
 // gradient of the mean loss of b, p_b its share of the mean, which are 1 together.
 
 UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& units, const model::FrozenPrefix& model,
-                           const std::vector<ProbeBatch>& batches, Progress& progress) {
-  std::map<std::string, std::vector<const Unit*>> by_parameter;  // by parameter
-  for (const Unit& unit : units) by_parameter[unit.parameter].push_back(&unit);
-  // The copies that each scored layer represents: itself, or its copies that are still identities.
-  std::map<int, std::vector<int>> copies_of_scored;
-  model::Weights weights = model.decoder().weights();
-  for (const ExpandedLayer& copy : expansion.layers) {
-    const bool identity = is_identity(weights, copy.index);
-    copies_of_scored[identity ? expanded_index(copy.source, expansion.layers) : copy.index].push_back(copy.index);
-  }
-  std::vector<int> scored;
-  for (const auto& [layer, copies] : copies_of_scored) scored.push_back(layer);
-
+                           const std::vector<ProbeBatch>& batches, Progress& progress, dist::ProcessGroup& group) {
+  const ScoredUnits scored(expansion, units, model.decoder());
   const std::vector<double> factors = mean_factors(batches, "data.general");
+  std::vector<std::size_t> used;
+  for (std::size_t b = 0; b < batches.size(); ++b)
+    if (batches[b].batch.num_targets > 0) used.push_back(b);
   UnitValues importance;
-  std::int64_t done = 0, positions = 0;
-  for (std::size_t b = 0; b < batches.size(); ++b) {
-    throw_if_interrupted();
+  std::int64_t positions = 0;
+  const auto measure = [&](std::int64_t item) {
+    return scored.measure(model, batches[used[static_cast<std::size_t>(item)]].batch);
+  };
+  dist::divide(group, std::ssize(used), measure, [&](std::int64_t item, const dist::Numbers& sums) {
+    const std::size_t b = used[static_cast<std::size_t>(item)];
     const model::Batch& batch = batches[b].batch;
-    if (batch.num_targets == 0) continue;
-    const double share = factors[b] * static_cast<double>(batch.num_targets);  // p_b
-    model::visit_layer_gradients(model, batch, scored, [&](const model::LayerGradients& g) {
-      for (std::size_t i = 0; i < g.parameters.size(); ++i) {
-        const model::Parameter& p = g.parameters[i];
-        const auto& of_parameter =
-            by_parameter.at(model::layer_parameter_name(copies_of_scored.at(g.layer).front(), p.local_name));
-        const at::Tensor sums = sums_along(of_parameter.front()->dim, p, g.gradients[i]);
-        for (std::size_t u = 0; u < of_parameter.size(); ++u) {
-          const Unit& unit = *of_parameter[u];
-          const double score =
-              share * sums.slice(0, unit.begin, unit.end).sum().item<double>() / static_cast<double>(unit.elements);
-          for (const int copy : copies_of_scored.at(g.layer))
-            importance[by_parameter.at(model::layer_parameter_name(copy, p.local_name))[u]->name] += score;
-        }
-      }
-    });
-    progress.update(++done, positions += batch.num_positions());
-  }
+    scored.add(sums, /*share=*/factors[b] * static_cast<double>(batch.num_targets), importance);
+    progress.update(item + 1, positions += batch.num_positions());
+  });
   for (const auto& [name, value] : importance)
     if (!std::isfinite(value))
       throw NonFiniteError(

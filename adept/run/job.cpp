@@ -1,5 +1,6 @@
 #include "adept/run/job.h"
 
+#include <optional>
 #include <string>
 
 #include "adept/core/error.h"
@@ -9,9 +10,11 @@
 #include "adept/dist/process_group.h"
 #include "adept/io/model_identity.h"
 #include "adept/io/weight_files.h"
+#include "adept/nn/allocator.h"
 #include "adept/run/preflight.h"
 #include "adept/run/result_cache.h"
 #include "adept/run/run_directory.h"
+#include "adept/run/run_measurements.h"
 #include "adept/run/training_text.h"
 #include "adept/train/compute.h"
 
@@ -87,11 +90,12 @@ void require_same_run(const config::RunConfig& config) {
   });
 }
 
-TrainingCall share(const TrainingCall& call) {
+Call share(const Call& call) {
   dist::ProcessGroup& group = dist::world();
   group.on_first([] {});
-  const Json json = Json::parse(group.broadcast(Json{{"trains", call.trains}, {"model", call.model.string()}}.dump()));
-  return {.trains = json.at("trains").get<bool>(), .model = json.at("model").get<std::string>()};
+  const Json json =
+      Json::parse(group.broadcast(Json{{"task", static_cast<int>(call.task)}, {"model", call.model.string()}}.dump()));
+  return {.task = static_cast<Task>(json.at("task").get<int>()), .model = json.at("model").get<std::string>()};
 }
 
 data::TrainLoader train_loader(const Training& training) {
@@ -118,21 +122,74 @@ train::TrainSummary train_model(const Training& training, const fs::path& model_
   return summary;
 }
 
-void help_with_run(const config::RunConfig& config, config::Purpose purpose, bool resumes, data::OtherMixture other) {
-  if (const TrainingCall call = share({}); call.trains) {
-    const fs::path dir = config.output_dir;
-    const TextModel model = load_text_model(config.model);
-    Datasets datasets = tokenize_all(model, config.data, dir / "data");
-    check_training_text(model, config, datasets, ResultCache::open(dir / files::kStages / "results"));
-    train_model({.config = config,
-                 .purpose = purpose,
-                 .resumes = resumes,
-                 .other_mixture = other,
-                 .model = model,
-                 .datasets = datasets},
-                call.model);
+namespace {
+
+// Of the other processes.
+class Helper {
+ public:
+  Helper(const config::RunConfig& config, config::Purpose purpose, bool resumes, data::OtherMixture other)
+      : config_(config), purpose_(purpose), resumes_(resumes), other_mixture_(other) {}
+
+  void work() {
+    for (Call call = share({}); call.task != Task::kEnd; call = share({})) {
+      perform(call);
+      nn::release_cached_memory();
+    }
   }
-  dist::world().on_first([] {});  // it evaluates and reports
+
+ private:
+  void perform(const Call& call) {
+    switch (call.task) {
+      case Task::kTokenize:
+        model_ = load_text_model(config_.model);
+        datasets_ = tokenize_all(*model_, config_.data, dir_ / "data");
+        break;
+      case Task::kEvaluate:
+        evaluate_model(measuring(), call.model);
+        break;
+      case Task::kProbe:
+        probe_model(measuring());
+        break;
+      case Task::kInspectCopies:
+        inspect_copies_of(measuring(), call.model);
+        break;
+      case Task::kTrain:
+        train(call.model);
+        break;
+      case Task::kEnd:
+        break;
+    }
+  }
+
+  void train(const fs::path& model_dir) {
+    check_training_text(*model_, config_, datasets_, cache_);
+    train_model({.config = config_,
+                 .purpose = purpose_,
+                 .resumes = resumes_,
+                 .other_mixture = other_mixture_,
+                 .model = *model_,
+                 .datasets = datasets_},
+                model_dir);
+  }
+
+  Measuring measuring() const {
+    return {.config = config_, .purpose = purpose_, .model = *model_, .datasets = datasets_, .cache = cache_};
+  }
+
+  const config::RunConfig& config_;
+  config::Purpose purpose_;
+  bool resumes_;
+  data::OtherMixture other_mixture_;
+  fs::path dir_ = config_.output_dir;
+  ResultCache cache_ = ResultCache::open(dir_ / files::kStages / "results");
+  std::optional<TextModel> model_;  // and the datasets: from the first task on
+  Datasets datasets_;
+};
+
+}  // namespace
+
+void help_with_run(const config::RunConfig& config, config::Purpose purpose, bool resumes, data::OtherMixture other) {
+  Helper(config, purpose, resumes, other).work();
 }
 
 }  // namespace adept::run

@@ -1,5 +1,5 @@
-// A run by the processes of a job (dist/process_group.h): the first one prepares, all train together, the first
-// finishes.
+// A run by the processes of a job (dist/process_group.h): the first one decides which stages run and writes their
+// files; the others wait until it calls them, and work with it.
 #pragma once
 
 #include <filesystem>
@@ -18,13 +18,16 @@ void join_job(const config::RunConfig& config);
 /// Throws dist::DisagreementError on every process if they have different programs or configurations.
 void require_same_run(const config::RunConfig& config);
 
-/// What the first process tells the others when it comes to the training.
-struct TrainingCall {
-  bool trains = false;            ///< false: the model is already trained
-  std::filesystem::path model{};  ///< to train
+/// What all processes do together.
+enum class Task { kTokenize, kEvaluate, kProbe, kTrain, kInspectCopies, kEnd };
+
+/// What the first process tells the others to do.
+struct Call {
+  Task task = Task::kEnd;
+  std::filesystem::path model{};  ///< to train or to measure
 };
 /// Every process calls it; only the first one's `call` counts. The others wait for it, as long as it works.
-TrainingCall share(const TrainingCall& call);
+Call share(const Call& call);
 
 /// What a run trains with.
 struct Training {
@@ -42,7 +45,7 @@ data::TrainLoader train_loader(const Training& training);
 /// Trains the model in `model_dir` and exports it. Every process of the job calls it.
 train::TrainSummary train_model(const Training& training, const std::filesystem::path& model_dir);
 
-/// A run on the other processes: they wait, train and wait again until the run is complete.
+/// A run on the other processes: what the first one calls for, until the run is complete.
 void help_with_run(const config::RunConfig& config, config::Purpose purpose, bool resumes, data::OtherMixture other);
 
 }  // namespace adept::run

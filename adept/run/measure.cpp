@@ -2,15 +2,19 @@
 
 #include <cmath>
 #include <span>
+#include <string>
 
 #include "adept/core/hash.h"
 #include "adept/core/log.h"
 #include "adept/core/version_info.h"
+#include "adept/dist/process_group.h"
 #include "adept/model/torch_tensors.h"
 #include "adept/train/compute.h"
 
 namespace adept::run {
 namespace {
+
+namespace fs = std::filesystem;
 
 // Hash of the sequences and their coverage.
 std::string fingerprint(const data::SequenceSet& sequences) {
@@ -37,7 +41,38 @@ Json key_of(const char* what, const MeasuredModel& model) {
                                   config::to_string(c.kernels), kCommit)}};
 }
 
-void tell_kept(const char* stage, const std::string& what, const ResultCache& cache) {
+// Results that the first process finds in its cache, or keeps there, are those of all.
+class SharedResults {
+ public:
+  explicit SharedResults(const ResultCache& cache) : cache_(cache) {}
+
+  const fs::path& directory() const { return cache_.directory(); }
+
+  /// Throws DisagreementError if the processes would measure something different.
+  std::optional<Json> find(const Json& key) const {
+    group_.agree([&] {
+      dist::HeldByName held;
+      for (const auto& [name, value] : key.items())
+        if (name != "compute") held["measurement: " + name] = {value.dump()};
+      return held;
+    });
+    const std::optional<Json> found = group_.is_first() ? cache_.find(key) : std::nullopt;
+    const std::string text = group_.broadcast(found ? found->dump() : "");
+    return text.empty() ? std::nullopt : std::optional(Json::parse(text));
+  }
+  bool keep(const Json& key, const Json& result) const {
+    return group_.of_first(group_.is_first() && cache_.keep(key, result) ? 1 : 0) > 0;
+  }
+  void remove(const Json& key) const {
+    if (group_.is_first()) cache_.remove(key);
+  }
+
+ private:
+  const ResultCache& cache_;
+  dist::ProcessGroup& group_ = dist::world();
+};
+
+void tell_kept(const char* stage, const std::string& what, const SharedResults& cache) {
   log_info("{:<10} {}: cached result from {} (ADEPT_RESULT_CACHE=off measures again)", stage, what,
            cache.directory().string());
 }
@@ -55,7 +90,7 @@ std::vector<method::Importance> importances_of(const Json& list) {
 }
 
 // Progress of this probe from an earlier, interrupted session.
-method::ProbeState probe_state(const ResultCache& cache, const Json& key) {
+method::ProbeState probe_state(const SharedResults& cache, const Json& key) {
   const std::optional<Json> found = cache.find(key);
   if (!found) return {};
   try {
@@ -75,12 +110,15 @@ InterruptedError interrupted(const InterruptedError& error, const std::string& k
 at::Device MeasuredModel::device() const { return train::to_device(compute_.device); }
 
 model::Decoder& MeasuredModel::decoder() {
-  if (!decoder_) decoder_ = model::load_decoder(dir_, train::load_options(compute_));
+  if (decoder_) return *decoder_;
+  decoder_ = model::load_decoder(dir_, train::load_options(compute_));
+  dist::world().meet();  // loading may take longer than the time-out
   return *decoder_;
 }
 
 eval::Results evaluate_sets(MeasuredModel& model, const std::vector<eval::EvalSet>& sets, std::int64_t batch_size,
-                            const ResultCache& cache) {
+                            const ResultCache& results_of_first) {
+  const SharedResults cache(results_of_first);
   eval::Results results;
   std::size_t kept = 0;
   for (const eval::EvalSet& set : sets) {
@@ -94,8 +132,9 @@ eval::Results evaluate_sets(MeasuredModel& model, const std::vector<eval::EvalSe
       ++kept;
       continue;
     }
+    const model::Decoder& decoder = model.decoder();
     try {
-      results[set.name] = eval::evaluate(model.decoder(), set, {.batch_size = batch_size});
+      results[set.name] = eval::evaluate(decoder, set, {.batch_size = batch_size});
     } catch (const InterruptedError& error) {
       throw interrupted(error, fmt::format("saved {} of {} evaluation sets", kept, sets.size()));
     }
@@ -107,7 +146,8 @@ eval::Results evaluate_sets(MeasuredModel& model, const std::vector<eval::EvalSe
 
 std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::string& name,
                                              const method::ProbeText& text, const method::ProbeOptions& options,
-                                             const ResultCache& cache) {
+                                             const ResultCache& results_of_first) {
+  const SharedResults cache(results_of_first);
   Json key = key_of("probe", model);
   std::int64_t num_batches = 0;
   for (const auto& round : text.general) {
@@ -129,10 +169,10 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
   if (state.batches > 0)
     log_info("probe      resuming after {} of {} batches", format_count(state.batches), format_count(num_batches));
   std::vector<method::Importance> importances;
+  const model::Decoder& decoder = model.decoder();
   try {
-    Progress progress("probe", method::probe_work(model.decoder(), text, options),
-                      {.counts = "passes", .source = name});
-    importances = method::probe(model.decoder(), text, options, progress, state);
+    Progress progress("probe", method::probe_work(decoder, text, options), {.counts = "passes", .source = name});
+    importances = method::probe(decoder, text, options, progress, state);
     const method::Importance& first = importances.front();
     const std::optional<method::Separation>& separation = first.separation;
     progress.finish(fmt::format("loss {:.4f}, {} tokens{}", first.baseline_loss, format_count(first.tokens),
@@ -156,16 +196,18 @@ std::vector<method::Importance> probe_layers(MeasuredModel& model, const std::st
 }
 
 Json measure_copies(MeasuredModel& model, const method::Expansion& expansion, const std::string& name,
-                    const std::vector<method::ProbeBatch>& batches, const ResultCache& cache) {
+                    const std::vector<method::ProbeBatch>& batches, const ResultCache& results_of_first) {
+  const SharedResults cache(results_of_first);
   Json key = key_of("copies", model);
   key["text"] = method::fingerprint(batches);
   if (std::optional<Json> found = cache.find(key)) {
     tell_kept("copies", name, cache);
     return *found;
   }
+  const model::Decoder& decoder = model.decoder();
   try {
     Progress progress("copies", std::ssize(batches), {.counts = "batches", .source = name});
-    const method::CopiesOnText report = method::inspect_copies(model.decoder(), expansion, batches, progress);
+    const method::CopiesOnText report = method::inspect_copies(decoder, expansion, batches, progress);
     progress.finish(fmt::format("loss {:.4f}", report.loss));
     cache.keep(key, method::to_json(report));
     return method::to_json(report);
@@ -176,19 +218,20 @@ Json measure_copies(MeasuredModel& model, const method::Expansion& expansion, co
 
 method::Dial measure_dial(MeasuredModel& model, const method::Expansion& expansion,
                           const std::vector<method::ProbeBatch>& general, const std::vector<method::ProbeBatch>& domain,
-                          const method::DialOptions& options, const ResultCache& cache) {
+                          const method::DialOptions& options, const ResultCache& results_of_first) {
+  const SharedResults cache(results_of_first);
   Json key = key_of("dial", model);
   key["text"] = {method::fingerprint(general), method::fingerprint(domain)};
   std::vector<method::DialPoint> known;
   if (const std::optional<Json> found = cache.find(key)) known = method::points_from_json(*found);
   if (!known.empty()) tell_kept("dial", fmt::format("{} points", known.size()), cache);
+  model::Decoder& decoder = model.decoder();
   try {
     Progress progress(
         "dial",
         method::most_measurements(options, expansion) * static_cast<std::int64_t>(general.size() + domain.size()),
         {.counts = "passes", .source = "general+domain"});
-    const method::Dial dial =
-        method::measure_dial(model.decoder(), expansion, general, domain, options, progress, known);
+    const method::Dial dial = method::measure_dial(decoder, expansion, general, domain, options, progress, known);
     progress.finish(
         fmt::format("general loss {:.4f}, domain loss {:.4f}", dial.chosen.general_loss, dial.chosen.domain_loss));
     cache.keep(key, method::to_json(known));

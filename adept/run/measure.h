@@ -1,5 +1,6 @@
 // Measurements of a model on text, with progress lines. Earlier results come from the result cache, which also stores
-// the progress of interrupted measurements.
+// the progress of interrupted measurements. Every process of the job calls the same functions with the same arguments:
+// they divide the work, and each gets the results; the cache is that of the first one.
 //
 // InterruptedErrors from here say what was saved.
 #pragma once
@@ -21,7 +22,7 @@
 
 namespace adept::run {
 
-/// A model on disk, loaded on demand.
+/// A model on disk, loaded on demand (by all processes of the job together).
 class MeasuredModel {
  public:
   MeasuredModel(std::filesystem::path dir, io::ModelIdentity identity, const config::Compute& compute)

@@ -16,11 +16,11 @@
 #include "adept/method/expansion.h"
 #include "adept/run/expansion_plan.h"
 #include "adept/run/job.h"
-#include "adept/run/measure.h"
 #include "adept/run/model_context.h"
 #include "adept/run/preflight.h"
 #include "adept/run/report.h"
 #include "adept/run/run_directory.h"
+#include "adept/run/run_measurements.h"
 #include "adept/run/run_record.h"
 #include "adept/run/stage.h"
 #include "adept/run/text.h"
@@ -124,7 +124,8 @@ class Run {
 
   void baseline() {
     stages_.run("baseline", eval_inputs(model_.dir), {files::kBaseline}, [&] {
-      const auto results = evaluate(model_.dir);
+      share({.task = Task::kEvaluate, .model = model_.dir});
+      const auto results = evaluate_model(measuring(), model_.dir);
       for (const auto& [name, result] : results) eval::require_finite(name, result);
       io::write_record(dir_ / files::kBaseline, eval::results_to_json(results));
     });
@@ -132,34 +133,8 @@ class Run {
 
   void probe() {
     stages_.run("probe", probe_inputs(), {files::kImportance}, [&] {
-      MeasuredModel model = measured(model_.dir);
-      const at::Device device = model.device();
-      const auto general = probe_sequences(datasets_.general, config_.seq_len, config_.probe.max_tokens);
-      tell_samples("probe", general);
-      Json samples = {{"general", samples_json(general)}};
-      const auto batch_size = config_.probe.batch_size;
-      const auto weights = general_weights(config_.data);
-      std::string names = names_of(general);
-      std::vector<method::ProbeBatch> domain_batches;
-      if (probes_domain()) {
-        const auto domain = probe_sequences({datasets_.train.front()}, config_.seq_len, config_.probe.max_tokens);
-        tell_samples("probe", domain);
-        samples["domain"] = samples_json(domain);
-        names = names_of(domain) + ", " + names;
-        domain_batches = to_batches(domain, batch_size, device);
-      }
-      const bool until_separated = config_.probe.until_separated;
-      const auto rounds = to_rounds(general, batch_size, device, until_separated, weights);
-      const std::vector<method::Importance> importances =
-          probe_layers(model, names, {rounds, domain_batches},
-                       {.methods = {probe_method(config_)},
-                        .num_lowest = num_copied_layers(config_.expand, model_.config),
-                        .exclude = {config_.expand.exclude.begin(), config_.expand.exclude.end()},
-                        .until_separated = until_separated},
-                       cache_);
-      Json json = method::to_json(importances);
-      json["samples"] = samples;
-      io::write_record(dir_ / files::kImportance, json);
+      share({.task = Task::kProbe});
+      io::write_record(dir_ / files::kImportance, probe_model(measuring()));
     });
   }
 
@@ -176,14 +151,11 @@ class Run {
   }
 
   void train() {
-    bool trains = false;
     stages_.run("train", train_inputs(), {files::kModel, files::kTrainResults}, [&] {
-      trains = true;
-      share({.trains = true, .model = trained_from_});
+      share({.task = Task::kTrain, .model = trained_from_});
       const train::TrainSummary summary = train_model(training(), trained_from_);
       io::write_record(dir_ / files::kTrainResults, train::to_json(summary));
     });
-    if (!trains) share({});
   }
 
   // The result contains everything except the initial values of the copies, which can be recreated from the same
@@ -194,7 +166,8 @@ class Run {
 
   void evaluate_result() {
     stages_.run("eval", eval_inputs(dir_ / files::kModel), {files::kEvaluation}, [&] {
-      const auto results = evaluate(dir_ / files::kModel);
+      share({.task = Task::kEvaluate, .model = dir_ / files::kModel});
+      const auto results = evaluate_model(measuring(), dir_ / files::kModel);
       for (const auto& [name, result] : results)
         if (!std::isfinite(result.headline().value))
           throw NonFiniteError(
@@ -209,18 +182,8 @@ class Run {
   void inspect_copies() {
     if (!inspects_copies() || datasets_.eval.empty()) return;
     stages_.run("copies", eval_inputs(dir_ / files::kModel, config::decides::kCopies), {files::kCopies}, [&] {
-      MeasuredModel model = measured(dir_ / files::kModel);
-      const method::Expansion expansion = method::read_expansion(dir_ / files::kModel);
-      Json sets = Json::object();
-      for (const data::TokenDataset& dataset : datasets_.eval) {
-        const std::vector<data::SequenceSet> sequences = {
-            data::windows(dataset, {.seq_len = config_.seq_len, .max_tokens = config_.eval.copies_tokens})};
-        tell_samples("copies", sequences);
-        const auto batches = to_batches(sequences, config_.eval.batch_size, model.device());
-        sets[dataset.name()] = measure_copies(model, expansion, dataset.name(), batches, cache_);
-        sets[dataset.name()]["samples"] = samples_json(sequences);
-      }
-      write_result(dir_ / files::kCopies, sets);
+      share({.task = Task::kInspectCopies, .model = dir_ / files::kModel});
+      write_result(dir_ / files::kCopies, inspect_copies_of(measuring(), dir_ / files::kModel));
     });
   }
 
@@ -228,7 +191,7 @@ class Run {
     evaluate_result();
     inspect_copies();
     report();
-    dist::world().on_first([] {});  // the others end
+    share({.task = Task::kEnd});
   }
 
   void report() {
@@ -265,8 +228,6 @@ class Run {
   }
 
   static io::ModelIdentity identity(const fs::path& dir) { return io::model_identity(io::WeightFiles::open(dir)); }
-
-  MeasuredModel measured(const fs::path& dir) { return {dir, identity(dir), config_.compute}; }
 
   Json probe_inputs() {
     Json inputs = {{"model", io::to_json(identity(model_.dir))},
@@ -316,6 +277,7 @@ class Run {
   }
 
   void prepare_text() {
+    share({.task = Task::kTokenize});
     datasets_ = tokenize_all(model_, config_.data, dir_ / "data");
     std::vector<data::TokenDataset> all;
     for (const auto* part : {&datasets_.train, &datasets_.replay, &datasets_.general, &datasets_.eval})
@@ -335,18 +297,8 @@ class Run {
             {"sampling", data::kSamplingRule}};
   }
 
-  data::SequenceSet eval_sequences(const data::TokenDataset& dataset) const {
-    return run::eval_sequences(config_, model_, dataset);
-  }
-
-  eval::Results evaluate(const fs::path& model_dir) {
-    MeasuredModel model = measured(model_dir);
-    std::vector<eval::EvalSet> sets;
-    for (const data::TokenDataset& dataset : datasets_.eval) {
-      sets.push_back({dataset.name(), eval_sequences(dataset)});
-      tell_samples("eval", {sets.back().sequences});
-    }
-    return evaluate_sets(model, sets, config_.eval.batch_size, cache_);
+  Measuring measuring() const {
+    return {.config = config_, .purpose = purpose_, .model = model_, .datasets = datasets_, .cache = cache_};
   }
 
   Training training() const {

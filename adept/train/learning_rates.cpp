@@ -28,18 +28,21 @@ bool LearningRates::is_update_due(const TrainerState& state) const {
 }
 
 void LearningRates::update(TrainerState& state, const model::FrozenPrefix& model,
-                           const std::vector<method::ProbeBatch>& general) const {
+                           const std::vector<method::ProbeBatch>& general, dist::ProcessGroup& group) const {
   const method::UnitLrOptions& c = config_.unit_lr;
   Progress progress("importance", std::ssize(general),
                     {.counts = "batches", .source = fmt::format("step {}", state.step), .is_passing = true});
   std::vector<method::Unit> units;
   std::ranges::copy_if(units_, std::back_inserter(units), &method::Unit::is_measured);
-  const method::UnitValues measured = method::unit_importance(*expansion_, units, model, general, progress);
+  const method::UnitValues measured = method::unit_importance(*expansion_, units, model, general, progress, group);
   progress.finish();
   state.unit_importance = method::smoothed(state.unit_importance, measured, c.ema.value_or(0));
   state.unit_lr_weights = method::unit_lr_weights(c.policy, units, state.unit_importance, c.floor);
   for (const method::Unit& unit : units_) state.unit_lr_weights.try_emplace(unit.name, 1.0);
   method::apply_factors(c.factors, state.unit_lr_weights);
+  // Mathematical functions may differ in the last bit between processors.
+  const Json of_first = Json::parse(group.broadcast(Json(state.unit_lr_weights).dump()));
+  of_first.get_to(state.unit_lr_weights);
 }
 
 optim::ParameterRates LearningRates::of_units(const TrainerState& state) const {

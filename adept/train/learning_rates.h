@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "adept/config/run_config.h"
+#include "adept/dist/process_group.h"
 #include "adept/method/beyond/source_mean.h"
 #include "adept/method/expansion.h"
 #include "adept/method/units.h"
@@ -31,10 +32,10 @@ class LearningRates {
 
   /// Whether an update of w_u is due after this step.
   bool is_update_due(const TrainerState& state) const;
-  /// Measures importance on general text and sets unit_importance and unit_lr_weights of `state`. Throws
-  /// NonFiniteError.
-  void update(TrainerState& state, const model::FrozenPrefix& model,
-              const std::vector<method::ProbeBatch>& general) const;
+  /// Measures importance on general text, which the processes of `group` divide, and sets unit_importance and
+  /// unit_lr_weights of `state`, the same on each. Throws NonFiniteError.
+  void update(TrainerState& state, const model::FrozenPrefix& model, const std::vector<method::ProbeBatch>& general,
+              dist::ProcessGroup& group = dist::world()) const;
 
   /// peak * schedule(step), for the step after `step` completed ones.
   double at(std::int64_t step) const { return config_.train.learning_rate * schedule_.factor(step); }

@@ -165,18 +165,11 @@ void Trainer::update_unit_rates() {
   const std::int64_t step = state_.counts.step;
   if (step > 0) require_finite();
   TrainerState& counts = state_.counts;
-  group_.on_first([&] {
-    try {
-      rates_.update(counts, kept_activations_->for_update(step), inputs_.probe);
-    } catch (const NonFiniteError&) {
-      if (step == 0) throw;  // the given model is the cause
-      throw divergence_.diverged("a gradient on general text", step);
-    }
-  });
-  if (group_.size() > 1) {
-    const Json values = Json::parse(group_.broadcast(Json{counts.unit_importance, counts.unit_lr_weights}.dump()));
-    values.at(0).get_to(counts.unit_importance);
-    values.at(1).get_to(counts.unit_lr_weights);
+  try {
+    rates_.update(counts, kept_activations_->for_update(step), inputs_.probe, group_);
+  } catch (const NonFiniteError&) {
+    if (step == 0) throw;  // the given model is the cause
+    throw divergence_.diverged("a gradient on general text", step);
   }
   log_->importance(counts);
 }
@@ -224,7 +217,7 @@ bool Trainer::evaluates_now() const {
 void Trainer::evaluate_if_due() {
   if (!state_.counts.evaluation_due) return;
   require_finite();
-  group_.on_first([&] { evaluate(); });
+  evaluate();
   state_.counts.evaluation_due = false;
   if (state_.is_saved()) state_.changed();  // the checkpoint says that it is due
 }
@@ -235,7 +228,7 @@ void Trainer::evaluate() {
   for (const eval::EvalSet& set : inputs_.eval) {
     const eval::Metric metric =
         eval::evaluate(kept_activations_->for_evaluation(step), set,
-                       {.batch_size = inputs_.config.eval.batch_size, .note = fmt::format("step {}, ", step)})
+                       {.batch_size = inputs_.config.eval.batch_size, .note = fmt::format("step {}, ", step)}, group_)
             .headline();
     if (!std::isfinite(metric.value))
       throw divergence_.diverged(fmt::format("the {} on {}", metric.name, set.name), step);

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pty
 import re
 import shutil
 import signal
@@ -232,6 +233,78 @@ def test_layers_that_cannot_be_shared(folder, found, expected):
     process = run(folder, 1, config_of(1, **found), check=False)
     assert process.returncode == 2 and says(process.stderr, expected)
     assert not (folder / "out").exists()
+
+
+MEASURED = ["eval_base.json", "importance.json", "eval_model.json", "copies.json", "parameter_importance.jsonl"]
+
+
+def measurements(folder):
+    lines = read_lines(folder / "out" / "trainer_log.jsonl")
+    during = [{key: value for key, value in line.items() if key.startswith("eval_")} for line in lines]
+    return {name: (folder / "out" / name).read_bytes() for name in MEASURED}, [values for values in during if values]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_measure_the_same_bits_as_one(inputs, tmp_path, processes):
+    found = []
+    for count in (1, processes):
+        folder = pathlib.Path(shutil.copytree(inputs, tmp_path / str(count)))
+        # Batches of which some are left over, so that processes divide layers too.
+        run(folder, count, config_of(count, probe=dict(max_tokens=900, batch_size=4), unit_lr={"update_every": 2},
+                                     **{"eval": dict(max_tokens=600, copies_tokens=300, batch_size=2)}, **EXACT))
+        found.append(measurements(folder))
+    assert found[0] == found[1] and len(found[0][1]) == 1  # one evaluation during the training
+
+
+def test_processes_that_would_measure_other_texts_are_named(inputs, tmp_path):
+    folders = [pathlib.Path(shutil.copytree(inputs, tmp_path / str(rank))) for rank in range(2)]
+    (folders[1] / "held.txt").write_text("Another text, which only this machine has.\n")
+    port = free_port()
+    ranks = []
+    for rank, folder in enumerate(folders):
+        write_config(folder, config_of(2))
+        ranks.append(subprocess.Popen(command(1), cwd=folder, env=plain_variables(rank, port), stderr=subprocess.PIPE, text=True))
+    for process in ranks:
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == 1
+        line = next(line for line in errors.splitlines() if line.startswith("  measurement: text: "))
+        assert 'rank 0: "xxh3:' in line and 'rank 1: "xxh3:' in line
+    assert not (folders[0] / "out" / "eval_base.json").exists()
+
+
+def interrupted_in(folder, stage, config):
+    """The exit code and what two processes wrote on a terminal until a signal in a stage, whose progress is shown there."""
+    write_config(folder, config)
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(command(2), cwd=folder, stdout=subprocess.DEVNULL, stderr=end)
+    os.close(end)
+    text = b""
+    while True:
+        try:
+            text += os.read(terminal, 4096)
+        except OSError:  # every process has ended
+            break
+        if process.poll() is None and re.search(rb"\r%s +\S+ +[1-9]" % stage.encode(), text):
+            process.send_signal(signal.SIGTERM)
+            stage = "no other"
+    os.close(terminal)
+    return process.wait(timeout=60), text.decode()
+
+
+def test_a_signal_in_a_divided_probe_ends_all_and_another_number_of_processes_continues(inputs, tmp_path):
+    folder = pathlib.Path(shutil.copytree(inputs, tmp_path / "work"))
+    text_models.write_jsonl(folder / "probe-0.jsonl", text_models.sentences("general", 3000, seed=10))
+    config = config_of(2, probe=dict(max_tokens=20_000, batch_size=4), train={"max_steps": 1})
+    code, errors = interrupted_in(folder, "probe", config)
+    assert code == 143 and not ranks_in(folder)
+    for rank in ("", "[rank 1] "):
+        assert re.search(rf"^{re.escape(rank)}error: terminated \(SIGTERM\); saved [1-9]\d* of \d+ batches of the probe", errors, re.M)
+    assert not (folder / "out" / "importance.json").exists()
+    assert says(run(folder, 1, config).stderr, "probe      resuming after")
+    interrupted = (folder / "out" / "importance.json").read_bytes()
+    shutil.rmtree(folder / "out")
+    run(folder, 1, config)
+    assert (folder / "out" / "importance.json").read_bytes() == interrupted
 
 
 def test_rows_of_new_tokens_that_few_micro_batches_read_add_up(inputs, tmp_path):

@@ -4,8 +4,8 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 
-#include "adept/core/error.h"
 #include "adept/core/signals.h"
+#include "adept/dist/division.h"
 #include "adept/nn/cross_entropy.h"
 
 namespace adept::method {
@@ -20,39 +20,51 @@ double contribution(const at::Tensor& before, const at::Tensor& after, const at:
   return total(ratio.masked_fill(targets.to(ratio.device()).eq(nn::kIgnoreIndex), 0));
 }
 
+// Of one batch, summed over its predicted tokens: the loss of the model, then for each copy its contribution and the
+// loss without it.
+dist::Numbers measure_copies(const model::Decoder& decoder, const Expansion& expansion, const model::Batch& batch) {
+  const model::Context context = batch.context(throw_if_interrupted);
+  at::Tensor h = decoder.embed(batch.input_ids);
+  dist::Numbers numbers = {0};
+  std::int64_t next = 0;
+  for (const ExpandedLayer& copy : expansion.layers) {
+    h = decoder.layers(h, next, copy.index, context);
+    next = copy.index + 1;
+    const at::Tensor without = decoder.layers(h, next, decoder.num_layers(), context);
+    const at::Tensor after = decoder.layer(h, copy.index, context);
+    numbers.push_back(contribution(h, after, batch.targets.values));
+    numbers.push_back(total(decoder.token_losses(without, batch.targets)));
+    h = after;
+  }
+  numbers.front() = total(decoder.token_losses(decoder.layers(h, next, decoder.num_layers(), context), batch.targets));
+  return numbers;
+}
+
 }  // namespace
 
 CopiesOnText inspect_copies(const model::Decoder& decoder, const Expansion& expansion,
-                            const std::vector<ProbeBatch>& batches, Progress& progress) {
+                            const std::vector<ProbeBatch>& batches, Progress& progress, dist::ProcessGroup& group) {
   const at::NoGradGuard no_grad;
   const std::vector<double> factors = mean_factors(batches, "text to measure on");
   CopiesOnText report;
   for (const ExpandedLayer& layer : expansion.layers) report.copies.push_back({.layer = layer});
-  std::int64_t done = 0, positions = 0;
-  for (std::size_t b = 0; b < batches.size(); ++b) {
-    throw_if_interrupted();
-    const model::Batch& batch = batches[b].batch;
-    if (batch.num_targets == 0) continue;
+  std::int64_t positions = 0;
+  const auto measure = [&](std::int64_t item) {
+    const model::Batch& batch = batches[static_cast<std::size_t>(item)].batch;
+    return batch.num_targets == 0 ? dist::Numbers() : measure_copies(decoder, expansion, batch);
+  };
+  dist::divide(group, std::ssize(batches), measure, [&](std::int64_t item, const dist::Numbers& numbers) {
+    const model::Batch& batch = batches[static_cast<std::size_t>(item)].batch;
+    if (batch.num_targets == 0) return;
+    const double factor = factors[static_cast<std::size_t>(item)], loss = numbers.front();
     report.tokens += batch.num_targets;
-    const model::Context context = batch.context(throw_if_interrupted);
-    at::Tensor h = decoder.embed(batch.input_ids);
-    std::vector<double> bypassed;
-    std::int64_t next = 0;
-    for (CopyReport& copy : report.copies) {
-      h = decoder.layers(h, next, copy.layer.index, context);
-      next = copy.layer.index + 1;
-      const at::Tensor without = decoder.layers(h, next, decoder.num_layers(), context);
-      bypassed.push_back(total(decoder.token_losses(without, batch.targets)));
-      const at::Tensor after = decoder.layer(h, copy.layer.index, context);
-      copy.contribution += factors[b] * contribution(h, after, batch.targets.values);
-      h = after;
+    report.loss += factor * loss;
+    for (std::size_t c = 0; c < report.copies.size(); ++c) {
+      report.copies[c].contribution += factor * numbers[1 + 2 * c];
+      report.copies[c].loss_rise += factor * (numbers[2 + 2 * c] - loss);
     }
-    const double loss =
-        total(decoder.token_losses(decoder.layers(h, next, decoder.num_layers(), context), batch.targets));
-    report.loss += factors[b] * loss;
-    for (std::size_t c = 0; c < bypassed.size(); ++c) report.copies[c].loss_rise += factors[b] * (bypassed[c] - loss);
-    progress.update(++done, positions += batch.num_positions());
-  }
+    progress.update(item + 1, positions += batch.num_positions());
+  });
   return report;
 }
 

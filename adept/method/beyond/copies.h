@@ -5,6 +5,7 @@
 
 #include "adept/core/json.h"
 #include "adept/core/progress.h"
+#include "adept/dist/process_group.h"
 #include "adept/method/beyond/source_mean.h"
 #include "adept/method/expansion.h"
 #include "adept/model/decoder.h"
@@ -24,9 +25,11 @@ struct CopiesOnText {
   std::vector<CopyReport> copies;
 };
 
-/// Bypasses each copy in turn; the layers below it are computed once. Throws DataError if no token is predicted.
+/// Bypasses each copy in turn; the layers below it are computed once. The processes of `group` divide the batches; each
+/// gets the same report, which does not depend on how many they are. Throws DataError if no token is predicted.
 CopiesOnText inspect_copies(const model::Decoder& decoder, const Expansion& expansion,
-                            const std::vector<ProbeBatch>& batches, Progress& progress);
+                            const std::vector<ProbeBatch>& batches, Progress& progress,
+                            dist::ProcessGroup& group = dist::world());
 
 Json to_json(const CopiesOnText& report);
 

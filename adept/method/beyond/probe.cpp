@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <numeric>
@@ -114,24 +115,69 @@ int degrees_of_freedom(const ProbeSamples& samples) {
   return static_cast<int>(std::ssize(samples.sources) - std::ssize(sequences));
 }
 
-std::int64_t work_of(const model::Decoder& decoder, const ProbeBatch& batch, std::span<const Pass* const> passes) {
-  std::int64_t ticks = 0;
-  for (const Pass* pass : passes) ticks += pass->num_ticks(decoder, batch);
-  return ticks;
+// The pieces of a batch are those of one pass after the other.
+std::int64_t num_pieces(const model::Decoder& decoder, const ProbeBatch& batch, std::span<const Pass* const> passes) {
+  std::int64_t pieces = 0;
+  for (const Pass* pass : passes) pieces += pass->num_pieces(decoder, batch);
+  return pieces;
 }
 
-// An interrupted batch leaves nothing.
-void measure(const model::Decoder& decoder, const ProbeBatch& batch, std::span<const Pass* const> passes,
-             ProbeSamples& samples, const Tick& tick) {
-  const std::size_t before = samples.num_sequences();
-  try {
-    add_sequences(batch, samples);
-    for (const Pass* pass : passes) pass->run(decoder, batch, samples, tick);
-  } catch (const InterruptedError&) {
-    keep_first(samples, before);
-    throw;
+std::vector<dist::Numbers> measure(const model::Decoder& decoder, const ProbeBatch& batch,
+                                   std::span<const Pass* const> passes, std::span<const std::int64_t> pieces,
+                                   const Tick& tick) {
+  std::vector<dist::Numbers> numbers;
+  std::int64_t first = 0;
+  for (const Pass* pass : passes) {
+    const std::int64_t end = first + pass->num_pieces(decoder, batch);
+    std::vector<std::int64_t> of_pass;
+    for (const std::int64_t piece : pieces)
+      if (piece >= first && piece < end) of_pass.push_back(piece - first);
+    first = end;
+    if (of_pass.empty()) continue;
+    std::ranges::move(pass->measure(decoder, batch, of_pass, tick), std::back_inserter(numbers));
+  }
+  return numbers;
+}
+
+void add(const model::Decoder& decoder, const ProbeBatch& batch, std::span<const Pass* const> passes,
+         std::span<const dist::Numbers> pieces, ProbeSamples& samples) {
+  add_sequences(batch, samples);
+  for (const Pass* pass : passes) {
+    const auto count = static_cast<std::size_t>(pass->num_pieces(decoder, batch));
+    pass->add(decoder, batch, pieces.first(count), samples);
+    pieces = pieces.subspan(count);
   }
 }
+
+// The work of all processes in the progress line of one.
+class Work {
+ public:
+  Work(Progress& progress, std::int64_t total, const dist::ProcessGroup& group)
+      : progress_(progress), total_(total), group_(group) {}
+
+  // This process has computed something, and each of the others about as much.
+  void tick(std::int64_t positions) {
+    own_ += 1;
+    progress_.update(std::min(done_ + own_ * group_.size(), total_), positions_ += positions * group_.size());
+  }
+  // All have come to the same place.
+  void add(std::int64_t pieces) {
+    done_ += pieces;
+    own_ = 0;
+  }
+  // `positions` computed by whichever process.
+  void add(std::int64_t pieces, std::int64_t positions) {
+    add(pieces);
+    progress_.update(done_, positions_ += positions);
+  }
+  std::int64_t done() const { return done_; }
+
+ private:
+  Progress& progress_;
+  std::int64_t total_;
+  const dist::ProcessGroup& group_;
+  std::int64_t done_ = 0, own_ = 0, positions_ = 0;
+};
 
 // Sequences that predict a token: those of the samples.
 std::size_t num_scored(const std::vector<ProbeBatch>& batches) {
@@ -189,46 +235,61 @@ std::int64_t probe_work(const model::Decoder& decoder, const ProbeText& text, co
   const std::int64_t from_texts = num_from_texts(options);
   std::int64_t work = from_texts * std::ssize(text.domain);
   for (const auto& round : text.general)
-    for (const ProbeBatch& batch : round) work += work_of(decoder, batch, passes) + from_texts;
+    for (const ProbeBatch& batch : round) work += num_pieces(decoder, batch, passes) + from_texts;
   return work;
 }
 
 std::vector<Importance> probe(const model::Decoder& decoder, const ProbeText& text, const ProbeOptions& options,
-                              Progress& progress) {
+                              Progress& progress, dist::ProcessGroup& group) {
   ProbeState state;
-  return probe(decoder, text, options, progress, state);
+  return probe(decoder, text, options, progress, state, group);
 }
 
 namespace {
 
+void measure_batches(const model::Decoder& decoder, std::span<const ProbeBatch> batches,
+                     std::span<const Pass* const> passes, Work& work, ProbeState& state, dist::ProcessGroup& group) {
+  const auto batch_of = [&](std::int64_t item) -> const ProbeBatch& { return batches[static_cast<std::size_t>(item)]; };
+  const Tick tick = [&](std::int64_t positions) { work.tick(positions); };
+  dist::divide(group, std::ssize(batches),
+               {.num_pieces = [&](std::int64_t item) { return num_pieces(decoder, batch_of(item), passes); },
+                .measure =
+                    [&](std::int64_t item, std::span<const std::int64_t> pieces) {
+                      return measure(decoder, batch_of(item), passes, pieces, tick);
+                    },
+                .add =
+                    [&](std::int64_t item, std::span<const dist::Numbers> pieces) {
+                      add(decoder, batch_of(item), passes, pieces, state.samples);
+                      ++state.batches;
+                      work.add(std::ssize(pieces));
+                    }});
+}
+
 // Fills state.samples; with until_separated, returns the outcome.
 std::optional<Separation> sample(const model::Decoder& decoder, const ProbeText& text, const ProbeOptions& options,
-                                 const std::function<void(std::int64_t done)>& skip, const Tick& tick,
-                                 ProbeState& state) {
+                                 Work& work, ProbeState& state, dist::ProcessGroup& group) {
   const std::vector<const Pass*> passes = passes_of(options);
   ProbeSamples& samples = state.samples;
   if (state.batches == 0) samples = {};
   samples.num_layers = static_cast<int>(decoder.num_layers());
   Separation separation{
       .reached = false, .required_share = 1 - kError / static_cast<double>(text.general.size()), .looks = 0};
-  std::int64_t index = 0;
+  std::int64_t end = 0;     // batches of the rounds so far
   std::size_t earlier = 0;  // sequences of the rounds so far; other sessions may have measured more
   for (const auto& round : text.general) {
-    for (const ProbeBatch& batch : round) {
-      if (index++ < state.batches) {
-        skip(work_of(decoder, batch, passes));
-        continue;
-      }
-      measure(decoder, batch, passes, samples, tick);
-      ++state.batches;
-    }
+    const auto known = std::clamp<std::int64_t>(state.batches - end, 0, std::ssize(round));
+    end += std::ssize(round);
+    const std::span batches(round);
+    for (const ProbeBatch& batch : batches.first(static_cast<std::size_t>(known)))
+      work.add(num_pieces(decoder, batch, passes));
+    measure_batches(decoder, batches.subspan(static_cast<std::size_t>(known)), passes, work, state, group);
     earlier += num_scored(round);
     if (!options.until_separated || earlier < kFewestSequences) continue;
     ++separation.looks;
-    if (index < state.batches) continue;  // checked in an earlier session
+    if (end < state.batches) continue;  // checked in an earlier session
     const ImportanceMethod& first = importance_method(options.methods.at(0));
     const double share = summarize(samples, first, options.num_lowest, options.exclude).stability.same_set_share;
-    separation.reached = share >= separation.required_share;
+    separation.reached = group.of_first(share) >= separation.required_share;
     if (separation.reached) break;
   }
   return options.until_separated ? std::optional(separation) : std::nullopt;
@@ -237,30 +298,29 @@ std::optional<Separation> sample(const model::Decoder& decoder, const ProbeText&
 }  // namespace
 
 std::vector<Importance> probe(const model::Decoder& decoder, const ProbeText& text, const ProbeOptions& options,
-                              Progress& progress, ProbeState& state) {
+                              Progress& progress, ProbeState& state, dist::ProcessGroup& group) {
   const auto num_layers = static_cast<int>(decoder.num_layers());
   const int most = num_layers - static_cast<int>(std::set<int>(options.exclude.begin(), options.exclude.end()).size());
   if (options.num_lowest < 1 || options.num_lowest > most)
     throw ConfigError("number of layers to choose: found {}; expected 1 to {}, the number of layers of the model{}.",
                       options.num_lowest, most, options.exclude.empty() ? "" : " that are not excluded");
-  std::int64_t done = 0, positions = 0;
-  const Tick tick = [&](std::int64_t more) { progress.update(++done, positions += more); };
+  Work work(progress, probe_work(decoder, text, options), group);
   std::optional<Separation> separation;
-  if (!is_from_texts_alone(options))
-    separation = sample(decoder, text, options, [&](std::int64_t more) { done += more; }, tick, state);
+  if (!is_from_texts_alone(options)) separation = sample(decoder, text, options, work, state, group);
   std::vector<Importance> importances;
   for (const std::string& name : options.methods) {
     const ImportanceMethod& method = importance_method(name);
     if (const auto* from_texts = std::get_if<FromTexts>(&method.scores)) {
       std::vector<ProbeBatch> general;
       for (const auto& round : text.general) general.insert(general.end(), round.begin(), round.end());
-      importances.push_back(from_texts->measure(decoder, general, text.domain, tick));
+      const Tick tick = [&](std::int64_t positions) { work.add(1, positions); };
+      importances.push_back(from_texts->measure(decoder, general, text.domain, tick, group));
       continue;
     }
     importances.push_back(summarize(state.samples, method, options.num_lowest, options.exclude));
     if (importances.size() == 1) importances.back().separation = separation;
   }
-  progress.set_total(done);  // it may have stopped early
+  progress.set_total(work.done());  // it may have stopped early
   return importances;
 }
 

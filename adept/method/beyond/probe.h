@@ -42,12 +42,13 @@ struct ProbeState {
 /// Returns one Importance per method, in the requested order, with the fewest passes: one backward pass serves all
 /// gradient-based methods. Only `until_separated` requires several rounds. Continues from `state`, which after an
 /// InterruptedError contains the progress for a later call with the same result, except of FromTexts methods, which
-/// start again. Throws ConfigError for an unknown method or num_lowest, DataError if no token is predicted,
-/// NonFiniteError if a score or the model's loss is not finite.
+/// start again. The processes of `group` divide the batches and their pieces (Pass); each gets the result, which does
+/// not depend on how many they are. Throws ConfigError for an unknown method or num_lowest, DataError if no token is
+/// predicted, NonFiniteError if a score or the model's loss is not finite.
 std::vector<Importance> probe(const model::Decoder& decoder, const ProbeText& text, const ProbeOptions& options,
-                              Progress& progress, ProbeState& state);
+                              Progress& progress, ProbeState& state, dist::ProcessGroup& group = dist::world());
 std::vector<Importance> probe(const model::Decoder& decoder, const ProbeText& text, const ProbeOptions& options,
-                              Progress& progress);
+                              Progress& progress, dist::ProcessGroup& group = dist::world());
 /// No method of these has samples, and therefore no progress that ProbeState could keep.
 bool is_from_texts_alone(const ProbeOptions& options);
 /// Work that `probe` reports to the progress line.

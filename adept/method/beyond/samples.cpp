@@ -50,14 +50,6 @@ void add_sequences(const ProbeBatch& batch, ProbeSamples& samples) {
   }
 }
 
-void keep_first(ProbeSamples& samples, std::size_t num_sequences) {
-  samples.tokens.resize(num_sequences);
-  samples.losses.resize(num_sequences);
-  samples.sources.resize(num_sequences);
-  for (auto& [measure, table] : samples.tables)
-    table.values.resize(num_sequences * static_cast<std::size_t>(samples.num_layers) * table.tensors.size());
-}
-
 Json to_json(const ProbeSamples& samples) {
   Json tables = Json::array(), weights = Json::array();
   for (const auto& [source, weight] : samples.source_weights) weights.push_back({source, weight});

@@ -56,9 +56,6 @@ std::vector<double> target_counts(const model::Batch& batch);
 /// Adds tokens and source of each sequence of the batch that predicts a token: once per batch, before its passes.
 void add_sequences(const ProbeBatch& batch, ProbeSamples& samples);
 
-/// Drops all but the first sequences, to undo an interrupted batch.
-void keep_first(ProbeSamples& samples, std::size_t num_sequences);
-
 /// For a probe that continues in another session.
 Json to_json(const ProbeSamples& samples);
 /// Throws Json::exception or DataError for anything else.

@@ -52,7 +52,13 @@ TEST(MaskOut, ReusingThePrefixGivesTheNaiveResultBitForBit) {
       std::vector<double> rises, losses;
       for (const ProbeBatch& batch : of_one_source(padded_batches())) {
         add_sequences(batch, fast);
-        pass->run(decoder, batch, fast, [](std::int64_t) {});
+        std::vector<dist::Numbers> numbers(5);
+        for (const std::vector<std::int64_t>& pieces :
+             {std::vector<std::int64_t>{0, 3, 4}, {1, 2}}) {  // of two processes
+          const auto found = pass->measure(decoder, batch, pieces, [](std::int64_t) {});
+          for (std::size_t i = 0; i < pieces.size(); ++i) numbers[static_cast<std::size_t>(pieces[i])] = found[i];
+        }
+        pass->add(decoder, batch, numbers, fast);
         mask_out_naive(decoder, batch.batch, rises, losses);
       }
       EXPECT_EQ(fast.losses, losses);
