@@ -23,6 +23,8 @@ struct Launch {
   std::string attempt{};    ///< differs between the starts of a job that share a store
 
   bool is_one_machine() const { return local_size == size; }
+  /// Of the processes that share cores: the one that uses all of them while the others wait.
+  bool is_first_on_its_cores() const { return local_rank % cores_shared_by == 0; }
 };
 
 /// The value of an environment variable; nothing if it is unset or empty.

@@ -163,6 +163,11 @@ void init_compute(config::Compute& compute) {
         cpu_model_name());
 }
 
+int threads_while_others_wait() {
+  return std::max(at::get_num_threads(),
+                  std::min(available_cores(), at::get_num_threads() * dist::world().launch().cores_shared_by));
+}
+
 void init_compute_to_measure(config::Compute& compute, const std::filesystem::path& model_dir) {
   const io::WeightFiles files = io::WeightFiles::open(model_dir);
   const std::vector<std::string> names = files.names();

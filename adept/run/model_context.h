@@ -42,8 +42,11 @@ void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len);
 /// instruction set ($ADEPT_INSTRUCTION_SET) that is missing.
 void init_compute(config::Compute& compute);
 
-/// The same for measuring `model_dir`: the dtype auto is fp32 if its files contain fp32 matrices, because rounding them
-/// would change the result.
+/// The threads of a process while those that share its cores wait for it: theirs, too.
+int threads_while_others_wait();
+
+/// The same as init_compute for measuring `model_dir`: the dtype auto is fp32 if its files contain fp32 matrices,
+/// because rounding them would change the result.
 void init_compute_to_measure(config::Compute& compute, const std::filesystem::path& model_dir);
 
 }  // namespace adept::run

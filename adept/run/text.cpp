@@ -5,12 +5,15 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <set>
+#include <utility>
 
 #include "adept/core/error.h"
 #include "adept/core/log.h"
 #include "adept/core/random.h"
 #include "adept/data/source_counts.h"
+#include "adept/dist/division.h"
 #include "adept/eval/evaluate.h"
 #include "adept/run/token_cache.h"
 
@@ -110,20 +113,50 @@ WeightSchedule rest_of(const WeightSchedule& replay) {
   return WeightSchedule(std::move(points));
 }
 
+// By all processes: see tokenize_all.
+std::vector<data::TokenDataset> tokenize_divided(const TextModel& model,
+                                                 const std::vector<const data::TextSource*>& sources,
+                                                 const fs::path& directory, Verify verify) {
+  std::vector<std::optional<data::TokenDataset>> datasets(sources.size());
+  const auto open = [&](std::size_t first, std::size_t step) {
+    for (std::size_t i = first; i < sources.size(); i += step)
+      if (!datasets[i]) datasets[i] = tokenize_source_cached(model, *sources[i], directory, verify);
+  };
+  dist::ProcessGroup& group = dist::world();
+  const dist::Launch& launch = group.launch();
+  const dist::Share share = dist::share_among(group, launch.is_first_on_its_cores());
+  if (launch.is_first_on_its_cores())
+    open(static_cast<std::size_t>(share.index), static_cast<std::size_t>(share.count));
+  group.meet();
+  if (launch.local_rank == 0) open(0, 1);  // what other machines built elsewhere
+  group.meet();
+  open(0, 1);
+  std::vector<data::TokenDataset> result;
+  for (auto& dataset : datasets) result.push_back(*std::move(dataset));
+  return result;
+}
+
 }  // namespace
 
 Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, const fs::path& directory) {
-  const Verify verify = data.verify ? Verify::kNow : Verify::kWhenRead;
-  const auto tokens = [&](const auto& sources) {
-    std::vector<data::TokenDataset> datasets;
-    for (const data::TextSource& source : sources)
-      datasets.push_back(tokenize_source_cached(model, source, directory, verify));
-    return datasets;
+  std::vector<const data::TextSource*> sources;
+  const auto list = [&](const auto& part) {
+    for (const data::TextSource& source : part) sources.push_back(&source);
   };
-  return {.train = tokens(data.train),
-          .replay = tokens(data.replay),
-          .general = tokens(data.general),
-          .eval = tokens(data.eval)};
+  list(data.train), list(data.replay), list(data.general), list(data.eval);
+  std::vector<data::TokenDataset> datasets =
+      tokenize_divided(model, sources, directory, data.verify ? Verify::kNow : Verify::kWhenRead);
+  auto next = datasets.begin();
+  const auto take = [&](const auto& part) {
+    const auto first = std::exchange(next, next + std::ssize(part));
+    return std::vector<data::TokenDataset>(first, next);
+  };
+  Datasets result;
+  result.train = take(data.train);
+  result.replay = take(data.replay);
+  result.general = take(data.general);
+  result.eval = take(data.eval);
+  return result;
 }
 
 void print_counts(const std::vector<data::TokenDataset>& datasets) {

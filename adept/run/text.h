@@ -27,6 +27,9 @@ struct Datasets {
   /// Documents that are not trained on: of each source of train, then of each of replay; ascending. Empty: none.
   std::vector<std::vector<std::int64_t>> excluded{};
 };
+/// The stores of a configuration's texts. Every process of the job calls it: those with cores of their own (of the
+/// processes that share some, the first) divide the sources, each with all of its cores; then all open every store. A
+/// cache that machines do not share gets every store on each of them.
 Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, const std::filesystem::path& directory);
 
 /// Logs documents, tokens, and skipped records by reason.

@@ -1,6 +1,5 @@
 #include "adept/run/token_cache.h"
 
-#include <ATen/Parallel.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -32,7 +31,7 @@ namespace fs = std::filesystem;
 constexpr auto kLongestUnused = std::chrono::hours(24 * 30);
 
 data::TokenizeOptions tokenize_options() {
-  return {.num_threads = at::get_num_threads(), .store = {.on_other = data::OnOtherStore::kReplace}};
+  return {.num_threads = threads_while_others_wait(), .store = {.on_other = data::OnOtherStore::kReplace}};
 }
 
 fs::path shared_folder() { return fs::absolute(io::cache_directory()) / "tokens"; }

@@ -1,7 +1,5 @@
 #include "adept/run/training_text.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <iterator>
 
@@ -46,7 +44,8 @@ Json contamination_of(const TextModel& model, const std::vector<data::TokenDatas
                     {"eval", identities(eval)}};
   return cached(cache, key, [&] {
     Progress progress("compare", 0, {.counts = "tokens", .source = "data.eval with data.train"});
-    const data::ContaminationReport report = data::find_contamination(train, eval, at::get_num_threads(), progress);
+    const data::ContaminationReport report =
+        data::find_contamination(train, eval, threads_while_others_wait(), progress);
     Json sets = Json::object();
     for (const data::Contamination& set : report.held_out) {
       Json examples = Json::array();

@@ -307,6 +307,19 @@ def test_a_signal_in_a_divided_probe_ends_all_and_another_number_of_processes_co
     assert (folder / "out" / "importance.json").read_bytes() == interrupted
 
 
+def test_machines_divide_the_sources_to_tokenize(folder):
+    config = config_of(2)
+    write_config(folder, config)
+    port = free_port()
+    machine = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    ranks = [subprocess.Popen(command(1), cwd=folder, env=plain_variables(rank, port, **machine), stderr=subprocess.PIPE, text=True)
+             for rank in range(2)]
+    errors = [process.communicate(timeout=60)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], errors
+    tokenized = [line.split()[1] for line in errors[0].splitlines() if line.startswith("tokenize ")]
+    assert tokenized == ["domain", "probe", "held-domain"], "and the other process: replay, held-general"
+
+
 def test_rows_of_new_tokens_that_few_micro_batches_read_add_up(inputs, tmp_path):
     """The embedding's rows get a gradient from some micro-batches of a rank only, perhaps from its last one alone."""
     folder = tmp_path / "work"

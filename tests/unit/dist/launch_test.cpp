@@ -71,6 +71,8 @@ TEST(Launch, ReadsTheVariablesOfTorchrun) {
   EXPECT_EQ(launch.local_rank, 1);
   EXPECT_EQ(launch.local_size, 2);
   EXPECT_EQ(launch.cores_shared_by, 2);
+  EXPECT_FALSE(launch.is_first_on_its_cores());
+  EXPECT_TRUE(read_launch(variables(with(kTorchrun, "LOCAL_RANK", "0"))).is_first_on_its_cores());
   EXPECT_EQ(launch.host, "node0");
   EXPECT_EQ(launch.port, 29400);
   EXPECT_TRUE(launch.has_server);
@@ -115,7 +117,10 @@ TEST(Launch, ReadsTheVariablesOfSrun) {
   EXPECT_EQ(launch.port, 15012);
   EXPECT_FALSE(launch.has_server);
   EXPECT_EQ(launch.cores_shared_by, 3);
-  EXPECT_EQ(read_launch(variables(with(kSrun, "SLURM_CPUS_PER_TASK", "8"))).cores_shared_by, 1);
+  EXPECT_FALSE(launch.is_first_on_its_cores());
+  const Launch with_own_cores = read_launch(variables(with(kSrun, "SLURM_CPUS_PER_TASK", "8")));
+  EXPECT_EQ(with_own_cores.cores_shared_by, 1);
+  EXPECT_TRUE(with_own_cores.is_first_on_its_cores());
 }
 
 TEST(Launch, StepsOfOneSlurmJobMeetAtDifferentPorts) {
