@@ -55,8 +55,9 @@ class Round {
   void run() {
     int signal = 0;
     std::vector<Numbers> own;
+    if (measurement_.in_step) group_.throw_if_interrupted();
     try {
-      throw_if_interrupted();
+      if (!measurement_.in_step) throw_if_interrupted();
       own = measure();
     } catch (const InterruptedError& error) {  // the others stop at the same place
       signal = signal_of(error);
@@ -80,13 +81,16 @@ class Round {
   std::vector<Numbers> measure() const {
     const detail::Place place = detail::place_of(group_.rank(), group_.size(), num_items_);
     const std::int64_t item = begin_ + place.item, num_pieces = measurement_.num_pieces(item);
+    const auto is_own = [&](std::int64_t piece) { return detail::owner_of(piece, place.count) == place.index; };
     std::vector<std::int64_t> pieces;
     for (std::int64_t piece = 0; piece < num_pieces; ++piece)
-      if (detail::owner_of(piece, place.count) == place.index) pieces.push_back(piece);
+      if (measurement_.in_step || is_own(piece)) pieces.push_back(piece);
     if (pieces.empty()) return {};
-    std::vector<Numbers> numbers = measurement_.measure(item, pieces);
+    std::vector<Numbers> numbers = measurement_.measure(item, pieces), own;
     ADEPT_CHECK(numbers.size() == pieces.size(), "{} results of {} pieces", numbers.size(), pieces.size());
-    return numbers;
+    for (std::size_t i = 0; i < pieces.size(); ++i)
+      if (is_own(pieces[i])) own.push_back(std::move(numbers[i]));
+    return own;
   }
 
   ProcessGroup& group_;
@@ -118,12 +122,13 @@ void divide(ProcessGroup& group, std::int64_t num_items, const Measurement& meas
 }
 
 void divide(ProcessGroup& group, std::int64_t num_items, FunctionRef<Numbers(std::int64_t item)> measure,
-            FunctionRef<void(std::int64_t item, const Numbers& numbers)> add) {
+            FunctionRef<void(std::int64_t item, const Numbers& numbers)> add, bool in_step) {
   divide(
       group, num_items,
       {.num_pieces = [](std::int64_t) { return std::int64_t{1}; },
        .measure = [&](std::int64_t item, std::span<const std::int64_t>) { return std::vector<Numbers>{measure(item)}; },
-       .add = [&](std::int64_t item, std::span<const Numbers> pieces) { add(item, pieces.front()); }});
+       .add = [&](std::int64_t item, std::span<const Numbers> pieces) { add(item, pieces.front()); },
+       .in_step = in_step});
 }
 
 Share share_among(ProcessGroup& group, bool takes_part) {

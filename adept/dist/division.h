@@ -25,6 +25,9 @@ struct Measurement {
   FunctionRef<std::vector<Numbers>(std::int64_t item, std::span<const std::int64_t> pieces)> measure;
   /// Called on every rank, for each item in turn, with the numbers of all of its pieces.
   FunctionRef<void(std::int64_t item, std::span<const Numbers> pieces)> add;
+  /// Every rank measures a whole item in every round, so that all do the same at the same time, and what several
+  /// measure is kept once. For passes through layers that ranks share. `measure` must not end early after a signal.
+  bool in_step = false;
 };
 
 /// Measures `num_items` items in rounds: item by item while there is one for each rank; in the last round, each of the
@@ -34,7 +37,7 @@ void divide(ProcessGroup& group, std::int64_t num_items, const Measurement& meas
 
 /// The same with items of one piece.
 void divide(ProcessGroup& group, std::int64_t num_items, FunctionRef<Numbers(std::int64_t item)> measure,
-            FunctionRef<void(std::int64_t item, const Numbers& numbers)> add);
+            FunctionRef<void(std::int64_t item, const Numbers& numbers)> add, bool in_step = false);
 
 /// The place of a rank among those that divide something else.
 struct Share {

@@ -51,7 +51,7 @@ Result evaluate(const model::FrozenPrefix& model, const EvalSet& set, const Eval
   Scores scores{.sequences = {}, .counts = sequences.counts()};
   double total = 0;
   std::int64_t tokens = 0, positions = 0;
-  dist::divide(group, std::ssize(batches), measure, [&](std::int64_t item, const dist::Numbers& numbers) {
+  const auto add = [&](std::int64_t item, const dist::Numbers& numbers) {
     for (std::size_t i = 0; i < numbers.size(); i += 2) {
       scores.sequences.push_back({.loss = numbers[i], .tokens = static_cast<std::int64_t>(numbers[i + 1])});
       total += scores.sequences.back().loss;
@@ -63,7 +63,8 @@ Result evaluate(const model::FrozenPrefix& model, const EvalSet& set, const Eval
     positions += std::ssize(batch) * columns;
     progress.update(std::ssize(scores.sequences), positions,
                     fmt::format("loss {:.3f}", total / static_cast<double>(tokens)));
-  });
+  };
+  dist::divide(group, std::ssize(batches), measure, add, /*in_step=*/model.decoder().is_shared());
   ADEPT_CHECK(tokens == scores.counts.targets, "{} targets were scored, {} were planned", tokens,
               scores.counts.targets);
   Result result{.metrics = metrics_of(scores),

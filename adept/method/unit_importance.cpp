@@ -116,12 +116,13 @@ UnitValues unit_importance(const Expansion& expansion, const std::vector<Unit>& 
   const auto measure = [&](std::int64_t item) {
     return scored.measure(model, batches[used[static_cast<std::size_t>(item)]].batch);
   };
-  dist::divide(group, std::ssize(used), measure, [&](std::int64_t item, const dist::Numbers& sums) {
+  const auto add = [&](std::int64_t item, const dist::Numbers& sums) {
     const std::size_t b = used[static_cast<std::size_t>(item)];
     const model::Batch& batch = batches[b].batch;
     scored.add(sums, /*share=*/factors[b] * static_cast<double>(batch.num_targets), importance);
     progress.update(item + 1, positions += batch.num_positions());
-  });
+  };
+  dist::divide(group, std::ssize(used), measure, add, /*in_step=*/model.decoder().is_shared());
   for (const auto& [name, value] : importance)
     if (!std::isfinite(value))
       throw NonFiniteError(

@@ -244,14 +244,15 @@ def measurements(folder):
     return {name: (folder / "out" / name).read_bytes() for name in MEASURED}, [values for values in during if values]
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_measure_the_same_bits_as_one(inputs, tmp_path, processes):
+@pytest.mark.parametrize("processes, dist", [(2, EXACT["dist"]), (3, EXACT["dist"]), (3, SHARED)])
+def test_processes_measure_the_same_bits_as_one(inputs, tmp_path, processes, dist):
     found = []
     for count in (1, processes):
         folder = pathlib.Path(shutil.copytree(inputs, tmp_path / str(count)))
         # Batches of which some are left over, so that processes divide layers too.
         run(folder, count, config_of(count, probe=dict(max_tokens=900, batch_size=4), unit_lr={"update_every": 2},
-                                     **{"eval": dict(max_tokens=600, copies_tokens=300, batch_size=2)}, **EXACT))
+                                     dist=dist if count > 1 else {},
+                                     **{"eval": dict(max_tokens=600, copies_tokens=300, batch_size=2)}))
         found.append(measurements(folder))
     assert found[0] == found[1] and len(found[0][1]) == 1  # one evaluation during the training
 

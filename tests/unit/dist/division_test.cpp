@@ -78,6 +78,23 @@ TEST(Division, LeavesEachPieceToOneRank) {
   EXPECT_EQ(outcomes[1].text, "1: 0,1; 3: 0,1,2,3; 4: 1,2");
 }
 
+TEST(Division, InStepLetsEveryRankMeasureInEveryRound) {
+  for (const int size : {1, 3})
+    for (const Outcome& outcome : test::run_job(size, [](ProcessGroup& group) {
+           std::int64_t num_measured = 0;
+           Numbers sums;
+           divide(
+               group, 4,
+               [&](std::int64_t item) {
+                 ++num_measured;
+                 return Numbers{static_cast<double>(item)};
+               },
+               [&](std::int64_t, const Numbers& numbers) { sums.push_back(numbers.front()); }, /*in_step=*/true);
+           return fmt::format("{} for {}", num_measured, fmt::join(sums, " "));
+         }))
+      EXPECT_EQ(outcome.text, size == 1 ? "4 for 0 1 2 3" : "2 for 0 1 2 3");
+}
+
 TEST(Division, EndsEveryRankAtTheSameItemAfterASignalAtOne) {
   const auto outcomes = test::run_job(2, [](ProcessGroup& group) {
     install_signal_handlers();
