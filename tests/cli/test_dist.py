@@ -26,8 +26,8 @@ FAR = 100_000  # steps that no test waits for
 
 def config_of(processes, **changes):
     """The same training for any number of processes."""
-    train = dict(base_config()["train"], batch_size=2, grad_accum=MICRO_BATCHES // processes, activation_cache=0,
-                 save_total_limit=10, **changes.pop("train", {}))
+    train = {**base_config()["train"], "batch_size": 2, "grad_accum": MICRO_BATCHES // processes, "activation_cache": 0,
+             "save_total_limit": 10, **changes.pop("train", {})}
     train = {key: value for key, value in train.items() if value is not None}
     return base_config(train=train, **{"eval": dict(max_tokens=300, copies_tokens=0), **changes})
 
