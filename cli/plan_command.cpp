@@ -24,9 +24,11 @@ struct PlanCommandOptions {
 void plan(PlanCommandOptions& options) {
   config::RunConfig config = config::load_run_config(options.path, options.overrides);
   const plan::Machine machine = plan::find_machine(options.machine);
-  // On a GPU, auto is what a GPU multiplies natively.
-  if (!machine.is_this_one && config.compute.dtype == config::DTypeChoice::kAuto)
-    config.compute.dtype = config::DTypeChoice::kBf16;
+  if (!machine.is_this_one) {
+    // On a GPU, auto is what a GPU multiplies natively.
+    if (config.compute.dtype == config::DTypeChoice::kAuto) config.compute.dtype = config::DTypeChoice::kBf16;
+    config.compute.device = config::Device::kCpu;  // of the rehearsal; the plan is for the other machine's
+  }
   run::init_compute(config.compute);
   const std::filesystem::path model_dir = run::check_files(config, config::Purpose::kRun).dir;
   const train::TrainOptions& train = config.train;

@@ -15,8 +15,6 @@
 namespace adept {
 namespace {
 
-constexpr int kSignalExitCode = 128;  // and the number of the signal
-
 volatile std::sig_atomic_t g_signal = 0;
 volatile std::sig_atomic_t g_descriptor = -1;
 

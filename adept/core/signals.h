@@ -12,6 +12,9 @@ namespace adept {
 void install_signal_handlers();
 /// The signal that arrived, or 0. Long loops check it between steps.
 int pending_signal();
+/// The exit code after a signal, and the number of the signal.
+inline constexpr int kSignalExitCode = 128;
+
 /// Throws InterruptedError (exit code 128 + the signal) if a signal arrived; for stages with nothing to save.
 void throw_if_interrupted();
 /// The exception for `signal`, which another process of the job may have received.

@@ -98,7 +98,7 @@ struct Ending {
 Ending ending_of(int rank, int status) {
   if (WIFSIGNALED(status)) {
     const int signal = WTERMSIG(status);
-    return {.exit_code = 128 + signal,
+    return {.exit_code = kSignalExitCode + signal,
             .was_killed = true,
             .text = fmt::format("rank {} was killed by signal {} ({})", rank, signal, ::strsignal(signal))};
   }

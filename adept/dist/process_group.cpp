@@ -30,8 +30,6 @@ std::span<char> bytes_of(const at::Tensor& tensor) {
   return {static_cast<char*>(tensor.data_ptr()), static_cast<std::size_t>(tensor.nbytes())};
 }
 
-constexpr int kSignalExitCode = 128;  // and the number of the signal
-
 /// A copy of `text` in `size` bytes.
 at::Tensor to_tensor(const std::string& text, std::size_t size) {
   at::Tensor tensor = at::empty({static_cast<std::int64_t>(size)}, at::kByte);
@@ -303,9 +301,15 @@ void ProcessGroup::on_first(FunctionRef<void()> work) {
 
 void ProcessGroup::meet() {
   if (!members_) return;
-  const auto key = [number = members_->num_turns++](int r) { return fmt::format("met/{}/{}", number, r); };
-  put(key(rank()), "1");
-  for (int r = 0; r < size(); ++r) wait_for(key(r));
+  const std::string key = fmt::format("met/{}", members_->num_turns++), all = key + "/all";
+  std::int64_t num_here = 0;
+  try {
+    num_here = members_->store->add(key, 1);
+  } catch (const c10::Error& error) {
+    throw_cause("meeting", first_line(error));
+  }
+  if (num_here == size()) put(all, "1");
+  wait_for(all);
 }
 
 void ProcessGroup::throw_if_interrupted() {

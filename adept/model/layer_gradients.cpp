@@ -50,7 +50,7 @@ double visit(const FrozenPrefix& model, const Batch& batch, std::span<const int>
     std::vector<Parameter> parameters;
     const Layer stored = probe.weights().layers[static_cast<std::size_t>(l)];
     if (chosen && with_parameters) {
-      if (probe.weights().source != nullptr) probe.weights().source->fetch(l, -1);
+      if (probe.weights().source != nullptr) probe.weights().source->fetch(l, 0);
       parameters = as_leaves(probe, l);
     }
     std::vector<at::Tensor> wanted;

@@ -8,9 +8,9 @@
 
 namespace adept::model {
 
-/// Provides the tensors of layers when a pass needs them. Only the layers of the last two calls of fetch() are in
-/// memory; reading another one's tensors is an error of ATen's. Several processes may share the work: then each makes
-/// the same calls in the same order.
+/// Provides the tensors of layers when a pass needs them. Those of the layer of the last call of fetch() are readable;
+/// reading another one's is an error of ATen's, or gives wrong values. Several processes may share the work: then each
+/// makes the same calls in the same order.
 class LayerSource {
  public:
   virtual ~LayerSource() = default;

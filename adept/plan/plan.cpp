@@ -56,8 +56,7 @@ class Layout {
   /// Sent by a rank for the frozen layers of a micro-batch.
   double bytes_gathered() const {
     if (base_ == nullptr) return 0;
-    const std::int64_t lowest = trainable_.trains_embeddings() ? 0 : trainable_.lowest_layer();
-    return static_cast<double>(base_->bytes_received(0) + base_->bytes_received(lowest));
+    return static_cast<double>(base_->bytes_received(0) + base_->bytes_received(trainable_.lowest_of_any_graph()));
   }
   const train::Trainable& trainable() const { return trainable_; }
   train::MemoryUse resident() const { return train::resident_memory(decoder_, trainable_, optimizer_); }
@@ -68,7 +67,7 @@ class Layout {
   }
   Use use(std::int64_t layer) const {
     if (trained(layer) > 0) return Use::kTrained;
-    return trainable_.trains_embeddings() || layer >= trainable_.lowest_layer() ? Use::kFrozen : Use::kWithoutGraph;
+    return layer >= trainable_.lowest_of_any_graph() ? Use::kFrozen : Use::kWithoutGraph;
   }
 
  private:
@@ -177,7 +176,7 @@ class Costs {
       const Use use = layout.use(static_cast<std::int64_t>(l));
       const bool is_lowest = is_below_graph && use != Use::kWithoutGraph;
       const Place place = {.is_lowest = is_lowest,
-                           .input_has_graph = !is_lowest || layout.trainable().trains_embeddings()};
+                           .input_has_graph = !is_lowest || layout.trainable().lowest_of_any_graph() == 0};
       is_below_graph = is_below_graph && !is_lowest;
       const std::tuple key(*kind, use, place);
       auto found = known.find(key);

@@ -16,7 +16,8 @@ std::string seconds_text(double seconds) {
 
 Json to_json(const Plan& plan, const Machine& machine) {
   Json advice = Json::array();
-  for (const Advice& a : plan.advice) advice.push_back({{"change", a.change}, {"memory_bytes", a.peak}});
+  for (const Advice& a : plan.advice)
+    advice.push_back({{"change", a.change}, {"memory_bytes", a.peak}, {"fits", a.peak <= plan.usable}});
   Json json = {{"machine", machine.name},
                {"ranks", plan.ranks},
                {"parameters", plan.parameters},
@@ -76,7 +77,7 @@ std::string describe(const Plan& plan, const config::RunConfig& config, const Ma
                            plan.fits() ? "fits" : "does not fit"));
   for (const Advice& advice : plan.advice)
     line("", fmt::format("with {}: {}{}", advice.change, format_bytes(advice.peak),
-                         advice.peak <= plan.usable ? ", fits" : ""));
+                         advice.peak <= plan.usable ? ", fits" : ", does not fit"));
   if (plan.largest_batch > 0)
     line("largest batch",
          fmt::format("train.batch_size: {} ({})", plan.largest_batch, format_bytes(plan.largest_batch_peak)));

@@ -46,7 +46,31 @@ train::TrainerInputs trainer_inputs(const Training& training, const fs::path& mo
   return inputs;
 }
 
-// The tokens of every text, also of one that is read from this machine's cache: all of them are read and checked.
+}  // namespace
+
+void join_job(const config::RunConfig& config) {
+  dist::join(dist::read_launch(), {.timeout = static_cast<double>(config.dist.timeout),
+                                   .uses_gpu = config.compute.device == config::Device::kCuda,
+                                   .ends_process = true});
+  const dist::ProcessGroup& group = dist::world();
+  if (config.dist.shard_base && group.size() == 1)
+    throw ConfigError(
+        "dist.shard_base: found true in a run of one process; expected several, which share the frozen layers "
+        "(--nproc, torchrun, srun), or false.");
+  if (group.size() > 1)
+    log_info("{} processes train together, {} on this machine", group.size(), group.launch().local_size);
+}
+
+void require_same_run(const config::RunConfig& config) {
+  dist::world().agree([&] {
+    dist::HeldByName held = {{"program version", {fmt::format("{} (torch {})", kCommit, kTorchVersion)}}};
+    const Json keys = config::to_json(config).flatten();
+    for (const auto& [key, value] : keys.items())
+      if (key != "/threads") held["configuration: " + key.substr(1)] = {value.dump()};
+    return held;
+  });
+}
+
 void require_same_texts(const Datasets& datasets) {
   dist::world().agree([&] {
     dist::HeldByName held;
@@ -60,32 +84,6 @@ void require_same_texts(const Datasets& datasets) {
     add("data.replay", datasets.replay);
     add("data.general", datasets.general);
     add("data.eval", datasets.eval);
-    return held;
-  });
-}
-
-}  // namespace
-
-void join_job(const config::RunConfig& config) {
-  dist::join(dist::read_launch(), {.timeout = static_cast<double>(config.dist.timeout),
-                                   .uses_gpu = config.compute.device == config::Device::kCuda,
-                                   .ends_process = true});
-  const dist::ProcessGroup& group = dist::world();
-  if (config.dist.shard_base && group.size() == 1)
-    throw ConfigError(
-        "dist.shard_base: found true in a run of one process; expected several, which share the frozen layers "
-        "(--nproc, "
-        "torchrun, srun), or false.");
-  if (group.size() > 1)
-    log_info("{} processes train together, {} on this machine", group.size(), group.launch().local_size);
-}
-
-void require_same_run(const config::RunConfig& config) {
-  dist::world().agree([&] {
-    dist::HeldByName held = {{"program version", {fmt::format("{} (torch {})", kCommit, kTorchVersion)}}};
-    const Json keys = config::to_json(config).flatten();
-    for (const auto& [key, value] : keys.items())
-      if (key != "/threads") held["configuration: " + key.substr(1)] = {value.dump()};
     return held;
   });
 }
@@ -107,7 +105,6 @@ data::TrainLoader train_loader(const Training& training) {
 }
 
 train::TrainSummary train_model(const Training& training, const fs::path& model_dir) {
-  require_same_texts(training.datasets);
   train::Trainer trainer(trainer_inputs(training, model_dir));
   const train::TrainSummary summary = [&] {
     try {
@@ -143,6 +140,7 @@ class Helper {
       case Task::kTokenize:
         model_ = load_text_model(config_.model);
         datasets_ = tokenize_all(*model_, config_.data, dir_ / "data");
+        require_same_texts(datasets_);
         break;
       case Task::kEvaluate:
         evaluate_model(measuring(), call.model);

@@ -279,6 +279,7 @@ class Run {
   void prepare_text() {
     share({.task = Task::kTokenize});
     datasets_ = tokenize_all(model_, config_.data, dir_ / "data");
+    require_same_texts(datasets_);
     std::vector<data::TokenDataset> all;
     for (const auto* part : {&datasets_.train, &datasets_.replay, &datasets_.general, &datasets_.eval})
       all.insert(all.end(), part->begin(), part->end());

@@ -17,19 +17,23 @@ bool is_finite(const at::Tensor& tensor) { return std::isfinite(nn::square_sum({
 
 }  // namespace
 
-std::string find_nonfinite(const optim::AdamW& optimizer, const model::FrozenPrefix& model, const model::Batch* batch) {
+std::string nonfinite_state(const optim::AdamW& optimizer) {
   const at::NoGradGuard no_grad;
   for (const optim::Parameter& p : optimizer.parameters()) {
     if (!is_finite(p.master)) return p.name;
     const optim::Moments& moments = optimizer.moments().at(p.name);
     if (!is_finite(moments.exp_avg) || !is_finite(moments.exp_avg_sq)) return "the optimizer's moments of " + p.name;
   }
-  if (batch == nullptr) return "";
+  return "";
+}
+
+std::string nonfinite_pass(const model::FrozenPrefix& model, const model::Batch& batch) {
+  const at::NoGradGuard no_grad;
   const model::Decoder& decoder = model.decoder();
-  const at::Tensor h = model.hidden(batch->input_ids, decoder.num_layers(), batch->context());
+  const at::Tensor h = model.hidden(batch.input_ids, decoder.num_layers(), batch.context());
   // A norm whose squares overflow outputs zeros, which give a finite loss.
   if (!(nn::square_sum({h}).item<double>() <= std::numeric_limits<float>::max())) return "the output of the last layer";
-  const bool finite = std::isfinite(decoder.loss_sum(h, batch->targets).item<double>());
+  const bool finite = std::isfinite(decoder.loss_sum(h, batch.targets).item<double>());
   return finite ? "" : "the loss on text that had a finite loss before the last update";
 }
 
@@ -55,10 +59,13 @@ void DivergenceCheck::after_step(TrainerState& state, const StepResult& result, 
 
 void DivergenceCheck::require_finite(std::int64_t step, const optim::AdamW& optimizer,
                                      const model::FrozenPrefix& model) const {
-  // Each rank has its rows of the moments.
-  const std::string found = find_nonfinite(optimizer, model, last_finite_batch_ ? &*last_finite_batch_ : nullptr);
-  for (const std::string& what : dist::world().all_gather(found))
-    if (!what.empty()) throw diverged(what, step);
+  const auto expect_nothing = [&](const std::string& found) {
+    for (const std::string& what : dist::world().all_gather(found))
+      if (!what.empty()) throw diverged(what, step);
+  };
+  // Each rank has its rows of the moments. All ranks know what they found before they pass through layers together.
+  expect_nothing(nonfinite_state(optimizer));
+  if (last_finite_batch_) expect_nothing(nonfinite_pass(model, *last_finite_batch_));
 }
 
 NonFiniteError DivergenceCheck::diverged(const std::string& what, std::int64_t step) const {

@@ -15,10 +15,12 @@
 
 namespace adept::train {
 
-/// Names the first non-finite part of a trained model: a tensor, its moments, or (given a batch whose loss was finite
-/// before the last update) activations (their sum of squares in fp32) or the loss; empty if all are finite. Takes one
-/// pass over trained tensors and, with `batch`, a forward pass.
-std::string find_nonfinite(const optim::AdamW& optimizer, const model::FrozenPrefix& model, const model::Batch* batch);
+/// Names the first trained tensor that is not finite, or its moments; empty if all are. Takes one pass over them.
+std::string nonfinite_state(const optim::AdamW& optimizer);
+
+/// Names what is not finite in a forward pass over a batch whose loss was finite before the last update: activations
+/// (their sum of squares in fp32) or the loss; empty if all are.
+std::string nonfinite_pass(const model::FrozenPrefix& model, const model::Batch& batch);
 
 /// Watches one training.
 class DivergenceCheck {
@@ -32,8 +34,8 @@ class DivergenceCheck {
   void after_step(TrainerState& state, const StepResult& result, const model::Batch& batch, std::int64_t most,
                   const optim::AdamW& optimizer, const model::FrozenPrefix& model);
 
-  /// Call before saving or measuring, on every rank: runs find_nonfinite with the last batch whose loss was finite.
-  /// Throws NonFiniteError.
+  /// Call before saving or measuring, on every rank: checks the state, and a pass over the last batch whose loss was
+  /// finite. Throws NonFiniteError.
   void require_finite(std::int64_t step, const optim::AdamW& optimizer, const model::FrozenPrefix& model) const;
 
   /// The error: `what` is not finite after `step` steps. It names the last state before that and says what to do.

@@ -163,13 +163,15 @@ class DeterministicKernels {
     if (is_set_) at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
   }
   ~DeterministicKernels() {
-    if (is_set_) at::globalContext().setDeterministicAlgorithms(false, /*warn_only=*/false);
+    if (is_set_) at::globalContext().setDeterministicAlgorithms(was_set_, only_warned_);
   }
   DeterministicKernels(const DeterministicKernels&) = delete;
   DeterministicKernels& operator=(const DeterministicKernels&) = delete;
 
  private:
   bool is_set_;
+  bool was_set_ = at::globalContext().deterministicAlgorithms();
+  bool only_warned_ = at::globalContext().deterministicAlgorithmsWarnOnly();
 };
 
 }  // namespace

@@ -28,6 +28,7 @@ Trainable::Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors
     trains_embeddings_ |= t.slot == &decoder.weights().embed_tokens.weight;
     t.master.reset();
   }
+  trains_rows_ = decoder.weights().embed_tokens.trained.any();
   gradients_.resize(leaves_.size());
   if (decoder.config().tie_word_embeddings) decoder.weights().lm_head = decoder.weights().embed_tokens;
 }

@@ -40,6 +40,8 @@ class Trainable {
   /// Index of the lowest layer with a trained tensor, or their number; below it, no graph is needed unless the
   /// embeddings train, or rows of them that are read (nn::TrainedRows).
   std::int64_t lowest_layer() const { return lowest_layer_; }
+  /// Likewise with the embeddings: 0 if they train, or rows of them.
+  std::int64_t lowest_of_any_graph() const { return trains_embeddings_ || trains_rows_ ? 0 : lowest_layer_; }
   /// As a whole.
   bool trains_embeddings() const { return trains_embeddings_; }
   std::int64_t num_parameters() const;
@@ -62,7 +64,7 @@ class Trainable {
   std::vector<at::Tensor> gradients_;
   std::vector<at::Tensor> leaves_;  // tensors that the decoder reads, in the order of parameters_
   std::int64_t lowest_layer_ = 0;
-  bool trains_embeddings_ = false;
+  bool trains_embeddings_ = false, trains_rows_ = false;
 };
 
 /// Identifies the frozen tensors: the hash of the weight files, the dtype, and which tensors and rows train. Reads

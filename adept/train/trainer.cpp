@@ -72,10 +72,11 @@ TrainSummary Trainer::run(bool resume) {
                                                   .total_steps = length_.steps,
                                                   .has_eval_text = !inputs_.eval.empty()});
   kept_activations_->open(state_.counts.step);
+  // Before the ranks meet, because it reads all weights.
+  if (inputs_.config.train.verify_every > 0 && state_.counts.step < length_.steps)
+    frozen_bits_.emplace(decoder_, trainable_, state_.counts.step);
   require_agreement();
-  if (inputs_.config.train.verify_every > 0) frozen_bits_.emplace(decoder_, trainable_, state_.counts.step);
-  if (decoder_.is_shared())
-    log_info("{}", decoder_.weights().source->describe(trainable_.lowest_layer()));
+  if (decoder_.is_shared()) log_info("{}", decoder_.weights().source->describe(trainable_.lowest_of_any_graph()));
   if (state_.counts.step < length_.steps) log_info("memory before training: {}", describe(account_.resident()));
   try {
     loop();
@@ -201,7 +202,8 @@ StepResult Trainer::take_step() {
   if (!result.difference.empty()) throw unequal_step(counts.step, result.difference, inputs_.run_dir);
   if (division.is_verified) {
     frozen_bits_->verify(counts.step, inputs_.run_dir);
-    ++num_verified_;
+    group_.meet();
+    num_verified_ += result.num_targets > 0 ? 1 : 0;
   }
   divergence_.after_step(counts, result, micro_batches.front(), c.max_nonfinite_steps, state_.optimizer,
                          kept_activations_->for_reading());

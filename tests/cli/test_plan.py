@@ -208,3 +208,8 @@ def test_a_wide_model_is_rehearsed_in_a_narrow_one(texts, tmp_path):
     narrow, whole = (plan(texts, path, "--gpu", gpu)[1]["memory_bytes"] for gpu in (tmp_path / "own.json", "cpu"))
     assert narrow["activations"] == pytest.approx(whole["activations"], rel=0.03)
     assert narrow["total"] == pytest.approx(whole["total"], rel=0.05)
+
+
+def test_a_plan_for_a_gpu_needs_none(texts, tmp_path):
+    of = {device: plan(texts, config(texts, tmp_path / device, device=device), "--gpu", "h100")[1] for device in ("cpu", "cuda")}
+    assert of["cuda"] == of["cpu"]
