@@ -107,7 +107,8 @@ def fork_server():
 def run_program(name, *arguments, check=True, **options):
     """Runs a program of the build; returns the completed process with its output as text."""
     command = [str(BUILD / name), *map(str, arguments)]
-    if name == "adept" and (server := fork_server()) and server.can_run(options):
+    starts_itself = "--nproc" in command  # by /proc/self/exe, which is the fork server in a process of it
+    if name == "adept" and not starts_itself and (server := fork_server()) and server.can_run(options):
         process = server.run(command, **options)
     else:
         process = subprocess.run(command, capture_output=True, text=True, **options)
