@@ -94,10 +94,14 @@ struct Ending {
   std::string text;  ///< names the rank
 };
 
-/// `status`: of waitpid.
-Ending ending_of(int rank, int status) {
+/// `status`: of waitpid. `kills`: this program kills those that are left.
+Ending ending_of(int rank, int status, bool kills) {
   if (WIFSIGNALED(status)) {
     const int signal = WTERMSIG(status);
+    if (kills && signal == SIGKILL)
+      return {.exit_code = kSignalExitCode + signal,
+              .was_killed = true,
+              .text = fmt::format("rank {} did not end after the failure of another one, so it was killed", rank)};
     return {.exit_code = kSignalExitCode + signal,
             .was_killed = true,
             .text = fmt::format("rank {} was killed by signal {} ({})", rank, signal, ::strsignal(signal))};
@@ -129,7 +133,8 @@ class Processes {
 
   void add(pid_t pid, int rank) { ranks_[pid] = rank; }
   bool empty() const { return ranks_.empty(); }
-  void send(int signal) const {
+  void send(int signal) {
+    kills_ |= signal == SIGKILL;
     for (const auto& [pid, rank] : ranks_) ::kill(pid, signal);
   }
 
@@ -142,7 +147,7 @@ class Processes {
         ++it;
         continue;
       }
-      endings.push_back(ending_of(it->second, status));
+      endings.push_back(ending_of(it->second, status, kills_));
       it = ranks_.erase(it);
     }
     return endings;
@@ -150,6 +155,7 @@ class Processes {
 
  private:
   std::map<pid_t, int> ranks_;
+  bool kills_ = false;
 };
 
 int wait_for(Processes& processes, c10d::Store& store) {

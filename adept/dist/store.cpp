@@ -4,13 +4,19 @@
 #include <c10/util/Logging.h>
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cstdlib>
+#include <exception>
+#include <future>
+#include <memory>
 #include <mutex>
 #include <string_view>
+#include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "adept/core/error.h"
+#include "adept/core/signals.h"
 
 namespace adept::dist {
 
@@ -44,6 +50,33 @@ c10::intrusive_ptr<c10d::Store> of_attempt(c10::intrusive_ptr<c10d::Store> store
   return c10::make_intrusive<c10d::PrefixStore>(fmt::format("adept/{}", attempt), std::move(store));
 }
 
+namespace {
+
+using StorePointer = c10::intrusive_ptr<c10d::Store>;
+
+/// TCPStore without end waits for the answer of a program that is no store: on a thread of its own, which is left to
+/// itself then.
+StorePointer connect(const std::string& host, const c10d::TCPStoreOptions& options) {
+  const auto opened = std::make_shared<std::promise<StorePointer>>();
+  std::future<StorePointer> store = opened->get_future();
+  std::thread([opened, host, options] {
+    try {
+      opened->set_value(c10::make_intrusive<c10d::TCPStore>(host, options));
+    } catch (...) {
+      opened->set_exception(std::current_exception());
+    }
+  }).detach();
+  const auto deadline = std::chrono::steady_clock::now() + options.timeout + std::chrono::seconds(1);
+  while (store.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready) {
+    throw_if_interrupted();
+    if (std::chrono::steady_clock::now() > deadline)
+      C10_THROW_ERROR(DistError, "another program answers there, which is no rank 0 of adept or torchrun");
+  }
+  return store.get();
+}
+
+}  // namespace
+
 c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, std::chrono::milliseconds timeout, bool may_serve) {
   quiet_c10d();
   c10d::TCPStoreOptions options;
@@ -52,9 +85,10 @@ c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, std::chrono::mi
   options.waitWorkers = false;
   options.timeout = timeout;
   try {
-    return of_attempt(c10::make_intrusive<c10d::TCPStore>(launch.host, options), launch.attempt);
+    return of_attempt(connect(launch.host, options), launch.attempt);
   } catch (const c10::DistError& error) {
-    const std::string text = first_line(error);
+    std::string text = first_line(error);
+    if (text.find("Ping failed") != std::string::npos) text = "another program answers there";
     if (options.isServer && text.find("EADDRINUSE") != std::string::npos)
       throw DataError(
           "rank 0 cannot listen on port {} (MASTER_PORT): another program uses it, perhaps another job, or one that "

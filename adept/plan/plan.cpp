@@ -26,7 +26,7 @@
 namespace adept::plan {
 namespace {
 
-constexpr std::int64_t kMostBatch = 1 << 14;
+constexpr std::int64_t kMostBatch = 1 << 16;  // of train.batch_size
 constexpr std::int64_t kMostRanks = 1024;
 constexpr std::int64_t kRehearsedTokens = 512;
 constexpr std::int64_t kLeastWidth = 512;  // of a model that is rehearsed instead of a wider one
@@ -236,7 +236,7 @@ double bytes_of_gradient(const at::Tensor& weight) {
 // Of optim::gather_rows: the parts of all ranks and the own one, of at least one tensor.
 double gather_bytes(const Layout& layout, std::int64_t ranks) {
   if (ranks == 1) return 0;
-  std::int64_t most = optim::kGatheredBytes;
+  std::int64_t most = std::min(optim::kGatheredBytes, 4 * layout.trainable().num_parameters());
   for (const optim::Parameter& p : layout.trainable().parameters())
     most = std::max(most, static_cast<std::int64_t>(p.master.nbytes()));
   return static_cast<double>(most) * (1 + 1 / static_cast<double>(ranks));

@@ -10,6 +10,7 @@
 #include "adept/dist/process_group.h"
 #include "adept/io/model_identity.h"
 #include "adept/io/weight_files.h"
+#include "adept/kernels/instruction_set.h"
 #include "adept/nn/allocator.h"
 #include "adept/run/preflight.h"
 #include "adept/run/result_cache.h"
@@ -64,6 +65,8 @@ void join_job(const config::RunConfig& config) {
 void require_same_run(const config::RunConfig& config) {
   dist::world().agree([&] {
     dist::HeldByName held = {{"program version", {fmt::format("{} (torch {})", kCommit, kTorchVersion)}}};
+    if (config.dist.deterministic)
+      held["instruction set (dist.deterministic)"] = {std::string(kernels::to_string(kernels::instruction_set()))};
     const Json keys = config::to_json(config).flatten();
     for (const auto& [key, value] : keys.items())
       if (key != "/threads") held["configuration: " + key.substr(1)] = {value.dump()};

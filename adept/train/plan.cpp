@@ -61,7 +61,7 @@ Json deciding_config(const config::RunConfig& c) {
   if (!c.unit_lr.uses_importance()) json.erase("probe");  // no unit's importance is measured
   Json& train = json["train"];
   for (const char* key : {"batch_size", "grad_accum"}) train.erase(key);  // only their product matters
-  train["batch_size x grad_accum"] = sequences_per_step(c.train);         // of all processes
+  train["batch_size x grad_accum x processes"] = sequences_per_step(c.train);
   return json;
 }
 

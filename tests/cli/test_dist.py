@@ -389,7 +389,7 @@ def test_another_global_batch_is_another_training(exact_two, tmp_path):
     folder = pathlib.Path(shutil.copytree(exact_two, tmp_path / "work"))
     interrupted_after(folder, 4)
     process = run(folder, 1, config_of(2, **EXACT), check=False)
-    assert process.returncode == 2 and says(process.stderr, "batch_size x grad_accum: ...12...6")
+    assert process.returncode == 2 and says(process.stderr, "batch_size x grad_accum x processes: ...12...6")
 
 
 def test_only_the_first_process_reports(exact_two, folder):
@@ -452,6 +452,7 @@ def test_a_stopped_process_ends_the_others_within_the_time_out(folder, stopped):
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     assert says(errors, f"error: rank {stopped} gave no sign of life for 3 s (dist.timeout)")
+    assert f"error: rank {stopped} did not end after the failure of another one, so it was killed" in errors
     assert_nothing_is_left(folder)
 
 
@@ -547,6 +548,19 @@ def test_a_process_with_other_text_ends_all_before_the_first_step(folder, tmp_pa
             says(error, f"tokens of {text}: rank ...: xxh3:... (in {caches[1]}/...; rank ...: xxh3:... (in {caches[0]}/")
         assert error.count("tokens of") == 1, "only one text differs"
     assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_processes_with_other_instructions_give_the_same_bits_or_nothing(folder, deterministic):
+    write_config(folder, config_of(2, dist={"deterministic": deterministic}, train={"max_steps": 1, "eval_steps": 0}))
+    port = free_port()
+    ranks = [subprocess.Popen(command(1), cwd=folder, stderr=subprocess.PIPE, text=True,
+                              env={**plain_variables(rank, port), "ADEPT_INSTRUCTION_SET": name})
+             for rank, name in enumerate(("generic", "avx2"))]  # fmt: skip
+    for process in ranks:
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == (1 if deterministic else 0), errors
+        assert says(errors, "instruction set (dist.deterministic): rank 0: generic; rank 1: avx2") == deterministic
 
 
 def test_verified_steps_of_shared_layers_change_nothing(inputs, tmp_path):

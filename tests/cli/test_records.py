@@ -194,7 +194,7 @@ def test_a_training_is_extended_and_split_otherwise(copied):
     assert shorter.returncode == 2
     assert says(shorter.stderr, "train.max_steps: found 5...out/checkpoint-7 ...7 steps; expected at least")
     other = run(copied, "train.max_steps=7", "train.batch_size=4", check=False)
-    assert other.returncode == 2 and "train.batch_size x grad_accum: was 2, now 4" in other.stderr
+    assert other.returncode == 2 and "train.batch_size x grad_accum x processes: was 2, now 4" in other.stderr
 
 
 def test_a_model_goes_on_with_the_data_where_its_run_stopped(copied):

@@ -330,6 +330,17 @@ TEST(ProcessGroup, SaysThatThePortIsInUse) {
                                   HasSubstr("another program uses it"), HasSubstr("Set MASTER_PORT")));
 }
 
+TEST(ProcessGroup, SaysThatAnotherProgramAnswersOrDoesNot) {
+  const test::PortInUse port;  // accepts, and says nothing
+  test::Process second([number = port.number()] {
+    return test::run_rank(test::launch_of(1, 2, number), {.timeout = 2}, [](ProcessGroup&) { return "ok"; });
+  });
+  const Outcome outcome = second.wait();
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.text, AllOf(HasSubstr("rank 1 cannot reach"), HasSubstr("another program answers there")));
+  EXPECT_LT(outcome.seconds, 12);
+}
+
 TEST(ProcessGroup, SaysThatTheMasterIsNotReached) {
   const std::uint16_t port = test::free_port();
   test::Process second(

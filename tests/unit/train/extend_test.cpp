@@ -139,7 +139,7 @@ TEST(Resplit, IntoOtherMicroBatchesReadsTheSameData) {
   config.train.batch_size = 4;
   config.train.grad_accum = 2;
   EXPECT_THAT(test::message_of<ConfigError>([&] { train(config, model.expanded, dir / "whole", true); }),
-              HasSubstr("\n  train.batch_size x grad_accum: was 4, now 8"));
+              HasSubstr("\n  train.batch_size x grad_accum x processes: was 4, now 8"));
 }
 
 TEST(ContinueData, StartsWhereTheRunStoppedThatMadeTheModel) {

@@ -126,7 +126,7 @@ TEST(Resume, IsRefusedForEveryKeyThatDecidesTheTrainingAndForNoOther) {
     const auto check = [&] { check_same_training(run, now, std::nullopt); };
     if ((changer.decided & config::decides::kTraining) != 0) {
       const std::string name = changer.key == "train.batch_size" || changer.key == "train.grad_accum"
-                                   ? "train.batch_size x grad_accum"
+                                   ? "train.batch_size x grad_accum x processes"
                                    : changer.key;
       EXPECT_THAT(test::message_of<ConfigError>(check), HasSubstr("\n  " + name));
       ++changed;
