@@ -132,9 +132,11 @@ struct Narrow {
 
 model::ModelConfig narrow_by(const model::ModelConfig& model, std::int64_t factor) {
   if (factor == 1) return model;
-  Json source = model.source;
-  for (const char* key : {"hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"})
-    if (source.contains(key) && source[key].is_number()) source[key] = source[key].get<std::int64_t>() / factor;
+  Json source = model.source;  // may leave a key to the architecture's default, which is not narrower
+  source["hidden_size"] = model.hidden_size / factor;
+  source["intermediate_size"] = model.intermediate_size / factor;
+  source["num_attention_heads"] = model.num_attention_heads / factor;
+  source["num_key_value_heads"] = model.num_key_value_heads / factor;
   return model::parse_model_config(source, "a narrower model");
 }
 
@@ -196,7 +198,7 @@ class Costs {
   PartCost head;
 
  private:
-  // Bytes of the head are linear in the width and the vocabulary: those of two narrow models tell those of a wide one.
+  // Bytes of the head are linear in the width: those of two narrow models tell those of a wide one.
   static PartCost head_of(const RehearsalOptions& options, std::int64_t factor, const Layout& layout) {
     const Use use = layout.decoder().weights().lm_head.weight.requires_grad() ? Use::kTrained : Use::kFrozen;
     const model::ModelConfig& model = layout.decoder().config();

@@ -72,8 +72,8 @@ class ShardedBase : public model::LayerSource {
   std::array<Buffer, 2> buffers_;
 };
 
-/// load_decoder(), with the parameters of layers for which `is_frozen` holds divided over the ranks. A rank never has
-/// more than one whole layer of them in memory.
+/// load_decoder(), with the parameters of layers for which `is_frozen` holds divided over the ranks. While it
+/// loads, a rank has one whole layer of them, and memory for another.
 model::Decoder load_sharded(const std::filesystem::path& model_dir, const io::WeightFiles& files,
                             model::LoadOptions options, const std::function<bool(const model::Parameter&)>& is_frozen,
                             dist::ProcessGroup& group = dist::world());

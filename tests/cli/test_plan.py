@@ -213,3 +213,14 @@ def test_a_wide_model_is_rehearsed_in_a_narrow_one(texts, tmp_path):
 def test_a_plan_for_a_gpu_needs_none(texts, tmp_path):
     of = {device: plan(texts, config(texts, tmp_path / device, device=device), "--gpu", "h100")[1] for device in ("cpu", "cuda")}
     assert of["cuda"] == of["cpu"]
+
+
+def test_a_narrow_model_does_not_take_its_heads_from_the_defaults_of_the_architecture(texts, tmp_path):
+    wide = {"hidden_size": 2048, "intermediate_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 2}
+    text_models.save("gemma2", texts / "defaults", **wide)
+    file = texts / "defaults" / "config.json"
+    keys = json.loads(file.read_text())
+    assert keys.pop("num_key_value_heads") == 4  # Gemma 2's default
+    file.write_text(json.dumps(keys))
+    path = config(texts, tmp_path / "run", model="defaults", expand={"after": [0]}, dtype="bf16")
+    assert plan(texts, path, "--gpu", "h100")[1]["fits"]
