@@ -12,7 +12,7 @@ import time
 
 import pytest
 from conftest import BUILD, ROOT, says
-from test_dist import assert_nothing_is_left, checkpoints, config_of, endless, inputs, losses, ranks_in, run, wait_for  # noqa: F401
+from dist_runs import assert_nothing_is_left, checkpoints, config_of, endless, inputs, losses, ranks_in, run, wait_for  # noqa: F401
 
 TOOL = [sys.executable, ROOT / "tools" / "netns_run"]
 TRAINING = ["--", BUILD / "adept", "run", "run.yaml"]

@@ -1,0 +1,217 @@
+"""What happens when one of several processes fails, differs or does not come."""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import BUILD, says
+from dist_runs import (  # noqa: F401
+    EXACT, FAR, assert_nothing_is_left, checkpoints, command, config_of, endless, exact_two, free_port, inputs,
+    plain_variables, ranks_in, result, run, start, wait_for, wait_for_checkpoint, write_config,
+)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_others_and_is_named(folder, killed):
+    process = start(folder, 2, endless())
+    wait_for_checkpoint(folder, process)
+    os.kill(ranks_in(folder)[killed], signal.SIGKILL)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGKILL
+    # From the program that started them, and from the other one, which need not be killed.
+    assert len(re.findall(rf"^(?:\[rank 1\] )?error: rank {killed} was killed by signal 9 \(Killed\)$", errors, re.M)) == 2
+    assert "rank %d was killed" % (1 - killed) not in errors
+    assert_nothing_is_left(folder)
+
+
+def stop_before_its_turn(folder, process):
+    """Stops rank 0 where rank 1 waits for it without communicating: while it writes a checkpoint."""
+    rank = ranks_in(folder)[0]
+    while not list(folder.glob("out/*.tmp*")):
+        assert process.poll() is None
+    os.kill(rank, signal.SIGSTOP)
+    return rank
+
+
+def test_a_process_killed_while_others_wait_for_its_files_ends_them(folder):
+    process = start(folder, 2, endless(train={"save_steps": 1}))
+    wait_for_checkpoint(folder, process)
+    rank = stop_before_its_turn(folder, process)
+    time.sleep(1)  # the other one comes to where it waits
+    os.kill(rank, signal.SIGKILL)
+    errors = process.communicate(timeout=60)[1]
+    assert "[rank 1] error: rank 0 was killed by signal 9 (Killed)" in errors and "rank 1 was killed" not in errors
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stopped_process_ends_the_others_within_the_time_out(folder, stopped):
+    process = start(folder, 2, endless(dist={"timeout": 3}))
+    wait_for_checkpoint(folder, process)
+    os.kill(ranks_in(folder)[stopped], signal.SIGSTOP)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert says(errors, f"error: rank {stopped} gave no sign of life for 3 s (dist.timeout)")
+    assert f"error: rank {stopped} did not end after the failure of another one, so it was killed" in errors
+    assert_nothing_is_left(folder)
+
+
+def test_a_signal_saves_and_the_next_call_continues(folder, exact_two):
+    process = start(folder, 2, config_of(2, train={"max_steps": FAR, "save_steps": 0}, **EXACT))
+    log = folder / "out" / "trainer_log.jsonl"
+    wait_for(lambda: log.exists() and log.read_text() or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and says(errors, "error: terminated (SIGTERM); saved step ...; the same command continues")
+    assert len(checkpoints(folder)) == 1
+    assert_nothing_is_left(folder)
+
+
+def test_a_full_disk_of_the_first_process_ends_all(folder):
+    write_config(folder, config_of(2, method="full", unit_lr={"policy": "uniform"}))
+    limited = ["bash", "-c", 'ulimit -f 800; exec "$@"', "bash", *command(2)]
+    process = subprocess.run(limited, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 1
+    assert says(process.stderr, "error: ...optimizer.safetensors...File too large")
+    assert says(process.stderr, "[rank 1] error: rank 0 ended: ...optimizer.safetensors")
+    assert not checkpoints(folder) and not ranks_in(folder)
+
+
+def test_different_configurations_end_every_process_before_the_first_step(folder):
+    write_config(folder, config_of(2))
+    port = free_port()
+    ranks = [subprocess.Popen([BUILD / "adept", "run", "run.yaml", *extra], cwd=folder, env=plain_variables(rank, port),
+                              stderr=subprocess.PIPE, text=True)
+             for rank, extra in enumerate([[], ["--set", "train.learning_rate=0.25"]])]
+    for rank, process in enumerate(ranks):
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == 1
+        assert says(errors, "configuration: train/learning_rate: rank 0: 0.001; rank 1: 0.25"), rank
+    assert not (folder / "out").exists()
+
+
+def run_ranks(folders, caches):
+    """The error messages of two processes, each with its working directory and its cache."""
+    port = free_port()
+    ranks = [subprocess.Popen(command(1), cwd=folder, stderr=subprocess.PIPE, text=True,
+                              env=plain_variables(rank, port, XDG_CACHE_HOME=str(cache), ADEPT_RESULT_CACHE="on"))
+             for rank, (folder, cache) in enumerate(zip(folders, caches))]
+    errors = [process.communicate(timeout=60)[1] for process in ranks]
+    return errors, [process.returncode for process in ranks]
+
+
+def test_a_process_with_a_damaged_cache_ends_all_before_the_first_step_and_heals(folder, tmp_path):
+    caches = [tmp_path / "cache-0", tmp_path / "cache-1"]
+    sharing = {**os.environ, "XDG_CACHE_HOME": str(caches[0]), "ADEPT_RESULT_CACHE": "on"}
+    run(folder, 1, config_of(1, train={"max_steps": 1}), env=sharing)
+    shutil.rmtree(folder / "out")
+    shutil.copytree(caches[0], caches[1])
+    shards = list((caches[1] / "adept" / "tokens").glob("*/00000.tokens"))
+    damaged = max(shards, key=lambda path: path.stat().st_size)
+    content = bytearray(damaged.read_bytes())
+    content[24] ^= 1  # of an id in the first block
+    damaged.write_bytes(content)
+    write_config(folder, config_of(2))
+    errors, codes = run_ranks([folder, folder], caches)
+    assert codes == [1, 1]
+    assert says(errors[1], f"[rank 1] error: {damaged}: ...damaged...repeat the command")
+    assert says(errors[0], f"error: rank 1 ended: {damaged}")
+    assert not checkpoints(folder) and not (folder / "out" / "trainer_log.jsonl").exists()
+    errors, codes = run_ranks([folder, folder], caches)
+    assert codes == [0, 0], errors
+    assert (folder / "out" / "data" / "domain.tokens").resolve().is_relative_to(caches[0]), "rank 1 links nothing"
+
+
+@pytest.mark.parametrize("file, text", [("notes/a.txt", "data.train (domain)"), ("held.txt", "data.eval (held-general)")])
+def test_a_process_with_other_text_ends_all_before_the_first_step(folder, tmp_path, file, text):
+    other = pathlib.Path(shutil.copytree(folder, tmp_path / "other"))
+    (other / file).write_text((other / file).read_text().replace("e", "o"))
+    for place in (folder, other):
+        write_config(place, config_of(2, output_dir=str(tmp_path / "out")))
+    caches = [tmp_path / "cache-0", tmp_path / "cache-1"]
+    errors, codes = run_ranks([folder, other], caches)
+    assert codes == [1, 1]
+    for error in errors:
+        assert says(error, f"tokens of {text}: rank ...: xxh3:... (in {caches[0]}/...; rank ...: xxh3:... (in {caches[1]}/") or \
+            says(error, f"tokens of {text}: rank ...: xxh3:... (in {caches[1]}/...; rank ...: xxh3:... (in {caches[0]}/")
+        assert error.count("tokens of") == 1, "only one text differs"
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_processes_with_other_instructions_give_the_same_bits_or_nothing(folder, deterministic):
+    write_config(folder, config_of(2, dist={"deterministic": deterministic}, train={"max_steps": 1, "eval_steps": 0}))
+    port = free_port()
+    ranks = [subprocess.Popen(command(1), cwd=folder, stderr=subprocess.PIPE, text=True,
+                              env={**plain_variables(rank, port), "ADEPT_INSTRUCTION_SET": name})
+             for rank, name in enumerate(("generic", "avx2"))]  # fmt: skip
+    for process in ranks:
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == (1 if deterministic else 0), errors
+        lines = [line for line in errors.splitlines() if "instruction set (dist.deterministic): " in line]
+        assert len(lines) == deterministic and all("rank 0: generic" in line and "rank 1: avx2" in line for line in lines)
+
+
+@pytest.mark.parametrize("variables, code, message", [
+    ({"MASTER_PORT": "x"}, 2, 'MASTER_PORT is "x"; expected an integer from 1 to 65535'),
+    ({"RANK": "2"}, 2, "RANK is 2; expected less than WORLD_SIZE, which is 2"),
+    ({"MASTER_ADDR": ""}, 2, "MASTER_ADDR is not set"),
+])
+def test_bad_variables_are_reported(folder, variables, code, message):
+    write_config(folder, config_of(2))
+    process = subprocess.run(command(1), cwd=folder, env=plain_variables(0, 1, **variables), capture_output=True, text=True)
+    assert process.returncode == code and message in process.stderr
+
+
+def test_a_process_that_does_not_come_is_named(folder):
+    write_config(folder, config_of(2, dist={"timeout": 2}))
+    process = subprocess.run(command(1), cwd=folder, env=plain_variables(0, free_port()), capture_output=True, text=True)
+    assert process.returncode == 1 and says(process.stderr, "error: of 2 processes, rank 1 did not come to 127.0.0.1:")
+
+
+def test_a_process_of_another_job_is_refused_and_harms_nobody(folder):
+    """Two jobs with one MASTER_PORT, or two processes with one RANK."""
+    write_config(folder, config_of(2, train={"max_steps": FAR}))
+    port = free_port()
+    first = subprocess.Popen(command(1), cwd=folder, env=plain_variables(0, port), stderr=subprocess.PIPE, text=True)
+    second = subprocess.Popen(command(1), cwd=folder, env=plain_variables(1, port), stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(folder, first)
+    other = subprocess.run(command(1), cwd=folder, env=plain_variables(1, port), capture_output=True, text=True, timeout=60)
+    assert other.returncode == 1
+    assert says(other.stderr, f"another process is rank 1 of the job at 127.0.0.1:{port} (rank 0) already...MASTER_PORT...RANK")
+    newest = checkpoints(folder)[-1]
+    wait_for(lambda: checkpoints(folder)[-1] != newest or first.poll() is not None)
+    assert first.poll() is None and second.poll() is None, "the job goes on"
+    for process in (first, second):
+        process.terminate()
+    for process in (first, second):
+        process.communicate(timeout=60)
+
+
+def test_nproc_inside_a_job_is_refused(folder):
+    write_config(folder, config_of(2))
+    process = subprocess.run(command(2), cwd=folder, env=plain_variables(0, 1), capture_output=True, text=True)
+    assert process.returncode == 2 and says(process.stderr, "--nproc: found 2, but this process is already one of 2")
+
+
+def test_torchrun_restarts_and_the_run_continues_by_itself(folder, exact_two):
+    write_config(folder, config_of(2, train={"max_steps": 6}, **EXACT))
+    (folder / "rank").write_text(  # is killed once, after the checkpoint of step 2
+        f"""#!/bin/bash
+if [[ $RANK == 1 && $TORCHELASTIC_RESTART_COUNT == 0 ]]; then
+  (while [[ ! -e out/checkpoint-2 ]]; do sleep 0.01; done; kill -KILL $$) &
+fi
+exec {BUILD / "adept"} run run.yaml
+""")
+    (folder / "rank").chmod(0o755)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1",
+                "--monitor-interval", "0.1", "--no-python", "./rank"]
+    process = subprocess.run(torchrun, cwd=folder, capture_output=True, text=True, timeout=180)
+    assert process.returncode == 0, process.stderr
+    assert says(process.stderr, "resuming after step ... of 6")
+    assert result(folder) == result(exact_two)
