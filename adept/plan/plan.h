@@ -1,8 +1,8 @@
 // What a training will cost, before it starts: memory of each rank, time of a step, communication, and the whole run.
 //
-// Memory follows from the tensors of the model as the configuration trains it (made without values, on the device
-// meta, by the same code as in a training) and from a rehearsal of its parts (rehearsal.h). Time follows from the same
-// rehearsal on this machine, and elsewhere from the necessary operations and the machine's rates.
+// Memory follows from the tensors of the model as the configuration trains it (layout.h) and from a rehearsal of its
+// parts (rehearsal.h). Time follows from the same rehearsal on this machine, and elsewhere from the necessary
+// operations and the machine's rates.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,9 @@
 
 #include "adept/config/run_config.h"
 #include "adept/core/json.h"
+#include "adept/plan/adviser.h"
 #include "adept/plan/machine.h"
+#include "adept/plan/step_time.h"
 #include "adept/train/memory.h"
 
 namespace adept::plan {
@@ -21,23 +23,6 @@ struct PlanOptions {
   Machine machine;
   std::int64_t ranks = 1;
   std::int64_t steps = 1;  ///< of the run
-};
-
-/// Seconds of a step.
-struct StepTime {
-  double layers = 0;  ///< forward and backward pass of all layers
-  double head = 0;    ///< final norm, head and loss
-  double update = 0;  ///< clipping and optimizer
-  /// Between ranks, beside the rest: all of it for gradients and weights, as if nothing overlapped; of the gathering of
-  /// frozen layers, which goes on while the layers are computed, what takes longer than these.
-  double communication = 0;
-  double total() const { return layers + head + update + communication; }
-};
-
-/// A change of the configuration and the memory that it leads to.
-struct Advice {
-  std::string change;  ///< "train.batch_size: 1"
-  std::int64_t peak = 0;
 };
 
 struct Plan {
@@ -49,8 +34,7 @@ struct Plan {
   train::MemoryUse memory;    ///< of one rank
   std::int64_t usable = 0;    ///< bytes of a device that a training can take
   StepTime time;
-  double bytes_sent = 0;      ///< by one rank in a step: gradients and updated weights
-  double bytes_gathered = 0;  ///< sent by one rank in a step for frozen layers (dist.shard_base)
+  Traffic traffic;  ///< of one rank in a step
   std::int64_t steps = 0;
   std::int64_t largest_batch = 0;  ///< the largest train.batch_size that fits; 0: none
   std::int64_t largest_batch_peak = 0;
@@ -58,6 +42,7 @@ struct Plan {
 
   bool fits() const { return memory.peak <= usable; }
   double hours() const { return static_cast<double>(steps) * time.total() / 3600; }
+  double device_hours() const { return hours() * static_cast<double>(ranks); }
 };
 
 /// Throws ConfigError and DataError like a run for a model or configuration that cannot be trained. Takes seconds for a

@@ -3,21 +3,16 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/ones_like.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <functional>
-#include <map>
 #include <optional>
 #include <vector>
 
 #include "adept/model/decoder.h"
-#include "adept/nn/allocator.h"
-#include "adept/nn/kernels.h"
 #include "adept/optim/adamw.h"
+#include "adept/plan/pass.h"
 #include "adept/train/methods.h"
 #include "adept/train/step.h"
 #include "adept/train/trainable.h"
@@ -26,11 +21,6 @@ namespace adept::plan {
 namespace {
 
 constexpr double kValue = 0.01;  // of every weight: nothing overflows, and no product is of zeros
-constexpr int kRepeats = 4;
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-std::int64_t bytes_in_use() { return nn::tensor_memory().in_use - nn::thread_workspace_bytes(); }
 
 // A model of `count` layers like one of the model's, with this vocabulary.
 model::Decoder stack(const RehearsalOptions& options, std::size_t layer, std::int64_t count, std::int64_t vocab_size) {
@@ -53,42 +43,6 @@ train::Trainable make_trainable(model::Decoder& decoder, const std::function<boo
       tensors.push_back(
           {.name = p.name, .layer = p.layer, .slot = p.tensor, .master = at::full(p.shape, kValue, at::kFloat)});
   return {decoder, std::move(tensors)};
-}
-
-/// One pass: bytes above those before it, and seconds.
-struct Pass {
-  double kept = 0, forward_peak = 0, backward_peak = 0, seconds = 0;
-};
-
-// `forward` returns what the backward pass starts from; undefined: there is none.
-Pass run_pass(const std::function<at::Tensor()>& forward, train::Trainable* trainable) {
-  Pass pass;
-  const std::int64_t before = bytes_in_use();
-  nn::reset_peak_tensor_memory();
-  const double start = now();
-  at::Tensor result = forward();
-  pass.forward_peak = static_cast<double>(nn::tensor_memory().peak - before);
-  pass.kept = static_cast<double>(bytes_in_use() - before);
-  if (result.requires_grad()) {
-    nn::reset_peak_tensor_memory();
-    const at::Tensor gradient = at::ones_like(result);
-    torch::autograd::backward({std::move(result)}, {gradient});
-    pass.backward_peak = static_cast<double>(nn::tensor_memory().peak - before);
-  }
-  pass.seconds = now() - start;
-  if (trainable != nullptr) {
-    trainable->collect_gradients();
-    trainable->drop_gradients();
-  }
-  return pass;
-}
-
-// The peaks of a pass that has its buffers, and the shortest time.
-Pass best_of(bool is_timed, const std::function<Pass()>& run) {
-  run();
-  Pass best = run();
-  for (int i = 1; is_timed && i < kRepeats; ++i) best.seconds = std::min(best.seconds, run().seconds);
-  return best;
 }
 
 // Of `count` layers.
@@ -114,6 +68,17 @@ Pass pass_through_layers(const RehearsalOptions& options, std::size_t layer, Use
   });
 }
 
+/// What a token more costs, from passes of all tokens and of half of each row.
+class PerToken {
+ public:
+  explicit PerToken(const RehearsalOptions& options)
+      : tokens_more_(static_cast<double>(options.rows * (options.tokens - options.tokens / 2))) {}
+  double operator()(double whole, double half) const { return (whole - half) / tokens_more_; }
+
+ private:
+  double tokens_more_;
+};
+
 }  // namespace
 
 PartCost rehearse_layer(const RehearsalOptions& options, std::size_t layer, Use use, const Place& place) {
@@ -122,8 +87,7 @@ PartCost rehearse_layer(const RehearsalOptions& options, std::size_t layer, Use 
   };
   const std::int64_t n = options.rows * options.tokens;
   const Pass one = pass(1, options.tokens), two = pass(2, options.tokens), half = pass(1, options.tokens / 2);
-  const auto tokens_more = static_cast<double>(options.rows * (options.tokens - options.tokens / 2));
-  const auto slope = [&](double whole, double of_half) { return (whole - of_half) / tokens_more; };
+  const PerToken slope(options);
   PartCost cost;
   const double kept = place.is_lowest ? one.kept : two.kept - one.kept;
   cost.kept = use == Use::kWithoutGraph ? 0 : kept / static_cast<double>(n);
@@ -159,8 +123,7 @@ PartCost rehearse_head(const RehearsalOptions& options, Use use) {
   };
   const std::int64_t n = options.rows * options.tokens;
   const Pass whole = pass(options.tokens), half = pass(options.tokens / 2);
-  const auto tokens_more = static_cast<double>(options.rows * (options.tokens - options.tokens / 2));
-  const auto slope = [&](double a, double b) { return (a - b) / tokens_more; };
+  const PerToken slope(options);
   PartCost cost;
   cost.kept = slope(whole.kept, half.kept);
   cost.forward = std::max(0.0, slope(whole.forward_peak - whole.kept, half.forward_peak - half.kept));
@@ -176,14 +139,11 @@ double rehearse_update() {
   const std::vector<at::Tensor> gradients = {at::full(master.sizes(), kValue, at::kFloat)};
   optim::AdamW optimizer({{.name = "weight", .master = master}}, {});
   const optim::ParameterRates rates = {{"weight", {{.dim = 0, .begin = 0, .end = master.size(0), .rate = 1e-6}}}};
-  double best = 1e30;
-  for (int i = 0; i < kRepeats + 1; ++i) {
-    const double start = now();
-    optimizer.step(gradients, rates,
-                   optim::clip_factor(std::sqrt(optim::squared_grad_norm(gradients).item<double>()), 1.0));
-    best = std::min(best, now() - start);
-  }
-  return best / static_cast<double>(kParameters);
+  const double seconds = best_seconds([&] {
+    const double norm = std::sqrt(optim::squared_grad_norm(gradients).item<double>());
+    optimizer.step(gradients, rates, optim::clip_factor(norm, 1.0));
+  });
+  return seconds / static_cast<double>(kParameters);
 }
 
 }  // namespace adept::plan

@@ -1,0 +1,102 @@
+#include "adept/plan/layout.h"
+
+#include <ATen/ops/empty.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "adept/model/torch_tensors.h"
+#include "adept/train/methods.h"
+
+namespace adept::plan {
+namespace {
+
+std::optional<method::Expansion> expansion_of(const config::RunConfig& config, const model::ModelConfig& base,
+                                              std::span<const int> after) {
+  if (!config.expands()) return std::nullopt;
+  const int depth = static_cast<int>(base.num_hidden_layers);
+  method::Expansion expansion;
+  expansion.base_num_hidden_layers = depth;
+  expansion.layers = method::place_copies(after, depth);
+  return expansion;
+}
+
+// train::InitialValues.
+at::Tensor without_values(const model::Parameter& p, const at::Tensor& rows) {
+  std::vector<std::int64_t> shape = p.shape;
+  if (rows.defined()) shape.front() = rows.size(0);
+  return at::empty(shape, at::TensorOptions(at::kFloat).device(at::kMeta));
+}
+
+}  // namespace
+
+Layout::Layout(const config::RunConfig& config, const model::ModelConfig& base, const io::WeightFiles& files,
+               std::span<const int> after, std::int64_t ranks)
+    : ranks_(ranks),
+      dtype_(model::to_scalar_type(config.compute.decided_dtype())),
+      expansion_(expansion_of(config, base, after)),
+      decoder_(make_decoder(base, files)),
+      base_(config.dist.shard_base ? divide_base(config) : nullptr),
+      trainable_(decoder_, train::trained_tensors(config, decoder_, expansion_, files.directory(), without_values)),
+      optimizer_(trainable_.parameters(), config.train.adamw) {
+  for (const optim::Parameter& p : trainable_.parameters()) {
+    std::int64_t layer = kOutside;
+    std::string local_name;
+    model::split_layer_parameter_name(p.name, layer, local_name);
+    trained_[layer] += p.master.numel();
+  }
+}
+
+model::Decoder Layout::make_decoder(const model::ModelConfig& base, const io::WeightFiles& files) const {
+  const std::string where = files.directory().string();
+  model::ModelConfig config =
+      expansion_ ? model::parse_model_config(method::expand_config(base, expansion_->layers, where), where) : base;
+  model::Weights weights;
+  for (const model::Parameter& p : model::named_parameters(config, weights)) {
+    // Where the type matters, a matrix is frozen, and a layer of the base.
+    const io::TensorView* stored = files.find(p.name);
+    const bool keeps_type = p.is_matrix() && dtype_ == at::kFloat && stored != nullptr;
+    *p.tensor = at::empty(
+        p.shape, at::TensorOptions(keeps_type ? model::to_scalar_type(stored->dtype) : dtype_).device(at::kMeta));
+  }
+  if (config.tie_word_embeddings) weights.lm_head = weights.embed_tokens;
+  return {std::move(config), std::move(weights)};
+}
+
+std::shared_ptr<train::ShardedBase> Layout::divide_base(const config::RunConfig& config) {
+  const auto base = std::make_shared<train::ShardedBase>(static_cast<int>(ranks_), decoder_.num_layers());
+  for (std::int64_t l = 0; l < decoder_.num_layers(); ++l) {
+    std::vector<at::Tensor*> frozen;
+    for (const model::Parameter& p : model::layer_parameters(decoder_.weights(), l))
+      if (!train::trains(config, decoder_.config(), expansion_, p)) frozen.push_back(p.tensor);
+    base->take(l, frozen);
+  }
+  base->reserve();
+  decoder_.weights().source = base;
+  return base;
+}
+
+at::ScalarType Layout::stored_dtype() const {
+  model::Weights weights = decoder_.weights();
+  for (const model::Parameter& p : model::named_parameters(decoder_.config(), weights))
+    if (p.layer >= 0 && p.is_matrix() && !p.tensor->requires_grad()) return p.tensor->scalar_type();
+  return decoder_.dtype();
+}
+
+double Layout::bytes_gathered() const {
+  if (base_ == nullptr) return 0;
+  return static_cast<double>(base_->bytes_received(0) + base_->bytes_received(trainable_.lowest_of_any_graph()));
+}
+
+std::int64_t Layout::trained(std::int64_t layer) const {
+  const auto found = trained_.find(layer);
+  return found == trained_.end() ? 0 : found->second;
+}
+
+Use Layout::use(std::int64_t layer) const {
+  if (trained(layer) > 0) return Use::kTrained;
+  return layer >= trainable_.lowest_of_any_graph() ? Use::kFrozen : Use::kWithoutGraph;
+}
+
+}  // namespace adept::plan

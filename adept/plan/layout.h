@@ -1,0 +1,62 @@
+// The model as a configuration trains it, without values: shapes and types on the device meta, made by the same code as
+// in a training.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "adept/config/run_config.h"
+#include "adept/io/weight_files.h"
+#include "adept/method/expansion.h"
+#include "adept/model/decoder.h"
+#include "adept/optim/adamw.h"
+#include "adept/plan/rehearsal.h"
+#include "adept/train/memory.h"
+#include "adept/train/sharded_base.h"
+#include "adept/train/trainable.h"
+
+namespace adept::plan {
+
+class Layout {
+ public:
+  static constexpr std::int64_t kOutside = -1;  ///< the layer of tensors outside the layers
+
+  /// `after`: base layers that get copies, ascending, repeated per copy; used where the configuration expands.
+  Layout(const config::RunConfig& config, const model::ModelConfig& base, const io::WeightFiles& files,
+         std::span<const int> after, std::int64_t ranks);
+
+  std::int64_t ranks() const { return ranks_; }
+  at::ScalarType dtype() const { return dtype_; }  ///< of the computation
+  at::ScalarType stored_dtype() const;             ///< of frozen matrices
+  const model::Decoder& decoder() const { return decoder_; }
+  const train::Trainable& trainable() const { return trainable_; }
+
+  /// Between steps, with all of AdamW's moments.
+  train::MemoryUse resident() const { return train::resident_memory(decoder_, trainable_, optimizer_); }
+  /// Bytes that a rank sends for the frozen layers of a micro-batch.
+  double bytes_gathered() const;
+
+  /// Trained elements of a layer, or outside the layers.
+  std::int64_t trained(std::int64_t layer) const;
+  Use use(std::int64_t layer) const;
+
+ private:
+  model::Decoder make_decoder(const model::ModelConfig& base, const io::WeightFiles& files) const;
+  std::shared_ptr<train::ShardedBase> divide_base(const config::RunConfig& config);
+
+  std::int64_t ranks_;
+  at::ScalarType dtype_;
+  std::optional<method::Expansion> expansion_;
+  model::Decoder decoder_;
+  std::shared_ptr<train::ShardedBase> base_;  // null: not divided
+  train::Trainable trainable_;
+  optim::AdamW optimizer_;
+  std::map<std::int64_t, std::int64_t> trained_;
+};
+
+}  // namespace adept::plan
