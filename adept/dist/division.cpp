@@ -85,12 +85,23 @@ class Round {
     std::vector<std::int64_t> pieces;
     for (std::int64_t piece = 0; piece < num_pieces; ++piece)
       if (measurement_.in_step || is_own(piece)) pieces.push_back(piece);
-    if (pieces.empty()) return {};
-    std::vector<Numbers> numbers = measurement_.measure(item, pieces), own;
+    std::vector<Numbers> numbers, own;
+    if (!pieces.empty()) numbers = measurement_.measure(item, pieces);
     ADEPT_CHECK(numbers.size() == pieces.size(), "{} results of {} pieces", numbers.size(), pieces.size());
     for (std::size_t i = 0; i < pieces.size(); ++i)
       if (is_own(pieces[i])) own.push_back(std::move(numbers[i]));
+    if (measurement_.in_step) keep_in_step(num_pieces);
     return own;
+  }
+
+  // Measures what a rank with more pieces still does.
+  void keep_in_step(std::int64_t num_measured) const {
+    std::int64_t longest = begin_;
+    for (std::int64_t item = begin_; item < begin_ + num_items_; ++item)
+      if (measurement_.num_pieces(item) > measurement_.num_pieces(longest)) longest = item;
+    std::vector<std::int64_t> rest;
+    for (std::int64_t piece = num_measured; piece < measurement_.num_pieces(longest); ++piece) rest.push_back(piece);
+    if (!rest.empty()) measurement_.measure(longest, rest);
   }
 
   ProcessGroup& group_;

@@ -25,8 +25,10 @@ struct Measurement {
   FunctionRef<std::vector<Numbers>(std::int64_t item, std::span<const std::int64_t> pieces)> measure;
   /// Called on every rank, for each item in turn, with the numbers of all of its pieces.
   FunctionRef<void(std::int64_t item, std::span<const Numbers> pieces)> add;
-  /// Every rank measures a whole item in every round, so that all do the same at the same time, and what several
-  /// measure is kept once. For passes through layers that ranks share. `measure` must not end early after a signal.
+  /// Every rank measures a whole item in every round, and then, for nothing, as many further pieces as those with more
+  /// have, so that all do the same at the same time. What several measure is kept once. For passes through layers that
+  /// ranks share: every piece takes the same passes, or all items have as many. `measure` must not end early after a
+  /// signal, unless every rank does so at the same place.
   bool in_step = false;
 };
 

@@ -55,6 +55,20 @@ model::Batch single_row(const model::Batch& batch, std::int64_t b) {
           .document_starts = batch.document_starts.defined() ? row(batch.document_starts) : at::Tensor()};
 }
 
+// Processes that share the layers end a pass together: see Pass.
+void throw_if_interrupted_alone(const model::Decoder& decoder) {
+  if (!decoder.is_shared()) throw_if_interrupted();
+}
+
+// The rows that predict a token.
+std::vector<std::int64_t> predicting_rows(const model::Batch& batch) {
+  std::vector<std::int64_t> rows;
+  const std::vector<double> counts = target_counts(batch);
+  for (std::size_t b = 0; b < counts.size(); ++b)
+    if (counts[b] > 0) rows.push_back(static_cast<std::int64_t>(b));
+  return rows;
+}
+
 void append(MeasureTable& table, std::span<const double> values) {
   table.values.insert(table.values.end(), values.begin(), values.end());
 }
@@ -112,7 +126,7 @@ at::Tensor row_angles(const at::Tensor& before, const at::Tensor& after, const a
 std::vector<dist::Numbers> measure_angles(const model::Decoder& decoder, const ProbeBatch& probe,
                                           std::span<const std::int64_t>, const Tick& tick) {
   const at::NoGradGuard no_grad;
-  throw_if_interrupted();
+  throw_if_interrupted_alone(decoder);
   const model::Batch& batch = probe.batch;
   const model::Context context = batch.context();
   at::Tensor h = decoder.embed(batch.input_ids);
@@ -177,14 +191,15 @@ dist::Numbers measure_sequence(const model::Decoder& decoder, const model::Batch
   return numbers;
 }
 
-// A piece is a sequence, without numbers if it predicts no token.
+// A piece is a sequence that predicts a token.
 std::vector<dist::Numbers> measure_gradients(const model::Decoder& decoder, const ProbeBatch& probe,
                                              std::span<const std::int64_t> pieces, const Tick& tick) {
+  const std::vector<std::int64_t> rows = predicting_rows(probe.batch);
   std::vector<dist::Numbers> numbers;
-  for (const std::int64_t b : pieces) {
-    throw_if_interrupted();
-    const model::Batch row = single_row(probe.batch, b);
-    numbers.push_back(row.num_targets == 0 ? dist::Numbers() : measure_sequence(decoder, row));
+  for (const std::int64_t piece : pieces) {
+    throw_if_interrupted_alone(decoder);
+    const model::Batch row = single_row(probe.batch, rows.at(static_cast<std::size_t>(piece)));
+    numbers.push_back(measure_sequence(decoder, row));
     tick(row.num_positions());
   }
   return numbers;
@@ -199,7 +214,6 @@ void add_gradients(const model::Decoder& decoder, const ProbeBatch&, std::span<c
   for (const model::Parameter& p : model::layer_parameters(weights, 0)) first_order.tensors.push_back(p.local_name);
   std::vector<double> losses;
   for (const dist::Numbers& piece : pieces) {
-    if (piece.empty()) continue;
     std::span<const double> rest = piece;
     const auto take = [&](std::size_t count) { return std::exchange(rest, rest.subspan(count)).first(count); };
     losses.push_back(take(1).front());
@@ -249,7 +263,8 @@ constexpr Pass kAngles = {.num_pieces = [](const model::Decoder&, const ProbeBat
                           .measure = measure_angles,
                           .add = add_angles};
 constexpr Pass kGradients = {
-    .num_pieces = [](const model::Decoder&, const ProbeBatch& batch) { return batch.batch.rows(); },
+    .num_pieces = [](const model::Decoder&,
+                     const ProbeBatch& batch) { return std::ssize(predicting_rows(batch.batch)); },
     .measure = measure_gradients,
     .add = add_gradients};
 

@@ -29,7 +29,8 @@ using Tick = std::function<void(std::int64_t positions)>;
 struct Pass {
   std::int64_t (*num_pieces)(const model::Decoder& decoder, const ProbeBatch& batch);
   /// The numbers of each of these pieces, which are ascending. Leaves the decoder's weights and their gradients as they
-  /// are, calls throw_if_interrupted() between layers or sequences, and `tick` after each piece.
+  /// are, and calls `tick` after each piece; where processes share the layers (Decoder::is_shared), they agree there
+  /// whether a signal ends the pass, otherwise it calls throw_if_interrupted() between layers or sequences as well.
   std::vector<dist::Numbers> (*measure)(const model::Decoder& decoder, const ProbeBatch& batch,
                                         std::span<const std::int64_t> pieces, const Tick& tick);
   /// Adds the numbers of all pieces. The probe has added the batch's sequences to `samples` (add_sequences); `add`

@@ -47,6 +47,10 @@ double visit(const FrozenPrefix& model, const Batch& batch, std::span<const int>
     inputs.pop_back();
     const bool chosen = std::binary_search(layers.begin(), layers.end(), l);
     const at::Tensor h = l > lowest ? as_leaf(inputs.back()) : inputs.back();
+    // Before the layers below are fetched, if nothing of this layer's pass is asked for.
+    if (chosen && !with_parameters)
+      visitor(
+          {.layer = l, .parameters = {}, .gradients = {}, .input = h, .output = output, .output_gradient = gradient});
     std::vector<Parameter> parameters;
     const Layer stored = probe.weights().layers[static_cast<std::size_t>(l)];
     if (chosen && with_parameters) {
@@ -58,7 +62,7 @@ double visit(const FrozenPrefix& model, const Batch& batch, std::span<const int>
     if (l > lowest) wanted.push_back(h);
     std::vector<at::Tensor> gradients;
     if (!wanted.empty()) gradients = torch::autograd::grad({probe.layer(h, l, context)}, wanted, {gradient});
-    if (chosen)
+    if (chosen && with_parameters)
       visitor({.layer = l,
                .parameters = parameters,
                .gradients = std::span(gradients).first(parameters.size()),

@@ -25,7 +25,8 @@ class LayerSource {
   virtual at::Tensor kept(std::int64_t l) const = 0;
   /// Memory of this process for all that it provides.
   virtual std::int64_t num_bytes() const = 0;
-  /// For the log: what it saves, and what it costs for passes over all layers and back to layer `lowest`.
+  /// For the log: what it saves, and what it costs for passes over all layers and back to layer `lowest`; only over
+  /// them if that is the number of layers.
   virtual std::string describe(std::int64_t lowest) const = 0;
 };
 

@@ -131,11 +131,11 @@ std::int64_t ShardedBase::bytes_received(std::int64_t lowest) const {
 
 std::string ShardedBase::describe(std::int64_t lowest) const {
   const std::int64_t forward = bytes_received(0), backward = bytes_received(lowest);
-  return fmt::format(
-      "frozen layers are divided over {} processes: {} instead of {} on each; every micro-batch receives {} (forward "
-      "{}, backward {})",
-      size_, format_bytes(num_bytes()), format_bytes(whole_bytes()), format_bytes(forward + backward),
-      format_bytes(forward), format_bytes(backward));
+  const std::string held = fmt::format("frozen layers are divided over {} processes: {} instead of {} on each", size_,
+                                       format_bytes(num_bytes()), format_bytes(whole_bytes()));
+  if (backward == 0) return fmt::format("{}; a pass receives {}", held, format_bytes(forward));
+  return fmt::format("{}; every micro-batch receives {} (forward {}, backward {})", held,
+                     format_bytes(forward + backward), format_bytes(forward), format_bytes(backward));
 }
 
 model::Decoder load_sharded(const std::filesystem::path& model_dir, const io::WeightFiles& files,
@@ -152,6 +152,12 @@ model::Decoder load_sharded(const std::filesystem::path& model_dir, const io::We
   base->reserve();
   decoder.weights().source = base;
   return decoder;
+}
+
+model::Decoder load_sharded(const std::filesystem::path& model_dir, const model::LoadOptions& options,
+                            dist::ProcessGroup& group) {
+  const io::WeightFiles files = model::open_weights(model::read_model_config(model_dir), model_dir);
+  return load_sharded(model_dir, files, options, [](const model::Parameter&) { return true; }, group);
 }
 
 }  // namespace adept::train

@@ -78,4 +78,8 @@ model::Decoder load_sharded(const std::filesystem::path& model_dir, const io::We
                             model::LoadOptions options, const std::function<bool(const model::Parameter&)>& is_frozen,
                             dist::ProcessGroup& group = dist::world());
 
+/// The same with the parameters of all layers divided: a model that does not train.
+model::Decoder load_sharded(const std::filesystem::path& model_dir, const model::LoadOptions& options,
+                            dist::ProcessGroup& group = dist::world());
+
 }  // namespace adept::train

@@ -21,8 +21,9 @@ double contribution(const at::Tensor& before, const at::Tensor& after, const at:
 }
 
 // Of one batch, summed over its predicted tokens: the loss of the model, then for each copy its contribution and the
-// loss without it.
-dist::Numbers measure_copies(const model::Decoder& decoder, const Expansion& expansion, const model::Batch& batch) {
+// loss without it. Processes that share the layers agree after each copy whether a signal ends the measurement.
+dist::Numbers measure_copies(const model::Decoder& decoder, const Expansion& expansion, const model::Batch& batch,
+                             dist::ProcessGroup& group) {
   const model::Context context = batch.context(throw_if_interrupted);
   at::Tensor h = decoder.embed(batch.input_ids);
   dist::Numbers numbers = {0};
@@ -35,6 +36,7 @@ dist::Numbers measure_copies(const model::Decoder& decoder, const Expansion& exp
     numbers.push_back(contribution(h, after, batch.targets.values));
     numbers.push_back(total(decoder.token_losses(without, batch.targets)));
     h = after;
+    if (decoder.is_shared()) group.throw_if_interrupted();
   }
   numbers.front() = total(decoder.token_losses(decoder.layers(h, next, decoder.num_layers(), context), batch.targets));
   return numbers;
@@ -48,15 +50,17 @@ CopiesOnText inspect_copies(const model::Decoder& decoder, const Expansion& expa
   const std::vector<double> factors = mean_factors(batches, "text to measure on");
   CopiesOnText report;
   for (const ExpandedLayer& layer : expansion.layers) report.copies.push_back({.layer = layer});
+  std::vector<std::size_t> used;
+  for (std::size_t b = 0; b < batches.size(); ++b)
+    if (batches[b].batch.num_targets > 0) used.push_back(b);
   std::int64_t positions = 0;
   const auto measure = [&](std::int64_t item) {
-    const model::Batch& batch = batches[static_cast<std::size_t>(item)].batch;
-    return batch.num_targets == 0 ? dist::Numbers() : measure_copies(decoder, expansion, batch);
+    return measure_copies(decoder, expansion, batches[used[static_cast<std::size_t>(item)]].batch, group);
   };
-  dist::divide(group, std::ssize(batches), measure, [&](std::int64_t item, const dist::Numbers& numbers) {
-    const model::Batch& batch = batches[static_cast<std::size_t>(item)].batch;
-    if (batch.num_targets == 0) return;
-    const double factor = factors[static_cast<std::size_t>(item)], loss = numbers.front();
+  const auto add = [&](std::int64_t item, const dist::Numbers& numbers) {
+    const std::size_t b = used[static_cast<std::size_t>(item)];
+    const model::Batch& batch = batches[b].batch;
+    const double factor = factors[b], loss = numbers.front();
     report.tokens += batch.num_targets;
     report.loss += factor * loss;
     for (std::size_t c = 0; c < report.copies.size(); ++c) {
@@ -64,7 +68,8 @@ CopiesOnText inspect_copies(const model::Decoder& decoder, const Expansion& expa
       report.copies[c].loss_rise += factor * (numbers[2 + 2 * c] - loss);
     }
     progress.update(item + 1, positions += batch.num_positions());
-  });
+  };
+  dist::divide(group, std::ssize(used), measure, add, /*in_step=*/decoder.is_shared());
   return report;
 }
 

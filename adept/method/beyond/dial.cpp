@@ -260,6 +260,7 @@ Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std
 Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
                   const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress,
                   std::vector<DialPoint>& known) {
+  ADEPT_CHECK(!decoder.is_shared(), "a dial of layers that processes share");
   ADEPT_CHECK(options.points >= 2, "a curve of {} points", options.points);
   ADEPT_CHECK(options.max_general_rise.has_value() != options.general_weight.has_value(), "one criterion is wanted");
   DialedModel model(decoder, expansion, general, domain, known);

@@ -50,8 +50,8 @@ std::int64_t most_measurements(const DialOptions& options, const Expansion& expa
 /// other, twice, and keeps improvements of the trade-off. Under a bound, the trade-off uses the price of the curve at
 /// the bound; the found alphas are scaled onto the bound, and used if the domain loss is lower. The layers below the
 /// lowest copy are computed once and kept in memory. The decoder does not change. Points in `known`, from an earlier
-/// session, are not measured again; new points are added to it, also on InterruptedError. Throws DataError if a text
-/// has no token to predict, NonFiniteError for a non-finite loss.
+/// session, are not measured again; new points are added to it, also on InterruptedError. One process measures, with
+/// all layers in its memory. Throws DataError if a text has no token to predict, NonFiniteError for a non-finite loss.
 Dial measure_dial(model::Decoder& decoder, const Expansion& expansion, const std::vector<ProbeBatch>& general,
                   const std::vector<ProbeBatch>& domain, const DialOptions& options, Progress& progress,
                   std::vector<DialPoint>& known);

@@ -3,7 +3,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -20,20 +20,32 @@
 namespace adept::method {
 namespace {
 
+// The process that keeps the gradients of a layer.
+int keeper_of(int layer, const dist::ProcessGroup& group) { return layer % group.size(); }
+
 // Mean gradients of one text for the copy after each layer, and the text's loss.
 struct CopyGradients {
-  std::vector<std::vector<at::Tensor>> layers;  // of the residual outputs, fp32
+  std::vector<std::vector<at::Tensor>> layers;  // of the residual outputs, fp32; empty where another process keeps them
   double loss = 0;
   std::int64_t tokens = 0, sequences = 0;
 };
 
-// A decoder whose layer l is the potential copy after layer l.
-model::Decoder copies_of_layers(const model::Decoder& decoder) {
-  model::Decoder copies = model::detached_decoder(decoder);
-  for (std::int64_t l = 0; l < copies.num_layers(); ++l)
-    for (const model::Parameter& p : model::residual_outputs(copies.weights(), l))
-      *p.tensor = nn::leaf_of(nn::without_effect(*p.tensor, p.offset, decoder.dtype()), decoder.dtype());
-  return copies;
+// The gradients of the residual outputs of the potential copy after layer g.layer. `copies` is a decoder whose layers
+// are such copies while they are needed.
+std::vector<at::Tensor> gradients_of_copy(model::Decoder& copies, const model::LayerGradients& g,
+                                          const model::Context& context) {
+  const at::AutoGradMode with_grad(true);
+  model::Layer& layer = copies.weights().layers[static_cast<std::size_t>(g.layer)];
+  const model::Layer stored = layer;
+  std::vector<at::Tensor> wanted;
+  for (const model::Parameter& p : model::residual_outputs(copies.weights(), g.layer)) {
+    *p.tensor = nn::leaf_of(nn::without_effect(*p.tensor, p.offset, copies.dtype()), copies.dtype());
+    wanted.push_back(*p.tensor);
+  }
+  std::vector<at::Tensor> gradients =
+      torch::autograd::grad({copies.layer(g.output.detach(), g.layer, context)}, wanted, {g.output_gradient});
+  layer = stored;
+  return gradients;
 }
 
 std::int64_t num_predicting(const model::Batch& batch) {
@@ -45,7 +57,7 @@ class GradientSum {
  public:
   GradientSum(const model::Decoder& decoder, std::span<const ProbeBatch> batches, const char* text,
               dist::ProcessGroup& group)
-      : decoder_(decoder), copies_(copies_of_layers(decoder)), group_(group) {
+      : decoder_(decoder), copies_(model::detached_decoder(decoder)), group_(group) {
     const std::vector<double> factors = mean_factors(batches, text);
     for (std::size_t b = 0; b < batches.size(); ++b) {
       const model::Batch& batch = batches[b].batch;
@@ -54,6 +66,7 @@ class GradientSum {
     for (int l = 0; l < decoder.num_layers(); ++l) {
       layers_.push_back(l);
       result_.layers.emplace_back();
+      if (keeper_of(l, group_) != group_.rank()) continue;
       for (const model::Parameter& p : model::residual_outputs(copies_.weights(), l))
         result_.layers.back().push_back(at::zeros(p.shape, at::TensorOptions(at::kFloat).device(decoder.device())));
     }
@@ -74,20 +87,14 @@ class GradientSum {
     double share;  // of its mean in that of the text
   };
 
-  // A batch for each process, or none.
+  // A batch for each process, or none; where they share the layers, such a process repeats one for nothing.
   void add_round(std::span<const Item> round, const Tick& tick) {
     const auto rank = static_cast<std::size_t>(group_.rank());
     double loss = 0;
-    if (rank < round.size()) {
-      const model::Batch& batch = *round[rank].batch;
+    if (rank < round.size() || decoder_.is_shared()) {
+      const model::Batch& batch = *round[rank < round.size() ? rank : 0].batch;
       loss = model::visit_output_gradients(decoder_, batch, layers_, [&](const model::LayerGradients& g) {
-        std::vector<at::Tensor> wanted;
-        for (const model::Parameter& p : model::residual_outputs(copies_.weights(), g.layer))
-          wanted.push_back(*p.tensor);
-        const at::AutoGradMode with_grad(true);
-        add(g.layer, round,
-            torch::autograd::grad({copies_.layer(g.output.detach(), g.layer, batch.context())}, wanted,
-                                  {g.output_gradient}));
+        add(g.layer, round, gradients_of_copy(copies_, g, batch.context()));
       });
     } else {
       for (std::size_t l = layers_.size(); l-- > 0;) add(layers_[l], round, {});
@@ -104,13 +111,15 @@ class GradientSum {
   // All processes come to the same layer at the same time, so only its gradients of one batch are in memory.
   void add(int layer, std::span<const Item> round, const std::vector<at::Tensor>& own) {
     const at::NoGradGuard no_grad;
+    const std::vector<model::Parameter> outputs = model::residual_outputs(copies_.weights(), layer);
     std::vector<at::Tensor>& sums = result_.layers[static_cast<std::size_t>(layer)];
-    for (std::size_t i = 0; i < sums.size(); ++i)
+    for (std::size_t i = 0; i < outputs.size(); ++i)
       for (std::size_t rank = 0; rank < round.size(); ++rank) {
+        const auto options = at::TensorOptions(at::kFloat).device(decoder_.device());
         const bool is_own = rank == static_cast<std::size_t>(group_.rank());
-        const at::Tensor gradient = is_own ? own[i].to(at::kFloat).contiguous() : at::empty_like(sums[i]);
+        const at::Tensor gradient = is_own ? own[i].to(at::kFloat).contiguous() : at::empty(outputs[i].shape, options);
         group_.broadcast(gradient, static_cast<int>(rank));
-        sums[i].add_(gradient, round[rank].share);
+        if (!sums.empty()) sums[i].add_(gradient, round[rank].share);
       }
   }
 
@@ -123,6 +132,43 @@ class GradientSum {
 };
 
 double sum_of(const at::Tensor& tensor) { return tensor.sum(at::kDouble).item<double>(); }
+
+// Sums over the gradients of a layer.
+struct LayerSums {
+  double l1 = 0, general_change = 0, domain_squares = 0, general_squares = 0, product = 0;
+};
+
+LayerSums layer_sums(const std::vector<at::Tensor>& domain, const std::vector<at::Tensor>& general) {
+  LayerSums sums;
+  for (std::size_t i = 0; i < domain.size(); ++i) {
+    const at::Tensor &a = domain[i], &b = general[i];
+    sums.l1 += sum_of(a.abs());
+    sums.general_change -= sum_of(a.sign() * b);
+    sums.domain_squares += sum_of(a.square());
+    sums.general_squares += sum_of(b.square());
+    sums.product += sum_of(a * b);
+  }
+  return sums;
+}
+
+// Of every layer, each from the process that keeps its gradients.
+std::vector<LayerSums> all_layer_sums(const CopyGradients& domain, const CopyGradients& general,
+                                      dist::ProcessGroup& group) {
+  constexpr std::size_t kWidth = 5;
+  std::vector<double> own;
+  for (std::size_t l = 0; l < domain.layers.size(); ++l) {
+    const auto [l1, general_change, domain_squares, general_squares, product] =
+        layer_sums(domain.layers[l], general.layers[l]);
+    own.insert(own.end(), {l1, general_change, domain_squares, general_squares, product});
+  }
+  const std::vector<std::vector<double>> all = group.all_gather(own);
+  std::vector<LayerSums> sums;
+  for (std::size_t l = 0; l < domain.layers.size(); ++l) {
+    const double* n = &all[static_cast<std::size_t>(keeper_of(static_cast<int>(l), group))][l * kWidth];
+    sums.push_back({n[0], n[1], n[2], n[3], n[4]});
+  }
+  return sums;
+}
 
 }  // namespace
 
@@ -139,17 +185,9 @@ Importance first_order_improvement(const model::Decoder& decoder, std::span<cons
                         .layers = {},
                         .stability = {},
                         .separation = {}};
-  for (std::size_t l = 0; l < d.layers.size(); ++l) {
-    double l1 = 0, general_change = 0, domain_squares = 0, general_squares = 0, product = 0;
-    for (std::size_t i = 0; i < d.layers[l].size(); ++i) {
-      const at::Tensor& a = d.layers[l][i];
-      const at::Tensor& b = q.layers[l][i];
-      l1 += sum_of(a.abs());
-      general_change -= sum_of(a.sign() * b);
-      domain_squares += sum_of(a.square());
-      general_squares += sum_of(b.square());
-      product += sum_of(a * b);
-    }
+  for (const LayerSums& sums : all_layer_sums(d, q, group)) {
+    const auto& [l1, general_change, domain_squares, general_squares, product] = sums;
+    const std::size_t l = importance.layers.size();
     if (!std::isfinite(l1) || !std::isfinite(general_squares))
       throw NonFiniteError(fmt::format(
           "improvement by a copy after layer {}: a gradient is not finite; check the model's weights and the text.",

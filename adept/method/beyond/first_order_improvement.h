@@ -27,9 +27,9 @@ inline constexpr char kImprovementFiguresMeaning[] =
     "gradient\nlowers the domain loss (improvement), and how it changes the general loss";
 
 /// baseline_loss, tokens and sequences refer to the domain. Keeps both gradients of every layer's residual outputs in
-/// fp32. The processes of `group` divide the batches; gradients are added in the order of the batches, so every process
-/// gets the same bits. The decoder does not change. Throws DataError if a text has no token to predict, NonFiniteError
-/// if a gradient is not finite.
+/// fp32; the processes of `group` divide the layers of which they keep them. They also divide the batches; gradients
+/// are added in the order of the batches, so every process gets the same bits. The decoder does not change. Throws
+/// DataError if a text has no token to predict, NonFiniteError if a gradient is not finite.
 Importance first_order_improvement(const model::Decoder& decoder, std::span<const ProbeBatch> general,
                                    std::span<const ProbeBatch> domain, const Tick& tick,
                                    dist::ProcessGroup& group = dist::world());

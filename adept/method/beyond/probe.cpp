@@ -152,13 +152,12 @@ void add(const model::Decoder& decoder, const ProbeBatch& batch, std::span<const
 // The work of all processes in the progress line of one.
 class Work {
  public:
-  Work(Progress& progress, std::int64_t total, const dist::ProcessGroup& group)
-      : progress_(progress), total_(total), group_(group) {}
+  Work(Progress& progress, std::int64_t total) : progress_(progress), total_(total) {}
 
-  // This process has computed something, and each of the others about as much.
-  void tick(std::int64_t positions) {
+  // This process has computed something, and each of `count` in all about as much.
+  void tick(std::int64_t positions, std::int64_t count) {
     own_ += 1;
-    progress_.update(std::min(done_ + own_ * group_.size(), total_), positions_ += positions * group_.size());
+    progress_.update(std::min(done_ + own_ * count, total_), positions_ += positions * count);
   }
   // All have come to the same place.
   void add(std::int64_t pieces) {
@@ -175,7 +174,6 @@ class Work {
  private:
   Progress& progress_;
   std::int64_t total_;
-  const dist::ProcessGroup& group_;
   std::int64_t done_ = 0, own_ = 0, positions_ = 0;
 };
 
@@ -249,20 +247,30 @@ namespace {
 
 void measure_batches(const model::Decoder& decoder, std::span<const ProbeBatch> batches,
                      std::span<const Pass* const> passes, Work& work, ProbeState& state, dist::ProcessGroup& group) {
+  const bool is_shared = decoder.is_shared();
+  ADEPT_CHECK(!is_shared || passes.size() == 1, "{} passes through layers that processes share", passes.size());
   const auto batch_of = [&](std::int64_t item) -> const ProbeBatch& { return batches[static_cast<std::size_t>(item)]; };
-  const Tick tick = [&](std::int64_t positions) { work.tick(positions); };
+  // Processes that measure something different: where they share the layers, those with the same batch repeat it.
+  const auto num_different = [&](std::int64_t item) {
+    const std::int64_t round = item / group.size() * group.size();
+    return is_shared ? std::min<std::int64_t>(group.size(), std::ssize(batches) - round) : group.size();
+  };
   dist::divide(group, std::ssize(batches),
                {.num_pieces = [&](std::int64_t item) { return num_pieces(decoder, batch_of(item), passes); },
                 .measure =
                     [&](std::int64_t item, std::span<const std::int64_t> pieces) {
-                      return measure(decoder, batch_of(item), passes, pieces, tick);
+                      return measure(decoder, batch_of(item), passes, pieces, [&](std::int64_t positions) {
+                        work.tick(positions, num_different(item));
+                        if (is_shared) group.throw_if_interrupted();
+                      });
                     },
                 .add =
                     [&](std::int64_t item, std::span<const dist::Numbers> pieces) {
                       add(decoder, batch_of(item), passes, pieces, state.samples);
                       ++state.batches;
                       work.add(std::ssize(pieces));
-                    }});
+                    },
+                .in_step = is_shared});
 }
 
 // Fills state.samples; with until_separated, returns the outcome.
@@ -304,7 +312,7 @@ std::vector<Importance> probe(const model::Decoder& decoder, const ProbeText& te
   if (options.num_lowest < 1 || options.num_lowest > most)
     throw ConfigError("number of layers to choose: found {}; expected 1 to {}, the number of layers of the model{}.",
                       options.num_lowest, most, options.exclude.empty() ? "" : " that are not excluded");
-  Work work(progress, probe_work(decoder, text, options), group);
+  Work work(progress, probe_work(decoder, text, options));
   std::optional<Separation> separation;
   if (!is_from_texts_alone(options)) separation = sample(decoder, text, options, work, state, group);
   std::vector<Importance> importances;

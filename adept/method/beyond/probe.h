@@ -43,7 +43,8 @@ struct ProbeState {
 /// gradient-based methods. Only `until_separated` requires several rounds. Continues from `state`, which after an
 /// InterruptedError contains the progress for a later call with the same result, except of FromTexts methods, which
 /// start again. The processes of `group` divide the batches and their pieces (Pass); each gets the result, which does
-/// not depend on how many they are. Throws ConfigError for an unknown method or num_lowest, DataError if no token is
+/// not depend on how many they are; where they share the decoder's layers, the methods need one pass at most (as one
+/// method does). Throws ConfigError for an unknown method or num_lowest, DataError if no token is
 /// predicted, NonFiniteError if a score or the model's loss is not finite.
 std::vector<Importance> probe(const model::Decoder& decoder, const ProbeText& text, const ProbeOptions& options,
                               Progress& progress, ProbeState& state, dist::ProcessGroup& group = dist::world());

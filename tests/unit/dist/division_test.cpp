@@ -36,22 +36,23 @@ TEST(Division, AlternatesTheOrderOfRanksAmongPieces) {
 }
 
 // Item i has i + 1 pieces, of which piece p has p numbers; the log lists what this rank measured.
-std::string measured_by(ProcessGroup& group, std::int64_t num_items, std::vector<std::string>& log) {
+std::string measured_by(ProcessGroup& group, std::int64_t num_items, std::vector<std::string>& log,
+                        bool in_step = false) {
   std::string result;
-  divide(group, num_items,
-         {.num_pieces = [](std::int64_t item) { return item + 1; },
-          .measure =
-              [&](std::int64_t item, std::span<const std::int64_t> pieces) {
-                log.push_back(fmt::format("{}: {}", item, fmt::join(pieces, ",")));
-                std::vector<Numbers> numbers;
-                for (const std::int64_t piece : pieces)
-                  numbers.emplace_back(static_cast<std::size_t>(piece), 1 / (1.0 + static_cast<double>(item)));
-                return numbers;
-              },
-          .add =
-              [&](std::int64_t item, std::span<const Numbers> pieces) {
-                result += fmt::format("{} {}\n", item, fmt::join(pieces, " "));
-              }});
+  divide(
+      group, num_items,
+      {.num_pieces = [](std::int64_t item) { return item + 1; },
+       .measure =
+           [&](std::int64_t item, std::span<const std::int64_t> pieces) {
+             log.push_back(fmt::format("{}: {}", item, fmt::join(pieces, ",")));
+             std::vector<Numbers> numbers;
+             for (const std::int64_t piece : pieces)
+               numbers.emplace_back(static_cast<std::size_t>(piece), 1 / (1.0 + static_cast<double>(item)));
+             return numbers;
+           },
+       .add = [&](std::int64_t item,
+                  std::span<const Numbers> pieces) { result += fmt::format("{} {}\n", item, fmt::join(pieces, " ")); },
+       .in_step = in_step});
   return result;
 }
 
@@ -93,6 +94,19 @@ TEST(Division, InStepLetsEveryRankMeasureInEveryRound) {
            return fmt::format("{} for {}", num_measured, fmt::join(sums, " "));
          }))
       EXPECT_EQ(outcome.text, size == 1 ? "4 for 0 1 2 3" : "2 for 0 1 2 3");
+}
+
+TEST(Division, InStepLetsEveryRankMeasureAsManyPieces) {
+  ProcessGroup alone;
+  std::vector<std::string> log;
+  const std::string expected = measured_by(alone, 5, log);
+  const auto outcomes = test::run_job(2, [](ProcessGroup& group) {
+    std::vector<std::string> own;
+    const std::string result = measured_by(group, 5, own, /*in_step=*/true);
+    return fmt::format("{}{}", result, fmt::join(own, "; "));
+  });
+  EXPECT_EQ(outcomes[0].text, expected + "0: 0; 1: 1; 2: 0,1,2; 3: 3; 4: 0,1,2,3,4");
+  EXPECT_EQ(outcomes[1].text, expected + "1: 0,1; 3: 0,1,2,3; 4: 0,1,2,3,4");
 }
 
 TEST(Division, EndsEveryRankAtTheSameItemAfterASignalAtOne) {

@@ -9,8 +9,10 @@
 #include "adept/method/beyond/probe.h"
 #include "adept/method/options.h"
 #include "adept/method/unit_importance.h"
+#include "adept/train/sharded_base.h"
 #include "processes.h"
 #include "tests/support/counted_operations.h"
+#include "tests/support/reads.h"
 #include "tests/support/tiny_models.h"
 
 namespace adept::dist {
@@ -145,6 +147,73 @@ TEST(DividedEvaluation, IsThatOfOneProcess) {
     const eval::Result result = eval::evaluate(decoder, set, {.batch_size = 2}, group);
     return fmt::format("{} {}", eval::to_json(result).dump(), *result.headline().standard_error);
   });
+}
+
+/// Measures with a decoder.
+using MeasureWith = std::function<std::string(const model::Decoder&, ProcessGroup&)>;
+
+/// Processes that share the layers of the model in `directory` get what one with all of them does.
+void expect_same_with_shared_layers(const std::filesystem::path& directory, const MeasureWith& measure) {
+  const std::string expected =
+      measure_by(1, [&](ProcessGroup& group) { return measure(adept::test::load_decoder(directory), group); })
+          .front()
+          .text;
+  for (const int size : {2, 3})
+    for (const Measured& found : measure_by(
+             size, [&](ProcessGroup& group) { return measure(train::load_sharded(directory, {}, group), group); }))
+      EXPECT_EQ(found.text, expected) << size;
+}
+
+TEST(SharedLayers, AreProbedWithTheBitsOfOneProcessByEveryMethod) {
+  const adept::test::TemporaryDirectory directory;
+  for (const char* kind : {"qwen3", "gemma2"}) {
+    adept::test::write_model(directory / kind, adept::test::config_of_kind(kind));
+    for (const auto& method : method::importance_methods()) {
+      SCOPED_TRACE(fmt::format("{} {}", kind, method.name));
+      expect_same_with_shared_layers(directory / kind, [&](const model::Decoder& decoder, ProcessGroup& group) {
+        const std::vector<std::vector<method::ProbeBatch>> rounds = {batches_of_two_sources(),
+                                                                     {{adept::test::random_batch({8, 3, 2, 5}, 5)}}};
+        const auto domain = batches_of_two_sources();
+        return method::to_json(method::probe(decoder, {rounds, domain},
+                                             {.methods = {std::string(method.name)}, .num_lowest = 2},
+                                             Progress::silent(), group))
+            .dump();
+      });
+    }
+  }
+}
+
+TEST(SharedLayers, HaveCopiesWithTheSameEffects) {
+  const adept::test::TemporaryDirectory directory;
+  const auto model = adept::test::write_expanded_model(directory.path(), "qwen3", {1, 3});
+  expect_same_with_shared_layers(model.expanded, [&](const model::Decoder& decoder, ProcessGroup& group) {
+    return method::to_json(
+               method::inspect_copies(decoder, model.expansion, batches_of_two_sources(), Progress::silent(), group))
+        .dump();
+  });
+}
+
+TEST(SharedLayers, EndAProbeAtTheSamePlaceAfterASignalAtOneProcess) {
+  const adept::test::TemporaryDirectory directory;
+  adept::test::write_model(directory / "model", adept::test::config_of_kind("llama"));
+  for (const char* name : {"mask_out", "fisher", "block_influence", "gain"})
+    for (const int interrupted : {0, 1}) {
+      SCOPED_TRACE(fmt::format("{}, rank {}", name, interrupted));
+      const auto outcomes = test::run_job(2, [&](ProcessGroup& group) -> std::string {
+        const model::Decoder decoder = train::load_sharded(directory / "model", {}, group);
+        const std::vector<std::vector<method::ProbeBatch>> rounds(4, batches_of_two_sources());
+        const auto domain = batches_of_two_sources();
+        method::ProbeState state;
+        adept::test::CountedOperations operations;
+        const auto text = operations.interruption(group.rank() == interrupted ? 300 : -1, [&] {
+          method::probe(decoder, {rounds, domain}, {.methods = {name}, .num_lowest = 1}, Progress::silent(), state,
+                        group);
+        });
+        return fmt::format("{}; {} batches", text.value_or("no interruption"), state.batches);
+      });
+      EXPECT_THAT(outcomes[0].text, adept::test::Says("terminated (SIGTERM); "));
+      EXPECT_EQ(outcomes[0].text, outcomes[1].text);
+    }
 }
 
 }  // namespace
