@@ -10,6 +10,7 @@
 #include "adept/dist/process_group.h"
 #include "adept/model/torch_tensors.h"
 #include "adept/train/compute.h"
+#include "adept/train/sharded_base.h"
 
 namespace adept::run {
 namespace {
@@ -111,9 +112,21 @@ at::Device MeasuredModel::device() const { return train::to_device(compute_.devi
 
 model::Decoder& MeasuredModel::decoder() {
   if (decoder_) return *decoder_;
-  decoder_ = model::load_decoder(dir_, train::load_options(compute_));
+  const model::LoadOptions options = train::load_options(compute_);
+  decoder_ = divides_layers_ ? train::load_sharded(dir_, options) : model::load_decoder(dir_, options);
   dist::world().meet();  // loading may take longer than the time-out
+  if (divides_layers_) log_info("{}: {}", dir_.string(), decoder_->weights().source->describe(decoder_->num_layers()));
+  bytes_.emplace(device());
   return *decoder_;
+}
+
+train::MemoryUse MeasuredModel::memory() const {
+  train::MemoryUse memory;
+  if (!decoder_) return memory;
+  memory.weights = train::weight_bytes(*decoder_);
+  memory.work_space = bytes_->most();
+  memory.peak = memory.weights + memory.work_space;
+  return memory;
 }
 
 eval::Results evaluate_sets(MeasuredModel& model, const std::vector<eval::EvalSet>& sets, std::int64_t batch_size,

@@ -19,25 +19,33 @@
 #include "adept/method/beyond/probe.h"
 #include "adept/model/decoder.h"
 #include "adept/run/result_cache.h"
+#include "adept/train/memory.h"
 
 namespace adept::run {
 
 /// A model on disk, loaded on demand (by all processes of the job together).
 class MeasuredModel {
  public:
-  MeasuredModel(std::filesystem::path dir, io::ModelIdentity identity, const config::Compute& compute)
-      : dir_(std::move(dir)), identity_(std::move(identity)), compute_(compute) {}
+  /// `divides_layers`: each process of the job holds a part of every layer (train/sharded_base.h); they must then
+  /// measure the same things in the same order.
+  MeasuredModel(std::filesystem::path dir, io::ModelIdentity identity, const config::Compute& compute,
+                bool divides_layers = false)
+      : dir_(std::move(dir)), identity_(std::move(identity)), compute_(compute), divides_layers_(divides_layers) {}
 
   const io::ModelIdentity& identity() const { return identity_; }
   const config::Compute& compute() const { return compute_; }
   at::Device device() const;
   model::Decoder& decoder();
+  /// Of this process, since the model was loaded: its weights, and the peak. Zero before.
+  train::MemoryUse memory() const;
 
  private:
   std::filesystem::path dir_;
   io::ModelIdentity identity_;
   config::Compute compute_;
+  bool divides_layers_;
   std::optional<model::Decoder> decoder_;
+  std::optional<train::StepBytes> bytes_;  // of the measurements
 };
 
 /// eval::evaluate of each set. Values may be infinite or NaN.

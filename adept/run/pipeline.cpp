@@ -125,7 +125,7 @@ class Run {
   void baseline() {
     stages_.run("baseline", eval_inputs(model_.dir), {files::kBaseline}, [&] {
       share({.task = Task::kEvaluate, .model = model_.dir});
-      const auto results = evaluate_model(measuring(), model_.dir);
+      const auto results = recorded(evaluate_model(measuring(), model_.dir));
       for (const auto& [name, result] : results) eval::require_finite(name, result);
       io::write_record(dir_ / files::kBaseline, eval::results_to_json(results));
     });
@@ -134,7 +134,7 @@ class Run {
   void probe() {
     stages_.run("probe", probe_inputs(), {files::kImportance}, [&] {
       share({.task = Task::kProbe});
-      io::write_record(dir_ / files::kImportance, probe_model(measuring()));
+      io::write_record(dir_ / files::kImportance, recorded(probe_model(measuring())));
     });
   }
 
@@ -167,7 +167,7 @@ class Run {
   void evaluate_result() {
     stages_.run("eval", eval_inputs(dir_ / files::kModel), {files::kEvaluation}, [&] {
       share({.task = Task::kEvaluate, .model = dir_ / files::kModel});
-      const auto results = evaluate_model(measuring(), dir_ / files::kModel);
+      const auto results = recorded(evaluate_model(measuring(), dir_ / files::kModel));
       for (const auto& [name, result] : results)
         if (!std::isfinite(result.headline().value))
           throw NonFiniteError(
@@ -183,7 +183,7 @@ class Run {
     if (!inspects_copies() || datasets_.eval.empty()) return;
     stages_.run("copies", eval_inputs(dir_ / files::kModel, config::decides::kCopies), {files::kCopies}, [&] {
       share({.task = Task::kInspectCopies, .model = dir_ / files::kModel});
-      write_result(dir_ / files::kCopies, inspect_copies_of(measuring(), dir_ / files::kModel));
+      write_result(dir_ / files::kCopies, recorded(inspect_copies_of(measuring(), dir_ / files::kModel)));
     });
   }
 
@@ -203,6 +203,13 @@ class Run {
   }
 
  private:
+  // The result; the memory goes into the record of the stage.
+  template <typename Result>
+  Result recorded(Measured<Result> measured) {
+    if (measured.memory.peak > 0) stages_.set_memory(train::to_json(measured.memory));
+    return std::move(measured.result);
+  }
+
   bool probes() const { return run::probes(config_, purpose_); }
   bool probes_domain() const { return run::probes_domain(config_, purpose_); }
 

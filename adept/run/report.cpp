@@ -91,7 +91,10 @@ Json results_json(const config::RunConfig& config, const RunResults& results, co
     for (const eval::Metric& metric : after.metrics) json["eval_" + set.name + "_" + metric.name] = metric.value;
     json["eval_" + set.name + "_text"] = data::to_json(after.text);
   }
-  for (const StageRecord& stage : stages) json["seconds_" + stage.name] = stage.seconds;
+  for (const StageRecord& stage : stages) {
+    json["seconds_" + stage.name] = stage.seconds;
+    if (!stage.memory.is_null()) json["memory_bytes_" + stage.name] = stage.memory;
+  }
   json["peak_rss_bytes"] = peak_memory(stages);
   return json;
 }

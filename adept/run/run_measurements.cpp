@@ -1,6 +1,7 @@
 #include "adept/run/run_measurements.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "adept/io/weight_files.h"
@@ -14,22 +15,24 @@ namespace {
 namespace fs = std::filesystem;
 
 MeasuredModel measured_model(const Measuring& measuring, const fs::path& dir) {
-  return {dir, io::model_identity(io::WeightFiles::open(dir)), measuring.config.compute};
+  const config::RunConfig& config = measuring.config;
+  return {dir, io::model_identity(io::WeightFiles::open(dir)), config.compute, config.dist.shard_base};
 }
 
 }  // namespace
 
-eval::Results evaluate_model(const Measuring& measuring, const fs::path& model_dir) {
+Measured<eval::Results> evaluate_model(const Measuring& measuring, const fs::path& model_dir) {
   MeasuredModel model = measured_model(measuring, model_dir);
   std::vector<eval::EvalSet> sets;
   for (const data::TokenDataset& dataset : measuring.datasets.eval) {
     sets.push_back({dataset.name(), eval_sequences(measuring.config, measuring.model, dataset)});
     tell_samples("eval", {sets.back().sequences});
   }
-  return evaluate_sets(model, sets, measuring.config.eval.batch_size, measuring.cache);
+  eval::Results results = evaluate_sets(model, sets, measuring.config.eval.batch_size, measuring.cache);
+  return {std::move(results), model.memory()};
 }
 
-Json probe_model(const Measuring& measuring) {
+Measured<Json> probe_model(const Measuring& measuring) {
   const auto& [config, purpose, base, datasets, cache] = measuring;
   MeasuredModel model = measured_model(measuring, base.dir);
   const at::Device device = model.device();
@@ -57,10 +60,10 @@ Json probe_model(const Measuring& measuring) {
                    cache);
   Json json = method::to_json(importances);
   json["samples"] = samples;
-  return json;
+  return {std::move(json), model.memory()};
 }
 
-Json inspect_copies_of(const Measuring& measuring, const fs::path& model_dir) {
+Measured<Json> inspect_copies_of(const Measuring& measuring, const fs::path& model_dir) {
   const auto& [config, purpose, base, datasets, cache] = measuring;
   MeasuredModel model = measured_model(measuring, model_dir);
   const method::Expansion expansion = method::read_expansion(model_dir);
@@ -73,7 +76,7 @@ Json inspect_copies_of(const Measuring& measuring, const fs::path& model_dir) {
     sets[dataset.name()] = measure_copies(model, expansion, dataset.name(), batches, cache);
     sets[dataset.name()]["samples"] = samples_json(sequences);
   }
-  return sets;
+  return {std::move(sets), model.memory()};
 }
 
 }  // namespace adept::run

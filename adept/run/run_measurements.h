@@ -10,6 +10,7 @@
 #include "adept/run/measure.h"
 #include "adept/run/result_cache.h"
 #include "adept/run/text.h"
+#include "adept/train/memory.h"
 
 namespace adept::run {
 
@@ -22,13 +23,20 @@ struct Measuring {
   const ResultCache& cache;
 };
 
+/// A result, and the memory of this process: zero if the result was found in the cache.
+template <typename Result>
+struct Measured {
+  Result result;
+  train::MemoryUse memory;
+};
+
 /// The sets of data.eval. Values may be infinite or NaN.
-eval::Results evaluate_model(const Measuring& measuring, const std::filesystem::path& model_dir);
+Measured<eval::Results> evaluate_model(const Measuring& measuring, const std::filesystem::path& model_dir);
 
 /// The importance of layers, and the samples on which it was measured: importance.json.
-Json probe_model(const Measuring& measuring);
+Measured<Json> probe_model(const Measuring& measuring);
 
 /// The effect of each copy of a trained model on the sets of data.eval, by name: copies.json.
-Json inspect_copies_of(const Measuring& measuring, const std::filesystem::path& model_dir);
+Measured<Json> inspect_copies_of(const Measuring& measuring, const std::filesystem::path& model_dir);
 
 }  // namespace adept::run

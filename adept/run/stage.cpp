@@ -138,9 +138,11 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
   const double before = same_inputs && record.value("interrupted", false) ? record["seconds"].get<double>() : 0.0;
   const auto start = std::chrono::steady_clock::now();
   record = {{"stage", name}, {"inputs", inputs}, {"outputs", Json::object()}};
+  memory_ = {};
   const auto measure = [&] {
     record["seconds"] = before + seconds_since(start);
     record["peak_rss_bytes"] = peak_rss_bytes();
+    if (!memory_.is_null()) record["memory_bytes"] = memory_;
   };
   try {
     work();
@@ -158,7 +160,8 @@ void StageRunner::run(const std::string& name, const Json& inputs, const std::ve
   records_.push_back({.name = name,
                       .inputs = inputs,
                       .seconds = record["seconds"].get<double>(),
-                      .peak_rss_bytes = record["peak_rss_bytes"].get<std::int64_t>()});
+                      .peak_rss_bytes = record["peak_rss_bytes"].get<std::int64_t>(),
+                      .memory = memory_});
 }
 
 void StageRunner::keep(const std::string& name, const Json& inputs, const Json& record) {
@@ -167,6 +170,7 @@ void StageRunner::keep(const std::string& name, const Json& inputs, const Json& 
                       .inputs = inputs,
                       .seconds = record["seconds"].get<double>(),
                       .peak_rss_bytes = record["peak_rss_bytes"].get<std::int64_t>(),
+                      .memory = record.value("memory_bytes", Json()),
                       .skipped = true});
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "adept/core/json.h"
@@ -18,6 +19,7 @@ struct StageRecord {
   Json inputs;         ///< everything that decides the outputs: hashes of files, parts of the configuration
   double seconds = 0;  ///< of the session that completed it, and of those interrupted in it
   std::int64_t peak_rss_bytes = 0;
+  Json memory{};         ///< of its tensors on the device: train::to_json; null: not known
   bool skipped = false;  ///< done by an earlier session
 };
 
@@ -32,6 +34,9 @@ class StageRunner {
   /// reported and ignored.
   void run(const std::string& name, const Json& inputs, const std::vector<std::string>& outputs,
            const std::function<void()>& work);
+
+  /// For the record of the stage that runs: the memory of its tensors.
+  void set_memory(Json memory) { memory_ = std::move(memory); }
 
   /// Differences between an earlier session's inputs and `inputs`, one line each. Empty if there are none, or if there
   /// is no readable record.
@@ -64,6 +69,7 @@ class StageRunner {
   std::filesystem::path run_dir_;
   std::map<std::string, Json> earlier_;  // records on disk; null if there is none
   std::vector<StageRecord> records_;
+  Json memory_;  // of the stage that runs
 };
 
 }  // namespace adept::run

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 #include <string_view>
+#include <utility>
 
 #include "adept/core/progress.h"
 #include "adept/nn/allocator.h"
@@ -13,9 +14,32 @@
 namespace adept::train {
 namespace {
 
+using Storages = std::set<const void*>;  // which tensors without values have too
+
 std::int64_t num_bytes(const at::Tensor& tensor) { return static_cast<std::int64_t>(tensor.nbytes()); }
 
+const void* storage_of(const at::Tensor& tensor) { return tensor.storage().unsafeGetStorageImpl(); }
+
+// Without those that were counted before.
+std::int64_t weight_bytes(const model::Decoder& decoder, Storages counted) {
+  model::Weights weights = decoder.weights();
+  const model::LayerSource* source = weights.source.get();
+  std::int64_t bytes = source == nullptr ? 0 : source->num_bytes();
+  const auto count = [&](const at::Tensor& tensor) {
+    if (source != nullptr && tensor.defined() && source->provides(tensor)) return;
+    if (tensor.defined() && counted.insert(storage_of(tensor)).second) bytes += num_bytes(tensor);
+  };
+  for (const model::Parameter& p : model::named_parameters(decoder.config(), weights)) count(*p.tensor);
+  for (const model::NamedProjection& l : model::named_projections(weights.layers)) {
+    count(l.projection->linear.adapter.a);
+    count(l.projection->linear.adapter.b);
+  }
+  return bytes;
+}
+
 }  // namespace
+
+std::int64_t weight_bytes(const model::Decoder& decoder) { return weight_bytes(decoder, {}); }
 
 Json to_json(const MemoryUse& m) {
   return {
@@ -43,28 +67,14 @@ std::string describe(const MemoryUse& m) {
 
 MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& trainable, const optim::AdamW& optimizer) {
   MemoryUse memory;
-  std::set<const void*> counted;  // storages, which tensors without values have too
-  const auto storage_of = [](const at::Tensor& tensor) -> const void* {
-    return tensor.storage().unsafeGetStorageImpl();
-  };
+  Storages counted;
   for (const optim::Parameter& p : trainable.parameters()) {
     memory.masters += num_bytes(p.master);
     const optim::Moments& moments = optimizer.moments().at(p.name);
     memory.moments += num_bytes(moments.exp_avg) + num_bytes(moments.exp_avg_sq);
     counted.insert(storage_of(p.master));
   }
-  model::Weights weights = decoder.weights();
-  const model::LayerSource* source = weights.source.get();
-  if (source != nullptr) memory.weights += source->num_bytes();
-  const auto count = [&](const at::Tensor& tensor) {
-    if (source != nullptr && tensor.defined() && source->provides(tensor)) return;
-    if (tensor.defined() && counted.insert(storage_of(tensor)).second) memory.weights += num_bytes(tensor);
-  };
-  for (const model::Parameter& p : model::named_parameters(decoder.config(), weights)) count(*p.tensor);
-  for (const model::NamedProjection& l : model::named_projections(weights.layers)) {
-    count(l.projection->linear.adapter.a);
-    count(l.projection->linear.adapter.b);
-  }
+  memory.weights = weight_bytes(decoder, std::move(counted));
   memory.peak = memory.weights + memory.masters + memory.moments;
   return memory;
 }

@@ -30,6 +30,9 @@ Json to_json(const MemoryUse& memory);
 /// "2.1 GB; weights 538.1 MB, masters 56.7 MB, ...": the peak and its non-empty parts.
 std::string describe(const MemoryUse& memory);
 
+/// Bytes of the decoder's tensors, each counted once; where processes share the layers, those of this one.
+std::int64_t weight_bytes(const model::Decoder& decoder);
+
 /// Memory between steps: no activations, gradients or work space.
 MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& trainable, const optim::AdamW& optimizer);
 

@@ -106,22 +106,31 @@ def test_a_step_with_fewer_micro_batches_than_processes_that_share_layers(inputs
     assert results[0] == results[1]
 
 
-def test_frozen_layers_take_the_share_of_one_process(inputs, tmp_path):
+# Layers of the model in each stage that has it in memory: the base, or the trained model with its copy.
+DEPTHS = {"baseline": 16, "probe": 16, "train": 16, "eval": 17, "copies": 17}
+
+
+def test_frozen_layers_take_the_share_of_one_process_in_every_stage(inputs, tmp_path):
     """Of a model whose layers are most of it."""
     weights = {}
     for processes in (1, 2, 4):
         folder = tmp_path / str(processes)
         shutil.copytree(inputs, folder)
         text_models.save("llama_tied", folder / "deep", num_hidden_layers=16)
-        config = config_of(processes, model="deep", expand={"after": [14]}, unit_lr={"policy": "uniform"},
-                           train={"max_steps": 1, "eval_steps": 0, "grad_accum": 1}, dist={"shard_base": processes > 1})
+        config = config_of(processes, model="deep", expand={"num_layers": 1}, unit_lr={"policy": "uniform"},
+                           train={"max_steps": 1, "eval_steps": 0, "grad_accum": 1}, dist={"shard_base": processes > 1},
+                           **{"eval": {"max_tokens": 300, "copies_tokens": 300}})
         run(folder, processes, config)
-        weights[processes] = json.loads((folder / "out" / "all_results.json").read_text())["memory_bytes"]["weights"]
-    layer = (weights[2] - weights[4]) / 4  # 16 layers / 2 - 16 layers / 4
-    rest = weights[1] - 16 * layer
+        results = json.loads((folder / "out" / "all_results.json").read_text())
+        for stage in DEPTHS:
+            weights[processes, stage] = results["memory_bytes" + f"_{stage}" * (stage != "train")]["weights"]
+    layer = (weights[2, "train"] - weights[4, "train"]) / 4  # 16 layers / 2 - 16 layers / 4
+    rest = weights[1, "train"] - 16 * layer
     assert rest > 0
-    for processes in (2, 4):  # and two layers that are gathered
-        assert weights[processes] == pytest.approx(rest + (16 / processes + 2) * layer, rel=0.01)
+    for stage, depth in DEPTHS.items():
+        assert weights[1, stage] == pytest.approx(rest + depth * layer, rel=0.01), stage
+        for processes in (2, 4):  # and two layers that are gathered
+            assert weights[processes, stage] == pytest.approx(rest + (depth / processes + 2) * layer, rel=0.01), stage
 
 
 @pytest.mark.parametrize("found, expected", [
@@ -143,17 +152,22 @@ def measurements(folder):
     return {name: (folder / "out" / name).read_bytes() for name in MEASURED}, [values for values in during if values]
 
 
-@pytest.mark.parametrize("processes, dist", [(2, EXACT["dist"]), (3, EXACT["dist"]), (3, SHARED)])
-def test_processes_measure_the_same_bits_as_one(inputs, tmp_path, processes, dist):
-    found = []
+@pytest.mark.parametrize("processes, dist, probe", [
+    (2, EXACT["dist"], "mask_out"), (3, EXACT["dist"], "mask_out"), (2, SHARED, "mask_out"), (3, SHARED, "fisher"),
+    (2, SHARED, "block_influence"), (3, SHARED, "gain"),
+])  # fmt: skip
+def test_processes_measure_the_same_bits_as_one(inputs, tmp_path, processes, dist, probe):
+    method = {"expand": {"num_layers": 2, "strategy": "gain_per_cost"}} if probe == "gain" else {}
+    results = []
     for count in (1, processes):
         folder = pathlib.Path(shutil.copytree(inputs, tmp_path / str(count)))
         # Batches of which some are left over, so that processes divide layers too.
-        run(folder, count, config_of(count, probe=dict(max_tokens=900, batch_size=4), unit_lr={"update_every": 2},
-                                     dist=dist if count > 1 else {},
-                                     **{"eval": dict(max_tokens=600, copies_tokens=300, batch_size=2)}))
-        found.append(measurements(folder))
-    assert found[0] == found[1] and len(found[0][1]) == 1  # one evaluation during the training
+        probed = dict(max_tokens=900, batch_size=4, **({} if method else {"method": probe}))
+        run(folder, count, config_of(count, probe=probed, unit_lr={"update_every": 2}, dist=dist if count > 1 else EXACT["dist"],
+                                     **{"eval": dict(max_tokens=600, copies_tokens=300, batch_size=2)}, **method))
+        results.append((measurements(folder), losses(folder), result(folder)))
+    assert results[0] == results[1]
+    assert len(results[0][0][1]) == 1  # one evaluation during the training
 
 
 def test_processes_that_would_measure_other_texts_are_named(inputs, tmp_path):
