@@ -289,7 +289,7 @@ void describe(Visitor& v, train::TrainOptions& c) {
     {.unit = "steps", .range = kSteps, .decides = decides::kNothing});
   v(c.verify_every, "verify_every",
     "Interval between steps whose gradients are computed twice and compared bit by bit, to find faulty memory and "
-    "processors. Frozen weights are compared with their bits at the start, too. 0: none; the result is the same",
+    "processors. 0: none; the result is the same",
     {.unit = "steps", .range = kStepCount, .decides = decides::kNothing});
 }
 

@@ -1,7 +1,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <set>
+#include <utility>
 
 #include "adept/core/json.h"
 #include "adept/dist/process_group.h"
@@ -11,7 +13,7 @@ namespace {
 
 constexpr std::size_t kMostNames = 20;  // in a message
 
-/// "ranks 0, 2: x; rank 1: y (in /place)"; empty if all have the same value.
+/// "ranks 0, 2: x; rank 1: y (in /place)", what most ranks have first; empty if all have the same value.
 std::string describe(const std::string& name, const std::vector<HeldByName>& held) {
   std::set<std::string> values;
   std::map<std::string, std::vector<std::size_t>> ranks;  // by what the message says
@@ -22,8 +24,12 @@ std::string describe(const std::string& name, const std::vector<HeldByName>& hel
     ranks[of_rank.value + (of_rank.place.empty() ? "" : fmt::format(" (in {})", of_rank.place))].push_back(rank);
   }
   if (values.size() == 1) return "";
+  std::vector<std::pair<std::string, std::vector<std::size_t>>> ordered(ranks.begin(), ranks.end());
+  std::ranges::sort(ordered, [](const auto& a, const auto& b) {
+    return std::pair(-std::ssize(a.second), a.second) < std::pair(-std::ssize(b.second), b.second);
+  });
   std::string text;
-  for (const auto& [value, who] : ranks)
+  for (const auto& [value, who] : ordered)
     text += fmt::format("{}{} {}: {}", text.empty() ? "" : "; ", who.size() == 1 ? "rank" : "ranks",
                         fmt::join(who, ", "), value);
   return fmt::format("{}: {}", name, text);

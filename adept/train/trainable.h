@@ -71,9 +71,8 @@ class Trainable {
 /// nothing, because the files were already hashed.
 std::string frozen_hash(const std::string& weights_hash, const model::Decoder& decoder, const Trainable& trainable);
 
-/// Verifies that frozen tensors do not change, without reading them again, which would take minutes per checkpoint of a
-/// large model. Most are mapped read-only, so a stray write ends the process, and any write through ATen raises the
-/// tensor's version.
+/// Verifies that the program does not write to frozen tensors. Most are mapped read-only, so a stray write ends the
+/// process, and any write through ATen raises the tensor's version. FrozenBits finds other changes.
 class FrozenTensors {
  public:
   FrozenTensors(const model::Decoder& decoder, const Trainable& trainable);

@@ -19,6 +19,15 @@
 #include "adept/train/sharded_base.h"
 
 namespace adept::train {
+namespace {
+
+constexpr std::string_view kFaultyMachine =
+    "The memory or the processor of a machine is probably faulty. Nothing is saved; the last checkpoint is intact: "
+    "test "
+    "the machines, and repeat the command to continue from there.";
+
+}  // namespace
+
 Trainer::Trainer(TrainerInputs inputs)
     : inputs_(std::move(inputs)),
       expansion_(inputs_.config.expands() ? std::optional(method::read_expansion(inputs_.model_dir)) : std::nullopt),
@@ -73,8 +82,7 @@ TrainSummary Trainer::run(bool resume) {
                                                   .has_eval_text = !inputs_.eval.empty()});
   kept_activations_->open(state_.counts.step);
   // Before the ranks meet, because it reads all weights.
-  if (inputs_.config.train.verify_every > 0 && state_.counts.step < length_.steps)
-    frozen_bits_.emplace(decoder_, trainable_, state_.counts.step);
+  if (state_.counts.step < length_.steps) frozen_bits_.emplace(decoder_, trainable_, state_.counts.step);
   require_agreement();
   if (decoder_.is_shared()) log_info("{}", decoder_.weights().source->describe(trainable_.lowest_of_any_graph()));
   if (state_.counts.step < length_.steps) log_info("memory before training: {}", describe(account_.resident()));
@@ -123,6 +131,7 @@ void Trainer::require_agreement() const {
     held["length of the training"] = {fmt::format("{} steps, {} sequences", length_.steps, length_.sequences)};
     return held;
   });
+  if (frozen_bits_) group_.agree([&] { return frozen_bits_->replicated(); }, kFaultyMachine);
 }
 
 // A resumed run may have another length than planned; it then follows the new schedule.
@@ -251,9 +260,8 @@ void Trainer::require_finite() const {
 void Trainer::save() {
   require_finite();
   frozen_.verify();
-  group_.agree([&] { return replicated(); },
-               "The memory or the processor of a machine is probably faulty. Nothing is saved; the last checkpoint is "
-               "intact: test the machines, and repeat the command to continue from there.");
+  if (frozen_bits_) frozen_bits_->verify(state_.counts.step, inputs_.run_dir);
+  group_.agree([&] { return replicated(); }, kFaultyMachine);
   const optim::MomentsByName moments = state_.optimizer.gather_moments();
   group_.on_first([&] { write_checkpoint(moments); });
   state_.set_saved();

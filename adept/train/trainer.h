@@ -55,9 +55,9 @@ class Trainer {
   /// last step.
   ///
   /// Throws NonFiniteError after max_nonfinite_steps in a row and for a diverged training, which is not saved;
-  /// CorruptionError for a verified step that has other bits each time, and dist::DisagreementError for processes that
-  /// differ in what they train, which is not saved either; InterruptedError after SIGINT or SIGTERM, with the state
-  /// saved.
+  /// CorruptionError for a verified step that has other bits each time and for frozen weights that changed in memory,
+  /// and dist::DisagreementError for processes that differ in what they train, which is not saved either;
+  /// InterruptedError after SIGINT or SIGTERM, with the state saved.
   TrainSummary run(bool resume);
 
   /// Exports the current model as a Hugging Face directory: see export_trained. The first process does it.
@@ -104,7 +104,7 @@ class Trainer {
   std::optional<data::Prefetcher> prefetcher_;       // set at the start of run()
   std::optional<TrainingLog> log_;                   // likewise
   std::optional<KeptActivations> kept_activations_;  // likewise
-  std::optional<FrozenBits> frozen_bits_;            // if steps are verified
+  std::optional<FrozenBits> frozen_bits_;            // unless all steps are done
   std::int64_t num_verified_ = 0;                    // steps
 };
 

@@ -11,8 +11,8 @@
 
 #include "adept/core/hash.h"
 #include "adept/core/host_name.h"
-#include "adept/model/torch_tensors.h"
 #include "adept/nn/square_sum.h"
+#include "adept/train/block_hashes.h"
 #include "adept/train/checkpoint.h"
 
 namespace adept::train {
@@ -25,31 +25,21 @@ constexpr const char* kWhatToDo =
 
 bool same_bits(double a, double b) { return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b); }
 
-// "1 of 12 blocks of 4096 elements (norm 0.5, before 0.25)".
-std::string describe_difference(const TensorBits& before, const TensorBits& now) {
-  std::size_t count = std::max(before.blocks.size(), now.blocks.size());
-  const std::size_t all = count;
-  for (std::size_t i = 0; i < std::min(before.blocks.size(), now.blocks.size()); ++i)
-    count -= static_cast<std::size_t>(before.blocks[i] == now.blocks[i]);
-  const std::string text = fmt::format("{} of {} blocks of {} elements differ", count, all, TensorBits::kBlock);
-  return now.norm && before.norm ? fmt::format("{} (norm {}, before {})", text, *now.norm, *before.norm) : text;
+// "1 of 12 blocks of 16 KiB differ".
+std::string describe_difference(std::span<const std::uint64_t> before, std::span<const std::uint64_t> now) {
+  const std::size_t all = std::max(before.size(), now.size());
+  std::size_t count = all;
+  for (std::size_t i = 0; i < std::min(before.size(), now.size()); ++i)
+    count -= static_cast<std::size_t>(before[i] == now[i]);
+  return fmt::format("{} of {} blocks of {} KiB differ", count, all, kHashedBlock / 1024);
 }
 
 }  // namespace
 
 TensorBits bits_of(const at::Tensor& tensor) {
   if (!tensor.defined()) return {};
-  const at::Tensor host = tensor.detach().to(at::kCPU).contiguous();
-  TensorBits bits;
-  std::span<const std::byte> rest = model::as_view("", host).data;
-  const std::size_t block = static_cast<std::size_t>(TensorBits::kBlock) * host.element_size();
-  while (!rest.empty()) {
-    const auto part = rest.first(std::min(rest.size(), block));
-    bits.blocks.push_back(short_hash_of(part));
-    rest = rest.subspan(part.size());
-  }
-  if (host.is_floating_point()) bits.norm = std::sqrt(nn::square_sum({host}).item<double>());
-  return bits;
+  const at::Tensor values = tensor.detach().contiguous();
+  return {.blocks = block_hashes(values), .norm = std::sqrt(nn::square_sum({values}).item<double>())};
 }
 
 void GradientRecord::add(std::string part, const at::Tensor& loss) {
@@ -76,7 +66,8 @@ std::string GradientRecord::difference(std::span<const Part> before, std::span<c
       const TensorBits &a = before[p].gradients[i], &b = now[p].gradients[i];
       if (a.blocks == b.blocks) continue;
       if (count++ == 0)
-        first = fmt::format("the gradient of {}: {}", trainable_.parameters()[i].name, describe_difference(a, b));
+        first = fmt::format("the gradient of {}: {} (norm {}, before {})", trainable_.parameters()[i].name,
+                            describe_difference(a.blocks, b.blocks), b.norm, a.norm);
     }
     std::vector<std::string> found;
     if (!same_bits(before[p].loss, now[p].loss))
@@ -115,30 +106,38 @@ CorruptionError unequal_step(std::int64_t step, const std::string& difference, c
 FrozenBits::FrozenBits(const model::Decoder& decoder, const Trainable& trainable, std::int64_t step)
     : decoder_(decoder), trainable_(trainable), bits_(read()), step_(step) {}
 
+dist::HeldByName FrozenBits::replicated() const {
+  dist::HeldByName held;
+  for (const auto& [name, bits] : bits_)
+    if (!bits.is_divided) held[name + " in memory"] = {hash_of(std::as_bytes(std::span(bits.blocks)))};
+  return held;
+}
+
 void FrozenBits::verify(std::int64_t step, const std::filesystem::path& run_dir) {
-  const std::map<std::string, TensorBits> now = read();
-  for (const auto& [name, bits] : now) {
-    const TensorBits& before = bits_.at(name);
-    if (bits.blocks == before.blocks) continue;
+  for (const auto& [name, now] : read()) {
+    const Bits& first = bits_.at(name);
+    if (now.blocks == first.blocks) continue;
     throw CorruptionError(fmt::format(
-        "frozen weights changed in memory on {} between steps {} and {} (train.verify_every): {}: {}. {}. The last "
-        "state that is surely right is {}: remove later checkpoints, and repeat the command to continue from there.",
-        host_name(), step_, step, name, describe_difference(before, bits), kWhatToDo, last_state(run_dir, step_)));
+        "frozen weights changed in memory on {} between steps {} and {}: {}: {}. {}. Nothing of these steps is saved; "
+        "the last state that is surely right is {}: repeat the command to continue from there.",
+        host_name(), step_, step, name, describe_difference(first.blocks, now.blocks), kWhatToDo,
+        last_state(run_dir, step_)));
   }
   step_ = step;
 }
 
-std::map<std::string, TensorBits> FrozenBits::read() const {
+std::map<std::string, FrozenBits::Bits> FrozenBits::read() const {
   std::set<std::string> trained;
   for (const optim::Parameter& p : trainable_.parameters()) trained.insert(p.name);
-  std::map<std::string, TensorBits> bits;
+  std::map<std::string, Bits> bits;
   model::Weights weights = decoder_.weights();
   const model::LayerSource* source = weights.source.get();
   for (const model::Parameter& p : model::named_parameters(decoder_.config(), weights))
     if (!trained.contains(p.name) && (source == nullptr || !source->provides(*p.tensor)))
-      bits.emplace(p.name, bits_of(*p.tensor));
+      bits.emplace(p.name, Bits{.blocks = block_hashes(*p.tensor)});
   for (std::int64_t l = 0; source != nullptr && l < decoder_.num_layers(); ++l)
-    bits.emplace(fmt::format("part of layer {} that this rank keeps", l), bits_of(source->kept(l)));
+    bits.emplace(fmt::format("part of layer {} that this rank keeps", l),
+                 Bits{.blocks = block_hashes(source->kept(l)), .is_divided = true});
   return bits;
 }
 

@@ -1,11 +1,10 @@
-// Finds silent corruption by faulty memory or processors: gradients with other bits when they are computed again, and
-// weights that change by themselves (train.verify_every).
+// Finds silent corruption by faulty memory or processors: gradients with other bits when they are computed again
+// (train.verify_every), and frozen weights that change by themselves.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,12 +22,10 @@ class CorruptionError : public Error {
   using Error::Error;
 };
 
-/// What identifies the bits of a tensor. A copy would take as much memory as the tensor; this takes 1/2000.
+/// What identifies the bits of a tensor. A copy would take as much memory as the tensor; this takes 1/2048.
 struct TensorBits {
-  static constexpr std::int64_t kBlock = 4096;  ///< elements
-
-  std::vector<std::uint64_t> blocks{};  ///< a hash of each; none of an undefined tensor
-  std::optional<double> norm{};         ///< for messages, if the elements are numbers and not bytes
+  std::vector<std::uint64_t> blocks{};  ///< block_hashes()
+  double norm = 0;                      ///< for messages
 };
 TensorBits bits_of(const at::Tensor& tensor);
 
@@ -71,15 +68,21 @@ class FrozenBits {
  public:
   /// Reads all of them. `step`: completed steps.
   FrozenBits(const model::Decoder& decoder, const Trainable& trainable, std::int64_t step);
-  /// Reads them again, after `step` completed steps. Throws CorruptionError with the name of a tensor that differs.
+  /// Hashes of those that every rank has whole, as they were first.
+  dist::HeldByName replicated() const;
+  /// Reads all again, after `step` completed steps. Throws CorruptionError with the name of a tensor that differs.
   void verify(std::int64_t step, const std::filesystem::path& run_dir);
 
  private:
-  std::map<std::string, TensorBits> read() const;
+  struct Bits {
+    std::vector<std::uint64_t> blocks;  // block_hashes()
+    bool is_divided = false;            // a part that this rank alone has
+  };
+  std::map<std::string, Bits> read() const;
 
   const model::Decoder& decoder_;
   const Trainable& trainable_;
-  std::map<std::string, TensorBits> bits_;
+  std::map<std::string, Bits> bits_;
   std::int64_t step_;  // of the last time that they were right
 };
 

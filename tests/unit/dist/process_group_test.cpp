@@ -135,7 +135,7 @@ TEST(ProcessGroup, TellsEveryRankWhatDiffers) {
   for (const Outcome& outcome : outcomes) {
     EXPECT_EQ(outcome.exit_code, 1);
     EXPECT_THAT(outcome.text, AllOf(HasSubstr("seed: ranks 0, 2: 42; rank 1: 7"), Not(HasSubstr("model:")),
-                                    HasSubstr("new: rank 2: here; ranks 0, 1: nothing"),
+                                    HasSubstr("new: ranks 0, 1: nothing; rank 2: here"),
                                     HasSubstr("tokens: rank 0: a (in /cache/0); rank 1: a (in /cache/1); rank 2: b (in "
                                               "/cache/2)"),
                                     EndsWith("Do this.")));

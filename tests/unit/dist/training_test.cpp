@@ -17,6 +17,7 @@ using dist::test::Outcome;
 using dist::test::Process;
 
 constexpr const char* kTrained = "model.layers.5.mlp.down_proj.weight";
+constexpr const char* kFrozen = "model.layers.1.mlp.up_proj.weight";
 constexpr const char* kLowestTrained = "model.layers.2.self_attn.q_proj.weight";
 
 /// What each of two ranks returned or threw, after `work` with the trainer of `config`; `change` sees the inputs
@@ -144,6 +145,57 @@ TEST(Ranks, WithDifferentWeightsSaveNothing) {
     EXPECT_THAT(outcome.text, testing::Not(testing::HasSubstr(kLowestTrained)));
   }
   EXPECT_EQ(list_checkpoints(dir / "run").front().filename(), "checkpoint-1");
+}
+
+// Frozen weights in memory: bf16 of files in fp32, which are not mapped.
+config::RunConfig frozen_config_of_two(bool shares) {
+  config::RunConfig config = uniform_config_of_two();
+  config.compute.dtype = config::DTypeChoice::kBf16;
+  config.dist.shard_base = shares;
+  return config;
+}
+
+TEST(Ranks, WhoseFrozenWeightsChangeInMemorySaveNothing) {
+  const adept::test::TemporaryDirectory dir;
+  const auto model = adept::test::write_expanded_model(dir.path(), "llama", {1, 3});
+  for (const bool shares : {false, true}) {
+    SCOPED_TRACE(shares);
+    const fs::path run_dir = dir / (shares ? "divided" : "whole");
+    const auto outcomes = train_by_two(frozen_config_of_two(shares), model.expanded, run_dir, [&](Trainer& trainer) {
+      const model::Decoder& decoder = trainer.decoder();
+      const at::Tensor changed = shares ? decoder.weights().source->kept(0) : adept::test::tensor_of(decoder, kFrozen);
+      int calls = 0;
+      adept::test::tensor_of(decoder, kLowestTrained).register_hook([&calls, changed](const at::Tensor&) {
+        // The first backward pass of step 3.
+        if (++calls == 5 && dist::world().rank() == 1) adept::test::flip_bit(changed, 7, 0);
+      });
+      trainer.run(false);
+    });
+    const std::string name = shares ? "part of layer 0 that this rank keeps" : kFrozen;
+    for (std::size_t rank = 0; rank < 2; ++rank) {
+      EXPECT_EQ(outcomes[rank].exit_code, 1);
+      EXPECT_THAT(outcomes[rank].text, Says((rank == 0 ? "rank 1 ended: " : "") +
+                                            std::string("frozen weights changed in memory on ... between steps 2 and "
+                                                        "3: ") +
+                                            name + ": 1 of 1 blocks"));
+    }
+    EXPECT_EQ(list_checkpoints(run_dir).front().filename(), "checkpoint-2");
+  }
+}
+
+TEST(Ranks, WithDifferentFrozenWeightsInMemoryDoNotBegin) {
+  const adept::test::TemporaryDirectory dir;
+  const auto model = adept::test::write_expanded_model(dir.path(), "llama", {1, 3});
+  for (const Outcome& outcome : train_by_two(frozen_config_of_two(false), model.expanded, dir / "run", [](Trainer& t) {
+         if (dist::world().rank() == 1) adept::test::flip_bit(adept::test::tensor_of(t.decoder(), kFrozen), 7, 0);
+         t.run(false);
+       })) {
+    EXPECT_EQ(outcome.exit_code, 1);
+    EXPECT_THAT(outcome.text, Says(std::string(kFrozen) + " in memory: rank 0: xxh3:...; rank 1: xxh3:"));
+    EXPECT_THAT(outcome.text, Says("The memory or the processor of a machine is probably faulty"));
+    EXPECT_THAT(outcome.text, testing::Not(testing::HasSubstr(kTrained)));
+  }
+  EXPECT_TRUE(list_checkpoints(dir / "run").empty());
 }
 
 TEST(Ranks, WithDifferentModelsDoNotBegin) {

@@ -196,5 +196,24 @@ TEST(FrozenBits, SeeABitOfEveryFrozenTensorAndOfNoTrainedOne) {
   }
 }
 
+TEST(FrozenBits, AreComparedAtEverySave) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.unit_lr.policy = "uniform";
+  config.compute.dtype = config::DTypeChoice::kBf16;  // other than that of the files, which are then not mapped
+  config.train.save_steps = 2;
+  Trainer trainer(make_inputs(config, model.expanded, dir / "run"));
+  int calls = 0;
+  test::tensor_of(trainer.decoder(), kOtherTrained).register_hook([&](const at::Tensor&) {
+    // The first micro-batch of step 5.
+    if (++calls == 9) test::flip_bit(test::tensor_of(trainer.decoder(), kFrozen), 7, 0);
+  });
+  EXPECT_THAT(test::message_of<CorruptionError>([&] { trainer.run(false); }),
+              Says("frozen weights changed in memory on ... between steps 4 and 6: " + std::string(kFrozen) +
+                   ": 1 of 1 blocks of 16 KiB differ...checkpoint-4: repeat the command"));
+  EXPECT_EQ(list_checkpoints(dir / "run").front().filename(), "checkpoint-4");
+}
+
 }  // namespace
 }  // namespace adept::train
