@@ -1,5 +1,5 @@
 """What ADEPT costs on many GPUs: memory, operations and communication of a step, by formulas. Prints the tables of
-docs/scale.md.
+docs/cost-model.md.
 
 Everything is calculated, nothing measured. tests/cli/test_cost_model.py compares it with `adept plan`.
 """
@@ -62,7 +62,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """Peaks of the data sheet, per GPU and direction; docs/scale.md names the sources."""
+    """Peaks of the data sheet, per GPU and direction; docs/cost-model.md names the sources."""
 
     name: str
     memory: float

@@ -1,4 +1,4 @@
-"""tools/cost_model.py: its formulas against `adept plan`, and the table of docs/scale.md."""
+"""tools/cost_model.py: its formulas against `adept plan`, and the table of docs/cost-model.md."""
 
 import importlib.util
 
@@ -44,4 +44,4 @@ def test_the_formulas_are_those_of_adept_plan(texts, tmp_path, ranks):  # noqa: 
 
 
 def test_the_table_of_the_documentation_is_the_one_that_is_calculated():
-    assert cost_model.table() in (ROOT / "docs" / "scale.md").read_text()
+    assert cost_model.table() in (ROOT / "docs" / "cost-model.md").read_text()
