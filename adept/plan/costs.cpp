@@ -47,14 +47,13 @@ PartCost wide_head(const RehearsalOptions& options, std::int64_t narrow_factor, 
           .fixed = at_width(first.fixed, second.fixed)};
 }
 
-// The first layer that is like layer l.
+}  // namespace
+
 std::size_t kind_of(const model::ModelConfig& model, std::size_t l) {
   std::size_t first = 0;
   while (model::difference(model.layers[first], model.layers[l])) ++first;
   return first;
 }
-
-}  // namespace
 
 Costs rehearse(const config::RunConfig& config, const Layout& layout, bool is_timed) {
   const model::ModelConfig& model = layout.decoder().config();

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "adept/core/function_ref.h"
 #include "adept/model/torch_tensors.h"
 #include "adept/train/methods.h"
 
@@ -22,8 +23,22 @@ std::optional<method::Expansion> expansion_of(const config::RunConfig& config, c
   return expansion;
 }
 
+std::shared_ptr<train::ShardedBase> divide(model::Decoder& decoder, std::int64_t ranks,
+                                           FunctionRef<bool(const model::Parameter&)> is_frozen) {
+  const auto base = std::make_shared<train::ShardedBase>(static_cast<int>(ranks), decoder.num_layers());
+  for (std::int64_t l = 0; l < decoder.num_layers(); ++l) {
+    std::vector<at::Tensor*> frozen;
+    for (const model::Parameter& p : model::layer_parameters(decoder.weights(), l))
+      if (is_frozen(p)) frozen.push_back(p.tensor);
+    base->take(l, frozen);
+  }
+  base->reserve();
+  decoder.weights().source = base;
+  return base;
+}
+
 // train::InitialValues.
-at::Tensor without_values(const model::Parameter& p, const at::Tensor& rows) {
+at::Tensor initial_values(const model::Parameter& p, const at::Tensor& rows) {
   std::vector<std::int64_t> shape = p.shape;
   if (rows.defined()) shape.front() = rows.size(0);
   return at::empty(shape, at::TensorOptions(at::kFloat).device(at::kMeta));
@@ -36,9 +51,9 @@ Layout::Layout(const config::RunConfig& config, const model::ModelConfig& base, 
     : ranks_(ranks),
       dtype_(model::to_scalar_type(config.compute.decided_dtype())),
       expansion_(expansion_of(config, base, after)),
-      decoder_(make_decoder(base, files)),
+      decoder_(without_values(base, files, dtype_, expansion_)),
       base_(config.dist.shard_base ? divide_base(config) : nullptr),
-      trainable_(decoder_, train::trained_tensors(config, decoder_, expansion_, files.directory(), without_values)),
+      trainable_(decoder_, train::trained_tensors(config, decoder_, expansion_, files.directory(), initial_values)),
       optimizer_(trainable_.parameters(), config.train.adamw) {
   for (const optim::Parameter& p : trainable_.parameters()) {
     std::int64_t layer = kOutside;
@@ -48,33 +63,35 @@ Layout::Layout(const config::RunConfig& config, const model::ModelConfig& base, 
   }
 }
 
-model::Decoder Layout::make_decoder(const model::ModelConfig& base, const io::WeightFiles& files) const {
+model::Decoder without_values(const model::ModelConfig& base, const io::WeightFiles& files, at::ScalarType dtype,
+                              const std::optional<method::Expansion>& expansion) {
   const std::string where = files.directory().string();
   model::ModelConfig config =
-      expansion_ ? model::parse_model_config(method::expand_config(base, expansion_->layers, where), where) : base;
+      expansion ? model::parse_model_config(method::expand_config(base, expansion->layers, where), where) : base;
   model::Weights weights;
   for (const model::Parameter& p : model::named_parameters(config, weights)) {
     // Where the type matters, a matrix is frozen, and a layer of the base.
     const io::TensorView* stored = files.find(p.name);
-    const bool keeps_type = p.is_matrix() && dtype_ == at::kFloat && stored != nullptr;
+    const bool keeps_type = p.is_matrix() && dtype == at::kFloat && stored != nullptr;
     *p.tensor = at::empty(
-        p.shape, at::TensorOptions(keeps_type ? model::to_scalar_type(stored->dtype) : dtype_).device(at::kMeta));
+        p.shape, at::TensorOptions(keeps_type ? model::to_scalar_type(stored->dtype) : dtype).device(at::kMeta));
   }
   if (config.tie_word_embeddings) weights.lm_head = weights.embed_tokens;
   return {std::move(config), std::move(weights)};
 }
 
 std::shared_ptr<train::ShardedBase> Layout::divide_base(const config::RunConfig& config) {
-  const auto base = std::make_shared<train::ShardedBase>(static_cast<int>(ranks_), decoder_.num_layers());
-  for (std::int64_t l = 0; l < decoder_.num_layers(); ++l) {
-    std::vector<at::Tensor*> frozen;
-    for (const model::Parameter& p : model::layer_parameters(decoder_.weights(), l))
-      if (!train::trains(config, decoder_.config(), expansion_, p)) frozen.push_back(p.tensor);
-    base->take(l, frozen);
-  }
-  base->reserve();
-  decoder_.weights().source = base;
-  return base;
+  return divide(decoder_, ranks_,
+                [&](const model::Parameter& p) { return !train::trains(config, decoder_.config(), expansion_, p); });
+}
+
+std::int64_t measured_weights(const config::RunConfig& config, const model::ModelConfig& base,
+                              const io::WeightFiles& files, std::span<const int> after, std::int64_t ranks) {
+  const std::optional<method::Expansion> expansion = after.empty() ? std::nullopt : expansion_of(config, base, after);
+  model::Decoder decoder =
+      without_values(base, files, model::to_scalar_type(config.compute.decided_dtype()), expansion);
+  if (config.dist.shard_base) divide(decoder, ranks, [](const model::Parameter&) { return true; });
+  return train::weight_bytes(decoder);
 }
 
 at::ScalarType Layout::stored_dtype() const {

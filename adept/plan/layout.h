@@ -22,6 +22,16 @@
 
 namespace adept::plan {
 
+/// The model without values, expanded where there is an expansion. Frozen matrices keep the type of their file as in a
+/// training.
+model::Decoder without_values(const model::ModelConfig& base, const io::WeightFiles& files, at::ScalarType dtype,
+                              const std::optional<method::Expansion>& expansion);
+
+/// Bytes of a rank for the weights of a model that is measured: the base, or with `after` what a training of its copies
+/// exports.
+std::int64_t measured_weights(const config::RunConfig& config, const model::ModelConfig& base,
+                              const io::WeightFiles& files, std::span<const int> after, std::int64_t ranks);
+
 class Layout {
  public:
   static constexpr std::int64_t kOutside = -1;  ///< the layer of tensors outside the layers
@@ -46,7 +56,6 @@ class Layout {
   Use use(std::int64_t layer) const;
 
  private:
-  model::Decoder make_decoder(const model::ModelConfig& base, const io::WeightFiles& files) const;
   std::shared_ptr<train::ShardedBase> divide_base(const config::RunConfig& config);
 
   std::int64_t ranks_;

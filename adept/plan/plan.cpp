@@ -1,5 +1,6 @@
 #include "adept/plan/plan.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "adept/core/error.h"
@@ -40,7 +41,27 @@ void find_largest_batch(Plan& plan, FunctionRef<std::int64_t(std::int64_t batch_
   if (plan.largest_batch > 0) plan.largest_batch_peak = peak(plan.largest_batch);
 }
 
+void advise_smaller_measurements(Plan& plan) {
+  for (const StageMemory& stage : plan.measuring) {
+    if (stage.peak <= plan.usable || stage.peak_of_one == stage.peak) continue;
+    const std::string change = stage.batch_key + ": 1";
+    auto known = std::ranges::find(plan.advice, change, &Advice::change);
+    if (known == plan.advice.end()) known = plan.advice.insert(known, {.change = change});
+    known->peak = std::max(known->peak, stage.peak_of_one);
+  }
+}
+
 }  // namespace
+
+const StageMemory* Plan::stage_of_peak() const {
+  const auto most = std::ranges::max_element(measuring, {}, &StageMemory::peak);
+  return most == measuring.end() || most->peak <= memory.peak ? nullptr : &*most;
+}
+
+std::int64_t Plan::peak() const {
+  const StageMemory* stage = stage_of_peak();
+  return stage == nullptr ? memory.peak : stage->peak;
+}
 
 Plan make_plan(const config::RunConfig& config, const std::filesystem::path& model_dir, const PlanOptions& options) {
   const model::ModelConfig base = model::read_model_config(model_dir);
@@ -66,7 +87,15 @@ Plan make_plan(const config::RunConfig& config, const std::filesystem::path& mod
   plan.traffic = traffic_of(layout, config);
   plan.time = time_of(layout, config, costs, options.machine);
   find_largest_batch(plan, [&](std::int64_t batch_size) { return memory(batch_size).peak; });
-  if (!plan.fits())
+  plan.measuring = measuring_memory({.config = config,
+                                     .base = base,
+                                     .files = files,
+                                     .after = plan.after,
+                                     .layout = layout,
+                                     .costs = costs,
+                                     .memory = plan.memory,
+                                     .is_exact = options.machine.is_this_one});
+  if (plan.memory.peak > plan.usable)
     plan.advice = Adviser({.config = config,
                            .base = base,
                            .files = files,
@@ -76,6 +105,7 @@ Plan make_plan(const config::RunConfig& config, const std::filesystem::path& mod
                            .usable = plan.usable,
                            .has_devices = !options.machine.is_this_one})
                       .advise();
+  advise_smaller_measurements(plan);
   return plan;
 }
 

@@ -14,6 +14,7 @@
 #include "adept/core/json.h"
 #include "adept/plan/adviser.h"
 #include "adept/plan/machine.h"
+#include "adept/plan/measuring.h"
 #include "adept/plan/step_time.h"
 #include "adept/train/memory.h"
 
@@ -31,16 +32,21 @@ struct Plan {
   std::int64_t parameters = 0, trained_parameters = 0;
   std::int64_t ranks = 1, tokens_per_step = 0;
   double flops_per_step = 0;  ///< necessary operations of one rank
-  train::MemoryUse memory;    ///< of one rank
+  train::MemoryUse memory;    ///< of one rank in a step
   std::int64_t usable = 0;    ///< bytes of a device that a training can take
   StepTime time;
   Traffic traffic;  ///< of one rank in a step
   std::int64_t steps = 0;
   std::int64_t largest_batch = 0;  ///< the largest train.batch_size that fits; 0: none
   std::int64_t largest_batch_peak = 0;
-  std::vector<Advice> advice;  ///< where the configured batch does not fit
+  std::vector<StageMemory> measuring;  ///< of one rank where it measures
+  std::vector<Advice> advice;          ///< where the configured batches do not fit
 
-  bool fits() const { return memory.peak <= usable; }
+  /// Of one rank in the run.
+  std::int64_t peak() const;
+  /// The stage that has the peak; null: the training.
+  const StageMemory* stage_of_peak() const;
+  bool fits() const { return peak() <= usable; }
   double hours() const { return static_cast<double>(steps) * time.total() / 3600; }
   double device_hours() const { return hours() * static_cast<double>(ranks); }
 };

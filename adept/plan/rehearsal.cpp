@@ -2,7 +2,9 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
@@ -130,6 +132,36 @@ PartCost rehearse_head(const RehearsalOptions& options, Use use) {
   cost.fixed = std::max(0.0, whole.forward_peak - whole.kept - cost.forward * static_cast<double>(n));
   cost.backward = std::max(0.0, slope(whole.backward_peak - whole.kept, half.backward_peak - half.kept));
   cost.seconds = whole.seconds / static_cast<double>(n);
+  return cost;
+}
+
+MeasurementCost rehearse_measurement(const RehearsalOptions& options, std::size_t layer,
+                                     FunctionRef<void(const model::Decoder&, const model::Batch&)> measure) {
+  constexpr std::int64_t kFew = 3, kMore = 4;  // layers: also of a model with copies, one above the copy
+  const auto peak = [&](std::int64_t count, std::int64_t tokens) {
+    const model::Decoder decoder = stack(options, layer, count, /*vocab_size=*/1);
+    const at::Tensor ids = at::zeros({1, tokens}, at::kLong);
+    const model::Batch batch = {.input_ids = ids, .targets = ids, .num_targets = tokens};
+    return best_of(/*is_timed=*/false,
+                   [&] {
+                     return run_pass(
+                         [&] {
+                           measure(decoder, batch);
+                           return at::empty({0});
+                         },
+                         /*trainable=*/nullptr);
+                   })
+        .forward_peak;
+  };
+  const std::int64_t most = options.tokens, less = options.tokens / 2;
+  const auto n = static_cast<double>(less), tokens_more = static_cast<double>(most - less);
+  const double few = peak(kFew, less), few_of_most = peak(kFew, most);
+  const double more = peak(kMore, less), more_of_most = peak(kMore, most);
+  MeasurementCost cost;
+  cost.token_of_layer = std::max(0.0, ((more_of_most - few_of_most) - (more - few)) / tokens_more);
+  cost.layer = std::max(0.0, more - few - cost.token_of_layer * n);
+  cost.token = std::max(0.0, (few_of_most - few) / tokens_more - cost.token_of_layer * kFew);
+  cost.fixed = std::max(0.0, few - cost.at(n, kFew));
   return cost;
 }
 

@@ -10,7 +10,10 @@
 #include <cstdint>
 
 #include "adept/config/run_config.h"
+#include "adept/core/function_ref.h"
+#include "adept/model/batch.h"
 #include "adept/model/config.h"
+#include "adept/model/decoder.h"
 
 namespace adept::plan {
 
@@ -52,6 +55,19 @@ PartCost rehearse_layer(const RehearsalOptions& options, std::size_t layer, Use 
 
 /// Of the final norm, the head and the loss.
 PartCost rehearse_head(const RehearsalOptions& options, Use use);
+
+/// What a measurement takes above the weights for N tokens and L layers: bytes, linear in both.
+struct MeasurementCost {
+  double fixed = 0, token = 0;           ///< and for each token
+  double layer = 0, token_of_layer = 0;  ///< kept of each layer, and for each of its tokens
+  double kept(double n, double layers) const { return (layer + token_of_layer * n) * layers; }
+  double at(double n, double layers) const { return fixed + token * n + kept(n, layers); }
+};
+
+/// Of `measure` on models of layers like layer `layer`, without a head: a vocabulary of one token. The batch has one
+/// row.
+MeasurementCost rehearse_measurement(const RehearsalOptions& options, std::size_t layer,
+                                     FunctionRef<void(const model::Decoder&, const model::Batch&)> measure);
 
 /// Seconds of the optimizer's update and the gradient norm for each trained parameter.
 double rehearse_update();

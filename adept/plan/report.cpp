@@ -58,13 +58,26 @@ class Report {
     for (const auto& [name, bytes] : parts)
       if (bytes > 0) line(name, fmt::format("{:>10}", format_bytes(bytes)));
     line("peak", fmt::format("{:>10} of {}: {}", format_bytes(memory.peak), format_bytes(plan_.usable),
-                             plan_.fits() ? "fits" : "does not fit"));
+                             memory.peak <= plan_.usable ? "fits" : "does not fit"));
+    add_measuring();
     for (const Advice& advice : plan_.advice)
       line("", fmt::format("with {}: {}{}", advice.change, format_bytes(advice.peak),
                            advice.peak <= plan_.usable ? ", fits" : ", does not fit"));
     line("largest batch", plan_.largest_batch == 0 ? "none fits"
                                                    : fmt::format("train.batch_size: {} ({})", plan_.largest_batch,
                                                                  format_bytes(plan_.largest_batch_peak)));
+  }
+
+  void add_measuring() {
+    std::vector<std::string> stages;
+    for (const StageMemory& stage : plan_.measuring)
+      stages.push_back(fmt::format("{} {}", stage.name, format_bytes(stage.peak)));
+    if (stages.empty()) return;
+    line("other stages", fmt::format("{}", fmt::join(stages, ", ")));
+    if (const StageMemory* stage = plan_.stage_of_peak())
+      line("peak of the run",
+           fmt::format("{:>10} of {}, in {}: {}", format_bytes(stage->peak), format_bytes(plan_.usable), stage->name,
+                       plan_.fits() ? "fits" : "does not fit"));
   }
 
   void add_time() {
@@ -118,6 +131,10 @@ Json to_json(const Plan& plan, const Machine& machine) {
   Json advice = Json::array();
   for (const Advice& a : plan.advice)
     advice.push_back({{"change", a.change}, {"memory_bytes", a.peak}, {"fits", a.peak <= plan.usable}});
+  Json measuring = Json::object();
+  for (const StageMemory& stage : plan.measuring)
+    measuring[stage.name] = {{"weights", stage.weights}, {"total", stage.peak}};
+  const StageMemory* stage_of_peak = plan.stage_of_peak();
   return {{"machine", machine.name},
           {"ranks", plan.ranks},
           {"parameters", plan.parameters},
@@ -127,6 +144,9 @@ Json to_json(const Plan& plan, const Machine& machine) {
           {"tokens_per_step", plan.tokens_per_step},
           {"flops_per_step_and_rank", plan.flops_per_step},
           {"memory_bytes", train::to_json(plan.memory)},
+          {"memory_bytes_of_measuring", measuring},
+          {"peak_bytes", plan.peak()},
+          {"peak_stage", stage_of_peak == nullptr ? "train" : stage_of_peak->name},
           {"usable_bytes", plan.usable},
           {"fits", plan.fits()},
           {"seconds_per_step", plan.time.total()},

@@ -6,6 +6,7 @@ import pytest
 import text_models
 from conftest import run_program, says
 
+MEASURING = 0.1  # relative, of the memory of a stage that measures
 BASE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4}
 
 
@@ -169,6 +170,28 @@ def test_the_memory_of_ranks_that_share_the_frozen_layers_is_that_of_a_run(texts
     assert planned["memory_bytes"]["total"] == pytest.approx(used["total"], rel=0.05)
 
 
+@pytest.mark.parametrize("changes", [
+    {}, {"probe": {"method": "fisher"}}, {"expand": {"num_layers": 1, "strategy": "gain_per_cost"}}, {"dtype": "bf16"},
+    {"dist": {"shard_base": True}}, {"dist": {"shard_base": True}, "expand": {"num_layers": 1, "strategy": "gain_per_cost"}},
+])  # fmt: skip
+def test_the_memory_of_measuring_stages_is_that_of_a_run(texts, tmp_path, changes):
+    """Of batches so large that the copy of a layer in flight, which Gloo makes, counts little."""
+    text_models.write_jsonl(texts / "long.jsonl", [" ".join(text_models.sentences("general", 60, seed=i)) for i in range(24)])
+    data = {part: [{"name": f"{part}-text", "path": "long.jsonl"}] for part in ("general", "eval")}
+    path = config(texts, tmp_path / "run", **{
+        "expand": {"num_layers": 1}, "probe": {"max_tokens": 4096, "batch_size": 16}, **changes,
+        "data": {"train": [{"name": "domain", "path": "domain.jsonl", "weight": 1}], **data},
+        "eval": {"max_tokens": 4096, "copies_tokens": 4096, "batch_size": 16}})  # fmt: skip
+    ranks = 2 if "dist" in changes else 1
+    _, planned = plan(texts, path, "--gpus", ranks)
+    run_program("adept", "run", path, *(["--nproc", "2"] if ranks > 1 else []), cwd=texts)
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    for stage in ("baseline", "probe", "eval", "copies"):
+        predicted, used = planned["memory_bytes_of_measuring"][stage], results[f"memory_bytes_{stage}"]
+        assert predicted["weights"] == used["weights"], stage
+        assert predicted["total"] == pytest.approx(used["total"], rel=MEASURING), stage
+
+
 def test_gathering_takes_the_time_that_the_layers_do_not_hide(texts, tmp_path):
     path = config(texts, tmp_path / "run", dist={"shard_base": True}, dtype="bf16", expand={"after": [1]})
     (tmp_path / "slow.json").write_text(json.dumps({"base": "h100", "link_bandwidth": 1e6}))
@@ -202,12 +225,20 @@ def test_a_wide_model_is_rehearsed_in_a_narrow_one(texts, tmp_path):
     """The rehearsal on this machine, which is timed, takes the model itself."""
     wide = {**BASE, "hidden_size": 1024, "intermediate_size": 2048, "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 2}
     text_models.save("llama_tied", texts / "wide", **wide)
-    path = config(texts, tmp_path / "run", model="wide", expand={"after": [0]}, train={"batch_size": 16})
+    general = {"name": "general", "path": "general.jsonl"}
+    path = config(texts, tmp_path / "run", model="wide", expand={"num_layers": 1}, probe={"method": "fisher"}, train={"batch_size": 16, "eval_steps": 1},
+                  unit_lr={"probe_tokens": 4096}, data={"train": [{"name": "domain", "path": "domain.jsonl", "weight": 1}],
+                                                        "general": [general], "eval": [{**general, "name": "held-out"}]})
     machine = {"memory": 1e11, "matmul_flops": 1e12, "matmul_flops_fp32": 1e12, "memory_bandwidth": 1e11}
     (tmp_path / "own.json").write_text(json.dumps(machine))
-    narrow, whole = (plan(texts, path, "--gpu", gpu)[1]["memory_bytes"] for gpu in (tmp_path / "own.json", "cpu"))
+    plans = [plan(texts, path, "--gpu", gpu)[1] for gpu in (tmp_path / "own.json", "cpu")]
+    narrow, whole = (planned["memory_bytes"] for planned in plans)
     assert narrow["activations"] == pytest.approx(whole["activations"], rel=0.03)
     assert narrow["total"] == pytest.approx(whole["total"], rel=0.05)
+    narrow, whole = (planned["memory_bytes_of_measuring"] for planned in plans)
+    assert list(narrow) == ["baseline", "probe", "unit importance", "eval in training", "eval", "copies"]
+    for stage, memory in narrow.items():
+        assert memory["total"] == pytest.approx(whole[stage]["total"], rel=MEASURING), stage
 
 
 def test_a_plan_for_a_gpu_needs_none(texts, tmp_path):
