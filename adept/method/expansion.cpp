@@ -75,6 +75,10 @@ class NoEffect {
       values = at::full({sizes_.at(kind(like, p))}, 0 - p.offset, model::to_scalar_type(like.dtype));
     return model::as_view(like.name, values).data.first(like.data.size());
   }
+  // Whether these are such bytes.
+  bool has(std::span<const std::byte> bytes) const {
+    return std::ranges::any_of(values_, [&](const auto& v) { return v.second.const_data_ptr() == bytes.data(); });
+  }
 
  private:
   using Kind = std::pair<DType, double>;
@@ -240,8 +244,14 @@ Expansion expand_model(const std::filesystem::path& base_dir, const std::filesys
   const std::map<std::string, model::Parameter> outputs = all_residual_outputs(base);
   NoEffect no_effect(weights, outputs);
   const std::vector<io::TensorView> tensors = expanded_tensors(weights, expansion.layers, outputs, no_effect);
+  std::span<const std::byte> written;  // of a file: one tensor is in memory at a time
+  const auto read = [&](const io::TensorView& tensor) {
+    io::release_pages(written);
+    written = no_effect.has(tensor.data) ? std::span<const std::byte>() : tensor.data;
+    return tensor.data;
+  };
   io::AtomicDirectory directory(out_dir, on_existing);
-  model::write_model_files(directory.path(), tensors, new_config, base_dir);
+  model::write_model_files(directory.path(), tensors, new_config, base_dir, read);
   io::write_record(directory.path() / kExpansionManifest, to_json(expansion));
   copy_training_record(base_dir, directory.path());
   directory.commit();

@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "adept/core/log.h"
@@ -159,11 +160,17 @@ void export_trained(const TrainedModel& model, const std::filesystem::path& out_
   const TrainedValues trained(model);
   const std::vector<io::TensorView> views = exported_views(model);
   Rounding rounding;
-  at::Tensor exported;  // one at a time: otherwise they could take as much memory as the model
+  // One at a time: otherwise they could take as much memory as the model.
+  at::Tensor exported;
+  std::string copied;
   const auto read = [&](const io::TensorView& view) -> std::span<const std::byte> {
+    if (!copied.empty()) model.files.release_pages(std::exchange(copied, {}));
     const bool is_trained = trained.contains(view.name);
     const io::TensorView& stored = model.files.at(view.name);
-    if (!is_trained && stored.dtype == view.dtype) return stored.data;
+    if (!is_trained && stored.dtype == view.dtype) {
+      copied = view.name;
+      return stored.data;
+    }
     const at::Tensor before = model::as_tensor(stored, model.files.owner(view.name));
     const at::Tensor value = is_trained ? trained.value(view.name).cpu() : before.to(at::kFloat);
     const auto name = [&] { return fmt::format("{}: {}", out_dir.string(), view.name); };

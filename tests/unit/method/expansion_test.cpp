@@ -12,6 +12,7 @@
 #include <set>
 
 #include "adept/core/error.h"
+#include "adept/core/process_memory.h"
 #include "adept/io/record.h"
 #include "adept/io/weight_files.h"
 #include "tests/support/forward_without.h"
@@ -143,6 +144,19 @@ Importance scores_of(const std::filesystem::path& model_dir, const std::vector<d
         {.index = static_cast<int>(importance.layers.size()), .score = score, .ci95 = {-infinity, infinity}});
   normalize_and_rank(importance.layers);
   return importance;
+}
+
+TEST(Expansion, HasOneTensorInMemoryAtATime) {
+  const test::TemporaryDirectory dir;
+  Json json = test::config_of_kind("llama", /*num_layers=*/16);
+  json["intermediate_size"] = 16'384;
+  test::write_model(dir / "base", json);
+  const std::int64_t bytes = io::WeightFiles::open(dir / "base").total_bytes();
+  ASSERT_GT(bytes, std::int64_t{16} << 20);
+  reset_peak_rss();
+  const std::int64_t before = peak_rss_bytes();
+  expand_model(dir / "base", dir / "expanded", kAfter, std::nullopt);
+  EXPECT_LT(peak_rss_bytes() - before, bytes / 4);
 }
 
 TEST(Manifest, SurvivesTheRoundTripThroughTheFileScoresIncluded) {
