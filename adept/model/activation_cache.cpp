@@ -22,7 +22,8 @@ namespace {
 
 // The file: a FileHeader, then entries, each an EntryHeader and its data; numbers as the processor has them, as the
 // file never leaves its machine.
-using Digest = std::array<char, 40>;  // the text of a hash, padded with zeros
+using Digest = std::array<char, 40>;                             // the text of a hash, padded with zeros
+constexpr std::int64_t kMostArriving = std::int64_t{512} << 20;  // bytes
 constexpr std::string_view kMagic = "adept activations 1";
 
 struct FileHeader {
@@ -146,20 +147,43 @@ at::Tensor ActivationCache::get(const nn::TokenIds& ids, const Context& context,
   if (rows.numel() == 0) return compute(ids, context);
   const std::lock_guard lock(mutex_);
   const std::vector<std::string> keys = row_keys(rows, context);
+  append_arrived();
   if (const at::Tensor found = read(keys, ids); found.defined()) {
     stats_.positions_read += rows.numel();
     return found;
   }
   at::Tensor activations = compute(ids, context);
   stats_.positions_computed += rows.numel();
-  // Whole batches: one of which a row is missing is never read.
-  const auto is_new = [&](const std::string& key) { return !entries_.contains(key); };
-  const auto new_rows = std::count_if(keys.begin(), keys.end(), is_new);
-  const bool has_room =
-      end_ + new_rows * (static_cast<std::int64_t>(sizeof(EntryHeader)) + row_bytes(rows)) <= max_bytes_;
-  if (keeps_new && has_room && is_independent_of_place(ids, context, activations, compute))
-    keep(keys, activations.cpu().contiguous());
+  const std::int64_t bytes = new_bytes(keys, row_bytes(rows));
+  const bool has_room = bytes > 0 && end_ + arriving_bytes() + bytes <= max_bytes_;
+  if (keeps_new && has_room && is_independent_of_place(ids, context, activations, compute)) {
+    arriving_.push_back({.keys = keys, .activations = nn::HostCopy(activations), .bytes = bytes});
+    append_arrived();
+  }
   return activations;
+}
+
+// Whole batches: one of which a row is missing is never read.
+std::int64_t ActivationCache::new_bytes(const std::vector<std::string>& keys, std::int64_t row_bytes) const {
+  const auto is_new = [&](const std::string& key) {
+    const auto has_it = [&](const Arriving& batch) { return std::ranges::find(batch.keys, key) != batch.keys.end(); };
+    return !entries_.contains(key) && std::ranges::none_of(arriving_, has_it);
+  };
+  return std::ranges::count_if(keys, is_new) * (static_cast<std::int64_t>(sizeof(EntryHeader)) + row_bytes);
+}
+
+std::int64_t ActivationCache::arriving_bytes() const {
+  std::int64_t bytes = 0;
+  for (const Arriving& batch : arriving_) bytes += batch.bytes;
+  return bytes;
+}
+
+void ActivationCache::append_arrived() {
+  while (!arriving_.empty() && (arriving_.front().activations.is_done() || arriving_bytes() > kMostArriving)) {
+    const Arriving batch = std::move(arriving_.front());
+    arriving_.pop_front();
+    if (max_bytes_ > 0) keep(batch.keys, batch.activations.values());
+  }
 }
 
 std::int64_t ActivationCache::row_bytes(const at::Tensor& ids) const {

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -18,6 +19,7 @@
 #include "adept/core/file.h"
 #include "adept/model/context.h"
 #include "adept/nn/token_ids.h"
+#include "adept/nn/transfer.h"
 
 namespace adept::model {
 
@@ -49,8 +51,9 @@ struct ActivationCacheStats {
 /// caches rows of a batch shape, the cache tests whether a row's result depends on its position in the batch. If it
 /// does, rows of that shape are not cached, because training would not be reproducible bit for bit.
 ///
-/// On a GPU a batch is read through pinned memory, and the host does not wait for it. It waits where a batch is
-/// appended.
+/// On a GPU batches are read and appended through pinned memory, and the host does not wait for them. A batch that was
+/// computed is appended by a later call, when its copy has arrived; at most 512 MiB are on their way. What has not
+/// arrived at the end is not kept. The test above waits for the GPU, once for each shape.
 class ActivationCache {
  public:
   /// ids (B, T) and their context -> (B, T, D).
@@ -74,11 +77,21 @@ class ActivationCache {
     std::string checksum;
   };
 
+  /// A batch that is being copied to the host.
+  struct Arriving {
+    std::vector<std::string> keys;
+    nn::HostCopy activations;
+    std::int64_t bytes = 0;  // in the file
+  };
+
   void open();
   void read_index();
   bool clear();
   std::int64_t row_bytes(const at::Tensor& ids) const;
   at::Tensor read(const std::vector<std::string>& keys, const nn::TokenIds& ids);
+  std::int64_t new_bytes(const std::vector<std::string>& keys, std::int64_t row_bytes) const;
+  std::int64_t arriving_bytes() const;
+  void append_arrived();
   void keep(const std::vector<std::string>& keys, const at::Tensor& activations);
   bool append(const std::string& key, std::span<const std::byte> data);
   bool is_independent_of_place(const nn::TokenIds& ids, const Context& context, const at::Tensor& activations,
@@ -91,6 +104,7 @@ class ActivationCache {
   UniqueFd fd_;
   std::int64_t end_ = 0;  // where the next entry goes
   std::unordered_map<std::string, Entry> entries_;
+  std::deque<Arriving> arriving_;
   std::map<std::pair<std::int64_t, std::int64_t>, bool> is_independent_;  // by (B, T), of those that were tried
   ActivationCacheStats stats_;
 };

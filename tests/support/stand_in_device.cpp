@@ -14,6 +14,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -37,6 +38,48 @@ void count(std::map<std::string, std::int64_t>& counts, const std::string& name)
 }
 
 bool is_here(const at::Tensor& tensor) { return tensor.defined() && tensor.device().type() == kType; }
+
+// ---- Asynchronous copies to the host.
+
+/// In the order in which they were started.
+class LateCopies {
+ public:
+  /// `to`: pinned.
+  void start(const at::Tensor& from, const at::Tensor& to) {
+    std::memset(to.data_ptr(), 0x7f, to.nbytes());
+    const std::lock_guard lock(mutex_);
+    waiting_.push_back({from.clone(), to});
+  }
+  void arrive() {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [from, to] : waiting_) to.copy_(from);
+    num_done_ += waiting_.size();
+    waiting_.clear();
+  }
+  std::size_t num_started() const {
+    const std::lock_guard lock(mutex_);
+    return num_done_ + waiting_.size();
+  }
+  std::size_t num_done() const {
+    const std::lock_guard lock(mutex_);
+    return num_done_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<std::pair<at::Tensor, at::Tensor>> waiting_;
+  std::size_t num_done_ = 0;
+};
+
+LateCopies& late_copies() {
+  static LateCopies copies;
+  return copies;
+}
+
+void wait(const std::string& name) {
+  count(waits, name);
+  late_copies().arrive();
+}
 
 // ---- Memory.
 
@@ -106,9 +149,17 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Stream getDefaultStream(c10::Device) const override { return c10::Stream(c10::Stream::DEFAULT, kStandIn); }
   c10::Stream exchangeStream(c10::Stream) const override { return c10::Stream(c10::Stream::DEFAULT, kStandIn); }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
-  void record(void**, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {}
+  // An event is the number of copies that were started before it.
+  void record(void** event, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {
+    if (*event == nullptr) *event = new std::size_t;
+    *static_cast<std::size_t*>(*event) = late_copies().num_started();
+  }
+  bool queryEvent(void* event) const override { return *static_cast<std::size_t*>(event) <= late_copies().num_done(); }
+  void synchronizeEvent(void* event) const override {
+    if (!queryEvent(event)) wait("event");
+  }
   void block(void*, const c10::Stream&) const override {}
-  void destroyEvent(void*, c10::DeviceIndex) const noexcept override {}
+  void destroyEvent(void* event, c10::DeviceIndex) const noexcept override { delete static_cast<std::size_t*>(event); }
   void recordDataPtrOnStream(const c10::DataPtr&, const c10::Stream&) const override {}
 };
 
@@ -219,12 +270,12 @@ void count_waits(const std::string& name, const c10::IValue* arguments, std::siz
                                                          "repeat_interleave"};
   const std::string plain = name.substr(name.find("::") + 2);
   count_call(plain);
-  if (depend_on_values.contains(plain)) count(waits, plain);
+  if (depend_on_values.contains(plain)) wait(plain);
   if (!plain.starts_with("index") && !plain.starts_with("_index_put")) return;
   for (std::size_t i = 0; i < num_arguments; ++i) {
     if (!arguments[i].isOptionalTensorList()) continue;
     for (const std::optional<at::Tensor> index : arguments[i].toOptionalTensorList())
-      if (index && index->defined() && is_mask(*index)) return count(waits, "index with a mask");
+      if (index && index->defined() && is_mask(*index)) return wait("index with a mask");
   }
 }
 
@@ -252,14 +303,18 @@ at::Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, std::opti
 }
 
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
-  if (!is_here(to)) count(waits, "copy to the host");
-  if (!is_here(from) && !(non_blocking && from.is_pinned())) count(waits, "copy to the device");
+  if (!is_here(to) && non_blocking && to.is_pinned()) {
+    late_copies().start(on_cpu(from), to);
+    return to;
+  }
+  if (!is_here(to)) wait("copy to the host");
+  if (!is_here(from) && !(non_blocking && from.is_pinned())) wait("copy to the device");
   on_cpu(to).copy_(on_cpu(from));
   return to;
 }
 
 at::Scalar local_scalar_dense(const at::Tensor& tensor) {
-  count(waits, "_local_scalar_dense");
+  wait("_local_scalar_dense");
   return at::_local_scalar_dense(on_cpu(tensor));
 }
 

@@ -22,8 +22,12 @@ inline const c10::Device kStandIn(c10::DeviceType::PrivateUse1, 0);
 /// * its result is a number on the host: _local_scalar_dense (under item, is_nonzero, bool, float), equal;
 /// * the shape of its result depends on values: nonzero, masked_select, unique, bincount, repeat_interleave without a
 ///   size, and indexing with a mask ("index with a mask");
-/// * it copies to the host ("copy to the host", also where it is asynchronous: its memory is to be read);
-/// * it copies to the device and waits: from memory that is not pinned, or not asynchronously ("copy to the device").
+/// * it copies to the host and waits: to memory that is not pinned, or not asynchronously ("copy to the host");
+/// * it copies to the device and waits: from memory that is not pinned, or not asynchronously ("copy to the device");
+/// * it waits for an event ("event").
+///
+/// The device is as late as can be: an asynchronous copy to the host arrives when the host next waits for the device.
+/// Its event is not done before, and its memory then holds other values.
 std::map<std::string, std::int64_t> synchronizations();
 void reset_synchronizations();
 

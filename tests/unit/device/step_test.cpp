@@ -104,8 +104,8 @@ config::RunConfig config_of(const Case& c) {
 }
 
 /// Four sequences of two micro-batches.
-std::vector<data::Sequence> sequences_of(Text text) {
-  std::vector<data::Sequence> sequences = test::random_sequences({kTokens, kTokens, kTokens, kTokens}, 1);
+std::vector<data::Sequence> sequences_of(Text text, std::uint64_t seed) {
+  std::vector<data::Sequence> sequences = test::random_sequences({kTokens, kTokens, kTokens, kTokens}, seed);
   if (text == Text::kPadded) sequences[1].tokens.resize(20);
   if (text == Text::kDocuments)
     for (std::size_t i = 0; i < sequences.size(); ++i) sequences[i].document_starts = {5, 19 + static_cast<int>(i), 36};
@@ -154,8 +154,8 @@ class Training {
                                              .dtype = dtype});
   }
 
-  StepResult step(const StepDivision& division = {}) {
-    const std::vector<data::Sequence> sequences = sequences_of(case_.text);
+  StepResult step(const StepDivision& division = {}, std::uint64_t data_seed = 1) {
+    const std::vector<data::Sequence> sequences = sequences_of(case_.text, data_seed);
     const std::int64_t batch_size = cache_ ? 1 : 2;  // of a row alone nothing depends on its place in the batch
     const std::vector<model::Batch> batches = to_micro_batches(sequences, batch_size, decoder_->device());
     const model::FrozenPrefix prefix(*decoder_, cache_ ? &*cache_ : nullptr, /*keeps_new=*/true);
@@ -199,6 +199,19 @@ TEST_P(DeviceStep, WaitsForTheDeviceOnceToReadItsResults) {
       }
     }
   }
+}
+
+TEST_P(DeviceStep, AppendsActivationsWithoutWaiting) {
+  const Case c = {.name = "cache", .text = Text::kDocuments, .uses_cache = true};
+  Training run(GetParam(), c, test::kStandIn, at::kBFloat16);
+  ASSERT_TRUE(run.step().finite);
+  ASSERT_EQ(run.positions_read(), 0);
+  test::reset_synchronizations();
+  ASSERT_TRUE(run.step({}, /*data_seed=*/2).finite);
+  EXPECT_THAT(test::synchronizations(), ElementsAre(Pair("copy to the host", 1)));
+  // Verified: what was appended is compared with what is computed.
+  EXPECT_THAT(run.step({.is_verified = true}, /*data_seed=*/2).difference, IsEmpty());
+  EXPECT_EQ(run.positions_read(), 4 * kTokens);
 }
 
 TEST_P(DeviceStep, ComputesWhatTheProcessorDoes) {
