@@ -16,6 +16,7 @@
 #include "adept/run/result_cache.h"
 #include "adept/run/run_directory.h"
 #include "adept/run/run_measurements.h"
+#include "adept/run/same_texts.h"
 #include "adept/run/training_text.h"
 #include "adept/train/compute.h"
 
@@ -70,23 +71,6 @@ void require_same_run(const config::RunConfig& config) {
     const Json keys = config::to_json(config).flatten();
     for (const auto& [key, value] : keys.items())
       if (key != "/threads") held["configuration: " + key.substr(1)] = {value.dump()};
-    return held;
-  });
-}
-
-void require_same_texts(const Datasets& datasets) {
-  dist::world().agree([&] {
-    dist::HeldByName held;
-    const auto add = [&](const char* key, const std::vector<data::TokenDataset>& sources) {
-      for (const data::TokenDataset& source : sources) {
-        source.verify();
-        held[fmt::format("tokens of {} ({})", key, source.name())] = {source.fingerprint(), source.folder().string()};
-      }
-    };
-    add("data.train", datasets.train);
-    add("data.replay", datasets.replay);
-    add("data.general", datasets.general);
-    add("data.eval", datasets.eval);
     return held;
   });
 }

@@ -18,10 +18,6 @@ void join_job(const config::RunConfig& config);
 /// Throws dist::DisagreementError on every process if they have different programs or configurations.
 void require_same_run(const config::RunConfig& config);
 
-/// The same for the tokens of every text, also of one that is read from a machine's own cache: each process reads and
-/// checks all of its tokens. Does nothing for one process.
-void require_same_texts(const Datasets& datasets);
-
 /// What all processes do together.
 enum class Task { kTokenize, kEvaluate, kProbe, kTrain, kInspectCopies, kEnd };
 

@@ -22,6 +22,7 @@
 #include "adept/run/run_directory.h"
 #include "adept/run/run_measurements.h"
 #include "adept/run/run_record.h"
+#include "adept/run/same_texts.h"
 #include "adept/run/stage.h"
 #include "adept/run/text.h"
 #include "adept/run/token_cache.h"

@@ -118,19 +118,19 @@ std::vector<data::TokenDataset> tokenize_divided(const TextModel& model,
                                                  const std::vector<const data::TextSource*>& sources,
                                                  const fs::path& directory, Verify verify) {
   std::vector<std::optional<data::TokenDataset>> datasets(sources.size());
-  const auto open = [&](std::size_t first, std::size_t step) {
+  const auto open = [&](std::size_t first, std::size_t step, Verify how) {
     for (std::size_t i = first; i < sources.size(); i += step)
-      if (!datasets[i]) datasets[i] = tokenize_source_cached(model, *sources[i], directory, verify);
+      if (!datasets[i]) datasets[i] = tokenize_source_cached(model, *sources[i], directory, how);
   };
   dist::ProcessGroup& group = dist::world();
   const dist::Launch& launch = group.launch();
   const dist::Share share = dist::share_among(group, launch.is_first_on_its_cores());
   if (launch.is_first_on_its_cores())
-    open(static_cast<std::size_t>(share.index), static_cast<std::size_t>(share.count));
+    open(static_cast<std::size_t>(share.index), static_cast<std::size_t>(share.count), verify);
   group.meet();
-  if (launch.local_rank == 0) open(0, 1);  // what other machines built elsewhere
+  if (launch.local_rank == 0) open(0, 1, verify);  // what other machines built elsewhere
   group.meet();
-  open(0, 1);
+  open(0, 1, Verify::kWhenRead);  // verified by another process of this machine
   std::vector<data::TokenDataset> result;
   for (auto& dataset : datasets) result.push_back(*std::move(dataset));
   return result;

@@ -105,18 +105,30 @@ def run_ranks(folders, caches):
     return errors, [process.returncode for process in ranks]
 
 
-def test_a_process_with_a_damaged_cache_ends_all_before_the_first_step_and_heals(folder, tmp_path):
-    caches = [tmp_path / "cache-0", tmp_path / "cache-1"]
-    sharing = {**os.environ, "XDG_CACHE_HOME": str(caches[0]), "ADEPT_RESULT_CACHE": "on"}
-    run(folder, 1, config_of(1, train={"max_steps": 1}), env=sharing)
-    shutil.rmtree(folder / "out")
-    shutil.copytree(caches[0], caches[1])
-    shards = list((caches[1] / "adept" / "tokens").glob("*/00000.tokens"))
+def damage(cache):
+    """Flips a bit of an id of the largest store, and returns its file."""
+    shards = list((cache / "adept" / "tokens").glob("*/00000.tokens"))
     damaged = max(shards, key=lambda path: path.stat().st_size)
     content = bytearray(damaged.read_bytes())
     content[24] ^= 1  # of an id in the first block
     damaged.write_bytes(content)
+    return damaged
+
+
+@pytest.fixture()
+def cache(folder, tmp_path):
+    """With the tokens of a run."""
+    cache = tmp_path / "cache-0"
+    run(folder, 1, config_of(1, train={"max_steps": 1}), env={**os.environ, "XDG_CACHE_HOME": str(cache), "ADEPT_RESULT_CACHE": "on"})
+    shutil.rmtree(folder / "out")
     write_config(folder, config_of(2))
+    return cache
+
+
+def test_a_process_with_a_damaged_cache_ends_all_before_the_first_step_and_heals(folder, cache, tmp_path):
+    caches = [cache, tmp_path / "cache-1"]
+    shutil.copytree(*caches)
+    damaged = damage(caches[1])
     errors, codes = run_ranks([folder, folder], caches)
     assert codes == [1, 1]
     assert says(errors[1], f"[rank 1] error: {damaged}: ...damaged...repeat the command")
@@ -125,6 +137,23 @@ def test_a_process_with_a_damaged_cache_ends_all_before_the_first_step_and_heals
     errors, codes = run_ranks([folder, folder], caches)
     assert codes == [0, 0], errors
     assert (folder / "out" / "data" / "domain.tokens").resolve().is_relative_to(caches[0]), "rank 1 links nothing"
+
+
+def test_damage_in_a_cache_that_processes_share_is_found_by_one_and_ends_all(folder, cache):
+    damaged = damage(cache)
+    errors, codes = run_ranks([folder, folder], [cache, cache])
+    assert codes == [1, 1]
+    finder = next(rank for rank in (0, 1) if says(errors[rank], f"error: {damaged}: ...damaged...repeat the command"))
+    assert says(errors[1 - finder], f"error: rank {finder} ended: {damaged}")
+    assert not checkpoints(folder) and not (folder / "out" / "trainer_log.jsonl").exists()
+
+
+def test_verification_of_all_texts_heals_a_cache_that_processes_share(folder, cache):
+    damage(cache)
+    config = config_of(2)
+    process = run(folder, 2, {**config, "data": {**config["data"], "verify": True}},
+                  env={**os.environ, "XDG_CACHE_HOME": str(cache), "ADEPT_RESULT_CACHE": "on"})
+    assert process.stderr.count("Tokenizing again") == 1
 
 
 @pytest.mark.parametrize("file, text", [("notes/a.txt", "data.train (domain)"), ("held.txt", "data.eval (held-general)")])
