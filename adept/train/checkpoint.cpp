@@ -21,6 +21,7 @@ namespace fs = std::filesystem;
 
 constexpr int kCheckpointVersion = 5;
 constexpr std::string_view kPrefix = "checkpoint-";
+constexpr std::string_view kSetAside = "unverified-";  // in front of the name
 constexpr char kStateFile[] = "trainer_state.json";
 constexpr char kTrainableFile[] = "trainable.safetensors";
 constexpr char kOptimizerFile[] = "optimizer.safetensors";
@@ -287,18 +288,37 @@ std::string last_state(const fs::path& run_dir, std::int64_t step) {
   return "the model that training started from";
 }
 
-void prune_checkpoints(const fs::path& run_dir, std::int64_t keep, std::set<fs::path>& known_whole) {
+void prune_checkpoints(const fs::path& run_dir, std::int64_t keep, std::set<fs::path>& known_whole,
+                       std::int64_t verified) {
   const std::int64_t wanted = std::max<std::int64_t>(keep, 2);
   std::int64_t whole = 0;
+  bool has_verified = verified == 0;
   for (const fs::path& checkpoint : list_checkpoints(run_dir)) {
-    if (whole >= wanted) {
+    const bool is_verified = *step_of(checkpoint) <= verified;
+    if (whole >= wanted && (has_verified || !is_verified)) {
       std::error_code error;
       fs::remove_all(checkpoint, error);
       if (error) log_warning("{}: the old checkpoint cannot be removed: {}", checkpoint.string(), error.message());
       continue;
     }
     if (!known_whole.contains(checkpoint) && damage_of(checkpoint).empty()) known_whole.insert(checkpoint);
-    if (known_whole.contains(checkpoint)) ++whole;
+    if (!known_whole.contains(checkpoint)) continue;
+    ++whole;
+    has_verified = has_verified || is_verified;
+  }
+}
+
+void set_aside_checkpoints(const fs::path& run_dir, std::int64_t step) {
+  for (const fs::path& checkpoint : list_checkpoints(run_dir)) {
+    if (*step_of(checkpoint) <= step) return;
+    const fs::path aside = run_dir / (std::string(kSetAside) + checkpoint.filename().string());
+    std::error_code error;
+    fs::remove_all(aside, error);  // of an earlier fault
+    fs::rename(checkpoint, aside, error);
+    if (error)
+      log_warning("{}: cannot be renamed to {}: {}", checkpoint.string(), aside.string(), error.message());
+    else
+      log_warning("{} is now {}, as it may contain a fault", checkpoint.string(), aside.filename().string());
   }
 }
 

@@ -59,10 +59,14 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir, cons
                                       const RunIdentity& identity, const optim::AdamW& optimizer,
                                       const optim::MomentsByName& moments);
 
-/// Removes checkpoints older than the newest `keep` (at least 2) intact ones. Reads checkpoints to verify them, unless
-/// they are in `known_whole`, and adds intact ones to it.
+/// Removes checkpoints older than the newest `keep` (at least 2) intact ones, except the newest intact one of at most
+/// `verified` steps, which a fault may lead back to. Reads checkpoints to verify them, unless they are in
+/// `known_whole`, and adds intact ones to it.
 void prune_checkpoints(const std::filesystem::path& run_dir, std::int64_t keep,
-                       std::set<std::filesystem::path>& known_whole);
+                       std::set<std::filesystem::path>& known_whole, std::int64_t verified = 0);
+
+/// Renames checkpoints of more than `step` steps, so that no run resumes from them: unverified-checkpoint-<step>.
+void set_aside_checkpoints(const std::filesystem::path& run_dir, std::int64_t step);
 
 /// The checkpoints of a run, newest first; by name, without opening them.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& run_dir);

@@ -20,7 +20,7 @@ void RunState::write(std::int64_t total_limit, const optim::MomentsByName& momen
   counts.loader = loader.state();
   save_checkpoint(run_dir_, counts, identity_, optimizer, moments);
   known_whole_.insert(path());
-  if (counts.nonfinite_in_row == 0) prune_checkpoints(run_dir_, total_limit, known_whole_);
+  if (counts.nonfinite_in_row == 0) prune_checkpoints(run_dir_, total_limit, known_whole_, last_verified(counts.step));
 }
 
 }  // namespace adept::train

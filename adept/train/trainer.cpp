@@ -37,7 +37,7 @@ Trainer::Trainer(TrainerInputs inputs)
       frozen_(decoder_, trainable_),
       start_(start_of(inputs_.loader)),
       state_(inputs_.run_dir, identify(), std::move(inputs_.loader),
-             optim::AdamW(trainable_.parameters(), inputs_.config.train.adamw)),
+             optim::AdamW(trainable_.parameters(), inputs_.config.train.adamw), inputs_.config.train.verify_every),
       rates_(inputs_.config, expansion_, training_units(inputs_.config, expansion_, decoder_, trainable_)),
       account_(decoder_, trainable_, state_.optimizer),
       divergence_(inputs_.config.train.learning_rate, inputs_.run_dir) {
@@ -208,7 +208,10 @@ StepResult Trainer::take_step() {
   if (result.finite && result.num_targets > 0)
     add_losses(counts.source_losses, state_.loader, sequences, result.sequence_losses);
   ++counts.step;
-  if (!result.difference.empty()) throw unequal_step(counts.step, result.difference, inputs_.run_dir);
+  if (!result.difference.empty()) {
+    group_.on_first([&] { state_.set_aside_unverified(); });
+    throw unequal_step(counts.step, result.difference, inputs_.run_dir);
+  }
   if (division.is_verified) {
     frozen_bits_->verify(counts.step, inputs_.run_dir);
     group_.meet();

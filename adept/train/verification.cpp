@@ -99,7 +99,8 @@ std::string difference_of(const GradientRecord& first, const GradientRecord& sec
 CorruptionError unequal_step(std::int64_t step, const std::string& difference, const std::filesystem::path& run_dir) {
   return CorruptionError(fmt::format(
       "step {} gave other bits when it was computed again from the same state (train.verify_every): {}. {}. Nothing of "
-      "this step is saved; the last state before it is {}: repeat the command to continue from there.",
+      "this step is saved, and checkpoints since the last verified step are set aside. The last state before is {}: "
+      "repeat the command to continue from there.",
       step, difference, kWhatToDo, last_state(run_dir, step - 1)));
 }
 

@@ -59,7 +59,7 @@ class GradientRecord {
 /// the first gradient and how much of it; empty if nothing does. Every rank calls it and gets the same text.
 std::string difference_of(const GradientRecord& first, const GradientRecord& second, dist::ProcessGroup& group);
 
-/// The error for step `step`, which `difference` was found in.
+/// The error for step `step`, which `difference` was found in. Call when unverified checkpoints are set aside.
 CorruptionError unequal_step(std::int64_t step, const std::string& difference, const std::filesystem::path& run_dir);
 
 /// The bits of the frozen weights that this rank has, which no step may change. FrozenTensors finds only writes by the

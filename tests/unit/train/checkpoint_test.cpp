@@ -325,6 +325,32 @@ TEST(CheckpointPruning, KeepsTheNewestAndNeverFewerThanTwo) {
   EXPECT_EQ(left_after(9).size(), 5U);
 }
 
+TEST(CheckpointPruning, KeepsTheNewestOfAVerifiedStep) {
+  const auto left_after = [](std::int64_t verified) {
+    const test::TemporaryDirectory dir;
+    save_steps(dir.path(), {8, 9, 10, 11, 100});
+    std::set<std::filesystem::path> known_whole;
+    prune_checkpoints(dir.path(), 2, known_whole, verified);
+    return names_of(list_checkpoints(dir.path()));
+  };
+  EXPECT_THAT(left_after(100), ElementsAre("checkpoint-100", "checkpoint-11"));
+  EXPECT_THAT(left_after(10), ElementsAre("checkpoint-100", "checkpoint-11", "checkpoint-10"));
+  EXPECT_THAT(left_after(9), ElementsAre("checkpoint-100", "checkpoint-11", "checkpoint-9"));
+  EXPECT_THAT(left_after(7), ElementsAre("checkpoint-100", "checkpoint-11"));
+}
+
+TEST(Checkpoints, AreSetAsideUnderNamesThatNoRunResumesFrom) {
+  const test::TemporaryDirectory dir;
+  for (int i = 0; i < 2; ++i) {  // a second time over those of the first
+    save_steps(dir.path(), {3, 5, 6, 10});
+    set_aside_checkpoints(dir.path(), 5);
+    EXPECT_THAT(names_of(list_checkpoints(dir.path())), ElementsAre("checkpoint-5", "checkpoint-3"));
+    EXPECT_TRUE(std::filesystem::exists(dir / "unverified-checkpoint-6"));
+    EXPECT_TRUE(std::filesystem::exists(dir / "unverified-checkpoint-10"));
+    EXPECT_EQ(newest_checkpoint(dir.path())->step, 5);
+  }
+}
+
 TEST(CheckpointPruning, CountsWholeCheckpointsOnly) {
   for (const std::string& file : kFiles) {
     const test::TemporaryDirectory dir;

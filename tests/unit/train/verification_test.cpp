@@ -153,12 +153,13 @@ TEST(Verification, LeavesWeightsAndMomentsOfAStepThatDiffers) {
     EXPECT_EQ(test::same_bits(value, before.at(name)), name != kFrozen) << name;
 }
 
-TEST(Verification, EndsTheTrainingAndKeepsTheLastCheckpoint) {
+TEST(Verification, EndsTheTrainingWhichContinuesFromTheLastVerifiedCheckpoint) {
   const test::TemporaryDirectory dir;
   const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
   config::RunConfig config = small_config();
   config.unit_lr.policy = "uniform";
   config.train.verify_every = 3;
+  config.train.save_total_limit = 2;
   {
     Trainer trainer(make_inputs(config, model.expanded, dir / "run"));
     int calls = 0;
@@ -169,10 +170,11 @@ TEST(Verification, EndsTheTrainingAndKeepsTheLastCheckpoint) {
     EXPECT_THAT(test::message_of<CorruptionError>([&] { trainer.run(false); }),
                 Says("step 6 gave other bits ...train.verify_every...: rank 0 (...) in micro-batch 1 of 2, its part of "
                      "the loss is "
-                     "...; the gradient of model.layers...memory or the processor...the last state before it is "
-                     "...checkpoint-5...repeat the command"));
+                     "...; the gradient of model.layers...memory or the processor...The last state before is "
+                     "...checkpoint-3: repeat the command"));
   }
-  EXPECT_EQ(list_checkpoints(dir / "run").front().filename(), "checkpoint-5");
+  EXPECT_EQ(list_checkpoints(dir / "run").front().filename(), "checkpoint-3");
+  EXPECT_TRUE(fs::exists(dir / "run" / "unverified-checkpoint-5"));
   train(config, model.expanded, dir / "run", /*resume=*/true);
   config.train.verify_every = 0;
   train(config, model.expanded, dir / "other");
