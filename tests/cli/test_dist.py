@@ -205,11 +205,12 @@ def interrupted_in(folder, stage, config):
     return process.wait(timeout=60), text.decode()
 
 
-def test_a_signal_in_a_divided_probe_ends_all_and_another_number_of_processes_continues(inputs, tmp_path):
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_signal_in_a_divided_probe_ends_all_and_another_number_of_processes_continues(inputs, tmp_path, shares):
     folder = pathlib.Path(shutil.copytree(inputs, tmp_path / "work"))
     text_models.write_jsonl(folder / "probe-0.jsonl", text_models.sentences("general", 3000, seed=10))
     config = config_of(2, probe=dict(max_tokens=20_000, batch_size=4), train={"max_steps": 1})
-    code, errors = interrupted_in(folder, "probe", config)
+    code, errors = interrupted_in(folder, "probe", {**config, "dist": {"shard_base": shares}})
     assert code == 143 and not ranks_in(folder)
     for rank in ("", "[rank 1] "):
         assert re.search(rf"^{re.escape(rank)}error: terminated \(SIGTERM\); saved [1-9]\d* of \d+ batches of the probe", errors, re.M)

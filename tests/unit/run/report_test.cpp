@@ -50,7 +50,12 @@ RunResults results_by_hand() {
 
 const std::vector<StageRecord> kStages = {
     {.name = "tokenize", .inputs = {}, .seconds = 5, .peak_rss_bytes = 1'000'000'000},
-    {.name = "probe", .inputs = {}, .seconds = 61, .peak_rss_bytes = 2'500'000'000, .skipped = true},
+    {.name = "probe",
+     .inputs = {},
+     .seconds = 61,
+     .peak_rss_bytes = 2'500'000'000,
+     .memory = {{"total", 8}},
+     .skipped = true},
     {.name = "train", .inputs = {}, .seconds = 3600, .peak_rss_bytes = 2'000'000'000}};
 
 std::vector<std::string> lines_of(const std::string& text) {
@@ -137,6 +142,8 @@ TEST(ResultsJson, HoldsEveryNumberUnderItsName) {
   EXPECT_EQ(json["eval_wiki_loss"], 2.5125);
   EXPECT_EQ(json["seconds_probe"], 61.0);
   EXPECT_EQ(json["seconds_train"], 3600.0);
+  EXPECT_EQ(json["memory_bytes_probe"]["total"], 8);
+  EXPECT_FALSE(json.contains("memory_bytes_tokenize"));
   EXPECT_EQ(json["peak_rss_bytes"], 2'500'000'000);
 }
 

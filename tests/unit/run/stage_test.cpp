@@ -85,6 +85,25 @@ TEST(StageRunner, AKeptStageReportsTheTimeAndMemoryOfTheSessionThatDidIt) {
   EXPECT_TRUE(kept.skipped);
   EXPECT_EQ(kept.seconds, 1234.5);
   EXPECT_EQ(kept.peak_rss_bytes, 777);
+  EXPECT_TRUE(kept.memory.is_null());
+}
+
+TEST(StageRunner, RecordsTheMemoryOfTheStageThatRuns) {
+  const test::TemporaryDirectory dir;
+  const Json memory = {{"weights", 5}, {"total", 8}};
+  const auto records = [&] {
+    StageRunner stages(dir.path());
+    stages.run("probe", kInputs, {}, [&] { stages.set_memory(memory); });
+    stages.run("train", kInputs, {}, [] {});
+    return stages.records();
+  };
+  for (const bool kept : {false, true}) {
+    const std::vector<StageRecord> found = records();
+    ASSERT_EQ(found.size(), 2U);
+    EXPECT_EQ(found[0].skipped, kept);
+    EXPECT_EQ(found[0].memory, memory);
+    EXPECT_TRUE(found[1].memory.is_null());
+  }
 }
 
 TEST(StageRunner, KeepsAStageWhoseOutputsWereUsedUp) {
