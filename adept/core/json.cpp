@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::size_t kMaxShownKey = 200;
 constexpr std::size_t kMaxShownFault = 400;
+constexpr std::string_view kAdviceOnFile = " The file is damaged: correct it, or copy or download it again.";
 
 std::string shortened(std::string text, std::size_t limit) {
   if (text.size() > limit) text = text.substr(0, limit) + "...";
@@ -31,7 +32,8 @@ class Builder : public nlohmann::json_sax<Document> {
   static constexpr bool kKeepsOrder = std::is_same_v<Document, Json>;
 
  public:
-  Builder(const std::string& where, std::size_t max_keys) : where_(where), max_keys_(max_keys) {}
+  Builder(const std::string& where, std::size_t max_keys, std::string_view advice)
+      : where_(where), max_keys_(max_keys), advice_(advice) {}
 
   Document root;
 
@@ -65,9 +67,7 @@ class Builder : public nlohmann::json_sax<Document> {
   }
 
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception& error) override {
-    std::string_view what = error.what();
-    if (what.starts_with('[')) what.remove_prefix(std::min(what.size(), what.find("] ") + 2));  // the exception's id
-    throw DataError("{}: not valid JSON: {}.", where_, shortened(std::string(what), kMaxShownFault));
+    throw DataError("{}: not valid JSON: {}.{}", where_, shortened(json_problem(error), kMaxShownFault), advice_);
   }
 
  private:
@@ -125,18 +125,21 @@ class Builder : public nlohmann::json_sax<Document> {
 
   const std::string& where_;
   std::size_t max_keys_;
+  std::string_view advice_;
   std::size_t num_values_ = 0;
   std::vector<Frame> open_;  // a container does not grow while one inside it is open, so the pointers stay valid
 };
 
 template <typename Document>
-Document parse(std::string_view text, const std::string& where, std::size_t max_keys) {
+Document parse(std::string_view text, const std::string& where, std::size_t max_keys, std::string_view advice) {
   if (const std::string problem = foreign_encoding_problem(text); !problem.empty())
     throw DataError("{}: {}", where, problem);
   // The parser treats a NUL as the end of the text and would ignore everything after it.
   if (const auto nul = text.find('\0'); nul != std::string_view::npos)
-    throw DataError("{}: not valid JSON: a NUL at byte {}.", where, nul);
-  Builder<Document> builder(where, max_keys);
+    throw DataError("{}: not valid JSON: a NUL at byte {}.{}", where, nul, advice);
+  if (text.find_first_not_of(" \t\r\n") == std::string_view::npos)
+    throw DataError("{}: not valid JSON: it is empty.{}", where, advice);
+  Builder<Document> builder(where, max_keys, advice);
   Document::sax_parse(text.begin(), text.end(), &builder);
   return std::move(builder.root);
 }
@@ -150,18 +153,46 @@ std::string read_text(const std::filesystem::path& path) {
 
 }  // namespace
 
-Json parse_json(std::string_view text, const std::string& where) { return parse<Json>(text, where, kMaxJsonKeys); }
+Json parse_json(std::string_view text, const std::string& where) { return parse<Json>(text, where, kMaxJsonKeys, ""); }
 
 SortedJson parse_sorted_json(std::string_view text, const std::string& where) {
-  return parse<SortedJson>(text, where, std::numeric_limits<std::size_t>::max());
+  return parse<SortedJson>(text, where, std::numeric_limits<std::size_t>::max(), kAdviceOnFile);
 }
 
 Json read_json(const std::filesystem::path& path, std::size_t max_keys) {
-  return parse<Json>(read_text(path), path.string(), max_keys);
+  return parse<Json>(read_text(path), path.string(), max_keys, kAdviceOnFile);
 }
 
 SortedJson read_sorted_json(const std::filesystem::path& path) {
   return parse_sorted_json(read_text(path), path.string());
+}
+
+// "[json.exception.parse_error.101] parse error at line 2, column 1: syntax error while parsing object - unexpected
+// end of input; expected '}'", or "... - invalid literal; last read: 'tru,'"
+std::string json_problem(const std::exception& error) {
+  std::string_view what = error.what();
+  const auto skip = [&](std::string_view start, std::string_view end) {
+    if (const auto at = what.find(end); what.starts_with(start) && at != std::string_view::npos)
+      what.remove_prefix(at + end.size());
+  };
+  skip("[", "] ");
+  skip("parse error", " at ");
+  const auto colon = what.find(": ");
+  if (!what.starts_with("line ") || colon == std::string_view::npos) return std::string(what);
+  const std::string_view place = what.substr(0, colon + 2);
+  what.remove_prefix(place.size());
+  skip("syntax error while parsing", " - ");
+  std::string problem(what);
+  const auto replace = [&](std::string_view old, std::string_view text) {
+    if (const auto at = problem.find(old); at != std::string::npos) problem.replace(at, old.size(), text);
+  };
+  if (what.starts_with("invalid literal") && what.find("expected") == std::string_view::npos)
+    problem += "; expected a JSON value";
+  replace("invalid literal; last read: ", "found ");
+  replace("; last read: ", " in ");
+  replace("unexpected end of input", "found the end of input");
+  replace("unexpected ", "found ");
+  return std::string(place) + problem;
 }
 
 std::string brief(const Json& value) {

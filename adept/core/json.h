@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -28,6 +29,9 @@ SortedJson read_sorted_json(const std::filesystem::path& path);
 /// Parses text; `where` names it in errors.
 Json parse_json(std::string_view text, const std::string& where);
 SortedJson parse_sorted_json(std::string_view text, const std::string& where);
+
+/// What the JSON library says of a syntax error: "line 2, column 1: found the end of input; expected '}'".
+std::string json_problem(const std::exception& error);
 
 /// One line of a JSON value for messages, cut when long.
 std::string brief(const Json& value);

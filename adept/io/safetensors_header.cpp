@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include "adept/core/error.h"
+#include "adept/core/json.h"
 #include "adept/io/text_quote.h"
 
 namespace adept::io {
@@ -111,10 +112,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception& error) override {
-    std::string what = error.what();
-    if (const auto detail = what.find("syntax error"); detail != std::string::npos) what = what.substr(detail);
     throw DataError("{}: the header is not valid JSON at byte {}: {}. The file is corrupt; download or copy it again.",
-                    where_, 8 + position, quote(what));
+                    where_, 8 + position, quote(json_problem(error)));
   }
 
  private:

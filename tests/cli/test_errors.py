@@ -304,6 +304,34 @@ def test_damaged_files_of_a_model_are_told(inputs, base):
     assert_fails(evaluate(base, inputs), FAILED, "config.json: not valid JSON")
 
 
+DAMAGES = [  # file, how its content changes, what is said
+    ("config.json", lambda content: b"{", "config.json: not valid JSON: line 1, column 2: found the end of input; expected ...copy or download it again"),
+    ("config.json", lambda content: content.replace(b":", b"", 1), "config.json: not valid JSON: line 2, column ...: found '['; expected ':'"),
+    ("config.json", lambda content: content.replace(b"true", b"tru", 1) + b"x", "config.json: not valid JSON: line ...found ...download it again"),
+    ("config.json", lambda content: b"", "config.json: not valid JSON: it is empty...download it again"),
+    ("config.json", lambda content: b"[]", "config.json: found []; expected a JSON object"),
+    ("tokenizer.json", lambda content: content[:100], "tokenizer.json: not valid JSON: line ...found ...download it again"),
+    ("tokenizer_config.json", lambda content: content[:10], "tokenizer_config.json: not valid JSON: line 2, column ...: invalid string: missing closing quote in ...download it again"),
+    ("model.safetensors", lambda content: content[:4], "model.safetensors: has 4 bytes; expected at least 8...cut short; download"),
+    ("model.safetensors", lambda content: content[:20], "model.safetensors: the header's length ...only 12 follow...cut short; download"),
+    ("model.safetensors", lambda content: content.replace(b":", b";", 1), "model.safetensors: the header is not valid JSON at byte ...corrupt; download"),
+    ("model.safetensors", lambda content: b"", "model.safetensors: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("damage", range(len(DAMAGES)))
+def test_a_damaged_model_is_told_without_the_words_of_a_library(inputs, base, tmp_path, command, damage):
+    name, change, message = DAMAGES[damage]
+    (base / name).write_bytes(change((base / name).read_bytes()))
+    (tmp_path / "run.yaml").write_text(json.dumps({**CONFIG, "model": str(base), "output_dir": str(tmp_path / "run")}))
+    process = run_program("adept", command, tmp_path / "run.yaml", cwd=inputs, check=False)
+    assert_fails(process, FAILED, message)
+    for word in ("json.exception", "parse error", "syntax error", "last read"):
+        assert word not in process.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_that_are_no_numbers_have_an_exit_code_of_their_own(inputs, base):
     tensors = load_file(base / "model.safetensors")
     tensors["model.norm.weight"][0] = float("nan")

@@ -46,7 +46,9 @@ TEST(Json, RefusesWhatIsNotJsonWithThePlace) {
   EXPECT_THAT(parse_error("{\"a\": 1,\n \"b\": }"),
               testing::AllOf(HasSubstr("config.json"), HasSubstr("line 2, column 7")));
   EXPECT_THAT(parse_error(""), HasSubstr("not valid JSON"));
-  EXPECT_THAT(parse_error("{} {}"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(parse_error("{} {}"), HasSubstr("not valid JSON: line 1, column 4: found '{'; expected end of input"));
+  EXPECT_THAT(parse_error("{\"a\": tru}"), HasSubstr("tru}'; expected a JSON value"));
+  EXPECT_THAT(parse_error("[1, 2"), HasSubstr("line 1, column 6: found the end of input; expected ']'"));
   EXPECT_THAT(parse_error("{\"a\": \"\xff\"}"), HasSubstr("ill-formed UTF-8"));
   EXPECT_THAT(parse_error("{\"a\": 1e999}"),
               testing::AllOf(HasSubstr("not valid JSON: number overflow"), testing::Not(HasSubstr("exception"))));
