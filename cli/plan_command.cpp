@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,8 @@ struct PlanCommandOptions {
 void plan(PlanCommandOptions& options) {
   config::RunConfig config = config::load_run_config(options.path, options.overrides);
   const plan::Machine machine = plan::find_machine(options.machine);
+  std::optional<io::AtomicFile> out;  // opened now, so an unwritable path fails at once
+  if (!options.out.empty()) out.emplace(options.out, io::SpecialFile::kWriteThrough);
   if (!machine.is_this_one) {
     // On a GPU, auto is what a GPU multiplies natively.
     if (config.compute.dtype == config::DTypeChoice::kAuto) config.compute.dtype = config::DTypeChoice::kBf16;
@@ -31,6 +34,7 @@ void plan(PlanCommandOptions& options) {
   }
   run::init_compute(config.compute);
   const std::filesystem::path model_dir = run::check_files(config, config::Purpose::kRun).dir;
+  check_output_is_not_of_model(options.out, model_dir);
   const train::TrainOptions& train = config.train;
   const std::int64_t per_step = train.batch_size * train.grad_accum * options.gpus;
   const auto steps_of = [&](std::int64_t sequences) { return (sequences + per_step - 1) / per_step; };
@@ -40,7 +44,10 @@ void plan(PlanCommandOptions& options) {
   const plan::Plan plan =
       plan::make_plan(config, model_dir, {.machine = machine, .ranks = options.gpus, .steps = steps});
   fmt::print("{}", plan::describe(plan, config, machine));
-  if (!options.out.empty()) io::write_file_atomically(options.out, plan::to_json(plan, machine).dump(2) + "\n");
+  if (out) {
+    out->write(plan::to_json(plan, machine).dump(2) + "\n");
+    out->commit();
+  }
 }
 
 std::string machine_names() {

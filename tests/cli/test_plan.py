@@ -143,20 +143,71 @@ def test_the_length_of_a_run_comes_from_its_text_or_from_tokens(texts, tmp_path)
         (["--gpu", "h1000"], '--gpu: found "h1000"; expected cpu, a100, h100, h200, b200 or the path of a JSON file'),
         (["--gpus", "0"], "--gpus: "),
         (["--tokens", "-1"], "--tokens: "),
-        (["--gpu", "bad.json"], "bad.json: memory: found -1; expected a number above 0...bad.json: efficiency: found 2; expected a number above 0, at most 1..."
-                                "bad.json: speed: unknown; expected base, memory, ...bad.json: matmul_flops: found nothing"),
-        (["--gpu", "list.json"], "list.json: found no JSON object"),
-        (["--gpu", "other.json"], 'other.json: base: found "v100"; expected a known machine'),
+        (["--gpu", "bad.json"], "bad.json: memory: found -1; expected a number from 1 to 1e+15 (bytes)...bad.json: efficiency: found 2; "
+                                "expected a number from 0.0001 to 1...bad.json: speed: unknown; expected base, memory, ..."
+                                "bad.json: matmul_flops: found nothing"),
         (["--set", "expand.after=[9]"], "expand.after: found 9"),
         (["--set", "model=nowhere"], "model: nowhere"),
     ],
 )  # fmt: skip
 def test_wrong_arguments(texts, tmp_path, arguments, message):
     (texts / "bad.json").write_text(json.dumps({"memory": -1, "efficiency": 2, "speed": 1}))
-    (texts / "list.json").write_text("[]")
-    (texts / "other.json").write_text(json.dumps({"base": "v100"}))
     process, _ = plan(texts, config(texts, tmp_path / "run"), *arguments, check=False)
     assert process.returncode == 2 and says(process.stderr.replace("\n", " "), message), process.stderr
+
+
+NUMBERS = {"memory": "bytes", "matmul_flops": "per second", "matmul_flops_fp32": "per second", "memory_bandwidth": "bytes per second",
+           "link_bandwidth": "bytes per second", "network_bandwidth": "bytes per second", "devices_per_host": "devices",
+           "efficiency": "of matmul_flops", "price_per_hour": "per device"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def any_config(texts, tmp_path_factory):
+    return config(texts, tmp_path_factory.mktemp("machines") / "run")
+
+
+def refusal_of_machine(texts, path, content, tmp_path):
+    (tmp_path / "machine.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    process = run_program("adept", "plan", path, "--gpu", tmp_path / "machine.json", cwd=texts, check=False)
+    assert process.returncode == 2, process.stderr
+    return process.stderr
+
+
+@pytest.mark.parametrize("value", [-1, 1e300, "80", True, None, [1], {"GB": 80}])
+def test_every_number_of_a_machine_has_a_type_and_a_range(texts, any_config, tmp_path, value):
+    errors = refusal_of_machine(texts, any_config, {"base": "h100", **dict.fromkeys(NUMBERS, value)}, tmp_path)
+    shown = json.dumps(value, separators=(",", ":"))
+    for name, unit in NUMBERS.items():
+        assert says(errors, f"machine.json: {name}: found {shown}; expected a ...number from ... to ...({unit})"), name
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"base": "h100", "devices_per_host": 1.5}, "devices_per_host: found 1.5; expected a whole number from 1 to 1024"),
+    ({"base": "h100", "network_bandwidth": 1e-300}, "network_bandwidth: found 1e-300; expected a number from 1000 to"),
+    ({"base": "h100", "memory": 0}, "memory: found 0; expected"),
+    ({"base": "zz"}, 'base: found "zz"; expected a100, h100, h200, b200'),
+    ({"base": 100}, "base: found 100; expected a100"),
+    ({}, "memory: found nothing; expected a number, or a base that has it"),
+    ("[]", "found no JSON object; expected the fields of a machine: base, memory"),
+    ("{", "not valid JSON: line 1, column 2: found the end of input; expected ...base, memory"),
+    ("", "not valid JSON: it is empty"),
+    ('{"base": "h100", "base": "h200"}', 'the key "base" appears twice'),
+])  # fmt: skip
+def test_odd_files_of_a_machine_are_refused(texts, any_config, tmp_path, content, message):
+    assert says(refusal_of_machine(texts, any_config, content, tmp_path), f"machine.json: {message}")
+
+
+def test_a_price_of_nothing_and_whole_numbers_with_a_point_are_good(texts, tmp_path):
+    (tmp_path / "free.json").write_text('{"base": "h100", "price_per_hour": 0, "devices_per_host": 4.0}')
+    plan(texts, config(texts, tmp_path / "run"), "--gpu", tmp_path / "free.json")
+
+
+@pytest.mark.parametrize("out", ["none/plan.json", ".", "llama_tied/config.json"])
+def test_a_path_that_cannot_be_written_is_refused_before_the_work(texts, any_config, out):
+    before = (texts / "llama_tied" / "config.json").read_bytes()
+    process = run_program("adept", "plan", any_config, "--out", out, cwd=texts, check=False)
+    assert process.returncode in (1, 2) and says(process.stderr, f"{out}: ") and process.stdout == ""
+    assert (texts / "llama_tied" / "config.json").read_bytes() == before
 
 
 def test_the_memory_of_ranks_that_share_the_frozen_layers_is_that_of_a_run(texts, tmp_path):
