@@ -89,6 +89,7 @@ void log_table(const std::string& table) {
 }
 
 void log_once(LogLevel level, const std::string& message) {
+  if (g_rank != 0) return;
   static std::mutex mutex;
   static std::set<std::string> logged;
   {

@@ -37,6 +37,11 @@ template <typename... Args>
 void log_warning(fmt::format_string<Args...> format, Args&&... args) {
   log_message(LogLevel::kWarning, fmt::format(format, std::forward<Args>(args)...));
 }
+/// A warning about what all processes of a job find alike, such as the model: only the first one logs it.
+template <typename... Args>
+void log_common_warning(fmt::format_string<Args...> format, Args&&... args) {
+  if (rank_prefix().empty()) log_message(LogLevel::kWarning, fmt::format(format, std::forward<Args>(args)...));
+}
 template <typename... Args>
 void log_error(fmt::format_string<Args...> format, Args&&... args) {
   log_message(LogLevel::kError, fmt::format(format, std::forward<Args>(args)...));
@@ -45,7 +50,8 @@ void log_error(fmt::format_string<Args...> format, Args&&... args) {
 /// Logs a table of several lines at level info.
 void log_table(const std::string& table);
 
-/// Logs a message once per text: for findings that recur each time a model is opened.
+/// Logs a message once per text, in the first process of a job only: for findings that recur each time a model is
+/// opened, and that all processes make.
 void log_once(LogLevel level, const std::string& message);
 
 }  // namespace adept

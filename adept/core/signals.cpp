@@ -16,18 +16,15 @@ namespace adept {
 namespace {
 
 volatile std::sig_atomic_t g_signal = 0;
+volatile std::sig_atomic_t g_has_arrived = 0;  // at this process, not at another one of the job
 volatile std::sig_atomic_t g_descriptor = -1;
 
 // SIGHUP arrives twice (from the kernel and the shell) or right after another signal, and SIGXCPU every second: they
 // never count as the second signal.
 void on_signal(int signal) {
-  if (g_signal != 0 && signal != SIGHUP && signal != SIGXCPU) _exit(kSignalExitCode + signal);
-  if (g_signal != 0) return;
-  g_signal = signal;
-  const int old_errno = errno;
-  constexpr std::uint64_t kOne = 1;
-  [[maybe_unused]] const ssize_t ignored = ::write(g_descriptor, &kOne, sizeof kOne);
-  errno = old_errno;
+  if (g_has_arrived != 0 && signal != SIGHUP && signal != SIGXCPU) _exit(kSignalExitCode + signal);
+  g_has_arrived = 1;
+  take_signal(signal);
 }
 
 // Only async-signal-safe calls: the interrupted code may hold any lock.
@@ -61,9 +58,22 @@ void install_signal_handlers() {
   sigaction(SIGBUS, &bus_error, nullptr);
 }
 
-void detail::forget_signal() { g_signal = 0; }
+void detail::forget_signal() {
+  g_signal = 0;
+  g_has_arrived = 0;
+}
 
 int pending_signal() { return g_signal; }
+
+// Also called by the handler.
+void take_signal(int signal) {
+  if (g_signal != 0) return;
+  g_signal = signal;
+  const int old_errno = errno;
+  constexpr std::uint64_t kOne = 1;
+  [[maybe_unused]] const ssize_t ignored = ::write(g_descriptor, &kOne, sizeof kOne);
+  errno = old_errno;
+}
 
 InterruptedError interrupted_by(int signal) {
   const char* what = signal == SIGINT ? "interrupted (SIGINT)" : "terminated (SIGTERM)";

@@ -12,6 +12,8 @@ namespace adept {
 void install_signal_handlers();
 /// The signal that arrived, or 0. Long loops check it between steps.
 int pending_signal();
+/// As if `signal` arrived, which did at another process of the job. One that arrives here later counts as the first.
+void take_signal(int signal);
 /// The exit code after a signal, and the number of the signal.
 inline constexpr int kSignalExitCode = 128;
 

@@ -68,7 +68,7 @@ void warn_of_contamination(const Json& eval, bool drops) {
   for (const auto& [name, set] : eval.items()) {
     const auto documents = set["contaminated_documents"].get<std::int64_t>();
     if (documents == 0) continue;
-    log_warning(
+    log_common_warning(
         "data.eval ({}): {} of {} documents share {} tokens in a row or more with the training text ({:.1f} % of "
         "such runs). A run lists examples in contamination.json.{}",
         name, format_count(documents), format_count(set["documents"].get<std::int64_t>()), data::kContaminationTokens,

@@ -95,8 +95,8 @@ void AddedTokens::add(const std::vector<AddedToken>& tokens, const BpeModel& mod
     tokens_.insert_or_assign(*id, token);
   }
   if (num_mismatched > 0)
-    log_warning("{}; {} added tokens get other ids than in the file, as in the `tokenizers` library.", example,
-                num_mismatched);
+    log_common_warning("{}; {} added tokens get other ids than in the file, as in the `tokenizers` library.", example,
+                       num_mismatched);
 }
 
 void AddedTokens::prepare(const std::string& list) {

@@ -211,7 +211,7 @@ Tokenizer Tokenizer::from_model_dir(const std::filesystem::path& dir) {
   const tok::JsonField root(json, path.string());
   auto impl = std::make_shared<const Impl>(root, hash_of(std::string_view(text)), &settings);
   if (const std::string mismatch = tok::class_mismatch(root, settings); !mismatch.empty())
-    log_warning(
+    log_common_warning(
         "{}: tokenizer_class is {}, which transformers 5 may build differently from tokenizer.json: {}. adept follows "
         "tokenizer.json; for the same ids, load the tokenizer as PreTrainedTokenizerFast.",
         (dir / "tokenizer_config.json").string(), settings.tokenizer_class, mismatch);

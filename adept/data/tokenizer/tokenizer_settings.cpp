@@ -223,7 +223,8 @@ class SettingsReader {
       const auto [entry, is_new] = settings_.added.insert_or_assign(
           json.get<std::int64_t>(),
           DeclaredToken{.content = content, .where = place, .special = is_special, .normalized = !is_special});
-      if (!is_new) log_warning("{}: an earlier token has the same id and is dropped, as in transformers.", place);
+      if (!is_new)
+        log_common_warning("{}: an earlier token has the same id and is dropped, as in transformers.", place);
     }
   }
 
