@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -15,6 +16,7 @@
 #include "adept/core/signals.h"
 #include "adept/core/standard_streams.h"
 #include "adept/core/version_info.h"
+#include "adept/dist/launch.h"
 #include "adept/dist/process_group.h"
 #include "cli/commands.h"
 #include "cli/failure.h"
@@ -44,6 +46,33 @@ int report(const Failure& failure) {
   return failure.exit_code;
 }
 
+/// Reports a failure to the user and to the other processes of the job.
+int end_with(const Failure& failure) {
+  report(failure);
+  dist::fail(failure.message, failure.exit_code);
+  return failure.exit_code;
+}
+
+/// In a job of several processes: what goes wrong from here on ends all of them. Only commands with --nproc divide
+/// their work; the processes of another one would all do the whole work, and write the same files.
+void take_place_in_job(const CLI::App& app, int argc, char** argv) {
+  const std::string_view name = argv[1];
+  const auto commands = app.get_subcommands([&](const CLI::App* command) { return command->get_name() == name; });
+  const auto asks_for_help = [](std::string_view word) { return word == "-h" || word == "--help"; };
+  const bool only_prints = name == "config" || name == "completion";
+  if (commands.empty() || only_prints || std::any_of(argv + 1, argv + argc, asks_for_help)) return;
+  const dist::Launch launch = dist::read_launch();
+  if (launch.size == 1 || commands.front()->get_option_no_throw("--nproc") != nullptr)
+    return dist::expect_to_join(launch);
+  throw ConfigError(
+      "adept {}: found process {} of {} (RANK and WORLD_SIZE, or Slurm's variables); expected one process, because "
+      "this "
+      "command does not divide its work. Start it without torchrun, with srun --ntasks 1, or inside a job with "
+      "`env -u RANK -u WORLD_SIZE adept {} ...`. `adept run` and `adept train` divide theirs, also probe and "
+      "evaluation.",
+      name, launch.rank, launch.size, name);
+}
+
 /// The option with an empty value, for example from an unset shell variable; CLI11 would read it as 0.
 std::string option_without_value(int argc, char** argv) {
   for (int i = 2; i < argc; ++i) {
@@ -70,6 +99,7 @@ int run(int argc, char** argv) {
       print_to(stderr, app.help());
       return static_cast<int>(ExitCode::kUsage);
     }
+    take_place_in_job(app, argc, argv);
     if (const std::string option = option_without_value(argc, argv); !option.empty())
       throw ConfigError("adept {}: {}: found an empty value; expected one. See: adept {} --help", argv[1], option,
                         argv[1]);
@@ -79,7 +109,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::CallForVersion&) {
     print_to(stdout, version() + "\n");
   } catch (const CLI::ParseError& error) {
-    return report(describe_usage_error(app, error, argc, argv));
+    return end_with(describe_usage_error(app, error, argc, argv));
   }
   std::fflush(stdout);
   if (const int error_number = output_error(); error_number != 0) {
@@ -100,9 +130,7 @@ void run_program(int argc, char** argv) {
     exit_code = run(argc, argv);
     dist::world().leave();
   } catch (...) {
-    const Failure failure = describe_failure(std::current_exception());
-    exit_code = report(failure);
-    dist::world().fail(failure.message, exit_code);
+    exit_code = end_with(describe_failure(std::current_exception()));
   }
   // Skips libtorch's destructors, a third of a short command's time. Everything of adept's own ended with run().
   std::fflush(nullptr);

@@ -1,5 +1,6 @@
 #include <memory>
 
+#include "adept/core/log.h"
 #include "adept/run/pipeline.h"
 #include "cli/commands.h"
 #include "cli/options.h"
@@ -26,6 +27,7 @@ void add_run_command(CLI::App& app) {
   add_allow_changed_option(*command, options->other_mixture);
   add_nproc_option(*command, options->nproc);
   command->callback([options] {
+    if (options->nproc > 1) set_quiet();  // the first of the processes says it
     const config::RunConfig config = config::load_run_config(options->path, options->overrides);
     if (!ran_in_processes(options->nproc)) run::run_pipeline(config, options->other_mixture);
   });

@@ -1,5 +1,6 @@
 #include <memory>
 
+#include "adept/core/log.h"
 #include "adept/run/pipeline.h"
 #include "cli/commands.h"
 #include "cli/options.h"
@@ -28,6 +29,7 @@ void add_train_command(CLI::App& app) {
   add_nproc_option(*command, options->nproc);
   command->add_flag("--resume", options->resume, "Resume from the newest checkpoint in output_dir");
   command->callback([options] {
+    if (options->nproc > 1) set_quiet();  // the first of the processes says it
     const config::RunConfig config =
         config::load_run_config(options->path, options->overrides, config::Purpose::kTrain);
     if (!ran_in_processes(options->nproc)) run::run_training(config, options->resume, options->other_mixture);

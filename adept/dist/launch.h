@@ -22,6 +22,8 @@ struct Launch {
   bool has_server = false;  ///< the program that started the processes is the server; otherwise rank 0 is
   std::string attempt{};    ///< differs between the starts of a job that share a store
 
+  /// Whether this process is the server of the store.
+  bool serves() const { return !has_server && rank == 0; }
   bool is_one_machine() const { return local_size == size; }
   /// Of the processes that share cores: the one that uses all of them while the others wait.
   bool is_first_on_its_cores() const { return local_rank % cores_shared_by == 0; }

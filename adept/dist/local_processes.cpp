@@ -112,12 +112,8 @@ Ending ending_of(int rank, int status, bool kills) {
 
 /// Those that wait for a process learn at once that it ended, unless it told them itself.
 void tell_others(c10d::Store& store, const Ending& ending) {
-  try {
-    const int code = ending.was_killed ? static_cast<int>(ExitCode::kFailure) : ending.exit_code;
-    publish_failure(store, {.exit_code = code, .text = ending.text});
-  } catch (const c10::Error& error) {
-    log_warning("the other processes were not told that {}: {}", ending.text, first_line(error));
-  }
+  const int code = ending.was_killed ? static_cast<int>(ExitCode::kFailure) : ending.exit_code;
+  tell_job(store, {.exit_code = code, .text = ending.text});
 }
 
 /// The processes that run, by number; those left are killed at the end.

@@ -37,6 +37,17 @@ at::Tensor to_tensor(const std::string& text, std::size_t size) {
   return tensor;
 }
 
+std::string problem_of(c10d::ErrorType error) {
+  switch (error) {
+    case c10d::ErrorType::SUCCESS:
+      return "";
+    case c10d::ErrorType::TIMEOUT:
+      return "an operation did not end within dist.timeout";
+    default:
+      return "the connection to another rank failed";
+  }
+}
+
 RankError to_error(const JobFailure& failure) {
   return RankError(failure.text, static_cast<ExitCode>(failure.exit_code));
 }
@@ -56,20 +67,31 @@ struct ProcessGroup::Members {
 
 class Pending::Work {
  public:
-  Work(Watch& watch, std::string name, c10::intrusive_ptr<c10d::Work> work)
-      : watch_(watch), name_(std::move(name)), work_(std::move(work)) {}
+  /// `is_on_gpu`: wait() makes the GPU wait, not this thread.
+  Work(Watch& watch, std::string name, bool is_on_gpu, c10::intrusive_ptr<c10d::Work> work)
+      : watch_(watch), name_(std::move(name)), is_on_gpu_(is_on_gpu), work_(std::move(work)) {}
 
   void wait() {
-    try {
-      work_->wait();
-    } catch (const std::exception& error) {
-      throw to_error(watch_.find_cause(name_, first_line(error)));
-    }
+    while (!is_done())
+      if (const auto failure = watch_.failure()) throw to_error(*failure);
   }
 
  private:
+  /// Waits for one interval: a failure is known earlier than the backend notices it.
+  bool is_done() {
+    try {
+      work_->wait(is_on_gpu_ ? kNoTimeout : watch_.interval());
+      return true;
+    } catch (const std::exception& error) {
+      const bool has_failed = is_on_gpu_ || (work_->isCompleted() && !work_->isSuccess());
+      if (has_failed) throw to_error(watch_.find_cause(name_, first_line(error)));
+      return false;
+    }
+  }
+
   Watch& watch_;
   std::string name_;
+  bool is_on_gpu_;
   c10::intrusive_ptr<c10d::Work> work_;
 };
 
@@ -93,12 +115,23 @@ ProcessGroup::ProcessGroup(const Launch& launch, const GroupOptions& options) : 
   require_own_rank();
   members_->watch =
       Watch::start(launch, open_store(launch, timeout, /*may_serve=*/false), timeout, options.ends_process);
-  wait_for_all_to_join();
   try {
-    members_->gloo = make_gloo(launch, members_->store, timeout);
-    if (options.uses_gpu) members_->nccl = make_nccl(launch, members_->store, timeout);
+    wait_for_all_to_join();
+    connect();
   } catch (const Error& error) {  // the others learn it; nobody else tells them, as this process is no member yet
-    members_->watch->report({.text = fmt::format("rank {} ended: {}", rank(), error.what())});
+    fail(error.what(), static_cast<int>(error.exit_code()));
+    throw;
+  }
+}
+
+void ProcessGroup::connect() {
+  const milliseconds timeout = to_milliseconds(options_.timeout);
+  try {
+    members_->gloo = make_gloo(launch_, members_->store, timeout);
+    if (!options_.uses_gpu) return;
+    members_->nccl = make_nccl(launch_, members_->store, timeout);
+    members_->watch->ask([&nccl = *members_->nccl] { return problem_of(nccl.getError()); });
+  } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {  // of c10 or Gloo
     throw_cause("connecting", first_line(error));
@@ -107,7 +140,7 @@ ProcessGroup::ProcessGroup(const Launch& launch, const GroupOptions& options) : 
 
 // Before anything is written that the job at this store could take for its own.
 void ProcessGroup::require_own_rank() {
-  if (members_->store->add(fmt::format("joins/{}", rank()), 1) == 1) return;
+  if (claim_rank(*members_->store, rank())) return;
   throw DataError(
       "another process is rank {} of the job at {} already. Use another MASTER_PORT if that is another job, or another "
       "RANK for each process.",
@@ -152,7 +185,7 @@ Pending ProcessGroup::start(const char* name, const at::Tensor& tensor, Operatio
   c10d::Backend& backend = tensor.is_cuda() ? *members_->nccl : *members_->gloo;
   members_->watch->count_operation();
   try {
-    return Pending(std::make_unique<Pending::Work>(*members_->watch, name, operation(backend)));
+    return Pending(std::make_unique<Pending::Work>(*members_->watch, name, tensor.is_cuda(), operation(backend)));
   } catch (const c10::Error& error) {
     throw_cause(name, first_line(error));
   }
@@ -260,7 +293,7 @@ double ProcessGroup::max(double number) {
   return number;
 }
 
-// Signals are left to the caller, because rank 0, which is waited for, gets them too; unless it is dead.
+// Signals are left to the caller, because rank 0, which is waited for, learns of them too; unless it is dead.
 std::string ProcessGroup::wait_for(const std::string& key) {
   while (true) {
     if (const auto failure = members_->watch->failure()) throw to_error(*failure);
@@ -321,12 +354,8 @@ void ProcessGroup::throw_if_interrupted() {
 void ProcessGroup::fail(const std::string& message, int exit_code) {
   if (!members_) return;
   Watch& watch = *members_->watch;
-  // The others saved and ended as this one did, by the same signal.
-  const bool is_signal = exit_code > kSignalExitCode;
-  if (!watch.failure())
-    watch.report({.exit_code = is_signal ? exit_code : static_cast<int>(ExitCode::kFailure),
-                  .text = fmt::format("rank {} ended: {}", rank(), message)});
-  if (is_first() && !launch_.has_server) watch.wait_until_known();
+  if (!watch.failure()) watch.report(failure_of_rank(rank(), message, exit_code));
+  if (launch_.serves()) watch.wait_until_known();
   watch.stop(false);
 }
 

@@ -118,7 +118,7 @@ class ProcessGroup {
   /// Throws InterruptedError on every rank if a signal arrived at any of them.
   void throw_if_interrupted();
 
-  /// Tells the others that this process ends with an error; the first such message is that of all.
+  /// Tells the others that this process ends with an error; the first such message and exit code are those of all.
   void fail(const std::string& message, int exit_code);
   /// Leaves after the last operation.
   void leave();
@@ -132,6 +132,7 @@ class ProcessGroup {
   void put(const std::string& key, const std::string& value);
   void require_own_rank();
   void wait_for_all_to_join();
+  void connect();
 
   Launch launch_;
   GroupOptions options_;
@@ -142,8 +143,12 @@ class ProcessGroup {
 ProcessGroup& world();
 /// The same without waiting for others: whether this process writes the files of a run.
 inline bool is_first() { return world().is_first(); }
-/// Makes the job that `launch` describes the group of this process. Its log then shows warnings and errors only, with
+/// Says that this process is to join the job that `launch` describes. Its log then shows warnings and errors only, with
 /// the rank in front, unless it is rank 0.
+void expect_to_join(const Launch& launch);
+/// Makes the job that `launch` describes the group of this process. Includes expect_to_join().
 void join(const Launch& launch, GroupOptions options);
+/// Tells the other processes of the job that this one ends with an error, also one that was expected to join.
+void fail(const std::string& message, int exit_code);
 
 }  // namespace adept::dist

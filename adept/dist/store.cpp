@@ -50,6 +50,8 @@ c10::intrusive_ptr<c10d::Store> of_attempt(c10::intrusive_ptr<c10d::Store> store
   return c10::make_intrusive<c10d::PrefixStore>(fmt::format("adept/{}", attempt), std::move(store));
 }
 
+bool claim_rank(c10d::Store& store, int rank) { return store.add(fmt::format("joins/{}", rank), 1) == 1; }
+
 namespace {
 
 using StorePointer = c10::intrusive_ptr<c10d::Store>;
@@ -81,7 +83,7 @@ c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, std::chrono::mi
   quiet_c10d();
   c10d::TCPStoreOptions options;
   options.port = launch.port;
-  options.isServer = may_serve && !launch.has_server && launch.rank == 0;
+  options.isServer = may_serve && launch.serves();
   options.waitWorkers = false;
   options.timeout = timeout;
   try {

@@ -16,6 +16,9 @@ c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, std::chrono::mi
 /// What the processes of one attempt of a job (Launch::attempt) see of `store`.
 c10::intrusive_ptr<c10d::Store> of_attempt(c10::intrusive_ptr<c10d::Store> store, const std::string& attempt);
 
+/// Says that this process is `rank` of the job. False if another one has said so.
+bool claim_rank(c10d::Store& store, int rank);
+
 /// Call before anything of c10d, which otherwise logs each failure with a stack trace before it throws. The user's
 /// $TORCH_CPP_LOG_LEVEL takes precedence.
 void quiet_c10d();

@@ -21,8 +21,9 @@ constexpr const char* kFailure = "failure";
 constexpr const char* kKnown = "failure_is_known";
 constexpr const char* kLeft = "left";
 constexpr milliseconds kShortInterval(50);  // after a failure
-constexpr int kSilentIntervals = 3;         // that a living rank never misses
-constexpr int kPatienceIntervals = 5;       // for a rank to report, or to be found silent
+constexpr milliseconds kUntilOthersCome(60'000);
+constexpr int kSilentIntervals = 3;    // that a living rank never misses
+constexpr int kPatienceIntervals = 5;  // for a rank to report, or to be found silent
 
 std::string sign_key(int rank) { return fmt::format("alive/{}", rank); }
 
@@ -41,10 +42,44 @@ milliseconds interval_for(milliseconds timeout) {
   return std::clamp(timeout / 20, milliseconds(100), milliseconds(2000));
 }
 
+void warn_that_nobody_knows(const JobFailure& failure, const std::exception& error) {
+  log_warning(
+      "the other processes were not told that {}: {}. They end within dist.timeout, unless their launcher ends them.",
+      failure.text, first_line(error));
+}
+
 }  // namespace
+
+JobFailure failure_of_rank(int rank, const std::string& message, int exit_code) {
+  return {.exit_code = exit_code, .text = fmt::format("rank {} ended: {}", rank, message)};
+}
 
 JobFailure publish_failure(c10d::Store& store, const JobFailure& failure) {
   return decode(store.compareSet(kFailure, std::string(), encode(failure)));
+}
+
+void tell_job(c10d::Store& store, const JobFailure& failure) {
+  try {
+    publish_failure(store, failure);
+  } catch (const std::exception& error) {
+    warn_that_nobody_knows(failure, error);
+  }
+}
+
+void announce_failure(const Launch& launch, const JobFailure& failure) {
+  try {
+    const auto store = open_store(launch, kUntilOthersCome, /*may_serve=*/true);
+    if (!claim_rank(*store, launch.rank)) return;
+    publish_failure(*store, failure);
+    if (store->add(kKnown, 1) >= launch.size || !launch.serves()) return;
+    log_info("waiting up to {} s for the other processes, to tell them", kUntilOthersCome.count() / 1000);
+    const auto deadline = Watch::Clock::now() + kUntilOthersCome;
+    while (store->add(kKnown, 0) < launch.size && Watch::Clock::now() < deadline && pending_signal() == 0)
+      std::this_thread::sleep_for(kShortInterval);
+  } catch (const InterruptedError&) {  // expected while it waits: nobody needs to be told then
+  } catch (const std::exception& error) {
+    warn_that_nobody_knows(failure, error);
+  }
 }
 
 std::shared_ptr<Watch> Watch::start(const Launch& launch, c10::intrusive_ptr<c10d::Store> store, milliseconds timeout,
@@ -90,7 +125,9 @@ void Watch::talk() {
   changed_.notify_all();
 }
 
-void Watch::beat() { store_->set(sign_key(launch_.rank), fmt::format("{} {}", ++num_beats_, num_operations_.load())); }
+void Watch::beat() {
+  store_->set(sign_key(launch_.rank), fmt::format("{} {} {}", ++num_beats_, num_operations_.load(), pending_signal()));
+}
 
 void Watch::publish() {
   std::optional<JobFailure> outgoing;
@@ -136,13 +173,15 @@ void Watch::look_at(int rank) {
   peer.left = sign == kLeft;
   std::istringstream numbers(sign);
   std::int64_t beats = 0;
-  if (!peer.left) numbers >> beats >> peer.num_operations;
+  int signal = 0;
+  if (!peer.left) numbers >> beats >> peer.num_operations >> signal;
+  if (signal != 0) take_signal(signal);
 }
 
 void Watch::say_goodbye() {
   store_->set(sign_key(launch_.rank), std::string(kLeft));
   store_->add(kLeft, 1);
-  if (launch_.has_server || launch_.rank != 0) return;
+  if (!launch_.serves()) return;
   const auto deadline = Clock::now() + timeout_;
   while (store_->add(kLeft, 0) < launch_.size && Clock::now() < deadline) std::this_thread::sleep_for(milliseconds(10));
 }
@@ -182,18 +221,31 @@ void Watch::guard() {
       failed_at_ = Clock::now();
       changed_.notify_all();
     }
+    ask_backend(lock);
     end_process_if_late(lock);
   }
 }
 
+void Watch::ask_backend(Lock& lock) {
+  if (!backend_problem_ || failure_ || stops_) return;
+  lock.unlock();
+  if (const std::string problem = backend_problem_(); !problem.empty()) find_cause("communicating", problem);
+  lock.lock();
+}
+
 void Watch::end_process_if_late(Lock& lock) {
   if (!ends_process_ || pending_signal() != 0 || !failure_ || stops_) return;
-  if (Clock::now() - failed_at_ < interval_ * 2 * kPatienceIntervals) return;
+  if (Clock::now() - failed_at_ < interval_ * (kPatienceIntervals + 2)) return;  // which wait_until_known() takes
   const JobFailure failure = *failure_;
   lock.unlock();
   log_error("{}", failure.text);
   std::fflush(nullptr);
   std::_Exit(failure.exit_code);
+}
+
+void Watch::ask(std::function<std::string()> backend_problem) {
+  const Lock lock(mutex_);
+  backend_problem_ = std::move(backend_problem);
 }
 
 void Watch::learn(const JobFailure& failure) {

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -25,10 +26,21 @@ struct JobFailure {
   std::string text;  ///< names the rank
 };
 
-/// Makes `failure` that of the job, unless there is one, and returns that of the job. For the program that started the
-/// processes too: it knows at once when one was killed. Throws c10::Error if the store is not reached.
-JobFailure publish_failure(c10d::Store& store, const JobFailure& failure);
+/// That `rank` ends with an error.
+JobFailure failure_of_rank(int rank, const std::string& message, int exit_code);
 
+/// Makes `failure` that of the job, unless there is one, and returns that of the job. Throws c10::Error if the store is
+/// not reached.
+JobFailure publish_failure(c10d::Store& store, const JobFailure& failure);
+/// The same with a warning instead of an exception.
+void tell_job(c10d::Store& store, const JobFailure& failure);
+
+/// For a process that fails before it can join: makes `failure` that of the job. The process that serves the store
+/// waits until all others know it, but not long. Does nothing if another process has this rank: it may be of another
+/// job.
+void announce_failure(const Launch& launch, const JobFailure& failure);
+
+/// Signs of life also say which signal arrived; it then counts as one that arrived at every rank (take_signal).
 class Watch : public std::enable_shared_from_this<Watch> {
  public:
   using Clock = std::chrono::steady_clock;
@@ -50,6 +62,9 @@ class Watch : public std::enable_shared_from_this<Watch> {
   /// The failure behind an operation that failed here with `problem`: the one that a rank reported, else of a rank that
   /// is silent or behind. Waits a few intervals to find out.
   JobFailure find_cause(const std::string& operation, const std::string& problem);
+
+  /// From now on asks for the problem of a backend whose operations do not wait, and so cannot throw; empty: none.
+  void ask(std::function<std::string()> backend_problem);
 
   /// Whether another rank misses signs of life that a living one gives. The time-out is not over yet.
   bool misses_signs() const;
@@ -82,6 +97,7 @@ class Watch : public std::enable_shared_from_this<Watch> {
   void say_goodbye();
   // Of the other one.
   void guard();
+  void ask_backend(Lock& lock);
   void end_process_if_late(Lock& lock);
 
   std::vector<int> silent_for(std::chrono::milliseconds time) const;
@@ -103,6 +119,7 @@ class Watch : public std::enable_shared_from_this<Watch> {
   std::optional<JobFailure> failure_, outgoing_;
   std::int64_t num_that_know_ = 0;
   Clock::time_point failed_at_{}, answered_at_ = Clock::now();
+  std::function<std::string()> backend_problem_;
   std::thread guard_;
 };
 

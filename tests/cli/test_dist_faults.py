@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from conftest import BUILD, says
+from conftest import BUILD, preload, says
 from dist_runs import (  # noqa: F401
     EXACT, FAR, assert_nothing_is_left, checkpoints, command, config_of, endless, exact_two, free_port, inputs,
     plain_variables, ranks_in, result, run, start, wait_for, wait_for_checkpoint, write_config,
@@ -224,8 +224,12 @@ def test_a_process_of_another_job_is_refused_and_harms_nobody(folder):
 
 def test_nproc_inside_a_job_is_refused(folder):
     write_config(folder, config_of(2))
-    process = subprocess.run(command(2), cwd=folder, env=plain_variables(0, 1), capture_output=True, text=True)
-    assert process.returncode == 2 and says(process.stderr, "--nproc: found 2, but this process is already one of 2")
+    port = free_port()
+    ranks = [subprocess.Popen(command(2), cwd=folder, env=plain_variables(rank, port), stderr=subprocess.PIPE, text=True)
+             for rank in range(2)]
+    for process in ranks:
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == 2 and says(errors, "--nproc: found 2, but this process is already one of 2")
 
 
 def test_torchrun_restarts_and_the_run_continues_by_itself(folder, exact_two):
@@ -244,3 +248,59 @@ exec {BUILD / "adept"} run run.yaml
     assert process.returncode == 0, process.stderr
     assert says(process.stderr, "resuming after step ... of 6")
     assert result(folder) == result(exact_two)
+
+
+FULL_DISK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+// The disk of rank 0 is full while there is a file `full` in the working directory.
+ssize_t write(int fd, const void* data, size_t size) {
+  static ssize_t (*real)(int, const void*, size_t);
+  if (!real) real = dlsym(RTLD_NEXT, "write");
+  const char* rank = getenv("RANK");
+  if (fd > 2 && size > 4096 && rank && strcmp(rank, "0") == 0 && access("full", F_OK) == 0) return errno = ENOSPC, -1;
+  return real(fd, data, size);
+}
+"""
+
+
+def test_a_disk_that_fills_up_ends_all_and_the_run_continues_from_the_last_checkpoint(folder, exact_two):
+    config = config_of(2, **EXACT)
+    write_config(folder, config)
+    process = subprocess.Popen(command(2), cwd=folder, env=preload(folder, FULL_DISK), stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(folder, process)
+    (folder / "full").touch()
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert says(errors, "error: ...checkpoint-...No space left on device...Free space")
+    assert says(errors, "[rank 1] error: rank 0 ended: ...No space left on device")
+    assert checkpoints(folder) and checkpoints(folder)[-1].name != "checkpoint-6"
+    assert_nothing_is_left(folder)
+    (folder / "full").unlink()
+    assert "resuming after step" in run(folder, 2, config).stderr
+    assert result(folder) == result(exact_two)
+
+
+@pytest.mark.parametrize("signalled", [0, 1])
+def test_a_signal_of_one_process_while_the_first_one_tokenizes_ends_all(folder, signalled):
+    config = config_of(2, dist={"timeout": 20})
+    config["data"]["eval"][1].update(path="/dev/stdin", format="jsonl")  # text that does not come
+    write_config(folder, config)
+    port = free_port()
+    ranks = [subprocess.Popen(command(1), cwd=folder, env=plain_variables(rank, port), stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True) for rank in range(2)]
+    wait_for(lambda: (folder / "out" / "data" / "held-general.tokens").exists())  # the source before that
+    time.sleep(1)
+    assert [process.poll() for process in ranks] == [None, None]
+    since = time.monotonic()
+    ranks[signalled].terminate()
+    for process in ranks:
+        process.wait(timeout=60)
+    errors = [process.communicate()[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [143, 143], errors
+    assert time.monotonic() - since < 10
+    assert says(errors[0], "error: terminated (SIGTERM); finished sources...are kept in")

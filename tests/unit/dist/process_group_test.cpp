@@ -232,7 +232,7 @@ TEST(ProcessGroup, OthersLearnWhyTheFirstFailedAtItsTurn) {
     return "ok";
   });
   EXPECT_EQ(outcomes[0].exit_code, 2);
-  EXPECT_EQ(outcomes[1].exit_code, 1);
+  EXPECT_EQ(outcomes[1].exit_code, 2);
   EXPECT_EQ(outcomes[1].text, "rank 0 ended: bad key");
 }
 

@@ -45,6 +45,7 @@ class PortInUse {
   PortInUse(const PortInUse&) = delete;
   PortInUse& operator=(const PortInUse&) = delete;
   std::uint16_t number() const { return number_; }
+  int descriptor() const { return fd_; }
 
  private:
   int fd_;
