@@ -96,15 +96,16 @@ def memory(shape, ranks, sharded=False):
     held = layers / ranks + 2 * shape.layer() if sharded else layers
     return {
         "base": BF16 * (held + shape.base() - layers),
-        "masters": FP32 * trained,  # which products read themselves
+        "copies": BF16 * trained if ranks > 1 else 0,  # one rank computes with the masters
+        "masters": FP32 * trained / ranks,  # ZeRO-1
         "gradients": FP32 * trained,
-        "moments": 2 * FP32 * trained / ranks,  # ZeRO-1
+        "moments": 2 * FP32 * trained / ranks,
     }
 
 
 def gradient_bytes(shape, ranks):
-    """Sent by a rank in a step: gradients twice (reduce-scatter and all-gather), updated weights once, in fp32."""
-    return 3 * FP32 * shape.trained() * share(ranks)
+    """Sent by a rank in a step: gradients twice (reduce-scatter and all-gather) in fp32, updated weights once."""
+    return (2 * FP32 + BF16) * shape.trained() * share(ranks)
 
 
 def base_bytes(shape, ranks):
@@ -127,12 +128,13 @@ def describe(shape, machine, ranks, tokens, rows):
     network = machine.bandwidth(ranks)
     gradients, base = gradient_bytes(shape, ranks), base_bytes(shape, ranks)
     gb = lambda size: f"{size / GIGA:.1f} GB"
+    updated = lambda parts: parts["masters"] + parts["moments"]
     return {
         "parameters, trained": f"{shape.base() / GIGA:.2f} B, {shape.trained() / GIGA:.2f} B in {shape.copies} copies",
         "base, whole": gb(whole["base"]),
         "base, `dist.shard_base`": gb(sharded["base"]),
-        "masters and gradients of the copies": gb(whole["masters"] + whole["gradients"]),
-        "moments, one rank / ZeRO-1": f"{gb(memory(shape, 1)['moments'])} / {gb(whole['moments'])}",
+        "copies in bf16, and their gradients": gb(whole["copies"] + whole["gradients"]),
+        "masters and moments, one rank / ZeRO-1": f"{gb(updated(memory(shape, 1)))} / {gb(updated(whole))}",
         "sum without activations, whole base": gb(sum(whole.values())),
         "the same, `dist.shard_base`": gb(sum(sharded.values())),
         "operations of a token": f"{per_token / GIGA:.0f} GFLOP",

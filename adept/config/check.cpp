@@ -269,10 +269,6 @@ void check_rest(const RunConfig& config, CrossCheck& check) {
   check.expect(
       config.train.eval_steps == 0 || !config.data.eval.empty(), {"train.eval_steps", "data.eval"},
       fmt::format("found {}, but data.eval is empty; expected 0, or text in data.eval", config.train.eval_steps));
-  const bool trains_all = config.method == train::Method::kFull || config.method == train::Method::kReplay;
-  check.expect(!config.dist.shard_base || !trains_all, {"dist.shard_base", "method"},
-               fmt::format("found true together with method: {}, which leaves no layer frozen; expected false",
-                           to_string(config.method)));
   const auto normal = [](const std::string& path) { return std::filesystem::path(path + "/").lexically_normal(); };
   check.expect(config.model.empty() || normal(config.output_dir) != normal(config.model), {"output_dir", "model"},
                fmt::format("found {}, which is the model; expected a separate directory", quote(config.output_dir)));

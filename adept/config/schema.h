@@ -358,8 +358,9 @@ void describe(Visitor& v, dist::DistOptions& c) {
     "Add gradients in the order of micro-batches, so that any number of processes gives the same bits as one. Without "
     "it, results differ by rounding. Needs more communication");
   v(c.shard_base, "shard_base",
-    "Divide the frozen layers over the processes: each holds its part, and a layer is gathered before it is used, in "
-    "the forward and in the backward pass. For models that do not fit on one device. Needs more communication");
+    "Divide the frozen layers (with full and replay all layers, with their gradients) over the processes: each holds "
+    "its part, and a layer is gathered before it is used, in the forward and in the backward pass. For models that do "
+    "not fit on one device. Needs more communication");
 }
 
 template <typename Visitor>

@@ -224,17 +224,19 @@ Pending ProcessGroup::start_all_gather(const at::Tensor& whole, const at::Tensor
   });
 }
 
-void ProcessGroup::reduce_scatter(const at::Tensor& part, const at::Tensor& whole) {
-  ADEPT_CHECK(part.is_contiguous() && whole.numel() == part.numel() * size(), "{} elements of {} ranks for {}",
-              part.numel(), size(), whole.numel());
+Pending ProcessGroup::start_all_to_all(const at::Tensor& received, const at::Tensor& sent) {
+  ADEPT_CHECK(received.is_contiguous() && sent.is_contiguous() && received.numel() == sent.numel() &&
+                  sent.numel() % size() == 0,
+              "{} elements for {} from {} ranks", sent.numel(), received.numel(), size());
   if (!members_) {
-    if (whole.data_ptr() != part.data_ptr()) part.copy_(whole.view_as(part));
-    return;
+    received.copy_(sent.view_as(received));
+    return Pending();
   }
-  start("scattering", whole, [&](c10d::Backend& backend) {
-    at::Tensor output = part.view({-1}), input = whole.contiguous().view({-1});
-    return backend._reduce_scatter_base(output, input);
-  }).wait();
+  return start("exchanging parts", sent, [&](c10d::Backend& backend) {
+    at::Tensor output = received.view({-1}), input = sent.view({-1});
+    std::vector<std::int64_t> equal_parts;
+    return backend.alltoall_base(output, input, equal_parts, equal_parts);
+  });
 }
 
 void ProcessGroup::barrier() {

@@ -86,8 +86,9 @@ class ProcessGroup {
   /// `parts` of all ranks, which have the same size, one after another. `whole` is contiguous.
   void all_gather(const at::Tensor& whole, const at::Tensor& part);
   Pending start_all_gather(const at::Tensor& whole, const at::Tensor& part);
-  /// Part number rank() of the sum of `whole`, which is cut into size() equal parts. Both are contiguous.
-  void reduce_scatter(const at::Tensor& part, const at::Tensor& whole);
+  /// Part r of `sent`, which is cut into size() equal parts, goes to rank r; part r of `received` is from rank r. Both
+  /// are contiguous.
+  Pending start_all_to_all(const at::Tensor& received, const at::Tensor& sent);
   /// Until all ranks are here.
   void barrier();
 

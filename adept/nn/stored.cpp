@@ -11,7 +11,13 @@ at::Tensor leaf_of(const at::Tensor& stored, at::ScalarType type) {
 
 at::Tensor leaf_of_master(const at::Tensor& master, at::ScalarType type) {
   const bool is_read = type == at::kFloat || master.dim() == 2;
-  return leaf_of(master, is_read ? at::kFloat : type);
+  return trained_leaf_of(master, is_read ? at::kFloat : type);
+}
+
+at::Tensor trained_leaf_of(const at::Tensor& values, at::ScalarType type) {
+  at::Tensor leaf = leaf_of(values, type);
+  leaf.set_grad_dtype(at::kFloat);
+  return leaf;
 }
 
 at::Tensor effect_of(const at::Tensor& stored, double offset) {

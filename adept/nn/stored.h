@@ -11,8 +11,12 @@ namespace adept::nn {
 at::Tensor leaf_of(const at::Tensor& stored, at::ScalarType type);
 
 /// The leaf of a parameter that trains with this fp32 master: the master itself if what computes in `type` reads it
-/// (any in fp32, matrices in bf16), otherwise a copy in `type`.
+/// (any in fp32, matrices in bf16), otherwise trained_leaf_of.
 at::Tensor leaf_of_master(const at::Tensor& master, at::ScalarType type);
+
+/// A leaf with these values in `type`, which has its own memory, or the tensor's if that is its type. Gradients are
+/// added in fp32 in any case.
+at::Tensor trained_leaf_of(const at::Tensor& values, at::ScalarType type);
 
 /// What takes effect: stored + offset (1 for gains that are stored as w of 1 + w), fp32, without a graph.
 at::Tensor effect_of(const at::Tensor& stored, double offset);

@@ -24,17 +24,24 @@ void check_slices(const Parameter& p, const std::vector<RateSlice>& slices) {
                 "the learning rates of {} leave a gap or overlap", p.name);
     next = slice.end;
   }
-  ADEPT_CHECK(next == p.master.size(slices.front().dim), "the learning rates of {} do not cover it", p.name);
+  ADEPT_CHECK(next == p.shape()[static_cast<std::size_t>(slices.front().dim)],
+              "the learning rates of {} do not cover it", p.name);
+}
+
+/// On rank 0; on a device, one at a time is whole.
+at::Tensor whole_on_first(const Parameter& p, const at::Tensor& part, dist::ProcessGroup& group) {
+  if (!p.shard) return part;
+  const at::Tensor whole = gathered(part, *p.shard, group);
+  return group.is_first() ? whole.cpu() : at::Tensor();
 }
 
 }  // namespace
 
-AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options, dist::ProcessGroup& ranks)
-    : parameters_(std::move(parameters)), options_(options), ranks_(&ranks) {
+AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options)
+    : parameters_(std::move(parameters)), options_(options) {
   for (const Parameter& p : parameters_) {
     ADEPT_CHECK(p.master.scalar_type() == at::kFloat, "{} is not fp32", p.name);
-    const at::Tensor rows = row_shard(p.master, ranks.rank(), ranks.size()).of(p.master);
-    const bool is_new = moments_.emplace(p.name, Moments{at::zeros_like(rows), at::zeros_like(rows)}).second;
+    const bool is_new = moments_.emplace(p.name, Moments{at::zeros_like(p.master), at::zeros_like(p.master)}).second;
     ADEPT_CHECK(is_new, "{} is listed twice", p.name);
   }
 }
@@ -65,76 +72,71 @@ void AdamW::step(const std::vector<at::Tensor>& gradients, const ParameterRates&
   Groups groups;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const Parameter& p = parameters_[i];
-    const at::Tensor& whole_grad = gradients[i];
-    ADEPT_CHECK(
-        whole_grad.defined() && whole_grad.sizes() == p.master.sizes() && whole_grad.scalar_type() == at::kFloat,
-        "{} has no fp32 gradient of its shape", p.name);
+    const at::Tensor& gradient = gradients[i];
+    ADEPT_CHECK(gradient.defined() && gradient.sizes() == p.master.sizes() && gradient.scalar_type() == at::kFloat,
+                "{} has no fp32 gradient of its shape", p.name);
     const auto found = learning_rates.find(p.name);
     ADEPT_CHECK(found != learning_rates.end(), "no learning rate for {}", p.name);
     check_slices(p, found->second);
-    step_rows(p, whole_grad, found->second, grad_scale, groups);
+    step_part(p, gradient, found->second, grad_scale, groups);
   }
   for (const auto& [options, group] : groups) update(group, options.first, options.second, grad_scale);
-  gather_masters();
 }
 
-void AdamW::step_rows(const Parameter& p, const at::Tensor& gradient, const std::vector<RateSlice>& slices,
+void AdamW::step_part(const Parameter& p, const at::Tensor& gradient, const std::vector<RateSlice>& slices,
                       const std::optional<at::Tensor>& grad_scale, Groups& groups) {
-  const RowShard rows = row_shard(p.master, ranks_->rank(), ranks_->size());
-  if (rows.size() == 0) return;
-  const at::Tensor own = rows.of(p.master), own_gradient = rows.of(gradient);
+  if (p.master.numel() == 0) return;
   const Moments& m = moments_.at(p.name);
-  const double weight_decay = p.master.dim() >= 2 ? options_.weight_decay : 0.0;
+  const double weight_decay = p.shape().size() >= 2 ? options_.weight_decay : 0.0;
   const auto same_rate = [&](const RateSlice& slice) { return slice.rate == slices.front().rate; };
   if (std::all_of(slices.begin(), slices.end(), same_rate))
-    return groups[{slices.front().rate, weight_decay}].add(own, own_gradient, m);
+    return groups[{slices.front().rate, weight_decay}].add(p.master, gradient, m);
+  const std::int64_t row = p.numel() / p.shape()[0];
+  const std::int64_t begin = p.shard ? p.shard->begin() : 0, end = begin + p.master.numel();
   for (const RateSlice& slice : slices) {
-    const std::int64_t first = slice.dim == 0 ? rows.begin : 0, end = slice.dim == 0 ? rows.end : slice.end;
-    const std::int64_t from = std::max(slice.begin, first) - first, to = std::min(slice.end, end) - first;
+    const bool is_rows = slice.dim == 0;
+    ADEPT_CHECK(is_rows || (begin % row == 0 && end % row == 0), "{} has rates of columns and no whole rows", p.name);
+    const std::int64_t from = is_rows ? std::max(slice.begin * row, begin) - begin : slice.begin;
+    const std::int64_t to = is_rows ? std::min(slice.end * row, end) - begin : slice.end;
     if (from >= to) continue;  // of another rank
-    const auto part = [&](const at::Tensor& tensor) { return tensor.slice(slice.dim, from, to); };
+    const auto part = [&](const at::Tensor& tensor) {
+      return is_rows ? tensor.view({-1}).slice(0, from, to) : tensor.view({-1, row}).slice(1, from, to);
+    };
     // The kernel requires contiguous tensors, so columns are updated in copies.
-    const at::Tensor master = part(own).contiguous(), grad = part(own_gradient).contiguous();
+    const at::Tensor master = part(p.master).contiguous(), grad = part(gradient.contiguous()).contiguous();
     const Moments moments = {part(m.exp_avg).contiguous(), part(m.exp_avg_sq).contiguous()};
     Group one;
     one.add(master, grad, moments);
     update(one, slice.rate, weight_decay, grad_scale);
-    if (slice.dim == 0) continue;  // rows are views
-    part(own).copy_(master);
+    if (is_rows) continue;  // views
+    part(p.master).copy_(master);
     part(m.exp_avg).copy_(moments.exp_avg);
     part(m.exp_avg_sq).copy_(moments.exp_avg_sq);
   }
 }
 
-void AdamW::gather_masters() {
-  std::vector<at::Tensor> masters;
-  for (const Parameter& p : parameters_) masters.push_back(p.master);
-  gather_rows(masters, *ranks_);
+TensorsByName AdamW::gather_masters(dist::ProcessGroup& group) const {
+  TensorsByName masters;
+  for (const Parameter& p : parameters_)
+    if (at::Tensor whole = whole_on_first(p, p.master, group); whole.defined()) masters.emplace(p.name, whole);
+  return masters;
 }
 
-MomentsByName AdamW::gather_moments() const {
-  if (ranks_->size() == 1) return moments_;
-  MomentsByName all;
+OptimizerState AdamW::gather_state(dist::ProcessGroup& group) const {
+  OptimizerState state{.masters = gather_masters(group), .moments = {}, .num_updates = num_updates_};
   for (const Parameter& p : parameters_) {
-    const RowShard rows = row_shard(p.master, ranks_->rank(), ranks_->size());
     const Moments& own = moments_.at(p.name);
-    const auto whole = [&](const at::Tensor& part) {
-      const at::Tensor tensor = at::zeros_like(p.master);
-      rows.of(tensor).copy_(part);
-      gather_rows({&tensor, 1}, *ranks_);
-      return ranks_->is_first() ? tensor.cpu() : at::Tensor();  // a device holds one at a time
-    };
-    const Moments moments = {whole(own.exp_avg), whole(own.exp_avg_sq)};
-    if (ranks_->is_first()) all.emplace(p.name, moments);
+    Moments whole = {whole_on_first(p, own.exp_avg, group), whole_on_first(p, own.exp_avg_sq, group)};
+    if (whole.exp_avg.defined()) state.moments.emplace(p.name, std::move(whole));
   }
-  return all;
+  return state;
 }
 
-void AdamW::restore_moments(const std::string& name, const Moments& whole) {
-  const Moments& own = moments_.at(name);
-  const RowShard rows = row_shard(whole.exp_avg, ranks_->rank(), ranks_->size());
-  own.exp_avg.copy_(rows.of(whole.exp_avg));
-  own.exp_avg_sq.copy_(rows.of(whole.exp_avg_sq));
+void AdamW::restore(const Parameter& parameter, const at::Tensor& master, const Moments& moments) {
+  const Moments& own = moments_.at(parameter.name);
+  parameter.master.copy_(parameter.part_of(master));
+  own.exp_avg.copy_(parameter.part_of(moments.exp_avg));
+  own.exp_avg_sq.copy_(parameter.part_of(moments.exp_avg_sq));
 }
 
 at::Tensor squared_grad_norm(const std::vector<at::Tensor>& gradients) {

@@ -1,8 +1,9 @@
 // AdamW with one learning rate per unit (Loshchilov & Hutter, arXiv 1711.05101; ADEPT, section 3.3). Its state is
-// divided over the processes of a job (ZeRO-1, arXiv 1910.02054): each updates its rows of every tensor.
+// divided over the processes of a job (ZeRO-1, arXiv 1910.02054): each updates its part of every tensor.
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/accumulate.h>
 
 #include <cstdint>
 #include <map>
@@ -13,17 +14,24 @@
 
 #include "adept/dist/process_group.h"
 #include "adept/optim/options.h"
-#include "adept/optim/row_shard.h"
+#include "adept/optim/shard.h"
 
 namespace adept::optim {
 
 /// One trainable tensor. Its fp32 master is shared with the owner and updated in place.
 struct Parameter {
   std::string name;
-  at::Tensor master;  ///< fp32
+  at::Tensor master;             ///< fp32: the whole tensor, or this rank's part, (n)
+  std::optional<Shard> shard{};  ///< none: this process has the whole tensor
+
+  /// Of the whole tensor.
+  at::IntArrayRef shape() const { return shard ? at::IntArrayRef(shard->shape) : master.sizes(); }
+  std::int64_t numel() const { return c10::multiply_integers(shape()); }
+  /// This rank's part of a tensor of that shape.
+  at::Tensor part_of(const at::Tensor& whole) const { return shard ? shard->of(whole) : whole; }
 };
 
-/// The optimizer state of one parameter, or of this rank's rows of it.
+/// The optimizer state of one parameter, or of this rank's part of it.
 struct Moments {
   at::Tensor exp_avg;     ///< fp32
   at::Tensor exp_avg_sq;  ///< fp32
@@ -31,6 +39,14 @@ struct Moments {
 
 /// By parameter name.
 using MomentsByName = std::map<std::string, Moments>;
+using TensorsByName = std::map<std::string, at::Tensor>;
+
+/// Everything that an optimizer continues from, whole.
+struct OptimizerState {
+  TensorsByName masters;
+  MomentsByName moments;
+  std::int64_t num_updates = 0;
+};
 
 /// The rate of the slices begin .. end-1 of a parameter along `dim`.
 struct RateSlice {
@@ -48,22 +64,24 @@ using ParameterRates = std::map<std::string, std::vector<RateSlice>>;
 class AdamW {
  public:
   /// Moments start at zero. Throws InternalError for masters that are not fp32 or names that repeat.
-  AdamW(std::vector<Parameter> parameters, AdamWOptions options, dist::ProcessGroup& ranks = dist::world());
+  AdamW(std::vector<Parameter> parameters, AdamWOptions options);
 
-  /// One update; every rank then has all of the new masters. `gradients`, fp32, one for each parameter in their order,
-  /// are those of the whole global batch; they are scaled by `grad_factor` (clipping), possibly in place.
-  /// `learning_rates` contains the rate of every parameter by name, including the schedule; a missing or unknown name
-  /// is an InternalError.
+  /// One update of this rank's part of the masters. `gradients`, fp32, one for each parameter in their order and of its
+  /// master's size, are those of the whole global batch; they are scaled by `grad_factor` (clipping), possibly in
+  /// place. `learning_rates` contains the rate of every parameter by name, including the schedule; a missing or unknown
+  /// name is an InternalError.
   void step(const std::vector<at::Tensor>& gradients, const ParameterRates& learning_rates, double grad_factor = 1.0);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const AdamWOptions& options() const { return options_; }
-  /// This rank's rows of the moments.
+  /// This rank's part of the moments.
   const MomentsByName& moments() const { return moments_; }
-  /// The whole moments, on rank 0; nothing on the others. Every rank calls it.
-  MomentsByName gather_moments() const;
-  /// Takes this rank's rows of the whole moments of a parameter.
-  void restore_moments(const std::string& name, const Moments& whole);
+  /// The whole masters, or the whole state, on rank 0; no tensors on the others. Every rank calls it. One process gets
+  /// the tensors themselves.
+  TensorsByName gather_masters(dist::ProcessGroup& group = dist::world()) const;
+  OptimizerState gather_state(dist::ProcessGroup& group = dist::world()) const;
+  /// Takes this rank's part of a whole master and its moments.
+  void restore(const Parameter& parameter, const at::Tensor& master, const Moments& moments);
   /// Updates made so far; they set the bias correction.
   std::int64_t num_updates() const { return num_updates_; }
   void set_num_updates(std::int64_t num_updates) { num_updates_ = num_updates; }
@@ -76,13 +94,11 @@ class AdamW {
   };
   void update(const Group& group, double rate, double weight_decay, const std::optional<at::Tensor>& grad_scale);
   using Groups = std::map<std::pair<double, double>, Group>;  // by rate and weight decay
-  void step_rows(const Parameter& p, const at::Tensor& gradient, const std::vector<RateSlice>& slices,
+  void step_part(const Parameter& p, const at::Tensor& gradient, const std::vector<RateSlice>& slices,
                  const std::optional<at::Tensor>& grad_scale, Groups& groups);
-  void gather_masters();
 
   std::vector<Parameter> parameters_;
   AdamWOptions options_;
-  dist::ProcessGroup* ranks_;
   MomentsByName moments_;
   std::int64_t num_updates_ = 0;
 };

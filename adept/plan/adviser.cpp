@@ -18,9 +18,7 @@ constexpr std::int64_t kMostRanks = 1024;
 
 std::vector<Advice> Adviser::advise() {
   advise_less_at_a_time();
-  const train::Method method = planned_.config.method;
-  const bool leaves_frozen = method != train::Method::kFull && method != train::Method::kReplay;
-  if (leaves_frozen && planned_.has_devices) advise_sharing();
+  if (planned_.has_devices) advise_sharing();
   return std::move(advice_);
 }
 

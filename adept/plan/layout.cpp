@@ -23,15 +23,11 @@ std::optional<method::Expansion> expansion_of(const config::RunConfig& config, c
   return expansion;
 }
 
-std::shared_ptr<train::ShardedBase> divide(model::Decoder& decoder, std::int64_t ranks,
-                                           FunctionRef<bool(const model::Parameter&)> is_frozen) {
-  const auto base = std::make_shared<train::ShardedBase>(static_cast<int>(ranks), decoder.num_layers());
-  for (std::int64_t l = 0; l < decoder.num_layers(); ++l) {
-    std::vector<at::Tensor*> frozen;
-    for (const model::Parameter& p : model::layer_parameters(decoder.weights(), l))
-      if (is_frozen(p)) frozen.push_back(p.tensor);
-    base->take(l, frozen);
-  }
+std::shared_ptr<train::ShardedBase> divide(model::Decoder& decoder, std::int64_t ranks, const train::Trains& trains) {
+  const auto base =
+      std::make_shared<train::ShardedBase>(static_cast<int>(ranks), decoder.config(), trains, decoder.dtype());
+  for (std::int64_t l = 0; l < decoder.num_layers(); ++l)
+    base->take(l, model::layer_parameters(decoder.weights(), l), trains);
   base->reserve();
   decoder.weights().source = base;
   return base;
@@ -53,13 +49,14 @@ Layout::Layout(const config::RunConfig& config, const model::ModelConfig& base, 
       expansion_(expansion_of(config, base, after)),
       decoder_(without_values(base, files, dtype_, expansion_)),
       base_(config.dist.shard_base ? divide_base(config) : nullptr),
-      trainable_(decoder_, train::trained_tensors(config, decoder_, expansion_, files.directory(), initial_values)),
+      trainable_(decoder_, train::trained_tensors(config, decoder_, expansion_, files.directory(), initial_values),
+                 {.rank = 0, .size = static_cast<int>(ranks)}),
       optimizer_(trainable_.parameters(), config.train.adamw) {
-  for (const optim::Parameter& p : trainable_.parameters()) {
-    std::int64_t layer = kOutside;
-    std::string local_name;
-    model::split_layer_parameter_name(p.name, layer, local_name);
-    trained_[layer] += p.master.numel();
+  for (std::size_t i = 0; i < trainable_.parameters().size(); ++i) {
+    const optim::Parameter& p = trainable_.parameters()[i];
+    const std::int64_t layer = trainable_.layer_of(i);
+    trained_[layer] += p.numel();
+    kept_gradients_[layer] += trainable_.is_divided(i) ? p.master.numel() : p.numel();
   }
 }
 
@@ -82,7 +79,7 @@ model::Decoder without_values(const model::ModelConfig& base, const io::WeightFi
 
 std::shared_ptr<train::ShardedBase> Layout::divide_base(const config::RunConfig& config) {
   return divide(decoder_, ranks_,
-                [&](const model::Parameter& p) { return !train::trains(config, decoder_.config(), expansion_, p); });
+                [&](const model::Parameter& p) { return train::trains(config, decoder_.config(), expansion_, p); });
 }
 
 std::int64_t measured_weights(const config::RunConfig& config, const model::ModelConfig& base,
@@ -90,7 +87,7 @@ std::int64_t measured_weights(const config::RunConfig& config, const model::Mode
   const std::optional<method::Expansion> expansion = after.empty() ? std::nullopt : expansion_of(config, base, after);
   model::Decoder decoder =
       without_values(base, files, model::to_scalar_type(config.compute.decided_dtype()), expansion);
-  if (config.dist.shard_base) divide(decoder, ranks, [](const model::Parameter&) { return true; });
+  if (config.dist.shard_base) divide(decoder, ranks, [](const model::Parameter&) { return false; });
   return train::weight_bytes(decoder);
 }
 
@@ -106,9 +103,24 @@ double Layout::bytes_gathered() const {
   return static_cast<double>(base_->bytes_received(0) + base_->bytes_received(trainable_.lowest_of_any_graph()));
 }
 
+double Layout::bytes_scattered() const {
+  return base_ == nullptr ? 0 : static_cast<double>(base_->gradient_bytes_received());
+}
+
 std::int64_t Layout::trained(std::int64_t layer) const {
   const auto found = trained_.find(layer);
   return found == trained_.end() ? 0 : found->second;
+}
+
+std::int64_t Layout::kept_gradients(std::int64_t layer) const {
+  const auto found = kept_gradients_.find(layer);
+  return found == kept_gradients_.end() ? 0 : found->second;
+}
+
+std::int64_t Layout::all_kept_gradients() const {
+  std::int64_t elements = 0;
+  for (const auto& [layer, count] : kept_gradients_) elements += count;
+  return elements;
 }
 
 Use Layout::use(std::int64_t layer) const {

@@ -46,13 +46,17 @@ class Layout {
   const model::Decoder& decoder() const { return decoder_; }
   const train::Trainable& trainable() const { return trainable_; }
 
-  /// Between steps, with all of AdamW's moments.
+  /// Of a rank, between steps.
   train::MemoryUse resident() const { return train::resident_memory(decoder_, trainable_, optimizer_); }
-  /// Bytes that a rank sends for the frozen layers of a micro-batch.
+  /// Bytes that a rank sends for the divided layers of a micro-batch, and for their gradients.
   double bytes_gathered() const;
+  double bytes_scattered() const;
 
   /// Trained elements of a layer, or outside the layers.
   std::int64_t trained(std::int64_t layer) const;
+  /// Of them, those whose gradient this rank keeps.
+  std::int64_t kept_gradients(std::int64_t layer) const;
+  std::int64_t all_kept_gradients() const;
   Use use(std::int64_t layer) const;
 
  private:
@@ -65,7 +69,7 @@ class Layout {
   std::shared_ptr<train::ShardedBase> base_;  // null: not divided
   train::Trainable trainable_;
   optim::AdamW optimizer_;
-  std::map<std::int64_t, std::int64_t> trained_;
+  std::map<std::int64_t, std::int64_t> trained_, kept_gradients_;
 };
 
 }  // namespace adept::plan

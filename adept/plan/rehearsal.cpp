@@ -42,9 +42,10 @@ train::Trainable make_trainable(model::Decoder& decoder, const std::function<boo
   std::vector<train::TrainedTensor> tensors;
   for (const model::Parameter& p : model::named_parameters(decoder.config(), decoder.weights()))
     if (wanted(p))
-      tensors.push_back(
-          {.name = p.name, .layer = p.layer, .slot = p.tensor, .master = at::full(p.shape, kValue, at::kFloat)});
-  return {decoder, std::move(tensors)};
+      tensors.push_back({.name = p.name, .layer = p.layer, .slot = p.tensor, .initial = [shape = p.shape] {
+                           return at::full(shape, kValue, at::kFloat);
+                         }});
+  return {decoder, std::move(tensors), {}};
 }
 
 // Of `count` layers.

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
-#include "adept/optim/row_shard.h"
+#include "adept/optim/shard.h"
 
 namespace adept::plan {
 namespace {
@@ -12,29 +12,31 @@ double bytes_of_gradient(const at::Tensor& weight) {
   return weight.requires_grad() ? 4.0 * static_cast<double>(weight.numel()) : 0;
 }
 
-// Of optim::gather_rows: the parts of all ranks and the own one, of at least one tensor.
+// Of optim::gather, for leaves that every rank has: the parts of all ranks and the own one, of at least one tensor.
 double gather_bytes(const Layout& layout) {
   if (layout.ranks() == 1) return 0;
-  std::int64_t most = std::min(optim::kGatheredBytes, 4 * layout.trainable().num_parameters());
-  for (const optim::Parameter& p : layout.trainable().parameters())
-    most = std::max(most, static_cast<std::int64_t>(p.master.nbytes()));
+  const train::Trainable& trainable = layout.trainable();
+  std::int64_t all = 0, most = 0;
+  for (std::size_t i = 0; i < trainable.leaves().size(); ++i) {
+    if (trainable.is_divided(i)) continue;
+    const auto bytes = static_cast<std::int64_t>(trainable.leaves()[i].nbytes());
+    all += bytes;
+    most = std::max(most, bytes);
+  }
+  most = std::max(most, std::min(optim::kGatheredBytes, all));
   return static_cast<double>(most) * (1 + 1 / static_cast<double>(layout.ranks()));
 }
 
-// With this rank's share of the moments (ZeRO-1).
-train::MemoryUse resident_of_rank(const Layout& layout) {
-  train::MemoryUse resident = layout.resident();
-  const std::int64_t of_others = resident.moments - (resident.moments + layout.ranks() - 1) / layout.ranks();
-  resident.moments -= of_others;
-  resident.peak -= of_others;
-  return resident;
+// Of a layer whose gradients are scattered: whole, as they are sent, and as they are received.
+double scattered_bytes(const Layout& layout, std::int64_t layer) {
+  return layout.bytes_scattered() == 0 ? 0 : 3 * 4.0 * static_cast<double>(layout.trained(layer));
 }
 
 }  // namespace
 
 train::MemoryUse memory_of(const Layout& layout, const Costs& costs, std::int64_t tokens, std::int64_t micro_batches) {
   const auto n = static_cast<double>(tokens);
-  const double all_gradients = 4.0 * static_cast<double>(layout.trainable().num_parameters());
+  const double all_gradients = 4.0 * static_cast<double>(layout.all_kept_gradients());
   double kept = 0, peak = 0;
   double gradients = micro_batches > 1 ? all_gradients : 0;  // of the micro-batches before
   const auto at_peak = [&](double bytes) { peak = std::max(peak, kept + gradients + bytes); };
@@ -52,9 +54,9 @@ train::MemoryUse memory_of(const Layout& layout, const Costs& costs, std::int64_
   for (std::int64_t l = std::ssize(costs.layers); l-- > 0;) {
     const PartCost& layer = costs.layers[static_cast<std::size_t>(l)];
     if (layout.use(l) == Use::kWithoutGraph) continue;
-    at_peak(layer.backward * n + layer.fixed);
+    at_peak(layer.backward * n + layer.fixed + scattered_bytes(layout, l));
     kept -= layer.kept * n;
-    if (micro_batches == 1) gradients += 4.0 * static_cast<double>(layout.trained(l));
+    if (micro_batches == 1) gradients += 4.0 * static_cast<double>(layout.kept_gradients(l));
   }
   // A tied matrix has a second gradient, which is added to the head's.
   at_peak(bytes_of_gradient(weights.embed_tokens.weight));
@@ -62,7 +64,7 @@ train::MemoryUse memory_of(const Layout& layout, const Costs& costs, std::int64_
   train::StepResult step;
   step.activation_bytes = static_cast<std::int64_t>(activations);
   step.gradient_bytes = static_cast<std::int64_t>(all_gradients);
-  return train::step_memory(resident_of_rank(layout), step, micro_batches, static_cast<std::int64_t>(peak));
+  return train::step_memory(layout.resident(), step, micro_batches, static_cast<std::int64_t>(peak));
 }
 
 }  // namespace adept::plan

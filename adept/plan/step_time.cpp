@@ -14,12 +14,19 @@ double tokens_of_rank(const config::RunConfig& config) {
   return static_cast<double>(config.train.batch_size * config.train.grad_accum * config.seq_len);
 }
 
+// By this rank.
+double updated_parameters(const Layout& layout) {
+  std::int64_t count = 0;
+  for (const optim::Parameter& p : layout.trainable().parameters()) count += p.master.numel();
+  return static_cast<double>(count);
+}
+
 StepTime measured_time(const Layout& layout, const config::RunConfig& config, const Costs& costs) {
   const double tokens = tokens_of_rank(config);
   StepTime time;
   for (const PartCost& layer : costs.layers) time.layers += tokens * layer.seconds;
   time.head = tokens * costs.head.seconds;
-  time.update = static_cast<double>(layout.trainable().num_parameters()) * rehearse_update();
+  time.update = updated_parameters(layout) * rehearse_update();
   return time;
 }
 
@@ -32,18 +39,24 @@ StepTime assumed_time(const Layout& layout, const config::RunConfig& config, con
   StepTime time;
   time.head = std::min(of_head, flops) / rate;
   time.layers = flops / rate - time.head;
-  time.update = static_cast<double>(layout.trainable().num_parameters()) * kUpdateBytes / machine.memory_bandwidth;
+  time.update = updated_parameters(layout) * kUpdateBytes / machine.memory_bandwidth;
   return time;
 }
 
 }  // namespace
 
-// A ring: each rank sends (n - 1) / n of the gradients twice (reduce-scatter, all-gather), and as much of the weights.
+// A ring: each rank sends (n - 1) / n of the gradients twice (reduce-scatter, all-gather), in fp32, and as much of the
+// weights as the forward pass reads them.
 Traffic traffic_of(const Layout& layout, const config::RunConfig& config) {
-  const auto trained = static_cast<double>(layout.trainable().num_parameters());
-  const auto n = static_cast<double>(layout.ranks());
-  return {.reduced = 3 * 4 * trained * (n - 1) / n,
-          .gathered = layout.bytes_gathered() * static_cast<double>(config.train.grad_accum)};
+  const train::Trainable& trainable = layout.trainable();
+  const auto n = static_cast<double>(layout.ranks()), micro_batches = static_cast<double>(config.train.grad_accum);
+  double bytes = 0;
+  for (std::size_t i = 0; i < trainable.leaves().size(); ++i)
+    if (!trainable.is_divided(i))
+      bytes += static_cast<double>(2 * 4 * trainable.leaves()[i].numel()) +
+               static_cast<double>(trainable.leaves()[i].nbytes());
+  return {.reduced = bytes * (n - 1) / n + layout.bytes_scattered() * micro_batches,
+          .gathered = layout.bytes_gathered() * micro_batches};
 }
 
 double necessary_flops(const Layout& layout, const config::RunConfig& config) {

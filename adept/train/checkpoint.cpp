@@ -40,9 +40,9 @@ struct HostTensors {
   }
 };
 
-HostTensors masters_of(const optim::AdamW& optimizer) {
+HostTensors host_masters(const optim::TensorsByName& masters) {
   HostTensors host;
-  for (const optim::Parameter& p : optimizer.parameters()) host.add(p.name, p.master);
+  for (const auto& [name, master] : masters) host.add(name, master);
   return host;
 }
 
@@ -55,12 +55,14 @@ HostTensors host_moments(const optim::MomentsByName& moments_by_name) {
   return host;
 }
 
-// Of the shapes of whole moments.
-HostTensors like_moments(const optim::AdamW& optimizer) {
-  HostTensors host;
+// Of whole tensors with these names.
+std::vector<io::TensorView> expected_tensors(const optim::AdamW& optimizer,
+                                             std::initializer_list<const char*> prefixes) {
+  std::vector<io::TensorView> views;
   for (const optim::Parameter& p : optimizer.parameters())
-    for (const char* prefix : {"exp_avg.", "exp_avg_sq."}) host.add(prefix + p.name, p.master);
-  return host;
+    for (const char* prefix : prefixes)
+      views.push_back({.name = prefix + p.name, .dtype = DType::kF32, .shape = p.shape().vec(), .data = {}});
+  return views;
 }
 
 Json checksums(const HostTensors& host) {
@@ -93,16 +95,16 @@ std::shared_ptr<const io::SafetensorsFile> open_verified(const fs::path& path, c
   return file;
 }
 
-void check_shapes(const io::SafetensorsFile& file, const fs::path& path, const HostTensors& expected) {
-  for (const io::TensorView& want : expected.views) {
+void check_shapes(const io::SafetensorsFile& file, const fs::path& path, const std::vector<io::TensorView>& expected) {
+  for (const io::TensorView& want : expected) {
     const io::TensorView* found = file.find(want.name);
     if (!found) throw DataError("{}: tensor {} is missing.", path.string(), want.name);
     if (found->dtype != want.dtype || found->shape != want.shape)
       throw DataError("{}: tensor {} is {}; expected {}.", path.string(), want.name, io::describe(*found),
                       io::describe(want));
   }
-  if (file.tensors().size() != expected.views.size())
-    throw DataError("{}: has {} tensors; expected {}.", path.string(), file.tensors().size(), expected.views.size());
+  if (file.tensors().size() != expected.size())
+    throw DataError("{}: has {} tensors; expected {}.", path.string(), file.tensors().size(), expected.size());
 }
 
 at::Tensor tensor_in(const io::SafetensorsFile& file, const std::string& name) {
@@ -179,17 +181,18 @@ TrainerState state_from_json(const Json& json) {
 }
 
 // Verifies everything before the first byte of the optimizer changes.
-TrainerState load(const fs::path& dir, const Json& json, optim::AdamW& optimizer) {
+TrainerState load(const fs::path& dir, const Json& json, optim::AdamW& optimizer, const OnMaster& on_master) {
   const TrainerState state = state_from_json(json);
-  const HostTensors masters = masters_of(optimizer), moments = like_moments(optimizer);
   const auto trainable = open_verified(dir / kTrainableFile, json.at(kTrainableSums));
   const auto saved_moments = open_verified(dir / kOptimizerFile, json.at(kOptimizerSums));
-  check_shapes(*trainable, dir / kTrainableFile, masters);
-  check_shapes(*saved_moments, dir / kOptimizerFile, moments);
+  check_shapes(*trainable, dir / kTrainableFile, expected_tensors(optimizer, {""}));
+  check_shapes(*saved_moments, dir / kOptimizerFile, expected_tensors(optimizer, {"exp_avg.", "exp_avg_sq."}));
   for (const optim::Parameter& p : optimizer.parameters()) {
-    p.master.copy_(tensor_in(*trainable, p.name));
-    optimizer.restore_moments(p.name, {.exp_avg = tensor_in(*saved_moments, "exp_avg." + p.name),
-                                       .exp_avg_sq = tensor_in(*saved_moments, "exp_avg_sq." + p.name)});
+    const at::Tensor master = tensor_in(*trainable, p.name);
+    optimizer.restore(p, master,
+                      {.exp_avg = tensor_in(*saved_moments, "exp_avg." + p.name),
+                       .exp_avg_sq = tensor_in(*saved_moments, "exp_avg_sq." + p.name)});
+    if (on_master) on_master(p.name, master);
   }
   optimizer.set_num_updates(json.at("num_updates").get<std::int64_t>());
   return state;
@@ -238,13 +241,13 @@ void require_no_checkpoints(const fs::path& run_dir) {
 }
 
 fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, const RunIdentity& identity,
-                         const optim::AdamW& optimizer, const optim::MomentsByName& whole_moments) {
-  const HostTensors masters = masters_of(optimizer), moments = host_moments(whole_moments);
+                         const optim::OptimizerState& optimizer) {
+  const HostTensors masters = host_masters(optimizer.masters), moments = host_moments(optimizer.moments);
   const Json json = {{"version", kCheckpointVersion},
                      {"step", state.step},
                      {"total_steps", state.total_steps},
                      {"evaluation_due", state.evaluation_due},
-                     {"num_updates", optimizer.num_updates()},
+                     {"num_updates", optimizer.num_updates},
                      {"total_tokens", state.total_tokens},
                      {"nonfinite_in_row", state.nonfinite_in_row},
                      {"nonfinite_total", state.nonfinite_total},
@@ -340,7 +343,7 @@ std::optional<CheckpointHeader> newest_checkpoint(const fs::path& run_dir) {
 }
 
 std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, const RunIdentity& identity,
-                                                   optim::AdamW& optimizer) {
+                                                   optim::AdamW& optimizer, const OnMaster& on_master) {
   const std::vector<fs::path> found = list_checkpoints(run_dir);
   for (const fs::path& dir : found) {
     Json json;
@@ -349,7 +352,7 @@ std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, cons
       json = read_state(dir / kStateFile);
       const std::vector<std::string> other = run_differences(json, identity, dir / kStateFile);
       if (!other.empty()) throw other_run_error(dir, other);
-      state = load(dir, json, optimizer);
+      state = load(dir, json, optimizer, on_master);
     } catch (const DataError& error) {
       log_warning("{}: skipped, because it is damaged: {}", dir.string(), error.what());
       continue;

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
@@ -53,11 +54,10 @@ struct RunIdentity {
   Json config;              ///< the keys that decide the result
 };
 
-/// Writes run_dir/checkpoint-<step> (replacing one of the same step) and returns its path. `moments` are
-/// optimizer.gather_moments(), so that a checkpoint does not depend on the number of processes. Throws DataError.
+/// Writes run_dir/checkpoint-<step> (replacing one of the same step) and returns its path. `optimizer` is its
+/// gather_state(), so that a checkpoint does not depend on the number of processes. Throws DataError.
 std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir, const TrainerState& state,
-                                      const RunIdentity& identity, const optim::AdamW& optimizer,
-                                      const optim::MomentsByName& moments);
+                                      const RunIdentity& identity, const optim::OptimizerState& optimizer);
 
 /// Removes checkpoints older than the newest `keep` (at least 2) intact ones, except the newest intact one of at most
 /// `verified` steps, which a fault may lead back to. Reads checkpoints to verify them, unless they are in
@@ -96,11 +96,14 @@ std::vector<std::string> training_differences(const Json& saved_config, const Js
 /// Error for a checkpoint of a different run: lists the differences and says what to do.
 ConfigError other_run_error(const std::filesystem::path& checkpoint, const std::vector<std::string>& differences);
 
+/// Gets each whole master that a checkpoint contains, in fp32.
+using OnMaster = std::function<void(const std::string& name, const at::Tensor& master)>;
+
 /// Loads the newest intact checkpoint into the optimizer's masters and moments, and returns its state; nothing if there
-/// is none. Skips damaged checkpoints with a warning. Throws ConfigError with the differences if a checkpoint belongs
-/// to a different run, or has another format version; DataError if all checkpoints are damaged. On errors the optimizer
-/// is unchanged.
+/// is none. Calls `on_master` after the optimizer has its part. Skips damaged checkpoints with a warning. Throws
+/// ConfigError with the differences if a checkpoint belongs to a different run, or has another format version;
+/// DataError if all checkpoints are damaged. On errors the optimizer is unchanged.
 std::optional<TrainerState> load_newest_checkpoint(const std::filesystem::path& run_dir, const RunIdentity& identity,
-                                                   optim::AdamW& optimizer);
+                                                   optim::AdamW& optimizer, const OnMaster& on_master = {});
 
 }  // namespace adept::train

@@ -37,8 +37,7 @@ constexpr double kMuchRounding = 0.1;
 // Trained values of the tensors, by their names in the files.
 class TrainedValues {
  public:
-  explicit TrainedValues(const TrainedModel& model) : model_(model) {
-    for (const optim::Parameter& p : model.trainable.parameters()) masters_[p.name] = p.master;
+  explicit TrainedValues(const TrainedModel& model) : model_(model), masters_(model.masters) {
     // A file may also contain a tied head.
     if (!model.decoder.config().tie_word_embeddings) return;
     for (const std::string_view rows : {std::string_view(), kNewTokenRows})
@@ -74,7 +73,7 @@ class TrainedValues {
   }
 
   const TrainedModel& model_;
-  std::map<std::string, at::Tensor> masters_;
+  optim::TensorsByName masters_;
 };
 
 // Measures how rounding to the export dtypes changes values, and how much of the trained change it loses.

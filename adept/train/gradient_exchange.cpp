@@ -3,7 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
@@ -32,46 +32,47 @@ class GradientExchange::Hook : public torch::autograd::PostAccumulateGradHook {
   std::size_t index_;
 };
 
-GradientExchange::GradientExchange(Trainable& trainable, dist::ProcessGroup& group, bool deterministic)
-    : trainable_(trainable), group_(group), in_order_(deterministic && group.size() > 1) {
+GradientExchange::GradientExchange(Trainable& trainable, dist::ProcessGroup& group, bool deterministic,
+                                   GradientScatter::OnSent on_sent)
+    : trainable_(trainable),
+      group_(group),
+      scatter_(trainable, group, std::move(on_sent)),
+      in_order_(deterministic && group.size() > 1),
+      bucket_of_(trainable.parameters().size()) {
   if (in_order_) sums_.resize(trainable.parameters().size());
-  if (group.size() == 1 || in_order_) return;
-  make_buckets();
+  if (group.size() > 1 && !in_order_) make_buckets();
   for (std::size_t i = 0; i < bucket_of_.size(); ++i)
-    if (trainable.accumulates_in_place(i))
+    if (trainable.is_divided(i) || !buckets_.empty())
       torch::autograd::impl::set_post_acc_grad_hooks(trainable.leaves()[i], std::make_unique<Hook>(*this, i));
 }
 
 GradientExchange::~GradientExchange() {
-  for (std::size_t i = 0; i < bucket_of_.size(); ++i)
-    if (trainable_.accumulates_in_place(i))
-      torch::autograd::impl::set_post_acc_grad_hooks(trainable_.leaves()[i], nullptr);
+  for (const at::Tensor& leaf : trainable_.leaves()) torch::autograd::impl::set_post_acc_grad_hooks(leaf, nullptr);
 }
 
-// From the last tensor to the first, as the backward pass completes them; those that are known at the end only come
-// last.
+// From the last tensor to the first, as the backward pass completes them.
 void GradientExchange::make_buckets() {
-  const auto count = trainable_.parameters().size();
-  bucket_of_.resize(count);
-  for (const bool in_place : {true, false}) {
-    std::int64_t elements = kBucketElements;  // starts a new bucket
-    for (std::size_t i = count; i-- > 0;) {
-      if (trainable_.accumulates_in_place(i) != in_place) continue;
-      const std::int64_t size = trainable_.parameters()[i].master.numel();
-      if (elements + size > kBucketElements) {
-        buckets_.emplace_back();
-        elements = 0;
-      }
-      elements += size;
-      buckets_.back().indices.push_back(i);
-      bucket_of_[i] = buckets_.size() - 1;
+  std::int64_t elements = kBucketElements;  // starts a new bucket
+  for (std::size_t i = bucket_of_.size(); i-- > 0;) {
+    if (trainable_.is_divided(i)) continue;
+    const std::int64_t size = trainable_.leaves()[i].numel();
+    if (elements + size > kBucketElements) {
+      buckets_.emplace_back();
+      elements = 0;
     }
+    elements += size;
+    buckets_.back().indices.push_back(i);
+    bucket_of_[i] = buckets_.size() - 1;
   }
 }
 
-void GradientExchange::begin_last_pass() { sends_early_ = !buckets_.empty(); }
+void GradientExchange::begin_pass(int num_counting, bool sends_early) {
+  sends_early_ = sends_early && !buckets_.empty();
+  scatter_.begin_pass(num_counting);
+}
 
 void GradientExchange::on_ready(std::size_t index) {
+  if (trainable_.is_divided(index)) return scatter_.on_ready(index);
   if (!sends_early_) return;
   Bucket& bucket = buckets_[bucket_of_[index]];
   ADEPT_CHECK(!bucket.started, "{} got a gradient after it was sent", trainable_.parameters()[index].name);
@@ -83,7 +84,7 @@ void GradientExchange::on_ready(std::size_t index) {
 // What autograd has accumulated counts: a leaf that earlier micro-batches did not reach was collected as zeros.
 at::Tensor GradientExchange::gradient(std::size_t index) const {
   const at::Tensor& accumulated = trainable_.leaves()[index].grad();
-  return trainable_.accumulates_in_place(index) && accumulated.defined() ? accumulated : trainable_.gradients()[index];
+  return accumulated.defined() ? accumulated : trainable_.gradients()[index];
 }
 
 void GradientExchange::start(Bucket& bucket) {
@@ -135,15 +136,16 @@ void GradientExchange::add_in_order() {
     const auto has = [&](const std::vector<double>& of_rank) { return of_rank[i] != 0; };
     if (std::ranges::none_of(defined, has)) continue;
     const at::Tensor& leaf = trainable_.leaves()[i];
-    const at::Tensor part = leaf.grad().defined() ? leaf.grad().contiguous() : at::zeros_like(leaf);
+    const at::TensorOptions options = trainable_.parameters()[i].master.options();
+    const at::Tensor part = leaf.grad().defined() ? leaf.grad().contiguous() : at::zeros(leaf.sizes(), options);
     std::vector<std::int64_t> shape = leaf.sizes().vec();
     shape.insert(shape.begin(), group_.size());
-    const at::Tensor whole = at::empty(shape, part.options());
+    const at::Tensor whole = at::empty(shape, options);
     group_.all_gather(whole, part);
     for (std::size_t rank = 0; rank < defined.size(); ++rank) {
       if (!has(defined[rank])) continue;
       const at::Tensor addend = whole[static_cast<std::int64_t>(rank)];
-      sums_[i] = sums_[i].defined() ? sums_[i].add_(addend) : addend.to(at::kFloat).clone();
+      sums_[i] = sums_[i].defined() ? sums_[i].add_(addend) : addend.clone();
     }
   }
   for (const at::Tensor& leaf : trainable_.leaves()) leaf.mutable_grad().reset();

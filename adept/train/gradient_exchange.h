@@ -4,27 +4,32 @@
 // its last backward pass the sums over the ranks start as soon as gradients are complete, from the last layers to the
 // first, so that they overlap with the rest of the pass. Deterministic: the gradients of each micro-batch are gathered
 // and added in the order of micro-batches, as one process adds them, so that every number of processes gives the same
-// bits.
+// bits. Those of layers that are divided go through GradientScatter after each micro-batch.
 #pragma once
 
 #include <cstddef>
 #include <vector>
 
 #include "adept/dist/process_group.h"
+#include "adept/train/gradient_scatter.h"
 #include "adept/train/trainable.h"
 
 namespace adept::train {
 
 class GradientExchange {
  public:
-  /// For one step, which starts without gradients.
-  GradientExchange(Trainable& trainable, dist::ProcessGroup& group, bool deterministic);
+  /// For one step, which starts without gradients. `on_sent` is for GradientScatter.
+  GradientExchange(Trainable& trainable, dist::ProcessGroup& group, bool deterministic,
+                   GradientScatter::OnSent on_sent = {});
   ~GradientExchange();
   GradientExchange(const GradientExchange&) = delete;
   GradientExchange& operator=(const GradientExchange&) = delete;
 
-  /// Call before the backward pass of this rank's last micro-batch.
-  void begin_last_pass();
+  /// Call before each backward pass of this rank, in a round in which the first `num_counting` ranks have a
+  /// micro-batch. `sends_early`: it is the last pass, and gradients may be sent before it ends.
+  void begin_pass(int num_counting, bool sends_early);
+  /// Call after it.
+  void end_pass() { scatter_.end_pass(); }
   /// Call after each round of `size` micro-batches. `has_own`: one was of this rank; the last round may have fewer.
   void end_round(bool has_own);
   /// Call after the last round. trainable.gradients() are then those of the global batch, the same on every rank.
@@ -49,6 +54,7 @@ class GradientExchange {
 
   Trainable& trainable_;
   dist::ProcessGroup& group_;
+  GradientScatter scatter_;
   bool in_order_;  // only with several ranks
   bool sends_early_ = false;
   std::vector<Bucket> buckets_;         // in the order of their sums, which is that of every rank

@@ -68,13 +68,17 @@ std::string describe(const MemoryUse& m) {
 MemoryUse resident_memory(const model::Decoder& decoder, const Trainable& trainable, const optim::AdamW& optimizer) {
   MemoryUse memory;
   Storages counted;
-  for (const optim::Parameter& p : trainable.parameters()) {
-    memory.masters += num_bytes(p.master);
+  std::int64_t in_layers = 0;  // masters that are bytes of divided layers
+  for (std::size_t i = 0; i < trainable.parameters().size(); ++i) {
+    const optim::Parameter& p = trainable.parameters()[i];
     const optim::Moments& moments = optimizer.moments().at(p.name);
     memory.moments += num_bytes(moments.exp_avg) + num_bytes(moments.exp_avg_sq);
+    const bool is_read = !trainable.has_own_master(i);
+    memory.masters += num_bytes(is_read && !trainable.is_divided(i) ? trainable.leaves()[i] : p.master);
+    if (is_read && trainable.is_divided(i)) in_layers += num_bytes(p.master);
     counted.insert(storage_of(p.master));
   }
-  memory.weights = weight_bytes(decoder, std::move(counted));
+  memory.weights = weight_bytes(decoder, std::move(counted)) - in_layers;
   memory.peak = memory.weights + memory.masters + memory.moments;
   return memory;
 }

@@ -15,7 +15,7 @@ namespace adept::train {
 /// Bytes of tensors on the decoder's device, each counted once, and of the activation cache.
 struct MemoryUse {
   std::int64_t weights = 0;      ///< weights that the forward pass reads, except masters
-  std::int64_t masters = 0;      ///< fp32 weights of trained tensors, which the forward pass reads
+  std::int64_t masters = 0;      ///< fp32 weights of trained tensors, which the forward pass may read as well
   std::int64_t moments = 0;      ///< the optimizer's
   std::int64_t activations = 0;  ///< maximum kept by the graph of a micro-batch for its backward pass
   /// fp32, of trained tensors; a trained head's is created with the loss and also counts as an activation

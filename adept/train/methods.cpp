@@ -27,7 +27,8 @@ std::vector<TrainedTensor> tensors_of_model(model::Decoder& decoder, const Initi
                                             const Choose& choose) {
   std::vector<TrainedTensor> tensors;
   for (const model::Parameter& p : model::named_parameters(decoder.config(), decoder.weights()))
-    if (choose(p)) tensors.push_back({.name = p.name, .layer = p.layer, .slot = p.tensor, .master = values(p, {})});
+    if (choose(p))
+      tensors.push_back({.name = p.name, .layer = p.layer, .slot = p.tensor, .initial = [=] { return values(p, {}); }});
   return tensors;
 }
 
@@ -65,8 +66,9 @@ std::vector<TrainedTensor> rows_of_new_tokens(model::Decoder& decoder, const std
     model::Weights& weights = decoder.weights();
     nn::Embedding& table = p.role == model::Role::kHead ? weights.lm_head : weights.embed_tokens;
     table.trained.ids = {rows, decoder.device()};
-    tensors.push_back(
-        {.name = p.name + std::string(kNewTokenRows), .slot = &table.trained.values, .master = values(p, rows)});
+    tensors.push_back({.name = p.name + std::string(kNewTokenRows), .slot = &table.trained.values, .initial = [=] {
+                         return values(p, rows);
+                       }});
   }
   return tensors;
 }
@@ -90,9 +92,9 @@ method::Unit whole_unit(const optim::Parameter& p) {
           .parameter = p.name,
           .dim = 0,
           .begin = 0,
-          .end = p.master.size(0),
-          .elements = p.master.numel(),
-          .is_matrix = p.master.dim() > 1};
+          .end = p.shape()[0],
+          .elements = p.numel(),
+          .is_matrix = p.shape().size() > 1};
 }
 
 // All possible names of the units of the method; the copied layers may not be known yet.
@@ -173,8 +175,9 @@ std::vector<TrainedTensor> add_adapters(const config::RunConfig& config, model::
     const auto seed = static_cast<std::uint64_t>(config.seed);
     const at::Tensor a = uniform_start(lora.rank, columns, seed, counter).to(decoder.device());
     const at::Tensor b = at::zeros({rows, lora.rank}, a.options());
-    tensors.push_back({.name = l.name + ".lora_A.weight", .layer = l.layer, .slot = &adapter.a, .master = a});
-    tensors.push_back({.name = l.name + ".lora_B.weight", .layer = l.layer, .slot = &adapter.b, .master = b});
+    const auto initial = [](const at::Tensor& value) { return [=] { return value; }; };
+    tensors.push_back({.name = l.name + ".lora_A.weight", .layer = l.layer, .slot = &adapter.a, .initial = initial(a)});
+    tensors.push_back({.name = l.name + ".lora_B.weight", .layer = l.layer, .slot = &adapter.b, .initial = initial(b)});
   }
   return tensors;
 }

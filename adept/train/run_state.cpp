@@ -7,18 +7,19 @@ namespace adept::train {
 std::filesystem::path RunState::path() const { return run_dir_ / fmt::format("checkpoint-{}", counts.step); }
 
 void RunState::restore(Trainable& trainable, data::OtherMixture other) {
-  auto loaded = load_newest_checkpoint(run_dir_, identity_, optimizer);
+  auto loaded =
+      load_newest_checkpoint(run_dir_, identity_, optimizer,
+                             [&](const std::string& name, const at::Tensor& m) { trainable.set_leaf(name, m); });
   if (!loaded) return;
   counts = std::move(*loaded);
-  trainable.publish();
   loader.load_state(counts.loader, path().string(), other);
   known_whole_ = {path()};
   saved_step_ = counts.step;
 }
 
-void RunState::write(std::int64_t total_limit, const optim::MomentsByName& moments) {
+void RunState::write(std::int64_t total_limit, const optim::OptimizerState& state) {
   counts.loader = loader.state();
-  save_checkpoint(run_dir_, counts, identity_, optimizer, moments);
+  save_checkpoint(run_dir_, counts, identity_, state);
   known_whole_.insert(path());
   if (counts.nonfinite_in_row == 0) prune_checkpoints(run_dir_, total_limit, known_whole_, last_verified(counts.step));
 }

@@ -33,9 +33,9 @@ class RunState {
   /// TrainLoader::load_state.
   void restore(Trainable& trainable, data::OtherMixture other);
 
-  /// Writes a checkpoint with the optimizer's whole moments, and removes older ones beyond `total_limit`; removes none
+  /// Writes a checkpoint with the optimizer's gather_state(), and removes older ones beyond `total_limit`; removes none
   /// while updates are skipped. One process of a job does it. Throws DataError.
-  void write(std::int64_t total_limit, const optim::MomentsByName& moments);
+  void write(std::int64_t total_limit, const optim::OptimizerState& state);
   /// Call on every process after it is written.
   void set_saved() { saved_step_ = counts.step; }
 

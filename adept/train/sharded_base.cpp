@@ -11,11 +11,13 @@
 
 #include "adept/core/error.h"
 #include "adept/core/progress.h"
+#include "adept/nn/square_sum.h"
 
 namespace adept::train {
 namespace {
 
-constexpr std::int64_t kAlignment = 64;  // of tensors and parts: a cache line, and the widest element many times
+constexpr std::int64_t kGradientBytes = 4;  // of an element, fp32
+constexpr std::int64_t kAlignment = 64;     // of tensors and parts: a cache line, and the widest element many times
 
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -23,29 +25,56 @@ std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
 
 std::int64_t bytes_of(const at::Tensor& tensor) { return static_cast<std::int64_t>(tensor.nbytes()); }
 
+void move_to(const c10::Storage& storage, void* data) {
+  storage.set_data_ptr_noswap(c10::DataPtr(data, storage.device()));
+}
+
 at::Tensor as_bytes(const at::Tensor& tensor) { return tensor.contiguous().view({-1}).view(at::kByte); }
 
 }  // namespace
 
-ShardedBase::ShardedBase(dist::ProcessGroup& group, std::int64_t num_layers)
-    : group_(&group), rank_(group.rank()), size_(group.size()), layers_(static_cast<std::size_t>(num_layers)) {}
+ShardedBase::ShardedBase(int size, const model::ModelConfig& model, const Trains& trains, at::ScalarType compute)
+    : size_(size), compute_(compute), layers_(static_cast<std::size_t>(model.num_hidden_layers)) {
+  model::Weights slots;
+  all_train_ = std::ranges::all_of(model::named_parameters(model, slots),
+                                   [&](const model::Parameter& p) { return p.layer < 0 || trains(p); });
+}
 
-ShardedBase::ShardedBase(int size, std::int64_t num_layers)
-    : size_(size), layers_(static_cast<std::size_t>(num_layers)) {}
+ShardedBase::ShardedBase(dist::ProcessGroup& group, const model::ModelConfig& model, const Trains& trains,
+                         at::ScalarType compute)
+    : ShardedBase(group.size(), model, trains, compute) {
+  group_ = &group;
+  rank_ = group.rank();
+}
 
-void ShardedBase::take(std::int64_t l, std::span<at::Tensor* const> tensors) {
+std::vector<at::Tensor*> ShardedBase::divided(std::span<const model::Parameter> parameters,
+                                              const Trains& trains) const {
+  std::vector<at::Tensor*> tensors;
+  for (const model::Parameter& p : parameters) {
+    if (all_train_) *p.tensor = p.tensor->to(compute_);  // a matrix may be narrower
+    if (all_train_ || !trains(p)) tensors.push_back(p.tensor);
+  }
+  return tensors;
+}
+
+void ShardedBase::take(std::int64_t l, std::span<const model::Parameter> parameters, const Trains& trains) {
   ADEPT_CHECK(!is_sharded(l), "layer {} was taken before", l);
-  if (tensors.empty()) return;
   const at::NoGradGuard no_grad;
+  const std::vector<at::Tensor*> tensors = divided(parameters, trains);
+  if (tensors.empty()) return;
   const at::Device device = tensors.front()->device();
+  // Parts of what trains consist of whole blocks of the sum of squares, so that any number of ranks has the same bits
+  // of the gradient's norm.
+  const std::int64_t element = static_cast<std::int64_t>(c10::elementSize(compute_));
+  const std::int64_t alignment = all_train_ ? nn::kSquareSumBlock * element : kAlignment;
   Layer& layer = layers_[static_cast<std::size_t>(l)];
-  for (const at::Tensor* tensor : tensors) layer.bytes += round_up(bytes_of(*tensor), kAlignment);
-  const std::int64_t size = round_up((layer.bytes + size_ - 1) / size_, kAlignment);
+  for (const at::Tensor* tensor : tensors) layer.bytes += round_up(bytes_of(*tensor), alignment);
+  const std::int64_t size = round_up((layer.bytes + size_ - 1) / size_, alignment);
   layer.bytes = size * size_;
   layer.part = at::empty({size}, at::TensorOptions(at::kByte).device(device));
   const at::Tensor flat = at::empty({layer.bytes}, layer.part.options());
   layer.storage = flat.storage();
-  layer.storage.set_data_ptr_noswap(c10::DataPtr(nullptr, device));
+  move_to(layer.storage, nullptr);
   const std::int64_t begin = size * rank_, end = begin + size;
   std::int64_t offset = 0;
   for (at::Tensor* tensor : tensors) {
@@ -54,7 +83,7 @@ void ShardedBase::take(std::int64_t l, std::span<at::Tensor* const> tensors) {
       layer.part.slice(0, from - begin, to - begin).copy_(as_bytes(*tensor).slice(0, from - offset, to - offset));
     const at::Tensor whole =
         flat.slice(0, offset, offset + bytes_of(*tensor)).view(tensor->scalar_type()).view(tensor->sizes());
-    offset += round_up(bytes_of(*tensor), kAlignment);
+    offset += round_up(bytes_of(*tensor), alignment);
     *tensor = whole;
   }
 }
@@ -91,15 +120,21 @@ ShardedBase::Buffer* ShardedBase::buffer_of(std::int64_t l) {
   return found == buffers_.end() ? nullptr : &*found;
 }
 
-void ShardedBase::start(std::int64_t l, Buffer& buffer) {
-  const auto move_to = [](const Layer& layer, void* data) {
-    layer.storage.set_data_ptr_noswap(c10::DataPtr(data, layer.part.device()));
-  };
+void ShardedBase::empty(Buffer& buffer) {
   buffer.gathering.wait();  // of a layer that was not used after all
-  if (buffer.layer != kNone) move_to(layers_[static_cast<std::size_t>(buffer.layer)], nullptr);
+  if (buffer.layer != kNone) move_to(layers_[static_cast<std::size_t>(buffer.layer)].storage, nullptr);
+  buffer.layer = kNone;
+}
+
+void ShardedBase::changed() {
+  for (Buffer& buffer : buffers_) empty(buffer);
+}
+
+void ShardedBase::start(std::int64_t l, Buffer& buffer) {
+  empty(buffer);
   const Layer& layer = layers_[static_cast<std::size_t>(l)];
   buffer.layer = l;
-  move_to(layer, buffer.memory.data_ptr());
+  move_to(layer.storage, buffer.memory.data_ptr());
   buffer.gathering = group_->start_all_gather(buffer.memory.slice(0, 0, layer.bytes), layer.part);
 }
 
@@ -107,6 +142,24 @@ bool ShardedBase::provides(const at::Tensor& tensor) const {
   return std::ranges::any_of(layers_, [&](const Layer& layer) {
     return layer.storage && tensor.storage().unsafeGetStorageImpl() == layer.storage.unsafeGetStorageImpl();
   });
+}
+
+model::Piece ShardedBase::piece(const at::Tensor& tensor) const {
+  const auto of_tensor = [&](const Layer& layer) {
+    return layer.storage && tensor.storage().unsafeGetStorageImpl() == layer.storage.unsafeGetStorageImpl();
+  };
+  const auto layer = std::ranges::find_if(layers_, of_tensor);
+  ADEPT_CHECK(layer != layers_.end(), "a tensor that is not divided");
+  const auto element = static_cast<std::int64_t>(tensor.element_size());
+  const std::int64_t offset = tensor.storage_offset() * element, size = layer->part.numel();
+  const auto bound = [&](std::int64_t rank) {
+    return std::clamp<std::int64_t>(rank * size - offset, 0, bytes_of(tensor));
+  };
+  model::Piece piece;
+  for (std::int64_t rank = 0; rank <= size_; ++rank) piece.bounds.push_back(bound(rank) / element);
+  const std::int64_t from = bound(rank_) + offset - rank_ * size, count = bound(rank_ + 1) - bound(rank_);
+  piece.values = layer->part.slice(0, count > 0 ? from : 0, count > 0 ? from + count : 0).view(tensor.scalar_type());
+  return piece;
 }
 
 std::int64_t ShardedBase::num_bytes() const {
@@ -129,24 +182,28 @@ std::int64_t ShardedBase::bytes_received(std::int64_t lowest) const {
   return bytes;
 }
 
+std::int64_t ShardedBase::gradient_bytes_received() const {
+  if (!all_train_) return 0;
+  return bytes_received(0) / static_cast<std::int64_t>(c10::elementSize(compute_)) * kGradientBytes;
+}
+
 std::string ShardedBase::describe(std::int64_t lowest) const {
   const std::int64_t forward = bytes_received(0), backward = bytes_received(lowest);
-  const std::string held = fmt::format("frozen layers are divided over {} processes: {} instead of {} on each", size_,
-                                       format_bytes(num_bytes()), format_bytes(whole_bytes()));
+  const std::int64_t gradients = gradient_bytes_received();
+  const std::string held =
+      fmt::format("{} are divided over {} processes: {} instead of {} on each", all_train_ ? "layers" : "frozen layers",
+                  size_, format_bytes(num_bytes()), format_bytes(whole_bytes()));
   if (backward == 0) return fmt::format("{}; a pass receives {}", held, format_bytes(forward));
-  return fmt::format("{}; every micro-batch receives {} (forward {}, backward {})", held,
-                     format_bytes(forward + backward), format_bytes(forward), format_bytes(backward));
+  return fmt::format("{}; every micro-batch receives {} (forward {}, backward {}{})", held,
+                     format_bytes(forward + backward + gradients), format_bytes(forward), format_bytes(backward),
+                     gradients > 0 ? fmt::format(", gradients {}", format_bytes(gradients)) : "");
 }
 
 model::Decoder load_sharded(const std::filesystem::path& model_dir, const io::WeightFiles& files,
-                            model::LoadOptions options, const std::function<bool(const model::Parameter&)>& is_frozen,
-                            dist::ProcessGroup& group) {
-  const auto base = std::make_shared<ShardedBase>(group, model::read_model_config(model_dir).num_hidden_layers);
+                            model::LoadOptions options, const Trains& trains, dist::ProcessGroup& group) {
+  const auto base = std::make_shared<ShardedBase>(group, model::read_model_config(model_dir), trains, options.dtype);
   options.on_layer = [&](std::int64_t layer, std::span<const model::Parameter> parameters) {
-    std::vector<at::Tensor*> tensors;
-    for (const model::Parameter& p : parameters)
-      if (is_frozen(p)) tensors.push_back(p.tensor);
-    base->take(layer, tensors);
+    base->take(layer, parameters, trains);
   };
   model::Decoder decoder = model::load_decoder(model_dir, files, options);
   base->reserve();
@@ -157,7 +214,7 @@ model::Decoder load_sharded(const std::filesystem::path& model_dir, const io::We
 model::Decoder load_sharded(const std::filesystem::path& model_dir, const model::LoadOptions& options,
                             dist::ProcessGroup& group) {
   const io::WeightFiles files = model::open_weights(model::read_model_config(model_dir), model_dir);
-  return load_sharded(model_dir, files, options, [](const model::Parameter&) { return true; }, group);
+  return load_sharded(model_dir, files, options, [](const model::Parameter&) { return false; }, group);
 }
 
 }  // namespace adept::train

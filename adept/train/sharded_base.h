@@ -1,5 +1,5 @@
-// The frozen layers of a model, divided over the processes of a job: like ZeRO-3 (arXiv 1910.02054), but nothing is
-// reduced, because nothing of it changes.
+// The layers of a model, divided over the processes of a job, as in ZeRO-3 (arXiv 1910.02054). Frozen layers are only
+// gathered. Where all layers train, each rank also updates its parts, of gradients that GradientScatter adds.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,26 +21,34 @@
 
 namespace adept::train {
 
+/// Whether a parameter of the model trains itself.
+using Trains = std::function<bool(const model::Parameter&)>;
+
 /// Each rank holds one of N equal parts of every layer's tensors, as their bytes follow one another, in the type that
 /// the decoder reads. A layer is gathered into one of two buffers while the one before is computed, and stays there
 /// until the buffer is needed for another layer. The tensors are the same objects all the time, so that a graph may
 /// keep them: only their memory comes and goes.
 class ShardedBase : public model::LayerSource {
  public:
-  ShardedBase(dist::ProcessGroup& group, std::int64_t num_layers);
+  /// Of layers of `model` that are computed in `compute`.
+  ShardedBase(dist::ProcessGroup& group, const model::ModelConfig& model, const Trains& trains, at::ScalarType compute);
   /// For a plan of `size` ranks: fetch() is not called.
-  ShardedBase(int size, std::int64_t num_layers);
+  ShardedBase(int size, const model::ModelConfig& model, const Trains& trains, at::ScalarType compute);
 
-  /// Replaces these tensors of layer l, which have values on this rank's device, by tensors without memory. Layers come
-  /// in any order, each once, before reserve().
-  void take(std::int64_t l, std::span<at::Tensor* const> tensors);
+  /// Replaces tensors of layer l, which have values on this rank's device, by tensors without memory: those that are
+  /// frozen; where no layer has one, all. Layers come in any order, each once, before reserve().
+  void take(std::int64_t l, std::span<const model::Parameter> parameters, const Trains& trains);
 
   /// Makes the buffers. Call before the first fetch().
   void reserve();
 
   void fetch(std::int64_t l, int direction) override;
   bool provides(const at::Tensor& tensor) const override;
-  at::Tensor kept(std::int64_t l) const override { return layers_[static_cast<std::size_t>(l)].part; }
+  model::Piece piece(const at::Tensor& tensor) const override;
+  void changed() override;
+  at::Tensor kept(std::int64_t l) const override {
+    return all_train_ ? at::Tensor() : layers_[static_cast<std::size_t>(l)].part;
+  }
   std::int64_t num_bytes() const override;
   std::string describe(std::int64_t lowest) const override;
 
@@ -48,6 +56,8 @@ class ShardedBase : public model::LayerSource {
   std::int64_t whole_bytes() const;
   /// Bytes that a rank receives for one pass over the layers from `lowest` on.
   std::int64_t bytes_received(std::int64_t lowest) const;
+  /// Bytes of gradients that a rank receives from the others for each micro-batch of every rank.
+  std::int64_t gradient_bytes_received() const;
 
  private:
   static constexpr std::int64_t kNone = -1;
@@ -61,21 +71,24 @@ class ShardedBase : public model::LayerSource {
     std::int64_t layer = kNone;
     dist::Pending gathering;
   };
+  std::vector<at::Tensor*> divided(std::span<const model::Parameter> parameters, const Trains& trains) const;
   bool is_sharded(std::int64_t l) const { return layers_[static_cast<std::size_t>(l)].bytes > 0; }
   std::int64_t next_of(std::int64_t l, int direction) const;
   Buffer* buffer_of(std::int64_t l);
+  void empty(Buffer& buffer);
   void start(std::int64_t l, Buffer& buffer);
 
   dist::ProcessGroup* group_ = nullptr;
   int rank_ = 0, size_ = 1;
+  bool all_train_;  // the parameters of layers
+  at::ScalarType compute_;
   std::vector<Layer> layers_;
   std::array<Buffer, 2> buffers_;
 };
 
-/// load_decoder(), with the parameters of layers for which `is_frozen` holds divided over the ranks. While it
-/// loads, a rank has one whole layer of them, and memory for another.
+/// load_decoder(), with divided layers. While it loads, a rank has one whole layer, and memory for another.
 model::Decoder load_sharded(const std::filesystem::path& model_dir, const io::WeightFiles& files,
-                            model::LoadOptions options, const std::function<bool(const model::Parameter&)>& is_frozen,
+                            model::LoadOptions options, const Trains& trains,
                             dist::ProcessGroup& group = dist::world());
 
 /// The same with the parameters of all layers divided: a model that does not train.

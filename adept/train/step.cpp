@@ -13,6 +13,7 @@
 #include "adept/nn/allocator.h"
 #include "adept/nn/kernels.h"
 #include "adept/train/gradient_exchange.h"
+#include "adept/train/gradient_norm.h"
 #include "adept/train/verification.h"
 
 namespace adept::train {
@@ -57,13 +58,14 @@ class Readings {
   }
 
   // Waits for the device, then for the other ranks: their losses, and the norm of rank 0, which decides for all.
-  void read(const at::Tensor& squared_grad_norm, std::span<const model::Batch> micro_batches, dist::ProcessGroup& group,
+  void read(const GradientNorm& norm, std::span<const model::Batch> micro_batches, dist::ProcessGroup& group,
             StepResult& result) const {
-    std::vector<at::Tensor> all = {squared_grad_norm.view({1})};
+    std::vector<at::Tensor> all = {norm.own()};
     all.insert(all.end(), parts_.begin(), parts_.end());
     const at::Tensor host = at::cat(all).to(at::kCPU);
     const auto* own = host.const_data_ptr<double>();
-    std::vector<double> numbers = {*own++};  // then of every micro-batch: zeros for those of others
+    std::vector<double> numbers(own, own + norm.count());  // then of every micro-batch: zeros for those of others
+    own += norm.count();
     for (std::size_t m = 0; m < micro_batches.size(); ++m) {
       const auto count = static_cast<std::size_t>(1 + micro_batches[m].rows());
       if (is_own(m, group))
@@ -73,8 +75,8 @@ class Readings {
       if (is_own(m, group)) own += count;
     }
     const auto of_ranks = group.all_gather(numbers);
-    result.grad_norm = std::sqrt(of_ranks.front().front());
-    std::size_t next = 1;
+    result.grad_norm = std::sqrt(norm.squared(of_ranks));
+    std::size_t next = norm.count();
     for (std::size_t m = 0; m < micro_batches.size(); ++m) {
       const std::vector<double>& of_owner = of_ranks[m % of_ranks.size()];
       result.loss += of_owner[next++];
@@ -122,7 +124,9 @@ StepResult compute_once(const model::FrozenPrefix& model, Trainable& trainable,
   const auto total = static_cast<double>(result.num_targets);
   trainable.drop_gradients();
   Readings readings;
-  GradientExchange exchange(trainable, group, division.deterministic);
+  GradientScatter::OnSent on_sent;
+  if (record != nullptr) on_sent = [&](std::size_t i, const at::Tensor& gradient) { record->add_sent(i, gradient); };
+  GradientExchange exchange(trainable, group, division.deterministic, on_sent);
   const auto size = static_cast<std::size_t>(group.size()), rank = static_cast<std::size_t>(group.rank());
   // A rank without a micro-batch in the last round repeats one, for nothing, where others need its part of the layers.
   const bool is_shared = model.decoder().is_shared();
@@ -139,8 +143,10 @@ StepResult compute_once(const model::FrozenPrefix& model, Trainable& trainable,
       const Losses losses = losses_of(model, trainable, batch, checkpointing);
       const at::Tensor loss = has_own ? losses.sum / total : losses.sum * 0.0;
       result.activation_bytes = std::max(result.activation_bytes, bytes_kept() - before);
-      if ((is_shared ? begin : m) + size >= micro_batches.size() && record == nullptr) exchange.begin_last_pass();
+      const bool is_last = (is_shared ? begin : m) + size >= micro_batches.size();
+      exchange.begin_pass(static_cast<int>(std::min(size, micro_batches.size() - begin)), is_last && record == nullptr);
       torch::autograd::backward({loss}, {});
+      exchange.end_pass();
       if (has_own && record != nullptr)
         record->add(fmt::format("micro-batch {} of {}", m + 1, micro_batches.size()), loss);
       if (has_own) readings.add(loss, losses.rows);
@@ -148,7 +154,7 @@ StepResult compute_once(const model::FrozenPrefix& model, Trainable& trainable,
     exchange.end_round(has_own);
   }
   exchange.finish();
-  readings.read(optim::squared_grad_norm(trainable.gradients()), micro_batches, group, result);
+  readings.read(GradientNorm(trainable, group.size()), micro_batches, group, result);
   for (const at::Tensor& grad : trainable.gradients())
     result.gradient_bytes += static_cast<std::int64_t>(grad.nbytes());
   result.finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
@@ -196,8 +202,8 @@ StepResult train_step(const model::FrozenPrefix& model, Trainable& trainable, op
   if (std::none_of(micro_batches.begin(), micro_batches.end(), has_targets)) return {};  // documents of one token each
   const StepResult result = compute_gradients(model, trainable, micro_batches, checkpointing, division);
   if (result.finite && result.difference.empty()) {
-    optimizer.step(trainable.gradients(), learning_rates, optim::clip_factor(result.grad_norm, max_grad_norm));
-    trainable.publish();
+    optimizer.step(trainable.own_gradients(), learning_rates, optim::clip_factor(result.grad_norm, max_grad_norm));
+    trainable.publish(*division.group);
   }
   trainable.drop_gradients();
   return result;

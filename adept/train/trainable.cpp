@@ -1,7 +1,7 @@
 #include "adept/train/trainable.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,49 +13,94 @@
 #include "adept/nn/stored.h"
 
 namespace adept::train {
-Trainable::Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors)
-    : lowest_layer_(decoder.num_layers()) {
-  const at::ScalarType compute = decoder.dtype();
-  ADEPT_CHECK(compute == at::kFloat || compute == at::kBFloat16, "training computes in fp32 or bf16");
+Trainable::Trainable(model::Decoder& decoder, std::vector<TrainedTensor> tensors, optim::RankOf process)
+    : compute_(decoder.dtype()), source_(decoder.weights().source), lowest_layer_(decoder.num_layers()) {
+  ADEPT_CHECK(compute_ == at::kFloat || compute_ == at::kBFloat16, "training computes in fp32 or bf16");
+  const at::NoGradGuard no_grad;
   std::set<const at::Tensor*> slots;
-  for (TrainedTensor& t : tensors) {
+  for (const TrainedTensor& t : tensors) {
     ADEPT_CHECK(slots.insert(t.slot).second, "{} is trained twice", t.name);
-    const at::Tensor leaf = nn::leaf_of_master(t.master, compute);
-    *t.slot = leaf;
-    leaves_.push_back(leaf);
-    parameters_.push_back({.name = t.name, .master = t.master});
+    if (source_ != nullptr && t.slot->defined() && source_->provides(*t.slot))
+      make_divided(t, process);
+    else
+      make_replicated(t, process);
+    *t.slot = leaves_.back();
     if (t.layer >= 0) lowest_layer_ = std::min(lowest_layer_, t.layer);
     trains_embeddings_ |= t.slot == &decoder.weights().embed_tokens.weight;
-    t.master.reset();
   }
   trains_rows_ = decoder.weights().embed_tokens.trained.any();
   gradients_.resize(leaves_.size());
   if (decoder.config().tie_word_embeddings) decoder.weights().lm_head = decoder.weights().embed_tokens;
 }
 
+void Trainable::make_divided(const TrainedTensor& tensor, optim::RankOf process) {
+  const model::Piece piece = source_->piece(*tensor.slot);
+  const optim::Shard shard{.shape = tensor.slot->sizes().vec(), .bounds = piece.bounds, .rank = process.rank};
+  const at::Tensor initial = shard.of(tensor.initial());
+  piece.values.copy_(initial);
+  const at::Tensor master = compute_ == at::kFloat ? piece.values : initial.clone();
+  add(tensor, nn::trained_leaf_of(*tensor.slot, compute_), master, shard);
+  pieces_.back() = piece.values;
+}
+
+void Trainable::make_replicated(const TrainedTensor& tensor, optim::RankOf process) {
+  const at::Tensor initial = tensor.initial();
+  if (process.size == 1) return add(tensor, nn::leaf_of_master(initial, compute_), initial, std::nullopt);
+  optim::Shard shard = optim::row_shard(initial.sizes(), process);
+  const bool is_table = tensor.layer < 0;  // whose rows have gradients that are added in its type
+  const at::Tensor leaf = is_table ? nn::leaf_of_master(initial, compute_) : nn::trained_leaf_of(initial, compute_);
+  const at::Tensor part = shard.of(leaf.is_alias_of(initial) ? leaf.detach() : initial);
+  add(tensor, leaf, leaf.is_alias_of(initial) ? part : part.clone(), std::move(shard));
+}
+
+void Trainable::add(const TrainedTensor& tensor, const at::Tensor& leaf, at::Tensor master,
+                    std::optional<optim::Shard> shard) {
+  parameters_.push_back({.name = tensor.name, .master = std::move(master), .shard = std::move(shard)});
+  leaves_.push_back(leaf);
+  pieces_.emplace_back();
+  layers_.push_back(tensor.layer);
+}
+
 std::int64_t Trainable::num_parameters() const {
   std::int64_t count = 0;
-  for (const optim::Parameter& p : parameters_) count += p.master.numel();
+  for (const optim::Parameter& p : parameters_) count += p.numel();
   return count;
+}
+
+bool Trainable::any_divided() const {
+  return std::ranges::any_of(pieces_, [](const at::Tensor& piece) { return piece.defined(); });
+}
+
+bool Trainable::has_own_master(std::size_t i) const {
+  const at::Tensor& master = parameters_[i].master;
+  return !master.is_alias_of(leaves_[i]) && !(is_divided(i) && master.is_alias_of(pieces_[i]));
+}
+
+std::vector<at::Tensor> Trainable::own_gradients() const {
+  std::vector<at::Tensor> own;
+  for (std::size_t i = 0; i < gradients_.size(); ++i)
+    own.push_back(is_divided(i) ? gradients_[i] : parameters_[i].part_of(gradients_[i].contiguous()));
+  return own;
 }
 
 void Trainable::collect_gradients() {
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
-    at::Tensor &sum = gradients_[i], &grad = leaves_[i].mutable_grad();
-    if (accumulates_in_place(i)) {
-      if (grad.defined()) sum = grad;  // autograd has accumulated all micro-batches in it
-    } else if (grad.defined()) {
-      sum = sum.defined() ? sum.add_(grad) : grad.to(at::kFloat);
-      grad.reset();
-    }
-    if (!sum.defined()) sum = at::zeros_like(parameters_[i].master);
+    at::Tensor& gradient = gradients_[i];
+    if (!is_divided(i) && leaves_[i].grad().defined()) gradient = leaves_[i].grad();
+    const at::IntArrayRef shape = is_divided(i) ? parameters_[i].master.sizes() : leaves_[i].sizes();
+    if (!gradient.defined()) gradient = at::zeros(shape, parameters_[i].master.options());
   }
 }
 
 void Trainable::set_gradients(std::vector<at::Tensor> gradients) {
-  gradients_ = std::move(gradients);
   for (std::size_t i = 0; i < gradients_.size(); ++i)
-    if (!gradients_[i].defined()) gradients_[i] = at::zeros_like(parameters_[i].master);
+    if (!is_divided(i)) gradients_[i] = std::move(gradients[i]);
+  collect_gradients();
+}
+
+void Trainable::add_to_gradient(std::size_t i, const at::Tensor& addend) {
+  at::Tensor& gradient = gradients_[i];
+  gradient = gradient.defined() ? gradient.add_(addend) : addend.clone();
 }
 
 void Trainable::drop_gradients() {
@@ -63,10 +108,30 @@ void Trainable::drop_gradients() {
   gradients_.assign(leaves_.size(), {});
 }
 
-void Trainable::publish() {
+void Trainable::publish(dist::ProcessGroup& group) {
   const at::NoGradGuard no_grad;
-  for (std::size_t i = 0; i < leaves_.size(); ++i)
-    if (!accumulates_in_place(i)) leaves_[i].copy_(parameters_[i].master);
+  std::map<at::ScalarType, std::vector<optim::Gathered>> gathered;
+  for (std::size_t i = 0; i < leaves_.size(); ++i) {
+    const optim::Parameter& p = parameters_[i];
+    const at::Tensor leaf = leaves_[i].detach();
+    if (has_own_master(i)) (is_divided(i) ? pieces_[i] : p.part_of(leaf)).copy_(p.master);
+    if (p.shard && !is_divided(i)) gathered[leaf.scalar_type()].push_back({leaf, &*p.shard});
+  }
+  for (const auto& [type, tensors] : gathered) optim::gather(tensors, group);
+  if (source_ != nullptr) source_->changed();
+}
+
+void Trainable::set_leaf(const std::string& name, const at::Tensor& master) {
+  const at::NoGradGuard no_grad;
+  const auto found = std::ranges::find(parameters_, name, &optim::Parameter::name);
+  ADEPT_CHECK(found != parameters_.end(), "{} does not train", name);
+  const auto i = static_cast<std::size_t>(found - parameters_.begin());
+  if (is_divided(i)) {
+    pieces_[i].copy_(found->master);
+    source_->changed();
+  } else if (!leaves_[i].is_alias_of(found->master) || found->shard) {
+    leaves_[i].copy_(master);
+  }
 }
 
 std::string frozen_hash(const std::string& weights_hash, const model::Decoder& decoder, const Trainable& trainable) {

@@ -48,8 +48,8 @@ model::Decoder Trainer::load_model() const {
   const model::LoadOptions options = load_options(inputs_.config.compute);
   if (!inputs_.config.dist.shard_base) return model::load_decoder(inputs_.model_dir, files_, options);
   const model::ModelConfig model = model::read_model_config(inputs_.model_dir);
-  const auto is_frozen = [&](const model::Parameter& p) { return !trains(inputs_.config, model, expansion_, p); };
-  return load_sharded(inputs_.model_dir, files_, options, is_frozen, group_);
+  const auto trained = [&](const model::Parameter& p) { return trains(inputs_.config, model, expansion_, p); };
+  return load_sharded(inputs_.model_dir, files_, options, trained, group_);
 }
 
 RunIdentity Trainer::identify() const {
@@ -111,12 +111,9 @@ dist::HeldByName Trainer::replicated() const {
                            {"position in the data", {hash_of(state_.loader.state().dump())}},
                            {"sum of the losses", {fmt::format("{}", c.run_loss_sum)}},
                            {"learning rates of the units", {hash_of(Json(c.unit_lr_weights).dump())}}};
-  for (std::size_t i = 0; i < trainable_.parameters().size(); ++i) {
-    const optim::Parameter& p = trainable_.parameters()[i];
-    held[p.name] = {model::hash_of_values(p.master)};
-    if (!trainable_.accumulates_in_place(i))
-      held[p.name + " as it is computed with"] = {model::hash_of_values(trainable_.leaves()[i])};
-  }
+  for (std::size_t i = 0; i < trainable_.parameters().size(); ++i)
+    if (!trainable_.is_divided(i))
+      held[trainable_.parameters()[i].name] = {model::hash_of_values(trainable_.leaves()[i])};
   return held;
 }
 
@@ -265,20 +262,20 @@ void Trainer::save() {
   frozen_.verify();
   if (frozen_bits_) frozen_bits_->verify(state_.counts.step, inputs_.run_dir);
   group_.agree([&] { return replicated(); }, kFaultyMachine);
-  const optim::MomentsByName moments = state_.optimizer.gather_moments();
-  group_.on_first([&] { write_checkpoint(moments); });
+  const optim::OptimizerState state = state_.optimizer.gather_state(group_);
+  group_.on_first([&] { write_checkpoint(state); });
   state_.set_saved();
 }
 
-void Trainer::write_checkpoint(const optim::MomentsByName& moments) {
+void Trainer::write_checkpoint(const optim::OptimizerState& state) {
   const std::int64_t limit = inputs_.config.train.save_total_limit;
   try {
-    state_.write(limit, moments);
+    state_.write(limit, state);
   } catch (const DataError& error) {
     if (!kept_activations_->in_use()) throw;
     log_warning("{} Retrying without the activation cache.", error.what());
     kept_activations_->drop();  // perhaps the disk is full
-    state_.write(limit, moments);
+    state_.write(limit, state);
   }
 }
 
@@ -287,7 +284,7 @@ TrainSummary Trainer::summarize() const {
   std::int64_t added = 0;  // to the parameters of the model: adapters
   if (inputs_.config.method == Method::kLora)
     for (const optim::Parameter& p : trainable_.parameters())
-      if (!p.name.ends_with(kNewTokenRows)) added += p.master.numel();
+      if (!p.name.ends_with(kNewTokenRows)) added += p.numel();
   const auto per_second = [&](double amount) { return c.train_seconds > 0 ? amount / c.train_seconds : 0.0; };
   return {.steps = c.step,
           .total_tokens = c.total_tokens,
@@ -307,6 +304,7 @@ TrainSummary Trainer::summarize() const {
 
 void Trainer::export_model(const std::filesystem::path& out_dir) const {
   require_finite();
+  const optim::TensorsByName masters = state_.optimizer.gather_masters(group_);
   group_.on_first([&] {
     export_trained({.config = inputs_.config,
                     .model_dir = inputs_.model_dir,
@@ -314,6 +312,7 @@ void Trainer::export_model(const std::filesystem::path& out_dir) const {
                     .files = files_,
                     .decoder = decoder_,
                     .trainable = trainable_,
+                    .masters = masters,
                     .expansion = expansion_,
                     .steps = state_.counts.step,
                     .data = state_.loader.state()},

@@ -46,6 +46,7 @@ void GradientRecord::add(std::string part, const at::Tensor& loss) {
   std::vector<at::Tensor> gradients;
   for (const at::Tensor& leaf : trainable_.leaves()) gradients.push_back(leaf.grad());
   own_.push_back(make_part(std::move(part), loss.item<double>(), gradients));
+  for (auto& [index, bits] : std::exchange(sent_, {})) own_.back().gradients[index] = std::move(bits);
 }
 
 void GradientRecord::finish(double loss) {
@@ -137,8 +138,9 @@ std::map<std::string, FrozenBits::Bits> FrozenBits::read() const {
     if (!trained.contains(p.name) && (source == nullptr || !source->provides(*p.tensor)))
       bits.emplace(p.name, Bits{.blocks = block_hashes(*p.tensor)});
   for (std::int64_t l = 0; source != nullptr && l < decoder_.num_layers(); ++l)
-    bits.emplace(fmt::format("part of layer {} that this rank keeps", l),
-                 Bits{.blocks = block_hashes(source->kept(l)), .is_divided = true});
+    if (const at::Tensor part = source->kept(l); part.defined())
+      bits.emplace(fmt::format("part of layer {} that this rank keeps", l),
+                   Bits{.blocks = block_hashes(part), .is_divided = true});
   return bits;
 }
 

@@ -34,6 +34,8 @@ class GradientRecord {
  public:
   explicit GradientRecord(const Trainable& trainable) : trainable_(trainable) {}
 
+  /// Call in the backward pass for gradients that this rank does not keep.
+  void add_sent(std::size_t index, const at::Tensor& gradient) { sent_[index] = bits_of(gradient); }
   /// Call after the backward pass of a micro-batch, named `part`, before its gradients are added to those of other
   /// ranks. `loss` (): its share of that of the step.
   void add(std::string part, const at::Tensor& loss);
@@ -51,8 +53,9 @@ class GradientRecord {
   std::string difference(std::span<const Part> first, std::span<const Part> second) const;
 
   const Trainable& trainable_;
-  std::vector<Part> own_;    // of micro-batches
-  std::vector<Part> total_;  // of all ranks
+  std::map<std::size_t, TensorBits> sent_;  // since the last part
+  std::vector<Part> own_;                   // of micro-batches
+  std::vector<Part> total_;                 // of all ranks
 };
 
 /// What differs first in two computations of the same gradients: the rank and its machine, the micro-batch, the loss,

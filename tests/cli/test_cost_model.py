@@ -30,9 +30,10 @@ def test_the_formulas_are_those_of_adept_plan(texts, tmp_path, ranks):  # noqa: 
     assert seconds["layers"] + seconds["head"] == pytest.approx(16 * 256 * shape.flops_per_token(256) / machine.rate(), rel=1e-6)
     predicted, memory = planned["memory_bytes"], cost_model.memory(shape, ranks)
     for name in ("masters", "gradients", "moments"):
-        assert predicted[name] == pytest.approx(memory[name], rel=1e-6), name
+        assert predicted[name] == pytest.approx(memory[name], rel=PADDING if ranks > 1 else 1e-6), name
     vectors = cost_model.BF16 * 2 * shape.hidden * shape.copies  # norms of the copies, in bf16 beside their masters
-    assert predicted["weights"] == memory["base"] + vectors
+    copies = memory["copies"] if ranks > 1 else vectors
+    assert predicted["weights"] == memory["base"] + copies
     if ranks == 1:
         return
     path = config(texts, tmp_path / "sharded", model="shape", dtype="bf16", expand={"after": shape.after()}, dist={"shard_base": True})
@@ -40,7 +41,7 @@ def test_the_formulas_are_those_of_adept_plan(texts, tmp_path, ranks):  # noqa: 
     micro_batches = 2  # of a step
     assert planned["bytes_gathered_per_step_and_rank"] == pytest.approx(micro_batches * cost_model.base_bytes(shape, ranks), rel=PADDING)
     held = cost_model.memory(shape, ranks, sharded=True)["base"]
-    assert planned["memory_bytes"]["weights"] == pytest.approx(held + vectors, rel=PADDING)
+    assert planned["memory_bytes"]["weights"] == pytest.approx(held + copies, rel=PADDING)
 
 
 def test_the_table_of_the_documentation_is_the_one_that_is_calculated():

@@ -1,6 +1,7 @@
 """Training by several processes gives what one gives."""
 
 import json
+import math
 import os
 import pathlib
 import pty
@@ -25,6 +26,7 @@ METHODS = {
     "full": dict(method="full", unit_lr={"policy": "uniform"}),
     "lora": dict(method="lora", unit_lr={"policy": "uniform"}, lora={"rank": 4, "dropout": 0.1}),
     "bf16": dict(dtype="bf16"),
+    "full_bf16": dict(method="full", unit_lr={"policy": "uniform"}, dtype="bf16"),
 }
 
 
@@ -46,8 +48,6 @@ def distance(found, expected, names):
 @pytest.mark.parametrize("shares", [False, True])
 def test_processes_give_the_losses_gradients_and_weights_of_one_on_the_same_batches(one, folder, shares):
     expected, changes = one
-    if shares and changes.get("method") == "full":
-        pytest.skip("nothing is frozen")
     run(folder, 2, config_of(2, train={"save_steps": 1}, dist={"shard_base": shares}, **changes))
     if changes.get("dtype") == "bf16":
         assert losses(folder) == pytest.approx(losses(expected), rel=1e-3)
@@ -83,13 +83,12 @@ SHARED = {"deterministic": True, "shard_base": True, "timeout": 60}
 @pytest.mark.parametrize("recomputed", ["none", "full"])
 def test_processes_that_share_the_frozen_layers_give_the_same_bits_as_one(one, folder, processes, recomputed):
     expected, changes = one
-    if changes.get("method") == "full":
-        pytest.skip("nothing is frozen")
     changes = {**changes, "train": {"activation_checkpointing": recomputed}}
     process = run(folder, processes, config_of(processes, **changes, dist=SHARED))
     assert losses(folder) == losses(expected)
     assert result(folder) == result(expected)
-    assert says(process.stderr, f"frozen layers are divided over {processes} processes: ")
+    divided = "layers" if changes.get("method") == "full" else "frozen layers"
+    assert f"\n{divided} are divided over {processes} processes: " in process.stderr
     assert not list(folder.glob("out/activations*"))
 
 
@@ -133,13 +132,40 @@ def test_frozen_layers_take_the_share_of_one_process_in_every_stage(inputs, tmp_
             assert weights[processes, stage] == pytest.approx(rest + (depth / processes + 2) * layer, rel=0.01), stage
 
 
-@pytest.mark.parametrize("found, expected", [
-    ({"dist": {"shard_base": True}}, "dist.shard_base: found true in a run of one process; expected several"),
-    ({"dist": {"shard_base": True}, "method": "full"}, "dist.shard_base: found true together with method: full"),
-])  # fmt: skip
-def test_layers_that_cannot_be_shared(folder, found, expected):
-    process = run(folder, 1, config_of(1, **found), check=False)
-    assert process.returncode == 2 and says(process.stderr, expected)
+def test_divided_layers_that_train_take_the_share_of_one_process(inputs, tmp_path):
+    """Of a model with matrices of which several processes have parts. Another number of processes continues."""
+    memory, results = {}, {}
+    for processes in (1, 2, 3):
+        folder = pathlib.Path(shutil.copytree(inputs, tmp_path / str(processes)))
+        text_models.save("llama_tied", folder / "wide", num_hidden_layers=12, hidden_size=192, intermediate_size=600)
+        config = config_of(processes, model="wide", method="full", unit_lr={"policy": "uniform"}, train={"eval_steps": 0},
+                           dist={**SHARED, "shard_base": processes > 1})
+        run(folder, processes, config)
+        memory[processes] = json.loads((folder / "out" / "all_results.json").read_text())["memory_bytes"]
+        results[processes] = losses(folder), result(folder)
+    interrupted_after(folder, 4)
+    run(folder, 2, {**config, "train": {**config["train"], "grad_accum": 3}})
+    assert results[1] == results[2] == results[3] == (losses(folder), result(folder))
+
+    tensors = load_file(folder / "wide" / "model.safetensors")
+    layer = [tensor.size for name, tensor in tensors.items() if ".layers.0." in name]
+    rest = memory[1]["masters"] - 12 * 4 * sum(layer)
+    assert rest > 0 and memory[1]["weights"] == 0
+    block = 1 << 14  # elements; parts consist of whole ones
+    for processes in (2, 3):
+        found = memory[processes]
+        part = 4 * block * math.ceil(sum(math.ceil(size / block) for size in layer) / processes)
+        gathered = 2 * part * processes
+        assert found["weights"] + found["masters"] == rest + 12 * part + gathered
+        # A third of few blocks: vectors take one as well.
+        assert found["masters"] == found["gradients"] == pytest.approx(rest + 12 * 4 * sum(layer) / processes, rel=0.15)
+        assert found["moments"] == pytest.approx(memory[1]["moments"] / processes, rel=0.15)
+
+
+def test_layers_that_cannot_be_shared(folder):
+    process = run(folder, 1, config_of(1, dist={"shard_base": True}), check=False)
+    assert process.returncode == 2
+    assert says(process.stderr, "dist.shard_base: found true in a run of one process; expected several")
     assert not (folder / "out").exists()
 
 

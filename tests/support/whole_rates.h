@@ -16,7 +16,7 @@ inline optim::ParameterRates whole_rates(const std::vector<optim::Parameter>& pa
   optim::ParameterRates result;
   for (const optim::Parameter& p : parameters)
     if (const auto rate = rates.find(p.name); rate != rates.end())
-      result[p.name] = {{.dim = 0, .begin = 0, .end = p.master.size(0), .rate = rate->second}};
+      result[p.name] = {{.dim = 0, .begin = 0, .end = p.shape()[0], .rate = rate->second}};
   ADEPT_CHECK(result.size() == rates.size(), "a learning rate for a parameter that does not train");
   return result;
 }

@@ -55,7 +55,7 @@ TEST(ProcessGroup, OfOneProcessLeavesTensorsAsTheyAre) {
   group.broadcast(tensor);
   group.all_gather(whole, tensor);
   EXPECT_TRUE(at::equal(whole, at::arange(4, at::kFloat)));
-  group.reduce_scatter(tensor, whole);
+  group.start_all_to_all(tensor, whole).wait();
   EXPECT_TRUE(at::equal(tensor, at::arange(4, at::kFloat)));
   group.barrier();
   EXPECT_EQ(group.sum(2.5), 2.5);
@@ -70,7 +70,7 @@ TEST(ProcessGroup, OfOneProcessLeavesTensorsAsTheyAre) {
   group.leave();
 }
 
-TEST(ProcessGroup, AddsBroadcastsGathersAndScattersTensors) {
+TEST(ProcessGroup, AddsBroadcastsGathersAndExchangesTensors) {
   for (const int size : {2, 3})
     expect_ok(test::run_job(size, [](ProcessGroup& group) -> std::string {
       const double rank = group.rank(), n = group.size(), sum = n * (n - 1) / 2;
@@ -84,9 +84,10 @@ TEST(ProcessGroup, AddsBroadcastsGathersAndScattersTensors) {
       group.all_gather(whole, at::full({3}, rank, at::kFloat));
       for (int r = 0; r < group.size(); ++r)
         if (!at::equal(whole[r], at::full({3}, r, at::kFloat))) return "all_gather";
-      const at::Tensor part = at::zeros({3}, at::kFloat);
-      group.reduce_scatter(part, whole);
-      if (!at::equal(part, at::full({3}, rank * n, at::kFloat))) return "reduce_scatter";
+      const at::Tensor received = at::zeros({group.size(), 2}, at::kFloat);
+      group.start_all_to_all(received, at::arange(2 * n, at::kFloat).view({-1, 2}) + 100 * rank).wait();
+      for (int r = 0; r < group.size(); ++r)
+        if (!at::equal(received[r], at::arange(2, at::kFloat) + 2 * rank + 100 * r)) return "all_to_all";
       group.barrier();
       return "ok";
     }));

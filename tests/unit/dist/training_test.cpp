@@ -100,6 +100,53 @@ TEST(VerifiedRanks, NameTheOneWhoseMemoryChanges) {
   }
 }
 
+config::RunConfig config_of_divided_layers() {
+  config::RunConfig config = uniform_config_of_two();
+  config.method = Method::kFull;
+  config.dist.shard_base = true;
+  return config;
+}
+
+TEST(VerifiedRanks, ThatDivideLayersWhichTrainGiveTheSameBits) {
+  const adept::test::TemporaryDirectory dir;
+  const auto model = adept::test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = config_of_divided_layers();
+  for (const auto dtype : {config::DTypeChoice::kFp32, config::DTypeChoice::kBf16}) {
+    config.compute.dtype = dtype;
+    const std::string name(to_string(dtype));
+    for (const int every : {0, 1}) {
+      config.train.verify_every = every;
+      for (const Outcome& outcome : train_by_two(config, model.base, dir / fmt::format("{}-{}", name, every),
+                                                 [](Trainer& trainer) { trainer.run(false); }))
+        EXPECT_EQ(outcome.text, "ok");
+    }
+    expect_same_tensors(dir / (name + "-0"), dir / (name + "-1"), "checkpoint-4");
+  }
+}
+
+TEST(VerifiedRanks, ThatDivideLayersNameTheOneWithAnotherGradient) {
+  const adept::test::TemporaryDirectory dir;
+  const auto model = adept::test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = config_of_divided_layers();
+  config.train.verify_every = 2;
+  const auto outcomes = train_by_two(config, model.base, dir / "run", [](Trainer& trainer) {
+    int calls = 0;
+    adept::test::tensor_of(trainer.decoder(), kLowestTrained).register_hook([&](const at::Tensor& gradient) {
+      // The second backward pass of the first computation of step 2.
+      return ++calls == 4 && dist::world().rank() == 1 ? gradient * 2 : gradient;
+    });
+    trainer.run(false);
+  });
+  for (const Outcome& outcome : outcomes) {
+    EXPECT_EQ(outcome.exit_code, 1);
+    EXPECT_THAT(outcome.text, Says(fmt::format("step 2 gave other bits ...: rank 1 (...) in micro-batch 4 of 4, the "
+                                               "gradient of {}: ... differ",
+                                               kLowestTrained)));
+    EXPECT_THAT(outcome.text, testing::Not(testing::HasSubstr("rank 0")));
+  }
+  EXPECT_EQ(list_checkpoints(dir / "run").front().filename(), "checkpoint-1");
+}
+
 /// Documents that call a function when they are read.
 class WatchedStorage : public data::TokenStorage {
  public:

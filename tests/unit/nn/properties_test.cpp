@@ -61,6 +61,27 @@ TEST(SquareSum, IsTheSameOnAnyNumberOfThreads) {
   at::set_num_threads(threads);
 }
 
+TEST(SquareSum, OfPartsThatConsistOfWholeBlocksIsThatOfTheWhole) {
+  at::manual_seed(3);
+  const at::Tensor x = at::randn({5 * kSquareSumBlock + 3});
+  double sum = 0;
+  const std::int64_t first = 2 * kSquareSumBlock;
+  for (const at::Tensor& part : {x.slice(0, 0, first), x.slice(0, first, first), x.slice(0, first)}) {
+    const at::Tensor sums = square_sums(part);
+    EXPECT_EQ(sums.numel(), num_square_sums(part.numel()));
+    for (std::int64_t i = 0; i < sums.numel(); ++i) sum += sums[i].item<double>();
+  }
+  EXPECT_EQ(sum, square_sum({x}).item<double>());
+}
+
+TEST(SquareSum, WithoutBlocksTheFirstNumberIsTheSum) {
+  const at::Tensor x = at::full({3 * kSquareSumBlock}, 2, at::kDouble);
+  const at::Tensor sums = square_sums(x);
+  EXPECT_EQ(sums[0].item<double>(), square_sum({x}).item<double>());
+  EXPECT_EQ(sums.numel(), 3);
+  EXPECT_EQ(sums.slice(0, 1).sum().item<double>(), 0);
+}
+
 TEST(ThreadWorkspace, IsGivenBackByAllThreads) {
   kernels::functions();  // throws here, not in the thread, where the processor has not what is asked for
   std::thread([] {       // has threads of its own

@@ -47,5 +47,12 @@ TEST(Stored, ALeafOfAMasterIsTheMasterWhereThatIsRead) {
   EXPECT_FALSE(gain.requires_grad());
 }
 
+TEST(Stored, GradientsOfATrainedLeafAreAddedInFp32) {
+  const at::Tensor leaf = trained_leaf_of(at::ones({1}), at::kBFloat16);
+  for (const double gradient : {1.0, 1.0 / 512}) leaf.mul(gradient).sum().backward();
+  EXPECT_EQ(leaf.grad().scalar_type(), at::kFloat);
+  EXPECT_EQ(leaf.grad().item<double>(), 1.0 + 1.0 / 512) << "which bf16 would round";
+}
+
 }  // namespace
 }  // namespace adept::nn

@@ -141,6 +141,8 @@ struct TypedExport {
     config.export_dtype = type;
     const fs::path base = dir / "base";
     const std::optional<method::Expansion> none;
+    optim::TensorsByName masters;
+    for (const optim::Parameter& p : trainable.parameters()) masters[p.name] = p.master;
     testing::internal::CaptureStdout();
     try {
       export_trained({.config = config,
@@ -149,6 +151,7 @@ struct TypedExport {
                       .files = files,
                       .decoder = decoder,
                       .trainable = trainable,
+                      .masters = masters,
                       .expansion = none,
                       .steps = 1,
                       .data = {}},
