@@ -72,9 +72,11 @@ void ShardedBase::take(std::int64_t l, std::span<const model::Parameter> paramet
   const std::int64_t size = round_up((layer.bytes + size_ - 1) / size_, alignment);
   layer.bytes = size * size_;
   layer.part = at::empty({size}, at::TensorOptions(at::kByte).device(device));
-  const at::Tensor flat = at::empty({layer.bytes}, layer.part.options());
+  const at::Tensor flat = at::empty({0}, layer.part.options());  // of layer.bytes, without ever allocating them
   layer.storage = flat.storage();
   move_to(layer.storage, nullptr);
+  layer.storage.set_nbytes(static_cast<std::size_t>(layer.bytes));
+  flat.unsafeGetTensorImpl()->set_sizes_contiguous(layer.bytes);
   const std::int64_t begin = size * rank_, end = begin + size;
   std::int64_t offset = 0;
   for (at::Tensor* tensor : tensors) {

@@ -86,7 +86,7 @@ class ShardedBase : public model::LayerSource {
   std::array<Buffer, 2> buffers_;
 };
 
-/// load_decoder(), with divided layers. While it loads, a rank has one whole layer, and memory for another.
+/// load_decoder(), with divided layers. While it loads, a rank has one whole layer.
 model::Decoder load_sharded(const std::filesystem::path& model_dir, const io::WeightFiles& files,
                             model::LoadOptions options, const Trains& trains,
                             dist::ProcessGroup& group = dist::world());
