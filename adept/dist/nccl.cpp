@@ -22,8 +22,9 @@ c10::intrusive_ptr<c10d::Backend> make_nccl(const Launch& launch, const c10::int
     throw ConfigError("rank {} is process {} of this machine, which has {} GPUs; expected a GPU for each process.",
                       launch.rank, launch.local_rank, count);
   devices.setDevice({c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index)});
-  // Its own thread would abort the process; the watch finds the rank behind the error, and ends the process.
-  ::setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/0);
+  // Its own thread would abort the process, which torchrun asks for; the watch finds the rank behind the error, and
+  // ends the process.
+  ::setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/1);
   auto options = c10d::ProcessGroupNCCL::Options::create();
   options->timeout = timeout;
   return c10::make_intrusive<c10d::ProcessGroupNCCL>(store, launch.rank, launch.size, options);

@@ -234,8 +234,10 @@ void Watch::ask_backend(Lock& lock) {
 }
 
 void Watch::end_process_if_late(Lock& lock) {
-  if (!ends_process_ || pending_signal() != 0 || !failure_ || stops_) return;
-  if (Clock::now() - failed_at_ < interval_ * (kPatienceIntervals + 2)) return;  // which wait_until_known() takes
+  if (!ends_process_ || !failure_ || stops_) return;
+  // A signal lets rank 0 finish a checkpoint, which others wait for.
+  const milliseconds patience = pending_signal() != 0 ? timeout_ : interval_ * (kPatienceIntervals + 2);
+  if (Clock::now() - failed_at_ < patience) return;
   const JobFailure failure = *failure_;
   lock.unlock();
   log_error("{}", failure.text);

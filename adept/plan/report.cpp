@@ -103,7 +103,7 @@ class Report {
                      bytes_text(plan_.traffic.reduced)));
     if (plan_.traffic.gathered > 0)
       line("",
-           fmt::format("frozen layers: each rank sends and receives {} in {} micro-batches, while layers are computed",
+           fmt::format("divided layers: each rank sends and receives {} in {} micro-batches, while layers are computed",
                        bytes_text(plan_.traffic.gathered), config_.train.grad_accum));
     if (machine_.is_this_one)
       line("", "the ranks share this machine's cores, all of which were measured at once: a step takes longer");

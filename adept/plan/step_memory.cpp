@@ -27,9 +27,9 @@ double gather_bytes(const Layout& layout) {
   return static_cast<double>(most) * (1 + 1 / static_cast<double>(layout.ranks()));
 }
 
-// Of a layer whose gradients are scattered: whole, as they are sent, and as they are received.
+// Of a layer whose gradients are scattered, beside them: as they are sent, and as they are received.
 double scattered_bytes(const Layout& layout, std::int64_t layer) {
-  return layout.bytes_scattered() == 0 ? 0 : 3 * 4.0 * static_cast<double>(layout.trained(layer));
+  return layout.bytes_scattered() == 0 ? 0 : 2 * 4.0 * static_cast<double>(layout.trained(layer));
 }
 
 }  // namespace

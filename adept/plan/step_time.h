@@ -11,7 +11,7 @@ namespace adept::plan {
 /// Bytes that a rank sends in a step.
 struct Traffic {
   double reduced = 0;   ///< gradients and updated weights
-  double gathered = 0;  ///< frozen layers (dist.shard_base)
+  double gathered = 0;  ///< divided layers (dist.shard_base)
 };
 
 /// Seconds of a step.
@@ -20,7 +20,7 @@ struct StepTime {
   double head = 0;    ///< final norm, head and loss
   double update = 0;  ///< clipping and optimizer
   /// Between ranks, beside the rest: all of it for gradients and weights, as if nothing overlapped; of the gathering of
-  /// frozen layers, which goes on while the layers are computed, what takes longer than these.
+  /// divided layers, which goes on while the layers are computed, what takes longer than these.
   double communication = 0;
   double total() const { return layers + head + update + communication; }
 };

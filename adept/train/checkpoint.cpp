@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kCheckpointVersion = 5;
+constexpr int kCheckpointVersion = 6;
 constexpr std::string_view kPrefix = "checkpoint-";
 constexpr std::string_view kSetAside = "unverified-";  // in front of the name
 constexpr char kStateFile[] = "trainer_state.json";
@@ -166,6 +166,7 @@ TrainerState state_from_json(const Json& json) {
   json.at("total_tokens").get_to(state.total_tokens);
   json.at("nonfinite_in_row").get_to(state.nonfinite_in_row);
   json.at("nonfinite_total").get_to(state.nonfinite_total);
+  json.at("last_verified_step").get_to(state.last_verified_step);
   json.at("train_seconds").get_to(state.train_seconds);
   json.at("necessary_flops").get_to(state.necessary_flops);
   json.at("loss_sum").get_to(state.loss_sum);
@@ -251,6 +252,7 @@ fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, con
                      {"total_tokens", state.total_tokens},
                      {"nonfinite_in_row", state.nonfinite_in_row},
                      {"nonfinite_total", state.nonfinite_total},
+                     {"last_verified_step", state.last_verified_step},
                      {"train_seconds", state.train_seconds},
                      {"necessary_flops", state.necessary_flops},
                      {"loss_sum", state.loss_sum},
@@ -319,7 +321,8 @@ void set_aside_checkpoints(const fs::path& run_dir, std::int64_t step) {
     fs::remove_all(aside, error);  // of an earlier fault
     fs::rename(checkpoint, aside, error);
     if (error)
-      log_warning("{}: cannot be renamed to {}: {}", checkpoint.string(), aside.string(), error.message());
+      log_warning("{}: cannot be renamed to {}: {}. It may contain a fault: remove it before you repeat the command",
+                  checkpoint.string(), aside.string(), error.message());
     else
       log_warning("{} is now {}, as it may contain a fault", checkpoint.string(), aside.filename().string());
   }

@@ -1,7 +1,7 @@
 // Checkpoints: everything that a run needs to continue as if uninterrupted, bit for bit on a CPU.
 //
 //     checkpoint-<step>/
-//       trainable.safetensors     fp32 masters of the expanded layers, by parameter name
+//       trainable.safetensors     fp32 masters of what trains, by parameter name
 //       optimizer.safetensors     AdamW's moments: exp_avg.<name>, exp_avg_sq.<name>
 //       trainer_state.json        step, data position, unit importance, identity, a checksum of every tensor: a record
 //
@@ -28,23 +28,24 @@ namespace adept::train {
 /// The state of a run after a step, except its tensors. Random numbers have no state: they are functions of seed and
 /// position (core/random.h).
 struct TrainerState {
-  std::int64_t step = 0;               ///< completed steps
-  std::int64_t total_steps = 0;        ///< planned for the whole run
-  bool evaluation_due = false;         ///< the evaluation after `step` was interrupted
-  std::int64_t total_tokens = 0;       ///< positions processed
-  std::int64_t nonfinite_in_row = 0;   ///< skipped updates since the last finite one
-  std::int64_t nonfinite_total = 0;    ///< skipped updates
-  double train_seconds = 0;            ///< spent in steps, over all sessions of the run
-  double necessary_flops = 0;          ///< of the steps' necessary matrix products, see StepCost
-  double loss_sum = 0;                 ///< of the tokens since the last log line, nats
-  std::int64_t loss_tokens = 0;        ///< predicted tokens since the last log line
-  SourceLosses source_losses{};        ///< since the last log line
-  double last_loss = 0;                ///< of the last log line
-  double run_loss_sum = 0;             ///< of all predicted tokens of the run, nats
-  std::int64_t run_loss_tokens = 0;    ///< predicted tokens of the run
-  Json loader;                         ///< position in the data
-  method::UnitValues unit_importance;  ///< empty before the first update
-  method::UnitValues unit_lr_weights;  ///< of every trained parameter
+  std::int64_t step = 0;                ///< completed steps
+  std::int64_t total_steps = 0;         ///< planned for the whole run
+  bool evaluation_due = false;          ///< the evaluation after `step` was interrupted
+  std::int64_t total_tokens = 0;        ///< positions processed
+  std::int64_t nonfinite_in_row = 0;    ///< skipped updates since the last finite one
+  std::int64_t nonfinite_total = 0;     ///< skipped updates
+  std::int64_t last_verified_step = 0;  ///< that gave the same bits twice (train.verify_every)
+  double train_seconds = 0;             ///< spent in steps, over all sessions of the run
+  double necessary_flops = 0;           ///< of the steps' necessary matrix products, see StepCost
+  double loss_sum = 0;                  ///< of the tokens since the last log line, nats
+  std::int64_t loss_tokens = 0;         ///< predicted tokens since the last log line
+  SourceLosses source_losses{};         ///< since the last log line
+  double last_loss = 0;                 ///< of the last log line
+  double run_loss_sum = 0;              ///< of all predicted tokens of the run, nats
+  std::int64_t run_loss_tokens = 0;     ///< predicted tokens of the run
+  Json loader;                          ///< position in the data
+  method::UnitValues unit_importance;   ///< empty before the first update
+  method::UnitValues unit_lr_weights;   ///< of every trained parameter
 };
 
 /// Identifies the run of a checkpoint. Runs with another identity reject it.

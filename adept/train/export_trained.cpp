@@ -51,18 +51,20 @@ class TrainedValues {
 
   // In fp32.
   at::Tensor value(const std::string& name) const {
-    if (masters_.contains(name)) return masters_.at(name).detach();
+    if (masters_.contains(name)) return master(name);
     const at::Tensor stored = model::as_tensor(model_.files.at(name), model_.files.owner(name));
     const at::Tensor weight = stored.to(model_.decoder.device());
     if (has_new_rows(name))
       return nn::merged_rows(weight, at::kFloat,
-                             {model_.decoder.weights().embed_tokens.trained.ids, masters_.at(rows_of(name)).detach()});
+                             {model_.decoder.weights().embed_tokens.trained.ids, master(rows_of(name))});
     const double scale = model_.config.lora.alpha.value() / static_cast<double>(model_.config.lora.rank);
     return nn::merged_weight(
-        weight, {.a = masters_.at(adapter(name, "lora_A")), .b = masters_.at(adapter(name, "lora_B")), .scale = scale});
+        weight, {.a = master(adapter(name, "lora_A")), .b = master(adapter(name, "lora_B")), .scale = scale});
   }
 
  private:
+  // On the decoder's device: those that were gathered from several ranks are on the host.
+  at::Tensor master(const std::string& name) const { return masters_.at(name).detach().to(model_.decoder.device()); }
   static std::string rows_of(const std::string& name) { return name + std::string(kNewTokenRows); }
   bool has_new_rows(const std::string& name) const { return masters_.contains(rows_of(name)); }
   static std::string adapter(const std::string& name, const char* part) {

@@ -16,8 +16,8 @@ at::Tensor GradientNorm::own() const {
   if (!trainable_.any_divided()) return optim::squared_grad_norm(gradients).view({1});
   std::vector<at::Tensor> numbers;
   for (std::size_t i = 0; i < gradients.size(); ++i)
-    numbers.push_back(trainable_.is_divided(i) ? nn::square_sums(gradients[i])
-                                               : nn::square_sum({gradients[i]}).view({1}));
+    numbers.push_back(trainable_.is_divided(i) && goes_by_blocks() ? nn::square_sums(gradients[i])
+                                                                   : nn::square_sum({gradients[i]}).view({1}));
   const at::Tensor all = at::cat(numbers);
   return at::cat({all, at::zeros({static_cast<std::int64_t>(count()) - all.numel()}, all.options())});
 }
@@ -33,8 +33,10 @@ std::size_t GradientNorm::count() const {
   return most;
 }
 
+bool GradientNorm::goes_by_blocks() const { return trainable_.leaves().front().device().is_cpu(); }
+
 std::size_t GradientNorm::count_of(std::size_t i, std::size_t rank) const {
-  if (!trainable_.is_divided(i)) return 1;
+  if (!trainable_.is_divided(i) || !goes_by_blocks()) return 1;
   const std::vector<std::int64_t>& bounds = trainable_.parameters()[i].shard->bounds;
   return static_cast<std::size_t>(nn::num_square_sums(bounds[rank + 1] - bounds[rank]));
 }

@@ -23,6 +23,7 @@ class GradientNorm {
   double squared(std::span<const std::vector<double>> of_ranks) const;
 
  private:
+  bool goes_by_blocks() const;
   std::size_t count_of(std::size_t i, std::size_t rank) const;
 
   const Trainable& trainable_;

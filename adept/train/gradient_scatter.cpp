@@ -12,14 +12,14 @@
 namespace adept::train {
 
 GradientScatter::GradientScatter(Trainable& trainable, dist::ProcessGroup& group, OnSent on_sent)
-    : trainable_(trainable), group_(group), on_sent_(std::move(on_sent)), layer_of_(trainable.parameters().size()) {
+    : trainable_(trainable), group_(group), on_sent_(std::move(on_sent)), place_of_(trainable.parameters().size()) {
   for (std::size_t i = trainable.parameters().size(); i-- > 0;) {
     if (!trainable.is_divided(i)) continue;
     const bool is_new = layers_.empty() || trainable.layer_of(layers_.back().indices.front()) != trainable.layer_of(i);
     if (is_new) layers_.push_back({.indices = {}, .sizes = std::vector<std::int64_t>(group.size())});
     Layer& layer = layers_.back();
     layer.indices.push_back(i);
-    layer_of_[i] = layers_.size() - 1;
+    place_of_[i] = layers_.size() - 1;
     const std::vector<std::int64_t>& bounds = trainable.parameters()[i].shard->bounds;
     for (std::size_t rank = 0; rank < layer.sizes.size(); ++rank) layer.sizes[rank] += bounds[rank + 1] - bounds[rank];
   }
@@ -33,7 +33,7 @@ void GradientScatter::begin_pass(int num_counting) {
 }
 
 void GradientScatter::on_ready(std::size_t index) {
-  ++layers_[layer_of_[index]].num_ready;
+  ++layers_[place_of_[index]].num_ready;
   while (next_ < layers_.size() && layers_[next_].num_ready == layers_[next_].indices.size()) send(layers_[next_++]);
 }
 

@@ -45,7 +45,7 @@ class GradientScatter {
   OnSent on_sent_;
   int num_counting_ = 0;
   std::vector<Layer> layers_;          // from the last to the first, as every rank sends them
-  std::vector<std::size_t> layer_of_;  // of each parameter
+  std::vector<std::size_t> place_of_;  // of each parameter
   std::size_t next_ = 0;               // to send
   const Layer* on_its_way_ = nullptr;
   at::Tensor sent_, received_;  // (ranks, elements) fp32

@@ -21,7 +21,7 @@ void RunState::write(std::int64_t total_limit, const optim::OptimizerState& stat
   counts.loader = loader.state();
   save_checkpoint(run_dir_, counts, identity_, state);
   known_whole_.insert(path());
-  if (counts.nonfinite_in_row == 0) prune_checkpoints(run_dir_, total_limit, known_whole_, last_verified(counts.step));
+  if (counts.nonfinite_in_row == 0) prune_checkpoints(run_dir_, total_limit, known_whole_, counts.last_verified_step);
 }
 
 }  // namespace adept::train

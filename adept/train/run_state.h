@@ -14,14 +14,12 @@ namespace adept::train {
 
 class RunState {
  public:
-  /// A training in `run_dir` (which exists), before its first step. `verify_every`: interval of verified steps, or 0.
-  RunState(std::filesystem::path run_dir, RunIdentity identity, data::TrainLoader data, optim::AdamW adamw,
-           std::int64_t verify_every)
+  /// A training in `run_dir` (which exists), before its first step.
+  RunState(std::filesystem::path run_dir, RunIdentity identity, data::TrainLoader data, optim::AdamW adamw)
       : loader(std::move(data)),
         optimizer(std::move(adamw)),
         run_dir_(std::move(run_dir)),
-        identity_(std::move(identity)),
-        verify_every_(verify_every) {}
+        identity_(std::move(identity)) {}
 
   TrainerState counts;  ///< its `loader` is from the last checkpoint
   data::TrainLoader loader;
@@ -41,12 +39,8 @@ class RunState {
 
   /// Whether the newest checkpoint equals the current state.
   bool is_saved() const { return saved_step_ == counts.step; }
-  /// The last step of at most `steps` that was verified; 0: none.
-  std::int64_t last_verified(std::int64_t steps) const {
-    return verify_every_ == 0 ? 0 : steps / verify_every_ * verify_every_;
-  }
   /// Call on one process after a verified step that differs: checkpoints since the one before may contain the fault.
-  void set_aside_unverified() { set_aside_checkpoints(run_dir_, last_verified(counts.step - 1)); }
+  void set_aside_unverified() { set_aside_checkpoints(run_dir_, counts.last_verified_step); }
   /// Call after a change that is not a step.
   void changed() { saved_step_ = -1; }
 
@@ -55,7 +49,6 @@ class RunState {
 
   std::filesystem::path run_dir_;
   RunIdentity identity_;
-  std::int64_t verify_every_;
   std::int64_t saved_step_ = -1;
   std::set<std::filesystem::path> known_whole_;  // checkpoints
 };

@@ -140,18 +140,16 @@ void ShardedBase::start(std::int64_t l, Buffer& buffer) {
   buffer.gathering = group_->start_all_gather(buffer.memory.slice(0, 0, layer.bytes), layer.part);
 }
 
-bool ShardedBase::provides(const at::Tensor& tensor) const {
-  return std::ranges::any_of(layers_, [&](const Layer& layer) {
+const ShardedBase::Layer* ShardedBase::layer_of(const at::Tensor& tensor) const {
+  const auto found = std::ranges::find_if(layers_, [&](const Layer& layer) {
     return layer.storage && tensor.storage().unsafeGetStorageImpl() == layer.storage.unsafeGetStorageImpl();
   });
+  return found == layers_.end() ? nullptr : &*found;
 }
 
 model::Piece ShardedBase::piece(const at::Tensor& tensor) const {
-  const auto of_tensor = [&](const Layer& layer) {
-    return layer.storage && tensor.storage().unsafeGetStorageImpl() == layer.storage.unsafeGetStorageImpl();
-  };
-  const auto layer = std::ranges::find_if(layers_, of_tensor);
-  ADEPT_CHECK(layer != layers_.end(), "a tensor that is not divided");
+  const Layer* layer = layer_of(tensor);
+  ADEPT_CHECK(layer != nullptr, "a tensor that is not divided");
   const auto element = static_cast<std::int64_t>(tensor.element_size());
   const std::int64_t offset = tensor.storage_offset() * element, size = layer->part.numel();
   const auto bound = [&](std::int64_t rank) {

@@ -43,7 +43,7 @@ class ShardedBase : public model::LayerSource {
   void reserve();
 
   void fetch(std::int64_t l, int direction) override;
-  bool provides(const at::Tensor& tensor) const override;
+  bool provides(const at::Tensor& tensor) const override { return layer_of(tensor) != nullptr; }
   model::Piece piece(const at::Tensor& tensor) const override;
   void changed() override;
   at::Tensor kept(std::int64_t l) const override {
@@ -73,6 +73,7 @@ class ShardedBase : public model::LayerSource {
   };
   std::vector<at::Tensor*> divided(std::span<const model::Parameter> parameters, const Trains& trains) const;
   bool is_sharded(std::int64_t l) const { return layers_[static_cast<std::size_t>(l)].bytes > 0; }
+  const Layer* layer_of(const at::Tensor& tensor) const;
   std::int64_t next_of(std::int64_t l, int direction) const;
   Buffer* buffer_of(std::int64_t l);
   void empty(Buffer& buffer);

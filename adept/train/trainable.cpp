@@ -113,6 +113,9 @@ void Trainable::publish(dist::ProcessGroup& group) {
   std::map<at::ScalarType, std::vector<optim::Gathered>> gathered;
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     const optim::Parameter& p = parameters_[i];
+    const std::size_t ranks = p.shard ? p.shard->bounds.size() - 1 : 1;
+    ADEPT_CHECK(ranks == static_cast<std::size_t>(group.size()), "{} has parts of {} ranks of {}", p.name, ranks,
+                group.size());
     const at::Tensor leaf = leaves_[i].detach();
     if (has_own_master(i)) (is_divided(i) ? pieces_[i] : p.part_of(leaf)).copy_(p.master);
     if (p.shard && !is_divided(i)) gathered[leaf.scalar_type()].push_back({leaf, &*p.shard});

@@ -23,8 +23,7 @@ namespace {
 
 constexpr std::string_view kFaultyMachine =
     "The memory or the processor of a machine is probably faulty. Nothing is saved; the last checkpoint is intact: "
-    "test "
-    "the machines, and repeat the command to continue from there.";
+    "test the machines, and repeat the command to continue from there.";
 
 }  // namespace
 
@@ -37,7 +36,7 @@ Trainer::Trainer(TrainerInputs inputs)
       frozen_(decoder_, trainable_),
       start_(start_of(inputs_.loader)),
       state_(inputs_.run_dir, identify(), std::move(inputs_.loader),
-             optim::AdamW(trainable_.parameters(), inputs_.config.train.adamw), inputs_.config.train.verify_every),
+             optim::AdamW(trainable_.parameters(), inputs_.config.train.adamw)),
       rates_(inputs_.config, expansion_, training_units(inputs_.config, expansion_, decoder_, trainable_)),
       account_(decoder_, trainable_, state_.optimizer),
       divergence_(inputs_.config.train.learning_rate, inputs_.run_dir) {
@@ -212,6 +211,7 @@ StepResult Trainer::take_step() {
   if (division.is_verified) {
     frozen_bits_->verify(counts.step, inputs_.run_dir);
     group_.meet();
+    if (result.num_targets > 0 && result.finite) counts.last_verified_step = counts.step;
     num_verified_ += result.num_targets > 0 ? 1 : 0;
   }
   divergence_.after_step(counts, result, micro_batches.front(), c.max_nonfinite_steps, state_.optimizer,

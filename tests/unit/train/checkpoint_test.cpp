@@ -370,9 +370,9 @@ TEST(CheckpointPruning, CountsWholeCheckpointsOnly) {
 TEST(Checkpoint, OfAnotherVersionIsNoDamage) {
   TwoCheckpoints c;
   Json state = io::read_record(c.newer / "trainer_state.json");
-  state["version"] = 4;
+  state["version"] = 5;
   io::write_record(c.newer / "trainer_state.json", state);
-  EXPECT_THAT(test::message_of<ConfigError>([&] { c.load(); }), Says("trainer_state.json: ...version 4...version 5"));
+  EXPECT_THAT(test::message_of<ConfigError>([&] { c.load(); }), Says("trainer_state.json: ...version 5...version 6"));
 }
 
 TEST(Checkpoint, HoldsAsManyUnitsAsAFineGranularityMakes) {

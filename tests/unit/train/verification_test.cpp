@@ -181,6 +181,27 @@ TEST(Verification, EndsTheTrainingWhichContinuesFromTheLastVerifiedCheckpoint) {
   expect_same_tensors(dir / "run", dir / "other", "checkpoint-12");
 }
 
+TEST(Verification, TrustsOnlyCheckpointsBeforeAStepThatWasVerified) {
+  const test::TemporaryDirectory dir;
+  const auto model = test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = small_config();
+  config.unit_lr.policy = "uniform";
+  config.train.max_steps = 4;
+  train(config, model.expanded, dir / "run");  // no step is verified
+  config.train.max_steps = 12;
+  config.train.verify_every = 3;
+  Trainer trainer(make_inputs(config, model.expanded, dir / "run"));
+  int calls = 0;
+  test::tensor_of(trainer.decoder(), kOtherTrained).register_hook([&](const at::Tensor&) {
+    // A step of 2 micro-batches, and the first computation of step 6.
+    if (++calls == 4) test::flip_bit(test::tensor_of(trainer.decoder(), kTrained), 7, 25);
+  });
+  EXPECT_THAT(test::message_of<CorruptionError>([&] { trainer.run(true); }),
+              Says("step 6 gave other bits ...The last state before is the model that training started from"));
+  EXPECT_TRUE(list_checkpoints(dir / "run").empty());
+  EXPECT_TRUE(fs::exists(dir / "run" / "unverified-checkpoint-3"));
+}
+
 TEST(FrozenBits, SeeABitOfEveryFrozenTensorAndOfNoTrainedOne) {
   VerifiedModel m;
   for (const auto& p : model::named_parameters(m.decoder.config(), m.decoder.weights())) {
