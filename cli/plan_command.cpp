@@ -22,9 +22,26 @@ struct PlanCommandOptions {
   std::int64_t gpus = 1, tokens = 0;
 };
 
+void check_output_is_no_input(const PlanCommandOptions& options, const config::RunConfig& config) {
+  if (options.out.empty()) return;
+  std::error_code ignored;
+  for (const auto& [file, name] :
+       {std::pair(options.path, "configuration"), std::pair(options.machine, "machine file")})
+    if (std::filesystem::equivalent(options.out, file, ignored))
+      throw ConfigError("--out {}: is the {}; expected a separate path.", options.out, name);
+  const auto check = [&](const auto& sources) {
+    for (const data::TextSource& source : sources) data::check_not_read(source, options.out, "--out");
+  };
+  check(config.data.train);
+  check(config.data.replay);
+  check(config.data.general);
+  check(config.data.eval);
+}
+
 void plan(PlanCommandOptions& options) {
   config::RunConfig config = config::load_run_config(options.path, options.overrides);
   const plan::Machine machine = plan::find_machine(options.machine);
+  check_output_is_no_input(options, config);
   std::optional<io::AtomicFile> out;  // opened now, so an unwritable path fails at once
   if (!options.out.empty()) out.emplace(options.out, io::SpecialFile::kWriteThrough);
   if (!machine.is_this_one) {

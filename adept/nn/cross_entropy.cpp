@@ -28,13 +28,6 @@ std::int64_t equal_parts(std::int64_t size, std::int64_t most) {
   return (size + num_parts - 1) / num_parts;
 }
 
-/// Tokens per chunk: enough to keep the GEMM efficient (each call packs the whole head again), few enough to keep a
-/// chunk's logits near 128 MB in fp32, as long as that leaves 256. Chunks are of equal size, up to rounding.
-std::int64_t chunk_tokens(std::int64_t num_tokens, std::int64_t vocab_size) {
-  constexpr std::int64_t kChunkElements = 32 << 20;
-  return equal_parts(num_tokens, std::clamp<std::int64_t>(kChunkElements / vocab_size, 256, 2048));
-}
-
 /// The positions that carry loss: rows of `hidden` and their targets; and the soft cap of their logits.
 struct Scored {
   at::Tensor positions;  // (n) indices into the flattened targets; undefined if every position has a target
@@ -138,7 +131,7 @@ at::Tensor chunked_losses(const Scored& scored, const at::Tensor& head, const at
   if (want.hidden) gradients.hidden = at::empty({n, hidden.size(1)}, hidden.options());
   if (want.head) gradients.head = at::zeros(head.sizes(), head.options().dtype(wide));
   if (want.trained) gradients.trained = at::zeros({trained_ids.size(0), head.size(1)}, head.options().dtype(wide));
-  const std::int64_t step = chunk_tokens(n, vocab_size);
+  const std::int64_t step = head_chunk_tokens(n, vocab_size);
   Chunk chunk(step, vocab_size, hidden, scored.soft_cap);
   for (std::int64_t begin = 0; begin < n; begin += step) {
     const std::int64_t count = std::min(step, n - begin);
@@ -389,6 +382,13 @@ at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Te
   }
   const Scored scored = select_scored(hidden, targets, head.size(0), soft_cap);
   return at_positions(plain_losses(scored, head, trained), targets);
+}
+
+// Enough to keep the GEMM efficient (each call packs the whole head again), few enough to keep a chunk's logits near
+// 128 MB in fp32, as long as that leaves 256.
+std::int64_t head_chunk_tokens(std::int64_t num_tokens, std::int64_t vocab_size) {
+  constexpr std::int64_t kChunkElements = 32 << 20;
+  return equal_parts(num_tokens, std::clamp<std::int64_t>(kChunkElements / vocab_size, 256, 2048));
 }
 
 }  // namespace adept::nn

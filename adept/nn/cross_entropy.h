@@ -32,4 +32,7 @@ at::Tensor linear_cross_entropy_per_token(const at::Tensor& hidden, const at::Te
 /// soft_cap tanh(x / soft_cap), in fp32 and rounded once; x itself where soft_cap is 0.
 at::Tensor soft_capped(const at::Tensor& x, double soft_cap);
 
+/// Tokens whose logits a trained head has at a time, of `num_tokens`. Chunks are of equal size, up to rounding.
+std::int64_t head_chunk_tokens(std::int64_t num_tokens, std::int64_t vocab_size);
+
 }  // namespace adept::nn

@@ -32,9 +32,8 @@ PartCost wide_layer(const RehearsalOptions& options, std::int64_t narrow_factor,
 }
 
 // Bytes of the head are linear in the width: those of two narrow models tell those of a wide one.
-PartCost wide_head(const RehearsalOptions& options, std::int64_t narrow_factor, const Layout& layout) {
-  const Use use = layout.decoder().weights().lm_head.weight.requires_grad() ? Use::kTrained : Use::kFrozen;
-  const model::ModelConfig& model = layout.decoder().config();
+PartCost wide_head(const RehearsalOptions& options, std::int64_t narrow_factor, const model::ModelConfig& model,
+                   Use use) {
   if (narrow_factor < 4) return rehearse_head(with_model(options, model), use);
   const model::ModelConfig twice = narrow_by(model, narrow_factor / 2);
   const PartCost first = rehearse_head(options, use), second = rehearse_head(with_model(options, twice), use);
@@ -44,7 +43,8 @@ PartCost wide_head(const RehearsalOptions& options, std::int64_t narrow_factor, 
   return {.kept = at_width(first.kept, second.kept),
           .forward = at_width(first.forward, second.forward),
           .backward = at_width(first.backward, second.backward),
-          .fixed = at_width(first.fixed, second.fixed)};
+          .fixed = at_width(first.fixed, second.fixed),
+          .chunk = at_width(first.chunk, second.chunk)};
 }
 
 }  // namespace
@@ -82,7 +82,9 @@ Costs rehearse(const config::RunConfig& config, const Layout& layout, bool is_ti
     if (found == known.end()) found = known.emplace(key, wide_layer(options, narrow.factor, kind, use, place)).first;
     costs.layers.push_back(found->second);
   }
-  costs.head = wide_head(options, narrow.factor, layout);
+  const bool trains_head = layout.decoder().weights().lm_head.weight.requires_grad();
+  costs.frozen_head = wide_head(options, narrow.factor, model, Use::kFrozen);
+  costs.head = trains_head ? wide_head(options, narrow.factor, model, Use::kTrained) : costs.frozen_head;
   return costs;
 }
 

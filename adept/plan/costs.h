@@ -12,7 +12,8 @@ namespace adept::plan {
 
 struct Costs {
   std::vector<PartCost> layers;
-  PartCost head;
+  PartCost head;         ///< as it trains
+  PartCost frozen_head;  ///< as it is measured
 };
 
 /// Each kind of layer is rehearsed once. With `is_timed`, on the model itself at the configured length; otherwise,

@@ -120,7 +120,7 @@ class Stages {
     const auto layers = static_cast<double>(num_layers), own = static_cast<double>((num_layers + ranks - 1) / ranks);
     cost.layer *= own / std::max(1.0, layers);
     const auto width = static_cast<double>(training_.base.hidden_size) * at::elementSize(training_.layout.dtype());
-    const PartCost& head = training_.costs.head;
+    const PartCost& head = training_.costs.frozen_head;
     const double at_head = cost.kept(n, layers) + (width + head.kept + head.forward) * n + head.fixed;
     return std::max(cost.at(n, layers), at_head);
   }

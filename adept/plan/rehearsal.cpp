@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "adept/model/decoder.h"
+#include "adept/nn/cross_entropy.h"
 #include "adept/optim/adamw.h"
 #include "adept/plan/pass.h"
 #include "adept/train/methods.h"
@@ -22,7 +23,8 @@
 namespace adept::plan {
 namespace {
 
-constexpr double kValue = 0.01;  // of every weight: nothing overflows, and no product is of zeros
+constexpr double kValue = 0.01;                // of every weight: nothing overflows, and no product is of zeros
+constexpr std::int64_t kManyTokens = 1 << 16;  // more than a chunk of the head
 
 // A model of `count` layers like one of the model's, with this vocabulary.
 model::Decoder stack(const RehearsalOptions& options, std::size_t layer, std::int64_t count, std::int64_t vocab_size) {
@@ -106,7 +108,9 @@ PartCost rehearse_layer(const RehearsalOptions& options, std::size_t layer, Use 
   return cost;
 }
 
-PartCost rehearse_head(const RehearsalOptions& options, Use use) {
+namespace {
+
+Pass pass_through_head(const RehearsalOptions& options, Use use, std::int64_t rows, std::int64_t tokens) {
   model::Decoder decoder = stack(options, 0, 1, options.model.vocab_size);
   std::optional<train::Trainable> trainable;
   if (use == Use::kTrained)
@@ -114,16 +118,18 @@ PartCost rehearse_head(const RehearsalOptions& options, Use use) {
       return p.role == model::Role::kHead || p.role == model::Role::kNorm ||
              (p.role == model::Role::kEmbedding && options.model.tie_word_embeddings);
     }));
-  const auto pass = [&](std::int64_t tokens) {
-    return best_of(options.is_timed, [&] {
-      at::AutoGradMode grad(true);
-      at::Tensor h = at::full({options.rows, tokens, decoder.config().hidden_size}, kValue, options.dtype);
-      h.requires_grad_();
-      const at::Tensor targets =
-          at::arange(options.rows * tokens, at::kLong).remainder(options.model.vocab_size).view({options.rows, tokens});
-      return run_pass([&] { return decoder.loss_sum(h, targets); }, trainable ? &*trainable : nullptr);
-    });
-  };
+  return best_of(options.is_timed, [&] {
+    at::AutoGradMode grad(true);
+    at::Tensor h = at::full({rows, tokens, decoder.config().hidden_size}, kValue, options.dtype);
+    h.requires_grad_();
+    const at::Tensor targets = at::arange(rows * tokens, at::kLong).remainder(options.model.vocab_size);
+    return run_pass([&] { return decoder.loss_sum(h, targets.view({rows, tokens})); },
+                    trainable ? &*trainable : nullptr);
+  });
+}
+
+PartCost rehearse_frozen_head(const RehearsalOptions& options) {
+  const auto pass = [&](std::int64_t tokens) { return pass_through_head(options, Use::kFrozen, options.rows, tokens); };
   const std::int64_t n = options.rows * options.tokens;
   const Pass whole = pass(options.tokens), half = pass(options.tokens / 2);
   const PerToken slope(options);
@@ -134,6 +140,29 @@ PartCost rehearse_head(const RehearsalOptions& options, Use use) {
   cost.backward = std::max(0.0, slope(whole.backward_peak - whole.kept, half.backward_peak - half.kept));
   cost.seconds = whole.seconds / static_cast<double>(n);
   return cost;
+}
+
+// Its logits are those of a chunk of tokens: half a chunk, one and two tell the bytes of a chunk from those of all.
+PartCost rehearse_trained_head(const RehearsalOptions& options) {
+  const std::int64_t most = nn::head_chunk_tokens(kManyTokens, options.model.vocab_size);
+  const auto pass = [&](std::int64_t tokens) { return pass_through_head(options, Use::kTrained, 1, tokens); };
+  const Pass half = pass(most / 2), one = pass(most), two = pass(2 * most);
+  const auto n = static_cast<double>(most);
+  const auto above = [](const Pass& p) { return p.forward_peak - p.kept; };
+  PartCost cost;
+  cost.kept = (two.kept - one.kept) / n;
+  cost.forward = std::max(0.0, (above(two) - above(one)) / n);
+  cost.chunk = std::max(0.0, (above(one) - above(half)) / (n - static_cast<double>(most / 2)) - cost.forward);
+  cost.fixed = std::max(0.0, above(one) - (cost.forward + cost.chunk) * n);
+  cost.backward = std::max(0.0, (two.backward_peak - two.kept - (one.backward_peak - one.kept)) / n);
+  cost.seconds = two.seconds / (2 * n);
+  return cost;
+}
+
+}  // namespace
+
+PartCost rehearse_head(const RehearsalOptions& options, Use use) {
+  return use == Use::kTrained ? rehearse_trained_head(options) : rehearse_frozen_head(options);
 }
 
 MeasurementCost rehearse_measurement(const RehearsalOptions& options, std::size_t layer,

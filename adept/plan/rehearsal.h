@@ -30,6 +30,7 @@ struct PartCost {
   double forward = 0;   ///< bytes for each token above those before, at the peak of the forward pass
   double backward = 0;  ///< bytes for each token above what is kept, at the peak of the backward pass
   double fixed = 0;     ///< bytes at these peaks that do not depend on N: buffers of the kernels, own gradients
+  double chunk = 0;     ///< bytes for each token of a chunk (nn::head_chunk_tokens), at the peak of the forward pass
   double seconds = 0;   ///< for each token, forward and backward
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "adept/nn/cross_entropy.h"
 #include "adept/optim/shard.h"
 
 namespace adept::plan {
@@ -47,7 +48,8 @@ train::MemoryUse memory_of(const Layout& layout, const Costs& costs, std::int64_
   // The gradient of a trained head exists with the loss.
   const model::Weights& weights = layout.decoder().weights();
   kept += costs.head.kept * n + bytes_of_gradient(weights.lm_head.weight);
-  at_peak(costs.head.forward * n + costs.head.fixed);
+  const auto chunk = static_cast<double>(nn::head_chunk_tokens(tokens, layout.decoder().config().vocab_size));
+  at_peak(costs.head.forward * n + costs.head.chunk * chunk + costs.head.fixed);
   const double activations = kept;
   at_peak(costs.head.backward * n);
   kept -= costs.head.kept * n;

@@ -202,12 +202,37 @@ def test_a_price_of_nothing_and_whole_numbers_with_a_point_are_good(texts, tmp_p
     plan(texts, config(texts, tmp_path / "run"), "--gpu", tmp_path / "free.json")
 
 
+@pytest.mark.parametrize("out, found", [("run.yaml", "is the configuration"), ("own.json", "is the machine file"),
+                                        ("domain.jsonl", "is an input of the source")])  # fmt: skip
+def test_an_input_is_not_overwritten(texts, any_config, tmp_path, out, found):
+    (tmp_path / "own.json").write_text('{"base": "h100"}')
+    path = {"run.yaml": any_config, "own.json": tmp_path / "own.json", "domain.jsonl": texts / "domain.jsonl"}[out]
+    before = path.read_bytes()
+    process = run_program("adept", "plan", any_config, "--gpu", tmp_path / "own.json", "--out", path, cwd=texts, check=False)
+    assert process.returncode == 2 and says(process.stderr, f"--out {path}: ...{found}") and path.read_bytes() == before
+
+
 @pytest.mark.parametrize("out", ["none/plan.json", ".", "llama_tied/config.json"])
 def test_a_path_that_cannot_be_written_is_refused_before_the_work(texts, any_config, out):
     before = (texts / "llama_tied" / "config.json").read_bytes()
     process = run_program("adept", "plan", any_config, "--out", out, cwd=texts, check=False)
     assert process.returncode in (1, 2) and says(process.stderr, f"{out}: ") and process.stdout == ""
     assert (texts / "llama_tied" / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("batch_size", [2, 6])
+def test_the_memory_with_a_trained_head_is_that_of_a_run(texts, tmp_path, ranks, batch_size):
+    """Its logits are those of a chunk of tokens: 1,024 of this vocabulary."""
+    text_models.save("llama_tied", texts / "many", vocab_size=32 * 1024, hidden_size=192, intermediate_size=320)
+    path = config(texts, tmp_path / "run", model="many", method="full", unit_lr={"policy": "uniform"},
+                  dist={"shard_base": ranks > 1}, train={"eval_steps": 0, "batch_size": batch_size})  # fmt: skip
+    _, planned = plan(texts, path, "--gpus", ranks)
+    run_program("adept", "run", path, "--nproc", ranks, cwd=texts)
+    used = json.loads((tmp_path / "run" / "all_results.json").read_text())["memory_bytes"]
+    assert planned["memory_bytes"]["total"] == pytest.approx(used["total"], rel=0.05)
+    for part in ("weights", "masters", "gradients", "moments"):
+        assert planned["memory_bytes"][part] == used[part], part
 
 
 def test_the_memory_of_ranks_that_share_the_frozen_layers_is_that_of_a_run(texts, tmp_path):
