@@ -4,6 +4,12 @@
 #include <c10/util/Logging.h>
 #include <fmt/format.h>
 
+#include <netdb.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <exception>
@@ -11,6 +17,7 @@
 #include <memory>
 #include <mutex>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -56,6 +63,27 @@ namespace {
 
 using StorePointer = c10::intrusive_ptr<c10d::Store>;
 
+/// Why there is no store, by a connection like that of the store.
+std::string reason_for_no_store(const Launch& launch) {
+  addrinfo wanted = {}, *found = nullptr;
+  wanted.ai_socktype = SOCK_STREAM;
+  const int error = ::getaddrinfo(launch.host.c_str(), std::to_string(launch.port).c_str(), &wanted, &found);
+  if (error != 0) return fmt::format("the name {} is not known ({})", launch.host, ::gai_strerror(error));
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, ::freeaddrinfo);
+  int reason = 0;
+  for (const addrinfo* a = found; a != nullptr; a = a->ai_next) {
+    const int connection = ::socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
+    constexpr timeval kPatience = {.tv_sec = 2, .tv_usec = 0};
+    ::setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof kPatience);
+    const bool is_there = ::connect(connection, a->ai_addr, a->ai_addrlen) == 0;
+    if (!is_there) reason = errno;
+    ::close(connection);
+    if (is_there) return "another program answers there, which is no rank 0 of adept or torchrun";
+  }
+  if (reason == ECONNREFUSED) return "nothing listens there";
+  return reason == EINPROGRESS ? "it does not answer" : std::generic_category().message(reason);
+}
+
 /// TCPStore without end waits for the answer of a program that is no store: on a thread of its own, which is left to
 /// itself then.
 StorePointer connect(const std::string& host, const c10d::TCPStoreOptions& options) {
@@ -71,8 +99,7 @@ StorePointer connect(const std::string& host, const c10d::TCPStoreOptions& optio
   const auto deadline = std::chrono::steady_clock::now() + options.timeout + std::chrono::seconds(1);
   while (store.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready) {
     throw_if_interrupted();
-    if (std::chrono::steady_clock::now() > deadline)
-      C10_THROW_ERROR(DistError, "another program answers there, which is no rank 0 of adept or torchrun");
+    if (std::chrono::steady_clock::now() > deadline) C10_THROW_ERROR(DistError, "no answer in time");
   }
   return store.get();
 }
@@ -89,9 +116,7 @@ c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, std::chrono::mi
   try {
     return of_attempt(connect(launch.host, options), launch.attempt);
   } catch (const c10::DistError& error) {
-    std::string text = first_line(error);
-    if (text.find("Ping failed") != std::string::npos) text = "another program answers there";
-    if (options.isServer && text.find("EADDRINUSE") != std::string::npos)
+    if (options.isServer && first_line(error).find("EADDRINUSE") != std::string::npos)
       throw DataError(
           "rank 0 cannot listen on port {} (MASTER_PORT): another program uses it, perhaps another job, or one that "
           "did not end. Set MASTER_PORT to a free port, or end that program.",
@@ -99,7 +124,7 @@ c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, std::chrono::mi
     throw DataError(
         "rank {} cannot reach {} within {} s: {}. Check that rank 0 runs, that MASTER_ADDR and MASTER_PORT are those "
         "of its machine on every machine, and that no firewall is between them.",
-        launch.rank, describe_store(launch), timeout.count() / 1000.0, text);
+        launch.rank, describe_store(launch), timeout.count() / 1000.0, reason_for_no_store(launch));
   }
 }
 

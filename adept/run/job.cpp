@@ -63,9 +63,10 @@ void join_job(const config::RunConfig& config) {
     log_info("{} processes train together, {} on this machine", group.size(), group.launch().local_size);
 }
 
-void require_same_run(const config::RunConfig& config) {
+void require_same_run(const config::RunConfig& config, const std::string& command) {
   dist::world().agree([&] {
-    dist::HeldByName held = {{"program version", {fmt::format("{} (torch {})", kCommit, kTorchVersion)}}};
+    dist::HeldByName held = {{"program version", {fmt::format("{} (torch {})", kCommit, kTorchVersion)}},
+                             {"command", {command}}};
     if (config.dist.deterministic)
       held["instruction set (dist.deterministic)"] = {std::string(kernels::to_string(kernels::instruction_set()))};
     const Json keys = config::to_json(config).flatten();

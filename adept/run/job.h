@@ -15,8 +15,8 @@ namespace adept::run {
 /// processor. Throws like dist::ProcessGroup.
 void join_job(const config::RunConfig& config);
 
-/// Throws dist::DisagreementError on every process if they have different programs or configurations.
-void require_same_run(const config::RunConfig& config);
+/// Throws dist::DisagreementError on every process if they have different programs, commands or configurations.
+void require_same_run(const config::RunConfig& config, const std::string& command);
 
 /// What all processes do together.
 enum class Task { kTokenize, kEvaluate, kProbe, kTrain, kInspectCopies, kEnd };

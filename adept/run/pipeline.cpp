@@ -345,7 +345,7 @@ class Run {
 void run_pipeline(const config::RunConfig& given, data::OtherMixture other) {
   join_job(given);
   const config::RunConfig config = decided(given);
-  require_same_run(config);
+  require_same_run(config, "adept run");
   if (!dist::is_first()) return help_with_run(config, config::Purpose::kRun, /*resumes=*/true, other);
   Run run(config, config::Purpose::kRun, /*resumes=*/true, other);
   if (!config.expands()) run.use_model();
@@ -362,7 +362,7 @@ void run_pipeline(const config::RunConfig& given, data::OtherMixture other) {
 void run_training(const config::RunConfig& given, bool resume, data::OtherMixture other) {
   join_job(given);
   const config::RunConfig config = decided(given);
-  require_same_run(config);
+  require_same_run(config, resume ? "adept train --resume" : "adept train");
   if (!dist::is_first()) return help_with_run(config, config::Purpose::kTrain, resume, other);
   Run run(config, config::Purpose::kTrain, resume, other);
   run.use_model();

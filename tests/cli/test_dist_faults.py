@@ -82,16 +82,20 @@ def test_a_full_disk_of_the_first_process_ends_all(folder):
     assert not checkpoints(folder) and not ranks_in(folder)
 
 
-def test_different_configurations_end_every_process_before_the_first_step(folder):
+@pytest.mark.parametrize("second, difference", [
+    ("run run.yaml --set train.learning_rate=0.25", "configuration: train/learning_rate: rank 0: 0.001; rank 1: 0.25"),
+    ("train run.yaml --resume", "command: rank 0: adept run; rank 1: adept train --resume"),
+])  # fmt: skip
+def test_different_configurations_or_commands_end_every_process_before_the_first_step(folder, second, difference):
     write_config(folder, config_of(2))
     port = free_port()
-    ranks = [subprocess.Popen([BUILD / "adept", "run", "run.yaml", *extra], cwd=folder, env=plain_variables(rank, port),
+    ranks = [subprocess.Popen([BUILD / "adept", *words.split()], cwd=folder, env=plain_variables(rank, port),
                               stderr=subprocess.PIPE, text=True)
-             for rank, extra in enumerate([[], ["--set", "train.learning_rate=0.25"]])]
+             for rank, words in enumerate(["run run.yaml", second])]
     for rank, process in enumerate(ranks):
         errors = process.communicate(timeout=60)[1]
         assert process.returncode == 1
-        assert says(errors, "configuration: train/learning_rate: rank 0: 0.001; rank 1: 0.25"), rank
+        assert says(errors, difference), rank
     assert not (folder / "out").exists()
 
 

@@ -349,8 +349,16 @@ TEST(ProcessGroup, SaysThatTheMasterIsNotReached) {
   const Outcome outcome = second.wait();
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_THAT(outcome.text, AllOf(HasSubstr(fmt::format("rank 1 cannot reach 127.0.0.1:{}", port)),
+                                  HasSubstr(": nothing listens there. Check that rank 0 runs"),
                                   HasSubstr("MASTER_ADDR and MASTER_PORT")));
   EXPECT_LT(outcome.seconds, 12);
+}
+
+TEST(ProcessGroup, SaysThatTheNameOfTheMasterIsNotKnown) {
+  Launch launch = test::launch_of(1, 2, test::free_port());
+  launch.host = "no.such.host.invalid";
+  test::Process rank([=] { return test::run_rank(launch, {.timeout = 2}, [](ProcessGroup&) { return "ok"; }); });
+  EXPECT_THAT(rank.wait().text, HasSubstr("the name no.such.host.invalid is not known ("));
 }
 
 }  // namespace
