@@ -54,6 +54,18 @@ config::RunConfig uniform_config_of_two() {
   return config;
 }
 
+/// Trains with and without verified steps, into folders that begin with `name`.
+void expect_verified_steps_change_nothing(config::RunConfig config, const fs::path& model_dir, const fs::path& name) {
+  const auto run_dir = [&](int every) { return fs::path(fmt::format("{}-{}", name.string(), every)); };
+  for (const int every : {0, 1}) {
+    config.train.verify_every = every;
+    for (const Outcome& outcome :
+         train_by_two(config, model_dir, run_dir(every), [](Trainer& trainer) { trainer.run(false); }))
+      EXPECT_EQ(outcome.text, "ok");
+  }
+  expect_same_tensors(run_dir(0), run_dir(1), "checkpoint-4");
+}
+
 TEST(VerifiedRanks, GiveTheSameBitsAsOthers) {
   const adept::test::TemporaryDirectory dir;
   const auto model = adept::test::write_expanded_model(dir.path(), "llama", {1, 3});
@@ -61,14 +73,7 @@ TEST(VerifiedRanks, GiveTheSameBitsAsOthers) {
     config::RunConfig config = uniform_config_of_two();
     config.dist.deterministic = deterministic;
     config.compute.dtype = config::DTypeChoice::kBf16;
-    const std::string name = deterministic ? "exact" : "fast";
-    for (const int every : {0, 1}) {
-      config.train.verify_every = every;
-      for (const Outcome& outcome : train_by_two(config, model.expanded, dir / fmt::format("{}-{}", name, every),
-                                                 [](Trainer& trainer) { trainer.run(false); }))
-        EXPECT_EQ(outcome.text, "ok");
-    }
-    expect_same_tensors(dir / (name + "-0"), dir / (name + "-1"), "checkpoint-4");
+    expect_verified_steps_change_nothing(config, model.expanded, dir / (deterministic ? "exact" : "fast"));
   }
 }
 
@@ -113,14 +118,7 @@ TEST(VerifiedRanks, ThatDivideLayersWhichTrainGiveTheSameBits) {
   config::RunConfig config = config_of_divided_layers();
   for (const auto dtype : {config::DTypeChoice::kFp32, config::DTypeChoice::kBf16}) {
     config.compute.dtype = dtype;
-    const std::string name(to_string(dtype));
-    for (const int every : {0, 1}) {
-      config.train.verify_every = every;
-      for (const Outcome& outcome : train_by_two(config, model.base, dir / fmt::format("{}-{}", name, every),
-                                                 [](Trainer& trainer) { trainer.run(false); }))
-        EXPECT_EQ(outcome.text, "ok");
-    }
-    expect_same_tensors(dir / (name + "-0"), dir / (name + "-1"), "checkpoint-4");
+    expect_verified_steps_change_nothing(config, model.base, dir / std::string(to_string(dtype)));
   }
 }
 
