@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <span>
+#include <sstream>
 #include <thread>
 #include <utility>
 
@@ -116,6 +117,7 @@ ProcessGroup::ProcessGroup(const Launch& launch, const GroupOptions& options) : 
   members_->watch =
       Watch::start(launch, open_store(launch, timeout, /*may_serve=*/false), timeout, options.ends_process);
   try {
+    require_same_size();
     wait_for_all_to_join();
     connect();
   } catch (const Error& error) {  // the others learn it; nobody else tells them, as this process is no member yet
@@ -145,6 +147,20 @@ void ProcessGroup::require_own_rank() {
       "another process is rank {} of the job at {} already. Use another MASTER_PORT if that is another job, or another "
       "RANK for each process.",
       rank(), describe_store(launch_));
+}
+
+// The first rank that comes says how many there are.
+void ProcessGroup::require_same_size() {
+  const std::string own = fmt::format("{} {}", size(), rank());
+  std::istringstream first(members_->store->compareSet("size", "", own));
+  int size_of_first = 0, first_rank = 0;
+  first >> size_of_first >> first_rank;
+  if (size_of_first == size()) return;
+  throw DataError(
+      "the number of processes: found {} at rank {}, and {} at rank {} (WORLD_SIZE, or Slurm's variables); expected "
+      "the "
+      "same at every rank.",
+      size(), rank(), size_of_first, first_rank);
 }
 
 ProcessGroup::~ProcessGroup() = default;

@@ -132,6 +132,7 @@ class ProcessGroup {
   std::string wait_for(const std::string& key);
   void put(const std::string& key, const std::string& value);
   void require_own_rank();
+  void require_same_size();
   void wait_for_all_to_join();
   void connect();
 

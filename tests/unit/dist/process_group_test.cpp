@@ -354,6 +354,23 @@ TEST(ProcessGroup, SaysThatTheMasterIsNotReached) {
   EXPECT_LT(outcome.seconds, 12);
 }
 
+TEST(ProcessGroup, RanksWithDifferentNumbersOfProcessesEndAtOnce) {
+  const std::uint16_t port = test::free_port();
+  const auto start = [=](int rank, int size) {
+    return std::make_unique<test::Process>([=] {
+      return test::run_rank(test::launch_of(rank, size, port), {.timeout = 30}, [](ProcessGroup&) { return "ok"; });
+    });
+  };
+  const auto first = start(0, 2), second = start(1, 3);
+  for (const auto& rank : {first.get(), second.get()}) {
+    const Outcome outcome = rank->wait();
+    EXPECT_EQ(outcome.exit_code, 1);
+    EXPECT_THAT(outcome.text, AllOf(HasSubstr("the number of processes: found "), HasSubstr("3 at rank 1"),
+                                    HasSubstr("2 at rank 0"), HasSubstr("expected the same at every rank")));
+    EXPECT_LT(outcome.seconds, 12);
+  }
+}
+
 TEST(ProcessGroup, SaysThatTheNameOfTheMasterIsNotKnown) {
   Launch launch = test::launch_of(1, 2, test::free_port());
   launch.host = "no.such.host.invalid";
