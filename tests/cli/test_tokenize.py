@@ -69,7 +69,8 @@ def test_a_normalizer_that_grows_without_bound_is_an_error(base, tmp_path):
 
 
 HOSTILE = {
-    "pattern": ({"pre_tokenizer": splitting("x*+y|(?:x|xx|xxx)*z|x")}, "x" * 50 * MEGABYTE),
+    "pattern": ({"pre_tokenizer": splitting("x*+y|(?:x|xx|xxx)*z|x")}, ("x" * 100_000 + " ") * 500),
+    "pattern of one long match": ({"pre_tokenizer": splitting("x*+y|(?:x|xx|xxx)*z|x")}, "x" * 50 * MEGABYTE),
     "pattern of one long step": ({"pre_tokenizer": splitting("x*+y")}, "x" * 150 * MEGABYTE),
     "pattern without a match": ({"pre_tokenizer": splitting("[0-9]z")}, "1 river " * 20 * MEGABYTE),
     "growth": ({"normalizer": doubling(5)}, "a" * 20 * MEGABYTE),
