@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -53,24 +54,50 @@ int end_with(const Failure& failure) {
   return failure.exit_code;
 }
 
-/// In a job of several processes: what goes wrong from here on ends all of them. Only commands with --nproc divide
-/// their work; the processes of another one would all do the whole work, and write the same files.
-void take_place_in_job(const CLI::App& app, int argc, char** argv) {
-  const std::string_view name = argv[1];
-  const auto commands = app.get_subcommands([&](const CLI::App* command) { return command->get_name() == name; });
+// How long a process that is of no use to its job tries to tell the others, and one that was asked for help.
+constexpr std::chrono::seconds kUntilOthersKnow(10), kUntilOthersKnowOfHelp(5);
+
+/// Reads which process of a job this one is. What goes wrong from here on ends all processes of the job.
+dist::Launch take_place_in_job(std::chrono::seconds patience) {
+  try {
+    const dist::Launch launch = dist::read_launch();
+    dist::expect_to_join(launch, patience);
+    return launch;
+  } catch (const dist::LaunchError& error) {
+    dist::expect_to_join(error.known(), std::min(patience, kUntilOthersKnow));
+    throw;
+  }
+}
+
+/// Only commands with --nproc divide their work; the processes of another one would all do the whole work, and write
+/// the same files. Scripts call those that print before one that works, so they are not part of a job.
+void require_command_for_job(const CLI::App& app, int argc, char** argv) {
+  const std::string_view name = argc > 1 ? argv[1] : "";
+  if (name == "config" || name == "completion" || name == "--version") return;
   const auto asks_for_help = [](std::string_view word) { return word == "-h" || word == "--help"; };
-  const bool only_prints = name == "config" || name == "completion";
-  if (commands.empty() || only_prints || std::any_of(argv + 1, argv + argc, asks_for_help)) return;
-  const dist::Launch launch = dist::read_launch();
-  if (launch.size == 1 || commands.front()->get_option_no_throw("--nproc") != nullptr)
-    return dist::expect_to_join(launch);
+  if (std::any_of(argv + 1, argv + argc, asks_for_help)) {
+    try {
+      take_place_in_job(kUntilOthersKnowOfHelp);
+    } catch (const dist::LaunchError&) {  // needs no good variables
+    }
+    return;
+  }
+  const auto commands = app.get_subcommands([&](const CLI::App* command) { return command->get_name() == name; });
+  const bool divides = !commands.empty() && commands.front()->get_option_no_throw("--nproc") != nullptr;
+  const dist::Launch launch = take_place_in_job(divides ? dist::kUntilOthersCome : kUntilOthersKnow);
+  if (launch.size == 1 || commands.empty() || divides) return;
   throw ConfigError(
       "adept {}: found process {} of {} (RANK and WORLD_SIZE, or Slurm's variables); expected one process, because "
-      "this "
-      "command does not divide its work. Start it without torchrun, with srun --ntasks 1, or inside a job with "
+      "this command does not divide its work. Start it without torchrun, with srun --ntasks 1, or inside a job with "
       "`env -u RANK -u WORLD_SIZE adept {} ...`. `adept run` and `adept train` divide theirs, also probe and "
       "evaluation.",
       name, launch.rank, launch.size, name);
+}
+
+/// Help in place of the command that the other processes of a job wait for.
+void end_job_of_help() {
+  std::fflush(stdout);
+  dist::fail("it printed help only; expected the command of the other processes.", static_cast<int>(ExitCode::kUsage));
 }
 
 /// The option with an empty value, for example from an unset shell variable; CLI11 would read it as 0.
@@ -95,17 +122,19 @@ int run(int argc, char** argv) {
   for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; }))
     command->add_flag_callback("-q,--quiet", set_quiet, "Show only errors, warnings and results")->trigger_on_parse();
   try {
+    if (argc <= 1) print_to(stderr, app.help());
+    require_command_for_job(app, argc, argv);
     if (argc <= 1) {
-      print_to(stderr, app.help());
+      end_job_of_help();
       return static_cast<int>(ExitCode::kUsage);
     }
-    take_place_in_job(app, argc, argv);
     if (const std::string option = option_without_value(argc, argv); !option.empty())
       throw ConfigError("adept {}: {}: found an empty value; expected one. See: adept {} --help", argv[1], option,
                         argv[1]);
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     print_to(stdout, app.help());
+    end_job_of_help();
   } catch (const CLI::CallForVersion&) {
     print_to(stdout, version() + "\n");
   } catch (const CLI::ParseError& error) {

@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <limits>
+#include <utility>
 #include <vector>
-
-#include "adept/core/error.h"
 
 namespace adept::dist {
 namespace {
@@ -26,13 +26,14 @@ std::optional<int> to_int(std::string_view text) {
 /// Reads variables and collects what is wrong with them.
 class Reader {
  public:
-  Reader(const Variables& variables, std::string how) : variables_(variables), how_(std::move(how)) {}
+  Reader(const Variables& variables, std::string how, const char* rank_name, const char* size_name)
+      : variables_(variables), how_(std::move(how)), rank_name_(rank_name), size_name_(size_name) {}
 
   std::optional<std::string> find(const char* name) const { return variables_(name); }
 
   std::string text(const char* name, const char* meaning) {
     if (const auto value = find(name)) return *value;
-    problems_.push_back(fmt::format("{} is not set; expected {}", name, meaning));
+    add_problem(name, fmt::format("is not set; expected {}", meaning));
     return "";
   }
 
@@ -42,33 +43,47 @@ class Reader {
     if (!value && fallback) return *fallback;
     const std::optional<int> number = value ? to_int(*value) : std::nullopt;
     if (number && *number >= least && *number <= most) return *number;
-    problems_.push_back(fmt::format("{} {}; expected an integer from {} to {}", name,
-                                    value ? fmt::format("is \"{}\"", *value) : "is not set", least, most));
+    add_problem(name, fmt::format("{}; expected an integer from {} to {}",
+                                  value ? fmt::format("is \"{}\"", *value) : "is not set", least, most));
     return least;
   }
 
   void require_below(const char* name, int value, const char* limit_name, int limit) {
     if (problems_.empty() && value >= limit)
-      problems_.push_back(fmt::format("{} is {}; expected less than {}, which is {}", name, value, limit_name, limit));
+      add_problem(name, fmt::format("is {}; expected less than {}, which is {}", value, limit_name, limit));
   }
 
-  void throw_if_any() const {
-    if (!problems_.empty())
-      throw ConfigError(
-          "{} set the place of this process in a job, but:\n  {}\nStart the job with torchrun, srun or "
-          "--nproc, or set all of RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; for one process unset "
-          "them.",
-          how_, fmt::join(problems_, "\n  "));
+  bool is_good(std::string_view name) const { return std::ranges::find(bad_, name) == bad_.end(); }
+
+  /// `launch`: what was read.
+  void throw_if_any(Launch launch) const {
+    if (problems_.empty()) return;
+    if (!is_good(rank_name_)) launch.rank = LaunchError::kUnknownRank;
+    if (!is_good(size_name_)) launch.size = LaunchError::kUnknownSize;
+    if (!is_good("MASTER_PORT") || !is_good("SLURM_JOB_ID") || !is_good("SLURM_STEP_ID")) launch.port = 0;
+    if (launch.serves() && launch.host.empty()) launch.host = "localhost";
+    throw LaunchError(
+        fmt::format("{} set the place of this process in a job, but:\n  {}\nStart the job with torchrun, srun or "
+                    "--nproc, or set all of RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; for one process unset "
+                    "them.",
+                    how_, fmt::join(problems_, "\n  ")),
+        std::move(launch));
   }
 
  private:
+  void add_problem(const char* name, const std::string& problem) {
+    bad_.emplace_back(name);
+    problems_.push_back(fmt::format("{} {}", name, problem));
+  }
+
   const Variables& variables_;
   std::string how_;
-  std::vector<std::string> problems_;
+  const char *rank_name_, *size_name_;
+  std::vector<std::string> bad_, problems_;
 };
 
 Launch from_plain_variables(const Variables& variables) {
-  Reader reader(variables, "RANK and WORLD_SIZE");
+  Reader reader(variables, "RANK and WORLD_SIZE", "RANK", "WORLD_SIZE");
   Launch launch;
   launch.size = reader.number("WORLD_SIZE", 1, kMaxProcesses);
   launch.rank = reader.number("RANK", 0, kMaxProcesses);
@@ -76,13 +91,13 @@ Launch from_plain_variables(const Variables& variables) {
   launch.local_rank = reader.number("LOCAL_RANK", 0, kMaxProcesses, 0);
   launch.local_size = reader.number("LOCAL_WORLD_SIZE", 1, kMaxProcesses, launch.local_rank + 1);
   reader.require_below("LOCAL_RANK", launch.local_rank, "LOCAL_WORLD_SIZE", launch.local_size);
-  if (launch.size > 1) {
+  if (launch.size > 1 || !reader.is_good("WORLD_SIZE")) {
     launch.host = reader.text("MASTER_ADDR", "the host name or address of rank 0");
     launch.port = static_cast<std::uint16_t>(reader.number("MASTER_PORT", 1, kMaxPort));
     launch.has_server = variables("TORCHELASTIC_USE_AGENT_STORE").value_or("") == "True";
     launch.attempt = variables("TORCHELASTIC_RESTART_COUNT").value_or("");
   }
-  reader.throw_if_any();
+  reader.throw_if_any(launch);
   launch.cores_shared_by = launch.local_size;
   return launch;
 }
@@ -94,14 +109,11 @@ int slurm_port(int job, int step) {
 }
 
 Launch from_slurm(const Variables& variables) {
-  Reader reader(variables, "Slurm's variables");
+  Reader reader(variables, "Slurm's variables", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS");
   constexpr int kAny = std::numeric_limits<int>::max();
   Launch launch;
   launch.size = reader.number("SLURM_STEP_NUM_TASKS", 1, kMaxProcesses);
-  if (launch.size == 1) {
-    reader.throw_if_any();
-    return launch;
-  }
+  if (launch.size == 1 && reader.is_good("SLURM_STEP_NUM_TASKS")) return launch;
   launch.rank = reader.number("SLURM_PROCID", 0, kMaxProcesses);
   reader.require_below("SLURM_PROCID", launch.rank, "SLURM_STEP_NUM_TASKS", launch.size);
   launch.local_rank = reader.number("SLURM_LOCALID", 0, kMaxProcesses);
@@ -111,6 +123,8 @@ Launch from_slurm(const Variables& variables) {
   reader.require_below("SLURM_LOCALID", launch.local_rank, "the number of tasks on this node", launch.local_size);
   if (const auto host = variables("MASTER_ADDR")) {
     launch.host = *host;
+  } else if (tasks == launch.size) {
+    launch.host = "127.0.0.1";  // Slurm's name of a node need not be that of a host
   } else {
     auto nodes = variables("SLURM_STEP_NODELIST");
     if (!nodes) nodes = variables("SLURM_NODELIST");
@@ -121,7 +135,7 @@ Launch from_slurm(const Variables& variables) {
   else
     launch.port = static_cast<std::uint16_t>(
         slurm_port(reader.number("SLURM_JOB_ID", 0, kAny), reader.number("SLURM_STEP_ID", 0, kAny, 0)));
-  reader.throw_if_any();
+  reader.throw_if_any(launch);
   const bool has_own_cores = variables("SLURM_CPUS_PER_TASK").has_value() ||
                              variables("SLURM_CPU_BIND").value_or("").find("mask_cpu") != std::string::npos;
   launch.cores_shared_by = has_own_cores ? 1 : launch.local_size;

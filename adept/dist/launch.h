@@ -7,6 +7,8 @@
 #include <string>
 #include <string_view>
 
+#include "adept/core/error.h"
+
 namespace adept::dist {
 
 /// The place of a process in its job, and where the processes meet.
@@ -29,6 +31,20 @@ struct Launch {
   bool is_first_on_its_cores() const { return local_rank % cores_shared_by == 0; }
 };
 
+/// The variables are wrong.
+class LaunchError : public ConfigError {
+ public:
+  static constexpr int kUnknownRank = -1, kUnknownSize = 0;
+
+  LaunchError(const std::string& message, Launch known) : ConfigError(message), known_(std::move(known)) {}
+  /// What is right of them: where the processes meet, if that has a host and a port; the rank and the size may be
+  /// unknown.
+  const Launch& known() const { return known_; }
+
+ private:
+  Launch known_;
+};
+
 /// The value of an environment variable; nothing if it is unset or empty.
 using Variables = std::function<std::optional<std::string>(const char* name)>;
 
@@ -36,11 +52,12 @@ using Variables = std::function<std::optional<std::string>(const char* name)>;
 ///
 ///  * RANK and WORLD_SIZE, with LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT: what torchrun sets, or the
 ///    user. TORCHELASTIC_USE_AGENT_STORE says that torchrun is the server.
-///  * SLURM_STEP_NUM_TASKS and SLURM_PROCID: what srun sets. The processes meet on the first node of the step;
-///    MASTER_ADDR and MASTER_PORT take precedence. A batch script without srun is one process.
+///  * SLURM_STEP_NUM_TASKS and SLURM_PROCID: what srun sets. The processes meet on this machine if
+///    it has all of them, else on the first node of the step; MASTER_ADDR and MASTER_PORT take precedence. A batch
+///    script without srun is one process.
 ///  * neither: one process.
 ///
-/// Throws one ConfigError for all problems.
+/// Throws one LaunchError for all problems.
 Launch read_launch(const Variables& variables);
 /// The same from the environment of this process.
 Launch read_launch();

@@ -11,7 +11,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <span>
-#include <sstream>
 #include <thread>
 #include <utility>
 
@@ -151,16 +150,13 @@ void ProcessGroup::require_own_rank() {
 
 // The first rank that comes says how many there are.
 void ProcessGroup::require_same_size() {
-  const std::string own = fmt::format("{} {}", size(), rank());
-  std::istringstream first(members_->store->compareSet("size", "", own));
-  int size_of_first = 0, first_rank = 0;
-  first >> size_of_first >> first_rank;
-  if (size_of_first == size()) return;
+  const ClaimedSize claimed = claim_size(*members_->store, size(), rank());
+  if (claimed.size == size()) return;
   throw DataError(
       "the number of processes: found {} at rank {}, and {} at rank {} (WORLD_SIZE, or Slurm's variables); expected "
       "the "
       "same at every rank.",
-      size(), rank(), size_of_first, first_rank);
+      size(), rank(), claimed.size, claimed.rank);
 }
 
 ProcessGroup::~ProcessGroup() = default;
@@ -372,7 +368,7 @@ void ProcessGroup::throw_if_interrupted() {
 void ProcessGroup::fail(const std::string& message, int exit_code) {
   if (!members_) return;
   Watch& watch = *members_->watch;
-  if (!watch.failure()) watch.report(failure_of_rank(rank(), message, exit_code));
+  if (!watch.failure()) watch.report(failure_of(launch_, message, exit_code));
   if (launch_.serves()) watch.wait_until_known();
   watch.stop(false);
 }

@@ -7,6 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -141,13 +142,17 @@ class ProcessGroup {
   std::unique_ptr<Members> members_;  // none of a group of one
 };
 
+/// Processes of a job that start at the same time have come after this time.
+constexpr std::chrono::seconds kUntilOthersCome(60);
+
 /// The group of this process: of one, until join().
 ProcessGroup& world();
 /// The same without waiting for others: whether this process writes the files of a run.
 inline bool is_first() { return world().is_first(); }
 /// Says that this process is to join the job that `launch` describes. Its log then shows warnings and errors only, with
-/// the rank in front, unless it is rank 0.
-void expect_to_join(const Launch& launch);
+/// the rank in front, unless it is rank 0. `launch` may be incomplete (LaunchError). `patience`: how long fail() then
+/// tries to reach the others.
+void expect_to_join(const Launch& launch, std::chrono::seconds patience = kUntilOthersCome);
 /// Makes the job that `launch` describes the group of this process. Includes expect_to_join().
 void join(const Launch& launch, GroupOptions options);
 /// Tells the other processes of the job that this one ends with an error, also one that was expected to join.

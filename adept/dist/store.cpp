@@ -16,6 +16,7 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <sstream>
 #include <string_view>
 #include <system_error>
 #include <thread>
@@ -23,6 +24,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "adept/core/error.h"
+#include "adept/core/host_name.h"
 #include "adept/core/signals.h"
 
 namespace adept::dist {
@@ -57,7 +59,44 @@ c10::intrusive_ptr<c10d::Store> of_attempt(c10::intrusive_ptr<c10d::Store> store
   return c10::make_intrusive<c10d::PrefixStore>(fmt::format("adept/{}", attempt), std::move(store));
 }
 
-bool claim_rank(c10d::Store& store, int rank) { return store.add(fmt::format("joins/{}", rank), 1) == 1; }
+std::string name_of(const Launch& launch) {
+  return launch.rank == LaunchError::kUnknownRank ? fmt::format("a process on {}", host_name())
+                                                  : fmt::format("rank {}", launch.rank);
+}
+
+namespace {
+
+constexpr const char* kSize = "size";
+
+std::string join_key(int rank) { return fmt::format("joins/{}", rank); }
+
+ClaimedSize to_claimed_size(const std::string& text) {
+  ClaimedSize claimed;
+  std::istringstream(text) >> claimed.size >> claimed.rank;
+  return claimed;
+}
+
+}  // namespace
+
+bool claim_rank(c10d::Store& store, int rank) { return store.add(join_key(rank), 1) == 1; }
+
+ClaimedSize claim_size(c10d::Store& store, int size, int rank) {
+  return to_claimed_size(store.compareSet(kSize, "", fmt::format("{} {}", size, rank)));
+}
+
+int claimed_size(c10d::Store& store) {
+  return store.check({kSize}) ? to_claimed_size(store.get_to_str(kSize)).size : LaunchError::kUnknownSize;
+}
+
+bool lacks(c10d::Store& store, const Launch& launch) {
+  const int size = claimed_size(store);
+  if (size == LaunchError::kUnknownSize && launch.rank == LaunchError::kUnknownRank) return true;
+  if (launch.rank >= 0 && (size == LaunchError::kUnknownSize || launch.rank < size))
+    return claim_rank(store, launch.rank);
+  for (int rank = 0; rank < size; ++rank)
+    if (!store.check({join_key(rank)})) return true;
+  return false;
+}
 
 namespace {
 
@@ -122,9 +161,9 @@ c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, std::chrono::mi
           "did not end. Set MASTER_PORT to a free port, or end that program.",
           launch.port);
     throw DataError(
-        "rank {} cannot reach {} within {} s: {}. Check that rank 0 runs, that MASTER_ADDR and MASTER_PORT are those "
+        "{} cannot reach {} within {} s: {}. Check that rank 0 runs, that MASTER_ADDR and MASTER_PORT are those "
         "of its machine on every machine, and that no firewall is between them.",
-        launch.rank, describe_store(launch), timeout.count() / 1000.0, reason_for_no_store(launch));
+        name_of(launch), describe_store(launch), timeout.count() / 1000.0, reason_for_no_store(launch));
   }
 }
 

@@ -19,9 +19,24 @@ c10::intrusive_ptr<c10d::Store> of_attempt(c10::intrusive_ptr<c10d::Store> store
 /// Says that this process is `rank` of the job. False if another one has said so.
 bool claim_rank(c10d::Store& store, int rank);
 
+/// How many processes the job has, as the first one that came says.
+struct ClaimedSize {
+  int size = 0, rank = 0;  ///< rank: of the first one
+};
+/// Says that the job has `size` processes, unless another one has said it before.
+ClaimedSize claim_size(c10d::Store& store, int size, int rank);
+/// The same for a process that does not know; LaunchError::kUnknownSize if no other one has come.
+int claimed_size(c10d::Store& store);
+
+/// Whether the job lacks a process that `launch`, which may be incomplete (LaunchError), can be. Claims its rank.
+bool lacks(c10d::Store& store, const Launch& launch);
+
 /// Call before anything of c10d, which otherwise logs each failure with a stack trace before it throws. The user's
 /// $TORCH_CPP_LOG_LEVEL takes precedence.
 void quiet_c10d();
+
+/// "rank 1", or "a process on HOST" of an unknown rank.
+std::string name_of(const Launch& launch);
 
 /// "host:port (rank 0)", for messages.
 std::string describe_store(const Launch& launch);

@@ -21,9 +21,8 @@ constexpr const char* kFailure = "failure";
 constexpr const char* kKnown = "failure_is_known";
 constexpr const char* kLeft = "left";
 constexpr milliseconds kShortInterval(50);  // after a failure
-constexpr milliseconds kUntilOthersCome(60'000);
-constexpr int kSilentIntervals = 3;    // that a living rank never misses
-constexpr int kPatienceIntervals = 5;  // for a rank to report, or to be found silent
+constexpr int kSilentIntervals = 3;         // that a living rank never misses
+constexpr int kPatienceIntervals = 5;       // for a rank to report, or to be found silent
 
 std::string sign_key(int rank) { return fmt::format("alive/{}", rank); }
 
@@ -45,13 +44,13 @@ milliseconds interval_for(milliseconds timeout) {
 void warn_that_nobody_knows(const JobFailure& failure, const std::exception& error) {
   log_warning(
       "the other processes were not told that {}: {}. They end within dist.timeout, unless their launcher ends them.",
-      failure.text, first_line(error));
+      failure.text.substr(0, failure.text.find('\n')), first_line(error));
 }
 
 }  // namespace
 
-JobFailure failure_of_rank(int rank, const std::string& message, int exit_code) {
-  return {.exit_code = exit_code, .text = fmt::format("rank {} ended: {}", rank, message)};
+JobFailure failure_of(const Launch& launch, const std::string& message, int exit_code) {
+  return {.exit_code = exit_code, .text = fmt::format("{} ended: {}", name_of(launch), message)};
 }
 
 JobFailure publish_failure(c10d::Store& store, const JobFailure& failure) {
@@ -66,15 +65,21 @@ void tell_job(c10d::Store& store, const JobFailure& failure) {
   }
 }
 
-void announce_failure(const Launch& launch, const JobFailure& failure) {
+void announce_failure(const Launch& launch, const std::string& message, int exit_code, std::chrono::seconds patience) {
+  const JobFailure failure = failure_of(launch, message, exit_code);
   try {
-    const auto store = open_store(launch, kUntilOthersCome, /*may_serve=*/true);
-    if (!claim_rank(*store, launch.rank)) return;
+    const auto store = open_store(launch, patience, /*may_serve=*/true);
+    if (!lacks(*store, launch)) return;
     publish_failure(*store, failure);
-    if (store->add(kKnown, 1) >= launch.size || !launch.serves()) return;
-    log_info("waiting up to {} s for the other processes, to tell them", kUntilOthersCome.count() / 1000);
-    const auto deadline = Watch::Clock::now() + kUntilOthersCome;
-    while (store->add(kKnown, 0) < launch.size && Watch::Clock::now() < deadline && pending_signal() == 0)
+    store->add(kKnown, 1);
+    const auto all_know = [&] {
+      const int size = launch.size != LaunchError::kUnknownSize ? launch.size : claimed_size(*store);
+      return size != LaunchError::kUnknownSize && store->add(kKnown, 0) >= size;
+    };
+    if (!launch.serves() || all_know()) return;
+    log_info("waiting up to {} s for the other processes, to tell them", patience.count());
+    const auto deadline = Watch::Clock::now() + patience;
+    while (!all_know() && Watch::Clock::now() < deadline && pending_signal() == 0)
       std::this_thread::sleep_for(kShortInterval);
   } catch (const InterruptedError&) {  // expected while it waits: nobody needs to be told then
   } catch (const std::exception& error) {

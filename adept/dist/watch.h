@@ -26,8 +26,8 @@ struct JobFailure {
   std::string text;  ///< names the rank
 };
 
-/// That `rank` ends with an error.
-JobFailure failure_of_rank(int rank, const std::string& message, int exit_code);
+/// That the process of `launch` ends with an error.
+JobFailure failure_of(const Launch& launch, const std::string& message, int exit_code);
 
 /// Makes `failure` that of the job, unless there is one, and returns that of the job. Throws c10::Error if the store is
 /// not reached.
@@ -35,10 +35,10 @@ JobFailure publish_failure(c10d::Store& store, const JobFailure& failure);
 /// The same with a warning instead of an exception.
 void tell_job(c10d::Store& store, const JobFailure& failure);
 
-/// For a process that fails before it can join: makes `failure` that of the job. The process that serves the store
-/// waits until all others know it, but not long. Does nothing if another process has this rank: it may be of another
-/// job.
-void announce_failure(const Launch& launch, const JobFailure& failure);
+/// For a process that fails before it can join: makes its failure that of the job, if it reaches the store within
+/// `patience`. The process that serves the store waits until all others know it, for as long. Does nothing if no
+/// process is missing that this one can be: it may be of another job. `launch` may be incomplete (LaunchError).
+void announce_failure(const Launch& launch, const std::string& message, int exit_code, std::chrono::seconds patience);
 
 /// Signs of life also say which signal arrived; it then counts as one that arrived at every rank (take_signal).
 class Watch : public std::enable_shared_from_this<Watch> {

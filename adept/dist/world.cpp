@@ -11,7 +11,11 @@ namespace {
 
 struct World {
   std::unique_ptr<ProcessGroup> group = std::make_unique<ProcessGroup>();
-  std::optional<Launch> expected{};  // until the process joins, or cannot
+  struct Expected {
+    Launch launch;
+    std::chrono::seconds patience;
+  };
+  std::optional<Expected> expected{};  // until the process joins, or cannot
 };
 
 World& the_world() {
@@ -23,9 +27,10 @@ World& the_world() {
 
 ProcessGroup& world() { return *the_world().group; }
 
-void expect_to_join(const Launch& launch) {
-  if (launch.rank != 0) set_rank(launch.rank);
-  if (launch.size > 1) the_world().expected = launch;
+void expect_to_join(const Launch& launch, std::chrono::seconds patience) {
+  if (launch.rank > 0) set_rank(launch.rank);
+  const bool is_known_where = !launch.host.empty() && launch.port != 0;
+  if (launch.size != 1 && is_known_where) the_world().expected = World::Expected{launch, patience};
 }
 
 void join(const Launch& launch, GroupOptions options) {
@@ -35,8 +40,8 @@ void join(const Launch& launch, GroupOptions options) {
 }
 
 void fail(const std::string& message, int exit_code) {
-  if (const auto launch = std::exchange(the_world().expected, std::nullopt))
-    announce_failure(*launch, failure_of_rank(launch->rank, message, exit_code));
+  if (const auto expected = std::exchange(the_world().expected, std::nullopt))
+    announce_failure(expected->launch, message, exit_code, expected->patience);
   world().fail(message, exit_code);
 }
 

@@ -190,15 +190,10 @@ def test_processes_with_other_instructions_give_the_same_bits_or_nothing(folder,
         assert len(lines) == deterministic and all("rank 0: generic" in line and "rank 1: avx2" in line for line in lines)
 
 
-@pytest.mark.parametrize("variables, code, message", [
-    ({"MASTER_PORT": "x"}, 2, 'MASTER_PORT is "x"; expected an integer from 1 to 65535'),
-    ({"RANK": "2"}, 2, "RANK is 2; expected less than WORLD_SIZE, which is 2"),
-    ({"MASTER_ADDR": ""}, 2, "MASTER_ADDR is not set"),
-])
-def test_bad_variables_are_reported(folder, variables, code, message):
+def test_variables_without_a_place_to_meet_are_reported(folder):
     write_config(folder, config_of(2))
-    process = subprocess.run(command(1), cwd=folder, env=plain_variables(0, 1, **variables), capture_output=True, text=True)
-    assert process.returncode == code and message in process.stderr
+    process = subprocess.run(command(1), cwd=folder, env=plain_variables(0, "x"), capture_output=True, text=True)
+    assert process.returncode == 2 and 'MASTER_PORT is "x"; expected an integer from 1 to 65535' in process.stderr
 
 
 def test_a_process_that_does_not_come_is_named(folder):

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import BUILD, says
@@ -15,11 +16,11 @@ from dist_runs import (  # noqa: F401
 FAR_TIMEOUT = {"dist": {"timeout": 300}}  # no process may wait for it
 
 
-def start_ranks(folder, arguments, port=None):
-    """A process for each rank, with arguments of its own."""
-    port = port or free_port()
+def start_ranks(folder, arguments, port=None, changes={}):
+    """A process for each rank, with arguments of its own, and `changes` of its variables."""
+    port, size = port or free_port(), str(len(arguments))
     return [subprocess.Popen([BUILD / "adept", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                             env=plain_variables(rank, port, WORLD_SIZE=str(len(arguments)), LOCAL_WORLD_SIZE=str(len(arguments))))
+                             env={**plain_variables(rank, port, WORLD_SIZE=size, LOCAL_WORLD_SIZE=size), **changes.get(rank, {})})
             for rank, words in enumerate(arguments)]
 
 
@@ -63,11 +64,55 @@ def test_a_bad_configuration_of_one_process_ends_all_at_once(folder, bad, name):
     assert not (folder / "out").exists() and not ranks_in(folder)
 
 
-@pytest.mark.parametrize("words", [["run", "run.yaml", "--no-such-option"], ["train"], ["run", "run.yaml", "--nproc", "2"]])
-def test_a_bad_command_line_of_one_process_ends_all_at_once(folder, words):
+WORDS = {
+    "run run.yaml --no-such-option": (2, "unknown option"), "runn run.yaml": (2, "unknown command"), "": (2, "it printed help only"),
+    "train": (2, "adept train: "), "run run.yaml --nproc 2": (2, "--nproc: "), "run --help": (0, "it printed help only"),
+    "eval --model base": (2, "adept eval: found process ...expected one process"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+@pytest.mark.parametrize("words", WORDS)
+def test_a_bad_command_line_of_one_process_ends_all_at_once(folder, bad, words):
+    own_code, problem = WORDS[words]
     write_config(folder, config_of(2, **FAR_TIMEOUT))
-    errors, codes = ends_of(start_ranks(folder, [["run", "run.yaml"], words]))
-    assert codes == [2, 2] and says(errors[0], "error: rank 1 ended: ")
+    errors, codes = ends_of(start_ranks(folder, [words.split() if rank == bad else ["run", "run.yaml"] for rank in range(2)]))
+    assert codes[bad] == own_code and codes[1 - bad] == 2, errors
+    assert says(errors[1 - bad], f"error: rank {bad} ended: {problem}")
+    assert not (folder / "out").exists() and not ranks_in(folder)
+
+
+HOST = socket.gethostname()
+VARIABLES = [
+    (1, {"RANK": "x"}, f"a process on {HOST}", 'RANK is "x"; expected an integer'),
+    (1, {"RANK": "3"}, f"a process on {HOST}", "RANK is 3; expected less than WORLD_SIZE, which is 3"),
+    (1, {"RANK": ""}, f"a process on {HOST}", "RANK is not set"),
+    (1, {"WORLD_SIZE": ""}, "rank 1", "WORLD_SIZE is not set"),
+    (0, {"WORLD_SIZE": ""}, "rank 0", "WORLD_SIZE is not set"),
+    (0, {"LOCAL_RANK": "7"}, "rank 0", "LOCAL_RANK is 7; expected less than LOCAL_WORLD_SIZE, which is 3"),
+    (2, {"LOCAL_WORLD_SIZE": "-1"}, "rank 2", 'LOCAL_WORLD_SIZE is "-1"'),
+    (0, {"MASTER_ADDR": ""}, "rank 0", "MASTER_ADDR is not set"),
+]
+
+
+@pytest.mark.parametrize("bad, variables, who, problem", VARIABLES)
+def test_bad_variables_of_one_process_end_all_at_once(folder, bad, variables, who, problem):
+    write_config(folder, config_of(3, **FAR_TIMEOUT))
+    since = time.monotonic()
+    errors, codes = ends_of(start_ranks(folder, [["run", "run.yaml"]] * 3, changes={bad: variables}))
+    assert codes == [2, 2, 2], errors
+    assert time.monotonic() - since < 30
+    for rank, text in enumerate(errors):
+        assert says(text, f"error: {'' if rank == bad else f'{who} ended: '}RANK and WORLD_SIZE set") and says(text, "  " + problem)
+    assert not (folder / "out").exists() and not ranks_in(folder)
+
+
+def test_bad_variables_end_a_process_soon_where_nobody_can_be_told(folder):
+    write_config(folder, config_of(2))
+    since = time.monotonic()
+    process = subprocess.run(command(1), cwd=folder, env=plain_variables("x", free_port()), capture_output=True, text=True, timeout=60)
+    assert process.returncode == 2 and time.monotonic() - since < 30
+    assert says(process.stderr, f"the other processes were not told that a process on {HOST} ended: ...nothing listens there")
 
 
 def test_a_model_that_is_missing_on_one_machine_ends_all_at_once(folder, tmp_path):

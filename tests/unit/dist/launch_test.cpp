@@ -107,6 +107,41 @@ TEST(Launch, RefusesARankThatTheJobDoesNotHave) {
   EXPECT_THAT(message(with(kTorchrun, "MASTER_PORT", "29400x")), HasSubstr("MASTER_PORT is \"29400x\""));
 }
 
+/// What is right of wrong variables.
+Launch known(const std::map<std::string, std::string>& values) {
+  try {
+    read_launch(variables(values));
+  } catch (const LaunchError& error) {
+    return error.known();
+  }
+  return {};
+}
+
+TEST(Launch, KnowsOfWrongVariablesWhereTheOthersMeet) {
+  const Launch without_size = known(without(kTorchrun, "WORLD_SIZE"));
+  EXPECT_EQ(without_size.size, LaunchError::kUnknownSize);
+  EXPECT_EQ(without_size.rank, 3);
+  EXPECT_EQ(without_size.host, "node0");
+  EXPECT_EQ(without_size.port, 29400);
+  EXPECT_EQ(without_size.attempt, "2");
+  EXPECT_TRUE(without_size.has_server);
+  for (const char* rank : {"x", "4"}) {
+    const Launch without_rank = known(with(kTorchrun, "RANK", rank));
+    EXPECT_EQ(without_rank.rank, LaunchError::kUnknownRank);
+    EXPECT_EQ(without_rank.size, 4);
+    EXPECT_FALSE(without_rank.serves());
+  }
+  EXPECT_EQ(known(with(kTorchrun, "MASTER_PORT", "70000")).port, 0);
+  EXPECT_EQ(known(without(kSrun, "SLURM_JOB_ID")).port, 0);
+  EXPECT_EQ(known(without(kSrun, "SLURM_PROCID")).host, "gpu07");
+}
+
+TEST(Launch, TheServerNeedsNoAddressToTellTheOthers) {
+  const std::map<std::string, std::string> first = {{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_PORT", "99"}};
+  EXPECT_EQ(known(first).host, "localhost");
+  EXPECT_EQ(known(with(first, "RANK", "1")).host, "");
+}
+
 TEST(Launch, ReadsTheVariablesOfSrun) {
   const Launch launch = read_launch(variables(kSrun));
   EXPECT_EQ(launch.rank, 4);
@@ -127,6 +162,11 @@ TEST(Launch, StepsOfOneSlurmJobMeetAtDifferentPorts) {
   EXPECT_NE(read_launch(variables(with(kSrun, "SLURM_STEP_ID", "1"))).port, 15012);
   EXPECT_EQ(read_launch(variables(with(kSrun, "MASTER_PORT", "99"))).port, 99);
   EXPECT_EQ(read_launch(variables(with(kSrun, "MASTER_ADDR", "login"))).host, "login");
+}
+
+TEST(Launch, TasksOfOneSlurmNodeMeetOnThisMachine) {
+  const auto one_node = with(kSrun, "SLURM_STEP_TASKS_PER_NODE", "6");
+  EXPECT_EQ(read_launch(variables(with(one_node, "SLURM_NODEID", "0"))).host, "127.0.0.1");
 }
 
 TEST(Launch, ABatchScriptOfSlurmIsOneProcess) {

@@ -48,14 +48,19 @@ TEST(Failure, BeforeJoiningEndsEveryRankWithItsExitCode) {
   }
 }
 
-TEST(Failure, OfAProcessWhoseRankIsTakenIsNotThatOfTheJob) {
+TEST(Failure, OfAProcessThatTheJobDoesNotLackIsNotThatOfTheJob) {
   const std::uint16_t port = test::free_port();
+  const auto strangers_fail = [=] {
+    for (const auto& [rank, size] : {std::pair(1, 2), std::pair(LaunchError::kUnknownRank, 2),
+                                     std::pair(1, LaunchError::kUnknownSize), std::pair(5, LaunchError::kUnknownSize)})
+      test::Process([=] { return fail_before_joining(test::launch_of(rank, size, port)); }).wait();
+  };
   std::vector<std::unique_ptr<test::Process>> processes;
   for (int rank = 0; rank < 2; ++rank)
     processes.push_back(std::make_unique<test::Process>([=] {
       return test::run_rank(test::launch_of(rank, 2, port), kLong, [=](ProcessGroup& group) {
         group.barrier();
-        if (rank == 1) test::Process([=] { return fail_before_joining(test::launch_of(1, 2, port)); }).wait();
+        if (rank == 1) strangers_fail();
         group.barrier();
         return "ok";
       });
