@@ -245,10 +245,11 @@ std::vector<Importance> probe(const model::Decoder& decoder, const ProbeText& te
 
 namespace {
 
-void measure_batches(const model::Decoder& decoder, std::span<const ProbeBatch> batches,
-                     std::span<const Pass* const> passes, Work& work, ProbeState& state, dist::ProcessGroup& group) {
+// The processes divide the pieces of `passes` over `batches`; `add` gets those of each batch in turn.
+void divide_passes(const model::Decoder& decoder, std::span<const ProbeBatch> batches,
+                   std::span<const Pass* const> passes, Work& work, dist::ProcessGroup& group,
+                   FunctionRef<void(std::int64_t item, std::span<const dist::Numbers> pieces)> add) {
   const bool is_shared = decoder.is_shared();
-  ADEPT_CHECK(!is_shared || passes.size() == 1, "{} passes through layers that processes share", passes.size());
   const auto batch_of = [&](std::int64_t item) -> const ProbeBatch& { return batches[static_cast<std::size_t>(item)]; };
   // Processes that measure something different: where they share the layers, those with the same batch repeat it.
   const auto num_different = [&](std::int64_t item) {
@@ -266,11 +267,33 @@ void measure_batches(const model::Decoder& decoder, std::span<const ProbeBatch> 
                     },
                 .add =
                     [&](std::int64_t item, std::span<const dist::Numbers> pieces) {
-                      add(decoder, batch_of(item), passes, pieces, state.samples);
-                      ++state.batches;
+                      add(item, pieces);
                       work.add(std::ssize(pieces));
                     },
                 .in_step = is_shared});
+}
+
+void measure_batches(const model::Decoder& decoder, std::span<const ProbeBatch> batches,
+                     std::span<const Pass* const> passes, Work& work, ProbeState& state, dist::ProcessGroup& group) {
+  const auto add_batch = [&](const ProbeBatch& batch, std::span<const dist::Numbers> pieces) {
+    add(decoder, batch, passes, pieces, state.samples);
+    ++state.batches;
+  };
+  if (!decoder.is_shared())
+    return divide_passes(decoder, batches, passes, work, group, [&](std::int64_t item, auto pieces) {
+      add_batch(batches[static_cast<std::size_t>(item)], pieces);
+    });
+  // Processes that share the layers do the same at the same time: one pass over a batch for each, then the next one.
+  const auto size = static_cast<std::size_t>(group.size());
+  for (std::size_t begin = 0; begin < batches.size(); begin += size) {
+    const std::span round = batches.subspan(begin, std::min(size, batches.size() - begin));
+    std::vector<std::vector<dist::Numbers>> numbers(round.size());
+    for (const Pass* const& pass : passes)
+      divide_passes(decoder, round, {&pass, 1}, work, group, [&](std::int64_t item, auto pieces) {
+        std::ranges::copy(pieces, std::back_inserter(numbers[static_cast<std::size_t>(item)]));
+      });
+    for (std::size_t item = 0; item < round.size(); ++item) add_batch(round[item], numbers[item]);
+  }
 }
 
 // Fills state.samples; with until_separated, returns the outcome.
