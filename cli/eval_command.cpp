@@ -9,15 +9,17 @@
 
 #include "adept/core/error.h"
 #include "adept/core/progress.h"
+#include "adept/dist/process_group.h"
 #include "adept/eval/evaluate.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/record.h"
 #include "adept/model/load.h"
 #include "adept/run/measure.h"
 #include "adept/run/model_context.h"
+#include "adept/run/same_texts.h"
 #include "adept/run/text.h"
-#include "adept/run/token_cache.h"
 #include "cli/commands.h"
+#include "cli/job.h"
 #include "cli/options.h"
 
 namespace adept::cli {
@@ -30,7 +32,23 @@ struct EvalOptions {
   std::int64_t seq_len = config::kDefaultSeqLen;
   eval::EvalOptions scoring{.max_tokens = 0};
   bool no_document_mask = false;
+  JobOptions job;
 };
+
+void check_options(const EvalOptions& options) {
+  if (options.no_document_mask && !options.scoring.packed)
+    throw ConfigError(
+        "adept eval: found --no-document-mask without --packed; expected both, because only packed documents share a "
+        "sequence.");
+  if (options.scoring.packed && options.scoring.stride > 0)
+    throw ConfigError(
+        "adept eval: found --packed and --stride {}; expected one of them, because packed sequences do not overlap.",
+        options.scoring.stride);
+  if (options.scoring.stride > options.seq_len)
+    throw ConfigError("adept eval: found --stride {}; expected at most {}, the value of --seq-len.",
+                      options.scoring.stride, options.seq_len);
+  sources(options.data);  // throws for bad ones
+}
 
 // A column for each metric of the sets.
 void print_results(const eval::Results& results) {
@@ -56,44 +74,39 @@ void print_results(const eval::Results& results) {
   fmt::print("{}", table);
 }
 
-void run(EvalOptions& options) {
-  if (options.no_document_mask && !options.scoring.packed)
-    throw ConfigError(
-        "adept eval: found --no-document-mask without --packed; expected both, because only packed documents share a "
-        "sequence.");
-  if (options.scoring.packed && options.scoring.stride > 0)
-    throw ConfigError(
-        "adept eval: found --packed and --stride {}; expected one of them, because packed sequences do not overlap.",
-        options.scoring.stride);
-  if (options.scoring.stride > options.seq_len)
-    throw ConfigError("adept eval: found --stride {}; expected at most {}, the value of --seq-len.",
-                      options.scoring.stride, options.seq_len);
+// Every process of a job does it; the first one writes the results.
+void run(const CLI::App& command, EvalOptions& options) {
+  join_job(options.job, options.compute.device);
   check_data(sources(options.data), options.out);
   std::optional<io::AtomicFile> out;  // opened now, so an unwritable path fails at once
-  if (!options.out.empty()) out.emplace(options.out, io::SpecialFile::kWriteThrough);
+  if (!options.out.empty() && dist::is_first()) out.emplace(options.out, io::SpecialFile::kWriteThrough);
   const run::TextModel model = run::load_text_model(options.model);
   check_output_is_not_of_model(options.out, model.dir);
   run::init_compute_to_measure(options.compute, model.dir);
+  require_same_command(command, options.compute);
   run::warn_of_long_sequences(model, options.seq_len);
   model::check_weights(model.config, model::open_weights(model.config, model.dir));  // before processing the text
   if (options.scoring.packed) model.eos();
-  std::vector<data::TokenDataset> datasets;
-  for (const data::TextSource& source : sources(options.data)) datasets.push_back(run::tokenize_source(model, source));
+  const auto datasets = run::tokenize_for_command(model, sources(options.data));
   run::print_counts(datasets);
+  run::require_same_texts({{"--data", datasets}});
   std::vector<eval::EvalSet> sets;
   for (const data::TokenDataset& dataset : datasets) {
     sets.push_back({dataset.name(), run::scoring_sequences(model, dataset, options.scoring, options.seq_len,
                                                            !options.no_document_mask)});
     eval::require_targets(sets.back());
   }
-  run::MeasuredModel measured(model.dir, io::model_identity(io::WeightFiles::open(model.dir)), options.compute);
+  run::MeasuredModel measured(model.dir, io::model_identity(io::WeightFiles::open(model.dir)), options.compute,
+                              options.job.dist.shard_base);
   const auto results = run::evaluate_sets(measured, sets, options.scoring.batch_size, run::ResultCache::open());
   for (const auto& [name, result] : results) eval::require_finite(name, result);
-  if (out) {
-    out->write(io::record_text(eval::results_to_json(results)));
-    out->commit();
-  }
-  print_results(results);
+  dist::world().on_first([&] {
+    if (out) {
+      out->write(io::record_text(eval::results_to_json(results)));
+      out->commit();
+    }
+    print_results(results);
+  });
 }
 
 }  // namespace
@@ -117,7 +130,11 @@ void add_eval_command(CLI::App& app) {
                         "Sample size per dataset, in tokens (at least one sequence); 0 uses all");
   add_batch_size_option(*command, options->scoring.batch_size);
   add_compute_options(*command, options->compute);
-  command->callback([options] { run(*options); });
+  add_job_options(*command, options->job);
+  command->callback([options, command] {
+    check_options(*options);
+    if (!ran_in_processes(options->job.nproc)) run(*command, *options);
+  });
 }
 
 }  // namespace adept::cli

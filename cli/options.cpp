@@ -19,7 +19,9 @@
 #include "adept/data/utf8.h"
 #include "adept/dist/launch.h"
 #include "adept/dist/local_processes.h"
+#include "adept/dist/process_group.h"
 #include "adept/io/byte_reader.h"
+#include "adept/io/rereadable.h"
 #include "adept/run/run_directory.h"
 #include "adept/run/text.h"
 
@@ -221,7 +223,7 @@ void add_allow_changed_option(CLI::App& command, data::OtherMixture& other) {
 }
 
 void add_nproc_option(CLI::App& command, std::int64_t& nproc) {
-  add_count_option(command, "--nproc", nproc, 1, 1024, "Number of processes on this machine that train together");
+  add_count_option(command, "--nproc", nproc, 1, 1024, "Number of processes on this machine that work together");
 }
 
 bool ran_in_processes(std::int64_t nproc) {
@@ -305,11 +307,26 @@ std::vector<data::TextSource> sources(DataOptions options, const std::string& op
   return sources(options);
 }
 
+namespace {
+
+/// What can be read once is not text for several processes.
+void check_not_stream(const std::filesystem::path& path) {
+  if (const int size = dist::world().size(); size > 1 && io::is_stream(path))
+    throw ConfigError("{}: is read by each of the {} processes, but can be read once; expected the path of a file.",
+                      path.string(), size);
+}
+
+}  // namespace
+
 void check_data(const std::vector<data::TextSource>& sources, const std::string& out) {
   std::string problems;
   for (const data::TextSource& source : sources) {
     try {
-      for (const std::string& warning : data::find_files(source).warnings) log_warning("{}", warning);
+      for (const std::string& path : source.paths)
+        if (path.starts_with('@')) check_not_stream(path.substr(1));
+      const data::SourceFiles found = data::find_files(source);
+      for (const std::filesystem::path& file : found.files) check_not_stream(file);
+      for (const std::string& warning : found.warnings) log_common_warning("{}", warning);
       if (!out.empty()) data::check_not_read(source, out, "--out");
     } catch (const ConfigError& error) {
       problems += (problems.empty() ? "" : "\n") + std::string(error.what());

@@ -10,6 +10,7 @@
 
 #include "adept/core/error.h"
 #include "adept/core/nearest_name.h"
+#include "adept/dist/process_group.h"
 #include "adept/io/atomic_file.h"
 #include "adept/io/model_identity.h"
 #include "adept/io/record.h"
@@ -21,9 +22,10 @@
 #include "adept/run/expansion_plan.h"
 #include "adept/run/measure.h"
 #include "adept/run/model_context.h"
+#include "adept/run/same_texts.h"
 #include "adept/run/text.h"
-#include "adept/run/token_cache.h"
 #include "cli/commands.h"
+#include "cli/job.h"
 #include "cli/options.h"
 
 namespace adept::cli {
@@ -36,6 +38,7 @@ struct ProbeOptions {
   config::Compute compute;
   method::LayerProbeOptions measure;
   std::int64_t seq_len = config::kDefaultSeqLen, layers = 0;
+  JobOptions job;
 };
 
 /// One for each source of --data.
@@ -151,15 +154,8 @@ void print_both(const std::filesystem::path& model_dir, const method::Importance
   }
 }
 
-std::vector<data::TokenDataset> tokenize(const run::TextModel& model, const std::vector<data::TextSource>& sources) {
-  std::vector<data::TokenDataset> datasets;
-  for (const data::TextSource& source : sources) datasets.push_back(run::tokenize_source(model, source));
-  return datasets;
-}
-
-void run(ProbeOptions& options) {
-  const std::vector<std::string> methods = methods_of(options);
-  const method::ImportanceMethod& first = method::importance_method(methods.front());
+void check_options(const ProbeOptions& options) {
+  const method::ImportanceMethod& first = method::importance_method(methods_of(options).front());
   if (first.needs_domain && options.domain.empty())
     throw ConfigError(
         "adept probe: found --method {} without --domain; expected --domain, the text on which it is measured.",
@@ -168,17 +164,40 @@ void run(ProbeOptions& options) {
     throw ConfigError(
         "adept probe: found --domain together with {}; expected a single method, measured on the whole sample.",
         options.measure.method == "all" ? "--method all" : "--until-separated");
+  parse_weights(options.weights, sources(options.data).size());
+}
+
+void print_results(const std::vector<method::Importance>& importances,
+                   const std::optional<method::Importance>& in_domain, const run::TextModel& model, int num_lowest,
+                   std::int64_t seq_len) {
+  for (const method::Importance& importance : importances)
+    if (const auto& method = method::importance_method(importance.method); method.figures.empty())
+      print_scores(importance);
+    else
+      print_figures(importance, method);
+  if (const auto* strategy = method::strategy_for(importances.front().method))
+    print_choice(*strategy, importances.front(), model.config, num_lowest, seq_len);
+  if (importances.size() > 1) print_agreement(importances, num_lowest);
+  if (in_domain) print_both(model.dir, importances.front(), *in_domain);
+}
+
+// Every process of a job does it; the first one writes the results.
+void run(const CLI::App& command, ProbeOptions& options) {
+  join_job(options.job, options.compute.device);
+  const std::vector<std::string> methods = methods_of(options);
+  const bool needs_domain = method::importance_method(methods.front()).needs_domain;
   const std::vector<data::TextSource> general_sources = sources(options.data);
   const std::vector<double> weights = parse_weights(options.weights, general_sources.size());
   const std::vector<data::TextSource> domain_sources = sources(options.data, "--domain", options.domain);
   std::vector<data::TextSource> all_sources = general_sources;
   all_sources.insert(all_sources.end(), domain_sources.begin(), domain_sources.end());
   check_data(all_sources, options.out);
-  // Opened now, so an unwritable path fails at once.
-  io::AtomicFile out(options.out, io::SpecialFile::kWriteThrough);
+  std::optional<io::AtomicFile> out;  // opened now, so an unwritable path fails at once
+  if (dist::is_first()) out.emplace(options.out, io::SpecialFile::kWriteThrough);
   const run::TextModel model = run::load_text_model(options.model);
   check_output_is_not_of_model(options.out, model.dir);
   run::init_compute(options.compute);
+  require_same_command(command, options.compute);
   run::warn_of_long_sequences(model, options.seq_len);
   const std::int64_t num_layers = model.config.num_hidden_layers;
   if (options.layers > num_layers)
@@ -186,11 +205,14 @@ void run(ProbeOptions& options) {
                       num_layers, model.dir.string());
   const auto num_lowest =
       static_cast<int>(options.layers > 0 ? options.layers : std::min(config::kDefaultNumLayers, num_layers));
-  run::MeasuredModel measured(model.dir, io::model_identity(io::WeightFiles::open(model.dir)), options.compute);
+  run::MeasuredModel measured(model.dir, io::model_identity(io::WeightFiles::open(model.dir)), options.compute,
+                              options.job.dist.shard_base);
   const run::ResultCache cache = run::ResultCache::open();
-  const auto general = tokenize(model, general_sources), domain = tokenize(model, domain_sources);
+  const auto general = run::tokenize_for_command(model, general_sources);
+  const auto domain = run::tokenize_for_command(model, domain_sources);
   run::print_counts(general);
   if (!domain.empty()) run::print_counts(domain);
+  run::require_same_texts({{"--data", general}, {"--domain", domain}});
   const auto sets_of = [&](const std::vector<data::TokenDataset>& datasets) {
     auto sets = run::probe_sequences(datasets, options.seq_len, options.measure.max_tokens);
     run::tell_samples("probe", sets);
@@ -207,28 +229,22 @@ void run(ProbeOptions& options) {
   const method::ProbeOptions probe = {
       .methods = methods, .num_lowest = num_lowest, .until_separated = options.measure.until_separated};
   std::string names = run::names_of(general_sets);
-  if (first.needs_domain) names = run::names_of(domain_sets) + ", " + names;
+  if (needs_domain) names = run::names_of(domain_sets) + ", " + names;
   const method::ProbeText text =
-      first.needs_domain ? method::ProbeText(general_rounds, domain_rounds.front()) : method::ProbeText(general_rounds);
+      needs_domain ? method::ProbeText(general_rounds, domain_rounds.front()) : method::ProbeText(general_rounds);
   const auto importances = run::probe_layers(measured, names, text, probe, cache);
   Json json = method::to_json(importances);
   json["samples"] = samples;
   std::optional<method::Importance> in_domain;
-  if (!domain.empty() && !first.needs_domain) {
+  if (!domain.empty() && !needs_domain) {
     in_domain = run::probe_layers(measured, run::names_of(domain_sets), domain_rounds, probe, cache).front();
     json["domain"] = method::to_json(*in_domain);
   }
-  out.write(io::record_text(json));
-  out.commit();
-  for (const method::Importance& importance : importances)
-    if (const auto& method = method::importance_method(importance.method); method.figures.empty())
-      print_scores(importance);
-    else
-      print_figures(importance, method);
-  if (const auto* strategy = method::strategy_for(first.name))
-    print_choice(*strategy, importances.front(), model.config, num_lowest, options.seq_len);
-  if (importances.size() > 1) print_agreement(importances, num_lowest);
-  if (in_domain) print_both(model.dir, importances.front(), *in_domain);
+  dist::world().on_first([&] {
+    out->write(io::record_text(json));
+    out->commit();
+    print_results(importances, in_domain, model, num_lowest, options.seq_len);
+  });
 }
 
 }  // namespace
@@ -269,7 +285,11 @@ void add_probe_command(CLI::App& app) {
   add_batch_size_option(*command, options->measure.batch_size)
       ->description("Sequences per forward pass; gradient-based methods process one at a time");
   add_compute_options(*command, options->compute);
-  command->callback([options] { run(*options); });
+  add_job_options(*command, options->job);
+  command->callback([options, command] {
+    check_options(*options);
+    if (!ran_in_processes(options->job.nproc)) run(*command, *options);
+  });
 }
 
 }  // namespace adept::cli

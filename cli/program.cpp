@@ -89,8 +89,8 @@ void require_command_for_job(const CLI::App& app, int argc, char** argv) {
   throw ConfigError(
       "adept {}: found process {} of {} (RANK and WORLD_SIZE, or Slurm's variables); expected one process, because "
       "this command does not divide its work. Start it without torchrun, with srun --ntasks 1, or inside a job with "
-      "`env -u RANK -u WORLD_SIZE adept {} ...`. `adept run` and `adept train` divide theirs, also probe and "
-      "evaluation.",
+      "`env -u RANK -u WORLD_SIZE adept {} ...`. `adept run`, `adept train`, `adept probe` and `adept eval` "
+      "divide theirs.",
       name, launch.rank, launch.size, name);
 }
 

@@ -51,22 +51,29 @@ train::TrainerInputs trainer_inputs(const Training& training, const fs::path& mo
 }  // namespace
 
 void join_job(const config::RunConfig& config) {
-  dist::join(dist::read_launch(), {.timeout = static_cast<double>(config.dist.timeout),
-                                   .uses_gpu = config.compute.device == config::Device::kCuda,
-                                   .ends_process = true});
-  const dist::ProcessGroup& group = dist::world();
-  if (config.dist.shard_base && group.size() == 1)
+  join_job(config.dist, config.compute.device, "train");
+  if (config.dist.shard_base && dist::world().size() == 1)
     throw ConfigError(
         "dist.shard_base: found true in a run of one process; expected several, which share the frozen layers "
         "(--nproc, torchrun, srun), or false.");
+}
+
+void join_job(const dist::DistOptions& options, config::Device device, const char* work) {
+  dist::join(dist::read_launch(), {.timeout = static_cast<double>(options.timeout),
+                                   .uses_gpu = device == config::Device::kCuda,
+                                   .ends_process = true});
+  const dist::ProcessGroup& group = dist::world();
   if (group.size() > 1)
-    log_info("{} processes train together, {} on this machine", group.size(), group.launch().local_size);
+    log_info("{} processes {} together, {} on this machine", group.size(), work, group.launch().local_size);
+}
+
+dist::HeldByName held_by_command(const std::string& command) {
+  return {{"program version", {fmt::format("{} (torch {})", kCommit, kTorchVersion)}}, {"command", {command}}};
 }
 
 void require_same_run(const config::RunConfig& config, const std::string& command) {
   dist::world().agree([&] {
-    dist::HeldByName held = {{"program version", {fmt::format("{} (torch {})", kCommit, kTorchVersion)}},
-                             {"command", {command}}};
+    dist::HeldByName held = held_by_command(command);
     if (config.dist.deterministic)
       held["instruction set (dist.deterministic)"] = {std::string(kernels::to_string(kernels::instruction_set()))};
     const Json keys = config::to_json(config).flatten();

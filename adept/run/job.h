@@ -6,6 +6,7 @@
 
 #include "adept/config/run_config.h"
 #include "adept/data/train_loader.h"
+#include "adept/dist/process_group.h"
 #include "adept/run/text.h"
 #include "adept/train/trainer.h"
 
@@ -15,8 +16,13 @@ namespace adept::run {
 /// processor. Throws like dist::ProcessGroup.
 void join_job(const config::RunConfig& config);
 
+/// The same for a command without a configuration. `work`: what the processes do together, for the log.
+void join_job(const dist::DistOptions& options, config::Device device, const char* work);
+
 /// Throws dist::DisagreementError on every process if they have different programs, commands or configurations.
 void require_same_run(const config::RunConfig& config, const std::string& command);
+/// What the processes of any command must have alike.
+dist::HeldByName held_by_command(const std::string& command);
 
 /// What all processes do together.
 enum class Task { kTokenize, kEvaluate, kProbe, kTrain, kInspectCopies, kEnd };

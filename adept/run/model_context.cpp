@@ -66,8 +66,8 @@ void warn_of_long_sequences(const model::ModelConfig& config, const std::filesys
                             std::int64_t length) {
   const Json limit = config.source.value("max_position_embeddings", Json());
   if (limit.is_number_integer() && length > limit.get<std::int64_t>())
-    log_warning("{} {} exceeds max_position_embeddings {} of {}; quality may degrade", what, length,
-                limit.get<std::int64_t>(), dir.string());
+    log_common_warning("{} {} exceeds max_position_embeddings {} of {}; quality may degrade", what, length,
+                       limit.get<std::int64_t>(), dir.string());
 }
 
 void warn_of_long_sequences(const TextModel& model, std::int64_t seq_len) {

@@ -12,21 +12,15 @@
 namespace adept::run {
 namespace {
 
-/// A text, and its key in the configuration.
 struct NamedText {
   const char* key;
   const data::TokenDataset* tokens;
 };
 
-std::vector<NamedText> list_texts(const Datasets& datasets) {
+std::vector<NamedText> list_texts(const std::vector<TextsOf>& all) {
   std::vector<NamedText> texts;
-  const auto add = [&](const char* key, const std::vector<data::TokenDataset>& sources) {
-    for (const data::TokenDataset& source : sources) texts.push_back({key, &source});
-  };
-  add("data.train", datasets.train);
-  add("data.replay", datasets.replay);
-  add("data.general", datasets.general);
-  add("data.eval", datasets.eval);
+  for (const auto& [key, datasets] : all)
+    for (const data::TokenDataset& dataset : datasets) texts.push_back({key, &dataset});
   return texts;
 }
 
@@ -60,9 +54,16 @@ std::vector<bool> detail::checked_by(const std::vector<std::vector<std::string>>
 }
 
 void require_same_texts(const Datasets& datasets) {
+  require_same_texts({{"data.train", datasets.train},
+                      {"data.replay", datasets.replay},
+                      {"data.general", datasets.general},
+                      {"data.eval", datasets.eval}});
+}
+
+void require_same_texts(const std::vector<TextsOf>& all) {
   dist::ProcessGroup& group = dist::world();
   if (group.size() == 1) return;
-  const std::vector<NamedText> texts = list_texts(datasets);
+  const std::vector<NamedText> texts = list_texts(all);
   const std::vector<bool> checks =
       detail::checked_by(identify_stores(texts, group), static_cast<std::size_t>(group.rank()));
   group.agree([&] {

@@ -159,6 +159,21 @@ Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, co
   return result;
 }
 
+std::vector<data::TokenDataset> tokenize_for_command(const TextModel& model,
+                                                     const std::vector<data::TextSource>& sources) {
+  dist::ProcessGroup& group = dist::world();
+  const bool use_stores = group.size() > 1 && group.max(token_folder({}).empty() ? 1 : 0) == 0;
+  if (use_stores) {
+    std::vector<const data::TextSource*> list;
+    for (const data::TextSource& source : sources) list.push_back(&source);
+    return tokenize_divided(model, list, /*directory=*/{}, Verify::kWhenRead);
+  }
+  std::vector<data::TokenDataset> datasets;
+  for (const data::TextSource& source : sources) datasets.push_back(tokenize_source(model, source));
+  group.meet();
+  return datasets;
+}
+
 void print_counts(const std::vector<data::TokenDataset>& datasets) {
   std::vector<data::NamedCounts> rows;
   for (const data::TokenDataset& dataset : datasets)

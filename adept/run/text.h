@@ -32,6 +32,12 @@ struct Datasets {
 /// cache that machines do not share gets every store on each of them.
 Datasets tokenize_all(const TextModel& model, const config::DataConfig& data, const std::filesystem::path& directory);
 
+/// The tokens of `sources` for a command, which has no directory for stores: one process keeps them in memory. The
+/// processes of a job all call it, and divide the sources as in tokenize_all(), with stores in the user's cache; if one
+/// of them has no cache, each tokenizes every source into memory.
+std::vector<data::TokenDataset> tokenize_for_command(const TextModel& model,
+                                                     const std::vector<data::TextSource>& sources);
+
 /// Logs documents, tokens, and skipped records by reason.
 void print_counts(const std::vector<data::TokenDataset>& datasets);
 

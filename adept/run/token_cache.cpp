@@ -1,5 +1,6 @@
 #include "adept/run/token_cache.h"
 
+#include <ATen/Parallel.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -74,7 +75,7 @@ bool has_cache() {
   std::error_code error;
   fs::create_directories(cache, error);
   if (!error && ::access(cache.c_str(), W_OK | X_OK) == 0) return true;
-  log_once(LogLevel::kInfo, fmt::format("{}: cannot be written, so the run's folder keeps its tokens", cache.string()));
+  log_once(LogLevel::kInfo, fmt::format("{}: cannot be written, so it keeps no tokens", cache.string()));
   return false;
 }
 
@@ -128,7 +129,7 @@ std::int64_t most_token_cache_bytes(const fs::path& cache) {
 
 data::TokenDataset tokenize_source(const TextModel& model, const data::TextSource& source) {
   Progress progress("tokenize", 0, {.counts = "bytes", .source = source.name});
-  return data::tokenize(source, model.encoder(source), tokenize_options(), progress);
+  return data::tokenize(source, model.encoder(source), {.num_threads = at::get_num_threads()}, progress);
 }
 
 data::TokenDataset tokenize_source_cached(const TextModel& model, const data::TextSource& source,
@@ -145,7 +146,7 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const data::Te
   const fs::path own = directory / (source.name + ".tokens");
   const bool is_shared = has_cache();
   const fs::path store = is_shared ? store_in_cache(inputs) : own;
-  fs::create_directories(directory);
+  if (!directory.empty()) fs::create_directories(directory);
   if (std::error_code error; !is_shared && fs::is_symlink(own, error)) fs::remove(own, error);
   const bool is_built = is_shared && !data::is_store(store);
   const std::int64_t most_bytes = is_shared ? most_token_cache_bytes(store.parent_path()) : 0;
@@ -161,7 +162,7 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const data::Te
   }
   if (is_shared) {
     mark_used(store);
-    if (dist::is_first()) show_store(own, store);
+    if (dist::is_first() && !directory.empty()) show_store(own, store);
     if (is_built) limit_token_cache(store.parent_path(), most_bytes);
   }
   return dataset;

@@ -19,7 +19,8 @@ data::TokenDataset tokenize_source(const TextModel& model, const data::TextSourc
 /// Tokenizes one source into a store, or opens the store of the same text, options and tokenizer; a source that is a
 /// store is used where it is. Stores are in tokens/ of the user's cache, so that runs of a sweep share them, and
 /// `directory`/<name>.tokens is a link; with ADEPT_RESULT_CACHE=off, or a cache that cannot be written, it is the
-/// store. When a new one is built, limit_token_cache() removes others.
+/// store. When a new one is built, limit_token_cache() removes others. Without a `directory`, which then needs a
+/// cache, there is no link.
 data::TokenDataset tokenize_source_cached(const TextModel& model, const data::TextSource& source,
                                           const std::filesystem::path& directory, Verify verify = Verify::kWhenRead);
 
@@ -31,7 +32,7 @@ void limit_token_cache(const std::filesystem::path& cache, std::int64_t most_byt
 /// variable that is not a positive number.
 std::int64_t most_token_cache_bytes(const std::filesystem::path& cache);
 
-/// Where the stores are: `directory`, or the user's cache.
+/// Where the stores are: the user's cache, or `directory` without one.
 std::filesystem::path token_folder(const std::filesystem::path& directory);
 
 }  // namespace adept::run

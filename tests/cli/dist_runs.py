@@ -134,6 +134,37 @@ def plain_variables(rank, port, **changes):
     return {**os.environ, **variables, **changes}
 
 
+def start_ranks(folder, arguments, port=None, changes={}):
+    """A process for each rank, with arguments of its own, and `changes` of its variables."""
+    port, size = port or free_port(), str(len(arguments))
+    return [subprocess.Popen([BUILD / "adept", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             env={**plain_variables(rank, port, WORLD_SIZE=size, LOCAL_WORLD_SIZE=size), **changes.get(rank, {})})
+            for rank, words in enumerate(arguments)]
+
+
+def ends_of(ranks):
+    errors = [process.communicate(timeout=60)[1] for process in ranks]
+    return errors, [process.returncode for process in ranks]
+
+
+FULL_DISK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+// The disk of rank 0 is full while there is a file `full` in the working directory.
+ssize_t write(int fd, const void* data, size_t size) {
+  static ssize_t (*real)(int, const void*, size_t);
+  if (!real) real = dlsym(RTLD_NEXT, "write");
+  const char* rank = getenv("RANK");
+  if (fd > 2 && size > 4096 && rank && strcmp(rank, "0") == 0 && access("full", F_OK) == 0) return errno = ENOSPC, -1;
+  return real(fd, data, size);
+}
+"""
+
+
 @pytest.fixture(scope="module")
 def exact_two(inputs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two") / "work"

@@ -12,7 +12,7 @@ import time
 import pytest
 from conftest import BUILD, preload, says
 from dist_runs import (  # noqa: F401
-    EXACT, FAR, assert_nothing_is_left, checkpoints, command, config_of, endless, exact_two, free_port, inputs,
+    EXACT, FAR, FULL_DISK, assert_nothing_is_left, checkpoints, command, config_of, endless, exact_two, free_port, inputs,
     plain_variables, ranks_in, result, run, start, wait_for, wait_for_checkpoint, write_config,
 )
 
@@ -247,24 +247,6 @@ exec {BUILD / "adept"} run run.yaml
     assert process.returncode == 0, process.stderr
     assert says(process.stderr, "resuming after step ... of 6")
     assert result(folder) == result(exact_two)
-
-
-FULL_DISK = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-// The disk of rank 0 is full while there is a file `full` in the working directory.
-ssize_t write(int fd, const void* data, size_t size) {
-  static ssize_t (*real)(int, const void*, size_t);
-  if (!real) real = dlsym(RTLD_NEXT, "write");
-  const char* rank = getenv("RANK");
-  if (fd > 2 && size > 4096 && rank && strcmp(rank, "0") == 0 && access("full", F_OK) == 0) return errno = ENOSPC, -1;
-  return real(fd, data, size);
-}
-"""
 
 
 def test_a_disk_that_fills_up_ends_all_and_the_run_continues_from_the_last_checkpoint(folder, exact_two):

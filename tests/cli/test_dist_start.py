@@ -10,23 +10,11 @@ import time
 import pytest
 from conftest import BUILD, says
 from dist_runs import (  # noqa: F401
-    checkpoints, command, config_of, endless, free_port, inputs, plain_variables, ranks_in, wait_for, wait_for_checkpoint, write_config,
+    checkpoints, command, config_of, endless, ends_of, free_port, inputs, plain_variables, ranks_in, start_ranks, wait_for,
+    wait_for_checkpoint, write_config,
 )
 
 FAR_TIMEOUT = {"dist": {"timeout": 300}}  # no process may wait for it
-
-
-def start_ranks(folder, arguments, port=None, changes={}):
-    """A process for each rank, with arguments of its own, and `changes` of its variables."""
-    port, size = port or free_port(), str(len(arguments))
-    return [subprocess.Popen([BUILD / "adept", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                             env={**plain_variables(rank, port, WORLD_SIZE=size, LOCAL_WORLD_SIZE=size), **changes.get(rank, {})})
-            for rank, words in enumerate(arguments)]
-
-
-def ends_of(ranks):
-    errors = [process.communicate(timeout=60)[1] for process in ranks]
-    return errors, [process.returncode for process in ranks]
 
 
 BAD = {
@@ -67,7 +55,7 @@ def test_a_bad_configuration_of_one_process_ends_all_at_once(folder, bad, name):
 WORDS = {
     "run run.yaml --no-such-option": (2, "unknown option"), "runn run.yaml": (2, "unknown command"), "": (2, "it printed help only"),
     "train": (2, "adept train: "), "run run.yaml --nproc 2": (2, "--nproc: "), "run --help": (0, "it printed help only"),
-    "eval --model base": (2, "adept eval: found process ...expected one process"),
+    "dial --model base": (2, "adept dial: found process ...expected one process"),
 }  # fmt: skip
 
 
@@ -170,7 +158,7 @@ def test_notes_on_the_configuration_are_printed_once(folder, launched):
 
 TEXT = ["--model", "base", "--data", "domain.jsonl", "--out", "new"]
 ONE = {
-    "eval": TEXT, "probe": TEXT, "tokenize": TEXT, "plan": ["run.yaml", "--out", "new"], "data": ["inspect", "run.yaml"],
+    "tokenize": TEXT, "plan": ["run.yaml", "--out", "new"], "data": ["inspect", "run.yaml"],
     "expand": ["--model", "base", "--after", "1", "--out", "new"], "generate": ["--model", "base", "--prompt", "a"],
     "dial": ["--model", "base", "--general", "domain.jsonl", "--domain", "domain.jsonl", "--out", "new"],
     "expand-vocab": ["--model", "base", "--tokens", "none", "--out", "new"], "import-gguf": ["--gguf", "none", "--out", "new"],
