@@ -24,6 +24,9 @@ namespace {
 
 using std::chrono::milliseconds;
 
+constexpr milliseconds kLongestPause(50);  // between looks at the store
+constexpr const char *kHelp = "help", *kEnd = "end";
+
 milliseconds to_milliseconds(double s) { return milliseconds(std::llround(s * 1000)); }
 
 std::span<char> bytes_of(const at::Tensor& tensor) {
@@ -213,6 +216,14 @@ Pending ProcessGroup::start_all_reduce(const at::Tensor& tensor) {
 
 void ProcessGroup::all_reduce(const at::Tensor& tensor) { start_all_reduce(tensor).wait(); }
 
+void ProcessGroup::reduce_to_first(const at::Tensor& tensor) {
+  if (!members_) return;
+  start("gathering on rank 0", tensor, [&](c10d::Backend& backend) {
+    std::vector<at::Tensor> tensors = {tensor};
+    return backend.reduce(tensors, {.rootRank = 0});
+  }).wait();
+}
+
 void ProcessGroup::broadcast(const at::Tensor& tensor, int from) {
   if (!members_) return;
   start("broadcasting", tensor, [&](c10d::Backend& backend) {
@@ -309,7 +320,8 @@ double ProcessGroup::max(double number) {
 
 // Signals are left to the caller, because rank 0, which is waited for, learns of them too; unless it is dead.
 std::string ProcessGroup::wait_for(const std::string& key) {
-  while (true) {
+  const milliseconds longest = std::min<milliseconds>(members_->watch->interval(), kLongestPause);
+  for (milliseconds pause(1);; pause = std::min(longest, 2 * pause)) {
     if (const auto failure = members_->watch->failure()) throw to_error(*failure);
     if (pending_signal() != 0 && members_->watch->misses_signs()) throw_cause("waiting", "interrupted by a signal");
     try {
@@ -317,7 +329,7 @@ std::string ProcessGroup::wait_for(const std::string& key) {
     } catch (const c10::Error& error) {
       throw_cause("waiting", first_line(error));
     }
-    std::this_thread::sleep_for(std::min<milliseconds>(members_->watch->interval(), milliseconds(50)));
+    std::this_thread::sleep_for(pause);
   }
 }
 
@@ -329,26 +341,45 @@ void ProcessGroup::put(const std::string& key, const std::string& value) {
   }
 }
 
+std::string ProcessGroup::next_turn() { return fmt::format("turn/{}", members_->num_turns++); }
+
 void ProcessGroup::on_first(FunctionRef<void()> work) {
-  if (!members_) return work();
-  const std::string key = fmt::format("turn/{}", members_->num_turns++);
-  if (!is_first()) {
-    const int signal = std::atoi(wait_for(key).c_str());
-    if (signal != 0) throw interrupted_by(signal);
-    return;
+  on_first([&](Together) { work(); }, [](std::int64_t) {});
+}
+
+// Rank 0 tells of each turn what it is: "help N", or "end S" with the signal that interrupted it, or 0.
+void ProcessGroup::on_first(FunctionRef<void(Together)> work, Together help) {
+  if (!members_) return work(help);
+  while (!is_first()) {
+    std::istringstream turn(wait_for(next_turn()));
+    std::string kind;
+    std::int64_t number = 0;
+    turn >> kind >> number;
+    if (kind == kHelp)
+      help(number);
+    else if (number != 0)
+      throw interrupted_by(static_cast<int>(number));
+    else
+      return;
   }
+  const auto tell = [&](const char* kind, std::int64_t number) {
+    put(next_turn(), fmt::format("{} {}", kind, number));
+  };
   try {
-    work();
+    work([&](std::int64_t number) {
+      tell(kHelp, number);
+      help(number);
+    });
   } catch (const InterruptedError& error) {
-    put(key, std::to_string(signal_of(error)));
+    tell(kEnd, signal_of(error));
     throw;
   }
-  put(key, "0");
+  tell(kEnd, 0);
 }
 
 void ProcessGroup::meet() {
   if (!members_) return;
-  const std::string key = fmt::format("met/{}", members_->num_turns++), all = key + "/all";
+  const std::string key = "met/" + next_turn(), all = key + "/all";
   std::int64_t num_here = 0;
   try {
     num_here = members_->store->add(key, 1);

@@ -82,6 +82,8 @@ class ProcessGroup {
   /// Sum over the ranks, in place. Every rank gets the same bits.
   void all_reduce(const at::Tensor& tensor);
   Pending start_all_reduce(const at::Tensor& tensor);
+  /// The same, of which only rank 0 gets the result; the values of the others are lost.
+  void reduce_to_first(const at::Tensor& tensor);
   /// The tensor of rank `from`.
   void broadcast(const at::Tensor& tensor, int from = 0);
   /// `parts` of all ranks, which have the same size, one after another. `whole` is contiguous.
@@ -114,6 +116,10 @@ class ProcessGroup {
   /// Rank 0 works; the others wait, as long as rank 0 gives signs of life. If it is interrupted by a signal, so are the
   /// others; after another exception they get a RankError as soon as it has told them (fail).
   void on_first(FunctionRef<void()> work);
+  /// The same for work that needs the others in between: each time that rank 0 calls the function that `work` gets,
+  /// every rank calls `help` with the same number.
+  using Together = FunctionRef<void(std::int64_t)>;
+  void on_first(FunctionRef<void(Together)> work, Together help);
   /// Until all ranks are here, as long as those that are not give signs of life: they may prepare for longer than the
   /// time-out.
   void meet();
@@ -130,6 +136,7 @@ class ProcessGroup {
   template <typename Operation>
   Pending start(const char* name, const at::Tensor& tensor, Operation operation);
   [[noreturn]] void throw_cause(const char* name, const std::string& problem);
+  std::string next_turn();
   std::string wait_for(const std::string& key);
   void put(const std::string& key, const std::string& value);
   void require_own_rank();

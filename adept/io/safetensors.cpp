@@ -11,7 +11,6 @@
 #include <tuple>
 
 #include "adept/core/error.h"
-#include "adept/io/atomic_file.h"
 #include "adept/io/safetensors_header.h"
 #include "adept/io/text_quote.h"
 
@@ -91,13 +90,11 @@ int dtype_rank(DType dtype) {
   return static_cast<int>(std::find(kOrder.begin(), kOrder.end(), dtype) - kOrder.begin());
 }
 
-std::vector<const TensorView*> in_file_order(std::span<const TensorView> tensors) {
-  std::vector<const TensorView*> order;
-  order.reserve(tensors.size());
-  for (const TensorView& tensor : tensors) order.push_back(&tensor);
-  std::sort(order.begin(), order.end(), [](const TensorView* a, const TensorView* b) {
-    const int rank_a = dtype_rank(a->dtype), rank_b = dtype_rank(b->dtype);
-    return rank_a != rank_b ? rank_a > rank_b : a->name < b->name;
+std::vector<TensorView> in_file_order(std::span<const TensorView> tensors) {
+  std::vector<TensorView> order(tensors.begin(), tensors.end());
+  std::sort(order.begin(), order.end(), [](const TensorView& a, const TensorView& b) {
+    const int rank_a = dtype_rank(a.dtype), rank_b = dtype_rank(b.dtype);
+    return rank_a != rank_b ? rank_a > rank_b : a.name < b.name;
   });
   return order;
 }
@@ -113,7 +110,7 @@ void check_tensors(const std::filesystem::path& path, std::span<const TensorView
   ADEPT_CHECK(twice == names.end(), "{}: two tensors are named {}", path.string(), *twice);
 }
 
-std::string make_header(const std::filesystem::path& path, std::span<const TensorView* const> order,
+std::string make_header(const std::filesystem::path& path, std::span<const TensorView> order,
                         const std::map<std::string, std::string>& metadata) {
   const auto json_string = [&](const std::string& text) {
     try {
@@ -135,12 +132,12 @@ std::string make_header(const std::filesystem::path& path, std::span<const Tenso
     header += ',';
   }
   std::size_t offset = 0;
-  for (const TensorView* tensor : order) {
-    check_size(header.size() + tensor->name.size());
-    header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}},", json_string(tensor->name),
-                          safetensors_name(tensor->dtype), fmt::join(tensor->shape, ","), offset,
-                          offset + tensor->num_bytes());
-    offset += tensor->num_bytes();
+  for (const TensorView& tensor : order) {
+    check_size(header.size() + tensor.name.size());
+    header +=
+        fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}},", json_string(tensor.name),
+                    safetensors_name(tensor.dtype), fmt::join(tensor.shape, ","), offset, offset + tensor.num_bytes());
+    offset += tensor.num_bytes();
   }
   if (header.back() == ',') header.pop_back();
   header += '}';
@@ -200,22 +197,39 @@ const TensorView* SafetensorsFile::find(std::string_view name) const {
   return found == index_.end() ? nullptr : &contents_.tensors[found->second];
 }
 
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::span<const TensorView> tensors,
+                                     const std::map<std::string, std::string>& metadata)
+    : path_(path), tensors_(in_file_order(tensors)) {
+  check_tensors(path, tensors);
+  const std::string header = make_header(path, tensors_, metadata);
+  const std::uint64_t length = header.size();
+  file_.emplace(path);
+  file_->write(std::as_bytes(std::span(&length, 1)));
+  file_->write(header);
+}
+
+void SafetensorsWriter::write(std::span<const std::byte> bytes) {
+  written_ += bytes.size();
+  file_->write(bytes);
+}
+
+void SafetensorsWriter::commit() {
+  std::size_t expected = 0;
+  for (const TensorView& tensor : tensors_) expected += tensor.num_bytes();
+  ADEPT_CHECK(written_ == expected, "{}: {} bytes of tensors that have {}", path_.string(), written_, expected);
+  file_->commit();
+}
+
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
                        const std::map<std::string, std::string>& metadata, const TensorReader& read) {
-  check_tensors(path, tensors);
-  const std::vector<const TensorView*> order = in_file_order(tensors);
-  const std::string header = make_header(path, order, metadata);
-  const std::uint64_t length = header.size();
-  AtomicFile file(path);
-  file.write(std::as_bytes(std::span(&length, 1)));
-  file.write(header);
-  for (const TensorView* tensor : order) {
-    const std::span<const std::byte> data = read ? read(*tensor) : tensor->data;
-    ADEPT_CHECK(data.size() == tensor->num_bytes(), "{}: tensor {} {} has {} bytes", path.string(), tensor->name,
-                describe(*tensor), data.size());
-    file.write(data);
+  SafetensorsWriter writer(path, tensors, metadata);
+  for (const TensorView& tensor : writer.tensors()) {
+    const std::span<const std::byte> data = read ? read(tensor) : tensor.data;
+    ADEPT_CHECK(data.size() == tensor.num_bytes(), "{}: tensor {} {} has {} bytes", path.string(), tensor.name,
+                describe(tensor), data.size());
+    writer.write(data);
   }
-  file.commit();
+  writer.commit();
 }
 
 }  // namespace adept::io

@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "adept/core/dtype.h"
+#include "adept/io/atomic_file.h"
 #include "adept/io/mapped_file.h"
 
 namespace adept::io {
@@ -74,6 +76,26 @@ class SafetensorsFile {
   std::shared_ptr<const MappedFile> mapping_;
   SafetensorsContents contents_;
   std::unordered_map<std::string_view, std::size_t> index_;
+};
+
+/// Writes a file as write_safetensors() does, in pieces.
+class SafetensorsWriter {
+ public:
+  /// Writes the header. The `data` of the tensors is not read.
+  SafetensorsWriter(const std::filesystem::path& path, std::span<const TensorView> tensors,
+                    const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+  /// In the order of the file.
+  const std::vector<TensorView>& tensors() const { return tensors_; }
+  /// The next bytes of the tensors, which follow one another.
+  void write(std::span<const std::byte> bytes);
+  /// Call after the last byte. Without it, the file does not appear.
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  std::vector<TensorView> tensors_;
+  std::optional<AtomicFile> file_;
+  std::size_t written_ = 0;
 };
 
 /// Returns the bytes of a tensor when it is about to be written; they must stay valid until the next call.

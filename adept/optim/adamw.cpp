@@ -28,13 +28,6 @@ void check_slices(const Parameter& p, const std::vector<RateSlice>& slices) {
               "the learning rates of {} do not cover it", p.name);
 }
 
-/// On rank 0; on a device, one at a time is whole.
-at::Tensor whole_on_first(const Parameter& p, const at::Tensor& part, dist::ProcessGroup& group) {
-  if (!p.shard) return part;
-  const at::Tensor whole = gathered(part, *p.shard, group);
-  return group.is_first() ? whole.cpu() : at::Tensor();
-}
-
 }  // namespace
 
 AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options)
@@ -115,21 +108,18 @@ void AdamW::step_part(const Parameter& p, const at::Tensor& gradient, const std:
   }
 }
 
-TensorsByName AdamW::gather_masters(dist::ProcessGroup& group) const {
-  TensorsByName masters;
-  for (const Parameter& p : parameters_)
-    if (at::Tensor whole = whole_on_first(p, p.master, group); whole.defined()) masters.emplace(p.name, whole);
-  return masters;
-}
-
-OptimizerState AdamW::gather_state(dist::ProcessGroup& group) const {
-  OptimizerState state{.masters = gather_masters(group), .moments = {}, .num_updates = num_updates_};
-  for (const Parameter& p : parameters_) {
-    const Moments& own = moments_.at(p.name);
-    Moments whole = {whole_on_first(p, own.exp_avg, group), whole_on_first(p, own.exp_avg_sq, group)};
-    if (whole.exp_avg.defined()) state.moments.emplace(p.name, std::move(whole));
-  }
-  return state;
+std::vector<NamedPart> AdamW::state() const {
+  std::map<std::string, const Parameter*> by_name;
+  for (const Parameter& p : parameters_) by_name.emplace(p.name, &p);
+  std::vector<NamedPart> parts;
+  const auto add = [&](const char* prefix, const auto& part_of) {
+    for (const auto& [name, p] : by_name)
+      parts.push_back({.name = prefix + name, .values = part_of(*p), .shard = p->shard ? &*p->shard : nullptr});
+  };
+  add("", [&](const Parameter& p) { return p.master; });
+  add(kExpAvg, [&](const Parameter& p) { return moments_.at(p.name).exp_avg; });
+  add(kExpAvgSq, [&](const Parameter& p) { return moments_.at(p.name).exp_avg_sq; });
+  return parts;
 }
 
 void AdamW::restore(const Parameter& parameter, const at::Tensor& master, const Moments& moments) {

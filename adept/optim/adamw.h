@@ -12,9 +12,9 @@
 #include <utility>
 #include <vector>
 
-#include "adept/dist/process_group.h"
 #include "adept/optim/options.h"
 #include "adept/optim/shard.h"
+#include "adept/optim/whole_tensors.h"
 
 namespace adept::optim {
 
@@ -39,14 +39,9 @@ struct Moments {
 
 /// By parameter name.
 using MomentsByName = std::map<std::string, Moments>;
-using TensorsByName = std::map<std::string, at::Tensor>;
 
-/// Everything that an optimizer continues from, whole.
-struct OptimizerState {
-  TensorsByName masters;
-  MomentsByName moments;
-  std::int64_t num_updates = 0;
-};
+/// Prefixes of the names of moments.
+inline constexpr char kExpAvg[] = "exp_avg.", kExpAvgSq[] = "exp_avg_sq.";
 
 /// The rate of the slices begin .. end-1 of a parameter along `dim`.
 struct RateSlice {
@@ -76,10 +71,9 @@ class AdamW {
   const AdamWOptions& options() const { return options_; }
   /// This rank's part of the moments.
   const MomentsByName& moments() const { return moments_; }
-  /// The whole masters, or the whole state, on rank 0; no tensors on the others. Every rank calls it. One process gets
-  /// the tensors themselves.
-  TensorsByName gather_masters(dist::ProcessGroup& group = dist::world()) const;
-  OptimizerState gather_state(dist::ProcessGroup& group = dist::world()) const;
+  /// What this rank has of the state, for WholeTensors: the masters, then the moments (kExpAvg, kExpAvgSq), each in the
+  /// order of names. It must not outlive the optimizer.
+  std::vector<NamedPart> state() const;
   /// Takes this rank's part of a whole master and its moments.
   void restore(const Parameter& parameter, const at::Tensor& master, const Moments& moments);
   /// Updates made so far; they set the bias correction.

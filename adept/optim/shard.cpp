@@ -77,12 +77,4 @@ void gather(std::span<const Gathered> tensors, dist::ProcessGroup& group) {
   }
 }
 
-at::Tensor gathered(const at::Tensor& part, const Shard& shard, dist::ProcessGroup& group) {
-  const at::NoGradGuard no_grad;
-  const Gathered tensor{.whole = at::empty(shard.shape, part.options().requires_grad(false)), .shard = &shard};
-  shard.of(tensor.whole).copy_(part);
-  gather({&tensor, 1}, group);
-  return tensor.whole;
-}
-
 }  // namespace adept::optim

@@ -48,7 +48,4 @@ struct Gathered {
 /// Makes tensors of one dtype whole on every rank.
 void gather(std::span<const Gathered> tensors, dist::ProcessGroup& group);
 
-/// The whole tensor on every rank, from the part (n) that each has.
-at::Tensor gathered(const at::Tensor& part, const Shard& shard, dist::ProcessGroup& group);
-
 }  // namespace adept::optim

@@ -30,44 +30,37 @@ constexpr char kTrainableSums[] = "trainable_checksums", kOptimizerSums[] = "opt
 // Metadata of the tensor files.
 std::map<std::string, std::string> metadata() { return {{"format", "pt"}}; }
 
-// Keeps CPU copies alive while their views are written.
-struct HostTensors {
-  std::vector<at::Tensor> tensors;
+// Whole tensors of the optimizer with these prefixes, without their bytes, in the order of names.
+std::vector<io::TensorView> tensors_of(const optim::AdamW& optimizer, std::initializer_list<const char*> prefixes) {
+  std::map<std::string, const optim::Parameter*> by_name;
+  for (const optim::Parameter& p : optimizer.parameters()) by_name.emplace(p.name, &p);
   std::vector<io::TensorView> views;
-  void add(const std::string& name, const at::Tensor& tensor) {
-    tensors.push_back(tensor.detach().cpu().contiguous());
-    views.push_back(model::as_view(name, tensors.back()));
-  }
-};
-
-HostTensors host_masters(const optim::TensorsByName& masters) {
-  HostTensors host;
-  for (const auto& [name, master] : masters) host.add(name, master);
-  return host;
-}
-
-HostTensors host_moments(const optim::MomentsByName& moments_by_name) {
-  HostTensors host;
-  for (const auto& [name, moments] : moments_by_name) {
-    host.add("exp_avg." + name, moments.exp_avg);
-    host.add("exp_avg_sq." + name, moments.exp_avg_sq);
-  }
-  return host;
-}
-
-// Of whole tensors with these names.
-std::vector<io::TensorView> expected_tensors(const optim::AdamW& optimizer,
-                                             std::initializer_list<const char*> prefixes) {
-  std::vector<io::TensorView> views;
-  for (const optim::Parameter& p : optimizer.parameters())
+  for (const auto& [name, p] : by_name)
     for (const char* prefix : prefixes)
-      views.push_back({.name = prefix + p.name, .dtype = DType::kF32, .shape = p.shape().vec(), .data = {}});
+      views.push_back({.name = prefix + name, .dtype = DType::kF32, .shape = p->shape().vec(), .data = {}});
   return views;
 }
 
-Json checksums(const HostTensors& host) {
+std::vector<io::TensorView> master_tensors(const optim::AdamW& optimizer) { return tensors_of(optimizer, {""}); }
+std::vector<io::TensorView> moment_tensors(const optim::AdamW& optimizer) {
+  return tensors_of(optimizer, {optim::kExpAvg, optim::kExpAvgSq});
+}
+
+// Returns the checksums.
+Json write_tensors(const fs::path& path, const std::vector<io::TensorView>& tensors, optim::WholeTensors& state) {
   Json sums = Json::object();
-  for (const io::TensorView& view : host.views) sums[view.name] = hash_of(view.data);
+  for (const io::TensorView& tensor : tensors) sums[tensor.name] = "";
+  io::SafetensorsWriter file(path, tensors, metadata());
+  for (const io::TensorView& tensor : file.tensors()) {
+    Hasher hasher;
+    state.read(tensor.name, [&](const at::Tensor& piece) {
+      const std::span<const std::byte> bytes = model::as_view(tensor.name, piece).data;
+      hasher.update(bytes);
+      file.write(bytes);
+    });
+    sums[tensor.name] = hasher.digest();
+  }
+  file.commit();
   return sums;
 }
 
@@ -186,13 +179,13 @@ TrainerState load(const fs::path& dir, const Json& json, optim::AdamW& optimizer
   const TrainerState state = state_from_json(json);
   const auto trainable = open_verified(dir / kTrainableFile, json.at(kTrainableSums));
   const auto saved_moments = open_verified(dir / kOptimizerFile, json.at(kOptimizerSums));
-  check_shapes(*trainable, dir / kTrainableFile, expected_tensors(optimizer, {""}));
-  check_shapes(*saved_moments, dir / kOptimizerFile, expected_tensors(optimizer, {"exp_avg.", "exp_avg_sq."}));
+  check_shapes(*trainable, dir / kTrainableFile, master_tensors(optimizer));
+  check_shapes(*saved_moments, dir / kOptimizerFile, moment_tensors(optimizer));
   for (const optim::Parameter& p : optimizer.parameters()) {
     const at::Tensor master = tensor_in(*trainable, p.name);
     optimizer.restore(p, master,
-                      {.exp_avg = tensor_in(*saved_moments, "exp_avg." + p.name),
-                       .exp_avg_sq = tensor_in(*saved_moments, "exp_avg_sq." + p.name)});
+                      {.exp_avg = tensor_in(*saved_moments, optim::kExpAvg + p.name),
+                       .exp_avg_sq = tensor_in(*saved_moments, optim::kExpAvgSq + p.name)});
     if (on_master) on_master(p.name, master);
   }
   optimizer.set_num_updates(json.at("num_updates").get<std::int64_t>());
@@ -242,13 +235,15 @@ void require_no_checkpoints(const fs::path& run_dir) {
 }
 
 fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, const RunIdentity& identity,
-                         const optim::OptimizerState& optimizer) {
-  const HostTensors masters = host_masters(optimizer.masters), moments = host_moments(optimizer.moments);
+                         const optim::AdamW& optimizer, optim::WholeTensors& tensors) {
+  io::AtomicDirectory directory(run_dir / fmt::format("{}{}", kPrefix, state.step), io::OnExisting::kReplace);
+  const Json master_sums = write_tensors(directory.path() / kTrainableFile, master_tensors(optimizer), tensors);
+  const Json moment_sums = write_tensors(directory.path() / kOptimizerFile, moment_tensors(optimizer), tensors);
   const Json json = {{"version", kCheckpointVersion},
                      {"step", state.step},
                      {"total_steps", state.total_steps},
                      {"evaluation_due", state.evaluation_due},
-                     {"num_updates", optimizer.num_updates},
+                     {"num_updates", optimizer.num_updates()},
                      {"total_tokens", state.total_tokens},
                      {"nonfinite_in_row", state.nonfinite_in_row},
                      {"nonfinite_total", state.nonfinite_total},
@@ -268,11 +263,8 @@ fs::path save_checkpoint(const fs::path& run_dir, const TrainerState& state, con
                      {"model", io::to_json(identity.model)},
                      {"frozen_hash", identity.frozen_hash},
                      {"config", identity.config},
-                     {kTrainableSums, checksums(masters)},
-                     {kOptimizerSums, checksums(moments)}};
-  io::AtomicDirectory directory(run_dir / fmt::format("{}{}", kPrefix, state.step), io::OnExisting::kReplace);
-  io::write_safetensors(directory.path() / kTrainableFile, masters.views, metadata());
-  io::write_safetensors(directory.path() / kOptimizerFile, moments.views, metadata());
+                     {kTrainableSums, master_sums},
+                     {kOptimizerSums, moment_sums}};
   io::write_record(directory.path() / kStateFile, json);
   directory.commit();
   return directory.final_path();

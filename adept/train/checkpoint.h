@@ -55,10 +55,12 @@ struct RunIdentity {
   Json config;              ///< the keys that decide the result
 };
 
-/// Writes run_dir/checkpoint-<step> (replacing one of the same step) and returns its path. `optimizer` is its
-/// gather_state(), so that a checkpoint does not depend on the number of processes. Throws DataError.
+/// Writes run_dir/checkpoint-<step> (replacing one of the same step) and returns its path. `tensors` has the whole
+/// state() of the optimizer, so that a checkpoint does not depend on the number of processes; each is written as it is
+/// read. Throws DataError.
 std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir, const TrainerState& state,
-                                      const RunIdentity& identity, const optim::OptimizerState& optimizer);
+                                      const RunIdentity& identity, const optim::AdamW& optimizer,
+                                      optim::WholeTensors& tensors);
 
 /// Removes checkpoints older than the newest `keep` (at least 2) intact ones, except the newest intact one of at most
 /// `verified` steps, which a fault may lead back to. Reads checkpoints to verify them, unless they are in

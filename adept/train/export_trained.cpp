@@ -37,21 +37,13 @@ constexpr double kMuchRounding = 0.1;
 // Trained values of the tensors, by their names in the files.
 class TrainedValues {
  public:
-  explicit TrainedValues(const TrainedModel& model) : model_(model), masters_(model.masters) {
-    // A file may also contain a tied head.
-    if (!model.decoder.config().tie_word_embeddings) return;
-    for (const std::string_view rows : {std::string_view(), kNewTokenRows})
-      if (const auto table = masters_.find(std::string(model::kEmbeddingName).append(rows)); table != masters_.end())
-        masters_[std::string(model::kHeadName).append(rows)] = table->second;
-  }
+  explicit TrainedValues(const TrainedModel& model) : model_(model) {}
 
-  bool contains(const std::string& name) const {
-    return masters_.contains(name) || has_adapter(name) || has_new_rows(name);
-  }
+  bool contains(const std::string& name) const { return has_master(name) || has_adapter(name) || has_new_rows(name); }
 
   // In fp32.
   at::Tensor value(const std::string& name) const {
-    if (masters_.contains(name)) return master(name);
+    if (has_master(name)) return master(name);
     const at::Tensor stored = model::as_tensor(model_.files.at(name), model_.files.owner(name));
     const at::Tensor weight = stored.to(model_.decoder.device());
     if (has_new_rows(name))
@@ -63,19 +55,26 @@ class TrainedValues {
   }
 
  private:
-  // On the decoder's device: those that were gathered from several ranks are on the host.
-  at::Tensor master(const std::string& name) const { return masters_.at(name).detach().to(model_.decoder.device()); }
+  // A file may also contain a tied head.
+  std::string trained_name(const std::string& name) const {
+    const bool is_head = model_.decoder.config().tie_word_embeddings && name.starts_with(model::kHeadName);
+    return is_head ? std::string(model::kEmbeddingName) + name.substr(model::kHeadName.size()) : name;
+  }
+  bool has_master(const std::string& name) const { return model_.tensors.contains(trained_name(name)); }
+  // On the decoder's device: those that several ranks divide are on the host.
+  at::Tensor master(const std::string& name) const {
+    return model_.tensors.whole(trained_name(name)).to(model_.decoder.device());
+  }
   static std::string rows_of(const std::string& name) { return name + std::string(kNewTokenRows); }
-  bool has_new_rows(const std::string& name) const { return masters_.contains(rows_of(name)); }
+  bool has_new_rows(const std::string& name) const { return has_master(rows_of(name)); }
   static std::string adapter(const std::string& name, const char* part) {
     return fmt::format("{}.{}.weight", name.substr(0, name.rfind('.')), part);
   }
   bool has_adapter(const std::string& name) const {
-    return name.ends_with(".weight") && masters_.contains(adapter(name, "lora_A"));
+    return name.ends_with(".weight") && has_master(adapter(name, "lora_A"));
   }
 
   const TrainedModel& model_;
-  optim::TensorsByName masters_;
 };
 
 // Measures how rounding to the export dtypes changes values, and how much of the trained change it loses.

@@ -25,7 +25,7 @@ struct TrainedModel {
   const io::WeightFiles& files;            ///< of model_dir
   const model::Decoder& decoder;
   const Trainable& trainable;
-  const optim::TensorsByName& masters;  ///< whole, of its parameters
+  optim::WholeTensors& tensors;  ///< whole masters of its parameters
   const std::optional<method::Expansion>& expansion;
   std::int64_t steps = 0;  ///< completed
   Json data;               ///< data::TrainLoader::state(), for a training that continues with the data

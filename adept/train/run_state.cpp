@@ -17,11 +17,21 @@ void RunState::restore(Trainable& trainable, data::OtherMixture other) {
   saved_step_ = counts.step;
 }
 
-void RunState::write(std::int64_t total_limit, const optim::OptimizerState& state) {
+std::string RunState::write(std::int64_t total_limit, dist::ProcessGroup& group) {
   counts.loader = loader.state();
-  save_checkpoint(run_dir_, counts, identity_, state);
-  known_whole_.insert(path());
-  if (counts.nonfinite_in_row == 0) prune_checkpoints(run_dir_, total_limit, known_whole_, counts.last_verified_step);
+  optim::WholeTensors tensors(optimizer.state(), group);
+  std::string problem;
+  tensors.on_first([&] {
+    try {
+      save_checkpoint(run_dir_, counts, identity_, optimizer, tensors);
+    } catch (const DataError& error) {
+      problem = error.what();
+      return;
+    }
+    known_whole_.insert(path());
+    if (counts.nonfinite_in_row == 0) prune_checkpoints(run_dir_, total_limit, known_whole_, counts.last_verified_step);
+  });
+  return group.broadcast(problem);
 }
 
 }  // namespace adept::train

@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <set>
+#include <string>
 
 #include "adept/data/train_loader.h"
+#include "adept/dist/process_group.h"
 #include "adept/optim/adamw.h"
 #include "adept/train/checkpoint.h"
 #include "adept/train/trainable.h"
@@ -31,9 +33,9 @@ class RunState {
   /// TrainLoader::load_state.
   void restore(Trainable& trainable, data::OtherMixture other);
 
-  /// Writes a checkpoint with the optimizer's gather_state(), and removes older ones beyond `total_limit`; removes none
-  /// while updates are skipped. One process of a job does it. Throws DataError.
-  void write(std::int64_t total_limit, const optim::OptimizerState& state);
+  /// Rank 0 writes a checkpoint, and removes older ones beyond `total_limit`; removes none while updates are skipped.
+  /// Every rank calls it, and gets the message of a DataError that ended the writing; empty if there was none.
+  std::string write(std::int64_t total_limit, dist::ProcessGroup& group);
   /// Call on every process after it is written.
   void set_saved() { saved_step_ = counts.step; }
 

@@ -262,21 +262,21 @@ void Trainer::save() {
   frozen_.verify();
   if (frozen_bits_) frozen_bits_->verify(state_.counts.step, inputs_.run_dir);
   group_.agree([&] { return replicated(); }, kFaultyMachine);
-  const optim::OptimizerState state = state_.optimizer.gather_state(group_);
-  group_.on_first([&] { write_checkpoint(state); });
+  write_checkpoint();
   state_.set_saved();
 }
 
-void Trainer::write_checkpoint(const optim::OptimizerState& state) {
+void Trainer::write_checkpoint() {
   const std::int64_t limit = inputs_.config.train.save_total_limit;
-  try {
-    state_.write(limit, state);
-  } catch (const DataError& error) {
-    if (!kept_activations_->in_use()) throw;
-    log_warning("{} Retrying without the activation cache.", error.what());
+  std::string problem = state_.write(limit, group_);
+  if (!problem.empty() && group_.max(kept_activations_->in_use() ? 1 : 0) > 0) {
+    log_common_warning("{} Retrying without the activation cache.", problem);
     kept_activations_->drop();  // perhaps the disk is full
-    state_.write(limit, state);
+    problem = state_.write(limit, group_);
   }
+  group_.on_first([&] {
+    if (!problem.empty()) throw DataError(problem);
+  });
 }
 
 TrainSummary Trainer::summarize() const {
@@ -304,15 +304,15 @@ TrainSummary Trainer::summarize() const {
 
 void Trainer::export_model(const std::filesystem::path& out_dir) const {
   require_finite();
-  const optim::TensorsByName masters = state_.optimizer.gather_masters(group_);
-  group_.on_first([&] {
+  optim::WholeTensors tensors(state_.optimizer.state(), group_);
+  tensors.on_first([&] {
     export_trained({.config = inputs_.config,
                     .model_dir = inputs_.model_dir,
                     .trained_from = state_.identity().model,
                     .files = files_,
                     .decoder = decoder_,
                     .trainable = trainable_,
-                    .masters = masters,
+                    .tensors = tensors,
                     .expansion = expansion_,
                     .steps = state_.counts.step,
                     .data = state_.loader.state()},

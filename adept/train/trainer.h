@@ -79,7 +79,7 @@ class Trainer {
   void evaluate();
   void require_finite() const;
   void save();
-  void write_checkpoint(const optim::OptimizerState& state);
+  void write_checkpoint();
   double epoch() const { return state_.loader.epochs(0); }
   TrainSummary summarize() const;
 

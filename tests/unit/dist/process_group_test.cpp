@@ -67,6 +67,12 @@ TEST(ProcessGroup, OfOneProcessLeavesTensorsAsTheyAre) {
   bool worked = false;
   group.on_first([&] { worked = true; });
   EXPECT_TRUE(worked);
+  at::Tensor total = tensor.clone();
+  group.reduce_to_first(total);
+  EXPECT_TRUE(at::equal(total, tensor));
+  std::int64_t helped_with = 0;
+  group.on_first([&](ProcessGroup::Together together) { together(7); }, [&](std::int64_t n) { helped_with = n; });
+  EXPECT_EQ(helped_with, 7);
   group.leave();
 }
 
@@ -88,6 +94,9 @@ TEST(ProcessGroup, AddsBroadcastsGathersAndExchangesTensors) {
       group.start_all_to_all(received, at::arange(2 * n, at::kFloat).view({-1, 2}) + 100 * rank).wait();
       for (int r = 0; r < group.size(); ++r)
         if (!at::equal(received[r], at::arange(2, at::kFloat) + 2 * rank + 100 * r)) return "all_to_all";
+      const at::Tensor total = at::full({5}, rank, at::kInt);
+      group.reduce_to_first(total);
+      if (group.is_first() && !at::equal(total, at::full({5}, sum, at::kInt))) return "reduce_to_first";
       group.barrier();
       return "ok";
     }));
@@ -208,6 +217,44 @@ TEST(ProcessGroup, OthersWaitWhileTheFirstWorksLongerThanTheTimeOut) {
                             return check(worked == group.is_first(), "the wrong rank worked");
                           },
                           {.timeout = 1.5}));
+}
+
+TEST(ProcessGroup, OthersHelpTheFirstWhenItCallsThem) {
+  expect_ok(test::run_job(3,
+                          [](ProcessGroup& group) {
+                            std::vector<double> sums;
+                            const auto help = [&](std::int64_t n) {
+                              sums.push_back(group.sum(static_cast<double>(n) * (group.rank() + 1)));
+                            };
+                            for (int turn = 0; turn < 2; ++turn)
+                              group.on_first(
+                                  [&](ProcessGroup::Together together) {
+                                    together(3);
+                                    sleep_seconds(turn == 0 ? 3 : 0);  // longer than the time-out
+                                    together(1'000'000'000'000);
+                                  },
+                                  help);
+                            const std::vector<double> expected = {18, 6e12, 18, 6e12};
+                            return check(group.size() == 3 && sums == expected, "sums");
+                          },
+                          {.timeout = 1.5}));
+}
+
+TEST(ProcessGroup, OthersThatHelpLearnWhyTheFirstEnded) {
+  for (const bool is_interrupted : {false, true}) {
+    const auto outcomes = test::run_job(2, [=](ProcessGroup& group) -> std::string {
+      group.on_first(
+          [&](ProcessGroup::Together together) {
+            together(1);
+            if (is_interrupted) throw InterruptedError("terminated (SIGTERM)", ExitCode::kTerminated);
+            throw DataError("the disk is full");
+          },
+          [&](std::int64_t) { group.barrier(); });
+      return "ok";
+    });
+    EXPECT_EQ(outcomes[1].exit_code, is_interrupted ? 143 : 1);
+    EXPECT_THAT(outcomes[1].text, HasSubstr(is_interrupted ? "SIGTERM" : "rank 0 ended: the disk is full"));
+  }
 }
 
 TEST(ProcessGroup, OthersLearnWhyARankEnded) {

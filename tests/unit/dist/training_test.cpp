@@ -6,7 +6,9 @@
 
 #include "processes.h"
 #include "tests/support/bit_flip.h"
+#include "tests/support/open_files_left.h"
 #include "tests/support/reads.h"
+#include "tests/support/sanitizers.h"
 #include "tests/unit/train/tiny_training.h"
 
 namespace adept::train {
@@ -242,6 +244,38 @@ TEST(Ranks, WithDifferentFrozenWeightsInMemoryDoNotBegin) {
     EXPECT_THAT(outcome.text, testing::Not(testing::HasSubstr(kTrained)));
   }
   EXPECT_TRUE(list_checkpoints(dir / "run").empty());
+}
+
+TEST(Ranks, DropTheirActivationsForACheckpointOfTheFirst) {
+  if (adept::test::has_sanitizers()) GTEST_SKIP() << "the sanitizers open files themselves";
+  const adept::test::TemporaryDirectory dir;
+  const auto model = adept::test::write_expanded_model(dir.path(), "llama", {1, 3});
+  config::RunConfig config = uniform_config_of_two();
+  config.train.max_steps = 20;
+  config.train.save_steps = 5;
+  for (const Outcome& outcome : train_by_two(config, model.expanded, dir / "run", [](Trainer& trainer) {
+         const bool is_first = dist::world().is_first();
+         const auto left = is_first ? std::make_unique<adept::test::OpenFilesLeft>(3) : nullptr;
+         const TrainSummary summary = trainer.run(false);
+         if (summary.activation_cache.positions_computed != 0) throw DataError("a cache was kept");
+       }))
+    EXPECT_EQ(outcome.text, "ok");
+  EXPECT_EQ(list_checkpoints(dir / "run").size(), 4U);
+}
+
+TEST(Ranks, EndWithTheReasonWhyTheFirstCannotSave) {
+  const adept::test::TemporaryDirectory dir;
+  const auto model = adept::test::write_expanded_model(dir.path(), "llama", {1, 3});
+  fs::create_directories(dir / "run");
+  adept::test::write_file(dir / "run" / "checkpoint-1", "in the way");
+  const auto outcomes =
+      train_by_two(uniform_config_of_two(), model.expanded, dir / "run", [](Trainer& trainer) { trainer.run(false); });
+  for (std::size_t rank = 0; rank < 2; ++rank) {
+    EXPECT_EQ(outcomes[rank].exit_code, 1);
+    EXPECT_THAT(outcomes[rank].text,
+                Says((rank == 1 ? "rank 0 ended: " : "") + std::string("...checkpoint-1: is a file")));
+    EXPECT_LT(outcomes[rank].seconds, 15);
+  }
 }
 
 TEST(Ranks, WithDifferentModelsDoNotBegin) {

@@ -280,6 +280,29 @@ TEST(Safetensors, TheFileDoesNotDependOnTheOrderGiven) {
   EXPECT_EQ(test::read(directory / "a"), test::read(directory / "b"));
 }
 
+TEST(Safetensors, AFileInPiecesIsTheSameAndAppearsWhenItIsWhole) {
+  const TemporaryDirectory directory;
+  const auto tensors = tensors_of_every_dtype();
+  write_safetensors(directory / "a", views_of(tensors));
+  {
+    std::vector<TensorView> views = views_of(tensors);
+    std::string bytes;
+    SafetensorsWriter writer(directory / "b", views);
+    for (const TensorView& tensor : writer.tensors())
+      bytes.append(reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size());
+    const std::span<const std::byte> all = std::as_bytes(std::span(bytes));
+    writer.write(all.first(5));
+    writer.write(all.subspan(5, all.size() - 6));
+    EXPECT_THROW(writer.commit(), InternalError) << "one byte is missing";
+    EXPECT_FALSE(std::filesystem::exists(directory / "b"));
+    writer.write(all.last(1));
+    writer.commit();
+  }
+  EXPECT_EQ(test::read(directory / "a"), test::read(directory / "b"));
+  SafetensorsWriter(directory / "c", views_of(tensors));
+  EXPECT_EQ(test::names_in(directory.path()), (std::set<std::string>{"a", "b"}));
+}
+
 TEST(Safetensors, NoTensorsAndNoMetadataAreAFileToo) {
   const TemporaryDirectory directory;
   write_safetensors(directory / "x", {}, {});

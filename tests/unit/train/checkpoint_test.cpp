@@ -101,6 +101,11 @@ RunIdentity make_identity() {
           .config = {{"seed", 42}, {"train", {{"learning_rate", 2e-4}, {"batch_size", 4}}}}};
 }
 
+std::filesystem::path save(const std::filesystem::path& dir, const TrainerState& state, const optim::AdamW& optimizer) {
+  optim::WholeTensors tensors(optimizer.state());
+  return save_checkpoint(dir, state, make_identity(), optimizer, tensors);
+}
+
 // Two checkpoints, of steps 1 and 2.
 struct TwoCheckpoints {
   test::TemporaryDirectory dir;
@@ -111,10 +116,10 @@ struct TwoCheckpoints {
   TwoCheckpoints() {
     fill(optimizer, 1);
     first = contents(optimizer);
-    save_checkpoint(dir.path(), make_state(1), make_identity(), optimizer.gather_state());
+    save(dir.path(), make_state(1), optimizer);
     fill(optimizer, 2);
     second = contents(optimizer);
-    save_checkpoint(dir.path(), make_state(2), make_identity(), optimizer.gather_state());
+    save(dir.path(), make_state(2), optimizer);
     fill(optimizer, 3);
   }
   std::optional<TrainerState> load() { return load_newest_checkpoint(dir.path(), make_identity(), optimizer); }
@@ -126,7 +131,7 @@ TEST(Checkpoint, ComesBackBitForBit) {
   fill(saved, 1);
   const float infinity = std::numeric_limits<float>::infinity();
   saved.parameters()[1].master.copy_(at::tensor({-0.0F, 1e-42F, infinity, std::nanf("")}));
-  const auto path = save_checkpoint(dir.path(), make_state(5), make_identity(), saved.gather_state());
+  const auto path = save(dir.path(), make_state(5), saved);
   EXPECT_EQ(path, dir / "checkpoint-5");
   for (const std::string& file : kFiles) EXPECT_TRUE(std::filesystem::exists(path / file)) << file;
   optim::AdamW loaded = make_optimizer();
@@ -140,7 +145,7 @@ TEST(Checkpoint, ComesBackBitForBit) {
 TEST(Checkpoint, OfTheSameStepReplacesTheOldOne) {
   TwoCheckpoints c;
   const auto third = contents(c.optimizer);
-  save_checkpoint(c.dir.path(), make_state(2), make_identity(), c.optimizer.gather_state());
+  save(c.dir.path(), make_state(2), c.optimizer);
   fill(c.optimizer, 4);
   EXPECT_EQ(c.load()->step, 2);
   EXPECT_TRUE(same_contents(c.optimizer, third));
@@ -305,7 +310,7 @@ TEST(CheckpointList, HoldsNoDirectoryThatIsBeingWritten) {
 void save_steps(const std::filesystem::path& dir, const std::vector<int>& steps) {
   optim::AdamW optimizer = make_optimizer();
   fill(optimizer, 1);
-  for (const int step : steps) save_checkpoint(dir, make_state(step), make_identity(), optimizer.gather_state());
+  for (const int step : steps) save(dir, make_state(step), optimizer);
 }
 
 TEST(CheckpointPruning, KeepsTheNewestAndNeverFewerThanTwo) {
@@ -381,7 +386,7 @@ TEST(Checkpoint, HoldsAsManyUnitsAsAFineGranularityMakes) {
   TrainerState state = make_state(1);
   for (int i = 0; i < 30'000; ++i) state.unit_importance[fmt::format("unit/block.{}", i)] = i;
   state.unit_lr_weights = state.unit_importance;
-  save_checkpoint(dir.path(), state, make_identity(), optimizer.gather_state());
+  save(dir.path(), state, optimizer);
   expect_equal(load_newest_checkpoint(dir.path(), make_identity(), optimizer).value(), state);
 }
 

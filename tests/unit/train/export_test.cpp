@@ -141,8 +141,8 @@ struct TypedExport {
     config.export_dtype = type;
     const fs::path base = dir / "base";
     const std::optional<method::Expansion> none;
-    optim::TensorsByName masters;
-    for (const optim::Parameter& p : trainable.parameters()) masters[p.name] = p.master;
+    const optim::AdamW optimizer(trainable.parameters(), {});
+    optim::WholeTensors tensors(optimizer.state());
     testing::internal::CaptureStdout();
     try {
       export_trained({.config = config,
@@ -151,7 +151,7 @@ struct TypedExport {
                       .files = files,
                       .decoder = decoder,
                       .trainable = trainable,
-                      .masters = masters,
+                      .tensors = tensors,
                       .expansion = none,
                       .steps = 1,
                       .data = {}},

@@ -1,17 +1,16 @@
 // Which activations a training keeps, and that it gives their disk back.
 #include "adept/train/kept_activations.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 
 #include "adept/core/error.h"
 #include "adept/train/methods.h"
 #include "tests/support/captured_log.h"
+#include "tests/support/open_files_left.h"
 #include "tests/support/sanitizers.h"
 #include "tests/unit/train/tiny_training.h"
 
@@ -190,25 +189,6 @@ TEST(Run, KeepsNoActivationsWhereNothingFrozenIsBelow) {
   EXPECT_EQ(positions_computed(Method::kFull, 4), 0) << "the embeddings train";
 }
 
-// While it lives, the process can open so many files and no more.
-class OpenFilesLeft {
- public:
-  explicit OpenFilesLeft(int count) {
-    ::getrlimit(RLIMIT_NOFILE, &before_);
-    const rlimit low = {.rlim_cur = std::min<rlim_t>(before_.rlim_cur, 512), .rlim_max = before_.rlim_max};
-    ::setrlimit(RLIMIT_NOFILE, &low);
-    for (int fd = 0; (fd = ::open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0;) taken_.emplace_back(fd);
-    taken_.resize(taken_.size() - static_cast<std::size_t>(count));
-  }
-  ~OpenFilesLeft() { ::setrlimit(RLIMIT_NOFILE, &before_); }
-  OpenFilesLeft(const OpenFilesLeft&) = delete;
-  OpenFilesLeft& operator=(const OpenFilesLeft&) = delete;
-
- private:
-  rlimit before_ = {};
-  std::vector<UniqueFd> taken_;
-};
-
 class TooFewFiles : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -228,7 +208,7 @@ TEST_F(TooFewFiles, ForACheckpointAreMoreWithoutTheActivationCache) {
   const test::CapturedLog log;
   TrainSummary summary;
   {
-    const OpenFilesLeft left(3);
+    const test::OpenFilesLeft left(3);
     summary = trainer.run(false);
   }
   const std::string text = log.text(), warning = "Retrying without the activation cache.";
@@ -250,7 +230,7 @@ TEST_F(TooFewFiles, ForACheckpointAreAnErrorWhereThereIsNoActivationCache) {
   Trainer trainer(make_inputs(config, model.expanded, dir / "run"));
   const test::CapturedLog log;
   const std::string message = test::message_of<DataError>([&] {
-    const OpenFilesLeft left(1);
+    const test::OpenFilesLeft left(1);
     trainer.run(false);
   });
   EXPECT_THAT(message, HasSubstr("Too many open files"));
