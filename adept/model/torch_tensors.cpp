@@ -7,7 +7,6 @@
 #include <cstring>
 
 #include "adept/core/error.h"
-#include "adept/core/hash.h"
 
 namespace adept::model {
 
@@ -116,10 +115,6 @@ io::TensorView as_view(std::string name, const at::Tensor& tensor) {
   const std::span<const std::byte> bytes(static_cast<const std::byte*>(tensor.const_data_ptr()),
                                          static_cast<std::size_t>(tensor.nbytes()));
   return {std::move(name), to_dtype(tensor.scalar_type()), tensor.sizes().vec(), bytes};
-}
-
-std::string hash_of_values(const at::Tensor& tensor) {
-  return hash_of(as_view("", tensor.detach().to(at::kCPU).contiguous()).data);
 }
 
 }  // namespace adept::model

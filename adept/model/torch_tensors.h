@@ -31,7 +31,4 @@ at::Tensor as_tensor(const io::TensorView& view, std::shared_ptr<const void> own
 /// A view of a contiguous CPU tensor's bytes, valid while the tensor lives.
 io::TensorView as_view(std::string name, const at::Tensor& tensor);
 
-/// Hash of a tensor's values, on any device, in the order of its dimensions.
-std::string hash_of_values(const at::Tensor& tensor);
-
 }  // namespace adept::model

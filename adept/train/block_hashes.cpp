@@ -75,4 +75,6 @@ std::vector<std::uint64_t> block_hashes(const at::Tensor& tensor) {
   return hash_on_device(bytes);
 }
 
+std::string hash_of_blocks(std::span<const std::uint64_t> hashes) { return hash_of(std::as_bytes(hashes)); }
+
 }  // namespace adept::train

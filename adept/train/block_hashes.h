@@ -4,6 +4,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <span>
+#include <string>
 #include <vector>
 
 namespace adept::train {
@@ -15,5 +17,8 @@ constexpr std::int64_t kHashedBlock = 1 << 14;  ///< bytes
 /// odd random numbers, modulo 2^64 (a multilinear hash: two contents collide with a probability of at most 2^-32), and
 /// only hashes are copied to the host. So hashes are equal for equal bytes on devices of one type only.
 std::vector<std::uint64_t> block_hashes(const at::Tensor& tensor);
+
+/// One hash of all of them, to compare with those of other ranks.
+std::string hash_of_blocks(std::span<const std::uint64_t> hashes);
 
 }  // namespace adept::train

@@ -7,12 +7,13 @@
 #include <utility>
 
 #include "adept/core/error.h"
+#include "adept/core/hash.h"
 #include "adept/core/log.h"
 #include "adept/core/progress.h"
 #include "adept/core/random.h"
 #include "adept/core/signals.h"
 #include "adept/model/load.h"
-#include "adept/model/torch_tensors.h"
+#include "adept/train/block_hashes.h"
 #include "adept/train/compute.h"
 #include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
@@ -112,7 +113,7 @@ dist::HeldByName Trainer::replicated() const {
                            {"learning rates of the units", {hash_of(Json(c.unit_lr_weights).dump())}}};
   for (std::size_t i = 0; i < trainable_.parameters().size(); ++i)
     if (!trainable_.is_divided(i))
-      held[trainable_.parameters()[i].name] = {model::hash_of_values(trainable_.leaves()[i])};
+      held[trainable_.parameters()[i].name] = {hash_of_blocks(block_hashes(trainable_.leaves()[i]))};
   return held;
 }
 

@@ -9,7 +9,6 @@
 #include <set>
 #include <utility>
 
-#include "adept/core/hash.h"
 #include "adept/core/host_name.h"
 #include "adept/nn/square_sum.h"
 #include "adept/train/block_hashes.h"
@@ -111,7 +110,7 @@ FrozenBits::FrozenBits(const model::Decoder& decoder, const Trainable& trainable
 dist::HeldByName FrozenBits::replicated() const {
   dist::HeldByName held;
   for (const auto& [name, bits] : bits_)
-    if (!bits.is_divided) held[name + " in memory"] = {hash_of(std::as_bytes(std::span(bits.blocks)))};
+    if (!bits.is_divided) held[name + " in memory"] = {hash_of_blocks(bits.blocks)};
   return held;
 }
 
