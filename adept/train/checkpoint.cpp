@@ -340,6 +340,11 @@ std::optional<CheckpointHeader> newest_checkpoint(const fs::path& run_dir) {
 std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, const RunIdentity& identity,
                                                    optim::AdamW& optimizer, const OnMaster& on_master) {
   const std::vector<fs::path> found = list_checkpoints(run_dir);
+  std::string damage;  // of the newest
+  const auto skip = [&](const fs::path& dir, const char* what, const std::string& problem) {
+    log_common_warning("{}: skipped, because {} damaged: {}", dir.string(), what, problem);
+    if (damage.empty()) damage = problem;
+  };
   for (const fs::path& dir : found) {
     Json json;
     TrainerState state;
@@ -349,19 +354,18 @@ std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, cons
       if (!other.empty()) throw other_run_error(dir, other);
       state = load(dir, json, optimizer, on_master);
     } catch (const DataError& error) {
-      log_warning("{}: skipped, because it is damaged: {}", dir.string(), error.what());
+      skip(dir, "it is", error.what());
       continue;
     } catch (const Json::exception& error) {
-      log_warning("{}: skipped, because its state is damaged: {}", dir.string(), error.what());
+      skip(dir, "its state is", error.what());
       continue;
     }
-    if (dir != found.front()) log_warning("resuming from {}, the newest intact checkpoint", dir.string());
+    if (dir != found.front()) log_common_warning("resuming from {}, the newest intact checkpoint", dir.string());
     return state;
   }
   if (!found.empty())
-    throw DataError(
-        "{}: none of the {} checkpoints is intact (see the warnings above). Start again in another output_dir.",
-        run_dir.string(), found.size());
+    throw DataError("{}: none of the {} checkpoints is intact; the newest: {} Start again in another output_dir.",
+                    run_dir.string(), found.size(), damage);
   return std::nullopt;
 }
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import BUILD, preload, says
 from dist_runs import (  # noqa: F401
     EXACT, FAR, FULL_DISK, assert_nothing_is_left, checkpoints, command, config_of, endless, exact_two, free_port, inputs,
-    plain_variables, ranks_in, result, run, start, wait_for, wait_for_checkpoint, write_config,
+    interrupted_after, plain_variables, ranks_in, result, run, start, wait_for, wait_for_checkpoint, write_config,
 )
 
 
@@ -80,6 +80,19 @@ def test_a_full_disk_of_the_first_process_ends_all(folder):
     assert says(process.stderr, "error: ...optimizer.safetensors...File too large")
     assert says(process.stderr, "[rank 1] error: rank 0 ended: ...optimizer.safetensors")
     assert not checkpoints(folder) and not ranks_in(folder)
+
+
+def test_damaged_checkpoints_are_reported_once_and_end_all(exact_two, tmp_path):
+    folder = pathlib.Path(shutil.copytree(exact_two, tmp_path / "work"))
+    interrupted_after(folder, FAR)
+    for checkpoint in checkpoints(folder):
+        (checkpoint / "optimizer.safetensors").write_bytes(b"x")
+    process = run(folder, 2, config_of(2, **EXACT), check=False)
+    assert process.returncode == 1
+    warnings = [line for line in process.stderr.splitlines() if "skipped, because it is damaged" in line]
+    assert len(warnings) == len(checkpoints(folder)) and all(line.startswith("warning: ") for line in warnings)
+    errors = [line for line in process.stderr.splitlines() if "checkpoints is intact; the newest: " in line]
+    assert len(errors) == 2 and "optimizer.safetensors" in errors[0]
 
 
 @pytest.mark.parametrize("second, difference", [
