@@ -1,9 +1,11 @@
 #include "adept/data/duplicates.h"
 
 #include <algorithm>
+#include <mutex>
 #include <tuple>
 
 #include "adept/core/hash.h"
+#include "adept/core/parallel.h"
 #include "adept/core/signals.h"
 
 namespace adept::data {
@@ -36,18 +38,37 @@ void add_repeated(std::span<const TokenDataset> datasets, std::span<const Hashed
   }
 }
 
+std::vector<HashedDocument> hash_documents(std::span<const TokenDataset> datasets, int num_threads,
+                                           Progress& progress) {
+  std::vector<HashedDocument> documents;
+  for (std::size_t d = 0; d < datasets.size(); ++d)
+    for (std::int64_t i = 0; i < datasets[d].num_documents(); ++i)
+      documents.push_back({.dataset = static_cast<std::uint32_t>(d), .document = i});
+  progress.set_total(std::ssize(documents));
+  constexpr std::int64_t kAtATime = 64;
+  std::mutex mutex;  // of what follows
+  std::int64_t num_done = 0, num_tokens = 0;
+  for_each_in_parallel((std::ssize(documents) + kAtATime - 1) / kAtATime, num_threads, [&](std::int64_t part) {
+    const std::int64_t begin = part * kAtATime, end = std::min(begin + kAtATime, std::ssize(documents));
+    std::int64_t tokens = 0;
+    for (std::int64_t i = begin; i < end; ++i) {
+      throw_if_interrupted();
+      HashedDocument& each = documents[static_cast<std::size_t>(i)];
+      const std::vector<std::int32_t> ids = ids_of(datasets[each.dataset], each.document);
+      each.hash = short_hash_of(std::as_bytes(std::span(ids)));
+      tokens += std::ssize(ids);
+    }
+    const std::lock_guard lock(mutex);
+    progress.update(num_done += end - begin, num_tokens += tokens);
+  });
+  return documents;
+}
+
 }  // namespace
 
-std::vector<std::vector<std::int64_t>> find_duplicates(std::span<const TokenDataset> datasets, Progress& progress) {
-  std::vector<HashedDocument> documents;
-  std::int64_t num_tokens = 0;
-  for (std::size_t d = 0; d < datasets.size(); ++d)
-    for (std::int64_t i = 0; i < datasets[d].num_documents(); ++i) {
-      throw_if_interrupted();
-      const std::vector<std::int32_t> ids = ids_of(datasets[d], i);
-      documents.push_back({short_hash_of(std::as_bytes(std::span(ids))), static_cast<std::uint32_t>(d), i});
-      progress.update(std::ssize(documents), num_tokens += std::ssize(ids));
-    }
+std::vector<std::vector<std::int64_t>> find_duplicates(std::span<const TokenDataset> datasets, int num_threads,
+                                                       Progress& progress) {
+  std::vector<HashedDocument> documents = hash_documents(datasets, num_threads, progress);
   std::ranges::sort(documents, {}, &HashedDocument::key);
   std::vector<std::vector<std::int64_t>> duplicates(datasets.size());
   for (std::size_t begin = 0, end = 0; begin < documents.size(); begin = end) {

@@ -137,6 +137,9 @@ class Helper {
         datasets_ = tokenize_all(*model_, config_.data, dir_ / "data");
         require_same_texts(datasets_);
         break;
+      case Task::kCompare:
+        check_training_text(*model_, config_, datasets_, cache_);
+        break;
       case Task::kEvaluate:
         evaluate_model(measuring(), call.model);
         break;
@@ -155,7 +158,6 @@ class Helper {
   }
 
   void train(const fs::path& model_dir) {
-    check_training_text(*model_, config_, datasets_, cache_);
     train_model({.config = config_,
                  .purpose = purpose_,
                  .resumes = resumes_,

@@ -25,7 +25,7 @@ void require_same_run(const config::RunConfig& config, const std::string& comman
 dist::HeldByName held_by_command(const std::string& command);
 
 /// What all processes do together.
-enum class Task { kTokenize, kEvaluate, kProbe, kTrain, kInspectCopies, kEnd };
+enum class Task { kTokenize, kCompare, kEvaluate, kProbe, kTrain, kInspectCopies, kEnd };
 
 /// What the first process tells the others to do.
 struct Call {

@@ -105,7 +105,10 @@ class Run {
 
   // What the training text repeats, and what it shares with held-out text.
   void compare() {
-    stages_.always("compare", [&] { contamination_ = check_training_text(model_, config_, datasets_, cache_); });
+    stages_.always("compare", [&] {
+      share({.task = Task::kCompare});
+      contamination_ = check_training_text(model_, config_, datasets_, cache_);
+    });
   }
 
   // Problems of later stages stop the run here, before the first stage (which may take hours) and before anything of an

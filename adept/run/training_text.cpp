@@ -7,6 +7,7 @@
 #include "adept/core/progress.h"
 #include "adept/data/contamination.h"
 #include "adept/data/duplicates.h"
+#include "adept/dist/process_group.h"
 
 namespace adept::run {
 namespace {
@@ -19,19 +20,26 @@ Json identities(const std::vector<data::TokenDataset>& datasets) {
   return json;
 }
 
-// A result of the cache, or a new one.
+// A result of the cache, or a new one, of the first process for all.
 template <typename Function>
 Json cached(const ResultCache& cache, const Json& key, const Function& result) {
-  if (const auto found = cache.find(key)) return *found;
-  Json json = result();
-  cache.keep(key, json);
-  return json;
+  dist::ProcessGroup& group = dist::world();
+  Json json;
+  group.on_first([&] {
+    if (const auto found = cache.find(key)) {
+      json = *found;
+      return;
+    }
+    json = result();
+    cache.keep(key, json);
+  });
+  return group.size() == 1 ? json : Json::parse(group.broadcast(group.is_first() ? json.dump() : ""));
 }
 
 std::vector<Documents> duplicates_of(const std::vector<data::TokenDataset>& train, const ResultCache& cache) {
   return cached(cache, {{"what", "duplicates"}, {"train", identities(train)}}, [&] {
     Progress progress("duplicates", 0, {.counts = "documents", .source = "data.train"});
-    return Json(data::find_duplicates(train, progress));
+    return Json(data::find_duplicates(train, threads_while_others_wait(), progress));
   });
 }
 

@@ -11,6 +11,7 @@ namespace adept::run {
 
 /// Compares data.train (and data.replay, if it is used) with itself if data.deduplicate is set, and with data.eval.
 /// Sets datasets.excluded, and logs what is excluded and what is contaminated. Results are kept in the cache.
+/// Every process of the job calls it; the first one searches.
 ///
 /// Returns the report, contamination.json:
 ///

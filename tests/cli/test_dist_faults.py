@@ -1,5 +1,6 @@
 """What happens when one of several processes fails, differs or does not come."""
 
+import json
 import os
 import pathlib
 import re
@@ -154,6 +155,24 @@ def test_a_process_with_a_damaged_cache_ends_all_before_the_first_step_and_heals
     errors, codes = run_ranks([folder, folder], caches)
     assert codes == [0, 0], errors
     assert (folder / "out" / "data" / "domain.tokens").resolve().is_relative_to(caches[0]), "rank 1 links nothing"
+
+
+def test_the_first_process_searches_the_training_text_for_all(folder, tmp_path):
+    """Machines with caches of their own."""
+    repeated = (folder / "domain.jsonl").read_text().splitlines()[:4]  # of held-out text, twice in the training text
+    with (folder / "notes" / "deep" / "b.jsonl").open("a") as file:
+        file.writelines(line + "\n" for line in 2 * repeated)
+    texts = {**config_of(2)["data"], "deduplicate": True, "drop_contaminated": True}
+    one = pathlib.Path(shutil.copytree(folder, tmp_path / "one"))
+    run(one, 1, config_of(1, data=texts, **EXACT))
+    write_config(folder, config_of(2, data=texts, **EXACT))
+    caches = [tmp_path / "cache-0", tmp_path / "cache-1"]
+    errors, codes = run_ranks([folder, folder], caches)
+    assert codes == [0, 0], errors
+    assert result(folder) == result(one)
+    assert (folder / "out" / "contamination.json").read_bytes() == (one / "out" / "contamination.json").read_bytes()
+    assert json.loads((one / "out" / "contamination.json").read_text())["train"]["domain"]["excluded_documents"] >= 4
+    assert list((caches[0] / "adept" / "results").glob("*.json")) and not (caches[1] / "adept" / "results").exists()
 
 
 def test_damage_in_a_cache_that_processes_share_is_found_by_one_and_ends_all(folder, cache):

@@ -33,7 +33,7 @@ Ids random_ids(std::uint64_t seed, std::size_t size, std::uint64_t vocab_size) {
 TEST(Duplicates, AreTheLaterDocumentsWithTheSameIds) {
   const std::vector<TokenDataset> datasets = {dataset_of_ids("a", {{1, 2}, {3}, {1, 2}, {2, 1}, {1, 2}}),
                                               dataset_of_ids("b", {{4}, {3}, {1, 2, 3}, {4}})};
-  const auto duplicates = find_duplicates(datasets);
+  const auto duplicates = find_duplicates(datasets, /*num_threads=*/1);
   EXPECT_THAT(duplicates, ElementsAre(ElementsAre(2, 4), ElementsAre(1, 3)));
 }
 
@@ -45,13 +45,13 @@ TEST(Duplicates, AreThoseOfASearchByEquality) {
     for (const char* name : {"a", "b", "c"}) {
       std::vector<Ids> documents;
       expected.emplace_back();
-      for (std::uint64_t i = 0; i < 40; ++i) {
-        documents.push_back(random_ids(100 * seed + i + name[0], 1 + i % 4, 3));
+      for (std::uint64_t i = 0; i < 140; ++i) {
+        documents.push_back(random_ids(1000 * seed + i + name[0], 1 + i % 4, 3));
         if (!known.insert(documents.back()).second) expected.back().push_back(static_cast<std::int64_t>(i));
       }
       datasets.push_back(dataset_of_ids(name, documents));
     }
-    EXPECT_EQ(find_duplicates(datasets), expected);
+    for (const int num_threads : {1, 3}) EXPECT_EQ(find_duplicates(datasets, num_threads), expected);
   }
 }
 
