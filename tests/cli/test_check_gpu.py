@@ -27,6 +27,7 @@ def test_the_dry_run_goes_through_every_check(tmp_path):
     assert {row["check"] for row in rows} == {"parity", "resume", "ranks", "speed"}
     assert all(row["status"] == "ran" for row in rows), rows
     assert {row["name"] for row in rows if row["check"] == "parity"} >= {"llama_biases, rows", "gemma2, documents"}
+    assert [row["name"] for row in rows if row["check"] == "ranks"] == ["adept", "adept, dist.shard_base", "lora", "full"]
     (speed,) = (row for row in rows if row["check"] == "speed")
     for name in ("tokens_per_s_adept", "tokens_per_s_peer", "peak_gb_adept", "sol_adept", "sol_peer"):
         assert float(speed[name]) > 0, name
