@@ -33,6 +33,21 @@ void for_each_part(std::span<const Gathered> tensors, const at::Tensor& buffer, 
   }
 }
 
+// The end of the tensors from `begin` on that are gathered at once.
+struct Gathering {
+  std::size_t end = 0;
+  std::int64_t bytes = 0;
+};
+
+Gathering gathering_from(std::span<const Gathered> tensors, std::size_t begin, std::int64_t ranks) {
+  Gathering gathering{.end = begin};
+  while (gathering.end < tensors.size() && gathering.bytes < kGatheredBytes) {
+    const Gathered& tensor = tensors[gathering.end++];
+    gathering.bytes += largest_part(*tensor.shard) * ranks * static_cast<std::int64_t>(tensor.whole.element_size());
+  }
+  return gathering;
+}
+
 void gather_at_once(std::span<const Gathered> tensors, dist::ProcessGroup& group) {
   std::int64_t elements = 0;
   for (const Gathered& tensor : tensors) elements += largest_part(*tensor.shard);
@@ -67,14 +82,19 @@ void gather(std::span<const Gathered> tensors, dist::ProcessGroup& group) {
   if (group.size() == 1) return;
   const at::NoGradGuard no_grad;
   for (std::size_t begin = 0, end = 0; begin < tensors.size(); begin = end) {
-    std::int64_t bytes = 0;
-    do {
-      bytes += largest_part(*tensors[end].shard) * group.size() *
-               static_cast<std::int64_t>(tensors[end].whole.element_size());
-      ++end;
-    } while (end < tensors.size() && bytes < kGatheredBytes);
+    end = gathering_from(tensors, begin, group.size()).end;
     gather_at_once(tensors.subspan(begin, end - begin), group);
   }
+}
+
+std::int64_t most_gathered_bytes(std::span<const Gathered> tensors, std::int64_t ranks) {
+  std::int64_t most = 0;
+  for (std::size_t begin = 0; begin < tensors.size();) {
+    const Gathering gathering = gathering_from(tensors, begin, ranks);
+    most = std::max(most, gathering.bytes);
+    begin = gathering.end;
+  }
+  return most;
 }
 
 }  // namespace adept::optim

@@ -47,5 +47,7 @@ struct Gathered {
 
 /// Makes tensors of one dtype whole on every rank.
 void gather(std::span<const Gathered> tensors, dist::ProcessGroup& group);
+/// Bytes of all ranks' parts in the largest of its gatherings by so many ranks.
+std::int64_t most_gathered_bytes(std::span<const Gathered> tensors, std::int64_t ranks);
 
 }  // namespace adept::optim

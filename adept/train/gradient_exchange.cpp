@@ -21,6 +21,23 @@ constexpr std::int64_t kBucketElements = 1 << 18;
 
 }  // namespace
 
+// As the backward pass completes them.
+std::vector<std::vector<std::size_t>> gradient_buckets(const Trainable& trainable) {
+  std::vector<std::vector<std::size_t>> buckets;
+  std::int64_t elements = kBucketElements;  // starts a new bucket
+  for (std::size_t i = trainable.parameters().size(); i-- > 0;) {
+    if (trainable.is_divided(i)) continue;
+    const std::int64_t size = trainable.leaves()[i].numel();
+    if (elements + size > kBucketElements) {
+      buckets.emplace_back();
+      elements = 0;
+    }
+    elements += size;
+    buckets.back().push_back(i);
+  }
+  return buckets;
+}
+
 /// Tells that autograd has accumulated the gradient of a leaf.
 class GradientExchange::Hook : public torch::autograd::PostAccumulateGradHook {
  public:
@@ -50,19 +67,10 @@ GradientExchange::~GradientExchange() {
   for (const at::Tensor& leaf : trainable_.leaves()) torch::autograd::impl::set_post_acc_grad_hooks(leaf, nullptr);
 }
 
-// From the last tensor to the first, as the backward pass completes them.
 void GradientExchange::make_buckets() {
-  std::int64_t elements = kBucketElements;  // starts a new bucket
-  for (std::size_t i = bucket_of_.size(); i-- > 0;) {
-    if (trainable_.is_divided(i)) continue;
-    const std::int64_t size = trainable_.leaves()[i].numel();
-    if (elements + size > kBucketElements) {
-      buckets_.emplace_back();
-      elements = 0;
-    }
-    elements += size;
-    buckets_.back().indices.push_back(i);
-    bucket_of_[i] = buckets_.size() - 1;
+  for (std::vector<std::size_t>& indices : gradient_buckets(trainable_)) {
+    for (const std::size_t i : indices) bucket_of_[i] = buckets_.size();
+    buckets_.emplace_back().indices = std::move(indices);
   }
 }
 

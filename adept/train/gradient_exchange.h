@@ -16,6 +16,10 @@
 
 namespace adept::train {
 
+/// Indices of the parameters whose gradients are added together, from the last one to the first. A bucket of several is
+/// sent from a copy, a single gradient from where it is.
+std::vector<std::vector<std::size_t>> gradient_buckets(const Trainable& trainable);
+
 class GradientExchange {
  public:
   /// For one step, which starts without gradients. `on_sent` is for GradientScatter.

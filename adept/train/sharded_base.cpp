@@ -169,6 +169,8 @@ std::int64_t ShardedBase::num_bytes() const {
   return bytes;
 }
 
+std::int64_t ShardedBase::largest_layer_bytes() const { return std::ranges::max(layers_, {}, &Layer::bytes).bytes; }
+
 std::int64_t ShardedBase::whole_bytes() const {
   std::int64_t bytes = 0;
   for (const Layer& layer : layers_) bytes += layer.bytes;

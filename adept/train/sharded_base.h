@@ -52,6 +52,10 @@ class ShardedBase : public model::LayerSource {
   std::int64_t num_bytes() const override;
   std::string describe(std::int64_t lowest) const override;
 
+  /// Whether layer l has tensors that are divided.
+  bool is_sharded(std::int64_t l) const { return layers_[static_cast<std::size_t>(l)].bytes > 0; }
+  /// Bytes of the largest layer, which each of the two buffers has.
+  std::int64_t largest_layer_bytes() const;
   /// Bytes of all tensors that were taken, as one process holds them.
   std::int64_t whole_bytes() const;
   /// Bytes that a rank receives for one pass over the layers from `lowest` on.
@@ -72,7 +76,6 @@ class ShardedBase : public model::LayerSource {
     dist::Pending gathering;
   };
   std::vector<at::Tensor*> divided(std::span<const model::Parameter> parameters, const Trains& trains) const;
-  bool is_sharded(std::int64_t l) const { return layers_[static_cast<std::size_t>(l)].bytes > 0; }
   const Layer* layer_of(const at::Tensor& tensor) const;
   std::int64_t next_of(std::int64_t l, int direction) const;
   Buffer* buffer_of(std::int64_t l);
