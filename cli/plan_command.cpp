@@ -59,7 +59,8 @@ void plan(PlanCommandOptions& options) {
                              : train.max_steps  ? *train.max_steps
                                                 : steps_of(run::training_sequences(config));
   const plan::Plan plan =
-      plan::make_plan(config, model_dir, {.machine = machine, .ranks = options.gpus, .steps = steps});
+      plan::make_plan(config, model_dir,
+                      {.machine = machine, .ranks = options.gpus, .steps = steps, .text = run::measured_text(config)});
   fmt::print("{}", plan::describe(plan, config, machine));
   if (out) {
     out->write(plan::to_json(plan, machine).dump(2) + "\n");

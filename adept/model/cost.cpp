@@ -94,6 +94,18 @@ StepCost step_cost(const Weights& weights, std::int64_t lowest_layer, std::int64
   return {.prefix_flops = prefix.flops(), .flops = rest.flops()};
 }
 
+double layer_flops(const Layer& layer, std::int64_t seq_len, bool gradient, bool trains) {
+  Counter counter(seq_len, gradient);
+  counter.layer(layer, [&](const at::Tensor&) { return trains; });
+  return counter.flops();
+}
+
+double head_flops(const ModelConfig& config, bool gradient) {
+  Counter counter(1, gradient);
+  counter.matrix(head_elements(config), false);
+  return counter.flops();
+}
+
 double copies_step_flops(const ModelConfig& base, std::int64_t seq_len, std::span<const int> after) {
   Counter counter(seq_len, false);
   for (std::size_t l = 0; l < base.layers.size(); ++l) {

@@ -21,6 +21,11 @@ struct StepCost {
 StepCost step_cost(const Weights& weights, std::int64_t lowest_layer, std::int64_t seq_len,
                    bool trains_a_token = false);
 
+/// A layer, forward; with `gradient` also that of its input; where it trains, of all its weights.
+double layer_flops(const Layer& layer, std::int64_t seq_len, bool gradient, bool trains);
+/// Likewise the head.
+double head_flops(const ModelConfig& config, bool gradient);
+
 /// A step that trains identity copies after these layers of `base`: ascending, repeated per copy.
 double copies_step_flops(const ModelConfig& base, std::int64_t seq_len, std::span<const int> after);
 

@@ -61,11 +61,12 @@ bool Adviser::add(const Change& change) {
   if (change.one_row) config.train.batch_size = 1;
   const std::int64_t ranks = change.ranks > 0 ? change.ranks : planned_.ranks;
   const Layout layout(config, planned_.base, planned_.files, planned_.after, ranks);
-  if (change.recomputes && !recomputed_) recomputed_ = rehearse(config, layout, /*is_timed=*/false);
+  if (change.recomputes && !recomputed_)
+    recomputed_ = Rehearsals(config, planned_.base, layout, {.for_gpu = planned_.has_devices}).of(layout);
   const Costs& costs = change.recomputes ? *recomputed_ : planned_.costs;
   const std::int64_t tokens = config.train.batch_size * config.seq_len;
   advice_.push_back({.change = fmt::format("{}", fmt::join(texts, ", ")),
-                     .peak = memory_of(layout, costs, tokens, config.train.grad_accum).peak});
+                     .peak = memory_of(layout, costs, planned_.communication, tokens, config.train.grad_accum).peak});
   return advice_.back().peak <= planned_.usable;
 }
 

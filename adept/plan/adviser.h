@@ -9,6 +9,7 @@
 #include "adept/config/run_config.h"
 #include "adept/io/weight_files.h"
 #include "adept/model/config.h"
+#include "adept/plan/buffers.h"
 #include "adept/plan/costs.h"
 
 namespace adept::plan {
@@ -26,6 +27,7 @@ struct TooLarge {
   const io::WeightFiles& files;
   const std::vector<int>& after;  ///< base layers that get copies
   const Costs& costs;
+  Communication communication;
   std::int64_t ranks = 1;
   std::int64_t usable = 0;  ///< bytes of a rank
   bool has_devices = true;  ///< of their own, so that more ranks bring more memory

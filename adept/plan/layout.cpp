@@ -82,13 +82,17 @@ std::shared_ptr<train::ShardedBase> Layout::divide_base(const config::RunConfig&
                 [&](const model::Parameter& p) { return train::trains(config, decoder_.config(), expansion_, p); });
 }
 
-std::int64_t measured_weights(const config::RunConfig& config, const model::ModelConfig& base,
-                              const io::WeightFiles& files, std::span<const int> after, std::int64_t ranks) {
+MeasuredBytes measured_bytes(const config::RunConfig& config, const model::ModelConfig& base,
+                             const io::WeightFiles& files, std::span<const int> after, std::int64_t ranks) {
   const std::optional<method::Expansion> expansion = after.empty() ? std::nullopt : expansion_of(config, base, after);
   model::Decoder decoder =
       without_values(base, files, model::to_scalar_type(config.compute.decided_dtype()), expansion);
-  if (config.dist.shard_base) divide(decoder, ranks, [](const model::Parameter&) { return false; });
-  return train::weight_bytes(decoder);
+  MeasuredBytes bytes;
+  if (config.dist.shard_base)
+    bytes.largest_divided_layer =
+        divide(decoder, ranks, [](const model::Parameter&) { return false; })->largest_layer_bytes();
+  bytes.weights = train::weight_bytes(decoder);
+  return bytes;
 }
 
 at::ScalarType Layout::stored_dtype() const {

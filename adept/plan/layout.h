@@ -27,10 +27,15 @@ namespace adept::plan {
 model::Decoder without_values(const model::ModelConfig& base, const io::WeightFiles& files, at::ScalarType dtype,
                               const std::optional<method::Expansion>& expansion);
 
-/// Bytes of a rank for the weights of a model that is measured: the base, or with `after` what a training of its copies
-/// exports.
-std::int64_t measured_weights(const config::RunConfig& config, const model::ModelConfig& base,
-                              const io::WeightFiles& files, std::span<const int> after, std::int64_t ranks);
+/// Bytes of a rank for a model that is measured.
+struct MeasuredBytes {
+  std::int64_t weights = 0;
+  std::int64_t largest_divided_layer = 0;  ///< 0: layers are not divided
+};
+
+/// Of the base, or with `after` of what a training of its copies exports.
+MeasuredBytes measured_bytes(const config::RunConfig& config, const model::ModelConfig& base,
+                             const io::WeightFiles& files, std::span<const int> after, std::int64_t ranks);
 
 class Layout {
  public:
@@ -48,6 +53,9 @@ class Layout {
 
   /// Of a rank, between steps.
   train::MemoryUse resident() const { return train::resident_memory(decoder_, trainable_, optimizer_); }
+  bool is_divided(std::int64_t layer) const { return base_ != nullptr && base_->is_sharded(layer); }
+  /// Bytes of the largest divided layer; 0: layers are not divided.
+  std::int64_t largest_divided_layer() const { return base_ == nullptr ? 0 : base_->largest_layer_bytes(); }
   /// Bytes that a rank sends for the divided layers of a micro-batch, and for their gradients.
   double bytes_gathered() const;
   double bytes_scattered() const;

@@ -21,6 +21,11 @@ struct Machine {
   double efficiency = 0.4;    ///< of matmul_flops that a step reaches, 0 to 1
   double price_per_hour = 0;  ///< of one device; 0: unknown
 
+  /// Operations per second that a step reaches.
+  double rate(bool is_fp32) const { return efficiency * (is_fp32 ? matmul_flops_fp32 : matmul_flops); }
+  /// Bytes per second between so many ranks; 0: unknown.
+  double bandwidth(std::int64_t ranks) const { return ranks <= devices_per_host ? link_bandwidth : network_bandwidth; }
+
   bool is_this_one = false;  ///< its times are measured, and its ranks share memory and cores
 };
 

@@ -13,6 +13,7 @@
 #include "adept/method/beyond/probe.h"
 #include "adept/model/frozen_prefix.h"
 #include "adept/model/layer_gradients.h"
+#include "adept/nn/cross_entropy.h"
 #include "adept/plan/narrow.h"
 #include "adept/run/preflight.h"
 
@@ -47,11 +48,10 @@ model::Batch batch_of(std::int64_t rows) {
   return {.input_ids = ids, .targets = ids, .num_targets = 2 * rows};
 }
 
-// Whether a pass takes the sequences of a batch one by one.
-bool takes_single_sequences(const method::ImportanceMethod& method, const model::Decoder& decoder) {
+// Pieces of a batch that processes can divide.
+std::int64_t num_pieces(const method::ImportanceMethod& method, const model::Decoder& decoder, std::int64_t rows) {
   const auto* from = std::get_if<method::FromSequences>(&method.scores);
-  return from != nullptr &&
-         from->pass->num_pieces(decoder, {batch_of(2)}) > from->pass->num_pieces(decoder, {batch_of(1)});
+  return from == nullptr ? 1 : from->pass->num_pieces(decoder, {batch_of(rows)});
 }
 
 // Tokens of the longest batch of a sample.
@@ -68,7 +68,8 @@ struct Sample {
 // What a measurement is done with.
 struct Held {
   std::int64_t bytes = 0;
-  std::int64_t layers = 0;  // that it goes through, or back through
+  std::int64_t layers = 0;     // that it goes through, or back through
+  std::int64_t in_flight = 0;  // bytes of a layer that is gathered while another is computed, beside
 };
 
 class Stages {
@@ -81,7 +82,7 @@ class Stages {
     const auto peak = [&](std::int64_t rows) {
       const auto n = static_cast<double>(sample.tokens(rows, training_.config.seq_len));
       double most = 0;
-      for (const MeasurementCost& cost : costs) most = std::max(most, bytes(cost, n, held.layers));
+      for (const MeasurementCost& cost : costs) most = std::max(most, bytes(cost, n, held));
       return held.bytes + static_cast<std::int64_t>(most);
     };
     stages_.push_back({.name = std::move(name),
@@ -99,7 +100,7 @@ class Stages {
     std::vector<MeasurementCost> costs;
     const auto factor = static_cast<double>(narrow_.factor);
     for (std::size_t l = 0; l < narrow_.model.layers.size(); ++l) {
-      if (kind_of(narrow_.model, l) != l) continue;
+      if (kind_of(narrow_.model, narrow_.model.layers[l]) != l) continue;
       MeasurementCost cost = rehearse_measurement({.config = training_.config,
                                                    .model = narrow_.model,
                                                    .dtype = training_.layout.dtype(),
@@ -115,14 +116,16 @@ class Stages {
   }
 
   // At a layer, or at the head. Ranks divide what is kept of layers whatever the tokens (the gradients of `gain`).
-  double bytes(MeasurementCost cost, double n, std::int64_t num_layers) const {
+  double bytes(MeasurementCost cost, double n, const Held& held) const {
     const std::int64_t ranks = training_.layout.ranks();
-    const auto layers = static_cast<double>(num_layers), own = static_cast<double>((num_layers + ranks - 1) / ranks);
+    const auto layers = static_cast<double>(held.layers), own = static_cast<double>((held.layers + ranks - 1) / ranks);
     cost.layer *= own / std::max(1.0, layers);
     const auto width = static_cast<double>(training_.base.hidden_size) * at::elementSize(training_.layout.dtype());
     const PartCost& head = training_.costs.frozen_head;
-    const double at_head = cost.kept(n, layers) + (width + head.kept + head.forward) * n + head.fixed;
-    return std::max(cost.at(n, layers), at_head);
+    const auto chunk = nn::head_chunk_tokens(static_cast<std::int64_t>(n), training_.base.vocab_size);
+    const double at_head = cost.kept(n, layers) + (width + head.kept + head.forward) * n + head.fixed +
+                           head.chunk * static_cast<double>(chunk);
+    return std::max(cost.at(n, layers) + static_cast<double>(held.in_flight), at_head);
   }
 
   const PlannedTraining& training_;
@@ -132,21 +135,42 @@ class Stages {
 
 }  // namespace
 
+Measures::Measures(const config::RunConfig& config)
+    : baseline(!config.data.eval.empty()),
+      probe(run::probes(config, config::Purpose::kRun)),
+      units(config.unit_lr.uses_importance()),
+      eval_in_training(baseline && config.train.eval_steps > 0),
+      copies(baseline && config.expands() && config.eval.copies_tokens > 0) {}
+
+bool takes_single_sequences(const method::ImportanceMethod& method, const model::Decoder& decoder) {
+  return num_pieces(method, decoder, 2) > num_pieces(method, decoder, 1);
+}
+
+bool masks_layers(const method::ImportanceMethod& method, const model::Decoder& decoder) {
+  return num_pieces(method, decoder, 1) > 1;
+}
+
 std::vector<StageMemory> measuring_memory(const PlannedTraining& training) {
-  const auto& [config, base, files, after, layout, costs, memory, is_exact] = training;
+  const auto& [config, base, files, after, layout, costs, memory, communication, is_exact] = training;
   const std::int64_t depth = layout.decoder().num_layers(), ranks = layout.ranks();
-  const Held of_base = {.bytes = measured_weights(config, base, files, {}, ranks), .layers = base.num_hidden_layers};
-  const Held of_result = {.bytes = measured_weights(config, base, files, after, ranks), .layers = depth};
-  const Held in_training = {.bytes = memory.weights + memory.masters + memory.moments, .layers = depth};
+  const auto held = [&](std::span<const int> copied, std::int64_t layers) {
+    const MeasuredBytes bytes = measured_bytes(config, base, files, copied, ranks);
+    return Held{
+        .bytes = bytes.weights, .layers = layers, .in_flight = communication.by_gloo ? bytes.largest_divided_layer : 0};
+  };
+  const Held of_base = held({}, base.num_hidden_layers), of_result = held(after, depth);
+  const Held in_training = {.bytes = memory.weights + memory.masters + memory.moments,
+                            .layers = depth,
+                            .in_flight = communication.by_gloo ? layout.largest_divided_layer() : 0};
   const Sample eval = {"eval.batch_size", config.eval.batch_size, config.eval.max_tokens};
   const auto of_general = [&](std::int64_t max_tokens) {
     const std::int64_t of_source = max_tokens / std::max<std::int64_t>(1, std::ssize(config.data.general));
     return Sample{"probe.batch_size", config.probe.batch_size, of_source};
   };
   Stages stages(training);
-  const bool evaluates = !config.data.eval.empty();
-  if (evaluates) stages.add("baseline", of_base, eval, false, evaluate);
-  if (run::probes(config, config::Purpose::kRun)) {
+  const Measures measures(config);
+  if (measures.baseline) stages.add("baseline", of_base, eval, false, evaluate);
+  if (measures.probe) {
     const method::ImportanceMethod& method = method::importance_method(run::probe_method(config));
     stages.add("probe", of_base, of_general(config.probe.max_tokens), takes_single_sequences(method, layout.decoder()),
                [&](const model::Decoder& decoder, const model::Batch& batch) {
@@ -156,15 +180,15 @@ std::vector<StageMemory> measuring_memory(const PlannedTraining& training) {
                                {.methods = {std::string(method.name)}, .num_lowest = 1}, Progress::silent(), alone);
                });
   }
-  if (config.unit_lr.uses_importance()) {
+  if (measures.units) {
     // Back to the lowest copy, or to its source while it is an identity.
-    const std::int64_t above = depth - std::max<std::int64_t>(0, layout.trainable().lowest_layer() - 1);
-    stages.add("unit importance", {.bytes = in_training.bytes, .layers = above},
-               of_general(config.unit_lr.probe_tokens), false, measure_units);
+    Held above = in_training;
+    above.layers = depth - std::max<std::int64_t>(0, layout.trainable().lowest_layer() - 1);
+    stages.add("unit importance", above, of_general(config.unit_lr.probe_tokens), false, measure_units);
   }
-  if (evaluates && config.train.eval_steps > 0) stages.add("eval in training", in_training, eval, false, evaluate);
-  if (evaluates) stages.add("eval", of_result, eval, false, evaluate);
-  if (evaluates && config.expands() && config.eval.copies_tokens > 0)
+  if (measures.eval_in_training) stages.add("eval in training", in_training, eval, false, evaluate);
+  if (measures.baseline) stages.add("eval", of_result, eval, false, evaluate);
+  if (measures.copies)
     stages.add("copies", of_result, {eval.batch_key, eval.batch_size, config.eval.copies_tokens}, false,
                inspect_copies);
   return std::move(stages).all();

@@ -8,11 +8,23 @@
 
 #include "adept/config/run_config.h"
 #include "adept/io/weight_files.h"
+#include "adept/method/importance.h"
+#include "adept/plan/buffers.h"
 #include "adept/plan/costs.h"
 #include "adept/plan/layout.h"
 #include "adept/train/memory.h"
 
 namespace adept::plan {
+
+/// What a run measures.
+struct Measures {
+  explicit Measures(const config::RunConfig& config);
+  bool baseline, probe, units, eval_in_training, copies;  ///< baseline: and the result
+};
+
+/// Whether a method measures the sequences of a batch one by one, or its layers.
+bool takes_single_sequences(const method::ImportanceMethod& method, const model::Decoder& decoder);
+bool masks_layers(const method::ImportanceMethod& method, const model::Decoder& decoder);
 
 /// Bytes of a rank in a stage.
 struct StageMemory {
@@ -32,7 +44,8 @@ struct PlannedTraining {
   const Layout& layout;
   const Costs& costs;
   train::MemoryUse memory;  ///< of a step
-  bool is_exact = false;    ///< measurements are rehearsed on layers of the model's width; otherwise of a narrower one
+  Communication communication;
+  bool is_exact = false;  ///< measurements are rehearsed on layers of the model's width; otherwise of a narrower one
 };
 
 /// In the order of a run. Rehearses each measurement.

@@ -5,12 +5,10 @@
 
 #include "adept/core/error.h"
 #include "adept/core/function_ref.h"
-#include "adept/method/selection.h"
 #include "adept/model/load.h"
 #include "adept/plan/costs.h"
 #include "adept/plan/layout.h"
 #include "adept/plan/step_memory.h"
-#include "adept/run/expansion_plan.h"
 #include "adept/train/methods.h"
 
 namespace adept::plan {
@@ -22,16 +20,6 @@ constexpr double kUsable = 0.93;              // the rest is for the libraries, 
 std::int64_t usable_bytes(const PlanOptions& options) {
   const auto of_device = static_cast<std::int64_t>(kUsable * static_cast<double>(options.machine.memory));
   return options.machine.is_this_one ? of_device / options.ranks : of_device;
-}
-
-void place_copies(Plan& plan, const config::RunConfig& config, const model::ModelConfig& base,
-                  const std::filesystem::path& model_dir) {
-  if (!config.expands()) return;
-  method::SelectionOptions expand = config.expand;
-  run::check_expansion(expand, base, model_dir.string());
-  plan.assumes_layers = expand.needs_scores();
-  if (plan.assumes_layers) expand.strategy = method::kUniformLayers;
-  plan.after = run::choose_layers(expand, base, config.seq_len, std::nullopt);
 }
 
 void find_largest_batch(Plan& plan, FunctionRef<std::int64_t(std::int64_t batch_size)> peak) {
@@ -63,6 +51,12 @@ std::int64_t Plan::peak() const {
   return stage == nullptr ? memory.peak : stage->peak;
 }
 
+double Plan::hours() const {
+  double seconds = training_seconds();
+  for (const StageTime& stage : measuring_time) seconds += stage.total();
+  return seconds / 3600;
+}
+
 Plan make_plan(const config::RunConfig& config, const std::filesystem::path& model_dir, const PlanOptions& options) {
   const model::ModelConfig base = model::read_model_config(model_dir);
   const io::WeightFiles files = model::open_weights(base, model_dir);
@@ -70,14 +64,18 @@ Plan make_plan(const config::RunConfig& config, const std::filesystem::path& mod
   plan.ranks = options.ranks;
   plan.steps = options.steps;
   plan.usable = usable_bytes(options);
-  place_copies(plan, config, base, model_dir);
+  plan.copied = copied_layers(config, base, model_dir);
+  const std::vector<int>& after = plan.copied.after;
   train::check_method(config, base, model_dir);
   if (config.dist.shard_base && options.ranks == 1)
     throw ConfigError("dist.shard_base: found true for one rank; expected several (--gpus), or false.");
-  const Layout layout(config, base, files, plan.after, options.ranks);
-  const Costs costs = rehearse(config, layout, options.machine.is_this_one);
+  const bool is_here = options.machine.is_this_one;
+  const Communication communication = {.by_gloo = is_here, .is_deterministic = config.dist.deterministic};
+  const Layout layout(config, base, files, after, options.ranks);
+  Rehearsals rehearsals(config, base, layout, {.is_timed = is_here, .for_gpu = !is_here});
+  const Costs costs = rehearsals.of(layout);
   const auto memory = [&](std::int64_t batch_size) {
-    return memory_of(layout, costs, batch_size * config.seq_len, config.train.grad_accum);
+    return memory_of(layout, costs, communication, batch_size * config.seq_len, config.train.grad_accum);
   };
   plan.parameters = model::num_parameters(layout.decoder().config());
   plan.trained_parameters = layout.trainable().num_parameters();
@@ -86,24 +84,35 @@ Plan make_plan(const config::RunConfig& config, const std::filesystem::path& mod
   plan.memory = memory(config.train.batch_size);
   plan.traffic = traffic_of(layout, config);
   plan.time = time_of(layout, config, costs, options.machine);
+  if (plan.copied.is_assumed()) {
+    const Layout least(config, base, files, plan.copied.highest, options.ranks);
+    const Costs its_costs = rehearsals.of(least);
+    const std::int64_t tokens = config.train.batch_size * config.seq_len;
+    plan.least_peak = memory_of(least, its_costs, communication, tokens, config.train.grad_accum).peak;
+    plan.least_seconds = time_of(least, config, its_costs, options.machine).total();
+  }
   find_largest_batch(plan, [&](std::int64_t batch_size) { return memory(batch_size).peak; });
-  plan.measuring = measuring_memory({.config = config,
-                                     .base = base,
-                                     .files = files,
-                                     .after = plan.after,
-                                     .layout = layout,
-                                     .costs = costs,
-                                     .memory = plan.memory,
-                                     .is_exact = options.machine.is_this_one});
+  const PlannedTraining training = {.config = config,
+                                    .base = base,
+                                    .files = files,
+                                    .after = after,
+                                    .layout = layout,
+                                    .costs = costs,
+                                    .memory = plan.memory,
+                                    .communication = communication,
+                                    .is_exact = is_here};
+  plan.measuring = measuring_memory(training);
+  plan.measuring_time = measuring_time(training, rehearsals, options.machine, options.text, options.steps);
   if (plan.memory.peak > plan.usable)
     plan.advice = Adviser({.config = config,
                            .base = base,
                            .files = files,
-                           .after = plan.after,
+                           .after = after,
                            .costs = costs,
+                           .communication = communication,
                            .ranks = options.ranks,
                            .usable = plan.usable,
-                           .has_devices = !options.machine.is_this_one})
+                           .has_devices = !is_here})
                       .advise();
   advise_smaller_measurements(plan);
   return plan;

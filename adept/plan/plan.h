@@ -13,9 +13,12 @@
 #include "adept/config/run_config.h"
 #include "adept/core/json.h"
 #include "adept/plan/adviser.h"
+#include "adept/plan/copied_layers.h"
 #include "adept/plan/machine.h"
 #include "adept/plan/measuring.h"
+#include "adept/plan/measuring_time.h"
 #include "adept/plan/step_time.h"
+#include "adept/run/inspect.h"
 #include "adept/train/memory.h"
 
 namespace adept::plan {
@@ -24,11 +27,13 @@ struct PlanOptions {
   Machine machine;
   std::int64_t ranks = 1;
   std::int64_t steps = 1;  ///< of the run
+  run::MeasuredText text;
 };
 
 struct Plan {
-  std::vector<int> after;       ///< base layers that get copies, ascending, repeated per copy; empty: no copies
-  bool assumes_layers = false;  ///< the probe will choose them; here they are evenly spread
+  CopiedLayers copied;
+  std::int64_t least_peak = 0;  ///< of a step with copies of the highest layers, where the layers are assumed
+  double least_seconds = 0;
   std::int64_t parameters = 0, trained_parameters = 0;
   std::int64_t ranks = 1, tokens_per_step = 0;
   double flops_per_step = 0;  ///< necessary operations of one rank
@@ -40,14 +45,17 @@ struct Plan {
   std::int64_t largest_batch = 0;  ///< the largest train.batch_size that fits; 0: none
   std::int64_t largest_batch_peak = 0;
   std::vector<StageMemory> measuring;  ///< of one rank where it measures
-  std::vector<Advice> advice;          ///< where the configured batches do not fit
+  std::vector<StageTime> measuring_time;
+  std::vector<Advice> advice;  ///< where the configured batches do not fit
 
   /// Of one rank in the run.
   std::int64_t peak() const;
   /// The stage that has the peak; null: the training.
   const StageMemory* stage_of_peak() const;
   bool fits() const { return peak() <= usable; }
-  double hours() const { return static_cast<double>(steps) * time.total() / 3600; }
+  double training_seconds() const { return static_cast<double>(steps) * time.total(); }
+  /// Of the training and of what is measured.
+  double hours() const;
   double device_hours() const { return hours() * static_cast<double>(ranks); }
 };
 

@@ -50,7 +50,7 @@ train::Trainable make_trainable(model::Decoder& decoder, const std::function<boo
   return {decoder, std::move(tensors), {}};
 }
 
-// Of `count` layers.
+// Of `count` layers; timed where there are two.
 Pass pass_through_layers(const RehearsalOptions& options, std::size_t layer, Use use, bool input_has_graph,
                          std::int64_t count, std::int64_t tokens) {
   model::Decoder decoder = stack(options, layer, count, /*vocab_size=*/1);
@@ -62,7 +62,7 @@ Pass pass_through_layers(const RehearsalOptions& options, std::size_t layer, Use
       trainable.emplace(make_trainable(decoder, [](const model::Parameter& p) { return p.layer >= 0; }));
   }
   const at::NoGradGuard no_grad;
-  return best_of(options.is_timed, [&] {
+  return best_of(options.is_timed && count == 2, [&] {
     at::AutoGradMode grad(use != Use::kWithoutGraph);
     const auto forward = [&] {
       at::Tensor h = at::full({options.rows, tokens, decoder.config().hidden_size}, kValue, options.dtype);
@@ -119,17 +119,17 @@ Pass pass_through_head(const RehearsalOptions& options, Use use, std::int64_t ro
              (p.role == model::Role::kEmbedding && options.model.tie_word_embeddings);
     }));
   return best_of(options.is_timed, [&] {
-    at::AutoGradMode grad(true);
+    at::AutoGradMode grad(use != Use::kWithoutGraph);
     at::Tensor h = at::full({rows, tokens, decoder.config().hidden_size}, kValue, options.dtype);
-    h.requires_grad_();
+    h.set_requires_grad(use != Use::kWithoutGraph);
     const at::Tensor targets = at::arange(rows * tokens, at::kLong).remainder(options.model.vocab_size);
     return run_pass([&] { return decoder.loss_sum(h, targets.view({rows, tokens})); },
                     trainable ? &*trainable : nullptr);
   });
 }
 
-PartCost rehearse_frozen_head(const RehearsalOptions& options) {
-  const auto pass = [&](std::int64_t tokens) { return pass_through_head(options, Use::kFrozen, options.rows, tokens); };
+PartCost rehearse_frozen_head(const RehearsalOptions& options, Use use) {
+  const auto pass = [&](std::int64_t tokens) { return pass_through_head(options, use, options.rows, tokens); };
   const std::int64_t n = options.rows * options.tokens;
   const Pass whole = pass(options.tokens), half = pass(options.tokens / 2);
   const PerToken slope(options);
@@ -159,10 +159,33 @@ PartCost rehearse_trained_head(const RehearsalOptions& options) {
   return cost;
 }
 
+// Of a logit of a chunk, at the peak of nn::linear_cross_entropy by operations of ATen: the logit, its fp32 value, the
+// log-softmax, and the gradient in the type of the logit. Those of one type share memory. A soft cap has a slope.
+double gpu_bytes_of_logit(const RehearsalOptions& options) {
+  const auto size = static_cast<double>(at::elementSize(options.dtype));
+  constexpr double kWide = 4;
+  if (options.model.logit_soft_cap > 0) return size + 4 * kWide;  // capped, log-softmax and two of the slope
+  return options.dtype == at::kFloat ? 2 * kWide : size + 2 * kWide + size;
+}
+
+// What stays is the same on any device: the gradients of the hidden states and of the head.
+PartCost on_gpu(PartCost cost, const RehearsalOptions& options, Use use) {
+  constexpr double kLossBytes = 2 * 4;  // of a token: its loss, and the one that is reported
+  cost.forward = kLossBytes;
+  cost.chunk = static_cast<double>(options.model.vocab_size) * gpu_bytes_of_logit(options);
+  cost.fixed = 0;
+  // The head in the type of the products, and its gradient from a chunk before that is added in fp32.
+  if (use == Use::kTrained && options.dtype != at::kFloat)
+    cost.fixed = 2 * static_cast<double>(options.model.vocab_size * options.model.hidden_size) *
+                 static_cast<double>(at::elementSize(options.dtype));
+  return cost;
+}
+
 }  // namespace
 
 PartCost rehearse_head(const RehearsalOptions& options, Use use) {
-  return use == Use::kTrained ? rehearse_trained_head(options) : rehearse_frozen_head(options);
+  const PartCost cost = use == Use::kTrained ? rehearse_trained_head(options) : rehearse_frozen_head(options, use);
+  return options.for_gpu ? on_gpu(cost, options, use) : cost;
 }
 
 MeasurementCost rehearse_measurement(const RehearsalOptions& options, std::size_t layer,

@@ -41,6 +41,7 @@ struct RehearsalOptions {
   at::ScalarType stored_dtype = at::kFloat;  ///< of frozen matrices
   std::int64_t rows = 1, tokens = 512;       ///< N = rows * tokens; below about 512, bytes are not linear in N
   bool is_timed = false;                     ///< the best of several passes; otherwise one, and no seconds
+  bool for_gpu = false;                      ///< bytes of the head are those that it takes on a GPU
 };
 
 /// Where a layer is.
@@ -54,7 +55,8 @@ struct Place {
 /// Of layer `layer` of the model. LoRA adds its adapters where `use` is kTrained.
 PartCost rehearse_layer(const RehearsalOptions& options, std::size_t layer, Use use, const Place& place = {});
 
-/// Of the final norm, the head and the loss.
+/// Of the final norm, the head and the loss. On a CPU, only a trained head has the logits of whole chunks; on a GPU,
+/// where operations of ATen compute them, every head has.
 PartCost rehearse_head(const RehearsalOptions& options, Use use);
 
 /// What a measurement takes above the weights for N tokens and L layers: bytes, linear in both.

@@ -40,13 +40,21 @@ class Report {
          fmt::format("{} parameters, {} trained ({:.1f} %)", format_count(plan_.parameters),
                      format_count(plan_.trained_parameters),
                      100.0 * static_cast<double>(plan_.trained_parameters) / static_cast<double>(plan_.parameters)));
-    if (!plan_.after.empty())
-      line("copies",
-           fmt::format("after layers {}{}", fmt::join(plan_.after, ", "),
-                       plan_.assumes_layers ? " (assumed: the probe will choose them; higher ones cost less)" : ""));
+    add_copies();
     line("step",
          fmt::format("{} sequences x {} tokens x {} micro-batches x {} ranks = {} tokens", config_.train.batch_size,
                      config_.seq_len, config_.train.grad_accum, plan_.ranks, format_count(plan_.tokens_per_step)));
+  }
+
+  void add_copies() {
+    const CopiedLayers& copied = plan_.copied;
+    if (copied.after.empty()) return;
+    line("copies", fmt::format("after layers {}{}", fmt::join(copied.after, ", "),
+                               copied.is_assumed() ? " (assumed: the probe will choose, and these cost most)" : ""));
+    if (!copied.is_assumed()) return;
+    line("", fmt::format("after layers {}, which cost least: {}, {} a step", fmt::join(copied.highest, ", "),
+                         format_bytes(plan_.least_peak), seconds_text(plan_.least_seconds)));
+    line("", "expand.after, or a finished probe in output_dir, makes the plan exact");
   }
 
   void add_memory() {
@@ -113,7 +121,11 @@ class Report {
     section("run");
     line("training",
          fmt::format("{} steps, {} tokens: {}", format_count(plan_.steps),
-                     format_count(plan_.steps * plan_.tokens_per_step), format_duration(3600 * plan_.hours())));
+                     format_count(plan_.steps * plan_.tokens_per_step), format_duration(plan_.training_seconds())));
+    for (const StageTime& stage : plan_.measuring_time)
+      line(stage.name, fmt::format("{}{} tokens: {}", stage.times > 1 ? fmt::format("{} x ", stage.times) : "",
+                                   format_count(stage.positions), seconds_text(stage.total())));
+    if (!plan_.measuring_time.empty()) line("total", format_duration(3600 * plan_.hours()));
     const bool has_price = machine_.price_per_hour > 0;
     if (plan_.ranks > 1 || has_price) line("devices", fmt::format("{:.1f} hours", plan_.device_hours()));
     if (has_price) line("cost", fmt::format("{:.2f}", plan_.device_hours() * machine_.price_per_hour));
@@ -135,12 +147,20 @@ Json to_json(const Plan& plan, const Machine& machine) {
   for (const StageMemory& stage : plan.measuring)
     measuring[stage.name] = {{"weights", stage.weights}, {"total", stage.peak}};
   const StageMemory* stage_of_peak = plan.stage_of_peak();
+  Json stages = Json::object();
+  for (const StageTime& stage : plan.measuring_time)
+    stages[stage.name] = {
+        {"times", stage.times}, {"tokens", stage.positions}, {"flops", stage.flops}, {"seconds", stage.seconds}};
   return {{"machine", machine.name},
           {"ranks", plan.ranks},
           {"parameters", plan.parameters},
           {"trained_parameters", plan.trained_parameters},
-          {"after", plan.after},
-          {"assumes_layers", plan.assumes_layers},
+          {"after", plan.copied.after},
+          {"assumes_layers", plan.copied.is_assumed()},
+          {"least", plan.copied.is_assumed() ? Json{{"after", plan.copied.highest},
+                                                    {"memory_bytes", plan.least_peak},
+                                                    {"seconds_per_step", plan.least_seconds}}
+                                             : Json()},
           {"tokens_per_step", plan.tokens_per_step},
           {"flops_per_step_and_rank", plan.flops_per_step},
           {"memory_bytes", train::to_json(plan.memory)},
@@ -160,6 +180,7 @@ Json to_json(const Plan& plan, const Machine& machine) {
           {"largest_batch_size", plan.largest_batch},
           {"advice", advice},
           {"steps", plan.steps},
+          {"measuring", stages},
           {"hours", plan.hours()},
           {"cost", machine.price_per_hour > 0 ? Json(plan.device_hours() * machine.price_per_hour) : Json()}};
 }

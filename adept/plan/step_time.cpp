@@ -33,7 +33,7 @@ StepTime measured_time(const Layout& layout, const config::RunConfig& config, co
 StepTime assumed_time(const Layout& layout, const config::RunConfig& config, const Machine& machine) {
   const double flops = necessary_flops(layout, config);
   const bool is_fp32 = layout.decoder().dtype() == at::kFloat;
-  const double rate = machine.efficiency * (is_fp32 ? machine.matmul_flops_fp32 : machine.matmul_flops);
+  const double rate = machine.rate(is_fp32);
   const auto& head = layout.decoder().weights().lm_head.weight;
   const double of_head = tokens_of_rank(config) * static_cast<double>(head.numel()) * (head.requires_grad() ? 6 : 4);
   StepTime time;
@@ -67,8 +67,7 @@ double necessary_flops(const Layout& layout, const config::RunConfig& config) {
 
 StepTime time_of(const Layout& layout, const config::RunConfig& config, const Costs& costs, const Machine& machine) {
   StepTime time = machine.is_this_one ? measured_time(layout, config, costs) : assumed_time(layout, config, machine);
-  const bool one_host = layout.ranks() <= machine.devices_per_host;
-  const double bandwidth = one_host ? machine.link_bandwidth : machine.network_bandwidth;
+  const double bandwidth = machine.bandwidth(layout.ranks());
   if (layout.ranks() == 1 || bandwidth <= 0) return time;
   const Traffic traffic = traffic_of(layout, config);
   time.communication = traffic.reduced / bandwidth + std::max(0.0, traffic.gathered / bandwidth - time.layers);

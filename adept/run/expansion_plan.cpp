@@ -5,12 +5,17 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "adept/core/error.h"
+#include "adept/io/record.h"
+#include "adept/io/weight_files.h"
 #include "adept/method/beyond/cost_aware_selection.h"
 #include "adept/method/expansion.h"
 #include "adept/method/selection.h"
 #include "adept/model/cost.h"
+#include "adept/run/preflight.h"
+#include "adept/run/run_directory.h"
 
 namespace adept::run {
 namespace {
@@ -46,6 +51,25 @@ std::vector<int> choose_layers(const method::SelectionOptions& expand, const mod
   return method::select_layers(
       options, static_cast<int>(base.num_hidden_layers), importance,
       [&](std::span<const int> after) { return model::copies_step_flops(base, seq_len, after); });
+}
+
+std::optional<method::Importance> finished_probe(const config::RunConfig& config,
+                                                 const std::filesystem::path& model_dir) {
+  const std::filesystem::path dir = config.output_dir, record = dir / files::kStages / "probe.json";
+  if (!std::filesystem::exists(record) || !std::filesystem::exists(dir / files::kImportance)) return std::nullopt;
+  try {
+    const Json stage = io::read_record(record), inputs = stage.at("inputs");
+    if (stage.value("interrupted", false)) return std::nullopt;
+    const Json decided = config::deciding(config, config::decides::kProbe);
+    for (const auto& [key, value] : decided.items())
+      if (inputs.value(key, Json()) != value) return std::nullopt;
+    if (inputs.at("model") != io::to_json(io::model_identity(io::WeightFiles::open(model_dir)))) return std::nullopt;
+    method::Importance importance = method::read_importance(dir / files::kImportance);
+    return importance.method == probe_method(config) ? std::optional(std::move(importance)) : std::nullopt;
+  } catch (const DataError&) {  // damaged: the run repeats the probe
+  } catch (const Json::exception&) {
+  }
+  return std::nullopt;
 }
 
 std::string describe_step_cost(const model::ModelConfig& base, std::int64_t seq_len, std::span<const int> after,

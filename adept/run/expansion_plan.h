@@ -1,6 +1,7 @@
 // Selects the layers to copy from the configuration.
 #pragma once
 
+#include <filesystem>
 #include <optional>
 #include <span>
 #include <string>
@@ -22,6 +23,11 @@ void check_expansion(const method::SelectionOptions& expand, const model::ModelC
 /// The layers, ascending, repeated per copy. Throws ConfigError.
 std::vector<int> choose_layers(const method::SelectionOptions& expand, const model::ModelConfig& base,
                                std::int64_t seq_len, const std::optional<method::Importance>& importance);
+
+/// The scores in output_dir, if a run with the same model and options has finished its probe there; texts are not
+/// compared.
+std::optional<method::Importance> finished_probe(const config::RunConfig& config,
+                                                 const std::filesystem::path& model_dir);
 
 /// A line with the predicted floating point operations of a step; for a strategy that selects others than the lowest of
 /// the low scores, another line for the lowest layers.

@@ -18,6 +18,7 @@
 #include "adept/core/signals.h"
 #include "adept/data/mixture_table.h"
 #include "adept/run/model_context.h"
+#include "adept/run/preflight.h"
 #include "adept/run/text.h"
 #include "adept/run/token_printer.h"
 #include "adept/run/training_text.h"
@@ -168,7 +169,46 @@ struct TrainingText {
   }
 };
 
+void append_lengths(const data::SequenceSet& set, std::int64_t batch_size, std::vector<BatchLengths>& batches) {
+  const std::vector<std::int64_t> lengths = set.lengths();
+  const std::int64_t longest = lengths.empty() ? 1 : std::ranges::max(lengths);
+  for (const auto& group : data::group_into_batches(lengths, batch_size, batch_size * longest)) {
+    BatchLengths batch;
+    for (const std::int64_t i : group) batch.push_back(lengths[static_cast<std::size_t>(i)]);
+    batches.push_back(std::move(batch));
+  }
+}
+
 }  // namespace
+
+MeasuredText measured_text(const config::RunConfig& config) {
+  constexpr auto kRun = config::Purpose::kRun;
+  const bool probes = run::probes(config, kRun), probes_domain = run::probes_domain(config, kRun);
+  const bool uses_importance = config.unit_lr.uses_importance();
+  config::DataConfig data = config.data;
+  data.train.resize(probes_domain ? 1 : 0);
+  data.replay.clear();
+  if (!probes && !uses_importance) data.general.clear();
+  const TextModel model = load_text_model(config.model);
+  const ScratchFolder folder;
+  const Datasets datasets = tokenize_all(model, data, folder.path());
+  MeasuredText text;
+  const auto append_probe = [&](const std::vector<data::TokenDataset>& sources, std::int64_t max_tokens,
+                                std::vector<BatchLengths>& batches) {
+    for (const data::SequenceSet& set : probe_sequences(sources, config.seq_len, max_tokens))
+      append_lengths(set, config.probe.batch_size, batches);
+  };
+  if (probes) append_probe(datasets.general, config.probe.max_tokens, text.probe);
+  if (probes_domain) append_probe(datasets.train, config.probe.max_tokens, text.domain);
+  if (uses_importance) append_probe(datasets.general, config.unit_lr.probe_tokens, text.units);
+  for (const data::TokenDataset& dataset : datasets.eval) {
+    append_lengths(eval_sequences(config, model, dataset), config.eval.batch_size, text.eval);
+    if (config.expands() && config.eval.copies_tokens > 0)
+      append_lengths(data::windows(dataset, {.seq_len = config.seq_len, .max_tokens = config.eval.copies_tokens}),
+                     config.eval.batch_size, text.copies);
+  }
+  return text;
+}
 
 std::int64_t training_sequences(const config::RunConfig& config) {
   return TrainingText(load_text_model(config.model), config).length.sequences;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "adept/config/run_config.h"
 
@@ -16,6 +17,22 @@ struct InspectOptions {
 /// The sequences that the whole training of a configuration reads. Like inspect_data, it tokenizes what is not in the
 /// user's cache.
 std::int64_t training_sequences(const config::RunConfig& config);
+
+/// The sequences of a batch: their tokens.
+using BatchLengths = std::vector<std::int64_t>;
+
+/// The batches on which the stages of a run measure, in the order in which they do.
+struct MeasuredText {
+  std::vector<BatchLengths> eval;    ///< of all sets of data.eval
+  std::vector<BatchLengths> copies;  ///< likewise, on which the effect of the copies is measured
+  std::vector<BatchLengths> probe;   ///< of data.general
+  std::vector<BatchLengths> domain;  ///< of the first source of data.train, if the probe measures it
+  std::vector<BatchLengths> units;   ///< of data.general, for an update of the units' rates
+};
+
+/// Tokenizes data.general and data.eval where they are measured, like training_sequences. Throws like a run for texts
+/// that are too short.
+MeasuredText measured_text(const config::RunConfig& config);
 
 /// Prints on standard output: statistics of each source (documents, tokens, bytes per token, a histogram of document
 /// lengths), the mixture over the run, and the first sequences as text, with documents and untrained tokens marked.

@@ -6,6 +6,8 @@ import pytest
 import text_models
 from conftest import run_program, says
 
+# The probe of the tiny model chooses the lower one of two layers.
+LOW = {"num_layers": 1, "exclude": [2, 3], "strategy": "lowest"}
 MEASURING = 0.1  # relative, of the memory of a stage that measures
 BASE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4}
 
@@ -66,10 +68,29 @@ def test_the_report_names_what_it_assumes_and_leaves_nothing(texts, tmp_path):
     before = sorted(tmp_path.iterdir())
     process = run_program("adept", "plan", path, cwd=texts)
     assert sorted(tmp_path.iterdir()) == before
-    for text in ("1 x cpu: this machine: ", "copies          after layers ", "(assumed: the probe will choose them", "memory of a rank",
+    for text in ("1 x cpu: this machine: ", "copies          after layers 0, 1 (assumed: the probe will choose", "after layers 2, 3, which cost least: ",
+                 "expand.after, or a finished probe in output_dir, makes the plan exact", "memory of a rank",
                  "8 sequences x 256 tokens x 2 micro-batches x 1 ranks = 4,096 tokens", "fits", "largest batch   train.batch_size: ",
                  "time of a step", "(measured parts)", "1 steps, 4,096 tokens"):  # fmt: skip
         assert text in process.stdout, text
+
+
+def test_layers_that_a_probe_will_choose_are_planned_as_the_lowest_until_it_has(texts, tmp_path):
+    path = config(texts, tmp_path / "run", expand=LOW, train={"eval_steps": 0})
+    _, assumed = plan(texts, path)
+    assert assumed["assumes_layers"] and assumed["after"] == [0] and assumed["least"]["after"] == [1]
+    fixed = {after: plan(texts, config(texts, tmp_path / f"fixed{after}", expand={"after": [after]}))[1]["memory_bytes"] for after in (0, 1)}
+    assert fixed[0] == assumed["memory_bytes"] and fixed[1]["total"] == assumed["least"]["memory_bytes"] < fixed[0]["total"]
+    run_program("adept", "run", path, cwd=texts)
+    chosen = [copy["source"] for copy in json.loads((tmp_path / "run" / "model" / "adept_expansion.json").read_text())["expanded_layers"]]
+    used = json.loads((tmp_path / "run" / "all_results.json").read_text())["memory_bytes"]
+    assert chosen == [0]
+    assert assumed["memory_bytes"]["total"] == pytest.approx(used["total"], rel=0.05)
+    process, known = plan(texts, path)
+    assert not known["assumes_layers"] and known["after"] == chosen and known["least"] is None and "assumed" not in process.stdout
+    assert plan(texts, path, "--set", "probe.max_tokens=77")[1]["assumes_layers"], "of another probe"
+    elsewhere = config(texts, tmp_path / "other", expand={**LOW, "exclude": [0, 1]})
+    assert plan(texts, elsewhere)[1]["after"] == [2]
 
 
 def test_time_and_cost_follow_from_the_machine(texts, tmp_path):
@@ -86,7 +107,10 @@ def test_time_and_cost_follow_from_the_machine(texts, tmp_path):
     assert planned["bytes_sent_per_step_and_rank"] == pytest.approx((2 * 4 + 2) * trained * 3 / 4)
     assert seconds["communication"] == pytest.approx(planned["bytes_sent_per_step_and_rank"] / 1e9)
     assert planned["tokens_per_step"] == 4 * 8 * 2 * 256
-    assert planned["hours"] == pytest.approx(planned["seconds_per_step"]) and planned["cost"] == pytest.approx(12 * planned["hours"])
+    (units,) = planned["measuring"].values()  # unit importance
+    assert units["times"] == 8 and units["seconds"] > 0
+    seconds = 3600 * planned["seconds_per_step"] + 8 * units["seconds"]
+    assert planned["hours"] == pytest.approx(seconds / 3600) and planned["cost"] == pytest.approx(12 * planned["hours"])
 
 
 def test_a_known_gpu_computes_in_bf16_and_a_file_may_change_it(texts, tmp_path):
@@ -247,6 +271,21 @@ def test_the_memory_of_ranks_that_share_the_frozen_layers_is_that_of_a_run(texts
 
 
 @pytest.mark.parametrize("changes", [
+    {"method": "lora", "lora": {"rank": 128}, "seq_len": 16},  # gradients are sent from copies
+    {"dist": {"deterministic": True}, "seq_len": 16},
+    {"dist": {"deterministic": True}, "train": {"batch_size": 1, "grad_accum": 1}},
+    {"dist": {"shard_base": True}, "seq_len": 64, "expand": {"after": [3]}},  # Gloo gathers a layer into a copy
+    {"dist": {"shard_base": True}, "method": "full"},
+])  # fmt: skip
+def test_the_memory_of_ranks_has_their_buffers(texts, tmp_path, changes):
+    path = config(texts, tmp_path / "run", unit_lr={"policy": "uniform"}, **changes)
+    _, planned = plan(texts, path, "--gpus", 2)
+    run_program("adept", "run", path, "--nproc", "2", cwd=texts)
+    used = json.loads((tmp_path / "run" / "all_results.json").read_text())["memory_bytes"]
+    assert planned["memory_bytes"]["total"] == pytest.approx(used["total"], rel=0.05)
+
+
+@pytest.mark.parametrize("changes", [
     {}, {"probe": {"method": "fisher"}}, {"expand": {"num_layers": 1, "strategy": "gain_per_cost"}}, {"dtype": "bf16"},
     {"dist": {"shard_base": True}}, {"dist": {"shard_base": True}, "expand": {"num_layers": 1, "strategy": "gain_per_cost"}},
 ])  # fmt: skip
@@ -331,3 +370,96 @@ def test_a_narrow_model_does_not_take_its_heads_from_the_defaults_of_the_archite
     file.write_text(json.dumps(keys))
     path = config(texts, tmp_path / "run", model="defaults", expand={"after": [0]}, dtype="bf16")
     assert plan(texts, path, "--gpu", "h100")[1]["fits"]
+
+
+def test_a_head_on_a_gpu_has_the_logits_of_a_chunk(texts, tmp_path):
+    """2,048 tokens in two chunks of 1,024, as 32 Mi logits are the most: in the compute dtype, in fp32, their log-softmax,
+    and their gradient. What else a step takes above its activations is less."""
+    text_models.save("llama_tied", texts / "logits", vocab_size=32 * 1024, hidden_size=96, intermediate_size=96, num_hidden_layers=2)
+    text_models.save("gemma2", texts / "capped", vocab_size=32 * 1024, hidden_size=96, intermediate_size=96, num_hidden_layers=2)
+    logits = 1024 * 32 * 1024
+    for model, dtype, bytes_of_logit in (("logits", "bf16", 2 + 4 + 4 + 2), ("logits", "fp32", 4 + 4), ("capped", "bf16", 2 + 4 * 4)):
+        path = config(texts, tmp_path / f"{model}-{dtype}", model=model, dtype=dtype, expand={"after": [1]}, train={"grad_accum": 1})
+        on_gpu, here = (plan(texts, path, "--gpu", gpu)[1]["memory_bytes"] for gpu in ("h100", "cpu"))
+        assert on_gpu["work_space"] == pytest.approx(logits * bytes_of_logit, rel=0.02), (model, dtype)
+        assert here["work_space"] < 0.3 * on_gpu["work_space"]
+
+
+def test_a_trained_head_on_a_gpu_is_converted_and_has_a_gradient_of_a_chunk(texts, tmp_path):
+    text_models.save("llama_tied", texts / "trained", **{**BASE, "vocab_size": 32 * 1024, "num_hidden_layers": 1})
+    path = config(texts, tmp_path / "run", model="trained", method="full", dtype="bf16", unit_lr={"policy": "uniform"}, train={"grad_accum": 1})
+    memory = plan(texts, path, "--gpu", "h100")[1]["memory_bytes"]
+    head = 32 * 1024 * 256
+    assert memory["weights"] + memory["masters"] < memory["total"]
+    peak = memory["total"] - memory["weights"] - memory["masters"] - memory["moments"] - memory["activations"]
+    assert peak == pytest.approx(1024 * 32 * 1024 * 12 + 2 * 2 * head, rel=0.02)
+
+
+LAYER = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 512  # elements of its matrices in BASE
+HEAD = 256 * 331
+
+
+def flops(forward=0, frozen=0, trained=0, heads=0, heads_with_gradient=0):
+    """Of a token in layers of BASE and a sequence of 256: two for each product, and for each gradient of it; attention has
+    128 positions on average, two products forward and four backward."""
+    attention = 2 * 2 * 256 * 128
+    return (forward * (2 * LAYER + attention) + frozen * (4 * LAYER + 3 * attention) + trained * (6 * LAYER + 3 * attention)
+            + 2 * HEAD * (heads + 2 * heads_with_gradient))  # fmt: skip
+
+
+@pytest.mark.parametrize("probe, probe_flops", [
+    ({}, flops(forward=4 + 6, heads=5)),  # mask_out: the layers above each, once without it
+    ({"method": "fisher"}, flops(forward=4, trained=4, heads_with_gradient=1)),
+    ({"method": "block_influence"}, flops(forward=4, heads=1)),
+])  # fmt: skip
+def test_the_time_of_what_is_measured_follows_from_its_operations(texts, tmp_path, probe, probe_flops):
+    texts_of = " ".join(text_models.sentences("general", 400))
+    text_models.write_jsonl(texts / "one.jsonl", [texts_of])  # full windows
+    data = {"train": [{"name": "domain", "path": "domain.jsonl", "weight": 1}],
+            "general": [{"name": "general", "path": "one.jsonl"}], "eval": [{"name": "held-out", "path": "one.jsonl"}]}  # fmt: skip
+    (tmp_path / "own.json").write_text(json.dumps({"memory": 1e11, "matmul_flops": 1e12, "memory_bandwidth": 1e11, "efficiency": 0.5,
+                                                   "link_bandwidth": 1e9}))  # fmt: skip
+    path = config(texts, tmp_path / "run", data=data, probe={"max_tokens": 2048, "batch_size": 4, **probe}, expand={"num_layers": 1},
+                  eval={"max_tokens": 2048, "copies_tokens": 1024, "batch_size": 4}, unit_lr={"update_every": 10, "probe_tokens": 1024},
+                  train={"max_steps": 25, "eval_steps": 5})  # fmt: skip
+    process, planned = plan(texts, path, "--gpu", tmp_path / "own.json")
+    stages = planned["measuring"]
+    expected = {  # times, tokens, operations of a token; the copy is assumed after layer 0
+        "baseline": (1, 2048, flops(forward=4, heads=1)),
+        "probe": (1, 2048, probe_flops),
+        "unit importance": (3, 1024, flops(forward=5, frozen=3, trained=1, heads_with_gradient=1)),
+        "eval in training": (4, 2048, flops(forward=5, heads=1)),
+        "eval": (1, 2048, flops(forward=5, heads=1)),
+        "copies": (1, 1024, flops(forward=5 + 3, heads=2)),
+    }  # fmt: skip
+    assert list(stages) == list(expected)
+    for name, (times, tokens, of_token) in expected.items():
+        stage = stages[name]
+        assert (stage["times"], stage["tokens"]) == (times, tokens), name
+        assert stage["flops"] == pytest.approx(tokens * of_token, rel=1e-6), name
+        assert stage["seconds"] == pytest.approx(tokens * of_token / 0.5e12, rel=1e-6), name
+    total = 25 * planned["seconds_per_step"] + sum(stage["times"] * stage["seconds"] for stage in stages.values())
+    assert planned["hours"] == pytest.approx(total / 3600)
+    assert "unit importance 3 x 1,024 tokens: " in process.stdout and "  total " in process.stdout
+    two = plan(texts, path, "--gpu", tmp_path / "own.json", "--gpus", 2)[1]["measuring"]
+    for name in ("baseline", "eval"):  # two batches
+        assert two[name]["seconds"] == pytest.approx(stages[name]["seconds"] / 2), name
+    assert two["copies"]["seconds"] == stages["copies"]["seconds"], "a batch is not divided"
+    four = plan(texts, path, "--gpu", tmp_path / "own.json", "--gpus", 4)[1]["measuring"]["probe"]["seconds"]
+    if probe.get("method") == "block_influence":
+        assert four == two["probe"]["seconds"]
+    else:
+        assert four < 0.8 * two["probe"]["seconds"], "a batch is divided by layers or sequences"
+
+
+def test_the_stages_that_are_timed_are_those_of_a_run(texts, tmp_path):
+    general = {"name": "general", "path": "general.jsonl"}
+    path = config(texts, tmp_path / "run", expand={"num_layers": 1}, train={"max_steps": 3, "eval_steps": 1, "batch_size": 2},
+                  data={"train": [{"name": "domain", "path": "domain.jsonl", "weight": 1}], "general": [general],
+                        "eval": [{**general, "name": "held-out"}]})  # fmt: skip
+    _, planned = plan(texts, path)
+    run = run_program("adept", "run", path, cwd=texts)
+    stages = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    for name in ("baseline", "probe", "eval", "copies"):
+        assert planned["measuring"][name]["seconds"] > 0 and f"memory_bytes_{name}" in stages, name
+    assert planned["measuring"]["eval in training"]["times"] == run.stderr.count("step 1, held-out") + run.stderr.count("step 2, held-out")
