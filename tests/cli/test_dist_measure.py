@@ -69,7 +69,7 @@ ALL = [(2, False), (3, False), (2, True), (3, True)]
 ])  # fmt: skip
 def test_processes_evaluate_the_same_bits_as_one(folder, arguments):
     results = by_one_and_by(folder, [*EVAL, *arguments], ALL)
-    assert results["datasets"]["held"]["perplexity"] > 1 and results["datasets"]["domain"]["documents"] == 20
+    assert results["datasets"]["held"]["perplexity"] > 1 and results["datasets"]["domain"]["documents"] > 10
 
 
 def test_processes_evaluate_questions_like_one(folder):
