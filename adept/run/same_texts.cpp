@@ -28,7 +28,7 @@ std::vector<NamedText> list_texts(const std::vector<TextsOf>& all) {
 std::string identify_store(const data::TokenDataset& tokens, int rank) {
   struct stat status = {};
   if (tokens.folder().empty() || ::stat(tokens.folder().c_str(), &status) != 0) return fmt::format("rank {}", rank);
-  return fmt::format("{} {} {}", host_name(), status.st_dev, status.st_ino);
+  return fmt::format("{} {} {}", machine_identity(), status.st_dev, status.st_ino);
 }
 
 std::vector<std::vector<std::string>> identify_stores(const std::vector<NamedText>& texts, dist::ProcessGroup& group) {
