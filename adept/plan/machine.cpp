@@ -171,7 +171,7 @@ Machine find_machine(const std::string& name_or_file) {
   for (const Machine& machine : known_machines())
     if (machine.name == name_or_file) return machine;
   if (std::filesystem::exists(name_or_file)) return read_machine(name_or_file);
-  throw ConfigError("--gpu: found \"{}\"; expected cpu, {} or the path of a JSON file.", name_or_file,
+  throw ConfigError("--gpu: \"{}\": there is no such file; expected cpu, {} or the path of a JSON file.", name_or_file,
                     fmt::join(machine_names(), ", "));
 }
 

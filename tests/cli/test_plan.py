@@ -164,7 +164,7 @@ def test_the_length_of_a_run_comes_from_its_text_or_from_tokens(texts, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpu", "h1000"], '--gpu: found "h1000"; expected cpu, a100, h100, h200, b200 or the path of a JSON file'),
+        (["--gpu", "none.json"], '--gpu: "none.json": there is no such file; expected cpu, a100, h100, h200, b200 or the path of a JSON file'),
         (["--gpus", "0"], "--gpus: "),
         (["--tokens", "-1"], "--tokens: "),
         (["--gpu", "bad.json"], "bad.json: memory: found -1; expected a number from 1 to 1e+15 (bytes)...bad.json: efficiency: found 2; "
