@@ -53,8 +53,9 @@ class SharedResults {
   std::optional<Json> find(const Json& key) const {
     group_.agree([&] {
       dist::HeldByName held;
-      for (const auto& [name, value] : key.items())
-        if (name != "compute") held["measurement: " + name] = {value.dump()};
+      const Json parts = key.flatten();
+      for (const auto& [path, value] : parts.items())
+        if (path != "/compute") held["measurement: " + path.substr(1)] = {value.dump()};
       return held;
     });
     const std::optional<Json> found = group_.is_first() ? cache_.find(key) : std::nullopt;

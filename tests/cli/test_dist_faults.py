@@ -208,6 +208,20 @@ def test_a_process_with_other_text_ends_all_before_the_first_step(folder, tmp_pa
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
+def test_a_process_with_another_model_ends_all_and_the_message_has_only_what_differs(folder, tmp_path):
+    other = pathlib.Path(shutil.copytree(folder, tmp_path / "other"))
+    weights = next((other / "base").glob("model-00001-*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 1
+    weights.write_bytes(content)
+    for place in (folder, other):
+        write_config(place, config_of(2, output_dir=str(tmp_path / "out")))
+    errors, codes = run_ranks([folder, other], [tmp_path / "cache"] * 2)
+    assert codes == [1, 1]
+    for error in errors:
+        assert says(error, 'measurement: model/weights: rank 0: "xxh3:..."; rank 1: "xxh3:..."') and error.count("rank 0: ") == 1, error
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_processes_with_other_instructions_give_the_same_bits_or_nothing(folder, deterministic):
     write_config(folder, config_of(2, dist={"deterministic": deterministic}, train={"max_steps": 1, "eval_steps": 0}))
