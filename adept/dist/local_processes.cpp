@@ -34,6 +34,7 @@ using std::chrono::seconds;
 
 // After the first failure. The others then report why they end; after a signal they save.
 constexpr seconds kUntilTerm(10), kUntilKill(20);
+constexpr seconds kUntilStoppedAreKilled(2);  // which can do neither
 constexpr std::chrono::milliseconds kPoll(20);
 constexpr const char* kAttempt = "0";  // they are not started again
 
@@ -94,11 +95,11 @@ struct Ending {
   std::string text;  ///< names the rank
 };
 
-/// `status`: of waitpid. `kills`: this program kills those that are left.
-Ending ending_of(int rank, int status, bool kills) {
+/// `status`: of waitpid. `is_killed`: by this program.
+Ending ending_of(int rank, int status, bool is_killed) {
   if (WIFSIGNALED(status)) {
     const int signal = WTERMSIG(status);
-    if (kills && signal == SIGKILL)
+    if (is_killed && signal == SIGKILL)
       return {.exit_code = kSignalExitCode + signal,
               .was_killed = true,
               .text = fmt::format("rank {} did not end after the failure of another one, so it was killed", rank)};
@@ -124,34 +125,49 @@ class Processes {
   Processes& operator=(const Processes&) = delete;
   ~Processes() {
     send(SIGKILL);
-    for (const auto& [pid, rank] : ranks_) ::waitpid(pid, nullptr, 0);
+    for (const auto& [pid, process] : processes_) ::waitpid(pid, nullptr, 0);
   }
 
-  void add(pid_t pid, int rank) { ranks_[pid] = rank; }
-  bool empty() const { return ranks_.empty(); }
+  void add(pid_t pid, int rank) { processes_[pid] = {.rank = rank}; }
+  bool empty() const { return processes_.empty(); }
   void send(int signal) {
-    kills_ |= signal == SIGKILL;
-    for (const auto& [pid, rank] : ranks_) ::kill(pid, signal);
+    for (auto& [pid, process] : processes_) send(signal, pid, process);
+  }
+  void kill_stopped() {
+    for (auto& [pid, process] : processes_)
+      if (process.is_stopped && !process.is_killed) send(SIGKILL, pid, process);
   }
 
   /// Those that ended since the last call.
   std::vector<Ending> collect() {
     std::vector<Ending> endings;
-    for (auto it = ranks_.begin(); it != ranks_.end();) {
+    for (auto it = processes_.begin(); it != processes_.end();) {
+      auto& [pid, process] = *it;
       int status = 0;
-      if (::waitpid(it->first, &status, WNOHANG) != it->first) {
+      if (::waitpid(pid, &status, WNOHANG | WUNTRACED | WCONTINUED) != pid) {
         ++it;
-        continue;
+      } else if (WIFSTOPPED(status) || WIFCONTINUED(status)) {
+        process.is_stopped = WIFSTOPPED(status);
+      } else {
+        endings.push_back(ending_of(process.rank, status, process.is_killed));
+        it = processes_.erase(it);
       }
-      endings.push_back(ending_of(it->second, status, kills_));
-      it = ranks_.erase(it);
     }
     return endings;
   }
 
  private:
-  std::map<pid_t, int> ranks_;
-  bool kills_ = false;
+  struct Process {
+    int rank = 0;
+    bool is_stopped = false, is_killed = false;  ///< killed: by this program
+  };
+
+  static void send(int signal, pid_t pid, Process& process) {
+    process.is_killed |= signal == SIGKILL;
+    ::kill(pid, signal);
+  }
+
+  std::map<pid_t, Process> processes_;
 };
 
 int wait_for(Processes& processes, c10d::Store& store) {
@@ -175,6 +191,7 @@ int wait_for(Processes& processes, c10d::Store& store) {
       const std::optional<int> due = since > kUntilKill   ? std::optional(SIGKILL)
                                      : since > kUntilTerm ? std::optional(SIGTERM)
                                                           : std::nullopt;
+      if (since > kUntilStoppedAreKilled) processes.kill_stopped();
       if (due != sent && !(due == SIGTERM && forwarded != 0)) processes.send(*due);
       sent = due;
     }
