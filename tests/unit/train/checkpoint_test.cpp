@@ -355,6 +355,18 @@ TEST(Checkpoints, AreSetAsideUnderNamesThatNoRunResumesFrom) {
   }
 }
 
+TEST(Checkpoints, ThatCannotBeSetAsideAreNamed) {
+  const test::TemporaryDirectory dir;
+  const std::string name = "checkpoint-" + std::string(240, '0') + "6";  // too long with another word in front
+  std::filesystem::create_directory(dir / name);
+  const test::CapturedLog log;
+  set_aside_checkpoints(dir.path(), 5);
+  EXPECT_THAT(log.text(), testing::AllOf(testing::HasSubstr((dir / name).string() + ": cannot be renamed to "),
+                                         testing::HasSubstr("unverified-" + name + ": File name too long"),
+                                         testing::HasSubstr("remove it before you repeat the command")));
+  EXPECT_TRUE(std::filesystem::exists(dir / name));
+}
+
 TEST(CheckpointPruning, CountsWholeCheckpointsOnly) {
   for (const std::string& file : kFiles) {
     const test::TemporaryDirectory dir;
