@@ -9,6 +9,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -22,9 +23,11 @@
 #include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <utility>
 
 #include "adept/core/error.h"
 #include "adept/core/host_name.h"
+#include "adept/core/log.h"
 #include "adept/core/signals.h"
 
 namespace adept::dist {
@@ -125,20 +128,26 @@ std::string reason_for_no_store(const Launch& launch) {
 
 /// TCPStore without end waits for the answer of a program that is no store: on a thread of its own, which is left to
 /// itself then.
-StorePointer connect(const std::string& host, const c10d::TCPStoreOptions& options) {
+StorePointer connect(const Launch& launch, const c10d::TCPStoreOptions& options) {
+  const auto until_told = std::min<std::chrono::milliseconds>(options.timeout / 4, std::chrono::seconds(15));
   const auto opened = std::make_shared<std::promise<StorePointer>>();
   std::future<StorePointer> store = opened->get_future();
-  std::thread([opened, host, options] {
+  std::thread([opened, host = launch.host, options] {
     try {
       opened->set_value(c10::make_intrusive<c10d::TCPStore>(host, options));
     } catch (...) {
       opened->set_exception(std::current_exception());
     }
   }).detach();
-  const auto deadline = std::chrono::steady_clock::now() + options.timeout + std::chrono::seconds(1);
+  const auto start = std::chrono::steady_clock::now(), deadline = start + options.timeout + std::chrono::seconds(1);
+  bool has_told = false;
   while (store.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready) {
     throw_if_interrupted();
-    if (std::chrono::steady_clock::now() > deadline) C10_THROW_ERROR(DistError, "no answer in time");
+    const auto now = std::chrono::steady_clock::now();
+    if (now > deadline) C10_THROW_ERROR(DistError, "no answer in time");
+    if (now - start < until_told || std::exchange(has_told, true)) continue;
+    log_warning("{} waits for {} up to {:g} s: {}", name_of(launch), describe_store(launch),
+                options.timeout.count() / 1000.0, reason_for_no_store(launch));
   }
   return store.get();
 }
@@ -153,7 +162,7 @@ c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, std::chrono::mi
   options.waitWorkers = false;
   options.timeout = timeout;
   try {
-    return of_attempt(connect(launch.host, options), launch.attempt);
+    return of_attempt(connect(launch, options), launch.attempt);
   } catch (const c10::DistError& error) {
     if (options.isServer && first_line(error).find("EADDRINUSE") != std::string::npos)
       throw DataError(

@@ -13,6 +13,7 @@
 #include "adept/core/hash.h"
 #include "adept/dist/store.h"
 #include "processes.h"
+#include "tests/support/captured_log.h"
 
 namespace adept::dist {
 namespace {
@@ -421,8 +422,18 @@ TEST(ProcessGroup, RanksWithDifferentNumbersOfProcessesEndAtOnce) {
 TEST(ProcessGroup, SaysThatTheNameOfTheMasterIsNotKnown) {
   Launch launch = test::launch_of(1, 2, test::free_port());
   launch.host = "no.such.host.invalid";
-  test::Process rank([=] { return test::run_rank(launch, {.timeout = 2}, [](ProcessGroup&) { return "ok"; }); });
-  EXPECT_THAT(rank.wait().text, HasSubstr("the name no.such.host.invalid is not known ("));
+  test::Process rank([=] {
+    const adept::test::CapturedLog log;
+    try {
+      return test::run_rank(launch, {.timeout = 2}, [](ProcessGroup&) { return "ok"; });
+    } catch (const DataError& error) {
+      return log.text() + "\n" + error.what();
+    }
+  });
+  const std::string text = rank.wait().text;  // first a warning while it waits
+  EXPECT_THAT(text, HasSubstr("rank 1 waits for no.such.host.invalid:"));
+  EXPECT_THAT(text, HasSubstr("up to 2 s: the name no.such.host.invalid is not known ("));
+  EXPECT_THAT(text, HasSubstr("within 2 s: the name no.such.host.invalid is not known ("));
 }
 
 }  // namespace
