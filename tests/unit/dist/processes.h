@@ -37,7 +37,7 @@ class PortInUse {
     sockaddr_in6 address = {};
     address.sin6_family = AF_INET6;
     socklen_t length = sizeof address;
-    if (::bind(fd_, reinterpret_cast<sockaddr*>(&address), length) != 0 || ::listen(fd_, 1) != 0) std::abort();
+    if (::bind(fd_, reinterpret_cast<sockaddr*>(&address), length) != 0 || ::listen(fd_, 8) != 0) std::abort();
     ::getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &length);
     number_ = ntohs(address.sin6_port);
   }

@@ -3,6 +3,8 @@
 #include <c10/util/Exception.h>
 #include <gmock/gmock.h>
 
+#include <poll.h>
+
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
 
 #include "adept/core/signals.h"
@@ -125,6 +127,34 @@ std::string answer_with_noise(const test::PortInUse& port) {
   return "";
 }
 
+/// Fills the queue of those that wait to be accepted: packets of the next one are dropped. False if the system queues
+/// any number.
+bool fill_queue(std::uint16_t port) {
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  for (int i = 0; i < 100; ++i) {
+    pollfd connection = {
+        .fd = ::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), .events = POLLOUT, .revents = 0};
+    ::connect(connection.fd, reinterpret_cast<sockaddr*>(&address), sizeof address);
+    if (::poll(&connection, 1, /*milliseconds=*/1000) == 0) return true;
+  }
+  return false;
+}
+
+TEST(Failure, OfAStoreThatDoesNotAnswerIsNamed) {
+  const test::PortInUse port;
+  if (!fill_queue(port.number())) GTEST_SKIP() << "this system drops no packets";
+  test::Process rank([number = port.number()] {
+    return test::run_rank(test::launch_of(1, 2, number), {.timeout = 2}, [](ProcessGroup&) { return "ok"; });
+  });
+  const Outcome outcome = rank.wait();
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_LT(outcome.seconds, kSoon);
+  EXPECT_THAT(outcome.text, HasSubstr("(rank 0) within 2 s: it does not answer. Check"));
+}
+
 TEST(Failure, OfAStoreThatIsAnotherProgramIsNamed) {
   const test::PortInUse port;
   const test::Process server([&] { return answer_with_noise(port); });
@@ -136,6 +166,25 @@ TEST(Failure, OfAStoreThatIsAnotherProgramIsNamed) {
   EXPECT_LT(outcome.seconds, kSoon);
   EXPECT_THAT(outcome.text,
               AllOf(HasSubstr("rank 1 cannot reach 127.0.0.1:"), HasSubstr("another program answers there")));
+}
+
+TEST(Watch, EndsAProcessThatDoesNotEndByItselfAndAfterASignalLater) {
+  for (const bool has_signal : {false, true}) {
+    const auto outcomes = test::run_job(2,
+                                        [=](ProcessGroup& group) -> std::string {
+                                          group.barrier();
+                                          if (group.is_first()) throw DataError("disk full");
+                                          if (has_signal) take_signal(SIGTERM);
+                                          std::this_thread::sleep_for(std::chrono::seconds(60));
+                                          return "ok";
+                                        },
+                                        {.timeout = 4, .ends_process = true});
+    EXPECT_EQ(outcomes[0].text, "disk full");
+    EXPECT_EQ(outcomes[1].exit_code, 1);
+    EXPECT_LT(outcomes[1].seconds, kSoon);
+    if (!has_signal) continue;
+    EXPECT_GT(outcomes[1].seconds, 4);  // dist.timeout: rank 0 may finish a checkpoint
+  }
 }
 
 TEST(Watch, PassesTheSignalOfOneRankOnToAll) {
