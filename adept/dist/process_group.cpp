@@ -114,10 +114,10 @@ ProcessGroup::ProcessGroup(const Launch& launch, const GroupOptions& options) : 
   if (launch.size == 1) return;
   const milliseconds timeout = to_milliseconds(options.timeout);
   members_ = std::make_unique<Members>();
-  members_->store = open_store(launch, timeout, /*may_serve=*/true);
+  members_->store = open_store_of_command(launch_, timeout);
   require_own_rank();
   members_->watch =
-      Watch::start(launch, open_store(launch, timeout, /*may_serve=*/false), timeout, options.ends_process);
+      Watch::start(launch_, open_store(launch_, timeout, /*may_serve=*/false), timeout, options.ends_process);
   try {
     require_same_size();
     wait_for_all_to_join();

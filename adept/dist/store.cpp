@@ -81,6 +81,8 @@ ClaimedSize to_claimed_size(const std::string& text) {
 
 }  // namespace
 
+bool is_claimed(c10d::Store& store, int rank) { return store.check({join_key(rank)}); }
+
 bool claim_rank(c10d::Store& store, int rank) { return store.add(join_key(rank), 1) == 1; }
 
 ClaimedSize claim_size(c10d::Store& store, int size, int rank) {
@@ -97,7 +99,7 @@ bool lacks(c10d::Store& store, const Launch& launch) {
   if (launch.rank >= 0 && (size == LaunchError::kUnknownSize || launch.rank < size))
     return claim_rank(store, launch.rank);
   for (int rank = 0; rank < size; ++rank)
-    if (!store.check({join_key(rank)})) return true;
+    if (!is_claimed(store, rank)) return true;
   return false;
 }
 

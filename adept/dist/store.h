@@ -18,6 +18,8 @@ c10::intrusive_ptr<c10d::Store> of_attempt(c10::intrusive_ptr<c10d::Store> store
 
 /// Says that this process is `rank` of the job. False if another one has said so.
 bool claim_rank(c10d::Store& store, int rank);
+/// Whether a process has said so.
+bool is_claimed(c10d::Store& store, int rank);
 
 /// How many processes the job has, as the first one that came says.
 struct ClaimedSize {

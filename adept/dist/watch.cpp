@@ -65,10 +65,40 @@ void tell_job(c10d::Store& store, const JobFailure& failure) {
   }
 }
 
-void announce_failure(const Launch& launch, const std::string& message, int exit_code, std::chrono::seconds patience) {
+namespace {
+
+/// Whether an earlier command of this rank left, or ended with the failure of the job.
+bool has_ended(c10d::Store& store, int rank) {
+  if (rank == LaunchError::kUnknownRank) return false;
+  const std::string sign = sign_key(rank);
+  return (store.check({sign}) && store.get_to_str(sign) == kLeft) ||
+         (store.check({kFailure}) && is_claimed(store, rank));
+}
+
+}  // namespace
+
+c10::intrusive_ptr<c10d::Store> open_store_of_command(Launch& launch, milliseconds timeout) {
+  const std::string attempt = launch.attempt;
+  const auto deadline = Watch::Clock::now() + timeout;
+  for (int number = 1;; ++number) {
+    auto store = open_store(launch, timeout, /*may_serve=*/true);
+    try {
+      if (!has_ended(*store, launch.rank) || Watch::Clock::now() > deadline) return store;
+    } catch (const c10::Error&) {
+      if (launch.has_server) throw;  // otherwise rank 0 ends its last command
+    }
+    throw_if_interrupted();
+    if (launch.has_server)
+      launch.attempt = fmt::format("{}.{}", attempt, number);
+    else
+      std::this_thread::sleep_for(kShortInterval);
+  }
+}
+
+void announce_failure(Launch launch, const std::string& message, int exit_code, std::chrono::seconds patience) {
   const JobFailure failure = failure_of(launch, message, exit_code);
   try {
-    const auto store = open_store(launch, patience, /*may_serve=*/true);
+    const auto store = open_store_of_command(launch, patience);
     if (!lacks(*store, launch)) return;
     publish_failure(*store, failure);
     store->add(kKnown, 1);

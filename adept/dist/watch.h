@@ -35,10 +35,15 @@ JobFailure publish_failure(c10d::Store& store, const JobFailure& failure);
 /// The same with a warning instead of an exception.
 void tell_job(c10d::Store& store, const JobFailure& failure);
 
+/// Opens the store for the next command of a process, which may serve it. A script may start several commands at one
+/// place: each has a store of its own. At that of torchrun, it changes `launch.attempt`; otherwise it waits until rank
+/// 0 has ended the last command. Throws as open_store does.
+c10::intrusive_ptr<c10d::Store> open_store_of_command(Launch& launch, std::chrono::milliseconds timeout);
+
 /// For a process that fails before it can join: makes its failure that of the job, if it reaches the store within
 /// `patience`. The process that serves the store waits until all others know it, for as long. Does nothing if no
 /// process is missing that this one can be: it may be of another job. `launch` may be incomplete (LaunchError).
-void announce_failure(const Launch& launch, const std::string& message, int exit_code, std::chrono::seconds patience);
+void announce_failure(Launch launch, const std::string& message, int exit_code, std::chrono::seconds patience);
 
 /// Signs of life also say which signal arrived; it then counts as one that arrived at every rank (take_signal).
 class Watch : public std::enable_shared_from_this<Watch> {

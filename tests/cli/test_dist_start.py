@@ -144,6 +144,24 @@ def test_a_failure_that_nobody_can_be_told_is_reported(folder):
     assert says(process.stderr, f"port {port} (MASTER_PORT): another program uses it")
 
 
+@pytest.mark.parametrize("launched", ["torchrun", "plain variables"])
+@pytest.mark.parametrize("first, code", [("run run.yaml --set output_dir=first", 0), ("run none.yaml", 2)])
+def test_a_script_of_each_process_starts_one_command_after_the_other(folder, launched, first, code):
+    write_config(folder, config_of(2, train={"max_steps": 1, "eval_steps": 0}))
+    script = f"{BUILD / 'adept'} {first}; [[ $? == {code} ]] && exec {BUILD / 'adept'} run run.yaml"
+    words = ["bash", "-c", script]
+    if launched == "torchrun":
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+        ranks = [subprocess.Popen(torchrun + words, cwd=folder, stderr=subprocess.PIPE, text=True)]
+    else:
+        port = free_port()
+        ranks = [subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True, env=plain_variables(rank, port)) for rank in range(2)]
+    for process in ranks:
+        errors = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, errors
+    assert (folder / "out" / "model").exists() and (folder / "first" / "model").exists() == (code == 0)
+
+
 NOTE = "train.max_steps overrides it"
 
 
