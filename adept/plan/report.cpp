@@ -32,7 +32,9 @@ class Report {
   }
 
  private:
-  void line(std::string_view name, const std::string& value) { text_ += fmt::format("  {:<16}{}\n", name, value); }
+  void line(std::string_view name, const std::string& value) {
+    text_ += fmt::format("  {:<16}{}{}\n", name, name.size() < 16 ? "" : " ", value);
+  }
   void section(std::string_view name) { text_ += fmt::format("\n{}\n", name); }
 
   void add_model() {

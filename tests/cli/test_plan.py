@@ -440,7 +440,8 @@ def test_the_time_of_what_is_measured_follows_from_its_operations(texts, tmp_pat
         assert stage["seconds"] == pytest.approx(tokens * of_token / 0.5e12, rel=1e-6), name
     total = 25 * planned["seconds_per_step"] + sum(stage["times"] * stage["seconds"] for stage in stages.values())
     assert planned["hours"] == pytest.approx(total / 3600)
-    assert "unit importance 3 x 1,024 tokens: " in process.stdout and "  total " in process.stdout
+    for line in ("unit importance 3 x 1,024 tokens: ", "eval in training 4 x 2,048 tokens: ", "  total "):
+        assert line in process.stdout, line
     two = plan(texts, path, "--gpu", tmp_path / "own.json", "--gpus", 2)[1]["measuring"]
     for name in ("baseline", "eval"):  # two batches
         assert two[name]["seconds"] == pytest.approx(stages[name]["seconds"] / 2), name
