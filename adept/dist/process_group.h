@@ -1,5 +1,6 @@
 // The processes of a job, over PyTorch's c10d: Gloo for tensors on the CPU, NCCL for those on GPUs. A process that was
-// started alone is a group of one, in which every operation does nothing: callers never ask how many there are.
+// started alone is a group of one, in which every operation does nothing: callers need not ask how many there are, and
+// do so only to save a copy, or to refuse what needs or forbids several.
 //
 // Every rank calls the same operations in the same order. An operation that fails because of another rank throws
 // RankError with that rank and what happened to it.

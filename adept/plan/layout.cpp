@@ -23,9 +23,9 @@ std::optional<method::Expansion> expansion_of(const config::RunConfig& config, c
   return expansion;
 }
 
-std::shared_ptr<train::ShardedBase> divide(model::Decoder& decoder, std::int64_t ranks, const train::Trains& trains) {
+std::shared_ptr<train::ShardedLayers> divide(model::Decoder& decoder, std::int64_t ranks, const train::Trains& trains) {
   const auto base =
-      std::make_shared<train::ShardedBase>(static_cast<int>(ranks), decoder.config(), trains, decoder.dtype());
+      std::make_shared<train::ShardedLayers>(static_cast<int>(ranks), decoder.config(), trains, decoder.dtype());
   for (std::int64_t l = 0; l < decoder.num_layers(); ++l)
     base->take(l, model::layer_parameters(decoder.weights(), l), trains);
   base->reserve();
@@ -77,7 +77,7 @@ model::Decoder without_values(const model::ModelConfig& base, const io::WeightFi
   return {std::move(config), std::move(weights)};
 }
 
-std::shared_ptr<train::ShardedBase> Layout::divide_base(const config::RunConfig& config) {
+std::shared_ptr<train::ShardedLayers> Layout::divide_base(const config::RunConfig& config) {
   return divide(decoder_, ranks_,
                 [&](const model::Parameter& p) { return train::trains(config, decoder_.config(), expansion_, p); });
 }

@@ -17,7 +17,7 @@
 #include "adept/optim/adamw.h"
 #include "adept/plan/rehearsal.h"
 #include "adept/train/memory.h"
-#include "adept/train/sharded_base.h"
+#include "adept/train/sharded_layers.h"
 #include "adept/train/trainable.h"
 
 namespace adept::plan {
@@ -68,13 +68,13 @@ class Layout {
   Use use(std::int64_t layer) const;
 
  private:
-  std::shared_ptr<train::ShardedBase> divide_base(const config::RunConfig& config);
+  std::shared_ptr<train::ShardedLayers> divide_base(const config::RunConfig& config);
 
   std::int64_t ranks_;
   at::ScalarType dtype_;
   std::optional<method::Expansion> expansion_;
   model::Decoder decoder_;
-  std::shared_ptr<train::ShardedBase> base_;  // null: not divided
+  std::shared_ptr<train::ShardedLayers> base_;  // null: not divided
   train::Trainable trainable_;
   optim::AdamW optimizer_;
   std::map<std::int64_t, std::int64_t> trained_, kept_gradients_;

@@ -10,7 +10,7 @@
 #include "adept/dist/process_group.h"
 #include "adept/model/torch_tensors.h"
 #include "adept/train/compute.h"
-#include "adept/train/sharded_base.h"
+#include "adept/train/sharded_layers.h"
 
 namespace adept::run {
 namespace {

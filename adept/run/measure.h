@@ -26,7 +26,7 @@ namespace adept::run {
 /// A model on disk, loaded on demand (by all processes of the job together).
 class MeasuredModel {
  public:
-  /// `divides_layers`: each process of the job holds a part of every layer (train/sharded_base.h); they must then
+  /// `divides_layers`: each process of the job holds a part of every layer (train/sharded_layers.h); they must then
   /// measure the same things in the same order.
   MeasuredModel(std::filesystem::path dir, io::ModelIdentity identity, const config::Compute& compute,
                 bool divides_layers = false)

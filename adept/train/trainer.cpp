@@ -17,7 +17,7 @@
 #include "adept/train/compute.h"
 #include "adept/train/export_trained.h"
 #include "adept/train/methods.h"
-#include "adept/train/sharded_base.h"
+#include "adept/train/sharded_layers.h"
 
 namespace adept::train {
 namespace {

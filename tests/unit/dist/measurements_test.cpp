@@ -9,7 +9,7 @@
 #include "adept/method/beyond/probe.h"
 #include "adept/method/options.h"
 #include "adept/method/unit_importance.h"
-#include "adept/train/sharded_base.h"
+#include "adept/train/sharded_layers.h"
 #include "processes.h"
 #include "tests/support/counted_operations.h"
 #include "tests/support/reads.h"

@@ -1,4 +1,4 @@
-#include "adept/train/sharded_base.h"
+#include "adept/train/sharded_layers.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
@@ -33,22 +33,22 @@ at::Tensor as_bytes(const at::Tensor& tensor) { return tensor.contiguous().view(
 
 }  // namespace
 
-ShardedBase::ShardedBase(int size, const model::ModelConfig& model, const Trains& trains, at::ScalarType compute)
+ShardedLayers::ShardedLayers(int size, const model::ModelConfig& model, const Trains& trains, at::ScalarType compute)
     : size_(size), compute_(compute), layers_(static_cast<std::size_t>(model.num_hidden_layers)) {
   model::Weights slots;
   all_train_ = std::ranges::all_of(model::named_parameters(model, slots),
                                    [&](const model::Parameter& p) { return p.layer < 0 || trains(p); });
 }
 
-ShardedBase::ShardedBase(dist::ProcessGroup& group, const model::ModelConfig& model, const Trains& trains,
-                         at::ScalarType compute)
-    : ShardedBase(group.size(), model, trains, compute) {
+ShardedLayers::ShardedLayers(dist::ProcessGroup& group, const model::ModelConfig& model, const Trains& trains,
+                             at::ScalarType compute)
+    : ShardedLayers(group.size(), model, trains, compute) {
   group_ = &group;
   rank_ = group.rank();
 }
 
-std::vector<at::Tensor*> ShardedBase::divided(std::span<const model::Parameter> parameters,
-                                              const Trains& trains) const {
+std::vector<at::Tensor*> ShardedLayers::divided(std::span<const model::Parameter> parameters,
+                                                const Trains& trains) const {
   std::vector<at::Tensor*> tensors;
   for (const model::Parameter& p : parameters) {
     if (all_train_) *p.tensor = p.tensor->to(compute_);  // a matrix may be narrower
@@ -57,7 +57,7 @@ std::vector<at::Tensor*> ShardedBase::divided(std::span<const model::Parameter> 
   return tensors;
 }
 
-void ShardedBase::take(std::int64_t l, std::span<const model::Parameter> parameters, const Trains& trains) {
+void ShardedLayers::take(std::int64_t l, std::span<const model::Parameter> parameters, const Trains& trains) {
   ADEPT_CHECK(!is_sharded(l), "layer {} was taken before", l);
   const at::NoGradGuard no_grad;
   const std::vector<at::Tensor*> tensors = divided(parameters, trains);
@@ -90,7 +90,7 @@ void ShardedBase::take(std::int64_t l, std::span<const model::Parameter> paramet
   }
 }
 
-void ShardedBase::reserve() {
+void ShardedLayers::reserve() {
   const Layer& largest = std::ranges::max(layers_, {}, &Layer::bytes);
   if (largest.bytes == 0) return;
   for (Buffer& buffer : buffers_) buffer.memory = at::empty({largest.bytes}, largest.part.options());
@@ -98,7 +98,7 @@ void ShardedBase::reserve() {
 
 // A buffer that is neither this layer's nor the next one's is free: what was computed with it is done, or, on a GPU, in
 // the stream before the gathering.
-void ShardedBase::fetch(std::int64_t l, int direction) {
+void ShardedLayers::fetch(std::int64_t l, int direction) {
   const std::int64_t next = next_of(l, direction);
   const auto is_free = [&](const Buffer& buffer) {
     return buffer.layer == kNone || (buffer.layer != l && buffer.layer != next);
@@ -110,29 +110,29 @@ void ShardedBase::fetch(std::int64_t l, int direction) {
   if (next != kNone && buffer_of(next) == nullptr) start(next, *std::ranges::find_if(buffers_, is_free));
 }
 
-std::int64_t ShardedBase::next_of(std::int64_t l, int direction) const {
+std::int64_t ShardedLayers::next_of(std::int64_t l, int direction) const {
   if (direction == 0) return kNone;
   for (l += direction; l >= 0 && l < std::ssize(layers_); l += direction)
     if (is_sharded(l)) return l;
   return kNone;
 }
 
-ShardedBase::Buffer* ShardedBase::buffer_of(std::int64_t l) {
+ShardedLayers::Buffer* ShardedLayers::buffer_of(std::int64_t l) {
   const auto found = std::ranges::find(buffers_, l, &Buffer::layer);
   return found == buffers_.end() ? nullptr : &*found;
 }
 
-void ShardedBase::empty(Buffer& buffer) {
+void ShardedLayers::empty(Buffer& buffer) {
   buffer.gathering.wait();  // of a layer that was not used after all
   if (buffer.layer != kNone) move_to(layers_[static_cast<std::size_t>(buffer.layer)].storage, nullptr);
   buffer.layer = kNone;
 }
 
-void ShardedBase::changed() {
+void ShardedLayers::changed() {
   for (Buffer& buffer : buffers_) empty(buffer);
 }
 
-void ShardedBase::start(std::int64_t l, Buffer& buffer) {
+void ShardedLayers::start(std::int64_t l, Buffer& buffer) {
   empty(buffer);
   const Layer& layer = layers_[static_cast<std::size_t>(l)];
   buffer.layer = l;
@@ -140,14 +140,14 @@ void ShardedBase::start(std::int64_t l, Buffer& buffer) {
   buffer.gathering = group_->start_all_gather(buffer.memory.slice(0, 0, layer.bytes), layer.part);
 }
 
-const ShardedBase::Layer* ShardedBase::layer_of(const at::Tensor& tensor) const {
+const ShardedLayers::Layer* ShardedLayers::layer_of(const at::Tensor& tensor) const {
   const auto found = std::ranges::find_if(layers_, [&](const Layer& layer) {
     return layer.storage && tensor.storage().unsafeGetStorageImpl() == layer.storage.unsafeGetStorageImpl();
   });
   return found == layers_.end() ? nullptr : &*found;
 }
 
-model::Piece ShardedBase::piece(const at::Tensor& tensor) const {
+model::Piece ShardedLayers::piece(const at::Tensor& tensor) const {
   const Layer* layer = layer_of(tensor);
   ADEPT_CHECK(layer != nullptr, "a tensor that is not divided");
   const auto element = static_cast<std::int64_t>(tensor.element_size());
@@ -162,34 +162,34 @@ model::Piece ShardedBase::piece(const at::Tensor& tensor) const {
   return piece;
 }
 
-std::int64_t ShardedBase::num_bytes() const {
+std::int64_t ShardedLayers::num_bytes() const {
   std::int64_t bytes = 0;
   for (const Layer& layer : layers_) bytes += layer.bytes / size_;
   for (const Buffer& buffer : buffers_) bytes += buffer.memory.defined() ? buffer.memory.numel() : 0;
   return bytes;
 }
 
-std::int64_t ShardedBase::largest_layer_bytes() const { return std::ranges::max(layers_, {}, &Layer::bytes).bytes; }
+std::int64_t ShardedLayers::largest_layer_bytes() const { return std::ranges::max(layers_, {}, &Layer::bytes).bytes; }
 
-std::int64_t ShardedBase::whole_bytes() const {
+std::int64_t ShardedLayers::whole_bytes() const {
   std::int64_t bytes = 0;
   for (const Layer& layer : layers_) bytes += layer.bytes;
   return bytes;
 }
 
-std::int64_t ShardedBase::bytes_received(std::int64_t lowest) const {
+std::int64_t ShardedLayers::bytes_received(std::int64_t lowest) const {
   std::int64_t bytes = 0;
   for (std::int64_t l = lowest; l < std::ssize(layers_); ++l)
     bytes += layers_[static_cast<std::size_t>(l)].bytes / size_ * (size_ - 1);
   return bytes;
 }
 
-std::int64_t ShardedBase::gradient_bytes_received() const {
+std::int64_t ShardedLayers::gradient_bytes_received() const {
   if (!all_train_) return 0;
   return bytes_received(0) / static_cast<std::int64_t>(c10::elementSize(compute_)) * kGradientBytes;
 }
 
-std::string ShardedBase::describe(std::int64_t lowest) const {
+std::string ShardedLayers::describe(std::int64_t lowest) const {
   const std::int64_t forward = bytes_received(0), backward = bytes_received(lowest);
   const std::int64_t gradients = gradient_bytes_received();
   const std::string held =
@@ -203,7 +203,7 @@ std::string ShardedBase::describe(std::int64_t lowest) const {
 
 model::Decoder load_sharded(const std::filesystem::path& model_dir, const io::WeightFiles& files,
                             model::LoadOptions options, const Trains& trains, dist::ProcessGroup& group) {
-  const auto base = std::make_shared<ShardedBase>(group, model::read_model_config(model_dir), trains, options.dtype);
+  const auto base = std::make_shared<ShardedLayers>(group, model::read_model_config(model_dir), trains, options.dtype);
   options.on_layer = [&](std::int64_t layer, std::span<const model::Parameter> parameters) {
     base->take(layer, parameters, trains);
   };

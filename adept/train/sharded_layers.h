@@ -28,12 +28,13 @@ using Trains = std::function<bool(const model::Parameter&)>;
 /// the decoder reads. A layer is gathered into one of two buffers while the one before is computed, and stays there
 /// until the buffer is needed for another layer. The tensors are the same objects all the time, so that a graph may
 /// keep them: only their memory comes and goes.
-class ShardedBase : public model::LayerSource {
+class ShardedLayers : public model::LayerSource {
  public:
   /// Of layers of `model` that are computed in `compute`.
-  ShardedBase(dist::ProcessGroup& group, const model::ModelConfig& model, const Trains& trains, at::ScalarType compute);
+  ShardedLayers(dist::ProcessGroup& group, const model::ModelConfig& model, const Trains& trains,
+                at::ScalarType compute);
   /// For a plan of `size` ranks: fetch() is not called.
-  ShardedBase(int size, const model::ModelConfig& model, const Trains& trains, at::ScalarType compute);
+  ShardedLayers(int size, const model::ModelConfig& model, const Trains& trains, at::ScalarType compute);
 
   /// Replaces tensors of layer l, which have values on this rank's device, by tensors without memory: those that are
   /// frozen; where no layer has one, all. Layers come in any order, each once, before reserve().
