@@ -70,7 +70,8 @@ dist::Launch take_place_in_job(std::chrono::seconds patience) {
 }
 
 /// Only commands with --nproc divide their work; the processes of another one would all do the whole work, and write
-/// the same files. Scripts call those that print before one that works, so they are not part of a job.
+/// the same files. Scripts call config, completion and --version before a command that works, so these are not part of
+/// a job.
 void require_command_for_job(const CLI::App& app, int argc, char** argv) {
   const std::string_view name = argc > 1 ? argv[1] : "";
   if (name == "config" || name == "completion" || name == "--version") return;

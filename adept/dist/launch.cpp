@@ -49,8 +49,9 @@ class Reader {
   }
 
   void require_below(const char* name, int value, const char* limit_name, int limit) {
-    if (problems_.empty() && value >= limit)
-      add_problem(name, fmt::format("is {}; expected less than {}, which is {}", value, limit_name, limit));
+    if (!problems_.empty() || value < limit) return;
+    add_problem(name, fmt::format("is {}; expected less than {}, which is {}", value, limit_name, limit));
+    bad_.emplace_back(limit_name);  // either may be the wrong one
   }
 
   bool is_good(std::string_view name) const { return std::ranges::find(bad_, name) == bad_.end(); }
@@ -59,7 +60,7 @@ class Reader {
   void throw_if_any(Launch launch) const {
     if (problems_.empty()) return;
     if (!is_good(rank_name_)) launch.rank = LaunchError::kUnknownRank;
-    if (!is_good(size_name_)) launch.size = LaunchError::kUnknownSize;
+    if (!is_good(size_name_) || launch.size == 1) launch.size = LaunchError::kUnknownSize;
     if (!is_good("MASTER_PORT") || !is_good("SLURM_JOB_ID") || !is_good("SLURM_STEP_ID")) launch.port = 0;
     if (launch.serves() && launch.host.empty()) launch.host = "localhost";
     throw LaunchError(
@@ -87,11 +88,13 @@ Launch from_plain_variables(const Variables& variables) {
   Launch launch;
   launch.size = reader.number("WORLD_SIZE", 1, kMaxProcesses);
   launch.rank = reader.number("RANK", 0, kMaxProcesses);
+  const bool is_alone = launch.size == 1 && reader.is_good("WORLD_SIZE");
   reader.require_below("RANK", launch.rank, "WORLD_SIZE", launch.size);
   launch.local_rank = reader.number("LOCAL_RANK", 0, kMaxProcesses, 0);
   launch.local_size = reader.number("LOCAL_WORLD_SIZE", 1, kMaxProcesses, launch.local_rank + 1);
   reader.require_below("LOCAL_RANK", launch.local_rank, "LOCAL_WORLD_SIZE", launch.local_size);
-  if (launch.size > 1 || !reader.is_good("WORLD_SIZE")) {
+  // A process that is not rank 0 of one is of a job, although its WORLD_SIZE is 1.
+  if (!is_alone || (!reader.is_good("RANK") && reader.find("MASTER_ADDR"))) {
     launch.host = reader.text("MASTER_ADDR", "the host name or address of rank 0");
     launch.port = static_cast<std::uint16_t>(reader.number("MASTER_PORT", 1, kMaxPort));
     launch.has_server = variables("TORCHELASTIC_USE_AGENT_STORE").value_or("") == "True";

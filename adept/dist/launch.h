@@ -31,7 +31,7 @@ struct Launch {
   bool is_first_on_its_cores() const { return local_rank % cores_shared_by == 0; }
 };
 
-/// The variables are wrong.
+/// The variables that say which process of a job this one is are missing or wrong; the message lists all of them.
 class LaunchError : public ConfigError {
  public:
   static constexpr int kUnknownRank = -1, kUnknownSize = 0;

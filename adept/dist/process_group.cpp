@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <span>
+#include <sstream>
 #include <thread>
 #include <utility>
 
@@ -344,11 +345,11 @@ void ProcessGroup::put(const std::string& key, const std::string& value) {
 std::string ProcessGroup::next_turn() { return fmt::format("turn/{}", members_->num_turns++); }
 
 void ProcessGroup::on_first(FunctionRef<void()> work) {
-  on_first([&](Together) { work(); }, [](std::int64_t) {});
+  on_first([&](Help) { work(); }, [](std::int64_t) {});
 }
 
 // Rank 0 tells of each turn what it is: "help N", or "end S" with the signal that interrupted it, or 0.
-void ProcessGroup::on_first(FunctionRef<void(Together)> work, Together help) {
+void ProcessGroup::on_first(FunctionRef<void(Help)> work, Help help) {
   if (!members_) return work(help);
   while (!is_first()) {
     std::istringstream turn(wait_for(next_turn()));

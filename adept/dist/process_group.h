@@ -119,8 +119,8 @@ class ProcessGroup {
   void on_first(FunctionRef<void()> work);
   /// The same for work that needs the others in between: each time that rank 0 calls the function that `work` gets,
   /// every rank calls `help` with the same number.
-  using Together = FunctionRef<void(std::int64_t)>;
-  void on_first(FunctionRef<void(Together)> work, Together help);
+  using Help = FunctionRef<void(std::int64_t)>;
+  void on_first(FunctionRef<void(Help)> work, Help help);
   /// Until all ranks are here, as long as those that are not give signs of life: they may prepare for longer than the
   /// time-out.
   void meet();

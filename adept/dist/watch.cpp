@@ -84,8 +84,10 @@ c10::intrusive_ptr<c10d::Store> open_store_of_command(Launch& launch, millisecon
     auto store = open_store(launch, timeout, /*may_serve=*/true);
     try {
       if (!has_ended(*store, launch.rank) || Watch::Clock::now() > deadline) return store;
-    } catch (const c10::Error&) {
-      if (launch.has_server) throw;  // otherwise rank 0 ends its last command
+    } catch (const c10::Error& error) {  // without an agent, rank 0 may just end its last command
+      if (launch.has_server)
+        throw DataError("{}: the store of the job at {} ended: {}. Start the job again.", name_of(launch),
+                        describe_store(launch), first_line(error));
     }
     throw_if_interrupted();
     if (launch.has_server)

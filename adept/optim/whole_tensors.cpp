@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <c10/util/ScopeExit.h>
 #include <c10/util/accumulate.h>
 
 #include <algorithm>
@@ -31,8 +32,9 @@ WholeTensors::WholeTensors(std::vector<NamedPart> parts, dist::ProcessGroup& gro
 
 void WholeTensors::on_first(FunctionRef<void()> work) {
   group_.on_first(
-      [&](dist::ProcessGroup::Together together) {
-        together_ = together;
+      [&](dist::ProcessGroup::Help help) {
+        help_ = help;
+        const auto end = c10::make_scope_exit([&] { help_.reset(); });
         work();
       },
       [&](std::int64_t window) { gather(window); });
@@ -53,8 +55,8 @@ void WholeTensors::read(const std::string& name, FunctionRef<void(const at::Tens
     const std::int64_t window = begin / kWindow, start = window * kWindow;
     next = std::min(end, start + kWindow);
     if (window != window_) {
-      ADEPT_CHECK(together_.has_value(), "{} is read by rank 0 alone", name);
-      (*together_)(window);
+      ADEPT_CHECK(help_.has_value(), "{} is read by rank 0 alone", name);
+      (*help_)(window);
     }
     take(elements_.slice(0, begin - start, next - start));
   }

@@ -51,8 +51,8 @@ class WholeTensors {
   std::vector<NamedPart> parts_;
   dist::ProcessGroup& group_;
   std::map<std::string, Place> places_;
-  std::int64_t num_divided_ = 0;                          // elements
-  std::optional<dist::ProcessGroup::Together> together_;  // within on_first() on rank 0
+  std::int64_t num_divided_ = 0;                  // elements
+  std::optional<dist::ProcessGroup::Help> help_;  // within on_first() on rank 0
   // The elements that were gathered last: on rank 0.
   std::int64_t window_ = -1;
   at::Tensor elements_;

@@ -146,7 +146,11 @@ data::TokenDataset tokenize_source_cached(const TextModel& model, const data::Te
   const fs::path own = directory / (source.name + ".tokens");
   const bool is_shared = has_cache();
   const fs::path store = is_shared ? store_in_cache(inputs) : own;
-  if (!directory.empty()) fs::create_directories(directory);
+  if (!directory.empty())
+    fs::create_directories(directory);
+  else if (!is_shared)
+    throw DataError("{}: cannot be written any more; it is to keep the tokens of {}.", shared_folder().string(),
+                    source.name);
   if (std::error_code error; !is_shared && fs::is_symlink(own, error)) fs::remove(own, error);
   const bool is_built = is_shared && !data::is_store(store);
   const std::int64_t most_bytes = is_shared ? most_token_cache_bytes(store.parent_path()) : 0;

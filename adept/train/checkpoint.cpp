@@ -49,7 +49,7 @@ std::vector<io::TensorView> moment_tensors(const optim::AdamW& optimizer) {
 // Returns the checksums.
 Json write_tensors(const fs::path& path, const std::vector<io::TensorView>& tensors, optim::WholeTensors& state) {
   Json sums = Json::object();
-  for (const io::TensorView& tensor : tensors) sums[tensor.name] = "";
+  for (const io::TensorView& tensor : tensors) sums[tensor.name] = "";  // in this order, which is not that of the file
   io::SafetensorsWriter file(path, tensors, metadata());
   for (const io::TensorView& tensor : file.tensors()) {
     Hasher hasher;
@@ -343,7 +343,7 @@ std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, cons
   std::string damage;  // of the newest
   const auto skip = [&](const fs::path& dir, const char* what, const std::string& problem) {
     log_common_warning("{}: skipped, because {} damaged: {}", dir.string(), what, problem);
-    if (damage.empty()) damage = problem;
+    if (damage.empty()) damage = fmt::format("{}{}", problem, problem.ends_with('.') ? "" : ".");
   };
   for (const fs::path& dir : found) {
     Json json;
@@ -360,6 +360,7 @@ std::optional<TrainerState> load_newest_checkpoint(const fs::path& run_dir, cons
       skip(dir, "its state is", error.what());
       continue;
     }
+    state.skipped = damage;
     if (dir != found.front()) log_common_warning("resuming from {}, the newest intact checkpoint", dir.string());
     return state;
   }

@@ -35,6 +35,7 @@ struct TrainerState {
   std::int64_t nonfinite_in_row = 0;    ///< skipped updates since the last finite one
   std::int64_t nonfinite_total = 0;     ///< skipped updates
   std::int64_t last_verified_step = 0;  ///< that gave the same bits twice (train.verify_every)
+  std::string skipped{};                ///< what is wrong with a newer checkpoint; not saved
   double train_seconds = 0;             ///< spent in steps, over all sessions of the run
   double necessary_flops = 0;           ///< of the steps' necessary matrix products, see StepCost
   double loss_sum = 0;                  ///< of the tokens since the last log line, nats
@@ -103,8 +104,8 @@ ConfigError other_run_error(const std::filesystem::path& checkpoint, const std::
 using OnMaster = std::function<void(const std::string& name, const at::Tensor& master)>;
 
 /// Loads the newest intact checkpoint into the optimizer's masters and moments, and returns its state; nothing if there
-/// is none. Calls `on_master` after the optimizer has its part. Skips damaged checkpoints with a warning. Throws
-/// ConfigError with the differences if a checkpoint belongs to a different run, or has another format version;
+/// is none. Calls `on_master` after the optimizer has its part. Skips damaged checkpoints, with a warning of rank 0.
+/// Throws ConfigError with the differences if a checkpoint belongs to a different run, or has another format version;
 /// DataError if all checkpoints are damaged. On errors the optimizer is unchanged.
 std::optional<TrainerState> load_newest_checkpoint(const std::filesystem::path& run_dir, const RunIdentity& identity,
                                                    optim::AdamW& optimizer, const OnMaster& on_master = {});

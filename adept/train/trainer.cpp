@@ -107,7 +107,7 @@ TrainSummary Trainer::run(bool resume) {
 // The state that every process has, and computes for itself.
 dist::HeldByName Trainer::replicated() const {
   const TrainerState& c = state_.counts;
-  dist::HeldByName held = {{"steps that are done", {std::to_string(c.step)}},
+  dist::HeldByName held = {{"steps that are done", {std::to_string(c.step), c.skipped}},
                            {"position in the data", {hash_of(state_.loader.state().dump())}},
                            {"sum of the losses", {fmt::format("{}", c.run_loss_sum)}},
                            {"learning rates of the units", {hash_of(Json(c.unit_lr_weights).dump())}}};

@@ -75,6 +75,8 @@ VARIABLES = [
     (1, {"RANK": "x"}, f"a process on {HOST}", 'RANK is "x"; expected an integer'),
     (1, {"RANK": "3"}, f"a process on {HOST}", "RANK is 3; expected less than WORLD_SIZE, which is 3"),
     (1, {"RANK": ""}, f"a process on {HOST}", "RANK is not set"),
+    (1, {"WORLD_SIZE": "1"}, f"a process on {HOST}", "RANK is 1; expected less than WORLD_SIZE, which is 1"),
+    (1, {"WORLD_SIZE": "1", "RANK": ""}, f"a process on {HOST}", "RANK is not set"),
     (1, {"WORLD_SIZE": ""}, "rank 1", "WORLD_SIZE is not set"),
     (0, {"WORLD_SIZE": ""}, "rank 0", "WORLD_SIZE is not set"),
     (0, {"LOCAL_RANK": "7"}, "rank 0", "LOCAL_RANK is 7; expected less than LOCAL_WORLD_SIZE, which is 3"),

@@ -128,7 +128,8 @@ TEST(Launch, KnowsOfWrongVariablesWhereTheOthersMeet) {
   for (const char* rank : {"x", "4"}) {
     const Launch without_rank = known(with(kTorchrun, "RANK", rank));
     EXPECT_EQ(without_rank.rank, LaunchError::kUnknownRank);
-    EXPECT_EQ(without_rank.size, 4);
+    // Of a rank that is too large for the size, either may be wrong.
+    EXPECT_EQ(without_rank.size, std::string_view(rank) == "x" ? 4 : LaunchError::kUnknownSize);
     EXPECT_FALSE(without_rank.serves());
   }
   EXPECT_EQ(known(with(kTorchrun, "MASTER_PORT", "70000")).port, 0);

@@ -72,7 +72,7 @@ TEST(ProcessGroup, OfOneProcessLeavesTensorsAsTheyAre) {
   group.reduce_to_first(total);
   EXPECT_TRUE(at::equal(total, tensor));
   std::int64_t helped_with = 0;
-  group.on_first([&](ProcessGroup::Together together) { together(7); }, [&](std::int64_t n) { helped_with = n; });
+  group.on_first([&](ProcessGroup::Help call) { call(7); }, [&](std::int64_t n) { helped_with = n; });
   EXPECT_EQ(helped_with, 7);
   group.leave();
 }
@@ -229,10 +229,10 @@ TEST(ProcessGroup, OthersHelpTheFirstWhenItCallsThem) {
                             };
                             for (int turn = 0; turn < 2; ++turn)
                               group.on_first(
-                                  [&](ProcessGroup::Together together) {
-                                    together(3);
+                                  [&](ProcessGroup::Help call) {
+                                    call(3);
                                     sleep_seconds(turn == 0 ? 3 : 0);  // longer than the time-out
-                                    together(1'000'000'000'000);
+                                    call(1'000'000'000'000);
                                   },
                                   help);
                             const std::vector<double> expected = {18, 6e12, 18, 6e12};
@@ -245,8 +245,8 @@ TEST(ProcessGroup, OthersThatHelpLearnWhyTheFirstEnded) {
   for (const bool is_interrupted : {false, true}) {
     const auto outcomes = test::run_job(2, [=](ProcessGroup& group) -> std::string {
       group.on_first(
-          [&](ProcessGroup::Together together) {
-            together(1);
+          [&](ProcessGroup::Help call) {
+            call(1);
             if (is_interrupted) throw InterruptedError("terminated (SIGTERM)", ExitCode::kTerminated);
             throw DataError("the disk is full");
           },

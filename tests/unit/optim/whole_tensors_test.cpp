@@ -38,6 +38,8 @@ TEST(WholeTensors, OfRanksAreReadOnlyTogether) {
   const Shard shard = row_shard(matrix.sizes(), {0, 2});
   WholeTensors tensors(Parts{{"m", shard.of(matrix), &shard}});
   EXPECT_THROW(tensors.whole("m"), InternalError);
+  tensors.on_first([] {});
+  EXPECT_THROW(tensors.whole("m"), InternalError);
 }
 
 TEST(WholeTensors, AreFp32AndNamedOnce) {
