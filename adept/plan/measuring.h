@@ -19,7 +19,7 @@ namespace adept::plan {
 /// What a run measures.
 struct Measures {
   explicit Measures(const config::RunConfig& config);
-  bool baseline, probe, units, eval_in_training, copies;  ///< baseline: and the result
+  bool baseline, probe, units, eval_in_training, copies;  ///< `baseline`: also the evaluation of the result
 };
 
 /// Whether a method measures the sequences of a batch one by one, or its layers.

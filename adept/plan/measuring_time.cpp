@@ -14,6 +14,7 @@ namespace adept::plan {
 namespace {
 
 using run::BatchLengths;
+using run::DividedBatches;
 
 constexpr std::array kUses = {Use::kWithoutGraph, Use::kFrozen, Use::kTrained};
 
@@ -101,8 +102,8 @@ PassesOf effect_of_copies(const Layout& layout) {
 std::int64_t positions_of(const BatchLengths& batch) { return std::ssize(batch) * std::ranges::max(batch); }
 
 // Each sequence alone.
-std::vector<BatchLengths> single_sequences(const std::vector<BatchLengths>& batches) {
-  std::vector<BatchLengths> single;
+DividedBatches single_sequences(const DividedBatches& batches) {
+  DividedBatches single;
   for (const BatchLengths& batch : batches)
     for (const std::int64_t length : batch) single.push_back({length});
   return single;
@@ -112,7 +113,7 @@ struct Measurement {
   std::string name;
   const model::ModelConfig& model;
   PassesOf passes;
-  std::vector<BatchLengths> batches;
+  std::vector<DividedBatches> texts;  // one after another
   std::int64_t times = 1;
   bool divides_batches = false;  // by layers, where there are fewer batches than ranks
 };
@@ -123,19 +124,13 @@ class StageTimes {
       : training_(training), rehearsals_(rehearsals), machine_(machine), ranks_(training.layout.ranks()) {}
 
   void add(const Measurement& m) {
-    if (m.times == 0 || m.batches.empty()) return;
     StageTime stage = {.name = m.name, .times = m.times};
-    for (const BatchLengths& batch : m.batches) stage.positions += positions_of(batch);
-    stage.flops = static_cast<double>(stage.positions) * flops(m.model, m.passes(1));
-    const std::span<const BatchLengths> batches = m.batches;
-    const auto size = static_cast<std::size_t>(ranks_);
-    const Round whole = round_of(m, 1);
-    for (std::size_t begin = 0; begin < batches.size(); begin += size) {
-      const std::size_t count = std::min(batches.size() - begin, size);
-      const bool is_divided = m.divides_batches && !training_.config.dist.shard_base && count < size;
-      const Round round = is_divided ? round_of(m, ranks_ / static_cast<std::int64_t>(count)) : whole;
-      stage.seconds += round.seconds(batches.subspan(begin, count));
+    for (const DividedBatches& batches : m.texts) {
+      for (const BatchLengths& batch : batches) stage.positions += positions_of(batch);
+      stage.seconds += seconds_of_text(m, batches);
     }
+    if (m.times == 0 || stage.positions == 0) return;
+    stage.flops = static_cast<double>(stage.positions) * flops(m.model, m.passes(1));
     stages_.push_back(std::move(stage));
   }
 
@@ -150,6 +145,19 @@ class StageTimes {
       return std::max(static_cast<double>(most) * of_position, of_gathering);
     }
   };
+
+  double seconds_of_text(const Measurement& m, std::span<const BatchLengths> batches) {
+    double sum = 0;
+    const auto size = static_cast<std::size_t>(ranks_);
+    const Round whole = round_of(m, 1);
+    for (std::size_t begin = 0; begin < batches.size(); begin += size) {
+      const std::size_t count = std::min(batches.size() - begin, size);
+      const bool is_divided = m.divides_batches && !training_.config.dist.shard_base && count < size;
+      const Round round = is_divided ? round_of(m, ranks_ / static_cast<std::int64_t>(count)) : whole;
+      sum += round.seconds(batches.subspan(begin, count));
+    }
+    return sum;
+  }
 
   Round round_of(const Measurement& m, std::int64_t share) {
     const Passes passes = m.passes(share);
@@ -209,15 +217,15 @@ void add_probe(const PlannedTraining& training, const run::MeasuredText& text, S
   const model::ModelConfig& base = training.base;
   const std::int64_t depth = base.num_hidden_layers;
   const method::ImportanceMethod& method = method::importance_method(run::probe_method(training.config));
-  Measurement probe = {.name = "probe", .model = base, .passes = {}, .batches = text.probe};
+  Measurement probe = {.name = "probe", .model = base, .passes = {}, .texts = {text.probe}};
   if (method.needs_domain) {
     probe.passes = improvement(depth);
-    probe.batches.insert(probe.batches.begin(), text.domain.begin(), text.domain.end());
+    probe.texts.insert(probe.texts.begin(), text.domain);
   } else if (takes_single_sequences(method, training.layout.decoder())) {
     probe.passes = [=](std::int64_t) {
       return gradients(std::vector<Use>(static_cast<std::size_t>(depth), Use::kTrained), 0);
     };
-    probe.batches = single_sequences(text.probe);
+    probe.texts = {single_sequences(text.probe)};
   } else {
     probe.divides_batches = masks_layers(method, training.layout.decoder());
     probe.passes = probe.divides_batches ? masking(depth) : evaluation(depth);
@@ -236,7 +244,7 @@ std::vector<StageTime> measuring_time(const PlannedTraining& training, Rehearsal
   const Measures measures(config);
   StageTimes stages(training, rehearsals, machine);
   if (measures.baseline)
-    stages.add({.name = "baseline", .model = base, .passes = evaluation(base.num_hidden_layers), .batches = text.eval});
+    stages.add({.name = "baseline", .model = base, .passes = evaluation(base.num_hidden_layers), .texts = text.eval});
   if (measures.probe) add_probe(training, text, stages);
   if (measures.units) {
     std::vector<Use> uses;
@@ -245,19 +253,19 @@ std::vector<StageTime> measuring_time(const PlannedTraining& training, Rehearsal
     stages.add({.name = "unit importance",
                 .model = trained,
                 .passes = [=](std::int64_t) { return gradients(uses, lowest); },
-                .batches = text.units,
+                .texts = {text.units},
                 .times = (steps + config.unit_lr.update_every - 1) / config.unit_lr.update_every});
   }
   if (measures.eval_in_training)
     stages.add({.name = "eval in training",
                 .model = trained,
                 .passes = evaluation(depth),
-                .batches = text.eval,
+                .texts = text.eval,
                 .times = (steps - 1) / config.train.eval_steps});
   if (measures.baseline)
-    stages.add({.name = "eval", .model = trained, .passes = evaluation(depth), .batches = text.eval});
+    stages.add({.name = "eval", .model = trained, .passes = evaluation(depth), .texts = text.eval});
   if (measures.copies)
-    stages.add({.name = "copies", .model = trained, .passes = effect_of_copies(layout), .batches = text.copies});
+    stages.add({.name = "copies", .model = trained, .passes = effect_of_copies(layout), .texts = text.copies});
   return std::move(stages).all();
 }
 

@@ -12,7 +12,7 @@
 
 namespace adept::plan {
 
-/// A stage of StageMemory.
+/// The time of one of the stages of StageMemory.
 struct StageTime {
   std::string name;
   std::int64_t times = 1;      ///< in the run

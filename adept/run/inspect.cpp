@@ -169,7 +169,7 @@ struct TrainingText {
   }
 };
 
-void append_lengths(const data::SequenceSet& set, std::int64_t batch_size, std::vector<BatchLengths>& batches) {
+void append_lengths(const data::SequenceSet& set, std::int64_t batch_size, DividedBatches& batches) {
   const std::vector<std::int64_t> lengths = set.lengths();
   const std::int64_t longest = lengths.empty() ? 1 : std::ranges::max(lengths);
   for (const auto& group : data::group_into_batches(lengths, batch_size, batch_size * longest)) {
@@ -194,7 +194,7 @@ MeasuredText measured_text(const config::RunConfig& config) {
   const Datasets datasets = tokenize_all(model, data, folder.path());
   MeasuredText text;
   const auto append_probe = [&](const std::vector<data::TokenDataset>& sources, std::int64_t max_tokens,
-                                std::vector<BatchLengths>& batches) {
+                                DividedBatches& batches) {
     for (const data::SequenceSet& set : probe_sequences(sources, config.seq_len, max_tokens))
       append_lengths(set, config.probe.batch_size, batches);
   };
@@ -202,10 +202,10 @@ MeasuredText measured_text(const config::RunConfig& config) {
   if (probes_domain) append_probe(datasets.train, config.probe.max_tokens, text.domain);
   if (uses_importance) append_probe(datasets.general, config.unit_lr.probe_tokens, text.units);
   for (const data::TokenDataset& dataset : datasets.eval) {
-    append_lengths(eval_sequences(config, model, dataset), config.eval.batch_size, text.eval);
+    append_lengths(eval_sequences(config, model, dataset), config.eval.batch_size, text.eval.emplace_back());
     if (config.expands() && config.eval.copies_tokens > 0)
       append_lengths(data::windows(dataset, {.seq_len = config.seq_len, .max_tokens = config.eval.copies_tokens}),
-                     config.eval.batch_size, text.copies);
+                     config.eval.batch_size, text.copies.emplace_back());
   }
   return text;
 }

@@ -20,14 +20,16 @@ std::int64_t training_sequences(const config::RunConfig& config);
 
 /// The sequences of a batch: their tokens.
 using BatchLengths = std::vector<std::int64_t>;
+/// Batches that the processes of a job divide.
+using DividedBatches = std::vector<BatchLengths>;
 
 /// The batches on which the stages of a run measure, in the order in which they do.
 struct MeasuredText {
-  std::vector<BatchLengths> eval;    ///< of all sets of data.eval
-  std::vector<BatchLengths> copies;  ///< likewise, on which the effect of the copies is measured
-  std::vector<BatchLengths> probe;   ///< of data.general
-  std::vector<BatchLengths> domain;  ///< of the first source of data.train, if the probe measures it
-  std::vector<BatchLengths> units;   ///< of data.general, for an update of the units' rates
+  std::vector<DividedBatches> eval;    ///< of each set of data.eval
+  std::vector<DividedBatches> copies;  ///< likewise, on which the effect of the copies is measured
+  DividedBatches probe;                ///< of data.general
+  DividedBatches domain;               ///< of the first source of data.train, if the probe measures it
+  DividedBatches units;                ///< of data.general, for an update of the units' rates
 };
 
 /// Tokenizes data.general and data.eval where they are measured, like training_sequences. Throws like a run for texts

@@ -453,6 +453,17 @@ def test_the_time_of_what_is_measured_follows_from_its_operations(texts, tmp_pat
         assert four < 0.8 * two["probe"]["seconds"], "a batch is divided by layers or sequences"
 
 
+def test_ranks_divide_each_evaluation_set_by_itself(texts, tmp_path):
+    (tmp_path / "own.json").write_text(json.dumps({"base": "h100", "price_per_hour": 1}))
+    sets = [{"name": f"held-out-{i}", "path": "general.jsonl"} for i in range(4)]
+    train = [{"name": "domain", "path": "domain.jsonl", "weight": 1}]
+    path = config(texts, tmp_path / "run", expand={"after": [1]}, eval={"max_tokens": 256, "batch_size": 8},
+                  unit_lr={"policy": "uniform"}, data={"train": train, "eval": sets})  # fmt: skip
+    one, four = (plan(texts, path, "--gpu", tmp_path / "own.json", "--gpus", n)[1]["measuring"] for n in (1, 4))
+    for name in ("baseline", "eval"):  # each set has one batch
+        assert four[name]["seconds"] == pytest.approx(one[name]["seconds"]), name
+
+
 def test_the_stages_that_are_timed_are_those_of_a_run(texts, tmp_path):
     general = {"name": "general", "path": "general.jsonl"}
     path = config(texts, tmp_path / "run", expand={"num_layers": 1}, train={"max_steps": 3, "eval_steps": 1, "batch_size": 2},
