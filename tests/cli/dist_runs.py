@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import pty
+import re
 import shutil
 import socket
 import subprocess
@@ -171,3 +173,22 @@ def exact_two(inputs, tmp_path_factory):
     shutil.copytree(inputs, folder)
     run(folder, 2, config_of(2, **EXACT))
     return folder
+
+
+def seen_in_stage(folder, command, stage, source, act):
+    """Runs a command on a terminal, which shows progress, and calls `act` with its process once a stage measures a source
+    (a pattern). The exit code and the messages."""
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=end)
+    os.close(end)
+    text, acted = b"", False
+    while True:
+        try:
+            text += os.read(terminal, 4096)
+        except OSError:  # every process has ended
+            break
+        if not acted and process.poll() is None and re.search(rf"\r{stage} +{source} +[1-9]".encode(), text):
+            act(process)
+            acted = True
+    os.close(terminal)
+    return process.wait(timeout=60), re.sub(r"\x1b\[[0-9;]*[mK]", "", text.decode().replace("\r\n", "\n"))

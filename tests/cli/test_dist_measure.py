@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import pty
 import re
 import shutil
 import signal
@@ -13,7 +12,7 @@ import sys
 import pytest
 import text_models
 from conftest import BUILD, preload, run_program, says
-from dist_runs import FULL_DISK, config_of, ends_of, free_port, plain_variables, ranks_in, start_ranks, write_config
+from dist_runs import FULL_DISK, config_of, ends_of, free_port, plain_variables, ranks_in, seen_in_stage, start_ranks, write_config
 from whole_runs import make_inputs
 
 EVAL = ["eval", "--model", "base", "--data", "held.txt", "--data", "domain.jsonl", "--txt-record", "paragraph"]
@@ -163,22 +162,9 @@ def long_text(folder):
 
 def seen_measuring(folder, stage, signalled):
     """Starts two processes on a long text, and calls `signalled` while they measure it. The exit code and the messages."""
-    terminal, end = pty.openpty()
     command = {"eval": EVAL, "probe": PROBE[:3]}[stage]
-    process = subprocess.Popen(words_of(*command, *long_text(folder), *COMMON, "--nproc", 2, "--timeout", 3), cwd=folder,
-                               stdout=subprocess.DEVNULL, stderr=end)
-    os.close(end)
-    text = b""
-    while True:
-        try:
-            text += os.read(terminal, 4096)
-        except OSError:  # every process has ended
-            break
-        if process.poll() is None and re.search(rb"\r%s +long +[1-9]" % stage.encode(), text):
-            signalled(process)
-            stage = "no other"
-    os.close(terminal)
-    return process.wait(timeout=60), re.sub(r"\x1b\[[0-9;]*[mK]", "", text.decode().replace("\r\n", "\n"))
+    words = words_of(*command, *long_text(folder), *COMMON, "--nproc", 2, "--timeout", 3)
+    return seen_in_stage(folder, words, stage, "long", signalled)
 
 
 def nothing_is_left(folder):
